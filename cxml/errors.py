@@ -1,0 +1,41 @@
+"""The errors that cxml raises on purpose: each says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class CxmlError(Exception):
+    """Root of the family: catch this to catch every error that cxml raises on purpose."""
+
+
+class ConfigError(CxmlError, ValueError):
+    """A configuration value is unknown or impossible; names the field, the value and the remedy."""
+
+    def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
+        super().__init__(f"{field} = {value!r}: {problem}. {remedy}")
+        self.field = field
+        self.value = value
+        self.problem = problem
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str]]:
+        return type(self), (self.field, self.value, self.problem, self.remedy)
+
+
+class DataError(CxmlError, ValueError):
+    """An input file is broken; names the file, the line where there is one, and the remedy."""
+
+    def __init__(self, file: str, problem: str, remedy: str, *, line: int | None = None) -> None:
+        place = file if line is None else f"{file}, line {line}"
+        super().__init__(f"{place}: {problem}. {remedy}")
+        self.file = file
+        self.problem = problem
+        self.remedy = remedy
+        self.line = line
+
+
+class StaleArtefactError(CxmlError):
+    """Something on disk was made by another configuration or from other inputs than the ones asked for."""
+
+
+class StorageError(CxmlError, OSError):
+    """A file or object store could not be read or written, after retries."""

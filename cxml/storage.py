@@ -1,0 +1,133 @@
+"""Files anywhere: local paths and fsspec URLs (s3://, gs://, az://, ...) behind a few functions.
+
+A plain path is a URL. Writers of several files write the data first and one small manifest last
+(`write_atomic`); readers believe only the manifest, so a half-written folder is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from cxml.errors import DataError, StorageError
+
+_T = TypeVar("_T")
+
+# Errors that no second try can mend; every other OSError from a remote store is tried again.
+_FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_ATTEMPTS = 6
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system that serves `url`, and the path inside it."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{url}: cannot open this kind of URL ({error}). Install its fsspec driver.") from error
+
+
+def local_path(url: str) -> Path | None:
+    """The `Path` behind `url` if it is on this machine's own disk, else None."""
+    fs, path = filesystem(url)
+    return Path(path) if isinstance(fs, LocalFileSystem) else None
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with further path parts appended."""
+    return posixpath.join(url, *parts)
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(url)
+    return _with_retries(url, lambda: fs.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of one file."""
+    fs, path = filesystem(url)
+    return _with_retries(url, lambda: fs.cat_file(path))
+
+
+def write_atomic(url: str, content: bytes) -> None:
+    """Write one file so that a reader sees all of it or none of it, even if this process is killed.
+
+    Locally: a temporary file beside it, flushed to disk, then renamed. On object stores one put is atomic.
+    """
+    path = local_path(url)
+    if path is None:
+        fs, remote = filesystem(url)
+        _with_retries(url, lambda: fs.pipe_file(remote, content))
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def remove(url: str) -> None:
+    """Delete a file or a folder with all it holds; nothing happens if it is not there."""
+    fs, path = filesystem(url)
+    if _with_retries(url, lambda: fs.exists(path)):
+        _with_retries(url, lambda: fs.rm(path, recursive=True))
+
+
+def read_json(url: str, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises `DataError` with `remedy` where the file is no JSON object."""
+    try:
+        value = json.loads(read_bytes(url))
+    except ValueError as error:
+        raise DataError(url, f"not valid JSON ({error})", remedy) from error
+    if not isinstance(value, dict):
+        raise DataError(url, f"a JSON object was expected, found {type(value).__name__}", remedy)
+    return value
+
+
+def write_json(url: str, value: object) -> None:
+    """Write `value` as indented JSON, atomically, with a fixed key order so that equal values give equal bytes."""
+    write_atomic(url, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def fingerprint(*values: object) -> str:
+    """A short hash of JSON-able values: equal values, equal fingerprint, on any machine."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _with_retries(url: str, action: Callable[[], _T]) -> _T:
+    """Run `action`, again after growing pauses where the store may recover; a `StorageError` names what failed."""
+    is_local = local_path(url) is not None
+
+    def may_recover(error: BaseException) -> bool:
+        return not is_local and isinstance(error, OSError) and not isinstance(error, _FINAL_ERRORS)
+
+    attempts = Retrying(
+        retry=retry_if_exception(may_recover),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential_jitter(initial=0.2, max=10),
+        reraise=True,
+    )
+    try:
+        return attempts(action)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{url}: {error}. Check the path, the disk and the credentials, then run again.") from error
