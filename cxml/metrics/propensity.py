@@ -1,0 +1,64 @@
+"""Label propensities (Jain, Prabhu and Varma, KDD 2016): how likely a true label is to have been observed at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PropensityConstants(NamedTuple):
+    """The constants A and B of the propensity model, fitted to a data set."""
+
+    a: float
+    b: float
+
+
+DEFAULT_PROPENSITY = PropensityConstants(0.55, 1.5)
+"""What the field takes for every data set without constants of its own."""
+
+_AMAZON = PropensityConstants(0.6, 2.6)
+_WIKIPEDIA = PropensityConstants(0.5, 0.4)
+
+KNOWN_PROPENSITIES: Mapping[str, PropensityConstants] = MappingProxyType(
+    {
+        "wiki10-31k": DEFAULT_PROPENSITY,
+        "amazoncat-13k": DEFAULT_PROPENSITY,
+        "wiki-500k": _WIKIPEDIA,
+        "amazon-670k": _AMAZON,
+        "amazon-3m": _AMAZON,
+        "lf-amazontitles-131k": _AMAZON,
+        "lf-amazontitles-1.3m": _AMAZON,
+    }
+)
+"""The constants with which published results on each data set were computed."""
+
+
+def inverse_propensities(
+    train_frequency: np.ndarray, num_train: int, constants: PropensityConstants = DEFAULT_PROPENSITY
+) -> np.ndarray:
+    """The weight 1 / p_l of each label: 1 + C (N_l + B)^-A with C = (log N - 1)(B + 1)^A.
+
+    Args:
+        train_frequency: int [L], training examples N_l that carry label l.
+        num_train: N, the examples of the training split.
+        constants: A and B.
+
+    Returns:
+        float64 [L], each above 1; the rarer the label, the larger.
+
+    Raises:
+        ValueError: `num_train` is below 3 (the model needs log N > 1), or a frequency is outside 0 to `num_train`.
+    """
+    if num_train < 3:
+        raise ValueError(f"propensities need at least 3 training examples, not {num_train}")
+    if train_frequency.size and not 0 <= train_frequency.min() <= train_frequency.max() <= num_train:
+        raise ValueError(f"label frequencies must be from 0 to {num_train}, the number of training examples")
+    a, b = constants
+    if b == 0 and train_frequency.size and train_frequency.min() == 0:
+        raise ValueError("with B = 0 a label that never occurs has no propensity; use a B above 0, such as 1.5")
+    c = (math.log(num_train) - 1) * (b + 1) ** a
+    return 1 + c * (train_frequency.astype(np.float64) + b) ** -a
