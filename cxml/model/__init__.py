@@ -1,0 +1,21 @@
+"""The model: text in, a loss or the best labels out.
+
+    Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the Shortlist,
+    the best nodes (in training the true ones first) hand their children to the next level -> loss / labels
+"""
+
+from cxml.model.build import build_model
+from cxml.model.cascade import CascadeXML, LevelPrediction, shortlist_loss
+from cxml.model.encoder import TappedEncoder, build_encoder, read_encoder_config
+from cxml.model.level_head import LevelHead
+
+__all__ = [
+    "CascadeXML",
+    "LevelHead",
+    "LevelPrediction",
+    "TappedEncoder",
+    "build_encoder",
+    "build_model",
+    "read_encoder_config",
+    "shortlist_loss",
+]

@@ -1,0 +1,141 @@
+"""A Hugging Face text encoder whose layers feed the levels of the cascade."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from cxml.config import ModelConfig
+from cxml.data import resolve_encoder
+from cxml.errors import ConfigError
+from cxml.model.taps import Tap, default_taps, parse_taps
+
+_log = logging.getLogger(__name__)
+
+
+class TappedEncoder(nn.Module):
+    """Text in, one feature vector per level out.
+
+    Each level pools the hidden states of the layers it taps; a level that taps several layers concatenates them
+    and projects them back to the hidden size (the paper's level 0); then each level has its own dropout.
+    """
+
+    def __init__(
+        self,
+        transformer: PreTrainedModel,
+        taps: tuple[Tap, ...],
+        *,
+        pooling: str,
+        projection_dropout: float,
+        dropouts: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.taps = taps
+        self.pooling = pooling
+        self.hidden_size: int = transformer.config.hidden_size
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Dropout(projection_dropout), nn.Linear(len(tap) * self.hidden_size, self.hidden_size))
+            if len(tap) > 1
+            else nn.Identity()
+            for tap in taps
+        )
+        self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in dropouts)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Features of each level.
+
+        Args:
+            input_ids: token ids, int64 [B, T].
+            attention_mask: 1 for tokens, 0 for padding, int64 [B, T].
+
+        Returns:
+            One tensor [B, D] per level, in the weights' dtype.
+        """
+        states = self.transformer(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        features = []
+        for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
+            pooled = torch.cat([self._pool(states[layer], attention_mask) for layer in tap], dim=-1)
+            features.append(dropout(projection(pooled)))
+        return features
+
+    def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return states_BTD[:, 0]
+        weights = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
+        return (states_BTD * weights).sum(1) / weights.sum(1)
+
+
+def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
+    """The encoder's architecture, without its weights.
+
+    Raises:
+        ConfigError: the encoder is no hub model or folder that can be read from here.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            resolve_encoder(config.encoder), trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError("model.encoder", config.encoder, "cannot be loaded", _ENCODER_REMEDY) from error
+
+
+def build_encoder(config: ModelConfig, num_levels: int, architecture: PretrainedConfig | None = None) -> TappedEncoder:
+    """Build the encoder that `config` asks for.
+
+    Args:
+        config: the model's settings.
+        num_levels: levels of the cascade, labels included.
+        architecture: build with fresh weights from this (a checkpoint fills them); None loads the pretrained ones.
+    """
+    transformer = _load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
+    if getattr(transformer, "pooler", None) is not None:
+        transformer.pooler = None  # the levels read hidden states; an unused head would only be trained to nothing
+    num_layers = transformer.config.num_hidden_layers
+    _freeze(transformer, config.freeze_layers)
+    return TappedEncoder(
+        transformer,
+        parse_taps(config.taps, num_layers) if config.taps else default_taps(num_layers, num_levels),
+        pooling=config.pooling,
+        projection_dropout=config.projection_dropout,
+        dropouts=config.dropouts or _evenly_spaced_dropouts(num_levels),
+    )
+
+
+_ENCODER_REMEDY = "Give a hub name (needs the network the first time), a folder with config.json, or pip:PACKAGE."
+
+
+def _load_pretrained(config: ModelConfig) -> PreTrainedModel:
+    read_encoder_config(config)
+    return AutoModel.from_pretrained(
+        resolve_encoder(config.encoder), dtype=torch.float32, trust_remote_code=config.trust_remote_code
+    )
+
+
+def _evenly_spaced_dropouts(num_levels: int) -> tuple[float, ...]:
+    """From .2 at the coarsest level to .5 at the labels, the span of the paper's settings."""
+    if num_levels == 1:
+        return (0.5,)
+    return tuple(round(0.2 + 0.3 * level / (num_levels - 1), 3) for level in range(num_levels))
+
+
+def _freeze(transformer: PreTrainedModel, num_frozen: int) -> None:
+    """Stop the gradient of the embeddings and of the first `num_frozen` layers; nothing if that is 0."""
+    if num_frozen == 0:
+        return
+    num_layers = transformer.config.num_hidden_layers
+    if num_frozen > num_layers:
+        raise ConfigError("model.freeze_layers", num_frozen, f"the encoder has {num_layers} layers", "Use fewer.")
+    stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    if not stacks:
+        raise ConfigError(
+            "model.freeze_layers", num_frozen, "this encoder's layers cannot be told apart", "Set it to 0."
+        )
+    embeddings = cast(nn.Module, getattr(transformer, "embeddings", transformer.get_input_embeddings()))
+    for module in (embeddings, *list(stacks[0])[:num_frozen]):
+        module.requires_grad_(False)
+    _log.info("Encoder: embeddings and layers 1 to %d of %d are frozen", num_frozen, num_layers)

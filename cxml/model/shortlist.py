@@ -1,0 +1,116 @@
+"""Shortlists: which nodes of a level each text is scored on. All functions work on the whole batch at once.
+
+Legend: B texts, C nodes in the shortlist (padded), K nodes handed down to the next level.
+A level's nodes are numbered in tree order, so the children of a node are one contiguous range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Nodes of one level to score for each text.
+
+    Attributes:
+        nodes: int64 [B, C]; padding holds node 0.
+        mask: bool [B, C]; False marks padding.
+        parent_slots: int64 [B, C]: where each node's parent stands in the shortlist of the level above; None at level 0.
+    """
+
+    nodes: Tensor
+    mask: Tensor
+    parent_slots: Tensor | None
+
+
+def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortlist:
+    """The shortlist of level 0: all of its nodes, for each text."""
+    nodes = torch.arange(num_nodes, device=device).expand(batch_size, -1)
+    return Shortlist(nodes=nodes, mask=torch.ones_like(nodes, dtype=torch.bool), parent_slots=None)
+
+
+def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Choose the slots whose nodes are handed down: true ones first (teacher forcing), then the highest logits.
+
+    A text with more than `k` true nodes keeps all of them, so that no positive is ever cut off.
+
+    Args:
+        logits_BC: scores, any float dtype; no gradient flows through the choice.
+        mask_BC: False marks padding.
+        k: nodes handed down for a text with at most `k` true ones.
+        is_true_BC: marks true nodes; None in prediction.
+
+    Returns:
+        Slots int64 [B, K] and their mask bool [B, K].
+    """
+    ranking = logits_BC.detach().float().masked_fill(~mask_BC, -torch.inf)
+    wanted_B = torch.full_like(mask_BC[:, 0], k, dtype=torch.int64)
+    if is_true_BC is not None:
+        ranking = ranking.masked_fill(is_true_BC, torch.inf)
+        wanted_B = torch.maximum(wanted_B, is_true_BC.sum(1))
+    width = min(int(wanted_B.max()), ranking.shape[1])
+    slots_BK = ranking.topk(width, dim=1).indices
+    is_wanted = torch.arange(width, device=ranking.device) < wanted_B[:, None]
+    return slots_BK, is_wanted & mask_BC.gather(1, slots_BK)
+
+
+def expand_children(offsets: Tensor, parents: Shortlist, slots_BK: Tensor, mask_BK: Tensor) -> Shortlist:
+    """The shortlist of the next level: all children of the chosen nodes.
+
+    Args:
+        offsets: int64 [n + 1]; children of node i are offsets[i] .. offsets[i + 1].
+        parents: the shortlist that the slots point into.
+        slots_BK: chosen slots, from `select_slots`.
+        mask_BK: which of them count.
+    """
+    nodes_BK = parents.nodes.gather(1, slots_BK)
+    starts_BK = offsets[nodes_BK]
+    lengths_BK = (offsets[nodes_BK + 1] - starts_BK) * mask_BK
+    ends_BK = lengths_BK.cumsum(1)
+    totals_B = ends_BK[:, -1:]
+    width = int(totals_B.max())
+    position_BC = torch.arange(width, device=offsets.device).expand(len(nodes_BK), -1).contiguous()
+    owner_BC = torch.searchsorted(ends_BK, position_BC, right=True).clamp_(max=nodes_BK.shape[1] - 1)
+    children_BC = (starts_BK - ends_BK + lengths_BK).gather(1, owner_BC) + position_BC
+    mask_BC = position_BC < totals_B
+    return Shortlist(
+        nodes=children_BC.masked_fill_(~mask_BC, 0), mask=mask_BC, parent_slots=slots_BK.gather(1, owner_BC)
+    )
+
+
+def positive_keys(
+    label_positions: Tensor, label_offsets: Tensor, tree_offsets: list[Tensor], num_labels: int
+) -> list[Tensor]:
+    """The true nodes of every level, as sorted unique keys `text * nodes of the level + node`, int64.
+
+    Args:
+        label_positions: true labels as positions in tree order, int64 [nnz], text after text.
+        label_offsets: int64 [B + 1]; text b's labels are label_offsets[b] .. label_offsets[b + 1].
+        tree_offsets: children ranges of each cluster level, coarse to fine.
+        num_labels: labels in all.
+
+    Returns:
+        One tensor per level, level 0 first, the labels last.
+    """
+    num_texts = len(label_offsets) - 1
+    texts = torch.repeat_interleave(torch.arange(num_texts, device=label_positions.device), label_offsets.diff())
+    num_nodes = num_labels
+    keys = [torch.sort(texts * num_nodes + label_positions).values]
+    for offsets in reversed(tree_offsets):
+        texts, nodes = keys[0] // num_nodes, keys[0] % num_nodes
+        num_nodes = len(offsets) - 1
+        parents = torch.searchsorted(offsets[1:], nodes, right=True)
+        keys.insert(0, torch.unique_consecutive(texts * num_nodes + parents))
+    return keys
+
+
+def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:
+    """Which nodes of the shortlist are true, bool [B, C]; `keys` are the level's from `positive_keys`."""
+    texts = torch.arange(len(shortlist.nodes), device=keys.device)[:, None]
+    wanted = texts * num_nodes + shortlist.nodes
+    found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return (keys[found] == wanted) & shortlist.mask

@@ -1,0 +1,75 @@
+"""The three-phase one-cycle schedule of the paper, as a pure function of the position in the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cxml.config import OptimConfig
+
+_START = 1 / 10  # the learning rate rises from a tenth of its peak
+_END = 1 / 1000  # and falls to a thousandth
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What the schedule asks for at one step: the share of the peak learning rate, and AdamW's beta1."""
+
+    lr_factor: float
+    beta1: float
+
+
+def one_cycle(step: int, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> Cycle:
+    """Cosine rise over the warm-up epochs, flat, cosine fall over the last epochs; beta1 mirrors it.
+
+    A run shorter than warm-up and fall together shrinks both in proportion.
+
+    Args:
+        step: optimiser steps already taken, from 0.
+        steps_per_epoch: optimiser steps per epoch.
+        epochs: epochs of the whole run.
+        config: the phases' lengths and beta1's range.
+    """
+    shrink = min(1.0, epochs / max(config.warmup_epochs + config.decay_epochs, 1e-9))
+    warmup = config.warmup_epochs * shrink * steps_per_epoch
+    decay = config.decay_epochs * shrink * steps_per_epoch
+    total = epochs * steps_per_epoch
+    if step < warmup:
+        progress = _cosine(step / warmup)
+        return Cycle(_between(_START, 1.0, progress), _between(config.beta1_high, config.beta1_low, progress))
+    if step < total - decay or decay == 0:
+        return Cycle(1.0, config.beta1_low)
+    progress = _cosine(min(1.0, (step - (total - decay)) / decay))
+    return Cycle(_between(1.0, _END, progress), _between(config.beta1_low, config.beta1_high, progress))
+
+
+def _cosine(share: float) -> float:
+    return (1 - math.cos(math.pi * share)) / 2
+
+
+def _between(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * progress
+
+
+class _HasGroups(Protocol):
+    param_groups: list[dict[str, Any]]
+
+
+class Schedule:
+    """Sets an AdamW's learning rates and beta1 before each step; the groups' `lr` at construction is their peak."""
+
+    def __init__(self, optimizer: _HasGroups, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> None:
+        self._optimizer = optimizer
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = epochs
+        self._config = config
+
+    def apply(self, step: int) -> Cycle:
+        """Set the values for `step` (optimiser steps already taken) and return them."""
+        cycle = one_cycle(step, steps_per_epoch=self._steps_per_epoch, epochs=self._epochs, config=self._config)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * cycle.lr_factor
+            group["betas"] = (cycle.beta1, self._config.beta2)
+        return cycle
