@@ -59,6 +59,7 @@ class SourceConfig:
             0 < self.test_fraction < 1, "data.source.test_fraction", self.test_fraction,
             "must be above 0 and below 1", "Use 0.2 to hold out a fifth of the texts.",
         )  # fmt: skip
+        _require_at_least("data.source.split_seed", self.split_seed, 0)
         for chapter in self.chapters:
             known = chapter.isdigit() and 1 <= int(chapter) <= 22
             _require(known, "data.source.chapters", chapter, "no such chapter", "Chapters are numbered 1 to 22.")
@@ -286,6 +287,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
+        _require_at_least("seed", self.seed, 0)
         levels = self.num_levels
         for name, expected in (
             ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),

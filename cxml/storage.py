@@ -53,6 +53,12 @@ def exists(url: str) -> bool:
     return _with_retries(url, lambda: fs.exists(path))
 
 
+def size(url: str) -> int:
+    """Bytes of one file."""
+    fs, path = filesystem(url)
+    return int(_with_retries(url, lambda: fs.info(path)["size"]))
+
+
 def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
     fs, path = filesystem(url)
