@@ -1,0 +1,29 @@
+"""Prepared data sets: from Arrow shards on disk or in an object store to batches of tensors.
+
+In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
+
+1. `DatasetWriter` writes such a folder; the manifest comes last and makes it visible.
+2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards.
+3. `epoch_order` and `cut` say which rows each optimiser step, rank and micro-batch takes: pure functions of
+   (number of rows, seed, epoch, step), so the state of a loader is two integers.
+4. `TrainLoader` and `EvalLoader` gather, pad and hand over `Batch`es, prepared ahead by a thread.
+
+Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
+"""
+
+from cxml.data.batch import Batch, collate
+from cxml.data.dataset import ShardedDataset, read_labels, verify
+from cxml.data.encoder_path import resolve_encoder
+from cxml.data.loader import EvalLoader, TrainLoader
+from cxml.data.location import data_url
+from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
+from cxml.data.order import cut, epoch_order
+from cxml.data.prefetch import prefetch
+from cxml.data.ragged import Ragged
+from cxml.data.writer import DatasetWriter, Examples
+
+__all__ = [
+    "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardInfo", "ShardedDataset",
+    "TokenizerInfo", "TrainLoader", "collate", "cut", "data_url", "epoch_order", "prefetch", "read_labels",
+    "resolve_encoder", "verify",
+]  # fmt: skip

@@ -1,0 +1,59 @@
+"""From gathered rows to the padded tensors that a model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cxml.data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of B texts, padded to the longest of them, T tokens.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        attention_mask: int64 [B, T], 1 on tokens and 0 on padding.
+        label_values: int64 [nnz], the label ids of all texts end to end, sorted and unique within a text.
+        label_offsets: int64 [B + 1]; text i has label_values[label_offsets[i]:label_offsets[i + 1]].
+        global_size: texts in the whole optimiser step, over all processes and micro-batches.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    label_values: torch.Tensor
+    label_offsets: torch.Tensor
+    global_size: int
+
+    @property
+    def size(self) -> int:
+        """B, the texts in this batch."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`; the copy overlaps with computing where the memory is pinned."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=self.attention_mask.to(device, non_blocking=True),
+            label_values=self.label_values.to(device, non_blocking=True),
+            label_offsets=self.label_offsets.to(device, non_blocking=True),
+        )
+
+
+def collate(input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int) -> Batch:
+    """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels."""
+    lengths = input_ids.lengths
+    mask_BT = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    ids_BT = np.full(mask_BT.shape, pad_id, np.int64)
+    ids_BT[mask_BT] = input_ids.values  # both run through the tokens row by row
+    return Batch(
+        input_ids=torch.from_numpy(ids_BT),
+        attention_mask=torch.from_numpy(mask_BT.astype(np.int64)),
+        label_values=torch.from_numpy(labels.values.astype(np.int64)),
+        label_offsets=torch.from_numpy(labels.offsets.astype(np.int64)),
+        global_size=global_size,
+    )

@@ -1,0 +1,201 @@
+"""Read a prepared data set: rows in any order, straight from memory-mapped Arrow files."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from cxml import storage
+from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
+from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
+from cxml.data.schema import LABELS_SCHEMA, LIST_COLUMNS, shard_schema
+from cxml.errors import DataError
+
+_KEEP_TEXT = "Prepare the data with data.keep_text: true."
+
+
+class ShardedDataset:
+    """One split of a prepared data set, N rows.
+
+    Local shards are memory-mapped, so opening is quick and the page cache is shared by all processes of a machine; the
+    offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are read into memory.
+    """
+
+    def __init__(self, url: str, split: str) -> None:
+        """Open the shards of `split`.
+
+        Raises:
+            DataError: there is no data set or no such split, or a shard's size, rows or schema is not as the manifest
+                says.
+        """
+        self.manifest = DataManifest.read(url)
+        if split not in self.manifest.splits:
+            known = ", ".join(self.manifest.splits)
+            raise DataError(url, f"has no split {split!r}", f"Its splits: {known}.")
+        self._url = url
+        batches: list[pa.RecordBatch] = []
+        for shard in self.manifest.splits[split]:
+            batches += _open_shard(url, shard)
+        self._batches = batches
+        self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in batches]))
+
+    def __len__(self) -> int:
+        """N, the rows."""
+        return int(self._row_starts[-1])
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [N]."""
+        return np.diff(self._input_ids.offsets)
+
+    def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
+        """Token ids and labels (both int32) of the rows `indices` int64 [n], in that order."""
+        return self._input_ids.gather(indices), self._labels.gather(indices)
+
+    def texts(self, indices: np.ndarray) -> list[str]:
+        """Raw texts of the rows `indices` int64 [n]. Raises `DataError` where they were not kept."""
+        if "text" not in self._batches[0].schema.names:
+            raise DataError(self._url, "the shards hold no texts", _KEEP_TEXT)
+        batch_of_row = np.searchsorted(self._row_starts, indices, side="right") - 1
+        positions = zip(batch_of_row.tolist(), (indices - self._row_starts[batch_of_row]).tolist(), strict=True)
+        return [self._batches[batch].column("text")[row].as_py() for batch, row in positions]
+
+    def column(self, name: str) -> Ragged:
+        """A whole list column in memory."""
+        return _ChunkedLists(self._batches, name).concatenate()
+
+    def labels_csr(self) -> sparse.csr_matrix:
+        """Label indicators, CSR float32 [N, L]."""
+        labels = self._labels.concatenate()
+        ones = np.ones(len(labels.values), np.float32)
+        return sparse.csr_matrix((ones, labels.values, labels.offsets), (len(self), self.manifest.num_labels))
+
+    def features_csr(self) -> sparse.csr_matrix:
+        """L2-normalised tf-idf, CSR float32 [N, F]; a text without a known term has an empty row."""
+        indices, values = self.column("tfidf_indices"), self.column("tfidf_values")
+        shape = (len(self), self.manifest.num_features)
+        return sparse.csr_matrix((values.values, indices.values, indices.offsets), shape)
+
+    @cached_property
+    def _input_ids(self) -> _ChunkedLists:
+        return _ChunkedLists(self._batches, "input_ids")
+
+    @cached_property
+    def _labels(self) -> _ChunkedLists:
+        return _ChunkedLists(self._batches, "labels")
+
+
+class _ChunkedLists:
+    """One list column over all record batches, with one run of offsets over their values end to end."""
+
+    def __init__(self, batches: list[pa.RecordBatch], name: str) -> None:
+        columns = [batch.column(name) for batch in batches]
+        self._chunks = [column.values.to_numpy() for column in columns]
+        self._chunk_starts = lengths_to_offsets(np.array([len(chunk) for chunk in self._chunks]))
+        ends = [
+            column.offsets.to_numpy()[1:] + start
+            for column, start in zip(columns, self._chunk_starts[:-1], strict=True)
+        ]
+        self.offsets = np.concatenate([np.zeros(1, np.int64), *ends])
+
+    def gather(self, indices: np.ndarray) -> Ragged:
+        """The rows `indices`, in that order.
+
+        Rows are visited in storage order, so the only loop is over the record batches that hold one of them, and the
+        memory map is read forwards.
+        """
+        in_storage_order = np.argsort(indices, kind="stable")
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        positions = range_indices(starts[in_storage_order], lengths[in_storage_order])
+        found = self._take(positions)
+
+        found_starts = np.empty_like(starts)
+        found_starts[in_storage_order] = lengths_to_offsets(lengths[in_storage_order])[:-1]
+        return Ragged(found[range_indices(found_starts, lengths)], lengths_to_offsets(lengths))
+
+    def concatenate(self) -> Ragged:
+        """All rows."""
+        return Ragged(np.concatenate(self._chunks), self.offsets)
+
+    def _take(self, positions: np.ndarray) -> np.ndarray:
+        """Values at rising `positions` of the chunks end to end."""
+        found = np.empty(len(positions), self._chunks[0].dtype)
+        bounds = np.searchsorted(positions, self._chunk_starts)
+        for chunk in np.flatnonzero(np.diff(bounds)):
+            mine = slice(bounds[chunk], bounds[chunk + 1])
+            found[mine] = self._chunks[chunk][positions[mine] - self._chunk_starts[chunk]]
+        return found
+
+
+def read_labels(url: str) -> tuple[list[str], np.ndarray]:
+    """Label names [L] and the number of train texts of each label, int64 [L]; row = label id."""
+    table = pa.Table.from_batches(_open_checked(url, DataManifest.read(url).labels, [LABELS_SCHEMA]))
+    return table.column("name").to_pylist(), table.column("train_frequency").to_numpy()
+
+
+def verify(url: str) -> DataManifest:
+    """Compare every data file with its checksum in the manifest, which reads all of it.
+
+    Raises:
+        DataError: a file is missing, or its size or checksum is wrong; the error names it.
+    """
+    manifest = DataManifest.read(url)
+    for shard in manifest.files():
+        _check_size(url, shard)
+        if _sha256(storage.join(url, shard.file)) != shard.sha256:
+            raise DataError(storage.join(url, shard.file), "its checksum is not the manifest's", PREPARE_AGAIN)
+    return manifest
+
+
+def _open_shard(url: str, shard: ShardInfo) -> list[pa.RecordBatch]:
+    batches = _open_checked(url, shard, [shard_schema(with_text=True), shard_schema(with_text=False)])
+    for batch in batches:
+        for name in LIST_COLUMNS:
+            column = batch.column(name)
+            offsets = column.offsets.to_numpy()
+            if offsets[0] != 0 or offsets[-1] != len(column.values) or (np.diff(offsets) < 0).any():
+                problem = f"the offsets of its column {name} are broken"
+                raise DataError(storage.join(url, shard.file), problem, PREPARE_AGAIN)
+    return batches
+
+
+def _open_checked(url: str, shard: ShardInfo, schemas: list[pa.Schema]) -> list[pa.RecordBatch]:
+    """Record batches of one file, zero-copy where it is local, after checks that cost no reading of its values."""
+    _check_size(url, shard)
+    file = storage.join(url, shard.file)
+    path = storage.local_path(file)
+    try:
+        source = pa.memory_map(str(path)) if path is not None else pa.BufferReader(storage.read_bytes(file))
+        reader = pa.ipc.open_file(source)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except pa.ArrowInvalid as error:
+        raise DataError(file, f"is no Arrow file ({error})", PREPARE_AGAIN) from error
+    if reader.schema not in schemas:
+        raise DataError(file, f"has another schema than the format's: {reader.schema}", PREPARE_AGAIN)
+    rows = sum(batch.num_rows for batch in batches)
+    if rows != shard.rows:
+        raise DataError(file, f"has {rows} rows, the manifest says {shard.rows}", PREPARE_AGAIN)
+    return batches
+
+
+def _check_size(url: str, shard: ShardInfo) -> None:
+    file = storage.join(url, shard.file)
+    try:
+        size = storage.size(file)
+    except FileNotFoundError as error:
+        raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+    if size != shard.bytes:
+        raise DataError(file, f"has {size} bytes, the manifest says {shard.bytes}", PREPARE_AGAIN)
+
+
+def _sha256(file: str) -> str:
+    path = storage.local_path(file)
+    if path is None:
+        return hashlib.sha256(storage.read_bytes(file)).hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,34 @@
+"""The Arrow schemas of format version 1 (docs/formats.md describes them)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+LABELS_FILE = "labels.arrow"
+
+LABELS_SCHEMA = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("train_frequency", pa.int64(), nullable=False)]
+)
+
+
+def _list_of(name: str, values: pa.DataType) -> pa.Field:
+    return pa.field(name, pa.list_(pa.field("item", values, nullable=False)), nullable=False)
+
+
+_EXAMPLE_FIELDS = [
+    pa.field("uid", pa.int64(), nullable=False),
+    _list_of("input_ids", pa.int32()),
+    _list_of("labels", pa.int32()),
+    _list_of("tfidf_indices", pa.int32()),
+    _list_of("tfidf_values", pa.float32()),
+]
+_TEXT_FIELD = pa.field("text", pa.string(), nullable=False)
+
+LIST_COLUMNS = tuple(field.name for field in _EXAMPLE_FIELDS if pa.types.is_list(field.type))
+
+
+def shard_schema(*, with_text: bool) -> pa.Schema:
+    """Columns of a shard: one row is one text."""
+    return pa.schema([*_EXAMPLE_FIELDS, _TEXT_FIELD] if with_text else _EXAMPLE_FIELDS)

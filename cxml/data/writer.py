@@ -1,0 +1,135 @@
+"""Write a prepared data set: shards first, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from cxml import storage
+from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
+from cxml.data.ragged import Ragged
+from cxml.data.schema import FORMAT_VERSION, LABELS_FILE, LABELS_SCHEMA, MANIFEST_FILE, shard_schema
+from cxml.errors import StaleArtefactError
+
+# Keeps the 32-bit offsets of a list column far from overflow: 16,384 texts of 32,767 tokens are 2^29 values.
+_ROWS_PER_RECORD_BATCH = 16_384
+
+# What an unfinished run leaves: data files, and the temporary files of a killed atomic write.
+_LEFTOVER = re.compile(r"([\w-]+/\.?shard-\d{5}\.arrow|\.?labels\.arrow)(\.\w+)?")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n consecutive texts of a split, ready to be written.
+
+    Attributes:
+        input_ids: token ids, special tokens included.
+        labels: label ids, sorted and unique within a row, at least one each.
+        features: L2-normalised tf-idf, CSR float32 [n, F] with sorted indices.
+        texts: the raw texts, or None to leave them out.
+    """
+
+    input_ids: Ragged
+    labels: Ragged
+    features: sparse.csr_matrix
+    texts: Sequence[str] | None
+
+
+class DatasetWriter:
+    """Writes the files of one data set; nothing is visible to readers before `commit`."""
+
+    def __init__(self, url: str) -> None:
+        """Start in a folder without a data set and clear what an unfinished run left there.
+
+        Raises:
+            StaleArtefactError: a whole data set is there already.
+        """
+        manifest = storage.join(url, MANIFEST_FILE)
+        if storage.exists(manifest):
+            raise StaleArtefactError(f"{manifest}: there is a data set here already. Delete the folder to replace it.")
+        _remove_leftovers(url)
+        self._url = url
+        self._labels: ShardInfo | None = None
+        self._splits: dict[str, list[ShardInfo]] = {}
+
+    def write_labels(self, names: Sequence[str], train_frequency: np.ndarray) -> None:
+        """Write the label table: names [L] and the number of train texts of each label, int64 [L]."""
+        columns = [pa.array(names, pa.string()), pa.array(train_frequency, pa.int64())]
+        self._labels = self._write(LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+
+    def write_shard(self, split: str, examples: Examples) -> None:
+        """Append one shard to `split`; rows are numbered on from the shard before."""
+        shards = self._splits.setdefault(split, [])
+        first_uid = sum(shard.rows for shard in shards)
+        file = f"{split}/shard-{len(shards):05d}.arrow"
+        shards.append(self._write(file, _to_table(examples, first_uid)))
+
+    def commit(
+        self, *, fingerprint: str, config: dict[str, Any], tokenizer: TokenizerInfo, num_features: int,
+        source: dict[str, Any],
+    ) -> DataManifest:  # fmt: skip
+        """Write the manifest, which makes the data set visible."""
+        assert self._labels is not None, "write_labels comes before commit"
+        manifest = DataManifest(
+            version=FORMAT_VERSION,
+            fingerprint=fingerprint,
+            config=config,
+            tokenizer=tokenizer,
+            num_labels=self._labels.rows,
+            num_features=num_features,
+            labels=self._labels,
+            splits={split: tuple(shards) for split, shards in self._splits.items()},
+            source=source,
+        )
+        manifest.write(self._url)
+        return manifest
+
+    def _write(self, file: str, table: pa.Table) -> ShardInfo:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=_ROWS_PER_RECORD_BATCH)
+        content = sink.getvalue().to_pybytes()
+        storage.write_atomic(storage.join(self._url, file), content)
+        return ShardInfo(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _to_table(examples: Examples, first_uid: int) -> pa.Table:
+    schema = shard_schema(with_text=examples.texts is not None)
+    rows = len(examples.input_ids)
+    batches = []
+    for start in range(0, rows, _ROWS_PER_RECORD_BATCH):
+        stop = min(start + _ROWS_PER_RECORD_BATCH, rows)
+        features = examples.features[start:stop]
+        lists = [
+            examples.input_ids.slice(start, stop),
+            examples.labels.slice(start, stop),
+            Ragged(features.indices.astype(np.int32), features.indptr),
+            Ragged(features.data.astype(np.float32), features.indptr),
+        ]
+        columns = [pa.array(np.arange(first_uid + start, first_uid + stop, dtype=np.int64))]
+        columns += [_list_array(rows_, schema.field(i + 1).type) for i, rows_ in enumerate(lists)]
+        if examples.texts is not None:
+            columns.append(pa.array(examples.texts[start:stop], pa.string()))
+        batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def _list_array(rows: Ragged, kind: pa.ListType) -> pa.ListArray:
+    offsets = pa.array(rows.offsets.astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.values, kind.value_type), type=kind)
+
+
+def _remove_leftovers(url: str) -> None:
+    fs, root = storage.filesystem(url)
+    fs.invalidate_cache()
+    for path in fs.find(root):
+        name = path.removeprefix(root.rstrip("/") + "/")
+        if _LEFTOVER.fullmatch(name):
+            storage.remove(storage.join(url, name))

@@ -1,0 +1,150 @@
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cxml.data import EvalLoader, ShardedDataset, TrainLoader
+from cxml.errors import ConfigError
+
+ROWS = 95
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_data):
+    return write_data(str(tmp_path_factory.mktemp("data")), ROWS, shard_rows=10)
+
+
+@pytest.fixture(scope="module")
+def dataset(data):
+    return ShardedDataset(data.url, "train")
+
+
+def loader(dataset, *, batch_size=16, seed=5, rank=0, world_size=1, accumulation=1):
+    return TrainLoader(
+        dataset, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, accumulation=accumulation, pad_id=0
+    )
+
+
+def rows_of(batch):
+    """The rows of a batch, which the second token tells."""
+    return batch.input_ids[:, 1].tolist()
+
+
+def global_batches(dataset, epoch, **settings_):
+    """Rows of each optimiser step, in the order of ranks and micro-batches."""
+    world_size = settings_.get("world_size", 1)
+    streams = [loader(dataset, rank=rank, **settings_).epoch(epoch) for rank in range(world_size)]
+    return [
+        [row for micro_batches in ranks for batch in micro_batches for row in rows_of(batch)]
+        for ranks in zip(*streams, strict=True)
+    ]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    batch_size=st.integers(4, 120), world_size=st.integers(1, 4), accumulation=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)  # fmt: skip
+def test_global_batches_are_the_same_for_any_world_size_and_accumulation(
+    dataset, batch_size, world_size, accumulation, epoch
+):
+    assume(ROWS // -(-ROWS // batch_size) >= world_size * accumulation)
+    alone = global_batches(dataset, epoch, batch_size=batch_size)
+    spread = global_batches(dataset, epoch, batch_size=batch_size, world_size=world_size, accumulation=accumulation)
+    assert spread == alone
+    assert len(alone) == -(-ROWS // batch_size)
+    assert sorted(itertools.chain(*alone)) == list(range(ROWS))
+
+
+@settings(deadline=None, max_examples=25)
+@given(first_step=st.integers(0, 6), world_size=st.integers(1, 3), epoch=st.integers(0, 3))
+def test_resuming_at_a_step_gives_the_batches_that_remained(dataset, first_step, world_size, epoch):
+    for rank in range(world_size):
+        plan = loader(dataset, rank=rank, world_size=world_size, accumulation=2)
+        whole = [[rows_of(batch) for batch in step] for step in plan.epoch(epoch)]
+        again = loader(dataset, rank=rank, world_size=world_size, accumulation=2)
+        assert [[rows_of(batch) for batch in step] for step in again.epoch(epoch, first_step)] == whole[first_step:]
+
+
+def test_batches_hold_the_written_tokens_and_labels(data, dataset):
+    for step in loader(dataset, world_size=2, rank=1, accumulation=2).epoch(0):
+        assert len(step) == 2
+        for batch in step:
+            for i, row in enumerate(rows_of(batch)):
+                length = int(batch.attention_mask[i].sum())
+                assert batch.input_ids[i, :length].tolist() == data.input_ids[row]
+                assert not batch.input_ids[i, length:].any()
+                assert not batch.attention_mask[i, length:].any()
+                start, stop = batch.label_offsets[i : i + 2].tolist()
+                assert batch.label_values[start:stop].tolist() == data.labels[row]
+            assert batch.input_ids.shape[1] == max(len(data.input_ids[row]) for row in rows_of(batch))
+            tensors = (batch.input_ids, batch.attention_mask, batch.label_values, batch.label_offsets)
+            assert {tensor.dtype for tensor in tensors} == {torch.int64}
+
+
+def test_global_size_counts_the_texts_of_the_whole_step(dataset):
+    sizes = [0] * 6
+    for rank in range(3):
+        for step, micro_batches in enumerate(loader(dataset, rank=rank, world_size=3, accumulation=2).epoch(0)):
+            sizes[step] += sum(batch.size for batch in micro_batches)
+            declared = {batch.global_size for batch in micro_batches}
+            assert declared <= {15, 16}
+    assert sorted(sizes) == [15, 16, 16, 16, 16, 16]
+
+
+def test_epochs_are_shuffled_apart(dataset):
+    assert global_batches(dataset, 0) != global_batches(dataset, 1)
+
+
+def test_more_parts_than_texts_in_a_batch_are_refused(dataset):
+    with pytest.raises(ConfigError, match="95 texts make batches of 3, too few for 2 processes x 2 micro-batches"):
+        loader(dataset, batch_size=4, world_size=2, accumulation=2)
+
+
+def test_an_unreadable_row_surfaces_in_the_training_loop(dataset, monkeypatch):
+    def broken(self, indices):
+        raise OSError("lost the disk")
+
+    monkeypatch.setattr(ShardedDataset, "gather", broken)
+    with pytest.raises(OSError, match="lost the disk"):
+        next(loader(dataset).epoch(0))
+
+
+def test_abandoning_an_epoch_stops_its_thread(dataset):
+    stream = loader(dataset).epoch(0)
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "cxml-prefetch"]
+
+
+def test_to_moves_every_tensor(dataset):
+    batch = next(loader(dataset).epoch(0))[0].to("meta")
+    assert {
+        t.device.type for t in (batch.input_ids, batch.attention_mask, batch.label_values, batch.label_offsets)
+    } == {"meta"}
+    assert batch.global_size == 15
+
+
+@settings(deadline=None, max_examples=25)
+@given(batch_size=st.integers(1, 120), world_size=st.integers(1, 100))
+def test_evaluation_visits_every_text_once_over_the_ranks(dataset, batch_size, world_size):
+    seen = []
+    for rank in range(0, world_size):
+        ranks_loader = EvalLoader(dataset, batch_size=batch_size, rank=rank, world_size=world_size, pad_id=0)
+        batches = list(ranks_loader)
+        assert len(batches) == len(ranks_loader)
+        for indices, batch in batches:
+            assert rows_of(batch) == indices.tolist()
+            assert batch.size <= batch_size
+            seen += indices.tolist()
+    assert sorted(seen) == list(range(ROWS))
+
+
+def test_evaluation_pads_only_to_neighbours_in_length(data, dataset):
+    batches = [batch for _, batch in EvalLoader(dataset, batch_size=10, rank=0, world_size=1, pad_id=0)]
+    by_length = np.sort([len(row) for row in data.input_ids])[::-1]
+    assert [batch.input_ids.shape[1] for batch in batches] == by_length[::10].tolist()
