@@ -107,8 +107,8 @@ def metric_sums(
     found = np.cumsum(hits, axis=1)[:, at]
     sums = {
         "P": found.sum(axis=0) / np.asarray(ks),
-        "recall": (found / np.maximum(num_true, 1)[:, None]).sum(axis=0),
         "nDCG": (np.cumsum(hits * discounts, axis=1)[:, at] / ideal).sum(axis=0),
+        "recall": (found / np.maximum(num_true, 1)[:, None]).sum(axis=0),
     }
     if inverse_propensity is not None:
         gains = hits * inverse_propensity[np.maximum(ranked, 0)]
