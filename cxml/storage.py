@@ -65,6 +65,17 @@ def read_bytes(url: str) -> bytes:
     return _with_retries(url, lambda: fs.cat_file(path))
 
 
+def sha256(url: str) -> str:
+    """SHA-256 of one file in hex, read block by block."""
+    fs, path = filesystem(url)
+
+    def digest() -> str:
+        with fs.open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+
+    return _with_retries(url, digest)
+
+
 def write_atomic(url: str, content: bytes) -> None:
     """Write one file so that a reader sees all of it or none of it, even if this process is killed.
 

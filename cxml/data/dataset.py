@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +62,10 @@ class ShardedDataset:
         batch_of_row = np.searchsorted(self._row_starts, indices, side="right") - 1
         positions = zip(batch_of_row.tolist(), (indices - self._row_starts[batch_of_row]).tolist(), strict=True)
         return [self._batches[batch].column("text")[row].as_py() for batch, row in positions]
+
+    def uids(self) -> np.ndarray:
+        """Each row's number in its split's source, int64 [N]."""
+        return np.concatenate([batch.column("uid").to_numpy() for batch in self._batches])
 
     def column(self, name: str) -> Ragged:
         """A whole list column in memory."""
@@ -147,7 +150,7 @@ def verify(url: str) -> DataManifest:
     manifest = DataManifest.read(url)
     for shard in manifest.files():
         _check_size(url, shard)
-        if _sha256(storage.join(url, shard.file)) != shard.sha256:
+        if storage.sha256(storage.join(url, shard.file)) != shard.sha256:
             raise DataError(storage.join(url, shard.file), "its checksum is not the manifest's", PREPARE_AGAIN)
     return manifest
 
@@ -191,11 +194,3 @@ def _check_size(url: str, shard: ShardInfo) -> None:
         raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
     if size != shard.bytes:
         raise DataError(file, f"has {size} bytes, the manifest says {shard.bytes}", PREPARE_AGAIN)
-
-
-def _sha256(file: str) -> str:
-    path = storage.local_path(file)
-    if path is None:
-        return hashlib.sha256(storage.read_bytes(file)).hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

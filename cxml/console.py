@@ -1,0 +1,60 @@
+"""Progress for people: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import rich.progress
+from rich.console import Console
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+def track(items: Iterable[_T], total: int, description: str, every_seconds: float = 10.0) -> Iterator[_T]:
+    """Yield `items` and tell how far they are: a progress bar where standard error is a terminal, else log lines.
+
+    Args:
+        items: what is worked on, one after the other.
+        total: how many there will be.
+        description: what is done with them, such as "Tokenising train".
+        every_seconds: least seconds between two log lines.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from rich.progress.track(items, description, total, console=console)
+    else:
+        yield from _log_progress(items, total, description, every_seconds)
+
+
+def _log_progress(items: Iterable[_T], total: int, description: str, every_seconds: float) -> Iterator[_T]:
+    started = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= every_seconds:
+            last = now
+            per_second = done / (now - started)
+            left = (total - done) / per_second
+            _log.info("%s: %d of %d, %.0f/s, %.0f s left", description, done, total, per_second, left)
+    _log.info("%s: %d done in %.1f s", description, done, time.monotonic() - started)
+
+
+def set_up_logging(*, is_speaker: bool) -> None:
+    """Show this program's log on standard error; of several processes only the speaker tells more than warnings."""
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy, and not needed for --help
+
+    level = logging.INFO if is_speaker else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    for package in ("cxml", "data_tools"):
+        logging.getLogger(package).setLevel(level)
+    # DeepSpeed and transformers tell about their insides at every start.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"torch\.distributed|deepspeed|transformers")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,29 @@
+"""The common form of raw data: what every reader returns and `prepare` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import sparse
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Texts of one split and their labels.
+
+    Attributes:
+        texts: N texts, none of them blank.
+        labels: CSR [N, L] with sorted, unique indices and at least one label in each row.
+    """
+
+    texts: Sequence[str]
+    labels: sparse.csr_matrix
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """The splits `train` and `test`, and a name for each of the L labels."""
+
+    splits: dict[str, RawSplit]
+    label_names: list[str]

@@ -1,0 +1,51 @@
+"""The encoder's own fast tokenizer, applied to every text once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from cxml.config import Config
+from cxml.data import TokenizerInfo, resolve_encoder
+from cxml.errors import ConfigError
+
+_TEXTS_PER_CALL = 1024
+
+
+def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerInfo]:
+    """The tokenizer of `model.encoder`, and the facts that identify it.
+
+    Raises:
+        ConfigError: it cannot be loaded, is not a fast one, has no padding token, or `data.max_length` exceeds the
+            encoder's positions.
+    """
+    name, trust = config.model.encoder, config.model.trust_remote_code
+    path = resolve_encoder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        encoder = AutoConfig.from_pretrained(path, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        remedy = "Check the name, the folder and the network; pip:NAME takes an installed package's model."
+        raise ConfigError("model.encoder", name, f"its tokenizer cannot be loaded ({error})", remedy) from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        remedy = "Choose an encoder with a tokenizer.json that names a padding token."
+        raise ConfigError("model.encoder", name, "has no fast tokenizer with a padding token", remedy)
+    positions = getattr(encoder, "max_position_embeddings", None)
+    if positions is not None and config.data.max_length > positions:
+        problem = f"the encoder has {positions} positions"
+        raise ConfigError("data.max_length", config.data.max_length, problem, f"Set it to {positions} or less.")
+    rules = tokenizer.backend_tokenizer.to_str()
+    info = TokenizerInfo(name, hashlib.sha256(rules.encode()).hexdigest(), tokenizer.pad_token_id, len(tokenizer))
+    return tokenizer, info
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Iterator[list[int]]:
+    """Token ids of each text, special tokens included, cut off at `max_length`."""
+    for start in range(0, len(texts), _TEXTS_PER_CALL):
+        batch = list(texts[start : start + _TEXTS_PER_CALL])
+        encoded = tokenizer(
+            batch, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+        )
+        yield from encoded["input_ids"]
