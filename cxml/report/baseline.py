@@ -1,0 +1,89 @@
+"""The linear baseline: Parabel (Prabhu et al., WWW 2018) as omikuji implements it, on tf-idf features."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from scipy import sparse
+from sklearn.datasets import dump_svmlight_file
+
+from cxml.console import track
+from cxml.errors import ConfigError, CxmlError
+
+_WORKER = Path(__file__).with_name("parabel.py")
+
+
+def linear_baseline(
+    train_features: sparse.csr_matrix,
+    train_labels: sparse.csr_matrix,
+    test_features: sparse.csr_matrix,
+    top_k: int,
+    *,
+    num_trees: int = 3,
+    num_threads: int = 2,
+) -> np.ndarray:
+    """Train on the training split and rank the labels of each test text.
+
+    omikuji draws its clusters at random without a seed, so two runs differ by a few tenths of a percent.
+
+    Args:
+        train_features: float [N, F], tf-idf; rows without a feature are left out, for they teach nothing.
+        train_labels: [N, L], non-zero where a label is true.
+        test_features: float [M, F].
+        top_k: labels per text, K.
+        num_trees: trees of the ensemble; 3 is omikuji's default and Parabel's.
+        num_threads: CPU threads.
+
+    Returns:
+        int64 [M, K], label ids, best first, -1 where the model names fewer.
+
+    Raises:
+        ConfigError: omikuji is not installed.
+        CxmlError: training or prediction failed; the message ends with omikuji's last words.
+    """
+    if importlib.util.find_spec("omikuji") is None:
+        raise ConfigError(
+            "evaluate.baseline", True, "needs the package omikuji",
+            "Run: pip install 'omikuji>=0.5.2,<0.6', or set evaluate.baseline to false.",
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="cxml-baseline-") as name:
+        train, test, predicted = (Path(name) / file for file in ("train.txt", "test.npz", "predicted.npy"))
+        _write_training_file(train, train_features, train_labels)
+        sparse.save_npz(test, sparse.csr_matrix(test_features), compressed=False)
+        settings = {"num-trees": num_trees, "num-threads": num_threads, "top-k": top_k}
+        options = [f"--{option}={value}" for option, value in settings.items()]
+        _run_worker([str(train), str(test), str(predicted), *options], len(test_features.indptr) - 1)
+        return np.load(predicted)
+
+
+def _write_training_file(path: Path, features: sparse.csr_matrix, labels: sparse.csr_matrix) -> None:
+    """The XMC repository's sparse format: a line `rows features labels`, then `label,label feature:value ...`."""
+    kept = np.flatnonzero(np.diff(features.indptr))
+    (_, num_features), (_, num_labels) = (cast(tuple[int, int], matrix.shape) for matrix in (features, labels))
+    with path.open("wb") as file:
+        file.write(f"{len(kept)} {num_features} {num_labels}\n".encode())
+        dump_svmlight_file(features[kept], labels[kept], file, multilabel=True)
+
+
+def _run_worker(arguments: list[str], num_texts: int) -> None:
+    """Run the worker process, with a progress bar over the texts that it predicts."""
+    # -P: the worker's own folder stays off its import path, where our module names would hide others.
+    command = [sys.executable, "-P", str(_WORKER), *arguments]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as worker:
+        assert worker.stdout is not None
+        try:
+            for _ in track(worker.stdout, total=num_texts, description="Linear baseline"):
+                pass
+        except BaseException:
+            worker.kill()
+            raise
+        if worker.wait() != 0:
+            log.seek(0)
+            last_words = log.read()[-1000:].decode(errors="replace").strip()
+            raise CxmlError(f"the linear baseline failed (exit code {worker.returncode}):\n{last_words}")

@@ -1,0 +1,36 @@
+"""The end of a run, on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from cxml.report.tables import Example, examples_table, levels_table, metrics_table
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
+
+    Args:
+        report: `level_sizes`, `levels`, `examples` and, where there is one, `baseline`, as the run's JSON files hold
+            them.
+    """
+    console = Console()
+    examples = [
+        Example(
+            text=example["text"],
+            true=example["true"],
+            predicted=[(best["label"], best["score"]) for best in example["predicted"]],
+        )
+        for example in report["examples"]
+    ]
+    if examples:
+        console.print(examples_table(examples))
+    if len(report["levels"]) > 1:
+        console.print(levels_table(report["level_sizes"], report["levels"]))
+    systems = {"CascadeXML": report["levels"][-1]}
+    if "baseline" in report:
+        systems["tf-idf + linear (Parabel)"] = report["baseline"]
+    console.print(metrics_table(systems, "Test split"))

@@ -1,0 +1,96 @@
+"""Tables for people: rich renderables that read well in 80 columns, on a terminal and in a plain log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+_MOST_TRUE_LABELS = 10  # an example's true labels beyond these are counted, not listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A test text with what is true of it and what the model says."""
+
+    text: str
+    true: Sequence[str]
+    """Names of its true labels."""
+    predicted: Sequence[tuple[str, float]]
+    """Names and scores in [0, 1] of the model's best labels, best first."""
+
+
+def metrics_table(results: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """One row per metric, one column per system, the best of each row in bold (all of them where they tie).
+
+    Args:
+        results: for each system's name its metrics in percent, as `MetricSums.result` returns them; a metric that a
+            system lacks shows as a dash.
+        title: what the metrics are of.
+    """
+    return _grid(results, title, mark_best=len(results) > 1)
+
+
+def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, float]]) -> Table:
+    """One column per level of the cascade, coarse to fine: how well its own nodes are ranked.
+
+    Args:
+        level_sizes: nodes of each level, the labels last.
+        results: for each level its metrics in percent.
+    """
+    names = [f"{size:,} clusters" for size in level_sizes[:-1]] + [f"{level_sizes[-1]:,} labels"]
+    return _grid(dict(zip(names, results, strict=True)), "Each level of the cascade", mark_best=False)
+
+
+def examples_table(examples: Sequence[Example]) -> Table:
+    """Each text with its true labels and the model's best labels and scores; a star marks a true one."""
+    table = Table(
+        title="Examples", title_justify="left", caption="* the label is true", caption_justify="left", show_header=False
+    )
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for example in examples:
+        table.add_row("text", Text(example.text))
+        table.add_row("true", _names(example.true))
+        table.add_row("best", _best(example), end_section=True)
+    return table
+
+
+def _grid(columns: Mapping[str, Mapping[str, float]], title: str, *, mark_best: bool) -> Table:
+    caption = "in percent; bold is best" if mark_best else "in percent"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("metric")
+    for column in columns:
+        table.add_column(column, justify="right")
+    metrics = list(dict.fromkeys(metric for result in columns.values() for metric in result))
+    for metric, following in zip(metrics, [*metrics[1:], ""], strict=True):
+        row = [result.get(metric) for result in columns.values()]
+        best = max(value for value in row if value is not None)
+        cells = [_percent(value, is_bold=mark_best and value == best) for value in row]
+        table.add_row(metric, *cells, end_section=_family(metric) != _family(following))
+    return table
+
+
+def _percent(value: float | None, *, is_bold: bool) -> Text:
+    return Text("-" if value is None else f"{value:.2f}", style="bold" if is_bold else "")
+
+
+def _family(metric: str) -> str:
+    return metric.partition("@")[0]
+
+
+def _names(names: Sequence[str]) -> Text:
+    shown = "; ".join(names[:_MOST_TRUE_LABELS])
+    more = len(names) - _MOST_TRUE_LABELS
+    return Text(f"{shown}; and {more} more" if more > 0 else shown)
+
+
+def _best(example: Example) -> Text:
+    true = frozenset(example.true)
+    lines = [
+        Text(f"{'*' if name in true else ' '} {score:.2f} {name}", style="bold" if name in true else "")
+        for name, score in example.predicted
+    ]
+    return Text("\n").join(lines)
