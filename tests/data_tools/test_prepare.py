@@ -1,0 +1,232 @@
+import collections
+import math
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from cxml.config import config_from_dict
+from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
+from cxml.errors import ConfigError, DataError, StaleArtefactError
+from data_tools import expected_fingerprint, is_prepared, prepare, validate
+from data_tools.formats import RawDataset, RawSplit, xmc
+
+
+def content_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def test_rows_hold_the_texts_and_their_labels_in_the_source_order(make_config, raw_chapter):
+    url = prepare(make_config())
+    for split, expected in raw_chapter.splits.items():
+        dataset = ShardedDataset(url, split)
+        rows = np.arange(len(expected.texts))
+        assert len(dataset) == len(rows)
+        assert dataset.texts(rows) == expected.texts
+        assert (dataset.labels_csr() != expected.labels).nnz == 0
+        assert dataset.uids().tolist() == rows.tolist()
+    names, frequency = read_labels(url)
+    assert names == raw_chapter.label_names
+    assert frequency.tolist() == raw_chapter.splits["train"].labels.sum(axis=0).A1.astype(int).tolist()
+
+
+def test_tokens_are_what_the_encoders_tokenizer_gives_text_by_text(make_config, raw_chapter):
+    config = make_config(max_length=9)
+    dataset = ShardedDataset(prepare(config), "train")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(config.model.encoder))
+    ids, _ = dataset.gather(np.arange(len(dataset)))
+    got = np.split(ids.values, ids.offsets[1:-1])
+    cut = 0
+    for text, row in zip(raw_chapter.splits["train"].texts, got, strict=True):
+        whole = tokenizer.encode(text)
+        cut += len(whole) > 9
+        assert row.tolist() == (whole if len(whole) <= 9 else [*whole[:8], whole[-1]])
+    assert cut > 10
+    assert dataset.manifest.tokenizer.pad_id == tokenizer.pad_token_id
+    assert ids.values.max() < dataset.manifest.tokenizer.vocab_size == 30_522
+
+
+def by_hand_tfidf(train, texts):
+    """Rows of {word: weight} from the textbook formula."""
+    words = [re.findall(r"\w+", text.lower()) for text in train]
+    document_frequency = collections.Counter(word for row in words for word in set(row))
+    idf = {word: math.log((1 + len(train)) / (1 + count)) + 1 for word, count in document_frequency.items()}
+    for text in texts:
+        counts = collections.Counter(word for word in re.findall(r"\w+", text.lower()) if word in idf)
+        row = {word: (1 + math.log(count)) * idf[word] for word, count in counts.items()}
+        norm = math.sqrt(sum(value**2 for value in row.values()))
+        yield {word: value / norm for word, value in row.items()}
+
+
+def test_tfidf_is_fitted_on_train_alone_and_equals_the_formula(make_config, raw_chapter):
+    url = prepare(make_config())
+    train = raw_chapter.splits["train"].texts
+    vocabulary = sorted({word for text in train for word in re.findall(r"\w+", text.lower())})
+    assert DataManifest.read(url).num_features == len(vocabulary)
+    for split in ("train", "test"):
+        features = ShardedDataset(url, split).features_csr()
+        for row, expected in enumerate(by_hand_tfidf(train, raw_chapter.splits[split].texts)):
+            got = {vocabulary[i]: value for i, value in zip(features[row].indices, features[row].data, strict=True)}
+            assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_without_a_known_term_keeps_its_row_with_no_features(make_config, xmc_folder):
+    file = xmc_folder / "test_raw_texts.txt"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["qqqq zzzz", *lines[1:]]))
+    url = prepare(make_config())
+    assert ShardedDataset(url, "test").features_csr()[0].nnz == 0
+    validate(url)
+
+
+def test_the_vocabulary_is_capped(make_config):
+    url = prepare(make_config(tfidf_max_features=20))
+    assert DataManifest.read(url).num_features == 20
+    validate(url)
+
+
+def test_shards_hold_the_configured_rows(make_config, raw_chapter):
+    rows = len(raw_chapter.splits["train"].texts)
+    manifest = DataManifest.read(prepare(make_config()))
+    sizes = [shard.rows for shard in manifest.splits["train"]]
+    assert sum(sizes) == rows
+    assert set(sizes[:-1]) == {150}
+
+
+def test_equal_inputs_give_equal_bytes(make_config):
+    first, second = (prepare(make_config(output=name)) for name in ("one", "two"))
+    assert content_of(first) == content_of(second)
+    assert "manifest.json" in content_of(first)
+
+
+def test_the_icd_source_and_its_files_in_xmc_form_give_the_same_shards(make_config, tmp_path):
+    from_files = prepare(make_config())
+    source = {"kind": "icd10cm", "chapters": ["3"]}
+    data = {"source": source, "max_length": 24, "shard_rows": 150}
+    from_book = prepare(config_from_dict({"output": str(tmp_path / "book"), "data": data}))
+    one, two = content_of(from_files), content_of(from_book)
+    assert one.pop("manifest.json") != two.pop("manifest.json")
+    assert one == two
+
+
+def test_data_prepared_once_is_used_again(make_config):
+    config = make_config()
+    assert not is_prepared(config)
+    url = prepare(config)
+    times = {p: p.stat().st_mtime_ns for p in Path(url).rglob("*")}
+    assert is_prepared(config)
+    assert prepare(config) == url
+    assert {p: p.stat().st_mtime_ns for p in Path(url).rglob("*")} == times
+    assert DataManifest.read(url).fingerprint == expected_fingerprint(config)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max_length": 25}, {"shard_rows": 151}, {"keep_text": False}, {"tfidf_max_features": 7}],
+)
+def test_data_of_other_settings_is_refused_and_the_setting_named(make_config, change):
+    url = prepare(make_config())
+    before = content_of(url)
+    (name, value), = change.items()  # fmt: skip
+    with pytest.raises(StaleArtefactError, match=rf"data\.{name} was \w+, is {value}.*Delete the folder, or set"):
+        prepare(make_config(**change))
+    assert content_of(url) == before
+
+
+def test_data_of_other_raw_files_is_refused(make_config, xmc_folder):
+    prepare(make_config())
+    file = xmc_folder / "train_raw_texts.txt"
+    file.write_text(file.read_text().replace("anemia", "anaemia"))
+    with pytest.raises(StaleArtefactError, match=r"the raw data was .*train_raw_texts\.txt"):
+        prepare(make_config())
+
+
+def test_moved_or_absent_raw_files_and_new_propensities_leave_the_data_valid(make_config, xmc_folder, tmp_path):
+    prepare(make_config())
+    moved = tmp_path / "moved"
+    shutil.move(xmc_folder, moved)
+    assert is_prepared(make_config(source={"path": str(moved)}, propensity_a=0.6, propensity_b=2.6))
+    assert is_prepared(make_config(source={"path": str(tmp_path / "nowhere")}))
+
+
+def test_a_killed_preparation_leaves_no_manifest_and_the_next_one_starts_clean(make_config, tmp_path):
+    config = make_config()
+    script = f"""
+import os, signal
+from cxml.config import config_from_dict
+from data_tools import prepare
+from cxml.data import DatasetWriter
+write_shard, calls = DatasetWriter.write_shard, []
+def killed_at_the_third(writer, split, examples):
+    calls.append(split)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_shard(writer, split, examples)
+DatasetWriter.write_shard = killed_at_the_third
+prepare(config_from_dict({{"output": {config.output!r}, "data": {{"shard_rows": 40, "max_length": 24,
+                          "source": {{"path": {config.data.source.path!r}}}}}}}))
+"""
+    command = [sys.executable, "-c", script]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    url = data_url(config)
+    assert set(content_of(url)) == {"labels.arrow", "train/shard-00000.arrow", "train/shard-00001.arrow"}
+    with pytest.raises(DataError, match="no prepared data set here"):
+        ShardedDataset(url, "train")
+
+    assert not is_prepared(config)
+    prepare(config)
+    clean = prepare(make_config(output="clean"))
+    assert content_of(url) == content_of(clean)
+
+
+def test_the_data_folder_is_the_configured_one_or_in_the_output(make_config, tmp_path):
+    assert prepare(make_config()) == str(tmp_path / "run/data")
+    assert prepare(make_config(directory=str(tmp_path / "shared"))) == str(tmp_path / "shared")
+    assert (tmp_path / "shared/manifest.json").is_file()
+
+
+def test_texts_can_be_left_out(make_config):
+    url = prepare(make_config(keep_text=False))
+    with pytest.raises(DataError, match="hold no texts"):
+        ShardedDataset(url, "test").texts(np.array([0]))
+    validate(url)
+
+
+def test_a_prepared_set_in_an_object_store_equals_the_local_one(make_config):
+    local = prepare(make_config())
+    remote = prepare(make_config(directory="memory://bucket/prepared"))
+    assert DataManifest.read(remote) == DataManifest.read(local)
+    validate(remote)
+
+
+def test_texts_longer_than_the_encoder_takes_are_refused(make_config):
+    with pytest.raises(ConfigError, match=r"data\.max_length = 513: the encoder has 512 positions"):
+        prepare(make_config(max_length=513))
+
+
+def test_an_encoder_that_cannot_be_loaded_is_refused_by_name(make_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.encoder = .*nowhere.*cannot be loaded"):
+        prepare(make_config(encoder=str(tmp_path / "nowhere")))
+
+
+def test_texts_without_any_word_are_refused(make_config, xmc_folder):
+    file = xmc_folder / "train_raw_texts.txt"
+    file.write_text("".join("--- ...\n" for _ in file.read_text().splitlines()))
+    with pytest.raises(DataError, match="no tf-idf vocabulary"):
+        prepare(make_config())
+    assert not is_prepared(make_config())
+
+
+def test_a_slice_of_wordnet_prepares_and_validates(make_config, wordnet_folder, write_xmc, tmp_path):
+    raw = xmc.read(str(wordnet_folder))
+    splits = {name: RawSplit(split.texts[:500], split.labels[:500]) for name, split in raw.splits.items()}
+    folder = write_xmc(tmp_path / "slice", RawDataset(splits, raw.label_names))
+    manifest = validate(prepare(make_config(source={"path": str(folder)})))
+    assert (manifest.rows("train"), manifest.rows("test"), manifest.num_labels) == (500, 500, 13_728)
