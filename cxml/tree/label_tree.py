@@ -1,0 +1,169 @@
+"""The label tree as arrays, and its folder on disk: `tree.arrow`, then `manifest.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cxml import storage
+from cxml.errors import DataError, StaleArtefactError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_FILE = "tree.arrow"
+_SCHEMA = pa.schema([("array", pa.string()), ("values", pa.large_list(pa.int64()))])
+_REMEDY = "Build the tree again (--force tree)."
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTree:
+    """Clusters of labels in levels, coarse to fine; nodes of each level are numbered in tree order.
+
+    Raises:
+        ValueError: the arrays are no tree.
+    """
+
+    label_order: np.ndarray
+    """int32 [L]: label id at each label position; the labels of any cluster are a run of positions."""
+    offsets: tuple[np.ndarray, ...]
+    """Per cluster level, int64 [n_l + 1]: children of node i are offsets[l][i]..offsets[l][i + 1] of the next level,
+    which is the label positions after the last one. Every node has a child. Empty: no clusters."""
+
+    def __post_init__(self) -> None:
+        problem = _find_problem(self.label_order, self.offsets)
+        if problem:
+            raise ValueError(problem)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels."""
+        return len(self.label_order)
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Nodes of each level, coarse to fine, the labels last."""
+        return (*(len(offsets) - 1 for offsets in self.offsets), self.num_labels)
+
+    def children(self, level: int, node: int) -> range:
+        """The children of a node of a cluster level, as nodes of the next level (label positions at the end)."""
+        return range(int(self.offsets[level][node]), int(self.offsets[level][node + 1]))
+
+    def parents(self, level: int) -> np.ndarray:
+        """The parent of each node of `level` (> 0), int64 [n_level], as nodes of the level above."""
+        return np.repeat(np.arange(len(self.offsets[level - 1]) - 1), np.diff(self.offsets[level - 1]))
+
+    def label_offsets(self, level: int) -> np.ndarray:
+        """The label positions at which each cluster of `level` starts and ends, int64 [n_level + 1]."""
+        bounds = self.offsets[level]
+        for offsets in self.offsets[level + 1 :]:
+            bounds = offsets[bounds]
+        return bounds
+
+    def label_positions(self) -> np.ndarray:
+        """The inverse of `label_order`: position of each label id, int32 [L]."""
+        positions = np.empty_like(self.label_order)
+        positions[self.label_order] = np.arange(self.num_labels, dtype=self.label_order.dtype)
+        return positions
+
+    def save(self, url: str, facts: Mapping[str, Any]) -> None:
+        """Write the tree into the folder `url`; `facts` (JSON-able, such as its fingerprint) join its manifest."""
+        storage.remove(storage.join(url, MANIFEST))
+        names = ["label_order", *(f"offsets_{level}" for level in range(len(self.offsets)))]
+        arrays = [self.label_order, *self.offsets]
+        values = pa.array([array.astype(np.int64) for array in arrays], _SCHEMA.field("values").type)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_table(pa.table([pa.array(names), values], schema=_SCHEMA))
+        content = sink.getvalue().to_pybytes()
+        storage.write_atomic(storage.join(url, _FILE), content)
+        checksum = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest = {"format": "cxml-label-tree", "version": FORMAT_VERSION, "level_sizes": list(self.level_sizes)}
+        storage.write_json(storage.join(url, MANIFEST), {**facts, **manifest, "files": {_FILE: checksum}})
+
+    @classmethod
+    def load(cls, url: str, *, fingerprint: str | None = None) -> LabelTree:
+        """Read the tree in the folder `url`.
+
+        Args:
+            url: folder that `save` wrote.
+            fingerprint: the one that the tree must have been saved with; None takes any.
+
+        Raises:
+            DataError: the folder holds no whole tree, or a damaged one.
+            StaleArtefactError: the tree was made from another config or other data.
+        """
+        manifest = read_manifest(url)
+        if fingerprint is not None and manifest.get("fingerprint") != fingerprint:
+            raise StaleArtefactError(
+                f"{url}: this tree has fingerprint {manifest.get('fingerprint')}, but the config and the data give "
+                f"{fingerprint}. {_REMEDY}"
+            )
+        arrays = _read_arrays(storage.join(url, _FILE), manifest)
+        try:
+            label_order, *offsets = arrays
+            tree = cls(label_order, tuple(offsets))  # checked before int32 could hide a large value
+            tree = replace(tree, label_order=label_order.astype(np.int32))
+        except ValueError as error:
+            raise DataError(storage.join(url, _FILE), str(error), _REMEDY) from error
+        if list(tree.level_sizes) != manifest.get("level_sizes"):
+            raise DataError(
+                storage.join(url, _FILE), f"levels of {tree.level_sizes} nodes, not as its manifest says", _REMEDY
+            )
+        return tree
+
+
+def read_manifest(url: str) -> dict[str, Any]:
+    """The manifest of the tree in the folder `url`.
+
+    Raises:
+        DataError: there is none, or it is that of another format.
+    """
+    file = storage.join(url, MANIFEST)
+    try:
+        manifest = storage.read_json(file, _REMEDY)
+    except FileNotFoundError as error:
+        raise DataError(file, "is missing, so this folder holds no finished tree", _REMEDY) from error
+    found = manifest.get("format"), manifest.get("version")
+    if found != ("cxml-label-tree", FORMAT_VERSION):
+        raise DataError(file, f"format and version are {found}, not a label tree's", _REMEDY)
+    return manifest
+
+
+def _read_arrays(file: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
+    try:
+        content = storage.read_bytes(file)
+    except FileNotFoundError as error:
+        raise DataError(file, "is missing", _REMEDY) from error
+    files = manifest.get("files")
+    expected = files.get(_FILE) if isinstance(files, Mapping) else None
+    if expected != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
+        raise DataError(file, "size or checksum is not what its manifest says", _REMEDY)
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+        table.validate(full=True)
+        if table.schema != _SCHEMA or table["values"].null_count or len(table) == 0:
+            raise DataError(file, f"columns are {table.schema}, not a tree's", _REMEDY)
+        return [row.values.to_numpy(zero_copy_only=False) for row in table["values"]]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(file, f"is no readable Arrow file ({error})", _REMEDY) from error
+
+
+def _find_problem(label_order: np.ndarray, offsets: tuple[np.ndarray, ...]) -> str:
+    """What keeps the arrays from being a tree, or nothing."""
+    num_labels = len(label_order)
+    if label_order.ndim != 1 or label_order.dtype.kind != "i" or num_labels == 0:
+        return "label_order is no list of label ids"
+    if not np.array_equal(np.sort(label_order), np.arange(num_labels)):
+        return f"label_order does not hold each label 0..{num_labels - 1} once"
+    for level, bounds in enumerate(offsets):
+        if bounds.ndim != 1 or bounds.dtype.kind != "i" or len(bounds) < 2:
+            return f"offsets of level {level} are no list of bounds"
+        end = len(offsets[level + 1]) - 1 if level + 1 < len(offsets) else num_labels
+        if bounds[0] != 0 or bounds[-1] != end or np.any(np.diff(bounds) < 1):
+            return f"offsets of level {level} do not rise from 0 to the {end} nodes of the next level"
+    return ""

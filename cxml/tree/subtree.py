@@ -1,0 +1,123 @@
+"""Finishing whole subtrees, one thread each, in the core's cache.
+
+A subtree's rows are copied once. Each split then brings its left rows before its right ones and compacts both parts:
+columns are relabelled from zero in order of appearance, and a column that a single row of the part has is folded into
+that row's `own` mass, since it can only ever pull that row to where it already is. Towards the leaves most entries are
+such. Parts are aligned to the end of their parent's entries: what lies before them is finished.
+"""
+
+# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# pyright: reportArgumentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from cxml.tree.two_means import GRID, LEFT, Limits, Rows, Work, seed_of_node, two_means_by_one
+
+SUBTREE_ENTRIES = 1 << 17
+"""Most entries of a subtree. A column in use has at least two of them, so that its number fits uint16."""
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def finish_subtrees(
+    rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, subtrees: np.ndarray, seed: int, limits: Limits
+) -> None:
+    """Carry out splits subtrees[i, 0]..subtrees[i, 1], for all i, by reordering `order`."""
+    for i in prange(len(subtrees)):
+        _finish(rows, num_columns, order, splits[subtrees[i, 0] : subtrees[i, 1]], seed, limits)
+
+
+@njit(cache=True, nogil=True)
+def _finish(rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits) -> None:
+    first, end = splits[0, 0], splits[0, 2]
+    n, entries = end - first, rows.indptr[end] - rows.indptr[first]
+    part = _empty_rows(n, entries)
+    spare = _empty_rows(n, entries)
+    marks = np.zeros(num_columns, np.int32)
+    source = np.arange(first, end)
+    columns = np.empty(n, np.int64)  # of the node that starts at this row
+    columns[0] = _compact(rows, source, marks, part, 0)
+    marks = np.zeros(max(1, columns[0]), np.int32)
+    work = _make_work(n, max(1, columns[0]))
+    new_order = np.empty(n, order.dtype)
+    for k in range(len(splits)):
+        start, middle, stop = splits[k, 0] - first, splits[k, 1] - first, splits[k, 2] - first
+        rows_here, num_left = stop - start, middle - start
+        node_seed = seed_of_node(seed, splits[k, 0], splits[k, 2])
+        two_means_by_one(part, start, rows_here, num_left, columns[start], node_seed, limits, work)
+        left, right = 0, num_left
+        for i in range(rows_here):
+            if work.sides[i] == LEFT:
+                source[left] = start + i
+                left += 1
+            else:
+                source[right] = start + i
+                right += 1
+        for i in range(rows_here):
+            new_order[i] = order[first + source[i]]
+        order[first + start : first + stop] = new_order[:rows_here]
+        columns[start] = _compact(part, source[:num_left], marks, spare, 0)
+        columns[middle] = _compact(part, source[num_left:rows_here], marks, spare, num_left)
+        _move_to_end(spare, rows_here, part, start, stop)
+
+
+@njit(cache=True, nogil=True)
+def _compact(rows: Rows, source: np.ndarray, marks: np.ndarray, target: Rows, to: int) -> int:
+    """Append rows `source` to the `to` rows of `target`, with only shared columns. Returns how many columns those are.
+
+    `marks`, zeros on entry and exit: a column's count, then minus its new number less one.
+    """
+    for row in source:
+        for at in range(rows.indptr[row], rows.indptr[row + 1]):
+            marks[rows.indices[at]] += 1
+    columns, out = 0, target.indptr[to]
+    for i in range(len(source)):
+        row = source[i]
+        own = np.float64(rows.own[row])
+        for at in range(rows.indptr[row], rows.indptr[row + 1]):
+            column, value = rows.indices[at], rows.values[at]
+            mark = marks[column]
+            if mark == 1:
+                own += np.rint(np.float64(value) * np.float64(value) * GRID) / GRID
+                marks[column] = 0
+                continue
+            if mark > 0:
+                columns += 1
+                mark = marks[column] = -columns
+            target.indices[out] = -mark - 1
+            target.values[out] = value
+            out += 1
+        target.indptr[to + i + 1] = out
+        target.own[to + i] = own
+    for row in source:
+        for at in range(rows.indptr[row], rows.indptr[row + 1]):
+            marks[rows.indices[at]] = 0
+    return columns
+
+
+@njit(cache=True, nogil=True)
+def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None:
+    """Put the first `n` rows of `spare` into rows start..stop of `part`, so that their entries end where those did."""
+    entries = spare.indptr[n]
+    shift = part.indptr[stop] - entries
+    part.indices[shift : shift + entries] = spare.indices[:entries]
+    part.values[shift : shift + entries] = spare.values[:entries]
+    for i in range(n):
+        part.indptr[start + i] = spare.indptr[i] + shift
+    part.own[start:stop] = spare.own[:n]
+
+
+@njit(cache=True, nogil=True)
+def _empty_rows(n: int, entries: int) -> Rows:
+    indptr = np.zeros(n + 1, np.int64)
+    return Rows(indptr, np.empty(entries, np.uint16), np.empty(entries, np.float32), np.empty(n, np.float32))
+
+
+@njit(cache=True, nogil=True)
+def _make_work(n: int, columns: int) -> Work:
+    return Work(
+        np.empty(n, np.int8), np.empty(n, np.float32), np.empty(n, np.float32),
+        np.empty(columns, np.float32), np.empty((1, columns, 2), np.float64),
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cxml.errors import DataError, StaleArtefactError
+from cxml.tree import LabelTree
+
+ORDER = np.array([3, 0, 4, 1, 2, 5], np.int32)
+OFFSETS = (np.array([0, 2, 3]), np.array([0, 2, 4, 6]))
+
+
+def small_tree() -> LabelTree:
+    return LabelTree(label_order=ORDER, offsets=OFFSETS)
+
+
+def test_levels_children_parents_and_label_runs_agree():
+    tree = small_tree()
+    assert tree.level_sizes == (2, 3, 6)
+    assert tree.children(0, 0) == range(2)
+    assert tree.children(1, 2) == range(4, 6)
+    assert tree.parents(1).tolist() == [0, 0, 1]
+    assert tree.parents(2).tolist() == [0, 0, 1, 1, 2, 2]
+    assert tree.label_offsets(0).tolist() == [0, 4, 6]
+    assert tree.label_offsets(1).tolist() == [0, 2, 4, 6]
+    assert tree.label_positions()[ORDER].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("offsets", [OFFSETS, ()])
+def test_a_saved_tree_loads_as_it_was(tmp_path, offsets):
+    tree = LabelTree(label_order=ORDER, offsets=offsets)
+    tree.save(str(tmp_path), {"fingerprint": "abc"})
+    loaded = LabelTree.load(str(tmp_path), fingerprint="abc")
+    assert loaded.label_order.dtype == np.int32
+    assert np.array_equal(loaded.label_order, ORDER)
+    assert [bounds.tolist() for bounds in loaded.offsets] == [bounds.tolist() for bounds in offsets]
+
+
+def test_a_tree_works_on_any_fsspec_store():
+    small_tree().save("memory://trees/one", {})
+    assert LabelTree.load("memory://trees/one").level_sizes == (2, 3, 6)
+
+
+def test_a_tree_of_another_fingerprint_is_stale(tmp_path):
+    small_tree().save(str(tmp_path), {"fingerprint": "abc"})
+    with pytest.raises(StaleArtefactError, match=r"abc.*xyz.*--force tree"):
+        LabelTree.load(str(tmp_path), fingerprint="xyz")
+
+
+def test_without_a_manifest_there_is_no_tree(tmp_path):
+    small_tree().save(str(tmp_path), {})
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(DataError, match="no finished tree"):
+        LabelTree.load(str(tmp_path))
+
+
+def test_any_cut_or_changed_byte_of_the_arrays_is_noticed(tmp_path):
+    small_tree().save(str(tmp_path), {})
+    file = tmp_path / "tree.arrow"
+    content = file.read_bytes()
+    for broken in (content[:-1], content[: len(content) // 2], b"", content[:40] + b"!" + content[41:]):
+        file.write_bytes(broken)
+        with pytest.raises(DataError, match="checksum"):
+            LabelTree.load(str(tmp_path))
+    file.unlink()
+    with pytest.raises(DataError, match="missing"):
+        LabelTree.load(str(tmp_path))
+
+
+def forge(folder: Path, content: bytes) -> None:
+    """Put other bytes behind a valid manifest, as someone might who means harm."""
+    (folder / "tree.arrow").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    checksum = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"] = {"tree.arrow": checksum}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def arrow_file(arrays: list[list[int]]) -> bytes:
+    names = pa.array([str(i) for i in range(len(arrays))], pa.string())
+    table = pa.table({"array": names, "values": pa.array(arrays, pa.large_list(pa.int64()))})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [],
+        [[]],
+        [[0, 1, 1], [0, 3]],
+        [[0, 1, 3], [0, 3]],
+        [[0, 1, 2**32 + 2], [0, 3]],
+        [[0, 1, -1], [0, 3]],
+        [[0, 1, 2], [0, 2]],
+        [[0, 1, 2], [1, 3]],
+        [[0, 1, 2], [0, 4]],
+        [[0, 1, 2], [0, 2, 2, 3]],
+        [[0, 1, 2], [0, 2, 1, 3]],
+        [[0, 1, 2], [0]],
+        [[0, 1, 2], [0, 1, 3], [0, 3]],
+    ],
+)
+def test_arrays_that_are_no_tree_are_refused_even_behind_a_valid_checksum(tmp_path, arrays):
+    small_tree().save(str(tmp_path), {})
+    forge(tmp_path, arrow_file(arrays))
+    with pytest.raises(DataError, match=r"tree\.arrow"):
+        LabelTree.load(str(tmp_path))
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    small_tree().save(str(tmp_path), {})
+    forge(tmp_path, b"ARROW1 but no more")
+    with pytest.raises(DataError, match="Arrow"):
+        LabelTree.load(str(tmp_path))
+    forge(tmp_path, arrow_file([[0, 1, 2], [0, 3]]))
+    with pytest.raises(DataError, match="manifest"):
+        LabelTree.load(str(tmp_path))
+    (tmp_path / "manifest.json").write_text('{"format": "another", "version": 1}')
+    with pytest.raises(DataError, match="not a label tree"):
+        LabelTree.load(str(tmp_path))
