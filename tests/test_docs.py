@@ -1,0 +1,59 @@
+"""The docs: what they tell the reader to run runs, and the config page is generated, complete, up to date."""
+
+import dataclasses
+import re
+import runpy
+import typing
+from pathlib import Path
+
+import yaml
+
+from cxml.config import Config, SourceConfig, config_from_dict
+from data_tools.formats import read_source
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def code_blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def field_names(section, prefix=""):
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from field_names(hints[field.name], f"{name}.")
+        else:
+            yield name
+
+
+def test_the_page_is_what_the_generator_writes():
+    page = runpy.run_path(str(DOCS / "generate_config_reference.py"))["page"]()
+    assert (DOCS / "reference" / "config.md").read_text() == page, "run: python docs/generate_config_reference.py"
+
+
+def test_every_field_has_a_row_with_a_meaning():
+    text = (DOCS / "reference" / "config.md").read_text()
+    rows = {line.split("`")[1]: line.rstrip("| ") for line in text.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(field_names(Config))
+    for name, row in rows.items():
+        meaning = row.replace("\\|", "").split("|")[-1].strip()
+        assert meaning.endswith("."), f"{name} is not explained: {row}"
+
+
+def test_the_data_that_the_how_to_writes_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (script,) = code_blocks("how-to/own-data.md", "python")
+    Path("write.py").write_text(script)
+    runpy.run_path("write.py")
+    raw = read_source(SourceConfig(path="data/mine"))
+    assert raw.label_names == ["shirts", "shoes", "sports"]
+    assert raw.splits["train"].texts == ["red running shoes", "leather boots"]
+    assert raw.splits["train"].labels.toarray().tolist() == [[0, 1, 1], [0, 1, 0]]
+    assert raw.splits["test"].labels.toarray().tolist() == [[1, 0, 1]]
+
+
+def test_the_config_in_the_how_to_is_valid_and_reads_the_data_written_there():
+    (text,) = code_blocks("how-to/own-data.md", "yaml")
+    assert config_from_dict(yaml.safe_load(text)).data.source.path == "data/mine"
