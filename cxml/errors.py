@@ -39,3 +39,7 @@ class StaleArtefactError(CxmlError):
 
 class StorageError(CxmlError, OSError):
     """A file or object store could not be read or written, after retries."""
+
+
+class WorkerError(CxmlError):
+    """A process of a distributed job failed; carries its own account of why."""

@@ -139,7 +139,7 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
     attempts = Retrying(
         retry=retry_if_exception(may_recover),
         stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(initial=0.2, max=10),
+        wait=wait_exponential_jitter(multiplier=0.2, max=10),
         reraise=True,
     )
     try:

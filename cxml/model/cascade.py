@@ -54,8 +54,8 @@ class CascadeXML(nn.Module):
         self.scoring = scoring
         self.heads = nn.ModuleList(LevelHead(size, encoder.hidden_size) for size in self.level_sizes)
         for level, offsets in enumerate(tree.offsets):
-            self.register_buffer(f"offsets_{level}", torch.from_numpy(offsets).long(), persistent=False)
-        label_order = torch.from_numpy(tree.label_order).long()
+            self.register_buffer(f"offsets_{level}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
+        label_order = torch.tensor(tree.label_order, dtype=torch.int64)
         self.register_buffer("label_order", label_order, persistent=False)
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
 

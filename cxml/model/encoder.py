@@ -63,6 +63,10 @@ class TappedEncoder(nn.Module):
             features.append(dropout(projection(pooled)))
         return features
 
+    def recompute_activations(self) -> None:
+        """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
+        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         if self.pooling == "cls":
             return states_BTD[:, 0]

@@ -5,8 +5,9 @@
 """
 
 from cxml.parallel.engine import build_engine, gathered_state_dict
+from cxml.parallel.plan import Plan, make_plan
 
 from cxml.parallel.process_group import Ranks, distributed
 from cxml.parallel.workers import run_workers
 
-__all__ = ["Ranks", "build_engine", "distributed", "gathered_state_dict", "run_workers"]
+__all__ = ["Plan", "Ranks", "build_engine", "distributed", "gathered_state_dict", "make_plan", "run_workers"]

@@ -38,7 +38,8 @@ class Ranks:
 def distributed(threads: int = 0) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment names (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
-    Without such an environment this process is a group of its own. The group ends with the `with` block.
+    `run_workers`, torchrun and the deepspeed launcher all set it. The group ends with the `with` block, and with it
+    the process's use of DeepSpeed, which holds on to the first group it met: one group per process.
 
     Args:
         threads: CPU threads of this process; 0 shares the machine's cores evenly over its processes.
@@ -50,11 +51,7 @@ def distributed(threads: int = 0) -> Iterator[Ranks]:
     else:
         torch.accelerator.set_device_index(ranks.local_rank)
     backend = "gloo" if ranks.device.type == "cpu" else dist.get_default_backend_for_device(ranks.device)
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even of a process on its own
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend)
     try:
         yield ranks
     finally:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import TypeVar
 
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from cxml.errors import WorkerError
 
-def run_workers(work: Callable[..., None], arguments: tuple[object, ...], num_workers: int) -> None:
-    """Run `work(*arguments)` in `num_workers` processes that form one process group; here and now if that is one.
+_T = TypeVar("_T")
+
+
+def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:
+    """Run `work(*arguments)` in `num_workers` new processes that form one process group.
 
     Args:
         work: a function at module level, so that a new process can import it.
         arguments: picklable values.
-        num_workers: processes; the first failure ends them all and is raised with its traceback.
+        num_workers: processes; the first failure ends them all.
+
+    Returns:
+        What rank 0 returned, which must be picklable.
+
+    Raises:
+        WorkerError: a process failed; carries the first failure's traceback.
     """
-    if num_workers == 1:
-        work(*arguments)
-        return
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -31,4 +40,17 @@ def run_workers(work: Callable[..., None], arguments: tuple[object, ...], num_wo
         monitor_interval=0.2,
         start_method="spawn",
     )
-    elastic_launch(launch, work)(*arguments)
+    try:
+        return elastic_launch(launch, work)(*arguments)[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise WorkerError(f"Process {rank} of {num_workers} failed. {_account(failure)}") from None
+
+
+def _account(failure: ProcessFailure) -> str:
+    """What a dead process left to say: its exception, with the traceback unless cxml raised it on purpose."""
+    message = failure.message
+    if not isinstance(message, dict):
+        return str(message)
+    summary, traceback = message.get("message", ""), message.get("extraInfo", {}).get("py_callstack", "")
+    return summary if "\ncxml.errors." in traceback else f"{summary}\n{traceback}"

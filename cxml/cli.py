@@ -1,0 +1,83 @@
+"""Command lines: a YAML file gives the config, options override its fields, `--help` documents them all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+import yaml
+
+from cxml import storage
+from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
+from cxml.errors import ConfigError, CxmlError, DataError
+
+_Command = TypeVar("_Command")
+
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+"""The run's config as part of a command: its fields become options without a prefix."""
+
+_DEFAULTS = Config(output="runs/mine", data=DataConfig(source=SourceConfig(path="data/mine")))
+"""What `--help` shows the defaults of when no config file is named."""
+
+
+def parse_command(command: type[_Command], program: str, arguments: Sequence[str] | None = None) -> _Command:
+    """Read a command's options and its config file.
+
+    Args:
+        command: a dataclass whose docstring is the help, with a field `settings: Settings`. The option `--config`
+            (a YAML file) fills the settings; every other option overrides one field.
+        program: how the command is called, for the help.
+        arguments: the command line; None takes the process's own.
+
+    Raises:
+        ConfigError: the file or an option has an unknown field or an impossible value.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", action="append", default=[])
+    files, rest = first.parse_known_args(words)
+    asks_for_help = bool({"-h", "--help"} & set(rest))
+    if not files.config and not asks_for_help:
+        raise ConfigError("--config", None, "is missing", "Name a YAML file, such as configs/quickstart.yaml.")
+    settings = load_config(files.config[-1]) if files.config else _DEFAULTS
+    description = f"{command.__doc__}\n\nRequired: --config FILE, a YAML file with the fields below; see configs/."
+    return tyro.cli(
+        command,
+        prog=program,
+        description=description,
+        args=rest,
+        default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
+    )
+
+
+def load_config(file: str) -> Config:
+    """Read a config from a YAML file at a path or fsspec URL.
+
+    Raises:
+        ConfigError: a field is unknown or its value impossible.
+        DataError: the file is missing or no YAML.
+    """
+    if not storage.exists(file):
+        near = ", ".join(str(path) for path in sorted(Path("configs").glob("*.yaml"))) or "none here"
+        raise DataError(file, "there is no such config file", f"Files in configs/: {near}.")
+    try:
+        values = yaml.safe_load(storage.read_bytes(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise DataError(file, f"no valid YAML ({error})", "Mend it.", line=mark and mark.line + 1) from error
+    return config_from_dict(values)
+
+
+def dump_config(values: object) -> str:
+    """YAML text that `load_config` reads back."""
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
+
+
+def exit_with_message(error: CxmlError) -> int:
+    """Tell the user what went wrong, without a traceback; the exit code of a refused command."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,92 @@
+"""What a training job will hold in memory and how many steps it will take, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from cxml.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The memory of one rank, in bytes, activations left out, and the steps.
+
+    Attributes:
+        parameters: number of weights of each part of the model.
+        trained: number of weights of each part that learn.
+        world_size: processes.
+        zero_stage: what is partitioned over them.
+        weights: bytes of weights per rank.
+        gradients: bytes of gradients per rank.
+        optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
+        steps_per_epoch: optimiser steps.
+        epochs: passes over the texts.
+    """
+
+    parameters: Mapping[str, int]
+    trained: Mapping[str, int]
+    world_size: int
+    zero_stage: int
+    weights: int
+    gradients: int
+    optimizer: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def bytes_per_rank(self) -> int:
+        """Weights, gradients and optimiser state of one rank."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+    def table(self) -> Table:
+        """The plan for a person."""
+        table = Table(title="Plan", title_justify="left", show_header=False)
+        for name, count in self.parameters.items():
+            learns = self.trained[name]
+            note = "" if learns == count else f" ({learns:,} trained)"
+            table.add_row(name, f"{count:,} weights{note}", end_section=name == list(self.parameters)[-1])
+        table.add_row("processes", f"{self.world_size}, ZeRO stage {self.zero_stage}")
+        for name in ("weights", "gradients", "optimizer", "bytes_per_rank"):
+            label = {"optimizer": "optimiser state", "bytes_per_rank": "sum, without activations"}.get(name, name)
+            table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
+        table.add_row("steps", f"{self.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
+        return table
+
+
+def make_plan(
+    parameters: Mapping[str, int], trained: Mapping[str, int], config: TrainConfig, num_texts: int, world_size: int
+) -> Plan:
+    """Lay out a job.
+
+    ZeRO stage 1 partitions the optimiser state over the ranks, stage 2 the gradients too, stage 3 the weights too.
+
+    Args:
+        parameters: number of weights of each part of the model.
+        trained: those that learn.
+        config: precision, ZeRO stage, batch size, epochs.
+        num_texts: texts of the training split.
+        world_size: processes.
+    """
+    total, learning = sum(parameters.values()), sum(trained.values())
+    width = 4 if config.precision == "fp32" else 2
+    state = 8 if config.precision == "fp32" else 12  # two fp32 moments; beside bf16 weights also an fp32 copy of them
+    share = [1 if config.zero_stage < stage else world_size for stage in (1, 2, 3)]
+    return Plan(
+        parameters=parameters,
+        trained=trained,
+        world_size=world_size,
+        zero_stage=config.zero_stage,
+        weights=-(-total * width // share[2]),
+        gradients=-(-learning * width // share[1]),
+        optimizer=-(-learning * state // share[0]),
+        steps_per_epoch=-(-num_texts // config.batch_size),
+        epochs=config.epochs,
+    )

@@ -1,0 +1,202 @@
+"""From raw text to metrics: the stages of a run, each made once, reused as long as it fits, redone on demand.
+
+    prepare -> tree -> train -> evaluate
+            -> baseline (if asked for)
+
+A finished stage leaves a JSON file that carries the fingerprint of all it was made from. One that was made from
+something else is refused, never overwritten silently: `--force STAGE` redoes it and all that depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cxml import storage
+from cxml.checkpoint import model_url
+from cxml.config import Config, config_to_dict
+from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
+from cxml.errors import StaleArtefactError
+from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
+from cxml.parallel import run_workers
+from cxml.report import linear_baseline, print_report
+from cxml.training import evaluate_run, train
+from cxml.tree import build, tree_fingerprint, tree_url
+from data_tools.prepare import is_prepared, prepare
+
+_log = logging.getLogger(__name__)
+
+StageName = Literal["prepare", "tree", "train", "baseline", "evaluate"]
+
+_REMEDY = "Use --force {stage} to make it again, or another output folder to keep both."
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the run.
+
+    Attributes:
+        needs: stages whose results it reads.
+        folder: what it makes: a folder or a file, as a URL.
+        is_done: whether its result is there; raises `StaleArtefactError` if that was made from something else.
+        make: makes it; writes the file with its fingerprint last.
+    """
+
+    needs: tuple[StageName, ...]
+    folder: Callable[[Config], str]
+    is_done: Callable[[Config], bool]
+    make: Callable[[Config], object]
+
+
+def run(config: Config, force: Collection[StageName] = ()) -> dict[str, Any]:
+    """Run the stages that are missing, and print the report.
+
+    Args:
+        config: the run.
+        force: stages to make again, with all that depends on them.
+
+    Returns:
+        The report: `levels`, `examples`, and `baseline` if there is one.
+    """
+    began = time.monotonic()
+    redone: set[StageName] = set()
+    for name, stage in _stages(config).items():
+        if name in force or redone & set(stage.needs):
+            redone.add(name)
+            storage.remove(stage.folder(config))
+        elif stage.is_done(config):
+            _log.info("%-8s found: %s", name, stage.folder(config))
+            continue
+        _log.info("%-8s begins: %s", name, stage.folder(config))
+        stage_began = time.monotonic()
+        stage.make(config)
+        _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+    report = storage.read_json(_report_url(config), _REMEDY.format(stage="evaluate"))
+    if config.evaluate.baseline:
+        report["baseline"] = storage.read_json(_baseline_url(config), _REMEDY.format(stage="baseline"))["metrics"]
+    print_report(report)
+    _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    return report
+
+
+def _stages(config: Config) -> dict[StageName, Stage]:
+    """The stages of a run, in order."""
+    stages: dict[StageName, Stage] = {
+        "prepare": Stage((), data_url, is_prepared, prepare),
+        "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
+        "train": Stage(("tree",), model_url, _is_model_done, _make_model),
+        "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
+        "evaluate": Stage(("train",), _report_url, _is_report_done, _make_report),
+    }
+    if not config.evaluate.baseline:
+        del stages["baseline"]
+    return stages
+
+
+def _matches(commit_url: str, fingerprint: str, stage: StageName) -> bool:
+    """Whether the file is there with this fingerprint; another one is refused."""
+    if not storage.exists(commit_url):
+        return False
+    remedy = _REMEDY.format(stage=stage)
+    found = storage.read_json(commit_url, remedy).get("fingerprint")
+    if found != fingerprint:
+        raise StaleArtefactError(f"{commit_url} was made with other settings or from other inputs. {remedy}")
+    return True
+
+
+# tree
+
+
+def _tree_fingerprint(config: Config) -> str:
+    return tree_fingerprint(config, DataManifest.read(data_url(config)).fingerprint)
+
+
+def _is_tree_done(config: Config) -> bool:
+    return _matches(storage.join(tree_url(config), "manifest.json"), _tree_fingerprint(config), "tree")
+
+
+def _make_tree(config: Config) -> None:
+    tree = build(config, ShardedDataset(data_url(config), "train"))
+    facts = {"fingerprint": _tree_fingerprint(config), "config": config_to_dict(config)["tree"], "seed": config.seed}
+    tree.save(tree_url(config), facts)
+
+
+# train
+
+# How the work is spread and told about does not change what is trained.
+_NOT_SHAPING_THE_MODEL = ("num_workers", "threads_per_worker", "zero_stage", "activation_checkpointing", "evaluate_every")
+
+
+def _model_fingerprint(config: Config) -> str:
+    settings = config_to_dict(config)
+    training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
+    parts = settings["model"], settings["optim"], training, config.seed
+    return storage.fingerprint("model", *parts, _tree_fingerprint(config))
+
+
+def _is_model_done(config: Config) -> bool:
+    return _matches(storage.join(model_url(config), "manifest.json"), _model_fingerprint(config), "train")
+
+
+def _make_model(config: Config) -> None:
+    run_workers(train, (config, _model_fingerprint(config)), config.train.num_workers)
+
+
+# baseline
+
+
+def _baseline_url(config: Config) -> str:
+    return storage.join(config.output, "baseline.json")
+
+
+def _metric_settings(config: Config) -> list[object]:
+    return [config.evaluate.top_k, config.data.propensity_a, config.data.propensity_b]
+
+
+def _baseline_fingerprint(config: Config) -> str:
+    data = DataManifest.read(data_url(config)).fingerprint
+    return storage.fingerprint("baseline", data, _metric_settings(config))
+
+
+def _is_baseline_done(config: Config) -> bool:
+    return _matches(_baseline_url(config), _baseline_fingerprint(config), "baseline")
+
+
+def _make_baseline(config: Config) -> None:
+    train_split, test_split = (ShardedDataset(data_url(config), split) for split in ("train", "test"))
+    top_k = config.evaluate.top_k
+    predicted = linear_baseline(
+        train_split.features_csr(), train_split.labels_csr(), test_split.features_csr(), max(top_k)
+    )
+    _, frequency = read_labels(data_url(config))
+    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
+    weights = inverse_propensities(frequency, len(train_split), constants)
+    metrics = metric_sums(predicted, test_split.labels_csr(), top_k, weights).result()
+    fingerprint = _baseline_fingerprint(config)
+    storage.write_json(_baseline_url(config), {"fingerprint": fingerprint, "metrics": metrics})
+
+
+# evaluate
+
+
+def _report_url(config: Config) -> str:
+    return storage.join(config.output, "report.json")
+
+
+def _report_fingerprint(config: Config) -> str:
+    return storage.fingerprint(
+        "report", _model_fingerprint(config), _metric_settings(config), dataclasses.asdict(config.evaluate)
+    )
+
+
+def _is_report_done(config: Config) -> bool:
+    return _matches(_report_url(config), _report_fingerprint(config), "evaluate")
+
+
+def _make_report(config: Config) -> None:
+    report = run_workers(evaluate_run, (config,), config.train.num_workers)
+    storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})

@@ -1,0 +1,60 @@
+"""Train a CascadeXML model: one command from raw text to metrics.
+
+    python -m cxml.train --config configs/quickstart.yaml
+    python -m cxml.train --config configs/quickstart.yaml --train.epochs 2 --force train
+    python -m cxml.train --config configs/quickstart.yaml --dry-run
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cxml.cli import Settings, dump_config, exit_with_message, parse_command
+from cxml.config import config_to_dict
+from cxml.console import set_up_logging
+from cxml.errors import CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a CascadeXML model: one command from raw text to metrics.
+
+    Runs the stages prepare, tree, train, baseline (if asked for) and evaluate. A stage that is finished is reused.
+    """
+
+    settings: Settings
+    force: tuple[Literal["prepare", "tree", "train", "baseline", "evaluate"], ...] = ()
+    """Stages to make again, with all that depends on them."""
+    print_config: bool = False
+    """Print the resolved config as YAML and stop."""
+    dry_run: bool = False
+    """Check everything and print the plan (bytes per rank, steps, estimated time) without writing anything."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    try:
+        command = parse_command(TrainCommand, "python -m cxml.train", arguments)
+        if command.print_config:
+            print(dump_config(config_to_dict(command.settings)), end="")
+            return 0
+        set_up_logging(is_speaker=True)
+        # The heavy libraries wait until a command line is known to be good.
+        if command.dry_run:
+            from cxml.dry_run import dry_run  # noqa: PLC0415
+
+            dry_run(command.settings)
+        else:
+            from cxml.pipeline import run  # noqa: PLC0415
+
+            run(command.settings, force=command.force)
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Prediction over a split and its metrics, spread over ranks exactly: every text once, sums added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from scipy import sparse
+
+from cxml.config import EvaluateConfig
+from cxml.console import track
+from cxml.data import Batch, EvalLoader, ShardedDataset
+from cxml.metrics import MetricSums, metric_sums
+from cxml.model import LevelPrediction
+from cxml.parallel import Ranks
+from cxml.tree import LabelTree
+
+Predict = Callable[[Batch, int], list[LevelPrediction]]
+
+
+@dataclass(frozen=True)
+class SplitPrediction:
+    """The best nodes of n texts.
+
+    Attributes:
+        rows: int64 [n], which texts of the split.
+        nodes: one int64 [n, K] per level, best first, -1 where there is none; labels, the last, as label ids.
+        scores: one float32 [n, K] per level.
+    """
+
+    rows: np.ndarray
+    nodes: list[np.ndarray]
+    scores: list[np.ndarray]
+
+
+def predict_split(predict: Predict, loader: EvalLoader, k: int, ranks: Ranks) -> SplitPrediction:
+    """Predict this rank's share of a split."""
+    rows, predictions = [], []
+    batches = track(loader, len(loader), "predict") if ranks.is_first else loader
+    for indices, batch in batches:
+        rows.append(indices)
+        predictions.append(predict(batch.to(ranks.device), k))
+    by_level = [[p[level] for p in predictions] for level in range(len(predictions[0]))]
+    return SplitPrediction(
+        rows=np.concatenate(rows),
+        nodes=[torch.cat([p.nodes for p in level]).cpu().numpy() for level in by_level],
+        scores=[torch.cat([p.scores for p in level]).cpu().numpy() for level in by_level],
+    )
+
+
+def evaluate(
+    predict: Predict,
+    dataset: ShardedDataset,
+    tree: LabelTree,
+    inverse_propensity: np.ndarray,
+    config: EvaluateConfig,
+    ranks: Ranks,
+) -> list[dict[str, float]]:
+    """Metrics over a split in percent, per level, coarse to fine; the labels' come last, with PSP and PSnDCG.
+
+    A collective call: each rank predicts its share, and all of them get the metrics of the whole.
+
+    Args:
+        predict: best nodes of each level for a batch (labels as label ids).
+        dataset: the split, N texts.
+        tree: maps labels to the clusters above them.
+        inverse_propensity: float [L], see `cxml.metrics.inverse_propensities`.
+        config: batch size and cut-offs.
+        ranks: this process's place.
+    """
+    loader = EvalLoader(
+        dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
+        pad_id=dataset.manifest.tokenizer.pad_id,
+    )  # fmt: skip
+    prediction = predict_split(predict, loader, max(config.top_k), ranks)
+    truths = list(level_truths(dataset.labels_csr()[prediction.rows], tree))
+    weights = [None] * len(tree.offsets) + [inverse_propensity]
+    return [
+        _summed_over_ranks(metric_sums(nodes, truth, config.top_k, weight), ranks).result()
+        for nodes, truth, weight in zip(prediction.nodes, truths, weights, strict=True)
+    ]
+
+
+def level_truths(labels: sparse.csr_matrix, tree: LabelTree) -> Iterator[sparse.csr_matrix]:
+    """The true nodes of each level as CSR [n, nodes], clusters in tree order first, the labels [n, L] last."""
+    positions = np.argsort(tree.label_order)[labels.indices]
+    for level in range(len(tree.offsets)):
+        nodes = positions
+        for offsets in reversed(tree.offsets[level:]):
+            nodes = np.searchsorted(offsets, nodes, side="right") - 1
+        shape = (labels.shape[0], tree.level_sizes[level])
+        yield sparse.csr_matrix((np.ones(len(nodes), np.float32), nodes, labels.indptr), shape)
+    yield labels
+
+
+def _summed_over_ranks(sums: MetricSums, ranks: Ranks) -> MetricSums:
+    vector = torch.from_numpy(sums.to_vector()).to(ranks.device)
+    dist.all_reduce(vector)
+    return sums.with_vector(vector.cpu().numpy())

@@ -1,0 +1,165 @@
+"""What each process of a job does, from its config to its result: a table of contents of training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cxml import storage
+from cxml.checkpoint import load_model, model_url, save_model
+from cxml.config import Config
+from cxml.console import set_up_logging
+from cxml.data import Batch, ShardedDataset, TrainLoader, collate, data_url, read_labels
+from cxml.metrics import PropensityConstants, inverse_propensities
+from cxml.model import LevelPrediction, build_model
+from cxml.optim import Schedule
+from cxml.parallel import Ranks, build_engine, distributed, gathered_state_dict
+from cxml.training.evaluation import Predict, evaluate
+from cxml.training.loop import Callback, fit
+from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
+from cxml.tree import LabelTree, tree_url
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_log = logging.getLogger(__name__)
+
+
+def train(config: Config, fingerprint: str) -> None:
+    """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
+
+    Args:
+        config: the run.
+        fingerprint: of what the model is made from; saved with it.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        train_in_group(config, fingerprint, ranks)
+
+
+def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
+    """`train`, for processes that are already one group."""
+    dataset = ShardedDataset(data_url(config), "train")
+    tree = LabelTree.load(tree_url(config))
+    loader = TrainLoader(
+        dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
+        accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
+    )  # fmt: skip
+    torch.manual_seed(config.seed)  # every rank starts from the same weights
+    model = build_model(config.model, tree)
+    if config.train.activation_checkpointing:
+        model.encoder.recompute_activations()
+    engine = build_engine(model, config.train, config.optim, ranks)
+    torch.manual_seed(config.seed + ranks.rank)  # and draws dropout of its own
+    schedule = Schedule(
+        engine.optimizer, steps_per_epoch=loader.steps_per_epoch, epochs=config.train.epochs, config=config.optim
+    )
+    fit(
+        engine, loader, schedule, ranks,
+        epochs=config.train.epochs, record_every=config.log.every_steps,
+        callbacks=_callbacks(config, engine, tree, ranks),
+    )  # fmt: skip
+    weights = gathered_state_dict(engine, ranks)
+    if ranks.is_first:
+        architecture = model.encoder.transformer.config.to_dict()
+        save_model(model_url(config), weights, config=config, architecture=architecture, fingerprint=fingerprint)
+        _log.info("Model saved to %s", model_url(config))
+
+
+def evaluate_run(config: Config) -> dict[str, Any]:
+    """Evaluate the saved model of `config` on the test split. Runs in every process of the job.
+
+    Returns:
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with true and best labels.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        tree = LabelTree.load(tree_url(config))
+        model = load_model(model_url(config), tree).to(ranks.device)
+
+        @torch.inference_mode()
+        def predict(batch: Batch, k: int) -> list[LevelPrediction]:
+            return model(batch, predict_k=k)
+
+        return {
+            "level_sizes": list(tree.level_sizes),
+            "levels": _evaluate_test(config, predict, tree, ranks),
+            "examples": _examples(config, predict, ranks),
+        }
+
+
+def _callbacks(config: Config, engine: DeepSpeedEngine, tree: LabelTree, ranks: Ranks) -> list[Callback]:
+    callbacks: list[Callback] = []
+    jsonl = None
+    if ranks.is_first:
+        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"))
+        callbacks += [jsonl, ConsoleTracker(config.log.every_seconds)]
+        if config.log.tensorboard:
+            callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
+    if config.train.evaluate_every:
+        callbacks.append(_EvaluateDuringTraining(config, engine, tree, ranks, jsonl))
+    return callbacks
+
+
+class _EvaluateDuringTraining(Callback):
+    """Metrics of the test split every few epochs, on the console and in metrics.jsonl. Chooses nothing by them."""
+
+    def __init__(
+        self, config: Config, engine: DeepSpeedEngine, tree: LabelTree, ranks: Ranks, jsonl: JsonlTracker | None
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._tree = tree
+        self._ranks = ranks
+        self._jsonl = jsonl
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Evaluate, if this epoch's turn has come."""
+        if epoch % self._config.train.evaluate_every:
+            return
+        self._engine.eval()
+        levels = _evaluate_test(self._config, self._predict, self._tree, self._ranks)
+        self._engine.train()
+        if self._jsonl is not None:
+            self._jsonl.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
+            _log.info("Epoch %d: %s", epoch, " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items()))
+
+    @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
+    def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
+        return self._engine(batch, predict_k=k)
+
+
+def _evaluate_test(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> list[dict[str, float]]:
+    dataset = ShardedDataset(data_url(config), "test")
+    _, frequency = read_labels(data_url(config))
+    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
+    weights = inverse_propensities(frequency, dataset.manifest.rows("train"), constants)
+    return evaluate(predict, dataset, tree, weights, config.evaluate, ranks)
+
+
+def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:
+    """A few test texts, spread over the split, with their true labels and the five best predicted ones."""
+    dataset = ShardedDataset(data_url(config), "test")
+    names, _ = read_labels(data_url(config))
+    count = min(config.evaluate.examples, len(dataset)) if config.data.keep_text else 0
+    rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
+    if not len(rows):
+        return []
+    input_ids, labels = dataset.gather(rows)
+    batch = collate(input_ids, labels, pad_id=dataset.manifest.tokenizer.pad_id, global_size=len(rows))
+    best = predict(batch.to(ranks.device), 5)[-1]
+    return [
+        {
+            "text": text,
+            "true": [names[label] for label in labels.values[labels.offsets[i] : labels.offsets[i + 1]]],
+            "predicted": [
+                {"label": names[label], "score": round(score, 4)}
+                for label, score in zip(best.nodes[i].tolist(), best.scores[i].tolist(), strict=True)
+                if label >= 0
+            ],
+        }
+        for i, text in enumerate(dataset.texts(rows))
+    ]

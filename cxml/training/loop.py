@@ -1,0 +1,160 @@
+"""The training loop. Everything that is not training (logging, saving, evaluating) is a callback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from cxml.data import TrainLoader
+from cxml.optim import Schedule
+from cxml.parallel import Ranks
+from cxml.training.step import train_step
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a record of the log holds; losses are means over all ranks since the last record.
+
+    Attributes:
+        step: optimiser steps done.
+        total_steps: optimiser steps of the whole run.
+        epoch: epochs done, with the fraction of the running one.
+        level_losses: mean loss of each level, labels last.
+        lr_factor: share of the peak learning rate.
+        samples_per_second: texts trained per second over all ranks, since the last record.
+        data_wait: share of the time spent waiting for batches, on this rank.
+        memory_gib: resident memory of this process, in GiB.
+        seconds: since the loop began.
+    """
+
+    step: int
+    total_steps: int
+    epoch: float
+    level_losses: tuple[float, ...]
+    lr_factor: float
+    samples_per_second: float
+    data_wait: float
+    memory_gib: float
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Sum over the levels, unweighted."""
+        return sum(self.level_losses)
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimate of the time to the last step, at the run's mean speed so far."""
+        return self.seconds / self.step * (self.total_steps - self.step)
+
+
+class Callback:
+    """What happens around the loop. Called on every rank, in the same order, so collective calls are fine."""
+
+    def on_record(self, report: StepReport) -> None:
+        """Every `log.every_steps` steps, and at the last step of an epoch."""
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """After `epoch` epochs, counted from 1."""
+
+    def on_end(self) -> None:
+        """After the last epoch, and also when training stops with an error."""
+
+
+def fit(
+    engine: DeepSpeedEngine,
+    loader: TrainLoader,
+    schedule: Schedule,
+    ranks: Ranks,
+    *,
+    epochs: int,
+    record_every: int,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Train for `epochs` passes over the loader's texts, recording every `record_every` steps."""
+    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs)
+    try:
+        for epoch in range(epochs):
+            engine.train()
+            recorder.start_waiting()
+            for step, micro_batches in enumerate(loader.epoch(epoch), start=epoch * loader.steps_per_epoch):
+                recorder.stop_waiting()
+                cycle = schedule.apply(step)
+                level_losses = train_step(engine, micro_batches, ranks)
+                recorder.add(level_losses, micro_batches[0].global_size)
+                steps_done = step + 1
+                if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
+                    report = recorder.report(steps_done, cycle.lr_factor)
+                    for callback in callbacks:
+                        callback.on_record(report)
+                recorder.start_waiting()
+            for callback in callbacks:
+                callback.on_epoch_end(epoch + 1)
+            recorder.restart_clock()
+    finally:
+        for callback in callbacks:
+            callback.on_end()
+
+
+class _Recorder:
+    """Adds up losses and times between two records."""
+
+    def __init__(self, ranks: Ranks, steps_per_epoch: int, epochs: int) -> None:
+        self._ranks = ranks
+        self._steps_per_epoch = steps_per_epoch
+        self._total_steps = steps_per_epoch * epochs
+        self._process = psutil.Process()
+        self._training_seconds = 0.0
+        self._wait_began = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._losses: torch.Tensor | None = None
+        self._steps = 0
+        self._texts = 0
+        self._waited = 0.0
+        self._began = time.perf_counter()
+
+    def start_waiting(self) -> None:
+        self._wait_began = time.perf_counter()
+
+    def stop_waiting(self) -> None:
+        self._waited += time.perf_counter() - self._wait_began
+
+    def restart_clock(self) -> None:
+        """Leave out the time that callbacks took at an epoch's end; every epoch ends with a report."""
+        self._began = time.perf_counter()
+
+    def add(self, level_losses: torch.Tensor, texts: int) -> None:
+        self._losses = level_losses if self._losses is None else self._losses + level_losses
+        self._steps += 1
+        self._texts += texts
+
+    def report(self, step: int, lr_factor: float) -> StepReport:
+        assert self._losses is not None, "a report follows at least one step"
+        losses = (self._losses / self._steps).to(self._ranks.device)
+        dist.all_reduce(losses)
+        seconds = time.perf_counter() - self._began
+        self._training_seconds += seconds
+        report = StepReport(
+            step=step,
+            total_steps=self._total_steps,
+            epoch=step / self._steps_per_epoch,
+            level_losses=tuple(losses.tolist()),
+            lr_factor=lr_factor,
+            samples_per_second=self._texts / seconds,
+            data_wait=self._waited / seconds,
+            memory_gib=self._process.memory_info().rss / 2**30,
+            seconds=self._training_seconds,
+        )
+        self._clear()
+        return report

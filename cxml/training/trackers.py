@@ -1,0 +1,127 @@
+"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cxml import storage
+from cxml.errors import ConfigError
+from cxml.training.loop import Callback, StepReport
+
+_log = logging.getLogger(__name__)
+
+
+class JsonlTracker(Callback):
+    """One JSON object per record in `metrics.jsonl`; appended at once locally, put whole at each epoch's end elsewhere."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lines: list[str] = []
+        self._path = storage.local_path(url)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text("")
+
+    def on_record(self, report: StepReport) -> None:
+        """Append the record."""
+        self.write({"kind": "train", **_rounded(report)})
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append any record."""
+        line = json.dumps(record) + "\n"
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(line)
+        else:
+            self._lines.append(line)
+
+    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
+        """Put the records so far where they cannot be appended."""
+        if self._path is None:
+            storage.write_atomic(self._url, "".join(self._lines).encode())
+
+    def on_end(self) -> None:
+        """Put what is left."""
+        self.on_epoch_end(0)
+
+
+class TensorBoardTracker(Callback):
+    """Event files in a local folder."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra
+        except ImportError as error:
+            remedy = "Run pip install 'cxml[tensorboard]', or set it to false."
+            raise ConfigError("log.tensorboard", True, "TensorBoard is not installed", remedy) from error
+        self._writer = SummaryWriter(url)
+
+    def on_record(self, report: StepReport) -> None:
+        """Write the record's scalars."""
+        for level, loss in enumerate(report.level_losses):
+            self._writer.add_scalar(f"loss/level_{level}", loss, report.step)
+        for name in ("loss", "lr_factor", "samples_per_second", "data_wait", "memory_gib"):
+            self._writer.add_scalar(name, getattr(report, name), report.step)
+
+    def on_end(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class ConsoleTracker(Callback):
+    """A bar on a terminal, a line every few seconds elsewhere (bars garble a job's log)."""
+
+    def __init__(self, every_seconds: float) -> None:
+        self._every_seconds = every_seconds
+        self._last_line = 0.0
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns)
+            self._bar.start()
+            self._task = self._bar.add_task("training")
+
+    def on_record(self, report: StepReport) -> None:
+        """Show the record, if enough time has passed since the last one."""
+        if self._bar is not None:
+            text = _line(report)
+            self._bar.update(self._task, completed=report.step, total=report.total_steps, description=text)
+        elif time.monotonic() - self._last_line >= self._every_seconds or report.step == report.total_steps:
+            self._last_line = time.monotonic()
+            _log.info("%s", f"{_line(report)} | {_duration(report.seconds_left)} left")
+
+    def on_end(self) -> None:
+        """Leave the terminal in order."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _line(report: StepReport) -> str:
+    levels = " ".join(f"{loss:.4f}" for loss in report.level_losses)
+    return (
+        f"epoch {report.epoch:.2f} | step {report.step}/{report.total_steps} | loss {report.loss:.4f} ({levels}) | "
+        f"{report.samples_per_second:.0f} texts/s | data wait {report.data_wait:.1%} | {report.memory_gib:.1f} GiB"
+    )
+
+
+def _rounded(report: StepReport) -> dict[str, Any]:
+    record: dict[str, Any] = {"loss": report.loss, "level_losses": list(report.level_losses)}
+    record |= {"step": report.step, "epoch": round(report.epoch, 4), "lr_factor": round(report.lr_factor, 6)}
+    return record | {
+        "samples_per_second": round(report.samples_per_second, 2),
+        "data_wait": round(report.data_wait, 5),
+        "memory_gib": round(report.memory_gib, 3),
+        "seconds": round(report.seconds, 2),
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

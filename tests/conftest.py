@@ -1,0 +1,8 @@
+"""What every test shares."""
+
+import os
+
+# Tests run two at a time on two cores; more threads than that only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
