@@ -41,7 +41,10 @@ def predict(model: omikuji.Model, features: sparse.csr_matrix, top_k: int, progr
 
 
 def main() -> None:
-    """Train, predict, write the array. Standard output gets a newline per predicted text, standard error all else."""
+    """Train, predict, write the array.
+
+    Standard output gets a newline when training is done and one per predicted text, standard error all else.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path, help="training examples, XMC repository format")
     parser.add_argument("test", type=Path, help="features to predict, scipy .npz")
@@ -54,6 +57,7 @@ def main() -> None:
     progress = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     model = train(arguments.train, arguments.num_trees, arguments.num_threads)
+    os.write(progress, b"\n")
     model.init_prediction_thread_pool(arguments.num_threads)
     features = sparse.csr_matrix(sparse.load_npz(arguments.test))
     np.save(arguments.predicted, predict(model, features, arguments.top_k, progress))
