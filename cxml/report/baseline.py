@@ -33,8 +33,8 @@ def linear_baseline(
 ) -> np.ndarray:
     """Train on the training split and rank the labels of each test text.
 
-    omikuji draws its clusters at random without a seed, so two runs differ a little: by up to .3 percent points in
-    three runs on WordNet's first 6,000 test texts.
+    omikuji draws its clusters at random without a seed, so two runs differ a little: by up to .3 percentage points in
+    four runs on WordNet's first 6,000 test texts.
 
     Args:
         train_features: float [N, F], tf-idf; rows without a feature are left out, for they teach nothing.
