@@ -17,8 +17,7 @@ from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan, make_plan
 from cxml.tree import plan_splits
 from data_tools.formats import read_source
-from data_tools.prepare import is_prepared
-from data_tools.tokenizing import load_tokenizer, tokenize
+from data_tools.preparation import is_prepared, load_tokenizer, tokenize
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
 _TIMED_STEPS = 3
@@ -44,7 +43,9 @@ def dry_run(config: Config) -> Plan:
     plan = make_plan(*_count_weights(config, facts.num_labels), config.train, facts.num_texts, config.train.num_workers)
     console = Console()
     console.print(plan.table())
-    console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {facts.padded_length} tokens wide")
+    console.print(
+        f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {facts.padded_length} tokens wide"
+    )
     seconds = _seconds_per_text(config, facts.padded_length) * facts.num_texts * config.train.epochs
     console.print(
         f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like "

@@ -26,7 +26,7 @@ from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report
 from cxml.training import evaluate_run, train
 from cxml.tree import build, tree_fingerprint, tree_url
-from data_tools.prepare import is_prepared, prepare
+from data_tools.preparation import is_prepared, prepare
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +128,13 @@ def _make_tree(config: Config) -> None:
 # train
 
 # How the work is spread and told about does not change what is trained.
-_NOT_SHAPING_THE_MODEL = ("num_workers", "threads_per_worker", "zero_stage", "activation_checkpointing", "evaluate_every")
+_NOT_SHAPING_THE_MODEL = (
+    "num_workers",
+    "threads_per_worker",
+    "zero_stage",
+    "activation_checkpointing",
+    "evaluate_every",
+)
 
 
 def _model_fingerprint(config: Config) -> str:

@@ -13,7 +13,7 @@ import posixpath
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -62,7 +62,7 @@ def size(url: str) -> int:
 def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
     fs, path = filesystem(url)
-    return _with_retries(url, lambda: fs.cat_file(path))
+    return _with_retries(url, lambda: cast(bytes, fs.cat_file(path)))
 
 
 def sha256(url: str) -> str:

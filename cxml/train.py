@@ -1,8 +1,8 @@
 """Train a CascadeXML model: one command from raw text to metrics.
 
-    python -m cxml.train --config configs/quickstart.yaml
-    python -m cxml.train --config configs/quickstart.yaml --train.epochs 2 --force train
-    python -m cxml.train --config configs/quickstart.yaml --dry-run
+python -m cxml.train --config configs/quickstart.yaml
+python -m cxml.train --config configs/quickstart.yaml --train.epochs 2 --force train
+python -m cxml.train --config configs/quickstart.yaml --dry-run
 """
 
 from __future__ import annotations

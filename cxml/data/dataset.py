@@ -11,7 +11,8 @@ from scipy import sparse
 from cxml import storage
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
 from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
-from cxml.data.schema import LABELS_SCHEMA, LIST_COLUMNS, shard_schema
+from cxml.data.schema import LABELS_SCHEMA, LIST_COLUMNS, TFIDF_COLUMNS, shard_schema
+from cxml.data.writer import Examples
 from cxml.errors import DataError
 
 _KEEP_TEXT = "Prepare the data with data.keep_text: true."
@@ -24,8 +25,8 @@ class ShardedDataset:
     offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are read into memory.
     """
 
-    def __init__(self, url: str, split: str) -> None:
-        """Open the shards of `split`.
+    def __init__(self, url: str, split: str, *, shard: int | None = None) -> None:
+        """Open the shards of `split`, or only the one with the number `shard`.
 
         Raises:
             DataError: there is no data set or no such split, or a shard's size, rows or schema is not as the manifest
@@ -36,11 +37,10 @@ class ShardedDataset:
             known = ", ".join(self.manifest.splits)
             raise DataError(url, f"has no split {split!r}", f"Its splits: {known}.")
         self._url = url
-        batches: list[pa.RecordBatch] = []
-        for shard in self.manifest.splits[split]:
-            batches += _open_shard(url, shard)
-        self._batches = batches
-        self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in batches]))
+        shards = self.manifest.splits[split]
+        opened = shards if shard is None else shards[shard : shard + 1]
+        self._batches = [batch for info in opened for batch in _open_shard(url, info)]
+        self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in self._batches]))
 
     def __len__(self) -> int:
         """N, the rows."""
@@ -51,17 +51,35 @@ class ShardedDataset:
         """Tokens of each row, int64 [N]."""
         return np.diff(self._input_ids.offsets)
 
+    @cached_property
+    def label_counts(self) -> np.ndarray:
+        """Labels of each row, int64 [N]."""
+        return np.diff(self._labels.offsets)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the raw texts were kept."""
+        return "text" in self._batches[0].schema.names
+
     def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
         """Token ids and labels (both int32) of the rows `indices` int64 [n], in that order."""
         return self._input_ids.gather(indices), self._labels.gather(indices)
 
     def texts(self, indices: np.ndarray) -> list[str]:
         """Raw texts of the rows `indices` int64 [n]. Raises `DataError` where they were not kept."""
-        if "text" not in self._batches[0].schema.names:
+        if not self.has_texts:
             raise DataError(self._url, "the shards hold no texts", _KEEP_TEXT)
         batch_of_row = np.searchsorted(self._row_starts, indices, side="right") - 1
         positions = zip(batch_of_row.tolist(), (indices - self._row_starts[batch_of_row]).tolist(), strict=True)
         return [self._batches[batch].column("text")[row].as_py() for batch, row in positions]
+
+    def examples(self, indices: np.ndarray) -> Examples:
+        """All that the shards hold of the rows `indices` int64 [n], ready to be written again."""
+        input_ids, labels = self.gather(indices)
+        terms, weights = (_ChunkedLists(self._batches, name).gather(indices) for name in TFIDF_COLUMNS)
+        shape = (len(indices), self.manifest.num_features)
+        features = sparse.csr_matrix((weights.values, terms.values, terms.offsets), shape)
+        return Examples(input_ids, labels, features, self.texts(indices) if self.has_texts else None)
 
     def uids(self) -> np.ndarray:
         """Each row's number in its split's source, int64 [N]."""
@@ -79,7 +97,7 @@ class ShardedDataset:
 
     def features_csr(self) -> sparse.csr_matrix:
         """L2-normalised tf-idf, CSR float32 [N, F]; a text without a known term has an empty row."""
-        indices, values = self.column("tfidf_indices"), self.column("tfidf_values")
+        indices, values = (self.column(name) for name in TFIDF_COLUMNS)
         shape = (len(self), self.manifest.num_features)
         return sparse.csr_matrix((values.values, indices.values, indices.offsets), shape)
 

@@ -55,6 +55,8 @@ class DataManifest:
         labels: the file of label names and frequencies, L rows.
         splits: shards of each split, in the order of the rows.
         source: facts about the raw data (kind, files with sizes and hashes, package versions).
+        skipped: raw rows that were left out, per split and reason.
+        parent: fingerprint of the data set that this one was cut from; empty if it was made from raw data.
     """
 
     version: int
@@ -66,6 +68,8 @@ class DataManifest:
     labels: ShardInfo
     splits: dict[str, tuple[ShardInfo, ...]]
     source: dict[str, Any]
+    skipped: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    parent: str = ""
 
     def rows(self, split: str) -> int:
         """Texts in `split`."""

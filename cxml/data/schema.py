@@ -26,6 +26,7 @@ _EXAMPLE_FIELDS = [
 ]
 _TEXT_FIELD = pa.field("text", pa.string(), nullable=False)
 
+TFIDF_COLUMNS = ("tfidf_indices", "tfidf_values")
 LIST_COLUMNS = tuple(field.name for field in _EXAMPLE_FIELDS if pa.types.is_list(field.type))
 
 

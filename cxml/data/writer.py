@@ -43,7 +43,7 @@ class Examples:
 
 
 class DatasetWriter:
-    """Writes the files of one data set; nothing is visible to readers before `commit`."""
+    """Writes the files of one data set one after the other; nothing is visible to readers before `commit`."""
 
     def __init__(self, url: str) -> None:
         """Start in a folder without a data set and clear what an unfinished run left there.
@@ -54,26 +54,24 @@ class DatasetWriter:
         manifest = storage.join(url, MANIFEST_FILE)
         if storage.exists(manifest):
             raise StaleArtefactError(f"{manifest}: there is a data set here already. Delete the folder to replace it.")
-        _remove_leftovers(url)
+        remove_leftovers(url)
         self._url = url
         self._labels: ShardInfo | None = None
         self._splits: dict[str, list[ShardInfo]] = {}
 
     def write_labels(self, names: Sequence[str], train_frequency: np.ndarray) -> None:
         """Write the label table: names [L] and the number of train texts of each label, int64 [L]."""
-        columns = [pa.array(names, pa.string()), pa.array(train_frequency, pa.int64())]
-        self._labels = self._write(LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+        self._labels = write_labels(self._url, names, train_frequency)
 
     def write_shard(self, split: str, examples: Examples) -> None:
         """Append one shard to `split`; rows are numbered on from the shard before."""
         shards = self._splits.setdefault(split, [])
         first_uid = sum(shard.rows for shard in shards)
-        file = f"{split}/shard-{len(shards):05d}.arrow"
-        shards.append(self._write(file, _to_table(examples, first_uid)))
+        shards.append(write_shard(self._url, shard_file(split, len(shards)), examples, first_uid))
 
     def commit(
         self, *, fingerprint: str, config: dict[str, Any], tokenizer: TokenizerInfo, num_features: int,
-        source: dict[str, Any],
+        source: dict[str, Any], skipped: dict[str, dict[str, int]] | None = None, parent: str = "",
     ) -> DataManifest:  # fmt: skip
         """Write the manifest, which makes the data set visible."""
         assert self._labels is not None, "write_labels comes before commit"
@@ -87,17 +85,46 @@ class DatasetWriter:
             labels=self._labels,
             splits={split: tuple(shards) for split, shards in self._splits.items()},
             source=source,
+            skipped=skipped or {},
+            parent=parent,
         )
         manifest.write(self._url)
         return manifest
 
-    def _write(self, file: str, table: pa.Table) -> ShardInfo:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=_ROWS_PER_RECORD_BATCH)
-        content = sink.getvalue().to_pybytes()
-        storage.write_atomic(storage.join(self._url, file), content)
-        return ShardInfo(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
+
+def shard_file(split: str, number: int) -> str:
+    """Where shard `number` of `split` lies inside the folder."""
+    return f"{split}/shard-{number:05d}.arrow"
+
+
+def write_labels(url: str, names: Sequence[str], train_frequency: np.ndarray) -> ShardInfo:
+    """Write the label table of the data set under `url`; equal input gives equal bytes."""
+    columns = [pa.array(names, pa.string()), pa.array(train_frequency, pa.int64())]
+    return _write(url, LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+
+
+def write_shard(url: str, file: str, examples: Examples, first_uid: int) -> ShardInfo:
+    """Write one shard, whole or not at all; equal input gives equal bytes. Rows are numbered from `first_uid`."""
+    return _write(url, file, _to_table(examples, first_uid))
+
+
+def remove_leftovers(url: str) -> None:
+    """Delete the data files that an unfinished run left under `url`."""
+    fs, root = storage.filesystem(url)
+    fs.invalidate_cache()
+    for path in fs.find(root):
+        name = path.removeprefix(root.rstrip("/") + "/")
+        if _LEFTOVER.fullmatch(name):
+            storage.remove(storage.join(url, name))
+
+
+def _write(url: str, file: str, table: pa.Table) -> ShardInfo:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=_ROWS_PER_RECORD_BATCH)
+    content = sink.getvalue().to_pybytes()
+    storage.write_atomic(storage.join(url, file), content)
+    return ShardInfo(file, table.num_rows, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _to_table(examples: Examples, first_uid: int) -> pa.Table:
@@ -124,12 +151,3 @@ def _to_table(examples: Examples, first_uid: int) -> pa.Table:
 def _list_array(rows: Ragged, kind: pa.ListType) -> pa.ListArray:
     offsets = pa.array(rows.offsets.astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(rows.values, kind.value_type), type=kind)
-
-
-def _remove_leftovers(url: str) -> None:
-    fs, root = storage.filesystem(url)
-    fs.invalidate_cache()
-    for path in fs.find(root):
-        name = path.removeprefix(root.rstrip("/") + "/")
-        if _LEFTOVER.fullmatch(name):
-            storage.remove(storage.join(url, name))

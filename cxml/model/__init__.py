@@ -1,7 +1,7 @@
 """The model: text in, a loss or the best labels out.
 
-    Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the Shortlist,
-    the best nodes (in training the true ones first) hand their children to the next level -> loss / labels
+Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the Shortlist,
+the best nodes (in training the true ones first) hand their children to the next level -> loss / labels
 """
 
 from cxml.model.build import build_model

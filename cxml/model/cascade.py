@@ -64,9 +64,7 @@ class CascadeXML(nn.Module):
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         return [self.get_buffer(f"offsets_{level}") for level in range(len(self.level_sizes) - 1)]
 
-    def forward(
-        self, batch: Batch, predict_k: int | None = None
-    ) -> tuple[Tensor, Tensor] | list[LevelPrediction]:
+    def forward(self, batch: Batch, predict_k: int | None = None) -> tuple[Tensor, Tensor] | list[LevelPrediction]:
         """Training: the summed loss and the summed loss of each level. Prediction: the best nodes of each level.
 
         Args:
@@ -94,18 +92,17 @@ class CascadeXML(nn.Module):
             losses.append(shortlist_loss(logits, is_true, shortlist.mask))
             if level < len(self.shortlist_sizes):
                 shortlist = self._next_shortlist(level, shortlist, logits, is_true)
-        total = sum(weight * loss for weight, loss in zip(self.level_weights, losses, strict=True))
-        return total, torch.stack(losses).detach()
+        by_level = torch.stack(losses)
+        return by_level @ by_level.new_tensor(self.level_weights), by_level.detach()
 
     def _predict(self, features: list[Tensor], k: int) -> list[LevelPrediction]:
         shortlist = every_node(self.level_sizes[0], len(features[0]), features[0].device)
-        above = None
+        above = torch.ones_like(shortlist.nodes, dtype=torch.float32)
         predictions = []
         for level, feature in enumerate(features):
             logits = self.heads[level](feature, shortlist.nodes if level else None).float()
             own = torch.sigmoid(logits)
-            is_weighted = self.scoring == "weighted" and above is not None
-            scores = own * above.gather(1, shortlist.parent_slots) if is_weighted else own
+            scores = own * above.gather(1, shortlist.parent_slots) if self.scoring == "weighted" else own
             predictions.append(_best(scores, shortlist, k))
             above = own
             if level < len(self.shortlist_sizes):
@@ -113,9 +110,7 @@ class CascadeXML(nn.Module):
         predictions[-1] = self._in_label_ids(predictions[-1])
         return predictions
 
-    def _next_shortlist(
-        self, level: int, shortlist: Shortlist, logits: Tensor, is_true: Tensor | None
-    ) -> Shortlist:
+    def _next_shortlist(self, level: int, shortlist: Shortlist, logits: Tensor, is_true: Tensor | None) -> Shortlist:
         slots, mask = select_slots(logits, shortlist.mask, self.shortlist_sizes[level], is_true)
         return expand_children(self.tree_offsets[level], shortlist, slots, mask)
 

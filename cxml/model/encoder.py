@@ -81,9 +81,7 @@ def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
         ConfigError: the encoder is no hub model or folder that can be read from here.
     """
     try:
-        return AutoConfig.from_pretrained(
-            resolve_encoder(config.encoder), trust_remote_code=config.trust_remote_code
-        )
+        return AutoConfig.from_pretrained(resolve_encoder(config.encoder), trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError("model.encoder", config.encoder, "cannot be loaded", _ENCODER_REMEDY) from error
 
@@ -98,7 +96,9 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
     """
     transformer = _load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
     if getattr(transformer, "pooler", None) is not None:
-        transformer.pooler = None  # the levels read hidden states; an unused head would only be trained to nothing
+        transformer.pooler = cast(
+            nn.Module, None
+        )  # the levels read hidden states; an unused head would only be trained to nothing
     num_layers = transformer.config.num_hidden_layers
     _freeze(transformer, config.freeze_layers)
     return TappedEncoder(

@@ -19,18 +19,19 @@ class Shortlist:
     Attributes:
         nodes: int64 [B, C]; padding holds node 0.
         mask: bool [B, C]; False marks padding.
-        parent_slots: int64 [B, C]: where each node's parent stands in the shortlist of the level above; None at level 0.
+        parent_slots: int64 [B, C]: where each node's parent stands in the shortlist above; at level 0, where there is
+            none, 0.
     """
 
     nodes: Tensor
     mask: Tensor
-    parent_slots: Tensor | None
+    parent_slots: Tensor
 
 
 def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortlist:
     """The shortlist of level 0: all of its nodes, for each text."""
     nodes = torch.arange(num_nodes, device=device).expand(batch_size, -1)
-    return Shortlist(nodes=nodes, mask=torch.ones_like(nodes, dtype=torch.bool), parent_slots=None)
+    return Shortlist(nodes=nodes, mask=torch.ones_like(nodes, dtype=torch.bool), parent_slots=torch.zeros_like(nodes))
 
 
 def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None) -> tuple[Tensor, Tensor]:

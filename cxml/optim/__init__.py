@@ -1,7 +1,7 @@
 """Optimisation: which parameters learn how fast, and how that changes over a run.
 
-    model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW; each step the Schedule sets
-    the learning rates and beta1 of the three-phase one-cycle
+model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW; each step the Schedule sets
+the learning rates and beta1 of the three-phase one-cycle
 """
 
 from cxml.optim.groups import parameter_groups

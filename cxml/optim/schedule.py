@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+
+from torch.optim import Optimizer
 
 from cxml.config import OptimConfig
 
@@ -52,14 +53,10 @@ def _between(start: float, end: float, progress: float) -> float:
     return start + (end - start) * progress
 
 
-class _HasGroups(Protocol):
-    param_groups: list[dict[str, Any]]
-
-
 class Schedule:
     """Sets an AdamW's learning rates and beta1 before each step; the groups' `lr` at construction is their peak."""
 
-    def __init__(self, optimizer: _HasGroups, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> None:
+    def __init__(self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> None:
         self._optimizer = optimizer
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self._steps_per_epoch = steps_per_epoch

@@ -1,12 +1,11 @@
 """Processes and devices: who computes what, and where it lies.
 
-    workers start -> process_group (ranks, backend, device) -> engine (DeepSpeed around the model);
-    plan says before any of it how many bytes and steps it will be
+workers start -> process_group (ranks, backend, device) -> engine (DeepSpeed around the model);
+plan says before any of it how many bytes and steps it will be
 """
 
 from cxml.parallel.engine import build_engine, gathered_state_dict
 from cxml.parallel.plan import Plan, make_plan
-
 from cxml.parallel.process_group import Ranks, distributed
 from cxml.parallel.workers import run_workers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def gathered_state_dict(engine: DeepSpeedEngine, ranks: Ranks) -> dict[str, Tens
     import deepspeed  # noqa: PLC0415
 
     tensors: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in cast(nn.Module, engine.module).named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if ranks.is_first:
                 tensors[name] = parameter.detach().to("cpu", copy=True)

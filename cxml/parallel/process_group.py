@@ -64,11 +64,10 @@ def _num_cores() -> int:
 
 def _ranks_from_environment() -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    accelerator = torch.accelerator.current_accelerator()
-    is_cpu = accelerator is None or not torch.accelerator.is_available()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     return Ranks(
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
-        device=torch.device("cpu") if is_cpu else torch.device(accelerator.type, local_rank),
+        device=torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank),
     )

@@ -1,7 +1,7 @@
 """Training and evaluation of one model, in every process of a job.
 
-    config -> train(): data, tree, model, engine, loader, schedule -> fit(): steps; callbacks log -> saved model
-    config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
+config -> train(): data, tree, model, engine, loader, schedule -> fit(): steps; callbacks log -> saved model
+config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
 """
 
 from cxml.training.evaluation import evaluate, level_truths, predict_split

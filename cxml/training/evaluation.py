@@ -56,6 +56,7 @@ def evaluate(
     dataset: ShardedDataset,
     tree: LabelTree,
     inverse_propensity: np.ndarray,
+    *,
     config: EvaluateConfig,
     ranks: Ranks,
 ) -> list[dict[str, float]]:
@@ -76,7 +77,7 @@ def evaluate(
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
     prediction = predict_split(predict, loader, max(config.top_k), ranks)
-    truths = list(level_truths(dataset.labels_csr()[prediction.rows], tree))
+    truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))
     weights = [None] * len(tree.offsets) + [inverse_propensity]
     return [
         _summed_over_ranks(metric_sums(nodes, truth, config.top_k, weight), ranks).result()
@@ -91,7 +92,7 @@ def level_truths(labels: sparse.csr_matrix, tree: LabelTree) -> Iterator[sparse.
         nodes = positions
         for offsets in reversed(tree.offsets[level:]):
             nodes = np.searchsorted(offsets, nodes, side="right") - 1
-        shape = (labels.shape[0], tree.level_sizes[level])
+        shape = (len(labels.indptr) - 1, tree.level_sizes[level])
         yield sparse.csr_matrix((np.ones(len(nodes), np.float32), nodes, labels.indptr), shape)
     yield labels
 

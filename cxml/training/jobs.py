@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,10 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
     engine = build_engine(model, config.train, config.optim, ranks)
     torch.manual_seed(config.seed + ranks.rank)  # and draws dropout of its own
     schedule = Schedule(
-        engine.optimizer, steps_per_epoch=loader.steps_per_epoch, epochs=config.train.epochs, config=config.optim
+        cast(torch.optim.Optimizer, engine.optimizer),
+        steps_per_epoch=loader.steps_per_epoch,
+        epochs=config.train.epochs,
+        config=config.optim,
     )
     fit(
         engine, loader, schedule, ranks,
@@ -73,7 +76,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     """Evaluate the saved model of `config` on the test split. Runs in every process of the job.
 
     Returns:
-        `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with true and best labels.
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
+        best labels.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -137,7 +141,7 @@ def _evaluate_test(config: Config, predict: Predict, tree: LabelTree, ranks: Ran
     _, frequency = read_labels(data_url(config))
     constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
     weights = inverse_propensities(frequency, dataset.manifest.rows("train"), constants)
-    return evaluate(predict, dataset, tree, weights, config.evaluate, ranks)
+    return evaluate(predict, dataset, tree, weights, config=config.evaluate, ranks=ranks)
 
 
 def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class JsonlTracker(Callback):
-    """One JSON object per record in `metrics.jsonl`; appended at once locally, put whole at each epoch's end elsewhere."""
+    """One JSON object per record: appended to a local file at once, put whole at each epoch's end elsewhere."""
 
     def __init__(self, url: str) -> None:
         self._url = url

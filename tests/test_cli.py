@@ -1,0 +1,87 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cxml.cli import dump_config, load_config
+from cxml.config import Config, config_from_dict
+from cxml.errors import DataError
+from cxml.train import main
+
+QUICKSTART = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
+
+
+def fields(config_class, prefix=""):
+    """Every option that a config's fields make."""
+    import typing
+
+    for field, hint in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(hint):
+            yield from fields(hint, f"{prefix}{field}.")
+        else:
+            yield f"{prefix}{field}".replace("_", "-")
+
+
+def test_help_documents_every_field_with_its_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    missing = [name for name in fields(Config) if f"--{name}" not in text]
+    assert not missing
+    assert "default: 0.0001" in text
+
+
+def test_print_config_prints_what_loads_to_the_same_config(capsys):
+    assert main(["--config", QUICKSTART, "--train.epochs", "3", "--print-config"]) == 0
+    printed = config_from_dict(yaml.safe_load(capsys.readouterr().out))
+    original = load_config(QUICKSTART)
+    assert printed == dataclasses.replace(original, train=dataclasses.replace(original.train, epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Name a YAML file"),
+        (["--config", "nowhere.yaml"], "there is no such config file"),
+        (["--config", QUICKSTART, "--train.epochs", "0"], "must be at least 1"),
+        (["--config", QUICKSTART, "--train.epoch", "1"], "--train.epochs"),
+        (["--config", QUICKSTART, "--train.epochs", "many"], "many"),
+        (["--config", QUICKSTART, "--force", "everything"], "everything"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_code_2_and_says_why(arguments, message, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out
+
+
+def test_broken_yaml_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("output: runs/x\ndata: [\n")
+    with pytest.raises(DataError, match="line 3"):
+        load_config(str(file))
+
+
+def test_the_command_starts_without_the_heavy_libraries():
+    code = (
+        "import sys, cxml.train; print([m for m in ('torch', 'ray', 'deepspeed', 'transformers') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def test_a_config_survives_its_own_yaml(tmp_path):
+    file = tmp_path / "config.yaml"
+    from cxml.config import config_to_dict
+
+    original = load_config(QUICKSTART)
+    file.write_text(dump_config(config_to_dict(original)))
+    assert load_config(str(file)) == original

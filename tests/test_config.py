@@ -1,0 +1,50 @@
+import pytest
+
+from cxml.config import config_from_dict, config_to_dict
+from cxml.errors import ConfigError
+
+BASE = {
+    "output": "runs/x",
+    "data": {"source": {"kind": "icd10cm", "chapters": ["9"]}},
+    "tree": {"level_sizes": [64, 512]},
+}
+
+
+def test_a_config_survives_the_way_through_plain_values():
+    config = config_from_dict(BASE)
+    assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert config_from_dict({**BASE, "optim": {"encoder_lr": "5e-4"}}).optim.encoder_lr == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "remedy"),
+    [
+        ({"modle": {}}, "modle", "Did you mean model?"),
+        ({"optim": {"encodr_lr": 1}}, "optim.encodr_lr", "Did you mean encoder_lr?"),
+        ({"optim": {"encoder_lr": "fast"}}, "optim.encoder_lr", "--help"),
+        ({"optim": {"encoder_lr": 0}}, "optim.encoder_lr", "Start from the default"),
+        ({"optim": {"beta2": 1}}, "optim.beta2", "from 0 to below 1"),
+        ({"model": {"dropouts": [0.1]}}, "model.dropouts", "Give 3 entries"),
+        ({"model": {"shortlist_sizes": [1, 2, 3]}}, "model.shortlist_sizes", "Give 2 entries"),
+        ({"model": {"pooling": "max"}}, "model.pooling", "--help"),
+        ({"model": {"taps": ["1+x", "2", "3"]}}, "model.taps", "5+6"),
+        ({"train": {"batch_size": 0}}, "train.batch_size", "1 or more"),
+        ({"train": {"batch_size": 3, "num_workers": 2, "accumulation": 2}}, "train.batch_size", "4 or more"),
+        ({"train": {"zero_stage": 4}}, "train.zero_stage", "--help"),
+        ({"train": "fast"}, "train", "configs/"),
+        ({"tree": {"level_sizes": [512, 64]}}, "tree.level_sizes", "[256, 2048]"),
+        ({"data": {"source": {"kind": "xmc"}}}, "data.source.path", "train_raw_texts.txt"),
+        ({"data": {"source": {"kind": "icd10cm", "chapters": ["23"]}}}, "data.source.chapters", "1 to 22"),
+        ({"data": {}}, "data.source", "Add it"),
+        ({"output": ""}, "output", "runs/mine"),
+        ({"evaluate": {"top_k": []}}, "evaluate.top_k", "[1, 3, 5]"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_field_and_remedy(part, field, remedy):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({**BASE, **part})
+    assert caught.value.field == field
+    assert remedy in str(caught.value)
