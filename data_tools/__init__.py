@@ -1,15 +1,11 @@
-"""From raw texts and labels to a prepared data set.
+"""Data sets before training: make them from raw texts, look at them, check them, cut them.
 
-In: a raw form (`data_tools.formats` reads each into a `RawDataset`).
+In: raw texts and labels (`data_tools.formats` reads each form), or a prepared data set.
 
-1. `prepare` tokenises every text once, fits tf-idf on the train texts, and writes Arrow shards and a manifest.
-2. `is_prepared` tells whether that has been done already with the same inputs, and refuses another one's data.
-3. `validate` reads a prepared data set whole and checks all that the format promises.
+1. `preparation` makes the prepared data set: tokens, tf-idf, Arrow shards, and the manifest last.
+2. `checking` reads one whole and checks all that the format promises.
+3. `statistics` counts and draws, `splitting` holds out a validation split.
 
-Out: a folder that `cxml.data.ShardedDataset` opens.
+Out: a folder that `cxml.data.ShardedDataset` opens. Each module named after a verb or a thing to make is a command:
+`python -m data_tools.prepare`, `.validate`, `.inspect`, `.split`, `.propensity`; `--help` documents each.
 """
-
-from data_tools.prepare import expected_fingerprint, is_prepared, prepare
-from data_tools.validate import validate
-
-__all__ = ["expected_fingerprint", "is_prepared", "prepare", "validate"]

@@ -1,6 +1,8 @@
-"""Check all that the format promises (docs/formats.md), reading everything."""
+"""Check all that the format promises (docs/formats.md), reading everything, one shard at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -9,6 +11,9 @@ from cxml.data.manifest import PREPARE_AGAIN
 from cxml.errors import DataError
 
 _NORM_TOLERANCE = 1e-4
+
+Check = tuple[str, np.ndarray]
+"""What would be wrong, and for which rows it is, bool [N]."""
 
 
 def validate(url: str) -> DataManifest:
@@ -21,42 +26,45 @@ def validate(url: str) -> DataManifest:
         DataError: something is not as the format promises; names the file or split and the row.
     """
     manifest = verify(url)
-    for split in manifest.splits:
-        dataset = ShardedDataset(url, split)
-        _check_ids(url, split, dataset)
-        _check_features(url, split, dataset)
-    names, frequency = read_labels(url)
-    counted = np.bincount(ShardedDataset(url, "train").column("labels").values, minlength=len(names))
-    wrong = np.flatnonzero(counted != frequency)
+    frequency = np.zeros(manifest.num_labels, np.int64)
+    for split, shards in manifest.splits.items():
+        first_row = 0
+        for number in range(len(shards)):
+            shard = ShardedDataset(url, split, shard=number)
+            for problem, wrong_rows in (*_id_checks(shard, first_row), *_feature_checks(shard)):
+                _refuse(url, split, first_row, wrong_rows, problem)
+            if split == "train":
+                frequency += np.bincount(shard.column("labels").values, minlength=len(frequency))
+            first_row += len(shard)
+    wrong = np.flatnonzero(read_labels(url)[1] != frequency)
     if len(wrong):
-        problem = f"label {wrong[0]} has {counted[wrong[0]]} train texts, {manifest.labels.file} says otherwise"
+        problem = f"label {wrong[0]} has {frequency[wrong[0]]} train texts, {manifest.labels.file} says otherwise"
         raise DataError(url, problem, PREPARE_AGAIN)
     return manifest
 
 
-def _check_ids(url: str, split: str, dataset: ShardedDataset) -> None:
-    manifest = dataset.manifest
-    uids = dataset.uids()
-    _refuse(url, split, uids != np.arange(len(dataset)), "uid is not the row's number")
+def _id_checks(shard: ShardedDataset, first_row: int) -> Iterator[Check]:
+    manifest = shard.manifest
+    yield "uid is not the row's number", shard.uids() != np.arange(first_row, first_row + len(shard))
     for name, limit in (("input_ids", manifest.tokenizer.vocab_size), ("labels", manifest.num_labels)):
-        column = dataset.column(name)
-        _refuse(url, split, column.lengths == 0, f"{name} is empty")
-        _refuse(url, split, _rows_where(column, (column.values < 0) | (column.values >= limit)),
-                f"{name} are not all in 0..{limit - 1}")  # fmt: skip
-    _refuse(url, split, _rows_unsorted(dataset.column("labels")), "labels are not sorted and unique")
+        column = shard.column(name)
+        yield f"{name} is empty", column.lengths == 0
+        outside = (column.values < 0) | (column.values >= limit)
+        yield f"{name} are not all in 0..{limit - 1}", _rows_where(column, outside)
+    yield "labels are not sorted and unique", _rows_unsorted(shard.column("labels"))
 
 
-def _check_features(url: str, split: str, dataset: ShardedDataset) -> None:
-    indices, values = dataset.column("tfidf_indices"), dataset.column("tfidf_values")
-    _refuse(url, split, indices.lengths != values.lengths, "tfidf_indices and tfidf_values differ in length")
-    limit = dataset.manifest.num_features
-    _refuse(url, split, _rows_where(indices, (indices.values < 0) | (indices.values >= limit)),
-            f"tfidf_indices are not all in 0..{limit - 1}")  # fmt: skip
-    _refuse(url, split, _rows_unsorted(indices), "tfidf_indices are not sorted and unique")
-    rows = np.repeat(np.arange(len(dataset)), values.lengths)
-    norms = np.bincount(rows, values.values.astype(np.float64) ** 2, minlength=len(dataset)) ** 0.5
+def _feature_checks(shard: ShardedDataset) -> Iterator[Check]:
+    indices, values = shard.column("tfidf_indices"), shard.column("tfidf_values")
+    yield "tfidf_indices and tfidf_values differ in length", indices.lengths != values.lengths
+    limit = shard.manifest.num_features
+    outside = (indices.values < 0) | (indices.values >= limit)
+    yield f"tfidf_indices are not all in 0..{limit - 1}", _rows_where(indices, outside)
+    yield "tfidf_indices are not sorted and unique", _rows_unsorted(indices)
+    rows = np.repeat(np.arange(len(shard)), values.lengths)
+    norms = np.bincount(rows, values.values.astype(np.float64) ** 2, minlength=len(shard)) ** 0.5
     off = ~(np.abs(norms - 1) <= _NORM_TOLERANCE) & (values.lengths > 0)  # written so that NaN is off too
-    _refuse(url, split, off, "tfidf_values are not of length 1")
+    yield "tfidf_values are not of length 1", off
 
 
 def _rows_where(column: Ragged, wrong_values: np.ndarray) -> np.ndarray:
@@ -73,8 +81,9 @@ def _rows_unsorted(column: Ragged) -> np.ndarray:
     return _rows_where(column, falls)
 
 
-def _refuse(url: str, split: str, wrong_rows: np.ndarray, problem: str) -> None:
-    """Raise for the first wrong row, if any."""
+def _refuse(url: str, split: str, first_row: int, wrong_rows: np.ndarray, problem: str) -> None:
+    """Raise for the first wrong row of a shard, if any."""
     rows = np.flatnonzero(wrong_rows)
     if len(rows):
-        raise DataError(url, f"split {split}, row {rows[0]}: {problem} ({len(rows)} such rows)", PREPARE_AGAIN)
+        place = f"split {split}, row {first_row + rows[0]}"
+        raise DataError(url, f"{place}: {problem} ({len(rows)} such rows in its shard)", PREPARE_AGAIN)

@@ -105,7 +105,8 @@ class DataManifest:
             raise DataError(file, f"a field is wrong ({error})", PREPARE_AGAIN) from error
         for problem in _problems(manifest):
             raise DataError(file, problem, PREPARE_AGAIN)
-        return manifest
+        train_first = dict(sorted(manifest.splits.items(), key=lambda item: (item[0] != "train", item[0])))
+        return dataclasses.replace(manifest, splits=train_first)
 
 
 def _problems(manifest: DataManifest) -> list[str]:

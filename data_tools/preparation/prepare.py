@@ -19,8 +19,8 @@ from cxml.data import DataManifest, DatasetWriter, Examples, Ragged, TokenizerIn
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
 from cxml.errors import StaleArtefactError
 from data_tools.formats import RawSplit, read_source, source_facts
-from data_tools.tfidf import fit_tfidf
-from data_tools.tokenizing import load_tokenizer, tokenize
+from data_tools.preparation.tfidf import fit_tfidf
+from data_tools.preparation.tokenizing import load_tokenizer, tokenize
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def is_prepared(config: Config) -> bool:
     path = config.data.source.path
     raw_is_gone = config.data.source.kind == "xmc" and not storage.exists(path)
     inputs = _gather_inputs(config, manifest.source if raw_is_gone else None)
-    if inputs.fingerprint != manifest.fingerprint:
+    if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
         differences = "; ".join(_differences(manifest, inputs)) or "another version of cxml made it"
         raise StaleArtefactError(
             f"{url}: this data set was made from other inputs ({differences}). "

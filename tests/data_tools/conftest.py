@@ -59,3 +59,9 @@ def wordnet_folder() -> Path:
     if not folder:
         pytest.skip("set CXML_WORDNET to the folder with WordNet's train_raw_texts.txt")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def wordnet_slice() -> Path:
+    """240 train and 60 test texts of WordNet with their labels, in the XMC repository's form."""
+    return Path(__file__).parents[1] / "fixtures" / "wordnet"

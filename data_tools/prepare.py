@@ -1,0 +1,42 @@
+"""Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+
+python -m data_tools.prepare --config configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.console import set_up_logging
+from cxml.errors import CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand:
+    """Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+
+    Only the `data` section, `model.encoder` and `output` matter. A data set that is there already is kept; one made
+    from other inputs is refused. The same stage runs inside `python -m cxml.train`.
+    """
+
+    settings: Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    try:
+        command = parse_command(PrepareCommand, "python -m data_tools.prepare", arguments)
+        set_up_logging(is_speaker=True)
+        from data_tools.preparation import prepare  # noqa: PLC0415  heavy: waits until a command line is good
+
+        print(prepare(command.settings))
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A validation split out of the train split of a prepared data set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cxml import storage
+from cxml.data import DataManifest, DatasetWriter, ShardedDataset, epoch_order, read_labels, verify
+from cxml.errors import ConfigError
+
+
+def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "validation") -> DataManifest:
+    """Write the data set under `url` anew to `out`, with a share of its train texts as a split of their own.
+
+    Rows keep their order and are numbered anew; the label table counts the remaining train texts. Tokens and tf-idf
+    stay: the document frequencies still include the held-out texts.
+
+    Args:
+        url: the prepared data set; its checksums are verified first.
+        out: an empty place.
+        fraction: share of the train texts that are held out.
+        seed: which ones.
+        name: of the new split.
+
+    Raises:
+        ConfigError: the fraction is impossible, or there is a split of that name.
+        StaleArtefactError: `out` holds a data set.
+    """
+    manifest = verify(url)
+    num_train = manifest.rows("train")
+    num_held = round(num_train * fraction)
+    if not 0 < num_held < num_train:
+        problem = f"leaves one of the two splits of {num_train} texts empty"
+        raise ConfigError("--fraction", fraction, problem, "Choose another share, such as 0.1.")
+    if name in manifest.splits or not name.isidentifier():
+        raise ConfigError("--name", name, "is taken or no plain word", "Choose another name, such as validation.")
+    order = epoch_order(num_train, seed, 0)
+    rows = {"train": np.sort(order[num_held:]), name: np.sort(order[:num_held])}
+
+    writer = DatasetWriter(out)
+    names, _ = read_labels(url)
+    train = ShardedDataset(url, "train")
+    writer.write_labels(names, _frequency(train, rows["train"], len(names)))
+    shard_rows = max(shard.rows for shard in manifest.splits["train"])
+    for split in (*rows, *(split for split in manifest.splits if split != "train")):
+        dataset = train if split in rows else ShardedDataset(url, split)
+        chosen = rows.get(split, np.arange(len(dataset)))
+        for start in range(0, len(chosen), shard_rows):
+            writer.write_shard(split, dataset.examples(chosen[start : start + shard_rows]))
+    held_out = {"parent": manifest.fingerprint, "fraction": fraction, "seed": seed, "name": name}
+    return writer.commit(
+        fingerprint=storage.fingerprint("split", held_out),
+        parent=manifest.fingerprint,
+        config=manifest.config,
+        tokenizer=manifest.tokenizer,
+        num_features=manifest.num_features,
+        source=manifest.source,
+        skipped=manifest.skipped,
+    )
+
+
+def _frequency(train: ShardedDataset, rows: np.ndarray, num_labels: int) -> np.ndarray:
+    _, labels = train.gather(rows)
+    return np.bincount(labels.values, minlength=num_labels)
