@@ -38,23 +38,38 @@ def _require_fraction(name: str, value: float) -> None:
 class SourceConfig:
     """Where the raw texts and labels come from."""
 
-    kind: Literal["icd10cm", "xmc"] = "xmc"
-    """`xmc`: the XMC repository's raw form (train_raw_texts.txt, Y.trn.npz, Y.txt, and the same for test) in
-    `path`. `icd10cm`: the ICD-10-CM code book that the package simple-icd-10-cm ships."""
+    kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "icd10cm"] = "xmc"
+    """Raw form of the files in `path`, each described in docs/formats.md. `xmc`: the XMC repository's texts and label
+    matrices. `lightxml`: LightXML's and AttentionXML's texts and labels, line by line. `lf`: the repository's
+    trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and matrices. `jsonl`, `csv`,
+    `parquet`: one row per text, any column names. `icd10cm`: the ICD-10-CM code book that the package
+    simple-icd-10-cm ships; needs no path."""
     path: str = ""
-    """Folder or fsspec URL of the raw files (`xmc` only)."""
+    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2)."""
+    text_column: str = "text"
+    """Column of the text (`jsonl`, `csv`, `parquet`)."""
+    labels_column: str = "labels"
+    """Column of the labels, names or ids into labels.txt: a list, or a string with separators (`jsonl`, `csv`,
+    `parquet`)."""
+    id_column: str = ""
+    """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
+    label_separator: str = ","
+    """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`)."""
     chapters: tuple[str, ...] = ()
     """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
     test_fraction: float = 0.2
-    """Share of the texts held out for the test split, in (0, 1) (`icd10cm` only; `xmc` brings its own split)."""
+    """Share of the texts held out for the test split, in (0, 1) (`icd10cm` only; the others bring their own split)."""
     split_seed: int = 0
     """Seed of that split."""
 
     def __post_init__(self) -> None:
         _require(
-            self.kind != "xmc" or bool(self.path), "data.source.path", self.path,
-            "the xmc source needs a folder", "Set data.source.path to the folder that holds train_raw_texts.txt.",
+            self.kind == "icd10cm" or bool(self.path), "data.source.path", self.path,
+            f"the {self.kind} source needs a folder", "Name the folder of train_raw_texts.txt or its like; docs/formats.md lists the files.",
         )  # fmt: skip
+        for name in ("text_column", "labels_column", "label_separator"):
+            value = getattr(self, name)
+            _require(bool(value), f"data.source.{name}", value, "is empty", "Leave it out to use the default.")
         _require(
             0 < self.test_fraction < 1, "data.source.test_fraction", self.test_fraction,
             "must be above 0 and below 1", "Use 0.2 to hold out a fifth of the texts.",
@@ -72,6 +87,9 @@ class DataConfig:
     source: SourceConfig
     directory: str = ""
     """Folder or URL of the prepared shards; empty: `data` inside the run's output. Runs may share one."""
+    on_error: Literal["refuse", "skip"] = "refuse"
+    """What happens to a raw row that is broken (not UTF-8, no text, no label, a label out of range, a key seen
+    before): `refuse` stops with its file and line, `skip` leaves it out and counts it in the manifest."""
     max_length: int = 128
     """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
     shard_rows: int = 65536

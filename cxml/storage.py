@@ -7,13 +7,14 @@ A plain path is a URL. Writers of several files write the data first and one sma
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import posixpath
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -26,6 +27,7 @@ _T = TypeVar("_T")
 # Errors that no second try can mend; every other OSError from a remote store is tried again.
 _FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _ATTEMPTS = 6
+_READ_BLOCK_BYTES = 4 << 20
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -63,6 +65,26 @@ def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
     fs, path = filesystem(url)
     return _with_retries(url, lambda: cast(bytes, fs.cat_file(path)))
+
+
+def open_read(url: str) -> BinaryIO:
+    """A seekable reader of one file. A remote file is read by ranges, each tried again on its own where it fails."""
+    path = local_path(url)
+    if path is None:
+        return cast(BinaryIO, io.BufferedReader(_RangeReader(url), _READ_BLOCK_BYTES))
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{url}: {error}. Check the path and its permissions.") from error
+
+
+def list_files(url: str, pattern: str) -> list[str]:
+    """URLs of the files right inside the folder `url` whose names match the glob `pattern`, sorted."""
+    fs, path = filesystem(url)
+    found = _with_retries(url, lambda: fs.glob(posixpath.join(path, pattern)))
+    return sorted(join(url, posixpath.basename(str(name))) for name in found)
 
 
 def sha256(url: str) -> str:
@@ -127,6 +149,47 @@ def fingerprint(*values: object) -> str:
     """A short hash of JSON-able values: equal values, equal fingerprint, on any machine."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _RangeReader(io.RawIOBase):
+    """The bytes of a remote file, asked for range by range."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._fs, self._path = filesystem(url)
+        self._size = size(url)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        start = self._position
+        stop = min(start + len(buffer), self._size)
+        if stop <= start:
+            return 0
+        block = _with_retries(self._url, lambda: self._read_range(start, stop))
+        buffer[: len(block)] = block
+        self._position += len(block)
+        return len(block)
+
+    def _read_range(self, start: int, stop: int) -> bytes:
+        block = cast(bytes, self._fs.cat_file(self._path, start=start, end=stop))
+        if len(block) != stop - start:
+            raise StorageError(f"{self._url}: asked for {stop - start} bytes, the store sent {len(block)}")
+        return block
 
 
 def _with_retries(url: str, action: Callable[[], _T]) -> _T:

@@ -1,11 +1,22 @@
-"""Raw data sets, one module per form: each turns files or a package into a `RawDataset`.
+"""Raw data sets: one reader per form, all streaming through one interface.
 
-In: `data.source` of the config. `read_source` reads and checks everything; broken input is refused with its place.
-`source_facts` identifies the raw data (hashes, versions) without reading it into memory.
-Out: texts, label matrices and label names.
+In: `data.source` of the config.
+
+1. `open_source` gives the `Reader` of the form; it finds the files and tells what identifies them.
+2. A `Reader` yields `RawChunk`s: consecutive texts, label ids and what could not be read, a few thousand at a time.
+3. `clean` refuses or skips broken rows, sorts the labels, and tells counts.
+4. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
+
+Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_source`).
 """
 
+from data_tools.formats.blocks import Block, read_blocks
+from data_tools.formats.cleaning import Cleaner
 from data_tools.formats.raw import RawDataset, RawSplit
-from data_tools.formats.sources import read_source, source_facts
+from data_tools.formats.reader import SPLITS, Problem, RawChunk, Reader
+from data_tools.formats.sources import open_source, read_source, source_facts
 
-__all__ = ["RawDataset", "RawSplit", "read_source", "source_facts"]
+__all__ = [
+    "SPLITS", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "open_source",
+    "read_blocks", "read_source", "source_facts",
+]  # fmt: skip

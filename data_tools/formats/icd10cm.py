@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,7 @@ from scipy import sparse
 from cxml.data import Ragged, epoch_order
 from cxml.errors import ConfigError
 from data_tools.formats.raw import RawDataset, RawSplit
+from data_tools.formats.reader import RawChunk
 
 _PACKAGE = "simple-icd-10-cm"
 _MIN_TEXTS_PER_LABEL = 2
@@ -55,10 +57,32 @@ def read(chapters: Sequence[str], test_fraction: float, split_seed: int) -> RawD
     )
 
 
-def facts() -> dict[str, Any]:
-    """The version of the code book's package, which settles its content."""
-    _require_package()
-    return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}
+class Icd10cmReader:
+    """The code book behind the interface of all readers; it is small and held in memory."""
+
+    def __init__(self, chapters: Sequence[str], test_fraction: float, split_seed: int) -> None:
+        """Settle what to read. Raises `ConfigError` where the package is not installed."""
+        _require_package()
+        self._settings = chapters, test_fraction, split_seed
+
+    def facts(self) -> dict[str, Any]:
+        """The version of the code book's package, which settles its content."""
+        return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}
+
+    def label_names(self) -> list[str]:
+        """Code and description of each label."""
+        return self._raw.label_names
+
+    def chunks(self, split: str) -> Iterator[RawChunk]:
+        """All texts of a split at once."""
+        raw = self._raw.splits[split]
+        labels = Ragged(raw.labels.indices, raw.labels.indptr.astype(np.int64))
+        lines = np.arange(1, len(raw.texts) + 1)
+        yield RawChunk(_PACKAGE, lines, list(raw.texts), labels, _PACKAGE, lines)
+
+    @cached_property
+    def _raw(self) -> RawDataset:
+        return read(*self._settings)
 
 
 def _texts_with_codes() -> Iterator[tuple[str, list[str]]]:

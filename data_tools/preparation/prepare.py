@@ -44,7 +44,7 @@ def prepare(config: Config) -> str:
         return url
     tokenizer, _ = load_tokenizer(config)
     inputs = _gather_inputs(config)
-    raw = read_source(config.data.source)
+    raw = read_source(config.data.source, config.data.on_error)
     writer = DatasetWriter(url)
     train_frequency = np.bincount(raw.splits["train"].labels.indices, minlength=len(raw.label_names))
     writer.write_labels(raw.label_names, train_frequency)
@@ -82,7 +82,7 @@ def is_prepared(config: Config) -> bool:
         return False
     manifest = DataManifest.read(url)
     path = config.data.source.path
-    raw_is_gone = config.data.source.kind == "xmc" and not storage.exists(path)
+    raw_is_gone = bool(path) and not storage.exists(path)
     inputs = _gather_inputs(config, manifest.source if raw_is_gone else None)
     if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
         differences = "; ".join(_differences(manifest, inputs)) or "another version of cxml made it"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from cxml.config import config_from_dict
+from cxml.config import SourceConfig, config_from_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from data_tools.checking import validate
-from data_tools.formats import RawDataset, RawSplit, xmc
+from data_tools.formats import RawDataset, RawSplit, read_source
 from data_tools.preparation import expected_fingerprint, is_prepared, prepare
 
 
@@ -160,7 +160,7 @@ def test_a_killed_preparation_leaves_no_manifest_and_the_next_one_starts_clean(m
     config = make_config()
     script = f"""
 import os, signal
-from cxml.config import config_from_dict
+from cxml.config import SourceConfig, config_from_dict
 from data_tools.preparation import prepare
 from cxml.data import DatasetWriter
 write_shard, calls = DatasetWriter.write_shard, []
@@ -226,7 +226,7 @@ def test_texts_without_any_word_are_refused(make_config, xmc_folder):
 
 
 def test_a_slice_of_wordnet_prepares_and_validates(make_config, wordnet_folder, write_xmc, tmp_path):
-    raw = xmc.read(str(wordnet_folder))
+    raw = read_source(SourceConfig(path=str(wordnet_folder)))
     splits = {name: RawSplit(split.texts[:500], split.labels[:500]) for name, split in raw.splits.items()}
     folder = write_xmc(tmp_path / "slice", RawDataset(splits, raw.label_names))
     manifest = validate(prepare(make_config(source={"path": str(folder)})))

@@ -1,0 +1,90 @@
+"""Raw files: found with or without a compression suffix, opened, identified by their content."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from cxml import storage
+from cxml.errors import DataError
+
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+
+
+def find_file(folder: str, names: Sequence[str]) -> str | None:
+    """URL of the first of `names` in `folder`, as it is or compressed; None if there is none."""
+    for name in names:
+        for suffix in ("", *_COMPRESSIONS):
+            url = storage.join(folder, name + suffix)
+            if storage.exists(url):
+                return url
+    return None
+
+
+def require_file(folder: str, names: Sequence[str]) -> str:
+    """`find_file`, or a `DataError` that names what is missing."""
+    url = find_file(folder, names)
+    if url is None:
+        others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
+        remedy = "Put it into data.source.path, plain or compressed (.gz, .zst, .bz2); docs/formats.md lists the files."
+        raise DataError(storage.join(folder, names[0]), f"is missing{others}", remedy)
+    return url
+
+
+def find_parts(folder: str, split: str, suffix: str) -> list[str]:
+    """`train.jsonl`, or several files `train*.jsonl` in the order of their names; each may be compressed.
+
+    Raises:
+        DataError: there is none.
+    """
+    whole = find_file(folder, [f"{split}{suffix}"])
+    if whole is not None:
+        return [whole]
+    parts = [
+        url for url in storage.list_files(folder, f"{split}*") if without_compression(url).endswith(suffix)
+    ]  # fmt: skip
+    return parts or [require_file(folder, [f"{split}{suffix}"])]
+
+
+def without_compression(name: str) -> str:
+    """The file's name without `.gz` and the like."""
+    stem, extension = posixpath.splitext(name)
+    return stem if extension in _COMPRESSIONS else name
+
+
+def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
+    """The decompressed content, block by block.
+
+    Raises:
+        DataError: the compressed stream is damaged or cut off.
+    """
+    compression = _COMPRESSIONS.get(posixpath.splitext(url)[1])
+    with storage.open_read(url) as stream:
+        if compression is None:
+            while block := stream.read(block_bytes):
+                yield block
+            return
+        with pa.input_stream(stream, compression=compression) as plain:
+            while block := _decompress(url, plain, block_bytes):
+                yield block
+
+
+def _decompress(url: str, stream: pa.NativeFile, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise DataError(url, f"cannot be decompressed ({error})", "Copy or download the file again.") from error
+
+
+def file_facts(folder: str, urls: Sequence[str]) -> dict[str, Any]:
+    """Size and SHA-256 of each file, which settle the content."""
+    files = {
+        url.removeprefix(folder).lstrip("/"): {"bytes": storage.size(url), "sha256": storage.sha256(url)}
+        for url in urls
+    }  # fmt: skip
+    return {"files": files}

@@ -1,0 +1,38 @@
+"""Which keys came before, in 8 bytes a key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pandas.util import hash_array
+
+
+class SeenKeys:
+    """A set of keys that only grows.
+
+    A key is kept as a 64-bit hash, so of 50 million keys two different ones are taken for the same with a chance of
+    1 in 15,000. The hashes lie in sorted arrays of doubling sizes, like the levels of a log-structured merge tree.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, keys: Sequence[str]) -> np.ndarray:
+        """Add keys; the places of those that came before, here or in an earlier call, rising int64."""
+        hashes = hash_array(np.array(keys, object), categorize=False)  # pyright: ignore[reportCallIssue]
+        seen = np.zeros(len(hashes), bool)
+        for run in self._runs:
+            places = np.searchsorted(run, hashes)
+            seen |= run[np.minimum(places, len(run) - 1)] == hashes
+        fresh, first_places = np.unique(hashes, return_index=True)
+        repeated = np.ones(len(hashes), bool)
+        repeated[first_places] = False
+        self._merge(fresh[~seen[first_places]])
+        return np.flatnonzero(seen | repeated)
+
+    def _merge(self, run: np.ndarray) -> None:
+        while self._runs and len(self._runs[-1]) <= len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
+        if len(run):
+            self._runs.append(run)

@@ -1,0 +1,123 @@
+"""Raw forms in which a row holds a text and its labels together, as names or ids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cxml.data import Ragged
+from cxml.errors import DataError
+from data_tools.formats.files import file_facts, find_file
+from data_tools.formats.paired import read_names
+from data_tools.formats.reader import CHUNK_ROWS, SPLITS, Problem, RawChunk
+
+NAMES_FILE = "labels.txt"
+_OUT_OF_RANGE = -1  # what a label without an id becomes; the cleaner names it
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: its file and line, text, labels (names or ids) and key; or the problem that kept it from being read."""
+
+    file: str
+    line: int
+    text: str = ""
+    labels: Sequence[str | int] = ()
+    key: str | None = None
+    problem: Problem | None = None
+
+
+class RecordReader(ABC):
+    """Reads rows that hold text and labels; a subclass says where they come from.
+
+    With a file of label names, integers are ids into it and strings must be in it. Without one, the names of all labels
+    that occur are collected first, which reads the files once more; integers are then names like any other.
+    """
+
+    def __init__(self, folder: str, files: dict[str, list[str]], names_file: str | None) -> None:
+        self._folder = folder
+        self._files = files
+        self._names_file = names_file
+
+    @abstractmethod
+    def records(self, url: str) -> Iterator[Record]:
+        """The rows of one file."""
+
+    def facts(self) -> dict[str, Any]:
+        """Size and hash of each file."""
+        return file_facts(self._folder, [*self._source_files(), *([self._names_file] if self._names_file else [])])
+
+    def _source_files(self) -> list[str]:
+        """All files but the names'."""
+        return [url for split in SPLITS for url in self._files[split]]
+
+    def label_names(self) -> list[str]:
+        """Those of the names' file, or all that occur, sorted: numbers by value, then the rest by code point."""
+        return self._names
+
+    def chunks(self, split: str) -> Iterator[RawChunk]:
+        """The rows of all files of a split, with labels as ids."""
+        for url in self._files[split]:
+            pending: list[Record] = []
+            for record in self.records(url):
+                pending.append(record)
+                if len(pending) == CHUNK_ROWS:
+                    yield self._chunk(pending)
+                    pending = []
+            if pending:
+                yield self._chunk(pending)
+
+    def _chunk(self, records: list[Record]) -> RawChunk:
+        lines = np.array([record.line for record in records], np.int64)
+        labels = [[self._id_of(label) for label in record.labels] for record in records]
+        problems = {row: record.problem for row, record in enumerate(records) if record.problem is not None}
+        unknown = (row for row, ids in enumerate(labels) if _OUT_OF_RANGE in ids)
+        for row in unknown:
+            problems.setdefault(row, self._unknown_label(records[row]))
+        has_keys = any(record.key is not None for record in records)
+        keys = [f"\0{record.line}" if record.key is None else record.key for record in records] if has_keys else None
+        file = records[0].file
+        texts = [record.text for record in records]
+        ids = Ragged.from_lists(labels, np.int64)
+        return RawChunk(file, lines, texts, ids, self._label_file_of(file), lines, keys, problems)
+
+    def _label_file_of(self, url: str) -> str:
+        """Where the labels of the texts in `url` stand, in the same lines."""
+        return url
+
+    def _unknown_label(self, record: Record) -> Problem:
+        label = next(label for label in record.labels if self._id_of(label) == _OUT_OF_RANGE)
+        remedy = f"Correct it, or name every label in {self._names_file}."
+        return Problem(record.file, record.line, "label id out of range", remedy, f": {label!r}")
+
+    def _id_of(self, label: str | int) -> int:
+        if self._names_file and isinstance(label, int):
+            return label if 0 <= label < len(self._names) else _OUT_OF_RANGE
+        return self._ids.get(str(label), _OUT_OF_RANGE)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        if self._names_file:
+            return read_names(self._names_file)
+        found: set[str] = set()
+        for split in SPLITS:
+            for url in self._files[split]:
+                for record in self.records(url):
+                    found.update(map(str, record.labels))
+        if not found:
+            raise DataError(self._files["train"][0], "no row has a label", "Check data.source.labels_column.")
+        return sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self._names)}
+
+
+def find_names(folder: str) -> str | None:
+    """The file of label names, if there is one."""
+    return find_file(folder, [NAMES_FILE])
