@@ -75,11 +75,31 @@ def run(config: Config, force: Collection[StageName] = ()) -> dict[str, Any]:
         stage_began = time.monotonic()
         stage.make(config)
         _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+    report = _show_report(config)
+    _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    return report
+
+
+def evaluate_again(config: Config) -> dict[str, Any]:
+    """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
+
+    Raises:
+        StaleArtefactError: the model is missing, or was trained with other settings than these.
+    """
+    if not (is_prepared(config) and _is_tree_done(config) and _is_model_done(config)):
+        problem = f"{model_url(config)}: there is no finished model"
+        raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
+    if config.evaluate.baseline:
+        _make_baseline(config)
+    _make_report(config)
+    return _show_report(config)
+
+
+def _show_report(config: Config) -> dict[str, Any]:
     report = storage.read_json(_report_url(config), _REMEDY.format(stage="evaluate"))
     if config.evaluate.baseline:
         report["baseline"] = storage.read_json(_baseline_url(config), _REMEDY.format(stage="baseline"))["metrics"]
     print_report(report)
-    _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
 
 

@@ -155,3 +155,17 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     output = capsys.readouterr().out
     assert "bytes" not in output
     assert "Estimate" in output
+
+
+def test_a_model_is_evaluated_again_with_other_cut_offs(finished, capsys):
+    config, _ = finished
+    wider = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top_k=(1, 7), baseline=False))
+    report = pipeline.evaluate_again(wider)
+    assert {"P@7", "PSP@7"} <= report["levels"][-1].keys()
+    assert "recall@7" in capsys.readouterr().out
+
+
+def test_evaluating_before_training_says_what_to_do(finished, tmp_path):
+    config, _ = finished
+    with pytest.raises(StaleArtefactError, match=r"python -m cxml\.train"):
+        pipeline.evaluate_again(dataclasses.replace(config, output=str(tmp_path)))
