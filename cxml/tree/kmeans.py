@@ -1,8 +1,7 @@
-"""The label tree by recursive balanced spherical 2-means: large nodes by all threads, then subtrees by one thread each.
+"""The label tree by recursive balanced spherical 2-means: the largest nodes by all threads, then branches by one each.
 
 The rows are kept in tree order in memory, so that every node is a contiguous run of them. Once a node's rows fit a
-core's cache they are copied and its whole subtree is finished there; each split below relabels its columns from zero,
-and folds columns that a single row has into that row, which shrinks the work towards the leaves.
+core's cache they are copied and the subtree is finished there (`cxml.tree.subtree`).
 What happens to a node depends on its rows and the seed alone, never on the number of threads.
 """
 
@@ -12,14 +11,18 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit
 from scipy import sparse
 
 from cxml.errors import DataError
+from cxml.tree import two_means as kernels
 from cxml.tree.label_tree import LabelTree
 from cxml.tree.plan import plan_splits
-from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtrees
-from cxml.tree.two_means import GRID, LEFT, Limits, Rows, make_work, seed_of_node, two_means_by_all
+from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtree, left_first
+from cxml.tree.threads import Crew, default_threads
+from cxml.tree.two_means import COLUMN_BLOCK, GRID, Limits, Node, Rows, make_work, seed_of_node, split
+
+_BRANCHES_PER_THREAD = 4
 
 
 def build_tree(
@@ -29,15 +32,17 @@ def build_tree(
     seed: int = 0,
     max_iterations: int = 20,
     tolerance: float = 1e-4,
+    threads: int | None = None,
 ) -> LabelTree:
     """Cluster labels into a balanced tree.
 
     Args:
         features: one row per label, CSR [L, F]; rows are L2-normalised here. Empty rows are allowed.
         level_sizes: clusters of each level, coarse to fine; empty for no clusters.
-        seed: same seed, same tree, whatever the number of threads (numba's `set_num_threads`).
+        seed: same seed, same tree, whatever the number of threads.
         max_iterations: most passes of one 2-means.
-        tolerance: a 2-means stops when its mean cosine gains less than this in a pass.
+        tolerance: a 2-means stops when its mean cosine gains less than this share of itself in a pass.
+        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
 
     Raises:
         ConfigError: `level_sizes` do not rise, or ask for more clusters than there are labels.
@@ -49,116 +54,151 @@ def build_tree(
     plan = plan_splits(num_labels, level_sizes)
     order = np.random.default_rng(seed).permutation(num_labels).astype(np.int32)
     if len(plan.splits):
-        rows, columns = _prepare(features, order)
-        _split_all(rows, columns, order, plan.splits, seed, Limits(max_iterations, tolerance))
+        with Crew(threads or default_threads()) as crew:
+            rows, columns = _prepare(features, order, crew)
+            _split_all(rows, columns, order, plan.splits, seed, Limits(max_iterations, tolerance), crew)
     return LabelTree(label_order=order, offsets=plan.offsets)
 
 
-def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray) -> tuple[Rows, int]:
+def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray, crew: Crew) -> tuple[Rows, int]:
     """Rows in `order`, normalised, on the grid; columns relabelled by falling frequency, unused ones gone."""
-    indptr = np.asarray(features.indptr, np.int64)
     frequency = np.bincount(features.indices, minlength=cast(tuple[int, int], features.shape)[1])
-    by_frequency = np.argsort(-frequency, kind="stable")
     relabel = np.empty(len(frequency), np.int32)
-    relabel[by_frequency] = np.arange(len(frequency), dtype=np.int32)
-    lengths = np.diff(indptr)[order]
-    new_indptr = np.concatenate([[0], np.cumsum(lengths)])
-    indices, values = np.empty(new_indptr[-1], np.int32), np.empty(new_indptr[-1], np.float32)
-    if not _copy_normalised(indptr, features.indices, features.data, order, relabel, new_indptr, indices, values):
+    relabel[np.argsort(-frequency, kind="stable")] = np.arange(len(frequency), dtype=np.int32)
+    indptr = np.concatenate([[0], np.cumsum(np.diff(features.indptr)[order], dtype=np.int64)])
+    indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+    rows = Rows(indptr, indices, values, np.zeros(len(order), np.float32))
+    source = features.indptr, features.indices, features.data
+    if not all(crew.run(_copy_normalised, [(*source, order, relabel, rows, *part) for part in crew.parts(len(order))])):
         raise DataError("label features", "a value is not finite", "Check the tf-idf values of the prepared data.")
-    return Rows(new_indptr, indices, values, np.zeros(len(order), np.float32)), int(np.count_nonzero(frequency))
+    return rows, int(np.count_nonzero(frequency))
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _copy_normalised(
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
-    order: np.ndarray,
-    relabel: np.ndarray,
-    to_indptr: np.ndarray,
-    to_indices: np.ndarray,
-    to_values: np.ndarray,
-) -> np.bool:
-    finite = np.ones(len(order), np.bool_)
-    for i in prange(len(order)):
-        start, stop = indptr[order[i]], indptr[order[i] + 1]
-        square = 0.0
-        for at in range(start, stop):
-            square += np.float64(values[at]) ** 2
-        finite[i] = np.isfinite(square)
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, order: np.ndarray, relabel: np.ndarray, rows: Rows,
+    start: int, stop: int,
+) -> bool:  # fmt: skip
+    """Fill rows start..stop. Returns whether all values are finite."""
+    finite = True
+    for i in range(start, stop):
+        first, last, square = indptr[order[i]], indptr[order[i] + 1], 0.0
+        for at in range(first, last):
+            square += np.float64(values[at]) * np.float64(values[at])
+        finite &= np.isfinite(square)
         scale = GRID / np.sqrt(square) if square > 0 else 0.0
-        for at in range(start, stop):
-            to = to_indptr[i] + at - start
-            to_indices[to] = relabel[indices[at]]
-            to_values[to] = np.rint(values[at] * scale) / GRID
-    return finite.all()
+        for at in range(first, last):
+            to = rows.indptr[i] + at - first
+            rows.indices[to] = relabel[indices[at]]
+            rows.values[to] = np.rint(values[at] * scale) / GRID
+    return finite
 
 
-def _split_all(rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits) -> None:
+def _split_all(
+    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, crew: Crew
+) -> None:
     """Carry out `splits` (each before those inside it), reordering `order` and the rows in place."""
-    work = make_work(len(order), columns, get_num_threads())
-    spare = Rows(*(np.empty_like(part) for part in rows))
-    subtrees = []
-    at = 0
+    branch_entries = rows.indptr[-1] // (_BRANCHES_PER_THREAD * crew.threads) if crew.threads > 1 else rows.indptr[-1]
+    branches, at = [], 0
     while at < len(splits):
-        start, middle, end = splits[at]
+        start, _, end = splits[at]
         after = int(np.searchsorted(splits[:, 0], end))
-        if rows.indptr[end] - rows.indptr[start] <= SUBTREE_ENTRIES:
-            subtrees.append((at, after))
+        if rows.indptr[end] - rows.indptr[start] <= max(branch_entries, SUBTREE_ENTRIES):
+            branches.append((rows, columns, order, splits[at:after], seed, limits, SUBTREE_ENTRIES))
             at = after
         else:
-            node_seed = seed_of_node(seed, start, end)
-            two_means_by_all(rows, start, end - start, middle - start, columns, node_seed, limits, work)
-            _reorder(rows, order, start, end, middle, work.sides, spare, len(work.sums))
+            _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
             at += 1
-    del work, spare
-    if subtrees:
-        finish_subtrees(rows, columns, order, splits, np.array(subtrees, np.int64), seed, limits)
+    crew.run(_finish_branch, branches)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _reorder(
-    rows: Rows, order: np.ndarray, start: int, end: int, middle: int, sides: np.ndarray, spare: Rows, chunks: int
+def _split_by_all(
+    rows: Rows, columns: int, order: np.ndarray, bounds: np.ndarray, seed: int, limits: Limits, crew: Crew
 ) -> None:
-    """Bring the left rows of start..end before the right ones, each side in its old order."""
-    n = end - start
-    targets = np.empty(n + 1, np.int64)
-    source = np.empty(n, np.int64)
-    left, right = 0, middle - start
-    for i in range(n):
-        if sides[i] == LEFT:
-            source[left] = start + i
-            left += 1
-        else:
-            source[right] = start + i
-            right += 1
-    targets[0] = rows.indptr[start]
-    for i in range(n):
-        targets[i + 1] = targets[i] + rows.indptr[source[i] + 1] - rows.indptr[source[i]]
-    new_order = np.empty(n, order.dtype)
-    for chunk in prange(chunks):
-        for i in range(n * chunk // chunks, n * (chunk + 1) // chunks):
-            new_order[i] = order[source[i]]
-            _copy_row(rows, source[i], spare, targets[i])
-    first, last = targets[0], targets[n]
-    for chunk in prange(chunks):
-        _copy_entries(
-            spare, rows, first + (last - first) * chunk // chunks, first + (last - first) * (chunk + 1) // chunks
-        )
-    rows.indptr[start : end + 1] = targets
-    order[start:end] = new_order
+    """What `split` and `_reorder` do, with the node's rows shared out over the crew."""
+    start, middle, end = bounds.tolist()
+    work = make_work(end - start, columns, crew.threads)
+    node = Node(rows, start, end - start, middle - start, columns, work)
+    alone = node._replace(work=work._replace(sums=work.sums[:1]))
+    if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
+        kernels.clear(node)
+        _climb_by_all(node, limits, crew)
+    source = np.empty(node.count, np.int64)
+    left_first(node, source)
+    order[start:end] = order[source]
+    target = _empty_like(rows, source)
+    parts = crew.parts(node.count)
+    crew.run(_copy_rows, [(rows, source, target, 0, *part) for part in parts])
+    rows.indptr[start : end + 1] = target.indptr + rows.indptr[start]
+    crew.run(_copy_rows, [(target, np.arange(node.count), rows, start, *part) for part in parts])
+
+
+def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
+    """What `two_means.climb` does, bit for bit, with rows and columns shared out over the crew."""
+    work, parts = node.work, crew.parts(node.count)
+    keys = work.keys[: node.count]
+    blocks = [(at, min(node.columns, at + COLUMN_BLOCK)) for at in range(0, node.columns, COLUMN_BLOCK)]
+    lengths, mean_cosine = np.ones(2), -np.inf
+    for _ in range(limits.max_iterations):
+        crew.run(kernels.score, [(node, *part, lengths) for part in parts])
+        threshold = np.partition(keys, node.count - node.num_left)[node.count - node.num_left]
+        counts = np.array(crew.run(kernels.count_keys, [(keys[slice(*part)], threshold) for part in parts]))
+        ties_left = node.num_left - counts[:, 0].sum() - np.cumsum(counts[:, 1]) + counts[:, 1]
+        tasks = zip(parts, ties_left.tolist(), work.sums, strict=True)
+        moved = crew.run(kernels.move, [(node, *part, threshold, ties, sums) for part, ties, sums in tasks])
+        squares = np.zeros(2)
+        for more in crew.run(kernels.own_masses, [(node, *part) for part in parts]):
+            squares += more
+        for more in crew.run(kernels.column_squares, [(work.sums, *block) for block in blocks]):
+            squares += more
+        lengths = np.sqrt(squares)
+        last, mean_cosine = mean_cosine, lengths.sum() / node.count
+        crew.run(kernels.point, [(work.sums, *block, lengths, work.direction) for block in blocks])
+        if sum(moved) == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
+            break
 
 
 @njit(cache=True, nogil=True)
-def _copy_row(rows: Rows, row: int, target: Rows, to: int) -> None:
-    for at in range(rows.indptr[row], rows.indptr[row + 1]):
-        target.indices[to] = rows.indices[at]
-        target.values[to] = rows.values[at]
-        to += 1
+def _finish_branch(
+    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, subtree_entries: int
+) -> None:
+    """Carry out `splits`, the first of which holds all others, with one thread."""
+    n, at = splits[0, 2] - splits[0, 0], 0
+    large = rows.indptr[splits[0, 2]] - rows.indptr[splits[0, 0]] > subtree_entries
+    work = make_work(n if large else 0, columns if large else 0, 1)
+    while at < len(splits):
+        start, middle, end = splits[at, 0], splits[at, 1], splits[at, 2]
+        if rows.indptr[end] - rows.indptr[start] <= subtree_entries:
+            after = np.searchsorted(splits[:, 0], end)
+            finish_subtree(rows, columns, order, splits[at:after], seed, limits)
+            at = after
+            continue
+        node = Node(rows, start, end - start, middle - start, columns, work)
+        split(node, seed_of_node(seed, start, end), limits)
+        source = np.empty(node.count, np.int64)
+        left_first(node, source)
+        order[start:end] = order[source]
+        target = _empty_like(rows, source)
+        _copy_rows(rows, source, target, 0, 0, node.count)
+        rows.indptr[start : end + 1] = target.indptr + rows.indptr[start]
+        _copy_rows(target, np.arange(node.count), rows, start, 0, node.count)
+        at += 1
 
 
 @njit(cache=True, nogil=True)
-def _copy_entries(source: Rows, target: Rows, start: int, stop: int) -> None:
-    target.indices[start:stop] = source.indices[start:stop]
-    target.values[start:stop] = source.values[start:stop]
+def _empty_like(rows: Rows, source: np.ndarray) -> Rows:
+    """Room for the rows `source`, with its `indptr` filled."""
+    indptr = np.zeros(len(source) + 1, np.int64)
+    for i in range(len(source)):
+        indptr[i + 1] = indptr[i] + rows.indptr[source[i] + 1] - rows.indptr[source[i]]
+    return Rows(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32), np.zeros(0, np.float32))
+
+
+@njit(cache=True, nogil=True)
+def _copy_rows(rows: Rows, source: np.ndarray, target: Rows, first: int, start: int, stop: int) -> None:
+    """Copy the rows source[start..stop] to the rows first + start..first + stop of `target`, `indptr` aside."""
+    for i in range(start, stop):
+        low, to = rows.indptr[source[i]], target.indptr[first + i]
+        for at in range(rows.indptr[source[i] + 1] - low):
+            target.indices[to + at] = rows.indices[low + at]
+            target.values[to + at] = rows.values[low + at]

@@ -6,29 +6,42 @@ result does not depend on the order of the texts, nor on how they are spread ove
 
 from __future__ import annotations
 
-from typing import cast
+from itertools import pairwise
+from typing import NamedTuple, cast
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit
 from scipy import sparse
 
 from cxml.errors import DataError
 from cxml.tree.selection import kth_largest
+from cxml.tree.threads import Crew, default_threads
 
 _GRID = 2.0**24
 _BLOCK_ENTRIES = 1 << 24
 """Most entries of the labels that are worked on together: bounds the memory beside the result to about 130 MB."""
+_PARTS_PER_THREAD = 4
+
+
+class _Csr(NamedTuple):
+    """The arrays of a CSR matrix; `values` may be missing where only entries matter."""
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
 
 
 def pifa(
-    labels: sparse.csr_matrix | sparse.csr_array, features: sparse.csr_matrix | sparse.csr_array, top_k: int
-) -> sparse.csr_matrix:
+    labels: sparse.csr_matrix | sparse.csr_array, features: sparse.csr_matrix | sparse.csr_array, top_k: int,
+    *, threads: int | None = None,
+) -> sparse.csr_matrix:  # fmt: skip
     """Sum each label's text features: the `top_k` largest of each row of labels^T features, with norm 1.
 
     Args:
         labels: which labels each text has, CSR [N, L]; only where entries are counts, not their values.
         features: text features, such as tf-idf, CSR [N, F].
         top_k: largest features kept per label; of equal ones the first.
+        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
 
     Returns:
         float32 CSR [L, F], columns in order. A label without texts gets an empty row.
@@ -43,96 +56,58 @@ def pifa(
         raise DataError("label features", problem, "Prepare the data again.")
     if not np.isfinite(features.data).all():
         raise DataError("label features", "a text feature is not finite", "Prepare the data again.")
-    texts_of = sparse.csr_matrix((np.ones(labels.nnz, np.int8), labels.indices, labels.indptr), labels.shape).tocsc()
-    entries = np.concatenate([[0], np.cumsum(np.diff(features.indptr)[texts_of.indices], dtype=np.int64)])
-    entries = entries[texts_of.indptr]  # of all texts before each label's
-    room = np.concatenate([[0], np.cumsum(np.minimum(np.diff(entries), top_k))])
-    lengths, indices, values = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-    start = 0
-    while start < num_labels:
-        end = max(start + 1, int(np.searchsorted(room, room[start] + _BLOCK_ENTRIES, side="right")) - 1)
-        block = _sum_block(
-            texts_of.indptr[start : end + 1], texts_of.indices, features.indptr, features.indices, features.data,
-            num_features, entries[start : end + 1], room[start : end + 1] - room[start], top_k,
-        )  # fmt: skip
-        for parts, part in zip((lengths, indices, values), block, strict=True):
-            parts.append(part)
-        start = end
-    indptr = np.cumsum(np.concatenate(lengths))
-    return sparse.csr_matrix((np.concatenate(values), np.concatenate(indices), indptr), (num_labels, num_features))
+    by_label = sparse.csr_matrix((np.ones(labels.nnz, np.int8), labels.indices, labels.indptr), labels.shape).tocsc()
+    texts_of = _Csr(by_label.indptr.astype(np.int64), by_label.indices, np.empty(0, np.float32))
+    text_rows = _Csr(features.indptr.astype(np.int64), features.indices, features.data)
+    work = np.concatenate([[0], np.cumsum(np.diff(text_rows.indptr)[texts_of.indices])])[texts_of.indptr]
+    room = np.concatenate([[0], np.cumsum(np.minimum(np.diff(work), top_k))])
+    rows: list[tuple[np.ndarray, ...]] = [(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))]
+    with Crew(threads or default_threads()) as crew:
+        start = 0
+        while start < num_labels:
+            end = max(start + 1, int(np.searchsorted(room, room[start] + _BLOCK_ENTRIES, side="right")) - 1)
+            cuts = np.linspace(work[start], work[end], _PARTS_PER_THREAD * crew.threads + 1)[1:-1]
+            bounds = [start, *(start + np.searchsorted(work[start:end], cuts)).tolist(), end]
+            tasks = [
+                (texts_of, text_rows, num_features, top_k, room[low : high + 1], low) for low, high in pairwise(bounds)
+            ]
+            rows.extend(crew.run(_sum_texts, tasks))
+            start = end
+    lengths, indices, values = (np.concatenate(part) for part in zip(*rows, strict=True))
+    return sparse.csr_matrix((values, indices, np.cumsum(lengths)), (num_labels, num_features))
 
 
-def _sum_block(
-    text_ptr: np.ndarray,
-    texts: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
-    num_features: int,
-    entries: np.ndarray,
-    room: np.ndarray,
-    top_k: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, columns and values of the rows of a block of labels, one after the other."""
-    to_indices, to_values = np.empty(room[-1], np.int32), np.empty(room[-1], np.float32)
-    chunks = 4 * get_num_threads()
-    bounds = np.searchsorted(entries, entries[0] + (entries[-1] - entries[0]) * np.arange(chunks + 1) // chunks)
-    bounds[0], bounds[-1] = 0, len(room) - 1
-    lengths = _sum_texts(
-        text_ptr,
-        texts,
-        indptr,
-        indices,
-        values,
-        num_features,
-        top_k,
-        room,
-        np.maximum.accumulate(bounds),
-        to_indices,
-        to_values,
-    )
-    kept = np.arange(room[-1]) < np.repeat(room[:-1] + lengths, np.diff(room))
-    return lengths, to_indices[kept], to_values[kept]
-
-
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _sum_texts(
-    text_ptr: np.ndarray,
-    texts: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
-    num_features: int,
-    top_k: int,
-    room: np.ndarray,
-    bounds: np.ndarray,
-    to_indices: np.ndarray,
-    to_values: np.ndarray,
-) -> np.ndarray:
-    """Write the row of each label to room[label].., with spare room behind it. Returns the rows' lengths."""
-    lengths = np.zeros(len(room) - 1, np.int64)
-    for chunk in prange(len(bounds) - 1):
-        sums, seen = np.zeros(num_features), np.zeros(num_features, np.bool_)
-        touched = np.empty(num_features, np.int32)
-        keys, scratch = np.empty(num_features, np.float32), np.empty(num_features, np.float32)
-        for label in range(bounds[chunk], bounds[chunk + 1]):
-            count = 0
-            for text in texts[text_ptr[label] : text_ptr[label + 1]]:
-                for at in range(indptr[text], indptr[text + 1]):
-                    column = indices[at]
-                    sums[column] += np.rint(values[at] * _GRID) / _GRID
-                    if not seen[column]:
-                        seen[column] = True
-                        touched[count] = column
-                        count += 1
-            columns = np.sort(touched[:count])
-            for i in range(count):
-                keys[i] = sums[columns[i]]
-                sums[columns[i]] = 0
-                seen[columns[i]] = False
-            at = room[label]
-            lengths[label] = _keep_largest(columns, keys, scratch, top_k, to_indices[at:], to_values[at:])
-    return lengths
+    texts_of: _Csr, features: _Csr, num_features: int, top_k: int, room: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths, columns and values of the rows of labels first..first + len(room) - 1, one after the other.
+
+    No row is longer than the difference of its two values in `room`.
+    """
+    num_labels, to = len(room) - 1, 0
+    lengths = np.empty(num_labels, np.int64)
+    to_columns, to_values = np.empty(room[-1] - room[0], np.int32), np.empty(room[-1] - room[0], np.float32)
+    sums, seen, touched = np.zeros(num_features), np.zeros(num_features, np.bool_), np.empty(num_features, np.int32)
+    keys, scratch = np.empty(num_features, np.float32), np.empty(num_features, np.float32)
+    for i in range(num_labels):
+        count = 0
+        for text in texts_of.indices[texts_of.indptr[first + i] : texts_of.indptr[first + i + 1]]:
+            for at in range(features.indptr[text], features.indptr[text + 1]):
+                column = features.indices[at]
+                sums[column] += np.rint(features.values[at] * _GRID) / _GRID
+                if not seen[column]:
+                    seen[column] = True
+                    touched[count] = column
+                    count += 1
+        columns = np.sort(touched[:count])
+        for j in range(count):
+            keys[j] = sums[columns[j]]
+            sums[columns[j]] = 0
+            seen[columns[j]] = False
+        lengths[i] = _keep_largest(columns, keys, scratch, top_k, to_columns[to:], to_values[to:])
+        to += lengths[i]
+    return lengths, to_columns[:to].copy(), to_values[:to].copy()
 
 
 @njit(cache=True, nogil=True)

@@ -12,25 +12,19 @@ such. Parts are aligned to the end of their parent's entries: what lies before t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from cxml.tree.two_means import GRID, LEFT, Limits, Rows, Work, seed_of_node, two_means_by_one
+from cxml.tree.two_means import GRID, LEFT, Limits, Node, Rows, make_work, seed_of_node, split
 
 SUBTREE_ENTRIES = 1 << 17
 """Most entries of a subtree. A column in use has at least two of them, so that its number fits uint16."""
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def finish_subtrees(
-    rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, subtrees: np.ndarray, seed: int, limits: Limits
-) -> None:
-    """Carry out splits subtrees[i, 0]..subtrees[i, 1], for all i, by reordering `order`."""
-    for i in prange(len(subtrees)):
-        _finish(rows, num_columns, order, splits[subtrees[i, 0] : subtrees[i, 1]], seed, limits)
-
-
 @njit(cache=True, nogil=True)
-def _finish(rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits) -> None:
+def finish_subtree(
+    rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits
+) -> None:
+    """Carry out `splits`, the first of which holds all others, by reordering `order`; `rows` stay as they are."""
     first, end = splits[0, 0], splits[0, 2]
     n, entries = end - first, rows.indptr[end] - rows.indptr[first]
     part = _empty_rows(n, entries)
@@ -40,27 +34,29 @@ def _finish(rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray,
     columns = np.empty(n, np.int64)  # of the node that starts at this row
     columns[0] = _compact(rows, source, marks, part, 0)
     marks = np.zeros(max(1, columns[0]), np.int32)
-    work = _make_work(n, max(1, columns[0]))
-    new_order = np.empty(n, order.dtype)
+    work = make_work(n, max(1, columns[0]), 1)
     for k in range(len(splits)):
         start, middle, stop = splits[k, 0] - first, splits[k, 1] - first, splits[k, 2] - first
-        rows_here, num_left = stop - start, middle - start
-        node_seed = seed_of_node(seed, splits[k, 0], splits[k, 2])
-        two_means_by_one(part, start, rows_here, num_left, columns[start], node_seed, limits, work)
-        left, right = 0, num_left
-        for i in range(rows_here):
-            if work.sides[i] == LEFT:
-                source[left] = start + i
-                left += 1
-            else:
-                source[right] = start + i
-                right += 1
-        for i in range(rows_here):
-            new_order[i] = order[first + source[i]]
-        order[first + start : first + stop] = new_order[:rows_here]
-        columns[start] = _compact(part, source[:num_left], marks, spare, 0)
-        columns[middle] = _compact(part, source[num_left:rows_here], marks, spare, num_left)
-        _move_to_end(spare, rows_here, part, start, stop)
+        node = Node(part, start, stop - start, middle - start, columns[start], work)
+        split(node, seed_of_node(seed, splits[k, 0], splits[k, 2]), limits)
+        left_first(node, source)
+        order[first + start : first + stop] = order[first + source[: stop - start]]
+        columns[start] = _compact(part, source[: middle - start], marks, spare, 0)
+        columns[middle] = _compact(part, source[middle - start : stop - start], marks, spare, middle - start)
+        _move_to_end(spare, stop - start, part, start, stop)
+
+
+@njit(cache=True, nogil=True)
+def left_first(node: Node, source: np.ndarray) -> None:
+    """List the matrix rows of the node in `source`: the left ones, then the right ones, each in their order."""
+    left, right = 0, node.num_left
+    for i in range(node.count):
+        if node.work.sides[i] == LEFT:
+            source[left] = node.first + i
+            left += 1
+        else:
+            source[right] = node.first + i
+            right += 1
 
 
 @njit(cache=True, nogil=True)
@@ -113,11 +109,3 @@ def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None
 def _empty_rows(n: int, entries: int) -> Rows:
     indptr = np.zeros(n + 1, np.int64)
     return Rows(indptr, np.empty(entries, np.uint16), np.empty(entries, np.float32), np.empty(n, np.float32))
-
-
-@njit(cache=True, nogil=True)
-def _make_work(n: int, columns: int) -> Work:
-    return Work(
-        np.empty(n, np.int8), np.empty(n, np.float32), np.empty(n, np.float32),
-        np.empty(columns, np.float32), np.empty((1, columns, 2), np.float64),
-    )  # fmt: skip

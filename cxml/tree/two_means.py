@@ -1,7 +1,8 @@
-"""Balanced spherical 2-means over rows of a sparse matrix: the kernel that splits one node of the tree.
+"""Balanced spherical 2-means over rows of a sparse matrix: the kernels that split one node of the tree.
 
 Each pass scores every row against the difference of the two centroids, sends the best-scoring `num_left` rows left
 (ties by row order) and the others right, and moves the rows that changed sides from one sum to the other.
+Large nodes first climb with a sample of their rows, which leaves few passes for all of them.
 
 Same seed, same split, bit for bit, on any number of threads: row values are multiples of 1 / GRID and at most 1, so
 float64 sums of up to 2**29 rows are exact, and the order in which threads add them does not matter. Every other sum
@@ -13,24 +14,27 @@ runs over one row, or over the columns, in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from cxml.tree.selection import kth_largest, kth_largest_by_digits
+from cxml.tree.selection import kth_largest
 
 GRID = 2.0**24
 """Row values are multiples of 1 / GRID, which float32 holds exactly."""
 
 LEFT, RIGHT, NEITHER = 0, 1, 2
-_COLUMN_BLOCK = 4096
+COLUMN_BLOCK = 4096
+"""Columns whose squares are summed together; a constant, since it decides how sums are rounded."""
+
 _SEED_CANDIDATES = 4
-_TRIALS = 2
+_TRIALS = 4
 _TRIAL_PASSES = 2
 _SAMPLE_FROM = 2048
 _SAMPLE_SHARE = 8
+_SAMPLE_MOST = 1 << 15
+_SAMPLE_PATIENCE = 0.1  # a sample's passes are cheap, so they go on for gains this much smaller
 
 
 class Rows(NamedTuple):
@@ -61,22 +65,33 @@ class Work(NamedTuple):
     """float64 [chunks, columns, 2]: what each chunk of rows adds to the left and the right sum."""
 
 
+class Node(NamedTuple):
+    """The rows first..first + count of a matrix, of which `num_left` are to go left, and memory to find out which."""
+
+    matrix: Rows
+    first: int
+    count: int
+    num_left: int
+    columns: int
+    work: Work
+
+
 class Limits(NamedTuple):
     """When to stop."""
 
     max_iterations: int
+    """Most passes over the rows."""
     tolerance: float
+    """Stop when a pass gains less than this share of the mean cosine."""
 
 
+@njit(cache=True, nogil=True)
 def make_work(rows: int, columns: int, chunks: int) -> Work:
     """Scratch memory for splits of up to so many rows and columns."""
     return Work(
-        sides=np.empty(rows, np.int8),
-        keys=np.empty(rows, np.float32),
-        scratch=np.empty(rows, np.float32),
-        direction=np.empty(columns, np.float32),
-        sums=np.empty((chunks, columns, 2), np.float64),
-    )
+        np.empty(rows, np.int8), np.empty(rows, np.float32), np.empty(rows, np.float32),
+        np.empty(columns, np.float32), np.empty((chunks, columns, 2), np.float64),
+    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -95,6 +110,112 @@ def seed_of_node(seed: int, start: int, end: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def split(node: Node, seed: int, limits: Limits) -> None:
+    """Choose a side for each row of the node: `node.work.sides`."""
+    if climb_with_sample(node, seed, limits) < node.count:
+        clear(node)
+        climb(node, limits)
+
+
+@njit(cache=True, nogil=True)
+def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
+    """Point `direction` from the best of a few starts, by the first rows alone where there are many.
+
+    These are a random sample, since rows start in random order and splits keep it. Returns the number of rows taken;
+    if they are all, their sides are final.
+    """
+    count = sample_size(node.count)
+    num_left = min(max(1, node.num_left * count // node.count), count - 1)
+    sample = Node(node.matrix, node.first, count, num_left, node.columns, node.work)
+    trial = Limits(_TRIAL_PASSES, limits.tolerance)
+    best, best_seed = -np.inf, 0
+    for turn in range(_TRIALS):
+        trial_seed = seed_of_node(seed, turn, 0)
+        _choose_seeds(sample, trial_seed)
+        mean_cosine = climb(sample, trial)
+        if mean_cosine > best:
+            best, best_seed = mean_cosine, trial_seed
+    _choose_seeds(sample, best_seed)
+    climb(sample, Limits(limits.max_iterations, limits.tolerance * _SAMPLE_PATIENCE))
+    return count
+
+
+@njit(cache=True, nogil=True)
+def sample_size(count: int) -> int:
+    """How many of a node's rows choose the start."""
+    return count if count < _SAMPLE_FROM else min(max(_SAMPLE_FROM // 2, count // _SAMPLE_SHARE), _SAMPLE_MOST)
+
+
+@njit(cache=True, nogil=True)
+def climb(node: Node, limits: Limits) -> float:
+    """Passes from `direction` on until they gain too little. Returns the mean cosine of rows and their centroids."""
+    work, columns = node.work, node.columns
+    keys, sums = work.keys[: node.count], work.sums[0]
+    lengths, mean_cosine = np.ones(2), -np.inf
+    for _ in range(limits.max_iterations):
+        score(node, 0, node.count, lengths)
+        threshold = kth_largest(keys, node.num_left, work.scratch)
+        above, _ties = count_keys(keys, threshold)
+        moved = move(node, 0, node.count, threshold, node.num_left - above, sums)
+        squares = own_masses(node, 0, node.count)
+        for start in range(0, columns, COLUMN_BLOCK):
+            squares += column_squares(work.sums, start, min(columns, start + COLUMN_BLOCK))
+        lengths = np.sqrt(squares)
+        last, mean_cosine = mean_cosine, (lengths[LEFT] + lengths[RIGHT]) / node.count
+        point(work.sums, 0, columns, lengths, work.direction)
+        if moved == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
+            break
+    return mean_cosine
+
+
+@njit(cache=True, nogil=True)
+def clear(node: Node) -> None:
+    """Take the node's rows out of both sums."""
+    node.work.sums[:, : node.columns] = 0
+    node.work.sides[: node.count] = NEITHER
+
+
+@njit(cache=True, nogil=True)
+def _choose_seeds(node: Node, seed: int) -> None:
+    """Start from a random row and the least similar to it of a few others."""
+    matrix, work = node.matrix, node.work
+    clear(node)
+    work.direction[: node.columns] = 0
+    left = np.int64(_mix(seed, 0) % np.uint64(node.count))
+    _add_seed(node, left, LEFT, 1)
+    right, least = np.int64(-1), np.float32(np.inf)
+    for turn in range(_SEED_CANDIDATES):
+        candidate = (left + 1 + np.int64(_mix(seed, turn + 1) % np.uint64(node.count - 1))) % node.count
+        similarity = _dot(matrix, node.first + candidate, work.direction)
+        if similarity < least:
+            least, right = similarity, candidate
+    _add_seed(node, right, RIGHT, -1)
+
+
+@njit(cache=True, nogil=True)
+def _add_seed(node: Node, row: int, side: int, sign: int) -> None:
+    matrix, work = node.matrix, node.work
+    work.sides[row] = side
+    for at in range(matrix.indptr[node.first + row], matrix.indptr[node.first + row + 1]):
+        work.direction[matrix.indices[at]] += sign * matrix.values[at]
+        work.sums[0, matrix.indices[at], side] += matrix.values[at]
+
+
+@njit(cache=True, nogil=True)
+def score(node: Node, start: int, stop: int, lengths: np.ndarray) -> None:
+    """Set the keys of the node's rows start..stop; `lengths` are those of the two sums."""
+    matrix, work = node.matrix, node.work
+    scales = _inverse(lengths).astype(np.float32)
+    for i in range(start, stop):
+        key = _dot(matrix, node.first + i, work.direction)
+        if work.sides[i] == LEFT:
+            key += matrix.own[node.first + i] * scales[LEFT]
+        elif work.sides[i] == RIGHT:
+            key -= matrix.own[node.first + i] * scales[RIGHT]
+        work.keys[i] = key
+
+
+@njit(cache=True, nogil=True)
 def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
     even, odd = np.float32(0), np.float32(0)
     at, stop = matrix.indptr[row], matrix.indptr[row + 1]
@@ -108,60 +229,22 @@ def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
 
 
 @njit(cache=True, nogil=True)
-def _clear(work: Work, chunk: int, rows: int, columns: int) -> None:
-    work.sums[chunk, :columns] = 0
-    if chunk == 0:
-        work.sides[:rows] = NEITHER
-
-
-@njit(cache=True, nogil=True)
-def _choose_seeds(matrix: Rows, first: int, rows: int, node_seed: int, work: Work, columns: int) -> None:
-    """Start from a random row and the least similar to it of a few others; sets `sides` and `direction`."""
-    direction = work.direction
-    direction[:columns] = 0
-    left = np.int64(_mix(node_seed, 0) % np.uint64(rows))
-    for at in range(matrix.indptr[first + left], matrix.indptr[first + left + 1]):
-        direction[matrix.indices[at]] += matrix.values[at]
-    right, least = np.int64(-1), np.float32(np.inf)
-    for turn in range(_SEED_CANDIDATES):
-        candidate = (left + 1 + np.int64(_mix(node_seed, turn + 1) % np.uint64(rows - 1))) % rows
-        similarity = _dot(matrix, first + candidate, direction)
-        if similarity < least:
-            least, right = similarity, candidate
-    for at in range(matrix.indptr[first + right], matrix.indptr[first + right + 1]):
-        direction[matrix.indices[at]] -= matrix.values[at]
-    for side, row in ((LEFT, left), (RIGHT, right)):
-        work.sides[row] = side
-        for at in range(matrix.indptr[first + row], matrix.indptr[first + row + 1]):
-            work.sums[0, matrix.indices[at], side] += matrix.values[at]
-
-
-@njit(cache=True, nogil=True)
-def _score(matrix: Rows, first: int, start: int, stop: int, scales: np.ndarray, work: Work) -> None:
-    for i in range(start, stop):
-        key = _dot(matrix, first + i, work.direction)
-        if work.sides[i] == LEFT:
-            key += matrix.own[first + i] * scales[LEFT]
-        elif work.sides[i] == RIGHT:
-            key -= matrix.own[first + i] * scales[RIGHT]
-        work.keys[i] = key
-
-
-@njit(cache=True, nogil=True)
-def _count_ties(keys: np.ndarray, start: int, stop: int, threshold: float) -> tuple[int, int]:
+def count_keys(keys: np.ndarray, threshold: float) -> tuple[int, int]:
+    """How many keys are above `threshold`, and how many are equal to it."""
     above, ties = 0, 0
-    for i in range(start, stop):
-        above += keys[i] > threshold
-        ties += keys[i] == threshold
+    for key in keys:
+        above += key > threshold
+        ties += key == threshold
     return above, ties
 
 
 @njit(cache=True, nogil=True)
-def _move(
-    matrix: Rows, first: int, start: int, stop: int, threshold: float, ties_left: int, work: Work, sums: np.ndarray
-) -> int:
-    """Send rows to their sides, and what changed from sum to sum. Returns how many changed."""
-    moved = 0
+def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, sums: np.ndarray) -> int:
+    """Send rows start..stop to their sides, and those that change from sum to sum. Returns how many changed.
+
+    Of the rows whose key is `threshold` the first `ties_left` go left.
+    """
+    matrix, work, moved = node.matrix, node.work, 0
     for i in range(start, stop):
         side = LEFT if work.keys[i] > threshold else RIGHT
         if work.keys[i] == threshold and ties_left > 0:
@@ -172,7 +255,7 @@ def _move(
             continue
         moved += 1
         work.sides[i] = side
-        for at in range(matrix.indptr[first + i], matrix.indptr[first + i + 1]):
+        for at in range(matrix.indptr[node.first + i], matrix.indptr[node.first + i + 1]):
             value = np.float64(matrix.values[at])
             sums[matrix.indices[at], side] += value
             if old != NEITHER:
@@ -181,18 +264,17 @@ def _move(
 
 
 @njit(cache=True, nogil=True)
-def _own_masses(matrix: Rows, first: int, start: int, stop: int, sides: np.ndarray) -> tuple[float, float]:
-    left, right = 0.0, 0.0
+def own_masses(node: Node, start: int, stop: int) -> np.ndarray:
+    """What the folded columns of rows start..stop add to the squared length of each sum, float64 [2]."""
+    masses = np.zeros(2)
     for i in range(start, stop):
-        if sides[i] == LEFT:
-            left += matrix.own[first + i]
-        else:
-            right += matrix.own[first + i]
-    return left, right
+        masses[node.work.sides[i]] += node.matrix.own[node.first + i]
+    return masses
 
 
 @njit(cache=True, nogil=True)
-def _squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, float]:
+def column_squares(sums: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """What columns start..stop add to the squared length of each sum, float64 [2]."""
     left, right = 0.0, 0.0
     for column in range(start, stop):
         to_left, to_right = 0.0, 0.0
@@ -201,21 +283,13 @@ def _squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, float]:
             to_right += sums[chunk, column, RIGHT]
         left += to_left * to_left
         right += to_right * to_right
-    return left, right
+    return np.array([left, right])
 
 
 @njit(cache=True, nogil=True)
-def _root_of_sums(masses: np.ndarray, squares: np.ndarray) -> float:
-    total = 0.0  # not numpy's sum, which a parallel function would spread over threads in no fixed order
-    for mass in masses:
-        total += mass
-    for square in squares:
-        total += square
-    return np.sqrt(total)
-
-
-@njit(cache=True, nogil=True)
-def _point(sums: np.ndarray, start: int, stop: int, scales: np.ndarray, direction: np.ndarray) -> None:
+def point(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, direction: np.ndarray) -> None:
+    """Set columns start..stop of `direction` from the sums and their lengths."""
+    scales = _inverse(lengths)
     for column in range(start, stop):
         to_left, to_right = 0.0, 0.0
         for chunk in range(len(sums)):
@@ -224,91 +298,11 @@ def _point(sums: np.ndarray, start: int, stop: int, scales: np.ndarray, directio
         direction[column] = to_left * scales[LEFT] - to_right * scales[RIGHT]
 
 
-def _compile(parallel: bool) -> Callable[..., Any]:
-    @njit(cache=True, nogil=True, parallel=parallel)
-    def assign(matrix: Rows, first: int, rows: int, num_left: int, scales: np.ndarray, work: Work) -> int:
-        """One pass: score, take the best `num_left`, move. Returns how many rows changed sides."""
-        chunks = len(work.sums)
-        above, ties, moved = np.zeros(chunks, np.int64), np.zeros(chunks, np.int64), np.zeros(chunks, np.int64)
-        for chunk in prange(chunks):
-            _score(matrix, first, rows * chunk // chunks, rows * (chunk + 1) // chunks, scales, work)
-        keys = work.keys[:rows]
-        if parallel and rows > 1 << 14:
-            threshold = kth_largest_by_digits(keys, num_left, chunks)
-        else:
-            threshold = kth_largest(keys, num_left, work.scratch)
-        for chunk in prange(chunks):
-            start, stop = rows * chunk // chunks, rows * (chunk + 1) // chunks
-            above[chunk], ties[chunk] = _count_ties(keys, start, stop, threshold)
-        room = num_left - above.sum()
-        for chunk in prange(chunks):
-            start, stop = rows * chunk // chunks, rows * (chunk + 1) // chunks
-            ties_left = max(0, room - ties[:chunk].sum())
-            moved[chunk] = _move(matrix, first, start, stop, threshold, ties_left, work, work.sums[chunk])
-        return moved.sum()
-
-    @njit(cache=True, nogil=True, parallel=parallel)
-    def norms(matrix: Rows, first: int, rows: int, columns: int, work: Work) -> tuple[float, float]:
-        """Lengths of the two sums of rows."""
-        chunks, blocks = len(work.sums), (columns + _COLUMN_BLOCK - 1) // _COLUMN_BLOCK
-        masses, squares = np.zeros((chunks, 2)), np.zeros((blocks, 2))
-        for chunk in prange(chunks):
-            start, stop = rows * chunk // chunks, rows * (chunk + 1) // chunks
-            masses[chunk, LEFT], masses[chunk, RIGHT] = _own_masses(matrix, first, start, stop, work.sides)
-        for block in prange(blocks):
-            start, stop = block * _COLUMN_BLOCK, min(columns, (block + 1) * _COLUMN_BLOCK)
-            squares[block, LEFT], squares[block, RIGHT] = _squares(work.sums, start, stop)
-        return _root_of_sums(masses[:, LEFT], squares[:, LEFT]), _root_of_sums(masses[:, RIGHT], squares[:, RIGHT])
-
-    @njit(cache=True, nogil=True, parallel=parallel)
-    def clear(rows: int, columns: int, work: Work) -> None:
-        for chunk in prange(len(work.sums)):
-            _clear(work, chunk, rows, columns)
-
-    @njit(cache=True, nogil=True, parallel=parallel)
-    def climb(matrix: Rows, first: int, rows: int, num_left: int, columns: int, limits: Limits, work: Work) -> float:
-        """Passes from `work.direction` until the mean cosine, which is returned, gains too little."""
-        blocks = (columns + _COLUMN_BLOCK - 1) // _COLUMN_BLOCK
-        scales = np.ones(2, np.float32)
-        mean_cosine = -np.inf
-        for _ in range(limits.max_iterations):
-            moved = assign(matrix, first, rows, num_left, scales, work)
-            left, right = norms(matrix, first, rows, columns, work)
-            gain = (left + right) / rows - mean_cosine
-            mean_cosine = (left + right) / rows
-            scales[LEFT] = 1 / left if left > 0 else 0
-            scales[RIGHT] = 1 / right if right > 0 else 0
-            for block in prange(blocks):
-                start, stop = block * _COLUMN_BLOCK, min(columns, (block + 1) * _COLUMN_BLOCK)
-                _point(work.sums, start, stop, scales, work.direction)
-            if moved == 0 or gain < limits.tolerance:
-                break
-        return mean_cosine
-
-    @njit(cache=True, nogil=True)
-    def two_means(
-        matrix: Rows, first: int, rows: int, num_left: int, columns: int, node_seed: int, limits: Limits, work: Work
-    ) -> float:
-        """Split rows first..first + rows into `num_left` and the others: `work.sides`. Returns the mean cosine."""
-        sample = rows if rows < _SAMPLE_FROM else max(_SAMPLE_FROM // 2, rows // _SAMPLE_SHARE)
-        sample_left = min(max(1, num_left * sample // rows), sample - 1)
-        trial, best, best_trial = Limits(_TRIAL_PASSES, limits.tolerance), -np.inf, 0
-        for turn in range(_TRIALS + 1):
-            clear(sample, columns, work)
-            last = turn == _TRIALS
-            _choose_seeds(
-                matrix, first, sample, seed_of_node(node_seed, best_trial if last else turn, 0), work, columns
-            )
-            mean_cosine = climb(matrix, first, sample, sample_left, columns, limits if last else trial, work)
-            if mean_cosine > best:
-                best, best_trial = mean_cosine, turn
-        if sample < rows:
-            clear(rows, columns, work)
-            mean_cosine = climb(matrix, first, rows, num_left, columns, limits, work)
-        return mean_cosine
-
-    return two_means
-
-
-two_means_by_all = _compile(parallel=True)
-two_means_by_one = _compile(parallel=False)
+@njit(cache=True, nogil=True)
+def _inverse(lengths: np.ndarray) -> np.ndarray:
+    """One over each length; nothing pulls to a sum of empty rows."""
+    scales = np.zeros(2)
+    for side in range(2):
+        if lengths[side] > 0:
+            scales[side] = 1 / lengths[side]
+    return scales

@@ -1,4 +1,3 @@
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,13 +32,8 @@ def test_labels_are_permuted_and_levels_have_their_sizes(seed, num_labels, data)
 @pytest.mark.parametrize("subtree_entries", [0, 300, 1 << 17])
 def test_same_seed_same_tree_on_any_number_of_threads(monkeypatch, subtree_entries):
     monkeypatch.setattr(kmeans, "SUBTREE_ENTRIES", subtree_entries)
-    features = random_features(1, 40000 if subtree_entries else 700, 50)
-    trees = []
-    before = numba.get_num_threads()
-    for threads in range(1, before + 1):
-        numba.set_num_threads(threads)
-        trees.append(build_tree(features, [4, 37], seed=7))
-    numba.set_num_threads(before)
+    features = random_features(1, 40000, 50)
+    trees = [build_tree(features, [4, 37], seed=7, threads=threads) for threads in (1, 2, 3, 5)]
     assert all(same(tree, trees[0]) for tree in trees)
     assert not same(build_tree(features, [4, 37], seed=8), trees[0])
 
