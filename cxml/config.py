@@ -65,7 +65,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         _require(
             self.kind == "icd10cm" or bool(self.path), "data.source.path", self.path,
-            f"the {self.kind} source needs a folder", "Name the folder of train_raw_texts.txt or its like; docs/formats.md lists the files.",
+            f"the {self.kind} source needs a folder",
+            "Name the folder of train_raw_texts.txt or its like; docs/formats.md lists the files.",
         )  # fmt: skip
         for name in ("text_column", "labels_column", "label_separator"):
             value = getattr(self, name)
@@ -90,6 +91,11 @@ class DataConfig:
     on_error: Literal["refuse", "skip"] = "refuse"
     """What happens to a raw row that is broken (not UTF-8, no text, no label, a label out of range, a key seen
     before): `refuse` stops with its file and line, `skip` leaves it out and counts it in the manifest."""
+    engine: Literal["auto", "local", "ray"] = "auto"
+    """What prepares the data, with the same bytes out: `local` is this process, `ray` a Ray cluster (RAY_ADDRESS, or
+    one that is started on this machine for the while), `auto` takes Ray from 256 MB of raw files on."""
+    num_workers: int = 0
+    """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
     max_length: int = 128
     """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
     shard_rows: int = 65536
@@ -105,6 +111,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_at_least("data.max_length", self.max_length, 3)
+        _require_at_least("data.num_workers", self.num_workers, 0)
         _require_at_least("data.shard_rows", self.shard_rows, 1)
         _require_at_least("data.tfidf_max_features", self.tfidf_max_features, 1)
         _require_at_least("data.propensity_a", self.propensity_a, 0)

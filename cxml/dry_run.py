@@ -63,8 +63,8 @@ def _data_facts(config: Config) -> DataFacts:
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
-    lengths = [len(ids) for ids in tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length)]
-    return DataFacts(len(texts), len(raw.label_names), _padded(config, np.array(lengths)))
+    lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
+    return DataFacts(len(texts), len(raw.label_names), _padded(config, lengths))
 
 
 def _padded(config: Config, lengths: np.ndarray) -> int:

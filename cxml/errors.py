@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class CxmlError(Exception):
     """Root of the family: catch this to catch every error that cxml raises on purpose."""
@@ -31,6 +33,14 @@ class DataError(CxmlError, ValueError):
         self.problem = problem
         self.remedy = remedy
         self.line = line
+
+    def __reduce__(self) -> tuple[Callable[..., DataError], tuple[str, str, str, int | None]]:
+        return _make_data_error, (self.file, self.problem, self.remedy, self.line)
+
+
+def _make_data_error(file: str, problem: str, remedy: str, line: int | None) -> DataError:
+    """What pickle calls: errors travel between processes."""
+    return DataError(file, problem, remedy, line=line)
 
 
 class StaleArtefactError(CxmlError):

@@ -80,6 +80,25 @@ def open_read(url: str) -> BinaryIO:
         raise StorageError(f"{url}: {error}. Check the path and its permissions.") from error
 
 
+def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
+    """Content of all files under the folder `url` whose path ends in `suffix`, by path inside it; many at a time."""
+    sizes = {name: size for name, size in file_sizes(url).items() if name.endswith(suffix)}
+    fs, root = filesystem(url)
+    paths = [posixpath.join(root, name) for name in sizes]
+    if not paths:
+        return {}
+    contents = _with_retries(url, lambda: cast(dict[str, bytes], fs.cat(paths)))
+    return {name: contents[path] for name, path in zip(sizes, paths, strict=True)}
+
+
+def file_sizes(url: str) -> dict[str, int]:
+    """Bytes of every file under the folder `url`, by path inside it; empty if there is no such folder."""
+    fs, root = filesystem(url)
+    fs.invalidate_cache()
+    found = _with_retries(url, lambda: cast(dict[str, Any], fs.find(root, detail=True)))
+    return {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
+
+
 def list_files(url: str, pattern: str) -> list[str]:
     """URLs of the files right inside the folder `url` whose names match the glob `pattern`, sorted."""
     fs, path = filesystem(url)

@@ -19,11 +19,11 @@ from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
-from cxml.data.ragged import Ragged
+from cxml.data.ragged import Ragged, concatenate
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardInfo", "ShardedDataset",
-    "TokenizerInfo", "TrainLoader", "collate", "cut", "data_url", "epoch_order", "prefetch", "read_labels",
-    "resolve_encoder", "verify",
+    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order", "prefetch",
+    "read_labels", "resolve_encoder", "verify",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Ragged:
     def from_lists(cls, rows: Sequence[Sequence[int]], dtype: type[np.generic] = np.int32) -> Ragged:
         """Flatten Python lists."""
         offsets = lengths_to_offsets(np.fromiter((len(row) for row in rows), np.int64, len(rows)))
-        values = np.fromiter((value for row in rows for value in row), dtype, int(offsets[-1]))
+        values = np.fromiter(chain.from_iterable(rows), dtype, int(offsets[-1]))
         return cls(values, offsets)
 
     def __len__(self) -> int:
@@ -39,6 +40,12 @@ class Ragged:
         """Rows start..stop, without copying their values."""
         offsets = self.offsets[start : stop + 1]
         return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def concatenate(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of all parts, one after the other."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Ragged(np.concatenate([part.values for part in parts]), lengths_to_offsets(lengths))
 
 
 def lengths_to_offsets(lengths: np.ndarray) -> np.ndarray:

@@ -110,10 +110,7 @@ def write_shard(url: str, file: str, examples: Examples, first_uid: int) -> Shar
 
 def remove_leftovers(url: str) -> None:
     """Delete the data files that an unfinished run left under `url`."""
-    fs, root = storage.filesystem(url)
-    fs.invalidate_cache()
-    for path in fs.find(root):
-        name = path.removeprefix(root.rstrip("/") + "/")
+    for name in storage.file_sizes(url):
         if _LEFTOVER.fullmatch(name):
             storage.remove(storage.join(url, name))
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from cxml.data import Ragged
-from cxml.data.ragged import lengths_to_offsets
+from cxml.data import Ragged, concatenate
 from data_tools.formats.cleaning import Cleaner
 from data_tools.formats.reader import Reader
 
@@ -59,9 +56,3 @@ def read_blocks(reader: Reader, split: str, rows: int, cleaner: Cleaner, skip: C
                 number, texts, labels = number + 1, [], []
     if texts and number not in skip:
         yield Block(split, number, number * rows, texts, concatenate(labels))
-
-
-def concatenate(parts: list[Ragged]) -> Ragged:
-    """Rows of all parts, one after the other."""
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Ragged(np.concatenate([part.values for part in parts]), lengths_to_offsets(lengths))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from pandas.util import hash_array
 
 
 class SeenKeys:
@@ -20,7 +20,7 @@ class SeenKeys:
 
     def add(self, keys: Sequence[str]) -> np.ndarray:
         """Add keys; the places of those that came before, here or in an earlier call, rising int64."""
-        hashes = hash_array(np.array(keys, object), categorize=False)  # pyright: ignore[reportCallIssue]
+        hashes = np.fromiter(map(_hash, keys), np.uint64, len(keys))
         seen = np.zeros(len(hashes), bool)
         for run in self._runs:
             places = np.searchsorted(run, hashes)
@@ -36,3 +36,7 @@ class SeenKeys:
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
         if len(run):
             self._runs.append(run)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")

@@ -8,9 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from cxml.config import SourceConfig
+from cxml.data import concatenate
 from cxml.errors import DataError
 from data_tools.formats import icd10cm
-from data_tools.formats.blocks import concatenate
 from data_tools.formats.cleaning import Cleaner
 from data_tools.formats.columns import CsvReader, JsonlReader, ParquetReader
 from data_tools.formats.lf import LfReader

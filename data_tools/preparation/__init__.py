@@ -1,14 +1,18 @@
 """From raw texts and labels to a prepared data set.
 
-In: a raw form (`data_tools.formats` reads each into a `RawDataset`).
+In: a raw form, read block by block (`data_tools.formats`).
 
-1. `prepare` tokenises every text once, fits tf-idf on the train texts, and writes Arrow shards and a manifest.
-2. `is_prepared` tells whether that has been done already with the same inputs, and refuses another one's data.
+1. `inputs` settles what shapes the data set, and tells whether it is there already (`is_prepared`).
+2. `prepare` passes over the raw data twice: the first pass counts terms and labels, the second makes the shards.
+3. `engines` says who does the work on the blocks: this process, or Ray workers (`ray_engine`), to the same bytes.
+4. `work` is that work: pure functions of a block; `terms` and `tokenizing` are its parts.
+5. `progress` notes what is done, so that a stopped run is gone on with.
 
-Out: a folder that `cxml.data.ShardedDataset` opens.
+Out: a folder that `cxml.data.ShardedDataset` opens, its manifest written last.
 """
 
-from data_tools.preparation.prepare import expected_fingerprint, is_prepared, prepare
+from data_tools.preparation.inputs import expected_fingerprint, is_prepared
+from data_tools.preparation.prepare import prepare
 from data_tools.preparation.tokenizing import load_tokenizer, tokenize
 
 __all__ = ["expected_fingerprint", "is_prepared", "load_tokenizer", "prepare", "tokenize"]

@@ -1,37 +1,46 @@
-"""Raw texts and labels -> a prepared data set, once."""
+"""Raw texts and labels -> a prepared data set, in two passes over the raw data.
+
+1. Scan: count terms and labels of the train texts, and the rows of every split; write the label table.
+2. Make: tokens, tf-idf and one shard per block of rows.
+
+The manifest comes last. A run that was stopped is gone on with: a finished scan and finished shards are kept.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from transformers import PreTrainedTokenizerBase
+import pyarrow as pa
 
-from cxml import storage
-from cxml.config import Config, config_to_dict
+from cxml.config import Config
 from cxml.console import track
-from cxml.data import DataManifest, DatasetWriter, Examples, Ragged, TokenizerInfo, data_url
-from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
-from cxml.errors import StaleArtefactError
-from data_tools.formats import RawSplit, read_source, source_facts
-from data_tools.preparation.tfidf import fit_tfidf
-from data_tools.preparation.tokenizing import load_tokenizer, tokenize
+from cxml.data import DataManifest, ShardInfo, data_url
+from cxml.data.schema import FORMAT_VERSION
+from cxml.data.writer import write_labels
+from cxml.errors import DataError
+from data_tools.formats import SPLITS, Block, open_source
+from data_tools.preparation.engines import Engine, open_engine
+from data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
+from data_tools.preparation.progress import Progress, Scan
+from data_tools.preparation.terms import COUNTS_SCHEMA, Vocabulary, add_counts
+from data_tools.preparation.work import BlockCounts, RawRows, ShardMaker, SplitEnd, count_block
 
 _log = logging.getLogger(__name__)
 
-# Where things lie and how results are weighed does not change the shards.
-_NOT_SHAPING = ("directory", "propensity_a", "propensity_b")
+_TABLES_AT_ONCE = 32  # counts of so many blocks wait to be added up
+_LOG_SECONDS = 10.0
 
 
 def prepare(config: Config) -> str:
     """Make the prepared data set of `config` if it is not there yet, and return its URL.
 
-    Equal inputs give byte-identical files. A killed preparation leaves no manifest, and the next one starts clean.
+    Equal inputs give byte-identical files, whatever the engine and the number of workers. What a stopped run finished
+    is used.
 
     Raises:
         DataError: the raw data is broken.
@@ -39,107 +48,103 @@ def prepare(config: Config) -> str:
         StaleArtefactError: the folder holds a data set made from other inputs.
     """
     url = data_url(config)
+    progress = Progress(url)
     if is_prepared(config):
+        progress.clear()
         _log.info("Prepared data found at %s", url)
         return url
-    tokenizer, _ = load_tokenizer(config)
-    inputs = _gather_inputs(config)
-    raw = read_source(config.data.source, config.data.on_error)
-    writer = DatasetWriter(url)
-    train_frequency = np.bincount(raw.splits["train"].labels.indices, minlength=len(raw.label_names))
-    writer.write_labels(raw.label_names, train_frequency)
-    vectorizer = fit_tfidf(raw.splits["train"].texts, config.data.tfidf_max_features)
-    for name, split in raw.splits.items():
-        for examples in _examples(config, name, split, tokenizer, vectorizer):
-            writer.write_shard(name, examples)
-    manifest = writer.commit(
-        fingerprint=inputs.fingerprint,
-        config=inputs.config,
-        tokenizer=inputs.tokenizer,
-        num_features=len(vectorizer.vocabulary_),
-        source=inputs.source,
-    )
+    inputs = gather_inputs(config)
+    if progress.begin(inputs.fingerprint):
+        _log.info("Going on with what an earlier run left at %s", url)
+    with open_engine(config.data, inputs.source) as engine:
+        scan = progress.load_scan()
+        if scan is None:
+            scan = _scan(config, engine)
+            progress.save_scan(scan)
+        splits = _make_shards(config, engine, scan, progress)
+    manifest = _manifest(inputs, scan, splits)
+    manifest.write(url)
+    progress.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
     return url
 
 
-def expected_fingerprint(config: Config) -> str:
-    """The manifest fingerprint that `prepare(config)` writes. Reads the raw files once, to hash them."""
-    return _gather_inputs(config).fingerprint
+@dataclass
+class _Totals:
+    """What the blocks scanned so far add up to."""
+
+    label_frequency: np.ndarray
+    rows: Counter[str] = field(default_factory=Counter)
+    tables: list[pa.Table] = field(default_factory=list)
+
+    def add(self, counts: BlockCounts) -> None:
+        self.rows[counts.split] += counts.rows
+        self.label_frequency[counts.label_ids] += counts.label_texts
+        if counts.terms is not None:
+            self.tables.append(counts.terms)
+        if len(self.tables) >= _TABLES_AT_ONCE:
+            self.tables = [add_counts(self.tables)]
+
+    def terms(self) -> pa.Table:
+        return add_counts(self.tables) if self.tables else COUNTS_SCHEMA.empty_table()
 
 
-def is_prepared(config: Config) -> bool:
-    """Whether the data set of `config` is there, made from the same raw data, tokenizer and settings.
-
-    Where the raw folder is gone (prepared on another machine), the manifest is believed about it.
-
-    Raises:
-        StaleArtefactError: a data set made from other inputs is there; says what differs.
-    """
-    url = data_url(config)
-    if not storage.exists(storage.join(url, MANIFEST_FILE)):
-        return False
-    manifest = DataManifest.read(url)
-    path = config.data.source.path
-    raw_is_gone = bool(path) and not storage.exists(path)
-    inputs = _gather_inputs(config, manifest.source if raw_is_gone else None)
-    if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
-        differences = "; ".join(_differences(manifest, inputs)) or "another version of cxml made it"
-        raise StaleArtefactError(
-            f"{url}: this data set was made from other inputs ({differences}). "
-            "Delete the folder, or set data.directory to another one."
-        )
-    return True
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """All that shapes the shards."""
-
-    config: dict[str, Any]
-    tokenizer: TokenizerInfo
-    source: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        # The raw folder's path is left out: moved files with the same hashes are the same data.
-        source = {key: value for key, value in self.config["source"].items() if key != "path"}
-        settings = {**self.config, "source": source}
-        return storage.fingerprint(FORMAT_VERSION, settings, self.tokenizer.fingerprint, self.source)
+def _scan(config: Config, engine: Engine) -> Scan:
+    """The first pass."""
+    names = open_source(config.data.source).label_names()
+    totals = _Totals(np.zeros(len(names), np.int64))
+    skipped: dict[str, dict[str, int]] = {}
+    began = last = time.monotonic()
+    for item in engine.map(RawRows(config, len(names)), _make_counter):
+        if isinstance(item, SplitEnd):
+            skipped[item.split] = item.skipped
+        else:
+            totals.add(item)
+        if time.monotonic() - last > _LOG_SECONDS:
+            last = time.monotonic()
+            _log.info("Scanned %d texts, %.0f/s", totals.rows.total(), totals.rows.total() / (last - began))
+    for split in SPLITS:
+        for reason, count in sorted(skipped[split].items()):
+            _log.warning("%s: %d rows left out: %s", split, count, reason)
+        if not totals.rows[split]:
+            raise DataError(split, "no text is left in this split", "Check the raw files.")
+    vocabulary = Vocabulary.choose(totals.terms(), totals.rows["train"], config.data.tfidf_max_features)
+    labels = write_labels(data_url(config), names, totals.label_frequency)
+    return Scan({split: totals.rows[split] for split in SPLITS}, skipped, labels, vocabulary)
 
 
-def _gather_inputs(config: Config, source: dict[str, Any] | None = None) -> _Inputs:
-    settings = {key: value for key, value in config_to_dict(config)["data"].items() if key not in _NOT_SHAPING}
-    _, tokenizer = load_tokenizer(config)
-    return _Inputs(settings, tokenizer, source or source_facts(config.data.source))
+def _make_counter() -> Callable[[Block], BlockCounts]:
+    return count_block
 
 
-def _differences(manifest: DataManifest, inputs: _Inputs) -> Iterator[str]:
-    for name, was, now in (
-        *((f"data.{key}", manifest.config.get(key), value) for key, value in inputs.config.items()),
-        ("the tokenizer", manifest.tokenizer.fingerprint[:16], inputs.tokenizer.fingerprint[:16]),
-        ("the raw data", manifest.source, inputs.source),
-    ):
-        if was != now:
-            yield f"{name} was {was}, is {now}"
+def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress) -> dict[str, tuple[ShardInfo, ...]]:
+    """The second pass: the shards that are missing; then all of them."""
+    numbers = {split: range(-(-rows // config.data.shard_rows)) for split, rows in scan.rows.items()}
+    done = {split: frozenset(progress.finished(split)) for split in numbers}
+    missing = sum(len(numbers[split]) - len(done[split]) for split in numbers)
+    if missing:
+        made = engine.map(RawRows(config, scan.labels.rows, done), ShardMaker, config)
+        for _ in track((item for item in made if not isinstance(item, SplitEnd)), missing, "Making shards"):
+            pass
+    found = {split: progress.finished(split) for split in numbers}
+    for split, shards in found.items():
+        if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
+            remedy = "Leave the raw files as they are while they are prepared; delete the folder and start again."
+            raise DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
+    return {split: tuple(shards.values()) for split, shards in found.items()}
 
 
-def _examples(
-    config: Config, name: str, split: RawSplit, tokenizer: PreTrainedTokenizerBase, vectorizer: TfidfVectorizer
-) -> Iterator[Examples]:
-    """The split, one shard at a time."""
-    rows, shard_rows = len(split.texts), config.data.shard_rows
-    token_ids = tokenize(tokenizer, split.texts, config.data.max_length)
-    token_ids = track(token_ids, rows, f"Preparing {name}")
-    for start in range(0, rows, shard_rows):
-        texts = split.texts[start : start + shard_rows]
-        labels = split.labels[start : start + shard_rows]
-        features = vectorizer.transform(texts)
-        features.sort_indices()
-        yield Examples(
-            input_ids=Ragged.from_lists(list(islice(token_ids, shard_rows))),
-            labels=Ragged(labels.indices.astype(np.int32), labels.indptr.astype(np.int64)),
-            features=features,
-            texts=texts if config.data.keep_text else None,
-        )
+def _manifest(inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
+    return DataManifest(
+        version=FORMAT_VERSION,
+        fingerprint=inputs.fingerprint,
+        config=inputs.config,
+        tokenizer=inputs.tokenizer,
+        num_labels=scan.labels.rows,
+        num_features=len(scan.vocabulary.terms),
+        labels=scan.labels,
+        splits=splits,
+        source=inputs.source,
+        skipped={split: reasons for split, reasons in scan.skipped.items() if reasons},
+    )

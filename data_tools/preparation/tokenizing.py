@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import cast
 
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from cxml.config import Config
-from cxml.data import TokenizerInfo, resolve_encoder
+from cxml.data import Ragged, TokenizerInfo, concatenate, resolve_encoder
 from cxml.errors import ConfigError
 
 _TEXTS_PER_CALL = 1024
@@ -41,11 +43,14 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     return tokenizer, info
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Iterator[list[int]]:
-    """Token ids of each text, special tokens included, cut off at `max_length`."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Ragged:
+    """Token ids of each text, int32, special tokens included, cut off at `max_length`."""
+    backend = cast(Tokenizer, tokenizer.backend_tokenizer)
+    backend.enable_truncation(max_length)
+    backend.no_padding()
+    parts = []
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        batch = list(texts[start : start + _TEXTS_PER_CALL])
-        encoded = tokenizer(
-            batch, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
-        )
-        yield from encoded["input_ids"]
+        # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
+        encoded = backend.encode_batch_fast(texts[start : start + _TEXTS_PER_CALL])
+        parts.append(Ragged.from_lists([encoding.ids for encoding in encoded]))
+    return concatenate(parts)

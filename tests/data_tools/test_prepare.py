@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from cxml.config import SourceConfig, config_from_dict
+from cxml.config import SourceConfig, config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from data_tools.checking import validate
@@ -156,35 +156,79 @@ def test_moved_or_absent_raw_files_and_new_propensities_leave_the_data_valid(mak
     assert is_prepared(make_config(source={"path": str(tmp_path / "nowhere")}))
 
 
-def test_a_killed_preparation_leaves_no_manifest_and_the_next_one_starts_clean(make_config, tmp_path):
-    config = make_config()
-    script = f"""
+KILLED_AT_THE_THIRD = """
 import os, signal
-from cxml.config import SourceConfig, config_from_dict
-from data_tools.preparation import prepare
-from cxml.data import DatasetWriter
-write_shard, calls = DatasetWriter.write_shard, []
-def killed_at_the_third(writer, split, examples):
-    calls.append(split)
+from cxml.config import config_from_dict
+from data_tools.preparation import prepare, work
+write_shard, calls = work.write_shard, []
+def killed(*arguments):
+    calls.append(arguments)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    write_shard(writer, split, examples)
-DatasetWriter.write_shard = killed_at_the_third
-prepare(config_from_dict({{"output": {config.output!r}, "data": {{"shard_rows": 40, "max_length": 24,
-                          "source": {{"path": {config.data.source.path!r}}}}}}}))
+    return write_shard(*arguments)
+work.write_shard = killed
+prepare(config_from_dict(VALUES))
 """
+
+
+@pytest.fixture
+def half_prepared(make_config):
+    """A preparation that was killed while it made its third shard."""
+    config = make_config(shard_rows=40)
+    script = KILLED_AT_THE_THIRD.replace("VALUES", repr(config_to_dict(config)))
     command = [sys.executable, "-c", script]
     killed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    url = data_url(config)
-    assert set(content_of(url)) == {"labels.arrow", "train/shard-00000.arrow", "train/shard-00001.arrow"}
+    return config
+
+
+def data_files(url):
+    return {name: content for name, content in content_of(url).items() if not name.startswith(".progress")}
+
+
+def test_a_killed_preparation_leaves_no_manifest(half_prepared):
+    url = data_url(half_prepared)
+    assert set(data_files(url)) == {"labels.arrow", "train/shard-00000.arrow", "train/shard-00001.arrow"}
     with pytest.raises(DataError, match="no prepared data set here"):
         ShardedDataset(url, "train")
+    assert not is_prepared(half_prepared)
 
-    assert not is_prepared(config)
-    prepare(config)
-    clean = prepare(make_config(output="clean"))
-    assert content_of(url) == content_of(clean)
+
+def test_the_next_run_makes_only_the_missing_shards_and_ends_with_the_same_bytes(half_prepared, make_config):
+    url = data_url(half_prepared)
+    kept = {p: p.stat().st_mtime_ns for p in Path(url).glob("train/*.arrow")}
+    assert len(kept) == 2
+    prepare(half_prepared)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert content_of(url) == content_of(prepare(make_config(output="clean", shard_rows=40)))
+
+
+def test_a_shard_that_was_cut_off_since_is_made_again(half_prepared, make_config):
+    url = data_url(half_prepared)
+    shard = Path(url) / "train/shard-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    prepare(half_prepared)
+    assert content_of(url) == content_of(prepare(make_config(output="clean", shard_rows=40)))
+
+
+def test_what_a_run_with_other_settings_left_is_not_used(half_prepared, make_config):
+    changed = make_config(shard_rows=40, max_length=25)
+    assert data_url(changed) == data_url(half_prepared)
+    assert content_of(prepare(changed)) == content_of(
+        prepare(make_config(output="clean", shard_rows=40, max_length=25))
+    )
+
+
+def test_skipped_rows_are_counted_in_the_manifest(make_config, xmc_folder):
+    file = xmc_folder / "train_raw_texts.txt"
+    lines = file.read_bytes().split(b"\n")
+    lines[3], lines[8] = b"caf\xe9", b" "
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=r"line 4: not valid UTF-8"):
+        prepare(make_config())
+    manifest = validate(prepare(make_config(on_error="skip")))
+    assert manifest.skipped == {"train": {"not valid UTF-8": 1, "an empty text": 1}}
+    assert manifest.rows("train") == len(lines) - 1 - 2
 
 
 def test_the_data_folder_is_the_configured_one_or_in_the_output(make_config, tmp_path):

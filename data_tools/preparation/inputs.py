@@ -1,0 +1,81 @@
+"""All that shapes a prepared data set, its fingerprint, and whether what is there was made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cxml import storage
+from cxml.config import Config, config_to_dict
+from cxml.data import DataManifest, TokenizerInfo, data_url
+from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
+from cxml.errors import StaleArtefactError
+from data_tools.formats import source_facts
+from data_tools.preparation.tokenizing import load_tokenizer
+
+# Where things lie, who does the work and how results are weighed does not change the shards.
+_NOT_SHAPING = ("directory", "engine", "num_workers", "propensity_a", "propensity_b")
+
+
+def expected_fingerprint(config: Config) -> str:
+    """The manifest fingerprint that `prepare(config)` writes. Reads the raw files once, to hash them."""
+    return gather_inputs(config).fingerprint
+
+
+def is_prepared(config: Config) -> bool:
+    """Whether the data set of `config` is there, made from the same raw data, tokenizer and settings.
+
+    Where the raw folder is gone (prepared on another machine), the manifest is believed about it.
+
+    Raises:
+        StaleArtefactError: a data set made from other inputs is there; says what differs.
+    """
+    url = data_url(config)
+    if not storage.exists(storage.join(url, MANIFEST_FILE)):
+        return False
+    manifest = DataManifest.read(url)
+    path = config.data.source.path
+    raw_is_gone = bool(path) and not storage.exists(path)
+    inputs = gather_inputs(config, manifest.source if raw_is_gone else None)
+    if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
+        differences = "; ".join(_differences(manifest, inputs)) or "another version of cxml made it"
+        raise StaleArtefactError(
+            f"{url}: this data set was made from other inputs ({differences}). "
+            "Delete the folder, or set data.directory to another one."
+        )
+    return True
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that shapes the shards."""
+
+    config: dict[str, Any]
+    tokenizer: TokenizerInfo
+    source: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything."""
+        # The raw folder's path is left out: moved files with the same hashes are the same data.
+        source = {key: value for key, value in self.config["source"].items() if key != "path"}
+        settings = {**self.config, "source": source}
+        return storage.fingerprint(FORMAT_VERSION, settings, self.tokenizer.fingerprint, self.source)
+
+
+def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
+    """The inputs of `config`; `source` stands for raw files that are not there any more."""
+    settings = {key: value for key, value in config_to_dict(config)["data"].items() if key not in _NOT_SHAPING}
+    _, tokenizer = load_tokenizer(config)
+    return Inputs(settings, tokenizer, source or source_facts(config.data.source))
+
+
+def _differences(manifest: DataManifest, inputs: Inputs) -> Iterator[str]:
+    for name, was, now in (
+        *((f"data.{key}", manifest.config.get(key), value) for key, value in inputs.config.items()),
+        ("the tokenizer", manifest.tokenizer.fingerprint[:16], inputs.tokenizer.fingerprint[:16]),
+        ("the raw data", manifest.source, inputs.source),
+    ):
+        if was != now:
+            yield f"{name} was {was}, is {now}"

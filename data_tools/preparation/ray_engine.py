@@ -1,0 +1,172 @@
+"""The blocks of a preparation as a Ray Data pipeline: a reader per split streams them to actors.
+
+A block travels as one row of a Ray data set, in Arrow columns; Ray Data bounds how many wait in the object store. A
+worker that dies is started again and its block done again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from cxml.data import Ragged
+from cxml.errors import CxmlError
+from data_tools.formats import Block
+from data_tools.preparation.work import RawRows, SplitEnd
+
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_engine(num_workers: int) -> Iterator[RayEngine]:
+    """An engine on the Ray cluster of this process, of RAY_ADDRESS, or on one that lives as long as the context.
+
+    Args:
+        num_workers: actors that work on blocks; 0: one per CPU of the cluster.
+    """
+    joined = ray.is_initialized()
+    if not joined:
+        _log.info("Connecting to Ray, or starting it on this machine")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield RayEngine(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+class RayEngine:
+    """Runs the work of a preparation on `num_workers` actors."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+
+    def map(
+        self, rows: RawRows, make_worker: Callable[..., Callable[[Block], _Result]], *arguments: object
+    ) -> Iterator[_Result | SplitEnd]:
+        """See `Engine`."""
+        with _one_block_per_task():
+            results = ray.data.read_datasource(_RawDatasource(rows), num_cpus=0, override_num_blocks=len(rows.splits))
+            results = results.map_batches(
+                _Worker,
+                fn_constructor_args=(make_worker, arguments),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=self._num_workers),
+                num_cpus=1,
+            )
+            try:
+                for row in results.iter_rows():
+                    yield row["result"]
+            except Exception as error:
+                raise _own_error(error) from error
+
+
+@contextmanager
+def _one_block_per_task() -> Iterator[None]:
+    """Ray Data neither merges nor splits blocks, keeps quiet, and reports a worker's own error."""
+    context = ray.data.DataContext.get_current()
+    before = context.target_max_block_size, context.enable_progress_bars
+    context.target_max_block_size, context.enable_progress_bars = 1, False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.enable_progress_bars = before
+
+
+class _RawDatasource(Datasource):
+    """One read task per split."""
+
+    def __init__(self, rows: RawRows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ANN401, ARG002
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read, self._rows, split), unknown) for split in self._rows.splits]
+
+
+def _read(rows: RawRows, split: str) -> Iterable[pa.Table]:
+    for item in rows.read(split):
+        yield _to_row(item)
+
+
+class _Worker:
+    """An actor: makes its function once and calls it on every block."""
+
+    def __init__(self, make_worker: Callable[..., Callable[[Block], object]], arguments: tuple[object, ...]) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is an actor per core
+        self._work = make_worker(*arguments)
+
+    def __call__(self, row: pa.Table) -> dict[str, np.ndarray]:
+        item = _from_row(row)
+        result = np.empty(1, object)
+        result[0] = item if isinstance(item, SplitEnd) else self._work(item)
+        return {"result": result}
+
+
+_ROW = pa.schema(
+    [
+        ("split", pa.string()),
+        ("number", pa.int64()),
+        ("first_row", pa.int64()),
+        ("texts", pa.large_list(pa.string())),
+        ("label_values", pa.large_list(pa.int32())),
+        ("label_offsets", pa.large_list(pa.int64())),
+        ("skipped", pa.string()),
+    ]
+)
+_END = -1  # the number of the row that ends a split
+
+
+def _to_row(item: Block | SplitEnd) -> pa.Table:
+    if isinstance(item, SplitEnd):
+        facts, lists = (item.split, _END, 0), ([], [], [])
+        skipped = json.dumps(item.skipped)
+    else:
+        facts = item.split, item.number, item.first_row
+        lists = item.texts, item.labels.values, item.labels.offsets
+        skipped = "{}"
+    columns = [pa.array([value], field.type) for value, field in zip(facts, _ROW, strict=False)]
+    for values, field in zip(lists, list(_ROW)[3:], strict=False):
+        flat = pa.array(values, field.type.value_type)
+        columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(flat)], pa.int64()), flat))
+    return pa.Table.from_arrays([*columns, pa.array([skipped])], schema=_ROW)
+
+
+def _from_row(row: pa.Table) -> Block | SplitEnd:
+    split, number, first_row, skipped = (row[name][0].as_py() for name in ("split", "number", "first_row", "skipped"))
+    if number == _END:
+        return SplitEnd(split, json.loads(skipped))
+    texts, values, offsets = (row[name][0].values for name in ("texts", "label_values", "label_offsets"))
+    return Block(split, number, first_row, texts.to_pylist(), Ragged(values.to_numpy(), offsets.to_numpy()))
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The error that cxml raised in a worker, if that is what Ray's wraps; else Ray's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        if isinstance(cause, CxmlError):
+            return cause
+        if isinstance(seen, CxmlError) and type(seen).__module__ == CxmlError.__module__:
+            return seen
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    return error
