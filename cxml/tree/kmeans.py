@@ -5,6 +5,9 @@ core's cache they are copied and the subtree is finished there (`cxml.tree.subtr
 What happens to a node depends on its rows and the seed alone, never on the number of threads.
 """
 
+# numba compiles some of these functions and mixes Python and numpy scalars, which pyright tells apart.
+# pyright: reportArgumentType=false, reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtree, left_first
 from cxml.tree.threads import Crew, default_threads
 from cxml.tree.two_means import COLUMN_BLOCK, GRID, Limits, Node, Rows, make_work, seed_of_node, split
 
-_BRANCHES_PER_THREAD = 4
+_BRANCHES_PER_THREAD = 2
 
 
 def build_tree(
@@ -123,14 +126,7 @@ def _split_by_all(
     if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
         kernels.clear(node)
         _climb_by_all(node, limits, crew)
-    source = np.empty(node.count, np.int64)
-    left_first(node, source)
-    order[start:end] = order[source]
-    target = _empty_like(rows, source)
-    parts = crew.parts(node.count)
-    crew.run(_copy_rows, [(rows, source, target, 0, *part) for part in parts])
-    rows.indptr[start : end + 1] = target.indptr + rows.indptr[start]
-    crew.run(_copy_rows, [(target, np.arange(node.count), rows, start, *part) for part in parts])
+    _reorder(node, order)
 
 
 def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
@@ -175,30 +171,35 @@ def _finish_branch(
             continue
         node = Node(rows, start, end - start, middle - start, columns, work)
         split(node, seed_of_node(seed, start, end), limits)
-        source = np.empty(node.count, np.int64)
-        left_first(node, source)
-        order[start:end] = order[source]
-        target = _empty_like(rows, source)
-        _copy_rows(rows, source, target, 0, 0, node.count)
-        rows.indptr[start : end + 1] = target.indptr + rows.indptr[start]
-        _copy_rows(target, np.arange(node.count), rows, start, 0, node.count)
+        _reorder(node, order)
         at += 1
 
 
 @njit(cache=True, nogil=True)
-def _empty_like(rows: Rows, source: np.ndarray) -> Rows:
-    """Room for the rows `source`, with its `indptr` filled."""
-    indptr = np.zeros(len(source) + 1, np.int64)
-    for i in range(len(source)):
-        indptr[i + 1] = indptr[i] + rows.indptr[source[i] + 1] - rows.indptr[source[i]]
-    return Rows(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32), np.zeros(0, np.float32))
+def _reorder(node: Node, order: np.ndarray) -> None:
+    """Bring the left rows of a node before the right ones, in `order` and in the matrix, beside a copy of the right."""
+    rows, first, end = node.matrix, node.first, node.first + node.count
+    source = np.empty(node.count, np.int64)
+    left_first(node, source)
+    order[first:end] = order[source]
+    lengths = rows.indptr[source + 1] - rows.indptr[source]
+    right_entries = lengths[node.num_left :].sum()
+    right = Rows(rows.indptr, np.empty(right_entries, np.int32), np.empty(right_entries, np.float32), rows.own)
+    to = 0
+    for row in source[node.num_left :]:
+        to = _copy(rows, rows.indptr[row], rows.indptr[row + 1], right, to)
+    to = rows.indptr[first]
+    for row in source[: node.num_left]:  # forward only, so that no entry is overwritten before it is read
+        to = _copy(rows, rows.indptr[row], rows.indptr[row + 1], rows, to)
+    _copy(right, 0, right_entries, rows, to)
+    for i in range(node.count):
+        rows.indptr[first + i + 1] = rows.indptr[first + i] + lengths[i]
 
 
 @njit(cache=True, nogil=True)
-def _copy_rows(rows: Rows, source: np.ndarray, target: Rows, first: int, start: int, stop: int) -> None:
-    """Copy the rows source[start..stop] to the rows first + start..first + stop of `target`, `indptr` aside."""
-    for i in range(start, stop):
-        low, to = rows.indptr[source[i]], target.indptr[first + i]
-        for at in range(rows.indptr[source[i] + 1] - low):
-            target.indices[to + at] = rows.indices[low + at]
-            target.values[to + at] = rows.values[low + at]
+def _copy(rows: Rows, start: int, stop: int, target: Rows, to: int) -> int:
+    """Copy entries start..stop to entry `to` of `target`. Returns where the next ones go."""
+    for at in range(start, stop):
+        target.indices[to], target.values[to] = rows.indices[at], rows.values[at]
+        to += 1
+    return to

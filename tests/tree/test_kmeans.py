@@ -38,6 +38,15 @@ def test_same_seed_same_tree_on_any_number_of_threads(monkeypatch, subtree_entri
     assert not same(build_tree(features, [4, 37], seed=8), trees[0])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_folding_columns_of_single_rows_changes_no_split(monkeypatch, seed):
+    # Dense enough that no two keys lie within rounding of each other: sums run in another order there.
+    features = random_features(seed, 300, 1000, density=0.02)
+    folded = build_tree(features, [8, 64], seed=seed)
+    monkeypatch.setattr(kmeans, "SUBTREE_ENTRIES", 0)
+    assert same(folded, build_tree(features, [8, 64], seed=seed))
+
+
 def test_planted_clusters_are_found_again():
     rng = np.random.default_rng(0)
     planted = np.repeat(np.arange(16), 50)

@@ -1,0 +1,227 @@
+"""The label tree against PECOS's C++ builder: time, memory and quality on the same label features.
+
+    python benchmarks/tree.py [--quick] [--wordnet FOLDER] [--labels 1000000] [--threads 2]
+
+Label features are PIFA over tf-idf of words and word pairs (60,000 terms): of ICD-10-CM's labels, of WordNet's where
+its folder in the XMC repository's raw form is given, and of as many synthetic labels as asked for, 25 terms each. A
+synthetic label is the sum of five real texts: two of one real label, and three found by stepping from those to another
+of their labels and to a text of that.
+
+Both builders split two ways to leaves of at most 16 labels, with the same threads, in fresh processes, in turn; the
+figures are medians. Quality: the mean cosine of labels and their cluster's centroid at each level, and the reach, the
+share of the test texts' labels that lie in the 10 clusters whose centroids are nearest the text. The last line is JSON.
+
+The first run makes the peer's venv (libpecos needs an older numpy) under --peers, which takes a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from cxml.config import SourceConfig
+from cxml.tree import pifa
+from cxml.tree.threads import default_threads
+from data_tools.formats import RawSplit, read_source
+
+GOAL = 2.0
+SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart
+WORKER = Path(__file__).parent / "peers" / "build_tree.py"
+PECOS = ["libpecos==1.2.8", "numpy<2", "scipy<1.14", "scikit-learn<1.6"]
+NUM_TERMS = 60_000
+SYNTHETIC_TERMS = 25
+REACH_CLUSTERS = 10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Label features to cluster [L, F], and where they are real, the test texts [N, F] with their labels [N, L]."""
+
+    name: str
+    features: sparse.csr_matrix
+    test_features: sparse.csr_matrix | None = None
+    test_labels: sparse.csr_matrix | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """L."""
+        return len(self.features.indptr) - 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one builder did: medians, and quality by level (coarse to fine)."""
+
+    seconds: float
+    bytes: float
+    cosines: list[float]
+    reach: list[float]
+
+
+def main() -> None:
+    """Parse, make the problems, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="100,000 synthetic labels, one round: under 50 s")
+    parser.add_argument("--wordnet", help="folder of WordNet in the XMC repository's raw form")
+    parser.add_argument("--labels", type=int, default=1_000_000, help="synthetic labels")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="times that each builder runs")
+    parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "cxml-peers", help="where venvs stay")
+    options = parser.parse_args()
+    rounds, labels = (1, min(options.labels, 100_000)) if options.quick else (options.rounds, options.labels)
+    pythons = {"cxml": sys.executable, "pecos": peer_python(options.peers)}
+    for problem in make_problems(options.wordnet, labels):
+        outcomes = measure(problem, pythons, options.threads, rounds)
+        report(problem, outcomes, options.threads)
+    print(summary(problem, outcomes))
+
+
+def peer_python(folder: Path) -> str:
+    """The interpreter of PECOS's venv, which is made where it is missing."""
+    venv = folder / "pecos"
+    python = venv / "bin" / "python"
+    if not (venv / "ready").exists():
+        print(f"Installing {PECOS[0]} into {venv}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *PECOS[1:]], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", PECOS[0]], check=True)
+        (venv / "ready").touch()
+    return str(python)
+
+
+def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
+    """ICD-10-CM, WordNet where it is given, and synthetic labels from the texts of the last of these."""
+    sources = {"ICD-10-CM": SourceConfig(kind="icd10cm")}
+    if wordnet:
+        sources["WordNet"] = SourceConfig(kind="xmc", path=wordnet)
+    problems = []
+    for name, source in sources.items():
+        raw = read_source(source)
+        train, test = raw.splits["train"], raw.splits["test"]
+        tfidf = TfidfVectorizer(dtype=np.float32, max_features=NUM_TERMS, ngram_range=(1, 2))  # pyright: ignore
+        texts = sparse.csr_matrix(tfidf.fit_transform(train.texts))
+        features = pifa(train.labels, texts, 1000)
+        problems.append(Problem(name, features, sparse.csr_matrix(tfidf.transform(test.texts)), test.labels))
+    problems.append(Problem(f"{num_synthetic:,} from {name}", synthetic_features(train, texts, num_synthetic)))
+    return problems
+
+
+def synthetic_features(train: RawSplit, texts: sparse.csr_matrix, num_labels: int) -> sparse.csr_matrix:
+    """PIFA of labels that each have five real texts."""
+    rng = np.random.default_rng(0)
+    labels_of = sparse.csr_matrix(train.labels)
+    texts_of = sparse.csc_array(labels_of)
+
+    def pick(matrix: sparse.csr_matrix | sparse.csc_array, rows: np.ndarray) -> np.ndarray:
+        start = matrix.indptr[rows]
+        return matrix.indices[start + (rng.random(len(rows)) * (matrix.indptr[rows + 1] - start)).astype(np.int64)]
+
+    base = rng.choice(np.flatnonzero(np.diff(texts_of.indptr)), num_labels)
+    chosen = [pick(texts_of, base), pick(texts_of, base)]
+    chosen += [pick(texts_of, pick(labels_of, chosen[i])) for i in (0, 0, 1)]
+    rows, columns = np.concatenate(chosen), np.tile(np.arange(num_labels), len(chosen))
+    labels = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(train.texts), num_labels))
+    return pifa(labels, texts, SYNTHETIC_TERMS)
+
+
+def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int) -> dict[str, Outcome]:
+    """Let each builder work in turn, with a seed of its own in each round."""
+    runs: dict[str, list[dict[str, float]]] = {builder: [] for builder in pythons}
+    quality: dict[str, list[tuple[list[float], list[float]]]] = {builder: [] for builder in pythons}
+    with tempfile.TemporaryDirectory() as folder:
+        features, out = Path(folder, "features.npz"), Path(folder, "clusters.npy")
+        sparse.save_npz(features, problem.features, compressed=False)
+        for seed in range(rounds):
+            for builder, python in pythons.items():
+                command = [python, WORKER, builder, features, out, str(threads), str(seed)]
+                answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                runs[builder].append(json.loads(answer.splitlines()[-1]))
+                quality[builder].append(assess(problem, np.load(out)))
+    return {
+        builder: Outcome(
+            seconds=statistics.median(run["seconds"] for run in runs[builder]),
+            bytes=statistics.median(run["bytes"] for run in runs[builder]),
+            cosines=np.median([cosines for cosines, _ in quality[builder]], axis=0).tolist(),
+            reach=np.median([reach for _, reach in quality[builder]], axis=0).tolist(),
+        )
+        for builder in pythons
+    }
+
+
+def assess(problem: Problem, clusters: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean cosine and reach at each level; `clusters` int32 [levels, L] holds each label's cluster."""
+    num_labels = clusters.shape[1]
+    cosines, reach = [], []
+    for of_label in clusters:
+        members = sparse.csr_matrix((np.ones(num_labels, np.float32), (of_label, np.arange(num_labels))))
+        sums = sparse.csr_matrix(members @ problem.features)
+        norms = np.sqrt(np.asarray(sums.multiply(sums).sum(axis=1)).ravel())
+        cosines.append(float(norms.sum() / num_labels))
+        if problem.test_features is not None and problem.test_labels is not None:
+            centroids = sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ sums
+            reach.append(reach_of(centroids, problem.test_features, problem.test_labels, of_label))
+    return cosines, reach
+
+
+def reach_of(
+    centroids: sparse.csr_array, texts: sparse.csr_matrix, labels: sparse.csr_matrix, of_label: np.ndarray
+) -> float:
+    """Share of the texts' labels inside the REACH_CLUSTERS clusters nearest to each text."""
+    num_texts, num_clusters = cast(tuple[int, int], texts.shape)[0], cast(tuple[int, int], centroids.shape)[0]
+    if num_clusters <= REACH_CLUSTERS:
+        return 1.0
+    found, columns = 0, centroids.T.tocsr()
+    for start in range(0, num_texts, 4096):
+        scores = (texts[start : start + 4096] @ columns).toarray()
+        near = np.zeros(scores.shape, np.bool_)
+        np.put_along_axis(near, np.argpartition(-scores, REACH_CLUSTERS, axis=1)[:, :REACH_CLUSTERS], True, axis=1)
+        positives = labels[start : start + 4096].tocoo()
+        found += int(near[positives.row, of_label[positives.col]].sum())
+    return found / labels.nnz
+
+
+def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None:
+    """Print the two builders side by side."""
+    ours, peer = outcomes["cxml"], outcomes["pecos"]
+    terms = problem.features.nnz / problem.num_labels
+    table = Table(
+        "", "cxml", "PECOS", "PECOS / cxml", title=f"{problem.name}: {terms:.0f} terms a label, {threads} threads"
+    )
+    table.add_row("seconds", f"{ours.seconds:.2f}", f"{peer.seconds:.2f}", f"{peer.seconds / ours.seconds:.2f}")
+    table.add_row("peak, MB", f"{ours.bytes / 1e6:.0f}", f"{peer.bytes / 1e6:.0f}", f"{peer.bytes / ours.bytes:.2f}")
+    for name in ("cosines", "reach"):
+        for level, (mine, theirs) in enumerate(zip(getattr(ours, name), getattr(peer, name), strict=True), 1):
+            if name == "cosines" or 2**level > REACH_CLUSTERS:
+                label = "mean cosine" if name == "cosines" else f"reach in {REACH_CLUSTERS}"
+                table.add_row(f"{label}, {2**level:,} clusters", f"{mine:.4f}", f"{theirs:.4f}", "")
+    Console(width=110).print(table)
+
+
+def summary(problem: Problem, outcomes: dict[str, Outcome]) -> str:
+    """The line of JSON about the synthetic labels; the goal holds only where no level's cosine is worse."""
+    ours, peer = outcomes["cxml"], outcomes["pecos"]
+    ratio = peer.seconds / ours.seconds
+    no_worse = all(mine >= theirs - SLACK for mine, theirs in zip(ours.cosines, peer.cosines, strict=True))
+    return json.dumps(
+        {
+            "name": f"label tree, {problem.num_labels} labels", "figure": round(ours.seconds, 3), "unit": "s",
+            "peer": round(peer.seconds, 3), "ratio": round(ratio, 3), "goal": GOAL, "holds": ratio >= GOAL and no_worse,
+        }
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

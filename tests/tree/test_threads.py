@@ -1,0 +1,34 @@
+import threading
+
+import pytest
+
+from cxml.tree.threads import Crew, default_threads
+
+
+def test_results_come_in_order_and_parts_cover_the_whole():
+    with Crew(3) as crew:
+        assert crew.run(pow, [(base, 2) for base in range(20)]) == [base**2 for base in range(20)]
+        assert crew.parts(10) == [(0, 3), (3, 6), (6, 10)]
+
+
+def test_calls_run_together():
+    meeting = threading.Barrier(2, timeout=30)
+    with Crew(2) as crew:
+        assert sorted(crew.run(meeting.wait, [(), ()])) == [0, 1]
+
+
+def test_an_error_in_a_call_is_raised():
+    with Crew(2) as crew, pytest.raises(ZeroDivisionError):
+        crew.run(divmod, [(1, 1), (1, 0)])
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("1", 1)])
+def test_openmp_setting_decides_the_number_of_threads(monkeypatch, setting, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert default_threads() == expected
+
+
+@pytest.mark.parametrize("setting", ["", "0", "many", "-1"])
+def test_without_a_usable_setting_all_cores_are_taken(monkeypatch, setting):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert default_threads() >= 1
