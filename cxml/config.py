@@ -132,7 +132,7 @@ class TreeConfig:
     max_iterations: int = 20
     """Most passes of each balanced 2-means."""
     tolerance: float = 1e-4
-    """A 2-means stops when its mean cosine gains less than this in one pass."""
+    """A 2-means stops when its mean cosine gains less than this share of itself in one pass."""
 
     def __post_init__(self) -> None:
         sizes = self.level_sizes
