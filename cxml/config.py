@@ -242,6 +242,8 @@ class TrainConfig:
     """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    bucket_by_length: bool = False
+    """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
     evaluate_every: int = 0
     """Epochs between evaluations on the test split during training; 0: only at the end."""
 

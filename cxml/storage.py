@@ -136,6 +136,9 @@ def write_atomic(url: str, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise StorageError(f"{url}: {error}. Make room or check the permissions, then run again.") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

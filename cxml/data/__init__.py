@@ -3,15 +3,17 @@
 In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
 
 1. `DatasetWriter` writes such a folder; the manifest comes last and makes it visible.
-2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards.
-3. `epoch_order` and `cut` say which rows each optimiser step, rank and micro-batch takes: pure functions of
-   (number of rows, seed, epoch, step), so the state of a loader is two integers.
+2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards; remote ones are first copied to
+   the node's `ShardCache`.
+3. `epoch_order`, `cut` and (by length) `bucket` say which rows each optimiser step, rank and micro-batch takes: pure
+   functions of (number of rows, lengths, seed, epoch, step), so the state of a loader is a few integers.
 4. `TrainLoader` and `EvalLoader` gather, pad and hand over `Batch`es, prepared ahead by a thread.
 
 Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
 
 from cxml.data.batch import Batch, collate
+from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, verify
 from cxml.data.encoder_path import resolve_encoder
 from cxml.data.loader import EvalLoader, TrainLoader
@@ -23,7 +25,7 @@ from cxml.data.ragged import Ragged, concatenate
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
-    "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardInfo", "ShardedDataset",
-    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order", "prefetch",
-    "read_labels", "resolve_encoder", "verify",
+    "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
+    "ShardedDataset", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order",
+    "prefetch", "read_labels", "resolve_encoder", "verify",
 ]  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
 from cxml import storage
+from cxml.data.cache import ShardCache
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
 from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
 from cxml.data.schema import LABELS_SCHEMA, LIST_COLUMNS, TFIDF_COLUMNS, shard_schema
@@ -22,7 +25,7 @@ class ShardedDataset:
     """One split of a prepared data set, N rows.
 
     Local shards are memory-mapped, so opening is quick and the page cache is shared by all processes of a machine; the
-    offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are read into memory.
+    offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are copied to the node's cache.
     """
 
     def __init__(self, url: str, split: str, *, shard: int | None = None) -> None:
@@ -39,7 +42,10 @@ class ShardedDataset:
         self._url = url
         shards = self.manifest.splits[split]
         opened = shards if shard is None else shards[shard : shard + 1]
-        self._batches = [batch for info in opened for batch in _open_shard(url, info)]
+        paths = _local_paths(url, opened)
+        self._batches = [
+            batch for info, path in zip(opened, paths, strict=True) for batch in _open_shard(url, info, path)
+        ]
         self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in self._batches]))
 
     def __len__(self) -> int:
@@ -155,7 +161,8 @@ class _ChunkedLists:
 
 def read_labels(url: str) -> tuple[list[str], np.ndarray]:
     """Label names [L] and the number of train texts of each label, int64 [L]; row = label id."""
-    table = pa.Table.from_batches(_open_checked(url, DataManifest.read(url).labels, [LABELS_SCHEMA]))
+    info = DataManifest.read(url).labels
+    table = pa.Table.from_batches(_open_checked(url, info, _local_paths(url, [info])[0], [LABELS_SCHEMA]))
     return table.column("name").to_pylist(), table.column("train_frequency").to_numpy()
 
 
@@ -167,14 +174,25 @@ def verify(url: str) -> DataManifest:
     """
     manifest = DataManifest.read(url)
     for shard in manifest.files():
-        _check_size(url, shard)
-        if storage.sha256(storage.join(url, shard.file)) != shard.sha256:
-            raise DataError(storage.join(url, shard.file), "its checksum is not the manifest's", PREPARE_AGAIN)
+        file = storage.join(url, shard.file)
+        try:
+            _check_size(file, shard, storage.size(file))
+        except FileNotFoundError as error:
+            raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+        if storage.sha256(file) != shard.sha256:
+            raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
     return manifest
 
 
-def _open_shard(url: str, shard: ShardInfo) -> list[pa.RecordBatch]:
-    batches = _open_checked(url, shard, [shard_schema(with_text=True), shard_schema(with_text=False)])
+def _local_paths(url: str, shards: Sequence[ShardInfo]) -> list[Path]:
+    """Where the files lie on this machine; remote ones are fetched into the cache."""
+    if storage.local_path(url) is None:
+        return ShardCache.from_environment().fetch(url, shards)
+    return [Path(str(storage.local_path(storage.join(url, shard.file)))) for shard in shards]
+
+
+def _open_shard(url: str, shard: ShardInfo, path: Path) -> list[pa.RecordBatch]:
+    batches = _open_checked(url, shard, path, [shard_schema(with_text=True), shard_schema(with_text=False)])
     for batch in batches:
         for name in LIST_COLUMNS:
             column = batch.column(name)
@@ -185,14 +203,16 @@ def _open_shard(url: str, shard: ShardInfo) -> list[pa.RecordBatch]:
     return batches
 
 
-def _open_checked(url: str, shard: ShardInfo, schemas: list[pa.Schema]) -> list[pa.RecordBatch]:
-    """Record batches of one file, zero-copy where it is local, after checks that cost no reading of its values."""
-    _check_size(url, shard)
+def _open_checked(url: str, shard: ShardInfo, path: Path, schemas: list[pa.Schema]) -> list[pa.RecordBatch]:
+    """Record batches of one file at `path`, zero-copy, after checks that cost no reading of its values."""
     file = storage.join(url, shard.file)
-    path = storage.local_path(file)
     try:
-        source = pa.memory_map(str(path)) if path is not None else pa.BufferReader(storage.read_bytes(file))
-        reader = pa.ipc.open_file(source)
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+    _check_size(file, shard, size)
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
     except pa.ArrowInvalid as error:
         raise DataError(file, f"is no Arrow file ({error})", PREPARE_AGAIN) from error
@@ -204,11 +224,6 @@ def _open_checked(url: str, shard: ShardInfo, schemas: list[pa.Schema]) -> list[
     return batches
 
 
-def _check_size(url: str, shard: ShardInfo) -> None:
-    file = storage.join(url, shard.file)
-    try:
-        size = storage.size(file)
-    except FileNotFoundError as error:
-        raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+def _check_size(file: str, shard: ShardInfo, size: int) -> None:
     if size != shard.bytes:
         raise DataError(file, f"has {size} bytes, the manifest says {shard.bytes}", PREPARE_AGAIN)

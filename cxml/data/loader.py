@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 
 from cxml.data.batch import Batch, collate
+from cxml.data.buckets import bucket, smallest_batch
 from cxml.data.dataset import ShardedDataset
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, StaleArtefactError
 
 
 class TrainLoader:
@@ -21,6 +22,9 @@ class TrainLoader:
     batches, and each of those into world_size x accumulation nearly equal parts; rank r takes the parts
     r x accumulation .. (r + 1) x accumulation. So every text is seen once an epoch, a global batch holds the same texts
     whatever the number of ranks, and (epoch, step) is all the state that resuming needs.
+
+    With `bucket_by_length` a global batch holds texts of similar length and about as many tokens as the others, but
+    not as many texts (`cxml.data.buckets`); the rest holds as before.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class TrainLoader:
         world_size: int,
         accumulation: int,
         pad_id: int,
+        bucket_by_length: bool = False,
     ) -> None:
         """Plan the steps.
 
@@ -41,12 +46,17 @@ class TrainLoader:
         """
         self._dataset = dataset
         self._seed = seed
+        self._batch_size = batch_size
+        self._bucket_by_length = bucket_by_length
+        self._position = (0, 0)
         self._pad_id = pad_id
         self._parts = world_size * accumulation
         self._first_part = rank * accumulation
         self._accumulation = accumulation
         self.steps_per_epoch = math.ceil(len(dataset) / batch_size)
         smallest = len(dataset) // self.steps_per_epoch
+        if bucket_by_length:
+            smallest = smallest_batch(len(dataset), self.steps_per_epoch)
         if smallest < self._parts:
             raise ConfigError(
                 "train.batch_size", batch_size,
@@ -59,11 +69,57 @@ class TrainLoader:
 
         Closing or dropping the iterator stops the thread behind it.
         """
-        return prefetch(self._steps(epoch, first_step))
+        steps = prefetch(self._steps(epoch, first_step))
+        try:
+            for step, micro_batches in enumerate(steps, start=first_step):
+                self._position = (epoch, step + 1)
+                yield micro_batches
+        finally:
+            steps.close()
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the loader stands: the epoch, the steps of it that were delivered, and what the order depends on."""
+        epoch, step = self._position
+        if step == self.steps_per_epoch:
+            epoch, step = epoch + 1, 0
+        return {"epoch": epoch, "step": step, **self._order_facts()}
+
+    def load_state_dict(self, state: Mapping[str, int | str]) -> tuple[int, int]:
+        """Take the position of another loader over the same data, of any number of ranks and micro-batches.
+
+        Returns:
+            The epoch and the first step that were not delivered: arguments of `epoch`.
+
+        Raises:
+            StaleArtefactError: the state is of another data set, seed or batch size, so that the order is another one.
+        """
+        for name, value in self._order_facts().items():
+            if state.get(name) != value:
+                raise StaleArtefactError(
+                    f"the loader's state was saved with {name} = {state.get(name)!r}, this run has {value!r}. "
+                    "Go on with the same data and settings, or start a new run."
+                )
+        self._position = int(state["epoch"]), int(state["step"])
+        return self._position
+
+    def _order_facts(self) -> dict[str, int | str]:
+        return {
+            "data": self._dataset.manifest.fingerprint,
+            "rows": len(self._dataset),
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "bucket_by_length": int(self._bucket_by_length),
+        }
+
+    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's order, and the bounds of the global batches in it."""
+        order = epoch_order(len(self._dataset), self._seed, epoch)
+        if self._bucket_by_length:
+            return bucket(order, self._dataset.lengths, self.steps_per_epoch, self._seed, epoch)
+        return order, cut(len(order), self.steps_per_epoch)
 
     def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
-        order = epoch_order(len(self._dataset), self._seed, epoch)
-        bounds = cut(len(order), self.steps_per_epoch)
+        order, bounds = self._plan(epoch)
         for step in range(first_step, self.steps_per_epoch):
             global_batch = order[bounds[step] : bounds[step + 1]]
             yield [self._collate(part, len(global_batch)) for part in self._own_parts(global_batch)]

@@ -47,6 +47,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
+        bucket_by_length=config.train.bucket_by_length,
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     model = build_model(config.model, tree)

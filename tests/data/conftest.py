@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,3 +57,11 @@ def make_data(tmp_path: Path) -> Callable[..., WrittenData]:
         return write_data(str(tmp_path / "data"), rows, shard_rows=shard_rows, **kwargs)
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remote shards are not cached in the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

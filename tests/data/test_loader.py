@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cxml.data import EvalLoader, ShardedDataset, TrainLoader
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, StaleArtefactError
 
 ROWS = 95
 
@@ -23,10 +23,11 @@ def dataset(data):
     return ShardedDataset(data.url, "train")
 
 
-def loader(dataset, *, batch_size=16, seed=5, rank=0, world_size=1, accumulation=1):
+def loader(dataset, *, batch_size=16, seed=5, rank=0, world_size=1, accumulation=1, bucket_by_length=False):
     return TrainLoader(
-        dataset, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, accumulation=accumulation, pad_id=0
-    )
+        dataset, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, accumulation=accumulation,
+        pad_id=0, bucket_by_length=bucket_by_length,
+    )  # fmt: skip
 
 
 def rows_of(batch):
@@ -119,6 +120,45 @@ def test_abandoning_an_epoch_stops_its_thread(dataset):
     next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "cxml-prefetch"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    step=st.integers(0, 6), worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)), bucketed=st.booleans(),
+    epoch=st.integers(0, 2),
+)  # fmt: skip
+def test_resuming_on_another_world_size_delivers_exactly_the_rows_not_yet_seen(dataset, step, worlds, bucketed, epoch):
+    before, after = worlds
+    assume(before <= (1 if bucketed else 13) and after <= (1 if bucketed else 13))
+    seen, states = [], []
+    for rank in range(before):
+        first = loader(dataset, rank=rank, world_size=before, bucket_by_length=bucketed)
+        stream = first.epoch(epoch)
+        seen += [row for _ in range(step) for batch in next(stream) for row in rows_of(batch)]
+        stream.close()
+        states.append(first.state_dict())
+    if step == 0:
+        states = [{**state, "epoch": epoch} for state in states]
+    assert all(state == states[0] for state in states)
+    rest = []
+    for rank in range(after):
+        second = loader(dataset, rank=rank, world_size=after, accumulation=1, bucket_by_length=bucketed)
+        position = second.load_state_dict(states[0])
+        expected = (epoch + 1, 0) if step == second.steps_per_epoch else (epoch, step)
+        assert position == expected
+        if position[0] == epoch:
+            rest += [row for micro in second.epoch(*position) for batch in micro for row in rows_of(batch)]
+    assert sorted(seen + rest) == list(range(ROWS))
+
+
+def test_a_state_is_a_few_plain_values_and_refused_for_another_order(dataset):
+    state = loader(dataset).state_dict()
+    assert all(isinstance(value, (int, str)) for value in state.values())
+    for change in ({"seed": 6}, {"batch_size": 17}, {"bucket_by_length": True}):
+        with pytest.raises(StaleArtefactError, match=next(iter(change))):
+            loader(dataset, **change).load_state_dict(state)
+    with pytest.raises(StaleArtefactError, match="data = 'other'"):
+        loader(dataset).load_state_dict({**state, "data": "other"})
 
 
 def test_to_moves_every_tensor(dataset):

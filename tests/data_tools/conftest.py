@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +65,11 @@ def wordnet_folder() -> Path:
 def wordnet_slice() -> Path:
     """240 train and 60 test texts of WordNet with their labels, in the XMC repository's form."""
     return Path(__file__).parents[1] / "fixtures" / "wordnet"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remote shards are not cached in the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

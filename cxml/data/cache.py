@@ -1,0 +1,103 @@
+"""Remote shards on the node's own disk: fetched once, however many processes open them, within a bound.
+
+The folder is CXML_CACHE (else `cxml` in the user's cache folder), the bound CXML_CACHE_GIB (else 100). Files are named
+by their SHA-256, so data sets share them and a damaged download is never kept. The least recently opened go first;
+a process that has one of them mapped keeps reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from cxml import storage
+from cxml.data.manifest import PREPARE_AGAIN, ShardInfo
+from cxml.errors import ConfigError, DataError, StorageError
+
+_PARALLEL_DOWNLOADS = 8
+_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """A folder of at most `max_bytes`."""
+
+    folder: Path
+    max_bytes: int
+
+    @classmethod
+    def from_environment(cls) -> ShardCache:
+        """The node's cache. Raises `ConfigError` where CXML_CACHE_GIB is no number above 0."""
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
+        given = os.environ.get("CXML_CACHE_GIB", "100")
+        try:
+            gib = float(given)
+        except ValueError:
+            gib = 0.0
+        if not 0 < gib < float("inf"):
+            raise ConfigError("CXML_CACHE_GIB", given, "is no number above 0", "Set it to GiB, such as 100.")
+        return cls(Path(os.environ.get("CXML_CACHE") or default), int(gib * 2**30))
+
+    def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[Path]:
+        """Local copies of files of the data set under `url`, downloaded where they are missing.
+
+        Raises:
+            ConfigError: they do not all fit into the bound.
+            DataError: a download has another checksum than the manifest says.
+            StorageError: the store or the disk fails; names the file.
+        """
+        needed = sum(shard.bytes for shard in shards)
+        if needed > self.max_bytes:
+            problem = f"{url} needs {needed} bytes of the node's cache, which is bound to {self.max_bytes}"
+            raise ConfigError("CXML_CACHE_GIB", self.max_bytes / 2**30, problem, "Raise it, or copy the data set.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
+            return list(pool.map(lambda shard: self._fetch_one(url, shard), shards))
+
+    def _fetch_one(self, url: str, shard: ShardInfo) -> Path:
+        path = self.folder / f"{shard.sha256}.arrow"
+        with FileLock(self.folder / f"{shard.sha256}.lock"):
+            if path.exists() and path.stat().st_size == shard.bytes:
+                path.touch()  # its turn to be evicted moves back
+                return path
+            self._make_room(shard.bytes)
+            self._download(storage.join(url, shard.file), shard, path)
+        return path
+
+    def _download(self, file: str, shard: ShardInfo, path: Path) -> None:
+        digest = hashlib.sha256()
+        temporary = path.with_suffix(".part")  # ours alone: the caller holds the lock
+        try:
+            with temporary.open("wb") as target, storage.open_read(file) as source:
+                while block := source.read(_BLOCK_BYTES):
+                    digest.update(block)
+                    target.write(block)
+            if digest.hexdigest() != shard.sha256:
+                raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
+            temporary.replace(path)
+        except FileNotFoundError as error:
+            raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            remedy = "Free space there, or set CXML_CACHE to another folder."
+            raise StorageError(f"{file}: cannot be cached in {self.folder} ({error}). {remedy}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, wanted: int) -> None:
+        """Delete the least recently opened files until `wanted` bytes fit."""
+        with FileLock(self.folder / "evict.lock"):
+            files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.arrow"))
+            held = sum(size for _, size, _ in files)
+            for _, size, path in files:
+                if held + wanted <= self.max_bytes:
+                    return
+                path.unlink(missing_ok=True)
+                held -= size
