@@ -186,6 +186,27 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The head of the labels, the part that grows with their number."""
+
+    implementation: Literal["rows", "zero3"] = "rows"
+    """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
+    shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
+    (needs train.zero_stage 3)."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Number format of `rows`; bf16 is rounded up or down at random, which keeps small updates alive."""
+    second_moment: Literal["full", "row"] = "full"
+    """AdamW's second moment: of every weight, or one per row (4 bytes instead of 4 per weight)."""
+    clip_row_norm: float = 0.0
+    """Largest gradient norm of one row; 0 is no limit. train.gradient_clipping is for what the engine holds."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("head.clip_row_norm", self.clip_row_norm, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
@@ -305,6 +326,7 @@ class Config:
     data: DataConfig
     tree: TreeConfig = field(default_factory=TreeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -315,6 +337,12 @@ class Config:
     def __post_init__(self) -> None:
         _require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
         _require_at_least("seed", self.seed, 0)
+        _require(
+            self.head.implementation != "zero3" or self.train.zero_stage == 3,
+            "head.implementation", self.head.implementation,
+            f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
+            "Set train.zero_stage to 3, or head.implementation to rows.",
+        )  # fmt: skip
         levels = self.num_levels
         for name, expected in (
             ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),

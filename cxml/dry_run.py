@@ -14,6 +14,7 @@ from torch import nn
 from cxml.config import Config
 from cxml.data import DataManifest, ShardedDataset, data_url
 from cxml.model import build_encoder, read_encoder_config
+from cxml.optim import RowState
 from cxml.parallel import Plan, make_plan
 from cxml.tree import plan_splits
 from data_tools.formats import read_source
@@ -40,7 +41,15 @@ def dry_run(config: Config) -> Plan:
     """
     facts = _data_facts(config)
     plan_splits(facts.num_labels, config.tree.level_sizes)
-    plan = make_plan(*_count_weights(config, facts.num_labels), config.train, facts.num_texts, config.train.num_workers)
+    parameters, trained, row_bytes = _count_weights(config, facts.num_labels)
+    plan = make_plan(
+        parameters,
+        trained,
+        config.train,
+        num_texts=facts.num_texts,
+        world_size=config.train.num_workers,
+        label_rows=row_bytes,
+    )
     console = Console()
     console.print(plan.table())
     console.print(
@@ -78,15 +87,22 @@ def _texts_per_micro_batch(config: Config) -> int:
     return math.ceil(config.train.batch_size / (config.train.num_workers * config.train.accumulation))
 
 
-def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Weights of each part of the model, and those of them that learn, without allocating any."""
+def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int], int]:
+    """Weights of each part that the engine holds, those that learn, and bytes of label rows that it does not hold."""
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
+    in_engine, row_bytes = list(config.tree.level_sizes), 0
+    if config.head.implementation == "rows":
+        head = config.head
+        row_bytes = num_labels * RowState.bytes_per_row(
+            encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+        )
+    else:
+        in_engine.append(num_labels)
     heads = {
-        f"level {level} head ({size:,} nodes)": size * (encoder.hidden_size + 1)
-        for level, size in enumerate((*config.tree.level_sizes, num_labels))
+        f"level {level} head ({size:,} nodes)": size * (encoder.hidden_size + 1) for level, size in enumerate(in_engine)
     }
-    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}
+    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}, row_bytes
 
 
 def _count(module: nn.Module, *, learning: bool = False) -> int:

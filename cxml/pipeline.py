@@ -160,7 +160,7 @@ _NOT_SHAPING_THE_MODEL = (
 def _model_fingerprint(config: Config) -> str:
     settings = config_to_dict(config)
     training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
-    parts = settings["model"], settings["optim"], training, config.seed
+    parts = settings["model"], settings["head"], settings["optim"], training, config.seed
     return storage.fingerprint("model", *parts, _tree_fingerprint(config))
 
 

@@ -1,12 +1,20 @@
-"""Save a trained model as one folder and build it again from there."""
+"""Save a trained model as one folder, by all ranks together, and build it again from there on any number of ranks.
+
+weights.safetensors                  encoder and cluster levels
+labels-00000-of-00002.safetensors    label rows: positions int64 [R], weight [R, D], bias [R]; files in any cut
+manifest.json                        what made it, sizes and checksums; written last
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -14,11 +22,13 @@ from cxml import storage
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.errors import DataError
 from cxml.model import CascadeXML, build_model
+from cxml.parallel import Exchange, Ranks, RowsHead, rows_head
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-model", 1
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 _TRAIN_AGAIN = "Train again with --force train, or point to another model."
+_BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
 
 
 def model_url(config: Config) -> str:
@@ -27,34 +37,57 @@ def model_url(config: Config) -> str:
 
 
 def save_model(
-    url: str, weights: dict[str, Tensor], *, config: Config, architecture: dict[str, Any], fingerprint: str
+    url: str,
+    model: CascadeXML,
+    weights: dict[str, Tensor],
+    ranks: Ranks,
+    *,
+    config: Config,
+    fingerprint: str,
 ) -> None:
-    """Write the model; the manifest comes last, so a folder without one is no model.
+    """Write the model; a collective call. The manifest comes last, so a folder without one is no model.
 
     Args:
-        url: folder to write.
-        weights: every parameter by its name in the model.
+        url: folder to write; what it held is replaced.
+        model: the trained model.
+        weights: on the first rank, every parameter that the engine holds, by its name.
+        ranks: this process's place.
         config: the run's settings.
-        architecture: the encoder's Hugging Face config.
         fingerprint: of what the model was made from.
     """
-    manifest_url = storage.join(url, _MANIFEST)
-    storage.remove(manifest_url)
-    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()})
-    storage.write_atomic(storage.join(url, _WEIGHTS), content)
-    manifest = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "fingerprint": fingerprint,
-        "config": config_to_dict(config),
-        "encoder": architecture,
-        "weights": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-    }
-    storage.write_json(manifest_url, manifest)
+    if ranks.is_first:
+        storage.remove(storage.join(url, _MANIFEST))
+        storage.remove(url)
+    dist.barrier()
+    head = model.label_head
+    if isinstance(head, RowsHead):
+        name = f"labels-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
+        own_files = [_write(url, name, head.export_rows())]
+    else:
+        own_files = [_write(url, f"labels-{i:05d}.safetensors", rows) for i, rows in enumerate(_take_blocks(weights))]
+    files: list[list[dict[str, Any]]] = [[] for _ in range(ranks.world_size)]
+    dist.all_gather_object(files, own_files)
+    if ranks.is_first:
+        manifest = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "fingerprint": fingerprint,
+            "config": config_to_dict(config),
+            "encoder": model.encoder.transformer.config.to_dict(),
+            "weights": _write(url, _WEIGHTS, weights),
+            "labels": [file for part in files for file in part],
+        }
+        storage.write_json(storage.join(url, _MANIFEST), manifest)
+    dist.barrier()
 
 
-def load_model(url: str, tree: LabelTree) -> CascadeXML:
+def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     """Build a saved model over the tree that it was trained with, on the CPU, in evaluation mode.
+
+    Args:
+        url: folder that `save_model` wrote.
+        tree: the tree of its training.
+        exchange: the ranks that share the label rows; each keeps its own.
 
     Raises:
         DataError: there is no whole model at `url`, or it is damaged or belongs to another tree.
@@ -65,9 +98,11 @@ def load_model(url: str, tree: LabelTree) -> CascadeXML:
     manifest = storage.read_json(manifest_url, _TRAIN_AGAIN)
     if (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
         raise DataError(manifest_url, f"is not a {_FORMAT} of version {_VERSION}", _TRAIN_AGAIN)
-    weights = _read_weights(storage.join(url, _WEIGHTS), manifest["weights"])
+    config = config_from_dict(manifest["config"])
+    weights = _read(url, manifest["weights"])
     architecture = AutoConfig.for_model(**manifest["encoder"])
-    model = build_model(config_from_dict(manifest["config"]).model, tree, architecture)
+    make_head = rows_head(tree, exchange, config, trains=False)
+    model = build_model(config.model, tree, architecture, make_head)
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     found = {name: tensor.shape for name, tensor in weights.items()}
     if expected != found:
@@ -75,14 +110,55 @@ def load_model(url: str, tree: LabelTree) -> CascadeXML:
         raise DataError(url, f"weights do not fit the model and its tree, first {differing[0]}", _TRAIN_AGAIN)
     model.to(next(iter(weights.values())).dtype)
     model.load_state_dict(weights, strict=False)  # buffers come from the tree
+    _load_rows(url, manifest["labels"], model)
     return model.eval()
 
 
-def _read_weights(url: str, facts: dict[str, Any]) -> dict[str, Tensor]:
-    content = storage.read_bytes(url)
+def _load_rows(url: str, files: list[dict[str, Any]], model: CascadeXML) -> None:
+    head = model.label_head
+    assert isinstance(head, RowsHead), "built so by load_model"
+    taken = 0
+    for facts in files:
+        rows = _read(url, facts)
+        fits = rows["weight"].shape == (len(rows["positions"]), model.encoder.hidden_size)
+        if not fits or not 0 <= int(rows["positions"].min()) <= int(rows["positions"].max()) < head.layout.num_labels:
+            raise DataError(storage.join(url, facts["file"]), "rows do not fit the tree's labels", _TRAIN_AGAIN)
+        taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
+    if taken != head.layout.num_rows:
+        raise DataError(url, f"holds {taken} of the {head.layout.num_rows} label rows wanted here", _TRAIN_AGAIN)
+
+
+def _take_blocks(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Move the engine's label blocks out of `weights`, as rows with their positions."""
+    blocks: dict[int, dict[str, Tensor]] = {}
+    for name in list(weights):
+        if match := _BLOCK.fullmatch(name):
+            blocks.setdefault(int(match[1]), {})[match[2]] = weights.pop(name)
+    start = 0
+    for _, block in sorted(blocks.items()):
+        block["positions"] = torch.arange(start, start + len(block["bias"]))
+        start += len(block["bias"])
+    return [block for _, block in sorted(blocks.items())]
+
+
+def _write(url: str, file: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    storage.write_atomic(storage.join(url, file), content)
+    return {"file": file, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _read(url: str, facts: dict[str, Any]) -> dict[str, Tensor]:
+    name = facts["file"]
+    if "/" in name or "\\" in name:
+        raise DataError(url, f"the manifest names {name!r}, which is no file of this folder", _TRAIN_AGAIN)
+    file = storage.join(url, name)
+    try:
+        content = storage.read_bytes(file)
+    except FileNotFoundError as error:
+        raise DataError(file, "is named in the manifest but missing", _TRAIN_AGAIN) from error
     if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise DataError(url, "is damaged: its size or checksum is not the manifest's", _TRAIN_AGAIN)
+        raise DataError(file, "is damaged: its size or checksum is not the manifest's", _TRAIN_AGAIN)
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise DataError(url, f"is no safetensors file ({error})", _TRAIN_AGAIN) from error
+        raise DataError(file, f"is no safetensors file ({error})", _TRAIN_AGAIN) from error

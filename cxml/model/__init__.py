@@ -5,17 +5,20 @@ the best nodes (in training the true ones first) hand their children to the next
 """
 
 from cxml.model.build import build_model
-from cxml.model.cascade import CascadeXML, LevelPrediction, shortlist_loss
+from cxml.model.cascade import CascadeXML, LevelPrediction
 from cxml.model.encoder import TappedEncoder, build_encoder, read_encoder_config
+from cxml.model.label_head import EngineHead, LabelHead, Leaves
 from cxml.model.level_head import LevelHead
 
 __all__ = [
     "CascadeXML",
+    "EngineHead",
+    "LabelHead",
+    "Leaves",
     "LevelHead",
     "LevelPrediction",
     "TappedEncoder",
     "build_encoder",
     "build_model",
     "read_encoder_config",
-    "shortlist_loss",
 ]

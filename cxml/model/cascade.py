@@ -8,14 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cxml.data import Batch
 from cxml.model.encoder import TappedEncoder
+from cxml.model.label_head import EngineHead, LabelHead, Leaves
 from cxml.model.level_head import LevelHead
-from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, positive_keys, select_slots
+from cxml.model.shortlist import (
+    Shortlist,
+    every_node,
+    expand_children,
+    is_positive,
+    positive_keys,
+    select_slots,
+    shortlist_loss,
+)
 from cxml.tree import LabelTree
+
+_BLOCK_ROWS = 65536
 
 
 @dataclass(frozen=True)
@@ -42,22 +52,26 @@ class CascadeXML(nn.Module):
         encoder: TappedEncoder,
         tree: LabelTree,
         *,
+        label_head: LabelHead | None = None,
         shortlist_sizes: tuple[int, ...] = (),
         level_weights: tuple[float, ...] = (),
         scoring: str = "weighted",
     ) -> None:
+        """Build the levels above the labels; `label_head` scores the labels, one of ordinary parameters if None."""
         super().__init__()
         self.encoder = encoder
         self.level_sizes = tree.level_sizes
-        self.shortlist_sizes = shortlist_sizes or (64,) * (len(self.level_sizes) - 1)
+        self.shortlist_sizes = shortlist_sizes or (64,) * len(tree.offsets)
         self.level_weights = level_weights or (1.0,) * len(self.level_sizes)
         self.scoring = scoring
-        self.heads = nn.ModuleList(LevelHead(size, encoder.hidden_size) for size in self.level_sizes)
+        self.cluster_heads = nn.ModuleList(LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:-1])
         for level, offsets in enumerate(tree.offsets):
             self.register_buffer(f"offsets_{level}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
         label_order = torch.tensor(tree.label_order, dtype=torch.int64)
         self.register_buffer("label_order", label_order, persistent=False)
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
+        leaf_offsets = torch.tensor(tree.offsets[-1] if tree.offsets else [0, tree.num_labels], dtype=torch.int64)
+        self.label_head = label_head or EngineHead(leaf_offsets, tree.num_labels, encoder.hidden_size, _BLOCK_ROWS)
 
     @property
     def tree_offsets(self) -> list[Tensor]:
@@ -81,58 +95,49 @@ class CascadeXML(nn.Module):
         return self._predict(features, predict_k)
 
     def _loss(self, features: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        keys = positive_keys(
-            self.label_positions[batch.label_values], batch.label_offsets, self.tree_offsets, self.level_sizes[-1]
+        positions = self.get_buffer("label_positions")[batch.label_values]
+        *cluster_keys, label_keys = positive_keys(
+            positions, batch.label_offsets, self.tree_offsets, self.level_sizes[-1]
         )
-        shortlist = every_node(self.level_sizes[0], batch.size, batch.input_ids.device)
-        losses = []
-        for level, feature in enumerate(features):
-            logits = self.heads[level](feature, shortlist.nodes if level else None)
-            is_true = is_positive(shortlist, keys[level], self.level_sizes[level])
+        losses: list[Tensor] = []
+        leaves = None
+        for level, keys in enumerate(cluster_keys):
+            shortlist = self._shortlist(level, leaves, features[level])
+            logits = self._cluster_logits(level, features[level], shortlist)
+            is_true = is_positive(shortlist, keys, self.level_sizes[level])
             losses.append(shortlist_loss(logits, is_true, shortlist.mask))
-            if level < len(self.shortlist_sizes):
-                shortlist = self._next_shortlist(level, shortlist, logits, is_true)
+            leaves = self._hand_down(level, shortlist, logits, is_true)
+        scale = self.level_weights[-1] / batch.global_size
+        losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale))
         by_level = torch.stack(losses)
         return by_level @ by_level.new_tensor(self.level_weights), by_level.detach()
 
     def _predict(self, features: list[Tensor], k: int) -> list[LevelPrediction]:
-        shortlist = every_node(self.level_sizes[0], len(features[0]), features[0].device)
-        above = torch.ones_like(shortlist.nodes, dtype=torch.float32)
         predictions = []
-        for level, feature in enumerate(features):
-            logits = self.heads[level](feature, shortlist.nodes if level else None).float()
-            own = torch.sigmoid(logits)
-            scores = own * above.gather(1, shortlist.parent_slots) if self.scoring == "weighted" else own
-            predictions.append(_best(scores, shortlist, k))
-            above = own
-            if level < len(self.shortlist_sizes):
-                shortlist = self._next_shortlist(level, shortlist, logits, None)
-        predictions[-1] = self._in_label_ids(predictions[-1])
-        return predictions
+        leaves = None
+        is_weighted = self.scoring == "weighted"
+        for level in range(len(self.cluster_heads)):
+            shortlist = self._shortlist(level, leaves, features[level])
+            logits = self._cluster_logits(level, features[level], shortlist)
+            scores = torch.sigmoid(logits.float())
+            if is_weighted and leaves is not None:
+                scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
+            predictions.append(LevelPrediction(*shortlist.best(scores, k)))
+            leaves = self._hand_down(level, shortlist, logits, None)
+        positions, scores = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
+        labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
+        return [*predictions, LevelPrediction(labels, scores)]
 
-    def _next_shortlist(self, level: int, shortlist: Shortlist, logits: Tensor, is_true: Tensor | None) -> Shortlist:
-        slots, mask = select_slots(logits, shortlist.mask, self.shortlist_sizes[level], is_true)
-        return expand_children(self.tree_offsets[level], shortlist, slots, mask)
+    def _shortlist(self, level: int, above: Leaves | None, features_BD: Tensor) -> Shortlist:
+        if above is None:
+            return every_node(self.level_sizes[0], len(features_BD), features_BD.device)
+        return expand_children(self.tree_offsets[level - 1], above.nodes, above.mask)
 
-    def _in_label_ids(self, prediction: LevelPrediction) -> LevelPrediction:
-        found = prediction.nodes >= 0
-        labels = self.label_order[prediction.nodes.clamp(min=0)].masked_fill(~found, -1)
-        return LevelPrediction(nodes=labels, scores=prediction.scores)
+    def _cluster_logits(self, level: int, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
+        return self.cluster_heads[level](features_BD, shortlist.nodes if level else None)
 
-
-def shortlist_loss(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> Tensor:
-    """Binary cross-entropy: the mean over each text's shortlist, summed over the texts, in float32.
-
-    Each text's mean is over its own shortlist, not over the padded width, so the sum over a batch does not depend
-    on how the batch is cut over processes and micro-batches (docs/decisions/0002).
-    """
-    terms = F.binary_cross_entropy_with_logits(logits_BC.float(), is_true_BC.float(), reduction="none")
-    return ((terms * mask_BC).sum(1) / mask_BC.sum(1)).sum()
-
-
-def _best(scores_BC: Tensor, shortlist: Shortlist, k: int) -> LevelPrediction:
-    ranking = scores_BC.masked_fill(~shortlist.mask, -1.0)
-    best = ranking.topk(min(k, ranking.shape[1]), dim=1)
-    found = best.values >= 0
-    nodes = shortlist.nodes.gather(1, best.indices).masked_fill(~found, -1)
-    return LevelPrediction(nodes=nodes, scores=best.values.clamp(min=0))
+    def _hand_down(self, level: int, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
+        slots, mask = select_slots(logits_BC, shortlist.mask, self.shortlist_sizes[level], is_true)
+        scores = torch.sigmoid(logits_BC.detach().gather(1, slots).float())
+        nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
+        return Leaves(nodes=nodes, mask=mask, scores=scores)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,13 +20,20 @@ class Shortlist:
     Attributes:
         nodes: int64 [B, C]; padding holds node 0.
         mask: bool [B, C]; False marks padding.
-        parent_slots: int64 [B, C]: where each node's parent stands in the shortlist above; at level 0, where there is
-            none, 0.
+        parent_slots: int64 [B, C]: which of the nodes handed down is each node's parent; 0 at level 0, without any.
     """
 
     nodes: Tensor
     mask: Tensor
     parent_slots: Tensor
+
+    def best(self, scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nodes with the highest scores, best first: int64 [B, k] and float32 [B, k]; -1 and 0 for none."""
+        ranking = scores_BC.masked_fill(~self.mask, -1.0)
+        best = ranking.topk(min(k, ranking.shape[1]), dim=1)
+        found = best.values >= 0
+        nodes = self.nodes.gather(1, best.indices).masked_fill(~found, -1)
+        return nodes, best.values.clamp(min=0)
 
 
 def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortlist:
@@ -59,16 +67,14 @@ def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor 
     return slots_BK, is_wanted & mask_BC.gather(1, slots_BK)
 
 
-def expand_children(offsets: Tensor, parents: Shortlist, slots_BK: Tensor, mask_BK: Tensor) -> Shortlist:
+def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor) -> Shortlist:
     """The shortlist of the next level: all children of the chosen nodes.
 
     Args:
         offsets: int64 [n + 1]; children of node i are offsets[i] .. offsets[i + 1].
-        parents: the shortlist that the slots point into.
-        slots_BK: chosen slots, from `select_slots`.
+        nodes_BK: chosen nodes.
         mask_BK: which of them count.
     """
-    nodes_BK = parents.nodes.gather(1, slots_BK)
     starts_BK = offsets[nodes_BK]
     lengths_BK = (offsets[nodes_BK + 1] - starts_BK) * mask_BK
     ends_BK = lengths_BK.cumsum(1)
@@ -78,9 +84,7 @@ def expand_children(offsets: Tensor, parents: Shortlist, slots_BK: Tensor, mask_
     owner_BC = torch.searchsorted(ends_BK, position_BC, right=True).clamp_(max=nodes_BK.shape[1] - 1)
     children_BC = (starts_BK - ends_BK + lengths_BK).gather(1, owner_BC) + position_BC
     mask_BC = position_BC < totals_B
-    return Shortlist(
-        nodes=children_BC.masked_fill_(~mask_BC, 0), mask=mask_BC, parent_slots=slots_BK.gather(1, owner_BC)
-    )
+    return Shortlist(nodes=children_BC.masked_fill_(~mask_BC, 0), mask=mask_BC, parent_slots=owner_BC)
 
 
 def positive_keys(
@@ -107,6 +111,16 @@ def positive_keys(
         parents = torch.searchsorted(offsets[1:], nodes, right=True)
         keys.insert(0, torch.unique_consecutive(texts * num_nodes + parents))
     return keys
+
+
+def shortlist_loss(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> Tensor:
+    """Binary cross-entropy: the mean over each text's shortlist, summed over the texts, in float32.
+
+    Each text's mean is over its own shortlist, not over the padded width, so the sum over a batch does not depend
+    on how the batch is cut over processes and micro-batches (docs/decisions/0002).
+    """
+    terms = F.binary_cross_entropy_with_logits(logits_BC.float(), is_true_BC.float(), reduction="none")
+    return ((terms * mask_BC).sum(1) / mask_BC.sum(1)).sum()
 
 
 def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:

@@ -5,6 +5,19 @@ the learning rates and beta1 of the three-phase one-cycle
 """
 
 from cxml.optim.groups import parameter_groups
+from cxml.optim.row_adamw import RowSchedule, RowState, settled_weights, update_rows
+from cxml.optim.row_kernels import best_rows, train_groups
 from cxml.optim.schedule import Cycle, Schedule, one_cycle
 
-__all__ = ["Cycle", "Schedule", "one_cycle", "parameter_groups"]
+__all__ = [
+    "Cycle",
+    "RowSchedule",
+    "RowState",
+    "Schedule",
+    "best_rows",
+    "one_cycle",
+    "parameter_groups",
+    "settled_weights",
+    "train_groups",
+    "update_rows",
+]

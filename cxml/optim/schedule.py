@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 
 from cxml.config import OptimConfig
+from cxml.optim.row_adamw import RowSchedule
 
 _START = 1 / 10  # the learning rate rises from a tenth of its peak
 _END = 1 / 1000  # and falls to a thousandth
@@ -56,8 +57,18 @@ def _between(start: float, end: float, progress: float) -> float:
 class Schedule:
     """Sets an AdamW's learning rates and beta1 before each step; the groups' `lr` at construction is their peak."""
 
-    def __init__(self, optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        config: OptimConfig,
+        rows: RowSchedule | None = None,
+    ) -> None:
+        """Take over an optimizer, and the rows of the label head if those have an optimiser of their own."""
         self._optimizer = optimizer
+        self._rows = rows
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self._steps_per_epoch = steps_per_epoch
         self._epochs = epochs
@@ -69,4 +80,6 @@ class Schedule:
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * cycle.lr_factor
             group["betas"] = (cycle.beta1, self._config.beta2)
+        if self._rows is not None:
+            self._rows.begin_step(self._config.classifier_lr * cycle.lr_factor, cycle.beta1)
         return cycle

@@ -22,6 +22,7 @@ class Plan:
         weights: bytes of weights per rank.
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
+        label_rows: bytes of label rows with their optimiser state per rank, where the engine does not hold them.
         steps_per_epoch: optimiser steps.
         epochs: passes over the texts.
     """
@@ -33,13 +34,14 @@ class Plan:
     weights: int
     gradients: int
     optimizer: int
+    label_rows: int
     steps_per_epoch: int
     epochs: int
 
     @property
     def bytes_per_rank(self) -> int:
-        """Weights, gradients and optimiser state of one rank."""
-        return self.weights + self.gradients + self.optimizer
+        """Weights, gradients and optimiser state of one rank, label rows included."""
+        return self.weights + self.gradients + self.optimizer + self.label_rows
 
     @property
     def total_steps(self) -> int:
@@ -54,26 +56,38 @@ class Plan:
             note = "" if learns == count else f" ({learns:,} trained)"
             table.add_row(name, f"{count:,} weights{note}", end_section=name == list(self.parameters)[-1])
         table.add_row("processes", f"{self.world_size}, ZeRO stage {self.zero_stage}")
-        for name in ("weights", "gradients", "optimizer", "bytes_per_rank"):
-            label = {"optimizer": "optimiser state", "bytes_per_rank": "sum, without activations"}.get(name, name)
+        for name, label in (
+            ("weights", "weights"),
+            ("gradients", "gradients"),
+            ("optimizer", "optimiser state"),
+            ("label_rows", "label rows with their state"),
+            ("bytes_per_rank", "sum, without activations"),
+        ):
             table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
         table.add_row("steps", f"{self.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
         return table
 
 
 def make_plan(
-    parameters: Mapping[str, int], trained: Mapping[str, int], config: TrainConfig, num_texts: int, world_size: int
+    parameters: Mapping[str, int],
+    trained: Mapping[str, int],
+    config: TrainConfig,
+    *,
+    num_texts: int,
+    world_size: int,
+    label_rows: int = 0,
 ) -> Plan:
     """Lay out a job.
 
     ZeRO stage 1 partitions the optimiser state over the ranks, stage 2 the gradients too, stage 3 the weights too.
 
     Args:
-        parameters: number of weights of each part of the model.
+        parameters: number of weights of each part of the model that the engine holds.
         trained: those that learn.
         config: precision, ZeRO stage, batch size, epochs.
         num_texts: texts of the training split.
         world_size: processes.
+        label_rows: bytes of all label rows with their state, if the engine does not hold them.
     """
     total, learning = sum(parameters.values()), sum(trained.values())
     width = 4 if config.precision == "fp32" else 2
@@ -87,6 +101,7 @@ def make_plan(
         weights=-(-total * width // share[2]),
         gradients=-(-learning * width // share[1]),
         optimizer=-(-learning * state // share[0]),
+        label_rows=-(-label_rows // world_size),
         steps_per_epoch=-(-num_texts // config.batch_size),
         epochs=config.epochs,
     )

@@ -38,17 +38,22 @@ class SplitPrediction:
 
 def predict_split(predict: Predict, loader: EvalLoader, k: int, ranks: Ranks) -> SplitPrediction:
     """Predict this rank's share of a split."""
-    rows, predictions = [], []
+    rows, predictions = [np.zeros(0, np.int64)], []
     batches = track(loader, len(loader), "predict") if ranks.is_first else loader
     for indices, batch in batches:
         rows.append(indices)
-        predictions.append(predict(batch.to(ranks.device), k))
-    by_level = [[p[level] for p in predictions] for level in range(len(predictions[0]))]
+        predictions.append([_first(p, len(indices)) for p in predict(batch.to(ranks.device), k)])
+    by_level = list(zip(*predictions, strict=True))
     return SplitPrediction(
         rows=np.concatenate(rows),
         nodes=[torch.cat([p.nodes for p in level]).cpu().numpy() for level in by_level],
         scores=[torch.cat([p.scores for p in level]).cpu().numpy() for level in by_level],
     )
+
+
+def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
+    """Without what was predicted for texts that are only there to keep step."""
+    return LevelPrediction(nodes=prediction.nodes[:count], scores=prediction.scores[:count])
 
 
 def evaluate(

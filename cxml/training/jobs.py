@@ -16,7 +16,7 @@ from cxml.data import Batch, ShardedDataset, TrainLoader, collate, data_url, rea
 from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
-from cxml.parallel import Ranks, build_engine, distributed, gathered_state_dict
+from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
 from cxml.training.evaluation import Predict, evaluate
 from cxml.training.loop import Callback, fit
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
@@ -50,7 +50,9 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
         bucket_by_length=config.train.bucket_by_length,
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
-    model = build_model(config.model, tree)
+    is_sharded = config.head.implementation == "rows"
+    make_head = rows_head(tree, Exchange(), config) if is_sharded else None
+    model = build_model(config.model, tree, make_label_head=make_head)
     if config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)
@@ -60,6 +62,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
         steps_per_epoch=loader.steps_per_epoch,
         epochs=config.train.epochs,
         config=config.optim,
+        rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
     )
     fit(
         engine, loader, schedule, ranks,
@@ -67,9 +70,8 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
         callbacks=_callbacks(config, engine, tree, ranks),
     )  # fmt: skip
     weights = gathered_state_dict(engine, ranks)
+    save_model(model_url(config), model, weights, ranks, config=config, fingerprint=fingerprint)
     if ranks.is_first:
-        architecture = model.encoder.transformer.config.to_dict()
-        save_model(model_url(config), weights, config=config, architecture=architecture, fingerprint=fingerprint)
         _log.info("Model saved to %s", model_url(config))
 
 
@@ -83,7 +85,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
         tree = LabelTree.load(tree_url(config))
-        model = load_model(model_url(config), tree).to(ranks.device)
+        model = load_model(model_url(config), tree, Exchange()).to(ranks.device)
 
         @torch.inference_mode()
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from cxml.data import Batch
+from cxml.model import CascadeXML
 from cxml.parallel import Ranks
 
 if TYPE_CHECKING:
@@ -29,4 +30,5 @@ def train_step(engine: DeepSpeedEngine, micro_batches: list[Batch], ranks: Ranks
         engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
         engine.step()
         level_losses = level_losses + by_level.cpu() / batch.global_size
+    cast(CascadeXML, engine.module).label_head.finish_step()
     return level_losses

@@ -152,6 +152,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     header = 20_000
     assert 0 <= model["weights"]["bytes"] - 4 * weights < header
     assert plan.weights == 4 * weights
+    labels = ShardedDataset(f"{config.output}/data", "train").manifest.num_labels
+    assert plan.label_rows == -(-labels * (32 * 3 + 5) * 4 // config.train.num_workers)  # weights, moments, counters
     output = capsys.readouterr().out
     assert "bytes" not in output
     assert "Estimate" in output

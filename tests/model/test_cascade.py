@@ -11,6 +11,8 @@ from torch import nn
 from cxml.data import Batch
 from cxml.model import CascadeXML
 from cxml.model import cascade as cascade_module
+from cxml.model import label_head as label_head_module
+from cxml.model import shortlist as shortlist_module
 from cxml.tree import LabelTree
 
 HIDDEN = 5
@@ -76,34 +78,41 @@ def make_model(tree, batch_size, sizes, weights, seed, scoring="weighted"):
     torch.manual_seed(seed)
     features = [torch.randn(batch_size, HIDDEN) for _ in tree.level_sizes]
     model = CascadeXML(FixedFeatures(features), tree, shortlist_sizes=sizes, level_weights=weights, scoring=scoring)
-    for head in model.heads:
+    for head in heads_of(model):
         nn.init.normal_(head.weight)
         nn.init.normal_(head.bias)
     return model
 
 
 def heads_of(model):
-    return [(head.weight, head.bias) for head in model.heads]
+    """The level heads, coarse to fine; so few labels are one block."""
+    (labels,) = model.label_head.blocks
+    return [*model.cluster_heads, labels]
+
+
+def weights_of(model):
+    return [(head.weight, head.bias) for head in heads_of(model)]
 
 
 def record_scored(model, monkeypatch):
     """Node -> logit of every text, as the model's own heads and loss see them."""
     nodes, scored = [], []
-    for level, head in enumerate(model.heads):
+    for level, head in enumerate(heads_of(model)):
         everything = torch.arange(model.level_sizes[level])
         head.register_forward_hook(
             lambda _, inputs, __, all_nodes=everything: nodes.append(
                 all_nodes.expand(len(inputs[0]), -1) if inputs[1] is None else inputs[1]
             )
         )
-    original = cascade_module.shortlist_loss
+    original = shortlist_module.shortlist_loss
 
     def spy(logits, is_true, mask):
         rows = zip(nodes[-1], logits, mask, strict=True)
         scored.append([dict(zip(n[m].tolist(), x[m].detach().tolist(), strict=True)) for n, x, m in rows])
         return original(logits, is_true, mask)
 
-    monkeypatch.setattr(cascade_module, "shortlist_loss", spy)
+    for module in (cascade_module, label_head_module):
+        monkeypatch.setattr(module, "shortlist_loss", spy)
     return scored
 
 
@@ -119,7 +128,7 @@ def test_shortlists_logits_loss_and_gradients_equal_the_literal_algorithm(case):
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
 
     model.zero_grad()
-    expected = literal_forward(tree, list(model.encoder.features), heads_of(model), sizes, weights, label_lists)
+    expected = literal_forward(tree, list(model.encoder.features), weights_of(model), sizes, weights, label_lists)
     expected.loss.backward()
 
     for found, wanted in zip(scored, expected.scored, strict=True):
@@ -142,7 +151,7 @@ def test_predictions_equal_the_literal_algorithm(case, scoring, k):
         predictions = model(make_batch(label_lists), predict_k=k)
         for text in range(len(label_lists)):
             features = list(model.encoder.features)
-            expected = literal_predict(tree, features, heads_of(model), sizes, scoring, text)
+            expected = literal_predict(tree, features, weights_of(model), sizes, scoring, text)
             for found, wanted in zip(predictions, expected, strict=True):
                 best = sorted(wanted.values(), reverse=True)[:k]
                 kept = found.nodes[text] >= 0
@@ -171,7 +180,7 @@ def test_a_text_with_hundreds_of_labels_keeps_them_all_beside_a_text_with_one():
     label_lists = [sorted(np.random.default_rng(1).choice(1200, 300, replace=False).tolist()), [7]]
     model = make_model(tree, 2, (8, 16), (1.0, 1.0, 1.0), 0)
     loss, _ = model(make_batch(label_lists))
-    expected = literal_forward(tree, list(model.encoder.features), heads_of(model), (8, 16), (1, 1, 1), label_lists)
+    expected = literal_forward(tree, list(model.encoder.features), weights_of(model), (8, 16), (1, 1, 1), label_lists)
     assert loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
 
 
@@ -183,7 +192,8 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_parts():
     parts = []
     for start in (0, 2):
         part = make_model(tree, 2, (1,), (1.0, 1.0), 3)
-        part.heads.load_state_dict(model.heads.state_dict())
+        for mine, original in zip(heads_of(part), heads_of(model), strict=True):
+            mine.load_state_dict(original.state_dict())
         for mine, original in zip(part.encoder.features, model.encoder.features, strict=True):
             mine.data = original.data[start : start + 2]
         parts.append(part(make_batch(label_lists[start : start + 2]))[0])

@@ -1,0 +1,110 @@
+"""What the cascade asks of the head of the labels, the part that grows with their number, and the plain form of it.
+
+The head is given features and leaf clusters, not labels: a leaf's labels are one run of positions, so a leaf id stands
+for all of them. `EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
+time; `cxml.parallel.RowsHead` keeps its rows where they are and lets features travel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cxml.model.level_head import LevelHead
+from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, shortlist_loss
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The leaf clusters that each text wants scored.
+
+    Attributes:
+        nodes: int64 [B, K], leaf ids, each at most once per text; 0 where the mask is False.
+        mask: bool [B, K].
+        scores: float32 [B, K], probabilities of the leaves.
+    """
+
+    nodes: Tensor
+    mask: Tensor
+    scores: Tensor
+
+
+class LabelHead(Protocol):
+    """The head of the labels. Label positions are in tree order."""
+
+    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
+        """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
+
+        Args:
+            features_BD: features, in the encoder's dtype.
+            leaves: hold every true label.
+            positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
+            scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
+                takes it as the factor of its gradient.
+        """
+        ...
+
+    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
+        """The k best labels among those of the leaves.
+
+        Returns:
+            Label positions int64 [B, k] and scores float32 [B, k], best first; -1 and 0 where there is none. With
+            `weighted` a score is the label's probability times its leaf's.
+        """
+        ...
+
+    def finish_step(self) -> None:
+        """Take the update that a step's micro-batches prepared, if the head updates itself."""
+        ...
+
+
+class EngineHead(nn.Module):
+    """A head of ordinary parameters in blocks of rows, for the engine to train and, under ZeRO-3, to partition.
+
+    A block is gathered, used and released before the next one, so the most that is held at once is one block.
+    """
+
+    def __init__(self, leaf_offsets: Tensor, num_labels: int, hidden_size: int, block_rows: int) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.block_rows = block_rows
+        self.blocks = nn.ModuleList(
+            LevelHead(min(block_rows, num_labels - start), hidden_size) for start in range(0, num_labels, block_rows)
+        )
+        self.register_buffer("leaf_offsets", leaf_offsets, persistent=False)
+
+    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+        """See `LabelHead.loss`; the engine scales the gradient."""
+        shortlist = self._labels_of(leaves, len(features_BD))
+        is_true = is_positive(shortlist, positive_keys, self.num_labels)
+        return shortlist_loss(self._logits(features_BD, shortlist), is_true, shortlist.mask)
+
+    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
+        """See `LabelHead.predict`."""
+        shortlist = self._labels_of(leaves, len(features_BD))
+        scores = torch.sigmoid(self._logits(features_BD, shortlist).float())
+        if weighted and leaves is not None:
+            scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
+        return shortlist.best(scores, k)
+
+    def finish_step(self) -> None:
+        """Nothing to do: the engine updates the blocks."""
+
+    def _labels_of(self, leaves: Leaves | None, batch_size: int) -> Shortlist:
+        leaf_offsets = self.get_buffer("leaf_offsets")
+        if leaves is None:
+            return every_node(self.num_labels, batch_size, leaf_offsets.device)
+        return expand_children(leaf_offsets, leaves.nodes, leaves.mask)
+
+    def _logits(self, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
+        """Logits [B, C]; every rank visits every block, wanted or not, because gathering one takes all of them."""
+        total = features_BD.new_zeros(shortlist.nodes.shape)
+        for start, block in zip(range(0, self.num_labels, self.block_rows), self.blocks, strict=True):
+            local = shortlist.nodes - start
+            is_here = shortlist.mask & (local >= 0) & (local < self.block_rows)
+            logits = block(features_BD, local.masked_fill(~is_here, 0))
+            total = total + logits.masked_fill(~is_here, 0)
+        return total

@@ -1,0 +1,148 @@
+"""Row-sparse AdamW: rows that a step does not touch cost nothing, and still end up where a plain schedule puts them.
+
+The schedule, said densely. At step t every row decays, `w *= 1 - lr_t * decay`. A row that the step touches then takes
+an AdamW update as if it were its own parameter: its moments advance only when it is touched, and bias correction
+counts its own updates. (Loshchilov and Hutter 2019 for the update; lazy moments as in TensorFlow's LazyAdam.)
+
+Done lazily. A row remembers the last step that it was written at; the decay since then is one factor, from the running
+sum of log(1 - lr_t * decay), applied when the row is read or written next. Biases do not decay.
+
+State of a row of D weights: `adamw` 8 D bytes of fp32 moments, or 4 D + 4 with one second moment per row; `sgd`
+none; plus 20 bytes for its counters and its bias's moments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cxml.optim.row_kernels import update_distinct_rows
+
+
+@dataclass(kw_only=True)
+class RowState:
+    """Weights and optimiser state of R rows of D weights, as numpy arrays that share memory with torch's.
+
+    Attributes:
+        weight: float32 [R, D], or uint16 [R, D] holding bfloat16.
+        bias: float32 [R].
+        moment: float32 [R, D]; [R, 0] for SGD.
+        second: float32 [R, D], or [R, 1] for one second moment per row; [R, 0] for SGD.
+        bias_moments: float32 [R, 2].
+        last_step: int32 [R]: decay is applied up to and with this step.
+        updates: int32 [R]: updates that the row has had.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    moment: np.ndarray
+    second: np.ndarray
+    bias_moments: np.ndarray
+    last_step: np.ndarray
+    updates: np.ndarray
+
+    @classmethod
+    def zeros(
+        cls, num_rows: int, width: int, *, optimizer: str, weights: str, second_moment: str, trains: bool = True
+    ) -> RowState:
+        """Fresh state: weights and biases zero, no update taken yet.
+
+        Args:
+            num_rows: R.
+            width: D.
+            optimizer: `adamw` or `sgd`.
+            weights: `fp32` or `bf16`.
+            second_moment: `full` or `row`.
+            trains: whether moments are needed at all.
+        """
+        has_moments = trains and optimizer == "adamw"
+        second_width = {"full": width, "row": 1}[second_moment] if has_moments else 0
+        return cls(
+            weight=np.zeros((num_rows, width), np.float32 if weights == "fp32" else np.uint16),
+            bias=np.zeros(num_rows, np.float32),
+            moment=np.zeros((num_rows, width if has_moments else 0), np.float32),
+            second=np.zeros((num_rows, second_width), np.float32),
+            bias_moments=np.zeros((num_rows if has_moments else 0, 2), np.float32),
+            last_step=np.zeros(num_rows, np.int32),
+            updates=np.zeros(num_rows, np.int32),
+        )
+
+    @classmethod
+    def bytes_per_row(cls, width: int, *, optimizer: str, weights: str, second_moment: str) -> int:
+        """What a row in training takes."""
+        return cls.zeros(1, width, optimizer=optimizer, weights=weights, second_moment=second_moment).num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in vars(self).values())
+
+
+@dataclass
+class RowSchedule:
+    """Step, learning rate and running decay of the rows: all that their updates depend on besides gradients.
+
+    Attributes:
+        decay: decoupled weight decay.
+        beta2: AdamW's beta2.
+        epsilon: AdamW's epsilon.
+        clip_row_norm: largest norm of one row's gradient; 0 is no limit.
+        step: the step under way, from 1.
+        lr: its learning rate.
+        beta1: its beta1.
+        log_decay: float64 [step + 1], running sum of log(1 - lr * decay); entry 0 is 0.
+    """
+
+    decay: float
+    beta2: float
+    epsilon: float
+    clip_row_norm: float = 0.0
+    step: int = 0
+    lr: float = 0.0
+    beta1: float = 0.0
+    log_decay: np.ndarray = field(default_factory=lambda: np.zeros(1024))
+
+    def begin_step(self, lr: float, beta1: float) -> None:
+        """Enter the next step."""
+        self.step += 1
+        self.lr, self.beta1 = lr, beta1
+        if self.step >= len(self.log_decay):
+            self.log_decay = np.concatenate([self.log_decay, np.zeros_like(self.log_decay)])
+        self.log_decay[self.step] = self.log_decay[self.step - 1] + math.log1p(-lr * self.decay)
+
+    def pack(self) -> np.ndarray:
+        """The step's numbers for the kernels, float64."""
+        return np.array([self.lr, self.beta1, self.beta2, self.epsilon, self.clip_row_norm, self.step], np.float64)
+
+
+def update_rows(
+    state: RowState,
+    schedule: RowSchedule,
+    *,
+    rows: np.ndarray,
+    gradients: np.ndarray,
+    bias_gradients: np.ndarray,
+    row_ids: np.ndarray,
+) -> None:
+    """Update distinct rows.
+
+    Args:
+        state: changed in place.
+        schedule: the step under way.
+        rows: int64 [n], distinct.
+        gradients: float32 [n, D].
+        bias_gradients: float32 [n].
+        row_ids: int64 [n], a number that names each row whatever the rank that holds it (its label position).
+    """
+    arrays = tuple(vars(state).values())
+    update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), schedule.log_decay, arrays)
+
+
+def settled_weights(state: RowState, schedule: RowSchedule) -> np.ndarray:
+    """The weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [R, D]."""
+    stored = state.weight
+    values = stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
+    factors = np.exp(schedule.log_decay[schedule.step] - schedule.log_decay[state.last_step])
+    return values * factors[:, None].astype(np.float32)

@@ -1,0 +1,221 @@
+"""Compiled loops over the label rows that a batch's shortlists touch, on the CPU.
+
+Pairs (text, leaf) are grouped by leaf, so that a leaf's rows are read once, in one run, however many texts want them;
+in that one visit a row is scored, its loss and both gradients are taken, and it is updated.
+
+The work is cut into a fixed number of chunks, each with sums of its own that are added in order: the result does not
+depend on the number of threads. All compiled code stands in this one file because numba's cache on disk only notices
+changes of the file that a function stands in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange, uint32
+from numba.extending import overload
+
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def _value(stored):
+    raise AssertionError("only compiled code calls this")
+
+
+@overload(_value)
+def _value_overload(stored):
+    """A stored weight as float32: itself, or a bfloat16's bits in the upper half."""
+    if str(stored) == "uint16":
+        # The shift widens to 64 bits, so its result is narrowed again.
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
+
+
+def _stored(like, value, noise):
+    raise AssertionError("only compiled code calls this")
+
+
+@overload(_stored)
+def _stored_overload(like, value, noise):
+    """A float32 as it is stored: itself, or rounded to bfloat16 up or down in proportion (`noise`: 16 random bits)."""
+    if str(like) == "uint16":
+        return lambda like, value, noise: np.uint16(
+            np.uint32(np.float32(value).view(np.uint32) + np.uint32(noise)) >> np.uint32(16)
+        )
+    return lambda like, value, noise: np.float32(value)
+
+
+@njit
+def _noise(step, row, column):
+    """16 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
+    mixed = uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)
+    mixed = uint32(mixed ^ (mixed >> uint32(15))) * uint32(2246822519)
+    mixed = uint32(mixed ^ (mixed >> uint32(13))) * uint32(3266489917)
+    return uint32(mixed ^ (mixed >> uint32(16))) & uint32(0xFFFF)
+
+
+@njit
+def pending_decay(last_step, log_decay, step):
+    """The factor that a row last written at `last_step` still has to take, to be as of the end of `step`."""
+    return np.float32(math.exp(log_decay[step] - log_decay[last_step]))
+
+
+@njit(fastmath=_FAST)
+def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
+    """One update of row `r`; `state` holds the arrays of `RowState` in order, `row_id` names the row for rounding."""
+    weight, bias, moment, second, bias_moments, last_step, updates = state
+    lr, beta1, beta2, epsilon, clip, step = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], int(numbers[5])
+    width = weight.shape[1]
+    square = np.float32(bias_gradient * bias_gradient)
+    for d in range(width):
+        square += gradient[d] * gradient[d]
+    scale = np.float32(1.0)
+    if clip > 0 and square > clip * clip:
+        scale = np.float32(clip / math.sqrt(square))
+    decay = pending_decay(last_step[r], log_decay, step)
+    last_step[r] = step
+    updates[r] += 1
+    if moment.shape[1] == 0:
+        for d in range(width):
+            value = _value(weight[r, d]) * decay - np.float32(lr) * scale * gradient[d]
+            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+        bias[r] -= np.float32(lr) * scale * bias_gradient
+        return
+    b1, b2 = np.float32(beta1), np.float32(beta2)
+    one = np.float32(1)
+    size = np.float32(lr / (1 - beta1 ** updates[r]))
+    root = np.float32(1 / math.sqrt(1 - beta2 ** updates[r]))
+    eps = np.float32(epsilon)
+    if second.shape[1] == 1:
+        mean = (square - np.float32(bias_gradient * bias_gradient)) * scale * scale / np.float32(width)
+        second[r, 0] = b2 * second[r, 0] + (one - b2) * mean
+        inverse = size / (math.sqrt(second[r, 0]) * root + eps)
+        for d in range(width):
+            moment[r, d] = b1 * moment[r, d] + (one - b1) * scale * gradient[d]
+            value = _value(weight[r, d]) * decay - np.float32(inverse) * moment[r, d]
+            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+    else:
+        for d in range(width):
+            g = scale * gradient[d]
+            moment[r, d] = b1 * moment[r, d] + (one - b1) * g
+            second[r, d] = b2 * second[r, d] + (one - b2) * g * g
+            value = _value(weight[r, d]) * decay - size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
+            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+    g = scale * np.float32(bias_gradient)
+    bias_moments[r, 0] = b1 * bias_moments[r, 0] + (one - b1) * g
+    bias_moments[r, 1] = b2 * bias_moments[r, 1] + (one - b2) * g * g
+    bias[r] -= size * bias_moments[r, 0] / (np.sqrt(bias_moments[r, 1]) * root + eps)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def update_distinct_rows(rows, gradients, bias_gradients, row_ids, numbers, log_decay, state):
+    """Update rows from gradients at hand; see `cxml.optim.row_adamw.update_rows`."""
+    for i in prange(len(rows)):
+        update_row(rows[i], gradients[i], bias_gradients[i], row_ids[i], numbers, log_decay, state)
+
+
+@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
+def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode, numbers, log_decay, state, gradients):
+    """Loss and gradients of all pairs, and the update of their rows.
+
+    Args:
+        groups: `LeafGroups.arrays()`.
+        chunks: `LeafGroups.chunks()`.
+        features: float32 [B, D] of all texts.
+        inverse_counts: float32 [B], one over the length of each text's whole shortlist.
+        is_true: uint8 [scores], 1 where the text has the label.
+        scale: factor of the weights' gradient; the features' gradient is that of the plain sum.
+        mode: 0 leaves the rows as they are, 1 updates them, 2 writes their gradients out.
+        numbers: `RowSchedule.pack()`.
+        log_decay: `RowSchedule.log_decay`.
+        state: the arrays of `RowState`.
+        gradients: float32 [touched rows, D + 1], the bias last; written in mode 2.
+
+    Returns:
+        float32 [B, D + 1]: the gradient of the features of the summed loss, and in the last column each text's loss.
+    """
+    starts, ends, shift, pair_ptr, pair_texts, score_ptr, row_ptr = groups
+    weight, bias, last_step = state[0], state[1], state[5]
+    width, step = features.shape[1], int(numbers[5])
+    sums = np.zeros((len(chunks) - 1, features.shape[0], width + 1), np.float32)
+    for chunk in prange(len(chunks) - 1):
+        row_gradient = np.empty(width, np.float32)
+        row = np.empty(width, np.float32)
+        for g in range(chunks[chunk], chunks[chunk + 1]):
+            num_texts = pair_ptr[g + 1] - pair_ptr[g]
+            for r in range(starts[g], ends[g]):
+                # As of the end of the step before: this step's decay comes with its update.
+                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0))
+                for d in range(width):
+                    row[d] = _value(weight[r, d]) * settled
+                    row_gradient[d] = 0
+                bias_gradient = np.float32(0)
+                first_score = score_ptr[g] + (r - starts[g]) * num_texts
+                for i in range(num_texts):
+                    t = pair_texts[pair_ptr[g] + i]
+                    logit = bias[r]
+                    for d in range(width):
+                        logit += row[d] * features[t, d]
+                    truth = np.float32(is_true[first_score + i])
+                    tail = math.exp(-abs(logit))
+                    probability = np.float32((1 if logit >= 0 else tail) / (1 + tail))
+                    loss = max(logit, np.float32(0)) - logit * truth + np.float32(math.log1p(tail))
+                    slope = (probability - truth) * inverse_counts[t]
+                    bias_gradient += slope
+                    for d in range(width):
+                        row_gradient[d] += slope * features[t, d]
+                        sums[chunk, t, d] += slope * row[d]
+                    sums[chunk, t, width] += loss * inverse_counts[t]
+                if mode == 1:
+                    for d in range(width):
+                        row_gradient[d] *= scale
+                    update_row(r, row_gradient, bias_gradient * scale, r + shift[g], numbers, log_decay, state)
+                elif mode == 2:
+                    out = row_ptr[g] + r - starts[g]
+                    for d in range(width):
+                        gradients[out, d] = row_gradient[d] * scale
+                    gradients[out, width] = bias_gradient * scale
+    return sums.sum(0)
+
+
+@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
+def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, log_decay, step, state):
+    """The k best rows of each text among the leaves that it wants of this shard.
+
+    Args:
+        features: float32 [B, D].
+        leaf_ptr: int64 [B + 1]; text b wants the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
+        first_rows: int64 [P], first local row of each; last_rows: one past its last.
+        last_rows: int64 [P].
+        leaf_scores: float32 [P], factor of the scores of the leaf's rows.
+        shift: int64 [P], label position minus local row.
+        k: rows wanted per text.
+        log_decay: `RowSchedule.log_decay`.
+        step: the last step taken.
+        state: the arrays of `RowState`.
+
+    Returns:
+        Scores float32 [B, k], best first (-1 where there is none), and label positions int64 [B, k] (-1 likewise).
+    """
+    weight, bias, last_step = state[0], state[1], state[5]
+    width = features.shape[1]
+    scores = np.full((features.shape[0], k), -1, np.float32)
+    positions = np.full((features.shape[0], k), -1, np.int64)
+    for b in prange(features.shape[0]):
+        for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
+            for r in range(first_rows[p], last_rows[p]):
+                product = np.float32(0)
+                for d in range(width):
+                    product += _value(weight[r, d]) * features[b, d]
+                logit = product * pending_decay(last_step[r], log_decay, step) + bias[r]
+                score = np.float32(1 / (1 + math.exp(-logit))) * leaf_scores[p]
+                if score > scores[b, k - 1]:
+                    place = k - 1
+                    while place > 0 and score > scores[b, place - 1]:
+                        scores[b, place] = scores[b, place - 1]
+                        positions[b, place] = positions[b, place - 1]
+                        place -= 1
+                    scores[b, place] = score
+                    positions[b, place] = r + shift[p]
+    return scores, positions

@@ -1,0 +1,73 @@
+"""Which rank owns which label rows: leaf clusters dealt over the ranks like cards.
+
+Neighbouring leaves go to different ranks, so a subtree that many texts want is spread over all of them, and every rank
+owns the same number of leaves, give or take one. A leaf's rows stay together, in tree order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_FLAT_LEAF = 64
+"""Rows of a leaf where the tree has no clusters, so that such labels can be dealt too."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowLayout:
+    """The rows of one shard of `num_shards`.
+
+    Attributes:
+        leaf_offsets: int64 [num_leaves + 1]: leaf c holds the label positions leaf_offsets[c] .. leaf_offsets[c + 1].
+        shard: this shard, from 0.
+        num_shards: shards in all.
+        local_starts: int64 [own leaves + 1]: own leaf i (leaf i * num_shards + shard) holds the local rows
+            local_starts[i] .. local_starts[i + 1].
+    """
+
+    leaf_offsets: np.ndarray
+    shard: int
+    num_shards: int
+    local_starts: np.ndarray
+
+    @classmethod
+    def deal(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
+        """Deal the leaves; a shard may get none."""
+        sizes = np.diff(leaf_offsets)[shard::num_shards]
+        return cls(leaf_offsets, shard, num_shards, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of this shard."""
+        return int(self.local_starts[-1])
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of all shards."""
+        return int(self.leaf_offsets[-1])
+
+    def positions(self) -> np.ndarray:
+        """The label position of each local row, int64 [num_rows]."""
+        starts = self.leaf_offsets[:-1][self.shard :: self.num_shards]
+        sizes = np.diff(self.local_starts)
+        return np.repeat(starts - self.local_starts[:-1], sizes) + np.arange(self.num_rows)
+
+    def local_rows(self, positions: np.ndarray) -> np.ndarray:
+        """The local row of each label position, int64; -1 for those of other shards."""
+        leaves = np.searchsorted(self.leaf_offsets, positions, side="right") - 1
+        local_leaves = np.where(self.owns(leaves), leaves // self.num_shards, 0)
+        starts = self.local_starts[:-1][local_leaves] if len(self.local_starts) > 1 else np.zeros_like(leaves)
+        rows = starts + positions - self.leaf_offsets[leaves]
+        return np.where(self.owns(leaves), rows, -1)
+
+    def owns(self, leaves: np.ndarray) -> np.ndarray:
+        """Whether this shard has each leaf, bool."""
+        return leaves % self.num_shards == self.shard
+
+
+def leaf_offsets_of(tree_offsets: tuple[np.ndarray, ...], num_labels: int) -> np.ndarray:
+    """Label positions at which the leaves of a tree begin and end; leaves of a fixed size where it has no clusters."""
+    if tree_offsets:
+        return np.asarray(tree_offsets[-1], np.int64)
+    return np.append(np.arange(0, num_labels, _FLAT_LEAF), num_labels).astype(np.int64)

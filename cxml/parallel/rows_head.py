@@ -1,0 +1,286 @@
+"""The label head whose rows never travel: each rank owns rows, features come to them and gradients go back.
+
+1. Ranks gather their features, leaf ids and true labels.
+2. Each rank scores the pairs (text, leaf) that it owns, takes the loss and both gradients and updates its rows, all in
+   one visit of each row (`cxml.optim.row_kernels`).
+3. Partial gradients of the features, and losses, are added up and go back to the texts' ranks.
+
+Per step and rank B (D + K) values are gathered and B (D + 1) come back; the cost does not depend on the labels' number.
+Rows live in host memory and are worked on by the CPU, whatever the encoder's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.config import Config, HeadConfig, OptimConfig
+from cxml.model import Leaves
+from cxml.optim import RowSchedule, RowState, best_rows, settled_weights, train_groups, update_rows
+from cxml.parallel.exchange import Exchange
+from cxml.parallel.leaf_groups import LeafGroups
+from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
+from cxml.tree import LabelTree
+
+_INITIAL_BIAS = -4.0  # few labels are true for a text; as in cxml.model.LevelHead
+_KEEP, _UPDATE, _WRITE_GRADIENTS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of all ranks: what `_gather` brings together.
+
+    Attributes:
+        features: float32 [B, D].
+        leaves: int64 [B, K], -1 where there is none.
+        leaf_scores: float32 [B, K].
+        counts: texts of each rank.
+    """
+
+    features: np.ndarray
+    leaves: np.ndarray
+    leaf_scores: np.ndarray
+    counts: list[int]
+
+
+class RowsHead:
+    """One rank's rows of the label head; satisfies `cxml.model.LabelHead`. Every method is a collective call.
+
+    Weights start at zero, which is the same for any number of ranks: a linear classifier needs no random start.
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        width: int,
+        exchange: Exchange,
+        head: HeadConfig,
+        optim: OptimConfig,
+        *,
+        accumulation: int = 1,
+        trains: bool = True,
+    ) -> None:
+        """Allocate the rows.
+
+        Args:
+            layout: the rows that this rank owns.
+            width: D, width of the features.
+            exchange: the ranks that share the rows.
+            head: optimiser and number formats of the rows.
+            optim: betas, epsilon and decay.
+            accumulation: micro-batches per step; above 1, gradients are kept until `finish_step`.
+            trains: False leaves out what only training needs.
+        """
+        self.layout = layout
+        self.exchange = exchange
+        self.state = RowState.zeros(
+            layout.num_rows,
+            width,
+            optimizer=head.optimizer,
+            weights=head.weights,
+            second_moment=head.second_moment,
+            trains=trains,
+        )
+        self.state.bias[:] = _INITIAL_BIAS
+        self.schedule = RowSchedule(
+            decay=optim.classifier_weight_decay,
+            beta2=optim.beta2,
+            epsilon=optim.epsilon,
+            clip_row_norm=head.clip_row_norm,
+        )
+        self._is_fused = accumulation == 1
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
+        """See `LabelHead.loss`. With gradients enabled it also updates the rows, or keeps their gradients."""
+        return _RowsLoss.apply(features_BD, self, leaves, positive_keys, scale)
+
+    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
+        """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
+        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64))
+        if not weighted or leaves is None:
+            texts.leaf_scores.fill(1)
+        own = self.layout.owns(texts.leaves) & (texts.leaves >= 0)
+        local = texts.leaves[own] // self.layout.num_shards
+        first = self.layout.local_starts[local]
+        scores, positions = best_rows(
+            texts.features, _offsets(own.sum(1)), first, self.layout.local_starts[local + 1], texts.leaf_scores[own],
+            self.layout.leaf_offsets[texts.leaves[own]] - first, k,
+            self.schedule.log_decay, self.schedule.step, tuple(vars(self.state).values()),
+        )  # fmt: skip
+        return self._merge(scores, positions, texts.counts, k, features_BD.device)
+
+    def finish_step(self) -> None:
+        """Update the rows with the gradients that the step's micro-batches left."""
+        if not self._pending:
+            return
+        touched = np.concatenate([rows for rows, _ in self._pending])
+        rows, place = np.unique(touched, return_inverse=True)
+        width = self.state.weight.shape[1]
+        summed = np.zeros((len(rows), width + 1), np.float32)
+        start = 0
+        for part, gradients in self._pending:
+            summed[place[start : start + len(part)]] += gradients  # rows are distinct within a part
+            start += len(part)
+        self._pending.clear()
+        update_rows(
+            self.state,
+            self.schedule,
+            rows=rows,
+            gradients=np.ascontiguousarray(summed[:, :width]),
+            bias_gradients=np.ascontiguousarray(summed[:, width]),
+            row_ids=self.layout.positions()[rows],
+        )
+
+    def export_rows(self) -> dict[str, Tensor]:
+        """This rank's rows: `positions` int64 [R], `weight` float32 [R, D], `bias` float32 [R]."""
+        return {
+            "positions": torch.from_numpy(self.layout.positions()),
+            "weight": torch.from_numpy(settled_weights(self.state, self.schedule)),
+            "bias": torch.from_numpy(self.state.bias.copy()),
+        }
+
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """Take over those of some exported rows that this rank owns; how many they were."""
+        rows = self.layout.local_rows(positions.numpy())
+        own = rows >= 0
+        values = weight.float().numpy()[own]
+        if self.state.weight.dtype == np.uint16:
+            values = torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
+        self.state.weight[rows[own]] = values
+        self.state.bias[rows[own]] = bias.float().numpy()[own]
+        return int(own.sum())
+
+    def train(
+        self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float, *, updates: bool
+    ) -> Tensor:
+        """Loss, gradients and update; float32 [B, D + 1]: the features' gradient, and each text's loss last."""
+        texts, positives = self._gather(features_BD, leaves, positive_keys)
+        groups, leaf_ids = self._group(texts.leaves)
+        sizes = np.diff(self.layout.leaf_offsets)
+        lengths = np.where(texts.leaves >= 0, sizes[texts.leaves], 0).sum(1)
+        mode = (_UPDATE if self._is_fused else _WRITE_GRADIENTS) if updates else _KEEP
+        width = self.state.weight.shape[1]
+        kept = np.empty((groups.row_ptr[-1] if mode == _WRITE_GRADIENTS else 0, width + 1), np.float32)
+        sums = train_groups(
+            groups.arrays(), groups.chunks(), texts.features, (1 / lengths).astype(np.float32),
+            self._mark_true(groups, leaf_ids, positives, len(texts.features)), np.float32(scale), mode,
+            self.schedule.pack(), self.schedule.log_decay, tuple(vars(self.state).values()), kept,
+        )  # fmt: skip
+        if mode == _WRITE_GRADIENTS:
+            self._pending.append((groups.rows, kept))
+        return self.exchange.sum_rows(torch.from_numpy(sums), texts.counts)
+
+    def _gather(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor) -> tuple[_Texts, np.ndarray]:
+        """The texts of all ranks, and their true labels as int64 [n, 2]: text, label position."""
+        num_texts = len(features_BD)
+        nodes, scores = self._wanted_leaves(leaves, num_texts)
+        sizes = self.exchange.gather_sizes(num_texts, nodes.shape[1], len(positive_keys))
+        counts, widths, nnz = (sizes[:, column].tolist() for column in range(3))
+        width = max(widths)
+        nodes = torch.nn.functional.pad(nodes, (0, width - nodes.shape[1]), value=-1)
+        scores = torch.nn.functional.pad(scores, (0, width - scores.shape[1]))
+        before = sum(counts[: self.exchange.rank])
+        keys = positive_keys.cpu()
+        positives = torch.stack([keys // self.layout.num_labels + before, keys % self.layout.num_labels], dim=1)
+        texts = _Texts(
+            features=self.exchange.gather_rows(features_BD.detach().cpu(), counts).float().numpy(),
+            leaves=self.exchange.gather_rows(nodes, counts).numpy(),
+            leaf_scores=self.exchange.gather_rows(scores, counts).numpy(),
+            counts=counts,
+        )
+        return texts, self.exchange.gather_rows(positives, nnz).numpy()
+
+    def _wanted_leaves(self, leaves: Leaves | None, num_texts: int) -> tuple[Tensor, Tensor]:
+        if leaves is None:
+            every = torch.arange(len(self.layout.leaf_offsets) - 1).repeat(num_texts, 1)
+            return every, torch.ones(every.shape)
+        return leaves.nodes.masked_fill(~leaves.mask, -1).cpu(), leaves.scores.cpu()
+
+    def _group(self, leaves_BK: np.ndarray) -> tuple[LeafGroups, np.ndarray]:
+        """This rank's pairs grouped by leaf, and the groups' leaf ids."""
+        own = self.layout.owns(leaves_BK) & (leaves_BK >= 0)
+        texts, _ = np.nonzero(own)
+        leaves = leaves_BK[own]
+        order = np.argsort(leaves, kind="stable")  # within a leaf the texts stay in order
+        ids, first = np.unique(leaves[order], return_index=True)
+        local = ids // self.layout.num_shards
+        starts, ends = self.layout.local_starts[local], self.layout.local_starts[local + 1]
+        pair_ptr = np.append(first, len(order)).astype(np.int64)
+        groups = LeafGroups(
+            starts=starts,
+            ends=ends,
+            position_shift=self.layout.leaf_offsets[ids] - starts,
+            pair_ptr=pair_ptr,
+            pair_texts=texts[order].astype(np.int64),
+            score_ptr=_offsets((ends - starts) * np.diff(pair_ptr)),
+            row_ptr=_offsets(ends - starts),
+        )
+        return groups, ids
+
+    def _mark_true(self, groups: LeafGroups, leaf_ids: np.ndarray, positives: np.ndarray, num_texts: int) -> np.ndarray:
+        """Which of the groups' scores belong to a true label, uint8 [scores]."""
+        marks = np.zeros(groups.score_ptr[-1], np.uint8)
+        texts, positions = positives[:, 0], positives[:, 1]
+        leaves = np.searchsorted(self.layout.leaf_offsets, positions, side="right") - 1
+        own = self.layout.owns(leaves)
+        texts, positions, leaves = texts[own], positions[own], leaves[own]
+        group = np.searchsorted(leaf_ids, leaves)
+        group_of_pair = np.repeat(np.arange(len(leaf_ids)), np.diff(groups.pair_ptr))
+        pair = np.searchsorted(group_of_pair * num_texts + groups.pair_texts, group * num_texts + texts)
+        row = positions - self.layout.leaf_offsets[leaves]
+        width = np.diff(groups.pair_ptr)[group]
+        marks[groups.score_ptr[group] + row * width + pair - groups.pair_ptr[group]] = 1
+        return marks
+
+    def _merge(
+        self, scores: np.ndarray, positions: np.ndarray, counts: list[int], k: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The k best of every rank's k best for this rank's texts."""
+        num_all = len(scores)
+        every = [num_all] * self.exchange.size
+        start = sum(counts[: self.exchange.rank])
+        own = slice(start, start + counts[self.exchange.rank])
+        gathered_scores = self.exchange.gather_rows(torch.from_numpy(scores), every)
+        gathered_positions = self.exchange.gather_rows(torch.from_numpy(positions), every)
+        stacked_scores = gathered_scores.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
+        stacked_positions = gathered_positions.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
+        best = stacked_scores.topk(k, dim=1)
+        found = best.values >= 0
+        positions_BK = stacked_positions.gather(1, best.indices).masked_fill(~found, -1)
+        return positions_BK.to(device), best.values.clamp(min=0).to(device)
+
+
+class _RowsLoss(torch.autograd.Function):
+    """The summed loss, whose gradient the head has already computed when it returns."""
+
+    @staticmethod
+    def forward(ctx, features_BD, head, leaves, positive_keys, scale):  # noqa: ANN001, ANN205, PLR0917
+        sums = head.train(features_BD, leaves, positive_keys, scale, updates=ctx.needs_input_grad[0])
+        ctx.save_for_backward(sums[:, :-1].to(features_BD.device, features_BD.dtype))
+        return sums[:, -1].sum().to(features_BD.device)
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ANN001, ANN205
+        (feature_gradient,) = ctx.saved_tensors
+        return gradient.to(feature_gradient.dtype) * feature_gradient, None, None, None, None
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def rows_head(tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True) -> Callable[[int], RowsHead]:
+    """What makes this rank's rows of a run's label head, once the width of the features is known."""
+    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), exchange.rank, exchange.size)
+
+    def make(width: int) -> RowsHead:
+        return RowsHead(
+            layout, width, exchange, config.head, config.optim, accumulation=config.train.accumulation, trains=trains
+        )
+
+    return make
