@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 # Errors that no second try can mend; every other OSError from a remote store is tried again.
 _FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _ATTEMPTS = 6
+_CLIENT_LIBRARIES = ("aiohttp", "botocore", "aiobotocore", "google", "azure")
 _READ_BLOCK_BYTES = 4 << 20
 
 
@@ -219,7 +220,7 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
     is_local = local_path(url) is not None
 
     def may_recover(error: BaseException) -> bool:
-        return not is_local and isinstance(error, OSError) and not isinstance(error, _FINAL_ERRORS)
+        return not is_local and _is_storage_error(error) and not isinstance(error, _FINAL_ERRORS)
 
     attempts = Retrying(
         retry=retry_if_exception(may_recover),
@@ -231,5 +232,12 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
         return attempts(action)
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except Exception as error:
+        if not _is_storage_error(error):
+            raise
         raise StorageError(f"{url}: {error}. Check the path, the disk and the credentials, then run again.") from error
+
+
+def _is_storage_error(error: BaseException) -> bool:
+    """Whether a disk or a store failed; the clients of stores do not make all their errors `OSError`s."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENT_LIBRARIES

@@ -1,0 +1,145 @@
+"""What goes wrong underneath is survived, or refused by name; nothing is lost and nothing half is taken for whole."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from support.object_store import BUCKET, failing_proxy, options, s3_server
+
+from cxml.config import config_from_dict
+from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.errors import CxmlError, DataError, StorageError
+from data_tools.checking import validate
+from data_tools.preparation import is_prepared, prepare
+
+
+@pytest.fixture
+def make(tmp_path, wordnet_slice):
+    def make_config(**data):
+        source = {"path": str(wordnet_slice)}
+        section = {"source": source, "max_length": 24, "shard_rows": 25, "engine": "local", **data}
+        return config_from_dict({"output": str(tmp_path / "run"), "data": section})
+
+    return make_config
+
+
+def content_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_by_file_and_the_next_run_goes_on_when_there_is_room(make, small_disk, tmp_path):
+    config = make(directory=str(small_disk / "data"))
+    blocker = small_disk / "blocker"
+    blocker.write_bytes(b"x" * 120_000)
+    with pytest.raises(StorageError, match=r"No space left.*Make room"):
+        prepare(config)
+    assert not is_prepared(config)
+    kept = {p: p.stat().st_mtime_ns for p in (small_disk / "data").glob("*/shard-*.arrow")}
+    assert kept
+    blocker.unlink()
+    prepare(config)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert content_of(data_url(config)) == content_of(prepare(make(directory=str(tmp_path / "clean"))))
+
+
+def test_a_full_cache_disk_is_told_by_shard_and_the_variable_that_moves_it(make, small_disk, monkeypatch):
+    url = prepare(make(directory="memory://full-cache"))
+    monkeypatch.setenv("CXML_CACHE", str(small_disk))
+    (small_disk / "blocker").write_bytes(b"x" * 220_000)
+    with pytest.raises(StorageError, match=r"shard-\d+\.arrow: cannot be cached in .*No space left.*CXML_CACHE"):
+        ShardedDataset(url, "train")
+    assert not list(small_disk.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-8]), r"has \d+ bytes, the manifest says \d+"),
+        (lambda file: file.write_bytes(file.read_bytes()[:999] + b"~" + file.read_bytes()[1000:]), "its checksum"),
+        (lambda file: file.unlink(), "is named in the manifest but missing"),
+    ],
+    ids=["truncated", "a flipped byte", "missing"],
+)
+def test_a_damaged_shard_is_named_with_the_remedy(make, damage, problem):
+    url = prepare(make())
+    damage(Path(url) / "train/shard-00003.arrow")
+    with pytest.raises(DataError, match=rf"train/shard-00003\.arrow: {problem}.*prepare the data again"):
+        validate(url)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The port of a real S3 server."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def use_store(monkeypatch):
+    """Point s3:// URLs at a port."""
+
+    def use(port):
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        monkeypatch.setitem(fsspec.config.conf, "s3", options(port))
+
+    yield use
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_an_object_store_takes_and_gives_what_a_disk_does(make, store, use_store):
+    use_store(store)
+    local, remote = prepare(make()), prepare(make(directory=f"s3://{BUCKET}/plain"))
+    assert DataManifest.read(remote) == DataManifest.read(local)
+    validate(remote)
+    rows = np.arange(240)
+    assert ShardedDataset(remote, "train").texts(rows) == ShardedDataset(local, "train").texts(rows)
+
+
+def test_a_store_that_fails_a_third_of_the_requests_loses_nothing(
+    make, store, use_store, wordnet_slice, tmp_path, monkeypatch
+):
+    use_store(store)
+    fsspec.filesystem("s3").put(str(wordnet_slice), f"{BUCKET}/raw", recursive=True)
+    local = prepare(make(shard_rows=100))
+    monkeypatch.setenv("CXML_CACHE", str(tmp_path / "cache"))
+    with failing_proxy(store, 1 / 3) as (port, failures):
+        use_store(port)
+        source = {"path": f"s3://{BUCKET}/raw"}
+        remote = prepare(make(directory=f"s3://{BUCKET}/shaken", source=source, shard_rows=100))
+        dataset = ShardedDataset(remote, "train")
+        assert dataset.texts(np.arange(240)) == ShardedDataset(local, "train").texts(np.arange(240))
+    assert failures.failed > 10
+    assert 0.2 < failures.failed / (failures.failed + failures.passed) < 0.5
+    assert DataManifest.read(local).splits == dataset.manifest.splits
+    use_store(store)
+    validate(remote)
+
+
+def test_a_store_that_is_gone_is_told_by_url(make, store, use_store, tmp_path, monkeypatch):
+    use_store(store)
+    url = prepare(make(directory=f"s3://{BUCKET}/gone"))
+    monkeypatch.setattr("cxml.storage._ATTEMPTS", 2)
+    monkeypatch.setenv("CXML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with failing_proxy(store, 1.0) as (port, _):
+        use_store(port)
+        with pytest.raises(CxmlError, match=rf"s3://{BUCKET}/gone"):
+            ShardedDataset(url, "train")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)

