@@ -39,19 +39,23 @@ def runs(tmp_path_factory):
     base = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
     build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
 
-    def variant(name, train, **model):
+    def variant(name, train, model=None, head=None):
         return dataclasses.replace(
             base,
             output=str(folder / name),
             data=dataclasses.replace(base.data, directory=str(folder / "data")),
             tree=dataclasses.replace(base.tree, directory=str(folder / "tree")),
             train=dataclasses.replace(base.train, **train),
-            model=dataclasses.replace(base.model, **model),
+            model=dataclasses.replace(base.model, **model or {}),
+            head=dataclasses.replace(base.head, **head or {}),
         )
 
     alone = [variant(name, train) for name, train in ONE_PROCESS.items()]
-    alone.append(variant(FROZEN, {}, freeze_layers=1))
+    alone.append(variant(FROZEN, {}, model={"freeze_layers": 1}))
+    zero3 = {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}}
+    alone.append(variant("zero3 head, one process", **zero3))
     together = [variant(name, train) for name, train in (TWO_PROCESSES | BF16).items()]
+    together.append(variant("zero3 head, two processes", **zero3))
     run_workers(train_one_after_the_other, (alone,), 1)
     run_workers(train_one_after_the_other, (together,), 2)
     return {Path(config.output).name: Path(config.output) for config in alone + together} | {"base": folder}
@@ -65,12 +69,27 @@ def weights(folder):
     return safetensors.torch.load_file(folder / "model" / "weights.safetensors")
 
 
+def label_rows(folder):
+    """The label rows of all files, in tree order."""
+    parts = [safetensors.torch.load_file(file) for file in sorted((folder / "model").glob("labels-*"))]
+    order = torch.argsort(torch.cat([part["positions"] for part in parts]))
+    return {name: torch.cat([part[name] for part in parts])[order] for name in ("weight", "bias")}
+
+
 @pytest.mark.parametrize("name", [*TWO_PROCESSES, *ONE_PROCESS])
 def test_every_way_to_spread_a_step_gives_the_same_losses_and_weights(runs, name):
     np.testing.assert_allclose(losses(runs[name]), losses(runs["reference"]), rtol=2e-4)
-    found = weights(runs[name])
-    for parameter, expected in weights(runs["reference"]).items():
+    found = weights(runs[name]) | label_rows(runs[name])
+    for parameter, expected in (weights(runs["reference"]) | label_rows(runs["reference"])).items():
         torch.testing.assert_close(found[parameter], expected, rtol=1e-3, atol=2e-4, msg=parameter)
+
+
+def test_the_zero3_head_takes_the_same_steps_on_two_processes_as_on_one(runs):
+    one, two = runs["zero3 head, one process"], runs["zero3 head, two processes"]
+    np.testing.assert_allclose(losses(two), losses(one), rtol=2e-4)
+    rows = [safetensors.torch.load_file(run / "model" / "labels-00000.safetensors") for run in (one, two)]
+    for name, tensor in rows[0].items():
+        torch.testing.assert_close(rows[1][name], tensor, rtol=1e-3, atol=2e-4, msg=name)
 
 
 @pytest.mark.parametrize("name", BF16)

@@ -1,0 +1,64 @@
+"""The rows head on several processes, step by step, for comparison with a head of ordinary parameters."""
+
+import numpy as np
+import torch
+
+from cxml.config import OptimConfig
+from cxml.model import Leaves
+from cxml.parallel import Exchange, RowLayout, RowsHead, distributed
+
+WIDTH, LR, STEPS = 5, 1e-2, 4
+
+
+def make_problem(seed, num_leaves, counts):
+    """Random rows and, per step, texts of every rank: features, leaves and true labels, ragged in every way."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 6, num_leaves))]).astype(np.int64)
+    num_labels = int(offsets[-1])
+    weight = rng.normal(size=(num_labels, WIDTH)).astype(np.float32)
+    bias = rng.normal(size=num_labels).astype(np.float32)
+    steps = [[make_texts(rng, offsets, count) for count in counts] for _ in range(STEPS)]
+    return offsets, weight, bias, steps
+
+
+def make_texts(rng, offsets, count):
+    num_leaves = len(offsets) - 1
+    width = int(rng.integers(1, num_leaves + 1))
+    nodes = np.stack([rng.permutation(num_leaves)[:width] for _ in range(count)])
+    mask = rng.random((count, width)) < 0.7
+    mask[:, 0] = True
+    keys = []
+    for text in range(count):
+        wanted = [int(p) for node in nodes[text][mask[text]] for p in range(offsets[node], offsets[node + 1])]
+        truths = rng.choice(wanted, size=int(rng.integers(1, len(wanted) + 1)), replace=False)
+        keys += [text * int(offsets[-1]) + int(p) for p in truths]
+    scores = rng.random((count, width)).astype(np.float32)
+    leaves = Leaves(torch.from_numpy(nodes * mask), torch.from_numpy(mask), torch.from_numpy(scores))
+    return rng.normal(size=(count, WIDTH)).astype(np.float32), leaves, torch.tensor(sorted(keys))
+
+
+def train_rows(problem, head_config, accumulation):
+    """Run the problem's steps on this rank; what it saw and, at the end, its rows and predictions."""
+    offsets, weight, bias, steps = problem
+    results = []
+    with distributed(threads=1) as ranks:
+        exchange = Exchange()
+        layout = RowLayout.deal(offsets, ranks.rank, ranks.world_size)
+        head = RowsHead(layout, WIDTH, exchange, head_config, OptimConfig(), accumulation=accumulation)
+        head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
+        for first in range(0, STEPS, accumulation):
+            head.schedule.begin_step(LR, 0.9)
+            micro_batches = [texts[ranks.rank] for texts in steps[first : first + accumulation]]
+            total = sum(len(part[0]) for texts in steps[first : first + accumulation] for part in texts)
+            for features, leaves, keys in micro_batches:
+                x = torch.from_numpy(features).requires_grad_()
+                loss = head.loss(x, leaves, keys, 1 / total)
+                loss.backward()
+                results.append((loss.item(), x.grad.numpy()))
+            head.finish_step()
+        features, leaves, _ = steps[0][ranks.rank]
+        best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
+        rows = {name: tensor.numpy() for name, tensor in head.export_rows().items()}
+        gathered = [None] * ranks.world_size
+        torch.distributed.all_gather_object(gathered, (results, rows, [tensor.numpy() for tensor in best]))
+    return gathered
