@@ -8,8 +8,9 @@ synthetic label is the sum of five real texts: two of one real label, and three 
 of their labels and to a text of that.
 
 Both builders split two ways to leaves of at most 16 labels, with the same threads, in fresh processes, in turn; the
-figures are medians. Quality: the mean cosine of labels and their cluster's centroid at each level, and the reach, the
-share of the test texts' labels that lie in the 10 clusters whose centroids are nearest the text. The last line is JSON.
+figures are medians. CPU seconds say more than seconds where the machine has other work. Quality: the mean cosine of
+labels and their cluster's centroid at each level, and the reach, the share of the test texts' labels that lie in the 10
+clusters whose centroids are nearest the text. The last line is JSON.
 
 The first run makes the peer's venv (libpecos needs an older numpy) under --peers, which takes a minute.
 """
@@ -66,6 +67,7 @@ class Outcome:
     """What one builder did: medians, and quality by level (coarse to fine)."""
 
     seconds: float
+    cpu_seconds: float
     bytes: float
     cosines: list[float]
     reach: list[float]
@@ -153,6 +155,7 @@ def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int
     return {
         builder: Outcome(
             seconds=statistics.median(run["seconds"] for run in runs[builder]),
+            cpu_seconds=statistics.median(run["cpu_seconds"] for run in runs[builder]),
             bytes=statistics.median(run["bytes"] for run in runs[builder]),
             cosines=np.median([cosines for cosines, _ in quality[builder]], axis=0).tolist(),
             reach=np.median([reach for _, reach in quality[builder]], axis=0).tolist(),
@@ -201,6 +204,8 @@ def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None
         "", "cxml", "PECOS", "PECOS / cxml", title=f"{problem.name}: {terms:.0f} terms a label, {threads} threads"
     )
     table.add_row("seconds", f"{ours.seconds:.2f}", f"{peer.seconds:.2f}", f"{peer.seconds / ours.seconds:.2f}")
+    cpu = ours.cpu_seconds, peer.cpu_seconds
+    table.add_row("CPU seconds", f"{cpu[0]:.2f}", f"{cpu[1]:.2f}", f"{cpu[1] / cpu[0]:.2f}")
     table.add_row("peak, MB", f"{ours.bytes / 1e6:.0f}", f"{peer.bytes / 1e6:.0f}", f"{peer.bytes / ours.bytes:.2f}")
     for name in ("cosines", "reach"):
         for level, (mine, theirs) in enumerate(zip(getattr(ours, name), getattr(peer, name), strict=True), 1):

@@ -120,7 +120,7 @@ def _split_by_all(
 ) -> None:
     """What `split` and `_reorder` do, with the node's rows shared out over the crew."""
     start, middle, end = bounds.tolist()
-    work = make_work(end - start, columns, crew.threads)
+    work = make_work.py_func(end - start, columns, crew.threads)
     node = Node(rows, start, end - start, middle - start, columns, work)
     alone = node._replace(work=work._replace(sums=work.sums[:1]))
     if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:

@@ -16,8 +16,8 @@ from numba import njit
 
 from cxml.tree.two_means import GRID, LEFT, Limits, Node, Rows, make_work, seed_of_node, split
 
-SUBTREE_ENTRIES = 1 << 17
-"""Most entries of a subtree. A column in use has at least two of them, so that its number fits uint16."""
+SUBTREE_ENTRIES = 1 << 18
+"""Most entries of a subtree: 2 MiB of them, about what a core's cache holds."""
 
 
 @njit(cache=True, nogil=True)
@@ -108,4 +108,4 @@ def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None
 @njit(cache=True, nogil=True)
 def _empty_rows(n: int, entries: int) -> Rows:
     indptr = np.zeros(n + 1, np.int64)
-    return Rows(indptr, np.empty(entries, np.uint16), np.empty(entries, np.float32), np.empty(n, np.float32))
+    return Rows(indptr, np.empty(entries, np.int32), np.empty(entries, np.float32), np.empty(n, np.float32))

@@ -43,7 +43,7 @@ class Rows(NamedTuple):
     indptr: np.ndarray
     """int64 [n + 1]."""
     indices: np.ndarray
-    """uint16 or int32 [nnz]."""
+    """int32 [nnz]."""
     values: np.ndarray
     """float32 [nnz], multiples of 1 / GRID."""
     own: np.ndarray
@@ -87,7 +87,11 @@ class Limits(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def make_work(rows: int, columns: int, chunks: int) -> Work:
-    """Scratch memory for splits of up to so many rows and columns."""
+    """Scratch memory for splits of up to so many rows and columns.
+
+    Python calls `make_work.py_func`: numba (0.68) cannot hand arrays to Python from a cached kernel once another cached
+    kernel that calls it has been loaded.
+    """
     return Work(
         np.empty(rows, np.int8), np.empty(rows, np.float32), np.empty(rows, np.float32),
         np.empty(columns, np.float32), np.empty((chunks, columns, 2), np.float64),
@@ -157,10 +161,11 @@ def climb(node: Node, limits: Limits) -> float:
         threshold = kth_largest(keys, node.num_left, work.scratch)
         above, _ties = count_keys(keys, threshold)
         moved = move(node, 0, node.count, threshold, node.num_left - above, sums)
-        squares = own_masses(node, 0, node.count)
+        left, right = own_masses(node, 0, node.count)
         for start in range(0, columns, COLUMN_BLOCK):
-            squares += column_squares(work.sums, start, min(columns, start + COLUMN_BLOCK))
-        lengths = np.sqrt(squares)
+            more_left, more_right = column_squares(work.sums, start, min(columns, start + COLUMN_BLOCK))
+            left, right = left + more_left, right + more_right
+        lengths[LEFT], lengths[RIGHT] = np.sqrt(left), np.sqrt(right)
         last, mean_cosine = mean_cosine, (lengths[LEFT] + lengths[RIGHT]) / node.count
         point(work.sums, 0, columns, lengths, work.direction)
         if moved == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
@@ -264,17 +269,20 @@ def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, su
 
 
 @njit(cache=True, nogil=True)
-def own_masses(node: Node, start: int, stop: int) -> np.ndarray:
-    """What the folded columns of rows start..stop add to the squared length of each sum, float64 [2]."""
-    masses = np.zeros(2)
+def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
+    """What the folded columns of rows start..stop add to the squared length of each sum."""
+    left, right = 0.0, 0.0
     for i in range(start, stop):
-        masses[node.work.sides[i]] += node.matrix.own[node.first + i]
-    return masses
+        if node.work.sides[i] == LEFT:
+            left += node.matrix.own[node.first + i]
+        else:
+            right += node.matrix.own[node.first + i]
+    return left, right
 
 
 @njit(cache=True, nogil=True)
-def column_squares(sums: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """What columns start..stop add to the squared length of each sum, float64 [2]."""
+def column_squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, float]:
+    """What columns start..stop add to the squared length of each sum."""
     left, right = 0.0, 0.0
     for column in range(start, stop):
         to_left, to_right = 0.0, 0.0
@@ -283,7 +291,7 @@ def column_squares(sums: np.ndarray, start: int, stop: int) -> np.ndarray:
             to_right += sums[chunk, column, RIGHT]
         left += to_left * to_left
         right += to_right * to_right
-    return np.array([left, right])
+    return left, right
 
 
 @njit(cache=True, nogil=True)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,13 +32,27 @@ def test_labels_are_permuted_and_levels_have_their_sizes(seed, num_labels, data)
     assert sorted(tree.label_order.tolist()) == list(range(num_labels))
 
 
-@pytest.mark.parametrize("subtree_entries", [0, 300, 1 << 17])
+@pytest.mark.parametrize("subtree_entries", [0, 300, 1 << 18])
 def test_same_seed_same_tree_on_any_number_of_threads(monkeypatch, subtree_entries):
     monkeypatch.setattr(kmeans, "SUBTREE_ENTRIES", subtree_entries)
     features = random_features(1, 40000, 50)
     trees = [build_tree(features, [4, 37], seed=7, threads=threads) for threads in (1, 2, 3, 5)]
     assert all(same(tree, trees[0]) for tree in trees)
     assert not same(build_tree(features, [4, 37], seed=8), trees[0])
+
+
+def test_kernels_from_the_cache_work_in_whatever_order_a_fresh_process_loads_them():
+    program = """
+import numpy as np
+from scipy import sparse
+from cxml.tree import build_tree
+features = sparse.random(20000, 50, 0.3, format="csr", dtype=np.float32, random_state=0)
+for rows, threads in ((500, 1), (20000, 3), (500, 2)):
+    print(build_tree(features[:rows], [2, 30], threads=threads).level_sizes)
+"""
+    for _ in range(2):  # the first may compile, the second loads
+        answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        assert answer.stdout.split("\n")[:3] == ["(2, 30, 500)", "(2, 30, 20000)", "(2, 30, 500)"]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,7 +11,7 @@ from cxml.tree.two_means import LEFT, RIGHT, Limits, Node, make_work
 def make_node(dense: np.ndarray, num_left: int) -> Node:
     with Crew(1) as crew:
         rows, columns = _prepare(sparse.csr_matrix(dense), np.arange(len(dense), dtype=np.int32), crew)
-    return Node(rows, 0, len(dense), num_left, columns, make_work(len(dense), columns, 1))
+    return Node(rows, 0, len(dense), num_left, columns, make_work.py_func(len(dense), columns, 1))
 
 
 def brute_force(dense: np.ndarray, num_left: int, seeds: tuple[int, int], passes: int) -> np.ndarray:
