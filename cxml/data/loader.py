@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator, Iterator, Mapping
 
@@ -137,20 +138,22 @@ class EvalLoader:
     """One rank's share of a split for prediction: every text exactly once over the ranks.
 
     A rank takes a contiguous share; inside it, texts of similar length share a batch, which saves padding. The longest
-    come first, so that running out of memory shows at once.
+    come first, so that running out of memory shows at once. Every rank gets the same number of batches, since ranks
+    that share label rows predict in step; one without a text left gets a batch of some text, with no row numbers.
     """
 
     def __init__(self, dataset: ShardedDataset, *, batch_size: int, rank: int, world_size: int, pad_id: int) -> None:
         start, stop = cut(len(dataset), world_size)[rank : rank + 2]
         longest_first = np.argsort(-dataset.lengths[start:stop], kind="stable")
         self._indices = start + longest_first
+        largest_share = math.ceil(len(dataset) / world_size)
+        self._bounds = cut(len(self._indices), math.ceil(largest_share / batch_size))
         self._dataset = dataset
-        self._batch_size = batch_size
         self._pad_id = pad_id
 
     def __len__(self) -> int:
-        """Batches of this rank."""
-        return math.ceil(len(self._indices) / self._batch_size)
+        """Batches of each rank."""
+        return len(self._bounds) - 1
 
     @property
     def num_rows(self) -> int:
@@ -158,10 +161,11 @@ class EvalLoader:
         return len(self._indices)
 
     def __iter__(self) -> Generator[tuple[np.ndarray, Batch], None, None]:
-        """Yield (row numbers int64 [B], batch) pairs."""
+        """Yield (row numbers int64 [B], batch) pairs; without row numbers, what is predicted counts for nothing."""
         return prefetch(self._batches())
 
     def _batches(self) -> Iterator[tuple[np.ndarray, Batch]]:
-        for start in range(0, len(self._indices), self._batch_size):
-            indices = self._indices[start : start + self._batch_size]
-            yield indices, collate(*self._dataset.gather(indices), pad_id=self._pad_id, global_size=len(indices))
+        for start, stop in itertools.pairwise(self._bounds):
+            indices = self._indices[start:stop]
+            rows = indices if len(indices) else np.zeros(1, np.int64)
+            yield indices, collate(*self._dataset.gather(rows), pad_id=self._pad_id, global_size=len(rows))
