@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 from scipy import sparse
 
 from cxml.data import Ragged
+from cxml.data.ragged import lengths_to_offsets
 from cxml.errors import DataError
 from data_tools.formats.files import read_content, without_compression
 from data_tools.formats.lines import Lines, read_lines
 from data_tools.formats.reader import CHUNK_ROWS, Problem
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a CSR matrix of texts x labels."
+_ONE = re.compile(r":1(?:\.0*)?(?!\S)")
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
 
@@ -82,6 +87,10 @@ class SparseTextFile:
 
 
 def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
+    numbers = np.arange(lines.first, lines.first + len(lines.lines))
+    if not lines.broken:
+        with contextlib.suppress(ValueError):
+            return LabelChunk(_parse_ones(lines.lines), numbers, {})
     rows: list[list[int]] = []
     problems = dict(lines.broken)
     for row, line in enumerate(lines.lines):
@@ -91,8 +100,15 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
         except ValueError:
             rows.append([])
             problems.setdefault(row, Problem(url, lines.first + row, "no list of label:value", _SPARSE_TEXT))
-    numbers = np.arange(lines.first, lines.first + len(lines.lines))
     return LabelChunk(Ragged.from_lists(rows, np.int64), numbers, problems)
+
+
+def _parse_ones(lines: list[str]) -> Ragged:
+    """Labels that all have the value 1 or none, which is what files hold. Raises `ValueError` for others."""
+    bare = _ONE.sub("", "\n".join(lines)).split("\n")
+    rows = [line.split() for line in bare]
+    offsets = lengths_to_offsets(np.fromiter(map(len, rows), np.int64, len(rows)))
+    return Ragged(np.fromiter(map(int, chain.from_iterable(rows)), np.int64, int(offsets[-1])), offsets)
 
 
 def _read_matrix(url: str) -> tuple[np.ndarray, np.ndarray, int]:

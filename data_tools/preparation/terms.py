@@ -9,12 +9,12 @@ sublinear_tf and token_pattern r"\b\w+\b".
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +25,25 @@ from cxml.errors import DataError
 
 _WORDS = re.compile(r"\w+|\n")  # a newline ends a text; it is in no word
 _TEXTS_AT_ONCE = 2048  # bounds the memory of the words of long texts
-_UNKNOWN = -1
+_UNKNOWN, _END = -1, -2
 
 COUNTS_SCHEMA = pa.schema([("term", pa.string()), ("count", pa.int64()), ("documents", pa.int64())])
 
 
 def count_terms(texts: Sequence[str]) -> pa.Table:
     """Each term of `texts`, how often it occurs, and in how many of them (columns of `COUNTS_SCHEMA`)."""
-    codes: defaultdict[str, int] = defaultdict(count().__next__)
+    codes: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    end = codes["\n"]
     counts = documents = np.zeros(0, np.int64)
-    for words, is_end in _words(texts):
-        code_of = np.fromiter((codes[word] for word in words), np.int64, len(words))
-        row_of = np.cumsum(is_end)
-        known = ~is_end
-        pairs = np.unique(row_of[known] * len(codes) + code_of[known])
-        counts = _add(counts, np.bincount(code_of[known], minlength=len(codes)))
+    for words in _words(texts):
+        code_of = np.fromiter(map(codes.__getitem__, words), np.int64, len(words))
+        is_term = code_of != end
+        terms_of, row_of = code_of[is_term], np.cumsum(~is_term)[is_term]
+        pairs = np.unique(row_of * len(codes) + terms_of)
+        counts = _add(counts, np.bincount(terms_of, minlength=len(codes)))
         documents = _add(documents, np.bincount(pairs % len(codes), minlength=len(codes)))
     table = pa.table([pa.array(list(codes), pa.string()), counts, documents], schema=COUNTS_SCHEMA)
-    return table.filter(pa.array(counts > 0))  # the end of a text has a code, too
+    return table.slice(1)  # without the end of a text
 
 
 def add_counts(tables: Sequence[pa.Table]) -> pa.Table:
@@ -79,35 +80,34 @@ class Vocabulary:
 
     def features(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Tf-idf of each text, CSR float32 [n, F] with sorted indices; a text without a known term has an empty row."""
-        number_of = self._numbers
         rows, columns, weights = [], [], []
         first_row = 0
-        for words, is_end in _words(texts):
-            codes = np.fromiter((number_of.get(word, _UNKNOWN) for word in words), np.int64, len(words))
-            known = codes >= 0
-            row_of = np.cumsum(is_end)[known]
-            pairs, counts = np.unique(row_of * len(self.terms) + codes[known], return_counts=True)
+        for words in _words(texts):
+            number_of = map(self._numbers.get, words, itertools.repeat(_UNKNOWN))
+            numbers = np.fromiter(number_of, np.int64, len(words))
+            known = numbers >= 0
+            row_of = np.cumsum(numbers == _END)
+            pairs, counts = np.unique(row_of[known] * len(self.terms) + numbers[known], return_counts=True)
             rows.append(first_row + pairs // len(self.terms))
             columns.append(pairs % len(self.terms))
             weights.append((1 + np.log(counts)) * self.idf[columns[-1]])
-            first_row += int(is_end.sum())
-        return _to_unit_rows(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights),
-                             (len(texts), len(self.terms)))  # fmt: skip
+            first_row += int(row_of[-1])
+        shape = len(texts), len(self.terms)
+        return _to_unit_rows(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights), shape)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {term: number for number, term in enumerate(self.terms)}
+        return {"\n": _END, **{term: number for number, term in enumerate(self.terms)}}
 
 
-def _words(texts: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Words of some texts at a time, a newline after each text, and where those are (bool)."""
+def _words(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Words of some texts at a time, a newline after each text."""
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some = texts[start : start + _TEXTS_AT_ONCE]
         joined = "\n".join(some) + "\n"
         if joined.count("\n") != len(some):
             joined = "\n".join(text.replace("\n", " ") for text in some) + "\n"
-        words = _WORDS.findall(joined.lower())
-        yield words, np.fromiter((word == "\n" for word in words), bool, len(words))
+        yield _WORDS.findall(joined.lower())
 
 
 def _add(sums: np.ndarray, more: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,12 +88,11 @@ class ShardMaker:
     def __call__(self, block: Block) -> tuple[str, int]:
         """Write the shard; its split and number."""
         data = self._config.data
-        examples = Examples(
-            input_ids=tokenize(self._tokenizer, block.texts, data.max_length),
-            labels=block.labels,
-            features=self._vocabulary.features(block.texts),
-            texts=block.texts if data.keep_text else None,
-        )
+        with ThreadPoolExecutor(1) as pool:  # the tokenizer leaves the interpreter to the features meanwhile
+            input_ids = pool.submit(tokenize, self._tokenizer, block.texts, data.max_length)
+            features = self._vocabulary.features(block.texts)
+        texts = block.texts if data.keep_text else None
+        examples = Examples(input_ids.result(), block.labels, features, texts)
         info = write_shard(data_url(self._config), shard_file(block.split, block.number), examples, block.first_row)
         self._progress.record(info)
         return block.split, block.number
