@@ -29,7 +29,7 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
     Raises:
         WorkerError: a process failed; carries the first failure's traceback.
     """
-    # Threads that wait for each other spin by default, which on a machine with other work costs several times the speed.
+    # Threads that wait for each other spin by default, which costs several times the speed where others work too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     launch = LaunchConfig(
         min_nodes=1,
