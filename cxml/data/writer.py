@@ -23,6 +23,7 @@ _ROWS_PER_RECORD_BATCH = 16_384
 
 # What an unfinished run leaves: data files, and the temporary files of a killed atomic write.
 _LEFTOVER = re.compile(r"([\w-]+/\.?shard-\d{5}\.arrow|\.?labels\.arrow)(\.\w+)?")
+_TEMPORARY = re.compile(r"([\w-]+/\.shard-\d{5}|\.labels)\.arrow\.\w+")
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,11 @@ def write_shard(url: str, file: str, examples: Examples, first_uid: int) -> Shar
     return _write(url, file, _to_table(examples, first_uid))
 
 
-def remove_leftovers(url: str) -> None:
-    """Delete the data files that an unfinished run left under `url`."""
+def remove_leftovers(url: str, *, keep_whole: bool = False) -> None:
+    """Delete the data files that an unfinished run left under `url`; with `keep_whole` only half-written ones."""
+    pattern = _TEMPORARY if keep_whole else _LEFTOVER
     for name in storage.file_sizes(url):
-        if _LEFTOVER.fullmatch(name):
+        if pattern.fullmatch(name):
             storage.remove(storage.join(url, name))
 
 

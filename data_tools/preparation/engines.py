@@ -3,50 +3,60 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from cxml.config import DataConfig
 from cxml.errors import ConfigError
-from data_tools.formats import Block
-from data_tools.preparation.work import RawRows, SplitEnd
-
-_Result = TypeVar("_Result")
-_log = logging.getLogger(__name__)
+from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
 # From about here on the start of Ray is won back on a machine with many cores (docs/decisions/).
 _RAY_PAYS_BYTES = 256 << 20
+_THREADS = 2
+
+Worker = Callable[..., Ticket]
+"""What a pass does with a block or a ticket."""
 
 
 class Engine(Protocol):
-    """Reads raw rows and does something with each block."""
+    """Reads items and does something with each."""
 
     def map(
-        self, rows: RawRows, make_worker: Callable[..., Callable[[Block], _Result]], *arguments: object
-    ) -> Iterator[_Result | SplitEnd]:
-        """Results in any order, and an end of each split, not always the last of its items.
+        self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
+    ) -> Iterator[Ticket | SplitEnd]:
+        """Results in any order; the ends of splits pass through.
 
         Args:
-            rows: what to read.
-            make_worker: called once in each process; gives the function that is called on every block.
+            items: what to read.
+            make_worker: called once in each process; gives the function that is called on every item.
             arguments: for `make_worker`.
         """
         ...
 
 
 class LocalEngine:
-    """Block after block in this process; the tokenizer still uses all cores."""
+    """Two items at a time in this process: one's tokenizer, on all cores, runs while Python works on the other."""
 
     def map(
-        self, rows: RawRows, make_worker: Callable[..., Callable[[Block], _Result]], *arguments: object
-    ) -> Iterator[_Result | SplitEnd]:
+        self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
+    ) -> Iterator[Ticket | SplitEnd]:
         """See `Engine`."""
         work = make_worker(*arguments)
-        for split in rows.splits:
-            for item in rows.read(split):
-                yield item if isinstance(item, SplitEnd) else work(item)
+        waiting: deque[Future[Ticket]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for part in items.parts:
+                for item in items.read(part):
+                    if isinstance(item, SplitEnd):
+                        yield item
+                        continue
+                    if len(waiting) == _THREADS:
+                        yield waiting.popleft().result()
+                    waiting.append(pool.submit(work, item))
+            while waiting:
+                yield waiting.popleft().result()
 
 
 def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextManager[Engine]:

@@ -1,18 +1,15 @@
-"""Raw texts and labels -> a prepared data set, in two passes over the raw data.
+"""Raw texts and labels -> a prepared data set, in two passes over blocks of rows.
 
-1. Scan: count terms and labels of the train texts, and the rows of every split; write the label table.
-2. Make: tokens, tf-idf and one shard per block of rows.
+1. Scan: read the raw files once; tokenise and stage each block; add up the terms and labels of the train texts.
+2. Make: weigh the terms of each staged block and write its shard.
 
-The manifest comes last. A run that was stopped is gone on with: a finished scan and finished shards are kept.
+The manifest comes last. A run that was stopped is gone on with: staged blocks and finished shards are kept.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +20,13 @@ from cxml.data import DataManifest, ShardInfo, data_url
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.writer import write_labels
 from cxml.errors import DataError
-from data_tools.formats import SPLITS, Block, open_source
+from data_tools.formats import SPLITS, open_source
 from data_tools.preparation.engines import Engine, open_engine
 from data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
 from data_tools.preparation.progress import Progress, Scan
-from data_tools.preparation.terms import COUNTS_SCHEMA, Vocabulary, add_counts
-from data_tools.preparation.work import BlockCounts, RawRows, ShardMaker, SplitEnd, count_block
+from data_tools.preparation.staging import read_label_counts, read_term_counts
+from data_tools.preparation.terms import Vocabulary, add_counts
+from data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def prepare(config: Config) -> str:
     with open_engine(config.data, inputs.source) as engine:
         scan = progress.load_scan()
         if scan is None:
-            scan = _scan(config, engine)
+            scan = _scan(config, engine, progress)
             progress.save_scan(scan)
         splits = _make_shards(config, engine, scan, progress)
     manifest = _manifest(inputs, scan, splits)
@@ -70,62 +68,58 @@ def prepare(config: Config) -> str:
     return url
 
 
-@dataclass
-class _Totals:
-    """What the blocks scanned so far add up to."""
-
-    label_frequency: np.ndarray
-    rows: Counter[str] = field(default_factory=Counter)
-    tables: list[pa.Table] = field(default_factory=list)
-
-    def add(self, counts: BlockCounts) -> None:
-        self.rows[counts.split] += counts.rows
-        self.label_frequency[counts.label_ids] += counts.label_texts
-        if counts.terms is not None:
-            self.tables.append(counts.terms)
-        if len(self.tables) >= _TABLES_AT_ONCE:
-            self.tables = [add_counts(self.tables)]
-
-    def terms(self) -> pa.Table:
-        return add_counts(self.tables) if self.tables else COUNTS_SCHEMA.empty_table()
-
-
-def _scan(config: Config, engine: Engine) -> Scan:
-    """The first pass."""
+def _scan(config: Config, engine: Engine, progress: Progress) -> Scan:
+    """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
     names = open_source(config.data.source).label_names()
-    totals = _Totals(np.zeros(len(names), np.int64))
+    done = {split: progress.staged(split) for split in SPLITS}
+    raw_rows = RawRows(config, len(names), {split: frozenset(blocks) for split, blocks in done.items()})
     skipped: dict[str, dict[str, int]] = {}
+    staged = sum(map(len, done.values()))
     began = last = time.monotonic()
-    for item in engine.map(RawRows(config, len(names)), _make_counter):
+    for item in engine.map(raw_rows, BlockStager, config):
         if isinstance(item, SplitEnd):
             skipped[item.split] = item.skipped
         else:
-            totals.add(item)
+            staged += 1
         if time.monotonic() - last > _LOG_SECONDS:
             last = time.monotonic()
-            _log.info("Scanned %d texts, %.0f/s", totals.rows.total(), totals.rows.total() / (last - began))
+            _log.info("Tokenised %d blocks of %d texts in %.0f s", staged, config.data.shard_rows, last - began)
+    rows = {split: sum(progress.staged(split).values()) for split in SPLITS}
     for split in SPLITS:
         for reason, count in sorted(skipped[split].items()):
             _log.warning("%s: %d rows left out: %s", split, count, reason)
-        if not totals.rows[split]:
+        if not rows[split]:
             raise DataError(split, "no text is left in this split", "Check the raw files.")
-    vocabulary = Vocabulary.choose(totals.terms(), totals.rows["train"], config.data.tfidf_max_features)
-    labels = write_labels(data_url(config), names, totals.label_frequency)
-    return Scan({split: totals.rows[split] for split in SPLITS}, skipped, labels, vocabulary)
+    frequency, vocabulary = _add_up(config, progress, len(names), rows["train"])
+    return Scan(rows, skipped, write_labels(data_url(config), names, frequency), vocabulary)
 
 
-def _make_counter() -> Callable[[Block], BlockCounts]:
-    return count_block
+def _add_up(config: Config, progress: Progress, num_labels: int, num_texts: int) -> tuple[np.ndarray, Vocabulary]:
+    """Texts of each label, int64 [L], and the vocabulary; the train split alone counts."""
+    frequency = np.zeros(num_labels, np.int64)
+    tables: list[pa.Table] = []
+    for number in progress.staged("train"):
+        stem = progress.stem("train", number)
+        labels, texts = read_label_counts(stem)
+        frequency[labels] += texts
+        tables.append(read_term_counts(stem))
+        if len(tables) == _TABLES_AT_ONCE:
+            tables = [add_counts(tables)]
+    return frequency, Vocabulary.choose(add_counts(tables), num_texts, config.data.tfidf_max_features)
 
 
 def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress) -> dict[str, tuple[ShardInfo, ...]]:
     """The second pass: the shards that are missing; then all of them."""
-    numbers = {split: range(-(-rows // config.data.shard_rows)) for split, rows in scan.rows.items()}
-    done = {split: frozenset(progress.finished(split)) for split in numbers}
-    missing = sum(len(numbers[split]) - len(done[split]) for split in numbers)
-    if missing:
-        made = engine.map(RawRows(config, scan.labels.rows, done), ShardMaker, config)
-        for _ in track((item for item in made if not isinstance(item, SplitEnd)), missing, "Making shards"):
+    rows = config.data.shard_rows
+    numbers = {split: range(-(-total // rows)) for split, total in scan.rows.items()}
+    missing = {
+        split: tuple(Ticket(split, number, number * rows) for number in sorted({*numbers[split]} - {*done}))
+        for split in numbers
+        for done in [progress.finished(split)]
+    }
+    count = sum(map(len, missing.values()))
+    if count:
+        for _ in track(engine.map(Tickets(missing), ShardMaker, config), count, "Making shards"):
             pass
     found = {split: progress.finished(split) for split in numbers}
     for split, shards in found.items():

@@ -1,14 +1,13 @@
 """What an unfinished preparation has done, so that the next run goes on from there.
 
-The folder `.progress` beside the shards holds `inputs.json` (what is being prepared), `vocabulary.arrow` and
-`scan.json` (the result of the first pass) and a small JSON file for each shard that is whole. It is deleted
-after the manifest is written.
+The folder `.progress` beside the shards holds `inputs.json` (what is being prepared), the blocks that the first pass
+has staged, `vocabulary.arrow` and `scan.json` (its result), and a small JSON file for each block and each shard that is
+whole. It is deleted after the manifest is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from cxml import storage
 from cxml.data import ShardInfo
 from cxml.data.writer import remove_leftovers
+from data_tools.preparation.staging import read_table, write_table
 from data_tools.preparation.terms import Vocabulary
 
 FOLDER = ".progress"
@@ -57,6 +57,7 @@ class Progress:
         """
         inputs = storage.join(self._folder, "inputs.json")
         if storage.exists(inputs) and storage.read_json(inputs, _AGAIN).get("fingerprint") == fingerprint:
+            remove_leftovers(self._url, keep_whole=True)
             return True
         self.clear()
         remove_leftovers(self._url)
@@ -65,11 +66,8 @@ class Progress:
 
     def save_scan(self, scan: Scan) -> None:
         """Note the result of the first pass."""
-        sink = io.BytesIO()
         columns = [pa.array(scan.vocabulary.terms, pa.string()), pa.array(scan.vocabulary.idf)]
-        with pa.ipc.new_file(sink, _VOCABULARY_SCHEMA) as writer:
-            writer.write_table(pa.table(columns, schema=_VOCABULARY_SCHEMA))
-        storage.write_atomic(self._vocabulary_file, sink.getvalue())
+        write_table(self._vocabulary_file, pa.table(columns, schema=_VOCABULARY_SCHEMA))
         facts = {"rows": scan.rows, "skipped": scan.skipped, "labels": dataclasses.asdict(scan.labels)}
         storage.write_json(self._scan_file, facts)
 
@@ -78,9 +76,23 @@ class Progress:
         if not storage.exists(self._scan_file):
             return None
         facts = storage.read_json(self._scan_file, _AGAIN)
-        table = pa.ipc.open_file(pa.BufferReader(storage.read_bytes(self._vocabulary_file))).read_all()
+        table = read_table(self._vocabulary_file)
         vocabulary = Vocabulary(table["term"].to_pylist(), np.asarray(table["idf"]))
         return Scan(facts["rows"], facts["skipped"], ShardInfo(**facts["labels"]), vocabulary)
+
+    def stem(self, split: str, number: int) -> str:
+        """What the files of a staged block begin with."""
+        return storage.join(self._folder, split, f"block-{number:05d}")
+
+    def record_staged(self, split: str, number: int, rows: int) -> None:
+        """Note that a block is staged."""
+        storage.write_json(self.stem(split, number) + ".json", {"number": number, "rows": rows})
+
+    def staged(self, split: str) -> dict[int, int]:
+        """Rows of each staged block of a split, by number."""
+        notes = storage.read_small_files(storage.join(self._folder, split), ".json")
+        blocks = [json.loads(content) for name, content in notes.items() if name.startswith("block-")]
+        return {block["number"]: block["rows"] for block in sorted(blocks, key=lambda block: block["number"])}
 
     def record(self, info: ShardInfo) -> None:
         """Note that a shard is whole."""

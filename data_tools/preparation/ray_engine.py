@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,9 @@ from ray.data.block import BlockMetadata
 from cxml.data import Ragged
 from cxml.errors import CxmlError
 from data_tools.formats import Block
-from data_tools.preparation.work import RawRows, SplitEnd
+from data_tools.preparation.engines import Worker
+from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
-_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
@@ -55,11 +55,11 @@ class RayEngine:
         self._num_workers = num_workers
 
     def map(
-        self, rows: RawRows, make_worker: Callable[..., Callable[[Block], _Result]], *arguments: object
-    ) -> Iterator[_Result | SplitEnd]:
+        self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
+    ) -> Iterator[Ticket | SplitEnd]:
         """See `Engine`."""
         with _one_block_per_task():
-            results = ray.data.read_datasource(_RawDatasource(rows), num_cpus=0, override_num_blocks=len(rows.splits))
+            results = ray.data.read_datasource(_Items(items), num_cpus=0, override_num_blocks=len(items.parts))
             results = results.map_batches(
                 _Worker,
                 fn_constructor_args=(make_worker, arguments),
@@ -88,30 +88,30 @@ def _one_block_per_task() -> Iterator[None]:
         context.target_max_block_size, context.enable_progress_bars = before
 
 
-class _RawDatasource(Datasource):
-    """One read task per split."""
+class _Items(Datasource):
+    """One read task per part."""
 
-    def __init__(self, rows: RawRows) -> None:
+    def __init__(self, items: RawRows | Tickets) -> None:
         super().__init__()
-        self._rows = rows
+        self._items = items
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ANN401, ARG002
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read, self._rows, split), unknown) for split in self._rows.splits]
+        return [ReadTask(functools.partial(_read, self._items, part), unknown) for part in self._items.parts]
 
 
-def _read(rows: RawRows, split: str) -> Iterable[pa.Table]:
-    for item in rows.read(split):
+def _read(items: RawRows | Tickets, part: str) -> Iterable[pa.Table]:
+    for item in items.read(part):
         yield _to_row(item)
 
 
 class _Worker:
     """An actor: makes its function once and calls it on every block."""
 
-    def __init__(self, make_worker: Callable[..., Callable[[Block], object]], arguments: tuple[object, ...]) -> None:
+    def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[object, ...]) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is an actor per core
         self._work = make_worker(*arguments)
 
@@ -124,38 +124,39 @@ class _Worker:
 
 _ROW = pa.schema(
     [
+        ("kind", pa.string()),
         ("split", pa.string()),
         ("number", pa.int64()),
         ("first_row", pa.int64()),
+        ("skipped", pa.string()),
         ("texts", pa.large_list(pa.string())),
         ("label_values", pa.large_list(pa.int32())),
         ("label_offsets", pa.large_list(pa.int64())),
-        ("skipped", pa.string()),
     ]
 )
-_END = -1  # the number of the row that ends a split
+_Item = Block | Ticket | SplitEnd
 
 
-def _to_row(item: Block | SplitEnd) -> pa.Table:
-    if isinstance(item, SplitEnd):
-        facts, lists = (item.split, _END, 0), ([], [], [])
-        skipped = json.dumps(item.skipped)
-    else:
-        facts = item.split, item.number, item.first_row
-        lists = item.texts, item.labels.values, item.labels.offsets
-        skipped = "{}"
-    columns = [pa.array([value], field.type) for value, field in zip(facts, _ROW, strict=False)]
-    for values, field in zip(lists, list(_ROW)[3:], strict=False):
+def _to_row(item: _Item) -> pa.Table:
+    """An item as the only row of a table."""
+    is_end = isinstance(item, SplitEnd)
+    place = (-1, -1) if is_end else (item.number, item.first_row)
+    facts = [type(item).__name__, item.split, *place, json.dumps(item.skipped if is_end else {})]
+    lists = (item.texts, item.labels.values, item.labels.offsets) if isinstance(item, Block) else ([], [], [])
+    columns = [pa.array([fact], field.type) for fact, field in zip(facts, _ROW, strict=False)]
+    for values, field in zip(lists, list(_ROW)[len(facts) :], strict=True):
         flat = pa.array(values, field.type.value_type)
         columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(flat)], pa.int64()), flat))
-    return pa.Table.from_arrays([*columns, pa.array([skipped])], schema=_ROW)
+    return pa.Table.from_arrays(columns, schema=_ROW)
 
 
-def _from_row(row: pa.Table) -> Block | SplitEnd:
-    split, number, first_row, skipped = (row[name][0].as_py() for name in ("split", "number", "first_row", "skipped"))
-    if number == _END:
+def _from_row(row: pa.Table) -> _Item:
+    kind, split, number, first_row, skipped = (row[name][0].as_py() for name in _ROW.names[:5])
+    if kind == SplitEnd.__name__:
         return SplitEnd(split, json.loads(skipped))
-    texts, values, offsets = (row[name][0].values for name in ("texts", "label_values", "label_offsets"))
+    if kind == Ticket.__name__:
+        return Ticket(split, number, first_row)
+    texts, values, offsets = (row[name][0].values for name in _ROW.names[5:])
     return Block(split, number, first_row, texts.to_pylist(), Ragged(values.to_numpy(), offsets.to_numpy()))
 
 

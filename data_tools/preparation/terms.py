@@ -20,30 +20,57 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from cxml.data import Ragged
 from cxml.data.ragged import lengths_to_offsets
 from cxml.errors import DataError
 
 _WORDS = re.compile(r"\w+|\n")  # a newline ends a text; it is in no word
 _TEXTS_AT_ONCE = 2048  # bounds the memory of the words of long texts
-_UNKNOWN, _END = -1, -2
+_UNKNOWN = -1
 
 COUNTS_SCHEMA = pa.schema([("term", pa.string()), ("count", pa.int64()), ("documents", pa.int64())])
 
 
-def count_terms(texts: Sequence[str]) -> pa.Table:
-    """Each term of `texts`, how often it occurs, and in how many of them (columns of `COUNTS_SCHEMA`)."""
-    codes: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    end = codes["\n"]
-    counts = documents = np.zeros(0, np.int64)
+@dataclass(frozen=True)
+class TermRows:
+    """The terms of n texts, under numbers of their own.
+
+    Attributes:
+        terms: T different terms.
+        codes: int32, each text's terms as places in `terms`, each once.
+        counts: int32 [nnz], how often each of `codes.values` occurs in its text.
+    """
+
+    terms: list[str]
+    codes: Ragged
+    counts: np.ndarray
+
+    def table(self) -> pa.Table:
+        """Each term, how often it occurs, and in how many texts (columns of `COUNTS_SCHEMA`)."""
+        size = len(self.terms)
+        occurrences = np.bincount(self.codes.values, self.counts, minlength=size).astype(np.int64)
+        documents = np.bincount(self.codes.values, minlength=size)
+        return pa.table([pa.array(self.terms, pa.string()), occurrences, documents], schema=COUNTS_SCHEMA)
+
+
+def find_terms(texts: Sequence[str]) -> TermRows:
+    """Find and count the terms of each text."""
+    code_of: defaultdict[str, int] = defaultdict(itertools.count(-1).__next__)
+    end = code_of["\n"]
+    codes, counts, lengths = [], [], []
     for words in _words(texts):
-        code_of = np.fromiter(map(codes.__getitem__, words), np.int64, len(words))
-        is_term = code_of != end
-        terms_of, row_of = code_of[is_term], np.cumsum(~is_term)[is_term]
-        pairs = np.unique(row_of * len(codes) + terms_of)
-        counts = _add(counts, np.bincount(terms_of, minlength=len(codes)))
-        documents = _add(documents, np.bincount(pairs % len(codes), minlength=len(codes)))
-    table = pa.table([pa.array(list(codes), pa.string()), counts, documents], schema=COUNTS_SCHEMA)
-    return table.slice(1)  # without the end of a text
+        found = np.fromiter(map(code_of.__getitem__, words), np.int64, len(words))
+        is_term = found != end
+        row_of = np.cumsum(~is_term)
+        size = len(code_of)
+        pairs, times = np.unique(row_of[is_term] * size + found[is_term], return_counts=True)
+        rows, own_codes = np.divmod(pairs, size)
+        codes.append(own_codes.astype(np.int32))
+        counts.append(times.astype(np.int32))
+        lengths.append(np.bincount(rows, minlength=int(row_of[-1])))
+    del code_of["\n"]
+    offsets = lengths_to_offsets(np.concatenate(lengths))
+    return TermRows(list(code_of), Ragged(np.concatenate(codes), offsets), np.concatenate(counts))
 
 
 def add_counts(tables: Sequence[pa.Table]) -> pa.Table:
@@ -78,26 +105,21 @@ class Vocabulary:
         documents = kept["documents"].to_numpy()
         return cls(kept["term"].to_pylist(), 1 + np.log((1 + num_texts) / (1 + documents)))
 
-    def features(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Tf-idf of each text, CSR float32 [n, F] with sorted indices; a text without a known term has an empty row."""
-        rows, columns, weights = [], [], []
-        first_row = 0
-        for words in _words(texts):
-            number_of = map(self._numbers.get, words, itertools.repeat(_UNKNOWN))
-            numbers = np.fromiter(number_of, np.int64, len(words))
-            known = numbers >= 0
-            row_of = np.cumsum(numbers == _END)
-            pairs, counts = np.unique(row_of[known] * len(self.terms) + numbers[known], return_counts=True)
-            rows.append(first_row + pairs // len(self.terms))
-            columns.append(pairs % len(self.terms))
-            weights.append((1 + np.log(counts)) * self.idf[columns[-1]])
-            first_row += int(row_of[-1])
-        shape = len(texts), len(self.terms)
-        return _to_unit_rows(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights), shape)
+    def features(self, rows: TermRows) -> sparse.csr_matrix:
+        """Tf-idf of n texts, CSR float32 [n, F] with sorted indices; a text without a known term has an empty row."""
+        numbers = map(self._numbers.get, rows.terms, itertools.repeat(_UNKNOWN))
+        number_of_code = np.fromiter(numbers, np.int64, len(rows.terms))
+        columns = number_of_code[rows.codes.values]
+        row_of = np.repeat(np.arange(len(rows.codes)), rows.codes.lengths)
+        known = np.flatnonzero(columns >= 0)
+        order = known[np.argsort(row_of[known] * len(self.terms) + columns[known])]
+        row_of, columns = row_of[order], columns[order]
+        weights = (1 + np.log(rows.counts[order])) * self.idf[columns]
+        return _to_unit_rows(row_of, columns, weights, (len(rows.codes), len(self.terms)))
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {"\n": _END, **{term: number for number, term in enumerate(self.terms)}}
+        return {term: number for number, term in enumerate(self.terms)}
 
 
 def _words(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -108,12 +130,6 @@ def _words(texts: Sequence[str]) -> Iterator[list[str]]:
         if joined.count("\n") != len(some):
             joined = "\n".join(text.replace("\n", " ") for text in some) + "\n"
         yield _WORDS.findall(joined.lower())
-
-
-def _add(sums: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """`more`, which is at least as long, plus `sums`."""
-    more[: len(sums)] += sums
-    return more
 
 
 def _to_unit_rows(

@@ -43,14 +43,24 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     return tokenizer, info
 
 
+class TextEncoder:
+    """Turns texts into token ids, special tokens included, cut off at `max_length`. Threads may share one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._backend = cast(Tokenizer, tokenizer.backend_tokenizer)
+        self._backend.enable_truncation(max_length)
+        self._backend.no_padding()
+
+    def encode(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of each text, int32."""
+        parts = []
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
+            encoded = self._backend.encode_batch_fast(texts[start : start + _TEXTS_PER_CALL])
+            parts.append(Ragged.from_lists([encoding.ids for encoding in encoded]))
+        return concatenate(parts)
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Ragged:
     """Token ids of each text, int32, special tokens included, cut off at `max_length`."""
-    backend = cast(Tokenizer, tokenizer.backend_tokenizer)
-    backend.enable_truncation(max_length)
-    backend.no_padding()
-    parts = []
-    for start in range(0, len(texts), _TEXTS_PER_CALL):
-        # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
-        encoded = backend.encode_batch_fast(texts[start : start + _TEXTS_PER_CALL])
-        parts.append(Ragged.from_lists([encoding.ids for encoding in encoded]))
-    return concatenate(parts)
+    return TextEncoder(tokenizer, max_length).encode(texts)

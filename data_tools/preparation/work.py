@@ -1,21 +1,18 @@
-"""The work of a preparation on one block of rows: pure functions of the block, whoever runs them."""
+"""The work of a preparation, block by block: what is read, and what is done in either pass, whoever does it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-
-import numpy as np
-import pyarrow as pa
+from dataclasses import dataclass
 
 from cxml.config import Config
 from cxml.data import Examples, data_url
 from cxml.data.writer import shard_file, write_shard
 from data_tools.formats import SPLITS, Block, Cleaner, open_source, read_blocks
 from data_tools.preparation.progress import Progress
-from data_tools.preparation.terms import count_terms
-from data_tools.preparation.tokenizing import load_tokenizer, tokenize
+from data_tools.preparation.staging import StagedBlock, read_staged, write_staged
+from data_tools.preparation.terms import find_terms
+from data_tools.preparation.tokenizing import TextEncoder, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,17 @@ class SplitEnd:
 
 
 @dataclass(frozen=True)
+class Ticket:
+    """A block that was staged: its split, its number, the number of its first row."""
+
+    split: str
+    number: int
+    first_row: int
+
+
+@dataclass(frozen=True)
 class RawRows:
-    """What to read: the raw rows of a config, but for blocks that are done.
+    """What the first pass works on: the raw rows of a config, but for blocks that are done.
 
     Attributes:
         config: names the source.
@@ -38,61 +44,70 @@ class RawRows:
 
     config: Config
     num_labels: int
-    done: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    done: Mapping[str, frozenset[int]]
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """Each is read by a process of its own where there are several."""
+    def parts(self) -> tuple[str, ...]:
+        """The splits; each is read by a process of its own where there are several."""
         return SPLITS
 
-    def read(self, split: str) -> Iterator[Block | SplitEnd]:
+    def read(self, part: str) -> Iterator[Block | SplitEnd]:
         """The blocks of a split in order, then its end."""
         data = self.config.data
         cleaner = Cleaner(self.num_labels, data.on_error)
-        skip = self.done.get(split, frozenset())
-        yield from read_blocks(open_source(data.source), split, data.shard_rows, cleaner, skip)
-        yield SplitEnd(split, dict(cleaner.skipped))
+        yield from read_blocks(open_source(data.source), part, data.shard_rows, cleaner, self.done[part])
+        yield SplitEnd(part, dict(cleaner.skipped))
 
 
 @dataclass(frozen=True)
-class BlockCounts:
-    """What the first pass learns from a block: rows, and of train texts labels (id -> texts) and terms."""
+class Tickets:
+    """What the second pass works on: the blocks whose shards are missing, per split."""
 
-    split: str
-    rows: int
-    label_ids: np.ndarray
-    label_texts: np.ndarray
-    terms: pa.Table | None
+    tickets: Mapping[str, tuple[Ticket, ...]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits."""
+        return tuple(self.tickets)
+
+    def read(self, part: str) -> Iterator[Ticket]:
+        """The tickets of a split."""
+        yield from self.tickets[part]
 
 
-def count_block(block: Block) -> BlockCounts:
-    """Count one block; only train texts shape the vocabulary and the label table."""
-    is_train = block.split == "train"
-    labels = block.labels.values if is_train else block.labels.values[:0]
-    ids, texts = np.unique(labels, return_counts=True)
-    return BlockCounts(block.split, len(block.texts), ids, texts, count_terms(block.texts) if is_train else None)
+class BlockStager:
+    """First pass: tokenises a block, finds its terms, and keeps both for the second."""
+
+    def __init__(self, config: Config) -> None:
+        self._data = config.data
+        tokenizer, _ = load_tokenizer(config)
+        self._encoder = TextEncoder(tokenizer, config.data.max_length)
+        self._progress = Progress(data_url(config))
+
+    def __call__(self, block: Block) -> Ticket:
+        """Stage the block; its ticket."""
+        texts = block.texts if self._data.keep_text else None
+        staged = StagedBlock(self._encoder.encode(block.texts), block.labels, find_terms(block.texts), texts)
+        write_staged(self._progress.stem(block.split, block.number), staged)
+        self._progress.record_staged(block.split, block.number, len(block.texts))
+        return Ticket(block.split, block.number, block.first_row)
 
 
 class ShardMaker:
-    """Makes the shard of a block: tokens, tf-idf, file, and a note that it is done."""
+    """Second pass: turns a staged block into its shard."""
 
     def __init__(self, config: Config) -> None:
-        """Load what the first pass has left."""
-        self._config = config
-        self._tokenizer, _ = load_tokenizer(config)
-        self._progress = Progress(data_url(config))
+        """Load what the first pass has found."""
+        self._url = data_url(config)
+        self._progress = Progress(self._url)
         scan = self._progress.load_scan()
         assert scan is not None, "the first pass comes first"
         self._vocabulary = scan.vocabulary
 
-    def __call__(self, block: Block) -> tuple[str, int]:
-        """Write the shard; its split and number."""
-        data = self._config.data
-        with ThreadPoolExecutor(1) as pool:  # the tokenizer leaves the interpreter to the features meanwhile
-            input_ids = pool.submit(tokenize, self._tokenizer, block.texts, data.max_length)
-            features = self._vocabulary.features(block.texts)
-        texts = block.texts if data.keep_text else None
-        examples = Examples(input_ids.result(), block.labels, features, texts)
-        info = write_shard(data_url(self._config), shard_file(block.split, block.number), examples, block.first_row)
-        self._progress.record(info)
-        return block.split, block.number
+    def __call__(self, ticket: Ticket) -> Ticket:
+        """Write the shard; the ticket again."""
+        block = read_staged(self._progress.stem(ticket.split, ticket.number))
+        examples = Examples(block.input_ids, block.labels, self._vocabulary.features(block.terms), block.texts)
+        file = shard_file(ticket.split, ticket.number)
+        self._progress.record(write_shard(self._url, file, examples, ticket.first_row))
+        return ticket

@@ -32,11 +32,11 @@ def content_of(folder):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 256 KiB."""
+    """A file system of 640 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False, capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(folder)], check=False, capture_output=True, text=True
     )
     if mounted.returncode != 0:
         pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.strip()}")
@@ -47,7 +47,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_by_file_and_the_next_run_goes_on_when_there_is_room(make, small_disk, tmp_path):
     config = make(directory=str(small_disk / "data"))
     blocker = small_disk / "blocker"
-    blocker.write_bytes(b"x" * 120_000)
+    blocker.write_bytes(b"x" * 160_000)
     with pytest.raises(StorageError, match=r"No space left.*Make room"):
         prepare(config)
     assert not is_prepared(config)
@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_by_file_and_the_next_run_goes_on_when_there_is_room
 def test_a_full_cache_disk_is_told_by_shard_and_the_variable_that_moves_it(make, small_disk, monkeypatch):
     url = prepare(make(directory="memory://full-cache"))
     monkeypatch.setenv("CXML_CACHE", str(small_disk))
-    (small_disk / "blocker").write_bytes(b"x" * 220_000)
+    (small_disk / "blocker").write_bytes(b"x" * 620_000)
     with pytest.raises(StorageError, match=r"shard-\d+\.arrow: cannot be cached in .*No space left.*CXML_CACHE"):
         ShardedDataset(url, "train")
     assert not list(small_disk.glob("*.part"))

@@ -156,26 +156,26 @@ def test_moved_or_absent_raw_files_and_new_propensities_leave_the_data_valid(mak
     assert is_prepared(make_config(source={"path": str(tmp_path / "nowhere")}))
 
 
-KILLED_AT_THE_THIRD = """
+KILLED_AFTER_TWO = """
 import os, signal
 from cxml.config import config_from_dict
 from data_tools.preparation import prepare, work
-write_shard, calls = work.write_shard, []
-def killed(*arguments):
-    calls.append(arguments)
-    if len(calls) == 3:
+record, done = work.Progress.record, []
+def killed(progress, info):
+    if len(done) >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write_shard(*arguments)
-work.write_shard = killed
+    record(progress, info)
+    done.append(info)
+work.Progress.record = killed
 prepare(config_from_dict(VALUES))
 """
 
 
 @pytest.fixture
 def half_prepared(make_config):
-    """A preparation that was killed while it made its third shard."""
+    """A preparation that was killed after two shards were noted as whole."""
     config = make_config(shard_rows=40)
-    script = KILLED_AT_THE_THIRD.replace("VALUES", repr(config_to_dict(config)))
+    script = KILLED_AFTER_TWO.replace("VALUES", repr(config_to_dict(config)))
     command = [sys.executable, "-c", script]
     killed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -188,7 +188,9 @@ def data_files(url):
 
 def test_a_killed_preparation_leaves_no_manifest(half_prepared):
     url = data_url(half_prepared)
-    assert set(data_files(url)) == {"labels.arrow", "train/shard-00000.arrow", "train/shard-00001.arrow"}
+    files = set(data_files(url))
+    assert "labels.arrow" in files
+    assert 2 <= len(files) - 1 < 17
     with pytest.raises(DataError, match="no prepared data set here"):
         ShardedDataset(url, "train")
     assert not is_prepared(half_prepared)
@@ -196,8 +198,9 @@ def test_a_killed_preparation_leaves_no_manifest(half_prepared):
 
 def test_the_next_run_makes_only_the_missing_shards_and_ends_with_the_same_bytes(half_prepared, make_config):
     url = data_url(half_prepared)
-    kept = {p: p.stat().st_mtime_ns for p in Path(url).glob("train/*.arrow")}
-    assert len(kept) == 2
+    notes = Path(url).glob(".progress/train/shard-*.json")
+    kept = {p: p.stat().st_mtime_ns for p in (Path(url) / "train" / note.stem for note in notes)}
+    assert len(kept) >= 2
     prepare(half_prepared)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert content_of(url) == content_of(prepare(make_config(output="clean", shard_rows=40)))

@@ -83,7 +83,7 @@ def workers(of: psutil.Process):
 
 
 def notes(url):
-    return list(Path(url).glob(".progress/train/*.json"))
+    return list(Path(url).glob(".progress/train/shard-*.json"))
 
 
 def wait_for(condition, seconds=120):

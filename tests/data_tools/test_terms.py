@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from cxml.config import SourceConfig
 from cxml.errors import DataError
 from data_tools.formats import read_source
-from data_tools.preparation.terms import Vocabulary, add_counts, count_terms
+from data_tools.preparation.terms import Vocabulary, add_counts, find_terms
 
 texts_strategy = st.lists(
     st.text(alphabet=st.sampled_from("aAbBßİΣσς_1é٣ -.\n\u0301\u2028漢"), max_size=12), min_size=1, max_size=12
@@ -17,7 +17,7 @@ texts_strategy = st.lists(
 
 
 def fit(texts, max_features=10**6, parts=1):
-    tables = [count_terms(texts[part::parts]) for part in range(parts) if texts[part::parts]]
+    tables = [find_terms(texts[part::parts]).table() for part in range(parts) if texts[part::parts]]
     return Vocabulary.choose(add_counts(tables), len(texts), max_features)
 
 
@@ -38,9 +38,10 @@ def test_real_texts_give_scikit_learns_vocabulary_and_matrix(real, parts):
     vocabulary = fit(train, parts=parts)
     assert vocabulary.terms == oracle.get_feature_names_out().tolist()
     for texts in (train, test):
-        np.testing.assert_allclose(vocabulary.features(texts).toarray(), oracle.transform(texts).toarray(), atol=1e-6)
-    assert vocabulary.features(test).dtype == np.float32
-    assert vocabulary.features(test).has_sorted_indices
+        features = vocabulary.features(find_terms(texts))
+        np.testing.assert_allclose(features.toarray(), oracle.transform(texts).toarray(), atol=1e-6)
+    assert vocabulary.features(find_terms(test)).dtype == np.float32
+    assert vocabulary.features(find_terms(test)).has_sorted_indices
 
 
 @settings(deadline=None, max_examples=200)
@@ -54,13 +55,14 @@ def test_any_texts_cut_in_any_way_give_what_scikit_learn_gives(texts, parts):
         return
     vocabulary = fit(texts, parts=parts)
     assert vocabulary.terms == oracle.get_feature_names_out().tolist()
-    np.testing.assert_allclose(vocabulary.features(texts).toarray(), oracle.transform(texts).toarray(), atol=1e-6)
+    features = vocabulary.features(find_terms(texts))
+    np.testing.assert_allclose(features.toarray(), oracle.transform(texts).toarray(), atol=1e-6)
 
 
 def test_the_most_frequent_terms_stay_and_ties_go_to_the_first(real):
     train, _ = real
     counts = {}
-    for term, count in zip(*(column.to_pylist() for column in count_terms(train).columns[:2]), strict=True):
+    for term, count in zip(*(column.to_pylist() for column in find_terms(train).table().columns[:2]), strict=True):
         counts[term] = count
     expected = sorted(sorted(counts, key=lambda term: (-counts[term], term))[:100])
     assert fit(train, 100).terms == expected
@@ -73,4 +75,4 @@ def test_more_texts_than_are_worked_on_at_once_change_nothing(real, monkeypatch)
     pieces = fit(train)
     assert pieces.terms == whole.terms
     np.testing.assert_array_equal(pieces.idf, whole.idf)
-    assert (pieces.features(test) != whole.features(test)).nnz == 0
+    assert (pieces.features(find_terms(test)) != whole.features(find_terms(test))).nnz == 0
