@@ -1,12 +1,14 @@
 """Preparation against the bare tokenizer on the same texts and cores, and its memory at N and 4 N texts.
 
     python benchmarks/prepare.py [--quick] [--texts 500000] [--rounds 3]
+    python benchmarks/prepare.py --scale 5000000 [--engine local]
 
 Real texts (ICD-10-CM's, one word left out of each at random) lie in raw files. Preparing them end to end means: hash,
 parse, count words, tokenise, weigh, write shards, check, commit. The limit is a loop of the `tokenizers` library's
 `encode_batch` over the same texts, already in memory, with all cores. Both run in turn in fresh processes; Ray is
 started before the clock. Besides wall time the CPU time is told, which other work on the machine does not change.
-Memory is the peak of what the preparing process holds. The last line is JSON.
+Memory is the peak of what the preparing process holds. With --scale, that many texts are prepared once and nothing is
+compared. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from raw_texts import write_raw
 from rich.console import Console
 from rich.table import Table
 
+from cxml.data import DataManifest
+
 GOAL = 0.8
 MEMORY_GOAL = 1.15
 MAX_LENGTH = 64
@@ -37,13 +41,35 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="40,000 texts, this process only: under 50 s")
     parser.add_argument("--texts", type=int, default=500_000, help="N")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=int, help="prepare so many texts once, and only that")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="of --scale")
     arguments = parser.parse_args()
+    if arguments.scale:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(json.dumps(scale(Path(scratch), arguments.scale, arguments.engine)))
+        return
     num_texts, rounds = (40_000, 1) if arguments.quick else (arguments.texts, arguments.rounds)
     engines = ["local"] if arguments.quick else ["local", "ray"]
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(Path(scratch), num_texts, rounds, engines)
     print_table(result)
     print(json.dumps(result))
+
+
+def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, object]:
+    """Prepare once; speed, memory of the preparing process, size of what came out."""
+    write_raw(scratch / "raw", num_texts)
+    figures = run(engine, scratch / "raw", scratch / "out")
+    manifest = DataManifest.read(str(scratch / "out" / "data"))
+    return {
+        "benchmark": "prepare at scale",
+        "engine": engine,
+        "texts": manifest.rows("train") + manifest.rows("test"),
+        "shards": sum(map(len, manifest.splits.values())),
+        "gib": sum(shard.bytes for shard in manifest.files()) / 2**30,
+        "peak_mib": figures["bytes"] / 2**20,
+        **figures,
+    }
 
 
 def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> dict[str, object]:
