@@ -4,7 +4,7 @@ In: `data.source` of the config.
 
 1. `open_source` gives the `Reader` of the form; it finds the files and tells what identifies them.
 2. A `Reader` yields `RawChunk`s: consecutive texts, label ids and what could not be read, a few thousand at a time.
-3. `clean` refuses or skips broken rows, sorts the labels, and tells counts.
+3. A `Cleaner` refuses or skips broken rows, counts them, and sorts the labels.
 4. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
 
 Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_source`).

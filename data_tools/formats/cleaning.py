@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import Literal
 
@@ -12,8 +11,6 @@ from cxml.data import Ragged
 from cxml.data.ragged import lengths_to_offsets, range_indices
 from data_tools.formats.keys import SeenKeys
 from data_tools.formats.reader import Problem, RawChunk
-
-_log = logging.getLogger(__name__)
 
 _SKIP = " Or leave such rows out: --data.on-error skip."
 
@@ -46,11 +43,6 @@ class Cleaner:
             return chunk.texts, _sorted_unique(chunk.labels)
         kept = np.setdiff1d(np.arange(len(chunk.texts)), np.fromiter(problems, np.int64))
         return [chunk.texts[row] for row in kept], _sorted_unique(_take(chunk.labels, kept))
-
-    def report(self, split: str) -> None:
-        """Tell what was left out."""
-        for reason, count in sorted(self.skipped.items()):
-            _log.warning("%s: %d rows left out: %s", split, count, reason)
 
     def _problems(self, chunk: RawChunk) -> dict[int, Problem]:
         """The first thing wrong with each row that has one."""

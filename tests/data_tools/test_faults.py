@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 from support.object_store import BUCKET, failing_proxy, options, s3_server
+from tenacity import wait_fixed
 
 from cxml.config import config_from_dict
 from cxml.data import DataManifest, ShardedDataset, data_url
@@ -116,6 +117,9 @@ def test_an_object_store_takes_and_gives_what_a_disk_does(make, store, use_store
 def test_a_store_that_fails_a_third_of_the_requests_loses_nothing(
     make, store, use_store, wordnet_slice, tmp_path, monkeypatch
 ):
+    # Many attempts with short pauses: the pauses of a real store would be most of the test's time.
+    monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
+    monkeypatch.setattr("cxml.storage.wait_exponential_jitter", lambda **_: wait_fixed(0.01))
     use_store(store)
     fsspec.filesystem("s3").put(str(wordnet_slice), f"{BUCKET}/raw", recursive=True)
     local = prepare(make(shard_rows=100))
