@@ -16,14 +16,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich.console import Console
+
 from cxml import storage
 from cxml.checkpoint import model_url
+from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.errors import StaleArtefactError
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report
+from cxml.run_plan import plan_run
 from cxml.training import evaluate_run, train
 from cxml.tree import build, tree_fingerprint, tree_url
 from data_tools.preparation import is_prepared, prepare
@@ -63,6 +67,7 @@ def run(config: Config, force: Collection[StageName] = ()) -> dict[str, Any]:
         The report: `levels`, `examples`, and `baseline` if there is one.
     """
     began = time.monotonic()
+    _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
     for name, stage in _stages(config).items():
         if name in force or redone & set(stage.needs):
@@ -169,6 +174,8 @@ def _is_model_done(config: Config) -> bool:
 
 
 def _make_model(config: Config) -> None:
+    plan, _ = plan_run(config)
+    Console(stderr=True).print(plan.table())
     run_workers(train, (config, _model_fingerprint(config)), config.train.num_workers)
 
 

@@ -55,7 +55,16 @@ def test_the_report_shows_metrics_baseline_levels_and_examples(finished):
 
 def test_progress_is_visible_all_along_where_there_is_no_terminal(finished):
     _, result = finished
-    for words in ("prepare  begins", "tree     begins", "train    begins", "texts/s", "left", "evaluate done"):
+    for words in (
+        "level_sizes: [8, 32]",
+        "optimiser state per rank",
+        "prepare  begins",
+        "tree     begins",
+        "train    begins",
+        "texts/s",
+        "left",
+        "evaluate done",
+    ):
         assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert "Warning" not in result.stderr

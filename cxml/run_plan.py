@@ -1,0 +1,97 @@
+"""How large a run will be, from its config, its data and its encoder, before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxml.config import Config
+from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.model import build_encoder, read_encoder_config
+from cxml.optim import RowState
+from cxml.parallel import Plan, make_plan
+from cxml.tree import plan_splits
+from data_tools.formats import read_source
+from data_tools.preparation import is_prepared, load_tokenizer, tokenize
+
+_SAMPLE = 2000  # texts tokenised to learn their lengths
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Sizes of the training split: texts, labels and the mean number of tokens in a padded batch."""
+
+    num_texts: int
+    num_labels: int
+    padded_length: int
+
+
+def plan_run(config: Config) -> tuple[Plan, DataFacts]:
+    """The plan of a run's training, and the facts about its data that it rests on.
+
+    Raises:
+        CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
+    """
+    facts = _data_facts(config)
+    plan_splits(facts.num_labels, config.tree.level_sizes)
+    parameters, trained, row_bytes = _count_weights(config, facts.num_labels)
+    plan = make_plan(
+        parameters,
+        trained,
+        config.train,
+        num_texts=facts.num_texts,
+        world_size=config.train.num_workers,
+        label_rows=row_bytes,
+    )
+    return plan, facts
+
+
+def texts_per_micro_batch(config: Config) -> int:
+    """Most texts that a process works on at once."""
+    return math.ceil(config.train.batch_size / (config.train.num_workers * config.train.accumulation))
+
+
+def _data_facts(config: Config) -> DataFacts:
+    """From the prepared data if it is there, else from the raw texts."""
+    if is_prepared(config):
+        manifest = DataManifest.read(data_url(config))
+        lengths = ShardedDataset(data_url(config), "train").lengths[:_SAMPLE]
+        return DataFacts(manifest.rows("train"), manifest.num_labels, _padded(config, lengths))
+    raw = read_source(config.data.source)
+    texts = raw.splits["train"].texts
+    tokenizer, _ = load_tokenizer(config)
+    lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
+    return DataFacts(len(texts), len(raw.label_names), _padded(config, lengths))
+
+
+def _padded(config: Config, lengths: np.ndarray) -> int:
+    """Mean over batches of the longest text in each."""
+    size = min(texts_per_micro_batch(config), len(lengths))
+    whole = lengths[: len(lengths) // size * size]
+    return round(whole.reshape(-1, size).max(1).mean())
+
+
+def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int], int]:
+    """Weights of each part that the engine holds, those that learn, and bytes of label rows that it does not hold."""
+    with torch.device("meta"):
+        encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
+    in_engine, row_bytes = list(config.tree.level_sizes), 0
+    if config.head.implementation == "rows":
+        head = config.head
+        row_bytes = num_labels * RowState.bytes_per_row(
+            encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+        )
+    else:
+        in_engine.append(num_labels)
+    heads = {
+        f"level {level} head ({size:,} nodes)": size * (encoder.hidden_size + 1) for level, size in enumerate(in_engine)
+    }
+    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}, row_bytes
+
+
+def _count(module: nn.Module, *, learning: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)

@@ -1,0 +1,52 @@
+import json
+
+from cxml.training.loop import StepReport
+from cxml.training.trackers import JsonlTracker, TensorBoardTracker
+
+REPORT = StepReport(
+    step=20,
+    total_steps=80,
+    epoch=0.5,
+    level_losses=(0.5, 0.25),
+    lr_factor=1.0,
+    samples_per_second=100.0,
+    data_wait=0.01,
+    memory_gib=1.5,
+    seconds=10.0,
+)
+
+
+def test_the_estimate_of_the_time_left_is_that_of_the_mean_speed():
+    assert REPORT.seconds_left == 30.0
+
+
+def test_records_go_to_a_local_file_at_once(tmp_path):
+    file = tmp_path / "run" / "metrics.jsonl"
+    tracker = JsonlTracker(str(file))
+    tracker.on_record(REPORT)
+    record = json.loads(file.read_text())
+    assert record["loss"] == 0.75
+    assert record["level_losses"] == [0.5, 0.25]
+
+
+def test_records_go_whole_to_where_they_cannot_be_appended():
+    from cxml import storage
+
+    url = "memory://run/metrics.jsonl"
+    tracker = JsonlTracker(url)
+    for epoch in (1, 2):
+        tracker.on_record(REPORT)
+        tracker.on_epoch_end(epoch)
+        assert len(storage.read_bytes(url).splitlines()) == epoch
+    storage.remove("memory://run")
+
+
+def test_tensorboard_reads_back_the_scalars(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = TensorBoardTracker(str(tmp_path))
+    tracker.on_record(REPORT)
+    tracker.on_end()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"loss", "loss/level_0", "loss/level_1", "data_wait"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("loss/level_1")[0].value == 0.25
