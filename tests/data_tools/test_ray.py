@@ -17,6 +17,9 @@ from cxml.data import data_url
 from cxml.errors import DataError
 from data_tools.preparation import is_prepared, prepare
 
+# Starting Ray and killing its workers takes long where other tests run beside it; run these on their own: -m slow.
+pytestmark = pytest.mark.slow
+
 COPIES = 60  # of the 240 real train texts: work for about a second
 
 
