@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -13,7 +15,9 @@ from cxml.config import Config
 from cxml.data import Ragged, TokenizerInfo, concatenate, resolve_encoder
 from cxml.errors import ConfigError
 
-_TEXTS_PER_CALL = 1024
+# Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
+# 100 bytes a token, stay small.
+_CHARACTERS_PER_CALL = 500_000
 
 
 def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerInfo]:
@@ -53,12 +57,14 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> Ragged:
         """Token ids of each text, int32."""
-        parts = []
-        for start in range(0, len(texts), _TEXTS_PER_CALL):
-            # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
-            encoded = self._backend.encode_batch_fast(texts[start : start + _TEXTS_PER_CALL])
-            parts.append(Ragged.from_lists([encoding.ids for encoding in encoded]))
-        return concatenate(parts)
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        num_calls = 1 + int(ends[-1]) // _CHARACTERS_PER_CALL
+        bounds = [0, *np.searchsorted(ends, ends[-1] * np.arange(1, num_calls) // num_calls).tolist(), len(texts)]
+        return concatenate([self._encode(texts[start:stop]) for start, stop in itertools.pairwise(bounds)])
+
+    def _encode(self, texts: Sequence[str]) -> Ragged:
+        # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
+        return Ragged.from_lists([encoding.ids for encoding in self._backend.encode_batch_fast(texts)])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Ragged:
