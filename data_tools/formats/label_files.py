@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +22,6 @@ from data_tools.formats.lines import Lines, read_lines
 from data_tools.formats.reader import CHUNK_ROWS, Problem
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a CSR matrix of texts x labels."
-_ONE = re.compile(r":1(?:\.0*)?(?!\S)")
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
 
@@ -88,9 +86,9 @@ class SparseTextFile:
 
 def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
     numbers = np.arange(lines.first, lines.first + len(lines.lines))
-    if not lines.broken:
-        with contextlib.suppress(ValueError):
-            return LabelChunk(_parse_ones(lines.lines), numbers, {})
+    labels = None if lines.broken else _parse_whole(lines.lines)
+    if labels is not None:
+        return LabelChunk(labels, numbers, {})
     rows: list[list[int]] = []
     problems = dict(lines.broken)
     for row, line in enumerate(lines.lines):
@@ -103,12 +101,32 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
     return LabelChunk(Ragged.from_lists(rows, np.int64), numbers, problems)
 
 
-def _parse_ones(lines: list[str]) -> Ragged:
-    """Labels that all have the value 1 or none, which is what files hold. Raises `ValueError` for others."""
-    bare = _ONE.sub("", "\n".join(lines)).split("\n")
-    rows = [line.split() for line in bare]
-    offsets = lengths_to_offsets(np.fromiter(map(len, rows), np.int64, len(rows)))
-    return Ragged(np.fromiter(map(int, chain.from_iterable(rows)), np.int64, int(offsets[-1])), offsets)
+def _parse_whole(lines: list[str]) -> Ragged | None:
+    """The labels of many lines at once, or None where one of them is not plain `label:value label:value`."""
+    text = "\n".join(lines)
+    marks = text.encode().translate(None, b"0123456789.")
+    if not {b":"}.issuperset(marks.split()):
+        return None
+    pairs = np.fromiter((line.count(":") for line in lines), np.int64, len(lines))
+    numbers = _parse_numbers(text.replace(":", " "))
+    if numbers is None:
+        return None
+    labels, values = numbers[0::2], numbers[1::2]
+    if len(numbers) != 2 * pairs.sum() or (labels != np.floor(labels)).any():
+        return None
+    kept = values != 0
+    kept_before = np.concatenate([[0], np.cumsum(kept)])
+    return Ragged(labels[kept].astype(np.int64), kept_before[lengths_to_offsets(pairs)])
+
+
+def _parse_numbers(text: str) -> np.ndarray | None:
+    """Numbers between white space, or None if there is something else; integers are parsed eight times faster."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # how older releases of NumPy tell of unreadable numbers
+        for dtype in (np.int64, np.float64):
+            with contextlib.suppress(ValueError, DeprecationWarning):
+                return np.fromstring(text, dtype, sep=" ")
+    return None
 
 
 def _read_matrix(url: str) -> tuple[np.ndarray, np.ndarray, int]:

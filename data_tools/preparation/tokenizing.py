@@ -17,7 +17,7 @@ from cxml.errors import ConfigError
 
 # Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
 # 100 bytes a token, stay small.
-_CHARACTERS_PER_CALL = 500_000
+_CHARACTERS_PER_CALL = 100_000
 
 
 def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerInfo]:
@@ -42,8 +42,10 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     if positions is not None and config.data.max_length > positions:
         problem = f"the encoder has {positions} positions"
         raise ConfigError("data.max_length", config.data.max_length, problem, f"Set it to {positions} or less.")
-    rules = tokenizer.backend_tokenizer.to_str()
-    info = TokenizerInfo(name, hashlib.sha256(rules.encode()).hexdigest(), tokenizer.pad_token_id, len(tokenizer))
+    rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
+    info = TokenizerInfo(
+        name, hashlib.sha256(rules.encode()).hexdigest(), cast(int, tokenizer.pad_token_id), len(tokenizer)
+    )
     return tokenizer, info
 
 

@@ -18,6 +18,7 @@ from cxml.config import SourceConfig
 from cxml.errors import DataError
 from data_tools.formats import Cleaner, open_source, read_blocks, read_source, source_facts
 from data_tools.formats.keys import SeenKeys
+from data_tools.formats.label_files import _parse_whole
 from data_tools.formats.lines import read_lines
 
 SUFFIXES = {"train": "trn", "test": "tst"}
@@ -312,3 +313,16 @@ def test_seen_keys_are_what_a_set_would_have_seen(batches):
                 expected.append(place)
             seen.add(key)
         assert keys.add(batch).tolist() == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(lines=st.lists(st.text(alphabet="0123:. -x", max_size=10), min_size=1, max_size=4))
+def test_sparse_lines_read_at_once_as_one_by_one(lines):
+    whole = _parse_whole(lines)
+    if whole is None:
+        return
+    expected = []
+    for line in lines:
+        pairs = [entry.split(":") for entry in line.split()]
+        expected.append([int(label) for label, value in pairs if float(value) != 0])
+    assert [part.tolist() for part in np.split(whole.values, whole.offsets[1:-1])] == expected
