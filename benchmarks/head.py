@@ -1,0 +1,266 @@
+"""The label rows against ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
+
+    python benchmarks/head.py [--quick] [--labels 100000 400000 1000000 3000000] [--heads rows zero3 zero1 dense]
+
+Two processes, 384 weights a label, 16 texts per process that want 1,000 labels each, drawn evenly from all. At each
+number of labels all heads that fit into the memory are built and take steps in turn, so that whatever else the machine
+does hits all of them; times are medians. Memory is what building a head and one step add to a process's resident set.
+Bytes are what the network interface sent in a step, all processes together, and beside it what the rows count.
+
+The last table is a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) against forward,
+backward and update of its encoder alone, in turn too. Prints a line of JSON per goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import psutil
+import torch
+import torch.distributed as dist
+from label_heads import Problem, Rows, build, bytes_needed
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig
+from cxml.console import set_up_logging
+from cxml.data import Batch
+from cxml.model import build_model
+from cxml.model.encoder import build_encoder
+from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, rows_head, run_workers
+from cxml.training import train_step
+from cxml.tree import LabelTree
+
+HEADS = ("rows", "zero3", "zero1", "dense")
+NUM_RANKS, TEXTS, TOKENS = 2, 16, 32
+GOALS = {"zero3": 40.0, "growth": 1.2, "step": 1.25}
+
+
+@dataclass
+class Figures:
+    """One head at one number of labels: what `measure_heads` sees.
+
+    Attributes:
+        seconds: of each step; sent: bytes in it, all ranks; counted: bytes that the rows say rank 0 sent.
+        resident: bytes that the first rank grew by.
+    """
+
+    resident: int = 0
+    seconds: list[float] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    counted: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; see --help."""
+
+    labels: list[int]
+    heads: list[str]
+    steps: int
+    whole_step_labels: int
+    clusters: list[int]
+    memory: int
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    options = parse()
+    set_up_logging(is_speaker=True)
+    heads, whole = run_workers(measure, (options,), NUM_RANKS)
+    report(options, heads, whole)
+
+
+def parse() -> Options:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="rows and zero3, few steps: under 50 s on two cores")
+    parser.add_argument("--labels", type=int, nargs="+", help="numbers of labels, rising")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, help="what to measure")
+    parser.add_argument("--steps", type=int, help="timed steps of the rows; the other heads take fewer")
+    parser.add_argument("--whole-step-labels", type=int, help="labels of the whole training step")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 8192], help="cluster levels of its tree")
+    parser.add_argument("--memory", type=float, help="GiB that all heads of one size may take; free memory if unset")
+    given = parser.parse_args()
+    quick = given.quick
+    memory = given.memory * 2**30 if given.memory else psutil.virtual_memory().available * 0.9
+    return Options(
+        labels=given.labels or ([100_000, 400_000] if quick else [100_000, 400_000, 1_000_000, 3_000_000]),
+        heads=given.heads or (["rows", "zero3"] if quick else list(HEADS)),
+        steps=given.steps or (8 if quick else 30),
+        whole_step_labels=given.whole_step_labels or (100_000 if quick else 1_000_000),
+        clusters=given.clusters,
+        memory=int(memory),
+    )
+
+
+def measure(options: Options) -> tuple[dict[tuple[int, str], Figures], dict[str, list[float]]]:
+    """Everything, in each process of one group."""
+    with distributed(threads=1) as ranks:
+        heads = {}
+        for num_labels in options.labels:
+            heads |= measure_heads(options, Problem(num_labels, TEXTS), ranks)
+            gc.collect()
+        return heads, measure_whole_step(options, ranks)
+
+
+def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tuple[int, str], Figures]:
+    """The heads that fit, in turn; one that takes long takes fewer steps."""
+    contenders, figures, left = {}, {}, options.memory
+    for name in options.heads:
+        left -= bytes_needed(name, problem.num_labels, ranks.world_size)
+        if left < 0:
+            break
+        before = psutil.Process().memory_info().rss
+        contenders[name] = build(name, problem, ranks)
+        contenders[name].step(0)
+        figures[name] = Figures(psutil.Process().memory_info().rss - before)
+        if name == "rows":
+            contenders[name].step(1)  # the first ones still write memory for the first time
+    for step in range(options.steps):
+        for name, contender in contenders.items():
+            if name == "rows" or step % (options.steps // 4) == 0:
+                time_step(contender.step, 100 * step + 7, figures[name])
+    if isinstance(rows := contenders.get("rows"), Rows):
+        before = rows.exchange.sent
+        rows.step(5)
+        figures["rows"].counted = rows.exchange.sent - before
+    return {(problem.num_labels, name): figure for name, figure in figures.items()}
+
+
+def time_step(step: Callable[[int], None], seed: int, figures: Figures) -> None:
+    """One step of all ranks together."""
+    dist.barrier()
+    sent, began = bytes_sent(), time.perf_counter()
+    step(seed)
+    dist.barrier()
+    figures.seconds.append(time.perf_counter() - began)
+    figures.sent.append(bytes_sent() - sent)
+
+
+def bytes_sent() -> int:
+    """Bytes that this machine's network interfaces have sent, loopback included."""
+    return sum(interface.bytes_sent for interface in psutil.net_io_counters(pernic=True).values())
+
+
+def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]:
+    """Seconds of whole training steps and of the encoder's own on the same batches, in turn."""
+    config = whole_step_config(options, ranks)
+    tree = even_tree(options.whole_step_labels, config.tree.level_sizes)
+    torch.manual_seed(0)
+    model = build_model(config.model, tree, make_label_head=rows_head(tree, Exchange(), config))
+    engine = build_engine(model, config.train, config.optim, ranks)
+    encoder = build_engine(_EncoderAlone(config.model, config.num_levels), config.train, config.optim, ranks)
+    rows = cast(RowsHead, model.label_head).schedule
+    figures = {"step": Figures(), "encoder": Figures()}
+
+    def whole(seed: int) -> None:
+        rows.begin_step(1e-3, 0.9)
+        train_step(engine, [random_batch(seed + ranks.rank, options.whole_step_labels, ranks)], ranks)
+
+    def encoder_alone(seed: int) -> None:
+        batch = random_batch(seed + ranks.rank, options.whole_step_labels, ranks)
+        encoder.backward(encoder(batch.input_ids, batch.attention_mask))
+        encoder.step()
+
+    for step in range(options.steps // 2 + 1):
+        for name, take in (("encoder", encoder_alone), ("step", whole)):
+            time_step(take, 100 * step, figures[name])
+    return {name: figure.seconds[1:] for name, figure in figures.items()}
+
+
+class _EncoderAlone(nn.Module):
+    """The encoder with the least loss that reaches all of it."""
+
+    def __init__(self, config: ModelConfig, num_levels: int) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config, num_levels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self.encoder(input_ids, attention_mask)).sum()
+
+
+def whole_step_config(options: Options, ranks: Ranks) -> Config:
+    """MiniLM over a tree whose leaves come to about a thousand candidates."""
+    per_leaf = options.whole_step_labels / options.clusters[-1]
+    handed_down = [64] * (len(options.clusters) - 1) + [max(1, round(1000 / per_leaf))]
+    return Config(
+        output="unused",
+        data=DataConfig(source=SourceConfig(kind="icd10cm")),
+        tree=TreeConfig(level_sizes=tuple(options.clusters)),
+        model=ModelConfig(pooling="mean", shortlist_sizes=tuple(handed_down)),
+        train=TrainConfig(batch_size=TEXTS * ranks.world_size, num_workers=ranks.world_size),
+    )
+
+
+def even_tree(num_labels: int, level_sizes: tuple[int, ...]) -> LabelTree:
+    """A tree whose nodes have as equal numbers of children as can be."""
+    sizes = [*level_sizes, num_labels]
+    offsets = [np.linspace(0, below, above + 1).astype(np.int64) for above, below in itertools.pairwise(sizes)]
+    return LabelTree(np.arange(num_labels, dtype=np.int32), tuple(offsets))
+
+
+def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
+    """Texts of random tokens, each with five random labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(np.stack([rng.choice(num_labels, 5, replace=False) for _ in range(TEXTS)]), axis=1)
+    return Batch(
+        input_ids=torch.from_numpy(rng.integers(1000, 30000, (TEXTS, TOKENS))),
+        attention_mask=torch.ones(TEXTS, TOKENS, dtype=torch.int64),
+        label_values=torch.from_numpy(labels.ravel()),
+        label_offsets=torch.arange(0, 5 * TEXTS + 1, 5),
+        global_size=TEXTS * ranks.world_size,
+    )
+
+
+def report(options: Options, heads: dict[tuple[int, str], Figures], whole: dict[str, list[float]]) -> None:
+    """Print the tables and the lines of JSON."""
+    table = Table(title=f"A training step of the head, {NUM_RANKS} processes", title_justify="left")
+    for heading in ("labels", "head", "ms", "times rows", "MiB a process", "MB sent", "counted"):
+        table.add_column(heading, justify="right")
+    medians = {key: statistics.median(figure.seconds) for key, figure in heads.items()}
+    for (num_labels, name), figure in heads.items():
+        seconds = medians[num_labels, name]
+        rows = medians.get((num_labels, "rows"), seconds)
+        table.add_row(
+            f"{num_labels:,}", name, f"{seconds * 1000:.0f}", f"{seconds / rows:.1f}",
+            f"{figure.resident / 2**20:,.0f}",
+            f"{statistics.median(figure.sent) / 1e6:.2f}",
+            f"{figure.counted * NUM_RANKS / 1e6:.2f}" if figure.counted else "",
+        )  # fmt: skip
+    Console().print(table)
+    step, encoder = (statistics.median(whole[name]) for name in ("step", "encoder"))
+    print(
+        f"Whole training step at {options.whole_step_labels:,} labels, tree {options.clusters}: {step * 1000:.0f} ms; "
+        f"the encoder's own: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
+    )
+    print_goal("head-whole-step", step, encoder, step / encoder, "step", at_most=True)
+    fewest, most = min(options.labels), max(options.labels)
+    if {(fewest, "rows"), (most, "rows")} <= medians.keys():
+        few, many = medians[fewest, "rows"], medians[most, "rows"]
+        print_goal(f"head-{most}-to-{fewest}-labels", many, few, many / few, "growth", at_most=True)
+    compared = [num_labels for num_labels, name in medians if name == "zero3" and num_labels <= 400_000]
+    if compared:
+        rows, zero3 = medians[compared[-1], "rows"], medians[compared[-1], "zero3"]
+        print_goal(f"head-{compared[-1]}-labels", rows, zero3, zero3 / rows, "zero3", at_most=False)
+
+
+def print_goal(name: str, figure: float, peer: float, ratio: float, goal: str, *, at_most: bool) -> None:
+    """One line of JSON."""
+    holds = ratio <= GOALS[goal] if at_most else ratio >= GOALS[goal]
+    line = {"name": name, "figure": round(figure, 4), "unit": "s", "peer": round(peer, 4), "ratio": round(ratio, 3)}
+    print(json.dumps(line | {"goal": GOALS[goal], "holds": holds}))
+
+
+if __name__ == "__main__":
+    main()
