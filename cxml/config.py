@@ -124,6 +124,12 @@ class TreeConfig:
 
     directory: str = ""
     """Folder or URL of the tree; empty: `tree` inside the run's output. Runs may share one."""
+    engine: Literal["auto", "local", "ray"] = "auto"
+    """What builds the tree, with the same bytes out: `local` is this process with its threads, `ray` a Ray cluster
+    (RAY_ADDRESS, or one that is started on this machine for the while), `auto` takes Ray where the process belongs to a
+    cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
+    num_workers: int = 0
+    """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
     level_sizes: tuple[int, ...] = (256,)
     """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
     are scored."""
@@ -138,6 +144,7 @@ class TreeConfig:
         sizes = self.level_sizes
         rising = all(size >= 1 for size in sizes) and all(a < b for a, b in itertools.pairwise(sizes))
         _require(rising, "tree.level_sizes", sizes, "sizes must rise from coarse to fine", "Write e.g. [256, 2048].")
+        _require_at_least("tree.num_workers", self.num_workers, 0)
         _require_at_least("tree.feature_top_k", self.feature_top_k, 1)
         _require_at_least("tree.max_iterations", self.max_iterations, 1)
         _require_at_least("tree.tolerance", self.tolerance, 0)

@@ -11,6 +11,9 @@ from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa
 from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
 
+# Where the tree lies and who builds it does not change it.
+_NOT_SHAPING = ("directory", "engine", "num_workers")
+
 
 def build(config: Config, dataset: ShardedDataset) -> LabelTree:
     """Cluster the labels of a training split as `config.tree` says.
@@ -32,5 +35,5 @@ def tree_url(config: Config) -> str:
 
 def tree_fingerprint(config: Config, data_fingerprint: str) -> str:
     """What the tree depends on, as a short hash: same fingerprint, same tree."""
-    settings = {key: value for key, value in dataclasses.asdict(config.tree).items() if key != "directory"}
+    settings = {key: value for key, value in dataclasses.asdict(config.tree).items() if key not in _NOT_SHAPING}
     return storage.fingerprint("label tree", FORMAT_VERSION, settings, config.seed, data_fingerprint)

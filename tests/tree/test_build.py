@@ -17,6 +17,7 @@ def test_the_tree_lies_in_the_run_or_where_the_config_says():
 def test_the_fingerprint_follows_all_that_the_tree_depends_on_and_nothing_else():
     base = tree_fingerprint(config(), "data")
     assert tree_fingerprint(config(directory="elsewhere"), "data") == base
+    assert tree_fingerprint(config(engine="ray", num_workers=3), "data") == base
     assert tree_fingerprint(dataclasses.replace(config(), output="runs/two"), "data") == base
     others = [
         tree_fingerprint(config(), "other data"),
