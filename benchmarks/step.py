@@ -33,7 +33,7 @@ from data_tools.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 GOAL = 0.8
-WARM_UP = 3
+WARM_UP = 2
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     prepare(config)
     if not Path(tree_url(config), "manifest.json").exists():
         build(config, ShardedDataset(data_url(config), "train")).save(tree_url(config), {})
-    steps = 12 if options.quick else 60
+    steps = 5 if options.quick else 60
     figures = run_workers(measure, (config, steps), 1)
     report(config, figures)
 

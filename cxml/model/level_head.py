@@ -23,6 +23,10 @@ class LevelHead(nn.Module):
         """Logits [B, C] of the shortlisted nodes, or [B, n] of all nodes if `nodes_BC` is None."""
         if nodes_BC is None:
             return F.linear(features_BD, self.weight, self.bias)
+        if len(self.weight) <= nodes_BC.numel():
+            # One matrix product over all rows moves less memory than a copy of one row per text and node: measured, up
+            # to about as many rows as pairs (a tenth of the time at 4,096 nodes, 64 texts and 512 nodes each).
+            return F.linear(features_BD, self.weight, self.bias).gather(1, nodes_BC)
         rows_BCD = F.embedding(nodes_BC, self.weight)
         products_BC = torch.bmm(rows_BCD, features_BD.unsqueeze(-1)).squeeze(-1)
         return products_BC + self.bias[nodes_BC]

@@ -24,9 +24,9 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     """
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
-    # Nothing here runs its kernels by name, so torch's own AdamW serves on every device.
+    # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon
+        parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True
     )
     engine, *_ = deepspeed.initialize(
         model=model.to(ranks.device),
@@ -34,6 +34,8 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
         config=engine_config(train, ranks.world_size),
         dist_init_required=False,
     )
+    if ranks.world_size == 1 and train.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
     return engine
 
 
