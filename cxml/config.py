@@ -200,17 +200,36 @@ class HeadConfig:
     """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
     shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
     (needs train.zero_stage 3)."""
+    candidates: Literal["shortlist", "all"] = "shortlist"
+    """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
+    `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
+    score is its own probability; model.scoring concerns the levels above."""
+    group_size: int = 0
+    """Processes that share one copy of the rows, such as those of a node; the copies add up their gradients. 0: all
+    processes share one (`rows` only)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
-    weights: Literal["fp32", "bf16"] = "fp32"
-    """Number format of `rows`; bf16 is rounded up or down at random, which keeps small updates alive."""
+    weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"
+    """Number format of `rows`. bf16 is rounded up or down at random, which keeps small updates alive; bf16-kahan is
+    rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight."""
     second_moment: Literal["full", "row"] = "full"
     """AdamW's second moment: of every weight, or one per row (4 bytes instead of 4 per weight)."""
     clip_row_norm: float = 0.0
     """Largest gradient norm of one row; 0 is no limit. train.gradient_clipping is for what the engine holds."""
+    clip_global_norm: float = 0.0
+    """Largest norm of the gradient of all rows together; 0 is no limit. Rows are then updated at the end of a step
+    instead of in passing, and until then the gradients of the touched ones are kept, 4 bytes per weight."""
 
     def __post_init__(self) -> None:
-        _require_at_least("head.clip_row_norm", self.clip_row_norm, 0)
+        for name in ("clip_row_norm", "clip_global_norm", "group_size"):
+            _require_at_least(f"head.{name}", getattr(self, name), 0)
+        for name, default in (("candidates", "shortlist"), ("group_size", 0)):
+            value = getattr(self, name)
+            _require(
+                self.implementation == "rows" or value == default, f"head.{name}", value,
+                f"is not for head.implementation {self.implementation}",
+                "Set head.implementation to rows, or leave this out.",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,11 +293,14 @@ class TrainConfig:
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
     evaluate_every: int = 0
     """Epochs between evaluations on the test split during training; 0: only at the end."""
+    hang_minutes: float = 30.0
+    """A process that gets no step done for so long prints the stacks of its threads and ends, and the job with it;
+    0: it waits for ever."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):
             _require_at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("threads_per_worker", "gradient_clipping", "evaluate_every"):
+        for name in ("threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
             _require_at_least(f"train.{name}", getattr(self, name), 0)
         parts = self.num_workers * self.accumulation
         _require(
@@ -309,6 +331,39 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints of a training under way: where, how often, and which ones stay."""
+
+    url: str = ""
+    """Folder or URL of the checkpoints, of this run alone; empty: `checkpoints` inside the run's output."""
+    every_minutes: float = 10.0
+    """Minutes between two checkpoints; 0: not by time. With every_steps 0 too, none are made."""
+    every_steps: int = 0
+    """Optimiser steps between two checkpoints; 0: not by steps."""
+    keep_last: int = 2
+    """Newest checkpoints that stay."""
+    keep_every_steps: int = 0
+    """Also keep the first checkpoint of every so many optimiser steps; 0: none."""
+    keep_best: int = 0
+    """Also keep so many checkpoints that are best by best_metric."""
+    best_metric: str = "loss"
+    """`loss`, the training loss of all levels (lower is better), or a metric of the labels that train.evaluate_every
+    reports, such as P@1 (higher is better): then a checkpoint follows every evaluation. The final model is the last one
+    all the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_minutes", "every_steps", "keep_every_steps", "keep_best"):
+            _require_at_least(f"checkpoint.{name}", getattr(self, name), 0)
+        _require_at_least("checkpoint.keep_last", self.keep_last, 1)
+        _require(bool(self.best_metric), "checkpoint.best_metric", self.best_metric, "is empty", "Use loss or P@1.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether checkpoints are made at all."""
+        return self.every_minutes > 0 or self.every_steps > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What a run tells while it works. `metrics.jsonl` in the output is always written."""
 
@@ -336,6 +391,7 @@ class Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
@@ -349,6 +405,12 @@ class Config:
             "head.implementation", self.head.implementation,
             f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
             "Set train.zero_stage to 3, or head.implementation to rows.",
+        )  # fmt: skip
+        groups = self.head.group_size
+        _require(
+            groups == 0 or self.train.num_workers % groups == 0, "head.group_size", groups,
+            f"does not divide train.num_workers = {self.train.num_workers}",
+            "Set it to a divisor, or to 0 for one group of all processes.",
         )  # fmt: skip
         levels = self.num_levels
         for name, expected in (

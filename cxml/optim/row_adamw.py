@@ -7,8 +7,8 @@ counts its own updates. (Loshchilov and Hutter 2019 for the update; lazy moments
 Done lazily. A row remembers the last step that it was written at; the decay since then is one factor, from the running
 sum of log(1 - lr_t * decay), applied when the row is read or written next. Biases do not decay.
 
-State of a row of D weights: `adamw` 8 D bytes of fp32 moments, or 4 D + 4 with one second moment per row; `sgd`
-none; plus 20 bytes for its counters and its bias's moments.
+A row of D weights takes 4 D bytes (2 D in bf16, 4 D with what rounding lost kept: Kahan) and 12 for its bias and
+counters; `adamw` adds 8 D of fp32 moments, or 4 D + 4 with one second moment per row, and 8 of its bias's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RowState:
         bias_moments: float32 [R, 2].
         last_step: int32 [R]: decay is applied up to and with this step.
         updates: int32 [R]: updates that the row has had.
+        compensation: uint16 [R, D], a bfloat16 that a weight lacks to its true value; [R, 0] where nothing is kept.
     """
 
     weight: np.ndarray
@@ -42,6 +43,7 @@ class RowState:
     bias_moments: np.ndarray
     last_step: np.ndarray
     updates: np.ndarray
+    compensation: np.ndarray
 
     @classmethod
     def zeros(
@@ -53,7 +55,7 @@ class RowState:
             num_rows: R.
             width: D.
             optimizer: `adamw` or `sgd`.
-            weights: `fp32` or `bf16`.
+            weights: `fp32`, `bf16` (rounded at random) or `bf16-kahan` (rounded to nearest, the loss kept).
             second_moment: `full` or `row`.
             trains: whether moments are needed at all.
         """
@@ -67,6 +69,7 @@ class RowState:
             bias_moments=np.zeros((num_rows if has_moments else 0, 2), np.float32),
             last_step=np.zeros(num_rows, np.int32),
             updates=np.zeros(num_rows, np.int32),
+            compensation=np.zeros((num_rows, width if trains and weights == "bf16-kahan" else 0), np.uint16),
         )
 
     @classmethod

@@ -17,6 +17,7 @@ from numba import njit, prange, uint32
 from numba.extending import overload
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+_HALF = 0x8000  # as noise it makes rounding go to nearest
 
 
 def _value(stored):
@@ -49,10 +50,32 @@ def _stored_overload(like, value, noise):
 @njit
 def _noise(step, row, column):
     """16 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
-    mixed = uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)
-    mixed = uint32(mixed ^ (mixed >> uint32(15))) * uint32(2246822519)
-    mixed = uint32(mixed ^ (mixed >> uint32(13))) * uint32(3266489917)
+    # Products widen to 64 bits, so each is narrowed again.
+    mixed = uint32(
+        uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)
+    )
+    mixed = uint32(uint32(mixed ^ (mixed >> uint32(15))) * uint32(2246822519))
+    mixed = uint32(uint32(mixed ^ (mixed >> uint32(13))) * uint32(3266489917))
     return uint32(mixed ^ (mixed >> uint32(16))) & uint32(0xFFFF)
+
+
+@njit
+def _load(weight, compensation, r, d):
+    """A weight as float32, with what rounding took from it where that is kept."""
+    value = _value(weight[r, d])
+    if compensation.shape[1] > 0:
+        value += _value(compensation[r, d])
+    return value
+
+
+@njit
+def _store(weight, compensation, r, d, value, step, row_id):
+    """Write a float32, rounded as the arrays say."""
+    if compensation.shape[1] > 0:
+        weight[r, d] = _stored(weight[r, d], value, _HALF)
+        compensation[r, d] = _stored(compensation[r, d], value - _value(weight[r, d]), _HALF)
+    else:
+        weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
 
 
 @njit
@@ -64,7 +87,7 @@ def pending_decay(last_step, log_decay, step):
 @njit(fastmath=_FAST)
 def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
     """One update of row `r`; `state` holds the arrays of `RowState` in order, `row_id` names the row for rounding."""
-    weight, bias, moment, second, bias_moments, last_step, updates = state
+    weight, bias, moment, second, bias_moments, last_step, updates, lost = state
     lr, beta1, beta2, epsilon, clip, step = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], int(numbers[5])
     width = weight.shape[1]
     square = np.float32(bias_gradient * bias_gradient)
@@ -78,8 +101,8 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
     updates[r] += 1
     if moment.shape[1] == 0:
         for d in range(width):
-            value = _value(weight[r, d]) * decay - np.float32(lr) * scale * gradient[d]
-            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+            value = _load(weight, lost, r, d) * decay - np.float32(lr) * scale * gradient[d]
+            _store(weight, lost, r, d, value, step, row_id)
         bias[r] -= np.float32(lr) * scale * bias_gradient
         return
     b1, b2 = np.float32(beta1), np.float32(beta2)
@@ -93,15 +116,15 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
         inverse = size / (math.sqrt(second[r, 0]) * root + eps)
         for d in range(width):
             moment[r, d] = b1 * moment[r, d] + (one - b1) * scale * gradient[d]
-            value = _value(weight[r, d]) * decay - np.float32(inverse) * moment[r, d]
-            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+            value = _load(weight, lost, r, d) * decay - np.float32(inverse) * moment[r, d]
+            _store(weight, lost, r, d, value, step, row_id)
     else:
         for d in range(width):
             g = scale * gradient[d]
             moment[r, d] = b1 * moment[r, d] + (one - b1) * g
             second[r, d] = b2 * second[r, d] + (one - b2) * g * g
-            value = _value(weight[r, d]) * decay - size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
-            weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+            value = _load(weight, lost, r, d) * decay - size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
+            _store(weight, lost, r, d, value, step, row_id)
     g = scale * np.float32(bias_gradient)
     bias_moments[r, 0] = b1 * bias_moments[r, 0] + (one - b1) * g
     bias_moments[r, 1] = b2 * bias_moments[r, 1] + (one - b2) * g * g

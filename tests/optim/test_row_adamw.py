@@ -105,6 +105,11 @@ def test_bf16_rows_keep_updates_too_small_for_their_format_on_average():
     assert run("bf16", 2000, 1.0, lr=1e-4).tolist() == moved.tolist()
 
 
+def test_kahan_rows_lose_next_to_nothing_of_updates_too_small_for_their_format():
+    moved = run("bf16-kahan", 2000, 1.0, lr=1e-4)
+    np.testing.assert_allclose(moved, -0.2, atol=2**-9)  # as near as bfloat16 gets; plain rounding would stop at 2**-6
+
+
 def test_a_row_s_gradient_is_clipped_to_the_given_norm():
     moved = run("fp32", 1, 100.0, lr=1.0, clip=0.5)
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 0.5, rtol=1e-5)
@@ -117,6 +122,7 @@ def test_a_row_s_gradient_is_clipped_to_the_given_norm():
         ({"optimizer": "adamw", "weights": "bf16", "second_moment": "full"}, 10 * WIDTH + 20),
         ({"optimizer": "adamw", "weights": "fp32", "second_moment": "row"}, 8 * WIDTH + 24),
         ({"optimizer": "sgd", "weights": "bf16", "second_moment": "full"}, 2 * WIDTH + 12),
+        ({"optimizer": "sgd", "weights": "bf16-kahan", "second_moment": "full"}, 4 * WIDTH + 12),
     ],
 )
 def test_a_row_takes_the_bytes_that_the_docstring_says(settings_, expected):

@@ -1,0 +1,144 @@
+"""The rows and their update in torch: runs of rows that all have a gradient, on any device.
+
+The same schedule as `row_kernels`, number for number: that visits scattered rows on the CPU, this whole runs of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.optim.row_adamw import RowSchedule, RowState
+
+_HALF = 0x8000  # as noise it makes rounding go to nearest
+
+
+@dataclass(kw_only=True)
+class RowTensors:
+    """The arrays of a `RowState` on a device; on the CPU they share its memory. uint16 becomes bfloat16."""
+
+    weight: Tensor
+    bias: Tensor
+    moment: Tensor
+    second: Tensor
+    bias_moments: Tensor
+    last_step: Tensor
+    updates: Tensor
+    compensation: Tensor
+
+    @classmethod
+    def of(cls, state: RowState, device: torch.device) -> RowTensors:
+        """The rows of `state` on `device`."""
+        return cls(**{name: _as_tensor(array).to(device) for name, array in vars(state).items()})
+
+    def copy_to(self, state: RowState) -> None:
+        """Write the rows back to where they came from."""
+        for name, array in vars(state).items():
+            _as_tensor(array).copy_(getattr(self, name))
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def update_run(
+    rows: RowTensors,
+    run: slice,
+    schedule: RowSchedule,
+    *,
+    gradients: Tensor,
+    bias_gradients: Tensor,
+    row_ids: Tensor,
+) -> None:
+    """Update a run of n rows.
+
+    Args:
+        rows: changed in place.
+        run: which rows.
+        schedule: the step under way.
+        gradients: float32 [n, D].
+        bias_gradients: float32 [n].
+        row_ids: int64 [n], see `update_rows`.
+    """
+    if schedule.clip_row_norm:
+        norms = (gradients.square().sum(1) + bias_gradients.square()).sqrt()
+        scale = (schedule.clip_row_norm / norms).clamp(max=1)
+        gradients, bias_gradients = gradients * scale[:, None], bias_gradients * scale
+    decay = pending_decay(rows, run, schedule, schedule.step)
+    rows.last_step[run] = schedule.step
+    rows.updates[run] += 1
+    values = rows.weight[run].float()
+    if rows.compensation.shape[1]:
+        values = values + rows.compensation[run].float()
+    values = values * decay[:, None]
+    if rows.moment.shape[1]:
+        change, bias_change = _adamw_change(rows, run, schedule, gradients, bias_gradients)
+    else:
+        change, bias_change = gradients * schedule.lr, bias_gradients * schedule.lr
+    rows.bias[run] -= bias_change
+    _store(rows, run, values.sub_(change), schedule.step, row_ids)
+
+
+def pending_decay(rows: RowTensors, run: slice, schedule: RowSchedule, step: int) -> Tensor:
+    """The factor that each row of a run still has to take to be as of the end of `step`: float32 [n]."""
+    log_decay = torch.from_numpy(schedule.log_decay[: schedule.step + 1]).to(rows.weight.device, torch.float64)
+    return (log_decay[step] - log_decay[rows.last_step[run].long()]).exp().float()
+
+
+def _adamw_change(
+    rows: RowTensors, run: slice, schedule: RowSchedule, gradients: Tensor, bias_gradients: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What AdamW takes off the weights [n, D] and the biases [n]; the moments advance."""
+    new1, new2 = 1 - schedule.beta1, 1 - schedule.beta2
+    taken = rows.updates[run].double()
+    size = (schedule.lr / (1 - schedule.beta1**taken)).float()
+    root = (1 - schedule.beta2**taken).rsqrt().float()
+    moment = rows.moment[run].lerp_(gradients, new1)
+    squares = gradients.square()
+    second = rows.second[run].lerp_(squares.mean(1, keepdim=True) if rows.second.shape[1] == 1 else squares, new2)
+    spread = (second.sqrt() * root[:, None]).add_(schedule.epsilon)
+    mean, square = rows.bias_moments[run].unbind(1)
+    mean.lerp_(bias_gradients, new1)
+    square.lerp_(bias_gradients.square(), new2)
+    return moment / spread * size[:, None], size * mean / (square.sqrt() * root + schedule.epsilon)
+
+
+def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Tensor) -> None:
+    """Write float32 values [n, D], rounded as the rows' format says."""
+    if rows.weight.dtype == torch.float32:
+        rows.weight[run] = values
+    elif rows.compensation.shape[1]:
+        rounded = _rounded(values, torch.tensor(_HALF, dtype=torch.int32, device=values.device))
+        rows.weight[run] = rounded
+        rows.compensation[run] = values - rounded.float()
+    else:
+        rows.weight[run] = _rounded(values, _noise(step, row_ids, values.shape[1]))
+
+
+def _rounded(values: Tensor, noise: Tensor) -> Tensor:
+    """bfloat16, up or down by whether the lower half and the noise carry over."""
+    return (values.view(torch.int32) + noise).bitwise_right_shift(16).to(torch.int16).view(torch.bfloat16)
+
+
+def _noise(step: int, row_ids: Tensor, width: int) -> Tensor:
+    """The 16 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
+    rows = row_ids.to(torch.int32)[:, None] * _signed(2654435761)
+    columns = torch.arange(width, dtype=torch.int32, device=row_ids.device) * _signed(2246822519)
+    mixed = rows ^ columns ^ _signed(step * 3266489917 & 0xFFFFFFFF)
+    mixed = (mixed ^ _shifted(mixed, 15)) * _signed(2246822519)
+    mixed = (mixed ^ _shifted(mixed, 13)) * _signed(3266489917)
+    return (mixed ^ _shifted(mixed, 16)) & 0xFFFF
+
+
+def _shifted(bits: Tensor, count: int) -> Tensor:
+    """A shift to the right that moves zeros in, as for unsigned numbers."""
+    return bits.bitwise_right_shift(count) & ((1 << (32 - count)) - 1)
+
+
+def _signed(bits: int) -> int:
+    return bits - (1 << 32) if bits >= 1 << 31 else bits
