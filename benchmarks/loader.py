@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
+from closing_line import print_closing_line
 from raw_texts import write_raw
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +65,9 @@ def main() -> None:
         result = measure(Path(scratch), texts, rounds, shards, peers)
         result["data_wait"] = None if arguments.quick else data_wait(Path(scratch))
     print_table(result)
-    print(json.dumps(result))
+    speed = result["examples_per_second"]
+    fastest_peer = max(speed["DataLoader"], speed["mosaicml-streaming"])
+    print_closing_line("loader", speed["cxml"], "examples/s", fastest_peer, goal=1.0)
 
 
 def install_mosaic(folder: Path) -> Path:
@@ -88,16 +91,11 @@ def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) ->
     best = {name: max(speed[way] for way in ways) for name, ways in WAYS.items()}
     many = write_many_shards(url, scratch / "many", shards)
     return {
-        "benchmark": "loader",
         "texts": texts,
-        "rounds": rounds,
         "examples_per_second": best,
         "ratio": {name: best["cxml"] / best[name] for name in best if name != "cxml"},
-        "by_workers": speed,
         "shards": shards,
         "first_batch_seconds": work("first", many, scratch / "mosaic", peers)["seconds"],
-        "goal": 1.0,
-        "wait_goal": WAIT_GOAL,
     }
 
 

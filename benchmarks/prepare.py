@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from closing_line import print_closing_line
 from raw_texts import write_raw
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(Path(scratch), num_texts, rounds, engines)
     print_table(result)
-    print(json.dumps(result))
+    speed = {way: figures["texts_per_second"] for way, figures in result["ways"].items()}
+    print_closing_line("prepare", speed["local"], "texts/s", speed["bare"], goal=GOAL)
 
 
 def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, object]:
@@ -83,10 +84,7 @@ def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> d
     median = {way: {key: statistics.median(one[way][key] for one in runs) for key in keys} for way in ways}
     small, large = (run("local", folder, scratch / "out")["bytes"] for folder in (raw, larger))
     return {
-        "benchmark": "prepare",
         "texts": num_texts,
-        "rounds": rounds,
-        "cores": len(os.sched_getaffinity(0)),
         "ways": median,
         "ratio": {
             engine: statistics.median(
@@ -94,11 +92,8 @@ def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> d
             )
             for engine in engines
         },
-        "cpu_ratio": {engine: median["bare"]["cpu_seconds"] / median[engine]["cpu_seconds"] for engine in engines},
         "peak_mib": {"N": small / 2**20, "4N": large / 2**20},
         "memory_ratio": large / small,
-        "goal": GOAL,
-        "memory_goal": MEMORY_GOAL,
     }
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from closing_line import print_closing_line
 from rich.console import Console
 from rich.table import Table
 
@@ -95,11 +95,7 @@ def report(config: Config, figures: dict[str, list[float]]) -> None:
     ratio = speed["step"] / speed["encoder"]
     table.add_row(str(config.train.batch_size), f"{speed['step']:.1f}", f"{speed['encoder']:.1f}", f"{ratio:.2f}")
     Console().print(table)
-    line = {
-        "name": "step", "figure": round(speed["step"], 1), "unit": "texts/s", "peer": round(speed["encoder"], 1),
-        "ratio": round(ratio, 3), "goal": GOAL, "holds": ratio >= GOAL,
-    }  # fmt: skip
-    print(json.dumps(line))
+    print_closing_line("step", speed["step"], "texts/s", speed["encoder"], goal=GOAL)
 
 
 if __name__ == "__main__":
