@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from closing_line import print_closing_line
@@ -79,7 +80,7 @@ def install_mosaic(folder: Path) -> Path:
     return target
 
 
-def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) -> dict[str, object]:
+def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) -> dict[str, Any]:
     """Examples per second of every loader, and the start with many shards."""
     write_raw(scratch / "raw", texts)
     data = {"source": {"path": str(scratch / "raw")}, "max_length": 64}

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from closing_line import print_closing_line
 from raw_texts import write_raw
@@ -57,7 +58,7 @@ def main() -> None:
     print_closing_line("prepare", speed["local"], "texts/s", speed["bare"], goal=GOAL)
 
 
-def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, object]:
+def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, Any]:
     """Prepare once; speed, memory of the preparing process, size of what came out."""
     write_raw(scratch / "raw", num_texts)
     figures = run(engine, scratch / "raw", scratch / "out")
@@ -73,7 +74,7 @@ def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, object]:
     }
 
 
-def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> dict[str, object]:
+def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> dict[str, Any]:
     """Medians over the rounds, and ratios to the bare loop."""
     raw, larger = scratch / "raw", scratch / "larger"
     write_raw(raw, num_texts)
