@@ -145,9 +145,7 @@ def _is_tree_done(config: Config) -> bool:
 
 
 def _make_tree(config: Config) -> None:
-    tree = build(config, ShardedDataset(data_url(config), "train"))
-    facts = {"fingerprint": _tree_fingerprint(config), "config": config_to_dict(config)["tree"], "seed": config.seed}
-    tree.save(tree_url(config), facts)
+    build(config, ShardedDataset(data_url(config), "train"))
 
 
 # train

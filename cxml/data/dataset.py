@@ -62,6 +62,11 @@ class ShardedDataset:
         """Labels of each row, int64 [N]."""
         return np.diff(self._labels.offsets)
 
+    @cached_property
+    def feature_counts(self) -> np.ndarray:
+        """Tf-idf terms of each row, int64 [N]."""
+        return np.diff(self._tfidf[0].offsets)
+
     @property
     def has_texts(self) -> bool:
         """Whether the raw texts were kept."""
@@ -82,10 +87,14 @@ class ShardedDataset:
     def examples(self, indices: np.ndarray) -> Examples:
         """All that the shards hold of the rows `indices` int64 [n], ready to be written again."""
         input_ids, labels = self.gather(indices)
-        terms, weights = (_ChunkedLists(self._batches, name).gather(indices) for name in TFIDF_COLUMNS)
-        shape = (len(indices), self.manifest.num_features)
-        features = sparse.csr_matrix((weights.values, terms.values, terms.offsets), shape)
+        features = self.features(indices)
         return Examples(input_ids, labels, features, self.texts(indices) if self.has_texts else None)
+
+    def features(self, indices: np.ndarray) -> sparse.csr_matrix:
+        """Tf-idf of the rows `indices` int64 [n], in that order: CSR float32 [n, F]."""
+        terms, weights = (column.gather(indices) for column in self._tfidf)
+        shape = (len(indices), self.manifest.num_features)
+        return sparse.csr_matrix((weights.values, terms.values, terms.offsets), shape)
 
     def uids(self) -> np.ndarray:
         """Each row's number in its split's source, int64 [N]."""
@@ -110,6 +119,10 @@ class ShardedDataset:
     @cached_property
     def _input_ids(self) -> _ChunkedLists:
         return _ChunkedLists(self._batches, "input_ids")
+
+    @cached_property
+    def _tfidf(self) -> list[_ChunkedLists]:
+        return [_ChunkedLists(self._batches, name) for name in TFIDF_COLUMNS]
 
     @cached_property
     def _labels(self) -> _ChunkedLists:

@@ -55,7 +55,7 @@ def build_tree(
     if num_labels == 0:
         raise DataError("label features", "there are no labels", "Give at least one row.")
     plan = plan_splits(num_labels, level_sizes)
-    order = np.random.default_rng(seed).permutation(num_labels).astype(np.int32)
+    order = initial_order(num_labels, seed)
     if len(plan.splits):
         with Crew(threads or default_threads()) as crew:
             rows, columns = _prepare(features, order, crew)
@@ -63,18 +63,37 @@ def build_tree(
     return LabelTree(label_order=order, offsets=plan.offsets)
 
 
+def initial_order(num_labels: int, seed: int) -> np.ndarray:
+    """The order in which the rows start, int32 [L]: random, so that a node's first rows are a sample of it."""
+    return np.random.default_rng(seed).permutation(num_labels).astype(np.int32)
+
+
+def relabel_columns(frequency: np.ndarray) -> tuple[np.ndarray, int]:
+    """New numbers of the columns, int32 [F], by falling `frequency` int64 [F], and how many are used at all."""
+    relabel = np.empty(len(frequency), np.int32)
+    relabel[np.argsort(-frequency, kind="stable")] = np.arange(len(frequency), dtype=np.int32)
+    return relabel, int(np.count_nonzero(frequency))
+
+
 def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray, crew: Crew) -> tuple[Rows, int]:
     """Rows in `order`, normalised, on the grid; columns relabelled by falling frequency, unused ones gone."""
     frequency = np.bincount(features.indices, minlength=cast(tuple[int, int], features.shape)[1])
-    relabel = np.empty(len(frequency), np.int32)
-    relabel[np.argsort(-frequency, kind="stable")] = np.arange(len(frequency), dtype=np.int32)
-    indptr = np.concatenate([[0], np.cumsum(np.diff(features.indptr)[order], dtype=np.int64)])
+    relabel, columns = relabel_columns(frequency)
+    return normalised_rows((features.indptr, features.indices, features.data), order, relabel, crew), columns
+
+
+def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: np.ndarray, crew: Crew) -> Rows:
+    """The rows `order` of a CSR matrix, its arrays (indptr, indices, values), ready to be split.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    indptr = np.concatenate([[0], np.cumsum(np.diff(source[0])[order], dtype=np.int64)])
     indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     rows = Rows(indptr, indices, values, np.zeros(len(order), np.float32))
-    source = features.indptr, features.indices, features.data
     if not all(crew.run(_copy_normalised, [(*source, order, relabel, rows, *part) for part in crew.parts(len(order))])):
         raise DataError("label features", "a value is not finite", "Check the tf-idf values of the prepared data.")
-    return rows, int(np.count_nonzero(frequency))
+    return rows
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -107,18 +126,18 @@ def _split_all(
         start, _, end = splits[at]
         after = int(np.searchsorted(splits[:, 0], end))
         if rows.indptr[end] - rows.indptr[start] <= max(branch_entries, SUBTREE_ENTRIES):
-            branches.append((rows, columns, order, splits[at:after], seed, limits, SUBTREE_ENTRIES))
+            branches.append((rows, columns, order, splits[at:after], 0, seed, limits, SUBTREE_ENTRIES))
             at = after
         else:
             _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
             at += 1
-    crew.run(_finish_branch, branches)
+    crew.run(finish_branch, branches)
 
 
 def _split_by_all(
     rows: Rows, columns: int, order: np.ndarray, bounds: np.ndarray, seed: int, limits: Limits, crew: Crew
 ) -> None:
-    """What `split` and `_reorder` do, with the node's rows shared out over the crew."""
+    """What `split` and `reorder` do, with the node's rows shared out over the crew."""
     start, middle, end = bounds.tolist()
     work = make_work.py_func(end - start, columns, crew.threads)
     node = Node(rows, start, end - start, middle - start, columns, work)
@@ -126,7 +145,7 @@ def _split_by_all(
     if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
         kernels.clear(node)
         _climb_by_all(node, limits, crew)
-    _reorder(node, order)
+    reorder(node, order)
 
 
 def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
@@ -155,28 +174,32 @@ def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _finish_branch(
-    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, subtree_entries: int
-) -> None:
-    """Carry out `splits`, the first of which holds all others, with one thread."""
+def finish_branch(
+    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits,
+    subtree_entries: int,
+) -> None:  # fmt: skip
+    """Carry out `splits`, the first of which holds all others, with one thread.
+
+    `rows` and `order` start at position `base` of the tree.
+    """
     n, at = splits[0, 2] - splits[0, 0], 0
-    large = rows.indptr[splits[0, 2]] - rows.indptr[splits[0, 0]] > subtree_entries
+    large = rows.indptr[splits[0, 2] - base] - rows.indptr[splits[0, 0] - base] > subtree_entries
     work = make_work(n if large else 0, columns if large else 0, 1)
     while at < len(splits):
         start, middle, end = splits[at, 0], splits[at, 1], splits[at, 2]
-        if rows.indptr[end] - rows.indptr[start] <= subtree_entries:
+        if rows.indptr[end - base] - rows.indptr[start - base] <= subtree_entries:
             after = np.searchsorted(splits[:, 0], end)
-            finish_subtree(rows, columns, order, splits[at:after], seed, limits)
+            finish_subtree(rows, columns, order, splits[at:after], base, seed, limits)
             at = after
             continue
-        node = Node(rows, start, end - start, middle - start, columns, work)
+        node = Node(rows, start - base, end - start, middle - start, columns, work)
         split(node, seed_of_node(seed, start, end), limits)
-        _reorder(node, order)
+        reorder(node, order)
         at += 1
 
 
 @njit(cache=True, nogil=True)
-def _reorder(node: Node, order: np.ndarray) -> None:
+def reorder(node: Node, order: np.ndarray) -> None:
     """Bring the left rows of a node before the right ones, in `order` and in the matrix, beside a copy of the right."""
     rows, first, end = node.matrix, node.first, node.first + node.count
     source = np.empty(node.count, np.int64)

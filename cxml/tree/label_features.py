@@ -24,7 +24,7 @@ _PARTS_PER_THREAD = 4
 
 
 class _Csr(NamedTuple):
-    """The arrays of a CSR matrix; `values` may be missing where only entries matter."""
+    """The arrays of a CSR matrix."""
 
     indptr: np.ndarray
     indices: np.ndarray
@@ -49,17 +49,41 @@ def pifa(
     Raises:
         DataError: texts differ in number, or a feature is not finite.
     """
-    num_texts, num_labels = cast(tuple[int, int], labels.shape)
-    num_rows, num_features = cast(tuple[int, int], features.shape)
+    num_texts, num_rows = (cast(tuple[int, int], matrix.shape)[0] for matrix in (labels, features))
     if num_texts != num_rows:
         problem = f"labels of {num_texts} texts, but features of {num_rows}"
         raise DataError("label features", problem, "Prepare the data again.")
+    require_finite(features)
+    by_label = sparse.csr_matrix((np.ones(labels.nnz, np.int8), labels.indices, labels.indptr), labels.shape).tocsc()
+    return weighted_sums(sparse.csr_matrix(by_label.T), features, top_k, threads=threads)
+
+
+def require_finite(features: sparse.csr_matrix | sparse.csr_array) -> None:
+    """Raises `DataError` where a text feature is infinite or no number."""
     if not np.isfinite(features.data).all():
         raise DataError("label features", "a text feature is not finite", "Prepare the data again.")
-    by_label = sparse.csr_matrix((np.ones(labels.nnz, np.int8), labels.indices, labels.indptr), labels.shape).tocsc()
-    texts_of = _Csr(by_label.indptr.astype(np.int64), by_label.indices, np.empty(0, np.float32))
-    text_rows = _Csr(features.indptr.astype(np.int64), features.indices, features.data)
-    work = np.concatenate([[0], np.cumsum(np.diff(text_rows.indptr)[texts_of.indices])])[texts_of.indptr]
+
+
+def weighted_sums(
+    weights: sparse.csr_matrix, features: sparse.csr_matrix | sparse.csr_array, top_k: int,
+    *, threads: int | None = None,
+) -> sparse.csr_matrix:  # fmt: skip
+    """Sum rows of features: the `top_k` largest of each row of weights x features, with norm 1.
+
+    Args:
+        weights: CSR [L, N]; each product of a weight and a feature is rounded to a multiple of 2**-24.
+        features: CSR float32 [N, F], finite.
+        top_k: largest sums kept per row; of equal ones the first.
+        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
+
+    Returns:
+        float32 CSR [L, F], columns in order. A row without weights is empty.
+    """
+    num_labels = cast(tuple[int, int], weights.shape)[0]
+    num_features = cast(tuple[int, int], features.shape)[1]
+    members = _Csr(weights.indptr.astype(np.int64), weights.indices, weights.data)
+    member_rows = _Csr(features.indptr.astype(np.int64), features.indices, features.data)
+    work = np.concatenate([[0], np.cumsum(np.diff(member_rows.indptr)[members.indices])])[members.indptr]
     room = np.concatenate([[0], np.cumsum(np.minimum(np.diff(work), top_k))])
     rows: list[tuple[np.ndarray, ...]] = [(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))]
     with Crew(threads or default_threads()) as crew:
@@ -69,19 +93,19 @@ def pifa(
             cuts = np.linspace(work[start], work[end], _PARTS_PER_THREAD * crew.threads + 1)[1:-1]
             bounds = [start, *(start + np.searchsorted(work[start:end], cuts)).tolist(), end]
             tasks = [
-                (texts_of, text_rows, num_features, top_k, room[low : high + 1], low) for low, high in pairwise(bounds)
+                (members, member_rows, num_features, top_k, room[low : high + 1], low) for low, high in pairwise(bounds)
             ]
-            rows.extend(crew.run(_sum_texts, tasks))
+            rows.extend(crew.run(_sum_members, tasks))
             start = end
     lengths, indices, values = (np.concatenate(part) for part in zip(*rows, strict=True))
     return sparse.csr_matrix((values, indices, np.cumsum(lengths)), (num_labels, num_features))
 
 
 @njit(cache=True, nogil=True)
-def _sum_texts(
-    texts_of: _Csr, features: _Csr, num_features: int, top_k: int, room: np.ndarray, first: int
+def _sum_members(
+    members: _Csr, features: _Csr, num_features: int, top_k: int, room: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, columns and values of the rows of labels first..first + len(room) - 1, one after the other.
+    """Lengths, columns and values of the rows first..first + len(room) - 1 of the result, one after the other.
 
     No row is longer than the difference of its two values in `room`.
     """
@@ -92,10 +116,11 @@ def _sum_texts(
     keys, scratch = np.empty(num_features, np.float32), np.empty(num_features, np.float32)
     for i in range(num_labels):
         count = 0
-        for text in texts_of.indices[texts_of.indptr[first + i] : texts_of.indptr[first + i + 1]]:
-            for at in range(features.indptr[text], features.indptr[text + 1]):
+        for member in range(members.indptr[first + i], members.indptr[first + i + 1]):
+            row, weight = members.indices[member], np.float64(members.values[member])
+            for at in range(features.indptr[row], features.indptr[row + 1]):
                 column = features.indices[at]
-                sums[column] += np.rint(features.values[at] * _GRID) / _GRID
+                sums[column] += np.rint(weight * features.values[at] * _GRID) / _GRID
                 if not seen[column]:
                     seen[column] = True
                     touched[count] = column

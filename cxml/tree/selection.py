@@ -36,3 +36,15 @@ def kth_largest(keys: np.ndarray, rank: int, scratch: np.ndarray) -> np.float32:
         if k < equal:
             return pivot
         low = equal
+
+
+def ordered_bits(keys: np.ndarray) -> np.ndarray:
+    """Unsigned integers, uint32 [n], in the order of `keys`, float32 [n] without NaN: equal keys, equal integers."""
+    bits = (keys + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def key_of_bits(bits: int) -> np.float32:
+    """The key that `ordered_bits` made these of."""
+    plain = bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF
+    return np.uint32(plain).view(np.float32)

@@ -22,10 +22,13 @@ SUBTREE_ENTRIES = 1 << 18
 
 @njit(cache=True, nogil=True)
 def finish_subtree(
-    rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits
+    rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits
 ) -> None:
-    """Carry out `splits`, the first of which holds all others, by reordering `order`; `rows` stay as they are."""
-    first, end = splits[0, 0], splits[0, 2]
+    """Carry out `splits`, the first of which holds all others, by reordering `order`; `rows` stay as they are.
+
+    `rows` and `order` start at position `base` of the tree.
+    """
+    first, end = splits[0, 0] - base, splits[0, 2] - base
     n, entries = end - first, rows.indptr[end] - rows.indptr[first]
     part = _empty_rows(n, entries)
     spare = _empty_rows(n, entries)
@@ -36,7 +39,7 @@ def finish_subtree(
     marks = np.zeros(max(1, columns[0]), np.int32)
     work = make_work(n, max(1, columns[0]), 1)
     for k in range(len(splits)):
-        start, middle, stop = splits[k, 0] - first, splits[k, 1] - first, splits[k, 2] - first
+        start, middle, stop = splits[k, 0] - base - first, splits[k, 1] - base - first, splits[k, 2] - base - first
         node = Node(part, start, stop - start, middle - start, columns[start], work)
         split(node, seed_of_node(seed, splits[k, 0], splits[k, 2]), limits)
         left_first(node, source)

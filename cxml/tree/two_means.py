@@ -31,7 +31,7 @@ COLUMN_BLOCK = 4096
 _SEED_CANDIDATES = 4
 _TRIALS = 4
 _TRIAL_PASSES = 2
-_SAMPLE_FROM = 2048
+SAMPLE_FROM = 2048
 _SAMPLE_SHARE = 8
 _SAMPLE_MOST = 1 << 15
 _SAMPLE_PATIENCE = 0.1  # a sample's passes are cheap, so they go on for gains this much smaller
@@ -147,7 +147,7 @@ def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
 @njit(cache=True, nogil=True)
 def sample_size(count: int) -> int:
     """How many of a node's rows choose the start."""
-    return count if count < _SAMPLE_FROM else min(max(_SAMPLE_FROM // 2, count // _SAMPLE_SHARE), _SAMPLE_MOST)
+    return count if count < SAMPLE_FROM else min(max(SAMPLE_FROM // 2, count // _SAMPLE_SHARE), _SAMPLE_MOST)
 
 
 @njit(cache=True, nogil=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from cxml import ray_cluster
 from cxml.config import DataConfig
-from cxml.errors import ConfigError
 from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
 # From about here on the start of Ray is won back on a machine with many cores (docs/decisions/).
@@ -70,10 +69,9 @@ def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextMana
         ConfigError: Ray is asked for and not installed.
     """
     raw_bytes = sum(file["bytes"] for file in source.get("files", {}).values())
-    has_ray = importlib.util.find_spec("ray") is not None
-    if data.engine == "ray" and not has_ray:
-        raise ConfigError("data.engine", "ray", "Ray is not installed", "pip install 'cxml[train]', or use local.")
-    if data.engine == "ray" or (data.engine == "auto" and has_ray and raw_bytes >= _RAY_PAYS_BYTES):
+    if data.engine == "ray":
+        ray_cluster.require_ray("data.engine")
+    if data.engine == "ray" or (data.engine == "auto" and ray_cluster.is_installed() and raw_bytes >= _RAY_PAYS_BYTES):
         from data_tools.preparation.ray_engine import ray_engine  # noqa: PLC0415 - Ray takes seconds to load
 
         return ray_engine(data.num_workers)

@@ -16,36 +16,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from cxml.data import Ragged
-from cxml.errors import CxmlError
+from cxml.ray_cluster import joined_cluster, own_error
 from data_tools.formats import Block
 from data_tools.preparation.engines import Worker
 from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
-_log = logging.getLogger(__name__)
-
 
 @contextmanager
 def ray_engine(num_workers: int) -> Iterator[RayEngine]:
-    """An engine on the Ray cluster of this process, of RAY_ADDRESS, or on one that lives as long as the context.
+    """An engine on the run's Ray cluster (`cxml.ray_cluster`).
 
     Args:
         num_workers: actors that work on blocks; 0: one per CPU of the cluster.
     """
-    joined = ray.is_initialized()
-    if not joined:
-        _log.info("Connecting to Ray, or starting it on this machine")
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    try:
-        yield RayEngine(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
-    finally:
-        if not joined:
-            ray.shutdown()
+    with joined_cluster() as cpus:
+        yield RayEngine(num_workers or cpus)
 
 
 class RayEngine:
@@ -72,7 +62,7 @@ class RayEngine:
                 for row in results.iter_rows():
                     yield row["result"]
             except Exception as error:
-                raise _own_error(error) from error
+                raise own_error(error) from error
 
 
 @contextmanager
@@ -158,16 +148,3 @@ def _from_row(row: pa.Table) -> _Item:
         return Ticket(split, number, first_row)
     texts, values, offsets = (row[name][0].values for name in _ROW.names[5:])
     return Block(split, number, first_row, texts.to_pylist(), Ragged(values.to_numpy(), offsets.to_numpy()))
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The error that cxml raised in a worker, if that is what Ray's wraps; else Ray's."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        if isinstance(cause, CxmlError):
-            return cause
-        if isinstance(seen, CxmlError) and type(seen).__module__ == CxmlError.__module__:
-            return seen
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return error

@@ -1,0 +1,70 @@
+"""The Ray cluster that a stage of a run works on, and what went wrong there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cxml.errors import ConfigError, CxmlError
+
+_log = logging.getLogger(__name__)
+
+
+def is_installed() -> bool:
+    """Whether the package ray is there."""
+    return importlib.util.find_spec("ray") is not None
+
+
+def require_ray(field: str) -> None:
+    """Refuse the value "ray" of a config field where the package is missing.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not is_installed():
+        raise ConfigError(field, "ray", "Ray is not installed", "pip install 'cxml[train]', or use local.")
+
+
+def is_reachable() -> bool:
+    """Whether this process belongs to a Ray cluster already, or RAY_ADDRESS names one."""
+    if not is_installed():
+        return False
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextmanager
+def joined_cluster() -> Iterator[int]:
+    """The Ray cluster of this process, of RAY_ADDRESS, or one that lives as long as the context. Yields its CPUs."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    joined = ray.is_initialized()
+    if not joined:
+        _log.info("Connecting to Ray, or starting it on this machine")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The error that cxml raised in a worker, if that is what Ray's wraps; else Ray's."""
+    for cause in causes(error):
+        if isinstance(cause, CxmlError) and type(cause).__module__ == CxmlError.__module__:
+            return cause
+    return error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        cause = getattr(seen, "cause", None)
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__

@@ -1,0 +1,103 @@
+"""The workers as Ray actors: tasks are dealt out to them, and those that die are replaced."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+
+from cxml.errors import WorkerError
+from cxml.ray_cluster import causes, own_error
+from cxml.tree.distributed.holder import RowHolder
+from cxml.tree.distributed.parts import Job
+
+_log = logging.getLogger(__name__)
+_Task = TypeVar("_Task")
+
+_LOSSES = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+_MOST_LOSSES = 20
+ROWS = "rows"
+"""Concurrency group of calls that hand out rows while the worker is busy with something else."""
+
+
+class Fleet:
+    """One `RowHolder` per block of starting positions. Use it in a `with` block."""
+
+    def __init__(self, job: Job, blocks: Sequence[tuple[int, int]], cpus: int) -> None:
+        share = min(1.0, cpus / len(blocks))  # more workers than CPUs take turns
+        options: dict[str, Any] = {"num_cpus": share, "concurrency_groups": {ROWS: 1}}
+        self._class: Any = ray.remote(**options)(RowHolder)
+        self._job, self._blocks, self._losses = ray.put(job), blocks, 0
+        self.restore: Callable[[int, ActorHandle], ray.ObjectRef | None] = lambda *_: None
+        """Brings a new worker to where the dead one was."""
+        self.actors = [self._start(number) for number in range(len(blocks))]
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+
+    def deal(
+        self, tasks: Iterable[_Task], submit: Callable[[ActorHandle, _Task], ray.ObjectRef]
+    ) -> Iterator[tuple[_Task, Any]]:
+        """Give each worker a task, and the next one when it is done. Yields tasks and results as they come."""
+        waiting, idle = deque(tasks), deque(range(len(self.actors)))
+        running: dict[ray.ObjectRef, tuple[int, _Task]] = {}
+        while waiting or running:
+            while waiting and idle:
+                number, task = idle.popleft(), waiting.popleft()
+                running[submit(self.actors[number], task)] = number, task
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            number, task = running.pop(done)
+            idle.append(number)
+            try:
+                result = ray.get(done)
+            except RayError as error:
+                self.recover(error)
+                waiting.appendleft(task)
+                continue
+            yield task, result
+
+    def recover(self, error: RayError) -> None:
+        """Replace the workers that are dead.
+
+        Raises:
+            CxmlError: what a worker raised, if `error` is that.
+            WorkerError: workers die again and again.
+        """
+        own = own_error(error)
+        if own is not error:
+            raise own from error
+        if not any(isinstance(cause, _LOSSES) for cause in causes(error)):
+            raise error
+        self._losses += 1
+        if self._losses > _MOST_LOSSES:
+            problem = f"workers of the tree died {self._losses} times, last: {error}"
+            raise WorkerError(f"{problem}. See Ray's logs; with too little memory, take fewer workers.") from error
+        dead = [number for number, actor in enumerate(self.actors) if not _is_alive(actor)]
+        for number in dead:
+            _log.warning("Worker %d of the label tree died; another one takes its place", number)
+            ray.kill(self.actors[number])
+            self.actors[number] = self._start(number)
+        try:
+            ray.get([ref for number in dead if (ref := self.restore(number, self.actors[number])) is not None])
+        except RayError as again:
+            self.recover(again)
+
+    def _start(self, number: int) -> ActorHandle:
+        return self._class.remote(self._job, *self._blocks[number])
+
+
+def _is_alive(actor: ActorHandle) -> bool:
+    try:
+        ray.get(actor.__ray_ready__.remote())
+    except RayActorError:
+        return False
+    return True

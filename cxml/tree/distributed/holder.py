@@ -1,0 +1,156 @@
+"""What one worker does: makes parts, holds rows, helps to split nodes, finishes branches.
+
+A worker holds the rows of a run of starting positions. Splits keep the order of the rows, so in every node the rows of
+the workers follow each other in the order of the workers, and what all of them do to a node together is what one
+process would do. Dense sums over the columns never pass through the driver: each worker owns a slice of the columns,
+adds up what all workers send for it, and sends out the direction there.
+"""
+
+# numba's kernels take numpy scalars, which pyright tells apart from Python's.
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from cxml.tree import two_means as kernels
+from cxml.tree.distributed.parts import Job, PartMaker
+from cxml.tree.distributed.progress import Kind, Progress
+from cxml.tree.kmeans import finish_branch, initial_order, normalised_rows, reorder
+from cxml.tree.selection import ordered_bits
+from cxml.tree.subtree import SUBTREE_ENTRIES, left_first
+from cxml.tree.threads import Crew
+from cxml.tree.two_means import COLUMN_BLOCK, LEFT, Limits, Node, Rows, make_work
+
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows on their way between workers: lengths, columns, values."""
+
+
+def column_slices(num_columns: int, count: int) -> list[tuple[int, int]]:
+    """The columns that each of `count` workers owns: whole blocks, so that squares are summed as in one process."""
+    blocks = -(-num_columns // COLUMN_BLOCK)
+    cuts = [min(num_columns, blocks * i // count * COLUMN_BLOCK) for i in range(count + 1)]
+    return list(pairwise(cuts))
+
+
+class RowHolder:
+    """A worker; its rows are those of the starting positions `low`..`high`."""
+
+    def __init__(self, job: Job, low: int, high: int) -> None:
+        self._job, self._low, self._high = job, low, high
+        self._limits = Limits(job.settings.max_iterations, job.settings.tolerance)
+        self._progress = Progress(job.tree_url)
+        self._parts = PartMaker(job)
+
+    def make_part(self, kind: Kind, part: int) -> None:
+        """Make a part of the label features and keep it."""
+        self._parts.make(kind, part)
+
+    def load(self, kind: Kind, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read this worker's rows from their parts.
+
+        Returns:
+            Rows that have each column, int64 [F], and entries of each row, int64 [n].
+        """
+        self._parts = PartMaker(self._job)  # what it held is not needed any more
+        pieces = []
+        for part in range(self._job.num_parts):
+            first, end = (int(bound) for bound in self._job.bounds[part : part + 2])
+            start, stop = max(first, self._low), min(end, self._high)
+            if start < stop:
+                pieces.append(self._progress.read_part(kind, part, start - first, stop - first))
+        self._source = _join(pieces)
+        return np.bincount(self._source.indices, minlength=num_columns), np.diff(self._source.indptr)
+
+    def arrange(self, relabel: np.ndarray, num_columns: int, arrangement: np.ndarray, num_workers: int) -> None:
+        """Put the rows into the order that the splits so far have given them; `arrangement` int32 [n] lists them."""
+        with Crew(1) as crew:
+            arrays = self._source.indptr, self._source.indices, self._source.values
+            self._rows = normalised_rows(arrays, np.array(arrangement), np.array(relabel), crew)
+        self._order = initial_order(self._job.num_labels, self._job.seed)[self._low : self._high][arrangement]
+        self._columns, self._slices = num_columns, column_slices(num_columns, num_workers)
+        self._work = make_work.py_func(len(arrangement), num_columns, 1)
+        del self._source
+
+    def copy_rows(self, first: int, count: int) -> Piece:
+        """Some of this worker's rows, for another one."""
+        bounds = self._rows.indptr[first : first + count + 1]
+        entries = slice(int(bounds[0]), int(bounds[-1]))
+        return np.diff(bounds), self._rows.indices[entries], self._rows.values[entries]
+
+    def choose_start(self, count: int, num_left: int, seed: int, *pieces: Piece) -> list[np.ndarray] | np.ndarray:
+        """Climb with the first rows of a node of `count` rows; the direction, in the workers' slices or as a whole."""
+        sample = _join(pieces)
+        work = make_work.py_func(len(sample.own), self._columns, 1)
+        kernels.climb_with_sample(Node(sample, 0, count, num_left, self._columns, work), seed, self._limits)
+        slices = [work.direction[start:stop] for start, stop in self._slices]
+        return slices if len(slices) > 1 else slices[0]
+
+    def begin(self, first: int, count: int) -> None:
+        """Turn to the node whose rows here are first..first + count, none of them on a side yet."""
+        self._node = Node(self._rows, first, count, 0, self._columns, self._work)
+        kernels.clear(self._node)
+
+    def score(self, lengths: np.ndarray, *direction: np.ndarray) -> np.ndarray:
+        """Score the node's rows; how many keys have each upper half, int64 [2^16]."""
+        np.concatenate(direction, out=self._work.direction)
+        kernels.score(self._node, 0, self._node.count, np.array(lengths))
+        self._bits = ordered_bits(self._work.keys[: self._node.count])
+        return np.bincount(self._bits >> 16, minlength=1 << 16)
+
+    def count_lower_halves(self, upper: int) -> np.ndarray:
+        """Of the keys with this upper half, how many have each lower half, int64 [2^16]."""
+        return np.bincount(self._bits[self._bits >> 16 == upper] & 0xFFFF, minlength=1 << 16)
+
+    def move(self, threshold: np.float32, ties_left: int) -> list[int | np.ndarray]:
+        """Send the rows to their sides; how many changed, then this worker's sums in the workers' slices."""
+        sums = self._work.sums[0]
+        moved = kernels.move(self._node, 0, self._node.count, threshold, ties_left, sums)
+        return [moved, *(sums[start:stop] for start, stop in self._slices)]
+
+    def add_up(self, *sums: np.ndarray) -> list[tuple[float, float]]:
+        """Add up the sums of all workers in this one's slice; the squared lengths of its blocks of columns."""
+        stop = len(sums[0])
+        self._total = np.zeros((1, stop, 2))
+        for more in sums:
+            self._total[0] += more
+        blocks = [(at, min(stop, at + COLUMN_BLOCK)) for at in range(0, stop, COLUMN_BLOCK)]
+        return [kernels.column_squares(self._total, *block) for block in blocks]
+
+    def point(self, lengths: np.ndarray) -> np.ndarray:
+        """The direction in this worker's slice."""
+        direction = np.empty(len(self._total[0]), np.float32)
+        kernels.point(self._total, 0, len(direction), np.array(lengths), direction)
+        return direction
+
+    def propose(self) -> tuple[np.ndarray, int]:
+        """The node's labels here, int32, the left ones first, and how many of them go left; nothing is moved yet."""
+        num_left = int(np.count_nonzero(self._work.sides[: self._node.count] == LEFT))
+        self._node = self._node._replace(num_left=num_left)
+        source = np.empty(self._node.count, np.int64)
+        left_first(self._node, source)
+        return self._order[source], num_left
+
+    def reorder(self) -> None:
+        """Bring the left rows before the right ones, as proposed."""
+        reorder(self._node, self._order)
+
+    def finish(self, splits: np.ndarray, order: np.ndarray, *pieces: Piece) -> np.ndarray:
+        """Carry out all splits of a branch; its labels in their final order, which is kept."""
+        start, _, end = splits[0].tolist()
+        order = np.array(order)
+        rows = _join(pieces)
+        finish_branch(
+            rows, self._columns, order, np.array(splits), start, self._job.seed, self._limits, SUBTREE_ENTRIES
+        )
+        self._progress.save_branch(start, end, order)
+        return order
+
+
+def _join(pieces: list[Piece] | tuple[Piece, ...]) -> Rows:
+    """Rows of several pieces after each other, in memory of its own."""
+    lengths, indices, values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Rows(indptr, indices, values, np.zeros(len(lengths), np.float32))

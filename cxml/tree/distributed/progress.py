@@ -1,0 +1,113 @@
+"""What an unfinished build has done, in the folder `.progress` beside the tree.
+
+`inputs.json` says what is built. `KIND/part-00000.arrow` holds label features, a row per position. `splits/A-B.npy` is
+the order of the labels at positions A..B after the split of that node, `branches/A-B.npy` after all splits inside it.
+Every file appears whole or not at all, so one that is there is finished.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from cxml import storage
+from cxml.errors import DataError
+
+FOLDER = ".progress"
+_REMEDY = "Delete the folder .progress and build the tree again."
+
+Kind = Literal["pifa"]
+"""What a part holds."""
+
+
+class Progress:
+    """Notes about the build of the tree in the folder `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = storage.join(url, FOLDER)
+
+    def begin(self, fingerprint: str) -> bool:
+        """Start or go on. What a build from other inputs left is deleted.
+
+        Returns:
+            Whether there is something to go on from.
+        """
+        inputs = storage.join(self._folder, "inputs.json")
+        if storage.exists(inputs) and storage.read_json(inputs, _REMEDY).get("fingerprint") == fingerprint:
+            return True
+        self.clear()
+        storage.write_json(inputs, {"fingerprint": fingerprint})
+        return False
+
+    def clear(self) -> None:
+        """Forget everything; the tree is saved, or to be built anew."""
+        storage.remove(self._folder)
+
+    def finished_parts(self, kind: Kind) -> set[int]:
+        """Numbers of the parts that are there."""
+        files = storage.list_files(storage.join(self._folder, kind), "part-*.arrow")
+        return {int(file[-len("00000.arrow") : -len(".arrow")]) for file in files}
+
+    def save_part(self, kind: Kind, part: int, rows: sparse.csr_matrix) -> None:
+        """Keep label features, CSR float32 [n, F]."""
+        columns = {"indices": pa.array(rows.indices, pa.int32()), "values": pa.array(rows.data, pa.float32())}
+        offsets = pa.array(rows.indptr, pa.int64())
+        lists = {name: pa.LargeListArray.from_arrays(offsets, values) for name, values in columns.items()}
+        table = pa.table(lists)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        storage.write_atomic(self._part(kind, part), sink.getvalue().to_pybytes())
+
+    def read_part(self, kind: Kind, part: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths (int64), columns and values of rows start..stop of a part; a local file is mapped, not read."""
+        file = self._part(kind, part)
+        path = storage.local_path(file)
+        try:
+            source = pa.memory_map(str(path)) if path else pa.BufferReader(storage.read_bytes(file))
+            table = pa.ipc.open_file(source).read_all().combine_chunks()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(file, f"cannot be read ({error})", _REMEDY) from error
+        if table.num_rows == 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
+        indices, values = table["indices"].chunk(0), table["values"].chunk(0)
+        offsets = indices.offsets.to_numpy()[start : stop + 1]
+        entries = slice(int(offsets[0]), int(offsets[-1]))
+        return np.diff(offsets), indices.values.to_numpy()[entries], values.values.to_numpy()[entries]
+
+    def save_split(self, start: int, stop: int, labels: np.ndarray) -> None:
+        """Keep the labels, int32, at positions start..stop after the split of that node."""
+        self._save_labels("splits", start, stop, labels)
+
+    def save_branch(self, start: int, stop: int, labels: np.ndarray) -> None:
+        """Keep the labels, int32, at positions start..stop after all splits inside."""
+        self._save_labels("branches", start, stop, labels)
+
+    def read_splits(self) -> dict[tuple[int, int], np.ndarray]:
+        """Labels after each finished split, by (start, stop)."""
+        return self._read_labels("splits")
+
+    def read_branches(self) -> dict[tuple[int, int], np.ndarray]:
+        """Labels of each finished branch, by (start, stop)."""
+        return self._read_labels("branches")
+
+    def _part(self, kind: Kind, part: int) -> str:
+        return storage.join(self._folder, kind, f"part-{part:05d}.arrow")
+
+    def _save_labels(self, folder: str, start: int, stop: int, labels: np.ndarray) -> None:
+        stream = io.BytesIO()
+        np.save(stream, labels)
+        storage.write_atomic(storage.join(self._folder, folder, f"{start}-{stop}.npy"), stream.getvalue())
+
+    def _read_labels(self, folder: str) -> dict[tuple[int, int], np.ndarray]:
+        found = {}
+        for name, content in storage.read_small_files(storage.join(self._folder, folder), ".npy").items():
+            if name.startswith("."):  # a killed write's
+                continue
+            start, stop = map(int, name.removesuffix(".npy").split("-"))
+            found[start, stop] = np.load(io.BytesIO(content))
+        return found

@@ -1,0 +1,62 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+from support.datasets import random_rows, write_dataset
+
+from cxml.config import TreeConfig
+from cxml.data import ShardedDataset
+from cxml.tree import pifa
+from cxml.tree.distributed import Progress, parts
+from cxml.tree.distributed.parts import Job, PartMaker, label_work, part_bounds
+from cxml.tree.kmeans import initial_order
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(1, 60))
+def test_parts_cover_all_labels_in_order_and_none_has_more_work_than_allowed_and_one_label(work, least, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "_LEAST_ENTRIES", least)
+        patch.setattr(parts, "_MOST_ENTRIES", max(least, most))
+        bounds = part_bounds(np.array(work))
+    assert (bounds[0], bounds[-1]) == (0, len(work))
+    assert (np.diff(bounds) > 0).all()
+    assert all(sum(work[a:b]) <= max(least, most) + max(work) for a, b in pairwise(bounds))
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_LEAST_ENTRIES", 500)
+    rng = np.random.default_rng(1)
+    labels, features = random_rows(rng, 300, 90, 3), random_rows(rng, 300, 40, 8)
+    data = write_dataset(tmp_path / "set", {"train": (labels, features)}, shard_rows=70)
+    work = label_work(data, ShardedDataset(data, "train"))[initial_order(90, 3)]
+    return Job(data, str(tmp_path / "tree"), TreeConfig(feature_top_k=12), 3, part_bounds(work))
+
+
+def test_the_parts_together_are_the_features_of_the_whole_in_tree_order(job):
+    dataset = ShardedDataset(job.data_url, "train")
+    expected = pifa(dataset.labels_csr(), dataset.features_csr(), 12)[initial_order(90, 3)]
+    assert job.num_parts > 3
+    progress = Progress(job.tree_url)
+    for part in range(job.num_parts):
+        PartMaker(job).make("pifa", part)
+        start, stop = job.bounds[part : part + 2]
+        lengths, indices, values = progress.read_part("pifa", part, 0, stop - start)
+        rows = sparse.csr_matrix((values, indices, np.append(0, np.cumsum(lengths))), (stop - start, 40))
+        assert (rows != expected[start:stop]).nnz == 0
+        some = progress.read_part("pifa", part, 1, 3)
+        assert np.array_equal(some[1], rows[1:3].indices)
+    assert progress.finished_parts("pifa") == set(range(job.num_parts))
+
+
+def test_what_another_build_left_is_deleted_and_what_the_same_left_is_kept(job):
+    progress = Progress(job.tree_url)
+    assert not progress.begin("one")
+    progress.save_branch(0, 3, np.array([2, 0, 1], np.int32))
+    assert progress.begin("one")
+    assert progress.read_branches()[0, 3].tolist() == [2, 0, 1]
+    assert not progress.begin("another")
+    assert progress.read_branches() == {}
