@@ -51,5 +51,13 @@ class StorageError(CxmlError, OSError):
     """A file or object store could not be read or written, after retries."""
 
 
+class InterruptionError(CxmlError):
+    """A signal asked a run to stop, and it did, in good order: a checkpoint holds its state."""
+
+
 class WorkerError(CxmlError):
     """A process of a distributed job failed; carries its own account of why."""
+
+
+class LaunchError(CxmlError):
+    """The processes of a job were started in a way that does not let them find each other."""

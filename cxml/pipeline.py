@@ -10,6 +10,7 @@ something else is refused, never overwritten silently: `--force STAGE` redoes it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -19,11 +20,11 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cxml import storage
-from cxml.checkpoint import model_url
+from cxml.checkpoint import checkpoints_url, model_url
 from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
-from cxml.errors import StaleArtefactError
+from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report
@@ -56,23 +57,29 @@ class Stage:
     make: Callable[[Config], object]
 
 
-def run(config: Config, force: Collection[StageName] = ()) -> dict[str, Any]:
+def run(config: Config, force: Collection[StageName] = (), resume: str = "auto") -> dict[str, Any]:
     """Run the stages that are missing, and print the report.
 
     Args:
         config: the run.
         force: stages to make again, with all that depends on them.
+        resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
 
     Returns:
         The report: `levels`, `examples`, and `baseline` if there is one.
+
+    Raises:
+        InterruptionError: a signal stopped the training; the same call goes on with it.
     """
     began = time.monotonic()
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
-    for name, stage in _stages(config).items():
+    for name, stage in _stages(config, resume).items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
             storage.remove(stage.folder(config))
+            if name == "train":
+                storage.remove(checkpoints_url(config))
         elif stage.is_done(config):
             _log.info("%-8s found: %s", name, stage.folder(config))
             continue
@@ -108,12 +115,12 @@ def _show_report(config: Config) -> dict[str, Any]:
     return report
 
 
-def _stages(config: Config) -> dict[StageName, Stage]:
+def _stages(config: Config, resume: str) -> dict[StageName, Stage]:
     """The stages of a run, in order."""
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
-        "train": Stage(("tree",), model_url, _is_model_done, _make_model),
+        "train": Stage(("tree",), model_url, _is_model_done, functools.partial(_make_model, resume=resume)),
         "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "evaluate": Stage(("train",), _report_url, _is_report_done, _make_report),
     }
@@ -157,6 +164,7 @@ _NOT_SHAPING_THE_MODEL = (
     "zero_stage",
     "activation_checkpointing",
     "evaluate_every",
+    "hang_minutes",
 )
 
 
@@ -171,10 +179,11 @@ def _is_model_done(config: Config) -> bool:
     return _matches(storage.join(model_url(config), "manifest.json"), _model_fingerprint(config), "train")
 
 
-def _make_model(config: Config) -> None:
+def _make_model(config: Config, resume: str) -> None:
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    run_workers(train, (config, _model_fingerprint(config)), config.train.num_workers)
+    if not run_workers(train, (config, _model_fingerprint(config), resume), config.train.num_workers):
+        raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
 # baseline

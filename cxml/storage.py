@@ -6,6 +6,7 @@ A plain path is a URL. Writers of several files write the data first and one sma
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -145,9 +146,60 @@ def write_atomic(url: str, content: bytes) -> None:
         raise
 
 
+def create(url: str, content: bytes) -> None:
+    """Write one file that must not be there yet, whole or not at all; of several writers one wins.
+
+    Raises:
+        FileExistsError: it is there, with another content.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            _create_locally(path, content)
+        else:
+            fs, remote = filesystem(url)
+            _with_retries(url, lambda: _create_remotely(fs, remote, content))
+    except FileExistsError:
+        # A put whose answer was lost is tried again and then finds its own content.
+        if read_bytes(url) != content:
+            raise
+
+
+def _create_locally(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    write_atomic(str(temporary), content)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+
+
+def _create_remotely(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    try:
+        fs.pipe_file(path, content, mode="create")
+    except OSError as error:
+        # How a store says that a condition does not hold differs; s3fs makes it an invalid argument.
+        if error.errno == errno.EINVAL and fs.exists(path):
+            raise FileExistsError(errno.EEXIST, "exists already", path) from error
+        raise
+
+
+def list_folders(url: str) -> list[str]:
+    """Names of the folders right inside the folder `url`, sorted; empty if there is no such folder."""
+    fs, root = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        found = _with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
+    except FileNotFoundError:
+        return []
+    return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == "directory")
+
+
 def remove(url: str) -> None:
     """Delete a file or a folder with all it holds; nothing happens if it is not there."""
     fs, path = filesystem(url)
+    fs.invalidate_cache()  # other processes may have written there
     if _with_retries(url, lambda: fs.exists(path)):
         _with_retries(url, lambda: fs.rm(path, recursive=True))
 

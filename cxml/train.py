@@ -15,7 +15,10 @@ from typing import Literal
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.errors import CxmlError, InterruptionError
+
+EXIT_INTERRUPTED = 75
+"""sysexits.h's EX_TEMPFAIL: try again later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,10 @@ class TrainCommand:
 
     settings: Settings
     force: tuple[Literal["prepare", "tree", "train", "baseline", "evaluate"], ...] = ()
-    """Stages to make again, with all that depends on them."""
+    """Stages to make again, with all that depends on them. Forcing `train` deletes the run's checkpoints."""
+    resume: str = "auto"
+    """The checkpoint that training goes on from: `auto` is the newest whole one of this run, if there is one; or the
+    folder or URL of a checkpoint."""
     print_config: bool = False
     """Print the resolved config as YAML and stop."""
     dry_run: bool = False
@@ -35,7 +41,11 @@ class TrainCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command; the exit code.
+
+    0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped the
+    training after it had saved a checkpoint: the same command goes on from there.
+    """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
         if command.print_config:
@@ -50,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from cxml.pipeline import run  # noqa: PLC0415
 
-            run(command.settings, force=command.force)
+            run(command.settings, force=command.force, resume=command.resume)
+    except InterruptionError as error:
+        print(error, file=sys.stderr)
+        return EXIT_INTERRUPTED
     except CxmlError as error:
         return exit_with_message(error)
     return 0

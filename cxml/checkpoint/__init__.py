@@ -1,9 +1,30 @@
-"""Trained models on disk or in an object store.
+"""A training on its way and a trained model, on disk or in an object store.
 
+    running job -> Snapshot (a copy in host memory) -> Saver (a thread) -> checkpoint folder, its commit written last
+    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.put -> running job, on any number of ranks
     model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
 Nothing is unpickled on the way back.
 """
 
+from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.model_store import load_model, model_url, save_model
+from cxml.checkpoint.resume import resume
+from cxml.checkpoint.saver import Saver
+from cxml.checkpoint.shards import ShardReader
+from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState
 
-__all__ = ["load_model", "model_url", "save_model"]
+__all__ = [
+    "Progress",
+    "Saver",
+    "ShardReader",
+    "Snapshot",
+    "TrainingState",
+    "checkpoints_url",
+    "kept_checkpoints",
+    "list_checkpoints",
+    "load_model",
+    "model_url",
+    "resume",
+    "save_model",
+    "sweep",
+]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import psutil
 import torch
@@ -35,14 +37,16 @@ class Ranks:
 
 
 @contextmanager
-def distributed(threads: int = 0) -> Iterator[Ranks]:
+def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment names (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
-    `run_workers`, torchrun and the deepspeed launcher all set it. The group ends with the `with` block, and with it
-    the process's use of DeepSpeed, which holds on to the first group it met: one group per process.
+    `run_workers`, torchrun and the deepspeed launcher all set it. A group that is there already (Ray Train's, or that of
+    `launch/train.py`) is used and left alone; else the group ends with the `with` block, and with it the process's use
+    of DeepSpeed, which holds on to the first group it met: one group with DeepSpeed per process.
 
     Args:
         threads: CPU threads of this process; 0 shares the machine's cores evenly over its processes.
+        hang_minutes: how long a collective waits for the others before it fails; 0: for ever.
     """
     ranks = _ranks_from_environment()
     torch.set_num_threads(threads or max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -50,12 +54,28 @@ def distributed(threads: int = 0) -> Iterator[Ranks]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
         torch.accelerator.set_device_index(ranks.local_rank)
-    backend = "gloo" if ranks.device.type == "cpu" else dist.get_default_backend_for_device(ranks.device)
-    dist.init_process_group(backend)
+    if dist.is_initialized():
+        yield ranks
+        return
+    begin_group(ranks.device, hang_minutes)
     try:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None:  # noqa: ANN401 - torch's own
+    """Begin torch's process group with the backend of the device; `place` is how to find the others."""
+    backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
+    dist.init_process_group(backend, timeout=group_patience(hang_minutes), **place)
+
+
+def group_patience(hang_minutes: float) -> timedelta:
+    """How long a collective waits for the others; `hang_minutes` of 0 is for ever.
+
+    A while longer than the guard that prints stacks (`cxml.training.HangGuard`), so that its print comes first.
+    """
+    return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
 
 
 def _num_cores() -> int:
@@ -64,10 +84,15 @@ def _num_cores() -> int:
 
 def _ranks_from_environment() -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
     return Ranks(
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
-        device=torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank),
+        device=device_of(local_rank),
     )
+
+
+def device_of(local_rank: int) -> torch.device:
+    """Where the process with this number on its machine computes."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -28,6 +33,8 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
 
     Raises:
         WorkerError: a process failed; carries the first failure's traceback.
+
+    SIGTERM and SIGUSR1 are passed on to the processes, which end when and how they see fit.
     """
     # Threads that wait for each other spin by default, which costs several times the speed where others work too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,11 +50,34 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
         monitor_interval=0.2,
         start_method="spawn",
     )
+    # Else torch would end the processes 30 seconds after a SIGTERM, whether they have saved their state or not.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
     try:
-        return elastic_launch(launch, work)(*arguments)[0]
+        with _passing_on(signal.SIGTERM, signal.SIGUSR1):
+            return elastic_launch(launch, work)(*arguments)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise WorkerError(f"Process {rank} of {num_workers} failed. {_account(failure)}") from None
+
+
+@contextmanager
+def _passing_on(*numbers: signal.Signals) -> Iterator[None]:
+    """Hand these signals to the worker processes instead of dying of them; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        for process in multiprocessing.active_children():
+            if process.pid is not None:
+                os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _account(failure: ProcessFailure) -> str:

@@ -1,17 +1,23 @@
 """Training and evaluation of one model, in every process of a job.
 
-config -> train(): data, tree, model, engine, loader, schedule -> fit(): steps; callbacks log -> saved model
+config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
+       -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging -> saved model
 config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
 """
 
+from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import evaluate, level_truths, predict_split
+from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.jobs import evaluate_run, train
 from cxml.training.loop import Callback, StepReport, fit
 from cxml.training.step import train_step
 
 __all__ = [
     "Callback",
+    "CheckpointCallback",
+    "HangGuard",
     "StepReport",
+    "StopSignal",
     "evaluate",
     "evaluate_run",
     "fit",

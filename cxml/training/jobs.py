@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from cxml import storage
-from cxml.checkpoint import load_model, model_url, save_model
+from cxml.checkpoint import Progress, TrainingState, load_model, model_url, resume, save_model
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, TrainLoader, collate, data_url, read_labels
@@ -17,30 +18,33 @@ from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
+from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import Predict, evaluate
+from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, fit
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.tree import LabelTree, tree_url
 
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
-
 _log = logging.getLogger(__name__)
 
 
-def train(config: Config, fingerprint: str) -> None:
+def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
 
     Args:
         config: the run.
         fingerprint: of what the model is made from; saved with it.
+        choice: the checkpoint to go on from, see `cxml.checkpoint.resume`.
+
+    Returns:
+        Whether it was finished; if not, a signal stopped it and a checkpoint holds its state.
     """
-    with distributed(config.train.threads_per_worker) as ranks:
+    with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
-        train_in_group(config, fingerprint, ranks)
+        return train_in_group(config, fingerprint, ranks, choice)
 
 
-def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
+def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str = "auto") -> bool:
     """`train`, for processes that are already one group."""
     dataset = ShardedDataset(data_url(config), "train")
     tree = LabelTree.load(tree_url(config))
@@ -64,15 +68,31 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks) -> None:
         config=config.optim,
         rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
     )
-    fit(
-        engine, loader, schedule, ranks,
-        epochs=config.train.epochs, record_every=config.log.every_steps,
-        callbacks=_callbacks(config, engine, tree, ranks),
-    )  # fmt: skip
+    state = TrainingState(config, engine, tree, loader, ranks)
+    start = resume(state, choice) or Progress()
+    if not _fit(state, schedule, start):
+        return False
     weights = gathered_state_dict(engine, ranks)
     save_model(model_url(config), model, weights, ranks, config=config, fingerprint=fingerprint)
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))
+    return True
+
+
+def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
+    """Train to the end, or until a signal asks to stop; whether the end was reached."""
+    config, ranks = state.config, state.ranks
+    figures: dict[str, float] = {}
+    callbacks = [HangGuard(config.train.hang_minutes), *_callbacks(state, start.step, figures)]
+    with contextlib.ExitStack() as stack:
+        if config.checkpoint.is_on:
+            checkpoints = CheckpointCallback(state, stack.enter_context(StopSignal()), figures)
+            callbacks.append(checkpoints)
+            stack.callback(checkpoints.close)
+        return fit(
+            state.engine, state.loader, schedule, ranks,
+            epochs=config.train.epochs, record_every=config.log.every_steps, callbacks=callbacks, start=start,
+        )  # fmt: skip
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -98,30 +118,30 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         }
 
 
-def _callbacks(config: Config, engine: DeepSpeedEngine, tree: LabelTree, ranks: Ranks) -> list[Callback]:
+def _callbacks(state: TrainingState, steps_done: int, figures: dict[str, float]) -> list[Callback]:
+    config, ranks = state.config, state.ranks
     callbacks: list[Callback] = []
     jsonl = None
     if ranks.is_first:
-        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"))
+        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"), steps_done)
         callbacks += [jsonl, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
     if config.train.evaluate_every:
-        callbacks.append(_EvaluateDuringTraining(config, engine, tree, ranks, jsonl))
+        callbacks.append(_EvaluateDuringTraining(state, jsonl, figures))
     return callbacks
 
 
 class _EvaluateDuringTraining(Callback):
     """Metrics of the test split every few epochs, on the console and in metrics.jsonl. Chooses nothing by them."""
 
-    def __init__(
-        self, config: Config, engine: DeepSpeedEngine, tree: LabelTree, ranks: Ranks, jsonl: JsonlTracker | None
-    ) -> None:
-        self._config = config
-        self._engine = engine
-        self._tree = tree
-        self._ranks = ranks
+    def __init__(self, state: TrainingState, jsonl: JsonlTracker | None, figures: dict[str, float]) -> None:
+        self._config = state.config
+        self._engine = state.engine
+        self._tree = state.tree
+        self._ranks = state.ranks
         self._jsonl = jsonl
+        self._figures = figures
 
     def on_epoch_end(self, epoch: int) -> None:
         """Evaluate, if this epoch's turn has come."""
@@ -130,6 +150,7 @@ class _EvaluateDuringTraining(Callback):
         self._engine.eval()
         levels = _evaluate_test(self._config, self._predict, self._tree, self._ranks)
         self._engine.train()
+        self._figures.update(levels[-1])
         if self._jsonl is not None:
             self._jsonl.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
             _log.info("Epoch %d: %s", epoch, " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items()))

@@ -11,6 +11,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from cxml.checkpoint import Progress
 from cxml.data import TrainLoader
 from cxml.optim import Schedule
 from cxml.parallel import Ranks
@@ -33,7 +34,8 @@ class StepReport:
         samples_per_second: texts trained per second over all ranks, since the last record.
         data_wait: share of the time spent waiting for batches, on this rank.
         memory_gib: resident memory of this process, in GiB.
-        seconds: since the loop began.
+        seconds: since the loop began, without what callbacks took at the ends of epochs.
+        first_step: steps that were done before the loop began, where a run goes on.
     """
 
     step: int
@@ -45,6 +47,7 @@ class StepReport:
     data_wait: float
     memory_gib: float
     seconds: float
+    first_step: int = 0
 
     @property
     def loss(self) -> float:
@@ -54,11 +57,20 @@ class StepReport:
     @property
     def seconds_left(self) -> float:
         """Estimate of the time to the last step, at the run's mean speed so far."""
-        return self.seconds / self.step * (self.total_steps - self.step)
+        return self.seconds / (self.step - self.first_step) * (self.total_steps - self.step)
 
 
 class Callback:
-    """What happens around the loop. Called on every rank, in the same order, so collective calls are fine."""
+    """What happens around the loop. Called on every rank, in the same order, so collective calls are fine.
+
+    Attributes:
+        wants_stop: set on all ranks together, it ends the loop after the step or epoch under way.
+    """
+
+    wants_stop = False
+
+    def on_step_end(self, progress: Progress) -> None:
+        """After every step, before what happens at an epoch's end."""
 
     def on_record(self, report: StepReport) -> None:
         """Every `log.every_steps` steps, and at the last step of an epoch."""
@@ -79,14 +91,32 @@ def fit(
     epochs: int,
     record_every: int,
     callbacks: Sequence[Callback],
-) -> None:
-    """Train for `epochs` passes over the loader's texts, recording every `record_every` steps."""
-    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs)
+    start: Progress | None = None,
+) -> bool:
+    """Train for `epochs` passes over the loader's texts, recording every `record_every` steps.
+
+    Args:
+        engine: around the model.
+        loader: the batches.
+        schedule: learning rates.
+        ranks: this process's place.
+        epochs: of the whole run.
+        record_every: steps between records.
+        callbacks: in the order in which they are called.
+        start: where a run that goes on stands.
+
+    Returns:
+        Whether the last epoch was finished; if not, a callback wanted to stop.
+    """
+    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs, start or Progress())
+    first_epoch, first_step = divmod(start.step if start else 0, loader.steps_per_epoch)
     try:
-        for epoch in range(epochs):
+        for epoch in range(first_epoch, epochs):
             engine.train()
             recorder.start_waiting()
-            for step, micro_batches in enumerate(loader.epoch(epoch), start=epoch * loader.steps_per_epoch):
+            skipped = first_step if epoch == first_epoch else 0
+            steps_before = epoch * loader.steps_per_epoch + skipped
+            for step, micro_batches in enumerate(loader.epoch(epoch, skipped), start=steps_before):
                 recorder.stop_waiting()
                 cycle = schedule.apply(step)
                 level_losses = train_step(engine, micro_batches, ranks)
@@ -96,10 +126,17 @@ def fit(
                     report = recorder.report(steps_done, cycle.lr_factor)
                     for callback in callbacks:
                         callback.on_record(report)
+                for callback in callbacks:
+                    callback.on_step_end(recorder.progress(steps_done))
+                if any(callback.wants_stop for callback in callbacks):
+                    return False
                 recorder.start_waiting()
             for callback in callbacks:
                 callback.on_epoch_end(epoch + 1)
+            if any(callback.wants_stop for callback in callbacks):
+                return epoch + 1 == epochs
             recorder.restart_clock()
+        return True
     finally:
         for callback in callbacks:
             callback.on_end()
@@ -108,14 +145,16 @@ def fit(
 class _Recorder:
     """Adds up losses and times between two records."""
 
-    def __init__(self, ranks: Ranks, steps_per_epoch: int, epochs: int) -> None:
+    def __init__(self, ranks: Ranks, steps_per_epoch: int, epochs: int, start: Progress) -> None:
         self._ranks = ranks
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = steps_per_epoch * epochs
+        self._first_step = start.step
         self._process = psutil.Process()
         self._training_seconds = 0.0
         self._wait_began = 0.0
         self._clear()
+        self._losses, self._steps = start.losses, start.unrecorded_steps
 
     def _clear(self) -> None:
         self._losses: torch.Tensor | None = None
@@ -133,6 +172,10 @@ class _Recorder:
     def restart_clock(self) -> None:
         """Leave out the time that callbacks took at an epoch's end; every epoch ends with a report."""
         self._began = time.perf_counter()
+
+    def progress(self, step: int) -> Progress:
+        """Where the loop stands after `step` steps."""
+        return Progress(step, self._losses, self._steps)
 
     def add(self, level_losses: torch.Tensor, texts: int) -> None:
         self._losses = level_losses if self._losses is None else self._losses + level_losses
@@ -155,6 +198,7 @@ class _Recorder:
             data_wait=self._waited / seconds,
             memory_gib=self._process.memory_info().rss / 2**30,
             seconds=self._training_seconds,
+            first_step=self._first_step,
         )
         self._clear()
         return report

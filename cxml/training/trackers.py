@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 class JsonlTracker(Callback):
     """One JSON object per record: appended to a local file at once, put whole at each epoch's end elsewhere."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, steps_done: int = 0) -> None:
+        """Begin a file; where a run goes on after `steps_done` steps, with the records up to there."""
         self._url = url
-        self._lines: list[str] = []
+        self._lines = _records_until(url, steps_done)
         self._path = storage.local_path(url)
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text("")
+            storage.write_atomic(url, "".join(self._lines).encode())
 
     def on_record(self, report: StepReport) -> None:
         """Append the record."""
@@ -100,6 +100,22 @@ class ConsoleTracker(Callback):
         """Leave the terminal in order."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _records_until(url: str, step: int) -> list[str]:
+    """The lines of a file of records, as far as they tell of the first `step` steps; a torn last line is left out."""
+    if step == 0 or not storage.exists(url):
+        return []
+    kept = []
+    for line in storage.read_bytes(url).decode().splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if record.get("step", 0) > step:
+            break
+        kept.append(line)
+    return kept
 
 
 def _line(report: StepReport) -> str:

@@ -1,0 +1,100 @@
+"""The checkpoints of a run: one folder for each attempt to save, told apart by step and a random suffix.
+
+    step-00001200-1f9a02bc/commit.json, manifest.json, *.safetensors
+
+No attempt ever writes into the folder of another, so a process that lives on after its job was restarted does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+
+from cxml import storage
+from cxml.checkpoint.manifest import COMMIT_FILE, Commit, read_commit
+from cxml.config import CheckpointConfig, Config
+from cxml.errors import DataError
+
+_log = logging.getLogger(__name__)
+_FOLDER = re.compile(r"step-(\d{8,})-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint that was committed: where it is and what its commit says, None if that cannot be read."""
+
+    url: str
+    step: int
+    commit: Commit | None
+
+
+def checkpoints_url(config: Config) -> str:
+    """Folder of a run's checkpoints."""
+    return config.checkpoint.url or storage.join(config.output, "checkpoints")
+
+
+def new_folder(url: str, step: int) -> str:
+    """Where to save a step: a folder that nobody else has."""
+    return storage.join(url, f"step-{step:08d}-{secrets.token_hex(4)}")
+
+
+def list_checkpoints(url: str) -> list[Entry]:
+    """All committed checkpoints under `url`, newest first."""
+    entries = []
+    for name, step in _attempts(url):
+        folder = storage.join(url, name)
+        try:
+            entries.append(Entry(folder, step, read_commit(folder)))
+        except FileNotFoundError:
+            continue
+        except DataError:
+            entries.append(Entry(folder, step, None))  # whoever loads it will say what is wrong
+    return entries
+
+
+def sweep(url: str) -> list[str]:
+    """Delete what interrupted saves left under `url`; their folders. No save may be under way."""
+    swept = []
+    for name, _ in _attempts(url):
+        folder = storage.join(url, name)
+        if not storage.exists(storage.join(folder, COMMIT_FILE)):
+            storage.remove(folder)
+            swept.append(folder)
+    return swept
+
+
+def delete(entry: Entry) -> None:
+    """Delete a checkpoint: first it ceases to be one, then its files go."""
+    storage.remove(storage.join(entry.url, COMMIT_FILE))
+    storage.remove(entry.url)
+
+
+def retain(url: str, config: CheckpointConfig) -> None:
+    """Delete the checkpoints that the config does not keep. One whose commit cannot be read stays for a person."""
+    entries = [entry for entry in list_checkpoints(url) if entry.commit is not None]
+    kept = {entry.url for entry in kept_checkpoints(entries, config)}
+    for entry in entries:
+        if entry.url not in kept:
+            delete(entry)
+
+
+def kept_checkpoints(entries: list[Entry], config: CheckpointConfig) -> list[Entry]:
+    """Those of `entries` (newest first) that stay: the last ones, one of every so many steps, the best."""
+    kept = entries[: config.keep_last]
+    if config.keep_every_steps:
+        first_of = {entry.step // config.keep_every_steps: entry for entry in entries}  # newest first: the oldest wins
+        kept = kept + [entry for period, entry in first_of.items() if period]
+    if config.keep_best:
+        name, sign = config.best_metric, 1 if config.best_metric == "loss" else -1
+        known = [entry for entry in entries if entry.commit is not None and name in entry.commit.metrics]
+        known.sort(key=lambda entry: (sign * entry.commit.metrics[name] if entry.commit else 0, -entry.step))
+        kept = kept + known[: config.keep_best]
+    return [entry for entry in entries if entry in kept]
+
+
+def _attempts(url: str) -> list[tuple[str, int]]:
+    """Name and step of every save that was begun under `url`, newest first."""
+    matches = [match for name in storage.list_folders(url) if (match := _FOLDER.fullmatch(name))]
+    return sorted(((match[0], int(match[1])) for match in matches), key=lambda found: (-found[1], found[0]))

@@ -1,0 +1,268 @@
+"""What a checkpoint says about itself, in JSON, and the checks that stand between a file from elsewhere and memory.
+
+manifest.json   tensors, files with sizes and checksums, and all that is needed to go on
+commit.json     step, metrics, and the manifest's checksum; written last, so without it there is no checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import dacite
+import torch
+
+from cxml import storage
+from cxml.errors import DataError
+
+FORMAT, VERSION = "cxml-checkpoint", 1
+MANIFEST_FILE, COMMIT_FILE = "manifest.json", "commit.json"
+SKIPPED = "Use an older checkpoint, or train again with --force train."
+
+_T = TypeVar("_T")
+_COMMIT_BYTES = 1 << 16
+_MANIFEST_BYTES = 1 << 30
+_FILE_BYTES = 1 << 28
+_TENSOR_ELEMENTS = 1 << 44
+_FILE_NAME = re.compile(r"[a-z_]{1,32}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint16, torch.uint8
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the checkpoint: its name, its size in bytes, its SHA-256 in hex."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A global tensor.
+
+    Attributes:
+        dtype: such as float32.
+        numel: elements.
+        pieces: [first element, elements, index into the manifest's files] of each, in order, without gaps.
+    """
+
+    dtype: str
+    numel: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch's."""
+        return _DTYPES[self.dtype]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What is known of the run besides its tensors.
+
+    Attributes:
+        step: optimiser steps done.
+        world_size: ranks of the run that saved it.
+        config: its settings, as `cxml.config.config_to_dict` gives them.
+        encoder: the encoder's architecture.
+        tree: hash of the label tree.
+        loader: state of the loader, which holds the fingerprint of the data.
+        optimizer_step: updates that the engine's optimiser has taken.
+        num_labels: L.
+        width: D, width of the features.
+        label_head: `rows` or `zero3`: how the label rows are stored.
+        row_schedule: step, lr and beta1 of the label rows' schedule; empty for `zero3`.
+        unrecorded_steps: steps since the last record of the log.
+        metrics: figures of this moment, by name.
+    """
+
+    step: int
+    world_size: int
+    config: dict[str, Any]
+    encoder: dict[str, Any]
+    tree: str
+    loader: dict[str, int | str]
+    optimizer_step: int
+    num_labels: int
+    width: int
+    label_head: str
+    row_schedule: dict[str, float] = field(default_factory=dict)
+    unrecorded_steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All of a checkpoint but its data."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    run: RunState
+    tensors: dict[str, TensorEntry]
+    files: tuple[FileEntry, ...]
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """The last and smallest file.
+
+    Attributes:
+        step: optimiser steps done.
+        saved_at: UTC, ISO 8601.
+        metrics: figures of this moment, by name; retention may choose by them.
+        manifest_bytes: size of the manifest.
+        manifest_sha256: its checksum.
+    """
+
+    format: str = FORMAT
+    version: int = VERSION
+    step: int
+    saved_at: str
+    metrics: dict[str, float]
+    manifest_bytes: int
+    manifest_sha256: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, saved_at: str) -> Commit:
+        """The commit of a manifest."""
+        content = manifest.encode()
+        return cls(
+            step=manifest.run.step, saved_at=saved_at, metrics=manifest.run.metrics, manifest_bytes=len(content),
+            manifest_sha256=hashlib.sha256(content).hexdigest(),
+        )  # fmt: skip
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=2).encode()
+
+
+def read_commit(url: str) -> Commit:
+    """The commit of the checkpoint at `url`.
+
+    Raises:
+        FileNotFoundError: there is none: the save was interrupted.
+        DataError: it is none of this format.
+    """
+    file = storage.join(url, COMMIT_FILE)
+    commit = _decode(Commit, read_checked(file, _COMMIT_BYTES), file)
+    if commit.step < 0 or not 0 < commit.manifest_bytes <= _MANIFEST_BYTES or not _is_sha256(commit.manifest_sha256):
+        raise DataError(file, "a field is impossible", SKIPPED)
+    return commit
+
+
+def read_manifest(url: str) -> Manifest:
+    """The manifest of the checkpoint at `url`, checked against its commit and within itself.
+
+    Raises:
+        DataError: there is no commit, or something does not fit; nothing of the size it claims was allocated.
+    """
+    try:
+        commit = read_commit(url)
+    except FileNotFoundError as error:
+        raise DataError(url, "there is no finished checkpoint", SKIPPED) from error
+    file = storage.join(url, MANIFEST_FILE)
+    content = read_checked(file, _MANIFEST_BYTES, commit.manifest_bytes, commit.manifest_sha256)
+    manifest = _decode(Manifest, content, file)
+    for problem in _problems(manifest):
+        raise DataError(file, problem, SKIPPED)
+    return manifest
+
+
+def read_checked(file: str, most: int, expected: int | None = None, sha256: str | None = None) -> bytes:
+    """A file's bytes, of which there are at most `most`, with the size and the checksum expected, if they are."""
+    try:
+        found = storage.size(file)
+        if found > most or (expected is not None and found != expected):
+            raise DataError(file, f"is damaged: it has {found} bytes, not {expected or f'up to {most}'}", SKIPPED)
+        content = storage.read_bytes(file)
+    except FileNotFoundError as error:
+        if expected is None:
+            raise
+        raise DataError(file, "is missing", SKIPPED) from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(file, "is damaged: its checksum is not the one noted", SKIPPED)
+    return content
+
+
+def _decode(kind: type[_T], content: bytes, file: str) -> _T:
+    try:
+        values = json.loads(content)
+        if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
+            raise DataError(file, f"is not a {FORMAT} of version {VERSION}", SKIPPED)
+        return dacite.from_dict(kind, values, dacite.Config(cast=[tuple], strict=True))
+    except (ValueError, RecursionError, dacite.DaciteError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(file, f"a field is wrong ({error})"[:500], SKIPPED) from error
+
+
+def _is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None
+
+
+def _problems(manifest: Manifest) -> list[str]:
+    """What is impossible in a manifest of the right types."""
+    found = [f"file {entry.file[:80]!r} is none that a save writes" for entry in manifest.files
+             if not _FILE_NAME.fullmatch(entry.file) or not _is_sha256(entry.sha256)
+             or not 0 < entry.bytes <= _FILE_BYTES]  # fmt: skip
+    run = manifest.run
+    if (
+        min(run.step, run.optimizer_step, run.unrecorded_steps) < 0
+        or min(run.world_size, run.num_labels, run.width) < 1
+    ):
+        found.append("a count is impossible")
+    if run.label_head not in ("rows", "zero3"):
+        found.append(f"label_head {run.label_head[:80]!r} is unknown")
+    if found:
+        return found
+    filled = [0] * len(manifest.files)
+    for name, entry in manifest.tensors.items():
+        problem = _tensor_problem(entry, filled)
+        if problem:
+            return [f"tensor {name[:200]!r} {problem}"]
+    return [f"file {entry.file} is smaller than its tensors"
+            for entry, size in zip(manifest.files, filled, strict=True) if size > entry.bytes]  # fmt: skip
+
+
+def _tensor_problem(entry: TensorEntry, filled: list[int]) -> str:
+    """What is impossible in a tensor's entry; adds the bytes of its pieces to those of their files."""
+    if entry.dtype not in _DTYPES:
+        return f"has the unknown type {entry.dtype[:40]!r}"
+    if not 0 < entry.numel <= _TENSOR_ELEMENTS:
+        return f"has {entry.numel} elements"
+    for start, count, file in entry.pieces:
+        if count < 1 or start < 0 or not 0 <= file < len(filled):
+            return f"has an impossible piece {(start, count, file)}"
+        filled[file] += count * entry.torch_dtype.itemsize
+    ends = [0, *(start + count for start, count, _ in entry.pieces)]
+    starts = [*(start for start, _, _ in entry.pieces), entry.numel]
+    if any(end != start for end, start in zip(ends, starts, strict=True)):
+        return "has gaps or overlaps between its pieces"
+    return ""
+
+
+def piece_key(name: str, start: int) -> str:
+    """How a file names a piece."""
+    return f"{name}@{start}"
+
+
+def whole_blocks(names: list[str], prefix: str) -> list[str]:
+    """The distinct heads `prefix/a/b` of names `prefix/a/b/c`, sorted."""
+    heads = (name.rsplit("/", 1)[0] for name in names if name.startswith(f"{prefix}/"))
+    return [head for head, _ in itertools.groupby(sorted(heads))]

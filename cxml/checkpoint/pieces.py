@@ -1,0 +1,138 @@
+"""Global tensors of which each rank holds some pieces, and the planners that let torch.distributed.checkpoint cut them.
+
+A global tensor is one run of numbers, whatever its shape; a piece is a part of that run. Who holds which pieces may
+differ between the job that saves and the one that loads: the planners find the overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from cxml.errors import DataError
+
+PIECE_BYTES = 32 << 20
+"""Largest piece that is written: more is cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """What this rank holds of a global tensor.
+
+    Attributes:
+        numel: elements of the global tensor.
+        parts: this rank's pieces by where they start in it, each a 1-D tensor of at least one element.
+    """
+
+    numel: int
+    parts: Mapping[int, Tensor]
+
+    @classmethod
+    def cut(cls, numel: int, start: int, values: Tensor) -> Pieces:
+        """One run of values (1-D) from `start` on, cut to size."""
+        step = PIECE_BYTES // values.element_size()
+        return cls(numel, {start + i: values[i : i + step] for i in range(0, len(values), step)})
+
+    @classmethod
+    def whole(cls, values: Tensor) -> Pieces:
+        """All of a tensor, which must be contiguous."""
+        return cls.cut(values.numel(), 0, values.view(-1))
+
+    def on_host(self) -> Pieces:
+        """A copy in host memory, which later steps do not change."""
+        return Pieces(self.numel, {start: part.detach().to("cpu", copy=True) for start, part in self.parts.items()})
+
+    def chunks(self) -> list[ChunkStorageMetadata]:
+        """The parts as the planners want them told."""
+        return [ChunkStorageMetadata(torch.Size([start]), part.shape) for start, part in self.parts.items()]
+
+
+class SavePlanner(DefaultSavePlanner):
+    """Plans a save of `Pieces` by name; no two ranks may hold the same one."""
+
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+    def create_local_plan(self) -> SavePlan:
+        """One item per piece."""
+        items = [
+            WriteItem(
+                index=MetadataIndex(name, chunk.offsets),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk, TensorProperties(dtype=pieces.parts[chunk.offsets[0]].dtype), torch.Size([pieces.numel])
+                ),
+            )
+            for name, pieces in self.state_dict.items()
+            for chunk in pieces.chunks()
+        ]
+        self.plan = SavePlan(items)
+        return self.plan
+
+    def lookup_object(self, index: MetadataIndex) -> Tensor:
+        """The piece that an item stands for."""
+        return _part(self.state_dict[index.fqn], index)
+
+
+class LoadPlanner(DefaultLoadPlanner):
+    """Plans what to read to fill `Pieces` in place, wherever the saving job cut."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._url = url
+
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Pieces],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,
+    ) -> None:
+        """Take over what to fill."""
+        assert metadata is not None, "a checkpoint's reader gives it"
+        self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
+
+    def create_local_plan(self) -> LoadPlan:
+        """The overlaps of wanted and saved pieces."""
+        items = []
+        for name, pieces in self.state_dict.items():
+            saved = self.metadata.state_dict_metadata.get(name)
+            if not isinstance(saved, TensorStorageMetadata):
+                raise DataError(self._url, f"does not hold {name}", "It was saved by a run with another model.")
+            if saved.size != torch.Size([pieces.numel]):
+                problem = f"holds {name} with {saved.size[0]} elements, {pieces.numel} are wanted"
+                raise DataError(self._url, problem, "It was saved by a run with another model or label set.")
+            items += create_read_items_for_chunk_list(name, saved, pieces.chunks())
+        return LoadPlan(items)
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        """The piece to fill."""
+        return _part(self.state_dict[index.fqn], index)
+
+
+def _part(pieces: Pieces, index: MetadataIndex) -> Tensor:
+    assert index.offset is not None, "planned so"
+    return pieces.parts[index.offset[0]]
+
+
+def deal(sizes: Iterable[int], num_ranks: int) -> list[int]:
+    """For things of these sizes, in order, the rank that takes each: the one with the least so far."""
+    loads = [0] * num_ranks
+    owners = []
+    for size in sizes:
+        owner = loads.index(min(loads))
+        loads[owner] += size
+        owners.append(owner)
+    return owners

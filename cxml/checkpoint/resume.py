@@ -1,0 +1,70 @@
+"""Find the checkpoint to go on from, and go on from it, all ranks together."""
+
+from __future__ import annotations
+
+import logging
+
+import torch.distributed as dist
+
+from cxml.checkpoint.catalogue import checkpoints_url, list_checkpoints, sweep
+from cxml.checkpoint.shards import ShardReader
+from cxml.checkpoint.training_state import Progress, TrainingState
+from cxml.errors import DataError
+
+_log = logging.getLogger(__name__)
+AUTO = "auto"
+
+
+def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
+    """Put a run back to where a checkpoint left it; a collective call.
+
+    Args:
+        state: of the freshly started run.
+        choice: `auto`: the newest checkpoint of this run that is whole; else the URL of a checkpoint.
+
+    Returns:
+        Where the run stands, or None if there is no checkpoint.
+
+    Raises:
+        StaleArtefactError: the checkpoint is of a run with other data or settings.
+        DataError: there are checkpoints, but none that is whole.
+    """
+    own = checkpoints_url(state.config)
+    offered: list[list[str]] = [[]]
+    if state.ranks.is_first:
+        offered = [[entry.url for entry in list_checkpoints(own)] if choice == AUTO else [choice]]
+    dist.broadcast_object_list(offered)
+    for url in offered[0]:
+        progress = _try(state, url)
+        if progress is not None:
+            if state.ranks.is_first:
+                _log.info("Going on from %s: %d steps are done", url, progress.step)
+                for folder in sweep(own):
+                    _log.info("Deleted what an interrupted save left: %s", folder)
+            dist.barrier()
+            return progress
+    if offered[0]:
+        remedy = "Mend one, or begin anew with --force train."
+        raise DataError(own, f"none of {len(offered[0])} checkpoints can be read; see above", remedy)
+    if state.ranks.is_first:
+        sweep(own)
+    return None
+
+
+def _try(state: TrainingState, url: str) -> Progress | None:
+    """Load a checkpoint, if every rank finds its part whole."""
+    progress, problem, reader = None, "", None
+    try:
+        reader = ShardReader(url)
+        progress = state.put(reader)
+    except DataError as error:
+        problem = str(error)
+    problems: list[str] = [""] * state.ranks.world_size
+    dist.all_gather_object(problems, problem)
+    found = next((text for text in problems if text), "")
+    if not found and reader is not None:
+        state.finish(reader)
+        return progress
+    if state.ranks.is_first:
+        _log.warning("Not going on from the checkpoint %s: %s", url, found)
+    return None

@@ -1,0 +1,289 @@
+"""Label rows as tensors of a checkpoint: in blocks of rows that say which labels they are, so any layout can read any.
+
+    label_positions/SHARD/BLOCK/positions   int64 [n], label positions in tree order
+    labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n]
+    label_optimizer/SHARD/BLOCK/NAME        moments and counters
+    label_schedule/log_decay                running decay, by which rows that were not touched are brought up to date
+
+A run with the `zero3` head keeps the label rows in the engine, as parameters in row blocks; here they are converted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.checkpoint.engine_state import Home
+from cxml.checkpoint.manifest import whole_blocks
+from cxml.checkpoint.pieces import PIECE_BYTES, Pieces
+from cxml.checkpoint.shards import ShardReader
+from cxml.errors import DataError
+from cxml.parallel import RowsHead
+
+_READ_FOR_PREDICTION = ("weight", "bias", "last_step")
+_ENGINE_ROWS = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+_ANOTHER_MODEL = "It was saved by a run with another model or label set."
+
+
+def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
+    """A copy in host memory of a rank's rows; of several copies of the rows only the first is saved."""
+    if head.copies.rank:
+        return {}
+    arrays = {name: values.copy() for name, values in vars(head.state).items() if values.size}
+    arrays["positions"] = head.layout.positions()
+    num_rows, width = head.state.weight.shape
+    block_rows = max(1, PIECE_BYTES // (4 * width))
+    found = {}
+    for block, first in enumerate(range(0, num_rows, block_rows)):
+        for name, values in arrays.items():
+            rows = torch.from_numpy(np.ascontiguousarray(values[first : first + block_rows]))
+            found[f"{_part_of(name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(rows)
+    return found
+
+
+def schedule_to_save(head: RowsHead) -> dict[str, Pieces]:
+    """What the rows' decay depends on; the same on every rank."""
+    log_decay = torch.from_numpy(head.schedule.log_decay[: head.schedule.step + 1].copy())
+    return {"label_schedule/log_decay": Pieces.whole(log_decay)}
+
+
+def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> None:
+    """Fill a rank's rows, from whatever ranks and whichever head saved them.
+
+    Args:
+        head: freshly made.
+        reader: of the checkpoint.
+        trains: False reads weights only.
+
+    Raises:
+        DataError: rows are missing, or do not fit.
+    """
+    layout, width = head.layout, head.state.weight.shape[1]
+    run = reader.manifest.run
+    if (run.num_labels, run.width) != (layout.num_labels, width):
+        problem = f"holds {run.num_labels} label rows of {run.width}, not {layout.num_labels} of {width}"
+        raise DataError(reader.url, problem, _ANOTHER_MODEL)
+    _load_schedule(head, reader)
+    if run.label_head == "zero3":
+        _load_engine_rows(head, reader, trains=trains)
+        return
+    missing = np.ones(layout.num_rows, bool)
+    for block in _blocks(reader):
+        local = layout.local_rows(_positions(reader, block, layout.num_labels))
+        own = np.flatnonzero(local >= 0)
+        if len(own):
+            _load_block(head, reader, block, own, local[own], trains=trains)
+            missing[local[own]] = False
+    if missing.any():
+        raise DataError(reader.url, f"lacks {missing.sum()} label rows", _ANOTHER_MODEL)
+
+
+def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) -> None:
+    """Fill the engine's label rows from a checkpoint of a `rows` head.
+
+    Args:
+        homes: of the engine; those of label rows are filled.
+        block_rows: rows of each of the engine's blocks but the last.
+        reader: of the checkpoint.
+    """
+    width = reader.manifest.run.width
+    wanted = [_EngineRows.of(home, width, block_rows) for home in homes if is_label_row(home.name)]
+    for block in saved_rows(reader):
+        for part in wanted:
+            part.take(block, reader.manifest.run.optimizer_step)
+
+
+def is_label_row(name: str) -> bool:
+    """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
+    return _ENGINE_ROWS.search(name) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRows:
+    """A block of rows as of the end of the step that the checkpoint was saved at.
+
+    Attributes:
+        positions: int64 [n].
+        weight: float32 [n, D]; moment, second: float32 [n, D], or None.
+        bias: float32 [n]; bias_moments: float32 [n, 2], or None.
+        updates: int32 [n]; updates that each row has taken.
+        betas: AdamW's two betas.
+    """
+
+    positions: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    moment: np.ndarray | None = None
+    second: np.ndarray | None = None
+    bias_moments: np.ndarray | None = None
+    updates: np.ndarray | None = None
+    betas: tuple[float, float] = (0.0, 0.0)
+
+
+def saved_rows(reader: ShardReader, *, with_state: bool = True) -> Iterator[SavedRows]:
+    """All rows that a `rows` head saved, block by block, with the decay that they had not taken yet."""
+    run = reader.manifest.run
+    log_decay = reader.tensor("label_schedule/log_decay").numpy()
+    for block in _blocks(reader):
+        positions = _positions(reader, block, run.num_labels)
+        shape = (len(positions), run.width)
+        last_step = _array(reader, f"labels/{block}/last_step", shape[:1])
+        if last_step.min(initial=0) < 0 or last_step.max(initial=0) >= len(log_decay):
+            raise DataError(reader.url, "has rows of later steps than its own", _ANOTHER_MODEL)
+        factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
+        weight = _array(reader, f"labels/{block}/weight", shape)
+        if weight.dtype == np.uint16:
+            weight = (weight.astype(np.uint32) << 16).view(np.float32)
+        yield SavedRows(
+            positions,
+            weight * factors[:, None],
+            _array(reader, f"labels/{block}/bias", shape[:1]),
+            **_saved_moments(reader, block, shape) if with_state else {},
+        )
+
+
+def _saved_moments(reader: ShardReader, block: str, shape: tuple[int, int]) -> dict:
+    """The optimiser state of a block, if there is one, with a second moment per row spread over the row."""
+    prefix = f"label_optimizer/{block}"
+    if f"{prefix}/moment" not in reader.manifest.tensors:
+        return {}
+    second = reader.tensor(f"{prefix}/second").numpy().reshape(shape[0], -1)
+    run = reader.manifest.run
+    return {
+        "moment": _array(reader, f"{prefix}/moment", shape),
+        "second": np.broadcast_to(second, shape),
+        "bias_moments": _array(reader, f"{prefix}/bias_moments", (shape[0], 2)),
+        "updates": _array(reader, f"{prefix}/updates", shape[:1]),
+        "betas": (run.row_schedule["beta1"], run.row_schedule["beta2"]),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _EngineRows:
+    """The part of a block parameter of the engine's label rows that this rank holds."""
+
+    home: Home
+    is_weight: bool
+    first: int
+    width: int
+
+    @classmethod
+    def of(cls, home: Home, width: int, block_rows: int) -> _EngineRows:
+        """With the position in all label rows at which it starts, counted in elements."""
+        match = _ENGINE_ROWS.fullmatch(home.name)
+        assert match, "the caller has checked"
+        columns = width if match[2] == "weight" else 1
+        return cls(home, match[2] == "weight", int(match[1]) * block_rows * columns + home.start, columns)
+
+    def take(self, block: SavedRows, step: int) -> None:
+        """Copy what of a block of rows lies in this part."""
+        places = block.positions[:, None] * self.width + np.arange(self.width) - self.first
+        own = (places >= 0) & (places < len(self.home.weights))
+        if not own.any():
+            return
+        targets = torch.from_numpy(places[own])
+        values = block.weight if self.is_weight else block.bias[:, None]
+        self.home.weights[targets] = torch.from_numpy(values[own]).to(self.home.weights)
+        if block.moment is None or block.second is None or block.bias_moments is None or block.updates is None:
+            return
+        pairs = (block.moment, block.second) if self.is_weight else np.split(block.bias_moments, 2, axis=1)
+        for moment, beta, saved in zip(self.home.moments.values(), block.betas, pairs, strict=True):
+            # A moment counts for moment / (1 - beta^updates): the engine divides all by its own count's factor.
+            has = np.maximum(1 - beta ** block.updates.astype(np.float64), 1e-12)
+            factor = np.where(block.updates > 0, (1 - beta**step) / has, 0).astype(np.float32)
+            moment[targets] = torch.from_numpy((saved * factor[:, None])[own]).to(moment)
+
+
+def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
+    """Fill the rows from a checkpoint whose label rows were the engine's."""
+    state, width = head.state, head.state.weight.shape[1]
+    state.last_step[:] = head.schedule.step
+    sources = [("model", "weight", state.weight, width), ("model", "bias", state.bias[:, None], 1)]
+    if trains and state.moment.size:
+        state.updates[:] = reader.manifest.run.optimizer_step
+        moments = state.moment, state.second
+        for i, moment in enumerate(("exp_avg", "exp_avg_sq")):
+            sources.append((f"optimizer/{moment}", "weight", moments[i], width))
+            sources.append((f"optimizer/{moment}", "bias", state.bias_moments[:, i : i + 1], 1))
+    block_rows = reader.entry("model/label_head.blocks.0.bias").numel
+    for block in range(-(-head.layout.num_labels // block_rows)):
+        for prefix, kind, target, columns in sources:
+            for start, values in reader.pieces(f"{prefix}/label_head.blocks.{block}.{kind}"):
+                _scatter(head, block * block_rows * columns + start, values, target, columns)
+
+
+def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
+    """Put elements `first` .. of all label rows where this rank has them; [R, 1] targets take a row's mean."""
+    places = first + np.arange(len(values))
+    rows = head.layout.local_rows(places // columns)
+    own = rows >= 0
+    taken, rows, column = values.float().numpy()[own], rows[own], (places % columns)[own]
+    if target.dtype == np.uint16:
+        target[rows, column] = torch.from_numpy(taken).bfloat16().view(torch.uint16).numpy()
+    elif target.shape[1] < columns:
+        np.add.at(target[:, 0], rows, taken / columns)
+    else:
+        target[rows, column] = taken
+
+
+def _load_schedule(head: RowsHead, reader: ShardReader) -> None:
+    run, schedule = reader.manifest.run, head.schedule
+    if run.label_head == "zero3":
+        schedule.step = run.step
+        schedule.log_decay = np.zeros(_room(run.step + 1))
+        return
+    log_decay = reader.tensor("label_schedule/log_decay").numpy()
+    schedule.step = int(run.row_schedule["step"])
+    if len(log_decay) != schedule.step + 1:
+        raise DataError(reader.url, "has a schedule of another length than its steps", _ANOTHER_MODEL)
+    schedule.lr, schedule.beta1 = run.row_schedule["lr"], run.row_schedule["beta1"]
+    schedule.log_decay = np.zeros(_room(len(log_decay)))
+    schedule.log_decay[: len(log_decay)] = log_decay
+
+
+def _room(steps: int) -> int:
+    """Entries of a schedule that has taken so many steps and goes on."""
+    return max(1024, 2 * steps)
+
+
+def _load_block(
+    head: RowsHead, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
+) -> None:
+    num_rows = reader.entry(f"label_positions/{block}/positions").numel
+    for name, target in vars(head.state).items():
+        if not target.size or (name not in _READ_FOR_PREDICTION and not trains):
+            continue
+        values = _array(reader, f"{_part_of(name)}/{block}/{name}", (num_rows, *target.shape[1:]))
+        if values.dtype != target.dtype:
+            raise DataError(reader.url, f"holds {name} of label rows in another number format", _ANOTHER_MODEL)
+        target[local] = values[own]
+
+
+def _blocks(reader: ShardReader) -> list[str]:
+    """SHARD/BLOCK of every block."""
+    prefix = "label_positions"
+    return [name.removeprefix(f"{prefix}/") for name in whole_blocks(list(reader.manifest.tensors), prefix)]
+
+
+def _positions(reader: ShardReader, block: str, num_labels: int) -> np.ndarray:
+    positions = reader.tensor(f"label_positions/{block}/positions").numpy()
+    if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= num_labels:
+        raise DataError(reader.url, "has rows of labels that there are not", _ANOTHER_MODEL)
+    return positions
+
+
+def _array(reader: ShardReader, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if reader.entry(name).numel != np.prod(shape):
+        raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, not {shape}", _ANOTHER_MODEL)
+    return reader.tensor(name).numpy().reshape(shape)
+
+
+def _part_of(name: str) -> str:
+    if name == "positions":
+        return "label_positions"
+    return "labels" if name in _READ_FOR_PREDICTION else "label_optimizer"

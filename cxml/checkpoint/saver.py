@@ -1,0 +1,112 @@
+"""Saving in the background: training waits for a copy to host memory, a thread of each rank writes and commits."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import cast
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from cxml import storage
+from cxml.checkpoint.catalogue import new_folder, retain
+from cxml.checkpoint.pieces import SavePlanner
+from cxml.checkpoint.shards import ShardWriter
+from cxml.checkpoint.training_state import Snapshot, first_failure
+from cxml.config import CheckpointConfig
+from cxml.errors import CxmlError
+from cxml.parallel import Ranks
+
+_log = logging.getLogger(__name__)
+# An upload takes what it takes; a rank that died is noticed at once, and one that hangs by the training loop.
+_PATIENCE = timedelta(days=1)
+
+
+class Saver:
+    """Writes snapshots under one URL, one at a time. Every rank makes the same calls in the same order."""
+
+    def __init__(self, url: str, config: CheckpointConfig, ranks: Ranks) -> None:
+        """Prepare; a collective call.
+
+        Args:
+            url: folder of the run's checkpoints.
+            config: which of them stay.
+            ranks: this process's place.
+        """
+        self._url = url
+        self._config = config
+        self._ranks = ranks
+        # Threads talk in a group of their own, so that they do not get between the training's messages.
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint")
+        self._pending: Future[str] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether this rank's thread is still at work."""
+        return self._pending is not None and not self._pending.done()
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Write a snapshot in the background. No rank may be busy."""
+        self.report()
+        folder: list[str | None] = [new_folder(self._url, snapshot.run.step) if self._ranks.is_first else None]
+        dist.broadcast_object_list(folder, group=self._group)
+        assert folder[0] is not None, "the first rank names it"
+        self._pending = self._pool.submit(self._save, snapshot, folder[0])
+
+    def report(self) -> None:
+        """Tell about a save that has ended. A failed one is told and given up: the next one may succeed."""
+        if self._pending is None or self.is_busy:
+            return
+        ended, self._pending = self._pending, None
+        error = ended.exception()
+        if not self._ranks.is_first:
+            return
+        if error is None:
+            _log.info("Checkpoint saved: %s", ended.result())
+        else:
+            _log.error("This checkpoint was not saved, training goes on: %s", error)
+
+    def wait(self) -> None:
+        """Wait until a save under way has ended.
+
+        Raises:
+            CxmlError: it failed.
+        """
+        if self._pending is not None:
+            ended, self._pending = self._pending, None
+            ended.result()
+
+    def close(self) -> None:
+        """Wait for what is under way, tell how it ended, and end the thread."""
+        if self._pending is not None:
+            self._pending.exception()
+            self.report()
+        self._pool.shutdown()
+
+    def _save(self, snapshot: Snapshot, folder: str) -> str:
+        writer = ShardWriter(folder, self._ranks.rank, snapshot.run)
+        try:
+            save(dict(snapshot.pieces), storage_writer=writer, planner=SavePlanner(), process_group=self._group)
+        except CheckpointException as error:
+            if self._ranks.is_first:
+                self._clean_up(folder)
+            raise first_failure(error) from None
+        if self._ranks.is_first:
+            self._retain()
+        return folder
+
+    def _clean_up(self, folder: str) -> None:
+        try:
+            storage.remove(folder)
+        except CxmlError as error:
+            _log.warning("The rest of a failed save stays until the next start: %s", error)
+
+    def _retain(self) -> None:
+        try:
+            retain(self._url, self._config)
+        except CxmlError as error:
+            _log.warning("Older checkpoints could not be deleted, which is tried again after the next save: %s", error)

@@ -1,0 +1,187 @@
+"""All that a training run has to remember, taken out of it and put back: tensors as pieces, the rest as `RunState`.
+
+run/losses/RANK   losses since the last record, float32 [levels]
+run/random/RANK   state of torch's generators, uint8
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from cxml.checkpoint.compatibility import check_same_run
+from cxml.checkpoint.engine_state import engine_homes, finish_loading, optimizer_step, pieces_to_load, pieces_to_save
+from cxml.checkpoint.manifest import RunState
+from cxml.checkpoint.pieces import LoadPlanner, Pieces
+from cxml.checkpoint.row_state import is_label_row, load_engine_rows, load_rows, rows_to_save, schedule_to_save
+from cxml.checkpoint.shards import ShardReader
+from cxml.config import Config, config_to_dict
+from cxml.data import TrainLoader
+from cxml.errors import CxmlError
+from cxml.model import CascadeXML, EngineHead
+from cxml.parallel import Ranks, RowsHead
+from cxml.tree import LabelTree
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the loop is.
+
+    Attributes:
+        step: optimiser steps done.
+        losses: this rank's summed level losses since the last record, float32 [levels]; None right after one.
+        unrecorded_steps: steps that these are of.
+    """
+
+    step: int = 0
+    losses: Tensor | None = None
+    unrecorded_steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A moment of a run, as far as this rank saves it, in memory that the run does not touch any more."""
+
+    run: RunState
+    pieces: dict[str, Pieces]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """The parts of a run that change as it goes, on one rank."""
+
+    config: Config
+    engine: DeepSpeedEngine
+    tree: LabelTree
+    loader: TrainLoader
+    ranks: Ranks
+
+    @property
+    def model(self) -> CascadeXML:
+        """The model inside the engine."""
+        return cast(CascadeXML, self.engine.module)
+
+    def take(self, progress: Progress, metrics: dict[str, float]) -> Snapshot:
+        """Copy everything to host memory. Training waits for this and no longer."""
+        head, ranks = self.model.label_head, self.ranks
+        pieces = pieces_to_save(engine_homes(self.engine, ranks), ranks)
+        row_schedule = {}
+        if isinstance(head, RowsHead):
+            pieces |= rows_to_save(head)
+            if ranks.is_first:
+                pieces |= schedule_to_save(head)
+            schedule = head.schedule
+            row_schedule = {"step": schedule.step, "lr": schedule.lr, "beta1": schedule.beta1, "beta2": schedule.beta2}
+        pieces[f"run/random/{ranks.rank:05d}"] = Pieces.whole(_random_state())
+        if progress.losses is not None:
+            pieces[f"run/losses/{ranks.rank:05d}"] = Pieces.whole(progress.losses.float().clone())
+        run = RunState(
+            step=progress.step,
+            world_size=ranks.world_size,
+            config=config_to_dict(self.config),
+            encoder=self.model.encoder.transformer.config.to_dict(),
+            tree=tree_digest(self.tree),
+            loader=self.loader.state_dict(),
+            optimizer_step=optimizer_step(self.engine),
+            num_labels=self.tree.num_labels,
+            width=self.model.encoder.hidden_size,
+            label_head=self.config.head.implementation,
+            row_schedule={name: float(value) for name, value in row_schedule.items()},
+            unrecorded_steps=progress.unrecorded_steps,
+            metrics=metrics,
+        )
+        return Snapshot(run, pieces)
+
+    def put(self, reader: ShardReader) -> Progress:
+        """Go back to the moment that a checkpoint was saved at, of any number of ranks, ZeRO stage and label head.
+
+        A collective call. With as many ranks as then, the run goes on as if it had never stopped, bit by bit.
+
+        Raises:
+            StaleArtefactError: it is of a run with other data or settings.
+            DataError: it is damaged. What was loaded until then stays, so another checkpoint has to follow.
+        """
+        run, head = reader.manifest.run, self.model.label_head
+        check_same_run(run, self.config, tree_digest(self.tree), reader.url)
+        self.loader.load_state_dict(run.loader)
+        homes = engine_homes(self.engine, self.ranks)
+        was_rows = run.label_head == "rows"
+        load_pieces(reader, pieces_to_load([home for home in homes if not (was_rows and is_label_row(home.name))]))
+        if isinstance(head, RowsHead):
+            load_rows(head, reader)
+        elif was_rows:
+            load_engine_rows(homes, cast(EngineHead, head).block_rows, reader)
+        self._put_random(reader)
+        return Progress(run.step, self._losses(reader), run.unrecorded_steps)
+
+    def finish(self, reader: ShardReader) -> None:
+        """Make the engine's weights from what `put` loaded, once every rank has done that; a collective call."""
+        finish_loading(self.engine, reader.manifest.run.optimizer_step)
+
+    def _put_random(self, reader: ShardReader) -> None:
+        run, rank = reader.manifest.run, self.ranks.rank
+        if run.world_size == self.ranks.world_size:
+            _set_random_state(reader.tensor(f"run/random/{rank:05d}"))
+        else:  # there is no sequence to go on with; one that depends on all that matters
+            seed = np.random.SeedSequence([self.config.seed, run.step, rank, self.ranks.world_size])
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def _losses(self, reader: ShardReader) -> Tensor | None:
+        """This rank's own, or on another number of ranks those of all, on the first."""
+        run = reader.manifest.run
+        if not run.unrecorded_steps:
+            return None
+        everybody = [reader.tensor(f"run/losses/{rank:05d}") for rank in range(run.world_size)]
+        if run.world_size == self.ranks.world_size:
+            return everybody[self.ranks.rank]
+        return torch.stack(everybody).sum(0) * (1.0 if self.ranks.is_first else 0.0)
+
+
+def load_pieces(reader: ShardReader, pieces: dict[str, Pieces]) -> None:
+    """Fill pieces from a checkpoint; each rank on its own.
+
+    Raises:
+        DataError: something is missing, damaged or of another size.
+    """
+    try:
+        load(dict(pieces), storage_reader=reader, planner=LoadPlanner(reader.url), no_dist=True)
+    except CheckpointException as error:
+        raise first_failure(error) from None
+
+
+def first_failure(error: CheckpointException) -> BaseException:
+    """Of the failures of all ranks that torch.distributed.checkpoint brings together, one of cxml or the first."""
+    failures = [failure for failure, _ in error.failures.values()]
+    return next((failure for failure in failures if isinstance(failure, CxmlError)), failures[0])
+
+
+def tree_digest(tree: LabelTree) -> str:
+    """A hash of the tree: which labels lie where, and under which clusters."""
+    digest = hashlib.sha256()
+    for array in (tree.label_order, *tree.offsets):
+        digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _random_state() -> Tensor:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states)
+
+
+def _set_random_state(states: Tensor) -> None:
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(states[:size].clone())
+    if torch.cuda.is_available() and len(states) > size:
+        torch.cuda.set_rng_state(states[size:].clone())

@@ -1,0 +1,95 @@
+"""When to save: by steps, by time, after evaluations, and when a signal asks the job to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+import torch.distributed as dist
+
+from cxml.checkpoint import Progress, Saver, TrainingState, checkpoints_url
+from cxml.errors import CxmlError
+from cxml.training.interruption import StopSignal
+from cxml.training.loop import Callback, StepReport
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointCallback(Callback):
+    """Saves a run now and then, in the background, and once more before it stops on a signal.
+
+    Ranks agree after every step whether to save: clocks and signals reach them at different moments.
+    """
+
+    def __init__(self, state: TrainingState, stop: StopSignal, figures: dict[str, float]) -> None:
+        """Prepare; a collective call.
+
+        Args:
+            state: of the run.
+            stop: whether it was asked to stop.
+            figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
+        """
+        self._config = state.config.checkpoint
+        self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
+        self._group = dist.new_group(backend="gloo")
+        self._state = state
+        self._stop = stop
+        self._figures = figures
+        self._evaluated = dict(figures)
+        self._progress = Progress()
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+
+    def on_record(self, report: StepReport) -> None:
+        """Keep the loss for the next save."""
+        self._figures["loss"] = report.loss
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Save if it is time; at an epoch's end only after what else happens there."""
+        if self._saved_step < 0:
+            self._saved_step = progress.step - 1
+        self._progress = progress
+        self._saver.report()
+        if progress.step % self._state.loader.steps_per_epoch:
+            self._act(is_due=self._is_due())
+
+    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
+        """Save if it is time, and after an evaluation if checkpoints are kept by its metrics."""
+        has_news = self._config.keep_best > 0 and self._figures != self._evaluated
+        self._evaluated = dict(self._figures)
+        self._act(is_due=has_news or self._is_due())
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        self._saver.close()
+
+    def _is_due(self) -> bool:
+        config = self._config
+        by_steps = config.every_steps > 0 and self._progress.step - self._saved_step >= config.every_steps
+        seconds = time.monotonic() - self._saved_at
+        return by_steps or (config.every_minutes > 0 and seconds >= 60 * config.every_minutes)
+
+    def _act(self, *, is_due: bool) -> None:
+        wanted = torch.tensor([is_due, self._stop.is_set, self._saver.is_busy], dtype=torch.int32)
+        dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self._group)
+        is_due, must_stop, is_busy = map(bool, wanted.tolist())
+        if must_stop:
+            self._save_and_stop()
+        elif is_due and not is_busy:  # if an upload takes longer than the interval, the next save waits for it
+            self._save()
+
+    def _save(self) -> None:
+        self._saver.start(self._state.take(self._progress, dict(self._figures)))
+        self._saved_step, self._saved_at = self._progress.step, time.monotonic()
+
+    def _save_and_stop(self) -> None:
+        try:
+            self._saver.wait()
+        except CxmlError as error:
+            _log.warning("The checkpoint under way was not saved: %s", error)
+        self._save()
+        self._saver.wait()
+        self.wants_stop = True
+        if self._state.ranks.is_first:
+            _log.info("Stopping on a signal after %d steps; a checkpoint holds them", self._progress.step)

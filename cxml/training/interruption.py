@@ -1,0 +1,65 @@
+"""What ends a training from outside: signals that ask it to stop, and processes that hang."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+from types import FrameType, TracebackType
+
+from cxml.checkpoint import Progress
+from cxml.training.loop import Callback
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
+
+
+class StopSignal:
+    """While entered, a stop signal is noted instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in STOP_SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  what signal() returned
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.is_set = True
+
+
+class HangGuard(Callback):
+    """Ends this process, with the stacks of its threads on standard error, when no step ends for too long.
+
+    Every rank has one, so a job in which one rank hangs shows where each of them is. The clock is the interpreter's
+    own (`faulthandler`), which needs no lock: it also fires while compiled code or a driver call is stuck. Between
+    epochs, where evaluation may take its time, only the process group's time-out holds.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        """Start the clock; `minutes` of 0 never fires."""
+        self._seconds = minutes * 60
+        self._restart()
+
+    def on_step_end(self, progress: Progress) -> None:  # noqa: ARG002
+        """Start the clock anew."""
+        self._restart()
+
+    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
+        """Stop the clock until the next step ends."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def on_end(self) -> None:
+        """Stop the clock."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def _restart(self) -> None:
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
