@@ -135,6 +135,20 @@ class TreeConfig:
     are scored."""
     feature_top_k: int = 1000
     """Largest tf-idf terms kept per label."""
+    walk_length: int = 0
+    """Steps of each label's random walk over the labels that share texts; a label's features become the sum of those of
+    the labels it visits most. 0: none. CascadeXML takes 400."""
+    walk_restart: float = 0.8
+    """Chance that a step of the walk leads back to the label where it began, in [0, 1)."""
+    walk_top_k: int = 10
+    """Labels kept of each walk: those visited most."""
+    walk_max_frequency: int = 0
+    """Labels of more train texts than this stay out of all walks and keep their features; 0: no limit."""
+    name_features: Literal["none", "tfidf", "encoder"] = "none"
+    """Features of the labels' names, set beside those of their texts: tf-idf of the names' words, or embeddings by
+    model.encoder as it comes (the mean over tokens of its last layer)."""
+    name_weight: float = 0.5
+    """Weight of the name features, where those of the texts have 1; above 0."""
     max_iterations: int = 20
     """Most passes of each balanced 2-means."""
     tolerance: float = 1e-4
@@ -146,6 +160,14 @@ class TreeConfig:
         _require(rising, "tree.level_sizes", sizes, "sizes must rise from coarse to fine", "Write e.g. [256, 2048].")
         _require_at_least("tree.num_workers", self.num_workers, 0)
         _require_at_least("tree.feature_top_k", self.feature_top_k, 1)
+        _require_at_least("tree.walk_length", self.walk_length, 0)
+        _require_fraction("tree.walk_restart", self.walk_restart)
+        _require_at_least("tree.walk_top_k", self.walk_top_k, 1)
+        _require_at_least("tree.walk_max_frequency", self.walk_max_frequency, 0)
+        _require(
+            self.name_weight > 0, "tree.name_weight", self.name_weight, "must be above 0",
+            "Set tree.name_features to none to leave names out.",
+        )  # fmt: skip
         _require_at_least("tree.max_iterations", self.max_iterations, 1)
         _require_at_least("tree.tolerance", self.tolerance, 0)
 
