@@ -121,7 +121,7 @@ def _load_rows(url: str, files: list[dict[str, Any]], model: CascadeXML) -> None
     for facts in files:
         rows = _read(url, facts)
         fits = rows["weight"].shape == (len(rows["positions"]), model.encoder.hidden_size)
-        if not fits or not 0 <= int(rows["positions"].min()) <= int(rows["positions"].max()) < head.layout.num_labels:
+        if not fits or ((rows["positions"] < 0) | (rows["positions"] >= head.layout.num_labels)).any():
             raise DataError(storage.join(url, facts["file"]), "rows do not fit the tree's labels", _TRAIN_AGAIN)
         taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
     if taken != head.layout.num_rows:

@@ -6,14 +6,17 @@ plan says before any of it how many bytes and steps it will be
 
 from cxml.parallel.engine import build_engine, gathered_state_dict
 from cxml.parallel.exchange import Exchange
+from cxml.parallel.full_rows_head import FullRowsHead
+from cxml.parallel.label_rows import rows_head
 from cxml.parallel.plan import Plan, make_plan
 from cxml.parallel.process_group import Ranks, distributed
 from cxml.parallel.row_layout import RowLayout
-from cxml.parallel.rows_head import RowsHead, rows_head
+from cxml.parallel.rows_head import RowsHead
 from cxml.parallel.workers import run_workers
 
 __all__ = [
     "Exchange",
+    "FullRowsHead",
     "Plan",
     "Ranks",
     "RowLayout",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from cxml.errors import ConfigError
 
 
 @dataclass
@@ -15,21 +18,49 @@ class Exchange:
 
     Attributes:
         group: the ranks; None is all of them.
+        is_alone: this rank has no others, whatever `group` says.
         sent: bytes that this rank put into collectives since the start: what it sends, per other rank of a ring.
     """
 
     group: dist.ProcessGroup | None = None
+    is_alone: bool = False
     sent: int = field(default=0, init=False)
 
     @property
     def size(self) -> int:
         """Ranks of the group."""
-        return dist.get_world_size(self.group) if dist.is_initialized() else 1
+        return dist.get_world_size(self.group) if dist.is_initialized() and not self.is_alone else 1
 
     @property
     def rank(self) -> int:
         """This rank within the group."""
-        return dist.get_rank(self.group) if dist.is_initialized() else 0
+        return dist.get_rank(self.group) if dist.is_initialized() and not self.is_alone else 0
+
+    def split(self, group_size: int) -> tuple[Exchange, Exchange]:
+        """Cut all ranks into groups of neighbours; a collective call of all ranks.
+
+        Args:
+            group_size: ranks per group, a divisor of all; 0 is one group of all.
+
+        Returns:
+            The ranks of this rank's group, and those that have this rank's place in the other groups, itself included.
+
+        Raises:
+            ConfigError: the groups do not come out even.
+        """
+        assert self.group is None, "only all ranks are split"
+        size = self.size
+        if group_size in (0, size):
+            return self, Exchange(is_alone=True)
+        if size % group_size:
+            raise ConfigError(
+                "head.group_size", group_size, f"does not divide the {size} processes", "Set it to a divisor, or to 0."
+            )
+        near = [list(range(start, start + group_size)) for start in range(0, size, group_size)]
+        alike = [list(range(place, size, group_size)) for place in range(group_size)]
+        own = [dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (near, alike)]
+        shards, copies = (cast(dist.ProcessGroup, group) for group in own)  # every rank is in one of each kind
+        return Exchange(shards), Exchange(copies)
 
     def gather_sizes(self, *sizes: int) -> Tensor:
         """Some counts of every rank, int64 [ranks, counts], on the CPU."""
@@ -54,6 +85,13 @@ class Exchange:
         own = torch.empty_like(padded[0])
         dist.reduce_scatter_tensor(own, padded.flatten(0, 1), group=self.group)
         return own[: sizes[self.rank]]
+
+    def sum_alike(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor that has the same shape on all ranks, in place, so that all have the sum."""
+        if self.size > 1:
+            self.sent += tensor.numel() * tensor.element_size() * 2 * (self.size - 1) // self.size
+            dist.all_reduce(tensor, group=self.group)
+        return tensor
 
     def _gather(self, tensor: Tensor) -> list[Tensor]:
         if self.size == 1:

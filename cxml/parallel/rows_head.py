@@ -11,22 +11,20 @@ Rows live in host memory and are worked on by the CPU, whatever the encoder's de
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.config import Config, HeadConfig, OptimConfig
+from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
 from cxml.optim import RowSchedule, RowState, best_rows, settled_weights, train_groups, update_rows
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.leaf_groups import LeafGroups
-from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
-from cxml.tree import LabelTree
+from cxml.parallel.row_layout import RowLayout
+from cxml.parallel.sparse_gradients import SparseGradients, clip_factor
 
-_INITIAL_BIAS = -4.0  # few labels are true for a text; as in cxml.model.LevelHead
 _KEEP, _UPDATE, _WRITE_GRADIENTS = 0, 1, 2
 
 
@@ -61,6 +59,7 @@ class RowsHead:
         head: HeadConfig,
         optim: OptimConfig,
         *,
+        copies: Exchange | None = None,
         accumulation: int = 1,
         trains: bool = True,
     ) -> None:
@@ -72,11 +71,13 @@ class RowsHead:
             exchange: the ranks that share the rows.
             head: optimiser and number formats of the rows.
             optim: betas, epsilon and decay.
-            accumulation: micro-batches per step; above 1, gradients are kept until `finish_step`.
+            copies: the ranks that hold the same rows, for other texts; None if there is but this.
+            accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
         """
         self.layout = layout
         self.exchange = exchange
+        self.copies = copies or Exchange(is_alone=True)
         self.state = RowState.zeros(
             layout.num_rows,
             width,
@@ -85,15 +86,21 @@ class RowsHead:
             second_moment=head.second_moment,
             trains=trains,
         )
-        self.state.bias[:] = _INITIAL_BIAS
+        self.state.bias[:] = self.initial_bias()
         self.schedule = RowSchedule(
             decay=optim.classifier_weight_decay,
             beta2=optim.beta2,
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
-        self._is_fused = accumulation == 1
-        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._clip_norm = head.clip_global_norm
+        # Else gradients are kept until the step ends, and all of its gradients are there.
+        self._is_fused = accumulation == 1 and self.copies.size == 1 and not head.clip_global_norm
+        self._pending = SparseGradients(width + 1)
+
+    def initial_bias(self) -> float:
+        """Where biases start: few of a shortlist's labels are true, as in `cxml.model.LevelHead`."""
+        return -4.0
 
     def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or keeps their gradients."""
@@ -112,36 +119,34 @@ class RowsHead:
             self.layout.leaf_offsets[texts.leaves[own]] - first, k,
             self.schedule.log_decay, self.schedule.step, tuple(vars(self.state).values()),
         )  # fmt: skip
-        return self._merge(scores, positions, texts.counts, k, features_BD.device)
+        merged = torch.from_numpy(scores), torch.from_numpy(positions)
+        return self._merge(*merged, texts.counts, k, features_BD.device)
 
     def finish_step(self) -> None:
-        """Update the rows with the gradients that the step's micro-batches left."""
-        if not self._pending:
+        """Update the rows with the gradients that the step's micro-batches left, if that was not done in passing."""
+        if self._is_fused:
             return
-        touched = np.concatenate([rows for rows, _ in self._pending])
-        rows, place = np.unique(touched, return_inverse=True)
-        width = self.state.weight.shape[1]
-        summed = np.zeros((len(rows), width + 1), np.float32)
-        start = 0
-        for part, gradients in self._pending:
-            summed[place[start : start + len(part)]] += gradients  # rows are distinct within a part
-            start += len(part)
-        self._pending.clear()
+        rows, gradients = self._pending.take(self.copies)
+        gradients *= clip_factor(float(np.vdot(gradients, gradients)), self._clip_norm, self.exchange)
         update_rows(
             self.state,
             self.schedule,
             rows=rows,
-            gradients=np.ascontiguousarray(summed[:, :width]),
-            bias_gradients=np.ascontiguousarray(summed[:, width]),
+            gradients=np.ascontiguousarray(gradients[:, :-1]),
+            bias_gradients=np.ascontiguousarray(gradients[:, -1]),
             row_ids=self.layout.positions()[rows],
         )
 
     def export_rows(self) -> dict[str, Tensor]:
-        """This rank's rows: `positions` int64 [R], `weight` float32 [R, D], `bias` float32 [R]."""
+        """This rank's rows: `positions` int64 [R], `weight` float32 [R, D], `bias` float32 [R].
+
+        Of several copies only the first hands its rows out; the others have none.
+        """
+        own = slice(None) if self.copies.rank == 0 else slice(0)
         return {
-            "positions": torch.from_numpy(self.layout.positions()),
-            "weight": torch.from_numpy(settled_weights(self.state, self.schedule)),
-            "bias": torch.from_numpy(self.state.bias.copy()),
+            "positions": torch.from_numpy(self.layout.positions()[own]),
+            "weight": torch.from_numpy(settled_weights(self.state, self.schedule)[own]),
+            "bias": torch.from_numpy(self.state.bias[own].copy()),
         }
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
@@ -172,7 +177,7 @@ class RowsHead:
             self.schedule.pack(), self.schedule.log_decay, tuple(vars(self.state).values()), kept,
         )  # fmt: skip
         if mode == _WRITE_GRADIENTS:
-            self._pending.append((groups.rows, kept))
+            self._pending.add(groups.rows, kept)
         return self.exchange.sum_rows(torch.from_numpy(sums), texts.counts)
 
     def _gather(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor) -> tuple[_Texts, np.ndarray]:
@@ -238,15 +243,15 @@ class RowsHead:
         return marks
 
     def _merge(
-        self, scores: np.ndarray, positions: np.ndarray, counts: list[int], k: int, device: torch.device
+        self, scores: Tensor, positions: Tensor, counts: list[int], k: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """The k best of every rank's k best for this rank's texts."""
         num_all = len(scores)
         every = [num_all] * self.exchange.size
         start = sum(counts[: self.exchange.rank])
         own = slice(start, start + counts[self.exchange.rank])
-        gathered_scores = self.exchange.gather_rows(torch.from_numpy(scores), every)
-        gathered_positions = self.exchange.gather_rows(torch.from_numpy(positions), every)
+        gathered_scores = self.exchange.gather_rows(scores, every)
+        gathered_positions = self.exchange.gather_rows(positions, every)
         stacked_scores = gathered_scores.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
         stacked_positions = gathered_positions.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
         best = stacked_scores.topk(k, dim=1)
@@ -272,15 +277,3 @@ class _RowsLoss(torch.autograd.Function):
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def rows_head(tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True) -> Callable[[int], RowsHead]:
-    """What makes this rank's rows of a run's label head, once the width of the features is known."""
-    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), exchange.rank, exchange.size)
-
-    def make(width: int) -> RowsHead:
-        return RowsHead(
-            layout, width, exchange, config.head, config.optim, accumulation=config.train.accumulation, trains=trains
-        )
-
-    return make

@@ -1,5 +1,8 @@
 """Rows spread over processes against one head of ordinary parameters on one process."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,38 @@ from cxml.model.label_head import Leaves
 from cxml.parallel import run_workers
 
 SGD = HeadConfig(optimizer="sgd")
+ALL = HeadConfig(optimizer="sgd", candidates="all")
+RANKS = {(4,): 9, (3, 2): 9, (1, 4, 2): 7, (2, 1, 3, 2): 3}
+"""Texts of each rank, and leaves in all: with three on four ranks one has no rows."""
+CASES = {
+    "updated in passing": (SGD, 1),
+    "two micro-batches": (SGD, 2),
+    "clipped by the norm of all rows": (dataclasses.replace(SGD, clip_global_norm=0.05), 1),
+    "all labels": (ALL, 1),
+    "all labels, two micro-batches, clipped": (dataclasses.replace(ALL, clip_global_norm=0.05), 2),
+}
+COPIES = {
+    "a copy of the rows on each rank": (dataclasses.replace(SGD, group_size=1), 1),
+    "two copies, each over half of the ranks": (dataclasses.replace(SGD, group_size=2), 2),
+    "two copies, all labels": (dataclasses.replace(ALL, group_size=2, clip_global_norm=0.05), 1),
+}
+
+
+def cases_of(counts):
+    return CASES | (COPIES if len(counts) == 4 else {})
+
+
+@functools.cache
+def problem_of(counts):
+    return make_problem(len(counts), RANKS[counts], counts)
+
+
+@functools.cache
+def trained(counts):
+    """What the ranks gathered in each case, trained one after the other in one process group."""
+    cases = cases_of(counts)
+    gathered = run_workers(train_rows, (problem_of(counts), list(cases.values())), len(counts))
+    return dict(zip(cases, gathered, strict=True))
 
 
 def plain_head(problem):
@@ -22,7 +57,7 @@ def plain_head(problem):
     return head
 
 
-def train_plain(problem, accumulation):
+def train_plain(problem, config, accumulation):
     """The same steps with autograd and plain SGD, decay on weights only."""
     _, _, _, steps = problem
     head = plain_head(problem)
@@ -34,9 +69,12 @@ def train_plain(problem, accumulation):
         for texts in micro_steps:
             for features, leaves, keys in texts:
                 x = torch.from_numpy(features).requires_grad_()
-                loss = head.loss(x, leaves, keys, 1.0)
+                loss = head.loss(x, leaves if config.candidates == "shortlist" else None, keys, 1.0)
                 (loss / total).backward()
                 seen.append((loss.item(), x.grad.numpy() * total))
+        if config.clip_global_norm:
+            norm = torch.nn.utils.clip_grad_norm_(head.parameters(), config.clip_global_norm)
+            assert norm > config.clip_global_norm
         for block in head.blocks:
             block.weight.data.mul_(1 - LR * decay).sub_(LR * block.weight.grad)
             block.bias.data.sub_(LR * block.bias.grad)
@@ -45,14 +83,13 @@ def train_plain(problem, accumulation):
 
 
 @pytest.mark.parametrize(
-    ("counts", "num_leaves", "accumulation"),
-    [((4,), 9, 1), ((3, 2), 9, 1), ((1, 4, 2), 7, 2), ((2, 1, 3, 2), 3, 1)],
-    ids=["1 rank", "2 ranks", "3 ranks, two micro-batches", "4 ranks, one without rows"],
+    ("counts", "case"),
+    [pytest.param(counts, case, id=f"{len(counts)} ranks, {case}") for counts in RANKS for case in cases_of(counts)],
 )
-def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, num_leaves, accumulation):
-    problem = make_problem(len(counts), num_leaves, counts)
-    gathered = run_workers(train_rows, (problem, SGD, accumulation), len(counts))
-    head, seen = train_plain(problem, accumulation)
+def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, case):
+    problem, (config, accumulation) = problem_of(counts), cases_of(counts)[case]
+    gathered = trained(counts)[case]
+    head, seen = train_plain(problem, config, accumulation)
     for rank, (results, _, _) in enumerate(gathered):
         for step, (loss, gradient) in enumerate(results):
             expected_loss, expected_gradient = seen[step * len(counts) + rank]
@@ -72,6 +109,7 @@ def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, num
 
     for rank, (_, _, (found, scores)) in enumerate(gathered):
         features, leaves, _ = problem[3][0][rank]
+        leaves = leaves if config.candidates == "shortlist" else None
         expected_positions, expected = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
         width = expected.shape[1]
         np.testing.assert_allclose(scores[:, :width], expected.detach().numpy(), rtol=1e-4, atol=1e-6)
@@ -131,3 +169,40 @@ def test_rows_are_only_touched_with_gradients_enabled():
     head.schedule.begin_step(0.1, 0.9)
     head.loss(torch.from_numpy(features), leaves, keys, 1.0)
     np.testing.assert_array_equal(head.state.weight, weight)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16-kahan"])
+def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
+    from cxml.parallel import Exchange, FullRowsHead, RowLayout
+    from cxml.parallel.row_layout import leaf_offsets_of
+
+    num_labels = 5000  # chunks of 2048 rows and a rest
+    rng = np.random.default_rng(0)
+    weight = torch.from_numpy(rng.normal(size=(num_labels, 5)).astype(np.float32)).bfloat16().float()
+    bias = torch.from_numpy(rng.normal(size=num_labels).astype(np.float32))
+    config = dataclasses.replace(ALL, weights=weights)
+    head = FullRowsHead(RowLayout.deal(leaf_offsets_of((), num_labels), 0, 1), 5, Exchange(), config, OptimConfig())
+    head.import_rows(torch.arange(num_labels), weight, bias)
+    x = torch.from_numpy(rng.normal(size=(3, 5)).astype(np.float32)).requires_grad_()
+    keys = torch.tensor([2047, num_labels + 2048, 2 * num_labels, 3 * num_labels - 1])
+    truth = torch.zeros(3 * num_labels).index_fill(0, keys, 1).view(3, num_labels)
+
+    plain = weight.clone().requires_grad_()
+    logits = x @ plain.T + bias
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / 1000
+    expected_gradient, weight_gradient = torch.autograd.grad(expected, (x, plain))
+    best = torch.sigmoid(logits).topk(4, dim=1)
+    positions, scores = head.predict(x, None, 4, weighted=True)
+    assert positions.tolist() == best.indices.tolist()
+    torch.testing.assert_close(scores, best.values.detach())
+
+    head.schedule.begin_step(10.0, 0.9)
+    loss = head.loss(x, None, keys, 0.5)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(x.grad, expected_gradient, rtol=1e-4, atol=1e-6)
+    decayed = weight * (1 - 10.0 * OptimConfig().classifier_weight_decay)
+    rounding = 0 if weights == "fp32" else 2**-7
+    torch.testing.assert_close(
+        head.export_rows()["weight"], decayed - 5.0 * weight_gradient, rtol=1e-5 + rounding, atol=1e-6
+    )

@@ -5,7 +5,7 @@ import torch
 
 from cxml.config import OptimConfig
 from cxml.model import Leaves
-from cxml.parallel import Exchange, RowLayout, RowsHead, distributed
+from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, distributed
 
 WIDTH, LR, STEPS = 5, 1e-2, 4
 
@@ -37,28 +37,34 @@ def make_texts(rng, offsets, count):
     return rng.normal(size=(count, WIDTH)).astype(np.float32), leaves, torch.tensor(sorted(keys))
 
 
-def train_rows(problem, head_config, accumulation):
-    """Run the problem's steps on this rank; what it saw and, at the end, its rows and predictions."""
+def train_rows(problem, cases):
+    """Run the problem's steps on this rank for each case (head config, micro-batches): what `_train_case` gathers."""
+    with distributed(threads=1) as ranks:
+        return [_train_case(problem, head_config, accumulation, ranks) for head_config, accumulation in cases]
+
+
+def _train_case(problem, head_config, accumulation, ranks):
+    """What every rank saw and, at the end, its rows and predictions."""
     offsets, weight, bias, steps = problem
     results = []
-    with distributed(threads=1) as ranks:
-        exchange = Exchange()
-        layout = RowLayout.deal(offsets, ranks.rank, ranks.world_size)
-        head = RowsHead(layout, WIDTH, exchange, head_config, OptimConfig(), accumulation=accumulation)
-        head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
-        for first in range(0, STEPS, accumulation):
-            head.schedule.begin_step(LR, 0.9)
-            micro_batches = [texts[ranks.rank] for texts in steps[first : first + accumulation]]
-            total = sum(len(part[0]) for texts in steps[first : first + accumulation] for part in texts)
-            for features, leaves, keys in micro_batches:
-                x = torch.from_numpy(features).requires_grad_()
-                loss = head.loss(x, leaves, keys, 1 / total)
-                loss.backward()
-                results.append((loss.item(), x.grad.numpy()))
-            head.finish_step()
-        features, leaves, _ = steps[0][ranks.rank]
-        best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
-        rows = {name: tensor.numpy() for name, tensor in head.export_rows().items()}
-        gathered = [None] * ranks.world_size
-        torch.distributed.all_gather_object(gathered, (results, rows, [tensor.numpy() for tensor in best]))
+    kind = FullRowsHead if head_config.candidates == "all" else RowsHead
+    exchange, copies = Exchange().split(head_config.group_size)
+    layout = RowLayout.deal(offsets, exchange.rank, exchange.size)
+    head = kind(layout, WIDTH, exchange, head_config, OptimConfig(), copies=copies, accumulation=accumulation)
+    head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
+    for first in range(0, STEPS, accumulation):
+        head.schedule.begin_step(LR, 0.9)
+        micro_batches = [texts[ranks.rank] for texts in steps[first : first + accumulation]]
+        total = sum(len(part[0]) for texts in steps[first : first + accumulation] for part in texts)
+        for features, leaves, keys in micro_batches:
+            x = torch.from_numpy(features).requires_grad_()
+            loss = head.loss(x, leaves, keys, 1 / total)
+            loss.backward()
+            results.append((loss.item(), x.grad.numpy()))
+        head.finish_step()
+    features, leaves, _ = steps[0][ranks.rank]
+    best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
+    rows = {name: tensor.numpy() for name, tensor in head.export_rows().items()}
+    gathered = [None] * ranks.world_size
+    torch.distributed.all_gather_object(gathered, (results, rows, [tensor.numpy() for tensor in best]))
     return gathered

@@ -1,0 +1,159 @@
+"""The same label rows, but every text is scored on all of them: no shortlist, one product of matrices after another.
+
+A rank visits its rows in chunks: logits of all texts, their gradient sigmoid(logit) - truth with the few true labels
+taken off, both products with it, the rows' update. Logits live as long as their chunk. (Renee, Jain et al. 2023; ELMO.)
+
+A text's loss is the sum over all labels divided by at most a thousand: among many labels a true one weighs as much as
+in a shortlist of the usual length, and learning rates stay what they are. Runs on any device; so do the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cxml.model import Leaves
+from cxml.optim import RowState, RowTensors, pending_decay, update_run
+from cxml.parallel.rows_head import RowsHead
+from cxml.parallel.sparse_gradients import clip_factor
+
+_USUAL_SHORTLIST = 1000
+_CHUNK_ROWS = {"cpu": 2048}  # a chunk and its update stay in a core's cache
+_CHUNK_ROWS_ELSEWHERE = 65536
+
+
+class FullRowsHead(RowsHead):
+    """One rank's rows, each scored for every text; takes the arguments of `RowsHead`, and ignores leaves.
+
+    The rows live on the device of the features. `state` brings them to the host, for whoever saves or loads them.
+    """
+
+    _tensors: RowTensors | None = None
+    _summed: Tensor | None = None
+
+    def initial_bias(self) -> float:
+        """One true label is expected per text, so that all the others together do not outweigh it."""
+        return -math.log(max(2, self.layout.num_labels))
+
+    @property
+    def state(self) -> RowState:
+        """The rows as host arrays, to read or to write; on the CPU they are the very memory that is trained."""
+        if self._tensors is not None:
+            self._tensors.copy_to(self._host_state)
+            self._tensors = None
+        return self._host_state
+
+    @state.setter
+    def state(self, state: RowState) -> None:
+        self._host_state = state
+
+    def train(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,  # noqa: ARG002
+        positive_keys: Tensor,
+        scale: float,
+        *,
+        updates: bool,
+    ) -> Tensor:
+        """See `RowsHead.train`."""
+        features, counts = self._gather_features(features_BD)
+        texts, true_rows = self._own_positives(positive_keys, counts)
+        rows, positions = self._rows_on(features.device)
+        share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
+        sums = features.new_zeros(len(features), features.shape[1] + 1)
+        if updates and not self._is_fused and self._summed is None:
+            self._summed = features.new_zeros(self.layout.num_rows, features.shape[1] + 1)
+        for run, true in self._chunks(true_rows, features.device):
+            weight, settled, logits = self._logits(rows, run, features, max(self.schedule.step - 1, 0))
+            place = texts[true].to(logits.device), true_rows[true].to(logits.device) - run.start
+            loss = F.softplus(logits).sum(1).index_add_(0, place[0], logits[place], alpha=-1)
+            slope = logits.sigmoid_()
+            slope[place] -= 1
+            slope *= share
+            sums[:, :-1] += (slope * settled).to(weight.dtype) @ weight
+            sums[:, -1] += loss * share
+            if updates:
+                self._learn(rows, run, positions[run], (slope.T @ features) * scale, slope.sum(0) * scale)
+        return self.exchange.sum_rows(sums, counts)
+
+    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """The k best of all labels, by their own probability; see `LabelHead.predict`."""
+        features, counts = self._gather_features(features_BD)
+        rows, positions = self._rows_on(features.device)
+        best = features.new_full((len(features), k), -torch.inf)
+        places = torch.full(best.shape, -1, dtype=torch.int64, device=features.device)
+        for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), features.device):
+            _, _, logits = self._logits(rows, run, features, self.schedule.step)
+            here = logits.topk(min(k, logits.shape[1]), dim=1)
+            both = torch.cat([best, here.values], dim=1).topk(k, dim=1)
+            places = torch.cat([places, positions[run][here.indices]], dim=1).gather(1, both.indices)
+            best = both.values
+        scores = torch.where(places >= 0, best.sigmoid(), -1)
+        return self._merge(scores, places, counts, k, features_BD.device)
+
+    def finish_step(self) -> None:
+        """See `RowsHead.finish_step`; until then 4 (D + 1) bytes are kept per row."""
+        if self._summed is None:
+            return
+        gradients, self._summed = self.copies.sum_alike(self._summed), None
+        gradients *= clip_factor(float(gradients.square().sum(dtype=torch.float64)), self._clip_norm, self.exchange)
+        rows, positions = self._rows_on(gradients.device)
+        for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), gradients.device):
+            update_run(
+                rows, run, self.schedule,
+                gradients=gradients[run, :-1], bias_gradients=gradients[run, -1], row_ids=positions[run],
+            )  # fmt: skip
+
+    def _learn(self, rows: RowTensors, run: slice, row_ids: Tensor, gradients: Tensor, bias_gradients: Tensor) -> None:
+        """Update the rows of a run, or keep their gradients."""
+        if self._is_fused:
+            update_run(rows, run, self.schedule, gradients=gradients, bias_gradients=bias_gradients, row_ids=row_ids)
+            return
+        assert self._summed is not None, "train begins with zeros"
+        self._summed[run, :-1] += gradients
+        self._summed[run, -1] += bias_gradients
+
+    def _logits(self, rows: RowTensors, run: slice, features: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a run of n rows: weights [n, D] to multiply by, the decay they still take [n], float32 logits [B, n]."""
+        weight = rows.weight[run]
+        if weight.device.type == "cpu":
+            weight = weight.float()  # where bfloat16 products are slow
+        settled = pending_decay(rows, run, self.schedule, step)
+        logits = (features.to(weight.dtype) @ weight.T).float() * settled + rows.bias[run]
+        return weight, settled, logits
+
+    def _gather_features(self, features_BD: Tensor) -> tuple[Tensor, list[int]]:
+        """Features of all ranks, float32 [B, D], and how many each has."""
+        counts = self.exchange.gather_sizes(len(features_BD))[:, 0].tolist()
+        return self.exchange.gather_rows(features_BD.detach(), counts).float(), counts
+
+    def _own_positives(self, positive_keys: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """The true labels among this rank's rows, in the rows' order: texts int64 [P] and rows int64 [P]."""
+        keys = positive_keys.cpu() + sum(counts[: self.exchange.rank]) * self.layout.num_labels
+        sizes = self.exchange.gather_sizes(len(keys))[:, 0].tolist()
+        gathered = self.exchange.gather_rows(keys, sizes).numpy()
+        rows = self.layout.local_rows(gathered % self.layout.num_labels)
+        order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
+        return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
+
+    def _rows_on(self, device: torch.device) -> tuple[RowTensors, Tensor]:
+        """The rows on a device, and their label positions."""
+        if self._tensors is None:
+            self._tensors = RowTensors.of(self._host_state, device)
+            self._positions = torch.from_numpy(self.layout.positions()).to(device)
+        return self._tensors, self._positions
+
+    def _chunks(self, true_rows: Tensor, device: torch.device) -> Iterator[tuple[slice, slice]]:
+        """Runs of rows, and which of the sorted `true_rows` lie in each."""
+        size = _CHUNK_ROWS.get(device.type, _CHUNK_ROWS_ELSEWHERE)
+        bounds = [*range(0, self.layout.num_rows, size), self.layout.num_rows]
+        cuts = torch.searchsorted(true_rows, torch.tensor(bounds)).tolist()
+        for (start, end), (first, last) in zip(pairwise(bounds), pairwise(cuts), strict=True):
+            yield slice(start, end), slice(first, last)

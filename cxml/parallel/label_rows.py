@@ -1,0 +1,30 @@
+"""Which head of label rows a run asks for, and on which of its ranks they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cxml.config import Config
+from cxml.parallel.exchange import Exchange
+from cxml.parallel.full_rows_head import FullRowsHead
+from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
+from cxml.parallel.rows_head import RowsHead
+from cxml.tree import LabelTree
+
+
+def rows_head(tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True) -> Callable[[int], RowsHead]:
+    """What makes this rank's rows of a run's label head, once the width of the features is known.
+
+    A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all.
+    """
+    shards, copies = exchange.split(config.head.group_size if trains else 0)
+    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), shards.rank, shards.size)
+    kind = FullRowsHead if config.head.candidates == "all" else RowsHead
+
+    def make(width: int) -> RowsHead:
+        return kind(
+            layout, width, shards, config.head, config.optim,
+            copies=copies, accumulation=config.train.accumulation, trains=trains,
+        )  # fmt: skip
+
+    return make
