@@ -1,6 +1,6 @@
 """The label rows against ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
 
-    python benchmarks/head.py [--quick] [--labels 100000 400000 1000000 3000000] [--heads rows zero3 zero1 dense]
+    python benchmarks/head.py [--quick] [--labels 100000 400000 1000000 3000000] [--heads rows zero3 zero1 dense full]
 
 Two processes, 384 weights a label, 16 texts per process that want 1,000 labels each, drawn evenly from all. At each
 number of labels all heads that fit into the memory are built and take steps in turn, so that whatever else the machine
@@ -42,6 +42,7 @@ from cxml.training import train_step
 from cxml.tree import LabelTree
 
 HEADS = ("rows", "zero3", "zero1", "dense")
+MORE_HEADS = ("full",)
 NUM_RANKS, TEXTS, TOKENS = 2, 16, 32
 GOALS = {"zero3": 40.0, "growth": 1.2, "step": 1.25}
 
@@ -86,9 +87,9 @@ def parse() -> Options:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="rows and zero3, few steps: under 50 s on two cores")
     parser.add_argument("--labels", type=int, nargs="+", help="numbers of labels, rising")
-    parser.add_argument("--heads", nargs="+", choices=HEADS, help="what to measure")
+    parser.add_argument("--heads", nargs="+", choices=HEADS + MORE_HEADS, help="what to measure")
     parser.add_argument("--steps", type=int, help="timed steps of the rows; the other heads take fewer")
-    parser.add_argument("--whole-step-labels", type=int, help="labels of the whole training step")
+    parser.add_argument("--whole-step-labels", type=int, help="labels of the whole training step; 0: none")
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 8192], help="cluster levels of its tree")
     parser.add_argument("--memory", type=float, help="GiB that all heads of one size may take; free memory if unset")
     given = parser.parse_args()
@@ -98,7 +99,9 @@ def parse() -> Options:
         labels=given.labels or ([100_000, 400_000] if quick else [100_000, 400_000, 1_000_000, 3_000_000]),
         heads=given.heads or (["rows", "zero3"] if quick else list(HEADS)),
         steps=given.steps or (8 if quick else 30),
-        whole_step_labels=given.whole_step_labels or (100_000 if quick else 1_000_000),
+        whole_step_labels=(100_000 if quick else 1_000_000)
+        if given.whole_step_labels is None
+        else given.whole_step_labels,
         clusters=given.clusters,
         memory=int(memory),
     )
@@ -111,7 +114,7 @@ def measure(options: Options) -> tuple[dict[tuple[int, str], Figures], dict[str,
         for num_labels in options.labels:
             heads |= measure_heads(options, Problem(num_labels, TEXTS), ranks)
             gc.collect()
-        return heads, measure_whole_step(options, ranks)
+        return heads, measure_whole_step(options, ranks) if options.whole_step_labels else {}
 
 
 def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tuple[int, str], Figures]:
@@ -239,20 +242,31 @@ def report(options: Options, heads: dict[tuple[int, str], Figures], whole: dict[
             f"{figure.counted * NUM_RANKS / 1e6:.2f}" if figure.counted else "",
         )  # fmt: skip
     Console().print(table)
-    step, encoder = (statistics.median(whole[name]) for name in ("step", "encoder"))
-    print(
-        f"Whole training step at {options.whole_step_labels:,} labels, tree {options.clusters}: {step * 1000:.0f} ms; "
-        f"the encoder's own: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
-    )
-    print_goal("head-whole-step", step, encoder, step / encoder, "step", at_most=True)
+    print_goals(options, medians, whole)
+
+
+def print_goals(options: Options, medians: dict[tuple[int, str], float], whole: dict[str, list[float]]) -> None:
+    """A line of JSON for each goal that was measured."""
+    if whole:
+        print_whole_step(options, whole)
     fewest, most = min(options.labels), max(options.labels)
-    if {(fewest, "rows"), (most, "rows")} <= medians.keys():
+    if fewest < most and {(fewest, "rows"), (most, "rows")} <= medians.keys():
         few, many = medians[fewest, "rows"], medians[most, "rows"]
         print_goal(f"head-{most}-to-{fewest}-labels", many, few, many / few, "growth", at_most=True)
     compared = [num_labels for num_labels, name in medians if name == "zero3" and num_labels <= 400_000]
     if compared:
         rows, zero3 = medians[compared[-1], "rows"], medians[compared[-1], "zero3"]
         print_goal(f"head-{compared[-1]}-labels", rows, zero3, zero3 / rows, "zero3", at_most=False)
+
+
+def print_whole_step(options: Options, whole: dict[str, list[float]]) -> None:
+    """The whole training step against its encoder's own."""
+    step, encoder = (statistics.median(whole[name]) for name in ("step", "encoder"))
+    print(
+        f"Whole training step at {options.whole_step_labels:,} labels, tree {options.clusters}: {step * 1000:.0f} ms; "
+        f"the encoder's own: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
+    )
+    print_goal("head-whole-step", step, encoder, step / encoder, "step", at_most=True)
 
 
 def print_goal(name: str, figure: float, peer: float, ratio: float, goal: str, *, at_most: bool) -> None:

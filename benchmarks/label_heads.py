@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
 from cxml.model import EngineHead, Leaves
 from cxml.optim import RowState
-from cxml.parallel import Exchange, Ranks, RowLayout, RowsHead, build_engine
+from cxml.parallel import Exchange, FullRowsHead, Ranks, RowLayout, RowsHead, build_engine
 
 WIDTH = 384
 LABELS_PER_LEAF = 8  # of a tree with as many leaves as the paper's
@@ -54,13 +54,13 @@ class Contender(Protocol):
 
 
 class Rows:
-    """Rows shared out over the ranks."""
+    """Rows shared out over the ranks, scored on shortlists or all of them."""
 
-    def __init__(self, problem: Problem, ranks: Ranks) -> None:
+    def __init__(self, problem: Problem, ranks: Ranks, kind: type[RowsHead] = RowsHead) -> None:
         self.problem, self.ranks = problem, ranks
         layout = RowLayout.deal(problem.leaf_offsets, ranks.rank, ranks.world_size)
         self.exchange = Exchange()
-        self.head = RowsHead(layout, WIDTH, self.exchange, HeadConfig(), OptimConfig())
+        self.head = kind(layout, WIDTH, self.exchange, HeadConfig(), OptimConfig())
         for array in vars(self.head.state).values():
             np.add(array, 0, out=array)  # memory counts once it is written to
 
@@ -129,9 +129,9 @@ class Dense:
 
 
 def build(name: str, problem: Problem, ranks: Ranks) -> Contender:
-    """The head of this name: rows, zero1, zero3 or dense."""
-    if name == "rows":
-        return Rows(problem, ranks)
+    """The head of this name: rows, full (rows, all of them scored), zero1, zero3 or dense."""
+    if name in ("rows", "full"):
+        return Rows(problem, ranks, RowsHead if name == "rows" else FullRowsHead)
     return Dense(problem, ranks) if name == "dense" else InEngine(problem, ranks, int(name.removeprefix("zero")))
 
 
@@ -142,6 +142,7 @@ def bytes_needed(name: str, num_labels: int, num_ranks: int) -> int:
     # Weights, gradients, a flat copy of each, moments (shared out); ZeRO-3 holds whole gradients for a while.
     per_label = {
         "rows": row,
+        "full": row,
         "dense": 5 * weight,
         "zero1": (4 * num_ranks + 4) * weight,
         "zero3": (2 * num_ranks + 5) * weight,
