@@ -386,6 +386,29 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """How `python -m cxml.train` starts the processes of training and evaluation."""
+
+    launcher: Literal["auto", "local", "ray"] = "auto"
+    """local: on this machine; ray: on a cluster, by Ray Train; auto: ray within a Ray job and where RAY_ADDRESS names a
+    cluster, else local."""
+    min_workers: int = 0
+    """Ray: how few processes are enough to begin or go on with, where the cluster has no room for train.num_workers; 0:
+    all of them are needed."""
+    cpus_per_worker: float = 1.0
+    """Ray: CPUs that each process reserves, besides its accelerator where there are any."""
+    max_failures: int = 3
+    """Ray: how often a job that lost a process is started again, going on from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        _require_at_least("launch.min_workers", self.min_workers, 0)
+        _require_at_least("launch.max_failures", self.max_failures, 0)
+        _require(
+            self.cpus_per_worker > 0, "launch.cpus_per_worker", self.cpus_per_worker, "is not positive", "Set it to 1."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What a run tells while it works. `metrics.jsonl` in the output is always written."""
 
@@ -415,6 +438,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     """Seed of initial weights, dropout, the order of the texts and the tree."""

@@ -25,6 +25,7 @@ from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.errors import InterruptionError, StaleArtefactError
+from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report
@@ -57,13 +58,19 @@ class Stage:
     make: Callable[[Config], object]
 
 
-def run(config: Config, force: Collection[StageName] = (), resume: str = "auto") -> dict[str, Any]:
+def run(
+    config: Config,
+    force: Collection[StageName] = (),
+    resume: str = "auto",
+    run_job: RunJob = run_workers,
+) -> dict[str, Any]:
     """Run the stages that are missing, and print the report.
 
     Args:
         config: the run.
         force: stages to make again, with all that depends on them.
         resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
+        run_job: how the processes of training and evaluation come to be.
 
     Returns:
         The report: `levels`, `examples`, and `baseline` if there is one.
@@ -74,7 +81,7 @@ def run(config: Config, force: Collection[StageName] = (), resume: str = "auto")
     began = time.monotonic()
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
-    for name, stage in _stages(config, resume).items():
+    for name, stage in _stages(config, resume, run_job).items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
             storage.remove(stage.folder(config))
@@ -92,7 +99,7 @@ def run(config: Config, force: Collection[StageName] = (), resume: str = "auto")
     return report
 
 
-def evaluate_again(config: Config) -> dict[str, Any]:
+def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
     """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
 
     Raises:
@@ -103,7 +110,7 @@ def evaluate_again(config: Config) -> dict[str, Any]:
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
         _make_baseline(config)
-    _make_report(config)
+    _make_report(config, run_job)
     return _show_report(config)
 
 
@@ -115,14 +122,16 @@ def _show_report(config: Config) -> dict[str, Any]:
     return report
 
 
-def _stages(config: Config, resume: str) -> dict[StageName, Stage]:
+def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Stage]:
     """The stages of a run, in order."""
+    make_model = functools.partial(_make_model, resume=resume, run_job=run_job)
+    make_report = functools.partial(_make_report, run_job=run_job)
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
-        "train": Stage(("tree",), model_url, _is_model_done, functools.partial(_make_model, resume=resume)),
+        "train": Stage(("tree",), model_url, _is_model_done, make_model),
         "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
-        "evaluate": Stage(("train",), _report_url, _is_report_done, _make_report),
+        "evaluate": Stage(("train",), _report_url, _is_report_done, make_report),
     }
     if not config.evaluate.baseline:
         del stages["baseline"]
@@ -179,10 +188,10 @@ def _is_model_done(config: Config) -> bool:
     return _matches(storage.join(model_url(config), "manifest.json"), _model_fingerprint(config), "train")
 
 
-def _make_model(config: Config, resume: str) -> None:
+def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_workers(train, (config, _model_fingerprint(config), resume), config.train.num_workers):
+    if not run_job(train, (config, _model_fingerprint(config), resume), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -237,6 +246,6 @@ def _is_report_done(config: Config) -> bool:
     return _matches(_report_url(config), _report_fingerprint(config), "evaluate")
 
 
-def _make_report(config: Config) -> None:
-    report = run_workers(evaluate_run, (config,), config.train.num_workers)
+def _make_report(config: Config, run_job: RunJob) -> None:
+    report = run_job(evaluate_run, (config,), config.train.num_workers)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})

@@ -38,14 +38,17 @@ def is_reachable() -> bool:
 
 
 @contextmanager
-def joined_cluster() -> Iterator[int]:
-    """The Ray cluster of this process, of RAY_ADDRESS, or one that lives as long as the context. Yields its CPUs."""
+def joined_cluster(*, logs: bool = False) -> Iterator[int]:
+    """The Ray cluster of this process, of RAY_ADDRESS, or one that lives as long as the context. Yields its CPUs.
+
+    With `logs`, what workers print is printed here as well.
+    """
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     joined = ray.is_initialized()
     if not joined:
         _log.info("Connecting to Ray, or starting it on this machine")
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError, InterruptionError
+
+if TYPE_CHECKING:
+    from cxml.launching import RunJob
 
 EXIT_INTERRUPTED = 75
 """sysexits.h's EX_TEMPFAIL: try again later."""
@@ -48,19 +51,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
+    except CxmlError as error:
+        return exit_with_message(error)
+    return run_command(command)
+
+
+def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
+    """Do what a parsed command asks for; the exit code, as `main` has it.
+
+    Args:
+        command: options and config.
+        run_job: how processes come to be; None takes what the config says.
+    """
+    config = command.settings
+    try:
         if command.print_config:
-            print(dump_config(config_to_dict(command.settings)), end="")
+            print(dump_config(config_to_dict(config)), end="")
             return 0
         set_up_logging(is_speaker=True)
         # The heavy libraries wait until a command line is known to be good.
         if command.dry_run:
             from cxml.dry_run import dry_run  # noqa: PLC0415
 
-            dry_run(command.settings)
+            dry_run(config)
         else:
+            from cxml.launching import run_job_for  # noqa: PLC0415
             from cxml.pipeline import run  # noqa: PLC0415
 
-            run(command.settings, force=command.force, resume=command.resume)
+            run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config))
     except InterruptionError as error:
         print(error, file=sys.stderr)
         return EXIT_INTERRUPTED

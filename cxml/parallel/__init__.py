@@ -9,7 +9,7 @@ from cxml.parallel.exchange import Exchange
 from cxml.parallel.full_rows_head import FullRowsHead
 from cxml.parallel.label_rows import rows_head
 from cxml.parallel.plan import Plan, make_plan
-from cxml.parallel.process_group import Ranks, distributed
+from cxml.parallel.process_group import Ranks, begin_group, device_of, distributed, group_patience
 from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.rows_head import RowsHead
 from cxml.parallel.workers import run_workers
@@ -21,9 +21,12 @@ __all__ = [
     "Ranks",
     "RowLayout",
     "RowsHead",
+    "begin_group",
     "build_engine",
+    "device_of",
     "distributed",
     "gathered_state_dict",
+    "group_patience",
     "make_plan",
     "rows_head",
     "run_workers",

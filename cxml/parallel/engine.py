@@ -24,6 +24,9 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     """
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
+    # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind
+    # that every later one waits for, for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True

@@ -40,9 +40,9 @@ class Ranks:
 def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment names (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
-    `run_workers`, torchrun and the deepspeed launcher all set it. A group that is there already (Ray Train's, or that of
-    `launch/train.py`) is used and left alone; else the group ends with the `with` block, and with it the process's use
-    of DeepSpeed, which holds on to the first group it met: one group with DeepSpeed per process.
+    `run_workers`, torchrun and the deepspeed launcher all set it. A group that is there already (Ray Train's, or that
+    of `launch/train.py`) is used and left alone; else the group ends with the `with` block, and with it the process's
+    use of DeepSpeed, which holds on to the first group it met: one group with DeepSpeed per process.
 
     Args:
         threads: CPU threads of this process; 0 shares the machine's cores evenly over its processes.

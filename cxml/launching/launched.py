@@ -1,0 +1,87 @@
+"""Jobs in processes that a launcher has started already: deepspeed, torchrun, mpirun, srun.
+
+Rank 0 leads: it walks through the stages of the run alone, and for each job calls the others, which follow. The calls
+go through torch's key-value store, where waiting for hours while data are prepared needs no open collective. Each job
+has a process group of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from cxml.config import Config
+from cxml.parallel import begin_group, device_of
+from cxml.training import evaluate_run, train
+
+_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, evaluate_run)}
+_FOR_EVER = timedelta(days=365)
+_FAREWELL = timedelta(minutes=1)
+
+
+class LaunchedJobs:
+    """The processes of one launch, seen from one of them."""
+
+    def __init__(self, config: Config) -> None:
+        """Meet the others at MASTER_ADDR:MASTER_PORT.
+
+        Args:
+            config: the run; each rank has read it from the same command line.
+        """
+        self._config = config
+        self._store, self._rank, self._world_size = next(rendezvous("env://", timeout=_FAREWELL))
+        self._store.set_timeout(_FOR_EVER)
+        self._calls = 0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process walks through the stages and the others wait for its calls."""
+        return self._rank == 0
+
+    def run_job(self, work: Callable[..., Any], arguments: tuple[Any, ...], num_workers: int) -> Any:  # noqa: ANN401
+        """`RunJob` of the leader: the first argument is the config, which all have; the rest travels as JSON."""
+        assert num_workers == self._world_size, "launch/train.py sets train.num_workers"
+        self._call({"job": work.__name__, "arguments": arguments[1:]})
+        return self._join(work, arguments)
+
+    def follow(self) -> int:
+        """Take part in the leader's jobs until it dismisses everyone; the exit code that it chose."""
+        while True:
+            call = json.loads(self._store.get(f"call/{self._calls}"))
+            self._calls += 1
+            if "exit" in call:
+                self._store.set(f"gone/{self._rank}", "")
+                return call["exit"]
+            self._join(_JOBS[call["job"]], (self._config, *call["arguments"]))
+
+    def dismiss(self, exit_code: int) -> None:
+        """The leader's last call; it returns when all have heard it, so that the store can end with this process."""
+        self._call({"exit": exit_code})
+        with contextlib.suppress(dist.DistStoreError):  # one that died does not answer
+            self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _FAREWELL)
+
+    def _call(self, call: dict[str, Any]) -> None:
+        self._store.set(f"call/{self._calls}", json.dumps(call))
+        self._calls += 1
+
+    def _join(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        with self._group():
+            return work(*arguments)
+
+    @contextlib.contextmanager
+    def _group(self) -> Iterator[None]:
+        keys = PrefixStore(f"job/{self._calls}", self._store)
+        device = device_of(int(os.environ["LOCAL_RANK"]))
+        begin_group(device, self._config.train.hang_minutes, store=keys, rank=self._rank, world_size=self._world_size)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()

@@ -1,0 +1,42 @@
+"""A rank's place, said in the variables of torchrun, whoever started it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+from cxml.errors import LaunchError
+
+_NAMES = {
+    # torchrun and deepspeed    Open MPI                     Slurm
+    "RANK": ("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
+    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"),
+    "LOCAL_WORLD_SIZE": ("LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"),
+}
+
+
+def complete_rank_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Fill in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from what Open MPI, Slurm or deepspeed set instead.
+
+    Raises:
+        LaunchError: the process was not started by any of them, or nothing says where rank 0 listens.
+    """
+    for name, others in _NAMES.items():
+        found = next((environment[other] for other in others if other in environment), None)
+        if name not in environment and found is not None:
+            environment[name] = found
+    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in environment]
+    if missing:
+        raise LaunchError(
+            f"No launcher started this process: {', '.join(missing)} not set. Use deepspeed, torchrun, mpirun or srun "
+            "(docs/operations.md), or python -m cxml.train, which needs none."
+        )
+    if environment["WORLD_SIZE"] == "1":
+        environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    unknown = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if unknown:
+        raise LaunchError(
+            f"Nothing says where rank 0 listens: set {' and '.join(unknown)} to its host and a free port, for every "
+            "process alike."
+        )
