@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 
 RUN := $(VENV)/bin/python
-# Found before the venv is put first on PATH, which tools started by a library (ninja) need.
+# Found before the venv is put first on PATH, where the tests' launchers (ray, deepspeed) look for programs.
 BASE_PYTHON := $(shell command -v $(PYTHON))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
