@@ -2,18 +2,39 @@
 
 In: which labels each training text has [N, L], and the texts' tf-idf [N, F].
 
-1. `pifa` sums the tf-idf of each label's texts: one sparse row per label.
+1. `pifa` sums the tf-idf of each label's texts: one sparse row per label. If asked for, `LabelGraph` and
+   `weighted_sums` smooth the rows over labels that occur together, and `features_of_names` are set beside them.
 2. `plan_splits` lays down how many children and labels every node has: balance is a matter of counting.
 3. `build_tree` fills the plan by balanced spherical 2-means, from the root down: each split orders a node's labels.
 
 Out: `LabelTree`, an order of the labels in which every cluster is a run, and each level's runs; saved as one Arrow
-file and a manifest. `build` does all three for a config and a prepared data set.
+file and a manifest. `build` does all of it for a config and a prepared data set, in this process or on Ray workers
+(`distributed`), to the same tree.
 """
 
-from cxml.tree.build import build, tree_fingerprint, tree_url
+from cxml.tree.build import build, features_of_labels, tree_fingerprint, tree_settings, tree_url
 from cxml.tree.kmeans import build_tree
-from cxml.tree.label_features import pifa
+from cxml.tree.label_features import pifa, weighted_sums
+from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import LabelTree
+from cxml.tree.name_features import features_of_names
 from cxml.tree.plan import SplitPlan, plan_splits
+from cxml.tree.quality import mean_cosine, reach
 
-__all__ = ["LabelTree", "SplitPlan", "build", "build_tree", "pifa", "plan_splits", "tree_fingerprint", "tree_url"]
+__all__ = [
+    "LabelGraph",
+    "LabelTree",
+    "SplitPlan",
+    "build",
+    "build_tree",
+    "features_of_labels",
+    "features_of_names",
+    "mean_cosine",
+    "pifa",
+    "plan_splits",
+    "reach",
+    "tree_fingerprint",
+    "tree_settings",
+    "tree_url",
+    "weighted_sums",
+]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+
 from cxml import ray_cluster, storage
 from cxml.config import Config, TreeConfig, config_to_dict
-from cxml.data import ShardedDataset
+from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.tree.distributed import Progress
 from cxml.tree.kmeans import build_tree
-from cxml.tree.label_features import pifa
+from cxml.tree.label_features import pifa, weighted_sums
+from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
+from cxml.tree.name_features import features_of_names, set_beside
 from cxml.tree.plan import plan_splits
 
 # Where the tree lies and who builds it does not change it.
 _NOT_SHAPING = ("directory", "engine", "num_workers")
+_WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")
+_NAMES = ("name_features", "name_weight")
 
 # Below this, threads of one machine are done before the features have travelled to other machines.
 _RAY_PAYS_BYTES = 256 << 20
@@ -36,14 +43,34 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
     return tree
 
 
+def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_matrix:
+    """What labels are clustered by, CSR float32 [L, F]: sums of texts, smoothed over the graph, names beside them."""
+    tree, labels = config.tree, dataset.labels_csr()
+    features = pifa(labels, dataset.features_csr(), tree.feature_top_k)
+    if tree.walk_length:
+        graph = LabelGraph.of(labels, tree, config.seed).rows(np.arange(dataset.manifest.num_labels))
+        features = weighted_sums(graph, features, tree.feature_top_k)
+    if tree.name_features != "none":
+        names, _ = read_labels(data_url(config))
+        features = set_beside(features, features_of_names(config, names, data_url(config)), tree.name_weight)
+    return features
+
+
 def tree_url(config: Config) -> str:
     """Folder or URL of the run's tree."""
     return config.tree.directory or storage.join(config.output, "tree")
 
 
 def tree_settings(config: Config) -> dict[str, Any]:
-    """The settings of the section `tree` that shape the tree."""
-    return {key: value for key, value in config_to_dict(config)["tree"].items() if key not in _NOT_SHAPING}
+    """The settings that shape the tree: those of the section `tree` that have an effect, and the encoder of names."""
+    tree = config.tree
+    unused = [
+        *_NOT_SHAPING,
+        *(name for name in _WALK if not tree.walk_length),
+        *(name for name in _NAMES if tree.name_features == "none"),
+    ]
+    settings = {key: value for key, value in config_to_dict(config)["tree"].items() if key not in unused}
+    return {**settings, "encoder": config.model.encoder} if tree.name_features == "encoder" else settings
 
 
 def tree_fingerprint(config: Config, data_fingerprint: str) -> str:
@@ -53,9 +80,13 @@ def tree_fingerprint(config: Config, data_fingerprint: str) -> str:
 
 def _build(config: Config, dataset: ShardedDataset) -> LabelTree:
     tree = config.tree
-    features = pifa(dataset.labels_csr(), dataset.features_csr(), tree.feature_top_k)
+    features = features_of_labels(config, dataset)
     return build_tree(
-        features, tree.level_sizes, seed=config.seed, max_iterations=tree.max_iterations, tolerance=tree.tolerance
+        features,
+        tree.level_sizes,
+        seed=config.seed,
+        max_iterations=tree.max_iterations,
+        tolerance=tree.tolerance,
     )
 
 

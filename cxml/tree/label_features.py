@@ -130,13 +130,13 @@ def _sum_members(
             keys[j] = sums[columns[j]]
             sums[columns[j]] = 0
             seen[columns[j]] = False
-        lengths[i] = _keep_largest(columns, keys, scratch, top_k, to_columns[to:], to_values[to:])
+        lengths[i] = keep_largest(columns, keys, scratch, top_k, to_columns[to:], to_values[to:])
         to += lengths[i]
     return lengths, to_columns[:to].copy(), to_values[:to].copy()
 
 
 @njit(cache=True, nogil=True)
-def _keep_largest(
+def keep_largest(
     columns: np.ndarray,
     keys: np.ndarray,
     scratch: np.ndarray,

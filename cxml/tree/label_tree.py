@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +69,36 @@ class LabelTree:
         positions = np.empty_like(self.label_order)
         positions[self.label_order] = np.arange(self.num_labels, dtype=self.label_order.dtype)
         return positions
+
+    def cluster_of_label(self, level: int) -> np.ndarray:
+        """The cluster of `level` that each label id lies in, int32 [L]."""
+        bounds = self.label_offsets(level)
+        clusters = np.empty(self.num_labels, np.int32)
+        clusters[self.label_order] = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
+        return clusters
+
+    @classmethod
+    def from_clusters(cls, clusters: Sequence[np.ndarray], num_labels: int) -> LabelTree:
+        """The tree in which label i lies in cluster `clusters[l][i]` of level l, coarse to fine, each int [L].
+
+        Clusters are numbered anew, in the order of their numbers inside the cluster above.
+
+        Raises:
+            ValueError: a cluster reaches into two clusters of the level above.
+        """
+        order = np.lexsort(clusters[::-1]) if clusters else np.arange(num_labels)
+        nodes, starts = [], [np.zeros(1, np.int64)]
+        for level, of_label in enumerate(clusters):
+            changes = np.flatnonzero(np.diff(of_label[order])) + 1
+            bounds = np.union1d(changes, starts[-1])
+            if len(bounds) != len(np.unique(of_label)):
+                raise ValueError(f"a cluster of level {level} reaches into two clusters of the level above")
+            nodes.append(np.searchsorted(bounds, starts[-1]))
+            starts.append(bounds)
+        offsets = [np.append(first, len(below)) for first, below in zip(nodes[1:], starts[2:], strict=True)]
+        if clusters:
+            offsets.append(np.append(starts[-1], num_labels))
+        return cls(order.astype(np.int32), tuple(each.astype(np.int64) for each in offsets))
 
     def save(self, url: str, facts: Mapping[str, Any]) -> None:
         """Write the tree into the folder `url`; `facts` (JSON-able, such as its fingerprint) join its manifest."""

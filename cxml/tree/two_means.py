@@ -99,7 +99,7 @@ def make_work(rows: int, columns: int, chunks: int) -> Work:
 
 
 @njit(cache=True, nogil=True)
-def _mix(seed: int, value: int) -> np.uint64:
+def mix(seed: int, value: int) -> np.uint64:
     """A pseudo-random uint64 from two integers (the splitmix64 finaliser)."""
     z = np.uint64(seed) + (np.uint64(value) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -110,7 +110,7 @@ def _mix(seed: int, value: int) -> np.uint64:
 @njit(cache=True, nogil=True)
 def seed_of_node(seed: int, start: int, end: int) -> int:
     """A seed, int64, that depends on the tree's and on where the node's rows start and end."""
-    return np.int64(_mix(_mix(seed, start), end))
+    return np.int64(mix(mix(seed, start), end))
 
 
 @njit(cache=True, nogil=True)
@@ -186,11 +186,11 @@ def _choose_seeds(node: Node, seed: int) -> None:
     matrix, work = node.matrix, node.work
     clear(node)
     work.direction[: node.columns] = 0
-    left = np.int64(_mix(seed, 0) % np.uint64(node.count))
+    left = np.int64(mix(seed, 0) % np.uint64(node.count))
     _add_seed(node, left, LEFT, 1)
     right, least = np.int64(-1), np.float32(np.inf)
     for turn in range(_SEED_CANDIDATES):
-        candidate = (left + 1 + np.int64(_mix(seed, turn + 1) % np.uint64(node.count - 1))) % node.count
+        candidate = (left + 1 + np.int64(mix(seed, turn + 1) % np.uint64(node.count - 1))) % node.count
         similarity = _dot(matrix, node.first + candidate, work.direction)
         if similarity < least:
             least, right = similarity, candidate

@@ -139,8 +139,9 @@ def test_a_tree_on_ray_is_saved_as_a_local_one_with_nothing_left_beside_it(tmp_p
     # Fewer labels than a leaf could hold, one without texts, two with the same texts.
     labels = sparse.csr_matrix(np.array([[1, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 1, 0, 1, 1], [1, 0, 0, 0, 1]]))
     data = write_dataset(tmp_path / "set", {"train": (labels, sparse.csr_matrix(np.eye(4, 6, dtype=np.float32)))})
+    tree = {"level_sizes": [2, 3], "walk_length": 30, "name_features": "tfidf"}
     for engine in ("ray", "local"):
-        build(config_for(data, tmp_path / engine, engine, level_sizes=[2, 3]), ShardedDataset(data, "train"))
+        build(config_for(data, tmp_path / engine, engine, **tree), ShardedDataset(data, "train"))
     files = [{p.name: p.read_bytes() for p in Path(tmp_path, engine, "tree").rglob("*")} for engine in ("ray", "local")]
     assert files[0] == files[1]
     assert set(files[0]) == {"tree.arrow", "manifest.json"}

@@ -1,16 +1,17 @@
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse
 from support.datasets import random_rows, write_dataset
 
-from cxml.config import TreeConfig
+from cxml.config import TreeConfig, config_from_dict
 from cxml.data import ShardedDataset
-from cxml.tree import pifa
+from cxml.tree import features_of_labels, pifa
 from cxml.tree.distributed import Progress, parts
+from cxml.tree.distributed.build import save_names
 from cxml.tree.distributed.parts import Job, PartMaker, label_work, part_bounds
 from cxml.tree.kmeans import initial_order
 
@@ -33,23 +34,36 @@ def job(tmp_path, monkeypatch):
     labels, features = random_rows(rng, 300, 90, 3), random_rows(rng, 300, 40, 8)
     data = write_dataset(tmp_path / "set", {"train": (labels, features)}, shard_rows=70)
     work = label_work(data, ShardedDataset(data, "train"))[initial_order(90, 3)]
-    return Job(data, str(tmp_path / "tree"), TreeConfig(feature_top_k=12), 3, part_bounds(work))
+    return Job(data, str(tmp_path / "tree"), TreeConfig(feature_top_k=12), 3, part_bounds(work), 40)
+
+
+def finished_features(job):
+    maker = PartMaker(job)
+    for kind in job.kinds:
+        for part in range(job.num_parts):
+            PartMaker(job).make(kind, part)
+        assert Progress(job.tree_url).finished_parts(kind) == set(range(job.num_parts))
+    whole = maker.read(0, 90)
+    assert (maker.read(13, 60) != whole[13:60]).nnz == 0
+    return whole
 
 
 def test_the_parts_together_are_the_features_of_the_whole_in_tree_order(job):
     dataset = ShardedDataset(job.data_url, "train")
     expected = pifa(dataset.labels_csr(), dataset.features_csr(), 12)[initial_order(90, 3)]
     assert job.num_parts > 3
-    progress = Progress(job.tree_url)
-    for part in range(job.num_parts):
-        PartMaker(job).make("pifa", part)
-        start, stop = job.bounds[part : part + 2]
-        lengths, indices, values = progress.read_part("pifa", part, 0, stop - start)
-        rows = sparse.csr_matrix((values, indices, np.append(0, np.cumsum(lengths))), (stop - start, 40))
-        assert (rows != expected[start:stop]).nnz == 0
-        some = progress.read_part("pifa", part, 1, 3)
-        assert np.array_equal(some[1], rows[1:3].indices)
-    assert progress.finished_parts("pifa") == set(range(job.num_parts))
+    assert (finished_features(job) != expected).nnz == 0
+
+
+def test_parts_smoothed_over_the_graph_with_names_beside_them_are_what_one_process_makes(job):
+    tree = {"feature_top_k": 12, "walk_length": 60, "walk_max_frequency": 25, "name_features": "tfidf"}
+    data = {"source": {"kind": "icd10cm"}, "directory": job.data_url}
+    config = config_from_dict({"output": "none", "data": data, "tree": tree, "seed": 3})
+    expected = features_of_labels(config, ShardedDataset(job.data_url, "train"))[initial_order(90, 3)]
+    job = dataclasses.replace(job, settings=config.tree)
+    columns = save_names(config, job, initial_order(90, 3), Progress(job.tree_url))
+    assert columns == 91  # "label" and the numbers 0 to 89
+    assert (finished_features(dataclasses.replace(job, num_name_features=columns)) != expected).nnz == 0
 
 
 def test_what_another_build_left_is_deleted_and_what_the_same_left_is_kept(job):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from itertools import pairwise
 
 import numpy as np
 
 from cxml.config import Config
 from cxml.console import track
-from cxml.data import ShardedDataset, data_url
+from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.ray_cluster import joined_cluster
 from cxml.tree.distributed.fleet import Fleet
 from cxml.tree.distributed.parts import Job, label_work, part_bounds
 from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.distributed.rows import HeldRows
 from cxml.tree.kmeans import initial_order
+from cxml.tree.name_features import features_of_names
 from cxml.tree.plan import SplitPlan
 from cxml.tree.subtree import SUBTREE_ENTRIES
 from cxml.tree.two_means import SAMPLE_FROM
@@ -43,15 +46,21 @@ def order_labels(
     splits = _apply_finished(plan.splits, progress, order)
     if not len(splits):
         return order
-    work = label_work(data_url(config), dataset)[initial_order(num_labels, config.seed)]
-    job = Job(data_url(config), tree_url, config.tree, config.seed, part_bounds(work))
+    start_order = initial_order(num_labels, config.seed)
+    work = label_work(data_url(config), dataset)[start_order]
+    job = Job(
+        data_url(config), tree_url, config.tree, config.seed, part_bounds(work), dataset.manifest.num_features
+    )  # fmt: skip
+    if config.tree.name_features != "none":
+        job = dataclasses.replace(job, num_name_features=save_names(config, job, start_order, progress))
     with joined_cluster() as cpus:
         count = min(config.tree.num_workers or cpus, num_labels)
         blocks = [(num_labels * i // count, num_labels * (i + 1) // count) for i in range(count)]
         _tell_plan(job, work, count, dataset)
         with Fleet(job, blocks, cpus) as fleet:
-            _make_parts("pifa", job, fleet, progress)
-            rows = HeldRows(job, fleet, "pifa", order, blocks, dataset.manifest.num_features)
+            for kind in job.kinds:
+                _make_parts(kind, job, fleet, progress)
+            rows = HeldRows(job, fleet, order, blocks)
             branches = _split_top(rows, splits, rows.num_entries // (_BRANCHES_PER_WORKER * count))
             for _ in track(rows.finish(branches), len(branches), "Branches of the label tree"):
                 pass
@@ -71,6 +80,15 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
             is_left[at:after] = False
         at = after
     return splits[is_left]
+
+
+def save_names(config: Config, job: Job, order: np.ndarray, progress: Progress) -> int:
+    """Keep features of the names in parts; made here, since words are weighed over all names. Returns their columns."""
+    names, _ = read_labels(job.data_url)
+    features = features_of_names(config, names, job.data_url)[order]
+    for part, (start, stop) in enumerate(pairwise(job.bounds.tolist())):
+        progress.save_part("names", part, features[start:stop])
+    return features.shape[1]
 
 
 def _make_parts(kind: Kind, job: Job, fleet: Fleet, progress: Progress) -> None:
@@ -101,9 +119,9 @@ def _tell_plan(job: Job, work: np.ndarray, count: int, dataset: ShardedDataset) 
     """Log how the work is spread, and a bound of each worker's memory."""
     entries = np.minimum(work, job.settings.feature_top_k)
     rows = 8 * int(entries.sum()) // count
-    making = 5 * int(dataset.label_counts.sum()) + 16 * int(np.maximum.reduceat(work, job.bounds[:-1]).max())
+    making = 20 * int(dataset.label_counts.sum()) + 16 * int(np.add.reduceat(work, job.bounds[:-1]).max())
     holding = 2 * rows + 2 * 8 * int(entries.sum()) // (_BRANCHES_PER_WORKER * count)
-    columns = 28 * dataset.manifest.num_features
+    columns = 28 * job.num_columns
     megabytes = (max(making, holding) + columns) / 1e6
     _log.info(
         "Label tree on Ray: %d workers, %d labels in %d parts; the arrays of a worker take at most about %.0f MB",

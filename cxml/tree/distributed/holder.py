@@ -48,26 +48,20 @@ class RowHolder:
         """Make a part of the label features and keep it."""
         self._parts.make(kind, part)
 
-    def load(self, kind: Kind, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Read this worker's rows from their parts.
 
         Returns:
-            Rows that have each column, int64 [F], and entries of each row, int64 [n].
+            Rows that have each column, int64 [columns], and entries of each row, int64 [n].
         """
         self._parts = PartMaker(self._job)  # what it held is not needed any more
-        pieces = []
-        for part in range(self._job.num_parts):
-            first, end = (int(bound) for bound in self._job.bounds[part : part + 2])
-            start, stop = max(first, self._low), min(end, self._high)
-            if start < stop:
-                pieces.append(self._progress.read_part(kind, part, start - first, stop - first))
-        self._source = _join(pieces)
-        return np.bincount(self._source.indices, minlength=num_columns), np.diff(self._source.indptr)
+        self._source = self._parts.read(self._low, self._high)
+        return np.bincount(self._source.indices, minlength=self._job.num_columns), np.diff(self._source.indptr)
 
     def arrange(self, relabel: np.ndarray, num_columns: int, arrangement: np.ndarray, num_workers: int) -> None:
         """Put the rows into the order that the splits so far have given them; `arrangement` int32 [n] lists them."""
         with Crew(1) as crew:
-            arrays = self._source.indptr, self._source.indices, self._source.values
+            arrays = self._source.indptr, self._source.indices, self._source.data
             self._rows = normalised_rows(arrays, np.array(arrangement), np.array(relabel), crew)
         self._order = initial_order(self._job.num_labels, self._job.seed)[self._low : self._high][arrangement]
         self._columns, self._slices = num_columns, column_slices(num_columns, num_workers)

@@ -17,6 +17,8 @@ from cxml.data import ShardedDataset, read_labels
 from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.kmeans import initial_order
 from cxml.tree.label_features import require_finite, weighted_sums
+from cxml.tree.label_graph import LabelGraph
+from cxml.tree.name_features import set_beside
 
 _PARTS = 64
 _LEAST_ENTRIES, _MOST_ENTRIES = 1 << 18, 1 << 23
@@ -32,6 +34,8 @@ class Job:
         settings: the config's section.
         seed: of the tree.
         bounds: the positions at which parts start, int64 [parts + 1].
+        num_features: F, columns of the texts' features.
+        num_name_features: columns of the names' features, which lie in parts of their own; 0: none.
     """
 
     data_url: str
@@ -39,6 +43,18 @@ class Job:
     settings: TreeConfig
     seed: int
     bounds: np.ndarray
+    num_features: int
+    num_name_features: int = 0
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of all features."""
+        return self.num_features + self.num_name_features
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The parts to make from the texts, one kind after the other; the last one is clustered by."""
+        return ("pifa", "smoothed") if self.settings.walk_length else ("pifa",)
 
     @property
     def num_labels(self) -> int:
@@ -69,7 +85,7 @@ def part_bounds(work: np.ndarray) -> np.ndarray:
 
 
 class PartMaker:
-    """Makes parts. Holds the labels of all texts (5 bytes each) and maps the shards."""
+    """Makes parts, and reads them. Holds the labels of all texts (about 20 bytes each) and maps the shards."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -77,16 +93,43 @@ class PartMaker:
 
     def make(self, kind: Kind, part: int) -> None:
         """Make a part and keep it."""
-        self._progress.save_part(kind, part, self._pifa(part))
-
-    def _pifa(self, part: int) -> sparse.csr_matrix:
         labels = self._order[self._job.bounds[part] : self._job.bounds[part + 1]]
+        rows = self._smoothed(labels) if kind == "smoothed" else self._pifa(labels)
+        self._progress.save_part(kind, part, rows)
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """The finished features of the starting positions start..stop, those of the names beside those of the texts."""
+        job = self._job
+        rows = self._read(job.kinds[-1], np.arange(start, stop), job.num_features)
+        if not job.num_name_features:
+            return rows
+        names = self._read("names", np.arange(start, stop), job.num_name_features)
+        return set_beside(rows, names, job.settings.name_weight)
+
+    def _pifa(self, labels: np.ndarray) -> sparse.csr_matrix:
         members = self._texts_of_label[:, labels]
         texts, numbers = np.unique(members.indices, return_inverse=True)
         features = self._dataset.features(texts)
         require_finite(features)
         weights = sparse.csr_matrix((members.data, numbers, members.indptr), (len(labels), len(texts)))
         return weighted_sums(weights, features, self._job.settings.feature_top_k, threads=1)
+
+    def _smoothed(self, labels: np.ndarray) -> sparse.csr_matrix:
+        graph = self._graph.rows(labels, threads=1)
+        positions, numbers = np.unique(self._position[graph.indices], return_inverse=True)
+        features = self._read("pifa", positions, self._job.num_features)
+        weights = sparse.csr_matrix((graph.data, numbers, graph.indptr), (len(labels), len(positions)))
+        return weighted_sums(weights, features, self._job.settings.feature_top_k, threads=1)
+
+    def _read(self, kind: Kind, positions: np.ndarray, num_columns: int) -> sparse.csr_matrix:
+        """The rows at rising positions, from the parts that hold them."""
+        cuts = np.searchsorted(positions, self._job.bounds)
+        pieces = [
+            self._progress.read_part(kind, int(part), num_columns)[positions[slice(*cuts[part : part + 2])] - first]
+            for part, first in enumerate(self._job.bounds[:-1])
+            if cuts[part] < cuts[part + 1]
+        ]
+        return sparse.csr_matrix(sparse.vstack(pieces, format="csr"))
 
     @cached_property
     def _dataset(self) -> ShardedDataset:
@@ -97,8 +140,20 @@ class PartMaker:
         return initial_order(self._job.num_labels, self._job.seed)
 
     @cached_property
+    def _position(self) -> np.ndarray:
+        position = np.empty_like(self._order)
+        position[self._order] = np.arange(len(position), dtype=position.dtype)
+        return position
+
+    @cached_property
+    def _graph(self) -> LabelGraph:
+        return LabelGraph.of(self._labels(), self._job.settings, self._job.seed)
+
+    @cached_property
     def _texts_of_label(self) -> sparse.csc_matrix:
+        return sparse.csc_matrix(self._labels())
+
+    def _labels(self) -> sparse.csr_matrix:
         labels = self._dataset.column("labels")
         shape = (len(self._dataset), self._job.num_labels)
-        ones = np.ones(len(labels.values), np.int8)
-        return sparse.csc_matrix(sparse.csr_matrix((ones, labels.values, labels.offsets), shape))
+        return sparse.csr_matrix((np.ones(len(labels.values), np.int8), labels.values, labels.offsets), shape)

@@ -20,8 +20,8 @@ from cxml.errors import DataError
 FOLDER = ".progress"
 _REMEDY = "Delete the folder .progress and build the tree again."
 
-Kind = Literal["pifa"]
-"""What a part holds."""
+Kind = Literal["pifa", "smoothed", "names"]
+"""What a part holds: sums of texts, those smoothed over the label graph, features of names."""
 
 
 class Progress:
@@ -63,21 +63,18 @@ class Progress:
             writer.write_table(table)
         storage.write_atomic(self._part(kind, part), sink.getvalue().to_pybytes())
 
-    def read_part(self, kind: Kind, part: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lengths (int64), columns and values of rows start..stop of a part; a local file is mapped, not read."""
+    def read_part(self, kind: Kind, part: int, num_columns: int) -> sparse.csr_matrix:
+        """The rows of a part, CSR float32 [n, F]; a local file is mapped, not read."""
         file = self._part(kind, part)
         path = storage.local_path(file)
         try:
             source = pa.memory_map(str(path)) if path else pa.BufferReader(storage.read_bytes(file))
-            table = pa.ipc.open_file(source).read_all().combine_chunks()
-        except (pa.ArrowInvalid, OSError) as error:
+            (batch,) = pa.ipc.open_file(source).read_all().to_batches()
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
             raise DataError(file, f"cannot be read ({error})", _REMEDY) from error
-        if table.num_rows == 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
-        indices, values = table["indices"].chunk(0), table["values"].chunk(0)
-        offsets = indices.offsets.to_numpy()[start : stop + 1]
-        entries = slice(int(offsets[0]), int(offsets[-1]))
-        return np.diff(offsets), indices.values.to_numpy()[entries], values.values.to_numpy()[entries]
+        indices, values = batch.column("indices"), batch.column("values")
+        arrays = (column.to_numpy() for column in (values.values, indices.values, indices.offsets))
+        return sparse.csr_matrix(tuple(arrays), (batch.num_rows, num_columns))
 
     def save_split(self, start: int, stop: int, labels: np.ndarray) -> None:
         """Keep the labels, int32, at positions start..stop after the split of that node."""

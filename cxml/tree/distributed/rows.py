@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from cxml.tree.distributed.fleet import ROWS, Fleet
 from cxml.tree.distributed.parts import Job
-from cxml.tree.distributed.progress import Kind, Progress
+from cxml.tree.distributed.progress import Progress
 from cxml.tree.kmeans import initial_order, relabel_columns
 from cxml.tree.selection import key_of_bits
 from cxml.tree.two_means import sample_size, seed_of_node
@@ -21,17 +21,15 @@ from cxml.tree.two_means import sample_size, seed_of_node
 class HeldRows:
     """`order` is that of the labels, int32 [L]; splits change it in place."""
 
-    def __init__(
-        self, job: Job, fleet: Fleet, kind: Kind, order: np.ndarray, blocks: list[tuple[int, int]], num_features: int
-    ) -> None:
+    def __init__(self, job: Job, fleet: Fleet, order: np.ndarray, blocks: list[tuple[int, int]]) -> None:
         """Let the workers load their rows."""
         self.order = order
-        self._job, self._fleet, self._kind, self._num_features = job, fleet, kind, num_features
+        self._job, self._fleet = job, fleet
         self._lows = np.array([low for low, _ in blocks])
         start_order = initial_order(job.num_labels, job.seed)
         self._start_position = np.empty_like(start_order)
         self._start_position[start_order] = np.arange(job.num_labels, dtype=np.int32)
-        loaded = self._ask(lambda actor, _: actor.load.remote(kind, num_features))
+        loaded = self._ask(lambda actor, _: actor.load.remote())
         relabel, self._columns = relabel_columns(np.sum([counts for counts, _ in loaded], axis=0))
         self._relabel = ray.put(relabel)
         self._entries = np.empty(job.num_labels, np.int64)
@@ -146,7 +144,7 @@ class HeldRows:
         return actor.arrange.remote(self._relabel, self._columns, arrangement, len(self._lows))
 
     def _restore(self, number: int, actor: ActorHandle) -> ray.ObjectRef:
-        actor.load.remote(self._kind, self._num_features)
+        actor.load.remote()
         return self._arrange(actor, number)
 
     def _ask(self, call: Callable[[ActorHandle, int], ray.ObjectRef]) -> list[Any]:

@@ -1,0 +1,123 @@
+"""The label graph: which labels occur in the same texts, by random walks with restart, and features smoothed over it.
+
+A step of a label's walk leads back to that label with the restart probability, else from the label where it is to a
+random one of its texts and to a random label of that text. The labels visited most are the label's row of the graph.
+After ECLARE (Mittal et al. 2021), as CascadeXML uses it for its label features (section 3).
+
+Each label's walk has a random seed of its own, so it does not depend on who walks it.
+"""
+
+# numba compiles some of these functions and mixes Python and numpy scalars, which pyright tells apart.
+# pyright: reportArgumentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+from numba import njit
+from scipy import sparse
+
+from cxml.config import TreeConfig
+from cxml.tree.label_features import keep_largest
+from cxml.tree.threads import Crew, default_threads
+from cxml.tree.two_means import mix
+
+_PARTS_PER_THREAD = 4
+
+
+class _Paths(NamedTuple):
+    """Labels of each text, verbose ones left out, and texts of each label."""
+
+    label_starts: np.ndarray
+    labels: np.ndarray
+    text_starts: np.ndarray
+    texts: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelGraph:
+    """Walks over the labels of a data set."""
+
+    settings: TreeConfig
+    seed: int
+    num_labels: int
+    paths: _Paths
+
+    @classmethod
+    def of(cls, labels: sparse.csr_matrix, settings: TreeConfig, seed: int) -> LabelGraph:
+        """Prepare the walks; `labels` CSR [N, L] says which labels each text has. Takes 8 bytes per label of a text."""
+        num_labels = cast(tuple[int, int], labels.shape)[1]
+        frequency = np.bincount(labels.indices, minlength=num_labels)
+        limit = settings.walk_max_frequency or len(labels.indices)
+        kept = (frequency <= limit)[labels.indices]
+        starts = np.concatenate([[0], np.cumsum(kept)])[labels.indptr]
+        ones = np.ones(int(starts[-1]), np.int8)
+        allowed = sparse.csr_matrix((ones, labels.indices[kept], starts), labels.shape)
+        by_label = sparse.csc_matrix(allowed)
+        arrays = allowed.indptr, allowed.indices, by_label.indptr, by_label.indices
+        starts_and_values = [array.astype(np.int64 if i % 2 == 0 else np.int32) for i, array in enumerate(arrays)]
+        return cls(settings, seed, num_labels, _Paths(*starts_and_values))
+
+    def rows(self, labels: np.ndarray, *, threads: int | None = None) -> sparse.csr_matrix:
+        """The rows of some labels, int [n]: CSR float32 [n, L] of norm 1, at most `walk_top_k` labels in each.
+
+        A label without texts, or one that stays out of the walks, has itself alone.
+        """
+        walk = self.settings
+        with Crew(threads or default_threads()) as crew:
+            pieces = np.array_split(np.asarray(labels, np.int64), _PARTS_PER_THREAD * crew.threads)
+            arguments = walk.walk_length, walk.walk_restart, walk.walk_top_k, self.seed
+            found = crew.run(_walk_all, [(self.paths, piece, *arguments) for piece in pieces])
+        lengths, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return sparse.csr_matrix((values, columns, starts), (len(labels), self.num_labels))
+
+
+@njit(cache=True, nogil=True)
+def _walk_all(
+    paths: _Paths, labels: np.ndarray, length: int, restart: float, top_k: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths, columns and values of the rows of `labels`, one after the other."""
+    room = min(top_k, length)
+    lengths, to = np.empty(len(labels), np.int64), 0
+    to_columns, to_values = np.empty(len(labels) * room, np.int32), np.empty(len(labels) * room, np.float32)
+    visits = np.zeros(len(paths.text_starts) - 1, np.int32)
+    touched, keys, scratch = np.empty(length, np.int32), np.empty(length, np.float32), np.empty(length, np.float32)
+    for i in range(len(labels)):
+        count = _walk(paths, labels[i], length, restart, seed, visits, touched)
+        columns = np.sort(touched[:count])
+        for j in range(count):
+            keys[j] = visits[columns[j]]
+            visits[columns[j]] = 0
+        lengths[i] = keep_largest(columns, keys, scratch, top_k, to_columns[to:], to_values[to:])
+        to += lengths[i]
+    return lengths, to_columns[:to].copy(), to_values[:to].copy()
+
+
+@njit(cache=True, nogil=True)
+def _walk(
+    paths: _Paths, start: int, length: int, restart: float, seed: int, visits: np.ndarray, touched: np.ndarray
+) -> int:
+    """Count the visits of one label's walk; the labels visited are listed in `touched`. Returns how many they are."""
+    own_seed, at, count = np.int64(mix(seed, start)), start, 0
+    stays = paths.text_starts[start] == paths.text_starts[start + 1]
+    for step in range(length):
+        if stays or np.float64(mix(own_seed, 3 * step) >> np.uint64(11)) * 2.0**-53 < restart:
+            at = start
+        else:
+            text = _pick(paths.text_starts, paths.texts, at, mix(own_seed, 3 * step + 1))
+            at = _pick(paths.label_starts, paths.labels, text, mix(own_seed, 3 * step + 2))
+        if visits[at] == 0:
+            touched[count] = at
+            count += 1
+        visits[at] += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _pick(starts: np.ndarray, values: np.ndarray, row: int, random: np.uint64) -> int:
+    """A random value of a row that has some."""
+    first = starts[row]
+    return np.int64(values[first + np.int64(random % np.uint64(starts[row + 1] - first))])

@@ -1,0 +1,82 @@
+"""Features of the labels' names, to be set beside those of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from cxml.config import Config
+from cxml.data import resolve_encoder
+from cxml.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_TOKENS = 64
+_NAMES_PER_BATCH = 256
+_WORDS = r"(?u)\b\w+\b"
+_CHOICE = "Give the data set names (docs/formats.md says where), or set tree.name_features to none."
+
+
+def features_of_names(config: Config, names: Sequence[str], data_url: str) -> sparse.csr_matrix:
+    """Features of names, CSR float32 [L, F'] with rows of norm 1, as `tree.name_features` says; not "none".
+
+    Raises:
+        ConfigError: a package is missing, or the encoder cannot be loaded.
+        DataError: no name has a word.
+    """
+    if config.tree.name_features == "encoder":
+        return sparse.csr_matrix(_embed(config, names))
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - an optional package
+    except ImportError as error:
+        remedy = "pip install 'cxml[train]'"
+        raise ConfigError("tree.name_features", "tfidf", "scikit-learn is not installed", remedy) from error
+    words = TfidfVectorizer(
+        token_pattern=_WORDS, sublinear_tf=True, max_features=config.data.tfidf_max_features,
+        dtype=np.float32,  # pyright: ignore[reportArgumentType]  the stub knows float64 only
+    )  # fmt: skip
+    try:
+        return sparse.csr_matrix(words.fit_transform(names))
+    except ValueError as error:
+        raise DataError(data_url, f"the names of its labels have no words ({error})", _CHOICE) from error
+
+
+def set_beside(features: sparse.csr_matrix, names: sparse.csr_matrix, weight: float) -> sparse.csr_matrix:
+    """Features of texts [n, F] and of names [n, F'] as CSR float32 [n, F + F'], those of the names times `weight`."""
+    return sparse.csr_matrix(sparse.hstack([features, names * np.float32(weight)], format="csr", dtype=np.float32))
+
+
+def _embed(config: Config, names: Sequence[str]) -> np.ndarray:
+    """Mean over tokens of the encoder's last layer, float32 [L, D], of norm 1."""
+    import torch  # noqa: PLC0415 - workers on Ray need none
+    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
+
+    name, trust = config.model.encoder, config.model.trust_remote_code
+    try:
+        path = resolve_encoder(name)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        encoder = AutoModel.from_pretrained(path, trust_remote_code=trust, dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise ConfigError("model.encoder", name, f"it cannot be loaded ({error})", "Check the name.") from error
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    by_length = np.argsort([len(each) for each in names], kind="stable")  # little padding
+    found = np.empty((len(names), encoder.config.hidden_size), np.float32)
+    for start in range(0, len(names), _NAMES_PER_BATCH):
+        chosen = by_length[start : start + _NAMES_PER_BATCH]
+        batch = tokenizer(
+            [names[i] for i in chosen], truncation=True, max_length=_MOST_TOKENS, padding=True, return_tensors="pt"
+        ).to(encoder.device)
+        with torch.inference_mode():
+            hidden = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            found[chosen] = _mean_of_norm_one(hidden, batch["attention_mask"]).cpu().numpy()
+    return found
+
+
+def _mean_of_norm_one(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    from torch.nn.functional import normalize  # noqa: PLC0415
+
+    return normalize((hidden_BTD * mask_BT.unsqueeze(-1)).sum(1), dim=-1)

@@ -1,0 +1,58 @@
+"""How good clusters of labels are: how alike their labels, and how well a text finds the cluster of its labels."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from scipy import sparse
+
+_SCORES_AT_ONCE = 1 << 24
+
+
+def mean_cosine(features: sparse.csr_matrix, of_label: np.ndarray) -> float:
+    """Mean cosine of labels and the centroid of their cluster.
+
+    Args:
+        features: CSR [L, F], rows of norm 1; one without entries counts as 0.
+        of_label: cluster of each label, int [L].
+    """
+    return float(_norms(_sums(features, of_label)).sum() / len(of_label))
+
+
+def reach(
+    features: sparse.csr_matrix, of_label: np.ndarray, texts: sparse.csr_matrix, labels: sparse.csr_matrix, top_k: int
+) -> float:
+    """Share of the texts' labels that lie in the `top_k` clusters whose centroids are nearest to the text.
+
+    Args:
+        features: CSR [L, F].
+        of_label: cluster of each label, int [L].
+        texts: features of texts, CSR [N, F].
+        labels: which labels each text has, CSR [N, L].
+        top_k: clusters that a text is led to.
+    """
+    sums = _sums(features, of_label)
+    num_texts, num_clusters = (cast(tuple[int, int], matrix.shape)[0] for matrix in (texts, sums))
+    if num_clusters <= top_k or labels.nnz == 0:
+        return 1.0
+    centroids = sparse.csr_matrix((sparse.diags_array(1 / np.maximum(_norms(sums), 1e-12)) @ sums).T)
+    found, step = 0, max(1, _SCORES_AT_ONCE // num_clusters)
+    for start in range(0, num_texts, step):
+        scores = (texts[start : start + step] @ centroids).toarray()
+        near = np.zeros(scores.shape, np.bool_)
+        np.put_along_axis(near, np.argpartition(-scores, top_k, axis=1)[:, :top_k], True, axis=1)
+        positives = labels[start : start + step].tocoo()
+        found += int(near[positives.row, of_label[positives.col]].sum())
+    return found / labels.nnz
+
+
+def _sums(features: sparse.csr_matrix, of_label: np.ndarray) -> sparse.csr_matrix:
+    """Sums of the clusters' rows."""
+    num_labels = len(of_label)
+    members = sparse.csr_matrix((np.ones(num_labels, np.float32), (of_label, np.arange(num_labels))))
+    return sparse.csr_matrix(members @ features)
+
+
+def _norms(rows: sparse.csr_matrix) -> np.ndarray:
+    return np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
