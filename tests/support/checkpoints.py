@@ -3,11 +3,17 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import torch
 
-from cxml.config import CheckpointConfig, Config
+from cxml.checkpoint import ShardReader, list_checkpoints
+from cxml.cli import dump_config
+from cxml.config import CheckpointConfig, Config, config_to_dict
+from support.object_store import free_ports
 
 
 def checkpointed(config: Config, output: Path, *, url: str = "", **parts: object) -> Config:
@@ -65,3 +71,67 @@ def model_tensors(output: Path) -> dict[str, torch.Tensor]:
 def off(config: Config) -> Config:
     """`config` without checkpoints."""
     return dataclasses.replace(config, checkpoint=CheckpointConfig(every_minutes=0, every_steps=0))
+
+
+class Ranks:
+    """The ranks of a training as processes, each with a log."""
+
+    def __init__(self, config: Config, num_ranks: int, folder: Path, *, environment: dict[str, str] | None = None,
+                 hanging: tuple[int, int] | None = None) -> None:  # fmt: skip
+        """Start them; `hanging` is a rank and the step that it never ends."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "config.yaml"
+        file.write_text(dump_config(config_to_dict(config)))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": str(num_ranks)}
+        self.logs = [folder / f"rank-{rank}.log" for rank in range(num_ranks)]
+        self.processes = []
+        for rank, log in enumerate(self.logs):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_ranks)}
+            command = [sys.executable, str(Path(__file__).parent / "train_rank.py"), str(file)]
+            if hanging and hanging[0] == rank:
+                command += ["hang", str(hanging[1])]
+            with log.open("ab") as stream:
+                self.processes.append(
+                    subprocess.Popen(
+                        command, stdout=stream, stderr=stream, env={**os.environ, **place, **own, **(environment or {})}
+                    )
+                )
+
+    def wait(self, seconds: float = 300) -> list[int]:
+        """Their exit codes; what is still alive then is killed and fails the test."""
+        try:
+            return [process.wait(seconds) for process in self.processes]
+        finally:
+            self.kill(range(len(self.processes)))
+
+    def kill(self, ranks) -> None:
+        """SIGKILL."""
+        for rank in ranks:
+            self.processes[rank].kill()
+        for rank in ranks:
+            self.processes[rank].wait()
+
+    def are_running(self) -> bool:
+        """Whether none has ended."""
+        return all(process.poll() is None for process in self.processes)
+
+    def log(self) -> str:
+        """What all of them said."""
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+def wait_for_step(ranks: Ranks, url: str, step: int) -> bool:
+    """Wait for a checkpoint of `step` or later; False if a rank ended before."""
+    while ranks.are_running():
+        if any(entry.step >= step for entry in list_checkpoints(url)):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def read_whole(url: str) -> int:
+    """Read every tensor of a checkpoint; its step."""
+    reader = ShardReader(url)
+    for name in reader.manifest.tensors:
+        reader.tensor(name)
+    return reader.manifest.run.step

@@ -1,0 +1,130 @@
+"""Processes are killed, stopped and hung for real; what they had saved is whole, and going on loses nothing."""
+
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import Ranks, checkpointed, model_tensors, off, read_whole, train_each, wait_for_step
+from support.runs import make_encoder, read_losses, small_config
+
+from cxml.checkpoint import checkpoints_url, list_checkpoints
+from cxml.data import ShardedDataset
+from cxml.parallel import run_workers
+from cxml.tree import build
+from data_tools.preparation import prepare
+
+NUM_RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kills")
+    config = small_config(folder, make_encoder(folder / "encoder", dropout=0.1), train={"epochs": 2, "num_workers": 2})
+    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    return config
+
+
+@pytest.fixture(scope="module")
+def through(base):
+    """The run that nobody touches."""
+    output = Path(base.output) / "through"
+    run_workers(train_each, ([(off(checkpointed(base, output)), None, "auto")],), NUM_RANKS)
+    return output
+
+
+def assert_same_run(output, expected):
+    assert read_losses(output) == read_losses(expected)
+    found = model_tensors(output)
+    for name, values in model_tensors(expected).items():
+        assert torch.equal(found[name], values), name
+
+
+def begin(base, output, **parts):
+    config = checkpointed(base, output, **({"checkpoint": {"every_minutes": 0, "every_steps": 2}} | parts))
+    return config, checkpoints_url(config)
+
+
+def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_been(base, through, tmp_path):
+    config, url = begin(base, tmp_path / "out")
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "first")
+    assert wait_for_step(ranks, url, 6)
+    ranks.kill([1])
+    codes = ranks.wait()
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, 75)
+    assert all(read_whole(entry.url) == entry.step for entry in list_checkpoints(url))
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "second")
+    assert ranks.wait() == [0, 0], ranks.log()
+    assert "Going on from" in ranks.log()
+    assert_same_run(tmp_path / "out", through)
+
+
+def test_a_stop_signal_to_one_rank_saves_and_ends_them_all_with_a_code_of_its_own(base, through, tmp_path):
+    config, url = begin(base, tmp_path / "out", checkpoint={"every_minutes": 0, "every_steps": 10**6})
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "first")
+    while ranks.are_running() and not (tmp_path / "out" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    ranks.processes[1].send_signal(signal.SIGUSR1)
+    assert ranks.wait() == [75, 75], ranks.log()
+    (entry,) = list_checkpoints(url)
+    assert read_whole(entry.url) == entry.step > 0
+    assert Ranks(config, NUM_RANKS, tmp_path / "second").wait() == [0, 0]
+    assert_same_run(tmp_path / "out", through)
+
+
+def test_a_hanging_rank_ends_the_job_with_the_stacks_of_every_rank(base, tmp_path):
+    config, _ = begin(base, tmp_path / "out", train={"hang_minutes": 0.3})
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "log", hanging=(1, 5))
+    assert 0 not in ranks.wait()
+    first, second = (log.read_text() for log in ranks.logs)
+    for text in (first, second):
+        assert re.search(r"Timeout \(0:00:18\)!", text), text
+    assert "train_rank.py" in second.split("Timeout")[1]  # where it hangs
+    assert "in train_step" in first.split("Timeout")[1]  # where it waits
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_gone_on_from(base, through, tmp_path):
+    config, url = begin(base, tmp_path / "out")
+    jobs = [(config, 11, "auto")]
+    assert run_workers(train_each, (jobs,), NUM_RANKS) == [False]
+    newest, before, *_ = list_checkpoints(url)
+    file = next(Path(newest.url).glob("labels-00001-*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "log")
+    assert ranks.wait() == [0, 0]
+    assert re.search(f"Not going on from the checkpoint {newest.url}.*{file.name}", ranks.log())
+    assert f"Going on from {before.url}" in ranks.log()
+    assert_same_run(tmp_path / "out", through)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_fifty_kills_at_random_moments_lose_nothing(base, tmp_path):
+    """Kills of one rank and of all, many of them while checkpoints are being written."""
+    kills, draw = 50, random.Random(0)
+    parts = {"train": {"epochs": 24}, "checkpoint": {"every_minutes": 0, "every_steps": 3, "keep_last": 2}}
+    config = checkpointed(base, tmp_path / "out", **parts)
+    url, newest, in_saves, lives = checkpoints_url(config), 0, 0, 0
+    for lives in range(kills):
+        ranks = Ranks(config, NUM_RANKS, tmp_path / f"life-{lives}")
+        assert wait_for_step(ranks, url, newest + 1 + draw.randrange(8)), ranks.log()
+        time.sleep(draw.random() / 2)
+        ranks.kill([draw.randrange(NUM_RANKS)] if draw.random() < 0.5 else range(NUM_RANKS))
+        assert 0 not in ranks.wait(), "the run ended before it was killed often enough"
+        entries = list_checkpoints(url)
+        assert [read_whole(entry.url) for entry in entries] == [entry.step for entry in entries]
+        assert entries[0].step >= newest
+        newest = entries[0].step
+        begun = [folder for folder in Path(url).iterdir() if not (folder / "commit.json").exists()]
+        in_saves += bool(begun)
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "last")
+    assert ranks.wait(1800) == [0, 0], ranks.log()
+    through = off(checkpointed(base, tmp_path / "through", train={"epochs": 24}))
+    assert run_workers(train_each, ([(through, None, "auto")],), NUM_RANKS) == [True]
+    assert_same_run(tmp_path / "out", tmp_path / "through")
+    assert in_saves >= 5
+    print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {24 * 21} steps")
