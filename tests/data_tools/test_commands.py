@@ -29,7 +29,9 @@ def prepared(tmp_path_factory, wordnet_slice):
     return config
 
 
-@pytest.mark.parametrize("name", ["prepare", "validate", "inspect", "split", "propensity"])
+@pytest.mark.parametrize(
+    "name", ["prepare", "validate", "inspect", "split", "propensity", "tree_report", "import_tree"]
+)
 def test_help_teaches_each_command(name, capsys):
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(f"data_tools.{name}").main(["--help"])

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cxml.errors import DataError, StaleArtefactError
 from cxml.tree import LabelTree
@@ -124,3 +126,23 @@ def test_files_of_another_kind_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": "another", "version": 1}')
     with pytest.raises(DataError, match="not a label tree"):
         LabelTree.load(str(tmp_path))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.lists(st.integers(1, 6), max_size=3))
+def test_a_tree_of_clusters_has_those_clusters(seed, num_labels, branching):
+    rng = np.random.default_rng(seed)
+    levels, above = [], np.zeros(num_labels, np.int64)
+    for children in branching:
+        above = np.unique(above * 10 + rng.integers(0, children, num_labels), return_inverse=True)[1]
+        levels.append(above)
+    shuffled = [rng.permutation(level.max() + 1)[level] for level in levels]  # numbers say nothing about the parents
+    tree = LabelTree.from_clusters(shuffled, num_labels)
+    assert tree.level_sizes == (*(level.max() + 1 for level in levels), num_labels)
+    for level, of_label in enumerate(shuffled):
+        found = tree.cluster_of_label(level)
+        assert len(np.unique(np.stack([found, of_label]), axis=1).T) == of_label.max() + 1
+
+
+def test_clusters_that_do_not_lie_inside_each_other_are_refused():
+    with pytest.raises(ValueError, match="cluster of level 1 reaches into two clusters"):
+        LabelTree.from_clusters([np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2])], 4)

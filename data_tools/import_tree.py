@@ -1,0 +1,45 @@
+"""Use a label tree made elsewhere: PECOS's cluster chain, or CascadeXML's pickled clusters.
+
+python -m data_tools.import_tree --config configs/quickstart.yaml --source pecos/clusters
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.console import set_up_logging
+from cxml.errors import CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTreeCommand:
+    """Save a label tree made elsewhere as the tree of a run, whose data set must be prepared.
+
+    Of its levels those with the sizes in tree.level_sizes are taken.
+    """
+
+    settings: Settings
+    source: str = ""
+    """Folder or fsspec URL of a PECOS cluster chain (C0.npz, C1.npz, ...), or a file with CascadeXML's pickled
+    clusters, from which nothing but lists and arrays of integers is taken."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused."""
+    from data_tools.tree_import import import_tree  # noqa: PLC0415  heavy
+
+    try:
+        command = parse_command(ImportTreeCommand, "python -m data_tools.import_tree", arguments)
+        set_up_logging(is_speaker=True)
+        tree = import_tree(command.settings, command.source)
+    except CxmlError as error:
+        return exit_with_message(error)
+    print(" > ".join(f"{size:,}" for size in tree.level_sizes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Trees made elsewhere: PECOS's cluster chain, and CascadeXML's pickled clusters."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from cxml import storage
+from cxml.config import Config
+from cxml.data import DataManifest, data_url
+from cxml.errors import ConfigError, DataError
+from cxml.tree import LabelTree, tree_fingerprint, tree_settings, tree_url
+from data_tools.formats.plain_pickle import load_plain
+
+_SAVE_AGAIN = "Save the clusters again."
+
+
+def import_tree(config: Config, source: str) -> LabelTree:
+    """Save a tree made elsewhere as the tree of a run; its levels are those of `tree.level_sizes` that it has.
+
+    Args:
+        config: the run, whose data set is prepared.
+        source: folder or URL of a PECOS cluster chain, or a file with CascadeXML's pickled clusters.
+
+    Raises:
+        DataError: the source is broken, or is not about the data set's labels.
+        ConfigError: it has no level of a size that the config asks for.
+    """
+    manifest = DataManifest.read(data_url(config))
+    if not source or not storage.exists(source):
+        raise ConfigError("--source", source, "there is nothing", "Name a folder with C0.npz, or a pickled file.")
+    is_chain = storage.exists(storage.join(source, "C0.npz"))
+    levels = read_chain(source) if is_chain else read_clusters(source)
+    if len(levels[0]) != manifest.num_labels:
+        problem = f"is about {len(levels[0])} labels, the data set has {manifest.num_labels}"
+        raise DataError(source, problem, "Cluster the labels of this data set, in the order of their ids.")
+    try:
+        tree = LabelTree.from_clusters(_choose(levels, config.tree.level_sizes), manifest.num_labels)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise DataError(source, str(error), "Choose levels that lie inside each other.") from error
+    facts = {"fingerprint": tree_fingerprint(config, manifest.fingerprint), "config": tree_settings(config)}
+    tree.save(tree_url(config), {**facts, "imported": source})
+    return tree
+
+
+def read_chain(folder: str) -> list[np.ndarray]:
+    """PECOS's cluster chain: matrices C0.npz, C1.npz, ... [children, parents].
+
+    Returns:
+        The cluster of each label, int [L], at each level, coarse to fine.
+    """
+    parents: list[np.ndarray] = []
+    while storage.exists(file := storage.join(folder, f"C{len(parents)}.npz")):
+        above = len(parents[-1]) if parents else None
+        parents.append(_parents(file, above))
+    levels, of_label = [], np.arange(len(parents[-1]))
+    for of_child in reversed(parents):
+        of_label = of_child[of_label]
+        levels.append(of_label)
+    return levels[::-1]
+
+
+def read_clusters(file: str) -> list[np.ndarray]:
+    """CascadeXML's clusters: a pickled list of levels, each a list of clusters, each a list or array of label ids.
+
+    Returns:
+        The cluster of each label, int [L], at each level, coarse to fine.
+    """
+    found = load_plain(storage.read_bytes(file), file)
+    if not isinstance(found, list) or not found:
+        raise DataError(file, "is no list of levels", _SAVE_AGAIN)
+    levels = []
+    for number, clusters in enumerate(found):
+        try:
+            members = [np.asarray(cluster, np.int64).reshape(-1) for cluster in clusters]
+            labels = np.concatenate(members)
+        except (TypeError, ValueError) as error:
+            raise DataError(file, f"level {number} is no list of clusters of label ids", _SAVE_AGAIN) from error
+        if not np.array_equal(np.sort(labels), np.arange(len(labels))):
+            raise DataError(file, f"level {number} does not hold each label once", _SAVE_AGAIN)
+        of_label = np.empty(len(labels), np.int64)
+        of_label[labels] = np.repeat(np.arange(len(members)), [len(each) for each in members])
+        levels.append(of_label)
+    if len({len(level) for level in levels}) != 1:
+        raise DataError(file, "its levels are about different numbers of labels", _SAVE_AGAIN)
+    return levels
+
+
+def _parents(file: str, num_parents: int | None) -> np.ndarray:
+    """The only parent of each child in a matrix [children, parents], int64."""
+    try:
+        matrix = sparse.coo_matrix(sparse.load_npz(io.BytesIO(storage.read_bytes(file))))
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile, TypeError) as error:
+        raise DataError(file, f"no SciPy sparse matrix can be read from it ({error})", _SAVE_AGAIN) from error
+    children, parents = matrix.get_shape()
+    if num_parents not in (None, parents):
+        raise DataError(file, f"has {parents} parents, the level above {num_parents} clusters", _SAVE_AGAIN)
+    if not np.array_equal(np.sort(matrix.row), np.arange(children)):
+        raise DataError(file, "a cluster or label has not exactly one parent", "Trees only: no label in two clusters.")
+    of_child = np.empty(children, np.int64)
+    of_child[matrix.row] = matrix.col
+    return of_child
+
+
+def _choose(levels: list[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+    by_size = {len(np.unique(level)): level for level in levels}
+    for size in sizes:
+        if size not in by_size:
+            known = ", ".join(str(known) for known in sorted(by_size))
+            problem = f"the tree to import has no level of {size} clusters"
+            raise ConfigError("tree.level_sizes", list(sizes), problem, f"Its levels have {known}.")
+    return [by_size[size] for size in sizes]
