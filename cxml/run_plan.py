@@ -38,14 +38,16 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
     """
     facts = _data_facts(config)
     plan_splits(facts.num_labels, config.tree.level_sizes)
-    parameters, trained, row_bytes = _count_weights(config, facts.num_labels)
+    parameters, trained, label_state = _count_weights(config, facts.num_labels)
     plan = make_plan(
         parameters,
         trained,
         config.train,
         num_texts=facts.num_texts,
         world_size=config.train.num_workers,
-        label_rows=row_bytes,
+        num_labels=facts.num_labels,
+        label_state=label_state,
+        group_size=config.head.group_size,
     )
     return plan, facts
 
@@ -75,22 +77,24 @@ def _padded(config: Config, lengths: np.ndarray) -> int:
     return round(whole.reshape(-1, size).max(1).mean())
 
 
-def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int], int]:
-    """Weights of each part that the engine holds, those that learn, and bytes of label rows that it does not hold."""
+def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Weights of each part that the engine holds, those that learn, and a label's bytes where it does not hold them."""
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
-    in_engine, row_bytes = list(config.tree.level_sizes), 0
+    in_engine, label_state = list(config.tree.level_sizes), {}
     if config.head.implementation == "rows":
         head = config.head
-        row_bytes = num_labels * RowState.bytes_per_row(
+        label_state = RowState.bytes_by_state(
             encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
         )
+        if head.candidates == "all" and (config.train.accumulation > 1 or head.group_size or head.clip_global_norm):
+            label_state["gradient"] = 4 * (encoder.hidden_size + 1)
     else:
         in_engine.append(num_labels)
     heads = {
         f"level {level} head ({size:,} nodes)": size * (encoder.hidden_size + 1) for level, size in enumerate(in_engine)
     }
-    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}, row_bytes
+    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}, label_state
 
 
 def _count(module: nn.Module, *, learning: bool = False) -> int:

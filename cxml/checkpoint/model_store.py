@@ -1,7 +1,7 @@
 """Save a trained model as one folder, by all ranks together, and build it again from there on any number of ranks.
 
 weights.safetensors                  encoder and cluster levels
-labels-00000-of-00002.safetensors    label rows: positions int64 [R], weight [R, D], bias [R]; files in any cut
+labels-00000-00000.safetensors       label rows: positions int64 [R], weight [R, D], bias [R]; files in any cut
 manifest.json                        what made it, sizes and checksums; written last
 """
 
@@ -61,8 +61,10 @@ def save_model(
     dist.barrier()
     head = model.label_head
     if isinstance(head, RowsHead):
-        name = f"labels-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
-        own_files = [_write(url, name, head.export_rows())]
+        own_files = [
+            _write(url, f"labels-{ranks.rank:05d}-{block:05d}.safetensors", rows)
+            for block, rows in enumerate(head.export_rows())
+        ]
     else:
         own_files = [_write(url, f"labels-{i:05d}.safetensors", rows) for i, rows in enumerate(_take_blocks(weights))]
     files: list[list[dict[str, Any]]] = [[] for _ in range(ranks.world_size)]

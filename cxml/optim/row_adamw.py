@@ -73,9 +73,17 @@ class RowState:
         )
 
     @classmethod
+    def bytes_by_state(cls, width: int, *, optimizer: str, weights: str, second_moment: str) -> dict[str, int]:
+        """What a row in training takes, array by array; those that it does without are left out."""
+        row = cls.zeros(1, width, optimizer=optimizer, weights=weights, second_moment=second_moment)
+        return {name: array.nbytes for name, array in vars(row).items() if array.nbytes}
+
+    @classmethod
     def bytes_per_row(cls, width: int, *, optimizer: str, weights: str, second_moment: str) -> int:
-        """What a row in training takes."""
-        return cls.zeros(1, width, optimizer=optimizer, weights=weights, second_moment=second_moment).num_bytes
+        """What a row in training takes in all."""
+        return sum(
+            cls.bytes_by_state(width, optimizer=optimizer, weights=weights, second_moment=second_moment).values()
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -143,9 +151,9 @@ def update_rows(
     update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), schedule.log_decay, arrays)
 
 
-def settled_weights(state: RowState, schedule: RowSchedule) -> np.ndarray:
-    """The weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [R, D]."""
-    stored = state.weight
+def settled_weights(state: RowState, schedule: RowSchedule, rows: slice = slice(None)) -> np.ndarray:
+    """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
+    stored = state.weight[rows]
     values = stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
-    factors = np.exp(schedule.log_decay[schedule.step] - schedule.log_decay[state.last_step])
+    factors = np.exp(schedule.log_decay[schedule.step] - schedule.log_decay[state.last_step[rows]])
     return values * factors[:, None].astype(np.float32)

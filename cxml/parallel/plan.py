@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.table import Table
 
@@ -23,6 +23,7 @@ class Plan:
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
         label_rows: bytes of label rows with their optimiser state per rank, where the engine does not hold them.
+        label_state: what of it one label takes, in bytes, by the names of `RowState`.
         steps_per_epoch: optimiser steps.
         epochs: passes over the texts.
     """
@@ -37,6 +38,7 @@ class Plan:
     label_rows: int
     steps_per_epoch: int
     epochs: int
+    label_state: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bytes_per_rank(self) -> int:
@@ -64,6 +66,9 @@ class Plan:
             ("bytes_per_rank", "sum, without activations"),
         ):
             table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
+        if self.label_state:
+            parts = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.label_state.items())
+            table.add_row("bytes per label", f"{sum(self.label_state.values()):,}: {parts}")
         table.add_row("steps", f"{self.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
         return table
 
@@ -75,7 +80,9 @@ def make_plan(
     *,
     num_texts: int,
     world_size: int,
-    label_rows: int = 0,
+    num_labels: int = 0,
+    label_state: Mapping[str, int] | None = None,
+    group_size: int = 0,
 ) -> Plan:
     """Lay out a job.
 
@@ -87,8 +94,11 @@ def make_plan(
         config: precision, ZeRO stage, batch size, epochs.
         num_texts: texts of the training split.
         world_size: processes.
-        label_rows: bytes of all label rows with their state, if the engine does not hold them.
+        num_labels: labels.
+        label_state: bytes of each part of a label's row, where the engine does not hold the rows.
+        group_size: ranks that share a copy of the rows; 0 is all.
     """
+    label_state = label_state or {}
     total, learning = sum(parameters.values()), sum(trained.values())
     width = 4 if config.precision == "fp32" else 2
     state = 8 if config.precision == "fp32" else 12  # two fp32 moments; beside bf16 weights also an fp32 copy of them
@@ -101,7 +111,8 @@ def make_plan(
         weights=-(-total * width // share[2]),
         gradients=-(-learning * width // share[1]),
         optimizer=-(-learning * state // share[0]),
-        label_rows=-(-label_rows // world_size),
+        label_rows=-(-num_labels * sum(label_state.values()) // (group_size or world_size)),
         steps_per_epoch=-(-num_texts // config.batch_size),
         epochs=config.epochs,
+        label_state=label_state,
     )

@@ -11,6 +11,7 @@ Rows live in host memory and are worked on by the CPU, whatever the encoder's de
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from cxml.parallel.leaf_groups import LeafGroups
 from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.sparse_gradients import SparseGradients, clip_factor
 
+_BLOCK_ROWS = 65536  # handed out at once
 _KEEP, _UPDATE, _WRITE_GRADIENTS = 0, 1, 2
 
 
@@ -35,7 +37,7 @@ class _Texts:
     Attributes:
         features: float32 [B, D].
         leaves: int64 [B, K], -1 where there is none.
-        leaf_scores: float32 [B, K].
+        leaf_scores: float32 [B, K]; [B, 0] where they are not wanted.
         counts: texts of each rank.
     """
 
@@ -108,7 +110,7 @@ class RowsHead:
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
-        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64))
+        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64), with_scores=True)
         if not weighted or leaves is None:
             texts.leaf_scores.fill(1)
         own = self.layout.owns(texts.leaves) & (texts.leaves >= 0)
@@ -137,17 +139,19 @@ class RowsHead:
             row_ids=self.layout.positions()[rows],
         )
 
-    def export_rows(self) -> dict[str, Tensor]:
-        """This rank's rows: `positions` int64 [R], `weight` float32 [R, D], `bias` float32 [R].
+    def export_rows(self) -> Iterator[dict[str, Tensor]]:
+        """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
 
         Of several copies only the first hands its rows out; the others have none.
         """
-        own = slice(None) if self.copies.rank == 0 else slice(0)
-        return {
-            "positions": torch.from_numpy(self.layout.positions()[own]),
-            "weight": torch.from_numpy(settled_weights(self.state, self.schedule)[own]),
-            "bias": torch.from_numpy(self.state.bias[own].copy()),
-        }
+        positions = self.layout.positions()
+        for start in range(0, self.layout.num_rows if self.copies.rank == 0 else 0, _BLOCK_ROWS):
+            own = slice(start, start + _BLOCK_ROWS)
+            yield {
+                "positions": torch.from_numpy(positions[own].copy()),
+                "weight": torch.from_numpy(settled_weights(self.state, self.schedule, own)),
+                "bias": torch.from_numpy(self.state.bias[own].copy()),
+            }
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
         """Take over those of some exported rows that this rank owns; how many they were."""
@@ -180,7 +184,9 @@ class RowsHead:
             self._pending.add(groups.rows, kept)
         return self.exchange.sum_rows(torch.from_numpy(sums), texts.counts)
 
-    def _gather(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor) -> tuple[_Texts, np.ndarray]:
+    def _gather(
+        self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_scores: bool = False
+    ) -> tuple[_Texts, np.ndarray]:
         """The texts of all ranks, and their true labels as int64 [n, 2]: text, label position."""
         num_texts = len(features_BD)
         nodes, scores = self._wanted_leaves(leaves, num_texts)
@@ -188,14 +194,14 @@ class RowsHead:
         counts, widths, nnz = (sizes[:, column].tolist() for column in range(3))
         width = max(widths)
         nodes = torch.nn.functional.pad(nodes, (0, width - nodes.shape[1]), value=-1)
-        scores = torch.nn.functional.pad(scores, (0, width - scores.shape[1]))
+        scores = torch.nn.functional.pad(scores, (0, width - scores.shape[1])) if with_scores else scores[:, :0]
         before = sum(counts[: self.exchange.rank])
         keys = positive_keys.cpu()
         positives = torch.stack([keys // self.layout.num_labels + before, keys % self.layout.num_labels], dim=1)
         texts = _Texts(
             features=self.exchange.gather_rows(features_BD.detach().cpu(), counts).float().numpy(),
-            leaves=self.exchange.gather_rows(nodes, counts).numpy(),
-            leaf_scores=self.exchange.gather_rows(scores, counts).numpy(),
+            leaves=self.exchange.gather_rows(nodes.int(), counts).long().numpy(),
+            leaf_scores=self.exchange.gather_rows(scores, counts).numpy() if with_scores else scores.numpy(),
             counts=counts,
         )
         return texts, self.exchange.gather_rows(positives, nnz).numpy()

@@ -204,5 +204,5 @@ def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     decayed = weight * (1 - 10.0 * OptimConfig().classifier_weight_decay)
     rounding = 0 if weights == "fp32" else 2**-7
     torch.testing.assert_close(
-        head.export_rows()["weight"], decayed - 5.0 * weight_gradient, rtol=1e-5 + rounding, atol=1e-6
+        next(head.export_rows())["weight"], decayed - 5.0 * weight_gradient, rtol=1e-5 + rounding, atol=1e-6
     )

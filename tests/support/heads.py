@@ -64,7 +64,10 @@ def _train_case(problem, head_config, accumulation, ranks):
         head.finish_step()
     features, leaves, _ = steps[0][ranks.rank]
     best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
-    rows = {name: tensor.numpy() for name, tensor in head.export_rows().items()}
+    empty = {"positions": [], "weight": np.zeros((0, WIDTH)), "bias": []}  # of a rank without rows
+    blocks = [empty, *head.export_rows()]
+    rows = {name: np.concatenate([block[name] for block in blocks]) for name in empty}
+    rows["positions"] = rows["positions"].astype(np.int64)
     gathered = [None] * ranks.world_size
     torch.distributed.all_gather_object(gathered, (results, rows, [tensor.numpy() for tensor in best]))
     return gathered

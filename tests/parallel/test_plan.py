@@ -1,0 +1,60 @@
+"""The plan's bytes of label rows against what a process really grows by."""
+
+import multiprocessing
+
+import psutil
+import pytest
+
+from cxml.config import HeadConfig, OptimConfig, TrainConfig
+from cxml.optim import RowState
+from cxml.parallel import Exchange, RowLayout, RowsHead, make_plan
+
+LABELS, WIDTH = 100_000, 256
+
+
+def plan_of(head, world_size):
+    state = RowState.bytes_by_state(
+        WIDTH, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+    )
+    return make_plan(
+        {}, {}, TrainConfig(), num_texts=1, world_size=world_size,
+        num_labels=LABELS, label_state=state, group_size=head.group_size,
+    )  # fmt: skip
+
+
+def grow(head, queue):
+    import numpy as np
+
+    offsets = np.arange(0, LABELS + 1, 8)
+    before = psutil.Process().memory_info().rss
+    rows = RowsHead(RowLayout.deal(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
+    for array in vars(rows.state).values():
+        np.add(array, 0, out=array)  # memory counts once it is written to
+    queue.put(psutil.Process().memory_info().rss - before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{}, {"weights": "bf16"}, {"weights": "bf16-kahan", "second_moment": "row"}, {"optimizer": "sgd"}]
+)
+def test_a_process_grows_by_the_bytes_that_the_plan_says(settings):
+    head = HeadConfig(**settings)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=grow, args=(head, queue))
+    worker.start()
+    grown = queue.get(timeout=120)
+    worker.join()
+    assert grown == pytest.approx(plan_of(head, 2).label_rows, rel=0.05)
+
+
+def test_copies_of_the_rows_cost_each_group_all_of_them():
+    assert plan_of(HeadConfig(group_size=2), 8).label_rows == plan_of(HeadConfig(), 2).label_rows
+
+
+def test_the_printed_plan_names_what_each_state_of_a_label_takes():
+    plan = plan_of(HeadConfig(weights="bf16"), 2)
+    assert plan.label_state["weight"] == 2 * WIDTH
+    assert plan.label_state["second"] == 4 * WIDTH
+    cells = [cell for column in plan.table().columns for cell in column.cells]
+    assert any(f"moment {4 * WIDTH:,}" in str(cell) for cell in cells)
