@@ -12,6 +12,9 @@ figures are medians. CPU seconds say more than seconds where the machine has oth
 labels and their cluster's centroid at each level, and the reach, the share of the test texts' labels that lie in the 10
 clusters whose centroids are nearest the text. The last line is JSON.
 
+omikuji's clustering is not here, since it cannot be had alone: its interface trains whole models, in which each node's
+clustering is followed by the training of that node's classifiers.
+
 The first run makes the peer's venv (libpecos needs an older numpy) under --peers, which takes a minute.
 """
 
@@ -25,7 +28,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -34,7 +36,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cxml.config import SourceConfig
-from cxml.tree import pifa
+from cxml.tree import mean_cosine, pifa, reach
 from cxml.tree.threads import default_threads
 from data_tools.formats import RawSplit, read_source
 
@@ -107,7 +109,9 @@ def peer_python(folder: Path) -> str:
 def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
     """ICD-10-CM, WordNet where it is given, and synthetic labels from the texts of the last of these."""
     sources = {"ICD-10-CM": SourceConfig(kind="icd10cm")}
-    if wordnet:
+    if not wordnet:
+        print("WordNet is left out: name its folder with --wordnet", flush=True)
+    else:
         sources["WordNet"] = SourceConfig(kind="xmc", path=wordnet)
     problems = []
     for name, source in sources.items():
@@ -117,12 +121,14 @@ def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
         texts = sparse.csr_matrix(tfidf.fit_transform(train.texts))
         features = pifa(train.labels, texts, 1000)
         problems.append(Problem(name, features, sparse.csr_matrix(tfidf.transform(test.texts)), test.labels))
-    problems.append(Problem(f"{num_synthetic:,} from {name}", synthetic_features(train, texts, num_synthetic)))
+    problems.append(
+        Problem(f"{num_synthetic:,} from {name}", pifa(synthetic_labels(train, num_synthetic), texts, SYNTHETIC_TERMS))
+    )
     return problems
 
 
-def synthetic_features(train: RawSplit, texts: sparse.csr_matrix, num_labels: int) -> sparse.csr_matrix:
-    """PIFA of labels that each have five real texts."""
+def synthetic_labels(train: RawSplit, num_labels: int) -> sparse.csr_matrix:
+    """Labels that each have five real texts, CSR float32 [N, L]."""
     rng = np.random.default_rng(0)
     labels_of = sparse.csr_matrix(train.labels)
     texts_of = sparse.csc_array(labels_of)
@@ -135,8 +141,7 @@ def synthetic_features(train: RawSplit, texts: sparse.csr_matrix, num_labels: in
     chosen = [pick(texts_of, base), pick(texts_of, base)]
     chosen += [pick(texts_of, pick(labels_of, chosen[i])) for i in (0, 0, 1)]
     rows, columns = np.concatenate(chosen), np.tile(np.arange(num_labels), len(chosen))
-    labels = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(train.texts), num_labels))
-    return pifa(labels, texts, SYNTHETIC_TERMS)
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), (len(train.texts), num_labels))
 
 
 def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int) -> dict[str, Outcome]:
@@ -166,34 +171,11 @@ def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int
 
 def assess(problem: Problem, clusters: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean cosine and reach at each level; `clusters` int32 [levels, L] holds each label's cluster."""
-    num_labels = clusters.shape[1]
-    cosines, reach = [], []
-    for of_label in clusters:
-        members = sparse.csr_matrix((np.ones(num_labels, np.float32), (of_label, np.arange(num_labels))))
-        sums = sparse.csr_matrix(members @ problem.features)
-        norms = np.sqrt(np.asarray(sums.multiply(sums).sum(axis=1)).ravel())
-        cosines.append(float(norms.sum() / num_labels))
-        if problem.test_features is not None and problem.test_labels is not None:
-            centroids = sparse.diags_array(1 / np.maximum(norms, 1e-12)) @ sums
-            reach.append(reach_of(centroids, problem.test_features, problem.test_labels, of_label))
-    return cosines, reach
-
-
-def reach_of(
-    centroids: sparse.csr_array, texts: sparse.csr_matrix, labels: sparse.csr_matrix, of_label: np.ndarray
-) -> float:
-    """Share of the texts' labels inside the REACH_CLUSTERS clusters nearest to each text."""
-    num_texts, num_clusters = cast(tuple[int, int], texts.shape)[0], cast(tuple[int, int], centroids.shape)[0]
-    if num_clusters <= REACH_CLUSTERS:
-        return 1.0
-    found, columns = 0, centroids.T.tocsr()
-    for start in range(0, num_texts, 4096):
-        scores = (texts[start : start + 4096] @ columns).toarray()
-        near = np.zeros(scores.shape, np.bool_)
-        np.put_along_axis(near, np.argpartition(-scores, REACH_CLUSTERS, axis=1)[:, :REACH_CLUSTERS], True, axis=1)
-        positives = labels[start : start + 4096].tocoo()
-        found += int(near[positives.row, of_label[positives.col]].sum())
-    return found / labels.nnz
+    texts, labels = problem.test_features, problem.test_labels
+    cosines = [mean_cosine(problem.features, of_label) for of_label in clusters]
+    if texts is None or labels is None:
+        return cosines, []
+    return cosines, [reach(problem.features, of_label, texts, labels, REACH_CLUSTERS) for of_label in clusters]
 
 
 def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None:

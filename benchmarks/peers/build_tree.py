@@ -51,14 +51,7 @@ def prepare_cxml(threads: int, seed: int) -> Callable:
         levels = int(np.ceil(np.log2(num_labels / LEAF_LABELS)))
         tree = build_tree(features, [2**level for level in range(1, levels + 1)], seed=seed, threads=threads)
 
-        def clusters_of() -> np.ndarray:
-            clusters = np.empty((levels, tree.num_labels), np.int32)
-            for level in range(levels):
-                bounds = tree.label_offsets(level)
-                clusters[level, tree.label_order] = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-            return clusters
-
-        return clusters_of
+        return lambda: np.array([tree.cluster_of_label(level) for level in range(levels)])
 
     return build
 

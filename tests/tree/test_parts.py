@@ -1,4 +1,3 @@
-import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +10,7 @@ from cxml.config import TreeConfig, config_from_dict
 from cxml.data import ShardedDataset
 from cxml.tree import features_of_labels, pifa
 from cxml.tree.distributed import Progress, parts
-from cxml.tree.distributed.build import save_names
+from cxml.tree.distributed.build import make_job
 from cxml.tree.distributed.parts import Job, PartMaker, label_work, part_bounds
 from cxml.tree.kmeans import initial_order
 
@@ -60,10 +59,10 @@ def test_parts_smoothed_over_the_graph_with_names_beside_them_are_what_one_proce
     data = {"source": {"kind": "icd10cm"}, "directory": job.data_url}
     config = config_from_dict({"output": "none", "data": data, "tree": tree, "seed": 3})
     expected = features_of_labels(config, ShardedDataset(job.data_url, "train"))[initial_order(90, 3)]
-    job = dataclasses.replace(job, settings=config.tree)
-    columns = save_names(config, job, initial_order(90, 3), Progress(job.tree_url))
-    assert columns == 91  # "label" and the numbers 0 to 89
-    assert (finished_features(dataclasses.replace(job, num_name_features=columns)) != expected).nnz == 0
+    job = make_job(config, ShardedDataset(job.data_url, "train"), job.tree_url)
+    assert job.num_name_features == 91  # "label" and the numbers 0 to 89
+    assert job.num_parts > 3
+    assert (finished_features(job) != expected).nnz == 0
 
 
 def test_what_another_build_left_is_deleted_and_what_the_same_left_is_kept(job):

@@ -41,30 +41,41 @@ def order_labels(
     progress = Progress(tree_url)
     if progress.begin(fingerprint):
         _log.info("Going on with what an earlier build left at %s", tree_url)
-    num_labels = dataset.manifest.num_labels
-    order = initial_order(num_labels, config.seed)
+    order = initial_order(dataset.manifest.num_labels, config.seed)
     splits = _apply_finished(plan.splits, progress, order)
     if not len(splits):
         return order
-    start_order = initial_order(num_labels, config.seed)
-    work = label_work(data_url(config), dataset)[start_order]
-    job = Job(
-        data_url(config), tree_url, config.tree, config.seed, part_bounds(work), dataset.manifest.num_features
-    )  # fmt: skip
-    if config.tree.name_features != "none":
-        job = dataclasses.replace(job, num_name_features=save_names(config, job, start_order, progress))
+    job = make_job(config, dataset, tree_url)
     with joined_cluster() as cpus:
-        count = min(config.tree.num_workers or cpus, num_labels)
-        blocks = [(num_labels * i // count, num_labels * (i + 1) // count) for i in range(count)]
-        _tell_plan(job, work, count, dataset)
-        with Fleet(job, blocks, cpus) as fleet:
-            for kind in job.kinds:
-                _make_parts(kind, job, fleet, progress)
-            rows = HeldRows(job, fleet, order, blocks)
-            branches = _split_top(rows, splits, rows.num_entries // (_BRANCHES_PER_WORKER * count))
-            for _ in track(rows.finish(branches), len(branches), "Branches of the label tree"):
-                pass
+        count = config.tree.num_workers or cpus
+        _tell_plan(job, count, dataset)
+        with Fleet(job, count, cpus) as fleet:
+            carry_out(job, fleet, splits, order)
     return order
+
+
+def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
+    """What the workers must know. Features of names are made and kept here, since words are weighed over all names."""
+    data, order = data_url(config), initial_order(dataset.manifest.num_labels, config.seed)
+    bounds = part_bounds(label_work(data, dataset)[order])
+    job = Job(data, tree_url, config.tree, config.seed, bounds, dataset.manifest.num_features)
+    if config.tree.name_features == "none":
+        return job
+    names, _ = read_labels(data)
+    features = features_of_names(config, names, data)[order]
+    for part, (start, stop) in enumerate(pairwise(job.bounds.tolist())):
+        Progress(tree_url).save_part("names", part, features[start:stop])
+    return dataclasses.replace(job, num_name_features=features.shape[1])
+
+
+def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> None:
+    """Make the parts that are missing and carry out `splits`, int64 [n, 3]; `order`, int32 [L], follows in place."""
+    for kind in job.kinds:
+        _make_parts(kind, job, fleet)
+    rows = HeldRows(job, fleet, order)
+    branches = _split_top(rows, splits, rows.num_entries // (_BRANCHES_PER_WORKER * len(fleet.actors)))
+    for _ in track(rows.finish(branches), len(branches), "Branches of the label tree"):
+        pass
 
 
 def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -> np.ndarray:
@@ -82,17 +93,8 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
     return splits[is_left]
 
 
-def save_names(config: Config, job: Job, order: np.ndarray, progress: Progress) -> int:
-    """Keep features of the names in parts; made here, since words are weighed over all names. Returns their columns."""
-    names, _ = read_labels(job.data_url)
-    features = features_of_names(config, names, job.data_url)[order]
-    for part, (start, stop) in enumerate(pairwise(job.bounds.tolist())):
-        progress.save_part("names", part, features[start:stop])
-    return features.shape[1]
-
-
-def _make_parts(kind: Kind, job: Job, fleet: Fleet, progress: Progress) -> None:
-    missing = sorted(set(range(job.num_parts)) - progress.finished_parts(kind))
+def _make_parts(kind: Kind, job: Job, fleet: Fleet) -> None:
+    missing = sorted(set(range(job.num_parts)) - Progress(job.tree_url).finished_parts(kind))
     made = fleet.deal(missing, lambda actor, part: actor.make_part.remote(kind, part))
     for _ in track(made, len(missing), "Parts of the label features"):
         pass
@@ -115,8 +117,9 @@ def _split_top(rows: HeldRows, splits: np.ndarray, branch_entries: int) -> list[
     return [part for _, part in sorted(branches, key=lambda branch: -branch[0])]
 
 
-def _tell_plan(job: Job, work: np.ndarray, count: int, dataset: ShardedDataset) -> None:
+def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
     """Log how the work is spread, and a bound of each worker's memory."""
+    work = label_work(job.data_url, dataset)[initial_order(job.num_labels, job.seed)]
     entries = np.minimum(work, job.settings.feature_top_k)
     rows = 8 * int(entries.sum()) // count
     making = 20 * int(dataset.label_counts.sum()) + 16 * int(np.add.reduceat(work, job.bounds[:-1]).max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -28,14 +28,18 @@ ROWS = "rows"
 class Fleet:
     """One `RowHolder` per block of starting positions. Use it in a `with` block."""
 
-    def __init__(self, job: Job, blocks: Sequence[tuple[int, int]], cpus: int) -> None:
-        share = min(1.0, cpus / len(blocks))  # more workers than CPUs take turns
+    def __init__(self, job: Job, count: int, cpus: int) -> None:
+        """Start `count` workers, or one per label where there are fewer, on a cluster of so many CPUs."""
+        count = min(count, job.num_labels)
+        self.blocks = [(job.num_labels * i // count, job.num_labels * (i + 1) // count) for i in range(count)]
+        """The starting positions of each worker."""
+        share = min(1.0, cpus / count)  # more workers than CPUs take turns
         options: dict[str, Any] = {"num_cpus": share, "concurrency_groups": {ROWS: 1}}
         self._class: Any = ray.remote(**options)(RowHolder)
-        self._job, self._blocks, self._losses = ray.put(job), blocks, 0
+        self._job, self._losses = ray.put(job), 0
         self.restore: Callable[[int, ActorHandle], ray.ObjectRef | None] = lambda *_: None
         """Brings a new worker to where the dead one was."""
-        self.actors = [self._start(number) for number in range(len(blocks))]
+        self.actors = [self._start(number) for number in range(count)]
 
     def __enter__(self) -> Fleet:
         return self
@@ -92,7 +96,7 @@ class Fleet:
             self.recover(again)
 
     def _start(self, number: int) -> ActorHandle:
-        return self._class.remote(self._job, *self._blocks[number])
+        return self._class.remote(self._job, *self.blocks[number])
 
 
 def _is_alive(actor: ActorHandle) -> bool:

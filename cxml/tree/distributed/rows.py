@@ -21,11 +21,11 @@ from cxml.tree.two_means import sample_size, seed_of_node
 class HeldRows:
     """`order` is that of the labels, int32 [L]; splits change it in place."""
 
-    def __init__(self, job: Job, fleet: Fleet, order: np.ndarray, blocks: list[tuple[int, int]]) -> None:
+    def __init__(self, job: Job, fleet: Fleet, order: np.ndarray) -> None:
         """Let the workers load their rows."""
         self.order = order
         self._job, self._fleet = job, fleet
-        self._lows = np.array([low for low, _ in blocks])
+        self._lows = np.array([low for low, _ in fleet.blocks])
         start_order = initial_order(job.num_labels, job.seed)
         self._start_position = np.empty_like(start_order)
         self._start_position[start_order] = np.arange(job.num_labels, dtype=np.int32)
