@@ -282,7 +282,7 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
     )
     try:
         return attempts(action)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
         if not _is_storage_error(error):

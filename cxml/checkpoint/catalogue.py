@@ -60,8 +60,9 @@ def sweep(url: str) -> list[str]:
     for name, _ in _attempts(url):
         folder = storage.join(url, name)
         if not storage.exists(storage.join(folder, COMMIT_FILE)):
+            if any(storage.file_sizes(folder).values()):  # some stores go on listing a folder that holds nothing
+                swept.append(folder)
             storage.remove(folder)
-            swept.append(folder)
     return swept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import signal
+import threading
 from types import FrameType, TracebackType
 
 from cxml.checkpoint import Progress
@@ -14,15 +15,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignal:
-    """While entered, a stop signal is noted instead of ending the process."""
+    """While entered, a stop signal is noted instead of ending the process.
+
+    Only the main thread can take signals; where training runs in another one (Ray Train), they do what they did before.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in STOP_SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -1,5 +1,6 @@
 """Processes are killed, stopped and hung for real; what they had saved is whole, and going on loses nothing."""
 
+import os
 import random
 import re
 import signal
@@ -104,8 +105,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_gone_on_from
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_fifty_kills_at_random_moments_lose_nothing(base, tmp_path):
-    """Kills of one rank and of all, many of them while checkpoints are being written."""
-    kills, draw = 50, random.Random(0)
+    """Kills of one rank and of all, many of them while checkpoints are being written; CXML_TEST_KILLS sets how many."""
+    kills, draw = int(os.environ.get("CXML_TEST_KILLS", "50")), random.Random(0)
     parts = {"train": {"epochs": 24}, "checkpoint": {"every_minutes": 0, "every_steps": 3, "keep_last": 2}}
     config = checkpointed(base, tmp_path / "out", **parts)
     url, newest, in_saves, lives = checkpoints_url(config), 0, 0, 0
@@ -126,5 +127,5 @@ def test_fifty_kills_at_random_moments_lose_nothing(base, tmp_path):
     through = off(checkpointed(base, tmp_path / "through", train={"epochs": 24}))
     assert run_workers(train_each, ([(through, None, "auto")],), NUM_RANKS) == [True]
     assert_same_run(tmp_path / "out", tmp_path / "through")
-    assert in_saves >= 5
+    assert in_saves >= kills // 10
     print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {24 * 21} steps")

@@ -20,6 +20,8 @@ from pathlib import Path
 
 KEY, SECRET, BUCKET = "admin", "only-for-tests", "data"
 _START_SECONDS = 60
+STALL_SECONDS = 4
+"""How long a stalled request is left without an answer; `options` makes clients wait half as long."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,7 +89,8 @@ def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
 def options(port: int) -> dict[str, object]:
     """What s3fs needs to reach the server, or a proxy before it; its client tries once, cxml does the rest."""
     client = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
-    once = {"retries": {"total_max_attempts": 1}}
+    half = STALL_SECONDS / 2
+    once = {"retries": {"total_max_attempts": 1}, "read_timeout": half, "connect_timeout": half}
     return {"key": KEY, "secret": SECRET, "client_kwargs": client, "config_kwargs": once}
 
 
@@ -96,20 +99,23 @@ class Failures:
     """How a proxy treats requests.
 
     Attributes:
-        share: of the requests that are answered with 503.
-        failed: how many were.
+        share: of the requests that fail.
+        way: how they fail: `refuse` answers 503, `drop` hands the request on and closes the connection in the middle
+            of the answer, `stall` does not answer until the client has given up.
+        failed: how many did.
         passed: how many went through.
     """
 
     share: float
+    way: str = "refuse"
     failed: int = 0
     passed: int = 0
 
 
 @contextlib.contextmanager
-def failing_proxy(port: int, share: float) -> Iterator[tuple[int, Failures]]:
-    """A web server before the one at `port` that answers a share of the requests with 503, at random from a seed."""
-    failures = Failures(share)
+def failing_proxy(port: int, share: float, way: str = "refuse") -> Iterator[tuple[int, Failures]]:
+    """A web server before the one at `port` that fails a share of the requests, at random from a seed."""
+    failures = Failures(share, way)
     handler = type("Handler", (_Proxy,), {"target": port, "failures": failures, "random": random.Random(0)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -136,11 +142,30 @@ class _Proxy(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.random.random() < self.failures.share:
             self.failures.failed += 1
+            self._fail(body)
+            return
+        self.failures.passed += 1
+        status, headers, content = self._hand_on(body)
+        self._begin_answer(status, headers, content)
+        self.wfile.write(content)
+
+    def _fail(self, body: bytes) -> None:
+        if self.failures.way == "refuse":
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self.failures.passed += 1
+        if self.failures.way == "drop":
+            status, headers, content = self._hand_on(body)
+            if self.command == "GET":
+                self._begin_answer(status, headers, content)
+                self.wfile.write(content[: len(content) // 2])
+        else:
+            time.sleep(STALL_SECONDS)
+        self.close_connection = True
+
+    def _hand_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """What the server behind answers."""
         upstream = http.client.HTTPConnection("127.0.0.1", self.target, timeout=60)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
@@ -149,14 +174,16 @@ class _Proxy(BaseHTTPRequestHandler):
         upstream.endheaders(body)
         response = upstream.getresponse()
         content = response.read()
-        self.send_response_only(response.status)
-        for name, value in response.getheaders():
+        upstream.close()
+        return response.status, response.getheaders(), content
+
+    def _begin_answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
-        length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        length = dict(headers).get("Content-Length") if self.command == "HEAD" else str(len(content))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
-        self.wfile.write(content)
-        upstream.close()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the names that http.server asks for
