@@ -227,8 +227,8 @@ class HeadConfig:
     `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
     score is its own probability; model.scoring concerns the levels above."""
     group_size: int = 0
-    """Processes that share one copy of the rows, such as those of a node; the copies add up their gradients. 0: all
-    processes share one (`rows` only)."""
+    """Processes that share one copy of the rows, such as those of a node, a divisor of all; the copies add up their
+    gradients. 0: all processes share one (`rows` only)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
     weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"
@@ -451,12 +451,6 @@ class Config:
             "head.implementation", self.head.implementation,
             f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
             "Set train.zero_stage to 3, or head.implementation to rows.",
-        )  # fmt: skip
-        groups = self.head.group_size
-        _require(
-            groups == 0 or self.train.num_workers % groups == 0, "head.group_size", groups,
-            f"does not divide train.num_workers = {self.train.num_workers}",
-            "Set it to a divisor, or to 0 for one group of all processes.",
         )  # fmt: skip
         levels = self.num_levels
         for name, expected in (

@@ -35,6 +35,12 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"train": {"batch_size": 3, "num_workers": 2, "accumulation": 2}}, "train.batch_size", "4 or more"),
         ({"train": {"zero_stage": 4}}, "train.zero_stage", "--help"),
         ({"train": "fast"}, "train", "configs/"),
+        ({"head": {"group_size": -1}}, "head.group_size", "0 or more"),
+        (
+            {"train": {"zero_stage": 3}, "head": {"implementation": "zero3", "candidates": "all"}},
+            "head.candidates",
+            "Set head.implementation to rows",
+        ),
         ({"tree": {"level_sizes": [512, 64]}}, "tree.level_sizes", "[256, 2048]"),
         ({"data": {"source": {"kind": "xmc"}}}, "data.source.path", "train_raw_texts.txt"),
         ({"data": {"source": {"kind": "icd10cm", "chapters": ["23"]}}}, "data.source.chapters", "1 to 22"),

@@ -1,0 +1,255 @@
+"""Millions of labels on one machine: training with the real encoder on real texts, evaluation, and prediction.
+
+    python benchmarks/scale.py [--labels 3000000] [--steps 200] [--predict-labels 10000000] [--wordnet FOLDER] [--quick]
+
+Texts are ICD-10-CM's descriptions and, where its folder in the XMC repository's raw form is given, WordNet's glosses.
+Each of their real labels becomes a family of labels, as many as make up the number asked for; a text takes one or two
+of each family of its own, drawn by a power law, so that most labels are as rare as in the large benchmark sets. The
+tree clusters the real labels by their texts; a family lies together.
+
+Trains CascadeXML on MiniLM-L6 over two processes with row-sparse AdamW, evaluates, saves; then a model of more labels,
+random ones in bf16, predicts the test texts. Memory is the sum over all processes, sampled twice a second. A line of
+JSON at the end: the labels' loss over the last tenth of the steps against that over the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from cxml import storage
+from cxml.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    HeadConfig,
+    LogConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainConfig,
+    TreeConfig,
+)
+from cxml.console import set_up_logging
+from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDataset, data_url
+from cxml.model import build_model
+from cxml.parallel import Exchange, RowsHead, distributed, rows_head, run_workers
+from cxml.training import evaluate_run, train
+from cxml.tree import LabelTree, build_tree, pifa, tree_url
+from data_tools.formats import RawSplit, read_source
+from data_tools.preparation import load_tokenizer, tokenize
+
+NUM_RANKS, BATCH, EXPONENT = 2, 64, 1.5
+GOAL = 0.8
+
+
+def main() -> None:
+    """Parse, prepare, train, evaluate, predict, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=int, default=3_000_000)
+    parser.add_argument("--predict-labels", type=int, default=10_000_000, help="0: none")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of 64 texts")
+    parser.add_argument("--test-texts", type=int, default=2000)
+    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 16384])
+    parser.add_argument("--candidates", choices=["shortlist", "all"], default="shortlist")
+    parser.add_argument("--wordnet", default="", help="folder of WordNet's texts and labels")
+    parser.add_argument("--folder", default="runs/benchmarks/scale", help="what is in it is replaced")
+    parser.add_argument("--quick", action="store_true", help="100,000 labels, 12 steps; 200,000 in prediction")
+    given = parser.parse_args()
+    if given.quick:
+        given.labels, given.predict_labels, given.steps, given.clusters = 100_000, 200_000, 12, [64, 2048]
+        given.test_texts = 200
+    set_up_logging(is_speaker=True)
+    texts = RealTexts.read(given.wordnet, {"train": given.steps * BATCH, "test": given.test_texts}, given.clusters)
+    config = config_of(given.folder, given.clusters, HeadConfig(candidates=given.candidates))
+    table = Table(title="Memory of all processes and time", title_justify="left")
+    for heading in ("", "labels", "GiB", "seconds"):
+        table.add_column(heading, justify="right")
+
+    family = -(-given.labels // texts.num_labels)
+    write(config, texts, family)
+    for name, work, arguments in (("train, save", train, (config, "scale")), ("evaluate", evaluate_run, (config,))):
+        with Watch() as watch:
+            report = run_workers(work, arguments, NUM_RANKS)
+        table.add_row(name, f"{family * texts.num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
+    first, last = losses(config)
+    if given.predict_labels:
+        family = -(-given.predict_labels // texts.num_labels)
+        bf16 = dataclasses.replace(config, head=HeadConfig(weights="bf16"))
+        with Watch() as watch:
+            speed = run_workers(predict, (bf16, texts.tree, family), NUM_RANKS)
+        name = f"predict, {speed * 1000:.1f} ms a text"
+        table.add_row(name, f"{family * texts.num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
+    Console().print(table)
+    print(
+        "Metrics of the labels:",
+        " ".join(f"{name} {value:.2f}" for name, value in cast(dict, report)["levels"][-1].items()),
+    )
+    line = {"name": "scale", "figure": round(last, 6), "unit": "nats", "peer": round(first, 6)}
+    print(json.dumps(line | {"ratio": round(last / first, 3), "goal": GOAL, "holds": last / first <= GOAL}))
+
+
+@dataclass(frozen=True)
+class RealTexts:
+    """Texts of both splits with their real labels, and a tree of those."""
+
+    splits: dict[str, RawSplit]
+    tree: LabelTree
+
+    @property
+    def num_labels(self) -> int:
+        """Real labels."""
+        return self.tree.num_labels
+
+    @classmethod
+    def read(cls, wordnet: str, counts: dict[str, int], clusters: list[int]) -> RealTexts:
+        """Read the sources, mix them, keep as many texts as wanted, cluster the labels that these have."""
+        sources = [SourceConfig(kind="icd10cm")] + ([SourceConfig(kind="xmc", path=wordnet)] if wordnet else [])
+        parts = [read_source(source).splits for source in sources]
+        rng = np.random.default_rng(0)
+        splits = {}
+        for split, count in counts.items():
+            texts = [text for part in parts for text in part[split].texts]
+            blocks = [part[split].labels for part in parts]
+            labels = cast(sparse.csr_matrix, sparse.csr_matrix(sparse.block_diag(blocks, format="csr")))
+            rows = rng.permutation(len(texts))[:count]
+            splits[split] = RawSplit([texts[row] for row in rows], sparse.csr_matrix(labels[rows]))
+        features = TfidfVectorizer(max_features=20_000).fit_transform(splits["train"].texts)
+        return cls(
+            splits,
+            build_tree(pifa(splits["train"].labels, sparse.csr_matrix(features, dtype=np.float32), 100), clusters),
+        )
+
+
+def config_of(folder: str, clusters: list[int], head: HeadConfig) -> Config:
+    """One pass over the texts; no checkpoints, which take a second copy of the rows while they are written."""
+    return Config(
+        output=folder,
+        data=DataConfig(source=SourceConfig(kind="icd10cm"), max_length=32, keep_text=False),
+        tree=TreeConfig(level_sizes=tuple(clusters)),
+        model=ModelConfig(pooling="mean", shortlist_sizes=(*(64,) * (len(clusters) - 1), 8)),
+        head=head,
+        train=TrainConfig(epochs=1, batch_size=BATCH, num_workers=NUM_RANKS),
+        evaluate=EvaluateConfig(batch_size=64, examples=0),
+        checkpoint=CheckpointConfig(every_minutes=0),
+        log=LogConfig(every_steps=1),
+    )
+
+
+def widened(tree: LabelTree, family: int) -> LabelTree:
+    """The tree in which each label is a run of `family` labels."""
+    order = (tree.label_order[:, None].astype(np.int64) * family + np.arange(family)).ravel()
+    return LabelTree(order.astype(np.int32), (*tree.offsets[:-1], tree.offsets[-1] * family))
+
+
+def write(config: Config, texts: RealTexts, family: int) -> None:
+    """The data set with families of labels, and its tree."""
+    storage.remove(config.output)
+    tokenizer, info = load_tokenizer(config)
+    writer = DatasetWriter(data_url(config))
+    rng = np.random.default_rng(1)
+    examples = {}
+    for split, raw in texts.splits.items():
+        labels = family_members(raw.labels, family, rng)
+        none = sparse.csr_matrix((len(raw.texts), 1), dtype=np.float32)
+        examples[split] = Examples(tokenize(tokenizer, raw.texts, config.data.max_length), labels, none, None)
+    frequency = np.bincount(examples["train"].labels.values, minlength=family * texts.num_labels)
+    writer.write_labels([str(label) for label in range(len(frequency))], frequency)
+    for split, rows in examples.items():
+        writer.write_shard(split, rows)
+    writer.commit(fingerprint="scale", config={}, tokenizer=info, num_features=1, source={})
+    widened(texts.tree, family).save(tree_url(config), {})
+
+
+def family_members(labels: sparse.csr_matrix, family: int, rng: np.random.Generator) -> Ragged:
+    """For each of a text's real labels one or two of its family, the first ones the likeliest."""
+    chosen = [
+        labels.indices.astype(np.int64) * family + np.minimum(rng.zipf(EXPONENT, len(labels.indices)) - 1, family - 1)
+        for _ in range(2)
+    ]
+    texts = np.repeat(np.arange(cast(tuple[int, int], labels.shape)[0]), np.diff(labels.indptr))
+    num_labels = cast(tuple[int, int], labels.shape)[1] * family
+    keys = np.unique(np.concatenate([texts * num_labels + members for members in chosen]))
+    counts = np.bincount(keys // num_labels, minlength=len(labels.indptr) - 1)
+    return Ragged((keys % num_labels).astype(np.int32), np.append(0, np.cumsum(counts)).astype(np.int64))
+
+
+def losses(config: Config) -> tuple[float, float]:
+    """Mean loss of the labels over the first and the last tenth of the steps."""
+    lines = Path(config.output, "metrics.jsonl").read_text().splitlines()
+    records = [record for line in lines if (record := json.loads(line))["kind"] == "train"]
+    by_step = [record["level_losses"][-1] for record in records]
+    tenth = max(1, len(by_step) // 10)
+    return statistics.mean(by_step[:tenth]), statistics.mean(by_step[-tenth:])
+
+
+@torch.inference_mode()
+def predict(config: Config, real_tree: LabelTree, family: int) -> float:
+    """Seconds per text of predicting the test split over random label rows, all ranks together."""
+    with distributed() as ranks:
+        tree = widened(real_tree, family)
+        torch.manual_seed(0)
+        model = build_model(config.model, tree, make_label_head=rows_head(tree, Exchange(), config, trains=False))
+        weight = cast(RowsHead, model.label_head).state.weight
+        rng = np.random.default_rng(ranks.rank)
+        for start in range(0, len(weight), 65536):
+            block = torch.from_numpy(rng.normal(size=weight[start : start + 65536].shape) / 20).bfloat16()
+            weight[start : start + 65536] = block.view(torch.uint16).numpy()
+        dataset = ShardedDataset(data_url(config), "test")
+        loader = EvalLoader(
+            dataset, batch_size=config.evaluate.batch_size, rank=ranks.rank, world_size=ranks.world_size,
+            pad_id=dataset.manifest.tokenizer.pad_id,
+        )  # fmt: skip
+        model.eval()
+        began, seen = 0.0, 0
+        for number, (_, batch) in enumerate(loader):
+            if number == 1:  # the first batch compiles
+                began, seen = time.perf_counter(), 0
+            model(batch, predict_k=5)
+            seen += batch.size
+        return (time.perf_counter() - began) / (seen * ranks.world_size)
+
+
+class Watch:
+    """Samples the resident memory of this process and its children; `peak` in bytes, `seconds` of the `with` block."""
+
+    def __enter__(self) -> Watch:
+        self.peak, self._began, self._is_over = 0, time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self.seconds = time.monotonic() - self._began
+
+    def _sample(self) -> None:
+        process = psutil.Process()
+        while not self._is_over.wait(0.5):
+            total = 0
+            for one in [process, *process.children(recursive=True)]:
+                try:
+                    total += one.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue  # it ended between the list and the look
+            self.peak = max(self.peak, total)
+
+
+if __name__ == "__main__":
+    main()
