@@ -1,6 +1,12 @@
 import dataclasses
+import sys
+
+import numpy as np
+from scipy import sparse
+from support.datasets import write_dataset
 
 from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TreeConfig
+from cxml.data import ShardedDataset
 from cxml.tree import tree_fingerprint, tree_url
 
 
@@ -12,6 +18,21 @@ def config(**tree) -> Config:
 def test_the_tree_lies_in_the_run_or_where_the_config_says():
     assert tree_url(config()) == "runs/one/tree"
     assert tree_url(config(directory="s3://bucket/shared-tree")) == "s3://bucket/shared-tree"
+
+
+def test_auto_takes_ray_for_a_large_data_set_where_a_cluster_is_named(tmp_path, monkeypatch):
+    module = sys.modules["cxml.tree.build"]  # the package's function of that name hides it
+    data = write_dataset(tmp_path / "set", {"train": (sparse.csr_matrix(np.eye(3)), sparse.csr_matrix(np.eye(3, 5)))})
+    dataset = ShardedDataset(data, "train")
+    chosen = {}
+    for is_large in (True, False):
+        monkeypatch.setattr(module, "_RAY_PAYS_BYTES", 1 if is_large else 1 << 30)
+        for address in ("10.0.0.1:6379", ""):
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            for engine in ("auto", "local", "ray"):
+                chosen[is_large, bool(address), engine] = module._wants_ray(config(engine=engine).tree, dataset)
+    expected = {key: key[2] == "ray" or key == (True, True, "auto") for key in chosen}
+    assert chosen == expected
 
 
 def test_the_fingerprint_follows_all_that_the_tree_depends_on_and_nothing_else():

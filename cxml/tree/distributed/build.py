@@ -118,15 +118,17 @@ def _split_top(rows: HeldRows, splits: np.ndarray, branch_entries: int) -> list[
 
 
 def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
-    """Log how the work is spread, and a bound of each worker's memory."""
+    """Log how the work is spread, and about how much memory each worker's arrays take at most."""
     work = label_work(job.data_url, dataset)[initial_order(job.num_labels, job.seed)]
-    entries = np.minimum(work, job.settings.feature_top_k)
-    rows = 8 * int(entries.sum()) // count
-    making = 20 * int(dataset.label_counts.sum()) + 16 * int(np.add.reduceat(work, job.bounds[:-1]).max())
-    holding = 2 * rows + 2 * 8 * int(entries.sum()) // (_BRANCHES_PER_WORKER * count)
-    columns = 28 * job.num_columns
-    megabytes = (max(making, holding) + columns) / 1e6
+    kept = np.minimum(work, job.settings.feature_top_k)
+    largest_work, largest_kept = (int(np.add.reduceat(each, job.bounds[:-1]).max()) for each in (work, kept))
+    walked = job.settings.walk_top_k * largest_kept if job.settings.walk_length else 0
+    making = 20 * int(dataset.label_counts.sum()) + max(40 * largest_work, 16 * walked)
+    share = int(kept.sum()) // count
+    holding = 16 * share + 24 * (share // _BRANCHES_PER_WORKER)
+    megabytes = (max(making, holding) + 28 * job.num_columns + 8 * job.num_labels) / 1e6
     _log.info(
-        "Label tree on Ray: %d workers, %d labels in %d parts; the arrays of a worker take at most about %.0f MB",
+        "Label tree on Ray: %d workers, %d labels in %d parts; arrays of texts' features take at most about %.0f MB "
+        "in a worker",
         count, job.num_labels, job.num_parts, megabytes,
     )  # fmt: skip
