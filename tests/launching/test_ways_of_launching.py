@@ -1,60 +1,18 @@
 """The same run started in four ways: real launchers, a real Ray cluster with its job server."""
 
+import contextlib
 import os
-import signal
+import secrets
+import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
+import tempfile
 
 import psutil
 import pytest
-import yaml
+
+from tests.support.launching import BIN, assert_same_run, launch
 from tests.support.object_store import free_ports
-from tests.support.runs import make_encoder, read_losses, small_config
-
-from cxml.config import config_to_dict
-from cxml.pipeline import run
-from cxml.storage import read_json
-
-ROOT = Path(__file__).parent.parent.parent
-BIN = Path(sys.executable).parent
-STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    """A config file, and the losses and metrics of two processes that the command itself starts."""
-    folder = tmp_path_factory.mktemp("launching")
-    config = small_config(folder / "here", make_encoder(folder / "encoder"), train={"epochs": 1, "num_workers": 2})
-    run(config)
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(config_to_dict(config)))
-    losses = read_losses(folder / "here")
-    assert len(losses) >= STEPS
-    return file, losses, read_json(str(folder / "here" / "report.json"), "")["levels"]
-
-
-def launch(command, output, config_file, **environment):
-    """Run a launcher to its end; its output on failure."""
-    words = [*command, "--config", str(config_file), "--output", str(output)]
-    path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        words, env={**os.environ, **path, **environment}, cwd=ROOT, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def assert_same_run(output, expected):
-    _, losses, levels = expected
-    found = read_losses(output)
-    assert len(found) == len(losses)
-    for one, other in zip(found, losses, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
-    for one, other in zip(read_json(str(output / "report.json"), "")["levels"], levels, strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):
@@ -69,3 +27,46 @@ def test_the_deepspeed_launcher_takes_the_same_steps(expected, tmp_path):
     launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={port}", "launch/train.py"]
     launch(launcher, tmp_path / "run", expected[0])
     assert_same_run(tmp_path / "run", expected)
+
+
+@pytest.fixture(scope="module")
+def job_server(tmp_path_factory):
+    """A Ray head with its job server, on free ports of the loopback device; what its clients' environment needs."""
+    gcs, dashboard = free_ports(2)
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
+    ray = str(BIN / "ray")
+    start = [
+        ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}", "--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats",
+        f"--temp-dir={folder}",
+    ]  # fmt: skip
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    subprocess.run(start, check=True, capture_output=True, timeout=120, env={**os.environ, **token})
+    mine = [
+        process for process in psutil.process_iter(["cmdline"]) if folder in " ".join(process.info["cmdline"] or [])
+    ]
+    client = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    wait_until_jobs_are_taken(client)
+    yield client
+    for process in mine:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # asked to end, they take a minute
+    psutil.wait_procs(mine, timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_jobs_are_taken(client):
+    """The server answers before its agent is there to start jobs."""
+    for _ in range(30):
+        trial = [str(BIN / "ray"), "job", "submit", "--", "true"]
+        if subprocess.run(trial, env={**os.environ, **client}, capture_output=True, check=False).returncode == 0:
+            return
+    pytest.fail("Ray's job server takes no jobs")
+
+
+def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_server, tmp_path):
+    submit = [str(BIN / "ray"), "job", "submit", "--", sys.executable, "-m", "cxml.train"]
+    done = launch(submit, tmp_path / "run", expected[0], **job_server)
+    assert_same_run(tmp_path / "run", expected)
+    assert "Training runs on Ray Train" in done.stdout
+    assert "epoch 1.00" in done.stdout

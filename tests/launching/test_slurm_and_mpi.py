@@ -1,0 +1,47 @@
+"""The batch launchers, where they are installed: Open MPI, and Slurm with two nodes on this machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import slurm
+from tests.support.launching import ROOT, assert_same_run, launch
+from tests.support.object_store import free_ports
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed")
+def test_mpirun_takes_the_same_steps(expected, tmp_path):
+    (port,) = free_ports(1)
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    passed_on = [word for name in (*here, "OMP_NUM_THREADS") for word in ("-x", name)]
+    launcher = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", *passed_on, sys.executable]
+    launch([*launcher, "launch/train.py"], tmp_path / "run", expected[0], **here)
+    assert_same_run(tmp_path / "run", expected)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    missing = [program for program in slurm.PROGRAMS if slurm.find(program) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"Slurm cannot be started: {missing or 'not root'}")
+    with slurm.slurm_cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+def test_a_slurm_job_on_two_nodes_takes_the_same_steps(expected, cluster, tmp_path):
+    (port,) = free_ports(1)
+    environment = {
+        **cluster, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT), "CXML_ROOT": str(ROOT),
+    }  # fmt: skip
+    log = tmp_path / "log.txt"
+    job = [
+        "sbatch", "--wait", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
+        f"--output={log}", "launch/slurm/train.sbatch", "--config", str(expected[0]), "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(job, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr + (log.read_text()[-3000:] if log.exists() else "")
+    assert_same_run(tmp_path / "run", expected)
