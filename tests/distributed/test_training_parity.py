@@ -30,6 +30,7 @@ ONE_PROCESS = {
 }
 BF16 = {"bf16": {"precision": "bf16"}, "bf16, ZeRO 2": {"precision": "bf16", "zero_stage": 2}}
 FROZEN = "frozen layer"
+COPIES = "a copy of the label rows in each process"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,10 @@ def runs(tmp_path_factory):
     alone.append(variant("zero3 head, one process", **zero3))
     together = [variant(name, train) for name, train in (TWO_PROCESSES | BF16).items()]
     together.append(variant("zero3 head, two processes", **zero3))
+    together.append(variant(COPIES, {}, head={"group_size": 1}))
+    every_label = {"head": {"candidates": "all"}, "train": {}}
+    alone.append(variant("all labels, one process", **every_label))
+    together.append(variant("all labels, two processes", **every_label))
     run_workers(train_one_after_the_other, (alone,), 1)
     run_workers(train_one_after_the_other, (together,), 2)
     return {Path(config.output).name: Path(config.output) for config in alone + together} | {"base": folder}
@@ -76,7 +81,7 @@ def label_rows(folder):
     return {name: torch.cat([part[name] for part in parts])[order] for name in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("name", [*TWO_PROCESSES, *ONE_PROCESS])
+@pytest.mark.parametrize("name", [*TWO_PROCESSES, *ONE_PROCESS, COPIES])
 def test_every_way_to_spread_a_step_gives_the_same_losses_and_weights(runs, name):
     np.testing.assert_allclose(losses(runs[name]), losses(runs["reference"]), rtol=2e-4)
     found = weights(runs[name]) | label_rows(runs[name])
@@ -90,6 +95,15 @@ def test_the_zero3_head_takes_the_same_steps_on_two_processes_as_on_one(runs):
     rows = [safetensors.torch.load_file(run / "model" / "labels-00000.safetensors") for run in (one, two)]
     for name, tensor in rows[0].items():
         torch.testing.assert_close(rows[1][name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_with_all_labels_scored_two_processes_take_the_steps_of_one(runs):
+    one, two = runs["all labels, one process"], runs["all labels, two processes"]
+    np.testing.assert_allclose(losses(two), losses(one), rtol=2e-4)
+    expected = weights(one) | label_rows(one)
+    for parameter, found in (weights(two) | label_rows(two)).items():
+        torch.testing.assert_close(found, expected[parameter], rtol=1e-3, atol=2e-4, msg=parameter)
+    assert losses(one)[-5:, -1].mean() < losses(one)[:5, -1].mean()
 
 
 @pytest.mark.parametrize("name", BF16)
