@@ -33,7 +33,7 @@ class RowState:
         bias_moments: float32 [R, 2].
         last_step: int32 [R]: decay is applied up to and with this step.
         updates: int32 [R]: updates that the row has had.
-        compensation: uint16 [R, D], a bfloat16 that a weight lacks to its true value; [R, 0] where nothing is kept.
+        compensation: uint16 [R, D], a bfloat16 that a weight lacks to its true value; uint8 [R, 0] if none is kept.
     """
 
     weight: np.ndarray
@@ -59,6 +59,7 @@ class RowState:
             second_moment: `full` or `row`.
             trains: whether moments are needed at all.
         """
+        is_kept = trains and weights == "bf16-kahan"
         has_moments = trains and optimizer == "adamw"
         second_width = {"full": width, "row": 1}[second_moment] if has_moments else 0
         return cls(
@@ -69,7 +70,7 @@ class RowState:
             bias_moments=np.zeros((num_rows if has_moments else 0, 2), np.float32),
             last_step=np.zeros(num_rows, np.int32),
             updates=np.zeros(num_rows, np.int32),
-            compensation=np.zeros((num_rows, width if trains and weights == "bf16-kahan" else 0), np.uint16),
+            compensation=np.zeros(*(((num_rows, width), np.uint16) if is_kept else ((num_rows, 0), np.uint8))),
         )
 
     @classmethod

@@ -59,23 +59,34 @@ def _noise(step, row, column):
     return uint32(mixed ^ (mixed >> uint32(16))) & uint32(0xFFFF)
 
 
-@njit
-def _load(weight, compensation, r, d):
-    """A weight as float32, with what rounding took from it where that is kept."""
-    value = _value(weight[r, d])
-    if compensation.shape[1] > 0:
-        value += _value(compensation[r, d])
-    return value
+def _load(weight, lost, r, d):
+    raise AssertionError("only compiled code calls this")
 
 
-@njit
-def _store(weight, compensation, r, d, value, step, row_id):
+@overload(_load)
+def _load_overload(weight, lost, r, d):
+    """A weight as float32, with what rounding took from it where that is kept, which its type tells: no branch."""
+    if str(lost.dtype) == "uint16":
+        return lambda weight, lost, r, d: _value(weight[r, d]) + _value(lost[r, d])
+    return lambda weight, lost, r, d: _value(weight[r, d])
+
+
+def _store(weight, lost, r, d, value, step, row_id):
+    raise AssertionError("only compiled code calls this")
+
+
+@overload(_store)
+def _store_overload(weight, lost, r, d, value, step, row_id):
     """Write a float32, rounded as the arrays say."""
-    if compensation.shape[1] > 0:
-        weight[r, d] = _stored(weight[r, d], value, _HALF)
-        compensation[r, d] = _stored(compensation[r, d], value - _value(weight[r, d]), _HALF)
-    else:
+
+    def rounded_at_random(weight, lost, r, d, value, step, row_id):
         weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+
+    def rounded_to_nearest(weight, lost, r, d, value, step, row_id):
+        weight[r, d] = _stored(weight[r, d], value, _HALF)
+        lost[r, d] = _stored(lost[r, d], value - _value(weight[r, d]), _HALF)
+
+    return rounded_to_nearest if str(lost.dtype) == "uint16" else rounded_at_random
 
 
 @njit

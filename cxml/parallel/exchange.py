@@ -82,21 +82,33 @@ class Exchange:
         for part, piece in zip(padded, rows.split(sizes), strict=True):
             part[: len(piece)] = piece
         self.sent += padded.numel() * padded.element_size() * (self.size - 1) // self.size
+        padded = padded.to(self._device())
         own = torch.empty_like(padded[0])
         dist.reduce_scatter_tensor(own, padded.flatten(0, 1), group=self.group)
-        return own[: sizes[self.rank]]
+        return own[: sizes[self.rank]].to(rows.device)
 
     def sum_alike(self, tensor: Tensor) -> Tensor:
         """Add up a tensor that has the same shape on all ranks, in place, so that all have the sum."""
         if self.size > 1:
             self.sent += tensor.numel() * tensor.element_size() * 2 * (self.size - 1) // self.size
-            dist.all_reduce(tensor, group=self.group)
+            moved = tensor.to(self._device())
+            dist.all_reduce(moved, group=self.group)
+            if moved is not tensor:
+                tensor.copy_(moved)
         return tensor
 
     def _gather(self, tensor: Tensor) -> list[Tensor]:
         if self.size == 1:
             return [tensor]
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous(), group=self.group)
+        moved = tensor.to(self._device()).contiguous()
+        parts = [torch.empty_like(moved) for _ in range(self.size)]
+        dist.all_gather(parts, moved, group=self.group)
         self.sent += tensor.numel() * tensor.element_size() * (self.size - 1)
-        return parts
+        return [part.to(tensor.device) for part in parts]
+
+    def _device(self) -> torch.device:
+        """Where tensors travel from: gloo takes them from the host, NCCL and its like only from the accelerator."""
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is None or dist.get_backend(self.group) == "gloo":
+            return torch.device("cpu")
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
