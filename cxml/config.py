@@ -193,6 +193,11 @@ class ModelConfig:
     """Weight of each level's loss, one per level; empty: 1 each."""
     scoring: Literal["weighted", "level"] = "weighted"
     """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    start_from: str = ""
+    """Folder or URL of a trained model or of a checkpoint whose weights the run begins with; empty: the encoder's own,
+    and fresh heads."""
+    start_with: Literal["encoder", "all"] = "encoder"
+    """What of start_from: `encoder`, its projection included, for any tree and labels; `all`, for the same tree."""
     freeze_layers: int = 0
     """Encoder layers, counted from the input, that stay as they are (with the embeddings); 0 trains everything."""
     trust_remote_code: bool = False

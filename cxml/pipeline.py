@@ -177,7 +177,8 @@ _NOT_SHAPING_THE_MODEL = (
 )
 
 
-def _model_fingerprint(config: Config) -> str:
+def model_fingerprint(config: Config) -> str:
+    """Hash of all that a run's model is made from."""
     settings = config_to_dict(config)
     training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
     parts = settings["model"], settings["head"], settings["optim"], training, config.seed
@@ -185,13 +186,13 @@ def _model_fingerprint(config: Config) -> str:
 
 
 def _is_model_done(config: Config) -> bool:
-    return _matches(storage.join(model_url(config), "manifest.json"), _model_fingerprint(config), "train")
+    return _matches(storage.join(model_url(config), "manifest.json"), model_fingerprint(config), "train")
 
 
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, _model_fingerprint(config), resume), config.train.num_workers):
+    if not run_job(train, (config, model_fingerprint(config), resume), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -238,7 +239,7 @@ def _report_url(config: Config) -> str:
 
 def _report_fingerprint(config: Config) -> str:
     return storage.fingerprint(
-        "report", _model_fingerprint(config), _metric_settings(config), dataclasses.asdict(config.evaluate)
+        "report", model_fingerprint(config), _metric_settings(config), dataclasses.asdict(config.evaluate)
     )
 
 

@@ -3,18 +3,30 @@
     running job -> Snapshot (a copy in host memory) -> Saver (a thread) -> checkpoint folder, its commit written last
     checkpoint folder -> ShardReader (every byte checked) -> TrainingState.put -> running job, on any number of ranks
     model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
+    checkpoint or model -> start: weights for another run, its encoder alone or all
 Nothing is unpickled on the way back.
 """
 
 from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
-from cxml.checkpoint.model_store import load_model, model_url, save_model
+from cxml.checkpoint.model_store import (
+    load_model,
+    model_url,
+    read_label_rows,
+    read_model_manifest,
+    read_weights,
+    save_model,
+    write_changed_model,
+)
+from cxml.checkpoint.relabelling import Relabelling, relabel_tree
 from cxml.checkpoint.resume import resume
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
-from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState
+from cxml.checkpoint.start import load_start
+from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
 __all__ = [
     "Progress",
+    "Relabelling",
     "Saver",
     "ShardReader",
     "Snapshot",
@@ -23,8 +35,15 @@ __all__ = [
     "kept_checkpoints",
     "list_checkpoints",
     "load_model",
+    "load_start",
     "model_url",
+    "read_label_rows",
+    "read_model_manifest",
+    "read_weights",
+    "relabel_tree",
     "resume",
     "save_model",
     "sweep",
+    "tree_digest",
+    "write_changed_model",
 ]

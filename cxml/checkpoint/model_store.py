@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import safetensors
@@ -44,6 +45,7 @@ def save_model(
     *,
     config: Config,
     fingerprint: str,
+    tree: str,
 ) -> None:
     """Write the model; a collective call. The manifest comes last, so a folder without one is no model.
 
@@ -54,6 +56,7 @@ def save_model(
         ranks: this process's place.
         config: the run's settings.
         fingerprint: of what the model was made from.
+        tree: digest of the label tree.
     """
     if ranks.is_first:
         storage.remove(storage.join(url, _MANIFEST))
@@ -74,6 +77,7 @@ def save_model(
             "format": _FORMAT,
             "version": _VERSION,
             "fingerprint": fingerprint,
+            "tree": tree,
             "config": config_to_dict(config),
             "encoder": model.encoder.transformer.config.to_dict(),
             "weights": _write(url, _WEIGHTS, weights),
@@ -94,14 +98,9 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     Raises:
         DataError: there is no whole model at `url`, or it is damaged or belongs to another tree.
     """
-    manifest_url = storage.join(url, _MANIFEST)
-    if not storage.exists(manifest_url):
-        raise DataError(manifest_url, "there is no finished model", _TRAIN_AGAIN)
-    manifest = storage.read_json(manifest_url, _TRAIN_AGAIN)
-    if (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
-        raise DataError(manifest_url, f"is not a {_FORMAT} of version {_VERSION}", _TRAIN_AGAIN)
+    manifest = read_model_manifest(url)
     config = config_from_dict(manifest["config"])
-    weights = _read(url, manifest["weights"])
+    weights = read_weights(url, manifest)
     architecture = AutoConfig.for_model(**manifest["encoder"])
     make_head = rows_head(tree, exchange, config, trains=False)
     model = build_model(config.model, tree, architecture, make_head)
@@ -114,6 +113,61 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     model.load_state_dict(weights, strict=False)  # buffers come from the tree
     _load_rows(url, manifest["labels"], model)
     return model.eval()
+
+
+def read_model_manifest(url: str) -> dict[str, Any]:
+    """What a saved model says about itself.
+
+    Raises:
+        DataError: there is no whole model at `url`, or none of this format.
+    """
+    manifest_url = storage.join(url, _MANIFEST)
+    if not storage.exists(manifest_url):
+        raise DataError(manifest_url, "there is no finished model", _TRAIN_AGAIN)
+    manifest = storage.read_json(manifest_url, _TRAIN_AGAIN)
+    if (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
+        raise DataError(manifest_url, f"is not a {_FORMAT} of version {_VERSION}", _TRAIN_AGAIN)
+    return manifest
+
+
+def read_weights(url: str, manifest: dict[str, Any]) -> dict[str, Tensor]:
+    """Encoder and cluster levels of a saved model, by parameter name."""
+    return _read(url, manifest["weights"])
+
+
+def read_label_rows(url: str, manifest: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
+    """The label rows of a saved model, file by file: `positions`, `weight`, `bias`."""
+    for facts in manifest["labels"]:
+        yield _read(url, facts)
+
+
+def write_changed_model(
+    url: str,
+    manifest: dict[str, Any],
+    weights: dict[str, Tensor],
+    rows: Iterable[dict[str, Tensor]],
+    *,
+    config: Config,
+    fingerprint: str,
+    tree: str,
+) -> None:
+    """Write a model that was made from another one's parts, in one process.
+
+    Args:
+        url: folder to write; what it held is replaced.
+        manifest: of the other model, for its architecture.
+        weights: encoder and cluster levels by parameter name.
+        rows: label rows in blocks: `positions` int64 [n], `weight` [n, D], `bias` [n].
+        config: of the run that the model belongs to.
+        fingerprint: of what it was made from.
+        tree: digest of its label tree.
+    """
+    storage.remove(storage.join(url, _MANIFEST))
+    storage.remove(url)
+    labels = [_write(url, f"labels-00000-{i:05d}.safetensors", block) for i, block in enumerate(rows)]
+    facts = {"fingerprint": fingerprint, "tree": tree, "config": config_to_dict(config), "labels": labels}
+    written = {**manifest, **facts, "weights": _write(url, _WEIGHTS, weights)}
+    storage.write_json(storage.join(url, _MANIFEST), written)
 
 
 def _load_rows(url: str, files: list[dict[str, Any]], model: CascadeXML) -> None:

@@ -8,7 +8,7 @@ config -> evaluate_run(): saved model -> predictions of the test split, spread o
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.jobs import evaluate_run, train
+from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, StepReport, fit
 from cxml.training.step import train_step
 
@@ -23,6 +23,7 @@ __all__ = [
     "fit",
     "level_truths",
     "predict_split",
+    "set_up",
     "train",
     "train_step",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cxml import storage
-from cxml.checkpoint import Progress, TrainingState, load_model, model_url, resume, save_model
+from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model, tree_digest
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, TrainLoader, collate, data_url, read_labels
@@ -46,6 +46,22 @@ def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
 
 def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str = "auto") -> bool:
     """`train`, for processes that are already one group."""
+    state, schedule = set_up(config, ranks)
+    start = resume(state, choice) or Progress()
+    if not _fit(state, schedule, start):
+        return False
+    weights = gathered_state_dict(state.engine, ranks)
+    save_model(
+        model_url(config), state.model, weights, ranks,
+        config=config, fingerprint=fingerprint, tree=tree_digest(state.tree),
+    )  # fmt: skip
+    if ranks.is_first:
+        _log.info("Model saved to %s", model_url(config))
+    return True
+
+
+def set_up(config: Config, ranks: Ranks) -> tuple[TrainingState, Schedule]:
+    """Data, tree, model, engine and schedule of a run that has not begun."""
     dataset = ShardedDataset(data_url(config), "train")
     tree = LabelTree.load(tree_url(config))
     loader = TrainLoader(
@@ -57,6 +73,8 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
     is_sharded = config.head.implementation == "rows"
     make_head = rows_head(tree, Exchange(), config) if is_sharded else None
     model = build_model(config.model, tree, make_label_head=make_head)
+    if config.model.start_from:
+        load_start(config.model, model, tree)
     if config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)
@@ -68,15 +86,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
         config=config.optim,
         rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
     )
-    state = TrainingState(config, engine, tree, loader, ranks)
-    start = resume(state, choice) or Progress()
-    if not _fit(state, schedule, start):
-        return False
-    weights = gathered_state_dict(engine, ranks)
-    save_model(model_url(config), model, weights, ranks, config=config, fingerprint=fingerprint)
-    if ranks.is_first:
-        _log.info("Model saved to %s", model_url(config))
-    return True
+    return TrainingState(config, engine, tree, loader, ranks), schedule
 
 
 def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:

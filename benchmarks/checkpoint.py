@@ -1,0 +1,209 @@
+"""Checkpoints against DeepSpeed's own and a torch.save by one process: time, bytes, and how long training stands still.
+
+    python benchmarks/checkpoint.py [--quick] [--labels 400000]
+
+A real training (MiniLM-L6, D = 384, two processes, a tree over the labels) is saved and loaded in each way, each in
+fresh processes. cxml's label rows are its own (`rows`); DeepSpeed saves the same weights as parameters of the engine
+(`zero3`), with its own save_checkpoint and load_checkpoint; torch.save writes as many numbers from one process. The
+S3 server is a SeaweedFS started for the purpose, on this machine's disk. The last line is JSON: the share of a minute
+that training stands still for one save of cxml's, against the limit of 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+import torch.distributed as dist
+from closing_line import print_closing_line
+from rich.console import Console
+from rich.table import Table
+
+from cxml import storage
+from cxml.checkpoint import Progress, Saver, ShardReader, TrainingState, list_checkpoints
+from cxml.config import Config, config_from_dict
+from cxml.console import set_up_logging
+from cxml.data import DataManifest, data_url
+from cxml.optim import Schedule
+from cxml.parallel import distributed, run_workers
+from cxml.training import set_up, train_step
+from cxml.tree import LabelTree, tree_url
+from data_tools.preparation import prepare
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from support.object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
+
+MINUTE, LIMIT = 60.0, 0.05
+TEXTS, BATCH = 640, 32
+LABELS_PER_LEAF = 50
+
+
+def main() -> None:
+    """Parse, make data and tree, measure each way, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="5,000 labels, on disk only: under 50 s")
+    parser.add_argument("--labels", type=int, default=400_000)
+    options = parser.parse_args()
+    num_labels = 5_000 if options.quick else options.labels
+    with tempfile.TemporaryDirectory() as scratch, s3_server(make(Path(scratch) / "s3")) as port:
+        os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+        config = make_run(Path(scratch), num_labels)
+        disk, store = f"{scratch}/saved", f"s3://{BUCKET}"
+        places = {"disk": disk} if options.quick else {"disk": disk, "S3": store}
+        figures = {}
+        for place, url in places.items():
+            figures[f"cxml, {place}"] = run_workers(save_with_cxml, (config, f"{url}/cxml"), 2)
+            figures[f"torch.save, {place}"] = run_workers(save_with_torch, (config, f"{url}/torch"), 1)
+        figures["DeepSpeed, disk"] = run_workers(save_with_deepspeed, (config, f"{disk}/deepspeed"), 2)
+    report(num_labels, figures)
+
+
+def make(folder: Path) -> Path:
+    """A new folder."""
+    folder.mkdir(parents=True)
+    return folder
+
+
+def make_run(scratch: Path, num_labels: int) -> Config:
+    """Prepared random texts with three labels each, a tree over the labels, and the config."""
+    rng = np.random.default_rng(0)
+    raw = make(scratch / "raw")
+    for split, suffix, count in (("train", "trn", TEXTS), ("test", "tst", 8)):
+        words = rng.integers(0, 5000, (count, 12))
+        (raw / f"{split}_raw_texts.txt").write_text("".join(" ".join(f"w{w}" for w in row) + "\n" for row in words))
+        labels = [sorted(set(row)) for row in rng.integers(0, num_labels, (count, 3)).tolist()]
+        lines = [" ".join(f"{label}:1" for label in row) for row in labels]
+        (raw / f"Y.{suffix}.txt").write_text(f"{count} {num_labels}\n" + "".join(f"{line}\n" for line in lines))
+    clusters = num_labels // LABELS_PER_LEAF
+    config = config_from_dict(
+        {
+            "output": str(scratch / "run"),
+            "data": {"source": {"kind": "xmc", "path": str(raw)}, "max_length": 24},
+            "tree": {"level_sizes": [clusters]},
+            "train": {"batch_size": BATCH, "num_workers": 2},
+        }
+    )
+    prepare(config)
+    assert DataManifest.read(data_url(config)).num_labels == num_labels
+    bounds = np.arange(clusters + 1, dtype=np.int64) * num_labels // clusters
+    LabelTree(np.arange(num_labels, dtype=np.int32), (bounds,)).save(tree_url(config), {})
+    return config
+
+
+def steps_of(state: TrainingState, schedule: Schedule, batches: Any, count: int) -> list[float]:  # noqa: ANN401
+    """Seconds of each of `count` training steps."""
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        schedule.apply(0)
+        train_step(state.engine, next(batches), state.ranks)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def save_with_cxml(config: Config, url: str) -> dict[str, float]:
+    """Save while training goes on, then load."""
+    set_up_logging(is_speaker=False)
+    with distributed() as ranks:
+        state, schedule = set_up(config, ranks)
+        batches = state.loader.epoch(0)
+        steps_of(state, schedule, batches, 2)
+        alone = statistics.median(steps_of(state, schedule, batches, 4))
+        saver = Saver(url, config.checkpoint, ranks)
+        dist.barrier()
+        began = time.perf_counter()
+        snapshot = state.take(Progress(step=6), {})
+        saver.start(snapshot)
+        stall = time.perf_counter() - began
+        del snapshot
+        beside = steps_of(state, schedule, batches, 4)
+        saver.wait()
+        began = time.perf_counter()
+        saver.start(state.take(Progress(step=7), {}))  # another one, with nothing beside it
+        saver.wait()
+        seconds = time.perf_counter() - began
+        entry = list_checkpoints(url)[0]
+        dist.barrier()
+        began = time.perf_counter()
+        reader = ShardReader(entry.url)
+        state.put(reader)
+        state.finish(reader)
+        dist.barrier()
+        return {
+            "stall": stall, "save": seconds, "load": time.perf_counter() - began,
+            "bytes": sum(storage.file_sizes(entry.url).values()), "slower": statistics.median(beside) / alone,
+        }  # fmt: skip
+
+
+def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
+    """The same training with its label rows in the engine, saved by DeepSpeed."""
+    values = {"train": {"zero_stage": 3, "batch_size": BATCH}, "head": {"implementation": "zero3"}}
+    source = {"kind": "xmc", "path": config.data.source.path}
+    config = config_from_dict(
+        {"output": config.output, "data": {"source": source}, "tree": {"level_sizes": list(config.tree.level_sizes)}}
+        | values
+    )
+    set_up_logging(is_speaker=False)
+    with distributed() as ranks:
+        state, schedule = set_up(config, ranks)
+        steps_of(state, schedule, state.loader.epoch(0), 1)
+        dist.barrier()
+        began = time.perf_counter()
+        state.engine.save_checkpoint(url, tag="one")
+        dist.barrier()
+        saved = time.perf_counter()
+        state.engine.load_checkpoint(url, tag="one")
+        dist.barrier()
+        return {
+            "stall": saved - began, "save": saved - began, "load": time.perf_counter() - saved,
+            "bytes": sum(storage.file_sizes(url).values()),
+        }  # fmt: skip
+
+
+def save_with_torch(config: Config, url: str) -> dict[str, float]:
+    """As many numbers as cxml saves, from one process that holds them all."""
+    set_up_logging(is_speaker=False)
+    with distributed() as ranks:
+        state, schedule = set_up(config, ranks)
+        steps_of(state, schedule, state.loader.epoch(0), 1)
+        snapshot = state.take(Progress(step=1), {})
+        tensors = {f"{name}@{start}": part for name, p in snapshot.pieces.items() for start, part in p.parts.items()}
+        storage.write_atomic(f"{url}/place", b"here")
+        began = time.perf_counter()
+        with fsspec.open(f"{url}/all.pt", "wb") as file:
+            torch.save(tensors, file)  # pyright: ignore[reportArgumentType]  fsspec's files have no types
+        saved = time.perf_counter()
+        with fsspec.open(f"{url}/all.pt", "rb") as file:
+            torch.load(file, weights_only=True)  # pyright: ignore[reportArgumentType]
+        return {
+            "stall": saved - began, "save": saved - began, "load": time.perf_counter() - saved,
+            "bytes": storage.size(f"{url}/all.pt"),
+        }  # fmt: skip
+
+
+def report(num_labels: int, figures: dict[str, dict[str, float]]) -> None:
+    """Print the table and the line of JSON."""
+    table = Table(title=f"Checkpoints of {num_labels:,} labels, 384 wide, two processes", title_justify="left")
+    for heading in ("", "training stands still", "saved after", "loaded in", "GiB", "steps meanwhile take"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for way, one in figures.items():
+        slower = f"{one['slower']:.2f} x" if "slower" in one else ""
+        seconds = [f"{one[name]:.2f} s" for name in ("stall", "save", "load")]
+        table.add_row(way, *seconds, f"{one['bytes'] / 2**30:.2f}", slower)
+    Console(width=110).print(table)
+    worst = max(one["stall"] for way, one in figures.items() if way.startswith("cxml"))
+    print_closing_line("checkpoint stall", worst / MINUTE, "share of a minute", LIMIT, goal=1.0, lower_is_better=True)
+
+
+if __name__ == "__main__":
+    main()

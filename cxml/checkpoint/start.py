@@ -1,0 +1,125 @@
+"""Begin a run with weights of another one: all of a trained model or checkpoint, or its encoder for other labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml import storage
+from cxml.checkpoint.manifest import COMMIT_FILE
+from cxml.checkpoint.model_store import read_label_rows, read_model_manifest, read_weights
+from cxml.checkpoint.row_state import is_label_row, saved_rows
+from cxml.checkpoint.shards import ShardReader
+from cxml.checkpoint.training_state import tree_digest
+from cxml.config import ModelConfig
+from cxml.errors import DataError
+from cxml.model import CascadeXML, EngineHead
+from cxml.parallel import RowsHead
+from cxml.tree import LabelTree
+
+_REMEDY = "Point model.start_from to a model of the same architecture, or leave it empty."
+
+
+def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
+    """Fill a fresh model's weights from `config.start_from`; optimiser state is not read.
+
+    Args:
+        config: what to take, and where from.
+        model: fresh, not in an engine yet.
+        tree: of the model.
+
+    Raises:
+        DataError: there is no model or checkpoint, it is damaged, or it does not fit.
+    """
+    url = config.start_from
+    source = _Checkpoint(url) if storage.exists(storage.join(url, COMMIT_FILE)) else _Model(url)
+    takes_all = config.start_with == "all"
+    if takes_all and source.tree() not in (None, tree_digest(tree)):
+        raise DataError(url, "was trained on another label tree", "Set model.start_with to encoder.")
+    wanted = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if not is_label_row(name) and (takes_all or name.startswith("encoder."))
+    }
+    found = source.weights(list(wanted))
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            values = found.get(name)
+            if values is None or values.numel() != parameter.numel():
+                raise DataError(url, f"has no {name} of shape {tuple(parameter.shape)}", _REMEDY)
+            parameter.copy_(values.view(parameter.shape))
+    if takes_all:
+        _take_rows(source.rows(), model, url)
+
+
+def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:
+    head = model.label_head
+    taken = 0
+    for positions, weight, bias in blocks:
+        if isinstance(head, RowsHead):
+            taken += head.import_rows(positions, weight, bias)
+        elif isinstance(head, EngineHead):
+            taken += _into_blocks(head, positions, weight, bias)
+    expected = head.layout.num_rows if isinstance(head, RowsHead) else model.level_sizes[-1]
+    if taken != expected:
+        raise DataError(url, f"holds {taken} of the {expected} label rows wanted here", _REMEDY)
+
+
+@torch.no_grad()
+def _into_blocks(head: EngineHead, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+    for number, block in enumerate(head.blocks):
+        own = positions // head.block_rows == number
+        rows = positions[own] - number * head.block_rows
+        block.get_parameter("weight")[rows] = weight[own].float()
+        block.get_parameter("bias")[rows] = bias[own].float()
+    return len(positions)
+
+
+class _Checkpoint:
+    """Weights of a checkpoint."""
+
+    def __init__(self, url: str) -> None:
+        self._reader = ShardReader(url)
+
+    def tree(self) -> str | None:
+        return self._reader.manifest.run.tree
+
+    def weights(self, names: list[str]) -> dict[str, Tensor]:
+        held = self._reader.manifest.tensors
+        return {name: self._reader.tensor(f"model/{name}") for name in names if f"model/{name}" in held}
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        run = self._reader.manifest.run
+        if run.label_head == "rows":
+            for block in saved_rows(self._reader, with_state=False):
+                yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)
+            return
+        start, number = 0, 0
+        while start < run.num_labels:
+            name = f"model/label_head.blocks.{number}"
+            bias = self._reader.tensor(f"{name}.bias")
+            weight = self._reader.tensor(f"{name}.weight").view(len(bias), run.width)
+            yield torch.from_numpy(np.arange(start, start + len(bias))), weight, bias
+            start, number = start + len(bias), number + 1
+
+
+class _Model:
+    """Weights of a trained model."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._manifest = read_model_manifest(url)
+
+    def tree(self) -> str | None:
+        return self._manifest.get("tree")
+
+    def weights(self, names: list[str]) -> dict[str, Tensor]:
+        held = read_weights(self._url, self._manifest)
+        return {name: held[name] for name in names if name in held}
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for rows in read_label_rows(self._url, self._manifest):
+            yield rows["positions"], rows["weight"], rows["bias"]

@@ -1,0 +1,50 @@
+"""Carry a trained model over to a changed label set.
+
+python -m cxml.relabel --config new.yaml --model runs/old/model
+
+The config is that of a run over the new labels, with an output of its own. Its data are prepared if need be; labels are
+told apart by name. Labels that stay keep their rows, and with them the clusters that they lie in; new ones join the
+cluster they are closest to and begin untrained; the rows of others are left out. The run then has a tree and a model:
+evaluate it, or train another run from it (model.start_from, model.start_with all).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.console import set_up_logging
+from cxml.errors import ConfigError, CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelabelCommand:
+    """Carry a trained model over to a run with a changed label set: labels that stay keep what they have learnt."""
+
+    settings: Settings
+    model: str = ""
+    """Folder or URL of the trained model."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    try:
+        command = parse_command(RelabelCommand, "python -m cxml.relabel", arguments)
+        if not command.model:
+            raise ConfigError(
+                "--model", None, "is missing", "Name the folder of a trained model, such as runs/old/model."
+            )
+        set_up_logging(is_speaker=True)
+        from cxml.relabelling import relabel  # noqa: PLC0415  the heavy libraries
+
+        counts = relabel(command.settings, command.model)
+    except CxmlError as error:
+        return exit_with_message(error)
+    print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are gone")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

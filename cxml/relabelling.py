@@ -1,0 +1,89 @@
+"""A run over a changed label set, from the trained model of another run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxml import storage
+from cxml.checkpoint import (
+    Relabelling,
+    model_url,
+    read_label_rows,
+    read_model_manifest,
+    read_weights,
+    relabel_tree,
+    tree_digest,
+    write_changed_model,
+)
+from cxml.config import Config, config_from_dict
+from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.pipeline import model_fingerprint
+from cxml.tree import LabelTree, features_of_labels, tree_fingerprint, tree_settings, tree_url
+from data_tools.preparation import is_prepared, prepare
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Labels that stay, that are new, and that are gone."""
+
+    kept: int
+    added: int
+    removed: int
+
+
+def relabel(config: Config, model: str) -> LabelCounts:
+    """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
+
+    Raises:
+        ConfigError: the run has another number of levels than the model.
+        StaleArtefactError: the run has a model already.
+        DataError: the model or its tree is missing or damaged, or no label stays.
+    """
+    manifest = read_model_manifest(model)
+    old_config = config_from_dict(manifest["config"])
+    if config.num_levels != old_config.num_levels:
+        problem = f"the model has {old_config.num_levels - 1} levels of clusters"
+        raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
+    if storage.exists(storage.join(model_url(config), "manifest.json")):
+        raise StaleArtefactError(f"{model_url(config)} is a model already. Name another output.")
+    if not is_prepared(config):
+        prepare(config)
+    old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
+    old_ids = _old_ids(old_names, new_names)
+    kept = int((old_ids >= 0).sum())
+    if not kept:
+        raise DataError(data_url(config), "none of its labels has a name that the model knows", "Train a new model.")
+    changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
+    _change_model(config, changed, model, manifest)
+    return LabelCounts(kept, len(new_names) - kept, len(old_names) - kept)
+
+
+def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:
+    """The id that each new label had, -1 where it had none, int64 [L]."""
+    id_of = {name: i for i, name in enumerate(old_names)}
+    return np.array([id_of.get(name, -1) for name in new_names], np.int64)
+
+
+def _change_tree(config: Config, old: LabelTree, old_ids: np.ndarray) -> Relabelling:
+    dataset = ShardedDataset(data_url(config), "train")
+    changed = relabel_tree(old, old_ids, features_of_labels(config, dataset))
+    fingerprint = tree_fingerprint(config, dataset.manifest.fingerprint)
+    facts = {"fingerprint": fingerprint, "config": tree_settings(config), "seed": config.seed}
+    changed.tree.save(tree_url(config), facts)
+    return changed
+
+
+def _change_model(config: Config, changed: Relabelling, model: str, manifest: dict[str, Any]) -> None:
+    write_changed_model(
+        model_url(config),
+        manifest,
+        changed.cluster_weights(read_weights(model, manifest)),
+        changed.label_rows(read_label_rows(model, manifest), manifest["encoder"]["hidden_size"]),
+        config=config,
+        fingerprint=model_fingerprint(config),
+        tree=tree_digest(changed.tree),
+    )
