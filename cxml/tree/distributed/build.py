@@ -24,7 +24,8 @@ from cxml.tree.two_means import SAMPLE_FROM
 
 _log = logging.getLogger(__name__)
 
-_BRANCHES_PER_WORKER = 4  # enough that no worker waits long for the last one
+_BRANCHES_PER_WORKER = 4  # about; enough that no worker waits long for the last one
+_BRANCH_SLACK = 1.5  # nodes a little larger than their share are not split once more
 
 
 def order_labels(
@@ -73,7 +74,8 @@ def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> 
     for kind in job.kinds:
         _make_parts(kind, job, fleet)
     rows = HeldRows(job, fleet, order)
-    branches = _split_top(rows, splits, rows.num_entries // (_BRANCHES_PER_WORKER * len(fleet.actors)))
+    share = rows.num_entries / (_BRANCHES_PER_WORKER * len(fleet.actors))
+    branches = _split_top(rows, splits, int(_BRANCH_SLACK * share))
     for _ in track(rows.finish(branches), len(branches), "Branches of the label tree"):
         pass
 
@@ -125,7 +127,7 @@ def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
     walked = job.settings.walk_top_k * largest_kept if job.settings.walk_length else 0
     making = 20 * int(dataset.label_counts.sum()) + max(40 * largest_work, 16 * walked)
     share = int(kept.sum()) // count
-    holding = 16 * share + 24 * (share // _BRANCHES_PER_WORKER)
+    holding = 16 * share + int(24 * _BRANCH_SLACK * share / _BRANCHES_PER_WORKER)
     megabytes = (max(making, holding) + 28 * job.num_columns + 8 * job.num_labels) / 1e6
     _log.info(
         "Label tree on Ray: %d workers, %d labels in %d parts; arrays of texts' features take at most about %.0f MB "

@@ -37,8 +37,8 @@ class Fleet:
         options: dict[str, Any] = {"num_cpus": share, "concurrency_groups": {ROWS: 1}}
         self._class: Any = ray.remote(**options)(RowHolder)
         self._job, self._losses = ray.put(job), 0
-        self.restore: Callable[[int, ActorHandle], ray.ObjectRef | None] = lambda *_: None
-        """Brings a new worker to where the dead one was."""
+        self.restore: Callable[[ActorHandle, int], ray.ObjectRef | None] = lambda *_: None
+        """Brings a new worker to where the dead one of this number was."""
         self.actors = [self._start(number) for number in range(count)]
 
     def __enter__(self) -> Fleet:
@@ -91,7 +91,7 @@ class Fleet:
             ray.kill(self.actors[number])
             self.actors[number] = self._start(number)
         try:
-            ray.get([ref for number in dead if (ref := self.restore(number, self.actors[number])) is not None])
+            ray.get([ref for number in dead if (ref := self.restore(self.actors[number], number)) is not None])
         except RayError as again:
             self.recover(again)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+from scipy import sparse
 
 from cxml.tree import two_means as kernels
 from cxml.tree.distributed.parts import Job, PartMaker
@@ -43,13 +44,14 @@ class RowHolder:
         self._limits = Limits(job.settings.max_iterations, job.settings.tolerance)
         self._progress = Progress(job.tree_url)
         self._parts = PartMaker(job)
+        self._source: sparse.csr_matrix | None = None
 
     def make_part(self, kind: Kind, part: int) -> None:
         """Make a part of the label features and keep it."""
         self._parts.make(kind, part)
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read this worker's rows from their parts.
+        """Read this worker's rows from their parts, and keep them for `arrange`.
 
         Returns:
             Rows that have each column, int64 [columns], and entries of each row, int64 [n].
@@ -60,13 +62,14 @@ class RowHolder:
 
     def arrange(self, relabel: np.ndarray, num_columns: int, arrangement: np.ndarray, num_workers: int) -> None:
         """Put the rows into the order that the splits so far have given them; `arrangement` int32 [n] lists them."""
+        source = self._parts.read(self._low, self._high) if self._source is None else self._source
         with Crew(1) as crew:
-            arrays = self._source.indptr, self._source.indices, self._source.data
+            arrays = source.indptr, source.indices, source.data
             self._rows = normalised_rows(arrays, np.array(arrangement), np.array(relabel), crew)
         self._order = initial_order(self._job.num_labels, self._job.seed)[self._low : self._high][arrangement]
         self._columns, self._slices = num_columns, column_slices(num_columns, num_workers)
         self._work = make_work.py_func(len(arrangement), num_columns, 1)
-        del self._source
+        self._source = None
 
     def copy_rows(self, first: int, count: int) -> Piece:
         """Some of this worker's rows, for another one."""

@@ -29,13 +29,15 @@ class HeldRows:
         start_order = initial_order(job.num_labels, job.seed)
         self._start_position = np.empty_like(start_order)
         self._start_position[start_order] = np.arange(job.num_labels, dtype=np.int32)
+        self._owner = np.empty(job.num_labels, np.uint16)
+        self._owner[start_order] = np.repeat(np.arange(len(fleet.blocks)), [high - low for low, high in fleet.blocks])
         loaded = self._ask(lambda actor, _: actor.load.remote())
         relabel, self._columns = relabel_columns(np.sum([counts for counts, _ in loaded], axis=0))
         self._relabel = ray.put(relabel)
         self._entries = np.empty(job.num_labels, np.int64)
         self._entries[start_order] = np.concatenate([entries for _, entries in loaded])
+        fleet.restore = self._arrange
         self._ask(self._arrange)
-        fleet.restore = self._restore
 
     @property
     def num_entries(self) -> int:
@@ -130,22 +132,15 @@ class HeldRows:
     def _places(self, start: int, end: int) -> tuple[list[int], list[int]]:
         """Where positions start..end lie: the first row and the number of rows at each worker."""
         before, inside = (
-            np.bincount(self._owner(self.order[part]), minlength=len(self._lows))
+            np.bincount(self._owner[self.order[part]], minlength=len(self._lows))
             for part in (slice(start), slice(start, end))
         )
         return before.tolist(), inside.tolist()
 
-    def _owner(self, labels: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._lows, self._start_position[labels], side="right") - 1
-
     def _arrange(self, actor: ActorHandle, number: int) -> ray.ObjectRef:
-        labels = self.order[self._owner(self.order) == number]
+        labels = self.order[self._owner[self.order] == number]
         arrangement = self._start_position[labels] - self._lows[number].astype(np.int32)
         return actor.arrange.remote(self._relabel, self._columns, arrangement, len(self._lows))
-
-    def _restore(self, number: int, actor: ActorHandle) -> ray.ObjectRef:
-        actor.load.remote()
-        return self._arrange(actor, number)
 
     def _ask(self, call: Callable[[ActorHandle, int], ray.ObjectRef]) -> list[Any]:
         """The answers of all workers to a call that can be repeated."""
