@@ -1,0 +1,121 @@
+"""A run may begin with another's weights: all of them, or the encoder's for other labels."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import checkpointed, model_tensors, train_each
+from support.runs import make_encoder, small_config
+
+from cxml import pipeline
+from cxml.checkpoint import list_checkpoints, load_model, load_start
+from cxml.data import ShardedDataset
+from cxml.errors import DataError, StaleArtefactError
+from cxml.model import build_model
+from cxml.parallel import Exchange, rows_head, run_workers
+from cxml.relabel import main as relabel_command
+from cxml.relabelling import relabel
+from cxml.tree import LabelTree, build
+from data_tools.preparation import prepare
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run with a model and checkpoints of its last step."""
+    folder = tmp_path_factory.mktemp("start")
+    config = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1, "batch_size": 64})
+    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    config = checkpointed(config, folder / "out", checkpoint={"every_minutes": 0, "every_steps": 11})
+    assert run_workers(train_each, ([(config, None, "auto")],), 1) == [True]
+    return config
+
+
+def fresh(config, tree, **model):
+    torch.manual_seed(5)
+    settings = dataclasses.replace(config.model, **model)
+    built = build_model(settings, tree, make_label_head=rows_head(tree, Exchange(), config))
+    load_start(settings, built, tree)
+    return built
+
+
+def sources(config):
+    return {"model": f"{config.output}/model", "checkpoint": list_checkpoints(f"{config.output}/checkpoints")[0].url}
+
+
+def rows(model):
+    return {name: torch.cat([block[name] for block in model.label_head.export_rows()]) for name in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("source", ["model", "checkpoint"])
+def test_all_weights_of_a_model_or_checkpoint_are_taken(trained, source):
+    tree = LabelTree.load(trained.tree.directory)
+    found = fresh(trained, tree, start_from=sources(trained)[source], start_with="all")
+    expected = model_tensors(Path(trained.output))
+    for name, values in found.named_parameters():
+        assert torch.equal(values, expected[name]), name
+    kept = load_model(sources(trained)["model"], tree, Exchange())
+    for name, values in rows(kept).items():
+        torch.testing.assert_close(rows(found)[name], values, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("source", ["model", "checkpoint"])
+def test_the_encoder_alone_fits_any_tree(trained, source):
+    tree = LabelTree.load(trained.tree.directory)
+    other = LabelTree(tree.label_order[::-1].copy(), tree.offsets)
+    found = fresh(trained, other, start_from=sources(trained)[source])
+    expected = model_tensors(Path(trained.output))
+    taken = {name: values for name, values in found.named_parameters() if name.startswith("encoder.")}
+    assert len(taken) > 10
+    for name, values in taken.items():
+        assert torch.equal(values, expected[name]), name
+    with pytest.raises(DataError, match="another label tree"):
+        fresh(trained, other, start_from=sources(trained)[source], start_with="all")
+
+
+def test_what_is_no_model_is_refused(trained, tmp_path):
+    with pytest.raises(DataError, match="no finished model"):
+        fresh(trained, LabelTree.load(trained.tree.directory), start_from=str(tmp_path))
+
+
+def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, capsys):
+    from cxml.cli import dump_config
+    from cxml.config import config_to_dict
+
+    source = dataclasses.replace(trained.data.source, chapters=("3", "22"))
+    more = dataclasses.replace(
+        trained, output=str(tmp_path / "more"), data=dataclasses.replace(trained.data, directory="", source=source),
+        tree=dataclasses.replace(trained.tree, directory=""),
+    )  # fmt: skip
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(more)))
+    assert relabel_command(["--config", str(file), "--model", f"{trained.output}/model"]) == 0
+    assert "keep their rows" in capsys.readouterr().out
+    old, new = (LabelTree.load(folder) for folder in (trained.tree.directory, f"{more.output}/tree"))
+    assert new.num_labels > old.num_labels
+    from cxml.data import read_labels
+
+    names = [read_labels(folder)[0] for folder in (trained.data.directory, f"{more.output}/data")]
+    before, after = (
+        load_model(f"{output}/model", tree, Exchange()) for output, tree in ((trained.output, old), (more.output, new))
+    )
+    place_of = {names[1][label]: place for place, label in enumerate(new.label_order)}
+    places = torch.tensor([place_of[names[0][label]] for label in old.label_order])
+    layout = after.label_head.layout
+    rows_there = torch.from_numpy(layout.local_rows(places.numpy()))
+    own = torch.from_numpy(before.label_head.layout.positions())
+    assert torch.equal(rows(after)["weight"][rows_there][own], rows(before)["weight"])
+    report = pipeline.evaluate_again(more)
+    assert report["levels"][-1]["P@1"] > 0
+    with pytest.raises(StaleArtefactError, match="another output"):
+        relabel(more, f"{trained.output}/model")
+
+
+def test_a_run_with_no_label_in_common_is_refused(trained, tmp_path):
+    source = dataclasses.replace(trained.data.source, chapters=("22",))
+    other = dataclasses.replace(
+        trained, output=str(tmp_path), data=dataclasses.replace(trained.data, directory="", source=source),
+        tree=dataclasses.replace(trained.tree, directory=""),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="none of its labels"):
+        relabel(other, f"{trained.output}/model")
