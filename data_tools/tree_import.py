@@ -12,8 +12,9 @@ from scipy import sparse
 from cxml import storage
 from cxml.config import Config
 from cxml.data import DataManifest, data_url
-from cxml.errors import ConfigError, DataError
+from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.tree import LabelTree, tree_fingerprint, tree_settings, tree_url
+from cxml.tree.label_tree import MANIFEST
 from data_tools.formats.plain_pickle import load_plain
 
 _SAVE_AGAIN = "Save the clusters again."
@@ -29,8 +30,11 @@ def import_tree(config: Config, source: str) -> LabelTree:
     Raises:
         DataError: the source is broken, or is not about the data set's labels.
         ConfigError: it has no level of a size that the config asks for.
+        StaleArtefactError: the run has a tree already.
     """
-    manifest = DataManifest.read(data_url(config))
+    manifest, out = DataManifest.read(data_url(config)), tree_url(config)
+    if storage.exists(storage.join(out, MANIFEST)):
+        raise StaleArtefactError(f"{out}: there is a tree here already. Delete the folder to replace it.")
     if not source or not storage.exists(source):
         raise ConfigError("--source", source, "there is nothing", "Name a folder with C0.npz, or a pickled file.")
     is_chain = storage.exists(storage.join(source, "C0.npz"))
@@ -45,7 +49,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
             raise
         raise DataError(source, str(error), "Choose levels that lie inside each other.") from error
     facts = {"fingerprint": tree_fingerprint(config, manifest.fingerprint), "config": tree_settings(config)}
-    tree.save(tree_url(config), {**facts, "imported": source})
+    tree.save(out, {**facts, "imported": source})
     return tree
 
 

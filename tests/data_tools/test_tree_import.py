@@ -62,6 +62,8 @@ def test_a_pecos_chain_becomes_the_tree_of_the_run(config, chain, tmp_path, caps
     assert import_command.main(["--config", str(file), "--source", str(chain)]) == 0
     assert capsys.readouterr().out.strip() == "2 > 4 > 9"
     check(config)
+    assert import_command.main(["--config", str(file), "--source", str(chain)]) == 2
+    assert "there is a tree here already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])

@@ -18,6 +18,7 @@ from cxml import storage
 from cxml.errors import DataError
 
 FOLDER = ".progress"
+_VERSION = 1  # of the files, and of where parts are cut
 _REMEDY = "Delete the folder .progress and build the tree again."
 
 Kind = Literal["pifa", "smoothed", "names"]
@@ -36,11 +37,11 @@ class Progress:
         Returns:
             Whether there is something to go on from.
         """
-        inputs = storage.join(self._folder, "inputs.json")
-        if storage.exists(inputs) and storage.read_json(inputs, _REMEDY).get("fingerprint") == fingerprint:
+        inputs, wanted = storage.join(self._folder, "inputs.json"), {"fingerprint": fingerprint, "version": _VERSION}
+        if storage.exists(inputs) and storage.read_json(inputs, _REMEDY) == wanted:
             return True
         self.clear()
-        storage.write_json(inputs, {"fingerprint": fingerprint})
+        storage.write_json(inputs, wanted)
         return False
 
     def clear(self) -> None:
