@@ -4,8 +4,9 @@
 
 Two processes, 384 weights a label, 16 texts per process that want 1,000 labels each, drawn evenly from all. At each
 number of labels all heads that fit into the memory are built and take steps in turn, so that whatever else the machine
-does hits all of them; times are medians. Memory is what building a head and one step add to a process's resident set.
-Bytes are what the network interface sent in a step, all processes together, and beside it what the rows count.
+does hits all of them; times are medians, those of CPU are the first process's. Memory is what building a head and one
+step add to a process's resident set. Bytes are what the network interface sent in a step, all processes together, and
+beside it what the rows count.
 
 The last table is a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) against forward,
 backward and update of its encoder alone, in turn too. Prints a line of JSON per goal.
@@ -52,12 +53,14 @@ class Figures:
     """One head at one number of labels: what `measure_heads` sees.
 
     Attributes:
-        seconds: of each step; sent: bytes in it, all ranks; counted: bytes that the rows say rank 0 sent.
+        seconds: of each step; cpu: seconds of CPU in it, of the first rank; sent: bytes in it, all ranks.
+        counted: bytes that the rows say the first rank sent in a step.
         resident: bytes that the first rank grew by.
     """
 
     resident: int = 0
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     counted: int = 0
 
@@ -144,8 +147,9 @@ def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tupl
 def time_step(step: Callable[[int], None], seed: int, figures: Figures) -> None:
     """One step of all ranks together."""
     dist.barrier()
-    sent, began = bytes_sent(), time.perf_counter()
+    sent, began, cpu = bytes_sent(), time.perf_counter(), time.process_time()
     step(seed)
+    figures.cpu.append(time.process_time() - cpu)
     dist.barrier()
     figures.seconds.append(time.perf_counter() - began)
     figures.sent.append(bytes_sent() - sent)
@@ -229,7 +233,7 @@ def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
 def report(options: Options, heads: dict[tuple[int, str], Figures], whole: dict[str, list[float]]) -> None:
     """Print the tables and the lines of JSON."""
     table = Table(title=f"A training step of the head, {NUM_RANKS} processes", title_justify="left")
-    for heading in ("labels", "head", "ms", "times rows", "MiB a process", "MB sent", "counted"):
+    for heading in ("labels", "head", "ms", "times rows", "CPU ms", "MiB a process", "MB sent", "counted"):
         table.add_column(heading, justify="right")
     medians = {key: statistics.median(figure.seconds) for key, figure in heads.items()}
     for (num_labels, name), figure in heads.items():
@@ -237,6 +241,7 @@ def report(options: Options, heads: dict[tuple[int, str], Figures], whole: dict[
         rows = medians.get((num_labels, "rows"), seconds)
         table.add_row(
             f"{num_labels:,}", name, f"{seconds * 1000:.0f}", f"{seconds / rows:.1f}",
+            f"{statistics.median(figure.cpu) * 1000:.0f}",
             f"{figure.resident / 2**20:,.0f}",
             f"{statistics.median(figure.sent) / 1e6:.2f}",
             f"{figure.counted * NUM_RANKS / 1e6:.2f}" if figure.counted else "",

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxml.model import Leaves
-from cxml.optim import RowState, RowTensors, pending_decay, update_run
+from cxml.optim import RowState, RowTensors, pending_decay, update_rows, update_run
 from cxml.parallel.rows_head import RowsHead
 from cxml.parallel.sparse_gradients import clip_factor
 
 _USUAL_SHORTLIST = 1000
-_CHUNK_ROWS = {"cpu": 2048}  # a chunk and its update stay in a core's cache
+_CHUNK_ROWS = {"cpu": 512}  # a chunk and its update stay in a core's cache
 _CHUNK_ROWS_ELSEWHERE = 65536
 
 
@@ -106,19 +106,30 @@ class FullRowsHead(RowsHead):
         gradients *= clip_factor(float(gradients.square().sum(dtype=torch.float64)), self._clip_norm, self.exchange)
         rows, positions = self._rows_on(gradients.device)
         for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), gradients.device):
-            update_run(
-                rows, run, self.schedule,
-                gradients=gradients[run, :-1], bias_gradients=gradients[run, -1], row_ids=positions[run],
-            )  # fmt: skip
+            self._update(rows, run, positions[run], gradients[run, :-1], gradients[run, -1])
 
     def _learn(self, rows: RowTensors, run: slice, row_ids: Tensor, gradients: Tensor, bias_gradients: Tensor) -> None:
         """Update the rows of a run, or keep their gradients."""
         if self._is_fused:
-            update_run(rows, run, self.schedule, gradients=gradients, bias_gradients=bias_gradients, row_ids=row_ids)
+            self._update(rows, run, row_ids, gradients, bias_gradients)
             return
         assert self._summed is not None, "train begins with zeros"
         self._summed[run, :-1] += gradients
         self._summed[run, -1] += bias_gradients
+
+    def _update(self, rows: RowTensors, run: slice, row_ids: Tensor, gradients: Tensor, bias_gradients: Tensor) -> None:
+        """Update the rows of a run: on the CPU by the compiled loop, which visits a row once, else by torch."""
+        if gradients.device.type != "cpu":
+            update_run(rows, run, self.schedule, gradients=gradients, bias_gradients=bias_gradients, row_ids=row_ids)
+            return
+        update_rows(
+            self._host_state,
+            self.schedule,
+            rows=np.arange(run.start, run.stop),
+            gradients=np.ascontiguousarray(gradients.numpy()),
+            bias_gradients=np.ascontiguousarray(bias_gradients.numpy()),
+            row_ids=row_ids.numpy(),
+        )
 
     def _logits(self, rows: RowTensors, run: slice, features: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of a run of n rows: weights [n, D] to multiply by, the decay they still take [n], float32 logits [B, n]."""

@@ -176,7 +176,7 @@ def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     from cxml.parallel import Exchange, FullRowsHead, RowLayout
     from cxml.parallel.row_layout import leaf_offsets_of
 
-    num_labels = 5000  # chunks of 2048 rows and a rest
+    num_labels = 5000  # chunks of 512 rows and a rest
     rng = np.random.default_rng(0)
     weight = torch.from_numpy(rng.normal(size=(num_labels, 5)).astype(np.float32)).bfloat16().float()
     bias = torch.from_numpy(rng.normal(size=num_labels).astype(np.float32))
