@@ -17,6 +17,7 @@ from cxml.checkpoint.model_store import (
     save_model,
     write_changed_model,
 )
+from cxml.checkpoint.prediction import load_checkpoint_model
 from cxml.checkpoint.relabelling import Relabelling, relabel_tree
 from cxml.checkpoint.resume import resume
 from cxml.checkpoint.saver import Saver
@@ -34,6 +35,7 @@ __all__ = [
     "checkpoints_url",
     "kept_checkpoints",
     "list_checkpoints",
+    "load_checkpoint_model",
     "load_model",
     "load_start",
     "model_url",

@@ -1,16 +1,18 @@
 """A run may begin with another's weights: all of them, or the encoder's for other labels."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, train_each
 from support.runs import make_encoder, small_config
 
 from cxml import pipeline
-from cxml.checkpoint import list_checkpoints, load_model, load_start
-from cxml.data import ShardedDataset
+from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
+from cxml.data import ShardedDataset, collate
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import build_model
 from cxml.parallel import Exchange, rows_head, run_workers
@@ -57,6 +59,23 @@ def test_all_weights_of_a_model_or_checkpoint_are_taken(trained, source):
     kept = load_model(sources(trained)["model"], tree, Exchange())
     for name, values in rows(kept).items():
         torch.testing.assert_close(rows(found)[name], values, rtol=1e-6, atol=0)
+
+
+def test_a_checkpoint_predicts_without_its_optimiser_state(trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(sources(trained)["checkpoint"], copy)
+    for file in (*copy.glob("optimizer-*"), *copy.glob("label_optimizer-*")):
+        file.unlink()
+    tree = LabelTree.load(trained.tree.directory)
+    found = load_checkpoint_model(str(copy), tree, Exchange())
+    expected = load_model(sources(trained)["model"], tree, Exchange())
+    dataset = ShardedDataset(trained.data.directory, "test")
+    batch = collate(*dataset.gather(np.arange(16)), pad_id=0, global_size=16)
+    with torch.inference_mode():
+        pairs = list(zip(found(batch, predict_k=5), expected(batch, predict_k=5), strict=True))
+    for one, other in pairs:
+        torch.testing.assert_close(one.scores, other.scores)
+        assert torch.equal(one.nodes, other.nodes)
 
 
 @pytest.mark.parametrize("source", ["model", "checkpoint"])

@@ -1,0 +1,43 @@
+"""The model of a checkpoint, for prediction: weights only, on any number of ranks."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig
+
+from cxml.checkpoint.manifest import SKIPPED
+from cxml.checkpoint.pieces import Pieces
+from cxml.checkpoint.row_state import is_label_row, load_rows
+from cxml.checkpoint.shards import ShardReader
+from cxml.checkpoint.training_state import load_pieces, tree_digest
+from cxml.config import config_from_dict
+from cxml.errors import DataError
+from cxml.model import CascadeXML, build_model
+from cxml.parallel import Exchange, RowsHead, rows_head
+from cxml.tree import LabelTree
+
+
+def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
+    """Build the model that a checkpoint holds, in fp32 on the CPU, in evaluation mode; optimiser state is not read.
+
+    Args:
+        url: folder of the checkpoint.
+        tree: the tree of its training.
+        exchange: the ranks that share the label rows; each keeps its own.
+
+    Raises:
+        DataError: the checkpoint is damaged, or belongs to another tree.
+    """
+    reader = ShardReader(url)
+    run = reader.manifest.run
+    if run.tree != tree_digest(tree):
+        raise DataError(url, "was saved with another label tree", SKIPPED)
+    config = config_from_dict(run.config)
+    architecture = AutoConfig.for_model(**run.encoder)
+    model = build_model(config.model, tree, architecture, rows_head(tree, exchange, config, trains=False)).float()
+    weights = {name: parameter for name, parameter in model.named_parameters() if not is_label_row(name)}
+    with torch.no_grad():
+        load_pieces(reader, {f"model/{name}": Pieces.whole(values.detach()) for name, values in weights.items()})
+    assert isinstance(model.label_head, RowsHead), "built so"
+    load_rows(model.label_head, reader, trains=False)
+    return model.eval()
