@@ -162,6 +162,8 @@ class RowsHead:
             values = torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
         self.state.weight[rows[own]] = values
         self.state.bias[rows[own]] = bias.float().numpy()[own]
+        if self.state.compensation.size:
+            self.state.compensation[rows[own]] = 0
         return int(own.sum())
 
     def train(
