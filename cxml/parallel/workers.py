@@ -49,9 +49,9 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
         max_restarts=0,
         monitor_interval=0.2,
         start_method="spawn",
+        # Without SIGTERM: torch would end the processes 30 seconds later, whether they have saved their state or not.
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
     )
-    # Else torch would end the processes 30 seconds after a SIGTERM, whether they have saved their state or not.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
     try:
         with _passing_on(signal.SIGTERM, signal.SIGUSR1):
             return elastic_launch(launch, work)(*arguments)[0]

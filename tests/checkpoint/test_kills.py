@@ -1,9 +1,13 @@
 """Processes are killed, stopped and hung for real; what they had saved is whole, and going on loses nothing."""
 
+import dataclasses
+import json
 import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from support.checkpoints import Ranks, checkpointed, model_tensors, off, read_wh
 from support.runs import make_encoder, read_losses, small_config
 
 from cxml.checkpoint import checkpoints_url, list_checkpoints
+from cxml.cli import dump_config
+from cxml.config import config_to_dict
 from cxml.data import ShardedDataset
 from cxml.parallel import run_workers
 from cxml.tree import build
@@ -77,6 +83,27 @@ def test_a_stop_signal_to_one_rank_saves_and_ends_them_all_with_a_code_of_its_ow
     assert_same_run(tmp_path / "out", through)
 
 
+def test_a_stop_signal_to_the_command_reaches_its_processes_and_the_same_command_goes_on(base, tmp_path):
+    config = dataclasses.replace(base, output=str(tmp_path / "out"))
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(config)))
+    command = [sys.executable, "-m", "cxml.train", "--config", str(file)]
+    records = tmp_path / "out" / "metrics.jsonl"
+    with (tmp_path / "log.txt").open("wb") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+        while running.poll() is None and not (records.exists() and records.read_text().count("\n") >= 3):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(300) == 75, (tmp_path / "log.txt").read_text()
+    assert "Run the same command again" in (tmp_path / "log.txt").read_text()
+    assert not (tmp_path / "out" / "report.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from" in done.stderr
+    steps = [json.loads(line)["step"] for line in records.read_text().splitlines()]
+    assert steps == list(range(1, 45))
+
+
 def test_a_hanging_rank_ends_the_job_with_the_stacks_of_every_rank(base, tmp_path):
     config, _ = begin(base, tmp_path / "out", train={"hang_minutes": 0.3})
     ranks = Ranks(config, NUM_RANKS, tmp_path / "log", hanging=(1, 5))
@@ -128,4 +155,4 @@ def test_fifty_kills_at_random_moments_lose_nothing(base, tmp_path):
     assert run_workers(train_each, ([(through, None, "auto")],), NUM_RANKS) == [True]
     assert_same_run(tmp_path / "out", tmp_path / "through")
     assert in_saves >= kills // 10
-    print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {24 * 21} steps")
+    print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {24 * 22} steps")
