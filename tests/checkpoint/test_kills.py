@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.checkpoints import Ranks, checkpointed, model_tensors, off, read_whole, train_each, wait_for_step
+from support.checkpoints import (
+    Ranks,
+    begun_saves,
+    checkpointed,
+    model_tensors,
+    off,
+    read_whole,
+    train_each,
+    wait_for_save,
+    wait_for_step,
+)
 from support.runs import make_encoder, read_losses, small_config
 
 from cxml.checkpoint import checkpoints_url, list_checkpoints
@@ -132,27 +142,30 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_gone_on_from
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_fifty_kills_at_random_moments_lose_nothing(base, tmp_path):
-    """Kills of one rank and of all, many of them while checkpoints are being written; CXML_TEST_KILLS sets how many."""
+    """Kills of one rank and of all, about half of them while a checkpoint is being written; CXML_TEST_KILLS of them."""
     kills, draw = int(os.environ.get("CXML_TEST_KILLS", "50")), random.Random(0)
-    parts = {"train": {"epochs": 24}, "checkpoint": {"every_minutes": 0, "every_steps": 3, "keep_last": 2}}
+    epochs = max(2, kills // 2)
+    parts = {"train": {"epochs": epochs}, "checkpoint": {"every_minutes": 0, "every_steps": 3, "keep_last": 2}}
     config = checkpointed(base, tmp_path / "out", **parts)
     url, newest, in_saves, lives = checkpoints_url(config), 0, 0, 0
     for lives in range(kills):
         ranks = Ranks(config, NUM_RANKS, tmp_path / f"life-{lives}")
         assert wait_for_step(ranks, url, newest + 1 + draw.randrange(8)), ranks.log()
-        time.sleep(draw.random() / 2)
+        if draw.random() < 0.5:
+            wait_for_save(ranks, url)
+        else:
+            time.sleep(draw.random() / 2)
         ranks.kill([draw.randrange(NUM_RANKS)] if draw.random() < 0.5 else range(NUM_RANKS))
         assert 0 not in ranks.wait(), "the run ended before it was killed often enough"
         entries = list_checkpoints(url)
         assert [read_whole(entry.url) for entry in entries] == [entry.step for entry in entries]
         assert entries[0].step >= newest
         newest = entries[0].step
-        begun = [folder for folder in Path(url).iterdir() if not (folder / "commit.json").exists()]
-        in_saves += bool(begun)
+        in_saves += bool(begun_saves(url))
     ranks = Ranks(config, NUM_RANKS, tmp_path / "last")
     assert ranks.wait(1800) == [0, 0], ranks.log()
-    through = off(checkpointed(base, tmp_path / "through", train={"epochs": 24}))
+    through = off(checkpointed(base, tmp_path / "through", train={"epochs": epochs}))
     assert run_workers(train_each, ([(through, None, "auto")],), NUM_RANKS) == [True]
     assert_same_run(tmp_path / "out", tmp_path / "through")
-    assert in_saves >= kills // 10
-    print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {24 * 22} steps")
+    assert in_saves >= kills // 5
+    print(f"{lives + 1} kills, {in_saves} of them during a save, at {newest} of {epochs * 22} steps")

@@ -1,5 +1,6 @@
 """Real trainings that are stopped and gone on with, several in one process group."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -127,6 +128,24 @@ def wait_for_step(ranks: Ranks, url: str, step: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def begun_saves(url: str) -> list[Path]:
+    """Folders of saves that hold a file but no commit."""
+    found = []
+    for folder in Path(url).glob("step-*"):
+        with contextlib.suppress(FileNotFoundError):  # an old one that is being deleted
+            names = os.listdir(folder)  # noqa: PTH208  all at once, or not at all
+            if names and "commit.json" not in names and "manifest.json" not in names:
+                found.append(folder)
+    return found
+
+
+def wait_for_save(ranks: Ranks, url: str) -> None:
+    """Wait until a save is under way, or a rank has ended."""
+    before = set(begun_saves(url))
+    while ranks.are_running() and not set(begun_saves(url)) - before:
+        time.sleep(0.001)
 
 
 def read_whole(url: str) -> int:
