@@ -24,9 +24,9 @@ import fsspec
 import numpy as np
 import torch
 import torch.distributed as dist
-from closing_line import print_closing_line
 from rich.console import Console
 from rich.table import Table
+from support.closing_line import print_closing_line
 
 from cxml import storage
 from cxml.checkpoint import Progress, Saver, ShardReader, TrainingState, list_checkpoints

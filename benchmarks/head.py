@@ -28,9 +28,9 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
-from label_heads import Problem, Rows, build, bytes_needed
 from rich.console import Console
 from rich.table import Table
+from support.label_heads import Problem, Rows, build, bytes_needed
 from torch import nn
 
 from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from closing_line import print_closing_line
-from raw_texts import write_raw
 from rich.console import Console
 from rich.table import Table
+from support.closing_line import print_closing_line
+from support.raw_texts import write_raw
 
 from cxml.config import config_from_dict
 from cxml.data import DatasetWriter, ShardedDataset

@@ -23,10 +23,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from closing_line import print_closing_line
-from raw_texts import write_raw
 from rich.console import Console
 from rich.table import Table
+from support.closing_line import print_closing_line
+from support.raw_texts import write_raw
 
 from cxml.data import DataManifest
 

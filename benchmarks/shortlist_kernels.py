@@ -16,9 +16,9 @@ import time
 
 import numpy as np
 import torch
-from label_heads import LABELS_PER_LEAF, WIDTH
 from rich.console import Console
 from rich.table import Table
+from support.label_heads import LABELS_PER_LEAF, WIDTH
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves

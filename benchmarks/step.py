@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from closing_line import print_closing_line
 from rich.console import Console
 from rich.table import Table
+from support.closing_line import print_closing_line
 
 from cxml.cli import load_config
 from cxml.config import Config

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from closing_line import print_closing_line
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
+from support.closing_line import print_closing_line
 from tree import peer_python
 
 from cxml.cli import Settings, parse_command

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import ray
-from closing_line import print_closing_line
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
+from support.closing_line import print_closing_line
 from tree import NUM_TERMS, SYNTHETIC_TERMS, synthetic_labels
 
 from cxml.config import Config, DataConfig, SourceConfig, TreeConfig
