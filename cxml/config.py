@@ -231,9 +231,9 @@ class HeadConfig:
     """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
     `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
     score is its own probability; model.scoring concerns the levels above."""
-    group_size: int = 0
-    """Processes that share one copy of the rows, such as those of a node, a divisor of all; the copies add up their
-    gradients. 0: all processes share one (`rows` only)."""
+    group_size: int | Literal["node"] = 0
+    """Processes that share one copy of the rows, a divisor of all; the copies add up their gradients. `node`: those of
+    a machine, of which each must have as many. 0: all processes share one (`rows` only)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
     weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"
@@ -248,8 +248,10 @@ class HeadConfig:
     instead of in passing, and until then the gradients of the touched ones are kept, 4 bytes per weight."""
 
     def __post_init__(self) -> None:
-        for name in ("clip_row_norm", "clip_global_norm", "group_size"):
+        for name in ("clip_row_norm", "clip_global_norm"):
             _require_at_least(f"head.{name}", getattr(self, name), 0)
+        if self.group_size != "node":
+            _require_at_least("head.group_size", self.group_size, 0)
         for name, default in (("candidates", "shortlist"), ("group_size", 0)):
             value = getattr(self, name)
             _require(

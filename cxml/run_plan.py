@@ -13,7 +13,7 @@ from cxml.config import Config
 from cxml.data import DataManifest, ShardedDataset, data_url
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
-from cxml.parallel import Plan, make_plan
+from cxml.parallel import Plan, local_world_size, make_plan
 from cxml.tree import plan_splits
 from data_tools.formats import read_source
 from data_tools.preparation import is_prepared, load_tokenizer, tokenize
@@ -47,7 +47,7 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
         world_size=config.train.num_workers,
         num_labels=facts.num_labels,
         label_state=label_state,
-        group_size=config.head.group_size,
+        group_size=local_world_size() if config.head.group_size == "node" else config.head.group_size,
     )
     return plan, facts
 

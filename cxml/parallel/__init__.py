@@ -9,9 +9,17 @@ from cxml.parallel.exchange import Exchange
 from cxml.parallel.full_rows_head import FullRowsHead
 from cxml.parallel.label_rows import rows_head
 from cxml.parallel.plan import Plan, make_plan
-from cxml.parallel.process_group import Ranks, begin_group, device_of, distributed, group_patience
-from cxml.parallel.row_layout import RowLayout
-from cxml.parallel.rows_head import RowsHead
+from cxml.parallel.process_group import (
+    Ranks,
+    begin_group,
+    device_of,
+    distributed,
+    group_patience,
+    local_world_size,
+    ranks_per_machine,
+)
+from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
+from cxml.parallel.rows_head import RowsHead, WantedRows
 from cxml.parallel.workers import run_workers
 
 __all__ = [
@@ -21,13 +29,17 @@ __all__ = [
     "Ranks",
     "RowLayout",
     "RowsHead",
+    "WantedRows",
     "begin_group",
     "build_engine",
     "device_of",
     "distributed",
     "gathered_state_dict",
     "group_patience",
+    "leaf_offsets_of",
+    "local_world_size",
     "make_plan",
+    "ranks_per_machine",
     "rows_head",
     "run_workers",
 ]

@@ -13,6 +13,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from cxml.errors import LaunchError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -49,7 +51,7 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
         hang_minutes: how long a collective waits for the others before it fails; 0: for ever.
     """
     ranks = _ranks_from_environment()
-    torch.set_num_threads(threads or max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(threads or max(1, _num_cores() // local_world_size()))
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
@@ -76,6 +78,28 @@ def group_patience(hang_minutes: float) -> timedelta:
     A while longer than the guard that prints stacks (`cxml.training.HangGuard`), so that its print comes first.
     """
     return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
+
+
+def ranks_per_machine() -> int:
+    """How many ranks each machine has; a collective call.
+
+    Raises:
+        LaunchError: not all machines have as many.
+    """
+    counts: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(counts, local_world_size())
+    if len(set(counts)) > 1:
+        found = " and ".join(map(str, sorted(set(counts))))
+        raise LaunchError(
+            f"head.group_size = node: machines run {found} processes. Start as many on each, or set head.group_size "
+            "to a number or to 0."
+        )
+    return counts[0]
+
+
+def local_world_size() -> int:
+    """Ranks of this machine, as the launcher says, else all."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
 def _num_cores() -> int:
