@@ -6,5 +6,22 @@ The data's way, left to right; each arrow is a stage that is made once and reuse
 
 Packages, in the order in which the data meets them: `data` (shards to batches), `tree` (labels to clusters), `model`
 (the cascade), `optim`, `parallel` (processes, DeepSpeed), `checkpoint`, `training`, `metrics`, `report`. `pipeline`
-runs the stages; `python -m cxml.train` is its command line.
+runs the stages; `python -m cxml.train` is its command line. `cxml.Predictor` uses what was trained.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxml.prediction import Predictor
+
+__all__ = ["Predictor"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the library's own names, loaded when they are first asked for
+    if name == "Predictor":
+        from cxml.prediction import Predictor  # noqa: PLC0415 - PyTorch takes seconds to load
+
+        return Predictor
+    raise AttributeError(f"module 'cxml' has no attribute {name!r}")

@@ -8,6 +8,7 @@ Nothing is unpickled on the way back.
 """
 
 from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
+from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
 from cxml.checkpoint.model_store import (
     load_model,
     model_url,
@@ -26,6 +27,7 @@ from cxml.checkpoint.start import load_start
 from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
 __all__ = [
+    "COMMIT_FILE",
     "Progress",
     "Relabelling",
     "Saver",
@@ -40,6 +42,7 @@ __all__ = [
     "load_start",
     "model_url",
     "read_label_rows",
+    "read_manifest",
     "read_model_manifest",
     "read_weights",
     "relabel_tree",

@@ -22,10 +22,11 @@ from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate
+from cxml.data.tokenizing import TextEncoder
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
-    "ShardedDataset", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order",
-    "prefetch", "read_labels", "resolve_encoder", "verify",
+    "ShardedDataset", "TextEncoder", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url",
+    "epoch_order", "prefetch", "read_labels", "resolve_encoder", "verify",
 ]  # fmt: skip

@@ -78,12 +78,15 @@ class CascadeXML(nn.Module):
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         return [self.get_buffer(f"offsets_{level}") for level in range(len(self.level_sizes) - 1)]
 
-    def forward(self, batch: Batch, predict_k: int | None = None) -> tuple[Tensor, Tensor] | list[LevelPrediction]:
+    def forward(
+        self, batch: Batch, predict_k: int | None = None, beam: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor] | list[LevelPrediction]:
         """Training: the summed loss and the summed loss of each level. Prediction: the best nodes of each level.
 
         Args:
             batch: B texts; labels are read in training only.
             predict_k: nodes wanted per level; None in training.
+            beam: in prediction, nodes that each level above the labels hands down; empty takes `shortlist_sizes`.
 
         Returns:
             In training a scalar, summed over the texts and weighted over the levels, and float32 [levels], detached.
@@ -92,7 +95,7 @@ class CascadeXML(nn.Module):
         features = self.encoder(batch.input_ids, batch.attention_mask)
         if predict_k is None:
             return self._loss(features, batch)
-        return self._predict(features, predict_k)
+        return self._predict(features, predict_k, beam or self.shortlist_sizes)
 
     def _loss(self, features: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         positions = self.get_buffer("label_positions")[batch.label_values]
@@ -106,13 +109,13 @@ class CascadeXML(nn.Module):
             logits = self._cluster_logits(level, features[level], shortlist)
             is_true = is_positive(shortlist, keys, self.level_sizes[level])
             losses.append(shortlist_loss(logits, is_true, shortlist.mask))
-            leaves = self._hand_down(level, shortlist, logits, is_true)
+            leaves = self._hand_down(self.shortlist_sizes[level], shortlist, logits, is_true)
         scale = self.level_weights[-1] / batch.global_size
         losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale))
         by_level = torch.stack(losses)
         return by_level @ by_level.new_tensor(self.level_weights), by_level.detach()
 
-    def _predict(self, features: list[Tensor], k: int) -> list[LevelPrediction]:
+    def _predict(self, features: list[Tensor], k: int, beam: tuple[int, ...]) -> list[LevelPrediction]:
         predictions = []
         leaves = None
         is_weighted = self.scoring == "weighted"
@@ -123,7 +126,7 @@ class CascadeXML(nn.Module):
             if is_weighted and leaves is not None:
                 scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
             predictions.append(LevelPrediction(*shortlist.best(scores, k)))
-            leaves = self._hand_down(level, shortlist, logits, None)
+            leaves = self._hand_down(beam[level], shortlist, logits, None)
         positions, scores = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, scores)]
@@ -136,8 +139,8 @@ class CascadeXML(nn.Module):
     def _cluster_logits(self, level: int, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
         return self.cluster_heads[level](features_BD, shortlist.nodes if level else None)
 
-    def _hand_down(self, level: int, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
-        slots, mask = select_slots(logits_BC, shortlist.mask, self.shortlist_sizes[level], is_true)
+    def _hand_down(self, size: int, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
+        slots, mask = select_slots(logits_BC, shortlist.mask, size, is_true)
         scores = torch.sigmoid(logits_BC.detach().gather(1, slots).float())
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, scores=scores)

@@ -47,6 +47,29 @@ class _Texts:
     counts: list[int]
 
 
+@dataclass(frozen=True)
+class WantedRows:
+    """The P pairs (text, leaf) to score among the rows of one rank; see `cxml.optim.best_rows`.
+
+    Attributes:
+        leaf_ptr: int64 [B + 1]; text b has the pairs leaf_ptr[b] .. leaf_ptr[b + 1].
+        first_rows: int64 [P], first local row of the leaf.
+        last_rows: int64 [P], one past its last.
+        leaf_scores: float32 [P], factor of its rows' scores.
+        shift: int64 [P], label position minus local row.
+    """
+
+    leaf_ptr: np.ndarray
+    first_rows: np.ndarray
+    last_rows: np.ndarray
+    leaf_scores: np.ndarray
+    shift: np.ndarray
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The arguments of the compiled loops."""
+        return self.leaf_ptr, self.first_rows, self.last_rows, self.leaf_scores, self.shift
+
+
 class RowsHead:
     """One rank's rows of the label head; satisfies `cxml.model.LabelHead`. Every method is a collective call.
 
@@ -116,13 +139,23 @@ class RowsHead:
         own = self.layout.owns(texts.leaves) & (texts.leaves >= 0)
         local = texts.leaves[own] // self.layout.num_shards
         first = self.layout.local_starts[local]
-        scores, positions = best_rows(
-            texts.features, _offsets(own.sum(1)), first, self.layout.local_starts[local + 1], texts.leaf_scores[own],
-            self.layout.leaf_offsets[texts.leaves[own]] - first, k,
-            self.schedule.log_decay, self.schedule.step, tuple(vars(self.state).values()),
-        )  # fmt: skip
+        wanted = WantedRows(
+            leaf_ptr=_offsets(own.sum(1)),
+            first_rows=first,
+            last_rows=self.layout.local_starts[local + 1],
+            leaf_scores=texts.leaf_scores[own],
+            shift=self.layout.leaf_offsets[texts.leaves[own]] - first,
+        )
+        scores, positions = self.best_of(texts.features, wanted, k)
         merged = torch.from_numpy(scores), torch.from_numpy(positions)
         return self._merge(*merged, texts.counts, k, features_BD.device)
+
+    def best_of(self, features_BD: np.ndarray, wanted: WantedRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of this rank's rows: scores float32 [B, k] and label positions int64 [B, k], -1 for none."""
+        state = tuple(vars(self.state).values())
+        return best_rows(
+            features_BD, *wanted.arrays(), k, self.schedule.log_decay, self.schedule.step, state
+        )  # fmt: skip
 
     def finish_step(self) -> None:
         """Update the rows with the gradients that the step's micro-batches left, if that was not done in passing."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
+
+from tokenizers import Tokenizer
 
 from cxml.config import Config
-from cxml.data import Examples, data_url
+from cxml.data import Examples, TextEncoder, data_url
 from cxml.data.writer import shard_file, write_shard
 from data_tools.formats import SPLITS, Block, Cleaner, open_source, read_blocks
 from data_tools.preparation.progress import Progress
 from data_tools.preparation.staging import StagedBlock, read_staged, write_staged
 from data_tools.preparation.terms import find_terms
-from data_tools.preparation.tokenizing import TextEncoder, load_tokenizer
+from data_tools.preparation.tokenizing import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class BlockStager:
     def __init__(self, config: Config) -> None:
         self._data = config.data
         tokenizer, _ = load_tokenizer(config)
-        self._encoder = TextEncoder(tokenizer, config.data.max_length)
+        self._encoder = TextEncoder(cast(Tokenizer, tokenizer.backend_tokenizer), config.data.max_length)
         self._progress = Progress(data_url(config))
 
     def __call__(self, block: Block) -> Ticket:

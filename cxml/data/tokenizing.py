@@ -1,0 +1,37 @@
+"""From texts to token ids, by the encoder's own fast tokenizer; the same for preparation and prediction."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cxml.data.ragged import Ragged, concatenate
+
+# Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
+# 100 bytes a token, stay small.
+_CHARACTERS_PER_CALL = 100_000
+
+
+class TextEncoder:
+    """Turns texts into token ids, special tokens included, cut off at `max_length`. Threads may share one."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.no_padding()
+
+    def encode(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of each text, int32."""
+        if not texts:
+            return Ragged.from_lists([])
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        num_calls = 1 + int(ends[-1]) // _CHARACTERS_PER_CALL
+        bounds = [0, *np.searchsorted(ends, ends[-1] * np.arange(1, num_calls) // num_calls).tolist(), len(texts)]
+        return concatenate([self._encode(texts[start:stop]) for start, stop in itertools.pairwise(bounds)])
+
+    def _encode(self, texts: Sequence[str]) -> Ragged:
+        # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
+        return Ragged.from_lists([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)])

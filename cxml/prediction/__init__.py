@@ -1,0 +1,32 @@
+"""Using a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
+
+    run, checkpoint or exported folder -> Parts (model, tree, label rows, names, tokenizer) -> Predictor
+    texts -> token ids -> batches of like lengths -> the model -> Predictions
+
+Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or shared out over ranks (`PackedRows`).
+`Predictor.save_pretrained` writes a folder that holds all of it, model card included.
+"""
+
+from cxml.prediction.export import is_exported, read_exported, write_exported
+from cxml.prediction.hub import upload
+from cxml.prediction.packed_rows import PackedRows, RowFormat
+from cxml.prediction.parts import Parts, is_run_model, read_parts
+from cxml.prediction.predictor import Predictor
+from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
+
+__all__ = [
+    "ExplainedLabel",
+    "NamedLabel",
+    "PackedRows",
+    "Parts",
+    "PathNode",
+    "Predictions",
+    "Predictor",
+    "RowFormat",
+    "is_exported",
+    "is_run_model",
+    "read_exported",
+    "read_parts",
+    "upload",
+    "write_exported",
+]

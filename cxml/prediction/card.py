@@ -1,0 +1,54 @@
+"""The model card of an exported model: what it was made from, how good it is, how to use it."""
+
+from __future__ import annotations
+
+import yaml
+
+from cxml.config import Config, config_to_dict
+from cxml.prediction.parts import Parts
+
+
+def model_card(parts: Parts, config: Config) -> str:
+    """Markdown with a YAML head, as the Hugging Face hub reads it.
+
+    Args:
+        parts: the model.
+        config: its run's config, without places.
+    """
+    head = yaml.safe_dump(
+        {"library_name": "cxml", "pipeline_tag": "text-classification",
+         "tags": ["extreme-multi-label-classification", "cascadexml"]},
+        sort_keys=False,
+    )  # fmt: skip
+    levels = ", ".join(f"{size:,}" for size in parts.tree.level_sizes[:-1])
+    source = config.data.source
+    return "\n".join([
+        f"---\n{head}---\n# CascadeXML over {parts.tree.num_labels:,} labels\n",
+        "A text in, the few right labels out. Trained with [cxml](https://pypi.org/project/cxml/); the method is",
+        "CascadeXML (Kharbanda et al., NeurIPS 2022, arXiv 2211.00640).\n",
+        "## Use\n",
+        "```python\nimport cxml\n\nmodel = cxml.Predictor.from_pretrained(\"this folder\")",
+        "print(model.predict([\"a text\"], k=5)[0])\n```\n",
+        "## Model\n",
+        f"- encoder: `{config.model.encoder}`, {parts.model.encoder.hidden_size} wide, texts up to "
+        f"{config.data.max_length} tokens",
+        f"- clusters per level, coarse to fine: {levels or 'none'}; labels: {parts.tree.num_labels:,}",
+        f"- label rows: {parts.rows.format}, {parts.rows.num_bytes:,} bytes",
+        f"- weights of: `{parts.facts['fingerprint']}`\n",
+        "## Data\n",
+        f"- form `{source.kind}`, source `{source.path or source.kind}`, prepared by the settings below\n",
+        "## Metrics\n", *_metrics(parts), "",
+        "Scores are products of the model's probabilities, not calibrated ones. The model knows the labels of its",
+        "training data only, and repeats what is wrong in them.\n",
+        "## Training\n",
+        f"```yaml\n{yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None, width=100)}```\n",
+    ])  # fmt: skip
+
+
+def _metrics(parts: Parts) -> list[str]:
+    metrics = parts.facts.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        return ["None were recorded with the model."]
+    rows = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
+    note = ["", "As of the run, with label rows as trained."] if parts.rows.format != "fp32" else []
+    return ["On the test split, in percent:\n", "| metric | value |", "| --- | ---: |", *rows, *note]

@@ -1,0 +1,163 @@
+"""Label rows for prediction alone: weights of 4, 2 or 1 bytes, in memory or mapped from a file.
+
+fp32   as trained
+bf16   rounded to nearest
+int8   each row divided by its largest weight / 127 and rounded to nearest; the factor is kept, 4 bytes a row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.config import HeadConfig, OptimConfig
+from cxml.optim import RowState
+from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, WantedRows
+from cxml.prediction.int8_kernel import best_int8_rows
+
+RowFormat = Literal["fp32", "bf16", "int8"]
+_DTYPES: dict[RowFormat, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
+_BLOCK_ROWS = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """R label rows of D weights.
+
+    Attributes:
+        weight: float32 [R, D], uint16 [R, D] holding bfloat16, or int8 [R, D].
+        scale: float32 [R], factor of each row's weights for int8; [0] else.
+        bias: float32 [R].
+    """
+
+    weight: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def format(self) -> RowFormat:
+        """Number format of the weights."""
+        return next(name for name, dtype in _DTYPES.items() if self.weight.dtype == dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take."""
+        return self.weight.nbytes + self.scale.nbytes + self.bias.nbytes
+
+    def to(self, target: RowFormat) -> PackedRows:
+        """The same rows in another format, block by block; themselves if it is theirs already."""
+        if target == self.format:
+            return self
+        num_rows, width = self.weight.shape
+        packed = PackedRows(
+            np.empty((num_rows, width), _DTYPES[target]),
+            np.ones(num_rows if target == "int8" else 0, np.float32),
+            self.bias,
+        )
+        for start in range(0, num_rows, _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            packed.weight[rows], scale = _packed(self.floats(rows), target)
+            if target == "int8":
+                packed.scale[rows] = scale
+        return packed
+
+    def take(self, rows: np.ndarray) -> PackedRows:
+        """Some rows, int64 [n], in memory."""
+        return PackedRows(self.weight[rows], self.scale[rows] if self.scale.size else self.scale, self.bias[rows])
+
+    def floats(self, rows: slice) -> np.ndarray:
+        """Weights of some rows as float32 [n, D]."""
+        weight = self.weight[rows]
+        if self.format == "bf16":
+            return (weight.astype(np.uint32) << 16).view(np.float32)
+        return weight * self.scale[rows, None] if self.format == "int8" else weight
+
+
+def pack(head: RowsHead) -> PackedRows:
+    """The rows of a trained head, in its own number format, with the decay that they had not taken yet.
+
+    The result shares the head's memory where nothing has to be changed.
+    """
+    state = head.state
+    if not head.schedule.step:
+        return PackedRows(state.weight, np.zeros(0, np.float32), state.bias)
+    weight = np.empty(state.weight.shape, np.float32)
+    for start, block in enumerate(head.export_rows()):
+        values = block["weight"].numpy()
+        weight[start * _BLOCK_ROWS : start * _BLOCK_ROWS + len(values)] = values
+    return PackedRows(weight, np.zeros(0, np.float32), state.bias)
+
+
+def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> RowsHead:
+    """A head that predicts from `rows`, of which it makes no copy.
+
+    Args:
+        rows: this rank's.
+        layout: which labels they are.
+        exchange: the ranks that share the label rows.
+        scores_all: every label is scored, not those of a shortlist.
+    """
+    if rows.format == "int8":
+        return _Int8RowsHead(rows, layout, exchange, scores_all=scores_all)
+    kind = FullRowsHead if scores_all else RowsHead
+    head = kind(layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(), trains=False)
+    head.state = _state(rows)
+    return head
+
+
+class _Int8RowsHead(RowsHead):
+    """Rows of one byte per weight."""
+
+    def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
+        super().__init__(layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(), trains=False)
+        self.state = _state(rows)
+        self._rows = rows
+        self._scores_all = scores_all
+
+    def predict(self, features_BD: Tensor, leaves, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+        """See `RowsHead.predict`."""
+        return super().predict(features_BD, None if self._scores_all else leaves, k, weighted=weighted)
+
+    def best_of(self, features_BD: np.ndarray, wanted: WantedRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `RowsHead.best_of`."""
+        rows = self._rows
+        return best_int8_rows(features_BD, *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
+
+    def export_rows(self) -> Iterator[dict[str, Tensor]]:
+        """See `RowsHead.export_rows`."""
+        positions = self.layout.positions()
+        for start in range(0, len(positions), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            yield {
+                "positions": torch.from_numpy(positions[rows].copy()),
+                "weight": torch.from_numpy(self._rows.floats(rows)),
+                "bias": torch.from_numpy(self._rows.bias[rows].copy()),
+            }
+
+
+def _state(rows: PackedRows) -> RowState:
+    empty = RowState.zeros(
+        0, rows.weight.shape[1], optimizer="sgd", weights="fp32", second_moment="full", trains=False
+    )  # fmt: skip
+    num_rows = len(rows.bias)
+    empty.weight, empty.bias = rows.weight, rows.bias
+    empty.last_step, empty.updates = np.zeros(num_rows, np.int32), np.zeros(num_rows, np.int32)
+    empty.moment = empty.second = np.zeros((num_rows, 0), np.float32)
+    empty.bias_moments = np.zeros((0, 2), np.float32)
+    empty.compensation = np.zeros((num_rows, 0), np.uint8)
+    return empty
+
+
+def _packed(values: np.ndarray, target: RowFormat) -> tuple[np.ndarray, np.ndarray | None]:
+    if target == "int8":
+        largest = np.abs(values).max(axis=1, initial=0)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        return np.rint(values / scale[:, None]).astype(np.int8), scale
+    if target == "bf16":
+        return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy(), None
+    return values, None

@@ -1,0 +1,137 @@
+"""All that a prediction needs, brought together from a run's model, a checkpoint or an exported folder."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from dataclasses import dataclass
+from typing import cast
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from cxml import storage
+from cxml.checkpoint import (
+    COMMIT_FILE,
+    list_checkpoints,
+    load_checkpoint_model,
+    load_model,
+    read_manifest,
+    read_model_manifest,
+    tree_digest,
+)
+from cxml.config import Config, config_from_dict
+from cxml.data import DataManifest, data_url, read_labels, resolve_encoder
+from cxml.errors import DataError, StaleArtefactError
+from cxml.model import CascadeXML
+from cxml.parallel import Exchange, RowLayout, RowsHead
+from cxml.prediction.packed_rows import PackedRows, pack
+from cxml.tree import LabelTree, tree_url
+
+_MANIFEST = "manifest.json"
+_POINT = "Point to a run's output, its model folder, a checkpoint of it, or an exported model."
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A model with what surrounds it.
+
+    Attributes:
+        model: in evaluation mode, on the CPU; its label head is replaced by one of `rows`.
+        tree: the label tree.
+        layout: which label rows this rank has.
+        rows: these label rows.
+        names: name of each label id.
+        tokenizer: the encoder's.
+        pad_id: token that pads.
+        config: of the run.
+        facts: what else is known: `fingerprint`, and `metrics` where there are some.
+    """
+
+    model: CascadeXML
+    tree: LabelTree
+    layout: RowLayout
+    rows: PackedRows
+    names: list[str]
+    tokenizer: Tokenizer
+    pad_id: int
+    config: Config
+    facts: dict[str, object]
+
+
+def is_run_model(url: str) -> bool:
+    """Whether `url` is a checkpoint, a model folder of a run, or a run's output with either."""
+    return _find(url) is not None
+
+
+def read_parts(url: str, exchange: Exchange) -> Parts:
+    """Load a run's model (`OUTPUT` or `OUTPUT/model`) or a checkpoint; a collective call.
+
+    Data and tree are looked for where the run's config has them, and beside the model, should the run have moved.
+
+    Raises:
+        DataError: there is no model, or a part of it is missing or damaged.
+        StaleArtefactError: tree or tokenizer are not those of the training.
+    """
+    found = _find(url)
+    if found is None:
+        raise DataError(url, "there is no trained model", _POINT)
+    place, is_checkpoint = found
+    if is_checkpoint:
+        run = read_manifest(place).run
+        config, tree_hash, fingerprint = config_from_dict(run.config), run.tree, f"step {run.step}"
+    else:
+        manifest = read_model_manifest(place)
+        config, tree_hash, fingerprint = config_from_dict(manifest["config"]), manifest["tree"], manifest["fingerprint"]
+    output = posixpath.dirname(posixpath.dirname(place) if is_checkpoint else place)
+    tree = LabelTree.load(_existing(tree_url(config), storage.join(output, "tree")))
+    if tree_digest(tree) != tree_hash:
+        raise StaleArtefactError(f"{place} was trained with another label tree than the one that is there now.")
+    data = _existing(data_url(config), storage.join(output, "data"))
+    model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange)
+    head = model.label_head
+    assert isinstance(head, RowsHead), "both loads build one"
+    tokenizer, pad_id = _tokenizer_of(data)
+    facts: dict[str, object] = {"fingerprint": fingerprint, "metrics": _metrics_beside(output)}
+    return Parts(
+        model=model, tree=tree, layout=head.layout, rows=pack(head), names=read_labels(data)[0], tokenizer=tokenizer,
+        pad_id=pad_id, config=config, facts=facts,
+    )  # fmt: skip
+
+
+def _find(url: str) -> tuple[str, bool] | None:
+    """The folder of the weights that `url` means, and whether it is a checkpoint."""
+    place = url.rstrip("/")
+    if storage.exists(storage.join(place, COMMIT_FILE)):
+        return place, True
+    for folder in (storage.join(place, "model"), place):
+        file = storage.join(folder, _MANIFEST)
+        if storage.exists(file) and storage.read_json(file, _POINT).get("format") == "cxml-model":
+            return folder, False
+    for folder in (storage.join(place, "checkpoints"), place):
+        if newest := list_checkpoints(folder)[:1]:
+            return newest[0].url, True
+    return None
+
+
+def _existing(url: str, beside: str) -> str:
+    """The first of two folders that has a manifest; the first where neither has, for the error that follows."""
+    return next((each for each in (url, beside) if storage.exists(storage.join(each, _MANIFEST))), url)
+
+
+def _tokenizer_of(data: str) -> tuple[Tokenizer, int]:
+    """The tokenizer that made the token ids of a data set, and its padding token."""
+    facts = DataManifest.read(data).tokenizer
+    loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
+    tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
+    if hashlib.sha256(tokenizer.to_str().encode()).hexdigest() != facts.fingerprint:
+        raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
+    return tokenizer, facts.pad_id
+
+
+def _metrics_beside(output: str) -> dict[str, float]:
+    """The labels' metrics in the run's report, if it has one."""
+    file = storage.join(output, "report.json")
+    if not storage.exists(file):
+        return {}
+    return storage.read_json(file, "Evaluate the run again.")["levels"][-1]

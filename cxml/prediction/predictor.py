@@ -1,0 +1,278 @@
+"""Texts in, labels out: a trained model with its tokenizer, its tree and the names of its labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.data import Batch, Ragged, TextEncoder, collate, concatenate, cut
+from cxml.errors import ConfigError
+from cxml.model import CascadeXML, LevelPrediction
+from cxml.parallel import Exchange, device_of
+from cxml.prediction.export import is_exported, read_exported, write_exported
+from cxml.prediction.hub import download
+from cxml.prediction.packed_rows import RowFormat, prediction_head
+from cxml.prediction.parts import Parts, read_parts
+from cxml.prediction.paths import explain_batch
+from cxml.prediction.results import ExplainedLabel, Predictions
+from cxml.prediction.subset import restrict
+
+
+class Predictor:
+    """A trained model, ready to predict.
+
+    Texts are sorted by length and cut into batches of like lengths, as in evaluation, so that both give the same
+    numbers. Threads may share one. If it was loaded by several ranks, each holds a share of the label rows, and every
+    method that predicts is a collective call: all ranks make it, each with its own texts.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        batch_size: int = 128,
+        device: torch.device | None = None,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """Use `from_checkpoint` or `from_pretrained`."""
+        self.parts = parts
+        self.batch_size = batch_size
+        self.device = device or device_of(0)
+        self._exchange = exchange or Exchange(is_alone=True)
+        self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
+        self._label_ids = np.arange(parts.tree.num_labels)
+        self._scores_all = parts.config.head.candidates == "all"
+        parts.model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)
+        self._model = cast(CascadeXML, parts.model.to(self.device).eval())
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        url: str,
+        *,
+        rows: RowFormat | None = None,
+        memory_map: bool = False,
+        batch_size: int = 128,
+        device: torch.device | None = None,
+        exchange: Exchange | None = None,
+    ) -> Predictor:
+        """Load a model.
+
+        Args:
+            url: a run's output, its model folder, one of its checkpoints, or an exported folder; path or fsspec URL.
+            rows: number format of the label rows; None leaves it as stored.
+            memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
+                processes of the machine.
+            batch_size: texts per batch.
+            device: where the encoder computes; None takes the accelerator if there is one.
+            exchange: the ranks that share the label rows; None is this process alone.
+
+        Raises:
+            DataError: there is no whole model at `url`.
+            StaleArtefactError: its tree or tokenizer has changed since.
+            ConfigError: the label rows cannot be mapped.
+        """
+        exchange = exchange or Exchange(is_alone=True)
+        if is_exported(url):
+            parts = read_exported(url, exchange, memory_map=memory_map)
+        elif memory_map:
+            raise ConfigError(
+                "memory_map", True, f"{url} is no exported folder", "Export it first: python -m cxml.export."
+            )
+        else:
+            parts = read_parts(url, exchange)
+        if rows is not None:
+            if memory_map and rows != parts.rows.format:
+                raise ConfigError(
+                    "rows", rows, f"the mapped rows are {parts.rows.format}", f"Export the model with --rows {rows}."
+                )
+            parts = replace(parts, rows=parts.rows.to(rows))
+        return cls(parts, batch_size=batch_size, device=device, exchange=exchange)
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, revision: str | None = None, **options: Any) -> Predictor:  # noqa: ANN401
+        """`from_checkpoint` for an exported folder or, where there is no such folder, a repository of the hub.
+
+        Args:
+            name: path, fsspec URL, or `owner/name` on the Hugging Face hub.
+            revision: branch, tag or commit of the repository.
+            **options: those of `from_checkpoint`.
+        """
+        return cls.from_checkpoint(name if is_exported(name) else download(name, revision), **options)
+
+    def save_pretrained(self, folder: str, *, rows: RowFormat | None = None) -> None:
+        """Export a self-contained folder; see `cxml.prediction.write_exported`.
+
+        Raises:
+            ConfigError: other ranks hold a part of the label rows.
+        """
+        self._require_all_rows("save_pretrained")
+        parts = self.parts if rows is None else replace(self.parts, rows=self.parts.rows.to(rows))
+        write_exported(folder, parts)
+
+    @property
+    def model(self) -> CascadeXML:
+        """The model itself, with the label head that predicts."""
+        return self._model
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each label id."""
+        return self.parts.names
+
+    def predict(
+        self,
+        texts: Sequence[str],
+        k: int = 5,
+        *,
+        beam: tuple[int, ...] = (),
+        excluded: Mapping[int, Sequence[int]] | None = None,
+    ) -> Predictions:
+        """The k best labels of each text.
+
+        Args:
+            texts: N texts; cut off at the length of the training.
+            k: labels per text.
+            beam: nodes that each level of the tree above the labels hands down, one per such level; empty takes those
+                of the training.
+            excluded: label ids that a text must not get, by the text's place in `texts`.
+
+        Returns:
+            Label ids and scores [N, k]; -1 and 0 where the shortlist of a text has no more labels.
+
+        Raises:
+            ConfigError: k or the beam is impossible.
+        """
+        return self.predict_tokens(self._encoder.encode(texts), k, beam=beam, excluded=excluded)
+
+    @torch.inference_mode()
+    def predict_tokens(
+        self,
+        tokens: Ragged,
+        k: int,
+        *,
+        beam: tuple[int, ...] = (),
+        excluded: Mapping[int, Sequence[int]] | None = None,
+    ) -> Predictions:
+        """`predict` for token ids of N texts, special tokens included."""
+        self._check(k, beam)
+        excluded = excluded or {}
+        wanted = k + max((len(labels) for labels in excluded.values()), default=0)
+        labels = np.full((len(tokens), wanted), -1, np.int64)
+        scores = np.zeros((len(tokens), wanted), np.float32)
+        for rows, batch in self._batches(tokens):
+            best = self._model(batch, predict_k=wanted, beam=beam)[-1]
+            width = best.nodes.shape[1]
+            labels[rows, :width] = best.nodes[: len(rows)].cpu().numpy()
+            scores[rows, :width] = best.scores[: len(rows)].cpu().numpy()
+        labels = np.where(labels >= 0, self._label_ids[np.maximum(labels, 0)], -1)
+        labels, scores = _without(labels, scores, excluded, k)
+        return Predictions(labels, scores, self.names)
+
+    @torch.inference_mode()
+    def explain(self, texts: Sequence[str], k: int = 5, *, beam: tuple[int, ...] = ()) -> list[list[ExplainedLabel]]:
+        """The k best labels of each text, each with the clusters above it and what the model thinks of them."""
+        self._check(k, beam)
+        is_weighted = self._model.scoring == "weighted" and not self._scores_all
+        explained: list[list[ExplainedLabel]] = [[] for _ in texts]
+        for rows, batch in self._batches(self._encoder.encode(texts)):
+            best = self._model(batch, predict_k=k, beam=beam)[-1]
+            best = LevelPrediction(best.nodes[: len(rows)], best.scores[: len(rows)])
+            found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
+            for row, labels in zip(rows.tolist(), found, strict=True):
+                explained[row] = [
+                    replace(
+                        label, label=int(self._label_ids[label.label]), name=self.names[self._label_ids[label.label]]
+                    )
+                    for label in labels
+                ]
+        return explained
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """The features that the labels' level reads, float32 [N, D]."""
+        tokens = self._encoder.encode(texts)
+        features = np.zeros((len(tokens), self._model.encoder.hidden_size), np.float32)
+        for rows, batch in self._batches(tokens):
+            last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
+            features[rows] = last[: len(rows)].float().cpu().numpy()
+        return features
+
+    def restricted_to(self, labels: Sequence[int | str]) -> Predictor:
+        """A predictor of some labels only: the tree without the clusters that hold none of them.
+
+        A label keeps its score, and a beam is spent on clusters of allowed labels alone, so nothing that is allowed
+        is pushed out by what is not.
+
+        Args:
+            labels: ids or names; order and repetition do not matter.
+
+        Raises:
+            ConfigError: a label is unknown, there is none, or other ranks hold a part of the label rows.
+        """
+        self._require_all_rows("restricted_to")
+        ids = self._ids_of(labels)
+        positions = np.searchsorted(self._label_ids, ids)
+        parts = restrict(self.parts, positions)
+        restricted = Predictor(parts, batch_size=self.batch_size, device=self.device)
+        restricted._label_ids = ids
+        return restricted
+
+    def _ids_of(self, labels: Sequence[int | str]) -> np.ndarray:
+        """Sorted ids of labels given by id or name, int64."""
+        by_name = (
+            {name: label for label, name in enumerate(self.names)} if any(isinstance(x, str) for x in labels) else {}
+        )
+        known = set(self._label_ids.tolist())
+        found = {by_name.get(label, -1) if isinstance(label, str) else int(label) for label in labels}
+        if not found or not found <= known:
+            unknown = next((x for x in labels if (by_name.get(x, -1) if isinstance(x, str) else x) not in known), None)
+            raise ConfigError(
+                "labels", unknown, "is no label of this model", "Give ids or names that it was trained on."
+            )
+        return np.array(sorted(found), np.int64)
+
+    def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
+        longest_first = np.argsort(-tokens.lengths, kind="stable")
+        most = int(self._exchange.gather_sizes(len(tokens)).max())
+        bounds = cut(len(tokens), math.ceil(most / self.batch_size)) if most else np.zeros(1, np.int64)
+        for start, stop in pairwise(bounds):
+            rows = longest_first[start:stop]
+            own = concatenate([tokens.slice(row, row + 1) for row in rows.tolist()] or [_ONE_TOKEN])
+            none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
+            yield rows, collate(own, none, pad_id=self.parts.pad_id, global_size=len(own)).to(self.device)
+
+    def _check(self, k: int, beam: tuple[int, ...]) -> None:
+        if k < 1:
+            raise ConfigError("k", k, "must be at least 1", "Ask for one label or more.")
+        num_levels = len(self.parts.tree.offsets)
+        if beam and (len(beam) != num_levels or min(beam) < 1):
+            problem = f"the tree has {num_levels} levels above the labels"
+            raise ConfigError("beam", beam, problem, "Give a number of 1 or more for each.")
+
+    def _require_all_rows(self, what: str) -> None:
+        if self._exchange.size > 1:
+            raise ConfigError("exchange", self._exchange.size, f"{what} needs all label rows", "Load the model alone.")
+
+
+_ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))
+
+
+def _without(
+    labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first k labels of each row that are not excluded there."""
+    for row, unwanted in excluded.items():
+        kept = ~np.isin(labels[row], np.asarray(unwanted, np.int64)) & (labels[row] >= 0)
+        order = np.argsort(~kept, kind="stable")
+        labels[row] = np.where(kept[order], labels[row, order], -1)
+        scores[row] = np.where(kept[order], scores[row, order], 0)
+    return labels[:, :k], scores[:, :k]

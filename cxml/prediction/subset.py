@@ -1,0 +1,63 @@
+"""A model of some of its labels: the tree without clusters that hold none of them, and the rows that are left."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxml.model import CascadeXML, LevelHead
+from cxml.parallel import RowLayout, leaf_offsets_of
+from cxml.prediction.parts import Parts
+from cxml.tree import LabelTree
+
+
+def restrict(parts: Parts, labels: np.ndarray) -> Parts:
+    """A model of `labels` alone.
+
+    Args:
+        parts: all label rows in one process.
+        labels: int64 [n], sorted, numbered as `parts.tree` numbers them.
+
+    Returns:
+        Parts that share the encoder; label i is `labels[i]` of before.
+    """
+    tree = parts.tree
+    positions = np.sort(tree.label_positions()[labels].astype(np.int64))
+    kept, offsets = _kept_nodes(tree, positions)
+    smaller = LabelTree(np.searchsorted(labels, tree.label_order[positions]).astype(np.int32), offsets)
+    layout = RowLayout.deal(leaf_offsets_of(offsets, len(labels)), 0, 1)
+    rows = parts.rows.take(positions)
+    return replace(parts, model=_smaller_model(parts.model, smaller, kept), tree=smaller, layout=layout, rows=rows)
+
+
+def _kept_nodes(tree: LabelTree, positions: np.ndarray) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
+    """Nodes of each cluster level that hold a kept label position, and the children ranges among kept nodes."""
+    kept, offsets = [], []
+    below = positions
+    for children in reversed(tree.offsets):
+        parents = np.searchsorted(children, below, side="right") - 1
+        nodes, counts = np.unique(parents, return_counts=True)
+        kept.insert(0, nodes)
+        offsets.insert(0, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        below = nodes
+    return kept, tuple(offsets)
+
+
+def _smaller_model(model: CascadeXML, tree: LabelTree, kept: list[np.ndarray]) -> CascadeXML:
+    """The model over the smaller tree: the same encoder, and the kept rows of the clusters' classifiers."""
+    smaller = CascadeXML(
+        model.encoder, tree, label_head=copy.copy(model.label_head), shortlist_sizes=model.shortlist_sizes,
+        level_weights=model.level_weights, scoring=model.scoring,
+    )  # fmt: skip
+    for level, nodes in enumerate(kept):
+        head = model.cluster_heads[level]
+        assert isinstance(head, LevelHead), "built so"
+        rows = torch.from_numpy(nodes).to(head.weight.device)
+        fewer = LevelHead(0, head.weight.shape[1])
+        fewer.weight, fewer.bias = nn.Parameter(head.weight[rows]), nn.Parameter(head.bias[rows])
+        smaller.cluster_heads[level] = fewer
+    return smaller.to(model.get_buffer("label_order").device)

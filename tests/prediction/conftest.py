@@ -1,0 +1,22 @@
+"""A finished run, trained once for all tests of prediction."""
+
+import dataclasses
+
+import pytest
+from support.runs import make_encoder, small_config
+
+from cxml import pipeline
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The config of a finished run with a checkpoint, and its report."""
+    folder = tmp_path_factory.mktemp("prediction")
+    encoder = make_encoder(folder / "encoder")
+    config = small_config(
+        folder / "out", encoder, optim={}, train={"epochs": 3}, evaluate={"batch_size": 64},
+    )  # fmt: skip
+    checkpoint = dataclasses.replace(config.checkpoint, every_minutes=0.0, every_steps=1000, keep_last=1)
+    faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
+    config = dataclasses.replace(config, checkpoint=checkpoint, optim=faster)
+    return config, pipeline.run(config)
