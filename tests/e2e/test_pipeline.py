@@ -164,7 +164,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     labels = ShardedDataset(f"{config.output}/data", "train").manifest.num_labels
     assert plan.label_rows == -(-labels * (32 * 3 + 5) * 4 // config.train.num_workers)  # weights, moments, counters
     output = capsys.readouterr().out
-    assert "bytes" not in output
+    assert "bytes per label" in output
     assert "Estimate" in output
 
 
