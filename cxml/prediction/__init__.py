@@ -10,7 +10,7 @@ Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or sha
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
 from cxml.prediction.packed_rows import PackedRows, RowFormat
-from cxml.prediction.parts import Parts, is_run_model, read_parts
+from cxml.prediction.parts import Parts, model_identity, read_parts
 from cxml.prediction.predictor import Predictor
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
 
@@ -24,7 +24,7 @@ __all__ = [
     "Predictor",
     "RowFormat",
     "is_exported",
-    "is_run_model",
+    "model_identity",
     "read_exported",
     "read_parts",
     "upload",

@@ -59,9 +59,18 @@ class Parts:
     facts: dict[str, object]
 
 
-def is_run_model(url: str) -> bool:
-    """Whether `url` is a checkpoint, a model folder of a run, or a run's output with either."""
-    return _find(url) is not None
+def model_identity(url: str) -> str:
+    """A hash that another model at `url` would not have, without reading the weights.
+
+    Raises:
+        DataError: there is no trained model.
+    """
+    found = _find(url)
+    place, is_checkpoint = found if found else (url, False)
+    file = storage.join(place, COMMIT_FILE if is_checkpoint else _MANIFEST)
+    if not storage.exists(file):
+        raise DataError(url, "there is no trained model", _POINT)
+    return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16]
 
 
 def read_parts(url: str, exchange: Exchange) -> Parts:

@@ -164,7 +164,8 @@ class Predictor:
         """`predict` for token ids of N texts, special tokens included."""
         self._check(k, beam)
         excluded = excluded or {}
-        wanted = k + max((len(labels) for labels in excluded.values()), default=0)
+        most = max((len(labels) for labels in excluded.values()), default=0)
+        wanted = k + int(self._exchange.gather_sizes(most).max())
         labels = np.full((len(tokens), wanted), -1, np.int64)
         scores = np.zeros((len(tokens), wanted), np.float32)
         for rows, batch in self._batches(tokens):

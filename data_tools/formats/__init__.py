@@ -15,8 +15,9 @@ from data_tools.formats.cleaning import Cleaner
 from data_tools.formats.raw import RawDataset, RawSplit
 from data_tools.formats.reader import SPLITS, Problem, RawChunk, Reader
 from data_tools.formats.sources import open_source, read_source, source_facts
+from data_tools.formats.texts import STDIN, TextChunk, TextSource, read_texts
 
 __all__ = [
-    "SPLITS", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "open_source",
-    "read_blocks", "read_source", "source_facts",
+    "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",
+    "TextSource", "open_source", "read_blocks", "read_source", "read_texts", "source_facts",
 ]  # fmt: skip

@@ -87,7 +87,7 @@ class CsvReader(ColumnReader):
     def records(self, url: str) -> Iterator[Record]:
         """The rows of one file. Raises `DataError` where the first line lacks a column."""
         broken: dict[int, Problem] = {}
-        rows = csv.reader(_lines_for_csv(url, broken), strict=True)
+        rows = csv.reader(lines_for_csv(url, broken), strict=True)
         header = next(rows, [])
         wanted = [self._source.text_column, self._source.labels_column, self._source.id_column]
         for name in filter(None, wanted):
@@ -113,7 +113,7 @@ class CsvReader(ColumnReader):
         return self._record(url, line, dict(zip(header, row, strict=True)))
 
 
-def _lines_for_csv(url: str, broken: dict[int, Problem]) -> Iterator[str]:
+def lines_for_csv(url: str, broken: dict[int, Problem]) -> Iterator[str]:
     """Lines with their ends; those that are not UTF-8 are noted in `broken` before they are read on."""
     for lines in read_lines(url):
         broken.update({lines.first + place: problem for place, problem in lines.broken.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 from cxml import storage
 from cxml.errors import DataError
 
+STDIN = "-"
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 
 
@@ -56,11 +58,15 @@ def without_compression(name: str) -> str:
 
 
 def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
-    """The decompressed content, block by block.
+    """The decompressed content, block by block; `-` is standard input.
 
     Raises:
         DataError: the compressed stream is damaged or cut off.
     """
+    if url == STDIN:
+        while block := sys.stdin.buffer.read(block_bytes):
+            yield block
+        return
     compression = _COMPRESSIONS.get(posixpath.splitext(url)[1])
     with storage.open_read(url) as stream:
         if compression is None:

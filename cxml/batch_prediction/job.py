@@ -1,0 +1,234 @@
+"""The job: what to predict and how, its parts, and what is there of them already."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch.distributed as dist
+
+from cxml import storage
+from cxml.batch_prediction.outputs import FORMATS, OutputFormat
+from cxml.console import set_up_logging
+from cxml.data import cut
+from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.parallel import Exchange, distributed, run_workers
+from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
+from data_tools.formats import STDIN, TextChunk, TextSource, read_texts
+
+_log = logging.getLogger(__name__)
+_MANIFEST, _PLAN = "manifest.json", "plan.json"
+_PART = re.compile(r"part-(\d{5,})\.")
+_ELSEWHERE = "Name another output folder, or delete this one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionJob:
+    """A file to predict.
+
+    Attributes:
+        model: what `Predictor.from_checkpoint` takes.
+        source: the texts.
+        output: folder to write.
+        format: of the part files.
+        k: labels per text.
+        beam: see `Predictor.predict`.
+        rows: number format of the label rows; None: as stored.
+        memory_map: map an exported folder's label rows.
+        batch_size: texts per batch.
+        part_rows: texts per part file.
+        allowed: file with a label name per line; others are not predicted. Empty: all.
+        excluded: file with a line `row label` (ids from 0) for each label that a text must not get, as the LF data
+            sets' filter_labels_test.txt. Empty: none.
+        explain: show the way through the tree (`jsonl` only).
+    """
+
+    model: str
+    source: TextSource
+    output: str
+    format: OutputFormat = "jsonl"
+    k: int = 5
+    beam: tuple[int, ...] = ()
+    rows: RowFormat | None = None
+    memory_map: bool = False
+    batch_size: int = 128
+    part_rows: int = 16384
+    allowed: str = ""
+    excluded: str = ""
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.part_rows < 1 or self.batch_size < 1:
+            field = "--part-rows" if self.part_rows < 1 else "--batch-size"
+            raise ConfigError(field, min(self.part_rows, self.batch_size), "must be at least 1", "Leave it out.")
+        if self.explain and (self.format != "jsonl" or self.excluded):
+            raise ConfigError("--explain", True, "goes with --format jsonl, and without --excluded", "Leave one out.")
+
+    def part_file(self, part: int) -> str:
+        """Where a part is written."""
+        return storage.join(self.output, f"part-{part:05d}.{self.format}")
+
+
+def predict_file(job: PredictionJob, *, processes: int = 1, on_ray: bool = False, ray_workers: int = 0) -> int:
+    """Predict all parts that are not there yet; the number of texts.
+
+    Args:
+        job: what to predict.
+        processes: processes on this machine that share the label rows.
+        on_ray: let Ray Data's actors predict, each with all label rows.
+        ray_workers: how many; 0: one per CPU of the cluster.
+
+    Raises:
+        StaleArtefactError: the output folder holds predictions of another job.
+    """
+    done = _begin(job)
+    if on_ray:
+        if job.source.url == STDIN:
+            raise ConfigError("--engine", "ray", "cannot read standard input", "Name a file that all workers can read.")
+        from cxml.batch_prediction.ray_data import predict_on_ray  # noqa: PLC0415 - Ray is an optional package
+
+        sizes = predict_on_ray(job, done, ray_workers)
+    elif processes > 1:
+        if job.source.url == STDIN:
+            raise ConfigError("--processes", processes, "cannot share standard input", "Name a file.")
+        sizes = run_workers(predict_in_group, (job, done), processes)
+    else:
+        sizes = _predict_parts(job, done)
+    num_texts = sum(sizes)
+    storage.write_json(
+        storage.join(job.output, _MANIFEST),
+        {"format": "cxml-predictions", "version": 1, "parts": len(sizes), "texts": num_texts, "k": job.k},
+    )
+    return num_texts
+
+
+def predict_stream(job: PredictionJob) -> Iterator[bytes]:
+    """The predictions of a job part by part, written nowhere."""
+    worker = Worker(job)
+    for chunk in read_texts(job.source, job.part_rows):
+        yield worker.predict(chunk)
+
+
+def predict_in_group(job: PredictionJob, done: frozenset[int]) -> list[int]:
+    """Predict in a process that shares the label rows with others. The sizes of all parts."""
+    with distributed() as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        worker = Worker(job, Exchange())
+        sizes = []
+        for part, chunk in _parts(job):
+            sizes.append(len(chunk.texts))
+            if part in done:
+                continue
+            content = worker.predict_share(chunk, ranks.rank, ranks.world_size)
+            if content is not None:
+                storage.write_atomic(job.part_file(part), content)
+        dist.barrier()
+        return sizes
+
+
+class Worker:
+    """A predictor with a job's filters."""
+
+    def __init__(self, job: PredictionJob, exchange: Exchange | None = None) -> None:
+        predictor = Predictor.from_checkpoint(
+            job.model, rows=job.rows, memory_map=job.memory_map, batch_size=job.batch_size, exchange=exchange
+        )
+        self._job = job
+        self._predictor = predictor.restricted_to(_read_names(job.allowed)) if job.allowed else predictor
+        self._excluded = _read_pairs(job.excluded) if job.excluded else np.zeros((0, 2), np.int64)
+
+    def predict(self, chunk: TextChunk) -> bytes:
+        """The content of the part file of a chunk."""
+        job, predictor = self._job, self._predictor
+        explained = predictor.explain(chunk.texts, job.k, beam=job.beam) if job.explain else None
+        predictions = self._predictions(chunk, 0, len(chunk.texts)) if explained is None else _NONE
+        return FORMATS[job.format](chunk, predictions, explained)
+
+    def predict_share(self, chunk: TextChunk, rank: int, num_ranks: int) -> bytes | None:
+        """`predict`, each of several ranks doing a share; the first gets the content, the others None."""
+        bounds = cut(len(chunk.texts), num_ranks)
+        start, stop = int(bounds[rank]), int(bounds[rank + 1])
+        explained = None
+        predictions = _NONE
+        if self._job.explain:
+            explained = self._predictor.explain(chunk.texts[start:stop], self._job.k, beam=self._job.beam)
+        else:
+            predictions = self._predictions(chunk, start, stop)
+        shares: list | None = [None] * num_ranks if rank == 0 else None
+        dist.gather_object((predictions.labels, predictions.scores, explained), shares)
+        if shares is None:
+            return None
+        labels, scores, ways = zip(*shares, strict=True)
+        whole = Predictions(np.concatenate(labels), np.concatenate(scores), self._predictor.names)
+        all_ways = [way for part in ways for way in part] if self._job.explain else None
+        return FORMATS[self._job.format](chunk, whole, all_ways)
+
+    def _predictions(self, chunk: TextChunk, start: int, stop: int) -> Predictions:
+        first, last = np.searchsorted(self._excluded[:, 0], [chunk.first + start, chunk.first + stop])
+        excluded: dict[int, list[int]] = {}
+        for row, label in self._excluded[first:last].tolist():
+            excluded.setdefault(row - chunk.first - start, []).append(label)
+        return self._predictor.predict(chunk.texts[start:stop], self._job.k, beam=self._job.beam, excluded=excluded)
+
+
+_NONE = Predictions(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), ())
+
+
+def _parts(job: PredictionJob) -> Iterable[tuple[int, TextChunk]]:
+    return enumerate(read_texts(job.source, job.part_rows))
+
+
+def _predict_parts(job: PredictionJob, done: frozenset[int]) -> list[int]:
+    """The sizes of all parts; those that are not there yet are predicted."""
+    sizes = []
+    worker = None
+    for part, chunk in _parts(job):
+        sizes.append(len(chunk.texts))
+        if part not in done:
+            worker = worker or Worker(job)
+            storage.write_atomic(job.part_file(part), worker.predict(chunk))
+            _log.info("%d texts done", sum(sizes))
+    return sizes
+
+
+def _begin(job: PredictionJob) -> frozenset[int]:
+    """Lay the plan into the output folder, or find the same one there; the parts that are done."""
+    is_stream = job.source.url == STDIN
+    facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
+    settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
+    fingerprint = storage.fingerprint("predictions", settings, facts, model_identity(job.model))
+    plan = storage.join(job.output, _PLAN)
+    if storage.exists(plan):
+        found = storage.read_json(plan, _ELSEWHERE).get("fingerprint")
+        if is_stream or found != fingerprint:
+            raise StaleArtefactError(f"{job.output} holds predictions of another model, input or setting. {_ELSEWHERE}")
+    elif storage.file_sizes(job.output):
+        raise DataError(job.output, "is a folder that holds something else", _ELSEWHERE)
+    storage.write_json(plan, {"fingerprint": fingerprint})
+    names = [_PART.match(name) for name in storage.file_sizes(job.output)]
+    done = frozenset(int(match[1]) for match in names if match)
+    if done:
+        _log.info("%d parts are there already", len(done))
+    return done
+
+
+def _read_names(file: str) -> list[str]:
+    names = storage.read_bytes(file).decode().splitlines()
+    if not names:
+        raise DataError(file, "names no label", "Write a label name per line.")
+    return names
+
+
+def _read_pairs(file: str) -> np.ndarray:
+    """Pairs (row, label) sorted by row, int64 [n, 2]."""
+    pairs = []
+    for number, line in enumerate(storage.read_bytes(file).decode().splitlines(), start=1):
+        words = line.split()
+        if len(words) != 2 or not all(word.isdecimal() for word in words):
+            raise DataError(file, "is no row and label", "Write two numbers from 0 per line.", line=number)
+        pairs.append((int(words[0]), int(words[1])))
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[np.lexsort(found.T[::-1])]

@@ -1,0 +1,66 @@
+"""How predictions are written: JSON lines, Parquet, or scipy's sparse matrices of scores."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from cxml.prediction import ExplainedLabel, Predictions
+from data_tools.formats import TextChunk
+
+OutputFormat = Literal["jsonl", "parquet", "npz"]
+
+
+def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:
+    """A line per text: `row`, `id` where there are keys, and `labels` with `label`, `name` and `score`, best first.
+
+    Explained labels also have `probability` and `path`.
+    """
+    lines = []
+    for i in range(len(chunk.texts)):
+        labels = [asdict(label) for label in (predictions[i] if explained is None else explained[i])]
+        key = {"id": chunk.keys[i]} if chunk.keys else {}
+        lines.append(json.dumps({"row": chunk.first + i, **key, "labels": labels}, ensure_ascii=False) + "\n")
+    return "".join(lines).encode()
+
+
+def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
+    """Columns `row`, `id` where there are keys, and the lists `labels`, `names` and `scores`, best first."""
+    found = predictions.labels >= 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(1))]).astype(np.int32))
+    labels = predictions.labels[found]
+    names = pa.array([predictions.names[label] for label in labels.tolist()], pa.string())
+    columns: dict[str, pa.Array] = {"row": pa.array(np.arange(chunk.first, chunk.first + len(chunk.texts)))}
+    if chunk.keys:
+        columns["id"] = pa.array(chunk.keys, pa.string())
+    for name, values in (
+        ("labels", pa.array(labels)),
+        ("names", names),
+        ("scores", pa.array(predictions.scores[found])),
+    ):
+        columns[name] = pa.ListArray.from_arrays(offsets, values)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def npz(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
+    """A CSR matrix [texts, labels] of scores, as `scipy.sparse.load_npz` reads it."""
+    found = predictions.labels >= 0
+    offsets = np.concatenate([[0], np.cumsum(found.sum(1))])
+    shape = (len(chunk.texts), len(predictions.names))
+    scores = sparse.csr_matrix((predictions.scores[found], predictions.labels[found], offsets), shape)
+    scores.sort_indices()
+    sink = io.BytesIO()
+    sparse.save_npz(sink, scores)
+    return sink.getvalue()
+
+
+FORMATS = {"jsonl": jsonl, "parquet": parquet, "npz": npz}

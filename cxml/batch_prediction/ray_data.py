@@ -1,0 +1,86 @@
+"""A prediction job by Ray Data: one task streams the parts, actors predict them and write their files."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from cxml import storage
+from cxml.batch_prediction.job import PredictionJob, Worker
+from cxml.ray_cluster import joined_cluster, own_error
+from data_tools.formats import TextChunk, read_texts
+
+
+def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int) -> list[int]:
+    """Predict the parts that are not in `done`; the sizes of all parts, in order."""
+    with joined_cluster() as cpus:
+        context = DataContext.get_current()
+        before = context.target_max_block_size, context.enable_progress_bars
+        context.target_max_block_size, context.enable_progress_bars = 1, False  # a part is a block
+        try:
+            parts = ray.data.read_datasource(_Parts(job, done), override_num_blocks=1)
+            results = parts.map_batches(
+                _Actor,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=num_workers or max(1, cpus - 1)),
+                num_cpus=1,
+            )
+            sizes = {row["part"]: row["size"] for row in results.iter_rows()}
+        except Exception as error:
+            raise own_error(error) from error
+        finally:
+            context.target_max_block_size, context.enable_progress_bars = before
+    return [sizes[part] for part in sorted(sizes)]
+
+
+class _Parts(Datasource):
+    """One read task, which streams the parts."""
+
+    def __init__(self, job: PredictionJob, done: frozenset[int]) -> None:
+        super().__init__()
+        self._job = job
+        self._done = done
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ANN401, ARG002
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read, self._job, self._done), unknown)]
+
+
+def _read(job: PredictionJob, done: frozenset[int]) -> Iterator[pa.Table]:
+    for part, chunk in enumerate(read_texts(job.source, job.part_rows)):
+        texts = [] if part in done else chunk.texts
+        columns = {
+            "part": [part],
+            "first": [chunk.first],
+            "size": [len(chunk.texts)],
+            "texts": pa.array([texts], pa.list_(pa.string())),
+            "keys": pa.array([chunk.keys if texts else None], pa.list_(pa.string())),
+        }
+        yield pa.table(columns)
+
+
+class _Actor:
+    """Predicts parts, once it has loaded the model."""
+
+    def __init__(self, job: PredictionJob) -> None:
+        self._job = job
+        self._worker = Worker(job)
+
+    def __call__(self, batch: pa.Table) -> dict[str, np.ndarray]:
+        row = batch.to_pylist()[0]
+        if row["texts"]:
+            chunk = TextChunk(row["first"], row["texts"], row["keys"])
+            storage.write_atomic(self._job.part_file(row["part"]), self._worker.predict(chunk))
+        return {"part": np.array([row["part"]]), "size": np.array([row["size"]])}

@@ -1,0 +1,53 @@
+"""Write a trained model as one self-contained folder, which loads without Ray and DeepSpeed.
+
+python -m cxml.export runs/quickstart exported
+python -m cxml.export runs/quickstart s3://bucket/model --rows int8
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from cxml.cli import exit_with_message
+from cxml.console import set_up_logging
+from cxml.errors import CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand:
+    """Write a trained model as one self-contained folder, which loads without Ray and DeepSpeed."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's output, its model folder or a checkpoint; path or fsspec URL."""
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder to write; path or fsspec URL."""
+    rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
+    """Number format of the label rows."""
+    push_to: str = ""
+    """Repository OWNER/NAME of the Hugging Face hub to put the folder into, made private if need be; empty: none."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    command = tyro.cli(ExportCommand, prog="python -m cxml.export", args=arguments, description=__doc__)
+    try:
+        set_up_logging(is_speaker=True)
+        from cxml.prediction import Predictor, upload  # noqa: PLC0415  the heavy libraries
+
+        predictor = Predictor.from_checkpoint(command.model)
+        predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
+        print(f"Exported to {command.folder}")
+        if command.push_to:
+            print(upload(command.folder, command.push_to))
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
