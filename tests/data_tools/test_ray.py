@@ -16,6 +16,7 @@ from cxml.config import config_from_dict, config_to_dict
 from cxml.data import data_url
 from cxml.errors import DataError
 from data_tools.preparation import is_prepared, prepare
+from tests.support.ray import own_ray
 
 COPIES = 120  # of the 240 real train texts: work for a few seconds, time enough to be killed
 
@@ -54,18 +55,9 @@ def expected(make):
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    """A Ray of this test's own, of two CPUs."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR",
-    )  # fmt: skip
-    processes = psutil.Process().children(recursive=True)
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
-    _, alive = psutil.wait_procs(processes, timeout=120)
-    assert not alive, "Ray left processes running"
+    """A Ray of this test's own, of two CPUs; its address."""
+    with own_ray() as address:
+        yield address
 
 
 def content_of(folder):

@@ -16,6 +16,7 @@ from cxml.config import config_to_dict
 from cxml.pipeline import run
 from cxml.storage import read_json
 from tests.support.launching import ROOT, assert_same_run
+from tests.support.ray import one_at_a_time
 from tests.support.runs import make_encoder, read_losses, small_config
 
 pytestmark = pytest.mark.slow  # Ray Train takes half a minute to notice and to start again
@@ -48,7 +49,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_nothing_e
         "--launch.cpus-per-worker", "0.5", "--checkpoint.every-steps", "5", "--checkpoint.every-minutes", "0",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
-    with (tmp_path / "log.txt").open("w") as log:
+    with one_at_a_time(), (tmp_path / "log.txt").open("w") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + 200

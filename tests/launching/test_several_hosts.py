@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -111,25 +112,30 @@ def test_a_host_cut_off_is_noticed_and_the_run_started_again_goes_on(two_hosts, 
     assert_same_run(output, calm)
 
 
-def start_ray(host, *words):
+def ray_environment(temporary):
+    return environment(RAY_AUTH_MODE="disabled", RAY_TMPDIR=temporary)
+
+
+def start_ray(host, temporary, *words):
     command = [str(BIN / "ray"), "start", f"--node-ip-address={host.address}", "--num-cpus=1", "--disable-usage-stats"]
     ray = host.command(*command, "--object-store-memory=100000000", *words)
-    subprocess.run(ray, check=True, capture_output=True, timeout=120, env=environment(RAY_AUTH_MODE="disabled"))
+    subprocess.run(ray, check=True, capture_output=True, timeout=120, env=ray_environment(temporary))
 
 
 def test_a_ray_cluster_that_loses_a_host_goes_on_with_fewer_processes(two_hosts, calm, tmp_path):
     first, second = two_hosts
     output, log = tmp_path / "run", tmp_path / "log.txt"
     before = {process.pid for process in psutil.process_iter()}
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
     try:
-        start_ray(first, "--head", f"--port={PORT}", "--include-dashboard=false")
-        start_ray(second, f"--address={first.address}:{PORT}")
+        start_ray(first, temporary, "--head", f"--port={PORT}", "--include-dashboard=false")
+        start_ray(second, temporary, f"--address={first.address}:{PORT}")
         driver = subprocess.Popen(
             first.command(
                 sys.executable, "-m", "cxml.train", *options(calm[0], output), "--launch.min-workers", "1",
                 "--launch.cpus-per-worker", "1",
             ),
-            cwd=ROOT, env=environment(RAY_ADDRESS=f"{first.address}:{PORT}", RAY_AUTH_MODE="disabled"),
+            cwd=ROOT, env={**ray_environment(temporary), "RAY_ADDRESS": f"{first.address}:{PORT}"},
             stdout=log.open("w"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         wait_for_a_checkpoint(output, driver, 20, log)

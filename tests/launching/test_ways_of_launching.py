@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.launching import BIN, assert_same_run, launch
 from tests.support.object_store import free_ports
+from tests.support.ray import one_at_a_time
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):
@@ -34,34 +35,35 @@ def job_server(tmp_path_factory):
     """A Ray head with its job server, on free ports of the loopback device; what its clients' environment needs."""
     gcs, dashboard = free_ports(2)
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
-    ray = str(BIN / "ray")
     start = [
-        ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}", "--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats",
-        f"--temp-dir={folder}",
+        str(BIN / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
+        "--object-store-memory=200000000", "--disable-usage-stats",
     ]  # fmt: skip
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    subprocess.run(start, check=True, capture_output=True, timeout=120, env={**os.environ, **token})
-    mine = [
-        process for process in psutil.process_iter(["cmdline"]) if folder in " ".join(process.info["cmdline"] or [])
-    ]
-    client = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    wait_until_jobs_are_taken(client)
-    yield client
-    for process in mine:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()  # asked to end, they take a minute
-    psutil.wait_procs(mine, timeout=60)
-    shutil.rmtree(folder, ignore_errors=True)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": folder}
+    with one_at_a_time():
+        try:
+            subprocess.run(start, check=True, capture_output=True, timeout=120, env={**os.environ, **token})
+            client = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+            wait_until_jobs_are_taken(client)
+            yield client
+        finally:
+            mine = [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
+            for process in mine:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()  # asked to end, they take a minute
+            psutil.wait_procs(mine, timeout=60)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_jobs_are_taken(client):
     """The server answers before its agent is there to start jobs."""
     for _ in range(30):
         trial = [str(BIN / "ray"), "job", "submit", "--", "true"]
-        if subprocess.run(trial, env={**os.environ, **client}, capture_output=True, check=False).returncode == 0:
+        done = subprocess.run(trial, env={**os.environ, **client}, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
             return
-    pytest.fail("Ray's job server takes no jobs")
+    pytest.fail(f"Ray's job server takes no jobs: {done.stderr[-500:]}")
 
 
 def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_server, tmp_path):

@@ -17,23 +17,14 @@ from cxml.data import ShardedDataset
 from cxml.errors import DataError
 from cxml.tree import build, plan_splits, tree_url
 from cxml.tree.distributed import build as driver
+from tests.support.ray import own_ray
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster():
     """A Ray of this test's own, of two CPUs."""
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False,
-        logging_level="ERROR",
-    )  # fmt: skip
-    processes = psutil.Process().children(recursive=True)
-    yield
-    processes += psutil.Process().children(recursive=True)
-    ray.shutdown()
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    assert not alive, "Ray left processes running"
+    with own_ray():
+        yield
 
 
 def config_for(data, out, engine="ray", num_workers=2, **tree):

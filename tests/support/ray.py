@@ -1,0 +1,39 @@
+"""Rays of the tests' own: one at a time on this machine, however many test processes there are, and gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+_ENDING_SECONDS = 120
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait until no other test has a Ray: on few cores two that start together take each other for dead."""
+    with FileLock(Path(tempfile.gettempdir()) / "cxml-tests-ray.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20) -> Iterator[str]:
+    """A Ray that this process is part of; its address."""
+    import ray
+
+    with one_at_a_time():
+        ray.init(
+            address="local", num_cpus=num_cpus, object_store_memory=object_store_memory, include_dashboard=False,
+            log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        )  # fmt: skip
+        try:
+            yield ray.get_runtime_context().gcs_address
+        finally:
+            processes = psutil.Process().children(recursive=True)
+            ray.shutdown()
+            _, alive = psutil.wait_procs(processes, timeout=_ENDING_SECONDS)
+        assert not alive, "Ray left processes running"
