@@ -33,20 +33,21 @@ def test_the_deepspeed_launcher_takes_the_same_steps(expected, tmp_path):
 @pytest.fixture(scope="module")
 def job_server(tmp_path_factory):
     """A Ray head with its job server, on free ports of the loopback device; what its clients' environment needs."""
-    gcs, dashboard = free_ports(2)
+    gcs, dashboard, agent, client = free_ports(4)
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
     start = [
         str(BIN / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
         "--object-store-memory=200000000", "--disable-usage-stats",
     ]  # fmt: skip
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": folder}
     with one_at_a_time():
         try:
             subprocess.run(start, check=True, capture_output=True, timeout=120, env={**os.environ, **token})
-            client = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-            wait_until_jobs_are_taken(client)
-            yield client
+            known_to_clients = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+            wait_until_jobs_are_taken(known_to_clients)
+            yield known_to_clients
         finally:
             mine = [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
             for process in mine:
