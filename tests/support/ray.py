@@ -33,7 +33,15 @@ def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20) -> Iterator
         try:
             yield ray.get_runtime_context().gcs_address
         finally:
-            processes = psutil.Process().children(recursive=True)
+            processes = list(_rays_processes())
             ray.shutdown()
             _, alive = psutil.wait_procs(processes, timeout=_ENDING_SECONDS)
         assert not alive, "Ray left processes running"
+
+
+def _rays_processes() -> Iterator[psutil.Process]:
+    """Children of this process that are Ray's; others, such as multiprocessing's tracker, may stay."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "ray" in " ".join(process.cmdline()):
+                yield process
