@@ -1,6 +1,8 @@
-"""Evaluate a trained model again, as with other cut-offs.
+"""Evaluate a trained model: metrics with confidence intervals, by level and by label frequency, beside other systems.
 
 python -m cxml.evaluate --config configs/quickstart.yaml --evaluate.top-k 1 10 100
+python -m cxml.evaluate --config mine.yaml --models larger=runs/larger --predictions pecos=pecos.npz --ensemble
+python -m cxml.evaluate --config mine.yaml --rows bf16 int8
 """
 
 from __future__ import annotations
@@ -8,17 +10,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cxml.cli import Settings, exit_with_message, parse_command
 from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.errors import ConfigError, CxmlError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Evaluate the model that cxml.train left in the output of a config, on the test split, and print the report."""
+    """Evaluate the model that cxml.train left in the output of a config, on the test split, and print the report.
+
+    The scores stay in predictions.npz, the figures in report.json and comparison.json, in the run's output.
+    """
 
     settings: Settings
+    models: tuple[str, ...] = ()
+    """Further models over the same labels, each as NAME=URL: a run's output, a checkpoint, an exported folder."""
+    predictions: tuple[str, ...] = ()
+    """Scores of other systems on the test split, each as NAME=FILE: .npz of scipy's sparse matrices, XMC score text, or
+    an output folder of cxml.predict."""
+    rows: tuple[Literal["fp32", "bf16", "int8"], ...] = ()
+    """Number formats of the label rows to try with the run's own model, to see what they cost."""
+    ensemble: bool = False
+    """Also the mean of the scores of all models and systems."""
+    resamples: int = 1000
+    """Resamples of the bootstrap that the confidence intervals come from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,12 +43,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse_command(EvaluateCommand, "python -m cxml.evaluate", arguments)
         set_up_logging(is_speaker=True)
-        from cxml.pipeline import evaluate_again  # noqa: PLC0415  the heavy libraries
+        from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
+        from cxml.pipeline import evaluate_again  # noqa: PLC0415
 
+        comparison = Comparison(
+            models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
+            rows=command.rows, ensemble=command.ensemble, resamples=command.resamples,
+        )  # fmt: skip
         evaluate_again(command.settings)
+        compare(command.settings, comparison)
     except CxmlError as error:
         return exit_with_message(error)
     return 0
+
+
+def _named(option: str, values: Sequence[str]) -> dict[str, str]:
+    """NAME=PLACE pairs as a dictionary."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, place = value.partition("=")
+        if not (name and equals and place) or name in found:
+            raise ConfigError(option, value, "is no NAME=PLACE, or the name is given twice", "Write mine=runs/mine.")
+        found[name] = place
+    return found
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class ExportCommand:
     """Folder to write; path or fsspec URL."""
     rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
     """Number format of the label rows."""
+    encoder_program: str = ""
+    """Also write the encoder alone as a program of torch.export to this file (.pt2); empty: not."""
     push_to: str = ""
     """Repository OWNER/NAME of the Hugging Face hub to put the folder into, made private if need be; empty: none."""
 
@@ -37,11 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.cli(ExportCommand, prog="python -m cxml.export", args=arguments, description=__doc__)
     try:
         set_up_logging(is_speaker=True)
-        from cxml.prediction import Predictor, upload  # noqa: PLC0415  the heavy libraries
+        from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
 
         predictor = Predictor.from_checkpoint(command.model)
         predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
         print(f"Exported to {command.folder}")
+        if command.encoder_program:
+            export_encoder(predictor.model.encoder, command.encoder_program)
+            print(f"Encoder exported to {command.encoder_program}")
         if command.push_to:
             print(upload(command.folder, command.push_to))
     except CxmlError as error:

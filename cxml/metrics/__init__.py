@@ -6,16 +6,30 @@ shards and ranks without loss. Output: `MetricSums.result()`, a dictionary such 
 
 The propensity-scored metrics weight a hit by how unlikely it was that an annotator found that label:
 `inverse_propensities` derives the weights from the labels' frequencies in the training split.
+
+How sure they are: `resampled_metrics` draws the examples again and again. Which labels they come from: `by_frequency`.
+Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of them.
 """
 
+from cxml.metrics.bootstrap import Interval, interval, resampled_metrics
+from cxml.metrics.frequency import FrequencyGroup, by_frequency
 from cxml.metrics.propensity import DEFAULT_PROPENSITY, KNOWN_PROPENSITIES, PropensityConstants, inverse_propensities
-from cxml.metrics.ranking import MetricSums, metric_sums
+from cxml.metrics.ranking import MetricSums, metric_rows, metric_sums
+from cxml.metrics.rankings import mean_scores, top_labels
 
 __all__ = [
     "DEFAULT_PROPENSITY",
     "KNOWN_PROPENSITIES",
+    "FrequencyGroup",
+    "Interval",
     "MetricSums",
     "PropensityConstants",
+    "by_frequency",
+    "interval",
     "inverse_propensities",
+    "mean_scores",
+    "metric_rows",
     "metric_sums",
+    "resampled_metrics",
+    "top_labels",
 ]

@@ -91,6 +91,18 @@ def metric_sums(
     Raises:
         ValueError: shapes disagree, a k is below 1, or a row of `predicted` has an id out of range or twice.
     """
+    rows = metric_rows(predicted, true, ks, inverse_propensity)
+    sums = {name: values.sum(axis=0) for name, values in rows.items()}
+    return MetricSums(tuple(ks), predicted.shape[0], sums)
+
+
+def metric_rows(
+    predicted: np.ndarray,
+    true: sparse.csr_array | sparse.csr_matrix,
+    ks: Sequence[int],
+    inverse_propensity: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """What each example adds to the sums of `metric_sums`, whose arguments these are: float64 [N, len(ks)] by name."""
     truth = sparse.csr_array(true, dtype=bool, copy=True)
     truth.sum_duplicates()
     truth.eliminate_zeros()
@@ -105,18 +117,18 @@ def metric_sums(
     # so that the division below gives the 0 that its hits add up to.
     ideal = np.append(1.0, np.cumsum(discounts))[np.minimum(num_true[:, None], np.asarray(ks))]
     found = np.cumsum(hits, axis=1)[:, at]
-    sums = {
-        "P": found.sum(axis=0) / np.asarray(ks),
-        "nDCG": (np.cumsum(hits * discounts, axis=1)[:, at] / ideal).sum(axis=0),
-        "recall": (found / np.maximum(num_true, 1)[:, None]).sum(axis=0),
+    rows = {
+        "P": found / np.asarray(ks),
+        "nDCG": np.cumsum(hits * discounts, axis=1)[:, at] / ideal,
+        "recall": found / np.maximum(num_true, 1)[:, None],
     }
     if inverse_propensity is not None:
         gains = hits * inverse_propensity[np.maximum(ranked, 0)]
         best = _best_gains(truth, inverse_propensity, max(ks))
         for suffix, gain in (("", gains), (_BEST, best)):
-            sums["PSP" + suffix] = np.cumsum(gain, axis=1)[:, at].sum(axis=0) / np.asarray(ks)
-            sums["PSnDCG" + suffix] = (np.cumsum(gain * discounts, axis=1)[:, at] / ideal).sum(axis=0)
-    return MetricSums(tuple(ks), predicted.shape[0], sums)
+            rows["PSP" + suffix] = np.cumsum(gain, axis=1)[:, at] / np.asarray(ks)
+            rows["PSnDCG" + suffix] = np.cumsum(gain * discounts, axis=1)[:, at] / ideal
+    return rows
 
 
 def _check(

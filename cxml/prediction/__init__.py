@@ -7,12 +7,14 @@ Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or sha
 `Predictor.save_pretrained` writes a folder that holds all of it, model card included.
 """
 
+from cxml.prediction.encoder_program import export_encoder
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_parts
 from cxml.prediction.predictor import Predictor
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
+from cxml.prediction.score_files import read_scores, write_scores
 
 __all__ = [
     "ExplainedLabel",
@@ -23,10 +25,13 @@ __all__ = [
     "Predictions",
     "Predictor",
     "RowFormat",
+    "export_encoder",
     "is_exported",
     "model_identity",
     "read_exported",
     "read_parts",
+    "read_scores",
     "upload",
     "write_exported",
+    "write_scores",
 ]

@@ -2,11 +2,23 @@
 
 Input: metrics as `cxml.metrics` returns them, names and scores of predicted labels, and the prepared tf-idf features.
 `linear_baseline` trains omikuji's Parabel on these features and ranks the test split's labels. Output: that ranking,
-and tables (`metrics_table`, `levels_table`, `examples_table`) that a rich console prints.
+and tables (`metrics_table`, `levels_table`, `examples_table`, `intervals_table`, `frequency_table`) that a rich console
+prints.
 """
 
 from cxml.report.baseline import linear_baseline
+from cxml.report.comparison import frequency_table, intervals_table, print_comparison
 from cxml.report.summary import print_report
 from cxml.report.tables import Example, examples_table, levels_table, metrics_table
 
-__all__ = ["Example", "examples_table", "levels_table", "linear_baseline", "metrics_table", "print_report"]
+__all__ = [
+    "Example",
+    "examples_table",
+    "frequency_table",
+    "intervals_table",
+    "levels_table",
+    "linear_baseline",
+    "metrics_table",
+    "print_comparison",
+    "print_report",
+]

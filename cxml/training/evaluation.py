@@ -77,17 +77,49 @@ def evaluate(
         config: batch size and cut-offs.
         ranks: this process's place.
     """
+    prediction = predict_share(predict, dataset, config, ranks)
+    return score_levels(prediction, dataset, tree, inverse_propensity, config=config, ranks=ranks)
+
+
+def predict_share(predict: Predict, dataset: ShardedDataset, config: EvaluateConfig, ranks: Ranks) -> SplitPrediction:
+    """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`."""
     loader = EvalLoader(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
-    prediction = predict_split(predict, loader, max(config.top_k), ranks)
+    return predict_split(predict, loader, max(config.top_k), ranks)
+
+
+def score_levels(
+    prediction: SplitPrediction,
+    dataset: ShardedDataset,
+    tree: LabelTree,
+    inverse_propensity: np.ndarray,
+    *,
+    config: EvaluateConfig,
+    ranks: Ranks,
+) -> list[dict[str, float]]:
+    """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`."""
     truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))
     weights = [None] * len(tree.offsets) + [inverse_propensity]
     return [
         _summed_over_ranks(metric_sums(nodes, truth, config.top_k, weight), ranks).result()
         for nodes, truth, weight in zip(prediction.nodes, truths, weights, strict=True)
     ]
+
+
+def gather_labels(prediction: SplitPrediction, num_rows: int, ranks: Ranks) -> tuple[np.ndarray, np.ndarray] | None:
+    """The labels of the whole split and their scores, [num_rows, K], on the first rank; a collective call."""
+    share = prediction.rows, prediction.nodes[-1], prediction.scores[-1]
+    shares: list | None = [None] * ranks.world_size if ranks.is_first else None
+    dist.gather_object(share, shares)
+    if shares is None:
+        return None
+    width = max(nodes.shape[1] for _, nodes, _ in shares)
+    labels, scores = np.full((num_rows, width), -1, np.int64), np.zeros((num_rows, width), np.float32)
+    for rows, nodes, values in shares:
+        labels[rows, : nodes.shape[1]], scores[rows, : nodes.shape[1]] = nodes, values
+    return labels, scores
 
 
 def level_truths(labels: sparse.csr_matrix, tree: LabelTree) -> Iterator[sparse.csr_matrix]:

@@ -13,13 +13,22 @@ from cxml import storage
 from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model, tree_digest
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import Batch, ShardedDataset, TrainLoader, collate, data_url, read_labels
+from cxml.data import Batch, DataManifest, ShardedDataset, TrainLoader, collate, cut, data_url, read_labels
+from cxml.errors import DataError
 from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
+from cxml.prediction import Predictor, RowFormat, write_scores
 from cxml.training.checkpoints import CheckpointCallback
-from cxml.training.evaluation import Predict, evaluate
+from cxml.training.evaluation import (
+    Predict,
+    SplitPrediction,
+    evaluate,
+    gather_labels,
+    predict_share,
+    score_levels,
+)
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, fit
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
@@ -108,6 +117,8 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
 def evaluate_run(config: Config) -> dict[str, Any]:
     """Evaluate the saved model of `config` on the test split. Runs in every process of the job.
 
+    The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
+
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
         best labels.
@@ -121,11 +132,59 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
+        dataset = ShardedDataset(data_url(config), "test")
+        prediction = predict_share(predict, dataset, config.evaluate, ranks)
+        best = gather_labels(prediction, len(dataset), ranks)
+        if best is not None:
+            write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
         return {
             "level_sizes": list(tree.level_sizes),
-            "levels": _evaluate_test(config, predict, tree, ranks),
+            "levels": score_levels(
+                prediction, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks
+            ),
             "examples": _examples(config, predict, ranks),
         }
+
+
+def predictions_url(config: Config) -> str:
+    """Where evaluation leaves the scores of each test text's best labels."""
+    return storage.join(config.output, "predictions.npz")
+
+
+def label_weights(config: Config) -> np.ndarray:
+    """The inverse propensity of each label, float64 [L]."""
+    _, frequency = read_labels(data_url(config))
+    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
+    return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)
+
+
+def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: str) -> None:
+    """Write the scores of each test text's best labels by some model. Runs in every process of the job.
+
+    Args:
+        config: of the run whose test split and processes are used.
+        url: what `Predictor.from_checkpoint` takes, over the same labels.
+        rows: number format of the label rows; None: as stored.
+        scores_url: file to write, see `cxml.prediction.write_scores`.
+
+    Raises:
+        DataError: the model was trained on other labels.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        predictor = Predictor.from_checkpoint(
+            url, rows=rows, batch_size=config.evaluate.batch_size, device=ranks.device, exchange=Exchange()
+        )
+        names, _ = read_labels(data_url(config))
+        if names != list(predictor.names):
+            raise DataError(url, "was trained on other labels", "Compare models of one label set.")
+        dataset = ShardedDataset(data_url(config), "test")
+        start, stop = cut(len(dataset), ranks.world_size)[ranks.rank : ranks.rank + 2]
+        share = np.arange(start, stop)
+        found = predictor.predict_tokens(dataset.gather(share)[0], max(config.evaluate.top_k))
+        best = gather_labels(SplitPrediction(share, [found.labels], [found.scores]), len(dataset), ranks)
+        if best is not None:
+            write_scores(scores_url, *best, len(names))
 
 
 def _callbacks(state: TrainingState, steps_done: int, figures: dict[str, float]) -> list[Callback]:
@@ -172,10 +231,7 @@ class _EvaluateDuringTraining(Callback):
 
 def _evaluate_test(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> list[dict[str, float]]:
     dataset = ShardedDataset(data_url(config), "test")
-    _, frequency = read_labels(data_url(config))
-    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
-    weights = inverse_propensities(frequency, dataset.manifest.rows("train"), constants)
-    return evaluate(predict, dataset, tree, weights, config=config.evaluate, ranks=ranks)
+    return evaluate(predict, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks)
 
 
 def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:

@@ -143,14 +143,31 @@ def test_filters_hold_over_parts(run, tmp_path, texts, expected):
             assert labels[0] == expected.labels[row, 0]
 
 
-def test_processes_that_share_the_rows_and_ray_data_predict_the_same(run, tmp_path, texts, expected):
+def test_processes_that_share_the_label_rows_predict_the_same(run, tmp_path, texts, expected):
     source = TextSource(url=write_texts(tmp_path, "txt.gz", texts))
-    for name, options in (("shared", {"processes": 2}), ("ray", {"on_ray": True, "ray_workers": 1})):
-        folder = tmp_path / name
-        job = PredictionJob(model=run[0].output, source=source, output=str(folder), k=4, part_rows=9)
-        assert predict_file(job, **options) == 25
-        found = read_predictions(folder, "jsonl")
-        np.testing.assert_allclose([scores for _, scores in found], expected.scores, atol=1e-5)
+    job = PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), k=4, part_rows=9)
+    assert predict_file(job, processes=2) == 25
+    found = read_predictions(tmp_path / "out", "jsonl")
+    np.testing.assert_allclose([scores for _, scores in found], expected.scores, atol=1e-5)
+
+
+def test_ray_data_predicts_the_same_and_goes_on_where_it_was(run, tmp_path, texts, expected):
+    import ray
+
+    source = TextSource(url=write_texts(tmp_path, "txt.gz", texts))
+    job = PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), k=4, part_rows=9)
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )  # fmt: skip
+    try:
+        assert predict_file(job, on_ray=True, ray_workers=1) == 25
+        (tmp_path / "out/part-00001.jsonl").unlink()
+        assert predict_file(job, on_ray=True, ray_workers=1) == 25
+    finally:
+        ray.shutdown()
+    found = read_predictions(tmp_path / "out", "jsonl")
+    np.testing.assert_allclose([scores for _, scores in found], expected.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(

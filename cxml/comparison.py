@@ -1,0 +1,145 @@
+"""Several systems on one test split: metrics with confidence intervals, by label frequency, and their ensemble.
+
+A system is a run's model, another model over the same labels, the same model with label rows of fewer bytes, or a file
+of another system's scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from cxml import storage
+from cxml.checkpoint import model_url
+from cxml.config import Config
+from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.errors import ConfigError
+from cxml.launching import RunJob
+from cxml.metrics import (
+    by_frequency,
+    interval,
+    mean_scores,
+    metric_rows,
+    metric_sums,
+    resampled_metrics,
+    top_labels,
+)
+from cxml.parallel import run_workers
+from cxml.prediction import RowFormat, read_scores
+from cxml.report import print_comparison
+from cxml.training.jobs import label_weights, predict_test, predictions_url
+
+_log = logging.getLogger(__name__)
+OWN, ENSEMBLE = "CascadeXML", "ensemble"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What to compare the model of a run with.
+
+    Attributes:
+        models: URL of each further model by the name that it gets in the tables; see `Predictor.from_checkpoint`.
+        predictions: file of each further system's scores, by name; see `cxml.prediction.read_scores`.
+        rows: number formats of label rows to try with the run's own model.
+        ensemble: also the mean of all models' and systems' scores.
+        resamples: of the bootstrap.
+    """
+
+    models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    predictions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rows: tuple[RowFormat, ...] = ()
+    ensemble: bool = False
+    resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.resamples < 2:
+            raise ConfigError("--resamples", self.resamples, "is too few for an interval", "Use 1000.")
+        names = [*self.models, *self.predictions]
+        taken = {OWN, ENSEMBLE, *(f"{OWN}, {rows}" for rows in self.rows)}
+        for name in names:
+            if names.count(name) > 1 or name in taken:
+                raise ConfigError("--models, --predictions", name, "is a name given twice", "Name each system apart.")
+        if self.ensemble and not names:
+            raise ConfigError("--ensemble", True, "has one system only", "Name others: --models or --predictions.")
+
+
+def compare(config: Config, comparison: Comparison, run_job: RunJob = run_workers) -> dict[str, Any]:
+    """Print the tables of an evaluated run and the systems beside it, and keep the figures in `comparison.json`.
+
+    Args:
+        config: of the run, whose evaluation is done.
+        comparison: what else.
+        run_job: how processes come to be that predict.
+
+    Returns:
+        `systems`: by name `metrics` in percent, `intervals` of 95 % and, but for the first, `differences` from it with
+        theirs; `by_frequency`: groups of labels, of the first system.
+
+    Raises:
+        DataError: a model or a file is broken, or of other texts or labels.
+    """
+    test = ShardedDataset(data_url(config), "test")
+    truth = test.labels_csr()
+    systems = _scores(config, comparison, run_job, len(test), test.manifest.num_labels)
+    weights = label_weights(config)
+    ks = config.evaluate.top_k
+    width = max(ks)
+    ranked = {name: top_labels(scores, width) for name, scores in systems.items()}
+    found = _with_intervals(ranked, truth, ks, weights, comparison.resamples)
+    _, frequency = read_labels(data_url(config))
+    groups = by_frequency(ranked[OWN], truth, frequency, weights, width)
+    result = {"systems": found, "by_frequency": {"k": width, "groups": [dataclasses.asdict(group) for group in groups]}}
+    storage.write_json(storage.join(config.output, "comparison.json"), {"resamples": comparison.resamples, **result})
+    print_comparison(result)
+    return result
+
+
+def _scores(
+    config: Config, comparison: Comparison, run_job: RunJob, num_texts: int, num_labels: int
+) -> dict[str, sparse.csr_matrix]:
+    """The scores of every system by name, the run's own first."""
+    files = {OWN: predictions_url(config)}
+    wanted: dict[str, tuple[str, RowFormat | None]] = {
+        **{f"{OWN}, {rows}": (model_url(config), rows) for rows in comparison.rows},
+        **{name: (url, None) for name, url in comparison.models.items()},
+    }
+    for number, (name, (url, rows)) in enumerate(wanted.items()):
+        _log.info("%s predicts: %s", name, url)
+        files[name] = storage.join(config.output, "comparison", f"{number:03d}.npz")
+        run_job(predict_test, (config, url, rows, files[name]), config.train.num_workers)
+    files |= comparison.predictions
+    systems = {name: read_scores(file, num_texts, num_labels) for name, file in files.items()}
+    if comparison.ensemble:
+        joined = [OWN, *comparison.models, *comparison.predictions]
+        systems[ENSEMBLE] = mean_scores([systems[name] for name in joined])
+    return systems
+
+
+def _with_intervals(
+    ranked: Mapping[str, np.ndarray],
+    truth: sparse.csr_matrix,
+    ks: tuple[int, ...],
+    weights: np.ndarray,
+    num_resamples: int,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of each system with their intervals, and its differences from the first with theirs."""
+    found: dict[str, dict[str, Any]] = {}
+    first: dict[str, np.ndarray] = {}
+    for name, labels in ranked.items():
+        metrics = metric_sums(labels, truth, ks, weights).result()
+        drawn = resampled_metrics(metric_rows(labels, truth, ks, weights), ks, num_resamples)
+        found[name] = {"metrics": metrics, "intervals": {metric: interval(drawn[metric]) for metric in metrics}}
+        if not first:
+            first = drawn
+            continue
+        base = found[OWN]["metrics"]
+        found[name]["differences"] = {
+            metric: [metrics[metric] - base[metric], *interval(drawn[metric] - first[metric])] for metric in metrics
+        }
+    return found

@@ -1,0 +1,39 @@
+"""Scores of texts and labels as sparse matrices: their mean over systems, and the ranking that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from scipy import sparse
+
+
+def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
+    """The mean of several systems' scores [N, L]; what a system does not name counts as 0.
+
+    Raises:
+        ValueError: there are none, or their shapes differ.
+    """
+    if not systems or len({cast(tuple[int, int], scores.shape) for scores in systems}) != 1:
+        raise ValueError(f"scores of {[scores.shape for scores in systems]} have no mean")
+    total = systems[0].astype(np.float64)
+    for scores in systems[1:]:
+        total = total + scores
+    return sparse.csr_matrix(total / len(systems))
+
+
+def top_labels(scores: sparse.csr_matrix, k: int) -> np.ndarray:
+    """The k labels of each row with the highest scores, best first: int64 [N, k], -1 where a row names fewer.
+
+    Of equal scores the smaller label id comes first. Labels with a score of 0 that are stored count as named.
+    """
+    num_rows = len(scores.indptr) - 1
+    rows = np.repeat(np.arange(num_rows), np.diff(scores.indptr))
+    falling = np.negative(np.asarray(scores.data))
+    order = np.lexsort((scores.indices, falling, rows))
+    rank = np.arange(len(order)) - scores.indptr[rows]
+    ranked = np.full((num_rows, k), -1, np.int64)
+    kept = rank < k
+    ranked[rows[kept], rank[kept]] = scores.indices[order][kept]
+    return ranked

@@ -1,0 +1,116 @@
+"""Scores on disk, cxml's and other systems': scipy's sparse matrices, the XMC repository's score text, part files."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from cxml import storage
+from cxml.errors import DataError
+
+_REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
+
+
+def write_scores(url: str, labels: np.ndarray, scores: np.ndarray, num_labels: int) -> None:
+    """Write the best labels [N, K] of each text (-1 for none) and their scores as a CSR matrix [N, L]."""
+    found = labels >= 0
+    offsets = np.concatenate([[0], np.cumsum(found.sum(1))])
+    matrix = sparse.csr_matrix((scores[found], labels[found], offsets), (len(labels), num_labels))
+    matrix.sort_indices()
+    sink = io.BytesIO()
+    sparse.save_npz(sink, matrix)
+    storage.write_atomic(url, sink.getvalue())
+
+
+def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
+    """The scores of a system, CSR [num_rows, num_labels].
+
+    Args:
+        url: a .npz file; a text file whose first line is `rows labels` and then has a line `label:score ...` per text;
+            or the output folder of `cxml.predict`.
+        num_rows: texts expected.
+        num_labels: labels expected.
+
+    Raises:
+        DataError: the file is missing, broken, or of other texts or labels.
+    """
+    if not storage.exists(url):
+        raise DataError(url, "is missing", _REMEDY)
+    if storage.exists(storage.join(url, "manifest.json")):
+        scores = _read_parts(url, num_labels)
+    elif url.endswith(".npz"):
+        scores = _read_npz(url)
+    else:
+        scores = _read_text(url)
+    rows, labels = cast(tuple[int, int], scores.shape)
+    if (rows, labels) != (num_rows, num_labels):
+        problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
+        raise DataError(url, problem, "Predict the same test split over the same labels.")
+    if not np.isfinite(scores.data).all():
+        raise DataError(url, "has scores that are no numbers", _REMEDY)
+    scores.sum_duplicates()
+    return scores
+
+
+def _read_npz(url: str) -> sparse.csr_matrix:
+    try:
+        return sparse.csr_matrix(sparse.load_npz(io.BytesIO(storage.read_bytes(url))))
+    except (ValueError, OSError, KeyError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise DataError(url, f"is no sparse matrix ({error})", _REMEDY) from error
+
+
+def _read_text(url: str) -> sparse.csr_matrix:
+    first, *lines = storage.read_bytes(url).decode(errors="replace").splitlines() or [""]
+    sizes = first.split()
+    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+        raise DataError(url, "does not begin with the numbers of texts and labels", _REMEDY, line=1)
+    shape = int(sizes[0]), int(sizes[1])
+    labels: list[int] = []
+    scores: list[float] = []
+    offsets = [0]
+    for number, line in enumerate(lines, start=2):
+        try:
+            pairs = [word.split(":") for word in line.split()]
+            labels += [int(label) for label, _ in pairs]
+            scores += [float(score) for _, score in pairs]
+        except ValueError as error:
+            raise DataError(url, "is no row of label:score", _REMEDY, line=number) from error
+        offsets.append(len(labels))
+    if len(lines) != shape[0] or not all(0 <= label < shape[1] for label in labels):
+        raise DataError(url, f"does not hold {shape[0]} texts with labels below {shape[1]}", _REMEDY)
+    return sparse.csr_matrix((np.array(scores, np.float64), np.array(labels, np.int64), offsets), shape)
+
+
+def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
+    parts = [name for name in sorted(storage.file_sizes(url)) if name.startswith("part-")]
+    found = []
+    for name in parts:
+        content = storage.read_bytes(storage.join(url, name))
+        form = posixpath.splitext(name)[1]
+        if form == ".npz":
+            found.append(sparse.csr_matrix(sparse.load_npz(io.BytesIO(content))))
+            continue
+        if form == ".parquet":
+            rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
+        else:
+            rows = [_pairs(json.loads(line)) for line in content.splitlines()]
+        offsets = np.concatenate([[0], np.cumsum([len(labels) for labels, _ in rows])])
+        labels = np.array([label for each, _ in rows for label in each], np.int64)
+        scores = np.array([score for _, each in rows for score in each], np.float64)
+        found.append(sparse.csr_matrix((scores, labels, offsets), (len(rows), num_labels)))
+    if not found:
+        raise DataError(url, "holds no part files", _REMEDY)
+    return sparse.csr_matrix(sparse.vstack(found))
+
+
+def _pairs(row: dict) -> tuple[list[int], list[float]]:
+    return [label["label"] for label in row["labels"]], [label["score"] for label in row["labels"]]

@@ -1,0 +1,73 @@
+"""Tables of several systems with confidence intervals, and of one system by label frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_LEAST_WIDTH = 100
+
+
+def print_comparison(result: Mapping[str, Any]) -> None:
+    """Print what `cxml.comparison.compare` found."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(_LEAST_WIDTH, 30 * len(result["systems"])))
+    console.print(intervals_table(result["systems"]))
+    console.print(frequency_table(result["by_frequency"]["groups"], result["by_frequency"]["k"]))
+
+
+def intervals_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row per metric, a column per system: the metric, half of its 95 % interval, and how far from the first.
+
+    A difference whose interval leaves out 0 is bold.
+
+    Args:
+        systems: by name `metrics`, `intervals` and, but for the first, `differences`.
+    """
+    table = Table(
+        title="Test split, with bootstrap intervals of 95 %", title_justify="left",
+        caption="In brackets: difference from the first column; bold where its interval leaves out 0",
+        caption_justify="left",
+    )  # fmt: skip
+    table.add_column("metric")
+    for name in systems:
+        table.add_column(name, justify="right")
+    metrics = list(next(iter(systems.values()))["metrics"])
+    for metric, following in zip(metrics, [*metrics[1:], ""], strict=True):
+        cells = [_cell(system, metric) for system in systems.values()]
+        table.add_row(metric, *cells, end_section=metric.partition("@")[0] != following.partition("@")[0])
+    return table
+
+
+def frequency_table(groups: Sequence[Mapping[str, float]], k: int) -> Table:
+    """A row per group of labels, rare to frequent: their part of P@k and PSP@k, and their recall.
+
+    Args:
+        groups: fields of `cxml.metrics.FrequencyGroup`.
+        k: cut-off.
+    """
+    table = Table(title=f"By train texts per label, ten groups of labels, at {k}", title_justify="left")
+    for column in ("train texts", "labels", "true in test", f"of P@{k}", f"of PSP@{k}", f"recall@{k}"):
+        table.add_column(column, justify="right")
+    for group in groups:
+        least, most = int(group["least"]), int(group["most"])
+        table.add_row(
+            f"{least:,}" if least == most else f"{least:,} to {most:,}", f"{group['num_labels']:,}",
+            f"{group['num_true']:,}", *(f"{group[name]:.2f}" for name in ("precision", "psp", "recall")),
+        )  # fmt: skip
+    return table
+
+
+def _cell(system: Mapping[str, Any], metric: str) -> Text:
+    low, high = system["intervals"][metric]
+    text = Text(f"{system['metrics'][metric]:.2f} ± {(high - low) / 2:.2f}")
+    if "differences" in system:
+        difference, least, most = system["differences"][metric]
+        is_clear = least > 0 or most < 0
+        text.append(f" ({difference:+.2f})", style="bold" if is_clear else "dim")
+    return text

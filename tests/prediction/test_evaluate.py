@@ -1,0 +1,134 @@
+"""cxml.evaluate on a real run: intervals, other systems, ensembles, label rows of fewer bytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import cxml
+from cxml import evaluate
+from cxml.cli import dump_config
+from cxml.config import config_to_dict
+from cxml.data import ShardedDataset
+from cxml.errors import DataError
+from cxml.metrics import metric_sums, top_labels
+from cxml.prediction import read_scores, write_scores
+
+
+@pytest.fixture(scope="module")
+def compared(run, tmp_path_factory):
+    """The figures that the command left, next to what other systems scored."""
+    config, report = run
+    folder = tmp_path_factory.mktemp("compared")
+    file = folder / "config.yaml"
+    file.write_text(dump_config(config_to_dict(config)))
+    test = ShardedDataset(f"{config.output}/data", "test")
+    other = sparse.csr_matrix(test.labels_csr() * 0.5)  # a system that knows all
+    other.data[::3] = 0.0
+    other.eliminate_zeros()
+    sparse.save_npz(folder / "other.npz", other)
+    (folder / "other.txt").write_text(xmc_text(other))
+    cxml.Predictor.from_checkpoint(config.output).save_pretrained(str(folder / "exported"), rows="bf16")
+    exported, npz, text = folder / "exported", folder / "other.npz", folder / "other.txt"
+    arguments = ["--rows", "int8", "--models", f"exported={exported}", "--predictions", f"npz={npz}", f"text={text}"]
+    assert evaluate.main(["--config", str(file), *arguments, "--ensemble", "--resamples", "50"]) == 0
+    return config, report, json.loads((Path(config.output) / "comparison.json").read_text()), other, test
+
+
+def xmc_text(scores):
+    rows = (
+        " ".join(f"{label}:{score!r}" for label, score in zip(row.indices.tolist(), row.data.tolist(), strict=True))
+        for row in scores
+    )
+    return f"{scores.shape[0]} {scores.shape[1]}\n" + "".join(row + "\n" for row in rows)
+
+
+def test_the_runs_own_column_is_its_report(compared):
+    _, report, found, _, _ = compared
+    own = found["systems"]["CascadeXML"]
+    assert own["metrics"] == pytest.approx(report["levels"][-1], abs=1e-9)
+    for name, (low, high) in own["intervals"].items():
+        assert low <= own["metrics"][name] <= high
+
+
+def test_smaller_label_rows_show_what_they_cost(compared):
+    config, report, found, _, test = compared
+    packed = cxml.Predictor.from_checkpoint(config.output, rows="int8")
+    predicted = packed.predict_tokens(test.gather(np.arange(len(test)))[0], 5).labels
+    expected = metric_sums(predicted, test.labels_csr(), (1, 3, 5)).result()
+    int8 = found["systems"]["CascadeXML, int8"]
+    assert {name: int8["metrics"][name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    difference, low, high = int8["differences"]["P@5"]
+    assert difference == pytest.approx(int8["metrics"]["P@5"] - report["levels"][-1]["P@5"])
+    assert low <= high
+
+
+def test_files_of_other_systems_count_alike_in_either_form(compared):
+    _, _, found, other, test = compared
+    expected = metric_sums(top_labels(other, 5), test.labels_csr(), (1, 3, 5)).result()
+    for name in ("npz", "text"):
+        metrics = found["systems"][name]["metrics"]
+        assert {metric: metrics[metric] for metric in expected} == pytest.approx(expected)
+
+
+def test_the_ensemble_ranks_by_the_mean_of_all(compared):
+    config, _, found, other, test = compared
+    own, exported = (
+        read_scores(f"{config.output}/{name}", len(test), other.shape[1])
+        for name in ("predictions.npz", "comparison/001.npz")
+    )
+    mean = (own.toarray() + exported.toarray() + 2 * other.toarray()) / 4
+    order = np.argsort(-mean, axis=1, kind="stable")[:, :5]
+    expected = metric_sums(order, test.labels_csr(), (1, 3, 5)).result()
+    metrics = found["systems"]["ensemble"]["metrics"]
+    assert metrics["P@1"] == pytest.approx(expected["P@1"])
+
+
+def test_groups_by_frequency_add_up_to_the_run(compared):
+    _, report, found, _, _ = compared
+    groups = found["by_frequency"]["groups"]
+    assert len(groups) == 10
+    assert sum(group["precision"] for group in groups) == pytest.approx(report["levels"][-1]["P@5"])
+    assert sum(group["psp"] for group in groups) == pytest.approx(report["levels"][-1]["PSP@5"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "nameless"], "is no NAME=PLACE"),
+        (["--ensemble"], "has one system only"),
+        (["--resamples", "1"], "too few"),
+        (["--models", "a=x", "--predictions", "a=y"], "given twice"),
+    ],
+)
+def test_impossible_comparisons_are_refused_before_any_work(run, tmp_path, capsys, arguments, words):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(run[0])))
+    assert evaluate.main(["--config", str(file), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "nothing", "line 1: does not begin"),
+        ("a.txt", "2 3\n0:1\n0:x\n", "line 3: is no row"),
+        ("a.txt", "2 3\n0:1\n", "does not hold 2 texts"),
+        ("a.txt", "2 3\n0:1\n3:1\n", "does not hold 2 texts"),
+        ("a.txt", "1 3\n0:1\n", "not 2 and 3"),
+        ("a.txt", "2 3\n0:nan\n\n", "no numbers"),
+        ("a.npz", "no zip", "no sparse matrix"),
+    ],
+)
+def test_broken_score_files_are_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        read_scores(str(tmp_path / name), 2, 3)
+
+
+def test_scores_come_back_as_they_were_written(tmp_path):
+    labels, scores = np.array([[2, 0], [1, -1]]), np.array([[0.9, 0.25], [0.5, 0]], np.float32)
+    write_scores(str(tmp_path / "a.npz"), labels, scores, 3)
+    np.testing.assert_array_equal(top_labels(read_scores(str(tmp_path / "a.npz"), 2, 3), 2), labels)
