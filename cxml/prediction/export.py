@@ -63,7 +63,7 @@ def write_exported(url: str, parts: Parts) -> None:
     storage.remove(storage.join(url, _MANIFEST))
     storage.remove(url)
     config = _without_places(parts.config)
-    architecture = parts.model.encoder.transformer.config.to_dict()
+    architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {
         "model_type": "cxml", "config": config_to_dict(config), "encoder": architecture, "pad_id": parts.pad_id,
         "facts": parts.facts,

@@ -16,7 +16,7 @@ def run(tmp_path_factory):
     config = small_config(
         folder / "out", encoder, optim={}, train={"epochs": 3}, evaluate={"batch_size": 64},
     )  # fmt: skip
-    checkpoint = dataclasses.replace(config.checkpoint, every_minutes=0.0, every_steps=21, keep_last=1)
+    checkpoint = dataclasses.replace(config.checkpoint, every_minutes=0.0, every_steps=22, keep_last=1)
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
     config = dataclasses.replace(config, checkpoint=checkpoint, optim=faster)
     return config, pipeline.run(config)
