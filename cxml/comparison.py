@@ -23,6 +23,7 @@ from cxml.errors import ConfigError
 from cxml.launching import RunJob
 from cxml.metrics import (
     by_frequency,
+    calibration,
     interval,
     mean_scores,
     metric_rows,
@@ -79,7 +80,7 @@ def compare(config: Config, comparison: Comparison, run_job: RunJob = run_worker
 
     Returns:
         `systems`: by name `metrics` in percent, `intervals` of 95 % and, but for the first, `differences` from it with
-        theirs; `by_frequency`: groups of labels, of the first system.
+        theirs; `by_frequency`: groups of labels, of the first system; `calibration` of its scores.
 
     Raises:
         DataError: a model or a file is broken, or of other texts or labels.
@@ -94,7 +95,12 @@ def compare(config: Config, comparison: Comparison, run_job: RunJob = run_worker
     found = _with_intervals(ranked, truth, ks, weights, comparison.resamples)
     _, frequency = read_labels(data_url(config))
     groups = by_frequency(ranked[OWN], truth, frequency, weights, width)
-    result = {"systems": found, "by_frequency": {"k": width, "groups": [dataclasses.asdict(group) for group in groups]}}
+    bins, error = calibration(systems[OWN], truth)
+    result = {
+        "systems": found,
+        "by_frequency": {"k": width, "groups": [dataclasses.asdict(group) for group in groups]},
+        "calibration": {"error": error, "bins": [dataclasses.asdict(each) for each in bins]},
+    }
     storage.write_json(storage.join(config.output, "comparison.json"), {"resamples": comparison.resamples, **result})
     print_comparison(result)
     return result

@@ -7,11 +7,13 @@ shards and ranks without loss. Output: `MetricSums.result()`, a dictionary such 
 The propensity-scored metrics weight a hit by how unlikely it was that an annotator found that label:
 `inverse_propensities` derives the weights from the labels' frequencies in the training split.
 
-How sure they are: `resampled_metrics` draws the examples again and again. Which labels they come from: `by_frequency`.
+How sure they are: `resampled_metrics` draws the examples again and again. Whether scores are probabilities:
+`calibration`. Which labels they come from: `by_frequency`.
 Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of them.
 """
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics
+from cxml.metrics.calibration import CalibrationBin, calibration
 from cxml.metrics.frequency import FrequencyGroup, by_frequency
 from cxml.metrics.propensity import DEFAULT_PROPENSITY, KNOWN_PROPENSITIES, PropensityConstants, inverse_propensities
 from cxml.metrics.ranking import MetricSums, metric_rows, metric_sums
@@ -20,11 +22,13 @@ from cxml.metrics.rankings import mean_scores, top_labels
 __all__ = [
     "DEFAULT_PROPENSITY",
     "KNOWN_PROPENSITIES",
+    "CalibrationBin",
     "FrequencyGroup",
     "Interval",
     "MetricSums",
     "PropensityConstants",
     "by_frequency",
+    "calibration",
     "interval",
     "inverse_propensities",
     "mean_scores",

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     tree_digest,
 )
 from cxml.config import Config, config_from_dict
-from cxml.data import DataManifest, data_url, read_labels, resolve_encoder
+from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels, resolve_encoder
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, RowsHead
@@ -45,7 +45,8 @@ class Parts:
         tokenizer: the encoder's.
         pad_id: token that pads.
         config: of the run.
-        facts: what else is known: `fingerprint`, and `metrics` where there are some.
+        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, and `metrics`
+            where there are some.
     """
 
     model: CascadeXML
@@ -100,11 +101,13 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange)
     head = model.label_head
     assert isinstance(head, RowsHead), "both loads build one"
-    tokenizer, pad_id = _tokenizer_of(data)
-    facts: dict[str, object] = {"fingerprint": fingerprint, "metrics": _metrics_beside(output)}
+    info = DataManifest.read(data).tokenizer
+    facts: dict[str, object] = {
+        "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
+    }  # fmt: skip
     return Parts(
-        model=model, tree=tree, layout=head.layout, rows=pack(head), names=read_labels(data)[0], tokenizer=tokenizer,
-        pad_id=pad_id, config=config, facts=facts,
+        model=model, tree=tree, layout=head.layout, rows=pack(head), names=read_labels(data)[0],
+        tokenizer=_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
     )  # fmt: skip
 
 
@@ -128,14 +131,13 @@ def _existing(url: str, beside: str) -> str:
     return next((each for each in (url, beside) if storage.exists(storage.join(each, _MANIFEST))), url)
 
 
-def _tokenizer_of(data: str) -> tuple[Tokenizer, int]:
-    """The tokenizer that made the token ids of a data set, and its padding token."""
-    facts = DataManifest.read(data).tokenizer
+def _tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
+    """The tokenizer that made the token ids of the data set `data`."""
     loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
     tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
     if hashlib.sha256(tokenizer.to_str().encode()).hexdigest() != facts.fingerprint:
         raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
-    return tokenizer, facts.pad_id
+    return tokenizer
 
 
 def _metrics_beside(output: str) -> dict[str, float]:

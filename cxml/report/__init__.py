@@ -7,12 +7,13 @@ prints.
 """
 
 from cxml.report.baseline import linear_baseline
-from cxml.report.comparison import frequency_table, intervals_table, print_comparison
+from cxml.report.comparison import calibration_table, frequency_table, intervals_table, print_comparison
 from cxml.report.summary import print_report
 from cxml.report.tables import Example, examples_table, levels_table, metrics_table
 
 __all__ = [
     "Example",
+    "calibration_table",
     "examples_table",
     "frequency_table",
     "intervals_table",

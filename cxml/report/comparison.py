@@ -19,6 +19,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         console = Console(width=max(_LEAST_WIDTH, 30 * len(result["systems"])))
     console.print(intervals_table(result["systems"]))
     console.print(frequency_table(result["by_frequency"]["groups"], result["by_frequency"]["k"]))
+    console.print(calibration_table(result["calibration"]["bins"], result["calibration"]["error"]))
 
 
 def intervals_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -60,6 +61,25 @@ def frequency_table(groups: Sequence[Mapping[str, float]], k: int) -> Table:
             f"{least:,}" if least == most else f"{least:,} to {most:,}", f"{group['num_labels']:,}",
             f"{group['num_true']:,}", *(f"{group[name]:.2f}" for name in ("precision", "psp", "recall")),
         )  # fmt: skip
+    return table
+
+
+def calibration_table(bins: Sequence[Mapping[str, float]], error: float) -> Table:
+    """A row per range of scores: how many predicted labels have one, their mean score, and the share that is true.
+
+    Args:
+        bins: fields of `cxml.metrics.CalibrationBin`.
+        error: expected calibration error.
+    """
+    table = Table(
+        title="Are scores probabilities?", title_justify="left", caption=f"expected calibration error {error:.3f}",
+        caption_justify="left",
+    )  # fmt: skip
+    for column in ("score", "predicted labels", "mean score", "share true"):
+        table.add_column(column, justify="right")
+    for each in bins:
+        ends = f"{each['low']:.1f} to {each['high']:.1f}"
+        table.add_row(ends, f"{each['count']:,}", f"{each['mean_score']:.3f}", f"{each['share_true']:.3f}")
     return table
 
 

@@ -19,7 +19,7 @@ from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
-from cxml.prediction import Predictor, RowFormat, write_scores
+from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import (
     Predict,
@@ -181,10 +181,20 @@ def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: s
         dataset = ShardedDataset(data_url(config), "test")
         start, stop = cut(len(dataset), ranks.world_size)[ranks.rank : ranks.rank + 2]
         share = np.arange(start, stop)
-        found = predictor.predict_tokens(dataset.gather(share)[0], max(config.evaluate.top_k))
+        found = _predict_rows(predictor, dataset, share, max(config.evaluate.top_k), url)
         best = gather_labels(SplitPrediction(share, [found.labels], [found.scores]), len(dataset), ranks)
         if best is not None:
             write_scores(scores_url, *best, len(names))
+
+
+def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarray, k: int, url: str) -> Predictions:
+    """Predict rows of a data set, from their texts where it has them: the model may have another tokenizer."""
+    if dataset.has_texts:
+        return predictor.predict(dataset.texts(rows), k)
+    if predictor.parts.facts["tokenizer"] != dataset.manifest.tokenizer.fingerprint:
+        problem = "has another tokenizer, and the data set keeps no texts"
+        raise DataError(url, problem, "Prepare the data with data.keep_text: true.")
+    return predictor.predict_tokens(dataset.gather(rows)[0], k)
 
 
 def _callbacks(state: TrainingState, steps_done: int, figures: dict[str, float]) -> list[Callback]:

@@ -6,6 +6,7 @@ from scipy import sparse
 
 from cxml.metrics import (
     by_frequency,
+    calibration,
     inverse_propensities,
     mean_scores,
     metric_rows,
@@ -88,3 +89,25 @@ def test_the_mean_of_scores_counts_what_is_not_named_as_zero():
         mean_scores([first, second[:3]])
     with pytest.raises(ValueError, match="no mean"):
         mean_scores([])
+
+
+def test_scores_drawn_as_probabilities_are_calibrated_and_others_are_off_by_their_excess():
+    generator = np.random.default_rng(0)
+    chances = generator.random((400, 200))
+    truth = sparse.csr_matrix(generator.random(chances.shape) < chances)
+    bins, error = calibration(sparse.csr_matrix(chances), truth)
+    assert sum(each.count for each in bins) == chances.size
+    assert error < 0.01
+    assert all(abs(each.mean_score - each.share_true) < 0.03 for each in bins)
+    _, error = calibration(sparse.csr_matrix(chances / 2), truth)
+    assert error == pytest.approx(0.25, abs=0.01)
+
+
+def test_calibration_bins_are_counted_by_hand():
+    scores = sparse.csr_matrix(np.array([[0.1, 0.11, 1.5], [0, 0.2, 0.95]]))
+    truth = sparse.csr_matrix(np.array([[1, 0, 1], [0, 1, 0]]))
+    bins, error = calibration(scores, truth)
+    found = [(each.low, each.count, each.mean_score, each.share_true) for each in bins]
+    expected = [(0.0, 1, 0.1, 1.0), (0.1, 2, 0.155, 0.5), (0.9, 2, 0.975, 0.5)]
+    assert found == [pytest.approx(each) for each in expected]
+    assert error == pytest.approx((0.9 + 2 * 0.345 + 2 * 0.475) / 5)

@@ -94,6 +94,12 @@ def test_groups_by_frequency_add_up_to_the_run(compared):
     assert sum(group["psp"] for group in groups) == pytest.approx(report["levels"][-1]["PSP@5"])
 
 
+def test_calibration_counts_every_predicted_label(compared):
+    _, _, found, _, test = compared
+    assert sum(each["count"] for each in found["calibration"]["bins"]) == 5 * len(test)
+    assert 0 <= found["calibration"]["error"] <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
