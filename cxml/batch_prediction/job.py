@@ -199,7 +199,8 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     is_stream = job.source.url == STDIN
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
-    fingerprint = storage.fingerprint("predictions", settings, facts, model_identity(job.model))
+    filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
+    fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     plan = storage.join(job.output, _PLAN)
     if storage.exists(plan):
         found = storage.read_json(plan, _ELSEWHERE).get("fingerprint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -49,8 +50,9 @@ class Predictor:
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._label_ids = np.arange(parts.tree.num_labels)
         self._scores_all = parts.config.head.candidates == "all"
-        parts.model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)
-        self._model = cast(CascadeXML, parts.model.to(self.device).eval())
+        model = copy.copy(parts.model)  # another predictor of the same parts keeps its own head
+        model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)
+        self._model = cast(CascadeXML, model.to(self.device).eval())
 
     @classmethod
     def from_checkpoint(
@@ -114,8 +116,8 @@ class Predictor:
             ConfigError: other ranks hold a part of the label rows.
         """
         self._require_all_rows("save_pretrained")
-        parts = self.parts if rows is None else replace(self.parts, rows=self.parts.rows.to(rows))
-        write_exported(folder, parts)
+        parts = replace(self.parts, names=[self.names[label] for label in self._label_ids.tolist()])
+        write_exported(folder, parts if rows is None else replace(parts, rows=parts.rows.to(rows)))
 
     @property
     def model(self) -> CascadeXML:

@@ -111,6 +111,12 @@ def test_predictions_of_another_job_are_refused(run, tmp_path, texts):
     write_texts(tmp_path, "txt.gz", texts[:4])
     with pytest.raises(StaleArtefactError, match="another model, input or setting"):
         predict_file(job)
+    filtered = {"model": run[0].output, "source": source, "excluded": str(tmp_path / "filter.txt")}
+    (tmp_path / "filter.txt").write_text("0 1\n")
+    predict_file(PredictionJob(output=str(tmp_path / "filtered"), **filtered))
+    (tmp_path / "filter.txt").write_text("0 2\n")
+    with pytest.raises(StaleArtefactError, match="another model, input or setting"):
+        predict_file(PredictionJob(output=str(tmp_path / "filtered"), **filtered))
     with pytest.raises(DataError, match="something else"):
         predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path)))
 

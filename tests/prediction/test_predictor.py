@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -151,6 +152,40 @@ def test_packed_rows_predict_what_their_own_weights_say(run, predictor, texts, r
     )
     np.testing.assert_allclose(packed.predict(texts, 5).scores, floats.predict(texts, 5).scores, atol=1e-5)
     assert np.abs(packed.predict(texts, 5).scores - predictor.predict(texts, 5).scores).max() > 0
+
+
+@pytest.mark.parametrize("rows", ["fp32", "int8"])
+def test_without_shortlists_the_best_of_all_labels_are_found(run, texts, rows):
+    parts = cxml.Predictor.from_checkpoint(run[0].output, rows=rows).parts
+    head = dataclasses.replace(parts.config.head, candidates="all")
+    parts = dataclasses.replace(parts, config=dataclasses.replace(parts.config, head=head))
+    predictor = cxml.Predictor(parts)
+    features = predictor.embed(texts[:12])
+    scores = 1 / (1 + np.exp(-(features @ parts.rows.floats(slice(None)).T + parts.rows.bias)))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :6]
+    found = predictor.predict(texts[:12], k=6)
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, best, axis=1), rtol=1e-4)
+    assert (found.labels[:, 0] == parts.tree.label_order[best[:, 0]]).mean() > 0.9  # but for near ties
+    explained = predictor.explain(texts[:1], k=1)[0][0]
+    assert explained.probability == pytest.approx(explained.score)
+
+
+def test_two_predictors_of_the_same_parts_keep_their_own_rows(predictor, texts):
+    before = predictor.predict(texts[:5]).scores
+    zeros = PackedRows(np.zeros_like(predictor.parts.rows.weight), np.zeros(0, np.float32), predictor.parts.rows.bias)
+    other = cxml.Predictor(dataclasses.replace(predictor.parts, rows=zeros))
+    assert np.abs(other.predict(texts[:5]).scores - before).max() > 0.01
+    np.testing.assert_array_equal(predictor.predict(texts[:5]).scores, before)
+
+
+def test_a_restricted_predictor_is_exported_with_its_own_labels(predictor, texts, tmp_path):
+    few = predictor.restricted_to(list(range(3, 90, 5)))
+    few.save_pretrained(str(tmp_path / "few"))
+    again = cxml.Predictor.from_pretrained(str(tmp_path / "few"))
+    assert list(again.names) == [predictor.names[label] for label in range(3, 90, 5)]
+    found, expected = again.predict(texts[:9], 4), few.predict(texts[:9], 4)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    assert found[2][0].name == expected[2][0].name
 
 
 def test_the_library_imports_and_predicts_without_ray_and_deepspeed(run, predictor, texts, tmp_path):
