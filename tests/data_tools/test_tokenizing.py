@@ -10,7 +10,7 @@ def test_how_many_texts_go_into_a_call_changes_no_token(wordnet_slice, monkeypat
     config = config_from_dict({"output": "unused", "data": {"source": {"path": str(wordnet_slice)}}})
     tokenizer, _ = load_tokenizer(config)
     texts = read_source(SourceConfig(path=str(wordnet_slice))).splits["train"].texts
-    monkeypatch.setattr("data_tools.preparation.tokenizing._CHARACTERS_PER_CALL", characters)
+    monkeypatch.setattr("cxml.data.tokenizing._CHARACTERS_PER_CALL", characters)
     found = tokenize(tokenizer, texts, 16)
     one_by_one = [tokenizer(text, truncation=True, max_length=16)["input_ids"] for text in texts]
     assert [len(ids) for ids in one_by_one] == found.lengths.tolist()
