@@ -1,0 +1,112 @@
+"""Which labels and which texts are alike, by what the model has learnt: cosines, searched exactly with faiss."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxml.data import ShardedDataset
+from cxml.errors import ConfigError
+from cxml.prediction.predictor import Predictor
+
+_TEXTS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The nearest of each query, best first.
+
+    Attributes:
+        ids: int64 [Q, K].
+        cosines: float32 [Q, K].
+    """
+
+    ids: np.ndarray
+    cosines: np.ndarray
+
+
+class Similarity:
+    """Vectors of length 1 to look for the nearest among."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        """Index vectors float [N, D]; they are copied and scaled to length 1.
+
+        Raises:
+            ConfigError: faiss is not installed.
+        """
+        faiss = _faiss()
+        self._vectors = _unit(vectors)
+        self._index = faiss.IndexFlatIP(self._vectors.shape[1])
+        self._index.add(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
+        """The k nearest vectors of each query float [Q, D]; fewer where there are not so many."""
+        cosines, ids = self._index.search(_unit(queries), min(k, len(self)))
+        return Neighbours(ids, cosines)
+
+    def nearest_of(self, rows: np.ndarray, k: int) -> Neighbours:
+        """The k nearest of some of the vectors themselves, int64 [Q], each without itself."""
+        found = self.nearest(self._vectors[rows], k + 1)
+        others = found.ids != rows[:, None]
+        # A twin may stand before the vector itself; then the last place is left over, else the vector's own.
+        others[others.all(1), -1] = False
+        shape = len(rows), found.ids.shape[1] - 1
+        return Neighbours(found.ids[others].reshape(shape), found.cosines[others].reshape(shape))
+
+    def pairs_above(self, cosine: float) -> Iterator[tuple[int, int, float]]:
+        """Pairs of vectors at least so alike, the smaller row first, in the order of rows."""
+        for start in range(0, len(self), _TEXTS_AT_ONCE):
+            limits, cosines, ids = self._index.range_search(self._vectors[start : start + _TEXTS_AT_ONCE], cosine)
+            for place in range(len(limits) - 1):
+                own = slice(limits[place], limits[place + 1])
+                later = ids[own] > start + place
+                order = np.argsort(ids[own][later])
+                pairs = zip(ids[own][later][order].tolist(), cosines[own][later][order].tolist(), strict=True)
+                yield from ((start + place, other, value) for other, value in pairs)
+
+
+def label_similarity(predictor: Predictor) -> Similarity:
+    """An index of the labels by their weights, in the order of label ids."""
+    rows = predictor.parts.rows
+    return Similarity(rows.floats(slice(None))[predictor.parts.tree.label_positions()])
+
+
+def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity:
+    """An index of a split's texts by the features that the labels read, in the order of rows: 4 D bytes a text."""
+    features = np.empty((len(dataset), predictor.model.encoder.hidden_size), np.float32)
+    for start in range(0, len(dataset), _TEXTS_AT_ONCE):
+        rows = np.arange(start, min(start + _TEXTS_AT_ONCE, len(dataset)))
+        features[rows] = predictor.embed(dataset.texts(rows))
+    return Similarity(features)
+
+
+def label_id(predictor: Predictor, name: str) -> int:
+    """The id of a label, by its name. Raises `ConfigError` where there is none."""
+    names: Sequence[str] = predictor.names
+    try:
+        return names.index(name)
+    except ValueError as error:
+        alike = [other for other in names if name.lower() in other.lower()][:3]
+        remedy = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else "Names are matched whole."
+        raise ConfigError("--label", name, "is no label of this model", remedy) from error
+
+
+def _faiss() -> Any:  # noqa: ANN401 - faiss has no types
+    if importlib.util.find_spec("faiss") is None:
+        raise ConfigError("cxml.similar", "faiss", "is not installed", "Run: pip install 'cxml[similar]'.")
+    import faiss  # noqa: PLC0415 - an optional package
+
+    return faiss
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    floats = np.array(vectors, np.float32, order="C")
+    lengths = np.linalg.norm(floats, axis=1, keepdims=True)
+    return np.divide(floats, lengths, out=floats, where=lengths > 0)

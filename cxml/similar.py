@@ -1,0 +1,101 @@
+"""Look into what a model has learnt: labels and training texts that it holds for alike.
+
+python -m cxml.similar runs/quickstart --label "S52.5"
+python -m cxml.similar runs/quickstart --text "closed fracture of the left wrist"
+python -m cxml.similar runs/quickstart --duplicates 0.999 > pairs.tsv
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from cxml.cli import exit_with_message
+from cxml.console import set_up_logging
+from cxml.errors import ConfigError, CxmlError
+
+if TYPE_CHECKING:
+    from cxml.data import ShardedDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarCommand:
+    """Labels and training texts that a model holds for alike, by the cosine of its learnt features.
+
+    Prints tab-separated lines, the most alike first.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
+    label: str = ""
+    """Name of a label: its nearest labels."""
+    text: str = ""
+    """A text: the nearest training texts, with their labels."""
+    duplicates: float = 0.0
+    """Print all pairs of training texts whose cosine is at least so much, as row, row, cosine, text, text, in the order
+    of rows; 0: not."""
+    k: int = 10
+    """Neighbours."""
+    data: str = ""
+    """Folder or URL of the prepared data set; empty: that of the run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    command = tyro.cli(SimilarCommand, prog="python -m cxml.similar", args=arguments, description=__doc__)
+    try:
+        set_up_logging(is_speaker=True)
+        if sum(map(bool, (command.label, command.text, command.duplicates))) != 1:
+            raise ConfigError("--label, --text, --duplicates", None, "one of them is needed", "Give exactly one.")
+        if command.k < 1 or not 0 <= command.duplicates <= 1:
+            raise ConfigError("--k, --duplicates", (command.k, command.duplicates), "is out of range", "See --help.")
+        _search(command)
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0
+
+
+def _search(command: SimilarCommand) -> None:
+    import numpy as np  # noqa: PLC0415  the heavy libraries
+
+    from cxml.data import ShardedDataset, data_url  # noqa: PLC0415
+    from cxml.prediction import Predictor  # noqa: PLC0415
+    from cxml.prediction.similarity import label_id, label_similarity, text_similarity  # noqa: PLC0415
+
+    predictor = Predictor.from_checkpoint(command.model)
+    if command.label:
+        wanted = np.array([label_id(predictor, command.label)])
+        found = label_similarity(predictor).nearest_of(wanted, command.k)
+        for label, cosine in zip(found.ids[0].tolist(), found.cosines[0].tolist(), strict=True):
+            print(f"{cosine:.4f}\t{predictor.names[label]}")
+        return
+    dataset = ShardedDataset(command.data or data_url(predictor.parts.config), "train")
+    index = text_similarity(predictor, dataset)
+    if command.text:
+        found = index.nearest(predictor.embed([command.text]), command.k)
+        labels = _label_names(dataset, found.ids[0], predictor.names)
+        lines = zip(found.cosines[0].tolist(), dataset.texts(found.ids[0]), labels, strict=True)
+        for cosine, text, names in lines:
+            print(f"{cosine:.4f}\t{_one_line(text)}\t{names}")
+        return
+    for first, second, cosine in index.pairs_above(command.duplicates):
+        texts = [_one_line(text) for text in dataset.texts(np.array([first, second]))]
+        print(f"{first}\t{second}\t{cosine:.6f}\t{texts[0]}\t{texts[1]}")
+
+
+def _label_names(dataset: ShardedDataset, rows, names: Sequence[str]) -> list[str]:  # noqa: ANN001 - numpy is not loaded
+    """The labels of some rows, each row's in one string."""
+    _, labels = dataset.gather(rows)
+    return ["; ".join(names[label] for label in labels.slice(i, i + 1).values.tolist()) for i in range(len(rows))]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
