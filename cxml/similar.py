@@ -90,7 +90,7 @@ def _search(command: SimilarCommand) -> None:
 def _label_names(dataset: ShardedDataset, rows, names: Sequence[str]) -> list[str]:  # noqa: ANN001 - numpy is not loaded
     """The labels of some rows, each row's in one string."""
     _, labels = dataset.gather(rows)
-    return ["; ".join(names[label] for label in labels.slice(i, i + 1).values.tolist()) for i in range(len(rows))]
+    return ["; ".join(str(names[label]) for label in labels.slice(i, i + 1).values.tolist()) for i in range(len(rows))]
 
 
 def _one_line(text: str) -> str:

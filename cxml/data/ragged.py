@@ -41,6 +41,11 @@ class Ragged:
         offsets = self.offsets[start : stop + 1]
         return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+    def take(self, rows: np.ndarray) -> Ragged:
+        """Some rows, int64 [m], in that order."""
+        lengths = self.lengths[rows]
+        return Ragged(self.values[range_indices(self.offsets[rows], lengths)], lengths_to_offsets(lengths))
+
 
 def concatenate(parts: Sequence[Ragged]) -> Ragged:
     """The rows of all parts, one after the other."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.data import Batch, Ragged, TextEncoder, collate, concatenate, cut
+from cxml.data import Batch, Ragged, TextEncoder, collate, cut
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction
 from cxml.parallel import Exchange, device_of
@@ -249,7 +249,7 @@ class Predictor:
         bounds = cut(len(tokens), math.ceil(most / self.batch_size)) if most else np.zeros(1, np.int64)
         for start, stop in pairwise(bounds):
             rows = longest_first[start:stop]
-            own = concatenate([tokens.slice(row, row + 1) for row in rows.tolist()] or [_ONE_TOKEN])
+            own = tokens.take(rows) if len(rows) else _ONE_TOKEN
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
             yield rows, collate(own, none, pad_id=self.parts.pad_id, global_size=len(own)).to(self.device)
 

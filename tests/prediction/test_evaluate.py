@@ -9,12 +9,15 @@ from scipy import sparse
 
 import cxml
 from cxml import evaluate
+from cxml.checkpoint import list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
 from cxml.data import ShardedDataset
 from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
+from cxml.parallel import run_workers
 from cxml.prediction import read_scores, write_scores
+from cxml.training.jobs import predict_test
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,17 @@ def test_the_runs_own_column_is_its_report(compared):
     assert own["metrics"] == pytest.approx(report["levels"][-1], abs=1e-9)
     for name, (low, high) in own["intervals"].items():
         assert low <= own["metrics"][name] <= high
+
+
+def test_processes_that_share_the_label_rows_score_the_same(compared, tmp_path):
+    config, _, _, other, test = compared
+    for url in (config.output, list_checkpoints(f"{config.output}/checkpoints")[0].url):
+        file = str(tmp_path / "scores.npz")
+        run_workers(predict_test, (config, url, None, file), 2)
+        found, expected = (
+            read_scores(each, len(test), other.shape[1]) for each in (file, f"{config.output}/predictions.npz")
+        )
+        np.testing.assert_allclose(found.toarray(), expected.toarray(), atol=1e-5)
 
 
 def test_smaller_label_rows_show_what_they_cost(compared):
