@@ -107,6 +107,7 @@ def predict_file(job: PredictionJob, *, processes: int = 1, on_ray: bool = False
 
 def predict_stream(job: PredictionJob) -> Iterator[bytes]:
     """The predictions of a job part by part, written nowhere."""
+    _require_files(job)
     worker = Worker(job)
     for chunk in read_texts(job.source, job.part_rows):
         yield worker.predict(chunk)
@@ -197,6 +198,7 @@ def _predict_parts(job: PredictionJob, done: frozenset[int]) -> list[int]:
 def _begin(job: PredictionJob) -> frozenset[int]:
     """Lay the plan into the output folder, or find the same one there; the parts that are done."""
     is_stream = job.source.url == STDIN
+    _require_files(job)
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
@@ -214,6 +216,13 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     if done:
         _log.info("%d parts are there already", len(done))
     return done
+
+
+def _require_files(job: PredictionJob) -> None:
+    """Refuse files that are missing before anything heavy starts."""
+    for file in (job.source.url, job.allowed, job.excluded):
+        if file not in ("", STDIN) and not storage.exists(file):
+            raise DataError(file, "there is no such file", "Check the path.")
 
 
 def _read_names(file: str) -> list[str]:

@@ -176,6 +176,20 @@ def test_ray_data_predicts_the_same_and_goes_on_where_it_was(run, tmp_path, text
     np.testing.assert_allclose([scores for _, scores in found], expected.scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("missing", ["texts", "--allowed", "--excluded", "model"])
+@pytest.mark.parametrize("output", ["out", "-"])
+def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
+    (tmp_path / "texts.txt").write_text("a text")
+    nowhere = str(tmp_path / "nowhere.txt")
+    model = nowhere if missing == "model" else run[0].output
+    texts = nowhere if missing == "texts" else str(tmp_path / "texts.txt")
+    more = [missing, nowhere] if missing.startswith("--") else []
+    where = str(tmp_path / "out") if output == "out" else "-"
+    assert predict.main([model, texts, "--output", where, *more]) == 2
+    assert f"DataError: {nowhere}: there is no" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
