@@ -24,7 +24,7 @@ def model_card(parts: Parts, config: Config) -> str:
     source = config.data.source
     return "\n".join([
         f"---\n{head}---\n# CascadeXML over {parts.tree.num_labels:,} labels\n",
-        "A text in, the few right labels out. Trained with [cxml](https://pypi.org/project/cxml/); the method is",
+        "A text in, the few right labels out. Trained with cxml; the method is",
         "CascadeXML (Kharbanda et al., NeurIPS 2022, arXiv 2211.00640).\n",
         "## Use\n",
         "```python\nimport cxml\n\nmodel = cxml.Predictor.from_pretrained(\"this folder\")",

@@ -192,10 +192,11 @@ def test_the_library_imports_and_predicts_without_ray_and_deepspeed(run, predict
     predictor.save_pretrained(str(tmp_path / "exported"))
     program = f"""
 import sys
-for name in ("ray", "deepspeed", "sklearn", "omikuji", "data_tools"):
+for name in ("ray", "deepspeed", "sklearn", "omikuji", "faiss", "simple_icd_10_cm"):
     sys.modules[name] = None
 import cxml
 assert "torch" not in sys.modules
+import cxml.batch_prediction, cxml.export, cxml.predict, cxml.similar
 found = cxml.Predictor.from_pretrained({str(tmp_path / "exported")!r}).predict([{texts[0]!r}], k=3)
 print(found.labels.tolist())
 """
