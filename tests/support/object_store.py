@@ -69,8 +69,8 @@ def _server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int
     command = [
         weed, f"-logdir={folder}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}", "-iam=false", "-master.volumeSizeLimitMB=64",
-        "-volume.max=16", "-volume.preStopSeconds=0", "-master.telemetry=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}", "-iam=false",
+        "-master.volumeSizeLimitMB=64", "-volume.max=16", "-volume.preStopSeconds=0", "-master.telemetry=false",
     ]  # fmt: skip
     with (folder / "log.txt").open("wb") as log:
         environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
