@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from cxml.config import HeadConfig, OptimConfig
-from cxml.optim import RowState
+from cxml.optim import RowState, best_int8_rows
 from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, WantedRows
-from cxml.prediction.int8_kernel import best_int8_rows
 
 RowFormat = Literal["fp32", "bf16", "int8"]
 _DTYPES: dict[RowFormat, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
@@ -87,9 +86,11 @@ def pack(head: RowsHead) -> PackedRows:
     if not head.schedule.step:
         return PackedRows(state.weight, np.zeros(0, np.float32), state.bias)
     weight = np.empty(state.weight.shape, np.float32)
-    for start, block in enumerate(head.export_rows()):
+    start = 0
+    for block in head.export_rows():
         values = block["weight"].numpy()
-        weight[start * _BLOCK_ROWS : start * _BLOCK_ROWS + len(values)] = values
+        weight[start : start + len(values)] = values
+        start += len(values)
     return PackedRows(weight, np.zeros(0, np.float32), state.bias)
 
 
