@@ -204,6 +204,12 @@ def remove(url: str) -> None:
         _with_retries(url, lambda: fs.rm(path, recursive=True))
 
 
+def remove_finished(url: str, last_file: str) -> None:
+    """Delete a folder that `last_file` makes a whole one; that goes first, so no reader takes the rest for whole."""
+    remove(join(url, last_file))
+    remove(url)
+
+
 def read_json(url: str, remedy: str) -> dict[str, Any]:
     """The object in a JSON file. Raises `DataError` with `remedy` where the file is no JSON object."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from typing import Literal
@@ -10,9 +9,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import sparse
 
-from cxml.prediction import ExplainedLabel, Predictions
+from cxml.data import lengths_to_offsets
+from cxml.prediction import ExplainedLabel, Predictions, scores_as_npz
 from data_tools.formats import TextChunk
 
 OutputFormat = Literal["jsonl", "parquet", "npz"]
@@ -34,7 +33,7 @@ def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[Expla
 def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
     """Columns `row`, `id` where there are keys, and the lists `labels`, `names` and `scores`, best first."""
     found = predictions.labels >= 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(found.sum(1))]).astype(np.int32))
+    offsets = pa.array(lengths_to_offsets(found.sum(1)).astype(np.int32))
     labels = predictions.labels[found]
     names = pa.array([predictions.names[label] for label in labels.tolist()], pa.string())
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(chunk.first, chunk.first + len(chunk.texts)))}
@@ -53,14 +52,7 @@ def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[Exp
 
 def npz(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
     """A CSR matrix [texts, labels] of scores, as `scipy.sparse.load_npz` reads it."""
-    found = predictions.labels >= 0
-    offsets = np.concatenate([[0], np.cumsum(found.sum(1))])
-    shape = (len(chunk.texts), len(predictions.names))
-    scores = sparse.csr_matrix((predictions.scores[found], predictions.labels[found], offsets), shape)
-    scores.sort_indices()
-    sink = io.BytesIO()
-    sparse.save_npz(sink, scores)
-    return sink.getvalue()
+    return scores_as_npz(predictions.labels, predictions.scores, len(predictions.names))
 
 
 FORMATS = {"jsonl": jsonl, "parquet": parquet, "npz": npz}

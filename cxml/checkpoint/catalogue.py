@@ -68,8 +68,7 @@ def sweep(url: str) -> list[str]:
 
 def delete(entry: Entry) -> None:
     """Delete a checkpoint: first it ceases to be one, then its files go."""
-    storage.remove(storage.join(entry.url, COMMIT_FILE))
-    storage.remove(entry.url)
+    storage.remove_finished(entry.url, COMMIT_FILE)
 
 
 def retain(url: str, config: CheckpointConfig) -> None:

@@ -59,8 +59,7 @@ def save_model(
         tree: digest of the label tree.
     """
     if ranks.is_first:
-        storage.remove(storage.join(url, _MANIFEST))
-        storage.remove(url)
+        storage.remove_finished(url, _MANIFEST)
     dist.barrier()
     head = model.label_head
     if isinstance(head, RowsHead):
@@ -162,8 +161,7 @@ def write_changed_model(
         fingerprint: of what it was made from.
         tree: digest of its label tree.
     """
-    storage.remove(storage.join(url, _MANIFEST))
-    storage.remove(url)
+    storage.remove_finished(url, _MANIFEST)
     labels = [_write(url, f"labels-00000-{i:05d}.safetensors", block) for i, block in enumerate(rows)]
     facts = {"fingerprint": fingerprint, "tree": tree, "config": config_to_dict(config), "labels": labels}
     written = {**manifest, **facts, "weights": _write(url, _WEIGHTS, weights)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -66,6 +67,11 @@ class TrainingState:
     loader: TrainLoader
     ranks: Ranks
 
+    @cached_property
+    def tree_digest(self) -> str:
+        """See `tree_digest`; once for a run, since every save tells it and training waits for that."""
+        return tree_digest(self.tree)
+
     @property
     def model(self) -> CascadeXML:
         """The model inside the engine."""
@@ -90,7 +96,7 @@ class TrainingState:
             world_size=ranks.world_size,
             config=config_to_dict(self.config),
             encoder=self.model.encoder.transformer.config.to_dict(),
-            tree=tree_digest(self.tree),
+            tree=self.tree_digest,
             loader=self.loader.state_dict(),
             optimizer_step=optimizer_step(self.engine),
             num_labels=self.tree.num_labels,
@@ -112,7 +118,7 @@ class TrainingState:
             DataError: it is damaged. What was loaded until then stays, so another checkpoint has to follow.
         """
         run, head = reader.manifest.run, self.model.label_head
-        check_same_run(run, self.config, tree_digest(self.tree), reader.url)
+        check_same_run(run, self.config, self.tree_digest, reader.url)
         self.loader.load_state_dict(run.loader)
         homes = engine_homes(self.engine, self.ranks)
         was_rows = run.label_head == "rows"

@@ -21,12 +21,13 @@ from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
-from cxml.data.ragged import Ragged, concatenate
-from cxml.data.tokenizing import TextEncoder
+from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
+from cxml.data.tokenizing import TextEncoder, tokenizer_fingerprint
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
     "ShardedDataset", "TextEncoder", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url",
-    "epoch_order", "prefetch", "read_labels", "resolve_encoder", "verify",
+    "epoch_order", "lengths_to_offsets", "prefetch", "read_labels", "resolve_encoder", "tokenizer_fingerprint",
+    "verify",
 ]  # fmt: skip

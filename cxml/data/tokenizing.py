@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 
@@ -13,6 +14,11 @@ from cxml.data.ragged import Ragged, concatenate
 # Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
 # 100 bytes a token, stay small.
 _CHARACTERS_PER_CALL = 100_000
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 in hex of all of a tokenizer's rules, as `TokenizerInfo` and so a manifest hold it."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 class TextEncoder:

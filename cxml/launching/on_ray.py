@@ -73,7 +73,8 @@ def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_worke
 
 
 def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - a URL is no Path
+    path = storage.local_path(url)
+    return url if path is None else str(path.absolute())
 
 
 def _own_words(error: TrainingFailedError, num_workers: int) -> BaseException:

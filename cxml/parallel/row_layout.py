@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxml.data import lengths_to_offsets
+
 _FLAT_LEAF = 64
 """Rows of a leaf where the tree has no clusters, so that such labels can be dealt too."""
 
@@ -35,7 +37,7 @@ class RowLayout:
     def deal(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
         """Deal the leaves; a shard may get none."""
         sizes = np.diff(leaf_offsets)[shard::num_shards]
-        return cls(leaf_offsets, shard, num_shards, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        return cls(leaf_offsets, shard, num_shards, lengths_to_offsets(sizes))
 
     @property
     def num_rows(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cxml.config import HeadConfig, OptimConfig
+from cxml.data import lengths_to_offsets
 from cxml.model import Leaves
 from cxml.optim import RowSchedule, RowState, best_rows, settled_weights, train_groups, update_rows
 from cxml.parallel.exchange import Exchange
@@ -140,7 +141,7 @@ class RowsHead:
         local = texts.leaves[own] // self.layout.num_shards
         first = self.layout.local_starts[local]
         wanted = WantedRows(
-            leaf_ptr=_offsets(own.sum(1)),
+            leaf_ptr=lengths_to_offsets(own.sum(1)),
             first_rows=first,
             last_rows=self.layout.local_starts[local + 1],
             leaf_scores=texts.leaf_scores[own],
@@ -263,8 +264,8 @@ class RowsHead:
             position_shift=self.layout.leaf_offsets[ids] - starts,
             pair_ptr=pair_ptr,
             pair_texts=texts[order].astype(np.int64),
-            score_ptr=_offsets((ends - starts) * np.diff(pair_ptr)),
-            row_ptr=_offsets(ends - starts),
+            score_ptr=lengths_to_offsets((ends - starts) * np.diff(pair_ptr)),
+            row_ptr=lengths_to_offsets(ends - starts),
         )
         return groups, ids
 
@@ -314,7 +315,3 @@ class _RowsLoss(torch.autograd.Function):
     def backward(ctx, gradient):  # noqa: ANN001, ANN205
         (feature_gradient,) = ctx.saved_tensors
         return gradient.to(feature_gradient.dtype) * feature_gradient, None, None, None, None
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

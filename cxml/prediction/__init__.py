@@ -14,7 +14,7 @@ from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_parts
 from cxml.prediction.predictor import Predictor
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
-from cxml.prediction.score_files import read_scores, write_scores
+from cxml.prediction.score_files import read_scores, scores_as_npz, write_scores
 
 __all__ = [
     "ExplainedLabel",
@@ -31,6 +31,7 @@ __all__ = [
     "read_exported",
     "read_parts",
     "read_scores",
+    "scores_as_npz",
     "upload",
     "write_exported",
     "write_scores",

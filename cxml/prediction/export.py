@@ -60,8 +60,7 @@ def write_exported(url: str, parts: Parts) -> None:
     """
     if storage.file_sizes(url) and not is_exported(url):
         raise DataError(url, "is a folder that holds something else", "Name a new folder.")
-    storage.remove(storage.join(url, _MANIFEST))
-    storage.remove(url)
+    storage.remove_finished(url, _MANIFEST)
     config = _without_places(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     tree_digest,
 )
 from cxml.config import Config, config_from_dict
-from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels, resolve_encoder
+from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels, resolve_encoder, tokenizer_fingerprint
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, RowsHead
@@ -135,7 +135,7 @@ def _tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
     """The tokenizer that made the token ids of the data set `data`."""
     loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
     tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
-    if hashlib.sha256(tokenizer.to_str().encode()).hexdigest() != facts.fingerprint:
+    if tokenizer_fingerprint(tokenizer) != facts.fingerprint:
         raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
     return tokenizer
 

@@ -13,20 +13,26 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from cxml import storage
+from cxml.data import lengths_to_offsets
 from cxml.errors import DataError
 
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
 
 
 def write_scores(url: str, labels: np.ndarray, scores: np.ndarray, num_labels: int) -> None:
-    """Write the best labels [N, K] of each text (-1 for none) and their scores as a CSR matrix [N, L]."""
+    """Write `scores_as_npz` to a file."""
+    storage.write_atomic(url, scores_as_npz(labels, scores, num_labels))
+
+
+def scores_as_npz(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> bytes:
+    """The best labels [N, K] of each text (-1 for none) and their scores as scipy saves a CSR matrix [N, L]."""
     found = labels >= 0
-    offsets = np.concatenate([[0], np.cumsum(found.sum(1))])
+    offsets = lengths_to_offsets(found.sum(1))
     matrix = sparse.csr_matrix((scores[found], labels[found], offsets), (len(labels), num_labels))
     matrix.sort_indices()
     sink = io.BytesIO()
     sparse.save_npz(sink, matrix)
-    storage.write_atomic(url, sink.getvalue())
+    return sink.getvalue()
 
 
 def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
@@ -103,7 +109,7 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
             rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
         else:
             rows = [_pairs(json.loads(line)) for line in content.splitlines()]
-        offsets = np.concatenate([[0], np.cumsum([len(labels) for labels, _ in rows])])
+        offsets = lengths_to_offsets(np.array([len(labels) for labels, _ in rows], np.int64))
         labels = np.array([label for each, _ in rows for label in each], np.int64)
         scores = np.array([score for _, each in rows for score in each], np.float64)
         found.append(sparse.csr_matrix((scores, labels, offsets), (len(rows), num_labels)))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cxml.data import lengths_to_offsets
 from cxml.model import CascadeXML, LevelHead
 from cxml.parallel import RowLayout, leaf_offsets_of
 from cxml.prediction.parts import Parts
@@ -42,7 +43,7 @@ def _kept_nodes(tree: LabelTree, positions: np.ndarray) -> tuple[list[np.ndarray
         parents = np.searchsorted(children, below, side="right") - 1
         nodes, counts = np.unique(parents, return_counts=True)
         kept.insert(0, nodes)
-        offsets.insert(0, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        offsets.insert(0, lengths_to_offsets(counts))
         below = nodes
     return kept, tuple(offsets)
 

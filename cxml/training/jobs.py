@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cxml import storage
-from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model, tree_digest
+from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import Batch, DataManifest, ShardedDataset, TrainLoader, collate, cut, data_url, read_labels
@@ -62,7 +62,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
     weights = gathered_state_dict(state.engine, ranks)
     save_model(
         model_url(config), state.model, weights, ranks,
-        config=config, fingerprint=fingerprint, tree=tree_digest(state.tree),
+        config=config, fingerprint=fingerprint, tree=state.tree_digest,
     )  # fmt: skip
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from cxml.config import Config
-from cxml.data import Ragged, TextEncoder, TokenizerInfo, resolve_encoder
+from cxml.data import Ragged, TextEncoder, TokenizerInfo, resolve_encoder, tokenizer_fingerprint
 from cxml.errors import ConfigError
 
 
@@ -36,10 +35,8 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     if positions is not None and config.data.max_length > positions:
         problem = f"the encoder has {positions} positions"
         raise ConfigError("data.max_length", config.data.max_length, problem, f"Set it to {positions} or less.")
-    rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
-    info = TokenizerInfo(
-        name, hashlib.sha256(rules.encode()).hexdigest(), cast(int, tokenizer.pad_token_id), len(tokenizer)
-    )
+    rules = tokenizer_fingerprint(cast(Tokenizer, tokenizer.backend_tokenizer))
+    info = TokenizerInfo(name, rules, cast(int, tokenizer.pad_token_id), len(tokenizer))
     return tokenizer, info
 
 
