@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,6 +13,7 @@ import yaml
 
 from cxml import storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
+from cxml.console import set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
 
 _Command = TypeVar("_Command")
@@ -81,3 +82,32 @@ def exit_with_message(error: CxmlError) -> int:
     """Tell the user what went wrong, without a traceback; the exit code of a refused command."""
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return 2
+
+
+def run_tool(
+    command: type[_Command],
+    action: Callable[[_Command], None],
+    program: str,
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+) -> int:
+    """Read the options of a dataclass `command`, one that takes no config, and act on them.
+
+    Args:
+        command: its docstring is the help, unless there is a `description`.
+        action: what to do.
+        program: how the command is called, for the help.
+        arguments: the command line; None takes the process's own.
+        description: the help.
+
+    Returns:
+        The exit code: 0, or 2 if something was refused or failed in a way that cxml names.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = tyro.cli(command, prog=program, description=description or command.__doc__, args=words)
+    try:
+        set_up_logging(is_speaker=True)
+        action(options)
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0

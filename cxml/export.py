@@ -13,9 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cxml.cli import exit_with_message
-from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.cli import run_tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +34,20 @@ class ExportCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    command = tyro.cli(ExportCommand, prog="python -m cxml.export", args=arguments, description=__doc__)
-    try:
-        set_up_logging(is_speaker=True)
-        from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
+    return run_tool(ExportCommand, _export, "python -m cxml.export", arguments, description=__doc__)
 
-        predictor = Predictor.from_checkpoint(command.model)
-        predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
-        print(f"Exported to {command.folder}")
-        if command.encoder_program:
-            export_encoder(predictor.model.encoder, command.encoder_program)
-            print(f"Encoder exported to {command.encoder_program}")
-        if command.push_to:
-            print(upload(command.folder, command.push_to))
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+
+def _export(command: ExportCommand) -> None:
+    from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
+
+    predictor = Predictor.from_checkpoint(command.model)
+    predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
+    print(f"Exported to {command.folder}")
+    if command.encoder_program:
+        export_encoder(predictor.model.encoder, command.encoder_program)
+        print(f"Encoder exported to {command.encoder_program}")
+    if command.push_to:
+        print(upload(command.folder, command.push_to))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cxml.cli import exit_with_message
-from cxml.console import set_up_logging
-from cxml.errors import ConfigError, CxmlError
+from cxml.cli import run_tool
+from cxml.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +71,7 @@ class PredictCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    command = tyro.cli(PredictCommand, prog="python -m cxml.predict", args=arguments, description=__doc__)
-    try:
-        set_up_logging(is_speaker=True)
-        _predict(command)
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+    return run_tool(PredictCommand, _predict, "python -m cxml.predict", arguments, description=__doc__)
 
 
 def _predict(command: PredictCommand) -> None:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cxml.cli import exit_with_message
-from cxml.console import set_up_logging
-from cxml.errors import ConfigError, CxmlError
+from cxml.cli import run_tool
+from cxml.errors import ConfigError
 
 if TYPE_CHECKING:
     from cxml.data import ShardedDataset
@@ -46,17 +45,15 @@ class SimilarCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    command = tyro.cli(SimilarCommand, prog="python -m cxml.similar", args=arguments, description=__doc__)
-    try:
-        set_up_logging(is_speaker=True)
-        if sum(map(bool, (command.label, command.text, command.duplicates))) != 1:
-            raise ConfigError("--label, --text, --duplicates", None, "one of them is needed", "Give exactly one.")
-        if command.k < 1 or not 0 <= command.duplicates <= 1:
-            raise ConfigError("--k, --duplicates", (command.k, command.duplicates), "is out of range", "See --help.")
-        _search(command)
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+    return run_tool(SimilarCommand, _run, "python -m cxml.similar", arguments, description=__doc__)
+
+
+def _run(command: SimilarCommand) -> None:
+    if sum(map(bool, (command.label, command.text, command.duplicates))) != 1:
+        raise ConfigError("--label, --text, --duplicates", None, "one of them is needed", "Give exactly one.")
+    if command.k < 1 or not 0 <= command.duplicates <= 1:
+        raise ConfigError("--k, --duplicates", (command.k, command.duplicates), "is out of range", "See --help.")
+    _search(command)
 
 
 def _search(command: SimilarCommand) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from data_tools.options import run_tool
+from cxml.cli import run_tool
 
 
 @dataclass(frozen=True, kw_only=True)
