@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
+from support.closing_line import print_closing_line
 from support.label_heads import Problem, Rows, build, bytes_needed
 from torch import nn
 
@@ -45,7 +45,9 @@ from cxml.tree import LabelTree
 HEADS = ("rows", "zero3", "zero1", "dense")
 MORE_HEADS = ("full",)
 NUM_RANKS, TEXTS, TOKENS = 2, 16, 32
-GOALS = {"zero3": 40.0, "growth": 1.2, "step": 1.25}
+GOAL = 40.0  # times as fast as ZeRO-3
+MOST_GROWTH = 1.2  # of a step, from the fewest labels to the most
+MOST_OF_ENCODER = 1.25  # a whole step, of the encoder's own
 
 
 @dataclass
@@ -257,11 +259,11 @@ def print_goals(options: Options, medians: dict[tuple[int, str], float], whole: 
     fewest, most = min(options.labels), max(options.labels)
     if fewest < most and {(fewest, "rows"), (most, "rows")} <= medians.keys():
         few, many = medians[fewest, "rows"], medians[most, "rows"]
-        print_goal(f"head-{most}-to-{fewest}-labels", many, few, many / few, "growth", at_most=True)
+        print_limit(f"head-{most}-to-{fewest}-labels", many, MOST_GROWTH * few)
     compared = [num_labels for num_labels, name in medians if name == "zero3" and num_labels <= 400_000]
     if compared:
         rows, zero3 = medians[compared[-1], "rows"], medians[compared[-1], "zero3"]
-        print_goal(f"head-{compared[-1]}-labels", rows, zero3, zero3 / rows, "zero3", at_most=False)
+        print_closing_line(f"head-{compared[-1]}-labels", rows, "s", zero3, goal=GOAL, lower_is_better=True)
 
 
 def print_whole_step(options: Options, whole: dict[str, list[float]]) -> None:
@@ -271,14 +273,12 @@ def print_whole_step(options: Options, whole: dict[str, list[float]]) -> None:
         f"Whole training step at {options.whole_step_labels:,} labels, tree {options.clusters}: {step * 1000:.0f} ms; "
         f"the encoder's own: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
     )
-    print_goal("head-whole-step", step, encoder, step / encoder, "step", at_most=True)
+    print_limit("head-whole-step", step, MOST_OF_ENCODER * encoder)
 
 
-def print_goal(name: str, figure: float, peer: float, ratio: float, goal: str, *, at_most: bool) -> None:
-    """One line of JSON."""
-    holds = ratio <= GOALS[goal] if at_most else ratio >= GOALS[goal]
-    line = {"name": name, "figure": round(figure, 4), "unit": "s", "peer": round(peer, 4), "ratio": round(ratio, 3)}
-    print(json.dumps(line | {"goal": GOALS[goal], "holds": holds}))
+def print_limit(name: str, seconds: float, most: float) -> None:
+    """A closing line about the most seconds that something may take."""
+    print_closing_line(name, seconds, "s", most, goal=1.0, lower_is_better=True)
 
 
 if __name__ == "__main__":

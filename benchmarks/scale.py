@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
+from support.closing_line import print_closing_line
 
 from cxml import storage
 from cxml.config import (
@@ -55,7 +56,7 @@ from data_tools.formats import RawSplit, read_source
 from data_tools.preparation import load_tokenizer, tokenize
 
 NUM_RANKS, BATCH, EXPONENT = 2, 64, 1.5
-GOAL = 0.8
+MOST_OF_FIRST_LOSS = 0.8
 
 
 def main() -> None:
@@ -100,8 +101,7 @@ def main() -> None:
         "Metrics of the labels:",
         " ".join(f"{name} {value:.2f}" for name, value in cast(dict, report)["levels"][-1].items()),
     )
-    line = {"name": "scale", "figure": round(last, 6), "unit": "nats", "peer": round(first, 6)}
-    print(json.dumps(line | {"ratio": round(last / first, 3), "goal": GOAL, "holds": last / first <= GOAL}))
+    print_closing_line("scale", last, "nats", MOST_OF_FIRST_LOSS * first, goal=1.0, lower_is_better=True)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
+from support.closing_line import print_closing_line
 
 from cxml.config import SourceConfig
 from cxml.tree import mean_cosine, pifa, reach
@@ -90,7 +91,7 @@ def main() -> None:
     for problem in make_problems(options.wordnet, labels):
         outcomes = measure(problem, pythons, options.threads, rounds)
         report(problem, outcomes, options.threads)
-    print(summary(problem, outcomes))
+    print_summary(problem, outcomes)
 
 
 def peer_python(folder: Path) -> str:
@@ -197,16 +198,12 @@ def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None
     Console(width=110).print(table)
 
 
-def summary(problem: Problem, outcomes: dict[str, Outcome]) -> str:
-    """The line of JSON about the synthetic labels; the goal holds only where no level's cosine is worse."""
+def print_summary(problem: Problem, outcomes: dict[str, Outcome]) -> None:
+    """The closing line, about the synthetic labels; the goal holds only where no level's cosine is worse."""
     ours, peer = outcomes["cxml"], outcomes["pecos"]
-    ratio = peer.seconds / ours.seconds
-    no_worse = all(mine >= theirs - SLACK for mine, theirs in zip(ours.cosines, peer.cosines, strict=True))
-    return json.dumps(
-        {
-            "name": f"label tree, {problem.num_labels} labels", "figure": round(ours.seconds, 3), "unit": "s",
-            "peer": round(peer.seconds, 3), "ratio": round(ratio, 3), "goal": GOAL, "holds": ratio >= GOAL and no_worse,
-        }
+    print_closing_line(
+        f"label tree, {problem.num_labels} labels", ours.seconds, "s", peer.seconds, goal=GOAL, lower_is_better=True,
+        provided=all(mine >= theirs - SLACK for mine, theirs in zip(ours.cosines, peer.cosines, strict=True)),
     )  # fmt: skip
 
 

@@ -4,10 +4,20 @@ import json
 
 
 def print_closing_line(
-    name: str, figure: float, unit: str, peer: float, *, goal: float, lower_is_better: bool = False
+    name: str,
+    figure: float,
+    unit: str,
+    peer: float,
+    *,
+    goal: float,
+    lower_is_better: bool = False,
+    provided: bool = True,
 ) -> None:
-    """Print one line of JSON; a `ratio` above 1 means ahead of the peer, and `goal` is its lower bound."""
+    """Print one line of JSON; a `ratio` above 1 means ahead of the peer, and `goal` is its lower bound.
+
+    The goal also asks for what is `provided`, such as a quality no worse than the peer's.
+    """
     ratio = peer / figure if lower_is_better else figure / peer
     line = {"name": name, "figure": figure, "unit": unit, "peer": peer, "ratio": ratio, "goal": goal}
     rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in line.items()}
-    print(json.dumps({**rounded, "holds": ratio >= goal}))
+    print(json.dumps({**rounded, "holds": ratio >= goal and provided}))
