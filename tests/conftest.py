@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Tests run two at a time on two cores; more threads than that only wait for each other.
@@ -12,3 +13,35 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("cxml", deadline=None)
 settings.load_profile("cxml")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The port of a real S3 server."""
+    from support.object_store import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def use_store(monkeypatch):
+    """Point s3:// URLs at a port."""
+    import fsspec
+    from support.object_store import options
+
+    def use(port):
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        monkeypatch.setitem(fsspec.config.conf, "s3", options(port))
+
+    yield use
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Many attempts with short pauses: the pauses of a real store would be most of the test's time."""
+    from tenacity import wait_fixed
+
+    monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
+    monkeypatch.setattr("cxml.storage.wait_exponential_jitter", lambda **_: wait_fixed(0.01))

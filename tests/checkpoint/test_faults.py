@@ -5,15 +5,13 @@ import signal
 import time
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
 import torch.distributed as dist
 from support.checkpoints import Ranks, checkpointed, read_whole
 from support.disks import small_disk
-from support.object_store import BUCKET, KEY, SECRET, failing_proxy, options, s3_server
+from support.object_store import BUCKET, KEY, SECRET, failing_proxy
 from support.runs import make_encoder, small_config
-from tenacity import wait_fixed
 
 from cxml import storage
 from cxml.checkpoint import Saver, Snapshot, list_checkpoints, sweep
@@ -71,32 +69,6 @@ def save(saver, step, **settings):
 
 def steps(url):
     return [read_whole(entry.url) for entry in list_checkpoints(str(url))]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The port of a real S3 server."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as port:
-        yield port
-
-
-@pytest.fixture
-def use_store(monkeypatch):
-    """Point s3:// URLs at a port."""
-
-    def use(port):
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        monkeypatch.setitem(fsspec.config.conf, "s3", options(port))
-
-    yield use
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-
-
-@pytest.fixture
-def patient(monkeypatch):
-    """Many attempts with short pauses: the pauses of a real store would be most of the test's time."""
-    monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
-    monkeypatch.setattr("cxml.storage.wait_exponential_jitter", lambda **_: wait_fixed(0.01))
 
 
 def test_a_full_disk_is_told_training_goes_on_and_the_next_save_succeeds(make_saver, tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Pieces on disk: cut anywhere, read anywhere; damage is named, and no hostile file gets further than its name."""
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -208,14 +209,12 @@ def test_whatever_stands_in_a_manifest_it_is_read_right_or_refused(saved, data):
         else:
             del target[last]
     commit_anew(saved, json.dumps(manifest))
-    try:
+    with contextlib.suppress(CxmlError):  # refused; what is not, is read right
         reader = ShardReader(str(saved))
         for name in reader.manifest.tensors:
             tensor = reader.tensor(name)
             if name in TENSORS:
                 assert torch.equal(tensor, TENSORS[name])
-    except CxmlError:
-        pass
 
 
 _ORIGINALS: dict[Path, dict] = {}

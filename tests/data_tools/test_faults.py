@@ -1,14 +1,13 @@
 """What goes wrong underneath is survived, or refused by name; nothing is lost and nothing half is taken for whole."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from support.object_store import BUCKET, failing_proxy, options, s3_server
-from tenacity import wait_fixed
+from support import disks
+from support.object_store import BUCKET, failing_proxy
 
 from cxml.config import config_from_dict
 from cxml.data import DataManifest, ShardedDataset, data_url
@@ -34,15 +33,8 @@ def content_of(folder):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 640 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(folder)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disks.small_disk(tmp_path / "small", "640k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_told_by_file_and_the_next_run_goes_on_when_there_is_room(make, small_disk, tmp_path):
@@ -86,25 +78,6 @@ def test_a_damaged_shard_is_named_with_the_remedy(make, damage, problem):
         validate(url)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """The port of a real S3 server."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as port:
-        yield port
-
-
-@pytest.fixture
-def use_store(monkeypatch):
-    """Point s3:// URLs at a port."""
-
-    def use(port):
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-        monkeypatch.setitem(fsspec.config.conf, "s3", options(port))
-
-    yield use
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-
-
 def test_an_object_store_takes_and_gives_what_a_disk_does(make, store, use_store):
     use_store(store)
     local, remote = prepare(make()), prepare(make(directory=f"s3://{BUCKET}/plain"))
@@ -115,11 +88,8 @@ def test_an_object_store_takes_and_gives_what_a_disk_does(make, store, use_store
 
 
 def test_a_store_that_fails_a_third_of_the_requests_loses_nothing(
-    make, store, use_store, wordnet_slice, tmp_path, monkeypatch
+    make, store, use_store, patient, wordnet_slice, tmp_path, monkeypatch
 ):
-    # Many attempts with short pauses: the pauses of a real store would be most of the test's time.
-    monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
-    monkeypatch.setattr("cxml.storage.wait_exponential_jitter", lambda **_: wait_fixed(0.01))
     use_store(store)
     fsspec.filesystem("s3").put(str(wordnet_slice), f"{BUCKET}/raw", recursive=True)
     local = prepare(make(shard_rows=100))

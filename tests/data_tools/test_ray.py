@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.ray import own_ray
 
 from cxml.config import config_from_dict, config_to_dict
 from cxml.data import data_url
 from cxml.errors import DataError
 from data_tools.preparation import is_prepared, prepare
-from tests.support.ray import own_ray
 
 COPIES = 120  # of the 240 real train texts: work for a few seconds, time enough to be killed
 

@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from support.launching import ROOT
 
 from cxml.cli import parse_command
 from cxml.train import TrainCommand
-from tests.support.launching import ROOT
 
 KUBERAY = ROOT / "launch" / "kuberay"
 

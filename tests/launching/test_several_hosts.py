@@ -1,23 +1,14 @@
 """Trainings across hosts (network namespaces), one of which loses its cable in the middle."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
-import time
 
 import psutil
 import pytest
-import yaml
-
-from cxml.checkpoint import list_checkpoints
-from cxml.config import config_to_dict
-from cxml.pipeline import run
-from cxml.storage import read_json
-from tests.support.hosts import INTERFACE, hosts, missing_rights
-from tests.support.launching import BIN, ROOT, assert_same_run
-from tests.support.runs import make_encoder, read_losses, small_config
+from support.hosts import INTERFACE, hosts, missing_rights
+from support.launching import BIN, ROOT, assert_same_run, launch_environment, plain_run, wait_for_a_checkpoint
 
 pytestmark = pytest.mark.slow  # waits for processes to notice that others are gone
 
@@ -28,13 +19,7 @@ PORT = 29_400
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """A run of two processes on one host: its config file, losses and metrics."""
-    folder = tmp_path_factory.mktemp("calm")
-    train = {"epochs": EPOCHS, "num_workers": 2}
-    config = small_config(folder / "run", make_encoder(folder / "encoder"), train=train)
-    run(config)
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(config_to_dict(config)))
-    return file, read_losses(folder / "run"), read_json(str(folder / "run" / "report.json"), "")["levels"]
+    return plain_run(tmp_path_factory.mktemp("calm"), EPOCHS)
 
 
 @pytest.fixture
@@ -46,8 +31,7 @@ def two_hosts():
 
 
 def environment(**more):
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": INTERFACE, **more}
+    return launch_environment(GLOO_SOCKET_IFNAME=INTERFACE, **more)
 
 
 def options(file, output):
@@ -55,18 +39,6 @@ def options(file, output):
         "--config", str(file), "--output", str(output), "--checkpoint.every-steps", "10",
         "--checkpoint.every-minutes", "0", "--train.hang-minutes", "0.75",
     ]  # fmt: skip
-
-
-def checkpointed_step(output):
-    return max((entry.step for entry in list_checkpoints(str(output / "checkpoints"))), default=0)
-
-
-def wait_for_a_checkpoint(output, process, step, log):
-    deadline = time.monotonic() + 200
-    while checkpointed_step(output) < step:
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.02)
 
 
 def stop_tree(processes):

@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
-
-from tests.support import slurm
-from tests.support.launching import ROOT, assert_same_run, launch
-from tests.support.object_store import free_ports
+from support import slurm
+from support.launching import ROOT, assert_same_run, launch
+from support.object_store import free_ports
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed")

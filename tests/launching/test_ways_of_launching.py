@@ -10,10 +10,9 @@ import tempfile
 
 import psutil
 import pytest
-
-from tests.support.launching import BIN, assert_same_run, launch
-from tests.support.object_store import free_ports
-from tests.support.ray import one_at_a_time
+from support.launching import BIN, assert_same_run, launch
+from support.object_store import free_ports
+from support.ray import one_at_a_time
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from support.runs import make_encoder, small_config
 
 from cxml import pipeline
+from cxml.data import ShardedDataset
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,10 @@ def run(tmp_path_factory):
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
     config = dataclasses.replace(config, checkpoint=checkpoint, optim=faster)
     return config, pipeline.run(config)
+
+
+@pytest.fixture(scope="session")
+def lines(run):
+    """The texts of the test split, each in one line."""
+    dataset = ShardedDataset(f"{run[0].output}/data", "test")
+    return [text.replace("\n", " ") for text in dataset.texts(np.arange(len(dataset)))]

@@ -10,7 +10,6 @@ import cxml
 from cxml import export
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.checkpoint import list_checkpoints
-from cxml.data import ShardedDataset
 from cxml.errors import ConfigError, DataError
 from cxml.prediction import Predictor
 from data_tools.formats import TextSource
@@ -20,9 +19,8 @@ FILES = ("config.json", "model.safetensors", "label_rows.safetensors", "tree/tre
 
 
 @pytest.fixture(scope="module")
-def texts(run):
-    dataset = ShardedDataset(f"{run[0].output}/data", "test")
-    return [text.replace("\n", " ") for text in dataset.texts(np.arange(40))]
+def texts(lines):
+    return lines[:40]
 
 
 @pytest.fixture(scope="module")

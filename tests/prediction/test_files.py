@@ -8,19 +8,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
+from support.ray import own_ray
 
 import cxml
 from cxml import predict, storage
 from cxml.batch_prediction import PredictionJob, predict_file
-from cxml.data import ShardedDataset
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from data_tools.formats import TextSource, read_texts
 
 
 @pytest.fixture(scope="module")
-def texts(run):
-    dataset = ShardedDataset(f"{run[0].output}/data", "test")
-    return [text.replace("\n", " ") for text in dataset.texts(np.arange(25))]
+def texts(lines):
+    return lines[:25]
 
 
 @pytest.fixture(scope="module")
@@ -158,20 +157,12 @@ def test_processes_that_share_the_label_rows_predict_the_same(run, tmp_path, tex
 
 
 def test_ray_data_predicts_the_same_and_goes_on_where_it_was(run, tmp_path, texts, expected):
-    import ray
-
     source = TextSource(url=write_texts(tmp_path, "txt.gz", texts))
     job = PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), k=4, part_rows=9)
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-    )  # fmt: skip
-    try:
+    with own_ray(object_store_memory=80 << 20):
         assert predict_file(job, on_ray=True, ray_workers=1) == 25
         (tmp_path / "out/part-00001.jsonl").unlink()
         assert predict_file(job, on_ray=True, ray_workers=1) == 25
-    finally:
-        ray.shutdown()
     found = read_predictions(tmp_path / "out", "jsonl")
     np.testing.assert_allclose([scores for _, scores in found], expected.scores, atol=1e-5)
 

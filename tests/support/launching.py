@@ -3,24 +3,44 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cxml.checkpoint import list_checkpoints
+from cxml.config import config_to_dict
+from cxml.pipeline import run
 from cxml.storage import read_json
-from tests.support.runs import read_losses
+from support.runs import make_encoder, read_losses, small_config
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 STEPS = 20
 
 
+def plain_run(folder, epochs):
+    """A run of two processes that the command itself starts: its config file, losses and metrics."""
+    train = {"epochs": epochs, "num_workers": 2}
+    config = small_config(folder / "here", make_encoder(folder / "encoder"), train=train)
+    run(config)
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config_to_dict(config)))
+    return file, read_losses(folder / "here"), read_json(str(folder / "here" / "report.json"), "")["levels"]
+
+
+def launch_environment(**more):
+    """The environment in which launchers find this venv's programs and this checkout."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
+
+
 def launch(command, output, config_file, **environment):
     """Run a launcher to its end; its output on failure."""
     words = [*command, "--config", str(config_file), "--output", str(output)]
-    path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        words, env={**os.environ, **path, **environment}, cwd=ROOT, capture_output=True, text=True, timeout=300,
+        words, env=launch_environment(**environment), cwd=ROOT, capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -35,3 +55,12 @@ def assert_same_run(output, expected):
         assert one == pytest.approx(other, rel=1e-4)
     for one, other in zip(read_json(str(output / "report.json"), "")["levels"], levels, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def wait_for_a_checkpoint(output, process, step, log):
+    """Wait until a run that `process` leads has a checkpoint of this step or a later one."""
+    deadline = time.monotonic() + 200
+    while max((entry.step for entry in list_checkpoints(str(output / "checkpoints"))), default=0) < step:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.02)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.object_store import free_ports
+from support.object_store import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 _SYSTEM = "/usr/sbin:/usr/local/sbin"

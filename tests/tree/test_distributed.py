@@ -11,13 +11,13 @@ import psutil
 import pytest
 from scipy import sparse
 from support.datasets import random_rows, write_dataset
+from support.ray import own_ray
 
 from cxml.config import config_from_dict
 from cxml.data import ShardedDataset
 from cxml.errors import DataError
 from cxml.tree import build, plan_splits, tree_url
 from cxml.tree.distributed import build as driver
-from tests.support.ray import own_ray
 
 
 @pytest.fixture(scope="module", autouse=True)
