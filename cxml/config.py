@@ -234,6 +234,9 @@ class HeadConfig:
     group_size: int | Literal["node"] = 0
     """Processes that share one copy of the rows, a divisor of all; the copies add up their gradients. `node`: those of
     a machine, of which each must have as many. 0: all processes share one (`rows` only)."""
+    rows_in: Literal["device", "host"] = "device"
+    """Memory for `rows` scored by shortlist where there is an accelerator: its own, worked on by Triton kernels (where
+    Triton is installed), or the host's, which has room for more labels and is worked on by the CPU."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
     weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"

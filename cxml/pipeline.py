@@ -181,7 +181,8 @@ def model_fingerprint(config: Config) -> str:
     """Hash of all that a run's model is made from."""
     settings = config_to_dict(config)
     training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
-    parts = settings["model"], settings["head"], settings["optim"], training, config.seed
+    head = {name: value for name, value in settings["head"].items() if name != "rows_in"}
+    parts = settings["model"], head, settings["optim"], training, config.seed
     return storage.fingerprint("model", *parts, _tree_fingerprint(config))
 
 

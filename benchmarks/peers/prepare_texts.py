@@ -71,6 +71,8 @@ def bare(raw: str, max_length: int) -> Callable[[], None]:
 
 def prepared(engine: str, raw: str, out: str, max_length: int) -> Callable[[], None]:
     """The whole preparation."""
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401, PLC0415 - loads what preparing loads when called
+
     from cxml.config import config_from_dict  # noqa: PLC0415
     from data_tools.preparation import prepare  # noqa: PLC0415
 

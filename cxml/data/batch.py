@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from cxml.data.ragged import Ragged
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Batch:
 
 def collate(input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int) -> Batch:
     """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels."""
+    import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
+
     lengths = input_ids.lengths
     mask_BT = np.arange(lengths.max(initial=1)) < lengths[:, None]
     ids_BT = np.full(mask_BT.shape, pad_id, np.int64)

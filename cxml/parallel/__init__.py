@@ -4,6 +4,7 @@ workers start -> process_group (ranks, backend, device) -> engine (DeepSpeed aro
 plan says before any of it how many bytes and steps it will be
 """
 
+from cxml.parallel.device_rows_head import TritonRowsHead
 from cxml.parallel.engine import build_engine, gathered_state_dict
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.full_rows_head import FullRowsHead
@@ -29,6 +30,7 @@ __all__ = [
     "Ranks",
     "RowLayout",
     "RowsHead",
+    "TritonRowsHead",
     "WantedRows",
     "begin_group",
     "build_engine",

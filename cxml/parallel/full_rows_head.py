@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxml.model import Leaves
-from cxml.optim import RowState, RowTensors, pending_decay, update_rows, update_run
-from cxml.parallel.rows_head import RowsHead
+from cxml.optim import RowTensors, pending_decay, update_rows, update_run
+from cxml.parallel.device_rows_head import DeviceRowsHead
 from cxml.parallel.sparse_gradients import clip_factor
 
 _USUAL_SHORTLIST = 1000
@@ -28,30 +28,14 @@ _CHUNK_ROWS = {"cpu": 512}  # a chunk and its update stay in a core's cache
 _CHUNK_ROWS_ELSEWHERE = 65536
 
 
-class FullRowsHead(RowsHead):
-    """One rank's rows, each scored for every text; takes the arguments of `RowsHead`, and ignores leaves.
+class FullRowsHead(DeviceRowsHead):
+    """One rank's rows, each scored for every text; takes the arguments of `RowsHead`, and ignores leaves."""
 
-    The rows live on the device of the features. `state` brings them to the host, for whoever saves or loads them.
-    """
-
-    _tensors: RowTensors | None = None
     _summed: Tensor | None = None
 
     def initial_bias(self) -> float:
         """One true label is expected per text, so that all the others together do not outweigh it."""
         return -math.log(max(2, self.layout.num_labels))
-
-    @property
-    def state(self) -> RowState:
-        """The rows as host arrays, to read or to write; on the CPU they are the very memory that is trained."""
-        if self._tensors is not None:
-            self._tensors.copy_to(self._host_state)
-            self._tensors = None
-        return self._host_state
-
-    @state.setter
-    def state(self, state: RowState) -> None:
-        self._host_state = state
 
     def train(
         self,
@@ -65,7 +49,7 @@ class FullRowsHead(RowsHead):
         """See `RowsHead.train`."""
         features, counts = self._gather_features(features_BD)
         texts, true_rows = self._own_positives(positive_keys, counts)
-        rows, positions = self._rows_on(features.device)
+        rows, positions = self.rows_on(features.device)
         share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
         sums = features.new_zeros(len(features), features.shape[1] + 1)
         if updates and not self._is_fused and self._summed is None:
@@ -86,7 +70,7 @@ class FullRowsHead(RowsHead):
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """The k best of all labels, by their own probability; see `LabelHead.predict`."""
         features, counts = self._gather_features(features_BD)
-        rows, positions = self._rows_on(features.device)
+        rows, positions = self.rows_on(features.device)
         best = features.new_full((len(features), k), -torch.inf)
         places = torch.full(best.shape, -1, dtype=torch.int64, device=features.device)
         for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), features.device):
@@ -104,7 +88,7 @@ class FullRowsHead(RowsHead):
             return
         gradients, self._summed = self.copies.sum_alike(self._summed), None
         gradients *= clip_factor(float(gradients.square().sum(dtype=torch.float64)), self._clip_norm, self.exchange)
-        rows, positions = self._rows_on(gradients.device)
+        rows, positions = self.rows_on(gradients.device)
         for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), gradients.device):
             self._update(rows, run, positions[run], gradients[run, :-1], gradients[run, -1])
 
@@ -153,13 +137,6 @@ class FullRowsHead(RowsHead):
         rows = self.layout.local_rows(gathered % self.layout.num_labels)
         order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
         return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
-
-    def _rows_on(self, device: torch.device) -> tuple[RowTensors, Tensor]:
-        """The rows on a device, and their label positions."""
-        if self._tensors is None:
-            self._tensors = RowTensors.of(self._host_state, device)
-            self._positions = torch.from_numpy(self.layout.positions()).to(device)
-        return self._tensors, self._positions
 
     def _chunks(self, true_rows: Tensor, device: torch.device) -> Iterator[tuple[slice, slice]]:
         """Runs of rows, and which of the sorted `true_rows` lie in each."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cxml.config import Config
+from cxml.config import Config, HeadConfig
+from cxml.parallel.device_rows_head import TritonRowsHead
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.full_rows_head import FullRowsHead
 from cxml.parallel.process_group import ranks_per_machine
@@ -25,7 +26,7 @@ def rows_head(tree: LabelTree, exchange: Exchange, config: Config, *, trains: bo
     group_size = config.head.group_size if trains else 0
     shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
     layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), shards.rank, shards.size)
-    kind = FullRowsHead if config.head.candidates == "all" else RowsHead
+    kind = _kind(config.head)
 
     def make(width: int) -> RowsHead:
         return kind(
@@ -34,3 +35,9 @@ def rows_head(tree: LabelTree, exchange: Exchange, config: Config, *, trains: bo
         )  # fmt: skip
 
     return make
+
+
+def _kind(head: HeadConfig) -> type[RowsHead]:
+    if head.candidates == "all":
+        return FullRowsHead
+    return TritonRowsHead if head.rows_in == "device" and TritonRowsHead.can_run() else RowsHead

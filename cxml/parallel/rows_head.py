@@ -6,7 +6,8 @@
 3. Partial gradients of the features, and losses, are added up and go back to the texts' ranks.
 
 Per step and rank B (D + K) values are gathered and B (D + 1) come back; the cost does not depend on the labels' number.
-Rows live in host memory and are worked on by the CPU, whatever the encoder's device.
+Here rows live in host memory and are worked on by the CPU, whatever the encoder's device; `TritonRowsHead` keeps them
+on a GPU.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class _Texts:
     """The texts of all ranks: what `_gather` brings together.
 
     Attributes:
-        features: float32 [B, D].
+        features: float32 [B, D], where the rows are worked on.
         leaves: int64 [B, K], -1 where there is none.
         leaf_scores: float32 [B, K]; [B, 0] where they are not wanted.
         counts: texts of each rank.
     """
 
-    features: np.ndarray
+    features: Tensor
     leaves: np.ndarray
     leaf_scores: np.ndarray
     counts: list[int]
@@ -148,15 +149,35 @@ class RowsHead:
             shift=self.layout.leaf_offsets[texts.leaves[own]] - first,
         )
         scores, positions = self.best_of(texts.features, wanted, k)
-        merged = torch.from_numpy(scores), torch.from_numpy(positions)
-        return self._merge(*merged, texts.counts, k, features_BD.device)
+        return self._merge(scores, positions, texts.counts, k, features_BD.device)
 
-    def best_of(self, features_BD: np.ndarray, wanted: WantedRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def place(self, features: Tensor) -> Tensor:
+        """The features where the rows are worked on."""
+        return features.cpu()
+
+    def train_groups(
+        self, groups: LeafGroups, features_BD: Tensor, inverse_counts: np.ndarray, is_true: np.ndarray, *,
+        scale: float, mode: int,
+    ) -> tuple[Tensor, np.ndarray]:  # fmt: skip
+        """Loss, gradients and update of this rank's pairs; see `cxml.optim.train_groups`.
+
+        Returns:
+            Its float32 [B, D + 1]; the gradients of the n touched rows, float32 [n, D + 1], if they are to be written.
+        """
+        kept = np.empty((groups.row_ptr[-1] if mode == _WRITE_GRADIENTS else 0, features_BD.shape[1] + 1), np.float32)
+        sums = train_groups(
+            groups.arrays(), groups.chunks(), features_BD.numpy(), inverse_counts, is_true, np.float32(scale), mode,
+            self.schedule.pack(), self.schedule.log_decay, tuple(vars(self.state).values()), kept,
+        )  # fmt: skip
+        return torch.from_numpy(sums), kept
+
+    def best_of(self, features_BD: Tensor, wanted: WantedRows, k: int) -> tuple[Tensor, Tensor]:
         """The k best of this rank's rows: scores float32 [B, k] and label positions int64 [B, k], -1 for none."""
         state = tuple(vars(self.state).values())
-        return best_rows(
-            features_BD, *wanted.arrays(), k, self.schedule.log_decay, self.schedule.step, state
-        )  # fmt: skip
+        scores, positions = best_rows(
+            features_BD.numpy(), *wanted.arrays(), k, self.schedule.log_decay, self.schedule.step, state
+        )
+        return torch.from_numpy(scores), torch.from_numpy(positions)
 
     def finish_step(self) -> None:
         """Update the rows with the gradients that the step's micro-batches left, if that was not done in passing."""
@@ -209,16 +230,12 @@ class RowsHead:
         sizes = np.diff(self.layout.leaf_offsets)
         lengths = np.where(texts.leaves >= 0, sizes[texts.leaves], 0).sum(1)
         mode = (_UPDATE if self._is_fused else _WRITE_GRADIENTS) if updates else _KEEP
-        width = self.state.weight.shape[1]
-        kept = np.empty((groups.row_ptr[-1] if mode == _WRITE_GRADIENTS else 0, width + 1), np.float32)
-        sums = train_groups(
-            groups.arrays(), groups.chunks(), texts.features, (1 / lengths).astype(np.float32),
-            self._mark_true(groups, leaf_ids, positives, len(texts.features)), np.float32(scale), mode,
-            self.schedule.pack(), self.schedule.log_decay, tuple(vars(self.state).values()), kept,
-        )  # fmt: skip
+        is_true = self._mark_true(groups, leaf_ids, positives, len(texts.features))
+        inverse_counts = (1 / lengths).astype(np.float32)
+        sums, kept = self.train_groups(groups, texts.features, inverse_counts, is_true, scale=scale, mode=mode)
         if mode == _WRITE_GRADIENTS:
             self._pending.add(groups.rows, kept)
-        return self.exchange.sum_rows(torch.from_numpy(sums), texts.counts)
+        return self.exchange.sum_rows(sums, texts.counts)
 
     def _gather(
         self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_scores: bool = False
@@ -235,7 +252,7 @@ class RowsHead:
         keys = positive_keys.cpu()
         positives = torch.stack([keys // self.layout.num_labels + before, keys % self.layout.num_labels], dim=1)
         texts = _Texts(
-            features=self.exchange.gather_rows(features_BD.detach().cpu(), counts).float().numpy(),
+            features=self.exchange.gather_rows(self.place(features_BD.detach()), counts).float(),
             leaves=self.exchange.gather_rows(nodes.int(), counts).long().numpy(),
             leaf_scores=self.exchange.gather_rows(scores, counts).numpy() if with_scores else scores.numpy(),
             counts=counts,

@@ -124,10 +124,11 @@ class _Int8RowsHead(RowsHead):
         """See `RowsHead.predict`."""
         return super().predict(features_BD, None if self._scores_all else leaves, k, weighted=weighted)
 
-    def best_of(self, features_BD: np.ndarray, wanted: WantedRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def best_of(self, features_BD: Tensor, wanted: WantedRows, k: int) -> tuple[Tensor, Tensor]:
         """See `RowsHead.best_of`."""
         rows = self._rows
-        return best_int8_rows(features_BD, *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
+        scores, positions = best_int8_rows(features_BD.numpy(), *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
+        return torch.from_numpy(scores), torch.from_numpy(positions)
 
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """See `RowsHead.export_rows`."""

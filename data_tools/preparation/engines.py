@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,14 +15,20 @@ from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
 # From about here on the start of Ray is won back on a machine with many cores (docs/decisions/).
 _RAY_PAYS_BYTES = 256 << 20
-_THREADS = 2
+_BLOCKS_AT_ONCE = 2
 
 Worker = Callable[..., Ticket]
 """What a pass does with a block or a ticket."""
 
 
 class Engine(Protocol):
-    """Reads items and does something with each."""
+    """Reads items and does something with each.
+
+    Attributes:
+        threads_per_worker: how many threads of compiled code a worker should have at once.
+    """
+
+    threads_per_worker: int
 
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
@@ -39,19 +46,22 @@ class Engine(Protocol):
 class LocalEngine:
     """Two items at a time in this process: one's tokenizer, on all cores, runs while Python works on the other."""
 
+    def __init__(self) -> None:
+        self.threads_per_worker = 1 + len(os.sched_getaffinity(0))  # one of them waits for the interpreter
+
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
     ) -> Iterator[Ticket | SplitEnd]:
         """See `Engine`."""
         work = make_worker(*arguments)
         waiting: deque[Future[Ticket]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(_BLOCKS_AT_ONCE) as pool:
             for part in items.parts:
                 for item in items.read(part):
                     if isinstance(item, SplitEnd):
                         yield item
                         continue
-                    if len(waiting) == _THREADS:
+                    if len(waiting) == _BLOCKS_AT_ONCE:
                         yield waiting.popleft().result()
                     waiting.append(pool.submit(work, item))
             while waiting:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from tokenizers import Tokenizer
 
 from cxml import storage
 from cxml.config import Config, config_to_dict
@@ -49,10 +51,18 @@ def is_prepared(config: Config) -> bool:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that shapes the shards."""
+    """All that shapes the shards.
+
+    Attributes:
+        config: settings that do.
+        tokenizer: the facts that identify it.
+        tokenizer_rules: the text of its `tokenizer.json`.
+        source: facts about the raw data.
+    """
 
     config: dict[str, Any]
     tokenizer: TokenizerInfo
+    tokenizer_rules: str
     source: dict[str, Any]
 
     @property
@@ -67,8 +77,9 @@ class Inputs:
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
     """The inputs of `config`; `source` stands for raw files that are not there any more."""
     settings = {key: value for key, value in config_to_dict(config)["data"].items() if key not in _NOT_SHAPING}
-    _, tokenizer = load_tokenizer(config)
-    return Inputs(settings, tokenizer, source or source_facts(config.data.source))
+    tokenizer, info = load_tokenizer(config)
+    rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
+    return Inputs(settings, info, rules, source or source_facts(config.data.source))
 
 
 def _differences(manifest: DataManifest, inputs: Inputs) -> Iterator[str]:

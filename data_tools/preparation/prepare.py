@@ -57,7 +57,7 @@ def prepare(config: Config) -> str:
     with open_engine(config.data, inputs.source) as engine:
         scan = progress.load_scan()
         if scan is None:
-            scan = _scan(config, engine, progress)
+            scan = _scan(config, inputs.tokenizer_rules, engine, progress)
             progress.save_scan(scan)
         splits = _make_shards(config, engine, scan, progress)
     manifest = _manifest(inputs, scan, splits)
@@ -68,7 +68,7 @@ def prepare(config: Config) -> str:
     return url
 
 
-def _scan(config: Config, engine: Engine, progress: Progress) -> Scan:
+def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
     names = open_source(config.data.source).label_names()
     done = {split: progress.staged(split) for split in SPLITS}
@@ -76,7 +76,7 @@ def _scan(config: Config, engine: Engine, progress: Progress) -> Scan:
     skipped: dict[str, dict[str, int]] = {}
     staged = sum(map(len, done.values()))
     began = last = time.monotonic()
-    for item in engine.map(raw_rows, BlockStager, config):
+    for item in engine.map(raw_rows, BlockStager, config, tokenizer_rules, engine.threads_per_worker):
         if isinstance(item, SplitEnd):
             skipped[item.split] = item.skipped
         else:

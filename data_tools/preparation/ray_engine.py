@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +41,7 @@ class RayEngine:
     """Runs the work of a preparation on `num_workers` actors."""
 
     def __init__(self, num_workers: int) -> None:
+        self.threads_per_worker = 1  # there is a worker per core
         self._num_workers = num_workers
 
     def map(
@@ -102,7 +102,6 @@ class _Worker:
     """An actor: makes its function once and calls it on every block."""
 
     def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[object, ...]) -> None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is an actor per core
         self._work = make_worker(*arguments)
 
     def __call__(self, row: pa.Table) -> dict[str, np.ndarray]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from cxml.config import Config
 from cxml.data import Ragged, TextEncoder, TokenizerInfo, resolve_encoder, tokenizer_fingerprint
 from cxml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerInfo]:
@@ -20,6 +22,8 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
         ConfigError: it cannot be loaded, is not a fast one, has no padding token, or `data.max_length` exceeds the
             encoder's positions.
     """
+    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - takes seconds; workers get the rules instead
+
     name, trust = config.model.encoder, config.model.trust_remote_code
     path = resolve_encoder(name)
     try:

@@ -2,6 +2,7 @@
 
 import pytest
 from support.launching import STEPS, plain_run
+from support.ray_jobs import job_server as a_job_server
 
 
 @pytest.fixture(scope="package")
@@ -10,3 +11,10 @@ def expected(tmp_path_factory):
     calm = plain_run(tmp_path_factory.mktemp("launching"), epochs=1)
     assert len(calm[1]) >= STEPS
     return calm
+
+
+@pytest.fixture(scope="module")
+def job_server():
+    """What the environment of the clients of a Ray head needs."""
+    with a_job_server() as known_to_clients:
+        yield known_to_clients

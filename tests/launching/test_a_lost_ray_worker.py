@@ -35,7 +35,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_nothing_e
     with one_at_a_time(), log_file.open("w") as log:
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            wait_for_a_checkpoint(output, driver, 10, log_file)
+            wait_for_a_checkpoint(output, 10, log_file, driver)
             victim = list(training_workers(driver))[-1]
             victim.send_signal(signal.SIGKILL)
             was_unfinished = not (output / "model" / "manifest.json").exists()

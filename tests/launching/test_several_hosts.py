@@ -70,7 +70,7 @@ def test_a_host_cut_off_is_noticed_and_the_run_started_again_goes_on(two_hosts, 
     output, logs = tmp_path / "run", [tmp_path / "log-0.txt", tmp_path / "log-1.txt"]
     processes = start_torchrun(two_hosts, calm[0], output, logs)
     try:
-        wait_for_a_checkpoint(output, processes[0], 20, logs[0])
+        wait_for_a_checkpoint(output, 20, logs[0], processes[0])
         two_hosts[1].cut_off()
         assert all(process.wait(timeout=240) for process in processes), "they end, and not as if all were well"
         assert not (output / "model" / "manifest.json").exists()
@@ -110,7 +110,7 @@ def test_a_ray_cluster_that_loses_a_host_goes_on_with_fewer_processes(two_hosts,
             cwd=ROOT, env={**ray_environment(temporary), "RAY_ADDRESS": f"{first.address}:{PORT}"},
             stdout=log.open("w"), stderr=subprocess.STDOUT,
         )  # fmt: skip
-        wait_for_a_checkpoint(output, driver, 20, log)
+        wait_for_a_checkpoint(output, 20, log, driver)
         second.cut_off()
         assert driver.wait(timeout=400) == 0, log.read_text()[-3000:]
     finally:

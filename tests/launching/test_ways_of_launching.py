@@ -1,18 +1,9 @@
 """The same run started in four ways: real launchers, a real Ray cluster with its job server."""
 
-import contextlib
-import os
-import secrets
-import shutil
-import subprocess
 import sys
-import tempfile
 
-import psutil
-import pytest
 from support.launching import BIN, assert_same_run, launch
 from support.object_store import free_ports
-from support.ray import one_at_a_time
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):
@@ -27,43 +18,6 @@ def test_the_deepspeed_launcher_takes_the_same_steps(expected, tmp_path):
     launcher = [str(BIN / "deepspeed"), "--num_gpus=2", f"--master_port={port}", "launch/train.py"]
     launch(launcher, tmp_path / "run", expected[0])
     assert_same_run(tmp_path / "run", expected)
-
-
-@pytest.fixture(scope="module")
-def job_server(tmp_path_factory):
-    """A Ray head with its job server, on free ports of the loopback device; what its clients' environment needs."""
-    gcs, dashboard, agent, client = free_ports(4)
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
-    start = [
-        str(BIN / "ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
-        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
-        "--object-store-memory=200000000", "--disable-usage-stats",
-    ]  # fmt: skip
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": folder}
-    with one_at_a_time():
-        try:
-            subprocess.run(start, check=True, capture_output=True, timeout=120, env={**os.environ, **token})
-            known_to_clients = {**token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-            wait_until_jobs_are_taken(known_to_clients)
-            yield known_to_clients
-        finally:
-            mine = [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
-            for process in mine:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()  # asked to end, they take a minute
-            psutil.wait_procs(mine, timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_until_jobs_are_taken(client):
-    """The server answers before its agent is there to start jobs."""
-    for _ in range(30):
-        trial = [str(BIN / "ray"), "job", "submit", "--", "true"]
-        done = subprocess.run(trial, env={**os.environ, **client}, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-    pytest.fail(f"Ray's job server takes no jobs: {done.stderr[-500:]}")
 
 
 def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_server, tmp_path):

@@ -10,10 +10,10 @@ from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, distribut
 WIDTH, LR, STEPS = 5, 1e-2, 4
 
 
-def make_problem(seed, num_leaves, counts):
-    """Random rows and, per step, texts of every rank: features, leaves and true labels, ragged in every way."""
+def make_problem(seed, num_leaves, counts, rows_per_leaf=6):
+    """Leaves of fewer than `rows_per_leaf` random rows and, per step, texts of every rank, ragged in every way."""
     rng = np.random.default_rng(seed)
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 6, num_leaves))]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, rows_per_leaf, num_leaves))]).astype(np.int64)
     num_labels = int(offsets[-1])
     weight = rng.normal(size=(num_labels, WIDTH)).astype(np.float32)
     bias = rng.normal(size=num_labels).astype(np.float32)

@@ -57,10 +57,19 @@ def assert_same_run(output, expected):
         assert one == pytest.approx(other, rel=1e-3)
 
 
-def wait_for_a_checkpoint(output, process, step, log):
-    """Wait until a run that `process` leads has a checkpoint of this step or a later one."""
-    deadline = time.monotonic() + 200
-    while max((entry.step for entry in list_checkpoints(str(output / "checkpoints"))), default=0) < step:
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, "no checkpoint came"
+def wait_for_a_checkpoint(output, step, log, process=None):
+    """Wait until a run has a checkpoint of this step or a later one; `process`, if given, must not end before."""
+
+    def is_there():
+        assert process is None or process.poll() is None, log.read_text()[-3000:]
+        return max((entry.step for entry in list_checkpoints(str(output / "checkpoints"))), default=0) >= step
+
+    wait_until(is_there, "no checkpoint came")
+
+
+def wait_until(is_so, otherwise, seconds=200):
+    """Look again and again; fail with the message `otherwise` when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.02)

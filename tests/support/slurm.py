@@ -53,13 +53,14 @@ def _config(folder: Path, munge_socket: Path) -> str:
     )
     settings = {
         "ClusterName": "test", "SlurmctldHost": f"{host}(127.0.0.1)", "SlurmctldPort": controller,
-        "SlurmUser": psutil.Process().username(), "AuthType": "auth/munge", "AuthInfo": f"socket={munge_socket}",
+        "SlurmUser": psutil.Process().username(), "AuthType": "auth/munge",
+        "AuthInfo": f"socket={munge_socket},cred_expire=10",
         "CredType": "cred/munge", "StateSaveLocation": folder / "state", "SlurmdSpoolDir": folder / "spool-%n",
         "SlurmctldPidFile": folder / "slurmctld.pid", "SlurmdPidFile": folder / "slurmd-%n.pid",
         "SlurmctldLogFile": folder / "slurmctld.log", "SlurmdLogFile": folder / "slurmd-%n.log",
         "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none", "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core", "MpiDefault": "none", "ReturnToService": 2,
-        "SlurmdParameters": "config_overrides",
+        "SlurmdParameters": "config_overrides",  # a job that goes back into the queue rests as long as credentials last
     }  # fmt: skip
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
     return f"{lines}{nodes}PartitionName=all Nodes=n1,n2 Default=YES State=UP\n"
