@@ -39,8 +39,8 @@ from cxml.training import set_up, train_step
 from cxml.tree import LabelTree, tree_url
 from data_tools.preparation import prepare
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from support.object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
 
 MINUTE, LIMIT = 60.0, 0.05
 TEXTS, BATCH = 640, 32
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=400_000)
     options = parser.parse_args()
     num_labels = 5_000 if options.quick else options.labels
-    with tempfile.TemporaryDirectory() as scratch, s3_server(make(Path(scratch) / "s3")) as port:
+    with tempfile.TemporaryDirectory() as scratch, s3_server(make(Path(scratch) / "s3"), gib=32) as port:
         os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
         config = make_run(Path(scratch), num_labels)

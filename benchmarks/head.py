@@ -126,9 +126,10 @@ def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tupl
     """The heads that fit, in turn; one that takes long takes fewer steps."""
     contenders, figures, left = {}, {}, options.memory
     for name in options.heads:
-        left -= bytes_needed(name, problem.num_labels, ranks.world_size)
-        if left < 0:
-            break
+        needed = bytes_needed(name, problem.num_labels, ranks.world_size)
+        if needed > left:
+            continue
+        left -= needed
         before = psutil.Process().memory_info().rss
         contenders[name] = build(name, problem, ranks)
         contenders[name].step(0)

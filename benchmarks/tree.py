@@ -35,6 +35,7 @@ from rich.table import Table
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from support.closing_line import print_closing_line
+from support.peers import PECOS, PEERS_FOLDER, peer_python
 
 from cxml.config import SourceConfig
 from cxml.tree import mean_cosine, pifa, reach
@@ -44,7 +45,6 @@ from data_tools.formats import RawSplit, read_source
 GOAL = 2.0
 SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart
 WORKER = Path(__file__).parent / "peers" / "build_tree.py"
-PECOS = ["libpecos==1.2.8", "numpy<2", "scipy<1.14", "scikit-learn<1.6"]
 NUM_TERMS = 60_000
 SYNTHETIC_TERMS = 25
 REACH_CLUSTERS = 10
@@ -84,27 +84,14 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1_000_000, help="synthetic labels")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--rounds", type=int, default=3, help="times that each builder runs")
-    parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "cxml-peers", help="where venvs stay")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     options = parser.parse_args()
     rounds, labels = (1, min(options.labels, 100_000)) if options.quick else (options.rounds, options.labels)
-    pythons = {"cxml": sys.executable, "pecos": peer_python(options.peers)}
+    pythons = {"cxml": sys.executable, "pecos": peer_python(options.peers, "pecos", PECOS)}
     for problem in make_problems(options.wordnet, labels):
         outcomes = measure(problem, pythons, options.threads, rounds)
         report(problem, outcomes, options.threads)
     print_summary(problem, outcomes)
-
-
-def peer_python(folder: Path) -> str:
-    """The interpreter of PECOS's venv, which is made where it is missing."""
-    venv = folder / "pecos"
-    python = venv / "bin" / "python"
-    if not (venv / "ready").exists():
-        print(f"Installing {PECOS[0]} into {venv}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PECOS[1:]], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", PECOS[0]], check=True)
-        (venv / "ready").touch()
-    return str(python)
 
 
 def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from support.closing_line import print_closing_line
-from tree import peer_python
+from support.peers import PECOS, PEERS_FOLDER, peer_python
 
 from cxml.cli import Settings, parse_command
 from cxml.config import Config
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
     parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="where the runs stay")
-    parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "cxml-peers", help="where venvs stay")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *(QUICK if options.quick else []), *rest]
     config = parse_command(TreeEffect, "tree_effect.py", words).settings
@@ -68,7 +68,7 @@ def main() -> None:
     set_up_logging(is_speaker=True)
     ours = dataclasses.replace(config, output=str(folder / "cxml"))
     prepare(ours)
-    theirs = with_peers_tree(ours, folder, peer_python(options.peers))
+    theirs = with_peers_tree(ours, folder, peer_python(options.peers, "pecos", PECOS))
     report({"cxml": run(ours)["levels"][-1], "PECOS": run(theirs)["levels"][-1]})
 
 

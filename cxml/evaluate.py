@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.cli import Settings, dump_config, exit_with_message, parse_command
+from cxml.config import config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import ConfigError, CxmlError
 
@@ -21,7 +22,8 @@ from cxml.errors import ConfigError, CxmlError
 class EvaluateCommand:
     """Evaluate the model that cxml.train left in the output of a config, on the test split, and print the report.
 
-    The scores stay in predictions.npz, the figures in report.json and comparison.json, in the run's output.
+    The scores stay in predictions.npz, the figures in report.json and comparison.json, all of it for readers in
+    report.html, in the run's output.
     """
 
     settings: Settings
@@ -45,13 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up_logging(is_speaker=True)
         from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
         from cxml.pipeline import evaluate_again  # noqa: PLC0415
+        from cxml.report import write_page  # noqa: PLC0415
 
         comparison = Comparison(
             models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
             rows=command.rows, ensemble=command.ensemble, resamples=command.resamples,
         )  # fmt: skip
-        evaluate_again(command.settings)
-        compare(command.settings, comparison)
+        config = command.settings
+        report = evaluate_again(config)
+        found = compare(config, comparison)
+        write_page(config.output, report, dump_config(config_to_dict(config)), found)
     except CxmlError as error:
         return exit_with_message(error)
     return 0

@@ -28,7 +28,7 @@ from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
-from cxml.report import linear_baseline, print_report
+from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run
 from cxml.training import evaluate_run, train
 from cxml.tree import build, tree_fingerprint, tree_url
@@ -119,6 +119,7 @@ def _show_report(config: Config) -> dict[str, Any]:
     if config.evaluate.baseline:
         report["baseline"] = storage.read_json(_baseline_url(config), _REMEDY.format(stage="baseline"))["metrics"]
     print_report(report)
+    write_page(config.output, report, dump_config(config_to_dict(config)))
     return report
 
 

@@ -139,12 +139,13 @@ def bytes_needed(name: str, num_labels: int, num_ranks: int) -> int:
     """An upper estimate of the memory of all ranks in a step, to leave out what does not fit."""
     row = RowState.bytes_per_row(WIDTH, optimizer="adamw", weights="fp32", second_moment="full")
     weight = 4 * (WIDTH + 1)
-    # Weights, gradients, a flat copy of each, moments (shared out); ZeRO-3 holds whole gradients for a while.
+    # Weights, gradients, a flat copy of each, moments (shared out); ZeRO-3 holds whole gradients for a while, and met
+    # its end at 9 weights a label.
     per_label = {
         "rows": row,
         "full": row,
         "dense": 5 * weight,
         "zero1": (4 * num_ranks + 4) * weight,
-        "zero3": (2 * num_ranks + 5) * weight,
+        "zero3": (2 * num_ranks + 8) * weight,
     }
     return num_labels * per_label[name]

@@ -35,10 +35,12 @@ class LevelPrediction:
     Attributes:
         nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
         scores: float32 [B, K], probabilities; 0 where there is none.
+        handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
     """
 
     nodes: Tensor
     scores: Tensor
+    handed_down: Tensor | None = None
 
 
 class CascadeXML(nn.Module):
@@ -125,8 +127,9 @@ class CascadeXML(nn.Module):
             scores = torch.sigmoid(logits.float())
             if is_weighted and leaves is not None:
                 scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
-            predictions.append(LevelPrediction(*shortlist.best(scores, k)))
             leaves = self._hand_down(beam[level], shortlist, logits, None)
+            handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
+            predictions.append(LevelPrediction(*shortlist.best(scores, k), handed_down))
         positions, scores = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, scores)]

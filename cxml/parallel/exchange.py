@@ -84,7 +84,7 @@ class Exchange:
         self.sent += padded.numel() * padded.element_size() * (self.size - 1) // self.size
         padded = padded.to(self._device())
         own = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1), group=self.group)
+        dist.reduce_scatter_single(own, padded.flatten(0, 1), group=self.group)
         return own[: sizes[self.rank]].to(rows.device)
 
     def sum_alike(self, tensor: Tensor) -> Tensor:

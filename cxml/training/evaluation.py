@@ -29,31 +29,50 @@ class SplitPrediction:
         rows: int64 [n], which texts of the split.
         nodes: one int64 [n, K] per level, best first, -1 where there is none; labels, the last, as label ids.
         scores: one float32 [n, K] per level.
+        reached: int64 [cluster levels]: of the texts' true labels, how many lie in clusters that the level handed down.
     """
 
     rows: np.ndarray
     nodes: list[np.ndarray]
     scores: list[np.ndarray]
+    reached: np.ndarray
 
 
-def predict_split(predict: Predict, loader: EvalLoader, k: int, ranks: Ranks) -> SplitPrediction:
+def predict_split(predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks) -> SplitPrediction:
     """Predict this rank's share of a split."""
     rows, predictions = [np.zeros(0, np.int64)], []
+    clusters = [tree.cluster_of_label(level) for level in range(len(tree.offsets))]
+    reached = np.zeros(len(clusters), np.int64)
     batches = track(loader, len(loader), "predict") if ranks.is_first else loader
     for indices, batch in batches:
         rows.append(indices)
-        predictions.append([_first(p, len(indices)) for p in predict(batch.to(ranks.device), k)])
+        found = predict(batch.to(ranks.device), k)
+        predictions.append([_first(p, len(indices)) for p in found])
+        reached += _count_reached(batch, len(indices), found, clusters)
     by_level = list(zip(*predictions, strict=True))
     return SplitPrediction(
         rows=np.concatenate(rows),
         nodes=[torch.cat([p.nodes for p in level]).cpu().numpy() for level in by_level],
         scores=[torch.cat([p.scores for p in level]).cpu().numpy() for level in by_level],
+        reached=reached,
     )
 
 
 def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
-    """Without what was predicted for texts that are only there to keep step."""
+    """The best nodes, without those of texts that are only there to keep step."""
     return LevelPrediction(nodes=prediction.nodes[:count], scores=prediction.scores[:count])
+
+
+def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> list[int]:
+    """Of the true labels of the first `count` texts, those in clusters that were handed down, level by level."""
+    offsets = batch.label_offsets[: count + 1].cpu().numpy()
+    labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
+    reached = []
+    for level, own in zip(found, clusters, strict=False):
+        assert level.handed_down is not None, "a level of clusters"
+        handed_down = level.handed_down.cpu().numpy()
+        reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
+    return reached
 
 
 def evaluate(
@@ -77,17 +96,19 @@ def evaluate(
         config: batch size and cut-offs.
         ranks: this process's place.
     """
-    prediction = predict_share(predict, dataset, config, ranks)
+    prediction = predict_share(predict, dataset, tree, config, ranks)
     return score_levels(prediction, dataset, tree, inverse_propensity, config=config, ranks=ranks)
 
 
-def predict_share(predict: Predict, dataset: ShardedDataset, config: EvaluateConfig, ranks: Ranks) -> SplitPrediction:
+def predict_share(
+    predict: Predict, dataset: ShardedDataset, tree: LabelTree, config: EvaluateConfig, ranks: Ranks
+) -> SplitPrediction:
     """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`."""
     loader = EvalLoader(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
-    return predict_split(predict, loader, max(config.top_k), ranks)
+    return predict_split(predict, loader, max(config.top_k), tree, ranks)
 
 
 def score_levels(
@@ -99,27 +120,46 @@ def score_levels(
     config: EvaluateConfig,
     ranks: Ranks,
 ) -> list[dict[str, float]]:
-    """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`."""
+    """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`.
+
+    A level of clusters also has its `reach`: the share of the true labels that can still be found below it, in percent.
+    """
     truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))
     weights = [None] * len(tree.offsets) + [inverse_propensity]
-    return [
+    levels = [
         _summed_over_ranks(metric_sums(nodes, truth, config.top_k, weight), ranks).result()
         for nodes, truth, weight in zip(prediction.nodes, truths, weights, strict=True)
     ]
+    counts = torch.from_numpy(np.append(prediction.reached, truths[-1].nnz)).to(ranks.device)
+    dist.all_reduce(counts)
+    *reached, num_true = counts.tolist()
+    return [
+        {**metrics, "reach": 100 * count / max(num_true, 1)} for metrics, count in zip(levels, reached, strict=False)
+    ] + levels[-1:]
 
 
-def gather_labels(prediction: SplitPrediction, num_rows: int, ranks: Ranks) -> tuple[np.ndarray, np.ndarray] | None:
-    """The labels of the whole split and their scores, [num_rows, K], on the first rank; a collective call."""
-    share = prediction.rows, prediction.nodes[-1], prediction.scores[-1]
+def gather_labels(
+    rows: np.ndarray, labels: np.ndarray, scores: np.ndarray, num_rows: int, ranks: Ranks
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The labels of the whole split and their scores, [num_rows, K], on the first rank; a collective call.
+
+    Args:
+        rows: int64 [n], which texts of the split this rank has predicted.
+        labels: int64 [n, K'].
+        scores: float32 [n, K'].
+        num_rows: texts in the split.
+        ranks: this process's place.
+    """
+    share = rows, labels, scores
     shares: list | None = [None] * ranks.world_size if ranks.is_first else None
     dist.gather_object(share, shares)
     if shares is None:
         return None
     width = max(nodes.shape[1] for _, nodes, _ in shares)
-    labels, scores = np.full((num_rows, width), -1, np.int64), np.zeros((num_rows, width), np.float32)
-    for rows, nodes, values in shares:
-        labels[rows, : nodes.shape[1]], scores[rows, : nodes.shape[1]] = nodes, values
-    return labels, scores
+    all_labels, all_scores = np.full((num_rows, width), -1, np.int64), np.zeros((num_rows, width), np.float32)
+    for own, nodes, values in shares:
+        all_labels[own, : nodes.shape[1]], all_scores[own, : nodes.shape[1]] = nodes, values
+    return all_labels, all_scores
 
 
 def level_truths(labels: sparse.csr_matrix, tree: LabelTree) -> Iterator[sparse.csr_matrix]:

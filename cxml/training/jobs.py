@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import Batch, DataManifest, ShardedDataset, TrainLoader, collate, cut, data_url, read_labels
 from cxml.errors import DataError
-from cxml.metrics import PropensityConstants, inverse_propensities
+from cxml.metrics import PropensityConstants, by_frequency, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
@@ -23,7 +24,6 @@ from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import (
     Predict,
-    SplitPrediction,
     evaluate,
     gather_labels,
     predict_share,
@@ -121,7 +121,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
-        best labels.
+        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -133,17 +133,27 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             return model(batch, predict_k=k)
 
         dataset = ShardedDataset(data_url(config), "test")
-        prediction = predict_share(predict, dataset, config.evaluate, ranks)
-        best = gather_labels(prediction, len(dataset), ranks)
-        if best is not None:
-            write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
-        return {
+        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks)
+        report = {
             "level_sizes": list(tree.level_sizes),
             "levels": score_levels(
                 prediction, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks
             ),
             "examples": _examples(config, predict, ranks),
         }
+        best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
+        if best is not None:
+            write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
+            report["by_frequency"] = _groups(config, dataset, best[0])
+        return report
+
+
+def _groups(config: Config, dataset: ShardedDataset, predicted: np.ndarray) -> dict[str, Any]:
+    """Metrics of the labels by their frequency: the cut-off `k`, and `groups` with the fields of `FrequencyGroup`."""
+    _, frequency = read_labels(data_url(config))
+    k = max(config.evaluate.top_k)
+    groups = by_frequency(predicted, dataset.labels_csr(), frequency, label_weights(config), k)
+    return {"k": k, "groups": [dataclasses.asdict(group) for group in groups]}
 
 
 def predictions_url(config: Config) -> str:
@@ -182,7 +192,7 @@ def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: s
         start, stop = cut(len(dataset), ranks.world_size)[ranks.rank : ranks.rank + 2]
         share = np.arange(start, stop)
         found = _predict_rows(predictor, dataset, share, max(config.evaluate.top_k), url)
-        best = gather_labels(SplitPrediction(share, [found.labels], [found.scores]), len(dataset), ranks)
+        best = gather_labels(share, found.labels, found.scores, len(dataset), ranks)
         if best is not None:
             write_scores(scores_url, *best, len(names))
 

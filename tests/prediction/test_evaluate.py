@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import cxml
@@ -12,7 +13,7 @@ from cxml import evaluate
 from cxml.checkpoint import list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
-from cxml.data import ShardedDataset
+from cxml.data import ShardedDataset, collate
 from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
 from cxml.parallel import run_workers
@@ -152,3 +153,30 @@ def test_scores_come_back_as_they_were_written(tmp_path):
     labels, scores = np.array([[2, 0], [1, -1]]), np.array([[0.9, 0.25], [0.5, 0]], np.float32)
     write_scores(str(tmp_path / "a.npz"), labels, scores, 3)
     np.testing.assert_array_equal(top_labels(read_scores(str(tmp_path / "a.npz"), 2, 3), 2), labels)
+
+
+def test_reach_is_the_share_of_true_labels_below_what_a_level_hands_down(run):
+    """Text by text and label by label, from the model itself."""
+    config, report = run
+    dataset = ShardedDataset(f"{config.output}/data", "test")
+    predictor = cxml.Predictor.from_checkpoint(config.output)
+    tree, model = predictor.parts.tree, predictor.model
+    found, num_true = np.zeros(len(tree.offsets)), 0
+    for row in range(len(dataset)):
+        tokens, labels = dataset.gather(np.array([row]))
+        batch = collate(tokens, labels, pad_id=predictor.parts.pad_id, global_size=1)
+        with torch.inference_mode():
+            levels = model(batch, predict_k=1)
+        for label in labels.values.tolist():
+            num_true += 1
+            for level in range(len(found)):
+                found[level] += tree.cluster_of_label(level)[label] in levels[level].handed_down[0].tolist()
+    assert [level["reach"] for level in report["levels"][:-1]] == pytest.approx((100 * found / num_true).tolist())
+    assert 0 < found[-1] < num_true
+    assert "reach" not in report["levels"][-1]
+
+
+def test_the_page_of_a_run_shows_what_its_comparison_found(compared):
+    page = Path(compared[0].output, "report.html").read_text()
+    for part in ("±", "ensemble", "exported", "Recall@", "Loss per level"):
+        assert part in page

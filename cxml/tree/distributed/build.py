@@ -24,7 +24,7 @@ from cxml.tree.two_means import SAMPLE_FROM
 
 _log = logging.getLogger(__name__)
 
-_BRANCHES_PER_WORKER = 4  # about; enough that no worker waits long for the last one
+_BRANCHES_PER_WORKER = 3  # about; enough that no worker waits long for the last one
 _BRANCH_SLACK = 1.5  # nodes a little larger than their share are not split once more
 
 

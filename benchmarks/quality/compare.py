@@ -1,0 +1,164 @@
+"""One model of CascadeXML against what people use today, on the same split: metrics, time, memory, size.
+
+    python benchmarks/quality/compare.py --config configs/icd10cm.yaml
+    python benchmarks/quality/compare.py --config configs/wordnet.yaml --data.source.path FOLDER
+    python benchmarks/quality/compare.py --quick
+
+Trains, or goes on with, the run of the config (options of `python -m cxml.train` may follow) and evaluates it. The
+peers see the same training texts, as the prepared tf-idf or the prepared tokens: omikuji as Parabel and as Bonsai,
+PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid by the untrained
+encoder. What a peer found is kept and not found again. The last line is JSON: P@1 against the best peer's; the goal
+also asks to be ahead of every peer on P@3, P@5 and PSP@1, 3, 5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from support.closing_line import print_closing_line  # noqa: E402
+from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, peer_python  # noqa: E402
+
+from cxml.checkpoint import model_url  # noqa: E402
+from cxml.cli import Settings, parse_command  # noqa: E402
+from cxml.config import Config  # noqa: E402
+from cxml.console import set_up_logging  # noqa: E402
+from cxml.data import ShardedDataset, data_url  # noqa: E402
+from cxml.metrics import metric_sums  # noqa: E402
+from cxml.pipeline import run  # noqa: E402
+from cxml.prediction import Predictor  # noqa: E402
+from cxml.training.jobs import label_weights  # noqa: E402
+from data_tools.preparation import prepare  # noqa: E402
+
+K = 5
+COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]
+PEERS = ROOT / "benchmarks" / "peers"
+QUICK = [
+    "--data.source.chapters",
+    "3",
+    "--tree.level-sizes",
+    "8",
+    "64",
+    "--train.epochs",
+    "4",
+    "--optim.decay-epochs",
+    "1",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare the run of a config with peers."""
+
+    settings: Settings
+
+
+def main() -> None:
+    """Parse, run the peers and the config, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, three peers: under 50 s")
+    parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--threads", type=int, default=2)
+    options, rest = parser.parse_known_args()
+    quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
+    words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
+    config = parse_command(Compare, "compare.py", words).settings
+    set_up_logging(is_speaker=True)
+    prepare(config)
+    folder = write_inputs(config)
+    linear = str(PEERS / "linear_models.py")
+    omikuji = peer_python(options.peers, "omikuji", OMIKUJI)
+    peers = {
+        "omikuji, Parabel": [omikuji, linear, "parabel"],
+        "omikuji, Bonsai": [omikuji, linear, "bonsai"],
+        "PECOS XR-Linear": [peer_python(options.peers, "pecos", PECOS), linear, "xr-linear"],
+        "MiniLM, nearest centroid": [sys.executable, str(PEERS / "centroids.py"), config.model.encoder],
+    }
+    systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
+    report("CascadeXML", {"CascadeXML": own(config), **systems})
+
+
+def write_inputs(config: Config) -> Path:
+    """What the peers read, written once beside the run."""
+    folder = Path(config.output) / "peers"
+    if (folder / "ready").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        dataset = ShardedDataset(data_url(config), split)
+        sparse.save_npz(folder / f"{split}_features.npz", dataset.features_csr())
+        sparse.save_npz(folder / f"{split}_labels.npz", dataset.labels_csr())
+        tokens, pad = dataset.column("input_ids"), dataset.manifest.tokenizer.pad_id
+        np.savez(folder / f"{split}_tokens.npz", values=tokens.values, offsets=tokens.offsets, pad_id=pad)
+    (folder / "ready").touch()
+    return folder
+
+
+def peer(config: Config, folder: Path, name: str, command: list[str], threads: int) -> dict[str, Any]:
+    """A peer's metrics and costs."""
+    out = folder / name.replace(",", "").replace(" ", "-")
+    if not (out / "costs.json").exists():
+        out.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [*command, str(folder), str(out), str(threads), str(K)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        (out / "costs.json").write_text(done.stdout.splitlines()[-1])
+    test = ShardedDataset(data_url(config), "test")
+    predicted = np.load(out / "predicted.npy")
+    metrics = metric_sums(predicted, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+    costs = json.loads((out / "costs.json").read_text())
+    return {**metrics, **costs, "texts_per_s": len(test) / costs["predict_s"]}
+
+
+def own(config: Config) -> dict[str, Any]:
+    """Metrics and costs of the run of `config`; prediction is timed on texts of the test split."""
+    metrics = run(dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top_k=(1, 3, 5))))
+    lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "train"]
+    predictor = Predictor.from_checkpoint(config.output)
+    test = ShardedDataset(data_url(config), "test")
+    texts = test.texts(np.arange(min(5000, len(test))))
+    began = time.perf_counter()
+    predictor.predict(texts, k=K)
+    speed = len(texts) / (time.perf_counter() - began)
+    files = Path(model_url(config)).rglob("*")
+    return {
+        **metrics["levels"][-1],
+        "train_s": steps[-1]["seconds"],
+        "peak_bytes": 2**30 * max(line["memory_gib"] for line in steps),
+        "texts_per_s": speed,
+        "model_bytes": sum(file.stat().st_size for file in files if file.is_file()),
+    }
+
+
+def report(ours: str, systems: dict[str, dict[str, Any]]) -> None:
+    """Print the table and the closing line."""
+    table = Table("", *COLUMNS, "train, min", "peak, GiB", "predict, texts/s", "model, MB")
+    for name, found in systems.items():
+        costs = found["train_s"] / 60, found["peak_bytes"] / 2**30, found["texts_per_s"], found["model_bytes"] / 1e6
+        numbers = [f"{found[column]:.2f}" for column in COLUMNS]
+        table.add_row(name, *numbers, f"{costs[0]:.1f}", f"{costs[1]:.1f}", f"{costs[2]:,.0f}", f"{costs[3]:,.0f}")
+    Console(width=150).print(table)
+    best = {column: max(found[column] for name, found in systems.items() if name != ours) for column in COLUMNS}
+    is_ahead = all(systems[ours][column] > best[column] for column in COLUMNS)
+    print_closing_line("quality", systems[ours]["P@1"], "P@1, %", best["P@1"], goal=1.0, provided=is_ahead)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A run as one HTML file that needs nothing else: metrics, the training's course, where labels are lost, examples."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.util import find_spec
+from typing import Any
+
+from cxml import storage
+
+_log = logging.getLogger(__name__)
+
+PAGE_FILE = "report.html"
+_NEEDED = ("jinja2", "matplotlib")
+_BASELINE = "tf-idf + linear (Parabel)"
+
+
+def write_page(
+    output: str, report: Mapping[str, Any], config_text: str, comparison: Mapping[str, Any] | None = None
+) -> None:
+    """Write `report.html` into a run's output; leave it out, and say so, where its packages are not installed.
+
+    Args:
+        output: the run's output, whose `metrics.jsonl` is read too.
+        report: as `print_report` takes it, and `by_frequency` where it is there.
+        config_text: the run's config, for readers.
+        comparison: what `cxml.comparison.compare` found, if it was asked.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        _log.info("No %s: %s not installed (pip install 'cxml[plots]')", PAGE_FILE, " and ".join(missing))
+        return
+    import jinja2  # noqa: PLC0415 - optional packages
+
+    source = resources.files("cxml.report").joinpath("page.html.jinja").read_text()
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    page = template.render(
+        output=output, config=config_text, levels=_levels(report), systems=_systems(report, comparison),
+        charts=_charts(report, _steps(output)), examples=report["examples"], comparison=comparison,
+    )  # fmt: skip
+    url = storage.join(output, PAGE_FILE)
+    storage.write_atomic(url, page.encode())
+    _log.info("Report: %s", url)
+
+
+def _level_names(report: Mapping[str, Any]) -> list[str]:
+    sizes = report["level_sizes"]
+    return [f"{size:,} clusters" for size in sizes[:-1]] + [f"{sizes[-1]:,} labels"]
+
+
+def _levels(report: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    return dict(zip(_level_names(report), report["levels"], strict=True))
+
+
+def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    """Each system's metrics as text, with half of their intervals where those are known."""
+    if comparison is None:
+        found = {"CascadeXML": report["levels"][-1]}
+        if "baseline" in report:
+            found[_BASELINE] = report["baseline"]
+        return {name: {key: f"{value:.2f}" for key, value in metrics.items()} for name, metrics in found.items()}
+    systems = {
+        name: {
+            key: f"{value:.2f} ± {(system['intervals'][key][1] - system['intervals'][key][0]) / 2:.2f}"
+            for key, value in system["metrics"].items()
+        }
+        for name, system in comparison["systems"].items()
+    }
+    if "baseline" in report:
+        systems[_BASELINE] = {key: f"{value:.2f}" for key, value in report["baseline"].items()}
+    return systems
+
+
+def _steps(output: str) -> list[dict[str, Any]]:
+    """The lines about training steps in `metrics.jsonl`."""
+    url = storage.join(output, "metrics.jsonl")
+    if not storage.exists(url):
+        return []
+    lines = [json.loads(line) for line in storage.read_bytes(url).decode().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """SVG by title."""
+    from cxml.report.charts import bars_chart, line_chart, losses_chart  # noqa: PLC0415 - an optional package
+
+    charts = {}
+    if steps:
+        charts["Loss per level"] = losses_chart(steps, _level_names(report))
+        charts["Learning rate, share of its peak"] = line_chart(steps, "lr_factor", "share")
+        charts["Throughput"] = line_chart(steps, "samples_per_second", "texts per second")
+    reach = [level["reach"] for level in report["levels"][:-1] if "reach" in level]
+    if reach:
+        names = _level_names(report)[:-1]
+        charts["True labels that each level hands down, in percent of all"] = bars_chart(
+            names, {"reach": reach}, "level of clusters", "percent"
+        )
+    groups = report.get("by_frequency", {}).get("groups", [])
+    if groups:
+        k = report["by_frequency"]["k"]
+        names = [f"{group['least']:,}-{group['most']:,}" for group in groups]
+        parts = {f"P@{k}": "precision", f"PSP@{k}": "psp"}
+        series = {name: [group[field] for group in groups] for name, field in parts.items()}
+        charts["What labels of each frequency add"] = bars_chart(names, series, "train texts per label", "points")
+        charts[f"Recall@{k} by label frequency"] = bars_chart(
+            names, {"recall": [group["recall"] for group in groups]}, "train texts per label", "percent"
+        )
+    return charts

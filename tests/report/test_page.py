@@ -1,0 +1,105 @@
+"""The report as one HTML file: whole, self-contained, and safe whatever texts and names it shows."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from cxml.report import PAGE_FILE, write_page
+
+STEPS = [
+    {"kind": "train", "epoch": 0.1 * step, "level_losses": [0.5 / step, 0.1 / step], "lr_factor": 0.1 * step,
+     "samples_per_second": 40.0}
+    for step in range(1, 9)
+]  # fmt: skip
+REPORT = {
+    "level_sizes": [8, 90],
+    "levels": [{"P@1": 70.25, "reach": 98.5}, {"P@1": 61.5, "PSP@1": 23.25}],
+    "baseline": {"P@1": 65.75, "PSP@1": 22.0},
+    "examples": [
+        {"text": "<script>alert(1)</script> chest pain", "true": ["R07", "<b>"],
+         "predicted": [{"label": "R07", "score": 0.9}, {"label": "K 1 & 2", "score": 0.25}]}
+    ],
+    "by_frequency": {
+        "k": 5,
+        "groups": [
+            {"least": 1, "most": 3, "num_labels": 45, "num_true": 9, "precision": 4.5, "psp": 9.25, "recall": 30.0},
+        ],
+    },
+}  # fmt: skip
+
+
+class Reader(HTMLParser):
+    """Open tags, their attributes, and the visible text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in ("meta", "path", "use", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def page_of(folder, report, comparison=None, steps=STEPS):
+    if steps:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
+    write_page(str(folder), report, "seed: 0\n", comparison)
+    reader = Reader()
+    content = (folder / PAGE_FILE).read_text()
+    reader.feed(content)
+    assert not reader.open, "every tag is closed"
+    return content, " ".join(" ".join(reader.text).split()), reader.attributes
+
+
+def test_it_shows_metrics_charts_examples_and_config(tmp_path):
+    content, text, _ = page_of(tmp_path, REPORT)
+    shown = (
+        "61.50", "65.75", "Parabel", "8 clusters", "reach", "98.50", "Loss per level", "Throughput", "seed: 0",
+        "R07 (true)",
+        "Recall@5 by label frequency", "True labels that each level hands down",
+    )  # fmt: skip
+    for part in shown:
+        assert part in text
+    assert content.count("<svg") == 6
+
+
+def test_texts_and_names_are_shown_not_run(tmp_path):
+    content, text, _ = page_of(tmp_path, REPORT)
+    assert "<script" not in content
+    assert "<script>alert(1)</script> chest pain" in text
+    assert "R07; <b>" in text
+
+
+def test_it_loads_nothing_from_elsewhere(tmp_path):
+    _, _, attributes = page_of(tmp_path, REPORT)
+    links = [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
+    assert all(value.startswith("#") for value in links)
+
+
+def test_intervals_of_a_comparison_take_the_place_of_plain_metrics(tmp_path):
+    found = {"systems": {"CascadeXML": {"metrics": {"P@1": 61.5}, "intervals": {"P@1": [60.5, 62.0]}},
+                         "other": {"metrics": {"P@1": 50.0}, "intervals": {"P@1": [49.0, 51.0]}}}}  # fmt: skip
+    _, text, _ = page_of(tmp_path, REPORT, found)
+    assert "61.50 ± 0.75" in text
+    assert "50.00 ± 1.00" in text
+
+
+@pytest.mark.parametrize("absent", ["baseline", "by_frequency"])
+def test_what_a_run_lacks_is_left_out(tmp_path, absent):
+    smaller = {key: value for key, value in REPORT.items() if key != absent}
+    smaller |= {"level_sizes": [90], "levels": REPORT["levels"][1:], "examples": []}
+    content, text, _ = page_of(tmp_path, smaller, steps=[])
+    assert "61.50" in text
+    assert "Examples" not in text
+    assert content.count("<svg") == (2 if "by_frequency" in smaller else 0)
