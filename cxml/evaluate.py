@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(EvaluateCommand, "python -m cxml.evaluate", arguments)
         set_up_logging(is_speaker=True)
         from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
+        from cxml.launching import run_job_for  # noqa: PLC0415
         from cxml.pipeline import evaluate_again  # noqa: PLC0415
         from cxml.report import write_page  # noqa: PLC0415
 
@@ -54,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows=command.rows, ensemble=command.ensemble, resamples=command.resamples,
         )  # fmt: skip
         config = command.settings
-        report = evaluate_again(config)
-        found = compare(config, comparison)
+        run_job = run_job_for(config)
+        report = evaluate_again(config, run_job)
+        found = compare(config, comparison, run_job)
         write_page(config.output, report, dump_config(config_to_dict(config)), found)
     except CxmlError as error:
         return exit_with_message(error)

@@ -1,4 +1,4 @@
-"""Which way the jobs of `python -m cxml.train` are started."""
+"""Which way the processes of training and evaluation are started."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def run_job_for(config: Config) -> RunJob:
     ray_cluster.require_ray("launch.launcher")
     from cxml.launching.on_ray import run_on_ray  # noqa: PLC0415 - Ray is an optional package
 
-    _log.info("Training runs on Ray Train")
+    _log.info("Processes run on Ray Train")
     return functools.partial(run_on_ray, config=config)

@@ -39,7 +39,7 @@ def test_a_stopped_job_leaves_no_process_and_its_successor_ends_as_if_it_had_not
         environment = launch_environment(**job_server)
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
         log.write_text(done.stdout + done.stderr)
-        return done.stdout
+        return log.read_text()
 
     options = ["--config", str(expected[0]), "--output", str(output)]
     ray("job", "submit", "--no-wait", "--submission-id", "first", *TRAIN, *options)

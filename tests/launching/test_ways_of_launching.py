@@ -24,5 +24,5 @@ def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_ser
     submit = [str(BIN / "ray"), "job", "submit", "--", sys.executable, "-m", "cxml.train"]
     done = launch(submit, tmp_path / "run", expected[0], **job_server)
     assert_same_run(tmp_path / "run", expected)
-    assert "Training runs on Ray Train" in done.stdout
+    assert "Processes run on Ray Train" in done.stdout
     assert "epoch 1.00" in done.stdout

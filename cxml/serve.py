@@ -1,0 +1,91 @@
+"""Serve a trained model over HTTP, with Ray Serve.
+
+python -m cxml.serve runs/quickstart
+curl -d '{"texts": ["fracture of the left wrist"], "k": 3}' http://127.0.0.1:8000/predict
+CXML_SERVE_TOKEN=secret python -m cxml.serve s3://bucket/model --host 0.0.0.0 --replicas 4
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from cxml.cli import run_tool
+from cxml.errors import ConfigError
+
+TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeCommand:
+    """Serve a trained model over HTTP until SIGINT or SIGTERM.
+
+    POST /predict takes {"texts": [...], "k": 5, "explain": false}; /openapi.json documents it, / is a page to try it
+    on, /health and /ready are for supervisors, /metrics for Prometheus. With the environment variable CXML_SERVE_TOKEN
+    predictions need it as a bearer token. Runs on the Ray cluster of RAY_ADDRESS, or on one of its own.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in: set a token then."""
+    port: int = 8000
+    """Port to listen on."""
+    replicas: int = 1
+    """Processes, each with the model."""
+    cpus: float = 1.0
+    """CPUs that each of them reserves."""
+    rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
+    """Number format of the label rows in memory."""
+    memory_map: bool = False
+    """Leave the label rows of an exported folder on the disk, mapped into memory; replicas of a machine share them."""
+    max_texts: int = 64
+    """Texts in a request."""
+    max_characters: int = 20_000
+    """Characters of a text; what is beyond the length of the training is cut off anyway."""
+    max_k: int = 100
+    """Labels per text."""
+    max_waiting: int = 200
+    """Requests that wait; further ones are answered 429."""
+    timeout_s: float = 30.0
+    """Seconds after which a request is answered 408."""
+    batch_texts: int = 64
+    """Texts that are predicted together."""
+    batch_wait_ms: float = 5.0
+    """Milliseconds that the first of them waits for others."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    return run_tool(ServeCommand, _run, "python -m cxml.serve", arguments)
+
+
+def _run(command: ServeCommand) -> None:
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
+        raise ConfigError("cxml.serve", None, "needs Ray Serve, which is not installed", "pip install 'cxml[serve]'")
+    from cxml.serving import ServeOptions  # noqa: PLC0415
+    from cxml.serving.running import served  # noqa: PLC0415  the heavy libraries
+    from cxml.serving.service import ModelPlace  # noqa: PLC0415
+
+    limits = ("max_texts", "max_characters", "max_k", "max_waiting", "timeout_s", "batch_texts", "batch_wait_ms")
+    options = ServeOptions(
+        **{name: getattr(command, name) for name in limits}, token=os.environ.get(TOKEN_VARIABLE, "")
+    )
+    place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
+    ended = threading.Event()
+    with served(place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())  # only now: Ray sets handlers of its own when it starts
+        ended.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

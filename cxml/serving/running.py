@@ -1,0 +1,58 @@
+"""Start a server and end it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+
+from cxml import ray_cluster
+from cxml.errors import ConfigError, WorkerError
+from cxml.prediction import is_exported, model_identity
+from cxml.serving.options import ServeOptions
+from cxml.serving.service import ModelPlace, application
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def served(
+    place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float
+) -> Iterator[str]:
+    """While entered, the model is served; yields the address.
+
+    Raises:
+        DataError: there is no whole model.
+        ConfigError: the port is taken.
+        WorkerError: the model did not come up; says why.
+    """
+    if not is_exported(place.url):
+        model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
+    _require_free(host, port)
+    with ray_cluster.joined_cluster(logs=True):
+        serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
+        try:
+            try:
+                serve.run(application(place, options, num_replicas=num_replicas, cpus=cpus))
+            except (RayServeException, RuntimeError) as error:
+                raise WorkerError(f"{place.url}: the model is not served. {error}") from error
+            address = f"http://{host}:{port}"
+            _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", place.url, address)
+            if not options.token and host not in ("127.0.0.1", "localhost", "::1"):
+                _log.warning("Anyone who reaches %s can ask: set CXML_SERVE_TOKEN to ask for a token", address)
+            yield address
+        finally:
+            serve.shutdown()
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise ConfigError("--port", port, f"cannot be listened on ({error})", "Choose another one.") from error

@@ -1,0 +1,153 @@
+"""The HTTP interface on a real model, without Ray: answers, limits, tokens, metrics; schemathesis breaks nothing."""
+
+import dataclasses
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+
+import cxml
+from cxml.serving import ServeOptions
+from cxml.serving.api import build_api
+from cxml.serving.body_limit import BodyLimit
+from cxml.serving.service import Asked, predict_together
+
+OPTIONS = ServeOptions(max_texts=4, max_characters=60, max_k=7)
+TEXTS = ["cholera due to vibrio", "typhoid fever"]
+
+
+@pytest.fixture(scope="module")
+def predictor(output):
+    return cxml.Predictor.from_checkpoint(output)
+
+
+def api_of(predictor, options):
+    async def answer(texts, k, explain):
+        return predict_together(predictor, [Asked(texts, k, explain)])[0]
+
+    return build_api(answer, options, model="a model", num_labels=len(predictor.names))
+
+
+@pytest.fixture(scope="module")
+def client(predictor):
+    with TestClient(api_of(predictor, OPTIONS)) as client:
+        yield client
+
+
+def test_answers_are_those_of_the_predictor(client, predictor):
+    answer = client.post("/predict", json={"texts": TEXTS, "k": 3})
+    assert answer.status_code == 200
+    expected = predictor.predict(TEXTS, k=3)
+    assert answer.json() == {
+        "predictions": [[dataclasses.asdict(label) for label in expected[row]] for row in range(len(TEXTS))]
+    }
+
+
+def test_explanations_show_the_way_through_the_tree(client, predictor):
+    (labels,) = client.post("/predict", json={"texts": TEXTS[:1], "k": 2, "explain": True}).json()["predictions"]
+    (expected,) = predictor.explain(TEXTS[:1], k=2)
+    assert [label["name"] for label in labels] == [label.name for label in expected]
+    assert [node["node"] for node in labels[0]["path"]] == [node.node for node in expected[0].path]
+
+
+def test_requests_that_come_together_get_what_they_would_get_alone(predictor):
+    asked = [Asked(TEXTS, 3, False), Asked([], 2, False), Asked(TEXTS[:1], 1, True), Asked(TEXTS[1:], 5, False)]
+    together = predict_together(predictor, asked)
+    for one, answer in zip(asked, together, strict=True):
+        alone = predict_together(predictor, [one])[0]
+        assert [[label["label"] for label in labels] for labels in answer] == [
+            [label["label"] for label in labels] for labels in alone
+        ]
+        assert all(len(labels) == one.k for labels in answer)
+    assert "path" in together[2][0][0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"texts": ["a"] * 5}, {"texts": ["a" * 61]}, {"texts": ["a"], "k": 8}, {"texts": ["a"], "k": 0},
+        {"texts": "a"}, {"texts": [1]}, {}, {"texts": ["a"], "more": 1}, {"texts": ["a"], "k": "3"}, [], None,
+    ],
+)  # fmt: skip
+def test_what_the_limits_do_not_allow_is_refused_with_the_reason(client, body):
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["msg"]
+
+
+def test_more_labels_than_there_are_is_no_error(predictor):
+    with TestClient(api_of(predictor, ServeOptions(max_k=100_000))) as client:
+        (labels,) = client.post("/predict", json={"texts": TEXTS[:1], "k": 100_000}).json()["predictions"]
+    assert 0 < len(labels) <= len(predictor.names)
+
+
+def test_with_a_token_only_its_bearers_are_answered(predictor):
+    with TestClient(api_of(predictor, dataclasses.replace(OPTIONS, token="s3cret"))) as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
+            answer = client.post("/predict", json={"texts": TEXTS}, headers=headers)
+            assert answer.status_code == 401
+            assert "s3cret" not in answer.text
+        headers = {"Authorization": "Bearer s3cret"}
+        assert client.post("/predict", json={"texts": TEXTS}, headers=headers).status_code == 200
+        assert client.get("/health").status_code == client.get("/ready").status_code == 200
+        assert client.get("/facts").json()["needs_token"]
+    assert "s3cret" not in repr(dataclasses.replace(OPTIONS, token="s3cret"))
+
+
+def test_a_model_that_fails_is_not_ready(predictor):
+    async def broken(texts, k, explain):
+        raise RuntimeError("out of memory")
+
+    with TestClient(build_api(broken, OPTIONS, model="a model", num_labels=3)) as client:
+        assert client.get("/ready").status_code == 503
+        assert client.get("/health").status_code == 200
+
+
+def test_metrics_count_answers_and_texts(predictor):
+    with TestClient(api_of(predictor, OPTIONS)) as client:
+        client.post("/predict", json={"texts": TEXTS})
+        client.post("/predict", json={})
+        client.get("/nowhere/1")
+        client.get("/nowhere/2")
+        metrics = client.get("/metrics").text
+    for line in (
+        'cxml_requests_total{path="/predict",status="200"} 1.0',
+        'cxml_requests_total{path="/predict",status="422"} 1.0',
+        'cxml_requests_total{path="other",status="404"} 2.0',
+        "cxml_texts_total 2.0",
+    ):
+        assert line in metrics
+
+
+def test_the_page_needs_nothing_from_elsewhere(client):
+    page = client.get("/").text
+    assert "<textarea" in page
+    assert "http:" not in page
+    assert "https:" not in page
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_long_is_turned_away(predictor, chunked):
+    with TestClient(BodyLimit(api_of(predictor, OPTIONS), most=1000)) as client:
+        content = b'{"texts": ["' + b"a" * 5000 + b'"]}'
+        answer = client.post("/predict", content=iter([content[:100], content[100:]]) if chunked else content)
+        assert answer.status_code == 413
+        assert client.post("/predict", json={"texts": TEXTS}).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_no_request_breaks_the_promises_of_the_document(predictor, token):
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", api_of(predictor, dataclasses.replace(OPTIONS, token=token))
+    )
+    operations = [operation.ok() for operation in schema.get_all_operations()]
+    assert {operation.path for operation in operations} == {"/predict", "/facts", "/health", "/ready", "/metrics"}
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+        def check(case):
+            case.call_and_validate(headers={"Authorization": f"Bearer {token}"} if token else None)
+
+        check()
