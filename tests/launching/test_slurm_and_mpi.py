@@ -52,7 +52,7 @@ def test_a_slurm_job_on_two_nodes_takes_the_same_steps(expected, cluster, tmp_pa
     assert_same_run(tmp_path / "run", expected)
 
 
-@pytest.mark.slow  # Slurm lets a job rest before it starts it again
+@pytest.mark.slow  # Slurm lets a job rest for two minutes before it starts it again
 def test_a_preempted_slurm_job_saves_goes_back_into_the_queue_and_ends_the_same(cluster, tmp_path):
     expected, output, log = plain_run(tmp_path, epochs=8), tmp_path / "run", tmp_path / "log.txt"
     job = submit(cluster, expected[0], output, log, "--parsable")
@@ -60,6 +60,6 @@ def test_a_preempted_slurm_job_saves_goes_back_into_the_queue_and_ends_the_same(
     subprocess.run(["scancel", "--signal=USR1", "--batch", job], env=cluster, check=True, timeout=30)
     wait_until(lambda: "the job goes back into the queue" in log.read_text(), "the job did not stop")
     assert not (output / "model" / "manifest.json").exists()
-    wait_until((output / "report.json").exists, "the job was not started again")
+    wait_until((output / "report.json").exists, "the job was not started again", seconds=450)
     assert "Going on from" in log.read_text()
     assert_same_run(output, expected)
