@@ -34,20 +34,26 @@ class Job:
 
     def no_labels(self) -> np.ndarray:
         """Room for the ranking, int64 [M, K]."""
-        return np.full((self.test.shape[0], self.k), -1, np.int64)
+        return np.full((len(self.test.indptr) - 1, self.k), -1, np.int64)
 
 
 def main() -> None:
     """Load, train, predict, report."""
     name, folder, out, threads, k = sys.argv[1:]
     names = ("train_features", "train_labels", "test_features")
-    matrices = [sparse.load_npz(Path(folder, f"{each}.npz")).tocsr() for each in names]
-    job = Job(name, *matrices, Path(out), int(threads), int(k))
+    train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr() for each in names)
+    job = Job(name, train, labels, test, Path(out), int(threads), int(k))
     predicted, training, prediction = (xr_linear if name == "xr-linear" else omikuji)(job)
     np.save(job.out / "predicted.npy", predicted)
     size = sum(file.stat().st_size for file in (job.out / "model").rglob("*") if file.is_file())
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak}))
+
+
+def columns_of(matrix: sparse.csr_matrix) -> int:
+    """Its second dimension."""
+    _, columns = matrix.shape  # pyright: ignore[reportGeneralTypeIssues]
+    return columns
 
 
 def omikuji(job: Job) -> tuple[np.ndarray, float, float]:
@@ -61,7 +67,7 @@ def omikuji(job: Job) -> tuple[np.ndarray, float, float]:
     kept = np.flatnonzero(np.diff(job.train.indptr))
     file = job.out / "train.txt"
     with file.open("wb") as stream:
-        stream.write(f"{len(kept)} {job.train.shape[1]} {job.labels.shape[1]}\n".encode())
+        stream.write("{} {} {}\n".format(len(kept), *(columns_of(part) for part in (job.train, job.labels))).encode())
         dump_svmlight_file(job.train[kept], job.labels[kept], stream, multilabel=True)
     began = time.perf_counter()
     model = peer.Model.train_on_data(str(file), settings, n_threads=job.threads)

@@ -62,7 +62,7 @@ def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]], level_names: Se
 
 
 def _chart(draw: Callable[[Axes], None]) -> str:
-    style = {
+    style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "cxml", "font.family": "sans-serif", "text.color": _INK,
         "axes.labelcolor": _INK,
         "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "font.size": 9,

@@ -141,12 +141,13 @@ def build_api(answer: Answer, options: ServeOptions, *, model: str, num_labels: 
 
 def _request_type(options: ServeOptions) -> type[BaseModel]:
     """The body of a request; its limits stand in the OpenAPI document too."""
-    text = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
+    text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
+    texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
     return create_model(
         "PredictRequest",
         __config__=ConfigDict(extra="forbid"),
         __doc__="Texts to label.",
-        texts=(Annotated[list[text], Field(max_length=options.max_texts)], ...),
+        texts=texts,
         k=(
             Annotated[int, Field(ge=1, le=options.max_k, strict=True), BeforeValidator(_whole)],
             Field(min(5, options.max_k), description="labels per text"),

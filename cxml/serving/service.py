@@ -47,8 +47,9 @@ class Service:
         self._predictor = Predictor.from_checkpoint(
             place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts
         )
-        self._together.set_max_batch_size(options.batch_texts)  # pyright: ignore[reportFunctionMemberAccess]
-        self._together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)  # pyright: ignore[reportFunctionMemberAccess]
+        together: Any = self._together  # what serve.batch makes of it has settings
+        together.set_max_batch_size(options.batch_texts)
+        together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The interface; Ray Serve asks for it once the model is loaded."""
@@ -56,7 +57,8 @@ class Service:
         return build_api(self._answer, self._options, model=self._place.url, num_labels=num_labels)
 
     async def _answer(self, texts: list[str], k: int, explain: bool) -> list[list[dict[str, Any]]]:
-        return await self._together(Asked(texts, k, explain))  # pyright: ignore
+        together: Any = self._together  # takes one request, hands over many
+        return await together(Asked(texts, k, explain))
 
     @serve.batch(batch_size_fn=lambda asked: sum(len(one.texts) for one in asked))
     async def _together(self, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:

@@ -45,7 +45,7 @@ def test_a_stopped_job_leaves_no_process_and_its_successor_ends_as_if_it_had_not
     ray("job", "submit", "--no-wait", "--submission-id", "first", *TRAIN, *options)
     wait_for_a_checkpoint(output, 10, log)
     ray("job", "stop", "first")
-    wait_until(lambda: "STOPPED" in ray("job", "status", "first"), "the job was not stopped")
+    wait_until(lambda: "was stopped" in ray("job", "status", "first"), "the job was not stopped")
     wait_until(lambda: not list(training_processes()), "the stopped job left processes running", seconds=60)
     assert not (output / "model" / "manifest.json").exists()
     done = launch([*SUBMIT, *TRAIN], output, expected[0], **job_server)
