@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
 from cxml.checkpoint import Progress
 from cxml.training.loop import Callback
+
+_log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
@@ -45,12 +49,16 @@ class HangGuard(Callback):
 
     Every rank has one, so a job in which one rank hangs shows where each of them is. The clock is the interpreter's
     own (`faulthandler`), which needs no lock: it also fires while compiled code or a driver call is stuck. Between
-    epochs, where evaluation may take its time, only the process group's time-out holds.
+    epochs, where evaluation may take its time, only the process group's time-out holds. After an error the clock runs
+    on, since clearing up may wait for ranks that are gone.
     """
 
     def __init__(self, minutes: float) -> None:
-        """Start the clock; `minutes` of 0 never fires."""
+        """`minutes` of 0 never fires."""
         self._seconds = minutes * 60
+
+    def on_epoch_begin(self) -> None:
+        """Start the clock."""
         self._restart()
 
     def on_step_end(self, progress: Progress) -> None:  # noqa: ARG002
@@ -62,7 +70,16 @@ class HangGuard(Callback):
         faulthandler.cancel_dump_traceback_later()
 
     def on_end(self) -> None:
-        """Stop the clock."""
+        """Stop the clock; after an error start it for the last time."""
+        error = sys.exception()
+        if error is None:
+            faulthandler.cancel_dump_traceback_later()
+            return
+        _log.error("Training ends: %s", error)  # clearing up may hang, and then nobody else says it
+        self._restart()
+
+    def close(self) -> None:
+        """Stop the clock for good, once all is cleared up."""
         faulthandler.cancel_dump_traceback_later()
 
     def _restart(self) -> None:

@@ -102,8 +102,10 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
     """Train to the end, or until a signal asks to stop; whether the end was reached."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
-    callbacks = [HangGuard(config.train.hang_minutes), *_callbacks(state, start.step, figures)]
+    guard = HangGuard(config.train.hang_minutes)
+    callbacks = [guard, *_callbacks(state, start.step, figures)]
     with contextlib.ExitStack() as stack:
+        stack.callback(guard.close)
         if config.checkpoint.is_on:
             checkpoints = CheckpointCallback(state, stack.enter_context(StopSignal()), figures)
             callbacks.append(checkpoints)

@@ -69,6 +69,9 @@ class Callback:
 
     wants_stop = False
 
+    def on_epoch_begin(self) -> None:
+        """Before the first step of an epoch, or of what is left of one."""
+
     def on_step_end(self, progress: Progress) -> None:
         """After every step, before what happens at an epoch's end."""
 
@@ -113,6 +116,8 @@ def fit(
     try:
         for epoch in range(first_epoch, epochs):
             engine.train()
+            for callback in callbacks:
+                callback.on_epoch_begin()
             recorder.start_waiting()
             skipped = first_step if epoch == first_epoch else 0
             steps_before = epoch * loader.steps_per_epoch + skipped
