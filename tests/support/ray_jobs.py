@@ -37,11 +37,12 @@ def job_server() -> Iterator[dict[str, str]]:
             _wait_until_jobs_are_taken(known_to_clients)
             yield known_to_clients
         finally:
-            mine = [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
+            mine = list(_rays_processes(folder))
             for process in mine:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()  # asked to end, they take a minute
-            psutil.wait_procs(mine, timeout=60)
+            _, alive = psutil.wait_procs(mine, timeout=60)
+            assert not alive, "Ray left processes running"
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -53,3 +54,13 @@ def _wait_until_jobs_are_taken(client: dict[str, str]) -> None:
         if done.returncode == 0:
             return
     pytest.fail(f"Ray's job server takes no jobs: {done.stderr[-500:]}")
+
+
+def _rays_processes(folder: str) -> Iterator[psutil.Process]:
+    """Ray's processes with files in `folder`, and those below them, some of which have other names and environments."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            is_own = folder in " ".join(process.cmdline()) or process.environ().get("RAY_TMPDIR") == folder
+            if is_own and process.pid != os.getpid():
+                yield from process.children(recursive=True)
+                yield process
