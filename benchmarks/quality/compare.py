@@ -49,16 +49,9 @@ K = 5
 COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]
 PEERS = ROOT / "benchmarks" / "peers"
 QUICK = [
-    "--data.source.chapters",
-    "3",
-    "--tree.level-sizes",
-    "8",
-    "64",
-    "--train.epochs",
-    "4",
-    "--optim.decay-epochs",
-    "1",
-]
+    "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "2", "--optim.decay-epochs", "1",
+    "--model.freeze-layers", "5", "--optim.encoder-lr", "3e-4", "--optim.classifier-lr", "0.01",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PEERS_FOLDER = Path.home() / ".cache" / "cxml-peers"
 PECOS = ["libpecos==1.2.8", "numpy<2", "scipy<1.14", "scikit-learn<1.6"]
-OMIKUJI = ["omikuji==0.5.2", "numpy", "scipy", "scikit-learn"]
+OMIKUJI = ["omikuji==0.5.2", "cffi", "milksnake", "numpy", "scipy", "scikit-learn"]
 
 
 def peer_python(folder: Path, name: str, packages: list[str]) -> str:
