@@ -60,6 +60,6 @@ def test_a_preempted_slurm_job_saves_goes_back_into_the_queue_and_ends_the_same(
     subprocess.run(["scancel", "--signal=USR1", "--batch", job], env=cluster, check=True, timeout=30)
     wait_until(lambda: "the job goes back into the queue" in log.read_text(), "the job did not stop")
     assert not (output / "model" / "manifest.json").exists()
-    wait_until((output / "report.json").exists, "the job was not started again", seconds=450)
+    wait_until((output / "report.html").exists, "the job was not started again", seconds=450)
     assert "Going on from" in log.read_text()
     assert_same_run(output, expected)

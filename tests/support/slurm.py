@@ -73,11 +73,18 @@ def _start(program: str, *arguments: str, environment: dict[str, str]) -> None:
 
 
 def _stop(folder: Path) -> None:
-    """End the daemons, the controller last: all whose command lines name the folder."""
-    mine = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+    """End the daemons, and what is left of their jobs: all whose command lines or environments name the folder."""
+    mine = [one for one in psutil.process_iter() if _belongs_to(one, folder)]
     for process in mine:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
     _, alive = psutil.wait_procs(mine, timeout=20)
     for process in alive:
         process.kill()
+
+
+def _belongs_to(process: psutil.Process, folder: Path) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        in_environment = str(folder) in process.environ().get("SLURM_CONF", "")
+        return process.pid != os.getpid() and (in_environment or str(folder) in " ".join(process.cmdline()))
+    return False
