@@ -104,8 +104,8 @@ def run_tool(
         The exit code: 0, or 2 if something was refused or failed in a way that cxml names.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = tyro.cli(command, prog=program, description=description or command.__doc__, args=words)
     try:
+        options = tyro.cli(command, prog=program, description=description or command.__doc__, args=words)
         set_up_logging(is_speaker=True)
         action(options)
     except CxmlError as error:

@@ -18,11 +18,10 @@ from scipy import sparse
 from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
-from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError
 from cxml.launching import RunJob
 from cxml.metrics import (
-    by_frequency,
     calibration,
     interval,
     mean_scores,
@@ -34,7 +33,7 @@ from cxml.metrics import (
 from cxml.parallel import run_workers
 from cxml.prediction import RowFormat, read_scores
 from cxml.report import print_comparison
-from cxml.training.jobs import label_weights, predict_test, predictions_url
+from cxml.training.jobs import frequency_groups, label_weights, predict_test, predictions_url
 
 _log = logging.getLogger(__name__)
 OWN, ENSEMBLE = "CascadeXML", "ensemble"
@@ -93,12 +92,10 @@ def compare(config: Config, comparison: Comparison, run_job: RunJob = run_worker
     width = max(ks)
     ranked = {name: top_labels(scores, width) for name, scores in systems.items()}
     found = _with_intervals(ranked, truth, ks, weights, comparison.resamples)
-    _, frequency = read_labels(data_url(config))
-    groups = by_frequency(ranked[OWN], truth, frequency, weights, width)
     bins, error = calibration(systems[OWN], truth)
     result = {
         "systems": found,
-        "by_frequency": {"k": width, "groups": [dataclasses.asdict(group) for group in groups]},
+        "by_frequency": frequency_groups(config, truth, ranked[OWN]),
         "calibration": {"error": error, "bins": [dataclasses.asdict(each) for each in bins]},
     }
     storage.write_json(storage.join(config.output, "comparison.json"), {"resamples": comparison.resamples, **result})

@@ -7,19 +7,21 @@ CXML_SERVE_TOKEN=secret python -m cxml.serve s3://bucket/model --host 0.0.0.0 --
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
 from cxml.cli import run_tool
 from cxml.errors import ConfigError
+from cxml.serving import ServeOptions
 
 TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
 
@@ -47,20 +49,7 @@ class ServeCommand:
     """Number format of the label rows in memory."""
     memory_map: bool = False
     """Leave the label rows of an exported folder on the disk, mapped into memory; replicas of a machine share them."""
-    max_texts: int = 64
-    """Texts in a request."""
-    max_characters: int = 20_000
-    """Characters of a text; what is beyond the length of the training is cut off anyway."""
-    max_k: int = 100
-    """Labels per text."""
-    max_waiting: int = 200
-    """Requests that wait; further ones are answered 429."""
-    timeout_s: float = 30.0
-    """Seconds after which a request is answered 408."""
-    batch_texts: int = 64
-    """Texts that are predicted together."""
-    batch_wait_ms: float = 5.0
-    """Milliseconds that the first of them waits for others."""
+    limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,14 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: ServeCommand) -> None:
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
         raise ConfigError("cxml.serve", None, "needs Ray Serve, which is not installed", "pip install 'cxml[serve]'")
-    from cxml.serving import ServeOptions  # noqa: PLC0415
     from cxml.serving.running import served  # noqa: PLC0415  the heavy libraries
     from cxml.serving.service import ModelPlace  # noqa: PLC0415
 
-    limits = ("max_texts", "max_characters", "max_k", "max_waiting", "timeout_s", "batch_texts", "batch_wait_ms")
-    options = ServeOptions(
-        **{name: getattr(command, name) for name in limits}, token=os.environ.get(TOKEN_VARIABLE, "")
-    )
+    options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, ""))
     place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
     ended = threading.Event()
     with served(place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus):

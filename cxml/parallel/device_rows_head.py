@@ -11,7 +11,6 @@ from torch import Tensor
 from cxml.optim import RowState, RowTensors
 from cxml.parallel.leaf_groups import LeafGroups
 from cxml.parallel.rows_head import RowsHead, WantedRows
-from cxml.parallel.sparse_gradients import clip_factor
 
 
 class DeviceRowsHead(RowsHead):
@@ -78,19 +77,18 @@ class TritonRowsHead(DeviceRowsHead):
         pairs = [torch.from_numpy(array).to(device) for array in wanted.arrays()]
         return best_rows_on_device(features_BD, pairs, k, self._log_decay(device), self.schedule.step, rows)
 
-    def finish_step(self) -> None:
-        """See `RowsHead.finish_step`. The gradients wait in host memory."""
+    def update_touched(self, rows: np.ndarray, gradients: np.ndarray) -> None:
+        """See `RowsHead.update_touched`. The gradients waited in host memory; the rows may have come back there too."""
+        if self._tensors is None:
+            super().update_touched(rows, gradients)
+            return
         from cxml.optim.row_triton import update_rows_on_device  # noqa: PLC0415
 
-        if self._is_fused or self._tensors is None:
-            return
-        which, gradients = self._pending.take(self.copies)
-        gradients *= clip_factor(float(np.vdot(gradients, gradients)), self._clip_norm, self.exchange)
         device = self._tensors.weight.device
-        rows, positions = self.rows_on(device)
-        chosen = torch.from_numpy(which).to(device)
+        tensors, positions = self.rows_on(device)
+        chosen = torch.from_numpy(rows).to(device)
         update_rows_on_device(
-            rows, self.schedule, self._log_decay(device), which=chosen,
+            tensors, self.schedule, self._log_decay(device), which=chosen,
             gradients=torch.from_numpy(gradients).to(device), row_ids=positions[chosen],
         )  # fmt: skip
 

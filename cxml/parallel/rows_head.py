@@ -185,6 +185,10 @@ class RowsHead:
             return
         rows, gradients = self._pending.take(self.copies)
         gradients *= clip_factor(float(np.vdot(gradients, gradients)), self._clip_norm, self.exchange)
+        self.update_touched(rows, gradients)
+
+    def update_touched(self, rows: np.ndarray, gradients: np.ndarray) -> None:
+        """Update distinct rows, int64 [n], with their gradients, float32 [n, D + 1], the bias last."""
         update_rows(
             self.state,
             self.schedule,

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from cxml import storage
+from cxml.report.tables import BASELINE, OWN, level_names
 
 _log = logging.getLogger(__name__)
 
 PAGE_FILE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
-_BASELINE = "tf-idf + linear (Parabel)"
 
 
 def write_page(
@@ -46,21 +46,16 @@ def write_page(
     _log.info("Report: %s", url)
 
 
-def _level_names(report: Mapping[str, Any]) -> list[str]:
-    sizes = report["level_sizes"]
-    return [f"{size:,} clusters" for size in sizes[:-1]] + [f"{sizes[-1]:,} labels"]
-
-
 def _levels(report: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    return dict(zip(_level_names(report), report["levels"], strict=True))
+    return dict(zip(level_names(report["level_sizes"]), report["levels"], strict=True))
 
 
 def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
     """Each system's metrics as text, with half of their intervals where those are known."""
     if comparison is None:
-        found = {"CascadeXML": report["levels"][-1]}
+        found = {OWN: report["levels"][-1]}
         if "baseline" in report:
-            found[_BASELINE] = report["baseline"]
+            found[BASELINE] = report["baseline"]
         return {name: {key: f"{value:.2f}" for key, value in metrics.items()} for name, metrics in found.items()}
     systems = {
         name: {
@@ -70,7 +65,7 @@ def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) ->
         for name, system in comparison["systems"].items()
     }
     if "baseline" in report:
-        systems[_BASELINE] = {key: f"{value:.2f}" for key, value in report["baseline"].items()}
+        systems[BASELINE] = {key: f"{value:.2f}" for key, value in report["baseline"].items()}
     return systems
 
 
@@ -89,12 +84,12 @@ def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> di
 
     charts = {}
     if steps:
-        charts["Loss per level"] = losses_chart(steps, _level_names(report))
+        charts["Loss per level"] = losses_chart(steps, level_names(report["level_sizes"]))
         charts["Learning rate, share of its peak"] = line_chart(steps, "lr_factor", "share")
         charts["Throughput"] = line_chart(steps, "samples_per_second", "texts per second")
     reach = [level["reach"] for level in report["levels"][:-1] if "reach" in level]
     if reach:
-        names = _level_names(report)[:-1]
+        names = level_names(report["level_sizes"])[:-1]
         charts["True labels that each level hands down, in percent of all"] = bars_chart(
             names, {"reach": reach}, "level of clusters", "percent"
         )

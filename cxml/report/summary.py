@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cxml.report.tables import Example, examples_table, levels_table, metrics_table
+from cxml.report.tables import BASELINE, OWN, Example, examples_table, levels_table, metrics_table
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         console.print(examples_table(examples))
     if len(report["levels"]) > 1:
         console.print(levels_table(report["level_sizes"], report["levels"]))
-    systems = {"CascadeXML": report["levels"][-1]}
+    systems = {OWN: report["levels"][-1]}
     if "baseline" in report:
-        systems["tf-idf + linear (Parabel)"] = report["baseline"]
+        systems[BASELINE] = report["baseline"]
     console.print(metrics_table(systems, "Test split"))

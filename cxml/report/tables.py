@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+OWN, BASELINE = "CascadeXML", "tf-idf + linear (Parabel)"
+"""What readers call the two models of a run."""
+
 _MOST_TRUE_LABELS = 10  # an example's true labels beyond these are counted, not listed
 
 
@@ -33,6 +36,11 @@ def metrics_table(results: Mapping[str, Mapping[str, float]], title: str) -> Tab
     return _grid(results, title, mark_best=len(results) > 1)
 
 
+def level_names(level_sizes: Sequence[int]) -> list[str]:
+    """What readers call each level."""
+    return [f"{size:,} clusters" for size in level_sizes[:-1]] + [f"{level_sizes[-1]:,} labels"]
+
+
 def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, float]]) -> Table:
     """One column per level of the cascade, coarse to fine: how well its own nodes are ranked.
 
@@ -40,8 +48,9 @@ def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, floa
         level_sizes: nodes of each level, the labels last.
         results: for each level its metrics in percent.
     """
-    names = [f"{size:,} clusters" for size in level_sizes[:-1]] + [f"{level_sizes[-1]:,} labels"]
-    return _grid(dict(zip(names, results, strict=True)), "Each level of the cascade", mark_best=False)
+    return _grid(
+        dict(zip(level_names(level_sizes), results, strict=True)), "Each level of the cascade", mark_best=False
+    )
 
 
 def examples_table(examples: Sequence[Example]) -> Table:

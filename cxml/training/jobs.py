@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from cxml import storage
 from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model
@@ -146,15 +147,19 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
         if best is not None:
             write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
-            report["by_frequency"] = _groups(config, dataset, best[0])
+            report["by_frequency"] = frequency_groups(config, dataset.labels_csr(), best[0])
         return report
 
 
-def _groups(config: Config, dataset: ShardedDataset, predicted: np.ndarray) -> dict[str, Any]:
-    """Metrics of the labels by their frequency: the cut-off `k`, and `groups` with the fields of `FrequencyGroup`."""
+def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndarray) -> dict[str, Any]:
+    """Metrics of labels, int [N, K], against the true ones, [N, L], by the labels' frequency.
+
+    Returns:
+        The cut-off `k`, and `groups` with the fields of `FrequencyGroup`.
+    """
     _, frequency = read_labels(data_url(config))
     k = max(config.evaluate.top_k)
-    groups = by_frequency(predicted, dataset.labels_csr(), frequency, label_weights(config), k)
+    groups = by_frequency(predicted, true, frequency, label_weights(config), k)
     return {"k": k, "groups": [dataclasses.asdict(group) for group in groups]}
 
 
