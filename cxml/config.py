@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,15 @@ def _require_fraction(name: str, value: float) -> None:
     _require(
         0 <= value < 1, name, value, "must be in [0, 1)", f"Set {name} to a number from 0 to below 1, such as 0.2."
     )
+
+
+def _require_group(name: str, pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ConfigError(name, pattern, f"is no regular expression ({error})", "See Python's re.") from error
+    remedy = "Put the part that is wanted in parentheses, such as (.+)."
+    _require(not pattern or groups > 0, name, pattern, "has no group", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +203,9 @@ class ModelConfig:
     """Weight of each level's loss, one per level; empty: 1 each."""
     scoring: Literal["weighted", "level"] = "weighted"
     """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    classifier_start: Literal["fresh", "centroids"] = "fresh"
+    """Where the classifiers of all levels begin: `fresh`, near zero, as in the paper, or `centroids`, each row at the
+    mean feature of its texts, for one more pass over them, forward only (docs/decisions/0013)."""
     start_from: str = ""
     """Folder or URL of a trained model or of a checkpoint whose weights the run begins with; empty: the encoder's own,
     and fresh heads."""
@@ -216,6 +229,12 @@ class ModelConfig:
             _require_at_least("model.shortlist_sizes", size, 1)
         for weight in self.level_weights:
             _require_at_least("model.level_weights", weight, 0)
+        _require(
+            not (self.classifier_start == "centroids" and self.start_from and self.start_with == "all"),
+            "model.classifier_start",
+            self.classifier_start, "has no place where model.start_with is all, which brings classifiers along",
+            "Leave one of them out.",
+        )  # fmt: skip
         _require_at_least("model.freeze_layers", self.freeze_layers, 0)
 
 
@@ -321,6 +340,10 @@ class TrainConfig:
     """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    name_texts: str = ""
+    """Train on the labels' names too, each as one more text of its label: a regular expression whose first group is the
+    part of a name to take, such as (.+) for all of it; underscores become spaces. Empty: no. Not where names are the
+    very texts of the test split."""
     bucket_by_length: bool = False
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
     evaluate_every: int = 0
@@ -334,6 +357,7 @@ class TrainConfig:
             _require_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
             _require_at_least(f"train.{name}", getattr(self, name), 0)
+        _require_group("train.name_texts", self.name_texts)
         parts = self.num_workers * self.accumulation
         _require(
             self.batch_size >= parts, "train.batch_size", self.batch_size,

@@ -20,7 +20,7 @@ from cxml.checkpoint.model_store import (
 )
 from cxml.checkpoint.prediction import load_checkpoint_model
 from cxml.checkpoint.relabelling import Relabelling, relabel_tree
-from cxml.checkpoint.resume import resume
+from cxml.checkpoint.resume import offered_checkpoints, resume
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
@@ -41,6 +41,7 @@ __all__ = [
     "load_model",
     "load_start",
     "model_url",
+    "offered_checkpoints",
     "read_label_rows",
     "read_manifest",
     "read_model_manifest",

@@ -9,7 +9,9 @@ import torch.distributed as dist
 from cxml.checkpoint.catalogue import checkpoints_url, list_checkpoints, sweep
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import Progress, TrainingState
+from cxml.config import Config
 from cxml.errors import DataError
+from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
 AUTO = "auto"
@@ -30,11 +32,8 @@ def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
         DataError: there are checkpoints, but none that is whole.
     """
     own = checkpoints_url(state.config)
-    offered: list[list[str]] = [[]]
-    if state.ranks.is_first:
-        offered = [[entry.url for entry in list_checkpoints(own)] if choice == AUTO else [choice]]
-    dist.broadcast_object_list(offered)
-    for url in offered[0]:
+    offered = offered_checkpoints(state.config, state.ranks, choice)
+    for url in offered:
         progress = _try(state, url)
         if progress is not None:
             if state.ranks.is_first:
@@ -43,12 +42,21 @@ def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
                     _log.info("Deleted what an interrupted save left: %s", folder)
             dist.barrier()
             return progress
-    if offered[0]:
+    if offered:
         remedy = "Mend one, or begin anew with --force train."
-        raise DataError(own, f"none of {len(offered[0])} checkpoints can be read; see above", remedy)
+        raise DataError(own, f"none of {len(offered)} checkpoints can be read; see above", remedy)
     if state.ranks.is_first:
         sweep(own)
     return None
+
+
+def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> list[str]:
+    """URLs of the checkpoints that `resume` tries, in its order; without any, a run begins anew. A collective call."""
+    offered: list[list[str]] = [[]]
+    if ranks.is_first:
+        offered = [[entry.url for entry in list_checkpoints(checkpoints_url(config))] if choice == AUTO else [choice]]
+    dist.broadcast_object_list(offered)
+    return offered[0]
 
 
 def _try(state: TrainingState, url: str) -> Progress | None:

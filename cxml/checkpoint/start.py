@@ -16,8 +16,7 @@ from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
 from cxml.config import ModelConfig
 from cxml.errors import DataError
-from cxml.model import CascadeXML, EngineHead
-from cxml.parallel import RowsHead
+from cxml.model import CascadeXML
 from cxml.tree import LabelTree
 
 _REMEDY = "Point model.start_from to a model of the same architecture, or leave it empty."
@@ -59,23 +58,10 @@ def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXM
     head = model.label_head
     taken = 0
     for positions, weight, bias in blocks:
-        if isinstance(head, RowsHead):
-            taken += head.import_rows(positions, weight, bias)
-        elif isinstance(head, EngineHead):
-            taken += _into_blocks(head, positions, weight, bias)
-    expected = head.layout.num_rows if isinstance(head, RowsHead) else model.level_sizes[-1]
+        taken += head.import_rows(positions, weight, bias)
+    expected = len(head.own_positions())
     if taken != expected:
         raise DataError(url, f"holds {taken} of the {expected} label rows wanted here", _REMEDY)
-
-
-@torch.no_grad()
-def _into_blocks(head: EngineHead, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
-    for number, block in enumerate(head.blocks):
-        own = positions // head.block_rows == number
-        rows = positions[own] - number * head.block_rows
-        block.get_parameter("weight")[rows] = weight[own].float()
-        block.get_parameter("bias")[rows] = bias[own].float()
-    return len(positions)
 
 
 class _Checkpoint:

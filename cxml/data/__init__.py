@@ -19,15 +19,16 @@ from cxml.data.encoder_path import resolve_encoder
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
+from cxml.data.name_texts import TextRows, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
-from cxml.data.tokenizing import TextEncoder, tokenizer_fingerprint
+from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
-    "ShardedDataset", "TextEncoder", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url",
-    "epoch_order", "lengths_to_offsets", "prefetch", "read_labels", "resolve_encoder", "tokenizer_fingerprint",
-    "verify",
+    "ShardedDataset", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut",
+    "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "prefetch", "read_labels", "resolve_encoder",
+    "tokenizer_fingerprint", "verify", "with_names",
 ]  # fmt: skip

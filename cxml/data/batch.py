@@ -36,6 +36,17 @@ class Batch:
         """B, the texts in this batch."""
         return self.input_ids.shape[0]
 
+    def first(self, size: int) -> Batch:
+        """The first `size` texts."""
+        offsets = self.label_offsets[: size + 1]
+        return replace(
+            self,
+            input_ids=self.input_ids[:size],
+            attention_mask=self.attention_mask[:size],
+            label_values=self.label_values[: int(offsets[-1])],
+            label_offsets=offsets,
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; the copy overlaps with computing where the memory is pinned."""
         return replace(

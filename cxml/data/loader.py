@@ -10,7 +10,7 @@ import numpy as np
 
 from cxml.data.batch import Batch, collate
 from cxml.data.buckets import bucket, smallest_batch
-from cxml.data.dataset import ShardedDataset
+from cxml.data.name_texts import TextRows
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.errors import ConfigError, StaleArtefactError
@@ -30,7 +30,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: ShardedDataset,
+        dataset: TextRows,
         *,
         batch_size: int,
         seed: int,
@@ -142,7 +142,7 @@ class EvalLoader:
     that share label rows predict in step; one without a text left gets a batch of some text, with no row numbers.
     """
 
-    def __init__(self, dataset: ShardedDataset, *, batch_size: int, rank: int, world_size: int, pad_id: int) -> None:
+    def __init__(self, dataset: TextRows, *, batch_size: int, rank: int, world_size: int, pad_id: int) -> None:
         start, stop = cut(len(dataset), world_size)[rank : rank + 2]
         longest_first = np.argsort(-dataset.lengths[start:stop], kind="stable")
         self._indices = start + longest_first

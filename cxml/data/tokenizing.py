@@ -6,11 +6,15 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import cast
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from cxml.data.encoder_path import resolve_encoder
+from cxml.data.manifest import TokenizerInfo
 from cxml.data.ragged import Ragged, concatenate
+from cxml.errors import StaleArtefactError
 
 # Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
 # 100 bytes a token, stay small.
@@ -20,6 +24,21 @@ _CHARACTERS_PER_CALL = 100_000
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 in hex of all of a tokenizer's rules, as `TokenizerInfo` and so a manifest hold it."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
+def load_tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
+    """The tokenizer that made the token ids of the data set `data`, whose manifest has these facts.
+
+    Raises:
+        StaleArtefactError: the tokenizer of that name is another one now.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
+
+    loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
+    tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
+    if tokenizer_fingerprint(tokenizer) != facts.fingerprint:
+        raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
+    return tokenizer
 
 
 class TextEncoder:

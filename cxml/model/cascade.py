@@ -80,6 +80,11 @@ class CascadeXML(nn.Module):
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         return [self.get_buffer(f"offsets_{level}") for level in range(len(self.level_sizes) - 1)]
 
+    def positive_keys(self, batch: Batch) -> list[Tensor]:
+        """The true nodes of every level, labels last: sorted keys `text * nodes of the level + node`, int64."""
+        positions = self.get_buffer("label_positions")[batch.label_values]
+        return positive_keys(positions, batch.label_offsets, self.tree_offsets, self.level_sizes[-1])
+
     def forward(
         self, batch: Batch, predict_k: int | None = None, beam: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor] | list[LevelPrediction]:
@@ -100,10 +105,7 @@ class CascadeXML(nn.Module):
         return self._predict(features, predict_k, beam or self.shortlist_sizes)
 
     def _loss(self, features: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        positions = self.get_buffer("label_positions")[batch.label_values]
-        *cluster_keys, label_keys = positive_keys(
-            positions, batch.label_offsets, self.tree_offsets, self.level_sizes[-1]
-        )
+        *cluster_keys, label_keys = self.positive_keys(batch)
         losses: list[Tensor] = []
         leaves = None
         for level, keys in enumerate(cluster_keys):

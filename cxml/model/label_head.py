@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cxml.model.level_head import LevelHead
@@ -60,6 +61,28 @@ class LabelHead(Protocol):
         """Take the update that a step's micro-batches prepared, if the head updates itself."""
         ...
 
+    def own_positions(self) -> Tensor:
+        """The label position of each row that this process holds, int64 [n]."""
+        ...
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of texts, float32 [B', D], and of these the pairs (text, own row) that are true, twice int64 [P]."""
+        ...
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the processes that hold the same rows, and gathered other texts for them."""
+        ...
+
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """Take over those of some rows that this process holds; how many they were.
+
+        Args:
+            positions: label positions, int64 [n].
+            weight: float [n, D].
+            bias: float [n].
+        """
+        ...
+
 
 class EngineHead(nn.Module):
     """A head of ordinary parameters in blocks of rows, for the engine to train and, under ZeRO-3, to partition.
@@ -92,6 +115,31 @@ class EngineHead(nn.Module):
 
     def finish_step(self) -> None:
         """Nothing to do: the engine updates the blocks."""
+
+    def own_positions(self) -> Tensor:
+        """All of them, until an engine partitions the blocks."""
+        return torch.arange(self.num_labels, device=self.get_buffer("leaf_offsets").device)
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LabelHead.gather_positives`: of this process's own texts."""
+        texts = torch.div(positive_keys, self.num_labels, rounding_mode="floor")
+        return features_BD.detach().float(), texts, positive_keys % self.num_labels
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_copies`: every process holds all rows."""
+        if dist.is_initialized():
+            dist.all_reduce(tensor)
+        return tensor
+
+    @torch.no_grad()
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """See `LabelHead.import_rows`; before an engine partitions the blocks."""
+        for number, block in enumerate(self.blocks):
+            own = positions // self.block_rows == number
+            rows = positions[own] - number * self.block_rows
+            block.get_parameter("weight")[rows] = weight[own].to(block.get_parameter("weight"))
+            block.get_parameter("bias")[rows] = bias[own].to(block.get_parameter("bias"))
+        return len(positions)
 
     def _labels_of(self, leaves: Leaves | None, batch_size: int) -> Shortlist:
         leaf_offsets = self.get_buffer("leaf_offsets")

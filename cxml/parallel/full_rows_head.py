@@ -47,8 +47,8 @@ class FullRowsHead(DeviceRowsHead):
         updates: bool,
     ) -> Tensor:
         """See `RowsHead.train`."""
-        features, counts = self._gather_features(features_BD)
-        texts, true_rows = self._own_positives(positive_keys, counts)
+        features, counts = self.gather_features(features_BD)
+        texts, true_rows = self.own_positives(positive_keys, counts)
         rows, positions = self.rows_on(features.device)
         share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
         sums = features.new_zeros(len(features), features.shape[1] + 1)
@@ -69,7 +69,7 @@ class FullRowsHead(DeviceRowsHead):
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """The k best of all labels, by their own probability; see `LabelHead.predict`."""
-        features, counts = self._gather_features(features_BD)
+        features, counts = self.gather_features(features_BD)
         rows, positions = self.rows_on(features.device)
         best = features.new_full((len(features), k), -torch.inf)
         places = torch.full(best.shape, -1, dtype=torch.int64, device=features.device)
@@ -123,20 +123,6 @@ class FullRowsHead(DeviceRowsHead):
         settled = pending_decay(rows, run, self.schedule, step)
         logits = (features.to(weight.dtype) @ weight.T).float() * settled + rows.bias[run]
         return weight, settled, logits
-
-    def _gather_features(self, features_BD: Tensor) -> tuple[Tensor, list[int]]:
-        """Features of all ranks, float32 [B, D], and how many each has."""
-        counts = self.exchange.gather_sizes(len(features_BD))[:, 0].tolist()
-        return self.exchange.gather_rows(features_BD.detach(), counts).float(), counts
-
-    def _own_positives(self, positive_keys: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
-        """The true labels among this rank's rows, in the rows' order: texts int64 [P] and rows int64 [P]."""
-        keys = positive_keys.cpu() + sum(counts[: self.exchange.rank]) * self.layout.num_labels
-        sizes = self.exchange.gather_sizes(len(keys))[:, 0].tolist()
-        gathered = self.exchange.gather_rows(keys, sizes).numpy()
-        rows = self.layout.local_rows(gathered % self.layout.num_labels)
-        order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
-        return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
 
     def _chunks(self, true_rows: Tensor, device: torch.device) -> Iterator[tuple[slice, slice]]:
         """Runs of rows, and which of the sorted `true_rows` lie in each."""

@@ -212,8 +212,21 @@ class RowsHead:
                 "bias": torch.from_numpy(self.state.bias[own].copy()),
             }
 
+    def own_positions(self) -> Tensor:
+        """See `LabelHead.own_positions`."""
+        return torch.from_numpy(self.layout.positions())
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LabelHead.gather_positives`: the texts of all ranks that share the rows."""
+        features, counts = self.gather_features(features_BD)
+        return features, *self.own_positives(positive_keys, counts)
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_copies`."""
+        return self.copies.sum_alike(tensor)
+
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
-        """Take over those of some exported rows that this rank owns; how many they were."""
+        """See `LabelHead.import_rows`."""
         rows = self.layout.local_rows(positions.numpy())
         own = rows >= 0
         values = weight.float().numpy()[own]
@@ -240,6 +253,20 @@ class RowsHead:
         if mode == _WRITE_GRADIENTS:
             self._pending.add(groups.rows, kept)
         return self.exchange.sum_rows(sums, texts.counts)
+
+    def gather_features(self, features_BD: Tensor) -> tuple[Tensor, list[int]]:
+        """Features of all ranks, float32 [B, D], and how many each has."""
+        counts = self.exchange.gather_sizes(len(features_BD))[:, 0].tolist()
+        return self.exchange.gather_rows(features_BD.detach(), counts).float(), counts
+
+    def own_positives(self, positive_keys: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """The true labels among this rank's rows, in the rows' order: texts int64 [P] and rows int64 [P]."""
+        keys = positive_keys.cpu() + sum(counts[: self.exchange.rank]) * self.layout.num_labels
+        sizes = self.exchange.gather_sizes(len(keys))[:, 0].tolist()
+        gathered = self.exchange.gather_rows(keys, sizes).numpy()
+        rows = self.layout.local_rows(gathered % self.layout.num_labels)
+        order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
+        return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
 
     def _gather(
         self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_scores: bool = False

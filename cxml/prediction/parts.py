@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from dataclasses import dataclass
-from typing import cast
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from cxml import storage
 from cxml.checkpoint import (
@@ -21,7 +19,7 @@ from cxml.checkpoint import (
     tree_digest,
 )
 from cxml.config import Config, config_from_dict
-from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels, resolve_encoder, tokenizer_fingerprint
+from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, RowsHead
@@ -107,7 +105,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     }  # fmt: skip
     return Parts(
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=read_labels(data)[0],
-        tokenizer=_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
+        tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
     )  # fmt: skip
 
 
@@ -129,15 +127,6 @@ def _find(url: str) -> tuple[str, bool] | None:
 def _existing(url: str, beside: str) -> str:
     """The first of two folders that has a manifest; the first where neither has, for the error that follows."""
     return next((each for each in (url, beside) if storage.exists(storage.join(each, _MANIFEST))), url)
-
-
-def _tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
-    """The tokenizer that made the token ids of the data set `data`."""
-    loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
-    tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
-    if tokenizer_fingerprint(tokenizer) != facts.fingerprint:
-        raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
-    return tokenizer
 
 
 def _metrics_beside(output: str) -> dict[str, float]:

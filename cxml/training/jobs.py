@@ -12,16 +12,37 @@ import torch
 from scipy import sparse
 
 from cxml import storage
-from cxml.checkpoint import Progress, TrainingState, load_model, load_start, model_url, resume, save_model
+from cxml.checkpoint import (
+    Progress,
+    TrainingState,
+    load_model,
+    load_start,
+    model_url,
+    offered_checkpoints,
+    resume,
+    save_model,
+)
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import Batch, DataManifest, ShardedDataset, TrainLoader, collate, cut, data_url, read_labels
+from cxml.data import (
+    Batch,
+    DataManifest,
+    ShardedDataset,
+    TextRows,
+    TrainLoader,
+    collate,
+    cut,
+    data_url,
+    read_labels,
+    with_names,
+)
 from cxml.errors import DataError
 from cxml.metrics import PropensityConstants, by_frequency, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
+from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import (
     Predict,
@@ -56,7 +77,8 @@ def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
 
 def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str = "auto") -> bool:
     """`train`, for processes that are already one group."""
-    state, schedule = set_up(config, ranks)
+    is_new = not offered_checkpoints(config, ranks, choice)
+    state, schedule = set_up(config, ranks, is_new=is_new)
     start = resume(state, choice) or Progress()
     if not _fit(state, schedule, start):
         return False
@@ -70,9 +92,11 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
     return True
 
 
-def set_up(config: Config, ranks: Ranks) -> tuple[TrainingState, Schedule]:
-    """Data, tree, model, engine and schedule of a run that has not begun."""
-    dataset = ShardedDataset(data_url(config), "train")
+def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[TrainingState, Schedule]:
+    """Data, tree, model, engine and schedule of a run; where it is new, its weights are those that it begins with."""
+    dataset: TextRows = ShardedDataset(data_url(config), "train")
+    if config.train.name_texts:
+        dataset = with_names(dataset, data_url(config), config.train.name_texts, config.data.max_length)
     tree = LabelTree.load(tree_url(config))
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
@@ -83,8 +107,10 @@ def set_up(config: Config, ranks: Ranks) -> tuple[TrainingState, Schedule]:
     is_sharded = config.head.implementation == "rows"
     make_head = rows_head(tree, Exchange(), config) if is_sharded else None
     model = build_model(config.model, tree, make_label_head=make_head)
-    if config.model.start_from:
+    if config.model.start_from and is_new:
         load_start(config.model, model, tree)
+    if config.model.classifier_start == "centroids" and is_new:
+        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size)
     if config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)

@@ -1,9 +1,10 @@
-"""A finished run to serve."""
+"""A finished run, and a server of it."""
 
 import dataclasses
 
 import pytest
 from support.runs import make_encoder, small_config
+from support.served import served
 
 from cxml import pipeline
 
@@ -16,3 +17,11 @@ def output(tmp_path_factory):
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
     pipeline.run(dataclasses.replace(config, optim=faster))
     return str(folder / "out")
+
+
+@pytest.fixture(scope="package")
+def server(output, tmp_path_factory):
+    """Address and log of a server with a token and small limits."""
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with served(output, log, "--max-texts", "8", "--max-waiting", "4", "--max-characters", "500") as address:
+        yield address, log

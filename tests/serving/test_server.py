@@ -1,55 +1,18 @@
 """The server itself: the command, Ray Serve, real requests over HTTP."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
-from support.launching import ROOT, wait_until
-from support.object_store import free_ports
-from support.ray import one_at_a_time
+from support.launching import ROOT
+from support.served import TOKEN
 
 import cxml
 
-TOKEN = "t0ken"
 TEXTS = ["cholera due to vibrio", "typhoid fever"]
-
-
-@pytest.fixture(scope="module")
-def server(output, tmp_path_factory):
-    """Address and log of a server with a token and small limits."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    (port,) = free_ports(1)
-    command = [
-        sys.executable, "-m", "cxml.serve", output, "--port", str(port), "--max-texts", "8", "--max-waiting", "4",
-        "--max-characters", "500",
-    ]  # fmt: skip
-    environment = {**os.environ, "CXML_SERVE_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    with one_at_a_time(), log.open("w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            wait_until(lambda: is_ready(port) or process.poll() is not None, "the server does not come up")
-            assert process.poll() is None, log.read_text()[-3000:]
-            yield f"http://127.0.0.1:{port}", log
-            family = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=90) == 0
-            _, alive = psutil.wait_procs(family, timeout=30)
-            assert not alive, "the server left processes running"
-        finally:
-            process.kill()
-
-
-def is_ready(port):
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def ask(address, body, token=TOKEN, timeout=60):

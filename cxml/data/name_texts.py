@@ -1,0 +1,93 @@
+"""Label names as texts of their labels, beside those of a data set (LEVER's idea, Jain et al.)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cxml.data.dataset import ShardedDataset, read_labels
+from cxml.data.manifest import DataManifest
+from cxml.data.ragged import Ragged, concatenate
+from cxml.data.tokenizing import TextEncoder, load_tokenizer_of
+from cxml.errors import ConfigError
+
+
+class TextRows(Protocol):
+    """N texts as token ids with their labels: a split, or one with more texts beside it."""
+
+    manifest: DataManifest
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, int64 [N]."""
+        ...
+
+    def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
+        """Token ids and labels, both int32, of the texts `indices` int64 [n], in that order."""
+        ...
+
+
+class WithNames:
+    """The rows of a split, then one for each label whose name has the wanted part; satisfies `TextRows`."""
+
+    def __init__(self, dataset: ShardedDataset, names: Ragged, labels: np.ndarray) -> None:
+        """`names`: token ids of n names; `labels`: the label of each, int64 [n]."""
+        self.manifest = dataset.manifest
+        self._dataset = dataset
+        self._names = names
+        self._labels = Ragged(labels.astype(np.int32), np.arange(len(labels) + 1))
+        self.lengths = np.concatenate([dataset.lengths, names.lengths])
+
+    def __len__(self) -> int:
+        """Texts and names."""
+        return len(self.lengths)
+
+    def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
+        """See `TextRows.gather`."""
+        is_name = indices >= len(self._dataset)
+        texts_first = np.argsort(is_name, kind="stable")
+        place = np.argsort(texts_first)  # of each wanted row among texts and then names
+        rows = indices[is_name] - len(self._dataset)
+        both = zip(self._dataset.gather(indices[~is_name]), (self._names, self._labels), strict=True)
+        ids, labels = (concatenate([texts, names.take(rows)]).take(place) for texts, names in both)
+        return ids, labels
+
+
+def with_names(dataset: ShardedDataset, url: str, pattern: str, max_length: int) -> WithNames:
+    """A split of the data set at `url` and the names of its labels.
+
+    Args:
+        dataset: the split.
+        url: of its data set.
+        pattern: a regular expression, whose first group is the part of a name to take; its underscores become spaces.
+        max_length: most tokens of a name.
+
+    Raises:
+        ConfigError: no name has the wanted part.
+        StaleArtefactError: the tokenizer is not the one that the data were made with.
+    """
+    names, _ = read_labels(url)
+    found = parts_of_names(names, pattern)
+    if not found:
+        raise ConfigError(
+            "train.name_texts", pattern, f"matches none of the {len(names)} label names, such as {names[0]!r}",
+            "Write an expression whose group is the part to take; (.+) takes all of a name.",
+        )  # fmt: skip
+    tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
+    labels = np.fromiter(found.keys(), np.int64, len(found))
+    return WithNames(dataset, TextEncoder(tokenizer, max_length).encode(list(found.values())), labels)
+
+
+def parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]:
+    """The part that the first group of `pattern` finds in each name, by label; names without it are left out."""
+    expression = re.compile(pattern)
+    parts = {label: found[1] for label, name in enumerate(names) if (found := expression.search(name))}
+    spaced = {label: part.replace("_", " ").strip() for label, part in parts.items() if part}
+    return {label: part for label, part in spaced.items() if part}
