@@ -52,7 +52,7 @@ class ShardedDataset:
         """N, the rows."""
         return int(self._row_starts[-1])
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int64 [N]."""
         return np.diff(self._input_ids.offsets)

@@ -94,9 +94,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
 
 def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[TrainingState, Schedule]:
     """Data, tree, model, engine and schedule of a run; where it is new, its weights are those that it begins with."""
-    dataset: TextRows = ShardedDataset(data_url(config), "train")
-    if config.train.name_texts:
-        dataset = with_names(dataset, data_url(config), config.train.name_texts, config.data.max_length)
+    dataset = _train_texts(config)
     tree = LabelTree.load(tree_url(config))
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
@@ -123,6 +121,13 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _train_texts(config: Config) -> TextRows:
+    split = ShardedDataset(data_url(config), "train")
+    if not config.train.name_texts:
+        return split
+    return with_names(split, data_url(config), config.train.name_texts, config.data.max_length)
 
 
 def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:

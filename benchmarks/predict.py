@@ -1,0 +1,304 @@
+"""Prediction with a trained model: against a plain PyTorch loop, against linear peers, and with ever more labels.
+
+    python benchmarks/predict.py --config configs/icd10cm.yaml
+    python benchmarks/predict.py --quick
+
+Trains, or takes, the run of the config (options of `python -m cxml.train` may follow). Then with one thread and with
+two, each in a fresh process and taking turns: texts per second over the test split and the time that one text takes, by
+
+- `cxml.Predictor`, from raw texts;
+- a plain PyTorch loop over the same checkpoint, from raw texts: batches as they come, every level scored whole and
+  masked by the level above, the form in which the cascade is first written down;
+- omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from tf-idf that is ready made.
+
+Then one text's time with random models of ever more labels and the same shortlists, and what label rows in bf16 and
+int8 do to the metrics. The last line is JSON: texts per second against the plain loop on all threads; the goal also
+asks that one text's time with the most labels is at most 1.5 times that with the fewest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from quality.compare import PEERS, QUICK, Compare, K, write_inputs
+from rich.console import Console
+from rich.table import Table
+from support.closing_line import print_closing_line
+from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, peer_python
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from cxml.checkpoint import load_model, model_url, read_label_rows, read_model_manifest
+from cxml.cli import parse_command
+from cxml.config import Config, ModelConfig
+from cxml.console import set_up_logging
+from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
+from cxml.metrics import metric_sums
+from cxml.model import build_model
+from cxml.parallel import Exchange, RowsHead, rows_head
+from cxml.pipeline import run
+from cxml.prediction import Predictor
+from cxml.prediction.packed_rows import pack
+from cxml.training.jobs import label_weights
+from cxml.tree import LabelTree, tree_url
+
+BATCH = 128
+SHORTLIST = 64
+WIDTHS = {28_163: (512, 4096), 1_000_000: (512, 8192, 131_072), 3_000_000: (512, 8192, 393_216)}
+"""Clusters for each number of labels: leaves of about 7."""
+MOST_SLOWDOWN = 1.5
+
+
+def main() -> None:
+    """Parse, train what is missing, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, no peers: under 50 s")
+    parser.add_argument("--config", default="configs/icd10cm.yaml")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=2000, help="texts of the test split, for cxml and the plain loop")
+    parser.add_argument("--singles", type=int, default=300, help="calls for one text")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_args()
+    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
+    if options.quick:
+        options.rounds, options.texts, options.singles = 1, 200, 50
+        words[2:2] = [*QUICK, "--output", "runs/benchmarks/quality-quick"]
+    config = parse_command(Compare, "predict.py", words).settings
+    if options.one:
+        system, threads = options.one
+        print(json.dumps(timed(config, system, int(threads), options)))
+        return
+    set_up_logging(is_speaker=True)
+    run(config)
+    commands = {name: own_command(name) for name in ("cxml", "plain PyTorch")}
+    if not options.quick:
+        commands |= peer_commands(config, options.peers, options.singles)
+    found = measure(commands, options.rounds)
+    print_speeds(found)
+    print_formats(config)
+    slowdown = print_scaling(config, options.singles, list(WIDTHS)[: 2 if options.quick else 3])
+    fastest = {name: max(result["texts_per_s"] for result in found[name].values()) for name in commands}
+    print_closing_line(
+        "predict", fastest["cxml"], "texts/s", fastest["plain PyTorch"], goal=1.0, provided=slowdown <= MOST_SLOWDOWN
+    )
+
+
+def own_command(system: str) -> Callable[[int], list[str]]:
+    """This program again, for one system with so many threads."""
+    return lambda threads: [sys.executable, *sys.argv, "--one", system, str(threads)]
+
+
+def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callable[[int], list[str]]]:
+    """Commands of the linear peers, trained first where they are not yet; their metrics are printed."""
+    folder = write_inputs(config)
+    commands: dict[str, Callable[[int], list[str]]] = {}
+    for name, kind, python in (
+        ("omikuji, Parabel", "parabel", peer_python(venvs, "omikuji", OMIKUJI)),
+        ("PECOS XR-Linear", "xr-linear", peer_python(venvs, "pecos", PECOS)),
+    ):
+        out = folder / name.replace(",", "").replace(" ", "-")
+        if not (out / "model").exists():
+            out.mkdir(exist_ok=True)
+            words = [python, str(PEERS / "linear_models.py"), kind, str(folder), str(out), "2", str(K)]
+            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+            (out / "costs.json").write_text(done.stdout.splitlines()[-1])
+        words = [python, str(PEERS / "linear_prediction.py"), kind, str(folder), str(out)]
+        commands[name] = lambda threads, words=words: [*words, str(threads), str(K), str(singles)]
+        print_metrics(config, name, np.load(out / "predicted.npy"))
+    return commands
+
+
+def measure(commands: dict[str, Callable[[int], list[str]]], rounds: int) -> dict[str, dict[int, dict[str, float]]]:
+    """Medians over the rounds, by system and number of threads."""
+    raw: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        for threads in (1, 2):
+            for name, command in commands.items():
+                done = subprocess.run(command(threads), check=True, stdout=subprocess.PIPE, text=True)
+                raw.setdefault((name, threads), []).append(json.loads(done.stdout.splitlines()[-1]))
+    return {
+        name: {
+            threads: {key: statistics.median(each[key] for each in raw[name, threads]) for key in raw[name, threads][0]}
+            for threads in (1, 2)
+        }
+        for name in commands
+    }
+
+
+def timed(config: Config, system: str, threads: int, options: argparse.Namespace) -> dict[str, float]:
+    """Speed of one of our two systems in this process."""
+    torch.set_num_threads(threads)
+    test = ShardedDataset(data_url(config), "test")
+    texts = test.texts(np.arange(min(options.texts, len(test))))
+    if system == "cxml":
+        predictor = Predictor.from_checkpoint(config.output, batch_size=BATCH)
+        predict: Callable[[list[str]], object] = lambda part: predictor.predict(part, k=K)  # noqa: E731
+    else:
+        predict = PlainLoop(config).predict
+    predict(texts[:BATCH])  # what is compiled or allocated once
+    began = time.perf_counter()
+    predict(texts)
+    speed = len(texts) / (time.perf_counter() - began)
+    p50, p99 = np.percentile(single_times(predict, texts, options.singles), [50, 99])
+    return {"texts_per_s": speed, "p50": float(p50), "p99": float(p99)}
+
+
+def single_times(predict: Callable[[list[str]], object], texts: Sequence[str], count: int) -> list[float]:
+    """Seconds of each of `count` calls for one text."""
+    seconds = []
+    for number in range(count):
+        began = time.perf_counter()
+        predict([texts[number % len(texts)]])
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+class PlainLoop:
+    """The cascade over dense matrices, as one writes it first: every level whole, masked by the level above."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the same checkpoint."""
+        self._tree = LabelTree.load(tree_url(config))
+        url = model_url(config)
+        model = load_model(url, self._tree, Exchange())
+        blocks = list(read_label_rows(url, read_model_manifest(url)))
+        order = torch.argsort(torch.cat([block["positions"] for block in blocks]))
+        rows = [torch.cat([block[name] for block in blocks]).float()[order] for name in ("weight", "bias")]
+        heads = [(head.get_parameter("weight"), head.get_parameter("bias")) for head in model.cluster_heads]
+        self._heads = [*heads, (rows[0], rows[1])]
+        self._parents = [torch.from_numpy(self._tree.parents(level)) for level in range(1, len(self._heads))]
+        self._encoder, self._beam = model.encoder.eval(), model.shortlist_sizes
+        self._is_weighted = model.scoring == "weighted"
+        self._scores_all = config.head.candidates == "all"
+        self._tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(config.model.encoder))
+        self._max_length = config.data.max_length
+
+    @torch.inference_mode()
+    def predict(self, texts: list[str]) -> np.ndarray:
+        """Label ids of the k best, int64 [N, K]."""
+        best = [self._best(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+        return self._tree.label_order[torch.cat(best).numpy()].astype(np.int64)
+
+    def _best(self, texts: list[str]) -> Tensor:
+        tokens = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
+        )  # fmt: skip
+        features = self._encoder(tokens["input_ids"], tokens["attention_mask"])
+        if self._scores_all:
+            weight, bias = self._heads[-1]
+            return F.linear(features[-1], weight, bias).topk(K).indices
+        allowed = scores = above = None
+        for level, (weight, bias) in enumerate(self._heads):
+            logits = F.linear(features[level], weight, bias)
+            if level:
+                parents = self._parents[level - 1]
+                logits = logits.masked_fill(~cast(Tensor, allowed)[:, parents], -torch.inf)
+            scores = logits.sigmoid()
+            if level and self._is_weighted:
+                scores = scores * cast(Tensor, above)[:, parents]
+            if level < len(self._beam):
+                kept = logits.topk(min(self._beam[level], logits.shape[1])).indices
+                allowed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, kept, value=True)
+                allowed &= logits > -torch.inf
+                above = logits.sigmoid()
+        return cast(Tensor, scores).topk(K).indices
+
+
+def print_speeds(found: dict[str, dict[int, dict[str, float]]]) -> None:
+    """Texts per second and one text's time."""
+    table = Table("", "threads", "texts/s", "one text, ms: p50", "p99", title="Speed", title_justify="left")
+    for name, results in found.items():
+        for threads, one in results.items():
+            table.add_row(
+                name, str(threads), f"{one['texts_per_s']:,.0f}", f"{1000 * one['p50']:.2f}", f"{1000 * one['p99']:.2f}"
+            )
+    Console(width=120).print(table)
+
+
+def print_formats(config: Config) -> None:
+    """Metrics of the test split with label rows in each format; and that the plain loop agrees."""
+    test = ShardedDataset(data_url(config), "test")
+    tokens = test.column("input_ids")
+    for rows in ("fp32", "bf16", "int8"):
+        predictor = Predictor.from_checkpoint(config.output, rows=rows, batch_size=BATCH)
+        size = predictor.parts.rows.num_bytes / 1e6
+        print_metrics(config, f"cxml, {rows} rows, {size:.1f} MB", predictor.predict_tokens(tokens, K).labels)
+    some = np.arange(min(2000, len(test)))
+    labels = Predictor.from_checkpoint(config.output).predict(test.texts(some), K).labels
+    same = np.mean(PlainLoop(config).predict(test.texts(some)) == labels)
+    print(f"The plain loop names the same labels at {100 * same:.2f} % of the places.")
+
+
+def print_metrics(config: Config, name: str, labels: np.ndarray) -> None:
+    """P@k of label ids [M, K] for the test split."""
+    test = ShardedDataset(data_url(config), "test")
+    metrics = metric_sums(labels, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+    print(f"{name}: " + ", ".join(f"{metric} {metrics[metric]:.2f}" for metric in ("P@1", "P@3", "P@5", "PSP@5")))
+
+
+def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
+    """One text's time with random models; the most labels' median over the fewest's."""
+    texts = ShardedDataset(data_url(config), "test").texts(np.arange(singles))
+    table = Table("labels", "one text, ms: p50", "p99", title="More labels, same shortlists", title_justify="left")
+    predictors = {size: random_predictor(config, size) for size in sizes}
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for predictor in predictors.values():
+        predictor.predict(texts[:3], K)
+    for start in range(0, singles, 10):  # in turns
+        for size, predictor in predictors.items():
+            part = texts[start : start + 10]
+            seconds[size] += single_times(lambda one, predictor=predictor: predictor.predict(one, K), part, len(part))
+    for size in sizes:
+        p50, p99 = np.percentile(seconds[size], [50, 99])
+        table.add_row(f"{size:,}", f"{1000 * p50:.2f}", f"{1000 * p99:.2f}")
+    Console(width=120).print(table)
+    return statistics.median(seconds[sizes[-1]]) / statistics.median(seconds[sizes[0]])
+
+
+def random_predictor(config: Config, num_labels: int) -> Predictor:
+    """A model over a balanced tree whose label rows are random, bf16, with the encoder of the run."""
+    sizes = (*WIDTHS[num_labels], num_labels)
+    tree = LabelTree(
+        np.arange(num_labels, dtype=np.int32),
+        tuple(cut(below, above).astype(np.int64) for above, below in itertools.pairwise(sizes)),
+    )
+    model_config = ModelConfig(
+        encoder=config.model.encoder, pooling=config.model.pooling, shortlist_sizes=(SHORTLIST,) * (len(sizes) - 1)
+    )
+    head = dataclasses.replace(config.head, weights="bf16", candidates="shortlist")
+    config = dataclasses.replace(
+        config, tree=dataclasses.replace(config.tree, level_sizes=sizes[:-1]), model=model_config, head=head
+    )
+    torch.manual_seed(0)
+    made = rows_head(tree, Exchange(is_alone=True), config, trains=False)
+    model = build_model(model_config, tree, make_label_head=made)
+    rows = cast(RowsHead, model.label_head)
+    for start in range(0, num_labels, 65536):
+        positions = torch.arange(start, min(start + 65536, num_labels))
+        rows.import_rows(
+            positions, torch.randn(len(positions), model.encoder.hidden_size) / 20, torch.zeros(len(positions))
+        )
+    of_run: Any = Predictor.from_checkpoint(model_url(config)).parts
+    names = [str(label) for label in range(num_labels)]
+    parts = dataclasses.replace(
+        of_run, model=model, tree=tree, layout=rows.layout, rows=pack(rows), names=names, config=config
+    )
+    return Predictor(parts, batch_size=BATCH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""A server at saturation for a while, bad requests among the good: no crash, no leak, and how long an answer takes.
+
+    python benchmarks/serve.py --config configs/quickstart.yaml [--minutes 10] [--quick]
+
+Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), starts `python -m cxml.serve`
+for it, and lets clients ask without a pause: most with one to eight test texts, one of them with broken JSON, wrong
+types, wrong tokens, texts and bodies that are too long, and connections that it drops half-way. Every good answer is
+held to what the server said first. Memory is that of all of the server's processes. The last line is JSON: memory at the
+end against that after the first tenth; the goal also asks that nothing failed but by 429 or 503.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from quality.compare import QUICK, Compare
+from rich.console import Console
+from rich.table import Table
+from support.closing_line import print_closing_line
+
+from cxml.cli import parse_command
+from cxml.console import set_up_logging
+from cxml.data import ShardedDataset, data_url
+from cxml.pipeline import run
+
+TOKEN = "benchmark"
+CLIENTS = 8
+BUSY = (429, 503)
+
+
+def main() -> None:
+    """Parse, train what is missing, serve, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, ten seconds: under 50 s")
+    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    options, rest = parser.parse_known_args()
+    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
+    if options.quick:
+        options.minutes = 10 / 60
+        words[2:2] = [*QUICK, "--output", "runs/benchmarks/quality-quick"]
+    config = parse_command(Compare, "serve.py", words).settings
+    set_up_logging(is_speaker=True)
+    run(config)
+    test = ShardedDataset(data_url(config), "test")
+    texts = test.texts(np.arange(min(500, len(test))))
+    with served(config.output) as (address, process):
+        soak = Soak(address, texts, 60 * options.minutes)
+        memory = soak.run(psutil.Process(process.pid))
+        is_alive = process.poll() is None and httpx.get(f"{address}/ready").status_code == 200
+    print_answers(soak, memory)
+    fine = is_alive and not soak.problems and set(soak.good_statuses) <= {200, *BUSY}
+    first, last = memory[len(memory) // 10], statistics.median(memory[-5:])
+    print_closing_line("serve", last / 2**20, "MiB", first / 2**20, goal=0.9, lower_is_better=True, provided=fine)
+
+
+@contextlib.contextmanager
+def served(output: str):  # noqa: ANN201
+    """Address and process of a server of the run in `output`, once it is ready; it is told to end afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "CXML_SERVE_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled"}
+    log = Path(output, "serve.log")
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            while not _is_ready(address):
+                if process.poll() is not None:
+                    sys.exit(f"The server ended; see {log}")
+                time.sleep(0.5)
+            yield address, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=90)
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/ready", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@dataclass
+class Soak:
+    """Clients that ask for a while, and what they were told."""
+
+    address: str
+    texts: list[str]
+    seconds: float
+    good_statuses: Counter[int] = field(default_factory=Counter)
+    bad_statuses: Counter[int] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _labels: dict[str, list[str]] = field(default_factory=dict)
+
+    def run(self, server: psutil.Process) -> list[int]:
+        """Ask until the time is over; the memory of all of the server's processes, in bytes, once a second."""
+        self._until = time.monotonic() + self.seconds
+        clients = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
+        clients.append(threading.Thread(target=self._disturb))
+        memory = []
+        for client in clients:
+            client.start()
+        while time.monotonic() < self._until:
+            time.sleep(1)
+            memory.append(memory_of(server))
+        for client in clients:
+            client.join()
+        return memory
+
+    def _ask(self, seed: int) -> None:
+        rng = random.Random(seed)
+        with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=120) as client:
+            while time.monotonic() < self._until:
+                texts = rng.sample(self.texts, rng.randint(1, 8))
+                began = time.perf_counter()
+                answer = client.post(f"{self.address}/predict", json={"texts": texts, "k": 3})
+                self.good_statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.waits.append(time.perf_counter() - began)
+                    self._check(texts, answer.json()["predictions"])
+                elif answer.status_code in BUSY:
+                    time.sleep(0.05)
+
+    def _check(self, texts: list[str], predictions: list[list[dict]]) -> None:
+        """The same text gets the same best label, whatever batch it came in."""
+        for text, labels in zip(texts, predictions, strict=True):
+            first = self._labels.setdefault(text, [label["name"] for label in labels])
+            if first[0] != labels[0]["name"]:
+                self.problems.append(f"{text!r} got {labels[0]['name']} after {first[0]}")
+
+    def _disturb(self) -> None:
+        rng = random.Random(0)
+        good = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        contents = [
+            b"", b"{", b"[]", b'{"texts": 1}', b"\xff\xfe", b'{"texts": ["a"], "k": -1}', b'{"texts": ["a"], "k": 1e9}',
+            b'{"texts": ["' + b"a" * 200_000 + b'"]}', b'{"texts": []}', b'{"texts": ["a"], "unknown": 1}',
+            b"[" * 50_000,
+        ]  # fmt: skip
+        while time.monotonic() < self._until:
+            if rng.random() < 0.2:
+                self._hang_up()
+                continue
+            headers = good if rng.random() < 0.8 else {**good, "Authorization": "Bearer wrong"}
+            answer = httpx.post(f"{self.address}/predict", content=rng.choice(contents), headers=headers, timeout=120)
+            self.bad_statuses[answer.status_code] += 1
+            if not 400 <= answer.status_code < 500 and answer.status_code not in BUSY:
+                self.problems.append(f"a bad request got {answer.status_code}")
+
+    def _hang_up(self) -> None:
+        host, port = self.address.removeprefix("http://").split(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Resident bytes of a process and all below it, those that they share counted once by their share."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += one.memory_full_info().pss
+    return total
+
+
+def print_answers(soak: Soak, memory: list[int]) -> None:
+    """What came back, how long it took, and the memory over the time."""
+    p50, p99 = np.percentile(soak.waits, [50, 99])
+    table = Table("", "", title=f"{CLIENTS} clients for {soak.seconds:.0f} s", title_justify="left", show_header=False)
+    table.add_row("answers a second", f"{len(soak.waits) / soak.seconds:.1f}")
+    table.add_row("an answer, ms: p50, p99", f"{1000 * p50:.0f}, {1000 * p99:.0f}")
+    table.add_row("good requests, by status", str(dict(sorted(soak.good_statuses.items()))))
+    table.add_row("bad requests, by status", str(dict(sorted(soak.bad_statuses.items()))))
+    steps = np.linspace(0, len(memory) - 1, min(6, len(memory))).astype(int)
+    table.add_row("MiB over the time", ", ".join(f"{memory[step] / 2**20:.0f}" for step in steps))
+    Console(width=140).print(table)
+    for problem in soak.problems[:10]:
+        print(problem)
+
+
+if __name__ == "__main__":
+    main()
