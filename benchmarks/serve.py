@@ -5,8 +5,8 @@
 Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), starts `python -m cxml.serve`
 for it, and lets clients ask without a pause: most with one to eight test texts, one of them with broken JSON, wrong
 types, wrong tokens, texts and bodies that are too long, and connections that it drops half-way. Every good answer is
-held to what the server said first. Memory is that of all of the server's processes. The last line is JSON: memory at the
-end against that after the first tenth; the goal also asks that nothing failed but by 429 or 503.
+held to what the server said first. Memory is that of all of the server's processes. The last line is JSON: memory at
+the end against that after the first tenth; the goal also asks that nothing failed but by 429 or 503.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def omikuji(model: Path, threads: int, k: int) -> Callable[[sparse.csr_matrix], 
     loaded.init_prediction_thread_pool(threads)
 
     def predict(features: sparse.csr_matrix) -> object:
-        bounds: list[int] = list(features.indptr)
+        bounds = [int(bound) for bound in features.indptr]
         pairs = list(zip(features.indices.tolist(), features.data.tolist()))  # noqa: B905 - older Pythons run this
         return [
             loaded.predict(pairs[bounds[row] : bounds[row + 1]], beam_size=BEAM, top_k=k)
