@@ -203,6 +203,9 @@ class ModelConfig:
     """Weight of each level's loss, one per level; empty: 1 each."""
     scoring: Literal["weighted", "level"] = "weighted"
     """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    teacher_forcing: bool = True
+    """In training every level hands down a text's true nodes first, as in the paper; without it only its best ones, so
+    that a label below a cluster that was missed is not trained on."""
     classifier_start: Literal["fresh", "centroids"] = "fresh"
     """Where the classifiers of all levels begin: `fresh`, near zero, as in the paper, or `centroids`, each row at the
     mean feature of its texts, for one more pass over them, forward only (docs/decisions/0013)."""

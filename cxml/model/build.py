@@ -33,4 +33,5 @@ def build_model(
         shortlist_sizes=config.shortlist_sizes,
         level_weights=config.level_weights,
         scoring=config.scoring,
+        teacher_forcing=config.teacher_forcing,
     )

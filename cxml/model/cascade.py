@@ -58,6 +58,7 @@ class CascadeXML(nn.Module):
         shortlist_sizes: tuple[int, ...] = (),
         level_weights: tuple[float, ...] = (),
         scoring: str = "weighted",
+        teacher_forcing: bool = True,
     ) -> None:
         """Build the levels above the labels; `label_head` scores the labels, one of ordinary parameters if None."""
         super().__init__()
@@ -66,6 +67,7 @@ class CascadeXML(nn.Module):
         self.shortlist_sizes = shortlist_sizes or (64,) * len(tree.offsets)
         self.level_weights = level_weights or (1.0,) * len(self.level_sizes)
         self.scoring = scoring
+        self.teacher_forcing = teacher_forcing
         self.cluster_heads = nn.ModuleList(LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:-1])
         for level, offsets in enumerate(tree.offsets):
             self.register_buffer(f"offsets_{level}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
@@ -113,7 +115,8 @@ class CascadeXML(nn.Module):
             logits = self._cluster_logits(level, features[level], shortlist)
             is_true = is_positive(shortlist, keys, self.level_sizes[level])
             losses.append(shortlist_loss(logits, is_true, shortlist.mask))
-            leaves = self._hand_down(self.shortlist_sizes[level], shortlist, logits, is_true)
+            forced = is_true if self.teacher_forcing else None
+            leaves = self._hand_down(self.shortlist_sizes[level], shortlist, logits, forced)
         scale = self.level_weights[-1] / batch.global_size
         losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale))
         by_level = torch.stack(losses)

@@ -41,7 +41,7 @@ class LabelHead(Protocol):
 
         Args:
             features_BD: features, in the encoder's dtype.
-            leaves: hold every true label.
+            leaves: whose labels are scored; a true label of no leaf counts for nothing.
             positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
             scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
                 takes it as the factor of its gradient.

@@ -318,15 +318,19 @@ class RowsHead:
         return groups, ids
 
     def _mark_true(self, groups: LeafGroups, leaf_ids: np.ndarray, positives: np.ndarray, num_texts: int) -> np.ndarray:
-        """Which of the groups' scores belong to a true label, uint8 [scores]."""
+        """Which of the groups' scores belong to a true label, uint8 [scores]; labels of no wanted leaf are left out."""
         marks = np.zeros(groups.score_ptr[-1], np.uint8)
         texts, positions = positives[:, 0], positives[:, 1]
         leaves = np.searchsorted(self.layout.leaf_offsets, positions, side="right") - 1
         own = self.layout.owns(leaves)
         texts, positions, leaves = texts[own], positions[own], leaves[own]
+        pair_keys = np.repeat(leaf_ids, np.diff(groups.pair_ptr)) * num_texts + groups.pair_texts
+        keys = leaves * num_texts + texts
+        pair = np.searchsorted(pair_keys, keys)
+        is_wanted = pair < len(pair_keys)
+        is_wanted[is_wanted] = pair_keys[pair[is_wanted]] == keys[is_wanted]
+        pair, positions, leaves = pair[is_wanted], positions[is_wanted], leaves[is_wanted]
         group = np.searchsorted(leaf_ids, leaves)
-        group_of_pair = np.repeat(np.arange(len(leaf_ids)), np.diff(groups.pair_ptr))
-        pair = np.searchsorted(group_of_pair * num_texts + groups.pair_texts, group * num_texts + texts)
         row = positions - self.layout.leaf_offsets[leaves]
         width = np.diff(groups.pair_ptr)[group]
         marks[groups.score_ptr[group] + row * width + pair - groups.pair_ptr[group]] = 1

@@ -74,10 +74,13 @@ def make_batch(label_lists):
     )
 
 
-def make_model(tree, batch_size, sizes, weights, seed, scoring="weighted"):
+def make_model(tree, batch_size, sizes, weights, seed, scoring="weighted", teacher_forcing=True):
     torch.manual_seed(seed)
     features = [torch.randn(batch_size, HIDDEN) for _ in tree.level_sizes]
-    model = CascadeXML(FixedFeatures(features), tree, shortlist_sizes=sizes, level_weights=weights, scoring=scoring)
+    model = CascadeXML(
+        FixedFeatures(features), tree,
+        shortlist_sizes=sizes, level_weights=weights, scoring=scoring, teacher_forcing=teacher_forcing,
+    )  # fmt: skip
     for head in heads_of(model):
         nn.init.normal_(head.weight)
         nn.init.normal_(head.bias)
@@ -117,10 +120,10 @@ def record_scored(model, monkeypatch):
 
 
 @settings(max_examples=150, deadline=None)
-@given(cases())
-def test_shortlists_logits_loss_and_gradients_equal_the_literal_algorithm(case):
+@given(cases(), st.booleans())
+def test_shortlists_logits_loss_and_gradients_equal_the_literal_algorithm(case, teacher_forcing):
     tree, label_lists, sizes, weights, seed = case
-    model = make_model(tree, len(label_lists), sizes, weights, seed)
+    model = make_model(tree, len(label_lists), sizes, weights, seed, teacher_forcing=teacher_forcing)
     with pytest.MonkeyPatch.context() as monkeypatch:
         scored = record_scored(model, monkeypatch)
         loss, level_losses = model(make_batch(label_lists))
@@ -128,7 +131,9 @@ def test_shortlists_logits_loss_and_gradients_equal_the_literal_algorithm(case):
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
 
     model.zero_grad()
-    expected = literal_forward(tree, list(model.encoder.features), weights_of(model), sizes, weights, label_lists)
+    expected = literal_forward(
+        tree, list(model.encoder.features), weights_of(model), sizes, weights, label_lists, teacher_forcing
+    )
     expected.loss.backward()
 
     for found, wanted in zip(scored, expected.scored, strict=True):

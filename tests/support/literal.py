@@ -36,7 +36,7 @@ def hand_down(logits, k, true):
     return chosen + others[: max(0, k - len(chosen))]
 
 
-def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label_lists):
+def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label_lists, teacher_forcing=True):
     """features: one [B, D] per level; heads: (weight, bias) per level; label_lists: true label ids per text."""
     num_levels = len(tree.level_sizes)
     scored = [[] for _ in range(num_levels)]
@@ -54,7 +54,7 @@ def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label
             ]
             losses[level] = losses[level] + sum(terms) / len(terms)
             if level < num_levels - 1:
-                chosen = hand_down(logits, shortlist_sizes[level], truth[level])
+                chosen = hand_down(logits, shortlist_sizes[level], truth[level] if teacher_forcing else set())
                 shortlist = [child for node in chosen for child in children(tree, level, node)]
     loss = sum(weight * level_loss for weight, level_loss in zip(level_weights, losses, strict=True))
     return LiteralResult(loss, [level_loss.item() for level_loss in losses], scored)

@@ -1,0 +1,135 @@
+"""What each choice of a config is worth: the run as configured, and again with one thing changed at a time.
+
+    python benchmarks/quality/ablations.py --config configs/wordnet.yaml --data.source.path FOLDER --train.epochs 1
+    python benchmarks/quality/ablations.py --quick
+
+All runs share the data, the label tree and the seed; options of `python -m cxml.train` that follow hold for every one.
+What is finished is not run again. Prints the labels' metrics, the share of the true labels that the clusters hand down,
+and minutes of training. The last line is JSON: P@1 as configured against the best variant's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from quality.compare import COLUMNS, QUICK  # noqa: E402
+from support.closing_line import print_closing_line  # noqa: E402
+
+from cxml.cli import Settings, parse_command  # noqa: E402
+from cxml.config import Config  # noqa: E402
+from cxml.console import set_up_logging  # noqa: E402
+from cxml.data import data_url  # noqa: E402
+from cxml.model import read_encoder_config  # noqa: E402
+from cxml.pipeline import run  # noqa: E402
+from cxml.tree import tree_url  # noqa: E402
+
+CONFIGURED = "as configured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablations:
+    """Train the variants of a config."""
+
+    settings: Settings
+
+
+def main() -> None:
+    """Parse, train, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="one small chapter of ICD-10-CM, three variants: under 50 s"
+    )
+    parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/ablations"), help="where the runs stay")
+    parser.add_argument("--variants", nargs="+", help="only these, besides the run as configured")
+    options, rest = parser.parse_known_args()
+    if options.quick:
+        options.config, options.folder = str(ROOT / "configs" / "icd10cm.yaml"), options.folder / "quick"
+        options.variants = options.variants or ["classifiers-from-centroids", "level-scores"]
+        rest = [*QUICK, "--train.epochs", "1", "--evaluate.examples", "0", *rest]
+    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
+    base = settings([*words, "--output", str(options.folder / CONFIGURED.replace(" ", "-"))])
+    set_up_logging(is_speaker=True)
+    found = {CONFIGURED: result(base)}
+    shared = ["--data.directory", data_url(base), "--tree.directory", tree_url(base)]
+    for name, change in variants(base).items():
+        if options.variants is None or name in options.variants:
+            found[name] = result(settings([*words, *shared, *change, "--output", str(options.folder / name)]))
+    report(found)
+
+
+def settings(words: list[str]) -> Config:
+    """The config of a command line."""
+    return parse_command(Ablations, "ablations.py", words).settings
+
+
+def variants(base: Config) -> dict[str, list[str]]:
+    """Options that change one thing of the config, by name; what is so already is left out."""
+    levels, depth = base.num_levels, read_encoder_config(base.model).num_hidden_layers
+    changes = {
+        "fresh-classifiers": ["--model.classifier-start", "fresh"],
+        "classifiers-from-centroids": ["--model.classifier-start", "centroids"],
+        "without-names": ["--train.name-texts", ""],
+        "scored-on-shortlists": ["--head.candidates", "shortlist"],
+        "scored-on-all-labels": ["--head.candidates", "all"],
+        "one-shared-feature": ["--model.taps", *[str(depth)] * levels],
+        "frozen-encoder": ["--model.freeze-layers", str(depth)],
+        "weighted-scores": ["--model.scoring", "weighted"],
+        "level-scores": ["--model.scoring", "level"],
+        "without-teacher-forcing": ["--model.no-teacher-forcing"],
+        "labels-weigh-double": ["--model.level-weights", *["1"] * (levels - 1), "2"],
+        "half-the-shortlists": ["--model.shortlist-sizes", *map(str, _scaled(base, 0.5))],
+        "twice-the-shortlists": ["--model.shortlist-sizes", *map(str, _scaled(base, 2))],
+        "head-by-sgd": ["--head.optimizer", "sgd"],
+        "batches-by-length": ["--train.bucket-by-length"],
+    }
+    is_so = {
+        "fresh-classifiers": base.model.classifier_start == "fresh",
+        "classifiers-from-centroids": base.model.classifier_start == "centroids",
+        "without-names": not base.train.name_texts,
+        "scored-on-shortlists": base.head.candidates == "shortlist",
+        "scored-on-all-labels": base.head.candidates == "all",
+        "weighted-scores": base.model.scoring == "weighted",
+        "level-scores": base.model.scoring == "level",
+        "batches-by-length": base.train.bucket_by_length,
+    }
+    return {name: words for name, words in changes.items() if not is_so.get(name, False)}
+
+
+def _scaled(base: Config, factor: float) -> list[int]:
+    sizes = base.model.shortlist_sizes or (64,) * (base.num_levels - 1)
+    return [max(1, int(size * factor)) for size in sizes]
+
+
+def result(config: Config) -> dict[str, Any]:
+    """Metrics of a run, trained if it is not yet."""
+    levels = run(config)["levels"]
+    lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
+    seconds = [line for line in lines if line["kind"] == "train"][-1]["seconds"]
+    reach = levels[-2]["reach"] if len(levels) > 1 else 100.0
+    return {**levels[-1], "reach": reach, "minutes": seconds / 60}
+
+
+def report(found: dict[str, dict[str, Any]]) -> None:
+    """Print the table and the closing line."""
+    table = Table("", *COLUMNS, "reach", "train, min")
+    for name, one in found.items():
+        table.add_row(name, *(f"{one[column]:.2f}" for column in (*COLUMNS, "reach")), f"{one['minutes']:.1f}")
+    Console(width=140).print(table)
+    best = max(one["P@1"] for name, one in found.items() if name != CONFIGURED)
+    print_closing_line("ablations", found[CONFIGURED]["P@1"], "P@1, %", best, goal=1.0)
+
+
+if __name__ == "__main__":
+    main()
