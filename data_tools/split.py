@@ -31,7 +31,7 @@ class SplitCommand:
     seed: int = 0
     """Which texts; the same seed holds out the same texts."""
     name: str = "validation"
-    """Name of the new split."""
+    """Name of the new split; `test` takes the place of the test split."""
 
 
 def _run(command: SplitCommand) -> None:

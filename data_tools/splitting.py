@@ -20,7 +20,7 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
         out: an empty place.
         fraction: share of the train texts that are held out.
         seed: which ones.
-        name: of the new split.
+        name: of the new split; `test` takes the place of the test split, so that settings can be chosen without it.
 
     Raises:
         ConfigError: the fraction is impossible, or there is a split of that name.
@@ -32,7 +32,7 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
     if not 0 < num_held < num_train:
         problem = f"leaves one of the two splits of {num_train} texts empty"
         raise ConfigError("--fraction", fraction, problem, "Choose another share, such as 0.1.")
-    if name in manifest.splits or not name.isidentifier():
+    if (name in manifest.splits and name != "test") or not name.isidentifier():
         raise ConfigError("--name", name, "is taken or no plain word", "Choose another name, such as validation.")
     order = epoch_order(num_train, seed, 0)
     rows = {"train": np.sort(order[num_held:]), name: np.sort(order[:num_held])}
@@ -42,7 +42,7 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
     train = ShardedDataset(url, "train")
     writer.write_labels(names, _frequency(train, rows["train"], len(names)))
     shard_rows = max(shard.rows for shard in manifest.splits["train"])
-    for split in (*rows, *(split for split in manifest.splits if split != "train")):
+    for split in (*rows, *(split for split in manifest.splits if split not in ("train", name))):
         dataset = train if split in rows else ShardedDataset(url, split)
         chosen = rows.get(split, np.arange(len(dataset)))
         for start in range(0, len(chosen), shard_rows):

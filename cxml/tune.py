@@ -1,0 +1,63 @@
+"""Search a config's fields for better values: many short trainings, the poor ones ended early.
+
+python -m cxml.tune --config configs/wordnet.yaml --space configs/search.yaml --trials 20
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.console import set_up_logging
+from cxml.errors import CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneCommand:
+    """Search a config's fields for better values with Ray Tune.
+
+    A share of the train texts is held out, and every trial is a run of the config with values drawn from the space, on
+    the rest, evaluated after each epoch on what was held out: the test split is never looked at. Trials that fall
+    behind are ended (successive halving, ASHA). A stopped search goes on where it was, trials and all, by the same
+    command. The best config is written to `tune/best.yaml` in the output.
+    """
+
+    settings: Settings
+    space: str = "configs/search.yaml"
+    """YAML file: each line a field of the config, such as optim.encoder_lr, and what to draw it from:
+    {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]}, both ends included."""
+    trials: int = 16
+    """Values to try."""
+    metric: str = "P@5"
+    """The labels' metric to make as high as possible."""
+    held_out: float = 0.1
+    """Share of the train texts to evaluate on, above 0 and below 1."""
+    cpus_per_trial: int = 0
+    """CPUs of each trial, which decide how many run at once; 0: all of the cluster, one trial after the other."""
+    gpus_per_trial: int = 0
+    """GPUs of each trial."""
+    reduction: int = 3
+    """After 1, 3, 9, ... epochs (its powers) only the best of so many trials goes on."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    try:
+        command = parse_command(TuneCommand, "python -m cxml.tune", arguments)
+        set_up_logging(is_speaker=True)
+        from cxml.tuning import search  # noqa: PLC0415  the heavy libraries wait until a command line is known to be good
+
+        search(
+            command.settings, command.space,
+            trials=command.trials, metric=command.metric, held_out=command.held_out, cpus=command.cpus_per_trial,
+            gpus=command.gpus_per_trial, reduction=command.reduction,
+        )  # fmt: skip
+    except CxmlError as error:
+        return exit_with_message(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

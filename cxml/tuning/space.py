@@ -1,0 +1,79 @@
+"""What a search draws from: fields of the config, each with a choice or a range."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+from ray import tune
+
+from cxml import storage
+from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.errors import ConfigError
+
+_KINDS: dict[str, Callable[..., Any]] = {
+    "choice": lambda *values: tune.choice(list(values)),
+    "uniform": tune.uniform,
+    "loguniform": tune.loguniform,
+    "integers": lambda low, high: tune.randint(low, high + 1),
+}
+_REMEDY = "Write e.g. optim.encoder_lr: {loguniform: [1.0e-5, 1.0e-3]}; kinds: " + ", ".join(_KINDS) + "."
+
+
+def read_space(file: str, base: Config) -> dict[str, Any]:
+    """The distributions of a YAML file, by field.
+
+    Raises:
+        ConfigError: the file cannot be read, a field or kind is unknown, or what is drawn does not fit the config.
+    """
+    try:
+        content = yaml.safe_load(storage.read_bytes(file))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError("--space", file, f"cannot be read ({error})", "Name a YAML file; see configs/.") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError("--space", file, "names no field", _REMEDY)
+    space = {str(name): _distribution(str(name), what) for name, what in content.items()}
+    with_values(base, {name: distribution.sample() for name, distribution in space.items()})  # refuses what cannot be
+    return space
+
+
+def with_values(base: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some fields, by their dotted names. Raises `ConfigError` for what cannot be."""
+    changed = copy.deepcopy(config_to_dict(base))
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        place = changed
+        for section in sections:
+            place = place.get(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
+        place[field] = value
+        if sections and sections[0] not in changed:
+            raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
+    return config_from_dict(changed)
+
+
+def _distribution(name: str, what: object) -> Any:  # noqa: ANN401 - Ray Tune's own types
+    if not isinstance(what, dict) or len(what) != 1:
+        raise ConfigError(name, what, "is no distribution", _REMEDY)
+    ((kind, values),) = what.items()
+    if kind not in _KINDS or not isinstance(values, list) or not values:
+        raise ConfigError(name, what, "is no distribution", _REMEDY)
+    numbers = values if kind == "choice" else [_number(name, value) for value in values]
+    try:
+        return _KINDS[kind](*numbers)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(name, what, f"cannot be drawn from ({error})", _REMEDY) from error
+
+
+def _number(name: str, value: object) -> float | int:
+    if isinstance(value, str):  # YAML reads 1e-5 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(name, value, "is no number", _REMEDY)
+    return value

@@ -1,0 +1,97 @@
+"""One trial: a training as a process of its own, whose evaluations are reported one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from cxml import storage
+from cxml.cli import dump_config
+from cxml.config import config_from_dict, config_to_dict
+from cxml.tuning.space import with_values
+
+_ENDING_SECONDS = 60
+_LOG_TAIL = 3000
+
+
+class Trial(tune.Trainable):
+    """Runs `python -m cxml.train` on a config with the values drawn for it, in a folder that these decide.
+
+    The run keeps its own checkpoints, so a trial that was stopped goes on where it was when it is started again; its
+    evaluations are then reported anew from the first.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the training, or go on with it.
+
+        Args:
+            config: `base`, the config that all trials share, as a mapping; `drawn`, values of its fields by dotted
+                name; `folder`, of all trials.
+        """
+        drawn = config["drawn"]
+        self._folder = Path(config["folder"], storage.fingerprint(drawn))
+        run = dataclasses.replace(with_values(config_from_dict(config["base"]), drawn), output=str(self._folder))
+        self._epochs = run.train.epochs
+        self._seen = 0
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / "trial.yaml"
+        file.write_text(dump_config(config_to_dict(run)))
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        with (self._folder / "log.txt").open("a") as log:
+            self._process = subprocess.Popen(
+                [*_ending_with_parent(), sys.executable, "-m", "cxml.train", "--config", str(file),
+                 "--launch.launcher", "local"],
+                stdout=log, stderr=subprocess.STDOUT, env=environment,
+            )  # fmt: skip
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next evaluation, the labels' metrics of which are the result."""
+        while True:
+            ended = self._process.poll()
+            evaluations = self._evaluations()
+            if len(evaluations) > self._seen:
+                found = evaluations[self._seen]
+                self._seen += 1
+                return {**found["levels"][-1], "epoch": found["epoch"], "done": found["epoch"] >= self._epochs}
+            if ended is not None:
+                tail = (self._folder / "log.txt").read_text()[-_LOG_TAIL:]
+                raise RuntimeError(f"the training in {self._folder} ended with {ended}:\n{tail}")
+            time.sleep(0.5)
+
+    def cleanup(self) -> None:
+        """End the training, which saves a checkpoint first; one that has reported its last epoch may finish."""
+        if self._seen < self._epochs:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the run has checkpoints of its own."""
+
+    def load_checkpoint(self, checkpoint: dict | None) -> None:
+        """Nothing, as above."""
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        file = self._folder / "metrics.jsonl"
+        if not file.exists():
+            return []
+        lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [record for line in lines if (record := json.loads(line))["kind"] == "evaluate"]
+
+
+def _ending_with_parent() -> list[str]:
+    """Has the kernel send a command SIGTERM when its parent is gone: else a lost search would leave trainings."""
+    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
