@@ -4,6 +4,7 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from support.browser import page_in_browser
 
 from cxml.report import PAGE_FILE, write_page
 
@@ -103,3 +104,20 @@ def test_what_a_run_lacks_is_left_out(tmp_path, absent):
     assert "61.50" in text
     assert "Examples" not in text
     assert content.count("<svg") == (2 if "by_frequency" in smaller else 0)
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_a_browser_shows_all_of_it_in_the_colours_of_the_system(tmp_path, colours):
+    page_of(tmp_path, REPORT)
+    with page_in_browser(colours) as (page, complaints):
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / PAGE_FILE).as_uri())
+        charts = page.locator("svg").all()
+        assert len(charts) == 6
+        assert all(chart.bounding_box()["height"] > 100 for chart in charts)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, ground.strip("rgb()").split(","))) > 3 * 128) == (colours == "light")
+    assert not complaints
+    assert len(requests) == 1, "it loads nothing else"
