@@ -2,9 +2,11 @@
 
     python benchmarks/step.py [--quick]
 
-Trains on all of ICD-10-CM (28,163 labels) with MiniLM-L6, as configs/icd10cm.yaml says, one process, and times each
-step and the bare encoder on the step's batch in turn, so that whatever else the machine does hits both. The ratio is
-of medians. Prints the share of each part of a step, and one line of JSON at the end.
+Trains on all of ICD-10-CM (28,163 labels) with MiniLM-L6, as configs/icd10cm.yaml says, one process, and times on each
+batch in turn, so that whatever else the machine does hits all of them: the training step, the bare encoder, and the
+step of the plain implementation that goes through a batch text by text and updates every weight. Ratios are of medians.
+The last line is JSON: our step against the encoder alone; the goal also asks that the share of the step outside the
+encoder is at most a quarter of the plain implementation's.
 """
 
 from __future__ import annotations
@@ -14,25 +16,30 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from torch import Tensor
 
 from cxml.cli import load_config
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import Batch, ShardedDataset, TrainLoader, data_url
-from cxml.model import build_model
-from cxml.parallel import build_engine, distributed, run_workers
+from cxml.data import Batch, ShardedDataset, data_url
+from cxml.model import CascadeXML, build_model
+from cxml.parallel import distributed, run_workers
 from cxml.training import train_step
+from cxml.training.jobs import set_up
 from cxml.tree import LabelTree, build, tree_url
 from data_tools.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 GOAL = 0.8
+MOST_OF_PLAIN_SHARE = 0.25
 WARM_UP = 2
 
 
@@ -53,23 +60,58 @@ def main() -> None:
 
 
 def measure(config: Config, steps: int) -> dict[str, list[float]]:
-    """Seconds of each training step, and of the encoder alone on the same batch; and the texts of each."""
-    figures: dict[str, list[float]] = {"step": [], "encoder": [], "texts": []}
+    """Seconds of each training step, of the encoder alone and of the plain step on the same batch; and its texts."""
+    figures: dict[str, list[float]] = {"step": [], "encoder": [], "plain": [], "texts": []}
     with distributed() as ranks:
-        dataset = ShardedDataset(data_url(config), "train")
+        state, schedule = set_up(config, ranks)
+        tree = LabelTree.load(tree_url(config))
         torch.manual_seed(config.seed)
-        model = build_model(config.model, LabelTree.load(tree_url(config)))
-        engine = build_engine(model, config.train, config.optim, ranks)
-        loader = TrainLoader(
-            dataset, batch_size=config.train.batch_size, seed=config.seed, rank=0, world_size=1, accumulation=1,
-            pad_id=dataset.manifest.tokenizer.pad_id,
-        )  # fmt: skip
-        for _, batches in zip(range(steps + WARM_UP), loader.epoch(0), strict=False):
-            figures["step"].append(timed(lambda batches=batches: train_step(engine, batches, ranks)))
-            figures["encoder"].append(timed(lambda batch=batches[0]: encoder_alone(model.encoder, batch)))
-            model.zero_grad()
+        plain = PlainCascade(build_model(config.model, tree), tree)
+        for step, batches in zip(range(steps + WARM_UP), state.loader.epoch(0), strict=False):
+            schedule.apply(step)
+            figures["step"].append(timed(lambda batches=batches: train_step(state.engine, batches, ranks)))
+            figures["encoder"].append(timed(lambda batch=batches[0]: encoder_alone(plain.model.encoder, batch)))
+            plain.optimizer.zero_grad()
+            figures["plain"].append(timed(lambda batch=batches[0]: plain.step(batch)))
             figures["texts"].append(batches[0].size)
     return {name: values[WARM_UP:] for name, values in figures.items()}
+
+
+class PlainCascade:
+    """The training step as one writes it first: text by text, with one optimiser over all weights."""
+
+    def __init__(self, model: CascadeXML, tree: LabelTree) -> None:
+        """Take a model of ordinary parameters."""
+        self.model, self._tree = model, tree
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        self._heads = [*model.cluster_heads, *model.label_head.get_submodule("blocks").children()]  # pyright: ignore
+        self._positions = torch.from_numpy(tree.label_order).long().argsort()
+        self._parents = [torch.from_numpy(tree.parents(level)) for level in range(1, len(self._heads))]
+        self._children = [[torch.arange(a, b) for a, b in pairwise(offsets.tolist())] for offsets in tree.offsets]
+
+    def step(self, batch: Batch) -> None:
+        """Forward, backward, update."""
+        features = self.model.encoder(batch.input_ids, batch.attention_mask)
+        loss = sum((self._loss(features, batch, text) for text in range(batch.size)), start=torch.zeros(()))
+        (loss / batch.size).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _loss(self, features: list[Tensor], batch: Batch, text: int) -> Tensor:
+        labels = batch.label_values[batch.label_offsets[text] : batch.label_offsets[text + 1]]
+        true = [self._positions[labels]]
+        for parents in reversed(self._parents):
+            true.insert(0, parents[true[0]].unique())
+        shortlist, loss = torch.arange(self._tree.level_sizes[0]), torch.zeros(())
+        for level, head in enumerate(self._heads):
+            logits = head.weight[shortlist] @ features[level][text] + head.bias[shortlist]
+            is_true = torch.isin(shortlist, true[level])
+            loss = loss + F.binary_cross_entropy_with_logits(logits, is_true.float())
+            if level < len(self._parents):
+                ranking = logits.detach().sigmoid() + is_true
+                best = ranking.topk(min(self.model.shortlist_sizes[level], len(ranking))).indices
+                shortlist = torch.cat([self._children[level][node] for node in shortlist[best].tolist()])
+        return loss
 
 
 def encoder_alone(encoder: torch.nn.Module, batch: Batch) -> None:
@@ -88,14 +130,19 @@ def timed(work: Callable[[], object]) -> float:
 def report(config: Config, figures: dict[str, list[float]]) -> None:
     """Print the table and the line of JSON."""
     texts = statistics.median(figures["texts"])
-    speed = {name: texts / statistics.median(figures[name]) for name in ("step", "encoder")}
-    table = Table(title="Texts per second, medians of alternating steps", title_justify="left")
-    for heading in ("batch", "training", "encoder alone", "ratio"):
+    seconds = {name: statistics.median(figures[name]) for name in ("step", "encoder", "plain")}
+    table = Table(title=f"Batches of {config.train.batch_size}, medians of alternating steps", title_justify="left")
+    for heading in ("", "texts/s", "of the encoder alone", "share outside the encoder"):
         table.add_column(heading, justify="right")
-    ratio = speed["step"] / speed["encoder"]
-    table.add_row(str(config.train.batch_size), f"{speed['step']:.1f}", f"{speed['encoder']:.1f}", f"{ratio:.2f}")
+    shares = {name: max(0.0, 1 - seconds["encoder"] / seconds[name]) for name in seconds}
+    names = {"encoder": "encoder alone", "step": "training step", "plain": "plain implementation"}
+    for name, shown in names.items():
+        ratio = seconds["encoder"] / seconds[name]
+        table.add_row(shown, f"{texts / seconds[name]:.1f}", f"{ratio:.2f}", f"{100 * shares[name]:.0f} %")
     Console().print(table)
-    print_closing_line("step", speed["step"], "texts/s", speed["encoder"], goal=GOAL)
+    is_small = shares["step"] <= MOST_OF_PLAIN_SHARE * shares["plain"]
+    speeds = texts / seconds["step"], texts / seconds["encoder"]
+    print_closing_line("step", speeds[0], "texts/s", speeds[1], goal=GOAL, provided=is_small)
 
 
 if __name__ == "__main__":
