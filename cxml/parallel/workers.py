@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -38,7 +40,16 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
     """
     # Threads that wait for each other spin by default, which costs several times the speed where others work too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    launch = LaunchConfig(
+    with tempfile.TemporaryDirectory(prefix="cxml-workers-") as logs, _passing_on(signal.SIGTERM, signal.SIGUSR1):
+        try:
+            return elastic_launch(_launch(num_workers, logs), work)(*arguments)[0]
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise WorkerError(f"Process {rank} of {num_workers} failed. {_account(failure)}") from None
+
+
+def _launch(num_workers: int, logs: str) -> LaunchConfig:
+    return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_workers,
@@ -51,13 +62,8 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
         start_method="spawn",
         # Without SIGTERM: torch would end the processes 30 seconds later, whether they have saved their state or not.
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+        logs_specs=DefaultLogsSpecs(log_dir=logs),  # else torch leaves a folder of its own behind
     )
-    try:
-        with _passing_on(signal.SIGTERM, signal.SIGUSR1):
-            return elastic_launch(launch, work)(*arguments)[0]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise WorkerError(f"Process {rank} of {num_workers} failed. {_account(failure)}") from None
 
 
 @contextmanager
