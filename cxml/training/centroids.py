@@ -22,6 +22,7 @@ from cxml.parallel import Exchange, Ranks
 # mean of all features. Of the values tried on features of WordNet these gave test texts the least cross-entropy.
 _SCALE = 16.0
 _BIAS = -6.0
+_BLOCK_ROWS = 65536  # copied at once
 
 
 @torch.no_grad()
@@ -60,7 +61,8 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         level_head.get_parameter("weight").copy_(weight)
         level_head.get_parameter("bias").copy_(bias)
     labels.sum_up(head.sum_over_copies)
-    head.import_rows(positions, *labels.classifiers())
+    for block in zip(*(part.split(_BLOCK_ROWS) for part in (positions, *labels.classifiers())), strict=True):
+        head.import_rows(*block)
     model.train()
 
 
