@@ -1,6 +1,6 @@
 """A server at saturation for a while, bad requests among the good: no crash, no leak, and how long an answer takes.
 
-    python benchmarks/serve.py --config configs/quickstart.yaml [--minutes 10] [--quick]
+    python benchmarks/serve.py --config configs/icd10cm.yaml [--minutes 10] [--quick]
 
 Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), starts `python -m cxml.serve`
 for it, and lets clients ask without a pause: most with one to eight test texts, one of them with broken JSON, wrong
@@ -48,7 +48,7 @@ def main() -> None:
     """Parse, train what is missing, serve, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, ten seconds: under 50 s")
-    parser.add_argument("--config", default="configs/quickstart.yaml")
+    parser.add_argument("--config", default="configs/icd10cm.yaml")
     parser.add_argument("--minutes", type=float, default=10.0)
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
@@ -154,7 +154,7 @@ class Soak:
         good = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         contents = [
             b"", b"{", b"[]", b'{"texts": 1}', b"\xff\xfe", b'{"texts": ["a"], "k": -1}', b'{"texts": ["a"], "k": 1e9}',
-            b'{"texts": ["' + b"a" * 200_000 + b'"]}', b'{"texts": []}', b'{"texts": ["a"], "unknown": 1}',
+            b'{"texts": ["' + b"a" * 200_000 + b'"]}', b'{"texts": ["a"], "unknown": 1}',
             b"[" * 50_000,
         ]  # fmt: skip
         while time.monotonic() < self._until:

@@ -7,8 +7,9 @@
 Trains, or goes on with, the run of the config (options of `python -m cxml.train` may follow) and evaluates it. The
 peers see the same training texts, as the prepared tf-idf or the prepared tokens: omikuji as Parabel and as Bonsai,
 PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid by the untrained
-encoder. What a peer found is kept and not found again. The last line is JSON: P@1 against the best peer's; the goal
-also asks to be ahead of every peer on P@3, P@5 and PSP@1, 3, 5.
+encoder; with `--xr-transformer EPOCHS` also PECOS XR-Transformer on the same encoder, hours on a CPU. What a peer
+found is kept and not found again. The last line is JSON: P@1 against the best peer's; the goal also asks to be ahead
+of every peer on P@3, P@5 and PSP@1, 3, 5.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from support.closing_line import print_closing_line  # noqa: E402
-from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, peer_python  # noqa: E402
+from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, XR_TRANSFORMER, peer_python  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
 from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
-from cxml.data import ShardedDataset, data_url  # noqa: E402
+from cxml.data import ShardedDataset, data_url, resolve_encoder  # noqa: E402
 from cxml.metrics import metric_sums  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
     parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--xr-transformer", type=int, metavar="EPOCHS", help="also train it, so long at each level")
     options, rest = parser.parse_known_args()
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
     words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
@@ -83,6 +85,9 @@ def main() -> None:
         "PECOS XR-Linear": [peer_python(options.peers, "pecos", PECOS), linear, "xr-linear"],
         "MiniLM, nearest centroid": [sys.executable, str(PEERS / "centroids.py"), config.model.encoder],
     }
+    if options.xr_transformer:
+        words = [str(PEERS / "xr_transformer.py"), resolve_encoder(config.model.encoder), str(options.xr_transformer)]
+        peers["PECOS XR-Transformer"] = [peer_python(options.peers, "xr-transformer", XR_TRANSFORMER), *words]
     systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
     report("CascadeXML", {"CascadeXML": own(config), **systems})
 
@@ -98,6 +103,7 @@ def write_inputs(config: Config) -> Path:
         sparse.save_npz(folder / f"{split}_features.npz", dataset.features_csr())
         sparse.save_npz(folder / f"{split}_labels.npz", dataset.labels_csr())
         tokens, pad = dataset.column("input_ids"), dataset.manifest.tokenizer.pad_id
+        (folder / f"{split}_texts.json").write_text(json.dumps(dataset.texts(np.arange(len(dataset)))))
         np.savez(folder / f"{split}_tokens.npz", values=tokens.values, offsets=tokens.offsets, pad_id=pad)
     (folder / "ready").touch()
     return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PEERS_FOLDER = Path.home() / ".cache" / "cxml-peers"
 PECOS = ["libpecos==1.2.8", "numpy<2", "scipy<1.14", "scikit-learn<1.6"]
+XR_TRANSFORMER = [*PECOS, "torch==2.13.0", "transformers==4.46.3", "sentencepiece", "protobuf"]
 OMIKUJI = ["omikuji==0.5.2", "cffi", "milksnake", "numpy", "scipy", "scikit-learn"]
 
 

@@ -1,0 +1,80 @@
+"""Train PECOS's XR-Transformer on the same encoder and rank the test texts' labels; runs in its own venv.
+
+    python xr_transformer.py ENCODER_FOLDER EPOCHS FOLDER OUT THREADS K
+
+FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json, test_texts.json, lists of
+strings. Its own defaults, but for: EPOCHS passes per level of its tree, batches of 32, texts cut where 99 % of them
+end, since it pads all of them to one length. Writes and prints what linear_models.py does.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pecos.xmc import Indexer, LabelEmbeddingFactory  # pyright: ignore
+from pecos.xmc.xtransformer.model import XTransformer  # pyright: ignore
+from pecos.xmc.xtransformer.module import MLProblemWithText  # pyright: ignore
+from scipy import sparse
+from transformers import AutoTokenizer
+
+BATCH, BEAM = 32, 10
+
+
+def main() -> None:
+    """Load, train, predict, report."""
+    encoder, epochs, folder, out, threads, k = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    names = ("train_features", "train_labels", "test_features")
+    train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr().astype(np.float32) for each in names)
+    texts, test_texts = (json.loads(Path(folder, f"{split}_texts.json").read_text()) for split in ("train", "test"))
+    longest = length_of(encoder, texts)
+    began = time.perf_counter()
+    chain = Indexer.gen(LabelEmbeddingFactory.create(labels, train, method="pifa"), threads=int(threads))
+    matcher = {"model_shortcut": encoder, "num_train_epochs": int(epochs), "batch_size": BATCH, "batch_gen_workers": 1,
+               "save_steps": 10**9, "logging_steps": 100, "use_gpu": False}  # fmt: skip
+    model = XTransformer.train(
+        MLProblemWithText(texts, labels, X_feat=train),
+        clustering=chain,
+        train_params=XTransformer.TrainParams.from_dict({"matcher_params_chain": matcher}, recursive=True),
+        pred_params=XTransformer.PredParams.from_dict(
+            {"matcher_params_chain": {"truncate_length": longest}}, recursive=True
+        ),
+        beam_size=BEAM,
+    )
+    training = time.perf_counter() - began
+    model.save(str(Path(out, "model")))
+    began = time.perf_counter()
+    found = model.predict(
+        test_texts, X_feat=test, beam_size=BEAM, only_topk=int(k), batch_size=BATCH, batch_gen_workers=1, use_gpu=False,
+        threads=int(threads),
+    ).tocsr()  # fmt: skip
+    prediction = time.perf_counter() - began
+    np.save(Path(out, "predicted.npy"), ranked(found, int(k)))
+    size = sum(file.stat().st_size for file in Path(out, "model").rglob("*") if file.is_file())
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"train_s": training, "predict_s": prediction, "model_bytes": size, "peak_bytes": peak}))
+
+
+def length_of(encoder: str, texts: list[str]) -> int:
+    """Tokens that 99 % of the texts fit into."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    return int(np.percentile([len(ids) for ids in tokenizer(texts[:20_000])["input_ids"]], 99))
+
+
+def ranked(found: sparse.csr_matrix, k: int) -> np.ndarray:
+    """The k best columns of each row, int64 [M, K], -1 where it has fewer."""
+    predicted = np.full((len(found.indptr) - 1, k), -1, np.int64)
+    scores: np.ndarray = np.asarray(found.data)
+    for row in range(len(predicted)):
+        own = slice(found.indptr[row], found.indptr[row + 1])
+        best = np.argsort(np.negative(scores[own]), kind="stable")[:k]
+        predicted[row, : len(best)] = found.indices[own][best]
+    return predicted
+
+
+if __name__ == "__main__":
+    main()
