@@ -114,7 +114,8 @@ def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callab
         if not (out / "model").exists():
             out.mkdir(exist_ok=True)
             words = [python, str(PEERS / "linear_models.py"), kind, str(folder), str(out), "2", str(K)]
-            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+            with (out / "log.txt").open("w") as log:
+                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=log, text=True)
             (out / "costs.json").write_text(done.stdout.splitlines()[-1])
         words = [python, str(PEERS / "linear_prediction.py"), kind, str(folder), str(out)]
         commands[name] = lambda threads, words=words: [*words, str(threads), str(K), str(singles)]

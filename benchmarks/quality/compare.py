@@ -114,9 +114,9 @@ def peer(config: Config, folder: Path, name: str, command: list[str], threads: i
     out = folder / name.replace(",", "").replace(" ", "-")
     if not (out / "costs.json").exists():
         out.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [*command, str(folder), str(out), str(threads), str(K)], check=True, stdout=subprocess.PIPE, text=True
-        )
+        with (out / "log.txt").open("w") as log:
+            words = [*command, str(folder), str(out), str(threads), str(K)]
+            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=log, text=True)
         (out / "costs.json").write_text(done.stdout.splitlines()[-1])
     test = ShardedDataset(data_url(config), "test")
     predicted = np.load(out / "predicted.npy")

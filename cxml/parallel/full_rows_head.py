@@ -26,6 +26,7 @@ from cxml.parallel.sparse_gradients import clip_factor
 _USUAL_SHORTLIST = 1000
 _CHUNK_ROWS = {"cpu": 512}  # a chunk and its update stay in a core's cache
 _CHUNK_ROWS_ELSEWHERE = 65536
+_PREDICTED_AT_ONCE = 2**20  # logits of a chunk
 
 
 class FullRowsHead(DeviceRowsHead):
@@ -73,7 +74,11 @@ class FullRowsHead(DeviceRowsHead):
         rows, positions = self.rows_on(features.device)
         best = features.new_full((len(features), k), -torch.inf)
         places = torch.full(best.shape, -1, dtype=torch.int64, device=features.device)
-        for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), features.device):
+        size = _CHUNK_ROWS_ELSEWHERE
+        if features.device.type == "cpu":
+            # Nothing is updated, so a chunk need not stay in the cache; few texts are not to wait for many small ones.
+            size = min(size, max(_CHUNK_ROWS["cpu"], _PREDICTED_AT_ONCE // max(1, len(features))))
+        for run, _ in self._chunks(torch.zeros(0, dtype=torch.int64), features.device, size):
             _, _, logits = self._logits(rows, run, features, self.schedule.step)
             here = logits.topk(min(k, logits.shape[1]), dim=1)
             both = torch.cat([best, here.values], dim=1).topk(k, dim=1)
@@ -124,9 +129,9 @@ class FullRowsHead(DeviceRowsHead):
         logits = (features.to(weight.dtype) @ weight.T).float() * settled + rows.bias[run]
         return weight, settled, logits
 
-    def _chunks(self, true_rows: Tensor, device: torch.device) -> Iterator[tuple[slice, slice]]:
-        """Runs of rows, and which of the sorted `true_rows` lie in each."""
-        size = _CHUNK_ROWS.get(device.type, _CHUNK_ROWS_ELSEWHERE)
+    def _chunks(self, true_rows: Tensor, device: torch.device, size: int = 0) -> Iterator[tuple[slice, slice]]:
+        """Runs of `size` rows, by default what suits training, and which of the sorted `true_rows` lie in each."""
+        size = size or _CHUNK_ROWS.get(device.type, _CHUNK_ROWS_ELSEWHERE)
         bounds = [*range(0, self.layout.num_rows, size), self.layout.num_rows]
         cuts = torch.searchsorted(true_rows, torch.tensor(bounds)).tolist()
         for (start, end), (first, last) in zip(pairwise(bounds), pairwise(cuts), strict=True):
