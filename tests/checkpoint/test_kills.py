@@ -83,7 +83,8 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_b
 def test_a_stop_signal_to_one_rank_saves_and_ends_them_all_with_a_code_of_its_own(base, through, tmp_path):
     config, url = begin(base, tmp_path / "out", checkpoint={"every_minutes": 0, "every_steps": 10**6})
     ranks = Ranks(config, NUM_RANKS, tmp_path / "first")
-    while ranks.are_running() and not (tmp_path / "out" / "metrics.jsonl").exists():
+    records = tmp_path / "out" / "metrics.jsonl"
+    while ranks.are_running() and not (records.exists() and records.read_text()):  # before a step it would just die
         time.sleep(0.05)
     ranks.processes[1].send_signal(signal.SIGUSR1)
     assert ranks.wait() == [75, 75], ranks.log()

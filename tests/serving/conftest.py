@@ -19,9 +19,9 @@ def output(tmp_path_factory):
     return str(folder / "out")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(output, tmp_path_factory):
-    """Address and log of a server with a token and small limits."""
+    """Address and log of a server with a token and small limits. One per module: other Ray tests wait for it."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with served(output, log, "--max-texts", "8", "--max-waiting", "4", "--max-characters", "500") as address:
         yield address, log
