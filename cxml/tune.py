@@ -1,6 +1,6 @@
 """Search a config's fields for better values: many short trainings, the poor ones ended early.
 
-python -m cxml.tune --config configs/wordnet.yaml --space configs/search.yaml --trials 20
+python -m cxml.tune --config configs/wordnet.yaml --space configs/spaces/rates.yaml --trials 20
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TuneCommand:
     """
 
     settings: Settings
-    space: str = "configs/search.yaml"
+    space: str = "configs/spaces/rates.yaml"
     """YAML file: each line a field of the config, such as optim.encoder_lr, and what to draw it from:
     {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]}, both ends included."""
     trials: int = 16

@@ -119,7 +119,7 @@ def test_training_takes_a_cut_set_for_the_one_it_was_cut_from(prepared, tmp_path
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [(["--fraction", "0.001"], "empty"), (["--fraction", "1"], "empty"), (["--name", "test"], "is taken")],
+    [(["--fraction", "0.001"], "empty"), (["--fraction", "1"], "empty"), (["--name", "train"], "is taken")],
 )
 def test_a_split_that_makes_no_sense_is_refused(prepared, tmp_path, capsys, options, problem):
     assert split_command.main([data_url(prepared), str(tmp_path / "cut"), *options]) == 2
