@@ -76,7 +76,7 @@ def main() -> None:
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     if options.quick:
         options.rounds, options.texts, options.singles = 1, 200, 50
-        words[2:2] = [*QUICK, "--output", "runs/benchmarks/quality-quick"]
+        words[2:2] = [*QUICK, "--train.epochs", "1", "--output", "runs/benchmarks/predict-quick"]
     config = parse_command(Compare, "predict.py", words).settings
     if options.one:
         system, threads = options.one
@@ -87,7 +87,7 @@ def main() -> None:
     commands = {name: own_command(name) for name in ("cxml", "plain PyTorch")}
     if not options.quick:
         commands |= peer_commands(config, options.peers, options.singles)
-    found = measure(commands, options.rounds)
+    found = measure(commands, options.rounds, (2,) if options.quick else (1, 2))
     print_speeds(found)
     print_formats(config)
     slowdown = print_scaling(config, options.singles, list(WIDTHS)[: 2 if options.quick else 3])
@@ -123,18 +123,20 @@ def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callab
     return commands
 
 
-def measure(commands: dict[str, Callable[[int], list[str]]], rounds: int) -> dict[str, dict[int, dict[str, float]]]:
+def measure(
+    commands: dict[str, Callable[[int], list[str]]], rounds: int, thread_counts: Sequence[int]
+) -> dict[str, dict[int, dict[str, float]]]:
     """Medians over the rounds, by system and number of threads."""
     raw: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
-        for threads in (1, 2):
+        for threads in thread_counts:
             for name, command in commands.items():
                 done = subprocess.run(command(threads), check=True, stdout=subprocess.PIPE, text=True)
                 raw.setdefault((name, threads), []).append(json.loads(done.stdout.splitlines()[-1]))
     return {
         name: {
             threads: {key: statistics.median(each[key] for each in raw[name, threads]) for key in raw[name, threads][0]}
-            for threads in (1, 2)
+            for threads in thread_counts
         }
         for name in commands
     }
