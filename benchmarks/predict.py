@@ -32,7 +32,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from quality.compare import PEERS, QUICK, Compare, K, write_inputs
+from quality.compare import PEERS, QUICK, Compare, K, metrics_of, peer, peer_folder, write_inputs
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
@@ -46,13 +46,11 @@ from cxml.cli import parse_command
 from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
-from cxml.metrics import metric_sums
 from cxml.model import build_model
 from cxml.parallel import Exchange, RowsHead, rows_head
 from cxml.pipeline import run
 from cxml.prediction import Predictor
 from cxml.prediction.packed_rows import pack
-from cxml.training.jobs import label_weights
 from cxml.tree import LabelTree, tree_url
 
 BATCH = 128
@@ -110,16 +108,10 @@ def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callab
         ("omikuji, Parabel", "parabel", peer_python(venvs, "omikuji", OMIKUJI)),
         ("PECOS XR-Linear", "xr-linear", peer_python(venvs, "pecos", PECOS)),
     ):
-        out = folder / name.replace(",", "").replace(" ", "-")
-        if not (out / "model").exists():
-            out.mkdir(exist_ok=True)
-            words = [python, str(PEERS / "linear_models.py"), kind, str(folder), str(out), "2", str(K)]
-            with (out / "log.txt").open("w") as log:
-                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=log, text=True)
-            (out / "costs.json").write_text(done.stdout.splitlines()[-1])
-        words = [python, str(PEERS / "linear_prediction.py"), kind, str(folder), str(out)]
+        found = peer(config, folder, name, [python, str(PEERS / "linear_models.py"), kind], 2)
+        words = [python, str(PEERS / "linear_prediction.py"), kind, str(folder), str(peer_folder(folder, name))]
         commands[name] = lambda threads, words=words: [*words, str(threads), str(K), str(singles)]
-        print_metrics(config, name, np.load(out / "predicted.npy"))
+        print_metrics(name, found)
     return commands
 
 
@@ -239,17 +231,16 @@ def print_formats(config: Config) -> None:
     for rows in ("fp32", "bf16", "int8"):
         predictor = Predictor.from_checkpoint(config.output, rows=rows, batch_size=BATCH)
         size = predictor.parts.rows.num_bytes / 1e6
-        print_metrics(config, f"cxml, {rows} rows, {size:.1f} MB", predictor.predict_tokens(tokens, K).labels)
+        labels = predictor.predict_tokens(tokens, K).labels
+        print_metrics(f"cxml, {rows} rows, {size:.1f} MB", metrics_of(config, labels))
     some = np.arange(min(2000, len(test)))
     labels = Predictor.from_checkpoint(config.output).predict(test.texts(some), K).labels
     same = np.mean(PlainLoop(config).predict(test.texts(some)) == labels)
     print(f"The plain loop names the same labels at {100 * same:.2f} % of the places.")
 
 
-def print_metrics(config: Config, name: str, labels: np.ndarray) -> None:
-    """P@k of label ids [M, K] for the test split."""
-    test = ShardedDataset(data_url(config), "test")
-    metrics = metric_sums(labels, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+def print_metrics(name: str, metrics: dict[str, Any]) -> None:
+    """P@k, and PSP@5, in percent."""
     print(f"{name}: " + ", ".join(f"{metric} {metrics[metric]:.2f}" for metric in ("P@1", "P@3", "P@5", "PSP@5")))
 
 

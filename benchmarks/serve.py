@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def served(output: str):  # noqa: ANN201
+def served(output: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Address and process of a server of the run in `output`, once it is ready; it is told to end afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

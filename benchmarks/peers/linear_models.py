@@ -101,12 +101,18 @@ def xr_linear(job: Job) -> tuple[np.ndarray, float, float]:
     began = time.perf_counter()
     found = model.predict(test, beam_size=BEAM, only_topk=job.k, threads=job.threads).tocsr()
     prediction = time.perf_counter() - began
-    predicted = job.no_labels()
+    return ranked(found, job.k), training, prediction
+
+
+def ranked(found: sparse.csr_matrix, k: int) -> np.ndarray:
+    """The k best columns of each row by its scores, int64 [M, K], -1 where it has fewer."""
+    predicted = np.full((len(found.indptr) - 1, k), -1, np.int64)
+    scores: np.ndarray = np.asarray(found.data)
     for row in range(len(predicted)):
         own = slice(found.indptr[row], found.indptr[row + 1])
-        best = np.argsort(-found.data[own], kind="stable")[: job.k]
+        best = np.argsort(np.negative(scores[own]), kind="stable")[:k]
         predicted[row, : len(best)] = found.indices[own][best]
-    return predicted, training, prediction
+    return predicted
 
 
 if __name__ == "__main__":

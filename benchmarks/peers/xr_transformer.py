@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from linear_models import ranked
 from pecos.xmc import Indexer, LabelEmbeddingFactory  # pyright: ignore
 from pecos.xmc.xtransformer.model import XTransformer  # pyright: ignore
 from pecos.xmc.xtransformer.module import MLProblemWithText  # pyright: ignore
@@ -63,17 +64,6 @@ def length_of(encoder: str, texts: list[str]) -> int:
     """Tokens that 99 % of the texts fit into."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     return int(np.percentile([len(ids) for ids in tokenizer(texts[:20_000])["input_ids"]], 99))
-
-
-def ranked(found: sparse.csr_matrix, k: int) -> np.ndarray:
-    """The k best columns of each row, int64 [M, K], -1 where it has fewer."""
-    predicted = np.full((len(found.indptr) - 1, k), -1, np.int64)
-    scores: np.ndarray = np.asarray(found.data)
-    for row in range(len(predicted)):
-        own = slice(found.indptr[row], found.indptr[row + 1])
-        best = np.argsort(np.negative(scores[own]), kind="stable")[:k]
-        predicted[row, : len(best)] = found.indices[own][best]
-    return predicted
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from cxml.checkpoint import model_url  # noqa: E402
 from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
-from cxml.data import ShardedDataset, data_url, resolve_encoder  # noqa: E402
+from cxml.data import DataManifest, ShardedDataset, data_url, resolve_encoder  # noqa: E402
 from cxml.metrics import metric_sums  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
@@ -111,18 +111,28 @@ def write_inputs(config: Config) -> Path:
 
 def peer(config: Config, folder: Path, name: str, command: list[str], threads: int) -> dict[str, Any]:
     """A peer's metrics and costs."""
-    out = folder / name.replace(",", "").replace(" ", "-")
+    out = peer_folder(folder, name)
     if not (out / "costs.json").exists():
         out.mkdir(exist_ok=True)
         with (out / "log.txt").open("w") as log:
             words = [*command, str(folder), str(out), str(threads), str(K)]
             done = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=log, text=True)
         (out / "costs.json").write_text(done.stdout.splitlines()[-1])
-    test = ShardedDataset(data_url(config), "test")
-    predicted = np.load(out / "predicted.npy")
-    metrics = metric_sums(predicted, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+    metrics = metrics_of(config, np.load(out / "predicted.npy"))
+    num_texts = DataManifest.read(data_url(config)).rows("test")
     costs = json.loads((out / "costs.json").read_text())
-    return {**metrics, **costs, "texts_per_s": len(test) / costs["predict_s"]}
+    return {**metrics, **costs, "texts_per_s": num_texts / costs["predict_s"]}
+
+
+def peer_folder(folder: Path, name: str) -> Path:
+    """Where a peer leaves its model and what it found."""
+    return folder / name.replace(",", "").replace(" ", "-")
+
+
+def metrics_of(config: Config, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of label ids, int [M, K], for the test split, in percent."""
+    truth = ShardedDataset(data_url(config), "test").labels_csr()
+    return metric_sums(labels, truth, (1, 3, 5), label_weights(config)).result()
 
 
 def own(config: Config) -> dict[str, Any]:

@@ -17,12 +17,12 @@ _log = logging.getLogger(__name__)
 AUTO = "auto"
 
 
-def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
+def resume(state: TrainingState, offered: list[str]) -> Progress | None:
     """Put a run back to where a checkpoint left it; a collective call.
 
     Args:
         state: of the freshly started run.
-        choice: `auto`: the newest checkpoint of this run that is whole; else the URL of a checkpoint.
+        offered: the checkpoints to try, the best first, from `offered_checkpoints`.
 
     Returns:
         Where the run stands, or None if there is no checkpoint.
@@ -32,7 +32,6 @@ def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
         DataError: there are checkpoints, but none that is whole.
     """
     own = checkpoints_url(state.config)
-    offered = offered_checkpoints(state.config, state.ranks, choice)
     for url in offered:
         progress = _try(state, url)
         if progress is not None:
@@ -51,7 +50,13 @@ def resume(state: TrainingState, choice: str = AUTO) -> Progress | None:
 
 
 def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> list[str]:
-    """URLs of the checkpoints that `resume` tries, in its order; without any, a run begins anew. A collective call."""
+    """The checkpoints that a run may go on from; without any it begins anew. A collective call.
+
+    Args:
+        config: of the run.
+        ranks: this process's place.
+        choice: `auto`: all checkpoints of this run, the newest first; else the URL of a checkpoint.
+    """
     offered: list[list[str]] = [[]]
     if ranks.is_first:
         offered = [[entry.url for entry in list_checkpoints(checkpoints_url(config))] if choice == AUTO else [choice]]

@@ -65,7 +65,7 @@ def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
     Args:
         config: the run.
         fingerprint: of what the model is made from; saved with it.
-        choice: the checkpoint to go on from, see `cxml.checkpoint.resume`.
+        choice: the checkpoint to go on from, see `cxml.checkpoint.offered_checkpoints`.
 
     Returns:
         Whether it was finished; if not, a signal stopped it and a checkpoint holds its state.
@@ -77,9 +77,9 @@ def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
 
 def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str = "auto") -> bool:
     """`train`, for processes that are already one group."""
-    is_new = not offered_checkpoints(config, ranks, choice)
-    state, schedule = set_up(config, ranks, is_new=is_new)
-    start = resume(state, choice) or Progress()
+    offered = offered_checkpoints(config, ranks, choice)
+    state, schedule = set_up(config, ranks, is_new=not offered)
+    start = resume(state, offered) or Progress()
     if not _fit(state, schedule, start):
         return False
     weights = gathered_state_dict(state.engine, ranks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,17 +40,15 @@ def read_space(file: str, base: Config) -> dict[str, Any]:
 
 def with_values(base: Config, values: Mapping[str, Any]) -> Config:
     """The config with other values of some fields, by their dotted names. Raises `ConfigError` for what cannot be."""
-    changed = copy.deepcopy(config_to_dict(base))
+    changed = config_to_dict(base)
     for name, value in values.items():
         *sections, field = name.split(".")
         place = changed
         for section in sections:
-            place = place.get(section, {})
+            place = place.get(section)
             if not isinstance(place, dict):
                 raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
         place[field] = value
-        if sections and sections[0] not in changed:
-            raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
     return config_from_dict(changed)
 
 
@@ -69,11 +66,9 @@ def _distribution(name: str, what: object) -> Any:  # noqa: ANN401 - Ray Tune's 
 
 
 def _number(name: str, value: object) -> float | int:
-    if isinstance(value, str):  # YAML reads 1e-5 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(name, value, "is no number", _REMEDY)
-    return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value if isinstance(value, str) else "")  # YAML reads 1e-5 as text
+    except ValueError as error:
+        raise ConfigError(name, value, "is no number", _REMEDY) from error

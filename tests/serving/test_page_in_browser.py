@@ -9,15 +9,19 @@ import cxml
 TEXT = "cholera due to vibrio"
 
 
+def ask(page, text, token=TOKEN):
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Text").fill(text)
+    page.get_by_role("button", name="Label it").click()
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_a_text_gets_its_labels_their_scores_and_the_way_through_the_tree(server, output, colours):
     (expected,) = cxml.Predictor.from_checkpoint(output).predict([TEXT], k=3)
     with page_in_browser(colours) as (page, complaints):
         page.goto(server[0])
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_label("Text").fill(TEXT)
         page.get_by_label("Labels").fill("3")
-        page.get_by_role("button", name="Label it").click()
+        ask(page, TEXT)
         page.locator("#labels > li").first.wait_for()
         heads = [item.inner_text().split("\n") for item in page.locator("#labels .head").all()]
         assert [[name, score] for name, score in heads] == [[label.name, f"{label.score:.3f}"] for label in expected]
@@ -40,13 +44,10 @@ def test_its_colours_follow_the_system(server):
 def test_what_the_server_refuses_is_said_and_the_next_try_works(server):
     with page_in_browser() as (page, _):
         page.goto(server[0])
-        page.get_by_label("Text").fill(TEXT)
-        page.get_by_label("Token").fill("wrong")
-        page.get_by_role("button", name="Label it").click()
+        ask(page, TEXT, "wrong")
         page.get_by_role("alert").wait_for()
         assert page.get_by_role("alert").inner_text().startswith("401")
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_role("button", name="Label it").click()
+        ask(page, TEXT)
         page.locator("#labels > li").first.wait_for()
         assert page.get_by_role("alert").is_hidden()
 
@@ -54,9 +55,7 @@ def test_what_the_server_refuses_is_said_and_the_next_try_works(server):
 def test_markup_in_a_text_stays_text(server):
     with page_in_browser() as (page, complaints):
         page.goto(server[0])
-        page.get_by_label("Token").fill(TOKEN)
-        page.get_by_label("Text").fill("<img src=x onerror=\"document.title = 'run'\"> fever")
-        page.get_by_role("button", name="Label it").click()
+        ask(page, "<img src=x onerror=\"document.title = 'run'\"> fever")
         page.locator("#labels > li").first.wait_for()
         assert page.title() != "run"
         assert not complaints
