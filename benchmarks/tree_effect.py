@@ -1,9 +1,11 @@
 """What a tree is worth: the same model trained on cxml's label tree and on PECOS's, made from the same label features.
 
-    python benchmarks/tree_effect.py [--quick] [--config configs/icd10cm.yaml] [OPTIONS of python -m cxml.train ...]
+    python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
-Both runs share data, seeds and settings; the second takes its levels from PECOS's hierarchical k-means, imported as
-`python -m data_tools.import_tree` does. Prints the metrics of both and one line of JSON about P@5.
+Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means, made
+with that seed and imported as `python -m data_tools.import_tree` does. Runs that are finished are not made again, so
+that seeds can be run apart, side by side. Prints the mean metrics of both, their difference with its standard error
+over the seeds, and one line of JSON about P@5.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -59,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of trees and trainings")
     parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="where the runs stay")
     parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     options, rest = parser.parse_known_args()
@@ -66,33 +70,47 @@ def main() -> None:
     config = parse_command(TreeEffect, "tree_effect.py", words).settings
     folder = Path(options.folder) / (Path(options.config).stem + ("-quick" if options.quick else ""))
     set_up_logging(is_speaker=True)
-    ours = dataclasses.replace(config, output=str(folder / "cxml"))
-    prepare(ours)
-    theirs = with_peers_tree(ours, folder, peer_python(options.peers, "pecos", PECOS))
-    report({"cxml": run(ours)["levels"][-1], "PECOS": run(theirs)["levels"][-1]})
+    python = peer_python(options.peers, "pecos", PECOS)
+    config = dataclasses.replace(config, output=str(folder))
+    prepare(config)
+    report([run_both(config, folder / f"seed{seed}", python, seed) for seed in options.seeds])
 
 
-def with_peers_tree(ours: Config, folder: Path, python: str) -> Config:
-    """The same run on PECOS's tree, which is made and imported where it is missing."""
-    data = dataclasses.replace(ours.data, directory=data_url(ours))
-    theirs = dataclasses.replace(ours, data=data, output=str(folder / "pecos"))
-    if not (folder / "pecos" / "tree" / "manifest.json").exists():
-        features = features_of_labels(ours, ShardedDataset(data_url(ours), "train"))
-        file, chain = folder / "features.npz", folder / "chain"
-        sparse.save_npz(file, sparse.csr_matrix(features, dtype=np.float32))
-        leaf = math.ceil(len(features.indptr) / ours.tree.level_sizes[-1])
-        subprocess.run([python, str(WORKER), str(file), str(chain), str(leaf), str(ours.seed)], check=True)
-        import_tree(theirs, str(chain))
-    return theirs
+def run_both(config: Config, folder: Path, python: str, seed: int) -> dict[str, dict[str, float]]:
+    """The metrics of the last level by either tree."""
+    data = dataclasses.replace(config.data, directory=data_url(config))
+    ours = dataclasses.replace(config, data=data, seed=seed, output=str(folder / "cxml"))
+    theirs = dataclasses.replace(ours, output=str(folder / "pecos"))
+    import_peers_tree(theirs, folder, python)
+    return {"cxml": run(ours)["levels"][-1], "PECOS": run(theirs)["levels"][-1]}
 
 
-def report(metrics: dict[str, dict[str, float]]) -> None:
+def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
+    """Make PECOS's tree and import it, where that is missing."""
+    if (Path(theirs.output) / "tree" / "manifest.json").exists():
+        return
+    features = features_of_labels(theirs, ShardedDataset(data_url(theirs), "train"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file, chain = folder / "features.npz", folder / "chain"
+    sparse.save_npz(file, sparse.csr_matrix(features, dtype=np.float32))
+    leaf = math.ceil(len(features.indptr) / theirs.tree.level_sizes[-1])
+    subprocess.run([python, str(WORKER), str(file), str(chain), str(leaf), str(theirs.seed)], check=True)
+    import_tree(theirs, str(chain))
+
+
+def report(by_seed: list[dict[str, dict[str, float]]]) -> None:
     """Print both and the line of JSON."""
-    table = Table("", *metrics, title="Trained on the tree of", title_justify="left")
-    for name in metrics["cxml"]:
-        table.add_row(name, *(f"{found[name]:.2f}" for found in metrics.values()))
+    table = Table("", "cxml", "PECOS", "difference", "its standard error", title_justify="left")
+    table.title = f"Trained on the tree of, {len(by_seed)} seeds"
+    means = {}
+    for name in by_seed[0]["cxml"]:
+        found = np.array([[seed[tree][name] for tree in ("cxml", "PECOS")] for seed in by_seed])
+        ours, theirs = means[name] = found.mean(axis=0)
+        error = scipy.stats.sem(found[:, 0] - found[:, 1]) if len(found) > 1 else np.nan
+        table.add_row(name, f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", f"{error:.2f}")
     Console().print(table)
-    print_closing_line("tree effect", metrics["cxml"]["P@5"], "P@5, %", metrics["PECOS"]["P@5"], goal=1.0)
+    ours, theirs = means["P@5"]
+    print_closing_line("tree effect", ours, "P@5, %", theirs, goal=1.0)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@
     python benchmarks/quality/ablations.py --quick
 
 All runs share the data, the label tree and the seed; options of `python -m cxml.train` that follow hold for every one.
-What is finished is not run again. Prints the labels' metrics, the share of the true labels that the clusters hand down,
-and minutes of training. The last line is JSON: P@1 as configured against the best variant's.
+`end-to-end-after-frozen` goes on from the end of `frozen-encoder`, whose time is not in its own. What is finished is
+not run again, so that variants can be run apart, side by side. Prints the labels' metrics, the share of the true labels
+that the clusters hand down, and minutes of training. The last line is JSON: P@1 as configured against the best
+variant's.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from cxml.model import read_encoder_config  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
-CONFIGURED = "as configured"
+CONFIGURED, FROZEN, STAGED = "as configured", "frozen-encoder", "end-to-end-after-frozen"
+
+FRESH = ["--model.classifier-start", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,12 @@ def main() -> None:
     set_up_logging(is_speaker=True)
     found = {CONFIGURED: result(base)}
     shared = ["--data.directory", data_url(base), "--tree.directory", tree_url(base)]
-    for name, change in variants(base).items():
-        if options.variants is None or name in options.variants:
+    changes = variants(base, options.folder)
+    wanted = options.variants or list(changes)
+    if STAGED in wanted and FROZEN not in wanted:
+        wanted.append(FROZEN)
+    for name, change in changes.items():
+        if name in wanted:
             found[name] = result(settings([*words, *shared, *change, "--output", str(options.folder / name)]))
     report(found)
 
@@ -74,17 +82,22 @@ def settings(words: list[str]) -> Config:
     return parse_command(Ablations, "ablations.py", words).settings
 
 
-def variants(base: Config) -> dict[str, list[str]]:
-    """Options that change one thing of the config, by name; what is so already is left out."""
+def variants(base: Config, folder: Path) -> dict[str, list[str]]:
+    """Options that change one thing of the config, by name; what is so already is left out.
+
+    Later ones may start from the model of an earlier one, in `folder`.
+    """
     levels, depth = base.num_levels, read_encoder_config(base.model).num_hidden_layers
     changes = {
-        "fresh-classifiers": ["--model.classifier-start", "fresh"],
+        "fresh-classifiers": FRESH,
         "classifiers-from-centroids": ["--model.classifier-start", "centroids"],
         "without-names": ["--train.name-texts", ""],
         "scored-on-shortlists": ["--head.candidates", "shortlist"],
         "scored-on-all-labels": ["--head.candidates", "all"],
         "one-shared-feature": ["--model.taps", *[str(depth)] * levels],
-        "frozen-encoder": ["--model.freeze-layers", str(depth)],
+        FROZEN: ["--model.freeze-layers", str(depth)],
+        STAGED: ["--model.start-from", str(folder / FROZEN / "model"), *["--model.start-with", "all"], *FRESH],
+        "first-token": ["--model.pooling", "cls"],
         "weighted-scores": ["--model.scoring", "weighted"],
         "level-scores": ["--model.scoring", "level"],
         "without-teacher-forcing": ["--model.no-teacher-forcing"],
@@ -93,6 +106,7 @@ def variants(base: Config) -> dict[str, list[str]]:
         "twice-the-shortlists": ["--model.shortlist-sizes", *map(str, _scaled(base, 2))],
         "head-by-sgd": ["--head.optimizer", "sgd"],
         "batches-by-length": ["--train.bucket-by-length"],
+        "batches-at-random": ["--train.no-bucket-by-length"],
     }
     is_so = {
         "fresh-classifiers": base.model.classifier_start == "fresh",
@@ -103,6 +117,8 @@ def variants(base: Config) -> dict[str, list[str]]:
         "weighted-scores": base.model.scoring == "weighted",
         "level-scores": base.model.scoring == "level",
         "batches-by-length": base.train.bucket_by_length,
+        "batches-at-random": not base.train.bucket_by_length,
+        "first-token": base.model.pooling == "cls",
     }
     return {name: words for name, words in changes.items() if not is_so.get(name, False)}
 

@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
     parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers-only", action="store_true", help="print the peers' rows and stop: no run of ours")
     parser.add_argument("--xr-transformer", type=int, metavar="EPOCHS", help="also train it, so long at each level")
     options, rest = parser.parse_known_args()
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
@@ -89,7 +90,11 @@ def main() -> None:
         words = [str(PEERS / "xr_transformer.py"), resolve_encoder(config.model.encoder), str(options.xr_transformer)]
         peers["PECOS XR-Transformer"] = [peer_python(options.peers, "xr-transformer", XR_TRANSFORMER), *words]
     systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
-    report("CascadeXML", {"CascadeXML": own(config), **systems})
+    if options.peers_only:
+        return print_table(systems)
+    systems = {"CascadeXML": own(config), **systems}
+    print_table(systems)
+    return print_comparison("CascadeXML", systems)
 
 
 def write_inputs(config: Config) -> Path:
@@ -156,14 +161,18 @@ def own(config: Config) -> dict[str, Any]:
     }
 
 
-def report(ours: str, systems: dict[str, dict[str, Any]]) -> None:
-    """Print the table and the closing line."""
+def print_table(systems: dict[str, dict[str, Any]]) -> None:
+    """A row for each system."""
     table = Table("", *COLUMNS, "train, min", "peak, GiB", "predict, texts/s", "model, MB")
     for name, found in systems.items():
         costs = found["train_s"] / 60, found["peak_bytes"] / 2**30, found["texts_per_s"], found["model_bytes"] / 1e6
         numbers = [f"{found[column]:.2f}" for column in COLUMNS]
         table.add_row(name, *numbers, f"{costs[0]:.1f}", f"{costs[1]:.1f}", f"{costs[2]:,.0f}", f"{costs[3]:,.0f}")
     Console(width=150).print(table)
+
+
+def print_comparison(ours: str, systems: dict[str, dict[str, Any]]) -> None:
+    """The closing line."""
     best = {column: max(found[column] for name, found in systems.items() if name != ours) for column in COLUMNS}
     is_ahead = all(systems[ours][column] > best[column] for column in COLUMNS)
     print_closing_line("quality", systems[ours]["P@1"], "P@1, %", best["P@1"], goal=1.0, provided=is_ahead)
