@@ -2,11 +2,12 @@
 
     python benchmarks/step.py [--quick]
 
-Trains on all of ICD-10-CM (28,163 labels) with MiniLM-L6, as configs/icd10cm.yaml says, one process, and times on each
-batch in turn, so that whatever else the machine does hits all of them: the training step, the bare encoder, and the
-step of the plain implementation that goes through a batch text by text and updates every weight. Ratios are of medians.
-The last line is JSON: our step against the encoder alone; the goal also asks that the share of the step outside the
-encoder is at most a quarter of the plain implementation's.
+Trains on all of ICD-10-CM (28,163 labels) with the whole of MiniLM-L6 and labels scored on shortlists, the default
+head, otherwise as configs/icd10cm.yaml says, in one process. It times on each batch in turn, so that whatever else the
+machine does hits all of them: the training step, the bare encoder, and the step of the plain implementation that goes
+through a batch text by text and updates every weight. Ratios are of medians. The last line is JSON: our step against
+the encoder alone; the goal also asks that the share of the step outside the encoder is at most a quarter of the plain
+implementation's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from support.closing_line import print_closing_line
 from torch import Tensor
 
 from cxml.cli import load_config
-from cxml.config import Config
+from cxml.config import Config, HeadConfig
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, data_url
 from cxml.model import CascadeXML, build_model
@@ -50,7 +51,9 @@ def main() -> None:
     parser.add_argument("--folder", default="runs/benchmarks/step", help="where the prepared data and the tree stay")
     options = parser.parse_args()
     set_up_logging(is_speaker=True)
-    config = dataclasses.replace(load_config(str(ROOT / "configs" / "icd10cm.yaml")), output=options.folder)
+    config = load_config(str(ROOT / "configs" / "icd10cm.yaml"))
+    model = dataclasses.replace(config.model, freeze_layers=0, classifier_start="fresh")
+    config = dataclasses.replace(config, model=model, head=HeadConfig(), output=options.folder)
     prepare(config)
     if not Path(tree_url(config), "manifest.json").exists():
         build(config, ShardedDataset(data_url(config), "train")).save(tree_url(config), {})

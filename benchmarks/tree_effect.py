@@ -3,7 +3,8 @@
     python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
 Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means, made
-with that seed and imported as `python -m data_tools.import_tree` does. Runs that are finished are not made again, so
+with that seed and imported as `python -m data_tools.import_tree` does. Classifiers start fresh and labels are scored on
+shortlists, where the tree matters, unless options say otherwise. Runs that are finished are not made again, so
 that seeds can be run apart, side by side. Prints the mean metrics of both, their difference with its standard error
 over the seeds, and one line of JSON about P@5.
 """
@@ -37,17 +38,12 @@ from data_tools.tree_import import import_tree
 
 ROOT = Path(__file__).parent.parent
 WORKER = Path(__file__).parent / "peers" / "pecos_chain.py"
+ON_SHORTLISTS = [
+    "--head.candidates", "shortlist", "--model.classifier-start", "fresh", "--train.name-texts", "",
+]  # fmt: skip
 QUICK = [
-    "--data.source.chapters",
-    "3",
-    "--tree.level-sizes",
-    "8",
-    "64",
-    "--train.epochs",
-    "4",
-    "--optim.decay-epochs",
-    "1",
-]
+    "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "4", "--optim.decay-epochs", "1",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,14 @@ def main() -> None:
     parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="where the runs stay")
     parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
     options, rest = parser.parse_known_args()
-    words = ["--config", options.config, "--evaluate.no-baseline", *(QUICK if options.quick else []), *rest]
+    words = [
+        "--config",
+        options.config,
+        "--evaluate.no-baseline",
+        *ON_SHORTLISTS,
+        *(QUICK if options.quick else []),
+        *rest,
+    ]
     config = parse_command(TreeEffect, "tree_effect.py", words).settings
     folder = Path(options.folder) / (Path(options.config).stem + ("-quick" if options.quick else ""))
     set_up_logging(is_speaker=True)
@@ -109,7 +112,7 @@ def report(by_seed: list[dict[str, dict[str, float]]]) -> None:
         error = scipy.stats.sem(found[:, 0] - found[:, 1]) if len(found) > 1 else np.nan
         table.add_row(name, f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", f"{error:.2f}")
     Console().print(table)
-    ours, theirs = means["P@5"]
+    ours, theirs = map(float, means["P@5"])
     print_closing_line("tree effect", ours, "P@5, %", theirs, goal=1.0)
 
 

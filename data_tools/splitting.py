@@ -50,7 +50,7 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
     held_out = {"parent": manifest.fingerprint, "fraction": fraction, "seed": seed, "name": name}
     return writer.commit(
         fingerprint=storage.fingerprint("split", held_out),
-        parent=manifest.fingerprint,
+        parent=manifest.parent or manifest.fingerprint,
         config=manifest.config,
         tokenizer=manifest.tokenizer,
         num_features=manifest.num_features,

@@ -56,7 +56,8 @@ class DataManifest:
         splits: shards of each split, in the order of the rows.
         source: facts about the raw data (kind, files with sizes and hashes, package versions).
         skipped: raw rows that were left out, per split and reason.
-        parent: fingerprint of the data set that this one was cut from; empty if it was made from raw data.
+        parent: fingerprint of the data set, made from raw data, that this one was cut from, be it by way of others;
+            empty if it was made from raw data itself.
     """
 
     version: int

@@ -109,12 +109,13 @@ def test_the_same_seed_holds_out_the_same_texts(prepared, tmp_path):
     assert one.splits["validation"][0].sha256 != other.splits["validation"][0].sha256
 
 
-def test_training_takes_a_cut_set_for_the_one_it_was_cut_from(prepared, tmp_path):
-    out = str(tmp_path / "cut")
-    split_command.main([data_url(prepared), out])
+def test_training_takes_a_cut_set_for_the_one_it_was_cut_from_even_by_way_of_another(prepared, tmp_path):
     values = config_to_dict(prepared)
-    values["data"]["directory"] = out
-    assert is_prepared(config_from_dict(values))
+    source = data_url(prepared)
+    for out, name in ((str(tmp_path / "cut"), "validation"), (str(tmp_path / "again"), "rest")):
+        split_command.main([source, out, "--name", name])
+        values["data"]["directory"] = source = out
+        assert is_prepared(config_from_dict(values))
 
 
 @pytest.mark.parametrize(
