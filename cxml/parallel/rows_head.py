@@ -131,7 +131,10 @@ class RowsHead:
 
     def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or keeps their gradients."""
-        return _RowsLoss.apply(features_BD, self, leaves, positive_keys, scale)
+        learns = torch.is_grad_enabled()
+        if learns and not features_BD.requires_grad:
+            features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
+        return _RowsLoss.apply(features_BD, self, leaves, positive_keys, scale, learns)
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
@@ -358,12 +361,12 @@ class _RowsLoss(torch.autograd.Function):
     """The summed loss, whose gradient the head has already computed when it returns."""
 
     @staticmethod
-    def forward(ctx, features_BD, head, leaves, positive_keys, scale):  # noqa: ANN001, ANN205, PLR0917
-        sums = head.train(features_BD, leaves, positive_keys, scale, updates=ctx.needs_input_grad[0])
+    def forward(ctx, features_BD, head, leaves, positive_keys, scale, learns):  # noqa: ANN001, ANN205, PLR0917
+        sums = head.train(features_BD, leaves, positive_keys, scale, updates=learns)
         ctx.save_for_backward(sums[:, :-1].to(features_BD.device, features_BD.dtype))
         return sums[:, -1].sum().to(features_BD.device)
 
     @staticmethod
     def backward(ctx, gradient):  # noqa: ANN001, ANN205
         (feature_gradient,) = ctx.saved_tensors
-        return gradient.to(feature_gradient.dtype) * feature_gradient, None, None, None, None
+        return gradient.to(feature_gradient.dtype) * feature_gradient, None, None, None, None, None

@@ -10,7 +10,6 @@ from support.heads import LR, STEPS, make_problem, train_rows
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import EngineHead
-from cxml.model.label_head import Leaves
 from cxml.parallel import run_workers
 
 SGD = HeadConfig(optimizer="sgd")
@@ -158,17 +157,30 @@ def test_without_clusters_every_label_is_scored():
     torch.testing.assert_close(scores, best.values)
 
 
-def test_rows_are_only_touched_with_gradients_enabled():
-    from cxml.parallel import Exchange, RowLayout, RowsHead
+@pytest.mark.parametrize("config", [SGD, ALL], ids=["shortlist", "all labels"])
+def test_rows_learn_with_gradients_enabled_be_the_features_frozen_or_not(config):
+    from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead
 
     offsets, weight, bias, steps = make_problem(5, 4, (2,))
-    head = RowsHead(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), SGD, OptimConfig())
-    head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     features, leaves, keys = steps[0][0]
-    assert isinstance(leaves, Leaves)
-    head.schedule.begin_step(0.1, 0.9)
-    head.loss(torch.from_numpy(features), leaves, keys, 1.0)
-    np.testing.assert_array_equal(head.state.weight, weight)
+    without_decay = OptimConfig(classifier_weight_decay=0)
+    kind = FullRowsHead if config.candidates == "all" else RowsHead
+
+    def weight_after_a_step(enabled, frozen):
+        head = kind(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), config, without_decay)
+        head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
+        head.schedule.begin_step(0.1, 0.9)
+        with torch.set_grad_enabled(enabled):
+            loss = head.loss(torch.from_numpy(features).requires_grad_(not frozen), leaves, keys, 1.0)
+        if enabled:
+            loss.backward()
+            head.finish_step()
+        return np.concatenate([block["weight"] for block in head.export_rows()])
+
+    np.testing.assert_array_equal(weight_after_a_step(enabled=False, frozen=False), weight)
+    learnt = weight_after_a_step(enabled=True, frozen=False)
+    assert not np.array_equal(learnt, weight)
+    np.testing.assert_array_equal(weight_after_a_step(enabled=True, frozen=True), learnt)
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16-kahan"])
