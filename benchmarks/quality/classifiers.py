@@ -1,4 +1,4 @@
-"""What was tried on the label classifiers and did not become part of cxml: losses for rare labels, averaged weights.
+"""What was tried on the label classifiers and is not part of cxml: losses for rare labels, averaged weights.
 
     python benchmarks/quality/classifiers.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/classifiers.py --quick
