@@ -32,17 +32,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from quality.compare import PEERS, QUICK, Compare, K, metrics_of, peer, peer_folder, write_inputs
+from quality.compare import PEERS, QUICK, K, metrics_of, peer, peer_folder, write_inputs
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from support.configs import config_of
 from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, peer_python
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from cxml.checkpoint import load_model, model_url, read_label_rows, read_model_manifest
-from cxml.cli import parse_command
 from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
@@ -77,7 +77,7 @@ def main() -> None:
     if options.quick:
         options.rounds, options.texts, options.singles = 1, 200, 50
         words[2:2] = [*QUICK, "--train.epochs", "1", "--output", "runs/benchmarks/predict-quick"]
-    config = parse_command(Compare, "predict.py", words).settings
+    config = config_of("predict.py", words)
     if options.one:
         system, threads = options.one
         print(json.dumps(timed(config, system, int(threads), options)))

@@ -30,12 +30,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-from quality.compare import QUICK, Compare
+from quality.compare import QUICK
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from support.configs import config_of
 
-from cxml.cli import parse_command
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, data_url
 from cxml.pipeline import run
@@ -56,7 +56,7 @@ def main() -> None:
     if options.quick:
         options.minutes = 10 / 60
         words[2:2] = [*QUICK, "--output", "runs/benchmarks/quality-quick"]
-    config = parse_command(Compare, "serve.py", words).settings
+    config = config_of("serve.py", words)
     set_up_logging(is_speaker=True)
     run(config)
     test = ShardedDataset(data_url(config), "test")

@@ -16,7 +16,6 @@ import dataclasses
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 from support.closing_line import print_closing_line
+from support.configs import config_of
 from support.peers import PECOS, PEERS_FOLDER, peer_python
 
-from cxml.cli import Settings, parse_command
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, data_url
@@ -44,13 +43,6 @@ ON_SHORTLISTS = [
 QUICK = [
     "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "4", "--optim.decay-epochs", "1",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class TreeEffect:
-    """Train one config on two label trees."""
-
-    settings: Settings
 
 
 def main() -> None:
@@ -70,7 +62,7 @@ def main() -> None:
         *(QUICK if options.quick else []),
         *rest,
     ]
-    config = parse_command(TreeEffect, "tree_effect.py", words).settings
+    config = config_of("tree_effect.py", words)
     folder = Path(options.folder) / (Path(options.config).stem + ("-quick" if options.quick else ""))
     set_up_logging(is_speaker=True)
     python = peer_python(options.peers, "pecos", PECOS)

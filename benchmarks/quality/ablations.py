@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from quality.compare import COLUMNS, QUICK  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
+from support.configs import config_of  # noqa: E402
 
-from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import data_url  # noqa: E402
@@ -39,13 +38,6 @@ from cxml.tree import tree_url  # noqa: E402
 CONFIGURED, FROZEN, STAGED = "as configured", "frozen-encoder", "end-to-end-after-frozen"
 
 FRESH = ["--model.classifier-start", "fresh"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ablations:
-    """Train the variants of a config."""
-
-    settings: Settings
 
 
 def main() -> None:
@@ -79,7 +71,7 @@ def main() -> None:
 
 def settings(words: list[str]) -> Config:
     """The config of a command line."""
-    return parse_command(Ablations, "ablations.py", words).settings
+    return config_of("ablations.py", words)
 
 
 def variants(base: Config, folder: Path) -> dict[str, list[str]]:
@@ -96,7 +88,7 @@ def variants(base: Config, folder: Path) -> dict[str, list[str]]:
         "scored-on-all-labels": ["--head.candidates", "all"],
         "one-shared-feature": ["--model.taps", *[str(depth)] * levels],
         FROZEN: ["--model.freeze-layers", str(depth)],
-        STAGED: ["--model.start-from", str(folder / FROZEN / "model"), *["--model.start-with", "all"], *FRESH],
+        STAGED: ["--model.start-from", str(folder / FROZEN / "model"), "--model.start-with", "all", *FRESH],
         "first-token": ["--model.pooling", "cls"],
         "weighted-scores": ["--model.scoring", "weighted"],
         "level-scores": ["--model.scoring", "level"],

@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from scipy import sparse
 from torch import Tensor
 from transformers import AutoModel
@@ -29,10 +27,10 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from peers.centroids import embed  # noqa: E402
-from quality.compare import COLUMNS, QUICK, metrics_of, write_inputs  # noqa: E402
+from quality.compare import QUICK, metrics_of, print_metrics, write_inputs  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
+from support.configs import config_of  # noqa: E402
 
-from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging, track  # noqa: E402
 from cxml.data import resolve_encoder  # noqa: E402
@@ -42,13 +40,6 @@ from data_tools.preparation import prepare  # noqa: E402
 BATCH, RATE, EPOCHS = 256, 0.02, 3
 EMA = 0.99  # about the last 100 steps
 PLAIN = "plain"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classifiers:
-    """Train the label classifiers of a config in several ways."""
-
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def main() -> None:
     if options.quick:
         options.config = str(ROOT / "configs" / "icd10cm.yaml")
         rest = [*QUICK, "--output", "runs/benchmarks/quality-quick", *rest]
-    config = parse_command(Classifiers, "classifiers.py", ["--config", options.config, *rest]).settings
+    config = config_of("classifiers.py", ["--config", options.config, *rest])
     set_up_logging(is_speaker=True)
     prepare(config)
     report(config, variants(make_problem(config)))
@@ -96,10 +87,11 @@ def make_problem(config: Config) -> Problem:
     mean = train.mean(0)
     spread = (train - mean).square().sum(1).mean().sqrt()
     labels = sparse.load_npz(folder / "train_labels.npz").tocsr()
-    share = (np.bincount(labels.indices, minlength=len(label_weights(config))) + 0.5) / (len(train) + 1)
+    weights = label_weights(config)
+    share = (np.bincount(labels.indices, minlength=len(weights)) + 0.5) / (len(train) + 1)
     log_odds = torch.from_numpy(np.log(share / (1 - share))).float()
-    weights = torch.from_numpy(label_weights(config)).float()
-    return Problem((train - mean) / spread, (test - mean) / spread, labels, log_odds, weights)
+    inverse = torch.from_numpy(weights).float()
+    return Problem((train - mean) / spread, (test - mean) / spread, labels, log_odds, inverse)
 
 
 def variants(problem: Problem) -> dict[str, Tensor]:
@@ -168,11 +160,8 @@ def best(problem: Problem, classifiers: tuple[Tensor, Tensor], less: Tensor | fl
 
 def report(config: Config, found: dict[str, Tensor]) -> None:
     """Print the table and the closing line."""
-    table = Table("", *COLUMNS)
     metrics = {name: metrics_of(config, labels.numpy()) for name, labels in found.items()}
-    for name, one in metrics.items():
-        table.add_row(name, *(f"{one[column]:.2f}" for column in COLUMNS))
-    Console(width=140).print(table)
+    print_metrics(metrics)
     others = max(one["P@5"] for name, one in metrics.items() if name != PLAIN)
     print_closing_line("classifiers", metrics[PLAIN]["P@5"], "P@5, %", others, goal=0.99)
 

@@ -20,7 +20,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,10 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from support.closing_line import print_closing_line  # noqa: E402
+from support.configs import config_of  # noqa: E402
 from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, XR_TRANSFORMER, peer_python  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
-from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import DataManifest, ShardedDataset, data_url, resolve_encoder  # noqa: E402
@@ -55,13 +54,6 @@ QUICK = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Compare the run of a config with peers."""
-
-    settings: Settings
-
-
 def main() -> None:
     """Parse, run the peers and the config, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,7 +66,7 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
     words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
-    config = parse_command(Compare, "compare.py", words).settings
+    config = config_of("compare.py", words)
     set_up_logging(is_speaker=True)
     prepare(config)
     folder = write_inputs(config)
@@ -169,6 +161,14 @@ def print_table(systems: dict[str, dict[str, Any]]) -> None:
         numbers = [f"{found[column]:.2f}" for column in COLUMNS]
         table.add_row(name, *numbers, f"{costs[0]:.1f}", f"{costs[1]:.1f}", f"{costs[2]:,.0f}", f"{costs[3]:,.0f}")
     Console(width=150).print(table)
+
+
+def print_metrics(found: dict[str, dict[str, float]]) -> None:
+    """A row of metrics for each of some ways."""
+    table = Table("", *COLUMNS)
+    for name, metrics in found.items():
+        table.add_row(name, *(f"{metrics[column]:.2f}" for column in COLUMNS))
+    Console(width=140).print(table)
 
 
 def print_comparison(ours: str, systems: dict[str, dict[str, Any]]) -> None:

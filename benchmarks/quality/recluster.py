@@ -14,22 +14,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy import sparse
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from quality.compare import COLUMNS, QUICK  # noqa: E402
+from quality.compare import QUICK, print_metrics  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
+from support.configs import config_of  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
-from cxml.cli import Settings, parse_command  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging, track  # noqa: E402
 from cxml.data import ShardedDataset, data_url  # noqa: E402
@@ -38,13 +35,6 @@ from cxml.prediction import Predictor  # noqa: E402
 from cxml.tree import build_tree, tree_fingerprint, tree_settings, tree_url  # noqa: E402
 
 TEXTS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recluster:
-    """Train a config on its tree and on one from its own features."""
-
-    settings: Settings
 
 
 def main() -> None:
@@ -58,7 +48,7 @@ def main() -> None:
         options.config, options.folder = str(ROOT / "configs" / "icd10cm.yaml"), options.folder / "quick"
         rest = [*QUICK, "--train.epochs", "1", "--evaluate.examples", "0", *rest]
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
-    config = parse_command(Recluster, "recluster.py", words).settings
+    config = config_of("recluster.py", words)
     set_up_logging(is_speaker=True)
     first = dataclasses.replace(config, output=str(options.folder / "first"))
     found = {"first run": run(first)["levels"][-1]}
@@ -97,10 +87,7 @@ def embed(trained: Config, train: ShardedDataset) -> np.ndarray:
 
 def report(found: dict[str, dict[str, float]]) -> None:
     """Print the table and the closing line."""
-    table = Table("", *COLUMNS)
-    for name, one in found.items():
-        table.add_row(name, *(f"{one[column]:.2f}" for column in COLUMNS))
-    Console(width=140).print(table)
+    print_metrics(found)
     _, same, again = (one["P@5"] for one in found.values())
     print_closing_line("recluster", same, "P@5, %", again, goal=1.0)
 
