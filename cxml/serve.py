@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -60,16 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: ServeCommand) -> None:
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
         raise ConfigError("cxml.serve", None, "needs Ray Serve, which is not installed", "pip install 'cxml[serve]'")
-    from cxml.serving.running import served  # noqa: PLC0415  the heavy libraries
+    from cxml.serving.running import serve_until_signalled  # noqa: PLC0415  the heavy libraries
     from cxml.serving.service import ModelPlace  # noqa: PLC0415
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, ""))
     place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
-    ended = threading.Event()
-    with served(place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())  # only now: Ray sets handlers of its own when it starts
-        ended.wait()
+    serve_until_signalled(
+        place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import threading
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -18,12 +19,13 @@ from cxml.serving.service import ModelPlace, application
 
 _log = logging.getLogger(__name__)
 
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-@contextmanager
-def served(
+
+def serve_until_signalled(
     place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float
-) -> Iterator[str]:
-    """While entered, the model is served; yields the address.
+) -> None:
+    """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
     Raises:
         DataError: there is no whole model.
@@ -34,6 +36,9 @@ def served(
         model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
     _require_free(host, port)
     with ray_cluster.joined_cluster(logs=True):
+        # Only now, for Ray sets handlers of its own when it starts; and before anyone can see that the server is ready.
+        for number in _END_SIGNALS:
+            signal.signal(number, _end)
         serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
         try:
             try:
@@ -44,9 +49,15 @@ def served(
             _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", place.url, address)
             if not options.token and host not in ("127.0.0.1", "localhost", "::1"):
                 _log.warning("Anyone who reaches %s can ask: set CXML_SERVE_TOKEN to ask for a token", address)
-            yield address
+            threading.Event().wait()
         finally:
             serve.shutdown()
+
+
+def _end(*_: object) -> None:
+    for number in _END_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # a second one would break off the cleaning up
+    sys.exit(0)
 
 
 def _require_free(host: str, port: int) -> None:

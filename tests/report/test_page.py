@@ -4,7 +4,7 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-from support.browser import page_in_browser
+from support.browser import needs_browser, page_in_browser
 
 from cxml.report import PAGE_FILE, write_page
 
@@ -106,6 +106,7 @@ def test_what_a_run_lacks_is_left_out(tmp_path, absent):
     assert content.count("<svg") == (2 if "by_frequency" in smaller else 0)
 
 
+@needs_browser
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_a_browser_shows_all_of_it_in_the_colours_of_the_system(tmp_path, colours):
     page_of(tmp_path, REPORT)

@@ -1,10 +1,12 @@
 """The page of a served model, in a real browser."""
 
 import pytest
-from support.browser import page_in_browser
+from support.browser import needs_browser, page_in_browser
 from support.served import TOKEN
 
 import cxml
+
+pytestmark = needs_browser
 
 TEXT = "cholera due to vibrio"
 

@@ -9,16 +9,16 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FOUND = next(filter(None, map(shutil.which, NAMES)), None)
+
+needs_browser = pytest.mark.skipif(FOUND is None, reason=f"no browser: install one of {', '.join(NAMES)}")
 
 
 @contextmanager
 def page_in_browser(colours: Literal["light", "dark"] = "light") -> Iterator[tuple[Page, list[str]]]:
-    """An empty page, and the list of what its scripts complain of; skips the test where no Chromium is installed."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"no browser: install one of {', '.join(NAMES)}")
+    """An empty page, and the list of what its scripts complain of. For tests under `needs_browser`."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
         try:
             page = browser.new_page(color_scheme=colours)
             complaints: list[str] = []

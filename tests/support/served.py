@@ -2,9 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +20,18 @@ TOKEN = "t0ken"
 
 
 @contextmanager
-def served(output: str, log: Path, *options: str) -> Iterator[str]:
-    """The address of a server of the model in `output` that wants `TOKEN`; it must end when told to."""
+def served(output: str, log: Path, *options: str, until: Callable[[int], bool] | None = None) -> Iterator[str]:
+    """The address of a server of the model in `output` that wants `TOKEN`; it must end when told to.
+
+    Entered when it is ready, or as soon as `until` says yes to its port.
+    """
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), *options]
     environment = {**os.environ, "CXML_SERVE_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with one_at_a_time(), log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
-            wait_until(lambda: is_ready(port) or process.poll() is not None, "the server does not come up")
+            wait_until(lambda: (until or is_ready)(port) or process.poll() is not None, "the server does not come up")
             assert process.poll() is None, log.read_text()[-3000:]
             yield f"http://127.0.0.1:{port}"
             family = psutil.Process(process.pid).children(recursive=True)
@@ -37,6 +41,11 @@ def served(output: str, log: Path, *options: str) -> Iterator[str]:
             assert not alive, "the server left processes running"
         finally:
             process.kill()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_ready(port: int) -> bool:
