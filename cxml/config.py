@@ -291,9 +291,9 @@ class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
     encoder_lr: float = 1e-4
-    """Peak learning rate of the encoder."""
+    """Peak learning rate of the encoder, projections of joined layers included."""
     classifier_lr: float = 1e-3
-    """Peak learning rate of the level heads and the projection; the paper takes ten times the encoder's."""
+    """Peak learning rate of the level heads; the paper takes ten times the encoder's."""
     encoder_weight_decay: float = 0.05
     """Decoupled weight decay of the encoder; biases and norms have none."""
     classifier_weight_decay: float = 0.005

@@ -21,7 +21,8 @@ class TappedEncoder(nn.Module):
     """Text in, one feature vector per level out.
 
     Each level pools the hidden states of the layers it taps; a level that taps several layers concatenates them
-    and projects them back to the hidden size (the paper's level 0); then each level has its own dropout.
+    and projects them back to the hidden size (the paper's level 0), at first to their mean, which the pretrained layers
+    already made something of; then each level has its own dropout.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TappedEncoder(nn.Module):
         self.pooling = pooling
         self.hidden_size: int = transformer.config.hidden_size
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Dropout(projection_dropout), nn.Linear(len(tap) * self.hidden_size, self.hidden_size))
+            nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
             if len(tap) > 1
             else nn.Identity()
             for tap in taps
@@ -72,6 +73,14 @@ class TappedEncoder(nn.Module):
             return states_BTD[:, 0]
         weights = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
         return (states_BTD * weights).sum(1) / weights.sum(1)
+
+
+def _mean_of(num_layers: int, width: int) -> nn.Linear:
+    linear = nn.Linear(num_layers * width, width)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(width).repeat(1, num_layers) / num_layers)
+        linear.bias.zero_()
+    return linear
 
 
 def read_encoder_config(config: ModelConfig) -> PretrainedConfig:

@@ -1,4 +1,4 @@
-"""Parameter groups of AdamW: the encoder learns slowly, what is new learns ten times faster (the paper's settings)."""
+"""Parameter groups of AdamW: the encoder learns slowly, the level heads ten times faster (the paper's settings)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from cxml.config import OptimConfig
 
-_PRETRAINED_PREFIX = "encoder.transformer."
+_ENCODER_PREFIX = "encoder."
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
                 parameter
                 for name, parameter in model.named_parameters()
                 if parameter.requires_grad
-                and name.startswith(_PRETRAINED_PREFIX) == (part == "encoder")
+                and name.startswith(_ENCODER_PREFIX) == (part == "encoder")
                 and (parameter.ndim >= 2) == decays
             ]
             if params:
