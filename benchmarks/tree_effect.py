@@ -1,12 +1,13 @@
-"""What a tree is worth: the same model trained on cxml's label tree and on PECOS's, made from the same label features.
+"""What a tree is worth: the same model trained on cxml's label tree and on PECOS's.
 
     python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
-Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means, made
-with that seed and imported as `python -m data_tools.import_tree` does. Classifiers start fresh and labels are scored on
-shortlists, where the tree matters, unless options say otherwise. Runs that are finished are not made again, so
-that seeds can be run apart, side by side. Prints the mean metrics of both, their difference with its standard error
-over the seeds, and one line of JSON about P@5.
+Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means over
+PIFA features, which is how PECOS makes its trees, with that seed and imported as `python -m data_tools.import_tree`
+does. cxml's tree has the settings of the config: with none of its own it is made from the same features. Classifiers
+start fresh and labels are scored on shortlists, where the tree matters, unless options say otherwise. Runs that are
+finished are not made again, so that seeds can be run apart, side by side. Prints the mean metrics of both, their
+difference with its standard error over the seeds, and one line of JSON about P@5.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
     """Make PECOS's tree and import it, where that is missing."""
     if (Path(theirs.output) / "tree" / "manifest.json").exists():
         return
-    features = features_of_labels(theirs, ShardedDataset(data_url(theirs), "train"))
+    plain = dataclasses.replace(theirs, tree=dataclasses.replace(theirs.tree, walk_length=0, name_features="none"))
+    features = features_of_labels(plain, ShardedDataset(data_url(theirs), "train"))
     folder.mkdir(parents=True, exist_ok=True)
     file, chain = folder / "features.npz", folder / "chain"
     sparse.save_npz(file, sparse.csr_matrix(features, dtype=np.float32))

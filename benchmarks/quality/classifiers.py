@@ -34,6 +34,7 @@ from support.configs import config_of  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging, track  # noqa: E402
 from cxml.data import resolve_encoder  # noqa: E402
+from cxml.training.centroids import BIAS, SCALE  # noqa: E402
 from cxml.training.jobs import label_weights  # noqa: E402
 from data_tools.preparation import prepare  # noqa: E402
 
@@ -147,8 +148,8 @@ def train(problem: Problem, loss: Callable[[Tensor, Tensor], Tensor], name: str,
 def from_centroids(problem: Problem) -> tuple[Tensor, Tensor]:
     """Weights [L, D] and biases [L] at the labels' centroids, as cxml.training.centroids has them."""
     members = sparse.csr_matrix(problem.labels.T, dtype=np.float32)
-    weight = 16 * F.normalize(torch.from_numpy(members @ problem.train.numpy()), dim=1)
-    return weight, -6 + problem.log_odds / 2
+    weight = SCALE * F.normalize(torch.from_numpy(members @ problem.train.numpy()), dim=1)
+    return weight, BIAS + problem.log_odds / 2
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ from cxml.parallel import Exchange, Ranks
 
 # logit = 16 cos(feature, centroid) - 6 + log(odds that a text is the node's) / 2, both vectors centred at the
 # mean of all features. Of the values tried on features of WordNet these gave test texts the least cross-entropy.
-_SCALE = 16.0
-_BIAS = -6.0
+SCALE = 16.0
+BIAS = -6.0
 _BLOCK_ROWS = 65536  # copied at once
 
 
@@ -98,6 +98,6 @@ class _Centroids:
         mean_D = mean_D.float()
         weight = self._sums.addr_(self._counts, mean_D, alpha=-1).div_(self._counts.clamp(min=1)[:, None])
         # A node of all texts has no direction of its own, only rounding errors; one of no text has none either.
-        F.normalize(weight, eps=1e-3 * spread, out=weight).mul_(_SCALE / spread)
+        F.normalize(weight, eps=1e-3 * spread, out=weight).mul_(SCALE / spread)
         odds = self._counts.clamp(min=0.5) / (num_texts - self._counts + 1)
-        return weight, _BIAS + torch.log(odds) / 2 - weight @ mean_D
+        return weight, BIAS + torch.log(odds) / 2 - weight @ mean_D
