@@ -39,8 +39,8 @@ def serve_until_signalled(
         # Only now, for Ray sets handlers of its own when it starts; and before anyone can see that the server is ready.
         for number in _END_SIGNALS:
             signal.signal(number, _end)
-        serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
         try:
+            serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
             try:
                 serve.run(application(place, options, num_replicas=num_replicas, cpus=cpus))
             except (RayServeException, RuntimeError) as error:
