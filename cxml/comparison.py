@@ -1,7 +1,7 @@
 """Several systems on one test split: metrics with confidence intervals, by label frequency, and their ensemble.
 
-A system is a run's model, another model over the same labels, the same model with label rows of fewer bytes, or a file
-of another system's scores.
+A system is a run's model, another model over the same labels, the same model with label rows of fewer bytes or with
+adjusted logits, or a file of another system's scores.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Comparison:
         models: URL of each further model by the name that it gets in the tables; see `Predictor.from_checkpoint`.
         predictions: file of each further system's scores, by name; see `cxml.prediction.read_scores`.
         rows: number formats of label rows to try with the run's own model.
+        logit_adjustments: parts of the labels' log odds to try taking off, so that rare labels rank higher.
         ensemble: also the mean of all models' and systems' scores.
         resamples: of the bootstrap.
     """
@@ -54,6 +55,7 @@ class Comparison:
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
     predictions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: tuple[RowFormat, ...] = ()
+    logit_adjustments: tuple[float, ...] = ()
     ensemble: bool = False
     resamples: int = 1000
 
@@ -61,7 +63,8 @@ class Comparison:
         if self.resamples < 2:
             raise ConfigError("--resamples", self.resamples, "is too few for an interval", "Use 1000.")
         names = [*self.models, *self.predictions]
-        taken = {OWN, ENSEMBLE, *(f"{OWN}, {rows}" for rows in self.rows)}
+        variants = [f"{OWN}, {each}" for each in self.rows] + [_adjusted(each) for each in self.logit_adjustments]
+        taken = {OWN, ENSEMBLE, *variants}
         for name in names:
             if names.count(name) > 1 or name in taken:
                 raise ConfigError("--models, --predictions", name, "is a name given twice", "Name each system apart.")
@@ -108,20 +111,26 @@ def _scores(
 ) -> dict[str, sparse.csr_matrix]:
     """The scores of every system by name, the run's own first."""
     files = {OWN: predictions_url(config)}
-    wanted: dict[str, tuple[str, RowFormat | None]] = {
-        **{f"{OWN}, {rows}": (model_url(config), rows) for rows in comparison.rows},
-        **{name: (url, None) for name, url in comparison.models.items()},
+    own = model_url(config)
+    wanted: dict[str, tuple[str, RowFormat | None, float]] = {
+        **{f"{OWN}, {rows}": (own, rows, 0.0) for rows in comparison.rows},
+        **{_adjusted(strength): (own, None, strength) for strength in comparison.logit_adjustments},
+        **{name: (url, None, 0.0) for name, url in comparison.models.items()},
     }
-    for number, (name, (url, rows)) in enumerate(wanted.items()):
+    for number, (name, (url, rows, strength)) in enumerate(wanted.items()):
         _log.info("%s predicts: %s", name, url)
         files[name] = storage.join(config.output, "comparison", f"{number:03d}.npz")
-        run_job(predict_test, (config, url, rows, files[name]), config.train.num_workers)
+        run_job(predict_test, (config, url, rows, files[name], strength), config.train.num_workers)
     files |= comparison.predictions
     systems = {name: read_scores(file, num_texts, num_labels) for name, file in files.items()}
     if comparison.ensemble:
         joined = [OWN, *comparison.models, *comparison.predictions]
         systems[ENSEMBLE] = mean_scores([systems[name] for name in joined])
     return systems
+
+
+def _adjusted(strength: float) -> str:
+    return f"{OWN}, logits adjusted by {strength:g}"
 
 
 def _with_intervals(

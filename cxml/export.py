@@ -26,6 +26,9 @@ class ExportCommand:
     """Folder to write; path or fsspec URL."""
     rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
     """Number format of the label rows."""
+    logit_adjustment: float = 0.0
+    """Part of each label's log odds among the train texts that comes off its logit, such as 0.15: rare labels rank
+    higher, and scores are no probabilities any more. `python -m cxml.evaluate --logit-adjustments` shows what it does."""
     encoder_program: str = ""
     """Also write the encoder alone as a program of torch.export to this file (.pt2); empty: not."""
     push_to: str = ""
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(command: ExportCommand) -> None:
     from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
 
-    predictor = Predictor.from_checkpoint(command.model)
+    predictor = Predictor.from_checkpoint(command.model, logit_adjustment=command.logit_adjustment)
     predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
     print(f"Exported to {command.folder}")
     if command.encoder_program:

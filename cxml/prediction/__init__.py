@@ -10,6 +10,7 @@ Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or sha
 from cxml.prediction.encoder_program import export_encoder
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
+from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_parts
 from cxml.prediction.predictor import Predictor
@@ -25,6 +26,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "RowFormat",
+    "adjust_logits",
     "export_encoder",
     "is_exported",
     "model_identity",

@@ -34,7 +34,7 @@ def model_card(parts: Parts, config: Config) -> str:
         f"{config.data.max_length} tokens",
         f"- clusters per level, coarse to fine: {levels or 'none'}; labels: {parts.tree.num_labels:,}",
         f"- label rows: {parts.rows.format}, {parts.rows.num_bytes:,} bytes",
-        f"- weights of: `{parts.facts['fingerprint']}`\n",
+        *_adjustment(parts), f"- weights of: `{parts.facts['fingerprint']}`\n",
         "## Data\n",
         f"- form `{source.kind}`, source `{source.path or source.kind}`, prepared by the settings below\n",
         "## Metrics\n", *_metrics(parts), "",
@@ -45,10 +45,16 @@ def model_card(parts: Parts, config: Config) -> str:
     ])  # fmt: skip
 
 
+def _adjustment(parts: Parts) -> list[str]:
+    strength = parts.facts.get("logit_adjustment")
+    return [f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit"] if strength else []
+
+
 def _metrics(parts: Parts) -> list[str]:
     metrics = parts.facts.get("metrics")
     if not isinstance(metrics, dict) or not metrics:
         return ["None were recorded with the model."]
     rows = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
-    note = ["", "As of the run, with label rows as trained."] if parts.rows.format != "fp32" else []
+    is_changed = parts.rows.format != "fp32" or "logit_adjustment" in parts.facts
+    note = ["", "As of the run, with label rows as trained."] if is_changed else []
     return ["On the test split, in percent:\n", "| metric | value |", "| --- | ---: |", *rows, *note]

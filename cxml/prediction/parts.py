@@ -6,6 +6,7 @@ import hashlib
 import posixpath
 from dataclasses import dataclass
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from cxml import storage
@@ -43,8 +44,9 @@ class Parts:
         tokenizer: the encoder's.
         pad_id: token that pads.
         config: of the run.
-        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, and `metrics`
-            where there are some.
+        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics` where
+            there are some, and `logit_adjustment` where the biases are adjusted.
+        log_odds: that a train text has each label, float32 [L]; None for an exported model.
     """
 
     model: CascadeXML
@@ -56,6 +58,7 @@ class Parts:
     pad_id: int
     config: Config
     facts: dict[str, object]
+    log_odds: np.ndarray | None = None
 
 
 def model_identity(url: str) -> str:
@@ -99,13 +102,16 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange)
     head = model.label_head
     assert isinstance(head, RowsHead), "both loads build one"
-    info = DataManifest.read(data).tokenizer
+    data_manifest = DataManifest.read(data)
+    info = data_manifest.tokenizer
+    names, frequency = read_labels(data)
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
     return Parts(
-        model=model, tree=tree, layout=head.layout, rows=pack(head), names=read_labels(data)[0],
+        model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
+        log_odds=_log_odds(frequency, data_manifest.rows("train")),
     )  # fmt: skip
 
 
@@ -135,3 +141,9 @@ def _metrics_beside(output: str) -> dict[str, float]:
     if not storage.exists(file):
         return {}
     return storage.read_json(file, "Evaluate the run again.")["levels"][-1]
+
+
+def _log_odds(frequency: np.ndarray, num_texts: int) -> np.ndarray:
+    """Log odds that a train text has each label, float32 [L], from labels' frequencies, int [L]; finite for all."""
+    share = (frequency + 0.5) / (num_texts + 1)
+    return np.log(share / (1 - share)).astype(np.float32)

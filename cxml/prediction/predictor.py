@@ -19,6 +19,7 @@ from cxml.model import CascadeXML, LevelPrediction
 from cxml.parallel import Exchange, device_of
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download
+from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
 from cxml.prediction.parts import Parts, read_parts
 from cxml.prediction.paths import explain_batch
@@ -60,6 +61,7 @@ class Predictor:
         url: str,
         *,
         rows: RowFormat | None = None,
+        logit_adjustment: float = 0.0,
         memory_map: bool = False,
         batch_size: int = 128,
         device: torch.device | None = None,
@@ -70,6 +72,7 @@ class Predictor:
         Args:
             url: a run's output, its model folder, one of its checkpoints, or an exported folder; path or fsspec URL.
             rows: number format of the label rows; None leaves it as stored.
+            logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
                 processes of the machine.
             batch_size: texts per batch.
@@ -79,7 +82,7 @@ class Predictor:
         Raises:
             DataError: there is no whole model at `url`.
             StaleArtefactError: its tree or tokenizer has changed since.
-            ConfigError: the label rows cannot be mapped.
+            ConfigError: the label rows cannot be mapped or adjusted.
         """
         exchange = exchange or Exchange(is_alone=True)
         if is_exported(url):
@@ -90,6 +93,7 @@ class Predictor:
             )
         else:
             parts = read_parts(url, exchange)
+        parts = adjust_logits(parts, logit_adjustment)
         if rows is not None:
             if memory_map and rows != parts.rows.format:
                 raise ConfigError(

@@ -206,7 +206,9 @@ def label_weights(config: Config) -> np.ndarray:
     return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)
 
 
-def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: str) -> None:
+def predict_test(
+    config: Config, url: str, rows: RowFormat | None, scores_url: str, logit_adjustment: float = 0.0
+) -> None:
     """Write the scores of each test text's best labels by some model. Runs in every process of the job.
 
     Args:
@@ -214,6 +216,7 @@ def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: s
         url: what `Predictor.from_checkpoint` takes, over the same labels.
         rows: number format of the label rows; None: as stored.
         scores_url: file to write, see `cxml.prediction.write_scores`.
+        logit_adjustment: see `cxml.prediction.adjust_logits`.
 
     Raises:
         DataError: the model was trained on other labels.
@@ -221,8 +224,9 @@ def predict_test(config: Config, url: str, rows: RowFormat | None, scores_url: s
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
         predictor = Predictor.from_checkpoint(
-            url, rows=rows, batch_size=config.evaluate.batch_size, device=ranks.device, exchange=Exchange()
-        )
+            url, rows=rows, logit_adjustment=logit_adjustment, batch_size=config.evaluate.batch_size,
+            device=ranks.device, exchange=Exchange(),
+        )  # fmt: skip
         names, _ = read_labels(data_url(config))
         if names != list(predictor.names):
             raise DataError(url, "was trained on other labels", "Compare models of one label set.")

@@ -1,0 +1,34 @@
+"""Rank rare labels higher: a part of each label's log odds comes off its logit (Menon et al. 2021, after the training)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cxml.errors import ConfigError
+from cxml.prediction.parts import Parts
+
+
+def adjust_logits(parts: Parts, strength: float) -> Parts:
+    """The model with biases that rank rare labels higher; itself where `strength` is 0.
+
+    Args:
+        parts: a trained model.
+        strength: the part of the log odds, among the train texts, that comes off; 1 would rank as if all labels were
+            equally frequent.
+
+    Raises:
+        ConfigError: an exported model, which does not know how frequent its labels are.
+    """
+    if not strength:
+        return parts
+    if parts.log_odds is None:
+        raise ConfigError(
+            "logit_adjustment", strength, "is for a run's model, not for an exported one",
+            "Export the run's model again with it: python -m cxml.export --logit-adjustment.",
+        )  # fmt: skip
+    labels = parts.tree.label_order[parts.layout.positions()]
+    bias = parts.rows.bias - np.float32(strength) * parts.log_odds[labels]
+    facts = {**parts.facts, "logit_adjustment": strength}
+    return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts)
