@@ -28,7 +28,7 @@ class ExportCommand:
     """Number format of the label rows."""
     logit_adjustment: float = 0.0
     """Part of each label's log odds among the train texts that comes off its logit, such as 0.15: rare labels rank
-    higher, and scores are no probabilities any more. `python -m cxml.evaluate --logit-adjustments` shows what it does."""
+    higher, and scores are no probabilities any more. `python -m cxml.evaluate --logit-adjustments` shows it."""
     encoder_program: str = ""
     """Also write the encoder alone as a program of torch.export to this file (.pt2); empty: not."""
     push_to: str = ""

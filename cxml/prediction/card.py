@@ -47,7 +47,9 @@ def model_card(parts: Parts, config: Config) -> str:
 
 def _adjustment(parts: Parts) -> list[str]:
     strength = parts.facts.get("logit_adjustment")
-    return [f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit"] if strength else []
+    if not strength:
+        return []
+    return [f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit"]
 
 
 def _metrics(parts: Parts) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rank rare labels higher: a part of each label's log odds comes off its logit (Menon et al. 2021, after the training)."""
+"""Rank rare labels higher: a part of each label's log odds comes off its logit (Menon et al. 2021, post hoc)."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Parts:
         tokenizer: the encoder's.
         pad_id: token that pads.
         config: of the run.
-        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics` where
-            there are some, and `logit_adjustment` where the biases are adjusted.
+        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics`
+            where there are some, and `logit_adjustment` where the biases are adjusted.
         log_odds: that a train text has each label, float32 [L]; None for an exported model.
     """
 

@@ -62,7 +62,7 @@ def test_an_export_carries_the_adjustment_and_says_so(run, lines, adjusted, tmp_
 
 def test_an_exported_model_refuses_it_and_names_the_way(run, tmp_path):
     cxml.Predictor.from_checkpoint(run[0].output).save_pretrained(str(tmp_path / "exported"))
-    with pytest.raises(ConfigError, match="not for an exported one.*--logit-adjustment"):
+    with pytest.raises(ConfigError, match=r"not for an exported one.*--logit-adjustment"):
         cxml.Predictor.from_checkpoint(str(tmp_path / "exported"), logit_adjustment=0.1)
 
 
