@@ -3,8 +3,8 @@
     python benchmarks/quality/time_to_peer.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/time_to_peer.py --quick
 
-Trains the run of the config (options of `python -m cxml.train` may follow) with a checkpoint every so many steps, all of
-them kept, and searches these by halves for the first whose P@5 on the test split is the peer's or more. Its time is
+Trains the run of the config (options of `python -m cxml.train` may follow) with a checkpoint every so many steps, all
+of them kept, and searches these by halves for the first whose P@5 on the test split is the peer's or more. Its time is
 that from the finished label tree to the finished checkpoint, start of the processes, classifiers from centroids and
 checkpoints included; a run that was stopped on the way has no such time. The last line is JSON: that time against the
 one the peer trained for, from tf-idf that is ready made.
