@@ -260,7 +260,10 @@ class HeadConfig:
     """Memory for `rows` scored by shortlist where there is an accelerator: its own, worked on by Triton kernels (where
     Triton is installed), or the host's, which has room for more labels and is worked on by the CPU."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state."""
+    """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state but a learning_rate of its
+    own: the gradient is that of a mean over the labels scored, so rates of some thousands are usual with it."""
+    learning_rate: float = 0.0
+    """Peak learning rate of `rows`; 0: optim.classifier_lr."""
     weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"
     """Number format of `rows`. bf16 is rounded up or down at random, which keeps small updates alive; bf16-kahan is
     rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight."""
@@ -273,11 +276,11 @@ class HeadConfig:
     instead of in passing, and until then the gradients of the touched ones are kept, 4 bytes per weight."""
 
     def __post_init__(self) -> None:
-        for name in ("clip_row_norm", "clip_global_norm"):
+        for name in ("learning_rate", "clip_row_norm", "clip_global_norm"):
             _require_at_least(f"head.{name}", getattr(self, name), 0)
         if self.group_size != "node":
             _require_at_least("head.group_size", self.group_size, 0)
-        for name, default in (("candidates", "shortlist"), ("group_size", 0)):
+        for name, default in (("candidates", "shortlist"), ("group_size", 0), ("learning_rate", 0)):
             value = getattr(self, name)
             _require(
                 self.implementation == "rows" or value == default, f"head.{name}", value,
@@ -488,6 +491,13 @@ class Config:
             "head.implementation", self.head.implementation,
             f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
             "Set train.zero_stage to 3, or head.implementation to rows.",
+        )  # fmt: skip
+        row_rate = self.head.learning_rate or self.optim.classifier_lr
+        _require(
+            row_rate * self.optim.classifier_weight_decay < 1,
+            "optim.classifier_weight_decay", self.optim.classifier_weight_decay,
+            f"times the rows' learning rate {row_rate:g} is 1 or more: a step would turn their weights over",
+            "Set it to 0, as is usual with SGD at a high rate.",
         )  # fmt: skip
         levels = self.num_levels
         for name, expected in (

@@ -41,6 +41,12 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
             "head.candidates",
             "Set head.implementation to rows",
         ),
+        ({"head": {"learning_rate": 1000}}, "optim.classifier_weight_decay", "Set it to 0"),
+        (
+            {"train": {"zero_stage": 3}, "head": {"implementation": "zero3", "learning_rate": 1}},
+            "head.learning_rate",
+            "Set head.implementation to rows",
+        ),
         ({"tree": {"level_sizes": [512, 64]}}, "tree.level_sizes", "[256, 2048]"),
         ({"data": {"source": {"kind": "xmc"}}}, "data.source.path", "train_raw_texts.txt"),
         ({"data": {"source": {"kind": "icd10cm", "chapters": ["23"]}}}, "data.source.chapters", "1 to 22"),

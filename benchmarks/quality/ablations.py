@@ -38,6 +38,9 @@ from cxml.tree import tree_url  # noqa: E402
 CONFIGURED, FROZEN, STAGED = "as configured", "frozen-encoder", "end-to-end-after-frozen"
 
 FRESH = ["--model.classifier-start", "fresh"]
+FRESH_RATE = "0.01"  # classifiers near zero have further to go than those at centroids
+SGD = ["--head.optimizer", "sgd", "--optim.classifier-weight-decay", "0"]
+SGD_RATES = ("1000", "10000")  # the gradient is that of a mean over all labels scored
 
 
 def main() -> None:
@@ -82,6 +85,7 @@ def variants(base: Config, folder: Path) -> dict[str, list[str]]:
     levels, depth = base.num_levels, read_encoder_config(base.model).num_hidden_layers
     changes = {
         "fresh-classifiers": FRESH,
+        f"fresh-classifiers-at-{FRESH_RATE}": [*FRESH, "--optim.classifier-lr", FRESH_RATE],
         "classifiers-from-centroids": ["--model.classifier-start", "centroids"],
         "without-names": ["--train.name-texts", ""],
         "scored-on-shortlists": ["--head.candidates", "shortlist"],
@@ -96,12 +100,13 @@ def variants(base: Config, folder: Path) -> dict[str, list[str]]:
         "labels-weigh-double": ["--model.level-weights", *["1"] * (levels - 1), "2"],
         "half-the-shortlists": ["--model.shortlist-sizes", *map(str, _scaled(base, 0.5))],
         "twice-the-shortlists": ["--model.shortlist-sizes", *map(str, _scaled(base, 2))],
-        "head-by-sgd": ["--head.optimizer", "sgd"],
+        **{f"head-by-sgd-at-{rate}": [*SGD, "--head.learning-rate", rate] for rate in SGD_RATES},
         "batches-by-length": ["--train.bucket-by-length"],
         "batches-at-random": ["--train.no-bucket-by-length"],
     }
     is_so = {
         "fresh-classifiers": base.model.classifier_start == "fresh",
+        f"fresh-classifiers-at-{FRESH_RATE}": base.model.classifier_start == "fresh",
         "classifiers-from-centroids": base.model.classifier_start == "centroids",
         "without-names": not base.train.name_texts,
         "scored-on-shortlists": base.head.candidates == "shortlist",

@@ -65,10 +65,15 @@ class Schedule:
         epochs: int,
         config: OptimConfig,
         rows: RowSchedule | None = None,
+        rows_lr: float = 0.0,
     ) -> None:
-        """Take over an optimizer, and the rows of the label head if those have an optimiser of their own."""
+        """Take over an optimizer, and the rows of the label head if those have an optimiser of their own.
+
+        `rows_lr` is the rows' peak learning rate; 0: the classifiers'.
+        """
         self._optimizer = optimizer
         self._rows = rows
+        self._rows_peak = rows_lr or config.classifier_lr
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self._steps_per_epoch = steps_per_epoch
         self._epochs = epochs
@@ -81,5 +86,5 @@ class Schedule:
             group["lr"] = peak * cycle.lr_factor
             group["betas"] = (cycle.beta1, self._config.beta2)
         if self._rows is not None:
-            self._rows.begin_step(self._config.classifier_lr * cycle.lr_factor, cycle.beta1)
+            self._rows.begin_step(self._rows_peak * cycle.lr_factor, cycle.beta1)
         return cycle

@@ -119,6 +119,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         epochs=config.train.epochs,
         config=config.optim,
         rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
+        rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
 

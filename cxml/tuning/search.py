@@ -24,6 +24,7 @@ from data_tools.preparation import is_prepared, prepare
 from data_tools.splitting import hold_out
 
 _log = logging.getLogger(__name__)
+_LOG_WIDTH = 140  # a log has no width of its own
 
 
 def search(
@@ -118,4 +119,5 @@ def _print_trials(rows: list[dict[str, Any]], fields: list[str], metric: str) ->
         drawn = row["config"]["drawn"]
         values = [f"{drawn[field]:.3g}" if isinstance(drawn[field], float) else str(drawn[field]) for field in fields]
         table.add_row(*values, str(row["epoch"]), f"{row[metric]:.2f}")
-    Console().print(table)
+    is_terminal = Console().is_terminal
+    Console(width=None if is_terminal else _LOG_WIDTH).print(table)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxml.config import OptimConfig
-from cxml.optim import Schedule, one_cycle, parameter_groups
+from cxml.optim import RowSchedule, Schedule, one_cycle, parameter_groups
 
 PAPER = OptimConfig()  # one epoch of warm-up, three of decay
 
@@ -58,6 +58,21 @@ def test_the_schedule_keeps_the_groups_ratio_and_sets_their_beta1():
             [1e-4 * cycle.lr_factor, 1e-3 * cycle.lr_factor]
         )
         assert {group["betas"] for group in optimizer.param_groups} == {(cycle.beta1, 0.999)}
+
+
+def rows_schedule():
+    return RowSchedule(decay=0.0, beta2=0.999, epsilon=1e-8, clip_row_norm=0.0)
+
+
+@pytest.mark.parametrize(("own_rate", "peak"), [(0.0, PAPER.classifier_lr), (3000.0, 3000.0)])
+def test_rows_follow_the_same_cycle_at_the_classifiers_rate_or_their_own(own_rate, peak):
+    rows = rows_schedule()
+    optimizer = torch.optim.AdamW([{"params": [torch.zeros(1)], "lr": 1e-4}])
+    schedule = Schedule(optimizer, steps_per_epoch=10, epochs=4, config=PAPER, rows=rows, rows_lr=own_rate)
+    for step in (0, 5, 20, 39):
+        cycle = schedule.apply(step)
+        assert rows.lr == pytest.approx(peak * cycle.lr_factor)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * cycle.lr_factor)
 
 
 def test_groups_keep_encoder_and_heads_apart_and_hold_every_trained_parameter_once():
