@@ -31,6 +31,12 @@ def track(items: Iterable[_T], total: int, description: str, every_seconds: floa
         yield from _log_progress(items, total, description, every_seconds)
 
 
+def table_console(log_width: int) -> Console:
+    """Where to print tables: as wide as the terminal, or `log_width` columns where there is none, as in a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=log_width)
+
+
 def _log_progress(items: Iterable[_T], total: int, description: str, every_seconds: float) -> Iterator[_T]:
     started = last = time.monotonic()
     done = 0

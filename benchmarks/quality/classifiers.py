@@ -34,6 +34,7 @@ from support.configs import config_of  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging, track  # noqa: E402
 from cxml.data import resolve_encoder  # noqa: E402
+from cxml.metrics import log_odds  # noqa: E402
 from cxml.training.centroids import BIAS, SCALE  # noqa: E402
 from cxml.training.jobs import label_weights  # noqa: E402
 from data_tools.preparation import prepare  # noqa: E402
@@ -89,10 +90,9 @@ def make_problem(config: Config) -> Problem:
     spread = (train - mean).square().sum(1).mean().sqrt()
     labels = sparse.load_npz(folder / "train_labels.npz").tocsr()
     weights = label_weights(config)
-    share = (np.bincount(labels.indices, minlength=len(weights)) + 0.5) / (len(train) + 1)
-    log_odds = torch.from_numpy(np.log(share / (1 - share))).float()
+    odds = torch.from_numpy(log_odds(np.bincount(labels.indices, minlength=len(weights)), len(train)))
     inverse = torch.from_numpy(weights).float()
-    return Problem((train - mean) / spread, (test - mean) / spread, labels, log_odds, inverse)
+    return Problem((train - mean) / spread, (test - mean) / spread, labels, odds, inverse)
 
 
 def variants(problem: Problem) -> dict[str, Tensor]:

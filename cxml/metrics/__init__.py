@@ -14,7 +14,7 @@ Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of th
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics
 from cxml.metrics.calibration import CalibrationBin, calibration
-from cxml.metrics.frequency import FrequencyGroup, by_frequency
+from cxml.metrics.frequency import FrequencyGroup, by_frequency, log_odds
 from cxml.metrics.propensity import DEFAULT_PROPENSITY, KNOWN_PROPENSITIES, PropensityConstants, inverse_propensities
 from cxml.metrics.ranking import MetricSums, metric_rows, metric_sums
 from cxml.metrics.rankings import mean_scores, top_labels
@@ -31,6 +31,7 @@ __all__ = [
     "calibration",
     "interval",
     "inverse_propensities",
+    "log_odds",
     "mean_scores",
     "metric_rows",
     "metric_sums",

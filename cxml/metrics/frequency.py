@@ -87,3 +87,9 @@ def _best_gain(truth: sparse.csr_matrix, inverse_propensity: np.ndarray, k: int)
     order = np.lexsort((-weights, rows))
     rank = np.arange(len(order)) - truth.indptr[rows]
     return float(weights[order][rank < k].sum())
+
+
+def log_odds(frequency: np.ndarray, num_texts: int) -> np.ndarray:
+    """Log odds that a text has each label, float32 [L], from the texts of each, int [L]; always finite."""
+    share = (frequency + 0.5) / (num_texts + 1)
+    return np.log(share / (1 - share)).astype(np.float32)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cxml.errors import ConfigError
+from cxml.metrics import log_odds
 from cxml.prediction.parts import Parts
 
 
@@ -23,12 +24,13 @@ def adjust_logits(parts: Parts, strength: float) -> Parts:
     """
     if not strength:
         return parts
-    if parts.log_odds is None:
+    if parts.frequency is None:
         raise ConfigError(
             "logit_adjustment", strength, "is for a run's model, not for an exported one",
             "Export the run's model again with it: python -m cxml.export --logit-adjustment.",
         )  # fmt: skip
     labels = parts.tree.label_order[parts.layout.positions()]
-    bias = parts.rows.bias - np.float32(strength) * parts.log_odds[labels]
+    odds = log_odds(parts.frequency[labels], parts.num_train_texts)
+    bias = parts.rows.bias - np.float32(strength) * odds
     facts = {**parts.facts, "logit_adjustment": strength}
     return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts)

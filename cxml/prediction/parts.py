@@ -46,7 +46,8 @@ class Parts:
         config: of the run.
         facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics`
             where there are some, and `logit_adjustment` where the biases are adjusted.
-        log_odds: that a train text has each label, float32 [L]; None for an exported model.
+        frequency: train texts of each label, int64 [L]; None for an exported model, which does not know.
+        num_train_texts: of the training; 0 for an exported model.
     """
 
     model: CascadeXML
@@ -58,7 +59,8 @@ class Parts:
     pad_id: int
     config: Config
     facts: dict[str, object]
-    log_odds: np.ndarray | None = None
+    frequency: np.ndarray | None = None
+    num_train_texts: int = 0
 
 
 def model_identity(url: str) -> str:
@@ -111,7 +113,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     return Parts(
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
-        log_odds=_log_odds(frequency, data_manifest.rows("train")),
+        frequency=frequency, num_train_texts=data_manifest.rows("train"),
     )  # fmt: skip
 
 
@@ -141,9 +143,3 @@ def _metrics_beside(output: str) -> dict[str, float]:
     if not storage.exists(file):
         return {}
     return storage.read_json(file, "Evaluate the run again.")["levels"][-1]
-
-
-def _log_odds(frequency: np.ndarray, num_texts: int) -> np.ndarray:
-    """Log odds that a train text has each label, float32 [L], from labels' frequencies, int [L]; finite for all."""
-    share = (frequency + 0.5) / (num_texts + 1)
-    return np.log(share / (1 - share)).astype(np.float32)

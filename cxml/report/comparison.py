@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from cxml.console import table_console
 
 _LEAST_WIDTH = 100
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
     """Print what `cxml.comparison.compare` found."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(_LEAST_WIDTH, 30 * len(result["systems"])))
+    console = table_console(max(_LEAST_WIDTH, 30 * len(result["systems"])))
     console.print(intervals_table(result["systems"]))
     console.print(frequency_table(result["by_frequency"]["groups"], result["by_frequency"]["k"]))
     console.print(calibration_table(result["calibration"]["bins"], result["calibration"]["error"]))

@@ -10,12 +10,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from rich.console import Console
 from rich.table import Table
 
 from cxml import ray_cluster, storage
 from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
+from cxml.console import table_console
 from cxml.data import data_url
 from cxml.errors import ConfigError, CxmlError
 from cxml.tuning.space import read_space, with_values
@@ -24,7 +24,7 @@ from data_tools.preparation import is_prepared, prepare
 from data_tools.splitting import hold_out
 
 _log = logging.getLogger(__name__)
-_LOG_WIDTH = 140  # a log has no width of its own
+_LOG_WIDTH = 140
 
 
 def search(
@@ -119,5 +119,4 @@ def _print_trials(rows: list[dict[str, Any]], fields: list[str], metric: str) ->
         drawn = row["config"]["drawn"]
         values = [f"{drawn[field]:.3g}" if isinstance(drawn[field], float) else str(drawn[field]) for field in fields]
         table.add_row(*values, str(row["epoch"]), f"{row[metric]:.2f}")
-    is_terminal = Console().is_terminal
-    Console(width=None if is_terminal else _LOG_WIDTH).print(table)
+    table_console(_LOG_WIDTH).print(table)

@@ -60,13 +60,9 @@ def test_the_schedule_keeps_the_groups_ratio_and_sets_their_beta1():
         assert {group["betas"] for group in optimizer.param_groups} == {(cycle.beta1, 0.999)}
 
 
-def rows_schedule():
-    return RowSchedule(decay=0.0, beta2=0.999, epsilon=1e-8, clip_row_norm=0.0)
-
-
 @pytest.mark.parametrize(("own_rate", "peak"), [(0.0, PAPER.classifier_lr), (3000.0, 3000.0)])
 def test_rows_follow_the_same_cycle_at_the_classifiers_rate_or_their_own(own_rate, peak):
-    rows = rows_schedule()
+    rows = RowSchedule(decay=0.0, beta2=0.999, epsilon=1e-8, clip_row_norm=0.0)
     optimizer = torch.optim.AdamW([{"params": [torch.zeros(1)], "lr": 1e-4}])
     schedule = Schedule(optimizer, steps_per_epoch=10, epochs=4, config=PAPER, rows=rows, rows_lr=own_rate)
     for step in (0, 5, 20, 39):
