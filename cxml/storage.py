@@ -6,6 +6,7 @@ A plain path is a URL. Writers of several files write the data first and one sma
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -199,9 +200,18 @@ def list_folders(url: str) -> list[str]:
 def remove(url: str) -> None:
     """Delete a file or a folder with all it holds; nothing happens if it is not there."""
     fs, path = filesystem(url)
+    _with_retries(url, lambda: _remove_all(fs, path))
+
+
+def _remove_all(fs: fsspec.AbstractFileSystem, path: str) -> None:
     fs.invalidate_cache()  # other processes may have written there
-    if _with_retries(url, lambda: fs.exists(path)):
-        _with_retries(url, lambda: fs.rm(path, recursive=True))
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+    # A store may answer that it deleted some of the files, and s3fs takes that for all of them.
+    fs.invalidate_cache()
+    left = [name for name, facts in cast(dict[str, Any], fs.find(path, detail=True)).items() if facts["size"]]
+    if left:
+        raise OSError(f"{len(left)} files are still there after deleting, such as {left[0]}")
 
 
 def remove_finished(url: str, last_file: str) -> None:

@@ -33,18 +33,19 @@ def command(folder, trials):
     return [
         sys.executable, "-m", "cxml.tune", "--config", str(folder / "config.yaml"),
         "--space", str(folder / "space.yaml"), "--trials", str(trials), "--metric", "P@1", "--held-out", "0.2",
+        "--cpus-per-trial", "1",
     ]  # fmt: skip
 
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
 
-def trainings():
-    """Processes of trials that still run."""
+def trainings(folder):
+    """Processes of the folder's trials that still run."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "cxml.train" in words and any(word.endswith("trial.yaml") for word in words):
+        if "cxml.train" in words and any(word.startswith(str(folder)) for word in words):
             found.append(process)
     return found
 
@@ -61,13 +62,13 @@ def test_a_killed_search_goes_on_and_the_best_trial_is_written_down(base):
         assert first.poll() is None, (folder / "first.log").read_text()[-3000:]
         first.kill()
         first.wait()
-        wait_until(lambda: not trainings(), "trainings outlive their search", 120)
+        wait_until(lambda: not trainings(folder), "trainings outlive their search", 120)
         finished = {file: file.stat().st_mtime_ns for file in trials.glob("*/model/manifest.json")}
         done = subprocess.run(
             command(folder, 5), check=False, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert not trainings()
+    assert not trainings(folder)
     assert {file: file.stat().st_mtime_ns for file in finished} == finished, "a finished trial was run again"
 
     best = config_from_dict(yaml.safe_load((folder / "out" / "tune" / "best.yaml").read_text()))

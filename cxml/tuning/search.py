@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator
 from rich.table import Table
 
 from cxml import ray_cluster, storage
@@ -108,7 +109,9 @@ def _tuner(
     return tune.Tuner(
         trainable,
         param_space=drawn,
-        tune_config=tune.TuneConfig(num_samples=trials, scheduler=scheduler),
+        tune_config=tune.TuneConfig(
+            num_samples=trials, scheduler=scheduler, search_alg=BasicVariantGenerator(random_state=base.seed)
+        ),
         run_config=tune.RunConfig(name="search", storage_path=str(folder / "ray"), verbose=1),
     )
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ray import tune
 
 from cxml import storage
@@ -44,6 +45,9 @@ class Trial(tune.Trainable):
         self._epochs = run.train.epochs
         self._seen = 0
         self._folder.mkdir(parents=True, exist_ok=True)
+        # The same values may be drawn twice: the second trial waits, and then finds what the first has done.
+        self._turn = FileLock(self._folder / "turn.lock", thread_local=False)
+        self._turn.acquire()
         file = self._folder / "trial.yaml"
         file.write_text(dump_config(config_to_dict(run)))
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -77,6 +81,7 @@ class Trial(tune.Trainable):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._turn.release()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the run has checkpoints of its own."""

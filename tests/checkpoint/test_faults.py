@@ -136,6 +136,19 @@ def test_of_two_commits_to_one_place_in_a_store_one_wins(store, use_store):
     assert storage.read_bytes(url) == b"first"
 
 
+def test_files_that_a_store_could_not_delete_are_deleted_again(store, use_store, patient):
+    use_store(store)
+    url = f"s3://{BUCKET}/kept"
+    for name in ("a", "b/c", "b/d"):
+        storage.create(f"{url}/{name}", b"content")
+    with failing_proxy(store, 0.9, "keep") as (port, failures):
+        use_store(port)
+        storage.remove(url)
+    assert failures.failed
+    use_store(store)
+    assert not any(storage.file_sizes(url).values())
+
+
 def test_no_file_is_so_large_that_it_would_be_uploaded_in_parts():
     from cxml.checkpoint import pieces, shards
 

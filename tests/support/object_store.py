@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -115,7 +116,8 @@ class Failures:
     Attributes:
         share: of the requests that fail.
         way: how they fail: `refuse` answers 503, `drop` hands the request on and closes the connection in the middle
-            of the answer, `stall` does not answer until the client has given up.
+            of the answer, `stall` does not answer until the client has given up, `keep` answers a request to delete
+            many files with an error for each of them, and lets all others pass.
         failed: how many did.
         passed: how many went through.
     """
@@ -154,7 +156,8 @@ class _Proxy(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.random.random() < self.failures.share:
+        may_fail = self.failures.way != "keep" or "?delete" in self.path
+        if may_fail and self.random.random() < self.failures.share:
             self.failures.failed += 1
             self._fail(body)
             return
@@ -168,6 +171,13 @@ class _Proxy(BaseHTTPRequestHandler):
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if self.failures.way == "keep":
+            keys = re.findall(rb"<Key>(.*?)</Key>", body)
+            errors = b"".join(b"<Error><Key>%b</Key><Code>InternalError</Code></Error>" % key for key in keys)
+            content = b"<DeleteResult>%b</DeleteResult>" % errors
+            self._begin_answer(200, [], content)
+            self.wfile.write(content)
             return
         if self.failures.way == "drop":
             status, headers, content = self._hand_on(body)
