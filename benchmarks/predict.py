@@ -32,12 +32,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from quality.compare import PEERS, QUICK, K, metrics_of, peer, peer_folder, write_inputs
+from quality.compare import QUICK, K, metrics_of, peer, peer_folder, write_inputs
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
 from support.configs import config_of
-from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, peer_python
+from support.peers import PEERS_FOLDER, linear_command
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
@@ -106,12 +106,9 @@ def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callab
     """Commands of the linear peers, trained first where they are not yet; their metrics are printed."""
     folder = write_inputs(config)
     commands: dict[str, Callable[[int], list[str]]] = {}
-    for name, kind, python in (
-        ("omikuji, Parabel", "parabel", peer_python(venvs, "omikuji", OMIKUJI)),
-        ("PECOS XR-Linear", "xr-linear", peer_python(venvs, "pecos", PECOS)),
-    ):
-        found = peer(config, folder, name, [python, str(PEERS / "linear_models.py"), kind], 2)
-        words = [python, str(PEERS / "linear_prediction.py"), kind, str(folder), str(peer_folder(folder, name))]
+    for name in ("omikuji, Parabel", "PECOS XR-Linear"):
+        found = peer(config, folder, name, linear_command(venvs, name), 2)
+        words = [*linear_command(venvs, name, "linear_prediction.py"), str(folder), str(peer_folder(folder, name))]
         commands[name] = lambda threads, words=words: [*words, str(threads), str(K), str(singles)]
         print_metrics(name, found)
     return commands

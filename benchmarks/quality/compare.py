@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
-from support.peers import OMIKUJI, PECOS, PEERS_FOLDER, XR_TRANSFORMER, peer_python  # noqa: E402
+from support.peers import LINEAR, PEERS_FOLDER, SCRIPTS, XR_TRANSFORMER, linear_command, peer_python  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
 from cxml.config import Config  # noqa: E402
@@ -47,7 +47,6 @@ from data_tools.preparation import prepare  # noqa: E402
 
 K = 5
 COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]
-PEERS = ROOT / "benchmarks" / "peers"
 QUICK = [
     "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "2", "--optim.decay-epochs", "1",
     "--model.freeze-layers", "5", "--optim.encoder-lr", "3e-4", "--optim.classifier-lr", "0.01",
@@ -70,16 +69,10 @@ def main() -> None:
     set_up_logging(is_speaker=True)
     prepare(config)
     folder = write_inputs(config)
-    linear = str(PEERS / "linear_models.py")
-    omikuji = peer_python(options.peers, "omikuji", OMIKUJI)
-    peers = {
-        "omikuji, Parabel": [omikuji, linear, "parabel"],
-        "omikuji, Bonsai": [omikuji, linear, "bonsai"],
-        "PECOS XR-Linear": [peer_python(options.peers, "pecos", PECOS), linear, "xr-linear"],
-        "MiniLM, nearest centroid": [sys.executable, str(PEERS / "centroids.py"), config.model.encoder],
-    }
+    peers = {name: linear_command(options.peers, name) for name in LINEAR}
+    peers["MiniLM, nearest centroid"] = [sys.executable, str(SCRIPTS / "centroids.py"), config.model.encoder]
     if options.xr_transformer:
-        words = [str(PEERS / "xr_transformer.py"), resolve_encoder(config.model.encoder), str(options.xr_transformer)]
+        words = [str(SCRIPTS / "xr_transformer.py"), resolve_encoder(config.model.encoder), str(options.xr_transformer)]
         peers["PECOS XR-Transformer"] = [peer_python(options.peers, "xr-transformer", XR_TRANSFORMER), *words]
     systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
     if options.peers_only:

@@ -24,10 +24,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from quality.compare import PEERS, QUICK, K, metrics_of, peer, write_inputs  # noqa: E402
+from quality.compare import QUICK, K, metrics_of, peer, write_inputs  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
-from support.peers import PECOS, PEERS_FOLDER, peer_python  # noqa: E402
+from support.peers import PEERS_FOLDER, linear_command  # noqa: E402
 
 from cxml.checkpoint import COMMIT_FILE, checkpoints_url, list_checkpoints  # noqa: E402
 from cxml.config import CheckpointConfig, Config  # noqa: E402
@@ -58,7 +58,7 @@ def main() -> None:
     config = dataclasses.replace(config, checkpoint=kept)
     set_up_logging(is_speaker=True)
     prepare(config)
-    command = [peer_python(options.peers, "pecos", PECOS), str(PEERS / "linear_models.py"), "xr-linear"]
+    command = linear_command(options.peers, XR_LINEAR)
     linear = peer(config, write_inputs(config), XR_LINEAR, command, options.threads)
     final = run(config)["levels"][-1]["P@5"]
     first, found = first_as_good(config, linear["P@5"])
