@@ -18,10 +18,10 @@ from cxml.errors import CxmlError
 class TuneCommand:
     """Search a config's fields for better values with Ray Tune.
 
-    A share of the train texts is held out, and every trial is a run of the config with values drawn from the space, on
-    the rest, evaluated after each epoch on what was held out: the test split is never looked at. Trials that fall
-    behind are ended (successive halving, ASHA). A stopped search goes on where it was, trials and all, by the same
-    command. The best config is written to `tune/best.yaml` in the output.
+    A share of the train texts is held out, and every trial is a run of the config with values drawn from the space (by
+    the config's seed), on the rest, evaluated after each epoch on what was held out: the test split is never looked at.
+    Trials that fall behind are ended (successive halving, ASHA). A stopped search goes on where it was, trials and all,
+    by the same command. The best config is written to `tune/best.yaml` in the output.
     """
 
     settings: Settings
