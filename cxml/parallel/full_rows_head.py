@@ -84,8 +84,9 @@ class FullRowsHead(DeviceRowsHead):
             both = torch.cat([best, here.values], dim=1).topk(k, dim=1)
             places = torch.cat([places, positions[run][here.indices]], dim=1).gather(1, both.indices)
             best = both.values
-        scores = torch.where(places >= 0, best.sigmoid(), -1)
-        return self._merge(scores, places, counts, k, features_BD.device)
+        # By their logits: beyond 17 or so the probabilities in float32 are all 1.
+        positions, logits = self._merge(best, places, counts, k, features_BD.device)
+        return positions, logits.sigmoid()
 
     def finish_step(self) -> None:
         """See `RowsHead.finish_step`; until then 4 (D + 1) bytes are kept per row."""

@@ -152,7 +152,8 @@ class RowsHead:
             shift=self.layout.leaf_offsets[texts.leaves[own]] - first,
         )
         scores, positions = self.best_of(texts.features, wanted, k)
-        return self._merge(scores, positions, texts.counts, k, features_BD.device)
+        positions, scores = self._merge(scores, positions, texts.counts, k, features_BD.device)
+        return positions, scores.clamp(min=0)
 
     def place(self, features: Tensor) -> Tensor:
         """The features where the rows are worked on."""
@@ -342,7 +343,7 @@ class RowsHead:
     def _merge(
         self, scores: Tensor, positions: Tensor, counts: list[int], k: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """The k best of every rank's k best for this rank's texts."""
+        """Of every rank's k best the k best for this rank's texts; a missing one, position -1, has the lowest score."""
         num_all = len(scores)
         every = [num_all] * self.exchange.size
         start = sum(counts[: self.exchange.rank])
@@ -352,9 +353,7 @@ class RowsHead:
         stacked_scores = gathered_scores.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
         stacked_positions = gathered_positions.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
         best = stacked_scores.topk(k, dim=1)
-        found = best.values >= 0
-        positions_BK = stacked_positions.gather(1, best.indices).masked_fill(~found, -1)
-        return positions_BK.to(device), best.values.clamp(min=0).to(device)
+        return stacked_positions.gather(1, best.indices).to(device), best.values.to(device)
 
 
 class _RowsLoss(torch.autograd.Function):

@@ -25,8 +25,14 @@ def write_scores(url: str, labels: np.ndarray, scores: np.ndarray, num_labels: i
 
 
 def scores_as_npz(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> bytes:
-    """The best labels [N, K] of each text (-1 for none) and their scores as scipy saves a CSR matrix [N, L]."""
+    """Each text's best labels [N, K], best first (-1 for none), with their scores, as scipy saves a CSR matrix [N, L].
+
+    Scores that are equal, such as those rounded to 1, are told apart by the least that there is, to keep the order.
+    """
     found = labels >= 0
+    scores = scores.copy()
+    for place in range(1, scores.shape[1]):
+        scores[:, place] = np.minimum(scores[:, place], np.nextafter(scores[:, place - 1], np.float32(0)))
     offsets = lengths_to_offsets(found.sum(1))
     matrix = sparse.csr_matrix((scores[found], labels[found], offsets), (len(labels), num_labels))
     matrix.sort_indices()

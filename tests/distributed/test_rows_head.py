@@ -115,6 +115,18 @@ def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, cas
         assert found[:, :width].tolist() == expected_positions.tolist()
 
 
+def test_labels_whose_probability_rounds_to_1_are_ranked_by_their_logits():
+    offsets, weight, bias, steps = make_problem(0, 9, (3, 2))
+    (gathered,) = run_workers(train_rows, ((offsets, weight, bias + 40, steps), [(ALL, 1)]), 2)
+    positions, weight, bias = (
+        np.concatenate([rows[name] for _, rows, _ in gathered]) for name in ("positions", "weight", "bias")
+    )
+    for rank, (_, _, (found, scores)) in enumerate(gathered):
+        logits = steps[0][rank][0] @ weight.T + bias
+        assert found.tolist() == positions[np.argsort(-logits)[:, :3]].tolist()
+        assert (scores == 1).all()
+
+
 def test_the_gradient_of_the_features_is_that_of_the_loss():
     """Numerically, as gradcheck does it, but in float32, which is what the rows are."""
     from cxml.parallel import Exchange, RowLayout, RowsHead

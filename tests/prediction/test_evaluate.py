@@ -152,7 +152,18 @@ def test_broken_score_files_are_refused(tmp_path, name, content, words):
 def test_scores_come_back_as_they_were_written(tmp_path):
     labels, scores = np.array([[2, 0], [1, -1]]), np.array([[0.9, 0.25], [0.5, 0]], np.float32)
     write_scores(str(tmp_path / "a.npz"), labels, scores, 3)
-    np.testing.assert_array_equal(top_labels(read_scores(str(tmp_path / "a.npz"), 2, 3), 2), labels)
+    found = read_scores(str(tmp_path / "a.npz"), 2, 3)
+    np.testing.assert_array_equal(top_labels(found, 2), labels)
+    np.testing.assert_array_equal(found.toarray(), np.array([[0.25, 0, 0.9], [0, 0.5, 0]], np.float32))
+
+
+def test_the_order_of_equal_scores_survives_the_file(tmp_path):
+    labels = np.array([[3, 0, 2, 1], [1, 3, 0, -1]])
+    scores = np.array([[1, 1, 1, 0.5], [1, np.nextafter(np.float32(1), np.float32(0)), 1, 0]], np.float32)
+    write_scores(str(tmp_path / "a.npz"), labels, scores, 4)
+    found = read_scores(str(tmp_path / "a.npz"), 2, 4)
+    np.testing.assert_array_equal(top_labels(found, 4), labels)
+    np.testing.assert_allclose(found[0].toarray(), [[1, 0.5, 1, 1]], atol=1e-6)
 
 
 def test_reach_is_the_share_of_true_labels_below_what_a_level_hands_down(run):
