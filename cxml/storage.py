@@ -97,8 +97,12 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
 def file_sizes(url: str) -> dict[str, int]:
     """Bytes of every file under the folder `url`, by path inside it; empty if there is no such folder."""
     fs, root = filesystem(url)
-    fs.invalidate_cache()
-    found = _with_retries(url, lambda: cast(dict[str, Any], fs.find(root, detail=True)))
+    return _with_retries(url, lambda: _sizes_below(fs, root))
+
+
+def _sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
+    fs.invalidate_cache()  # other processes may have written there
+    found = cast(dict[str, Any], fs.find(root, detail=True))
     return {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
 
 
@@ -208,10 +212,9 @@ def _remove_all(fs: fsspec.AbstractFileSystem, path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
     # A store may answer that it deleted some of the files, and s3fs takes that for all of them.
-    fs.invalidate_cache()
-    left = [name for name, facts in cast(dict[str, Any], fs.find(path, detail=True)).items() if facts["size"]]
+    left = sum(size > 0 for size in _sizes_below(fs, path).values())
     if left:
-        raise OSError(f"{len(left)} files are still there after deleting, such as {left[0]}")
+        raise OSError(f"{left} files are still there after deleting")
 
 
 def remove_finished(url: str, last_file: str) -> None:
