@@ -38,6 +38,7 @@ from rich.table import Table
 from support.closing_line import print_closing_line
 from support.configs import config_of
 from support.peers import PEERS_FOLDER, linear_command
+from support.small_runs import run_here
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
@@ -47,10 +48,11 @@ from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
 from cxml.model import build_model
-from cxml.parallel import Exchange, RowsHead, rows_head
+from cxml.parallel import Exchange, RowsHead, rows_head, run_workers
 from cxml.pipeline import run
-from cxml.prediction import Predictor
+from cxml.prediction import Predictor, RowFormat
 from cxml.prediction.packed_rows import pack
+from cxml.prediction.parts import Parts, read_parts
 from cxml.tree import LabelTree, tree_url
 
 BATCH = 128
@@ -75,7 +77,7 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     if options.quick:
-        options.rounds, options.texts, options.singles = 1, 200, 50
+        options.rounds, options.texts, options.singles = 1, 200, 30
         words[2:2] = [*QUICK, "--train.epochs", "1", "--output", "runs/benchmarks/predict-quick"]
     config = config_of("predict.py", words)
     if options.one:
@@ -83,7 +85,7 @@ def main() -> None:
         print(json.dumps(timed(config, system, int(threads), options)))
         return
     set_up_logging(is_speaker=True)
-    run(config)
+    run(config, run_job=run_here if options.quick else run_workers)
     commands = {name: own_command(name) for name in ("cxml", "plain PyTorch")}
     if not options.quick:
         commands |= peer_commands(config, options.peers, options.singles)
@@ -227,13 +229,14 @@ def print_formats(config: Config) -> None:
     """Metrics of the test split with label rows in each format; and that the plain loop agrees."""
     test = ShardedDataset(data_url(config), "test")
     tokens = test.column("input_ids")
-    for rows in ("fp32", "bf16", "int8"):
-        predictor = Predictor.from_checkpoint(config.output, rows=rows, batch_size=BATCH)
+    formats: tuple[RowFormat, ...] = ("fp32", "bf16", "int8")
+    predictors = {rows: Predictor.from_checkpoint(config.output, rows=rows, batch_size=BATCH) for rows in formats}
+    for rows, predictor in predictors.items():
         size = predictor.parts.rows.num_bytes / 1e6
         labels = predictor.predict_tokens(tokens, K).labels
         print_metrics(f"cxml, {rows} rows, {size:.1f} MB", metrics_of(config, labels))
     some = np.arange(min(2000, len(test)))
-    labels = Predictor.from_checkpoint(config.output).predict(test.texts(some), K).labels
+    labels = predictors["fp32"].predict(test.texts(some), K).labels
     same = np.mean(PlainLoop(config).predict(test.texts(some)) == labels)
     print(f"The plain loop names the same labels at {100 * same:.2f} % of the places.")
 
@@ -247,7 +250,8 @@ def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
     """One text's time with random models; the most labels' median over the fewest's."""
     texts = ShardedDataset(data_url(config), "test").texts(np.arange(singles))
     table = Table("labels", "one text, ms: p50", "p99", title="More labels, same shortlists", title_justify="left")
-    predictors = {size: random_predictor(config, size) for size in sizes}
+    of_run = read_parts(config.output, Exchange(is_alone=True))
+    predictors = {size: random_predictor(of_run, size) for size in sizes}
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for predictor in predictors.values():
         predictor.predict(texts[:3], K)
@@ -262,8 +266,9 @@ def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
     return statistics.median(seconds[sizes[-1]]) / statistics.median(seconds[sizes[0]])
 
 
-def random_predictor(config: Config, num_labels: int) -> Predictor:
-    """A model over a balanced tree whose label rows are random, bf16, with the encoder of the run."""
+def random_predictor(of_run: Parts, num_labels: int) -> Predictor:
+    """A model over a balanced tree whose label rows are random, bf16, otherwise like that of the run."""
+    config = of_run.config
     sizes = (*WIDTHS[num_labels], num_labels)
     tree = LabelTree(
         np.arange(num_labels, dtype=np.int32),
@@ -285,7 +290,6 @@ def random_predictor(config: Config, num_labels: int) -> Predictor:
         rows.import_rows(
             positions, torch.randn(len(positions), model.encoder.hidden_size) / 20, torch.zeros(len(positions))
         )
-    of_run: Any = Predictor.from_checkpoint(model_url(config)).parts
     names = [str(label) for label in range(num_labels)]
     parts = dataclasses.replace(
         of_run, model=model, tree=tree, layout=rows.layout, rows=pack(rows), names=names, config=config

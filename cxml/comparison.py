@@ -1,7 +1,7 @@
 """Several systems on one test split: metrics with confidence intervals, by label frequency, and their ensemble.
 
 A system is a run's model, another model over the same labels, the same model with label rows of fewer bytes or with
-adjusted logits, or a file of another system's scores.
+adjusted logits or label weights, or a file of another system's scores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cxml.metrics import (
 from cxml.parallel import run_workers
 from cxml.prediction import RowFormat, read_scores
 from cxml.report import print_comparison
-from cxml.training.jobs import frequency_groups, label_weights, predict_test, predictions_url
+from cxml.training.jobs import Variant, frequency_groups, label_weights, predict_test, predictions_url
 
 _log = logging.getLogger(__name__)
 OWN, ENSEMBLE = "CascadeXML", "ensemble"
@@ -48,6 +48,7 @@ class Comparison:
         predictions: file of each further system's scores, by name; see `cxml.prediction.read_scores`.
         rows: number formats of label rows to try with the run's own model.
         logit_adjustments: parts of the labels' log odds to try taking off, so that rare labels rank higher.
+        propensity_rankings: powers of the inverse propensity to try multiplying scores by, to the same end.
         ensemble: also the mean of all models' and systems' scores.
         resamples: of the bootstrap.
     """
@@ -56,6 +57,7 @@ class Comparison:
     predictions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: tuple[RowFormat, ...] = ()
     logit_adjustments: tuple[float, ...] = ()
+    propensity_rankings: tuple[float, ...] = ()
     ensemble: bool = False
     resamples: int = 1000
 
@@ -63,13 +65,25 @@ class Comparison:
         if self.resamples < 2:
             raise ConfigError("--resamples", self.resamples, "is too few for an interval", "Use 1000.")
         names = [*self.models, *self.predictions]
-        variants = [f"{OWN}, {each}" for each in self.rows] + [_adjusted(each) for each in self.logit_adjustments]
-        taken = {OWN, ENSEMBLE, *variants}
+        taken = {OWN, ENSEMBLE, *self.variants()}
         for name in names:
             if names.count(name) > 1 or name in taken:
                 raise ConfigError("--models, --predictions", name, "is a name given twice", "Name each system apart.")
         if self.ensemble and not names:
             raise ConfigError("--ensemble", True, "has one system only", "Name others: --models or --predictions.")
+
+    def variants(self) -> dict[str, Variant]:
+        """The run's own model predicting in other ways, by name."""
+        return {
+            **{f"{OWN}, {rows}": Variant(rows=rows) for rows in self.rows},
+            **{
+                f"{OWN}, logits adjusted by {part:g}": Variant(logit_adjustment=part) for part in self.logit_adjustments
+            },
+            **{
+                f"{OWN}, scores times propensity^-{power:g}": Variant(propensity_ranking=power)
+                for power in self.propensity_rankings
+            },
+        }
 
 
 def compare(config: Config, comparison: Comparison, run_job: RunJob = run_workers) -> dict[str, Any]:
@@ -111,26 +125,20 @@ def _scores(
 ) -> dict[str, sparse.csr_matrix]:
     """The scores of every system by name, the run's own first."""
     files = {OWN: predictions_url(config)}
-    own = model_url(config)
-    wanted: dict[str, tuple[str, RowFormat | None, float]] = {
-        **{f"{OWN}, {rows}": (own, rows, 0.0) for rows in comparison.rows},
-        **{_adjusted(strength): (own, None, strength) for strength in comparison.logit_adjustments},
-        **{name: (url, None, 0.0) for name, url in comparison.models.items()},
+    wanted = {
+        **{name: (model_url(config), variant) for name, variant in comparison.variants().items()},
+        **{name: (url, Variant()) for name, url in comparison.models.items()},
     }
-    for number, (name, (url, rows, strength)) in enumerate(wanted.items()):
+    for number, (name, (url, variant)) in enumerate(wanted.items()):
         _log.info("%s predicts: %s", name, url)
         files[name] = storage.join(config.output, "comparison", f"{number:03d}.npz")
-        run_job(predict_test, (config, url, rows, files[name], strength), config.train.num_workers)
+        run_job(predict_test, (config, url, files[name], variant), config.train.num_workers)
     files |= comparison.predictions
     systems = {name: read_scores(file, num_texts, num_labels) for name, file in files.items()}
     if comparison.ensemble:
         joined = [OWN, *comparison.models, *comparison.predictions]
         systems[ENSEMBLE] = mean_scores([systems[name] for name in joined])
     return systems
-
-
-def _adjusted(strength: float) -> str:
-    return f"{OWN}, logits adjusted by {strength:g}"
 
 
 def _with_intervals(

@@ -2,7 +2,7 @@
 
 python -m cxml.evaluate --config configs/quickstart.yaml --evaluate.top-k 1 10 100
 python -m cxml.evaluate --config mine.yaml --models larger=runs/larger --predictions pecos=pecos.npz --ensemble
-python -m cxml.evaluate --config mine.yaml --rows bf16 int8 --logit-adjustments 0.1 0.2
+python -m cxml.evaluate --config mine.yaml --rows bf16 int8 --logit-adjustments 0.1 0.2 --propensity-rankings 0.5 1
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class EvaluateCommand:
     logit_adjustments: tuple[float, ...] = ()
     """Parts of each label's log odds among the train texts to try taking off its logit, such as 0.1 0.2: rare labels
     rank higher. `python -m cxml.export --logit-adjustment` makes a model of the one that serves best."""
+    propensity_rankings: tuple[float, ...] = ()
+    """Powers of the inverse propensity to try multiplying each label's score by before ranking, such as 0.5 1: 1 ranks
+    for PSP@k. `python -m cxml.export --propensity-ranking` makes a model of the one that serves best."""
     ensemble: bool = False
     """Also the mean of the scores of all models and systems."""
     resamples: int = 1000
@@ -55,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         comparison = Comparison(
             models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
-            rows=command.rows, logit_adjustments=command.logit_adjustments, ensemble=command.ensemble,
-            resamples=command.resamples,
+            rows=command.rows, logit_adjustments=command.logit_adjustments,
+            propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
         )  # fmt: skip
         config = command.settings
         run_job = run_job_for(config)

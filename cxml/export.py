@@ -29,6 +29,9 @@ class ExportCommand:
     logit_adjustment: float = 0.0
     """Part of each label's log odds among the train texts that comes off its logit, such as 0.15: rare labels rank
     higher, and scores are no probabilities any more. `python -m cxml.evaluate --logit-adjustments` shows it."""
+    propensity_ranking: float = 0.0
+    """Power of the inverse propensity that a label's score is multiplied by before ranking: 1 ranks for PSP@k, 0 for
+    P@k. `python -m cxml.evaluate --propensity-rankings` shows it."""
     encoder_program: str = ""
     """Also write the encoder alone as a program of torch.export to this file (.pt2); empty: not."""
     push_to: str = ""
@@ -43,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(command: ExportCommand) -> None:
     from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
 
-    predictor = Predictor.from_checkpoint(command.model, logit_adjustment=command.logit_adjustment)
+    predictor = Predictor.from_checkpoint(
+        command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking
+    )
     predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
     print(f"Exported to {command.folder}")
     if command.encoder_program:

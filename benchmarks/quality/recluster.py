@@ -25,11 +25,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from quality.compare import QUICK, print_metrics  # noqa: E402
 from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
+from support.small_runs import run_here  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging, track  # noqa: E402
 from cxml.data import ShardedDataset, data_url  # noqa: E402
+from cxml.parallel import run_workers  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
 from cxml.tree import build_tree, tree_fingerprint, tree_settings, tree_url  # noqa: E402
@@ -51,7 +53,8 @@ def main() -> None:
     config = config_of("recluster.py", words)
     set_up_logging(is_speaker=True)
     first = dataclasses.replace(config, output=str(options.folder / "first"))
-    found = {"first run": run(first)["levels"][-1]}
+    run_job = run_here if options.quick else run_workers
+    found = {"first run": run(first, run_job=run_job)["levels"][-1]}
     model = dataclasses.replace(config.model, start_from=model_url(first), start_with="encoder")
     data = dataclasses.replace(config.data, directory=data_url(first))
     same = dataclasses.replace(
@@ -59,9 +62,9 @@ def main() -> None:
         tree=dataclasses.replace(config.tree, directory=tree_url(first)),
     )  # fmt: skip
     again = dataclasses.replace(same, tree=config.tree, output=str(options.folder / "again"))
-    found["gone on, same tree"] = run(same)["levels"][-1]
+    found["gone on, same tree"] = run(same, run_job=run_job)["levels"][-1]
     save_tree_of_features(first, again)
-    found["gone on, tree of its features"] = run(again)["levels"][-1]
+    found["gone on, tree of its features"] = run(again, run_job=run_job)["levels"][-1]
     report(found)
 
 

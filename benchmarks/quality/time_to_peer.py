@@ -28,11 +28,13 @@ from quality.compare import QUICK, K, metrics_of, peer, write_inputs  # noqa: E4
 from support.closing_line import print_closing_line  # noqa: E402
 from support.configs import config_of  # noqa: E402
 from support.peers import PEERS_FOLDER, linear_command  # noqa: E402
+from support.small_runs import run_here  # noqa: E402
 
 from cxml.checkpoint import COMMIT_FILE, checkpoints_url, list_checkpoints  # noqa: E402
 from cxml.config import CheckpointConfig, Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import ShardedDataset, data_url  # noqa: E402
+from cxml.parallel import run_workers  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
@@ -60,7 +62,7 @@ def main() -> None:
     prepare(config)
     command = linear_command(options.peers, XR_LINEAR)
     linear = peer(config, write_inputs(config), XR_LINEAR, command, options.threads)
-    final = run(config)["levels"][-1]["P@5"]
+    final = run(config, run_job=run_here if options.quick else run_workers)["levels"][-1]["P@5"]
     first, found = first_as_good(config, linear["P@5"])
     seconds = seconds_after_the_tree(config, first)
     print(f"{XR_LINEAR}: P@5 {linear['P@5']:.2f} after {linear['train_s'] / 60:.1f} min of training")

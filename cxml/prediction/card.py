@@ -46,10 +46,13 @@ def model_card(parts: Parts, config: Config) -> str:
 
 
 def _adjustment(parts: Parts) -> list[str]:
-    strength = parts.facts.get("logit_adjustment")
-    if not strength:
-        return []
-    return [f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit"]
+    strength, power = (parts.facts.get(name) for name in ("logit_adjustment", "propensity_ranking"))
+    said = []
+    if strength:
+        said.append(f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit")
+    if power:
+        said.append(f"- rare labels rank higher: by score times the inverse propensity to the power of {power:g}")
+    return said
 
 
 def _metrics(parts: Parts) -> list[str]:
@@ -57,6 +60,6 @@ def _metrics(parts: Parts) -> list[str]:
     if not isinstance(metrics, dict) or not metrics:
         return ["None were recorded with the model."]
     rows = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
-    is_changed = parts.rows.format != "fp32" or "logit_adjustment" in parts.facts
-    note = ["", "As of the run, with label rows as trained."] if is_changed else []
+    is_changed = parts.rows.format != "fp32" or _adjustment(parts)
+    note = ["", "As of the run, with label rows and ranking as trained."] if is_changed else []
     return ["On the test split, in percent:\n", "| metric | value |", "| --- | ---: |", *rows, *note]

@@ -4,7 +4,7 @@ config.json               the run's config, and the encoder's architecture
 model.safetensors         encoder and cluster levels
 label_rows.safetensors    weight [L, D], bias [L], for int8 scale [L]; rows in tree order, so that it can be mapped
 tree/                     the label tree
-labels.arrow              label names; row = label id
+labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
@@ -72,7 +72,7 @@ def write_exported(url: str, parts: Parts) -> None:
     _write_tensors(storage.join(url, _WEIGHTS), weights)
     _write_tensors(storage.join(url, _ROWS), _row_tensors(parts.rows))
     parts.tree.save(storage.join(url, _TREE), {})
-    storage.write_atomic(storage.join(url, _LABELS), _names_file(parts.names))
+    storage.write_atomic(storage.join(url, _LABELS), _labels_file(parts))
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
     files = {
@@ -124,8 +124,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
         raise DataError(
             storage.join(url, _WEIGHTS), f"does not fit the model, first {(missing + unexpected)[0]}", _AGAIN
         )
+    names, label_weights = _read_labels(storage.join(url, _LABELS))
     return Parts(
-        model=model.eval(), tree=tree, layout=layout, rows=rows, names=_read_names(storage.join(url, _LABELS)),
+        model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=Tokenizer.from_str(storage.read_bytes(storage.join(url, _TOKENIZER)).decode()),
         pad_id=settings["pad_id"], config=config, facts=settings["facts"],
     )  # fmt: skip
@@ -169,16 +170,22 @@ def _write_tensors(file: str, tensors: dict[str, Tensor]) -> None:
     safetensors.torch.save_file(tensors, path)
 
 
-def _names_file(names: list[str]) -> bytes:
-    table = pa.table({"name": pa.array(names, pa.string())})
+def _labels_file(parts: Parts) -> bytes:
+    columns: dict[str, pa.Array] = {"name": pa.array(parts.names, pa.string())}
+    if parts.label_weights is not None:
+        columns["weight"] = pa.array(parts.label_weights, pa.float32())
+    table = pa.table(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
 
-def _read_names(file: str) -> list[str]:
-    return pa.ipc.open_file(storage.read_bytes(file)).read_all().column("name").to_pylist()
+def _read_labels(file: str) -> tuple[list[str], np.ndarray | None]:
+    """Names and weights, None where labels are not weighed."""
+    table = pa.ipc.open_file(storage.read_bytes(file)).read_all()
+    weights = table.column("weight").to_numpy() if "weight" in table.column_names else None
+    return table.column("name").to_pylist(), weights
 
 
 def _check(file: str, facts: dict[str, Any], *, only_size: bool) -> None:

@@ -45,9 +45,12 @@ class Parts:
         pad_id: token that pads.
         config: of the run.
         facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics`
-            where there are some, and `logit_adjustment` where the biases are adjusted.
+            where there are some, `logit_adjustment` where the biases are adjusted, and `propensity_ranking` where
+            there are label weights.
         frequency: train texts of each label, int64 [L]; None for an exported model, which does not know.
         num_train_texts: of the training; 0 for an exported model.
+        label_weights: what a label's score is multiplied by before labels are ranked, float32 [L], above 0 and at most
+            1; None where it is left as it is.
     """
 
     model: CascadeXML
@@ -61,6 +64,7 @@ class Parts:
     facts: dict[str, object]
     frequency: np.ndarray | None = None
     num_train_texts: int = 0
+    label_weights: np.ndarray | None = None
 
 
 def model_identity(url: str) -> str:

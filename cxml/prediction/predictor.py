@@ -23,6 +23,7 @@ from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
 from cxml.prediction.parts import Parts, read_parts
 from cxml.prediction.paths import explain_batch
+from cxml.prediction.propensity_ranking import CANDIDATES, rank_by_weighted_scores, weigh_labels
 from cxml.prediction.results import ExplainedLabel, Predictions
 from cxml.prediction.subset import restrict
 
@@ -62,6 +63,7 @@ class Predictor:
         *,
         rows: RowFormat | None = None,
         logit_adjustment: float = 0.0,
+        propensity_ranking: float = 0.0,
         memory_map: bool = False,
         batch_size: int = 128,
         device: torch.device | None = None,
@@ -73,6 +75,8 @@ class Predictor:
             url: a run's output, its model folder, one of its checkpoints, or an exported folder; path or fsspec URL.
             rows: number format of the label rows; None leaves it as stored.
             logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
+            propensity_ranking: ranks by score times so high a power of the inverse propensity; see
+                `cxml.prediction.weigh_labels`. Not for exported folders.
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
                 processes of the machine.
             batch_size: texts per batch.
@@ -82,7 +86,7 @@ class Predictor:
         Raises:
             DataError: there is no whole model at `url`.
             StaleArtefactError: its tree or tokenizer has changed since.
-            ConfigError: the label rows cannot be mapped or adjusted.
+            ConfigError: the label rows cannot be mapped or adjusted, or the labels not weighed.
         """
         exchange = exchange or Exchange(is_alone=True)
         if is_exported(url):
@@ -93,7 +97,7 @@ class Predictor:
             )
         else:
             parts = read_parts(url, exchange)
-        parts = adjust_logits(parts, logit_adjustment)
+        parts = weigh_labels(adjust_logits(parts, logit_adjustment), propensity_ranking)
         if rows is not None:
             if memory_map and rows != parts.rows.format:
                 raise ConfigError(
@@ -120,7 +124,12 @@ class Predictor:
             ConfigError: other ranks hold a part of the label rows.
         """
         self._require_all_rows("save_pretrained")
-        parts = replace(self.parts, names=[self.names[label] for label in self._label_ids.tolist()])
+        weights = self.parts.label_weights
+        parts = replace(
+            self.parts,
+            names=[self.names[label] for label in self._label_ids.tolist()],
+            label_weights=None if weights is None else weights[self._label_ids],
+        )
         write_exported(folder, parts if rows is None else replace(parts, rows=parts.rows.to(rows)))
 
     @property
@@ -171,7 +180,7 @@ class Predictor:
         self._check(k, beam)
         excluded = excluded or {}
         most = max((len(labels) for labels in excluded.values()), default=0)
-        wanted = k + int(self._exchange.gather_sizes(most).max())
+        wanted = self._candidates(k) + int(self._exchange.gather_sizes(most).max())
         labels = np.full((len(tokens), wanted), -1, np.int64)
         scores = np.zeros((len(tokens), wanted), np.float32)
         for rows, batch in self._batches(tokens):
@@ -180,6 +189,8 @@ class Predictor:
             labels[rows, :width] = best.nodes[: len(rows)].cpu().numpy()
             scores[rows, :width] = best.scores[: len(rows)].cpu().numpy()
         labels = np.where(labels >= 0, self._label_ids[np.maximum(labels, 0)], -1)
+        if self.parts.label_weights is not None:
+            labels, scores = rank_by_weighted_scores(labels, scores, self.parts.label_weights)
         labels, scores = _without(labels, scores, excluded, k)
         return Predictions(labels, scores, self.names)
 
@@ -190,16 +201,12 @@ class Predictor:
         is_weighted = self._model.scoring == "weighted" and not self._scores_all
         explained: list[list[ExplainedLabel]] = [[] for _ in texts]
         for rows, batch in self._batches(self._encoder.encode(texts)):
-            best = self._model(batch, predict_k=k, beam=beam)[-1]
+            best = self._model(batch, predict_k=self._candidates(k), beam=beam)[-1]
             best = LevelPrediction(best.nodes[: len(rows)], best.scores[: len(rows)])
             found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
             for row, labels in zip(rows.tolist(), found, strict=True):
-                explained[row] = [
-                    replace(
-                        label, label=int(self._label_ids[label.label]), name=self.names[self._label_ids[label.label]]
-                    )
-                    for label in labels
-                ]
+                ranked = sorted(map(self._named, labels), key=lambda label: -label.score)
+                explained[row] = ranked[:k]
         return explained
 
     @torch.inference_mode()
@@ -231,6 +238,17 @@ class Predictor:
         restricted = Predictor(parts, batch_size=self.batch_size, device=self.device)
         restricted._label_ids = ids
         return restricted
+
+    def _candidates(self, k: int) -> int:
+        """How many of the most probable labels the k best are among."""
+        return k if self.parts.label_weights is None else max(k, CANDIDATES)
+
+    def _named(self, label: ExplainedLabel) -> ExplainedLabel:
+        """A label of the tree with its id, its name, and its score as it is ranked by."""
+        label_id = int(self._label_ids[label.label])
+        weights = self.parts.label_weights
+        score = label.score if weights is None else label.score * float(weights[label_id])
+        return replace(label, label=label_id, name=self.names[label_id], score=score)
 
     def _ids_of(self, labels: Sequence[int | str]) -> np.ndarray:
         """Sorted ids of labels given by id or name, int64."""

@@ -207,17 +207,23 @@ def label_weights(config: Config) -> np.ndarray:
     return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)
 
 
-def predict_test(
-    config: Config, url: str, rows: RowFormat | None, scores_url: str, logit_adjustment: float = 0.0
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How a model predicts, by options of `Predictor.from_checkpoint`."""
+
+    rows: RowFormat | None = None
+    logit_adjustment: float = 0.0
+    propensity_ranking: float = 0.0
+
+
+def predict_test(config: Config, url: str, scores_url: str, variant: Variant) -> None:
     """Write the scores of each test text's best labels by some model. Runs in every process of the job.
 
     Args:
         config: of the run whose test split and processes are used.
         url: what `Predictor.from_checkpoint` takes, over the same labels.
-        rows: number format of the label rows; None: as stored.
         scores_url: file to write, see `cxml.prediction.write_scores`.
-        logit_adjustment: see `cxml.prediction.adjust_logits`.
+        variant: how it predicts.
 
     Raises:
         DataError: the model was trained on other labels.
@@ -225,8 +231,8 @@ def predict_test(
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
         predictor = Predictor.from_checkpoint(
-            url, rows=rows, logit_adjustment=logit_adjustment, batch_size=config.evaluate.batch_size,
-            device=ranks.device, exchange=Exchange(),
+            url, **dataclasses.asdict(variant), batch_size=config.evaluate.batch_size, device=ranks.device,
+            exchange=Exchange(),
         )  # fmt: skip
         names, _ = read_labels(data_url(config))
         if names != list(predictor.names):

@@ -18,7 +18,7 @@ from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
 from cxml.parallel import run_workers
 from cxml.prediction import read_scores, write_scores
-from cxml.training.jobs import predict_test
+from cxml.training.jobs import Variant, predict_test
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_processes_that_share_the_label_rows_score_the_same(compared, tmp_path):
     config, _, _, other, test = compared
     for url in (config.output, list_checkpoints(f"{config.output}/checkpoints")[0].url):
         file = str(tmp_path / "scores.npz")
-        run_workers(predict_test, (config, url, None, file), 2)
+        run_workers(predict_test, (config, url, file, Variant()), 2)
         found, expected = (
             read_scores(each, len(test), other.shape[1]) for each in (file, f"{config.output}/predictions.npz")
         )

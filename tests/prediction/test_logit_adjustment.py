@@ -57,7 +57,7 @@ def test_an_export_carries_the_adjustment_and_says_so(run, lines, adjusted, tmp_
     np.testing.assert_array_equal(found.labels, expected.labels)
     card = (folder / "README.md").read_text()
     assert "0.5 of each label's log odds" in card
-    assert "As of the run, with label rows as trained." in card
+    assert "As of the run, with label rows and ranking as trained." in card
 
 
 def test_an_exported_model_refuses_it_and_names_the_way(run, tmp_path):

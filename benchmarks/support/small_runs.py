@@ -1,0 +1,22 @@
+"""Runs of `--quick`: in this process, since starting others would take most of their time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cxml.parallel import begin_group
+
+_T = TypeVar("_T")
+
+
+def run_here(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:  # noqa: ARG001
+    """`cxml.parallel.run_workers` for one process, this one. Its group stays: DeepSpeed holds on to the first."""
+    if not dist.is_initialized():
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")  # DeepSpeed asks for them
+        begin_group(torch.device("cpu"), 0, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+    return work(*arguments)

@@ -1,0 +1,56 @@
+"""Rank by the probability times a power of the inverse propensity: what PSP@k asks for (Jain et al. 2016, section 3).
+
+PSP@k counts a hit by its label's inverse propensity, so its expectation is largest where labels are ranked by
+probability times inverse propensity; a power below 1 lies between that and the ranking for P@k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cxml.errors import ConfigError
+from cxml.metrics import PropensityConstants, inverse_propensities
+from cxml.prediction.parts import Parts
+
+CANDIDATES = 100
+"""The most probable labels of a text, which are ranked anew; even a rare label below them has next to no weight."""
+
+
+def weigh_labels(parts: Parts, power: float) -> Parts:
+    """The model with label weights by which it ranks; itself where `power` is 0.
+
+    Args:
+        parts: a trained model.
+        power: of the inverse propensity; 1 ranks for PSP@k, less gives up less of P@k.
+
+    Raises:
+        ConfigError: an exported model, which does not know how frequent its labels are.
+    """
+    if not power:
+        return parts
+    if parts.frequency is None:
+        raise ConfigError(
+            "propensity_ranking", power, "is for a run's model, not for an exported one",
+            "Export the run's model again with it: python -m cxml.export --propensity-ranking.",
+        )  # fmt: skip
+    constants = PropensityConstants(parts.config.data.propensity_a, parts.config.data.propensity_b)
+    inverse = inverse_propensities(parts.frequency, parts.num_train_texts, constants)
+    weights = ((inverse / inverse.max()) ** power).astype(np.float32)
+    return replace(parts, label_weights=weights, facts={**parts.facts, "propensity_ranking": power})
+
+
+def rank_by_weighted_scores(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N, K] and their scores times their weights, best first; equal ones keep their order.
+
+    Args:
+        labels: int64 [N, K], -1 where there is none.
+        scores: float32 [N, K], best first.
+        weights: float32 [L], above 0, by label.
+    """
+    weighted = np.where(labels >= 0, scores * weights[np.maximum(labels, 0)], 0)
+    order = np.argsort(np.where(labels >= 0, -weighted, np.inf), axis=1, kind="stable")
+    return np.take_along_axis(labels, order, 1), np.take_along_axis(weighted, order, 1)

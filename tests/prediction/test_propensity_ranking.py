@@ -1,0 +1,119 @@
+"""Ranking by score times a power of the inverse propensity: against a plain sort of all labels, and where it is had."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cxml
+from cxml import evaluate, export
+from cxml.cli import dump_config
+from cxml.config import config_to_dict
+from cxml.data import ShardedDataset
+from cxml.errors import ConfigError
+from cxml.metrics import metric_sums
+from cxml.prediction.propensity_ranking import rank_by_weighted_scores
+from cxml.training.jobs import label_weights
+
+POWER = 0.5
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    return cxml.Predictor.from_checkpoint(run[0].output)
+
+
+@pytest.fixture(scope="module")
+def ranked(run):
+    return cxml.Predictor.from_checkpoint(run[0].output, propensity_ranking=POWER)
+
+
+@pytest.fixture(scope="module")
+def weights(run):
+    """Of each label, at most 1."""
+    inverse = label_weights(run[0])
+    return (inverse / inverse.max()) ** POWER
+
+
+def test_labels_come_by_score_times_the_power_of_their_inverse_propensity(plain, ranked, weights, lines):
+    every = plain.predict(lines, len(plain.names))
+    found = ranked.predict(lines, 5)
+    changed = 0
+    for row in range(len(lines)):
+        there = every.labels[row] >= 0
+        weighted = every.scores[row, there] * weights[every.labels[row, there]]
+        order = np.argsort(-weighted, kind="stable")[:5]
+        np.testing.assert_allclose(found.scores[row], weighted[order], rtol=1e-5)
+        np.testing.assert_array_equal(found.labels[row], every.labels[row, there][order])
+        changed += not np.array_equal(found.labels[row], every.labels[row, :5])
+    assert changed > len(lines) / 4
+    assert found.scores.max() <= 1
+
+
+def test_an_explanation_ranks_alike_and_keeps_the_probabilities(plain, ranked, lines):
+    predicted = ranked.predict(lines[:5], 5)
+    before = [{each.label: each.probability for each in labels} for labels in plain.explain(lines[:5], 100)]
+    for row, labels in enumerate(ranked.explain(lines[:5], 5)):
+        assert [each.label for each in labels] == predicted.labels[row].tolist()
+        np.testing.assert_allclose([each.score for each in labels], predicted.scores[row], rtol=1e-5)
+        assert [each.probability for each in labels] == pytest.approx([before[row][each.label] for each in labels])
+
+
+def test_excluded_labels_make_room_for_the_next(ranked, lines):
+    first = ranked.predict(lines[:3], 6)
+    found = ranked.predict(lines[:3], 5, excluded={row: [int(first.labels[row, 0])] for row in range(3)})
+    np.testing.assert_array_equal(found.labels, first.labels[:, 1:])
+
+
+def test_places_without_a_label_stay_last():
+    labels, scores = rank_by_weighted_scores(
+        np.array([[0, 1, -1], [-1, -1, -1]]), np.array([[0.9, 0.5, 0], [0, 0, 0]], np.float32),
+        np.array([0.1, 1], np.float32),
+    )  # fmt: skip
+    assert labels.tolist() == [[1, 0, -1], [-1, -1, -1]]
+    np.testing.assert_allclose(scores, [[0.5, 0.09, 0], [0, 0, 0]])
+
+
+def test_a_restricted_model_ranks_its_labels_alike(ranked, weights, lines, tmp_path):
+    some = list(range(0, len(ranked.names), 3))
+    restricted = ranked.restricted_to(some)
+    found = restricted.predict(lines[:3], 5)
+    assert set(found.labels.ravel().tolist()) <= {*some, -1}
+    restricted.save_pretrained(str(tmp_path / "some"))
+    again = cxml.Predictor.from_pretrained(str(tmp_path / "some"))
+    np.testing.assert_allclose(again.parts.label_weights, weights[some], rtol=1e-6)
+    np.testing.assert_allclose(again.predict(lines[:3], 5).scores, found.scores, rtol=1e-5)
+
+
+def test_an_export_carries_the_weights_and_says_so(run, ranked, lines, tmp_path):
+    folder = tmp_path / "exported"
+    assert export.main([run[0].output, str(folder), "--propensity-ranking", str(POWER)]) == 0
+    found, expected = (each.predict(lines, 5) for each in (cxml.Predictor.from_pretrained(str(folder)), ranked))
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    card = (folder / "README.md").read_text()
+    assert "inverse propensity to the power of 0.5" in card
+    assert "As of the run, with label rows and ranking as trained." in card
+
+
+def test_an_exported_model_refuses_it_and_names_the_way(plain, tmp_path):
+    plain.save_pretrained(str(tmp_path / "exported"))
+    with pytest.raises(ConfigError, match=r"not for an exported one.*--propensity-ranking"):
+        cxml.Predictor.from_checkpoint(str(tmp_path / "exported"), propensity_ranking=1)
+
+
+def test_evaluation_shows_what_it_does(run, tmp_path):
+    config, _ = run
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(config)))
+    words = ["--config", str(file), "--propensity-rankings", "1", "--resamples", "10"]
+    assert evaluate.main(words) == 0
+    systems = json.loads((Path(config.output) / "comparison.json").read_text())["systems"]
+    test = ShardedDataset(f"{config.output}/data", "test")
+    model = cxml.Predictor.from_checkpoint(config.output, propensity_ranking=1)
+    predicted = model.predict_tokens(test.gather(np.arange(len(test)))[0], 5).labels
+    expected = metric_sums(predicted, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+    found = systems["CascadeXML, scores times propensity^-1"]["metrics"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    before = systems["CascadeXML"]["metrics"]
+    assert any(found[f"PSP@{k}"] > before[f"PSP@{k}"] for k in (1, 3, 5))
