@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from cxml.config import Config
-from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import Plan, local_world_size, make_plan
@@ -23,7 +24,7 @@ _SAMPLE = 2000  # texts tokenised to learn their lengths
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Sizes of the training split: texts, labels and the mean number of tokens in a padded batch."""
+    """Sizes of the training: texts, with the names trained on, labels, and the mean tokens of a padded batch."""
 
     num_texts: int
     num_labels: int
@@ -62,12 +63,19 @@ def _data_facts(config: Config) -> DataFacts:
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_SAMPLE]
-        return DataFacts(manifest.rows("train"), manifest.num_labels, _padded(config, lengths))
+        names, _ = read_labels(data_url(config))
+        return DataFacts(manifest.rows("train") + _num_names(config, names), len(names), _padded(config, lengths))
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
     lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
-    return DataFacts(len(texts), len(raw.label_names), _padded(config, lengths))
+    num_texts = len(texts) + _num_names(config, raw.label_names)
+    return DataFacts(num_texts, len(raw.label_names), _padded(config, lengths))
+
+
+def _num_names(config: Config, names: Sequence[str]) -> int:
+    """Names of labels that are trained on as texts."""
+    return len(parts_of_names(names, config.train.name_texts)) if config.train.name_texts else 0
 
 
 def _padded(config: Config, lengths: np.ndarray) -> int:

@@ -19,7 +19,7 @@ from cxml.data.encoder_path import resolve_encoder
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
-from cxml.data.name_texts import TextRows, with_names
+from cxml.data.name_texts import TextRows, parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
@@ -29,6 +29,6 @@ from cxml.data.writer import DatasetWriter, Examples
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
     "ShardedDataset", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut",
-    "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "prefetch", "read_labels", "resolve_encoder",
-    "tokenizer_fingerprint", "verify", "with_names",
+    "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "parts_of_names", "prefetch", "read_labels",
+    "resolve_encoder", "tokenizer_fingerprint", "verify", "with_names",
 ]  # fmt: skip

@@ -163,6 +163,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     assert plan.weights == 4 * weights
     labels = ShardedDataset(f"{config.output}/data", "train").manifest.num_labels
     assert plan.label_rows == -(-labels * (32 * 3 + 5) * 4 // config.train.num_workers)  # weights, moments, counters
+    named = dry_run(dataclasses.replace(fresh, train=dataclasses.replace(fresh.train, name_texts="(.+)")))
+    assert named.total_steps == -(-(rows + labels) // config.train.batch_size)
     output = capsys.readouterr().out
     assert "bytes per label" in output
     assert "Estimate" in output

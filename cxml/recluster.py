@@ -1,0 +1,47 @@
+"""Build a run's label tree from what a trained model has learnt, and train on with it.
+
+python -m cxml.recluster --config mine.yaml --output runs/second --model runs/first
+python -m cxml.train --config mine.yaml --output runs/second --model.start-from runs/first/model
+
+A tree is built before training, from the words of the texts. A model that was trained on it has better features: this
+command clusters the labels again by them. The second run begins with the first one's encoder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, exit_with_message, parse_command
+from cxml.console import set_up_logging
+from cxml.errors import ConfigError, CxmlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReclusterCommand:
+    """Build a run's label tree from what a trained model has learnt of its train texts."""
+
+    settings: Settings
+    model: str = ""
+    """The trained model: a run's output, its model folder, a checkpoint or an exported folder; path or fsspec URL."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    try:
+        command = parse_command(ReclusterCommand, "python -m cxml.recluster", arguments)
+        if not command.model:
+            raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
+        set_up_logging(is_speaker=True)
+        from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
+
+        tree = recluster(command.settings, command.model)
+    except CxmlError as error:
+        return exit_with_message(error)
+    print(" > ".join(f"{size:,}" for size in tree.level_sizes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A label tree from what a trained model has learnt of the texts, for another run to go on with."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from cxml import storage
+from cxml.config import Config
+from cxml.console import track
+from cxml.data import ShardedDataset, data_url
+from cxml.errors import ConfigError, StaleArtefactError
+from cxml.prediction import Predictor
+from cxml.tree import LabelTree, build_tree, tree_fingerprint, tree_settings, tree_url
+from data_tools.preparation import is_prepared, prepare
+
+_TEXTS_AT_ONCE = 4096
+
+
+def recluster(config: Config, model: str) -> LabelTree:
+    """Save as the tree of `config`'s run one whose labels are clustered by their texts' features in a trained model.
+
+    Args:
+        config: a run that has no tree yet; its data are prepared if need be, and must keep their texts.
+        model: what `Predictor.from_checkpoint` takes.
+
+    Raises:
+        ConfigError: the data keep no texts, or a level has more clusters than there are labels.
+        DataError: there is no trained model.
+        StaleArtefactError: the run has a tree already.
+    """
+    url = tree_url(config)
+    if storage.exists(storage.join(url, "manifest.json")):
+        raise StaleArtefactError(f"{url}: there is a tree here already. Name another output.")
+    predictor = Predictor.from_checkpoint(model)
+    if not is_prepared(config):
+        prepare(config)
+    train = ShardedDataset(data_url(config), "train")
+    if not train.has_texts:
+        problem = f"{data_url(config)} keeps no texts, which the model is to read"
+        raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")
+    tree = build_tree(
+        sparse.csr_matrix(learnt_features(predictor, train)),
+        config.tree.level_sizes,
+        seed=config.seed,
+        max_iterations=config.tree.max_iterations,
+        tolerance=config.tree.tolerance,
+    )
+    fingerprint = tree_fingerprint(config, train.manifest.fingerprint)
+    tree.save(url, {"fingerprint": fingerprint, "config": tree_settings(config), "imported": model})
+    return tree
+
+
+def learnt_features(predictor: Predictor, train: ShardedDataset) -> np.ndarray:
+    """Sum over each label's texts of their feature at the labels' level less the mean of all, float32 [L, D].
+
+    Features of a transformer lie in a narrow cone; without their mean, cosines tell labels apart.
+    """
+    labels = train.labels_csr()
+    parts = np.array_split(np.arange(len(train)), -(-len(train) // _TEXTS_AT_ONCE))
+    sums, total = 0.0, 0.0
+    for rows in track(parts, len(parts), "features"):
+        features = predictor.embed(train.texts(rows))
+        sums = sums + sparse.csr_matrix(labels[rows].T, dtype=np.float32) @ features
+        total = total + features.sum(0, dtype=np.float64)
+    counts = np.asarray(labels.sum(0), np.float64).reshape(-1, 1)
+    return (sums - counts * (total / len(train))).astype(np.float32)

@@ -1,0 +1,61 @@
+"""A tree from what a trained model has learnt: its features by plain algebra, and a run that goes on with it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import cxml
+from cxml import pipeline, recluster
+from cxml.cli import dump_config
+from cxml.config import config_to_dict
+from cxml.data import ShardedDataset
+from cxml.reclustering import learnt_features
+from cxml.tree import LabelTree, build_tree
+
+
+@pytest.fixture(scope="module")
+def train(run):
+    return ShardedDataset(f"{run[0].output}/data", "train")
+
+
+def test_a_labels_features_are_the_sum_of_its_texts_less_the_mean_of_all(run, train, monkeypatch):
+    monkeypatch.setattr("cxml.reclustering._TEXTS_AT_ONCE", 100)
+    predictor = cxml.Predictor.from_checkpoint(run[0].output)
+    vectors = predictor.embed(train.texts(np.arange(len(train)))).astype(np.float64)
+    expected = train.labels_csr().T @ (vectors - vectors.mean(0))
+    np.testing.assert_allclose(learnt_features(predictor, train), expected, atol=1e-3)
+
+
+def test_a_run_goes_on_with_the_tree_that_the_command_builds(run, train, tmp_path, capsys):
+    first, _ = run
+    second = dataclasses.replace(
+        first, output=str(tmp_path / "second"), data=dataclasses.replace(first.data, directory=f"{first.output}/data"),
+        model=dataclasses.replace(first.model, start_from=f"{first.output}/model"),
+        train=dataclasses.replace(first.train, epochs=1),
+    )  # fmt: skip
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(second)))
+    assert recluster.main(["--config", str(file), "--model", first.output]) == 0
+    sizes = " > ".join(f"{size:,}" for size in (*second.tree.level_sizes, train.manifest.num_labels))
+    assert sizes in capsys.readouterr().out
+    features = sparse.csr_matrix(learnt_features(cxml.Predictor.from_checkpoint(first.output), train))
+    expected = build_tree(features, second.tree.level_sizes, seed=second.seed)
+    pipeline.run(second)
+    tree = LabelTree.load(f"{second.output}/tree")
+    np.testing.assert_array_equal(tree.label_order, expected.label_order)
+    assert not np.array_equal(tree.label_order, LabelTree.load(f"{first.output}/tree").label_order)
+    assert recluster.main(["--config", str(file), "--model", first.output]) == 2
+    assert "there is a tree here already" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_refused_and_nothing_written(run, tmp_path, capsys):
+    first, _ = run
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(dataclasses.replace(first, output=str(tmp_path / "second")))))
+    assert recluster.main(["--config", str(file)]) == 2
+    assert "--model" in capsys.readouterr().err
+    assert recluster.main(["--config", str(file), "--model", str(tmp_path)]) == 2
+    assert "no trained model" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
