@@ -11,7 +11,7 @@ from cxml.console import track
 from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
-from cxml.tree import LabelTree, build_tree, tree_fingerprint, tree_settings, tree_url
+from cxml.tree import LabelTree, cluster_labels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
 _TEXTS_AT_ONCE = 4096
@@ -39,15 +39,8 @@ def recluster(config: Config, model: str) -> LabelTree:
     if not train.has_texts:
         problem = f"{data_url(config)} keeps no texts, which the model is to read"
         raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")
-    tree = build_tree(
-        sparse.csr_matrix(learnt_features(predictor, train)),
-        config.tree.level_sizes,
-        seed=config.seed,
-        max_iterations=config.tree.max_iterations,
-        tolerance=config.tree.tolerance,
-    )
-    fingerprint = tree_fingerprint(config, train.manifest.fingerprint)
-    tree.save(url, {"fingerprint": fingerprint, "config": tree_settings(config), "imported": model})
+    tree = cluster_labels(config, sparse.csr_matrix(learnt_features(predictor, train)))
+    save_tree(config, tree, train.manifest.fingerprint, imported=model)
     return tree
 
 

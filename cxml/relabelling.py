@@ -22,7 +22,7 @@ from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprint
-from cxml.tree import LabelTree, features_of_labels, tree_fingerprint, tree_settings, tree_url
+from cxml.tree import LabelTree, features_of_labels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
 
@@ -71,9 +71,7 @@ def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:
 def _change_tree(config: Config, old: LabelTree, old_ids: np.ndarray) -> Relabelling:
     dataset = ShardedDataset(data_url(config), "train")
     changed = relabel_tree(old, old_ids, features_of_labels(config, dataset))
-    fingerprint = tree_fingerprint(config, dataset.manifest.fingerprint)
-    facts = {"fingerprint": fingerprint, "config": tree_settings(config), "seed": config.seed}
-    changed.tree.save(tree_url(config), facts)
+    save_tree(config, changed.tree, dataset.manifest.fingerprint, seed=config.seed)
     return changed
 
 

@@ -63,8 +63,9 @@ def _data_facts(config: Config) -> DataFacts:
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_SAMPLE]
-        names, _ = read_labels(data_url(config))
-        return DataFacts(manifest.rows("train") + _num_names(config, names), len(names), _padded(config, lengths))
+        names = read_labels(data_url(config))[0] if config.train.name_texts else []
+        num_texts = manifest.rows("train") + _num_names(config, names)
+        return DataFacts(num_texts, manifest.num_labels, _padded(config, lengths))
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)

@@ -13,7 +13,7 @@ from cxml import storage
 from cxml.config import Config
 from cxml.data import DataManifest, data_url
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.tree import LabelTree, tree_fingerprint, tree_settings, tree_url
+from cxml.tree import LabelTree, save_tree, tree_url
 from cxml.tree.label_tree import MANIFEST
 from data_tools.formats.plain_pickle import load_plain
 
@@ -48,8 +48,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
         if isinstance(error, ConfigError):
             raise
         raise DataError(source, str(error), "Choose levels that lie inside each other.") from error
-    facts = {"fingerprint": tree_fingerprint(config, manifest.fingerprint), "config": tree_settings(config)}
-    tree.save(out, {**facts, "imported": source})
+    save_tree(config, tree, manifest.fingerprint, imported=source)
     return tree
 
 

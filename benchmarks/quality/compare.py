@@ -37,6 +37,7 @@ from support.configs import config_of  # noqa: E402
 from support.peers import LINEAR, PEERS_FOLDER, SCRIPTS, XR_TRANSFORMER, linear_command, peer_python  # noqa: E402
 
 from cxml.checkpoint import model_url  # noqa: E402
+from cxml.comparison import OWN, Comparison  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import DataManifest, ShardedDataset, data_url, resolve_encoder  # noqa: E402
@@ -47,7 +48,6 @@ from cxml.training.jobs import label_weights  # noqa: E402
 from data_tools.preparation import prepare  # noqa: E402
 
 K = 5
-OURS = "CascadeXML"
 COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]
 QUICK = [
     "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "2", "--optim.decay-epochs", "1",
@@ -80,10 +80,10 @@ def main() -> None:
     systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
     if options.peers_only:
         return print_table(systems)
-    ours = {OURS: own(config)}
+    ours = {OWN: own(config)}
     if options.propensity_ranking:
-        name = f"{OURS}, scores times propensity^-{options.propensity_ranking:g}"
-        ours[name] = {**ours[OURS], **ranked_metrics(config, options.propensity_ranking)}
+        (name,) = Comparison(propensity_rankings=(options.propensity_ranking,)).variants()
+        ours[name] = {**ours[OWN], **ranked_metrics(config, options.propensity_ranking)}
     print_table({**ours, **systems})
     return print_comparison(list(ours.values())[-1], systems)
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cxml.errors import ConfigError
 from cxml.metrics import log_odds
-from cxml.prediction.parts import Parts
+from cxml.prediction.parts import Parts, known_frequency
 
 
 def adjust_logits(parts: Parts, strength: float) -> Parts:
@@ -24,13 +23,9 @@ def adjust_logits(parts: Parts, strength: float) -> Parts:
     """
     if not strength:
         return parts
-    if parts.frequency is None:
-        raise ConfigError(
-            "logit_adjustment", strength, "is for a run's model, not for an exported one",
-            "Export the run's model again with it: python -m cxml.export --logit-adjustment.",
-        )  # fmt: skip
+    frequency = known_frequency(parts, "logit_adjustment", strength)
     labels = parts.tree.label_order[parts.layout.positions()]
-    odds = log_odds(parts.frequency[labels], parts.num_train_texts)
+    odds = log_odds(frequency[labels], parts.num_train_texts)
     bias = parts.rows.bias - np.float32(strength) * odds
     facts = {**parts.facts, "logit_adjustment": strength}
     return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts)

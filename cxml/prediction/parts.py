@@ -21,7 +21,7 @@ from cxml.checkpoint import (
 )
 from cxml.config import Config, config_from_dict
 from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
-from cxml.errors import DataError, StaleArtefactError
+from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, RowsHead
 from cxml.prediction.packed_rows import PackedRows, pack
@@ -65,6 +65,20 @@ class Parts:
     frequency: np.ndarray | None = None
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
+
+
+def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
+    """The labels' frequency, which `option` needs, int64 [L].
+
+    Raises:
+        ConfigError: an exported model, which does not know it.
+    """
+    if parts.frequency is None:
+        raise ConfigError(
+            option, value, "is for a run's model, not for an exported one",
+            f"Export the run's model again with it: python -m cxml.export --{option.replace('_', '-')}.",
+        )  # fmt: skip
+    return parts.frequency
 
 
 def model_identity(url: str) -> str:

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cxml.errors import ConfigError
 from cxml.metrics import PropensityConstants, inverse_propensities
-from cxml.prediction.parts import Parts
+from cxml.prediction.parts import Parts, known_frequency
 
 CANDIDATES = 100
 """The most probable labels of a text, which are ranked anew; even a rare label below them has next to no weight."""
@@ -30,13 +29,9 @@ def weigh_labels(parts: Parts, power: float) -> Parts:
     """
     if not power:
         return parts
-    if parts.frequency is None:
-        raise ConfigError(
-            "propensity_ranking", power, "is for a run's model, not for an exported one",
-            "Export the run's model again with it: python -m cxml.export --propensity-ranking.",
-        )  # fmt: skip
+    frequency = known_frequency(parts, "propensity_ranking", power)
     constants = PropensityConstants(parts.config.data.propensity_a, parts.config.data.propensity_b)
-    inverse = inverse_propensities(parts.frequency, parts.num_train_texts, constants)
+    inverse = inverse_propensities(frequency, parts.num_train_texts, constants)
     weights = ((inverse / inverse.max()) ** power).astype(np.float32)
     return replace(parts, label_weights=weights, facts={**parts.facts, "propensity_ranking": power})
 

@@ -12,7 +12,7 @@ file and a manifest. `build` does all of it for a config and a prepared data set
 (`distributed`), to the same tree.
 """
 
-from cxml.tree.build import build, features_of_labels, tree_fingerprint, tree_settings, tree_url
+from cxml.tree.build import build, cluster_labels, features_of_labels, save_tree, tree_fingerprint, tree_url
 from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
@@ -27,14 +27,15 @@ __all__ = [
     "SplitPlan",
     "build",
     "build_tree",
+    "cluster_labels",
     "features_of_labels",
     "features_of_names",
     "mean_cosine",
     "pifa",
     "plan_splits",
     "reach",
+    "save_tree",
     "tree_fingerprint",
-    "tree_settings",
     "tree_url",
     "weighted_sums",
 ]

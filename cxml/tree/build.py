@@ -37,10 +37,19 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
         ConfigError: a level has more clusters than there are labels, or Ray is asked for and not installed.
     """
     fingerprint = tree_fingerprint(config, dataset.manifest.fingerprint)
-    tree = _build_on_ray(config, dataset, fingerprint) if _wants_ray(config.tree, dataset) else _build(config, dataset)
-    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), "seed": config.seed})
+    if _wants_ray(config.tree, dataset):
+        tree = _build_on_ray(config, dataset, fingerprint)
+    else:
+        tree = cluster_labels(config, features_of_labels(config, dataset))
+    save_tree(config, tree, dataset.manifest.fingerprint, seed=config.seed)
     Progress(tree_url(config)).clear()
     return tree
+
+
+def save_tree(config: Config, tree: LabelTree, data_fingerprint: str, **facts: object) -> None:
+    """Save the tree of a run, however it came to be, so that the run takes it for its own; `facts` say how."""
+    fingerprint = tree_fingerprint(config, data_fingerprint)
+    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **facts})
 
 
 def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_matrix:
@@ -78,9 +87,9 @@ def tree_fingerprint(config: Config, data_fingerprint: str) -> str:
     return storage.fingerprint("label tree", FORMAT_VERSION, tree_settings(config), config.seed, data_fingerprint)
 
 
-def _build(config: Config, dataset: ShardedDataset) -> LabelTree:
+def cluster_labels(config: Config, features: sparse.csr_matrix) -> LabelTree:
+    """Cluster labels by their features, CSR float32 [L, F], as `config.tree` says, in this process."""
     tree = config.tree
-    features = features_of_labels(config, dataset)
     return build_tree(
         features,
         tree.level_sizes,
