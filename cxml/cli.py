@@ -84,6 +84,26 @@ def exit_with_message(error: CxmlError) -> int:
     return 2
 
 
+def run_with_config(
+    command: type[_Command],
+    action: Callable[[_Command], None],
+    program: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Read a command's options and its config file as `parse_command` does, and act on them.
+
+    Args:
+        command: see `parse_command`.
+        action: what to do. It imports heavy libraries itself: they wait until a command line is known to be good.
+        program: how the command is called, for the help.
+        arguments: the command line; None takes the process's own.
+
+    Returns:
+        The exit code: 0, or 2 if something was refused or failed in a way that cxml names.
+    """
+    return _run(lambda: parse_command(command, program, arguments), action)
+
+
 def run_tool(
     command: type[_Command],
     action: Callable[[_Command], None],
@@ -95,17 +115,21 @@ def run_tool(
 
     Args:
         command: its docstring is the help, unless there is a `description`.
-        action: what to do.
+        action: what to do; see `run_with_config`.
         program: how the command is called, for the help.
         arguments: the command line; None takes the process's own.
         description: the help.
 
     Returns:
-        The exit code: 0, or 2 if something was refused or failed in a way that cxml names.
+        The exit code, as `run_with_config` has it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return _run(lambda: tyro.cli(command, prog=program, description=description or command.__doc__, args=words), action)
+
+
+def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
     try:
-        options = tyro.cli(command, prog=program, description=description or command.__doc__, args=words)
+        options = parse()
         set_up_logging(is_speaker=True)
         action(options)
     except CxmlError as error:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cxml.cli import Settings, dump_config, exit_with_message, parse_command
+from cxml.cli import Settings, dump_config, run_with_config
 from cxml.config import config_to_dict
-from cxml.console import set_up_logging
-from cxml.errors import ConfigError, CxmlError
+from cxml.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,27 +47,25 @@ class EvaluateCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    try:
-        command = parse_command(EvaluateCommand, "python -m cxml.evaluate", arguments)
-        set_up_logging(is_speaker=True)
-        from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
-        from cxml.launching import run_job_for  # noqa: PLC0415
-        from cxml.pipeline import evaluate_again  # noqa: PLC0415
-        from cxml.report import write_page  # noqa: PLC0415
+    return run_with_config(EvaluateCommand, _evaluate, "python -m cxml.evaluate", arguments)
 
-        comparison = Comparison(
-            models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
-            rows=command.rows, logit_adjustments=command.logit_adjustments,
-            propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
-        )  # fmt: skip
-        config = command.settings
-        run_job = run_job_for(config)
-        report = evaluate_again(config, run_job)
-        found = compare(config, comparison, run_job)
-        write_page(config.output, report, dump_config(config_to_dict(config)), found)
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+
+def _evaluate(command: EvaluateCommand) -> None:
+    from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
+    from cxml.launching import run_job_for  # noqa: PLC0415
+    from cxml.pipeline import evaluate_again  # noqa: PLC0415
+    from cxml.report import write_page  # noqa: PLC0415
+
+    comparison = Comparison(
+        models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
+        rows=command.rows, logit_adjustments=command.logit_adjustments,
+        propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
+    )  # fmt: skip
+    config = command.settings
+    run_job = run_job_for(config)
+    report = evaluate_again(config, run_job)
+    found = compare(config, comparison, run_job)
+    write_page(config.output, report, dump_config(config_to_dict(config)), found)
 
 
 def _named(option: str, values: Sequence[str]) -> dict[str, str]:

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxml.cli import Settings, exit_with_message, parse_command
-from cxml.console import set_up_logging
-from cxml.errors import ConfigError, CxmlError
+from cxml.cli import Settings, run_with_config
+from cxml.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +28,16 @@ class ReclusterCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    try:
-        command = parse_command(ReclusterCommand, "python -m cxml.recluster", arguments)
-        if not command.model:
-            raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
-        set_up_logging(is_speaker=True)
-        from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
+    return run_with_config(ReclusterCommand, _recluster, "python -m cxml.recluster", arguments)
 
-        tree = recluster(command.settings, command.model)
-    except CxmlError as error:
-        return exit_with_message(error)
+
+def _recluster(command: ReclusterCommand) -> None:
+    from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
+
+    if not command.model:
+        raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
+    tree = recluster(command.settings, command.model)
     print(" > ".join(f"{size:,}" for size in tree.level_sizes))
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxml.cli import Settings, exit_with_message, parse_command
-from cxml.console import set_up_logging
-from cxml.errors import ConfigError, CxmlError
+from cxml.cli import Settings, run_with_config
+from cxml.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +29,16 @@ class RelabelCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    try:
-        command = parse_command(RelabelCommand, "python -m cxml.relabel", arguments)
-        if not command.model:
-            raise ConfigError(
-                "--model", None, "is missing", "Name the folder of a trained model, such as runs/old/model."
-            )
-        set_up_logging(is_speaker=True)
-        from cxml.relabelling import relabel  # noqa: PLC0415  the heavy libraries
+    return run_with_config(RelabelCommand, _relabel, "python -m cxml.relabel", arguments)
 
-        counts = relabel(command.settings, command.model)
-    except CxmlError as error:
-        return exit_with_message(error)
+
+def _relabel(command: RelabelCommand) -> None:
+    from cxml.relabelling import relabel  # noqa: PLC0415  the heavy libraries
+
+    if not command.model:
+        raise ConfigError("--model", None, "is missing", "Name the folder of a trained model, such as runs/old/model.")
+    counts = relabel(command.settings, command.model)
     print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are gone")
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxml.cli import Settings, exit_with_message, parse_command
-from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.cli import Settings, run_with_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +42,17 @@ class TuneCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    try:
-        command = parse_command(TuneCommand, "python -m cxml.tune", arguments)
-        set_up_logging(is_speaker=True)
-        from cxml.tuning import search  # noqa: PLC0415  the heavy libraries wait until a command line is known to be good
+    return run_with_config(TuneCommand, _tune, "python -m cxml.tune", arguments)
 
-        search(
-            command.settings, command.space,
-            trials=command.trials, metric=command.metric, held_out=command.held_out, cpus=command.cpus_per_trial,
-            gpus=command.gpus_per_trial, reduction=command.reduction,
-        )  # fmt: skip
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+
+def _tune(command: TuneCommand) -> None:
+    from cxml.tuning import search  # noqa: PLC0415  the heavy libraries
+
+    search(
+        command.settings, command.space,
+        trials=command.trials, metric=command.metric, held_out=command.held_out, cpus=command.cpus_per_trial,
+        gpus=command.gpus_per_trial, reduction=command.reduction,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

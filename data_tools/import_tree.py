@@ -9,9 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxml.cli import Settings, exit_with_message, parse_command
-from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.cli import Settings, run_with_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +26,15 @@ class ImportTreeCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused."""
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    return run_with_config(ImportTreeCommand, _run, "python -m data_tools.import_tree", arguments)
+
+
+def _run(command: ImportTreeCommand) -> None:
     from data_tools.tree_import import import_tree  # noqa: PLC0415  heavy
 
-    try:
-        command = parse_command(ImportTreeCommand, "python -m data_tools.import_tree", arguments)
-        set_up_logging(is_speaker=True)
-        tree = import_tree(command.settings, command.source)
-    except CxmlError as error:
-        return exit_with_message(error)
+    tree = import_tree(command.settings, command.source)
     print(" > ".join(f"{size:,}" for size in tree.level_sizes))
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxml.cli import Settings, exit_with_message, parse_command
-from cxml.console import set_up_logging
-from cxml.errors import CxmlError
+from cxml.cli import Settings, run_with_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +25,13 @@ class PrepareCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
-    try:
-        command = parse_command(PrepareCommand, "python -m data_tools.prepare", arguments)
-        set_up_logging(is_speaker=True)
-        from data_tools.preparation import prepare  # noqa: PLC0415  heavy: waits until a command line is good
+    return run_with_config(PrepareCommand, _run, "python -m data_tools.prepare", arguments)
 
-        print(prepare(command.settings))
-    except CxmlError as error:
-        return exit_with_message(error)
-    return 0
+
+def _run(command: PrepareCommand) -> None:
+    from data_tools.preparation import prepare  # noqa: PLC0415  heavy
+
+    print(prepare(command.settings))
 
 
 if __name__ == "__main__":

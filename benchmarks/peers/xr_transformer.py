@@ -8,6 +8,7 @@ end, since it pads all of them to one length. Writes and prints what linear_mode
 """
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -28,6 +29,7 @@ BATCH, BEAM = 32, 10
 def main() -> None:
     """Load, train, predict, report."""
     encoder, epochs, folder, out, threads, k = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)  # its steps and losses, every so often
     torch.set_num_threads(int(threads))
     names = ("train_features", "train_labels", "test_features")
     train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr().astype(np.float32) for each in names)
