@@ -32,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _recluster(command: ReclusterCommand) -> None:
-    from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
-
     if not command.model:
         raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
+    from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
+
     tree = recluster(command.settings, command.model)
     print(" > ".join(f"{size:,}" for size in tree.level_sizes))
 
