@@ -6,9 +6,12 @@ import pytest
 from hypothesis import settings
 
 # Tests run two at a time on two cores; more threads than that only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything first imports Triton
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
+import torch  # noqa: E402
+
+if not torch.accelerator.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything first imports Triton
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # How long an example takes says more about what else the machine does than about the code.

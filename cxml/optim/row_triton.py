@@ -4,7 +4,7 @@ One program has up to sixteen rows of one leaf and all texts that want it: the r
 of matrices give their logits and both gradients, and the rows are updated before they leave the registers. The gradient
 of the features is added up in memory by atomic additions, so on a GPU its last bits depend on their order.
 
-Tested against `row_kernels` in Triton's interpreter (TRITON_INTERPRET=1), on the CPU. Not run on a GPU so far.
+Tested against `row_kernels`: on a GPU where there is one, else in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations

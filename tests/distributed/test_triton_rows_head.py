@@ -1,4 +1,4 @@
-"""The kernels for rows on a GPU, in Triton's interpreter, against the compiled loops of the CPU."""
+"""The kernels for rows on a GPU against the compiled loops of the CPU: on a GPU, else in Triton's interpreter."""
 
 import dataclasses
 
@@ -9,9 +9,11 @@ from support.heads import make_problem
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.parallel import Exchange, RowLayout, RowsHead, TritonRowsHead
+from cxml.parallel.process_group import device_of
 
 pytest.importorskip("triton")
 
+DEVICE = device_of(0)
 NUM_LEAVES, NUM_TEXTS, STEPS = 3, 20, 2  # more texts than one product of the kernels takes
 CASES = {
     "SGD": HeadConfig(optimizer="sgd"),
@@ -41,6 +43,11 @@ def heads(problem, config, accumulation=1):
     return made
 
 
+def place(features, head):
+    """The features of a step where this head works on them."""
+    return torch.from_numpy(features).to(DEVICE if isinstance(head, TritonRowsHead) else "cpu")
+
+
 def train(head, steps, accumulation=1):
     """Losses and gradients of the features."""
     seen = []
@@ -48,10 +55,10 @@ def train(head, steps, accumulation=1):
         head.schedule.begin_step(0.05, 0.9 - 0.1 * step)
         for _ in range(accumulation):
             features, leaves, keys = steps[len(seen) % len(steps)][0]
-            x = torch.from_numpy(features).requires_grad_()
+            x = place(features, head).requires_grad_()
             loss = head.loss(x, leaves, keys, 1 / NUM_TEXTS)
             loss.backward()
-            seen.append((loss.item(), x.grad))
+            seen.append((loss.item(), x.grad.cpu()))
         head.finish_step()
     return seen
 
@@ -90,8 +97,10 @@ def test_predictions_are_those_of_the_compiled_loops(problem, weights):
     kernels.state, kernels.schedule = plain.state, plain.schedule
     features, leaves, _ = problem[3][0][0]
     for k in (1, 7, 200):
-        expected = plain.predict(torch.from_numpy(features), leaves, k, weighted=True)
-        found = kernels.predict(torch.from_numpy(features), leaves, k, weighted=True)
+        expected, found = (
+            [part.cpu() for part in head.predict(place(features, head), leaves, k, weighted=True)]
+            for head in (plain, kernels)
+        )
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
@@ -100,6 +109,6 @@ def test_texts_that_want_nothing_of_this_rank_get_nothing(problem):
     _, head = heads(problem, HeadConfig())
     features, leaves, _ = problem[3][0][0]
     none = dataclasses.replace(leaves, mask=torch.zeros_like(leaves.mask))
-    positions, scores = head.predict(torch.from_numpy(features), none, 3, weighted=True)
+    positions, scores = head.predict(place(features, head), none, 3, weighted=True)
     assert (positions == -1).all()
     assert not scores.any()

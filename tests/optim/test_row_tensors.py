@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from cxml.optim import RowSchedule, RowState, RowTensors, settled_weights, update_rows, update_run
+from cxml.parallel.process_group import device_of
 
+DEVICE = device_of(0)
 ROWS, WIDTH = 11, 7
 
 
@@ -22,7 +24,7 @@ def test_runs_of_rows_take_the_same_updates_as_rows_one_by_one(optimizer, weight
     rng = np.random.default_rng(0)
     one_by_one, schedule = make(optimizer, weights, second_moment, clip)
     in_runs, _ = make(optimizer, weights, second_moment, clip)
-    tensors = RowTensors.of(in_runs, torch.device("cpu"))
+    tensors = RowTensors.of(in_runs, DEVICE)
     ids = np.arange(ROWS) * 1_000_003
     for step in range(12):
         schedule.begin_step(0.03, 0.9)
@@ -37,9 +39,11 @@ def test_runs_of_rows_take_the_same_updates_as_rows_one_by_one(optimizer, weight
         for run in (slice(0, 4), slice(4, ROWS)):
             update_run(
                 tensors, run, schedule,
-                gradients=torch.from_numpy(gradients[run]), bias_gradients=torch.from_numpy(bias_gradients[run]),
-                row_ids=torch.from_numpy(ids[run]),
+                gradients=torch.from_numpy(gradients[run]).to(DEVICE),
+                bias_gradients=torch.from_numpy(bias_gradients[run]).to(DEVICE),
+                row_ids=torch.from_numpy(ids[run]).to(DEVICE),
             )  # fmt: skip
+    tensors.copy_to(in_runs)
     # A bfloat16 may round the other way where the two differ in the last bit of a float32.
     tolerance = 1e-5 if weights == "fp32" else 2**-7
     found, expected = settled_weights(in_runs, schedule), settled_weights(one_by_one, schedule)
