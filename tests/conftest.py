@@ -7,7 +7,8 @@ from hypothesis import settings
 
 # Tests run two at a time on two cores; more threads than that only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
-import torch  # noqa: E402
+
+import torch
 
 if not torch.accelerator.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything first imports Triton
