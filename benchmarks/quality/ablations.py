@@ -32,6 +32,7 @@ from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import data_url  # noqa: E402
 from cxml.model import read_encoder_config  # noqa: E402
+from cxml.model.taps import default_taps  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
@@ -91,6 +92,7 @@ def variants(base: Config, folder: Path) -> dict[str, list[str]]:
         "scored-on-shortlists": ["--head.candidates", "shortlist"],
         "scored-on-all-labels": ["--head.candidates", "all"],
         "one-shared-feature": ["--model.taps", *[str(depth)] * levels],
+        "a-feature-per-level": ["--model.taps", *("+".join(map(str, tap)) for tap in default_taps(depth, levels))],
         FROZEN: ["--model.freeze-layers", str(depth)],
         STAGED: ["--model.start-from", str(folder / FROZEN / "model"), "--model.start-with", "all", *FRESH],
         "first-token": ["--model.pooling", "cls"],
