@@ -18,7 +18,7 @@ from cxml.config import Config
 from cxml.console import track
 from cxml.data import DataManifest, ShardInfo, data_url
 from cxml.data.schema import FORMAT_VERSION
-from cxml.data.writer import write_labels
+from cxml.data.writer import remove_leftovers, write_labels
 from cxml.errors import DataError
 from data_tools.formats import SPLITS, open_source
 from data_tools.preparation.engines import Engine, open_engine
@@ -61,6 +61,7 @@ def prepare(config: Config) -> str:
             progress.save_scan(scan)
         splits = _make_shards(config, engine, scan, progress)
     manifest = _manifest(inputs, scan, splits)
+    remove_leftovers(url, keep_whole=True)  # of workers that were killed on the way, and replaced
     manifest.write(url)
     progress.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)

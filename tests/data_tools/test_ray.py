@@ -94,6 +94,7 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(ray_cluster,
         wait_for(lambda: notes(url) and workers(psutil.Process()))
         victim = workers(psutil.Process())[0]
         victim.send_signal(signal.SIGKILL)
+        (Path(url) / "train/.shard-00071.arrow.k1ll3d").write_bytes(b"ARROW1")  # it may die in the midst of a file
         killed.append((victim.pid, (Path(url) / "manifest.json").exists()))
 
     killer = threading.Thread(target=kill_a_worker_once_shards_appear)
