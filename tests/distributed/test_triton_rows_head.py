@@ -8,8 +8,7 @@ import torch
 from support.heads import make_problem
 
 from cxml.config import HeadConfig, OptimConfig
-from cxml.parallel import Exchange, RowLayout, RowsHead, TritonRowsHead
-from cxml.parallel.process_group import device_of
+from cxml.parallel import Exchange, RowLayout, RowsHead, TritonRowsHead, device_of
 
 pytest.importorskip("triton")
 

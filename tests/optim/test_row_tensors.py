@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxml.optim import RowSchedule, RowState, RowTensors, settled_weights, update_rows, update_run
-from cxml.parallel.process_group import device_of
+from cxml.parallel import device_of
 
 DEVICE = device_of(0)
 ROWS, WIDTH = 11, 7
