@@ -140,9 +140,9 @@ class TreeConfig:
     cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
     num_workers: int = 0
     """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
-    level_sizes: tuple[int, ...] = (256,)
+    level_sizes: tuple[int, ...] | Literal["auto"] = "auto"
     """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
-    are scored."""
+    are scored. `auto`: 256, or no tree where there are fewer labels than that."""
     feature_top_k: int = 1000
     """Largest tf-idf terms kept per label."""
     walk_length: int = 0
@@ -165,7 +165,7 @@ class TreeConfig:
     """A 2-means stops when its mean cosine gains less than this share of itself in one pass."""
 
     def __post_init__(self) -> None:
-        sizes = self.level_sizes
+        sizes = () if self.level_sizes == "auto" else self.level_sizes
         rising = all(size >= 1 for size in sizes) and all(a < b for a, b in itertools.pairwise(sizes))
         _require(rising, "tree.level_sizes", sizes, "sizes must rise from coarse to fine", "Write e.g. [256, 2048].")
         _require_at_least("tree.num_workers", self.num_workers, 0)
@@ -180,6 +180,14 @@ class TreeConfig:
         )  # fmt: skip
         _require_at_least("tree.max_iterations", self.max_iterations, 1)
         _require_at_least("tree.tolerance", self.tolerance, 0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`level_sizes` as numbers. Raises `ConfigError` for `auto`, which `cxml.tree.fit_levels` replaces."""
+        if self.level_sizes == "auto":
+            problem = "depends on the number of labels, which is not known here"
+            raise ConfigError("tree.level_sizes", "auto", problem, "Give numbers, such as [256], or [] for no tree.")
+        return self.level_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,6 +507,8 @@ class Config:
             f"times the rows' learning rate {row_rate:g} is 1 or more: a step would turn their weights over",
             "Set it to 0, as is usual with SGD at a high rate.",
         )  # fmt: skip
+        if self.tree.level_sizes == "auto":
+            return  # the number of levels is known once that of the labels is
         levels = self.num_levels
         for name, expected in (
             ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),
@@ -512,8 +522,8 @@ class Config:
 
     @property
     def num_levels(self) -> int:
-        """Levels of the cascade: those of the tree, and the labels."""
-        return len(self.tree.level_sizes) + 1
+        """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` as `tree.sizes` does."""
+        return len(self.tree.sizes) + 1
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

@@ -11,6 +11,7 @@ from cxml.config import Config
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
 from cxml.run_plan import plan_run, texts_per_micro_batch
+from cxml.tree import fit_levels
 
 _TIMED_STEPS = 3
 
@@ -27,6 +28,7 @@ def dry_run(config: Config) -> Plan:
     console.print(
         f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {facts.padded_length} tokens wide"
     )
+    config = fit_levels(config, facts.num_labels)
     seconds = _seconds_per_text(config, facts.padded_length) * facts.num_texts * config.train.epochs
     console.print(
         f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like "

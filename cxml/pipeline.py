@@ -31,7 +31,7 @@ from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run
 from cxml.training import evaluate_run, train
-from cxml.tree import build, tree_fingerprint, tree_url
+from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
 from data_tools.preparation import is_prepared, prepare
 
 _log = logging.getLogger(__name__)
@@ -87,13 +87,15 @@ def run(
             storage.remove(stage.folder(config))
             if name == "train":
                 storage.remove(checkpoints_url(config))
-        elif stage.is_done(config):
+        if name not in redone and stage.is_done(config):
             _log.info("%-8s found: %s", name, stage.folder(config))
-            continue
-        _log.info("%-8s begins: %s", name, stage.folder(config))
-        stage_began = time.monotonic()
-        stage.make(config)
-        _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+        else:
+            _log.info("%-8s begins: %s", name, stage.folder(config))
+            stage_began = time.monotonic()
+            stage.make(config)
+            _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+        if name == "prepare":
+            config = _fit_to_data(config)
     report = _show_report(config)
     _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
@@ -105,7 +107,11 @@ def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, A
     Raises:
         StaleArtefactError: the model is missing, or was trained with other settings than these.
     """
-    if not (is_prepared(config) and _is_tree_done(config) and _is_model_done(config)):
+    is_done = is_prepared(config)
+    if is_done:
+        config = _fit_to_data(config)
+        is_done = _is_tree_done(config) and _is_model_done(config)
+    if not is_done:
         problem = f"{model_url(config)}: there is no finished model"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
@@ -137,6 +143,15 @@ def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Sta
     if not config.evaluate.baseline:
         del stages["baseline"]
     return stages
+
+
+def _fit_to_data(config: Config) -> Config:
+    """The config with the level sizes of its tree as numbers, which the number of labels settles."""
+    num_labels = DataManifest.read(data_url(config)).num_labels
+    fitted = fit_levels(config, num_labels)
+    if fitted != config:
+        _log.info("tree.level_sizes is auto: %s for %d labels", list(fitted.tree.sizes), num_labels)
+    return fitted
 
 
 def _matches(commit_url: str, fingerprint: str, stage: StageName) -> bool:

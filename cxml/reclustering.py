@@ -11,7 +11,7 @@ from cxml.console import track
 from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
-from cxml.tree import LabelTree, cluster_labels, save_tree, tree_url
+from cxml.tree import LabelTree, cluster_labels, fit_levels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
 _TEXTS_AT_ONCE = 4096
@@ -36,6 +36,7 @@ def recluster(config: Config, model: str) -> LabelTree:
     if not is_prepared(config):
         prepare(config)
     train = ShardedDataset(data_url(config), "train")
+    config = fit_levels(config, train.manifest.num_labels)
     if not train.has_texts:
         problem = f"{data_url(config)} keeps no texts, which the model is to read"
         raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")

@@ -22,7 +22,7 @@ from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprint
-from cxml.tree import LabelTree, features_of_labels, save_tree, tree_url
+from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
 
@@ -45,14 +45,15 @@ def relabel(config: Config, model: str) -> LabelCounts:
     """
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest["config"])
-    if config.num_levels != old_config.num_levels:
-        problem = f"the model has {old_config.num_levels - 1} levels of clusters"
-        raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
+    if config.tree.level_sizes != "auto":
+        _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
         raise StaleArtefactError(f"{model_url(config)} is a model already. Name another output.")
     if not is_prepared(config):
         prepare(config)
     old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
+    config = fit_levels(config, len(new_names))
+    _require_levels(config, old_config.num_levels)
     old_ids = _old_ids(old_names, new_names)
     kept = int((old_ids >= 0).sum())
     if not kept:
@@ -60,6 +61,12 @@ def relabel(config: Config, model: str) -> LabelCounts:
     changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
     _change_model(config, changed, model, manifest)
     return LabelCounts(kept, len(new_names) - kept, len(old_names) - kept)
+
+
+def _require_levels(config: Config, num_levels: int) -> None:
+    if config.num_levels != num_levels:
+        problem = f"the model has {num_levels - 1} levels of clusters"
+        raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
 
 
 def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, re
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import Plan, local_world_size, make_plan
-from cxml.tree import plan_splits
+from cxml.tree import fit_levels
 from data_tools.formats import read_source
 from data_tools.preparation import is_prepared, load_tokenizer, tokenize
 
@@ -38,7 +38,7 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     facts = _data_facts(config)
-    plan_splits(facts.num_labels, config.tree.level_sizes)
+    config = fit_levels(config, facts.num_labels)
     parameters, trained, label_state = _count_weights(config, facts.num_labels)
     plan = make_plan(
         parameters,
@@ -90,7 +90,7 @@ def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dic
     """Weights of each part that the engine holds, those that learn, and a label's bytes where it does not hold them."""
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
-    in_engine, label_state = list(config.tree.level_sizes), {}
+    in_engine, label_state = list(config.tree.sizes), {}
     if config.head.implementation == "rows":
         head = config.head
         label_state = RowState.bytes_by_state(

@@ -13,7 +13,7 @@ from cxml import storage
 from cxml.config import Config
 from cxml.data import DataManifest, data_url
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.tree import LabelTree, save_tree, tree_url
+from cxml.tree import LabelTree, fit_levels, save_tree, tree_url
 from cxml.tree.label_tree import MANIFEST
 from data_tools.formats.plain_pickle import load_plain
 
@@ -33,6 +33,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
         StaleArtefactError: the run has a tree already.
     """
     manifest, out = DataManifest.read(data_url(config)), tree_url(config)
+    config = fit_levels(config, manifest.num_labels)
     if storage.exists(storage.join(out, MANIFEST)):
         raise StaleArtefactError(f"{out}: there is a tree here already. Delete the folder to replace it.")
     if not source or not storage.exists(source):
@@ -43,7 +44,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
         problem = f"is about {len(levels[0])} labels, the data set has {manifest.num_labels}"
         raise DataError(source, problem, "Cluster the labels of this data set, in the order of their ids.")
     try:
-        tree = LabelTree.from_clusters(_choose(levels, config.tree.level_sizes), manifest.num_labels)
+        tree = LabelTree.from_clusters(_choose(levels, config.tree.sizes), manifest.num_labels)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise

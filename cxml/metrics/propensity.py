@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cxml.errors import ConfigError
+
 
 class PropensityConstants(NamedTuple):
     """The constants A and B of the propensity model, fitted to a data set."""
@@ -48,17 +50,20 @@ def inverse_propensities(
         constants: A and B.
 
     Returns:
-        float64 [L], each above 1; the rarer the label, the larger.
+        float64 [L], each above 1; the rarer the label, the larger. With fewer than 3 training examples the model is not
+        defined (log N is below 1), and each is 1.
 
     Raises:
-        ValueError: `num_train` is below 3 (the model needs log N > 1), or a frequency is outside 0 to `num_train`.
+        ConfigError: B is 0, and a label never occurs.
+        ValueError: there are no training examples, or a frequency is outside 0 to `num_train`.
     """
-    if num_train < 3:
-        raise ValueError(f"propensities need at least 3 training examples, not {num_train}")
+    if num_train < 1:
+        raise ValueError(f"propensities need at least 1 training example, not {num_train}")
     if train_frequency.size and not 0 <= train_frequency.min() <= train_frequency.max() <= num_train:
         raise ValueError(f"label frequencies must be from 0 to {num_train}, the number of training examples")
     a, b = constants
     if b == 0 and train_frequency.size and train_frequency.min() == 0:
-        raise ValueError("with B = 0 a label that never occurs has no propensity; use a B above 0, such as 1.5")
-    c = (math.log(num_train) - 1) * (b + 1) ** a
+        problem = "gives a label without training texts no propensity"
+        raise ConfigError("data.propensity_b", b, problem, "Use a number above 0, such as 1.5.")
+    c = max(0.0, math.log(num_train) - 1) * (b + 1) ** a
     return 1 + c * (train_frequency.astype(np.float64) + b) ** -a

@@ -63,8 +63,8 @@ def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
     return LevelPrediction(nodes=prediction.nodes[:count], scores=prediction.scores[:count])
 
 
-def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> list[int]:
-    """Of the true labels of the first `count` texts, those in clusters that were handed down, level by level."""
+def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> np.ndarray:
+    """Of the true labels of the first `count` texts, those in clusters that were handed down, int64 [cluster levels]."""
     offsets = batch.label_offsets[: count + 1].cpu().numpy()
     labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
     reached = []
@@ -72,7 +72,7 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
         assert level.handed_down is not None, "a level of clusters"
         handed_down = level.handed_down.cpu().numpy()
         reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
-    return reached
+    return np.array(reached, np.int64)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import LabelTree
+from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names
 from cxml.tree.plan import SplitPlan, plan_splits
 from cxml.tree.quality import mean_cosine, reach
@@ -30,6 +31,7 @@ __all__ = [
     "cluster_labels",
     "features_of_labels",
     "features_of_names",
+    "fit_levels",
     "mean_cosine",
     "pifa",
     "plan_splits",

@@ -15,6 +15,7 @@ from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
+from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names, set_beside
 from cxml.tree.plan import plan_splits
 
@@ -36,6 +37,7 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
     Raises:
         ConfigError: a level has more clusters than there are labels, or Ray is asked for and not installed.
     """
+    config = fit_levels(config, dataset.manifest.num_labels)
     fingerprint = tree_fingerprint(config, dataset.manifest.fingerprint)
     if _wants_ray(config.tree, dataset):
         tree = _build_on_ray(config, dataset, fingerprint)
@@ -71,14 +73,18 @@ def tree_url(config: Config) -> str:
 
 
 def tree_settings(config: Config) -> dict[str, Any]:
-    """The settings that shape the tree: those of the section `tree` that have an effect, and the encoder of names."""
+    """The settings that shape the tree: those of the section `tree` that have an effect, and the encoder of names.
+
+    Raises `ConfigError` where `tree.level_sizes` is `auto`.
+    """
     tree = config.tree
     unused = [
         *_NOT_SHAPING,
         *(name for name in _WALK if not tree.walk_length),
         *(name for name in _NAMES if tree.name_features == "none"),
     ]
-    settings = {key: value for key, value in config_to_dict(config)["tree"].items() if key not in unused}
+    shaping = {**config_to_dict(config)["tree"], "level_sizes": list(tree.sizes)}
+    settings = {key: value for key, value in shaping.items() if key not in unused}
     return {**settings, "encoder": config.model.encoder} if tree.name_features == "encoder" else settings
 
 
@@ -92,7 +98,7 @@ def cluster_labels(config: Config, features: sparse.csr_matrix) -> LabelTree:
     tree = config.tree
     return build_tree(
         features,
-        tree.level_sizes,
+        tree.sizes,
         seed=config.seed,
         max_iterations=tree.max_iterations,
         tolerance=tree.tolerance,
@@ -102,7 +108,7 @@ def cluster_labels(config: Config, features: sparse.csr_matrix) -> LabelTree:
 def _build_on_ray(config: Config, dataset: ShardedDataset, fingerprint: str) -> LabelTree:
     from cxml.tree.distributed.build import order_labels  # noqa: PLC0415 - Ray is an optional package
 
-    plan = plan_splits(dataset.manifest.num_labels, config.tree.level_sizes)
+    plan = plan_splits(dataset.manifest.num_labels, config.tree.sizes)
     order = order_labels(config, dataset, plan, tree_url(config), fingerprint)
     return LabelTree(label_order=order, offsets=plan.offsets)
 

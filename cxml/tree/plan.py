@@ -38,7 +38,7 @@ def plan_splits(num_labels: int, level_sizes: Sequence[int]) -> SplitPlan:
     Raises:
         ConfigError: a level has more clusters than there are labels, or no more than the level above it.
     """
-    _check_level_sizes(num_labels, level_sizes)
+    check_level_sizes(num_labels, level_sizes)
     offsets: list[np.ndarray] = []
     splits = [np.empty((0, 3), dtype=np.int64)]
     bounds = np.array([0, num_labels], dtype=np.int64)
@@ -75,7 +75,8 @@ def deal_children(labels_per_node: np.ndarray, total: int) -> np.ndarray:
     return children
 
 
-def _check_level_sizes(num_labels: int, level_sizes: Sequence[int]) -> None:
+def check_level_sizes(num_labels: int, level_sizes: Sequence[int]) -> None:
+    """Raise `ConfigError` where a level has more clusters than there are labels, or no more than the level above it."""
     field = "tree.level_sizes"
     for above, size in zip([0, *level_sizes], level_sizes, strict=False):
         if size <= above:
@@ -84,7 +85,8 @@ def _check_level_sizes(num_labels: int, level_sizes: Sequence[int]) -> None:
             )
         if size > num_labels:
             problem = f"{size} clusters are asked for, but there are only {num_labels} labels"
-            raise ConfigError(field, list(level_sizes), problem, f"Use sizes of at most {num_labels}, or fewer levels.")
+            remedy = f"Use sizes of at most {num_labels}, or [] to score all labels without a tree."
+            raise ConfigError(field, list(level_sizes), problem, remedy)
 
 
 def _share_labels(bounds: np.ndarray, children: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from cxml.data import DataManifest, ShardInfo, data_url
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.writer import remove_leftovers, write_labels
 from cxml.errors import DataError
+from cxml.tree import fit_levels
 from data_tools.formats import SPLITS, open_source
 from data_tools.preparation.engines import Engine, open_engine
 from data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
@@ -72,6 +73,7 @@ def prepare(config: Config) -> str:
 def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
     names = open_source(config.data.source).label_names()
+    fit_levels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
     done = {split: progress.staged(split) for split in SPLITS}
     raw_rows = RawRows(config, len(names), {split: frozenset(blocks) for split, blocks in done.items()})
     skipped: dict[str, dict[str, int]] = {}

@@ -10,9 +10,9 @@ from cxml.data import ShardedDataset
 from cxml.tree import tree_fingerprint, tree_url
 
 
-def config(**tree) -> Config:
+def config(level_sizes=(256,), **tree) -> Config:
     data = DataConfig(source=SourceConfig(kind="icd10cm"))
-    return Config(output="runs/one", data=data, tree=TreeConfig(**tree))
+    return Config(output="runs/one", data=data, tree=TreeConfig(level_sizes=level_sizes, **tree))
 
 
 def test_the_tree_lies_in_the_run_or_where_the_config_says():
