@@ -59,7 +59,9 @@ class SourceConfig:
     text_column: str = "text"
     """Column of the text (`jsonl`, `csv`, `parquet`)."""
     labels_column: str = "labels"
-    """Column of the labels, names or ids into labels.txt: a list, or a string with separators (`jsonl`, `csv`,
+    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`)."""
+    label_ids: bool = False
+    """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
     `parquet`)."""
     id_column: str = ""
     """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
@@ -86,6 +88,10 @@ class SourceConfig:
             "must be above 0 and below 1", "Use 0.2 to hold out a fifth of the texts.",
         )  # fmt: skip
         _require_at_least("data.source.split_seed", self.split_seed, 0)
+        _require(
+            not self.label_ids or self.kind in ("jsonl", "csv", "parquet"), "data.source.label_ids", self.label_ids,
+            f"is not for data.source.kind {self.kind}", "Leave it out: the form says whether labels are names or ids.",
+        )  # fmt: skip
         for chapter in self.chapters:
             known = chapter.isdigit() and 1 <= int(chapter) <= 22
             _require(known, "data.source.chapters", chapter, "no such chapter", "Chapters are numbered 1 to 22.")

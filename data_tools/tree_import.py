@@ -35,7 +35,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
     manifest, out = DataManifest.read(data_url(config)), tree_url(config)
     config = fit_levels(config, manifest.num_labels)
     if storage.exists(storage.join(out, MANIFEST)):
-        raise StaleArtefactError(f"{out}: there is a tree here already. Delete the folder to replace it.")
+        raise StaleArtefactError(f"{out}: there is a tree here already. Name another output.")
     if not source or not storage.exists(source):
         raise ConfigError("--source", source, "there is nothing", "Name a folder with C0.npz, or a pickled file.")
     is_chain = storage.exists(storage.join(source, "C0.npz"))

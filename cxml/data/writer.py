@@ -54,7 +54,7 @@ class DatasetWriter:
         """
         manifest = storage.join(url, MANIFEST_FILE)
         if storage.exists(manifest):
-            raise StaleArtefactError(f"{manifest}: there is a data set here already. Delete the folder to replace it.")
+            raise StaleArtefactError(f"{manifest}: there is a data set here already. Name another folder.")
         remove_leftovers(url)
         self._url = url
         self._labels: ShardInfo | None = None

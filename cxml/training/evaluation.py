@@ -64,7 +64,7 @@ def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
 
 
 def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> np.ndarray:
-    """Of the true labels of the first `count` texts, those in clusters that were handed down, int64 [cluster levels]."""
+    """Of the true labels of the first `count` texts, those in clusters that were handed down, int64 [levels]."""
     offsets = batch.label_offsets[: count + 1].cpu().numpy()
     labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
     reached = []

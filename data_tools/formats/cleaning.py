@@ -10,9 +10,7 @@ import numpy as np
 from cxml.data import Ragged
 from cxml.data.ragged import lengths_to_offsets, range_indices
 from data_tools.formats.keys import SeenKeys
-from data_tools.formats.reader import Problem, RawChunk
-
-_SKIP = " Or leave such rows out: --data.on-error skip."
+from data_tools.formats.reader import LEAVE_OUT, Problem, RawChunk
 
 
 class Cleaner:
@@ -50,7 +48,7 @@ class Cleaner:
 
         def add(row: int, at_label: bool, what: str, remedy: str, detail: str = "") -> None:
             file, lines = (chunk.label_file, chunk.label_lines) if at_label else (chunk.file, chunk.lines)
-            found.setdefault(row, Problem(file, int(lines[row]), what, remedy + _SKIP, detail))
+            found.setdefault(row, Problem(file, int(lines[row]), what, f"{remedy} {LEAVE_OUT}", detail))
 
         for row, text in enumerate(chunk.texts):
             if not text or text.isspace():

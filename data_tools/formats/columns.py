@@ -13,22 +13,25 @@ import pyarrow.parquet as pq
 from cxml import storage
 from cxml.config import SourceConfig
 from cxml.errors import DataError
-from data_tools.formats.files import find_parts
+from data_tools.formats.files import find_parts, require_file
+from data_tools.formats.label_text import NoLabelsError, parse_labels
 from data_tools.formats.lines import read_lines
-from data_tools.formats.reader import CHUNK_ROWS, SPLITS, Problem
-from data_tools.formats.records import Record, RecordReader, find_names
+from data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, SPLITS, Problem
+from data_tools.formats.records import NAMES_FILE, Record, RecordReader, find_names
 
-_MEND = "Correct or remove the row. Or leave such rows out: --data.on-error skip."
+_MEND = "Correct or remove the row."
 
 
 class ColumnReader(RecordReader):
     """What the three forms share: which columns are read, and what may stand in them."""
 
     suffix = ""
+    remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
 
     def __init__(self, source: SourceConfig) -> None:
         files = {split: find_parts(source.path, split, self.suffix) for split in SPLITS}
-        super().__init__(source.path, files, find_names(source.path))
+        names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
+        super().__init__(source.path, files, names, source.label_separator)
         self._source = source
 
     def _record(self, url: str, line: int, row: Mapping[str, Any]) -> Record:
@@ -37,25 +40,17 @@ class ColumnReader(RecordReader):
         if not isinstance(text, str):
             what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is no string"
             return self._broken(url, line, what)
-        labels = self._labels(row.get(source.labels_column))
-        if labels is None:
-            return self._broken(url, line, f"{source.labels_column!r} is no list of names or ids")
+        try:
+            labels = parse_labels(row.get(source.labels_column), source.label_separator, are_ids=source.label_ids)
+        except NoLabelsError as error:
+            return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", error.detail, error.remedy)
         key = row.get(source.id_column) if source.id_column else None
         if source.id_column and key is None:
             return self._broken(url, line, f"no key in {source.id_column!r}")
         return Record(url, line, text, labels, None if key is None else str(key))
 
-    def _labels(self, value: object) -> list[str | int] | None:
-        if isinstance(value, str):
-            names = (name.strip() for name in value.split(self._source.label_separator))
-            return [int(name) if name.isdecimal() else name for name in names if name]
-        if not isinstance(value, list):
-            return None
-        known = all(isinstance(label, (str, int)) and not isinstance(label, bool) for label in value)
-        return value if known else None
-
-    def _broken(self, url: str, line: int, what: str, detail: str = "") -> Record:
-        return Record(url, line, problem=Problem(url, line, what, _MEND, detail))
+    def _broken(self, url: str, line: int, what: str, detail: str = "", remedy: str = _MEND) -> Record:
+        return Record(url, line, problem=Problem(url, line, what, f"{remedy} {LEAVE_OUT}", detail))
 
 
 class JsonlReader(ColumnReader):

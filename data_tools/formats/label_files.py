@@ -19,6 +19,7 @@ from cxml.data import Ragged
 from cxml.data.ragged import lengths_to_offsets
 from cxml.errors import DataError
 from data_tools.formats.files import read_content, without_compression
+from data_tools.formats.label_text import parse_id
 from data_tools.formats.lines import Lines, read_lines
 from data_tools.formats.reader import CHUNK_ROWS, Problem
 
@@ -96,7 +97,7 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
     for row, line in enumerate(lines.lines):
         try:
             pairs = (entry.partition(":") for entry in line.split())
-            rows.append([int(label) for label, _, value in pairs if not value or float(value) != 0])
+            rows.append([parse_id(label) for label, _, value in pairs if not value or float(value) != 0])
         except ValueError:
             rows.append([])
             problems.setdefault(row, Problem(url, lines.first + row, "no list of label:value", _SPARSE_TEXT))

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from cxml.errors import DataError
 from data_tools.formats.files import find_file, require_file
+from data_tools.formats.label_text import parse_id
 from data_tools.formats.lines import read_all_lines, read_lines
 from data_tools.formats.reader import SPLITS, Problem
 from data_tools.formats.records import Record, RecordReader
@@ -47,7 +48,7 @@ class LfReader(RecordReader):
         try:
             row = json.loads(line)
             text = " ".join(part for part in (row["title"], row.get("content", "")) if part)
-            labels = [int(label) for label in row["target_ind"]]
+            labels = [parse_id(label) for label in row["target_ind"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return Record(url, number, problem=Problem(url, number, "no object with title and target_ind", _FORM,
                                                        f" ({error!r})"))  # fmt: skip

@@ -6,13 +6,14 @@ same for test. `labels.txt`, if there, lists all names, a line each, in the orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from cxml.errors import DataError
 from data_tools.formats.files import require_file
+from data_tools.formats.label_text import NoLabelsError, parse_labels
 from data_tools.formats.lines import read_lines
-from data_tools.formats.reader import SPLITS
+from data_tools.formats.reader import LEAVE_OUT, SPLITS, Problem
 from data_tools.formats.records import Record, RecordReader, find_names
 
 
@@ -41,4 +42,13 @@ class LightxmlReader(RecordReader):
                                 "Text and label files need a line for each text.")  # fmt: skip
             broken = {**labels.broken, **texts.broken}
             for place, (text, names) in enumerate(zip(texts.lines, labels.lines, strict=True)):
-                yield Record(url, texts.first + place, text, names.split(), problem=broken.get(place))
+                line = texts.first + place
+                found, problem = _parse(label_url, line, names)
+                yield Record(url, line, text, found, problem=broken.get(place) or problem)
+
+
+def _parse(url: str, line: int, names: str) -> tuple[Sequence[str | int], Problem | None]:
+    try:
+        return parse_labels(names, None), None
+    except NoLabelsError as error:
+        return (), Problem(url, line, error.what, f"{error.remedy} {LEAVE_OUT}", error.detail)

@@ -13,7 +13,7 @@ from cxml.errors import DataError
 from data_tools.formats.files import file_facts, find_file, require_file
 from data_tools.formats.label_files import LabelFile, open_label_file
 from data_tools.formats.lines import read_all_lines, read_lines
-from data_tools.formats.reader import SPLITS, RawChunk
+from data_tools.formats.reader import SPLITS, RawChunk, show
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,20 @@ class PairedReader:
         return {split: open_label_file(url) for split, url in self._labels.items()}
 
 
-def read_names(url: str, num_labels: int | None = None) -> list[str]:
+def read_names(url: str, num_labels: int | None = None, *, are_unique: bool = False) -> list[str]:
     """Label names, a line each.
 
     Raises:
-        DataError: a name is empty, or there are not `num_labels` of them.
+        DataError: a name is empty, there are not `num_labels` of them, or one occurs twice though they `are_unique`.
     """
     names = read_all_lines(url)
+    line_of: dict[str, int] = {}
     for line, name in enumerate(names, start=1):
         if not name.strip():
             raise DataError(url, "an empty name", "Each line names one label, in the order of the ids.", line=line)
+        if are_unique and line_of.setdefault(name, line) != line:
+            problem = f"the name of line {line_of[name]} again: {show(name)}"
+            raise DataError(url, problem, "Each label needs a name of its own.", line=line)
     if num_labels is not None and len(names) != num_labels:
         problem = f"has {len(names)} lines, but the label files have {num_labels} columns"
         raise DataError(url, problem, "It needs one name per label; remove the file to use the ids as names.")

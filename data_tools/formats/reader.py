@@ -13,6 +13,8 @@ from cxml.errors import DataError
 
 SPLITS = ("train", "test")
 CHUNK_ROWS = 8192
+LEAVE_OUT = "Or leave such rows out: --data.on-error skip."
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class RawChunk:
     label_lines: np.ndarray
     keys: Sequence[str] | None = None
     problems: Mapping[int, Problem] = field(default_factory=dict)
+
+
+def show(value: object) -> str:
+    """A value for a message, cut off where it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 class Reader(Protocol):

@@ -10,10 +10,11 @@ from tokenizers import Tokenizer
 
 from cxml import storage
 from cxml.config import Config, config_to_dict
-from cxml.data import DataManifest, TokenizerInfo, data_url
+from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
 from cxml.errors import StaleArtefactError
-from data_tools.formats import source_facts
+from data_tools.formats import open_source, source_facts
+from data_tools.formats.records import find_names
 from data_tools.preparation.tokenizing import load_tokenizer
 
 # Where things lie, who does the work and how results are weighed does not change the shards.
@@ -41,12 +42,32 @@ def is_prepared(config: Config) -> bool:
     raw_is_gone = bool(path) and not storage.exists(path)
     inputs = gather_inputs(config, manifest.source if raw_is_gone else None)
     if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
-        differences = "; ".join(_differences(manifest, inputs)) or "another version of cxml made it"
-        raise StaleArtefactError(
-            f"{url}: this data set was made from other inputs ({differences}). "
-            "Delete the folder, or set data.directory to another one."
-        )
+        raise _stale(url, "; ".join(_differences(manifest, inputs)) or "another version of cxml made it")
+    if not raw_is_gone and _labels_were_numbers(config, manifest):
+        raise _stale(url, "an earlier version of cxml read label names of digits as numbers, 0389 as 389")
     return True
+
+
+def _stale(url: str, reason: str) -> StaleArtefactError:
+    return StaleArtefactError(
+        f"{url}: this data set was made from other inputs ({reason}). It is left as it is. To keep both, set output or "
+        "data.directory to another folder. To replace it, run python -m cxml.train with --force prepare."
+    )
+
+
+def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
+    """Whether the data set comes from a version that read digits in strings as numbers, and its labels show it.
+
+    That changed names such as 0389, and made ids of them where there is a labels.txt.
+    """
+    source = config.data.source
+    made_before = "label_ids" not in manifest.config["source"]
+    if not made_before or source.kind not in ("jsonl", "csv", "parquet"):
+        return False
+    names, _ = read_labels(data_url(config))
+    if not any(name.isdecimal() for name in names):
+        return False
+    return find_names(source.path) is not None or names != open_source(source).label_names()
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,8 @@ class Inputs:
         """Hash of everything."""
         # The raw folder's path is left out: moved files with the same hashes are the same data.
         source = {key: value for key, value in self.config["source"].items() if key != "path"}
+        if not source["label_ids"]:
+            del source["label_ids"]  # as in data sets from before there was this setting
         settings = {**self.config, "source": source}
         return storage.fingerprint(FORMAT_VERSION, settings, self.tokenizer.fingerprint, self.source)
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from cxml import storage
 from cxml.config import Config
 from cxml.console import track
-from cxml.data import DataManifest, ShardInfo, data_url
+from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.writer import remove_leftovers, write_labels
 from cxml.errors import DataError
 from cxml.tree import fit_levels
 from data_tools.formats import SPLITS, open_source
+from data_tools.formats.reader import show
 from data_tools.preparation.engines import Engine, open_engine
 from data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
-from data_tools.preparation.progress import Progress, Scan
+from data_tools.preparation.progress import FOLDER, Progress, Scan
 from data_tools.preparation.staging import read_label_counts, read_term_counts
 from data_tools.preparation.terms import Vocabulary, add_counts
 from data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
@@ -33,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _TABLES_AT_ONCE = 32  # counts of so many blocks wait to be added up
 _LOG_SECONDS = 10.0
+_NAMES_SHOWN = 3
 
 
 def prepare(config: Config) -> str:
@@ -67,7 +71,23 @@ def prepare(config: Config) -> str:
     progress.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
+    _log.info("%s", describe_labels(*read_labels(url), manifest.rows("train")))
     return url
+
+
+def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:
+    """A line about the labels: how many, the most frequent ones, and how many a text has.
+
+    Args:
+        names: of the L labels.
+        frequency: train texts of each, int64 [L].
+        num_texts: train texts.
+    """
+    most_frequent = np.argsort(-frequency, kind="stable")[:_NAMES_SHOWN].tolist()
+    shown = ", ".join(f"{show(names[label])} ({frequency[label]:,} texts)" for label in most_frequent)
+    unseen = int((frequency == 0).sum())
+    without = f"; {unseen:,} labels have no train text" if unseen else ""
+    return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
 
 
 def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
@@ -127,7 +147,10 @@ def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress)
     found = {split: progress.finished(split) for split in numbers}
     for split, shards in found.items():
         if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
-            remedy = "Leave the raw files as they are while they are prepared; delete the folder and start again."
+            remedy = (
+                "Leave the raw files as they are while they are prepared, and prepare one data set at a time in a folder."
+                f" Then delete {storage.join(data_url(config), FOLDER)} and run again."
+            )
             raise DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
     return {split: tuple(shards.values()) for split, shards in found.items()}
 

@@ -171,7 +171,7 @@ def test_a_folder_without_a_manifest_is_no_data_set(make_data):
 def test_a_writer_refuses_a_whole_data_set_and_clears_an_unfinished_one(make_data):
     data = make_data(25)
     folder = Path(data.url)
-    with pytest.raises(StaleArtefactError, match="Delete the folder"):
+    with pytest.raises(StaleArtefactError, match="Name another folder"):
         DatasetWriter(data.url)
     (folder / "manifest.json").unlink()
     (folder / "train/.shard-00003.arrow.k2j_9x").write_bytes(b"half")

@@ -141,7 +141,7 @@ def raw(wordnet_slice):
 @pytest.mark.parametrize(("kind", "write"), [(kind, write) for kind, writes in WRITERS.items() for write in writes])
 def test_what_was_written_comes_back(tmp_path, raw, kind, write, compression):
     write(tmp_path, raw, compression)
-    source = SourceConfig(kind=kind, path=str(tmp_path))
+    source = SourceConfig(kind=kind, path=str(tmp_path), label_ids=kind == "csv")
     found = read_source(source)
     by_name = {name: label for label, name in enumerate(raw.label_names)}
     assert sorted(found.label_names) == sorted(raw.label_names)
@@ -214,13 +214,13 @@ BROKEN = [
     ("jsonl", "train.jsonl", "[1]", "no JSON object"),
     ("jsonl", "train.jsonl", '{"labels": ["a"], "id": 1}', "no text in 'text'"),
     ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is no string"),
-    ("jsonl", "train.jsonl", '{"text": "a", "labels": {"a": 1}, "id": 1}', "'labels' is no list of names or ids"),
+    ("jsonl", "train.jsonl", '{"text": "a", "labels": {"a": 1}, "id": 1}', "'labels' holds no labels: {'a': 1}"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["a"]}', "no key in 'id'"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["entity.n.00001740"], "id": 0}', "a key seen before: 0"),
     ("csv", "train.csv", b'7,caf\xe9,"1,2"', "not valid UTF-8"),
     ("csv", "train.csv", "7,only two", "another number of columns"),
     ("csv", "train.csv", '7,text,"1,9999"', "label id out of range: 9999"),
-    ("csv", "train.csv", '7,text,"1,unknown"', "label id out of range: 'unknown'"),
+    ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is no id: 'unknown'"),
 ]
 
 
@@ -232,7 +232,9 @@ def test_a_broken_row_is_refused_by_file_and_line_or_skipped_and_counted(
     lines = (tmp_path / file).read_bytes().splitlines()
     damage(lines, 7, replacement)
     (tmp_path / file).write_bytes(b"\n".join(lines) + b"\n")
-    source = SourceConfig(kind=kind, path=str(tmp_path), id_column="id" if kind == "jsonl" else "")
+    source = SourceConfig(
+        kind=kind, path=str(tmp_path), id_column="id" if kind == "jsonl" else "", label_ids=kind == "csv"
+    )
     with pytest.raises(DataError, match=rf"{re.escape(file)}, line 8: .*{re.escape(problem)}"):
         read_source(source)
 

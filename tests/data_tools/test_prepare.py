@@ -135,7 +135,7 @@ def test_data_of_other_settings_is_refused_and_the_setting_named(make_config, ch
     url = prepare(make_config())
     before = content_of(url)
     (name, value), = change.items()  # fmt: skip
-    with pytest.raises(StaleArtefactError, match=rf"data\.{name} was \w+, is {value}.*Delete the folder, or set"):
+    with pytest.raises(StaleArtefactError, match=rf"data\.{name} was \w+, is {value}.*left as it is.*set output or data\.directory"):
         prepare(make_config(**change))
     assert content_of(url) == before
 
