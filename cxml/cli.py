@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -45,11 +47,11 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     if not files.config and not asks_for_help:
         raise ConfigError("--config", None, "is missing", "Name a YAML file, such as configs/quickstart.yaml.")
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
-    description = f"{command.__doc__}\n\nRequired: --config FILE, a YAML file with the fields below; see configs/."
+    required = "Required: --config FILE, a YAML file with the fields below; see configs/."
     return tyro.cli(
         command,
         prog=program,
-        description=description,
+        description=f"{_help(command.__doc__)}\n\n{required}",
         args=rest,
         default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
     )
@@ -124,7 +126,17 @@ def run_tool(
         The exit code, as `run_with_config` has it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _run(lambda: tyro.cli(command, prog=program, description=description or command.__doc__, args=words), action)
+    text = _help(description or command.__doc__)
+    return _run(lambda: tyro.cli(command, prog=program, description=text, args=words), action)
+
+
+def _help(text: str | None) -> str:
+    """A docstring as `tyro` wants it: it joins the lines of a paragraph, but not indented ones such as examples."""
+    paragraphs = (paragraph.splitlines() for paragraph in inspect.cleandoc(text or "").split("\n\n"))
+    return "\n\n".join(
+        textwrap.indent("\n".join(lines), "    ") if all("python -m " in line for line in lines) else "\n".join(lines)
+        for lines in paragraphs
+    )
 
 
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:

@@ -76,7 +76,8 @@ def _field_docs(section: type) -> dict[str, str]:
 
 def _field_types(section: type) -> dict[str, str]:
     """The annotation of each field as a reader of YAML would put it."""
-    words = {"tuple[int, ...]": "list of int", "tuple[float, ...]": "list of float", "tuple[str, ...]": "list of str"}
+    words = {"tuple[int, ...]": "list of int", "tuple[float, ...]": "list of float", "tuple[str, ...]": "list of str",
+             "tuple[int, ...] | Literal['auto']": "list of int or auto"}  # fmt: skip
     types: dict[str, str] = {}
     for node in _class_body(section):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,22 @@ def test_a_config_survives_its_own_yaml(tmp_path):
     original = load_config(QUICKSTART)
     file.write_text(dump_config(config_to_dict(original)))
     assert load_config(str(file)) == original
+
+
+@pytest.mark.parametrize("command", ["predict", "export", "similar"])
+def test_help_shows_each_example_on_a_line_of_its_own(command, capsys):
+    module = importlib.import_module(f"cxml.{command}")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    examples = [line for line in module.__doc__.splitlines() if "python -m" in line]
+    assert len(examples) > 1
+    assert [line for line in shown if line in examples] == examples
+
+
+def test_help_fills_paragraphs_of_prose(capsys):
+    from data_tools.prepare import main as prepare_main
+
+    with pytest.raises(SystemExit):
+        prepare_main(["--help"])
+    assert "is kept; one made from other inputs is refused" in capsys.readouterr().out.replace("\n", " ")

@@ -147,10 +147,8 @@ def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress)
     found = {split: progress.finished(split) for split in numbers}
     for split, shards in found.items():
         if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
-            remedy = (
-                "Leave the raw files as they are while they are prepared, and prepare one data set at a time in a folder."
-                f" Then delete {storage.join(data_url(config), FOLDER)} and run again."
-            )
+            progress_url = storage.join(data_url(config), FOLDER)
+            remedy = f"Delete {progress_url}, and run again while nothing else changes the raw files or this folder."
             raise DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
     return {split: tuple(shards.values()) for split, shards in found.items()}
 

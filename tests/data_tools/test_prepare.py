@@ -135,8 +135,10 @@ def test_data_of_other_settings_is_refused_and_the_setting_named(make_config, ch
     url = prepare(make_config())
     before = content_of(url)
     (name, value), = change.items()  # fmt: skip
-    with pytest.raises(StaleArtefactError, match=rf"data\.{name} was \w+, is {value}.*left as it is.*set output or data\.directory"):
+    with pytest.raises(StaleArtefactError, match=rf"data\.{name} was \w+, is {value}") as refusal:
         prepare(make_config(**change))
+    assert "To keep both, set output or data.directory to another folder" in str(refusal.value)
+    assert "elete" not in str(refusal.value)
     assert content_of(url) == before
 
 
