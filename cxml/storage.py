@@ -58,6 +58,12 @@ def exists(url: str) -> bool:
     return _with_retries(url, lambda: fs.exists(path))
 
 
+def is_folder(url: str) -> bool:
+    """Whether a folder is there."""
+    fs, path = filesystem(url)
+    return _with_retries(url, lambda: fs.isdir(path))
+
+
 def size(url: str) -> int:
     """Bytes of one file."""
     fs, path = filesystem(url)
