@@ -15,6 +15,7 @@ from cxml import storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
 from cxml.console import set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
+from cxml.yaml_files import read_yaml
 
 _Command = TypeVar("_Command")
 
@@ -60,17 +61,12 @@ def load_config(file: str) -> Config:
 
     Raises:
         ConfigError: a field is unknown or its value impossible.
-        DataError: the file is missing or no YAML.
+        DataError: the file is missing or no YAML, or says something twice.
     """
     if not storage.exists(file):
         near = ", ".join(str(path) for path in sorted(Path("configs").glob("*.yaml"))) or "none here"
         raise DataError(file, "there is no such config file", f"Files in configs/: {near}.")
-    try:
-        values = yaml.safe_load(storage.read_bytes(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise DataError(file, f"no valid YAML ({error})", "Mend it.", line=mark and mark.line + 1) from error
-    return config_from_dict(values)
+    return config_from_dict(read_yaml(file))
 
 
 def dump_config(values: object) -> str:

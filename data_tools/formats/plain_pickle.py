@@ -2,7 +2,7 @@
 
 A pickle is a program for a small machine with a stack. This reader is such a machine. It knows the instructions for
 lists, tuples, integers and NumPy's arrays of integers, and makes arrays from their bytes itself: no function or class
-is called on the file's behalf. Anything else is refused. Reading takes memory and time in proportion to the file's size.
+is called on the file's behalf. Anything else is refused. Memory and time are in proportion to the file's size.
 """
 
 from __future__ import annotations
