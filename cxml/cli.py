@@ -13,7 +13,7 @@ import yaml
 
 from cxml import storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
-from cxml.console import set_up_logging
+from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
 from cxml.yaml_files import read_yaml
 
@@ -38,6 +38,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     Raises:
         ConfigError: the file or an option has an unknown field or an impossible value.
     """
+    escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", default=[])
@@ -119,6 +120,7 @@ def run_tool(
     Returns:
         The exit code, as `run_with_config` has it.
     """
+    escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return _run(lambda: tyro.cli(command, prog=program, description=description or command.__doc__, args=words), action)
 
