@@ -15,8 +15,9 @@ import yaml
 
 from cxml import storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
-from cxml.console import set_up_logging
+from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
+from cxml.yaml_files import read_yaml
 
 _Command = TypeVar("_Command")
 
@@ -39,6 +40,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     Raises:
         ConfigError: the file or an option has an unknown field or an impossible value.
     """
+    escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", default=[])
@@ -62,17 +64,12 @@ def load_config(file: str) -> Config:
 
     Raises:
         ConfigError: a field is unknown or its value impossible.
-        DataError: the file is missing or no YAML.
+        DataError: the file is missing or no YAML, or says something twice.
     """
     if not storage.exists(file):
         near = ", ".join(str(path) for path in sorted(Path("configs").glob("*.yaml"))) or "none here"
         raise DataError(file, "there is no such config file", f"Files in configs/: {near}.")
-    try:
-        values = yaml.safe_load(storage.read_bytes(file))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise DataError(file, f"no valid YAML ({error})", "Mend it.", line=mark and mark.line + 1) from error
-    return config_from_dict(values)
+    return config_from_dict(read_yaml(file))
 
 
 def dump_config(values: object) -> str:
@@ -125,6 +122,7 @@ def run_tool(
     Returns:
         The exit code, as `run_with_config` has it.
     """
+    escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     text = _help(description or command.__doc__)
     return _run(lambda: tyro.cli(command, prog=program, description=text, args=words), action)

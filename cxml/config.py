@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from typing import Any, Literal
 import dacite
 
 from cxml.errors import ConfigError
+
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
 
 def _require(holds: bool, name: str, value: object, problem: str, remedy: str) -> None:
@@ -93,8 +96,8 @@ class SourceConfig:
             f"is not for data.source.kind {self.kind}", "Leave it out: the form says whether labels are names or ids.",
         )  # fmt: skip
         for chapter in self.chapters:
-            known = chapter.isdigit() and 1 <= int(chapter) <= 22
-            _require(known, "data.source.chapters", chapter, "no such chapter", "Chapters are numbered 1 to 22.")
+            known = re.fullmatch("0*[0-9]{1,2}", chapter, re.ASCII) and 1 <= int(chapter) <= 22
+            _require(bool(known), "data.source.chapters", chapter, "no such chapter", "Chapters are numbered 1 to 22.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +243,7 @@ class ModelConfig:
             _require_fraction("model.dropouts", dropout)
         for tap in self.taps:
             layers = tap.split("+")
-            known = all(layer.isdigit() for layer in layers)
+            known = all(re.fullmatch("[0-9]{1,9}", layer, re.ASCII) for layer in layers)
             _require(known, "model.taps", tap, "is not layers joined by +", "Write layer numbers, such as 5+6.")
         for size in self.shortlist_sizes:
             _require_at_least("model.shortlist_sizes", size, 1)
@@ -498,6 +501,7 @@ class Config:
     """Seed of initial weights, dropout, the order of the texts and the tree."""
 
     def __post_init__(self) -> None:
+        _refuse_odd_numbers(self)
         _require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
         _require_at_least("seed", self.seed, 0)
         _require(
@@ -558,13 +562,24 @@ def _plain(value: object) -> object:
 
 
 def _to_float(value: object) -> object:
-    """YAML reads `5e-4` as text and `1` as an integer; both are fine where a float is wanted."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return value
-    try:
+    """The number `1` and the text `5e-4` are fine where a float is wanted; Python's other spellings are not."""
+    if type(value) is int or (isinstance(value, str) and _DECIMAL.fullmatch(value)):
         return float(value)
-    except ValueError:
-        return value
+    return value
+
+
+def _refuse_odd_numbers(section: Any, path: str = "") -> None:  # noqa: ANN401 - any of the dataclasses above
+    """Refuse what passes for a number in Python: true and false, fractions for integers, infinity and NaN."""
+    for each in dataclasses.fields(section):
+        name, value = f"{path}{each.name}", getattr(section, each.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_odd_numbers(value, f"{name}.")
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            is_known = not isinstance(part, (bool, float)) or type(part).__name__ in str(each.type)
+            _require(is_known, name, value, f"is not of the type {each.type}", "See --help.")
+            is_finite = not isinstance(part, float) or math.isfinite(part)
+            _require(is_finite, name, value, "is no finite number", "Write it in decimals, such as 0.5 or 5e-4.")
 
 
 def _refuse_unknown_keys(section: type, values: object, path: str) -> None:

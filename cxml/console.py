@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -49,6 +51,12 @@ def _log_progress(items: Iterable[_T], total: int, description: str, every_secon
             left = (total - done) / per_second
             _log.info("%s: %d of %d, %.0f/s, %.0f s left", description, done, total, per_second, left)
     _log.info("%s: %d done in %.1f s", description, done, time.monotonic() - started)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let standard output print characters that its encoding lacks as escapes: no locale fails a finished run."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def set_up_logging(*, is_speaker: bool) -> None:

@@ -36,9 +36,15 @@ _READ_BLOCK_BYTES = 4 << 20
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system that serves `url`, and the path inside it."""
     try:
-        return fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{url}: cannot open this kind of URL ({error}). Install its fsspec driver.") from error
+    try:
+        os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
+    except UnicodeEncodeError as error:
+        remedy = "Use a UTF-8 locale, such as LC_ALL=C.UTF-8, or another name."
+        raise StorageError(f"{url}: the locale cannot express this name of a file ({error}). {remedy}") from error
+    return fs, path
 
 
 def local_path(url: str) -> Path | None:
@@ -56,6 +62,12 @@ def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
     return _with_retries(url, lambda: fs.exists(path))
+
+
+def is_folder(url: str) -> bool:
+    """Whether a folder is there."""
+    fs, path = filesystem(url)
+    return _with_retries(url, lambda: fs.isdir(path))
 
 
 def size(url: str) -> int:

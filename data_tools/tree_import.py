@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
 
 from cxml import storage
 from cxml.config import Config
-from cxml.data import DataManifest, data_url
+from cxml.data import DataManifest, data_url, read_sparse_npz
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.tree import LabelTree, fit_levels, save_tree, tree_url
 from cxml.tree.label_tree import MANIFEST
@@ -38,8 +35,7 @@ def import_tree(config: Config, source: str) -> LabelTree:
         raise StaleArtefactError(f"{out}: there is a tree here already. Name another output.")
     if not source or not storage.exists(source):
         raise ConfigError("--source", source, "there is nothing", "Name a folder with C0.npz, or a pickled file.")
-    is_chain = storage.exists(storage.join(source, "C0.npz"))
-    levels = read_chain(source) if is_chain else read_clusters(source)
+    levels = read_chain(source) if storage.is_folder(source) else read_clusters(source)
     if len(levels[0]) != manifest.num_labels:
         problem = f"is about {len(levels[0])} labels, the data set has {manifest.num_labels}"
         raise DataError(source, problem, "Cluster the labels of this data set, in the order of their ids.")
@@ -58,11 +54,16 @@ def read_chain(folder: str) -> list[np.ndarray]:
 
     Returns:
         The cluster of each label, int [L], at each level, coarse to fine.
+
+    Raises:
+        DataError: a matrix is missing or broken, or does not fit the one above.
     """
     parents: list[np.ndarray] = []
     while storage.exists(file := storage.join(folder, f"C{len(parents)}.npz")):
         above = len(parents[-1]) if parents else None
         parents.append(_parents(file, above))
+    if not parents or storage.exists(storage.join(folder, f"C{len(parents) + 1}.npz")):
+        raise DataError(file, "is missing", "A cluster chain is C0.npz, C1.npz and so on, without gaps.")
     levels, of_label = [], np.arange(len(parents[-1]))
     for of_child in reversed(parents):
         of_label = of_child[of_label]
@@ -98,17 +99,15 @@ def read_clusters(file: str) -> list[np.ndarray]:
 
 def _parents(file: str, num_parents: int | None) -> np.ndarray:
     """The only parent of each child in a matrix [children, parents], int64."""
-    try:
-        matrix = sparse.coo_matrix(sparse.load_npz(io.BytesIO(storage.read_bytes(file))))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, TypeError) as error:
-        raise DataError(file, f"no SciPy sparse matrix can be read from it ({error})", _SAVE_AGAIN) from error
-    children, parents = matrix.get_shape()
+    matrix = read_sparse_npz(storage.read_bytes(file), file, _SAVE_AGAIN)
+    parents = matrix.shape[1]
     if num_parents not in (None, parents):
         raise DataError(file, f"has {parents} parents, the level above {num_parents} clusters", _SAVE_AGAIN)
-    if not np.array_equal(np.sort(matrix.row), np.arange(children)):
+    if (np.diff(matrix.offsets) != 1).any():
         raise DataError(file, "a cluster or label has not exactly one parent", "Trees only: no label in two clusters.")
-    of_child = np.empty(children, np.int64)
-    of_child[matrix.row] = matrix.col
+    of_child = matrix.columns.astype(np.int64)
+    if ((of_child < 0) | (of_child >= parents)).any():
+        raise DataError(file, f"refers to parents outside 0..{parents - 1}", _SAVE_AGAIN)
     return of_child
 
 

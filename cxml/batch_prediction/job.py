@@ -17,7 +17,7 @@ from cxml.data import cut
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
 from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
-from data_tools.formats import STDIN, TextChunk, TextSource, read_texts
+from data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 
 _log = logging.getLogger(__name__)
 _MANIFEST, _PLAN = "manifest.json", "plan.json"
@@ -226,7 +226,7 @@ def _require_files(job: PredictionJob) -> None:
 
 
 def _read_names(file: str) -> list[str]:
-    names = storage.read_bytes(file).decode().splitlines()
+    names = read_all_lines(file)
     if not names:
         raise DataError(file, "names no label", "Write a label name per line.")
     return names
@@ -235,10 +235,11 @@ def _read_names(file: str) -> list[str]:
 def _read_pairs(file: str) -> np.ndarray:
     """Pairs (row, label) sorted by row, int64 [n, 2]."""
     pairs = []
-    for number, line in enumerate(storage.read_bytes(file).decode().splitlines(), start=1):
+    for number, line in enumerate(read_all_lines(file), start=1):
         words = line.split()
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
+        numbers = [count for count in map(parse_count, words) if count is not None]
+        if len(words) != 2 or len(numbers) != 2:
             raise DataError(file, "is no row and label", "Write two numbers from 0 per line.", line=number)
-        pairs.append((int(words[0]), int(words[1])))
+        pairs.append((numbers[0], numbers[1]))
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return found[np.lexsort(found.T[::-1])]

@@ -35,10 +35,10 @@ def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[Exp
     found = predictions.labels >= 0
     offsets = pa.array(lengths_to_offsets(found.sum(1)).astype(np.int32))
     labels = predictions.labels[found]
-    names = pa.array([predictions.names[label] for label in labels.tolist()], pa.string())
+    names = pa.array([predictions.names[label] for label in labels.tolist()], pa.large_string())
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(chunk.first, chunk.first + len(chunk.texts)))}
     if chunk.keys:
-        columns["id"] = pa.array(chunk.keys, pa.string())
+        columns["id"] = pa.array(chunk.keys, pa.large_string())
     for name, values in (
         ("labels", pa.array(labels)),
         ("names", names),

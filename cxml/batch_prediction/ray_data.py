@@ -65,8 +65,8 @@ def _read(job: PredictionJob, done: frozenset[int]) -> Iterator[pa.Table]:
             "part": [part],
             "first": [chunk.first],
             "size": [len(chunk.texts)],
-            "texts": pa.array([texts], pa.list_(pa.string())),
-            "keys": pa.array([chunk.keys if texts else None], pa.list_(pa.string())),
+            "texts": pa.array([texts], pa.list_(pa.large_string())),
+            "keys": pa.array([chunk.keys if texts else None], pa.list_(pa.large_string())),
         }
         yield pa.table(columns)
 

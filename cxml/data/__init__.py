@@ -13,6 +13,7 @@ Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
 
 from cxml.data.batch import Batch, collate
+from cxml.data.bounds import most_bytes, most_items
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, verify
 from cxml.data.encoder_path import resolve_encoder
@@ -23,12 +24,14 @@ from cxml.data.name_texts import TextRows, parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
+from cxml.data.sparse_npz import StoredMatrix, read_sparse_npz
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache", "ShardInfo",
-    "ShardedDataset", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut",
-    "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "parts_of_names", "prefetch", "read_labels",
-    "resolve_encoder", "tokenizer_fingerprint", "verify", "with_names",
+    "ShardedDataset", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate",
+    "concatenate", "cut", "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "most_bytes",
+    "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "resolve_encoder",
+    "tokenizer_fingerprint", "verify", "with_names",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from cxml import storage
 from cxml.data.cache import ShardCache
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
 from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
-from cxml.data.schema import LABELS_SCHEMA, LIST_COLUMNS, TFIDF_COLUMNS, shard_schema
+from cxml.data.schema import EARLIER_TEXT, LABELS_SCHEMA, LIST_COLUMNS, TEXT, TFIDF_COLUMNS, shard_schema
 from cxml.data.writer import Examples
 from cxml.errors import DataError
 
@@ -205,7 +205,7 @@ def _local_paths(url: str, shards: Sequence[ShardInfo]) -> list[Path]:
 
 
 def _open_shard(url: str, shard: ShardInfo, path: Path) -> list[pa.RecordBatch]:
-    batches = _open_checked(url, shard, path, [shard_schema(with_text=True), shard_schema(with_text=False)])
+    batches = _open_checked(url, shard, path, [shard_schema(text=kind) for kind in (TEXT, EARLIER_TEXT, None)])
     for batch in batches:
         for name in LIST_COLUMNS:
             column = batch.column(name)

@@ -24,12 +24,13 @@ _EXAMPLE_FIELDS = [
     _list_of("tfidf_indices", pa.int32()),
     _list_of("tfidf_values", pa.float32()),
 ]
-_TEXT_FIELD = pa.field("text", pa.string(), nullable=False)
+# 64-bit offsets: the texts of a record batch may take more than 2 GiB. Earlier releases wrote 32-bit ones.
+TEXT, EARLIER_TEXT = pa.large_string(), pa.string()
 
 TFIDF_COLUMNS = ("tfidf_indices", "tfidf_values")
 LIST_COLUMNS = tuple(field.name for field in _EXAMPLE_FIELDS if pa.types.is_list(field.type))
 
 
-def shard_schema(*, with_text: bool) -> pa.Schema:
-    """Columns of a shard: one row is one text."""
-    return pa.schema([*_EXAMPLE_FIELDS, _TEXT_FIELD] if with_text else _EXAMPLE_FIELDS)
+def shard_schema(*, text: pa.DataType | None) -> pa.Schema:
+    """Columns of a shard, with a column for texts of a type or without one: one row is one text."""
+    return pa.schema([*_EXAMPLE_FIELDS, *([pa.field("text", text, nullable=False)] if text else [])])

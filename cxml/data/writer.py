@@ -15,7 +15,7 @@ from scipy import sparse
 from cxml import storage
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.ragged import Ragged
-from cxml.data.schema import FORMAT_VERSION, LABELS_FILE, LABELS_SCHEMA, MANIFEST_FILE, shard_schema
+from cxml.data.schema import FORMAT_VERSION, LABELS_FILE, LABELS_SCHEMA, MANIFEST_FILE, TEXT, shard_schema
 from cxml.errors import StaleArtefactError
 
 # Keeps the 32-bit offsets of a list column far from overflow: 16,384 texts of 32,767 tokens are 2^29 values.
@@ -127,7 +127,7 @@ def _write(url: str, file: str, table: pa.Table) -> ShardInfo:
 
 
 def _to_table(examples: Examples, first_uid: int) -> pa.Table:
-    schema = shard_schema(with_text=examples.texts is not None)
+    schema = shard_schema(text=None if examples.texts is None else TEXT)
     rows = len(examples.input_ids)
     batches = []
     for start in range(0, rows, _ROWS_PER_RECORD_BATCH):
@@ -142,11 +142,11 @@ def _to_table(examples: Examples, first_uid: int) -> pa.Table:
         columns = [pa.array(np.arange(first_uid + start, first_uid + stop, dtype=np.int64))]
         columns += [_list_array(rows_, schema.field(i + 1).type) for i, rows_ in enumerate(lists)]
         if examples.texts is not None:
-            columns.append(pa.array(examples.texts[start:stop], pa.string()))
+            columns.append(pa.array(examples.texts[start:stop], TEXT))
         batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
     return pa.Table.from_batches(batches, schema)
 
 
 def _list_array(rows: Ragged, kind: pa.ListType) -> pa.ListArray:
-    offsets = pa.array(rows.offsets.astype(np.int32))
+    offsets = pa.array(rows.offsets, pa.int32())  # refuses what does not fit
     return pa.ListArray.from_arrays(offsets, pa.array(rows.values, kind.value_type), type=kind)

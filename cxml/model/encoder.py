@@ -71,8 +71,9 @@ class TappedEncoder(nn.Module):
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         if self.pooling == "cls":
             return states_BTD[:, 0]
-        weights = mask_BT.unsqueeze(-1).to(states_BTD.dtype)
-        return (states_BTD * weights).sum(1) / weights.sum(1)
+        # In fp32: bf16 counts no further than 256.
+        sums_BD = (states_BTD * mask_BT.unsqueeze(-1)).sum(1, dtype=torch.float32)
+        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(states_BTD.dtype)
 
 
 def _mean_of(num_layers: int, width: int) -> nn.Linear:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from cxml import storage
-from cxml.data import lengths_to_offsets
+from cxml.data import lengths_to_offsets, read_sparse_npz
 from cxml.errors import DataError
 
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
@@ -58,7 +58,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
     if storage.exists(storage.join(url, "manifest.json")):
         scores = _read_parts(url, num_labels)
     elif url.endswith(".npz"):
-        scores = _read_npz(url)
+        scores = _read_npz(url, storage.read_bytes(url))
     else:
         scores = _read_text(url)
     rows, labels = cast(tuple[int, int], scores.shape)
@@ -71,13 +71,11 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
     return scores
 
 
-def _read_npz(url: str) -> sparse.csr_matrix:
-    try:
-        return sparse.csr_matrix(sparse.load_npz(io.BytesIO(storage.read_bytes(url))))
-    except (ValueError, OSError, KeyError) as error:
-        if isinstance(error, storage.StorageError):
-            raise
-        raise DataError(url, f"is no sparse matrix ({error})", _REMEDY) from error
+def _read_npz(url: str, content: bytes) -> sparse.csr_matrix:
+    matrix = read_sparse_npz(content, url, _REMEDY)
+    if ((matrix.columns < 0) | (matrix.columns >= matrix.shape[1])).any():
+        raise DataError(url, f"has scores of labels outside 0..{matrix.shape[1] - 1}", _REMEDY)
+    return sparse.csr_matrix((matrix.values, matrix.columns, matrix.offsets), matrix.shape)
 
 
 def _read_text(url: str) -> sparse.csr_matrix:
@@ -109,7 +107,7 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
         content = storage.read_bytes(storage.join(url, name))
         form = posixpath.splitext(name)[1]
         if form == ".npz":
-            found.append(sparse.csr_matrix(sparse.load_npz(io.BytesIO(content))))
+            found.append(_read_npz(storage.join(url, name), content))
             continue
         if form == ".parquet":
             rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import yaml
 from ray import tune
 
-from cxml import storage
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.errors import ConfigError
+from cxml.yaml_files import read_yaml
 
 _KINDS: dict[str, Callable[..., Any]] = {
     "choice": lambda *values: tune.choice(list(values)),
@@ -26,10 +25,11 @@ def read_space(file: str, base: Config) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file cannot be read, a field or kind is unknown, or what is drawn does not fit the config.
+        DataError: the file is no YAML, or says something twice.
     """
     try:
-        content = yaml.safe_load(storage.read_bytes(file))
-    except (OSError, yaml.YAMLError) as error:
+        content = read_yaml(file)
+    except OSError as error:
         raise ConfigError("--space", file, f"cannot be read ({error})", "Name a YAML file; see configs/.") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError("--space", file, "names no field", _REMEDY)
@@ -69,6 +69,6 @@ def _number(name: str, value: object) -> float | int:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     try:
-        return float(value if isinstance(value, str) else "")  # YAML reads 1e-5 as text
+        return float(value if isinstance(value, str) else "")
     except ValueError as error:
         raise ConfigError(name, value, "is no number", _REMEDY) from error

@@ -68,7 +68,7 @@ class Trial(tune.Trainable):
                 self._seen += 1
                 return {**found["levels"][-1], "epoch": found["epoch"], "done": found["epoch"] >= self._epochs}
             if ended is not None:
-                tail = (self._folder / "log.txt").read_text()[-_LOG_TAIL:]
+                tail = (self._folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL:]
                 raise RuntimeError(f"the training in {self._folder} ended with {ended}:\n{tail}")
             time.sleep(0.5)
 

@@ -12,6 +12,8 @@ Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_
 
 from data_tools.formats.blocks import Block, read_blocks
 from data_tools.formats.cleaning import Cleaner
+from data_tools.formats.lines import read_all_lines
+from data_tools.formats.numbers import parse_count
 from data_tools.formats.raw import RawDataset, RawSplit
 from data_tools.formats.reader import SPLITS, Problem, RawChunk, Reader
 from data_tools.formats.sources import open_source, read_source, source_facts
@@ -19,5 +21,6 @@ from data_tools.formats.texts import STDIN, TextChunk, TextSource, read_texts
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",
-    "TextSource", "open_source", "read_blocks", "read_source", "read_texts", "source_facts",
+    "TextSource", "open_source", "parse_count", "read_all_lines", "read_blocks", "read_source", "read_texts",
+    "source_facts",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from cxml import storage
+from cxml.data import most_bytes
 from cxml.errors import DataError
 
 STDIN = "-"
@@ -61,7 +62,7 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
     """The decompressed content, block by block; `-` is standard input.
 
     Raises:
-        DataError: the compressed stream is damaged or cut off.
+        DataError: the compressed stream is damaged or cut off, or unpacks to far more than text does.
     """
     if url == STDIN:
         while block := sys.stdin.buffer.read(block_bytes):
@@ -74,7 +75,12 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
                 yield block
             return
         with pa.input_stream(stream, compression=compression) as plain:
+            num_bytes = 0
             while block := _decompress(url, plain, block_bytes):
+                num_bytes += len(block)
+                if num_bytes > most_bytes(stream.tell()):
+                    problem = f"its first {stream.tell()} bytes unpack to {num_bytes} or more, as no text does"
+                    raise DataError(url, problem, "Unpack it, and check what it holds.")
                 yield block
 
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 
-from cxml.data import Ragged
+from cxml import storage
+from cxml.data import Ragged, StoredMatrix, read_sparse_npz
 from cxml.data.ragged import lengths_to_offsets
 from cxml.errors import DataError
 from data_tools.formats.files import read_content, without_compression
-from data_tools.formats.label_text import parse_id
 from data_tools.formats.lines import Lines, read_lines
+from data_tools.formats.numbers import parse_count, parse_entries
 from data_tools.formats.reader import CHUNK_ROWS, Problem
 
-_SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a CSR matrix of texts x labels."
-_PAIRS = re.compile(r"(?:[0-9]+:[0-9]+(?:\.[0-9]*)?(?:\s+|\Z)|\s+)*", re.ASCII)
+_SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a matrix of texts x labels."
+# Possessive quantifiers: without them a run of blanks before a stray character takes exponential time to refuse.
+_PAIRS = re.compile(r"\s*+(?:[0-9]{1,18}+:[0-9]{1,18}+(?:\.[0-9]*+)?+(?:\s++|\Z))*+", re.ASCII)
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
 
@@ -54,20 +52,24 @@ def open_label_file(url: str) -> LabelFile:
 
 
 class MatrixFile:
-    """A SciPy CSR matrix [N, L]; a stored non-zero is a label. Held in memory whole: 4 bytes a label."""
+    """A SciPy matrix [N, L]; a stored non-zero is a label. Held in memory whole: its own size, unpacked."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._indptr, self._indices, self.num_labels = _read_matrix(url)
+        matrix = _read_matrix(url)
+        self.num_labels = matrix.shape[1]
+        self._labels = Ragged(matrix.columns, matrix.offsets)
+        odd_values = np.flatnonzero(~np.isfinite(matrix.values))
+        self._odd_rows = np.unique(np.searchsorted(matrix.offsets, odd_values, side="right") - 1)
 
     def chunks(self) -> Iterator[LabelChunk]:
         """The rows, `CHUNK_ROWS` at a time."""
-        rows = len(self._indptr) - 1
-        for start in range(0, rows, CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, rows)
-            offsets = self._indptr[start : stop + 1].astype(np.int64)
-            labels = Ragged(self._indices[offsets[0] : offsets[-1]], offsets - offsets[0])
-            yield LabelChunk(labels, np.arange(start + 1, stop + 1), {})
+        for start in range(0, len(self._labels), CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, len(self._labels))
+            odd = self._odd_rows[(self._odd_rows >= start) & (self._odd_rows < stop)].tolist()
+            problems = {row - start: Problem(self.url, row + 1, "a label's value is NaN or infinite", _SAVE_AGAIN)
+                        for row in odd}  # fmt: skip
+            yield LabelChunk(self._labels.slice(start, stop), np.arange(start + 1, stop + 1), problems)
 
 
 class SparseTextFile:
@@ -77,9 +79,10 @@ class SparseTextFile:
         self.url = url
         head = next(read_lines(url, 1), None)
         words = head.lines[0].split() if head else []
-        if len(words) != 2 or not all(word.isdigit() for word in words):
+        counts = [count for count in map(parse_count, words) if count is not None]
+        if len(words) != 2 or len(counts) != 2:
             raise DataError(url, "its first line is not the numbers of rows and labels", _SPARSE_TEXT, line=1)
-        self.num_labels = int(words[1])
+        self.num_labels = counts[1]
 
     def chunks(self) -> Iterator[LabelChunk]:
         """The rows, `CHUNK_ROWS` at a time."""
@@ -96,8 +99,7 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
     problems = dict(lines.broken)
     for row, line in enumerate(lines.lines):
         try:
-            pairs = (entry.partition(":") for entry in line.split())
-            rows.append([parse_id(label) for label, _, value in pairs if not value or float(value) != 0])
+            rows.append(parse_entries(line.split()))
         except ValueError:
             rows.append([])
             problems.setdefault(row, Problem(url, lines.first + row, "no list of label:value", _SPARSE_TEXT))
@@ -129,24 +131,12 @@ def _parse_numbers(text: str) -> np.ndarray | None:
     return None
 
 
-def _read_matrix(url: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Offsets, label ids and L of a CSR matrix, stored zeros removed; ids may be out of range."""
-    try:
-        matrix = sparse.load_npz(io.BytesIO(b"".join(read_content(url))))
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(url, f"no SciPy sparse matrix can be read from it ({error})", _SAVE_AGAIN) from error
-    if matrix.format != "csr":
-        raise DataError(url, f"holds a {matrix.format} matrix, CSR was expected", _SAVE_AGAIN)
-    indptr, indices, data = matrix.indptr, matrix.indices, matrix.data
-    rows, num_labels = matrix.get_shape()
-    if len(indptr) != rows + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] != len(indices):
-        raise DataError(url, "its CSR arrays contradict each other: the offsets are no offsets", _SAVE_AGAIN)
-    if len(data) != len(indices) or indices.dtype.kind not in "iu":
-        raise DataError(url, "its CSR arrays contradict each other: values and label ids differ", _SAVE_AGAIN)
-    stored_zeros = data == 0
-    if stored_zeros.any():
-        removed_before = np.concatenate([[0], np.cumsum(stored_zeros)])
-        indptr, indices = indptr - removed_before[indptr], indices[~stored_zeros]
-    return indptr, indices, num_labels
+def _read_matrix(url: str) -> StoredMatrix:
+    """The matrix in a file without the zeros that it stores; ids may be out of range."""
+    matrix = read_sparse_npz(b"".join(read_content(url)), url, _SAVE_AGAIN, storage.size(url))
+    zeros = matrix.values == 0
+    if not zeros.any():
+        return matrix
+    zeros_before = np.concatenate([[0], np.cumsum(zeros)])
+    offsets = matrix.offsets - zeros_before[matrix.offsets]
+    return StoredMatrix(matrix.shape, offsets, matrix.columns[~zeros], matrix.values[~zeros])

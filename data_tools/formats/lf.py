@@ -7,17 +7,19 @@ there: pairs `row label`, counted from 0, that stand for the same thing twice; t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 from cxml.errors import DataError
 from data_tools.formats.files import find_file, require_file
-from data_tools.formats.label_text import parse_id
-from data_tools.formats.lines import read_all_lines, read_lines
+from data_tools.formats.lines import NOT_UTF8, read_all_lines
+from data_tools.formats.numbers import parse_count
 from data_tools.formats.reader import SPLITS, Problem
 from data_tools.formats.records import Record, RecordReader
+from data_tools.formats.rows import read_objects
 
+_LABEL_FORM = "Each line is an object that describes one label; its title is the label's name."
 _FORM = "Each line is an object with title, target_ind and uid. Or leave such rows out: --data.on-error skip."
 
 
@@ -38,20 +40,21 @@ class LfReader(RecordReader):
     def records(self, url: str) -> Iterator[Record]:
         """The objects of one file, without the labels that its filter names."""
         removed = self._filtered(url)
-        for lines in read_lines(url):
-            for place, line in enumerate(lines.lines):
-                number = lines.first + place
-                problem = lines.broken.get(place)
-                yield Record(url, number, problem=problem) if problem else self._parse(url, number, line, removed)
+        for number, row in read_objects(url, _FORM):
+            if not isinstance(row, Problem):
+                yield self._record(url, number, row, removed)
+            elif row.what == NOT_UTF8:
+                yield Record(url, number, problem=row)
+            else:
+                yield _broken(url, number, f" ({row.what}{row.detail})")
 
-    def _parse(self, url: str, number: int, line: str, removed: dict[int, set[int]]) -> Record:
-        try:
-            row = json.loads(line)
-            text = " ".join(part for part in (row["title"], row.get("content", "")) if part)
-            labels = [parse_id(label) for label in row["target_ind"]]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            return Record(url, number, problem=Problem(url, number, "no object with title and target_ind", _FORM,
-                                                       f" ({error!r})"))  # fmt: skip
+    def _record(self, url: str, number: int, row: dict[str, Any], removed: dict[int, set[int]]) -> Record:
+        parts, labels = (row.get("title"), row.get("content")), row.get("target_ind")
+        if "title" not in row or not all(isinstance(part or "", str) for part in parts):
+            return _broken(url, number, " (title or content is no string)")
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            return _broken(url, number, " (target_ind is no list of label ids)")
+        text = " ".join(part for part in parts if part)
         key = str(row["uid"]) if "uid" in row else None
         kept = [label for label in labels if label not in removed.get(number - 1, ())]
         problem = None
@@ -65,9 +68,10 @@ class LfReader(RecordReader):
         removed: dict[int, set[int]] = {}
         for number, line in enumerate(read_all_lines(file) if file else [], start=1):
             words = line.split()
-            if len(words) != 2 or not all(word.isdigit() for word in words):
+            numbers = [count for count in map(parse_count, words) if count is not None]
+            if len(words) != 2 or len(numbers) != 2:
                 raise DataError(str(file), "no pair of row and label", "Each line is 'row label', from 0.", line=number)
-            removed.setdefault(int(words[0]), set()).add(int(words[1]))
+            removed.setdefault(numbers[0], set()).add(numbers[1])
         return removed
 
     def _id_of(self, label: str | int) -> int:
@@ -76,10 +80,16 @@ class LfReader(RecordReader):
     @cached_property
     def _names(self) -> list[str]:
         names = []
-        for number, line in enumerate(read_all_lines(self._label_url), start=1):
-            try:
-                names.append(str(json.loads(line)["title"]))
-            except (ValueError, KeyError, TypeError) as error:
-                problem = f"no object with a title ({error!r})"
-                raise DataError(self._label_url, problem, "Each line describes one label.", line=number) from error
+        for number, row in read_objects(self._label_url, _LABEL_FORM):
+            if isinstance(row, Problem):
+                raise row.error()
+            name = row.get("title")
+            if not isinstance(name, str):
+                raise DataError(self._label_url, "no object with a title", _LABEL_FORM, line=number)
+            names.append(name)
         return names
+
+
+def _broken(url: str, number: int, detail: str) -> Record:
+    problem = Problem(url, number, "no object with title and target_ind", _FORM, detail)
+    return Record(url, number, problem=problem)

@@ -9,10 +9,12 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
+from cxml import storage
+from cxml.data import most_items
 from cxml.errors import DataError
 from data_tools.formats.files import file_facts, find_file, require_file
 from data_tools.formats.label_files import LabelFile, open_label_file
-from data_tools.formats.lines import read_all_lines, read_lines
+from data_tools.formats.lines import count_lines, read_all_lines, read_lines
 from data_tools.formats.reader import SPLITS, RawChunk, show
 
 
@@ -50,15 +52,19 @@ class PairedReader:
         """Those of the names' file, else the ids.
 
         Raises:
-            DataError: the label files disagree about their number, or the names' file has another one.
+            DataError: the label files disagree about their number or claim an absurd one, or the names' file has
+                another one.
         """
         train, test = (self._label_files[split] for split in SPLITS)
         if train.num_labels != test.num_labels:
             problem = f"has {test.num_labels} label columns, {posixpath.basename(train.url)} has {train.num_labels}"
             raise DataError(test.url, problem, "Both need a column for every label.")
-        if self._names is None:
-            return [str(label) for label in range(train.num_labels)]
-        return read_names(self._names, train.num_labels)
+        if self._names is not None:
+            return read_names(self._names, train.num_labels)
+        if train.num_labels > most_items(storage.size(train.url)):
+            problem = f"claims {train.num_labels} labels, more than a file of this size can describe"
+            raise DataError(train.url, problem, "Correct the number, or give the labels' names in a file.")
+        return [str(label) for label in range(train.num_labels)]
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
         """Texts and labels side by side. Raises `DataError` where the files differ in length."""
@@ -76,7 +82,7 @@ class PairedReader:
             )  # fmt: skip
 
     def _lengths_differ(self, split: str) -> DataError:
-        texts = sum(len(lines.lines) for lines in read_lines(self._texts[split]))
+        texts = count_lines(self._texts[split])
         rows = sum(len(chunk.labels) for chunk in self._label_files[split].chunks())
         problem = f"has {rows} rows, but {posixpath.basename(self._texts[split])} has {texts} lines"
         remedy = "Text and label files need one line and one row for each text."

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_tools.formats.files import find_file, require_file
-from data_tools.formats.label_text import parse_id
 from data_tools.formats.lines import read_lines
+from data_tools.formats.numbers import parse_entries
 from data_tools.formats.paired import Layout, PairedReader
 from data_tools.formats.reader import SPLITS, Problem, Reader
 from data_tools.formats.records import Record, RecordReader
@@ -51,8 +51,7 @@ def _parse(url: str, number: int, line: str, broken: Problem | None) -> Record:
         return Record(url, number, problem=broken)
     ids, tab, text = line.partition("\t")
     try:
-        pairs = (entry.partition(":") for entry in ids.split(",") if entry.strip())
-        labels = [parse_id(label) for label, _, weight in pairs if not weight or float(weight) != 0]
+        labels = parse_entries(entry for entry in ids.split(",") if entry.strip())
     except ValueError:
         labels = None
     if not tab or labels is None:

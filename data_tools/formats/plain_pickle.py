@@ -1,14 +1,15 @@
 """Lists of integer arrays out of pickled files, without running anything that a file asks for.
 
-A pickle is a program. This reader knows lists, tuples, numbers and NumPy's arrays of integers, and makes the latter
-from the bytes itself: no function or class of NumPy's is called on the file's behalf. Anything else is refused.
+A pickle is a program for a small machine with a stack. This reader is such a machine. It knows the instructions for
+lists, tuples, integers and NumPy's arrays of integers, and makes arrays from their bytes itself: no function or class
+is called on the file's behalf. Anything else is refused. Memory and time are in proportion to the file's size.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
+import pickletools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,32 +18,33 @@ from cxml.errors import DataError
 
 _REMEDY = "Save lists of lists or NumPy arrays of integers, with pickle protocol 4."
 _INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+_MOST_DIMENSIONS = 64  # NumPy's own limit
+_MOST_ARGUMENTS = 4  # what any of `_KNOWN` looks at
 
 
 def load_plain(content: bytes, file: str) -> Any:  # noqa: ANN401 - lists of lists of what the file holds
     """The object in a pickle of lists, tuples, integers and NumPy arrays of integers (arrays of objects become lists).
 
     Raises:
-        DataError: the file asks for anything else, or is no pickle.
+        DataError: the file asks for anything else, is no pickle, or repeats its parts until they are more than it
+            could hold itself.
     """
     try:
-        return _plain(_Reader(io.BytesIO(content)).load())
-    except DataError:
-        raise
+        return _Unfolding(len(content)).plain(_Machine().run(content))
     except Exception as error:  # whatever a broken or hostile file leads to
         raise DataError(file, f"cannot be read as plain lists and arrays ({error})", _REMEDY) from error
 
 
 class _Type:
-    """Stands for a NumPy dtype."""
+    """A NumPy dtype."""
 
     def __init__(self, code: str, *_: object) -> None:
         if code not in (*_INTEGERS, "O8"):
-            raise pickle.UnpicklingError(f"values of type {code!r} are no integers")
+            raise ValueError(f"values of type {code!r} are no integers")
         self.code, self.order = code, "="
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1] if state[1] in "<>" else "="
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else "="
 
     @property
     def dtype(self) -> np.dtype:
@@ -50,32 +52,30 @@ class _Type:
 
 
 class _Array:
-    """Stands for a NumPy array until it is whole."""
+    """A NumPy array, empty until its state is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object) -> None:
         self.values: np.ndarray | list[Any] = []
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, is_fortran, content = state
         self.fill(content, kind, shape, "F" if is_fortran else "C")
 
-    def fill(self, content: bytes | list[Any], kind: _Type, shape: tuple[int, ...], order: Any) -> None:  # noqa: ANN401
+    def fill(self, content: object, kind: _Type, shape: tuple[int, ...], order: Any) -> None:  # noqa: ANN401
         if kind.code == "O8":
-            if not isinstance(content, list) or len(shape) != 1 or len(content) != shape[0]:
-                raise pickle.UnpicklingError("an array of objects is not a list of them")
+            if not isinstance(content, list) or shape != (len(content),):
+                raise ValueError("an array of objects is not a list of them")
             self.values = content
-        else:
-            flat = np.frombuffer(bytes(content), kind.dtype)
-            if len(flat) != math.prod(shape):
-                raise pickle.UnpicklingError("an array has not as many values as its shape says")
-            self.values = flat.reshape(shape, order=order)
+            return
+        if not isinstance(content, (bytes, bytearray)) or len(shape) > _MOST_DIMENSIONS:
+            raise ValueError("an array is not made of bytes")
+        flat = np.frombuffer(content, kind.dtype) if content else np.zeros(0, kind.dtype)
+        if not all(0 <= size <= len(flat) for size in shape) or math.prod(shape) != len(flat):
+            raise ValueError("an array has not as many values as its shape says")
+        self.values = flat.reshape(shape, order=order)
 
 
-def _empty_array(*_: object) -> _Array:
-    return _Array()
-
-
-def _array_of_buffer(content: bytes, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
+def _array_of_buffer(content: object, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
     array = _Array()
     array.fill(content, kind, shape, order)
     return array
@@ -85,35 +85,124 @@ def _scalar(kind: _Type, content: bytes) -> int:
     return int(np.frombuffer(content, kind.dtype)[0])
 
 
-class _ArrayType:
-    """Stands for the class of NumPy's arrays, which files name but never call."""
-
-
 _KNOWN = {
-    ("numpy", "ndarray"): _ArrayType,
-    ("numpy", "dtype"): _Type,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("core", "_core")},
+    "numpy ndarray": None,  # named by files, never called
+    "numpy dtype": _Type,
+    **{f"numpy.{core}.multiarray _reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric _frombuffer": _array_of_buffer for core in ("core", "_core")},
 }
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
+_PUSH = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+         "BYTEARRAY8", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}  # fmt: skip
+_PUT, _GET = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NOTHING = {"PROTO", "FRAME", "STOP"}
 
 
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run")
-        return _KNOWN[module, name]
+class _Known:
+    """The name of something in `_KNOWN`."""
 
-    def persistent_load(self, pid: object) -> Any:  # noqa: ANN401
-        raise pickle.UnpicklingError(f"it refers to something outside: {pid!r}")
+    def __init__(self, name: str) -> None:
+        if name not in _KNOWN:
+            raise ValueError(f"it asks for {name.replace(' ', '.')}, which is not run")
+        self.make: Any = _KNOWN[name]
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """The value without stand-ins."""
-    if isinstance(value, _Array):
-        return value.values if isinstance(value.values, np.ndarray) else [_plain(item) for item in value.values]
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, int):
+class _Machine:
+    """Follows the instructions of a pickle. Every step takes constant time, or time for what it takes off the stack."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}  # not a list: a file may name any place in it
+        self._actions: dict[str, Callable[[], None]] = {
+            "TUPLE": lambda: self._stack.append(tuple(self._pop_to_mark())),
+            "LIST": lambda: self._stack.append(self._pop_to_mark()),
+            "EMPTY_LIST": lambda: self._stack.append([]),
+            "APPEND": lambda: self._extend([self._stack.pop()]),
+            "APPENDS": lambda: self._extend(self._pop_to_mark()),
+            "STACK_GLOBAL": self._look_up,
+            "REDUCE": self._make,
+            "BUILD": self._set_state,
+        }
+
+    def run(self, content: bytes) -> Any:  # noqa: ANN401
+        for opcode, argument, _ in pickletools.genops(content):
+            self._step(opcode, argument)
+        (value,) = self._stack
         return value
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+
+    def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:  # noqa: ANN401
+        name, stack = opcode.name, self._stack
+        if name in _PUSH:
+            stack.append(argument)
+        elif name in _GET:
+            stack.append(self._memo[argument])
+        elif name in _PUT:
+            self._memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1]
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            stack.append(tuple(reversed([stack.pop() for _ in range(_TUPLES[name])])))
+        elif name == "GLOBAL":
+            stack.append(_Known(argument))
+        elif name in self._actions:
+            self._actions[name]()
+        elif name not in _NOTHING:
+            raise ValueError(f"it holds a {opcode.stack_after[0].name if opcode.stack_after else name}")
+
+    def _pop_to_mark(self) -> list[Any]:
+        items = list(iter(self._stack.pop, _MARK))
+        return items[::-1]
+
+    def _extend(self, items: list[Any]) -> None:
+        _require(self._stack[-1], list).extend(items)
+
+    def _look_up(self) -> None:
+        attribute, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(_Known(f"{module} {attribute}"))
+
+    def _make(self) -> None:
+        arguments = _require(self._stack.pop(), tuple)[:_MOST_ARGUMENTS]
+        self._stack.append(_require(self._stack.pop(), _Known).make(*arguments))
+
+    def _set_state(self) -> None:
+        state = _require(self._stack.pop(), tuple)
+        _require(self._stack[-1], (_Array, _Type)).set_state(state)
+
+
+def _require(value: Any, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
+    if not isinstance(value, kind):
+        raise ValueError(f"it does something with a {type(value).__name__} that no list or array needs")  # noqa: TRY004
+    return value
+
+
+class _Unfolding:
+    """Puts plain lists in the place of what stands for them, each where it is used.
+
+    A list that a file holds once can stand in another one a thousand times, that one in a third one, and so on. Honest
+    files take at least a byte for each value, so `budget` values are as many as a file of so many bytes may hold.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._left = budget
+
+    def plain(self, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, _Array):
+            value = value.values
+        self._left -= max(1, value.size) if isinstance(value, np.ndarray) else 1
+        if self._left < 0:
+            raise ValueError("it repeats its parts until they are more than it holds")
+        if isinstance(value, np.ndarray):
+            return value
+        if isinstance(value, (list, tuple)):
+            return list(self._all(value))
+        if type(value) is int and -(2**63) <= value < 2**64:
+            return value
+        raise ValueError(f"it holds a {type(value).__name__}" + " of more than 64 bits" * isinstance(value, int))
+
+    def _all(self, values: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+        return map(self.plain, values)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cxml import storage
 from cxml.errors import ConfigError, DataError
-from data_tools.formats.columns import lines_for_csv
 from data_tools.formats.files import STDIN, without_compression
 from data_tools.formats.lines import read_lines
+from data_tools.formats.parquet_rows import read_parquet
 from data_tools.formats.reader import Problem
+from data_tools.formats.rows import CsvRows, read_objects
 
 TextForm = Literal["auto", "text", "jsonl", "csv", "parquet"]
 _BY_SUFFIX: dict[str, TextForm] = {".txt": "text", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -92,46 +88,26 @@ def _plain(source: TextSource) -> Iterator[tuple[str, str]]:
 
 
 def _jsonl(source: TextSource) -> Iterator[tuple[str, str]]:
-    for lines in read_lines(source.url):
-        _refuse_first(lines.broken)
-        for number, line in enumerate(lines.lines, start=lines.first):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(source.url, f"not valid JSON ({error})", _MEND, line=number) from error
-            if not isinstance(row, dict):
-                raise DataError(source.url, "no JSON object", _MEND, line=number)
-            yield _entry(source, number, row)
+    return _entries(source, read_objects(source.url, _MEND))
 
 
 def _csv(source: TextSource) -> Iterator[tuple[str, str]]:
-    broken: dict[int, Problem] = {}
-    rows = csv.reader(lines_for_csv(source.url, broken), strict=True)
-    try:
-        header = next(rows, [])
-        _require_columns(source, header)
-        for row in rows:
-            _refuse_first(broken)
-            if len(row) != len(header):
-                raise DataError(source.url, "another number of columns than the first line", _MEND, line=rows.line_num)
-            yield _entry(source, rows.line_num, dict(zip(header, row, strict=True)))
-    except csv.Error as error:
-        raise DataError(source.url, f"no valid CSV ({error})", _MEND, line=rows.line_num) from error
+    return _entries(source, CsvRows(source.url, _columns(source), _MEND))
 
 
 def _parquet(source: TextSource) -> Iterator[tuple[str, str]]:
-    with storage.open_read(source.url) as stream:
-        try:
-            file = pq.ParquetFile(stream)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(source.url, f"no Parquet file ({error})", "Write it again.") from error
-        _require_columns(source, file.schema_arrow.names)
-        columns = [name for name in (source.text_column, source.id_column) if name]
-        number = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield _entry(source, number, row)
+    return _entries(source, read_parquet(source.url, _columns(source), _ROWS_AT_ONCE))
+
+
+def _columns(source: TextSource) -> list[str]:
+    return [name for name in (source.text_column, source.id_column) if name]
+
+
+def _entries(source: TextSource, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[tuple[str, str]]:
+    for line, row in rows:
+        if isinstance(row, Problem):
+            raise row.error()
+        yield _entry(source, line, row)
 
 
 def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, str]:
@@ -141,12 +117,6 @@ def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, 
     if source.id_column and row.get(source.id_column) is None:
         raise DataError(source.url, f"no key in {source.id_column!r}", _MEND, line=line)
     return str(row[source.id_column]) if source.id_column else "", text
-
-
-def _require_columns(source: TextSource, found: list[str]) -> None:
-    for name in filter(None, (source.text_column, source.id_column)):
-        if name not in found:
-            raise DataError(source.url, f"has no column {name!r}, only {', '.join(found)}", "Name another one.", line=1)
 
 
 def _refuse_first(broken: Mapping[int, Problem]) -> None:

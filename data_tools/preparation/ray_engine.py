@@ -118,7 +118,7 @@ _ROW = pa.schema(
         ("number", pa.int64()),
         ("first_row", pa.int64()),
         ("skipped", pa.string()),
-        ("texts", pa.large_list(pa.string())),
+        ("texts", pa.large_list(pa.large_string())),
         ("label_values", pa.large_list(pa.int32())),
         ("label_offsets", pa.large_list(pa.int64())),
     ]

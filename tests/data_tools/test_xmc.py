@@ -170,9 +170,18 @@ def test_pickled_arrays_are_never_loaded(xmc_folder):
         read(str(xmc_folder))
 
 
-def test_another_sparse_format_is_refused(xmc_folder, raw_chapter):
-    sparse.save_npz(xmc_folder / "Y.trn.npz", raw_chapter.splits["train"].labels.tocsc())
-    with pytest.raises(DataError, match="holds a csc matrix, CSR was expected"):
+@pytest.mark.parametrize("make", [sparse.csr_array, sparse.csc_matrix, sparse.csc_array, sparse.coo_matrix,
+                                  sparse.coo_array])  # fmt: skip
+def test_other_kinds_of_sparse_matrix_read_alike(xmc_folder, raw_chapter, make):
+    expected = raw_chapter.splits["train"].labels
+    sparse.save_npz(xmc_folder / "Y.trn.npz", make(expected))
+    assert (read(str(xmc_folder)).splits["train"].labels != expected).nnz == 0
+
+
+@pytest.mark.parametrize("make", [sparse.bsr_matrix, sparse.dia_matrix])
+def test_matrices_without_rows_are_refused(xmc_folder, make):
+    sparse.save_npz(xmc_folder / "Y.trn.npz", make(np.eye(4)))
+    with pytest.raises(DataError, match=r"holds a (bsr|dia) matrix, CSR, CSC or COO was expected"):
         read(str(xmc_folder))
 
 

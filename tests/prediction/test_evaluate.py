@@ -140,7 +140,7 @@ def test_impossible_comparisons_are_refused_before_any_work(run, tmp_path, capsy
         ("a.txt", "2 3\n0:1\n3:1\n", "does not hold 2 texts"),
         ("a.txt", "1 3\n0:1\n", "not 2 and 3"),
         ("a.txt", "2 3\n0:nan\n\n", "no numbers"),
-        ("a.npz", "no zip", "no sparse matrix"),
+        ("a.npz", "no zip", "no SciPy sparse matrix"),
     ],
 )
 def test_broken_score_files_are_refused(tmp_path, name, content, words):
