@@ -131,11 +131,7 @@ def _answers(handle: DeploymentHandle, options: ServeOptions) -> bool:
 
 def _remove(name: str) -> None:
     """Take the model off the cluster, and Ray Serve too if it serves nothing else."""
-    try:
-        others = serve.status().applications.keys() - {name}
-    except RayServeException:  # it has not started
-        return
-    if others:
+    if serve.status().applications.keys() - {name}:
         serve.delete(name)
     else:
         serve.shutdown()
