@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import tyro
@@ -45,9 +46,11 @@ class ServeOptions:
             "max_texts", "max_characters", "max_k", "max_waiting", "timeout_s", "head_timeout_s", "body_timeout_s",
             "batch_texts",
         ):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise ConfigError(name, getattr(self, name), "must be above 0", "Leave it out for the default.")
-        if self.batch_wait_ms < 0:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    name, getattr(self, name), "must be a number above 0", "Leave it out for the default."
+                )
+        if not 0 <= self.batch_wait_ms < math.inf:
             raise ConfigError("batch_wait_ms", self.batch_wait_ms, "must not be negative", "0 waits for nobody.")
 
         if any(not "!" <= character <= "~" for character in self.token):
