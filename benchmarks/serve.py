@@ -3,10 +3,12 @@
     python benchmarks/serve.py --config configs/icd10cm.yaml [--minutes 10] [--quick]
 
 Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), starts `python -m cxml.serve`
-for it, and lets clients ask without a pause: most with one to eight test texts, one of them with broken JSON, wrong
-types, wrong tokens, texts and bodies that are too long, and connections that it drops half-way. Every good answer is
-held to what the server said first. Memory is that of all of the server's processes. The last line is JSON: memory at
-the end against that after the first tenth; the goal also asks that nothing failed but by 429 or 503.
+for it, and lets clients ask without a pause, most with one to eight test texts. Two others disturb them: one sends
+broken JSON, wrong types, wrong tokens, megabytes of unknown keys, texts and bodies that are too long, and hangs up
+half-way; the other keeps 200 connections open that never finish the head or the body of a request. Every good answer
+is held to what the server said first, and `/health` is asked all the time. Memory is that of all of the server's
+processes. The last line is JSON: memory at the end against that after the first tenth; the goal also asks that no good
+request failed but by 429 or 503, and that every bad one was refused.
 """
 
 from __future__ import annotations
@@ -42,7 +44,16 @@ from cxml.pipeline import run
 
 TOKEN = "benchmark"
 CLIENTS = 8
+SLOW_CLIENTS = 200
 BUSY = (429, 503)
+HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+BEARER = f"Authorization: Bearer {TOKEN}\r\n".encode()
+BAD_BODIES = [
+    b"", b"{", b"[]", b'{"texts": 1}', b"\xff\xfe", b'{"texts": ["a"], "k": -1}', b'{"texts": ["a"], "k": 1e9}',
+    b'{"texts": ["' + b"a" * 500_000 + b'"]}', b'{"texts": ["a"], "unknown": 1}', b"[" * 50_000, b" " * 16_000_000,
+    b'{"texts": ["a"], ' + b",".join(b'"unknown%d": 1' % key for key in range(400_000)) + b"}",
+    b'{"texts": [' + b"[]," * 2_000_000 + b"1]}",
+]  # fmt: skip
 
 
 def main() -> None:
@@ -111,6 +122,8 @@ class Soak:
     good_statuses: Counter[int] = field(default_factory=Counter)
     bad_statuses: Counter[int] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
+    health_waits: list[float] = field(default_factory=list)
+    num_slow: int = 0
     problems: list[str] = field(default_factory=list)
     _labels: dict[str, list[str]] = field(default_factory=dict)
 
@@ -118,7 +131,7 @@ class Soak:
         """Ask until the time is over; the memory of all of the server's processes, in bytes, once a second."""
         self._until = time.monotonic() + self.seconds
         clients = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
-        clients.append(threading.Thread(target=self._disturb))
+        clients += [threading.Thread(target=one) for one in (self._disturb, self._stall, self._ask_for_health)]
         memory = []
         for client in clients:
             client.start()
@@ -153,25 +166,48 @@ class Soak:
     def _disturb(self) -> None:
         rng = random.Random(0)
         good = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-        contents = [
-            b"", b"{", b"[]", b'{"texts": 1}', b"\xff\xfe", b'{"texts": ["a"], "k": -1}', b'{"texts": ["a"], "k": 1e9}',
-            b'{"texts": ["' + b"a" * 200_000 + b'"]}', b'{"texts": ["a"], "unknown": 1}',
-            b"[" * 50_000,
-        ]  # fmt: skip
         while time.monotonic() < self._until:
             if rng.random() < 0.2:
                 self._hang_up()
                 continue
             headers = good if rng.random() < 0.8 else {**good, "Authorization": "Bearer wrong"}
-            answer = httpx.post(f"{self.address}/predict", content=rng.choice(contents), headers=headers, timeout=120)
+            answer = httpx.post(f"{self.address}/predict", content=rng.choice(BAD_BODIES), headers=headers, timeout=120)
             self.bad_statuses[answer.status_code] += 1
             if not 400 <= answer.status_code < 500 and answer.status_code not in BUSY:
                 self.problems.append(f"a bad request got {answer.status_code}")
 
+    def _stall(self) -> None:
+        """Keep connections open that never finish a request, with the token and without."""
+        starts = [b"", HEAD[:30], HEAD + b"\r\n{", HEAD + BEARER + b"\r\n{"]
+        slow: list[socket.socket] = []
+        while time.monotonic() < self._until:
+            if len(slow) == SLOW_CLIENTS:
+                slow.pop(0).close()
+            with contextlib.suppress(OSError):
+                slow.append(self._connected(starts[self.num_slow % len(starts)]))
+                self.num_slow += 1
+            time.sleep(2 / SLOW_CLIENTS)
+        for connection in slow:
+            connection.close()
+
+    def _ask_for_health(self) -> None:
+        with httpx.Client(timeout=120) as client:
+            while time.monotonic() < self._until:
+                began = time.perf_counter()
+                if client.get(f"{self.address}/health").status_code != 200:
+                    self.problems.append("the server was not healthy")
+                self.health_waits.append(time.perf_counter() - began)
+                time.sleep(0.05)
+
     def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connected(HEAD + BEARER + b"\r\n{").close()
+
+    def _connected(self, sent: bytes) -> socket.socket:
         host, port = self.address.removeprefix("http://").split(":")
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        connection.sendall(sent)
+        return connection
 
 
 def memory_of(process: psutil.Process) -> int:
@@ -189,6 +225,10 @@ def print_answers(soak: Soak, memory: list[int]) -> None:
     table = Table("", "", title=f"{CLIENTS} clients for {soak.seconds:.0f} s", title_justify="left", show_header=False)
     table.add_row("answers a second", f"{len(soak.waits) / soak.seconds:.1f}")
     table.add_row("an answer, ms: p50, p99", f"{1000 * p50:.0f}, {1000 * p99:.0f}")
+    table.add_row(
+        "/health, ms: p50, most", f"{1000 * np.median(soak.health_waits):.0f}, {1000 * max(soak.health_waits):.0f}"
+    )
+    table.add_row("requests that never ended", f"{soak.num_slow}")
     table.add_row("good requests, by status", str(dict(sorted(soak.good_statuses.items()))))
     table.add_row("bad requests, by status", str(dict(sorted(soak.bad_statuses.items()))))
     steps = np.linspace(0, len(memory) - 1, min(6, len(memory))).astype(int)

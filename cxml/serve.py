@@ -1,7 +1,7 @@
 """Serve a trained model over HTTP, with Ray Serve.
 
 python -m cxml.serve runs/quickstart
-curl -d '{"texts": ["fracture of the left wrist"], "k": 3}' http://127.0.0.1:8000/predict
+curl -H 'Content-Type: application/json' -d '{"texts": ["a broken wrist"], "k": 3}' http://127.0.0.1:8000/predict
 CXML_SERVE_TOKEN=secret python -m cxml.serve s3://bucket/model --host 0.0.0.0 --replicas 4
 """
 
@@ -36,7 +36,7 @@ class ServeCommand:
     model: Annotated[str, tyro.conf.Positional]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in: set a token then."""
+    """Address to listen on. One that other machines reach, such as 0.0.0.0, needs a token."""
     port: int = 8000
     """Port to listen on."""
     replicas: int = 1
@@ -61,7 +61,7 @@ def _run(command: ServeCommand) -> None:
     from cxml.serving.running import serve_until_signalled  # noqa: PLC0415  the heavy libraries
     from cxml.serving.service import ModelPlace  # noqa: PLC0415
 
-    options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, ""))
+    options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
     place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
     serve_until_signalled(
         place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus

@@ -2,24 +2,42 @@
 
 # Annotations are values here, not text: FastAPI reads some that only exist inside a function.
 
-import hmac
-import time
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from cxml.serving.body_limit import BodyLimit
+from cxml.serving.addresses import LoopbackOnly
+from cxml.serving.guard import guarded_route
+from cxml.serving.metrics import Measured, Metrics
 from cxml.serving.options import ServeOptions
 
-Answer = Callable[[list[str], int, bool], Awaitable[list[list[dict[str, Any]]]]]
-"""`await answer(texts, k, explain)`: for each text its best labels, as the fields of `Label`."""
+Answer = Callable[[list[str], int, bool], Awaitable[bytes]]
+"""`await answer(texts, k, explain)`: a `Prediction` as JSON. Raises HTTPException where the model does not answer."""
+
+_REASONS = 5
+_REASON_CHARACTERS = 200
+
+
+@dataclass
+class ServedModel:
+    """The model behind the interface. Whoever serves it sets these when they change."""
+
+    name: str
+    """What clients see."""
+    num_labels: int = 0
+    answer: Answer | None = None
+    """None while the model loads."""
+    status: Literal["loading", "ready", "not ready"] = "loading"
+    """As of the last time that the server itself asked the model."""
 
 
 class Cluster(BaseModel):
@@ -58,85 +76,134 @@ class Facts(BaseModel):
     needs_token: bool
 
 
-def build_api(answer: Answer, options: ServeOptions, *, model: str, num_labels: int) -> FastAPI:
+class Reason(BaseModel):
+    """Why a request is refused."""
+
+    type: str
+    loc: list[str | int] = Field(description="where in the request")
+    msg: str
+
+
+class Refusal(BaseModel):
+    """The first reasons why a request is refused."""
+
+    detail: list[Reason]
+
+
+def build_api(served: ServedModel, options: ServeOptions) -> FastAPI:
     """The application.
 
     Args:
-        answer: predicts.
+        served: the model; it may still be loading.
         options: limits and token.
-        model: what the page calls the model.
-        num_labels: L.
     """
     api = FastAPI(
         title="cxml", version="1", description="The few right labels of a text, out of very many.",
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
-    metrics = _Metrics()
-    request_type = _request_type(options)
-    guards = [_bearer(options.token)] if options.token else []
-    refusals: dict[int | str, dict[str, Any]] = {
-        **({401: {"description": "no token, or a wrong one"}} if options.token else {}),
-        408: {"description": "took too long"},
-        413: {"description": "the request is too long"},
-        429: {"description": "too many requests wait; try again later"},
-    }
+    metrics = Metrics()
+    if not (options.token or options.allow_anyone):
+        api.add_middleware(LoopbackOnly)
+    api.add_middleware(Measured, metrics=metrics)
 
     @api.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Without the input, which FastAPI would send back: it may be long, private, or no valid text.
-        reasons = [{name: reason[name] for name in ("type", "loc", "msg")} for reason in error.errors()]
-        return JSONResponse({"detail": reasons}, 422)
+        return JSONResponse({"detail": _reasons(error)}, 422)
 
-    @api.middleware("http")
-    async def measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        metrics.observe(request.url.path, response.status_code, time.perf_counter() - began)
-        return response
+    api.include_router(_predictions(served, options, metrics))
+    api.include_router(_supervision(served, options, metrics))
+    return api
 
-    api.add_middleware(BodyLimit, most=options.max_body_bytes)
 
-    @api.post("/predict", response_model_exclude_none=True, responses=refusals, dependencies=guards)
-    async def predict(request: request_type) -> Prediction:  # pyright: ignore[reportInvalidTypeForm]
+def _predictions(served: ServedModel, options: ServeOptions, metrics: Metrics) -> APIRouter:
+    router = APIRouter(route_class=guarded_route(options), redirect_slashes=False)
+    request_type = _request_type(options)
+    # For the document: the route itself asks for the token, before it reads the body.
+    bearer = [Depends(HTTPBearer(auto_error=False))] if options.token else []
+    refusals: dict[int | str, dict[str, Any]] = {
+        **({401: {"description": "no token, or a wrong one"}} if options.token else {}),
+        408: {"description": "the body or the answer took too long"},
+        413: {"description": "the request is too long"},
+        415: {"description": "the body is not said to be JSON"},
+        422: {"description": "the request is not valid", "model": Refusal},
+        429: {"description": "too many requests wait; try again later"},
+        503: {"description": "the model still loads or does not answer; try again later"},
+    }
+
+    @router.post("/predict", response_model=Prediction, responses=refusals, dependencies=bearer)
+    async def predict(request: request_type, http: Request) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         """The k best labels of each text; with `explain` also the way through the label tree to each."""
-        if not request.texts:
-            return Prediction(predictions=[])
+        if served.answer is None:
+            raise HTTPException(503, "the model is still loading; try again", {"Retry-After": "1"})
         metrics.texts.inc(len(request.texts))
-        found = await answer(request.texts, min(request.k, num_labels), request.explain)
-        return Prediction.model_validate({"predictions": found})
+        answering = served.answer(request.texts, min(request.k, served.num_labels), request.explain)
+        return Response(await _while_connected(http, answering, options.timeout_s), media_type="application/json")
 
-    @api.get("/facts")
+    return router
+
+
+async def _while_connected(request: Request, answering: Awaitable[bytes], seconds: float) -> bytes:
+    """The answer; it is given up when the time is over or the client hangs up."""
+    answer, hung_up = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        done, _ = await asyncio.wait({answer, hung_up}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hung_up.cancel()
+        answer.cancel()
+    if answer in done:
+        return answer.result()
+    if hung_up in done:
+        raise HTTPException(400, "the client has gone")
+    raise HTTPException(408, f"there was no answer within {seconds:g} seconds; send fewer texts at once")
+
+
+def _supervision(served: ServedModel, options: ServeOptions, metrics: Metrics) -> APIRouter:
+    """What everyone may ask: none of it reads a body, waits, or runs the model."""
+    router = APIRouter(redirect_slashes=False)
+
+    @router.get("/facts")
     async def facts() -> Facts:
         """What is served, and the limits of a request."""
         return Facts(
-            model=model, num_labels=num_labels, max_texts=options.max_texts, max_characters=options.max_characters,
-            max_k=options.max_k, needs_token=bool(options.token),
+            model=served.name, num_labels=served.num_labels, max_texts=options.max_texts,
+            max_characters=options.max_characters, max_k=options.max_k, needs_token=bool(options.token),
         )  # fmt: skip
 
-    @api.get("/health")
+    @router.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the process lives; it is asked while the model works too."""
+        """Whether the server lives; it also answers while the model loads and while its queue is full."""
         return {"status": "ok"}
 
-    @api.get("/ready", responses={503: {"description": "the model does not answer"}})
+    @router.get("/ready", responses={503: {"description": "the model still loads or does not answer"}})
     async def ready() -> Response:
-        """Whether the model answers: it predicts one word."""
-        try:
-            await answer(["ready"], 1, False)
-        except Exception as error:  # whatever is wrong, it is not ready
-            return JSONResponse({"status": "not ready", "reason": type(error).__name__}, 503)
-        return JSONResponse({"status": "ready"})
+        """Whether the model answered when the server last asked it, every few seconds."""
+        return JSONResponse({"status": served.status}, 200 if served.status == "ready" else 503)
 
-    @api.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        """Requests, texts and latencies of this replica, for Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Requests, texts and latencies, for Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @api.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> str:
-        return resources.files("cxml.serving").joinpath("page.html").read_text()
+    page = resources.files("cxml.serving").joinpath("page.html").read_text()
 
-    return api
+    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def start() -> str:
+        return page
+
+    return router
+
+
+def _reasons(error: RequestValidationError) -> list[dict[str, Any]]:
+    """The first reasons, without names and values of the request, which may be long, private or no valid text."""
+    known = {"body", "texts", "k", "explain"}
+    return [
+        {
+            "type": reason["type"],
+            "loc": [part for part in reason["loc"] if isinstance(part, int) or part in known],
+            "msg": reason["msg"][:_REASON_CHARACTERS],
+        }
+        for reason in error.errors()[:_REASONS]
+    ]
 
 
 def _request_type(options: ServeOptions) -> type[BaseModel]:
@@ -168,31 +235,3 @@ def _encodable(text: str) -> str:
 def _whole(value: object) -> object:
     """JSON has one kind of number, so 6.0 is an integer too; a string or a truth value is none."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _bearer(token: str) -> Any:  # noqa: ANN401 - FastAPI's dependencies have no type
-    scheme = HTTPBearer(auto_error=False)
-
-    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(scheme)]) -> None:
-        if not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-            raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-    return Depends(check)
-
-
-class _Metrics:
-    """Counters of one application."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        names = ["path", "status"]
-        self._requests = Counter("cxml_requests", "Requests answered", names, registry=self.registry)
-        self._seconds = Histogram("cxml_request_seconds", "Seconds until the answer", ["path"], registry=self.registry)
-        self.texts = Counter("cxml_texts", "Texts of accepted requests", registry=self.registry)
-        self._paths = {"/predict", "/facts", "/health", "/ready", "/metrics", "/"}
-
-    def observe(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer; paths that are nowhere count as one, so that nobody can fill the memory with them."""
-        known = path if path in self._paths else "other"
-        self._requests.labels(known, str(status)).inc()
-        self._seconds.labels(known).observe(seconds)

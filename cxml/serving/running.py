@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import secrets
 import signal
 import socket
 import sys
 import threading
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
 
+import uvicorn
 from ray import serve
-from ray.serve.exceptions import RayServeException
+from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from cxml import ray_cluster
-from cxml.errors import ConfigError, WorkerError
+from cxml.errors import WorkerError
 from cxml.prediction import is_exported, model_identity
+from cxml.serving.addresses import bind, require_loopback, url_of
+from cxml.serving.api import ServedModel, build_api
+from cxml.serving.connections import ConnectionLimits, GuardedConnection
 from cxml.serving.options import ServeOptions
-from cxml.serving.service import ModelPlace, application
+from cxml.serving.service import Asked, ModelPlace, answer_of, application
 
 _log = logging.getLogger(__name__)
 
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_BETWEEN_CHECKS = 5.0
 
 
 def serve_until_signalled(
@@ -27,43 +39,105 @@ def serve_until_signalled(
 ) -> None:
     """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
+    Requests that are being answered then still get their answers.
+
     Raises:
         DataError: there is no whole model.
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or other machines could ask without a token.
         WorkerError: the model did not come up; says why.
     """
     if not is_exported(place.url):
         model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
-    _require_free(host, port)
+    sockets = bind(host, port)
+    if not (options.token or options.allow_anyone):
+        require_loopback(sockets, host)
+    address = url_of(sockets[0])
+    served = ServedModel(name_of(place.url))
     with ray_cluster.joined_cluster(logs=True):
         # Only now, for Ray sets handlers of its own when it starts; and before anyone can see that the server is ready.
         for number in _END_SIGNALS:
             signal.signal(number, _end)
+        name = f"cxml-{secrets.token_hex(4)}"  # a cluster may serve other models
+        front = Front(served, options, sockets)
         try:
-            serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
-            try:
-                serve.run(application(place, options, num_replicas=num_replicas, cpus=cpus))
-            except (RayServeException, RuntimeError) as error:
-                raise WorkerError(f"{place.url}: the model is not served. {error}") from error
-            address = f"http://{host}:{port}"
-            _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", place.url, address)
-            if not options.token and host not in ("127.0.0.1", "localhost", "::1"):
-                _log.warning("Anyone who reaches %s can ask: set CXML_SERVE_TOKEN to ask for a token", address)
-            threading.Event().wait()
+            front.start()
+            handle = _deployed(name, place, application(place, options, num_replicas=num_replicas, cpus=cpus))
+            served.num_labels = handle.num_labels.remote().result()
+            served.answer = answer_of(handle)
+            _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)
+            while front.is_alive():
+                served.status = "ready" if _answers(handle, options) else "not ready"
+                front.join(_SECONDS_BETWEEN_CHECKS)
+            raise WorkerError(f"{address}: the HTTP server ended. Its log says why.")
         finally:
-            serve.shutdown()
+            front.end()
+            _remove(name)
+
+
+class Front(threading.Thread):
+    """The HTTP server, in a thread of its own: it answers while the main thread waits for Ray."""
+
+    def __init__(self, served: ServedModel, options: ServeOptions, sockets: list[socket.socket]) -> None:
+        super().__init__(name="http", daemon=True)
+        limits = ConnectionLimits(options.head_timeout_s, options.timeout_s, 2 * options.max_body_bytes)
+        connection: Any = functools.partial(GuardedConnection, limits=limits)
+        ending_s = options.body_timeout_s + options.timeout_s + options.head_timeout_s
+        self._sockets = sockets
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                build_api(served, options), http=connection, ws="none", lifespan="off", log_config=None,
+                log_level="error", access_log=False, server_header=False, proxy_headers=False,
+                timeout_graceful_shutdown=int(ending_s) + 1,
+            )
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Answer requests until `end`."""
+        self._server.run(self._sockets)
+
+    def end(self) -> None:
+        """Accept no connections any more, and wait until the requests under way are answered."""
+        self._server.should_exit = True
+        if self.ident is not None:
+            self.join()
+
+
+def name_of(url: str) -> str:
+    """What clients see of a model's place: the last part of its path, without folders, credentials and queries."""
+    path = urlsplit(url.split("::", maxsplit=1)[0]).path if "://" in url else url
+    return PurePosixPath(path).name.strip(".") or "model"
+
+
+def _deployed(name: str, place: ModelPlace, model: Application) -> DeploymentHandle:
+    """The model on the cluster, without an HTTP proxy of Ray Serve in front of it."""
+    serve.start(proxy_location="Disabled")
+    try:
+        return serve.run(model, name=name, route_prefix=None)
+    except (RayServeException, RuntimeError) as error:
+        raise WorkerError(f"{place.url}: the model is not served. {error}") from error
+
+
+def _answers(handle: DeploymentHandle, options: ServeOptions) -> bool:
+    """Whether the model labels a word now; a full queue is a sign of life too."""
+    try:
+        handle.answer.remote(Asked(["ready"], 1, False)).result(timeout_s=options.timeout_s)
+    except BackPressureError:
+        return True
+    except Exception as error:  # whatever is wrong, it is not ready
+        _log.warning("The model does not answer: %s", type(error).__name__)
+        return False
+    return True
+
+
+def _remove(name: str) -> None:
+    """Take the model off the cluster, and Ray Serve too if it serves nothing else."""
+    if serve.status().applications.keys() - {name}:
+        serve.delete(name)
+    else:
+        serve.shutdown()
 
 
 def _end(*_: object) -> None:
     for number in _END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a second one would break off the cleaning up
     sys.exit(0)
-
-
-def _require_free(host: str, port: int) -> None:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-        except OSError as error:
-            raise ConfigError("--port", port, f"cannot be listened on ({error})", "Choose another one.") from error

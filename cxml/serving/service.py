@@ -8,13 +8,19 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import HTTPException
+from pydantic_core import to_json
 from ray import serve
+from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from cxml.prediction import Predictor, RowFormat
-from cxml.serving.api import build_api
+from cxml.serving.api import Answer
 from cxml.serving.options import ServeOptions
+
+_log = logging.getLogger(__name__)
 
 _ONGOING_PER_REPLICA = 64
 
@@ -37,13 +43,11 @@ class Asked:
     explain: bool
 
 
-@serve.ingress()
 class Service:
-    """One replica: a model, and the interface to it."""
+    """One replica: a process with the model."""
 
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `Predictor.from_checkpoint` raises."""
-        self._place, self._options = place, options
         self._predictor = Predictor.from_checkpoint(
             place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts
         )
@@ -51,18 +55,19 @@ class Service:
         together.set_max_batch_size(options.batch_texts)
         together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """The interface; Ray Serve asks for it once the model is loaded."""
-        num_labels = len(self._predictor.names)
-        return build_api(self._answer, self._options, model=self._place.url, num_labels=num_labels)
+    def num_labels(self) -> int:
+        """L."""
+        return len(self._predictor.names)
 
-    async def _answer(self, texts: list[str], k: int, explain: bool) -> list[list[dict[str, Any]]]:
+    async def answer(self, asked: Asked) -> bytes:
+        """The labels of a request's texts, as JSON: the text of an answer."""
         together: Any = self._together  # takes one request, hands over many
-        return await together(Asked(texts, k, explain))
+        found = await together(asked)
+        return to_json({"predictions": found})
 
     @serve.batch(batch_size_fn=lambda asked: sum(len(one.texts) for one in asked))
     async def _together(self, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:
-        """Answer requests that came together; in a thread, so that the replica goes on answering health checks."""
+        """Answer requests that came together; in a thread, so that the replica answers health checks meanwhile."""
         return await asyncio.to_thread(predict_together, self._predictor, asked)
 
 
@@ -98,7 +103,26 @@ def application(place: ModelPlace, options: ServeOptions, *, num_replicas: int, 
     deployment: Any = serve.deployment(
         name="cxml", num_replicas=num_replicas, ray_actor_options={"num_cpus": cpus},
         max_ongoing_requests=_ONGOING_PER_REPLICA, max_queued_requests=options.max_waiting,
-        backpressure_config={"status_code": 429, "retry_after_s": 1}, max_constructor_retry_count=1,
+        max_constructor_retry_count=1,
         logging_config={"log_level": logging.WARNING, "enable_access_log": False},
     )(Service)  # fmt: skip
     return deployment.bind(place, options)
+
+
+def answer_of(handle: DeploymentHandle) -> Answer:
+    """What the HTTP interface calls to predict. Raises HTTPException where the replicas do not answer."""
+
+    async def answer(texts: list[str], k: int, explain: bool) -> bytes:
+        response: Any = handle.answer.remote(Asked(texts, k, explain))
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            raise HTTPException(429, "too many requests wait; try again", {"Retry-After": "1"}) from None
+        except (RayActorError, RayServeException, TaskCancelledError) as error:
+            _log.warning("A replica did not answer: %s", type(error).__name__)
+            raise HTTPException(503, "the model does not answer; try again", {"Retry-After": "1"}) from None
+
+    return answer

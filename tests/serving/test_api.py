@@ -1,6 +1,8 @@
 """The HTTP interface on a real model, without Ray: answers, limits, tokens, metrics; schemathesis breaks nothing."""
 
+import asyncio
 import dataclasses
+import json
 
 import pytest
 import schemathesis
@@ -9,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 import cxml
 from cxml.serving import ServeOptions
-from cxml.serving.api import build_api
-from cxml.serving.body_limit import BodyLimit
+from cxml.serving.api import ServedModel, build_api
 from cxml.serving.service import Asked, predict_together
 
 OPTIONS = ServeOptions(max_texts=4, max_characters=60, max_k=7)
@@ -24,14 +25,18 @@ def predictor(output):
 
 def api_of(predictor, options):
     async def answer(texts, k, explain):
-        return predict_together(predictor, [Asked(texts, k, explain)])[0]
+        return json.dumps({"predictions": predict_together(predictor, [Asked(texts, k, explain)])[0]}).encode()
 
-    return build_api(answer, options, model="a model", num_labels=len(predictor.names))
+    return build_api(ServedModel("a model", len(predictor.names), answer, "ready"), options)
+
+
+def client_of(api):
+    return TestClient(api, base_url="http://127.0.0.1:8000")
 
 
 @pytest.fixture(scope="module")
 def client(predictor):
-    with TestClient(api_of(predictor, OPTIONS)) as client:
+    with client_of(api_of(predictor, OPTIONS)) as client:
         yield client
 
 
@@ -71,19 +76,19 @@ def test_requests_that_come_together_get_what_they_would_get_alone(predictor):
     ],
 )  # fmt: skip
 def test_what_the_limits_do_not_allow_is_refused_with_the_reason(client, body):
-    answer = client.post("/predict", json=body)
+    answer = client.post("/predict", content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["msg"]
 
 
 def test_more_labels_than_there_are_is_no_error(predictor):
-    with TestClient(api_of(predictor, ServeOptions(max_k=100_000))) as client:
+    with client_of(api_of(predictor, ServeOptions(max_k=100_000))) as client:
         (labels,) = client.post("/predict", json={"texts": TEXTS[:1], "k": 100_000}).json()["predictions"]
     assert 0 < len(labels) <= len(predictor.names)
 
 
 def test_with_a_token_only_its_bearers_are_answered(predictor):
-    with TestClient(api_of(predictor, dataclasses.replace(OPTIONS, token="s3cret"))) as client:
+    with client_of(api_of(predictor, dataclasses.replace(OPTIONS, token="s3cret"))) as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
             answer = client.post("/predict", json={"texts": TEXTS}, headers=headers)
             assert answer.status_code == 401
@@ -95,17 +100,34 @@ def test_with_a_token_only_its_bearers_are_answered(predictor):
     assert "s3cret" not in repr(dataclasses.replace(OPTIONS, token="s3cret"))
 
 
-def test_a_model_that_fails_is_not_ready(predictor):
-    async def broken(texts, k, explain):
-        raise RuntimeError("out of memory")
-
-    with TestClient(build_api(broken, OPTIONS, model="a model", num_labels=3)) as client:
-        assert client.get("/ready").status_code == 503
+@pytest.mark.parametrize("status", ["loading", "not ready"])
+def test_a_server_is_healthy_and_says_that_its_model_is_not_ready(status):
+    with client_of(build_api(ServedModel("a model", status=status), OPTIONS)) as client:
         assert client.get("/health").status_code == 200
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": status})
+        answer = client.post("/predict", json={"texts": TEXTS})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_a_model_that_takes_too_long_is_not_waited_for():
+    given_up = []
+
+    async def slow(texts, k, explain):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            given_up.append(texts)
+            raise
+
+    options = dataclasses.replace(OPTIONS, timeout_s=0.1)
+    with client_of(build_api(ServedModel("a model", 3, slow, "ready"), options)) as client:
+        assert client.post("/predict", json={"texts": TEXTS}).status_code == 408
+    assert given_up == [TEXTS]
 
 
 def test_metrics_count_answers_and_texts(predictor):
-    with TestClient(api_of(predictor, OPTIONS)) as client:
+    with client_of(api_of(predictor, OPTIONS)) as client:
         client.post("/predict", json={"texts": TEXTS})
         client.post("/predict", json={})
         client.get("/nowhere/1")
@@ -128,19 +150,19 @@ def test_the_page_needs_nothing_from_elsewhere(client):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_long_is_turned_away(predictor, chunked):
-    with TestClient(BodyLimit(api_of(predictor, OPTIONS), most=1000)) as client:
-        content = b'{"texts": ["' + b"a" * 5000 + b'"]}'
-        answer = client.post("/predict", content=iter([content[:100], content[100:]]) if chunked else content)
-        assert answer.status_code == 413
-        assert client.post("/predict", json={"texts": TEXTS}).status_code == 200
+def test_a_body_that_is_too_long_is_turned_away(client, chunked):
+    content = b'{"texts": ["' + b"a" * 50_000 + b'"]}'
+    content = iter([content[:100], content[100:]]) if chunked else content
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/predict", content=content, headers=headers).status_code == 413
+    assert client.post("/predict", json={"texts": TEXTS}).status_code == 200
 
 
 @pytest.mark.parametrize("token", ["", "s3cret"])
 def test_no_request_breaks_the_promises_of_the_document(predictor, token):
-    schema = schemathesis.openapi.from_asgi(
-        "/openapi.json", api_of(predictor, dataclasses.replace(OPTIONS, token=token))
-    )
+    headers = {"Authorization": f"Bearer {token}"} if token else {"Host": "localhost"}
+    api = api_of(predictor, dataclasses.replace(OPTIONS, token=token))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", api, headers=headers)
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert {operation.path for operation in operations} == {"/predict", "/facts", "/health", "/ready", "/metrics"}
     for operation in operations:
@@ -148,6 +170,6 @@ def test_no_request_breaks_the_promises_of_the_document(predictor, token):
         @given(case=operation.as_strategy())
         @settings(max_examples=30, suppress_health_check=list(HealthCheck))
         def check(case):
-            case.call_and_validate(headers={"Authorization": f"Bearer {token}"} if token else None)
+            case.call_and_validate(headers=headers)
 
         check()

@@ -1,5 +1,6 @@
 """A server of a model, as its command starts it."""
 
+import dataclasses
 import os
 import signal
 import socket
@@ -8,13 +9,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
+from cxml import pipeline
+from cxml.serving import ServeOptions
 from support.launching import ROOT, wait_until
 from support.object_store import free_ports
 from support.ray import one_at_a_time
+from support.runs import make_encoder, small_config
 
 TOKEN = "t0ken"
 
@@ -31,15 +36,43 @@ def is_ready(port: int) -> bool:
         return False
 
 
+def trained(folder: Path) -> str:
+    """The output of a small run that has learnt something, below a folder."""
+    config = small_config(folder / "out", make_encoder(folder / "encoder"), train={"epochs": 2})
+    faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
+    pipeline.run(dataclasses.replace(config, optim=faster))
+    return str(folder / "out")
+
+
 @contextmanager
-def served(output: str, log: Path, *options: str, until: Callable[[int], bool] = is_ready) -> Iterator[str]:
-    """The address of a server of the model in `output` that wants `TOKEN`; it must end when told to.
+def fronted(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
+    """Port of the HTTP server alone, in this process, over a function that answers; and the server, to end it."""
+    from cxml.serving.addresses import bind
+    from cxml.serving.api import ServedModel
+    from cxml.serving.running import Front
+
+    sockets = bind("127.0.0.1", 0)
+    port = sockets[0].getsockname()[1]
+    front = Front(ServedModel("a model", 3, answer, "ready"), options, sockets)
+    front.start()
+    try:
+        wait_until(lambda: is_listening(port), "the server does not listen")
+        yield port, front
+    finally:
+        front.end()
+
+
+@contextmanager
+def served(
+    output: str, log: Path, *options: str, until: Callable[[int], bool] = is_ready, token: str = TOKEN
+) -> Iterator[str]:
+    """The address of a server of the model in `output`, by default with a token; it must end when told to.
 
     Entered as soon as `until` says yes to its port.
     """
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), *options]
-    environment = {**os.environ, "CXML_SERVE_TOKEN": TOKEN, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CXML_SERVE_TOKEN": token, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     with one_at_a_time(), log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:

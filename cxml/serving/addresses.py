@@ -1,0 +1,118 @@
+"""Who can reach the server: the addresses that it listens on, and the host that a request must name."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse
+
+from cxml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_HOST = re.compile(rb"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(rb"https?://(.+)")
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to every address of a host. They do not listen yet.
+
+    Raises:
+        ConfigError: the host has no address of this machine, or the port is taken.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError("--host", host, f"has no address ({error})", "Name an address of this machine.") from error
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        one = socket.socket(family, kind, protocol)
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and len(found) > 1:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            port_of_first = sockets[0].getsockname()[1] if sockets else port
+            one.bind((address[0], port_of_first, *address[2:]))
+        except OSError as error:
+            one.close()
+            if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
+                continue  # localhost is ::1 too, on machines without IPv6 as well
+            _close(sockets)
+            raise ConfigError("--port", port, f"cannot be listened on ({error})", "Choose another one.") from error
+        sockets.append(one)
+    if not sockets:
+        raise ConfigError("--host", host, "is no address of this machine", "Name one, such as 127.0.0.1.")
+    return sockets
+
+
+def require_loopback(sockets: list[socket.socket], host: str) -> None:
+    """Refuse sockets that other machines reach, and close them.
+
+    Raises:
+        ConfigError: an address is not of the loopback interface.
+    """
+    if not all(_is_loopback(one.getsockname()[0]) for one in sockets):
+        _close(sockets)
+        raise ConfigError(
+            "--host", host, "lets other machines ask, and there is no token",
+            "Set CXML_SERVE_TOKEN to a secret, or say --allow-anyone if anyone who reaches the server may ask.",
+        )  # fmt: skip
+
+
+def url_of(bound: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is `localhost` or an address of the loopback interface, written in the usual form."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+class LoopbackOnly:
+    """ASGI middleware for a server without a token: a request must name a loopback host, and come from its own page.
+
+    A page of a stranger can point its name at 127.0.0.1 (DNS rebinding); the browser then sends that name as `Host`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        reason = _distrust(scope["headers"]) if scope["type"] == "http" else None
+        if reason:
+            await JSONResponse({"detail": reason}, 421)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _distrust(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """Why a request is refused; None where it is not."""
+    hosts = [value for name, value in headers if name == b"host"]
+    host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if not host or not _is_loopback((host[1] or host[2]).decode()):
+        return "without a token the server answers to loopback names only, such as 127.0.0.1 and localhost"
+    for name, value in headers:
+        if name == b"origin":
+            origin = _ORIGIN.fullmatch(value)
+            if not origin or origin[1].lower() != hosts[0].lower():
+                return "without a token the server answers its own page only, not those of other origins"
+    return None

@@ -1,0 +1,117 @@
+"""HTTP connections with deadlines and limits for what arrives before the interface sees it.
+
+uvicorn closes a connection that is idle between two requests. A client that sends the head of a request one byte at a
+time, that never reads its answer, or that opens thousands of connections is up to its user, which is this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEAD_BYTES = 64 << 10
+_HEADERS = 100
+_PIPELINED = 8
+_CONNECTIONS = 500
+
+
+@dataclass
+class ConnectionLimits:
+    """What the connections of one server may take, and which of them wait for their client."""
+
+    head_s: float
+    """Seconds from the connection, or from the last answer, until the head of a request is complete."""
+    answer_s: float
+    """Seconds that a client takes to read an answer, where the system's buffers do not hold all of it."""
+    message_bytes: int
+    """Most bytes of a request on the wire."""
+    most: int = field(default_factory=lambda: min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+    """Connections at once."""
+    waiting: dict[GuardedConnection, None] = field(default_factory=dict)
+    """Connections without a complete request, the one that has waited longest first."""
+
+
+class GuardedConnection(HttpToolsProtocol):
+    """One connection. Give `functools.partial(GuardedConnection, limits=...)` to `uvicorn.Config(http=...)`.
+
+    A connection beyond the limit takes the place of the one that has waited longest for its client, so slow clients
+    can never keep others out.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_in_head = True
+        self._size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make room for the connection, and start to wait for a request."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.most:
+            longest = next(iter(self._limits.waiting), self)
+            longest.transport.abort()
+            self._limits.waiting.pop(longest, None)
+        self._wait_for_request(self._limits.head_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        self._limits.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; a head or a message that is too long already ends the connection."""
+        if self._size > (_HEAD_BYTES if self._is_in_head else self._limits.message_bytes):
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self._size += len(data)
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_in_head, self._size = True, 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer after a body in chunks."""
+        if len(self.headers) >= _HEADERS:
+            raise ValueError("too many headers")  # the parser answers 400
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: from here the interface watches over the body."""
+        if len(self.pipeline) >= _PIPELINED:
+            raise ValueError("too many requests ahead of their answers")
+        super().on_headers_complete()
+        self._is_in_head = False
+        self._stop_waiting()
+
+    def on_message_complete(self) -> None:
+        """The request is complete: the client waits for the server now."""
+        super().on_message_complete()
+        self._is_in_head, self._size = True, 0
+        if not self.cycle.response_complete:
+            self._limits.waiting.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        """The answer is written, at least into the system's buffers."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            is_read = self.transport.get_write_buffer_size() == 0
+            self._wait_for_request(self._limits.head_s if is_read else self._limits.answer_s)
+
+    def _wait_for_request(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._limits.waiting.pop(self, None)
+        self._limits.waiting[self] = None
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None

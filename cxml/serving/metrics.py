@@ -1,0 +1,55 @@
+"""Figures of a server for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_PATHS = ("/predict", "/facts", "/health", "/ready", "/metrics", "/")
+
+
+class Metrics:
+    """Counters of one application."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        names = ["path", "status"]
+        self._requests = Counter("cxml_requests", "Requests answered", names, registry=self._registry)
+        self._seconds = Histogram("cxml_request_seconds", "Seconds until the answer", ["path"], registry=self._registry)
+        self.texts = Counter("cxml_texts", "Texts of accepted requests", registry=self._registry)
+
+    def observe(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer. All paths that do not exist count as one, so that no client adds series."""
+        known = path if path in _PATHS else "other"
+        self._requests.labels(known, str(status)).inc()
+        self._seconds.labels(known).observe(seconds)
+
+    def text(self) -> bytes:
+        """The figures in Prometheus' format."""
+        return generate_latest(self._registry)
+
+
+class Measured:
+    """ASGI middleware: counts answers and the seconds that they took."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.observe(scope["path"], message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, observed)
