@@ -62,7 +62,7 @@ def measure(head: RowsHead, power: float, num_texts: int) -> tuple[str, str, str
     weights = (np.arange(num_leaves) + 50.0) ** -power
     weights /= weights.sum()
     nodes = np.stack([rng.choice(num_leaves, WANTED_LEAVES, replace=False, p=weights) for _ in range(num_texts)])
-    leaves = Leaves(torch.from_numpy(nodes), torch.ones(nodes.shape, dtype=torch.bool), torch.ones(nodes.shape))
+    leaves = Leaves(torch.from_numpy(nodes), torch.ones(nodes.shape, dtype=torch.bool), torch.zeros(nodes.shape))
     keys = torch.arange(num_texts) * head.layout.num_labels + torch.from_numpy(nodes[:, 0]) * LABELS_PER_LEAF
     features = torch.from_numpy(rng.normal(size=(num_texts, WIDTH)).astype(np.float32) / 20)
     union = np.unique(nodes)

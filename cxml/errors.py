@@ -51,6 +51,10 @@ class StorageError(CxmlError, OSError):
     """A file or object store could not be read or written, after retries."""
 
 
+class DivergenceError(CxmlError):
+    """Training left the range of floating-point numbers: losses, gradients or weights are infinite or not a number."""
+
+
 class InterruptionError(CxmlError):
     """A signal asked a run to stop, and it did, in good order: a checkpoint holds its state."""
 

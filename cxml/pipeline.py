@@ -236,9 +236,8 @@ def _is_baseline_done(config: Config) -> bool:
 def _make_baseline(config: Config) -> None:
     train_split, test_split = (ShardedDataset(data_url(config), split) for split in ("train", "test"))
     top_k = config.evaluate.top_k
-    predicted = linear_baseline(
-        train_split.features_csr(), train_split.labels_csr(), test_split.features_csr(), max(top_k)
-    )
+    width = min(max(top_k), train_split.manifest.num_labels)
+    predicted = linear_baseline(train_split.features_csr(), train_split.labels_csr(), test_split.features_csr(), width)
     _, frequency = read_labels(data_url(config))
     constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
     weights = inverse_propensities(frequency, len(train_split), constants)

@@ -40,7 +40,7 @@ class Problem:
         nodes = np.stack([rng.choice(num_leaves, wanted, replace=False) for _ in range(num_texts)])
         true = nodes[:, :TRUE_LABELS] * LABELS_PER_LEAF
         keys = np.sort((np.arange(num_texts)[:, None] * self.num_labels + true).ravel())
-        leaves = Leaves(torch.from_numpy(nodes), torch.ones(nodes.shape, dtype=torch.bool), torch.ones(nodes.shape))
+        leaves = Leaves(torch.from_numpy(nodes), torch.ones(nodes.shape, dtype=torch.bool), torch.zeros(nodes.shape))
         features = rng.normal(size=(num_texts, WIDTH)).astype(np.float32) / 20
         return torch.from_numpy(features).requires_grad_(), leaves, torch.from_numpy(keys)
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from cxml import storage
+from cxml.checkpoint.finite import require_finite
 from cxml.config import Config, config_from_dict, config_to_dict
-from cxml.errors import DataError
+from cxml.errors import DataError, DivergenceError
 from cxml.model import CascadeXML, build_model
 from cxml.parallel import Exchange, Ranks, RowsHead, rows_head
 from cxml.tree import LabelTree
@@ -57,11 +58,15 @@ def save_model(
         config: the run's settings.
         fingerprint: of what the model was made from.
         tree: digest of the label tree.
+
+    Raises:
+        DivergenceError: a weight is not finite; on all ranks alike, before anything is written or replaced.
     """
+    head = model.label_head
+    _require_finite_everywhere(weights, head.export_rows() if isinstance(head, RowsHead) else ())
     if ranks.is_first:
         storage.remove_finished(url, _MANIFEST)
     dist.barrier()
-    head = model.label_head
     if isinstance(head, RowsHead):
         own_files = [
             _write(url, f"labels-{ranks.rank:05d}-{block:05d}.safetensors", rows)
@@ -84,6 +89,22 @@ def save_model(
         }
         storage.write_json(storage.join(url, _MANIFEST), manifest)
     dist.barrier()
+
+
+def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict[str, Tensor]]) -> None:
+    """`require_finite` for the weights and label rows of all ranks; each raises the first rank's error."""
+    error = None
+    try:
+        require_finite(weights.items())
+        for block in blocks:
+            require_finite((f"label rows, {name}", block[name]) for name in ("weight", "bias"))
+    except DivergenceError as own:
+        error = own
+    errors: list[DivergenceError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    for each in errors:
+        if each is not None:
+            raise each
 
 
 def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:

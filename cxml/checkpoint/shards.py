@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from cxml import storage
+from cxml.checkpoint.finite import require_finite
 from cxml.checkpoint.manifest import (
     COMMIT_FILE,
     MANIFEST_FILE,
@@ -95,9 +96,9 @@ class ShardWriter(StorageWriter):
         return done
 
     def _write(self, number: int, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
-        content = safetensors.torch.save(
-            {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
-        )
+        tensors = {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
+        require_finite(tensors.items())
+        content = safetensors.torch.save(tensors)
         name = f"{_kind(items[0])}-{self._rank:05d}-{number:05d}.safetensors"
         storage.write_atomic(storage.join(self._url, name), content)
         entry = FileEntry(name, len(content), hashlib.sha256(content).hexdigest())

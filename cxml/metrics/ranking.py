@@ -108,11 +108,12 @@ def metric_rows(
     truth.eliminate_zeros()
     num_rows, num_labels = cast(tuple[int, int], true.shape)
     _check(predicted, num_rows, num_labels, ks, inverse_propensity)
-    ranked = _cut(predicted, max(ks))
+    width = max(1, min(max(ks), num_labels))  # places after the last label cannot be hits
+    ranked = _cut(predicted, width)
     hits = _hits(ranked, truth, num_labels)
-    at = np.asarray(ks) - 1
+    at = np.minimum(ks, width) - 1
     num_true = np.diff(truth.indptr).astype(np.int64)
-    discounts = 1 / np.log2(np.arange(2, max(ks) + 2))
+    discounts = 1 / np.log2(np.arange(2, width + 2))
     # ideal[n, i]: DCG at ks[i] of a ranking that puts all of example n's true labels first; 1 where it has none,
     # so that the division below gives the 0 that its hits add up to.
     ideal = np.append(1.0, np.cumsum(discounts))[np.minimum(num_true[:, None], np.asarray(ks))]
@@ -124,7 +125,7 @@ def metric_rows(
     }
     if inverse_propensity is not None:
         gains = hits * inverse_propensity[np.maximum(ranked, 0)]
-        best = _best_gains(truth, inverse_propensity, max(ks))
+        best = _best_gains(truth, inverse_propensity, width)
         for suffix, gain in (("", gains), (_BEST, best)):
             rows["PSP" + suffix] = np.cumsum(gain, axis=1)[:, at] / np.asarray(ks)
             rows["PSnDCG" + suffix] = np.cumsum(gain * discounts, axis=1)[:, at] / ideal

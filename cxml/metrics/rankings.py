@@ -24,11 +24,12 @@ def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
 
 
 def top_labels(scores: sparse.csr_matrix, k: int) -> np.ndarray:
-    """The k labels of each row with the highest scores, best first: int64 [N, k], -1 where a row names fewer.
+    """The k labels of each row with the highest scores, best first: int64 [N, min(k, L)], -1 where a row names fewer.
 
     Of equal scores the smaller label id comes first. Labels with a score of 0 that are stored count as named.
     """
-    num_rows = len(scores.indptr) - 1
+    num_rows, num_labels = cast(tuple[int, int], scores.shape)
+    k = min(k, num_labels)
     rows = np.repeat(np.arange(num_rows), np.diff(scores.indptr))
     falling = np.negative(np.asarray(scores.data))
     order = np.lexsort((scores.indices, falling, rows))

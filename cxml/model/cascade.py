@@ -14,6 +14,7 @@ from cxml.data import Batch
 from cxml.model.encoder import TappedEncoder
 from cxml.model.label_head import EngineHead, LabelHead, Leaves
 from cxml.model.level_head import LevelHead
+from cxml.model.ranking import probabilities
 from cxml.model.shortlist import (
     Shortlist,
     every_node,
@@ -34,13 +35,18 @@ class LevelPrediction:
 
     Attributes:
         nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
-        scores: float32 [B, K], probabilities; 0 where there is none.
+        logits: float32 [B, K], of the scores; -inf where there is none.
         handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
     """
 
     nodes: Tensor
-    scores: Tensor
+    logits: Tensor
     handed_down: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """Probabilities, float32 [B, K] on the CPU; 0 where there is none."""
+        return probabilities(self.logits)
 
 
 class CascadeXML(nn.Module):
@@ -118,7 +124,8 @@ class CascadeXML(nn.Module):
             forced = is_true if self.teacher_forcing else None
             leaves = self._hand_down(self.shortlist_sizes[level], shortlist, logits, forced)
         scale = self.level_weights[-1] / batch.global_size
-        losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale))
+        above = torch.stack(losses).detach() if losses else None
+        losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale, above))
         by_level = torch.stack(losses)
         return by_level @ by_level.new_tensor(self.level_weights), by_level.detach()
 
@@ -129,15 +136,13 @@ class CascadeXML(nn.Module):
         for level in range(len(self.cluster_heads)):
             shortlist = self._shortlist(level, leaves, features[level])
             logits = self._cluster_logits(level, features[level], shortlist)
-            scores = torch.sigmoid(logits.float())
-            if is_weighted and leaves is not None:
-                scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
+            best = shortlist.best(logits, leaves.logits if is_weighted and leaves is not None else None, k)
             leaves = self._hand_down(beam[level], shortlist, logits, None)
             handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
-            predictions.append(LevelPrediction(*shortlist.best(scores, k), handed_down))
-        positions, scores = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
+            predictions.append(LevelPrediction(*best, handed_down))
+        positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
-        return [*predictions, LevelPrediction(labels, scores)]
+        return [*predictions, LevelPrediction(labels, logits)]
 
     def _shortlist(self, level: int, above: Leaves | None, features_BD: Tensor) -> Shortlist:
         if above is None:
@@ -149,6 +154,5 @@ class CascadeXML(nn.Module):
 
     def _hand_down(self, size: int, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
         slots, mask = select_slots(logits_BC, shortlist.mask, size, is_true)
-        scores = torch.sigmoid(logits_BC.detach().gather(1, slots).float())
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
-        return Leaves(nodes=nodes, mask=mask, scores=scores)
+        return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())

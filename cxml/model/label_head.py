@@ -25,18 +25,25 @@ class Leaves:
     Attributes:
         nodes: int64 [B, K], leaf ids, each at most once per text; 0 where the mask is False.
         mask: bool [B, K].
-        scores: float32 [B, K], probabilities of the leaves.
+        logits: float32 [B, K], of the leaves.
     """
 
     nodes: Tensor
     mask: Tensor
-    scores: Tensor
+    logits: Tensor
 
 
 class LabelHead(Protocol):
     """The head of the labels. Label positions are in tree order."""
 
-    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        losses_above: Tensor | None = None,
+    ) -> Tensor:
         """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
 
         Args:
@@ -45,6 +52,8 @@ class LabelHead(Protocol):
             positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
             scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
                 takes it as the factor of its gradient.
+            losses_above: of the levels above, float32 [levels]: a head that updates itself leaves the rows as they are
+                where one of them, on any rank, is not finite, or where its own update may not be.
         """
         ...
 
@@ -52,8 +61,9 @@ class LabelHead(Protocol):
         """The k best labels among those of the leaves.
 
         Returns:
-            Label positions int64 [B, k] and scores float32 [B, k], best first; -1 and 0 where there is none. With
-            `weighted` a score is the label's probability times its leaf's.
+            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first; -1 and -inf where
+            there is none. With `weighted` a score is the label's probability times its leaf's. See
+            `cxml.model.ranking`.
         """
         ...
 
@@ -99,7 +109,14 @@ class EngineHead(nn.Module):
         )
         self.register_buffer("leaf_offsets", leaf_offsets, persistent=False)
 
-    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,  # noqa: ARG002
+        losses_above: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """See `LabelHead.loss`; the engine scales the gradient."""
         shortlist = self._labels_of(leaves, len(features_BD))
         is_true = is_positive(shortlist, positive_keys, self.num_labels)
@@ -108,10 +125,8 @@ class EngineHead(nn.Module):
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`."""
         shortlist = self._labels_of(leaves, len(features_BD))
-        scores = torch.sigmoid(self._logits(features_BD, shortlist).float())
-        if weighted and leaves is not None:
-            scores = scores * leaves.scores.gather(1, shortlist.parent_slots)
-        return shortlist.best(scores, k)
+        parents = leaves.logits if weighted and leaves is not None else None
+        return shortlist.best(self._logits(features_BD, shortlist), parents, k)
 
     def finish_step(self) -> None:
         """Nothing to do: the engine updates the blocks."""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys, scores_of
+
 
 @dataclass(frozen=True)
 class Shortlist:
@@ -27,13 +29,25 @@ class Shortlist:
     mask: Tensor
     parent_slots: Tensor
 
-    def best(self, scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nodes with the highest scores, best first: int64 [B, k] and float32 [B, k]; -1 and 0 for none."""
-        ranking = scores_BC.masked_fill(~self.mask, -1.0)
-        best = ranking.topk(min(k, ranking.shape[1]), dim=1)
-        found = best.values >= 0
-        nodes = self.nodes.gather(1, best.indices).masked_fill(~found, -1)
-        return nodes, best.values.clamp(min=0)
+    def best(self, logits_BC: Tensor, parent_logits_BK: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        """The k nodes with the highest scores, best first.
+
+        Args:
+            logits_BC: of the nodes, any float dtype.
+            parent_logits_BK: float32, of the nodes handed down, whose probabilities weigh their children's; None if a
+                score is the node's own probability.
+            k: nodes wanted.
+
+        Returns:
+            Nodes int64 [B, k] and their scores as logits float32 [B, k]; -1 and -inf where there is none.
+        """
+        own = logits_BC.float()
+        scores = own if parent_logits_BK is None else joint_logit(own, parent_logits_BK.gather(1, self.parent_slots))
+        keys = ranking_keys(scores, own).masked_fill(~self.mask, NO_KEY)
+        best = keys.topk(min(k, keys.shape[1]), dim=1)
+        nodes = self.nodes.gather(1, best.indices).masked_fill(best.values == NO_KEY, -1)
+        missing = 0, k - nodes.shape[1]  # the longest shortlist of the batch may be shorter than k
+        return F.pad(nodes, missing, value=-1), F.pad(scores_of(best.values), missing, value=-torch.inf)
 
 
 def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortlist:

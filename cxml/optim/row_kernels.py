@@ -18,6 +18,7 @@ from numba.extending import overload
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _HALF = 0x8000  # as noise it makes rounding go to nearest
+_NO_KEY = -(2**63)  # cxml.model.ranking.NO_KEY
 
 
 def _value(stored):
@@ -213,20 +214,49 @@ def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode,
     return sums.sum(0)
 
 
+@njit
+def ranking_key(score, own):
+    """`cxml.model.ranking.ranking_keys` of one row: an int64 in the order of scores, ties in that of own logits."""
+    # Shifted and added as int64: numba keeps no narrower integers.
+    return (np.int64(_ordered(score)) << 32) + np.int64(_ordered(own)) + 0x80000000
+
+
+@njit
+def _ordered(value):
+    """An integer of 32 bits in the order of float32 values; 0 and -0 are equal."""
+    bits = np.int64(np.float32(value + np.float32(0)).view(np.int32))
+    return bits ^ 0x7FFFFFFF if bits < 0 else bits
+
+
 @njit(fastmath=_FAST)
-def _insert(scores, positions, score, position):
-    """Put a row among the best of a text, both arrays [k] and best first, in place of the last one."""
-    place = len(scores) - 1
-    while place > 0 and score > scores[place - 1]:
-        scores[place] = scores[place - 1]
+def joint_logit(logit, parent_logit):
+    """`cxml.model.ranking.joint_logit` of one row."""
+    low, high = min(logit, parent_logit), max(logit, parent_logit)
+    rest = math.exp(-abs(high)) + math.exp(low - max(high, np.float32(0)))
+    return np.float32(low + min(high, np.float32(0)) - math.log1p(rest))
+
+
+@njit(fastmath=_FAST)
+def _offer(keys, positions, logit, parent_logit, position):
+    """Put a row among the best of a text, both arrays [k] and best first, if it belongs there."""
+    low, high = min(logit, parent_logit), max(logit, parent_logit)
+    # A joint logit is at most this, which needs no exponential: most rows are dismissed by it.
+    if ranking_key(np.float32(low + min(high, np.float32(0))), logit) <= keys[-1]:
+        return
+    key = ranking_key(joint_logit(logit, parent_logit), logit)
+    if key <= keys[-1]:
+        return
+    place = len(keys) - 1
+    while place > 0 and key > keys[place - 1]:
+        keys[place] = keys[place - 1]
         positions[place] = positions[place - 1]
         place -= 1
-    scores[place] = score
+    keys[place] = key
     positions[place] = position
 
 
 @njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
-def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, log_decay, step, state):
+def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, log_decay, step, state):
     """The k best rows of each text among the leaves that it wants of this shard.
 
     Args:
@@ -234,7 +264,7 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, 
         leaf_ptr: int64 [B + 1]; text b wants the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
         first_rows: int64 [P], first local row of each; last_rows: one past its last.
         last_rows: int64 [P].
-        leaf_scores: float32 [P], factor of the scores of the leaf's rows.
+        leaf_logits: float32 [P], see `joint_logit`; infinity leaves the rows' scores as they are.
         shift: int64 [P], label position minus local row.
         k: rows wanted per text.
         log_decay: `RowSchedule.log_decay`.
@@ -242,11 +272,12 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, 
         state: the arrays of `RowState`.
 
     Returns:
-        Scores float32 [B, k], best first (-1 where there is none), and label positions int64 [B, k] (-1 likewise).
+        Keys int64 [B, k] of `ranking_key`, best first (`NO_KEY` where there is none), and label positions int64 [B, k]
+        (-1 likewise).
     """
     weight, bias, last_step = state[0], state[1], state[5]
     width = features.shape[1]
-    scores = np.full((features.shape[0], k), -1, np.float32)
+    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
@@ -255,14 +286,12 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, 
                 for d in range(width):
                     product += _value(weight[r, d]) * features[b, d]
                 logit = product * pending_decay(last_step[r], log_decay, step) + bias[r]
-                score = np.float32(1 / (1 + math.exp(-logit))) * leaf_scores[p]
-                if score > scores[b, k - 1]:
-                    _insert(scores[b], positions[b], score, r + shift[p])
-    return scores, positions
+                _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
+    return keys, positions
 
 
 @njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
-def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift, k, weight, scale, bias):
+def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, weight, scale, bias):
     """The k best rows of each text; `best_rows` for rows of `weight[r] * scale[r]`.
 
     Args:
@@ -270,7 +299,7 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift
         leaf_ptr: int64 [B + 1]; this and the next four are those of `best_rows`.
         first_rows: int64 [P].
         last_rows: int64 [P].
-        leaf_scores: float32 [P].
+        leaf_logits: float32 [P].
         shift: int64 [P].
         k: rows wanted per text.
         weight: int8 [R, D].
@@ -278,10 +307,10 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift
         bias: float32 [R].
 
     Returns:
-        Scores float32 [B, k], best first (-1 where there is none), and label positions int64 [B, k] (-1 likewise).
+        Keys int64 [B, k] and label positions int64 [B, k] as those of `best_rows`.
     """
     width = features.shape[1]
-    scores = np.full((features.shape[0], k), -1, np.float32)
+    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
@@ -290,7 +319,5 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_scores, shift
                 for d in range(width):
                     product += np.float32(weight[r, d]) * features[b, d]
                 logit = product * scale[r] + bias[r]
-                score = np.float32(1 / (1 + math.exp(-logit))) * leaf_scores[p]
-                if score > scores[b, k - 1]:
-                    _insert(scores[b], positions[b], score, r + shift[p])
-    return scores, positions
+                _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
+    return keys, positions

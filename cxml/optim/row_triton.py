@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 
@@ -105,38 +106,39 @@ def best_rows_on_device(
 
     Args:
         features: float32 [B, D].
-        wanted: `leaf_ptr`, `first_rows`, `last_rows`, `leaf_scores` and `shift` of `best_rows`, on the device.
+        wanted: `leaf_ptr`, `first_rows`, `last_rows`, `leaf_logits` and `shift` of `best_rows`, on the device.
         k: rows wanted per text.
         log_decay: `RowSchedule.log_decay` on the device, float64.
         step: the last step taken.
         rows: the rows.
 
     Returns:
-        Scores float32 [B, k], best first (-1 where there is none), and label positions int64 [B, k] (-1 likewise).
+        Keys int64 [B, k], best first (`NO_KEY` where there is none), and label positions int64 [B, k] (-1 likewise).
     """
-    leaf_ptr, first_rows, last_rows, leaf_scores, shift = wanted
+    leaf_ptr, first_rows, last_rows, leaf_logits, shift = wanted
     num_texts, num_pairs = len(features), len(first_rows)
     score_ptr = torch.cat([first_rows.new_zeros(1), (last_rows - first_rows).cumsum(0)])
     pair_texts = torch.repeat_interleave(torch.arange(num_texts, device=features.device), leaf_ptr.diff())
     flat = features.new_empty(int(score_ptr[-1]))
     if num_pairs:
         _launch(_score_pair, num_pairs)(
-            pair_texts, first_rows, last_rows, leaf_scores, score_ptr, features.contiguous(), flat, rows.weight,
+            pair_texts, first_rows, last_rows, score_ptr, features.contiguous(), flat, rows.weight,
             rows.bias, rows.last_step, log_decay, step, WIDTH=features.shape[1], BLOCK=_block(features.shape[1]),
             ROWS=_ROWS,
         )  # fmt: skip
     text_ptr = score_ptr[leaf_ptr]
     lengths = text_ptr.diff()
     columns = torch.arange(max(int(lengths.max()), k) if num_texts else k, device=features.device)
-    padded = features.new_full((num_texts, len(columns)), -1)
-    padded[columns < lengths[:, None]] = flat
+    padded = torch.full((num_texts, len(columns)), NO_KEY, device=features.device)
+    leaf_of_score = torch.repeat_interleave(leaf_logits, last_rows - first_rows)
+    padded[columns < lengths[:, None]] = ranking_keys(joint_logit(flat, leaf_of_score), flat)
     best = padded.topk(k, dim=1)
     if not num_pairs:
         return best.values, torch.full_like(best.indices, -1)
     place = (text_ptr[:-1, None] + best.indices).clamp(max=max(len(flat) - 1, 0))
     pair = torch.searchsorted(score_ptr, place, right=True) - 1
     positions = first_rows[pair] + shift[pair] + place - score_ptr[pair]
-    return best.values, positions.masked_fill(best.values < 0, -1)
+    return best.values, positions.masked_fill(best.values == NO_KEY, -1)
 
 
 def _launch(kernel: Any, programs: int) -> Callable[..., None]:
@@ -248,7 +250,7 @@ def _update_tile(
 
 @triton.jit
 def _score_pair(
-    pair_texts, first_rows, last_rows, leaf_scores, score_ptr, features, scores, weight, bias, last_step, log_decay,
+    pair_texts, first_rows, last_rows, score_ptr, features, logits, weight, bias, last_step, log_decay,
     step, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0)
@@ -263,8 +265,7 @@ def _score_pair(
         row = tl.load(cells, is_row[:, None] & is_column[None, :], other=0).to(tl.float32)
         settled = _pending(last_step, log_decay, rows, is_row, step)
         logit = tl.sum(row * feature[None, :], 1) * settled + tl.load(bias + rows, is_row, other=0)
-        score = tl.load(leaf_scores + pair) / (1 + tl.exp(-logit))
-        tl.store(scores + tl.load(score_ptr + pair) + rows - first, score, is_row)
+        tl.store(logits + tl.load(score_ptr + pair) + rows - first, logit, is_row)
 
 
 @triton.jit

@@ -50,8 +50,10 @@ class FullRowsHead(DeviceRowsHead):
         """See `RowsHead.train`."""
         features, counts = self.gather_features(features_BD)
         texts, true_rows = self.own_positives(positive_keys, counts)
-        rows, positions = self.rows_on(features.device)
         share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
+        overflows = updates and not self.admits(features, scale * share * len(features))
+        updates = updates and not overflows
+        rows, positions = self.rows_on(features.device)
         sums = features.new_zeros(len(features), features.shape[1] + 1)
         if updates and not self._is_fused and self._summed is None:
             self._summed = features.new_zeros(self.layout.num_rows, features.shape[1] + 1)
@@ -66,6 +68,8 @@ class FullRowsHead(DeviceRowsHead):
             sums[:, -1] += loss * share
             if updates:
                 self._learn(rows, run, positions[run], (slope.T @ features) * scale, slope.sum(0) * scale)
+        if overflows:
+            sums[:, -1] += torch.inf
         return self.exchange.sum_rows(sums, counts)
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -84,9 +88,7 @@ class FullRowsHead(DeviceRowsHead):
             both = torch.cat([best, here.values], dim=1).topk(k, dim=1)
             places = torch.cat([places, positions[run][here.indices]], dim=1).gather(1, both.indices)
             best = both.values
-        # By their logits: beyond 17 or so the probabilities in float32 are all 1.
-        positions, logits = self._merge(best, places, counts, k, features_BD.device)
-        return positions, logits.sigmoid()
+        return self._merge(best, places, counts, k, features_BD.device)
 
     def finish_step(self) -> None:
         """See `RowsHead.finish_step`; until then 4 (D + 1) bytes are kept per row."""

@@ -22,9 +22,11 @@ from torch import Tensor
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import lengths_to_offsets
 from cxml.model import Leaves
+from cxml.model.ranking import scores_of
 from cxml.optim import RowSchedule, RowState, best_rows, settled_weights, train_groups, update_rows
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.leaf_groups import LeafGroups
+from cxml.parallel.magnitude import Magnitude
 from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.sparse_gradients import SparseGradients, clip_factor
 
@@ -39,13 +41,13 @@ class _Texts:
     Attributes:
         features: float32 [B, D], where the rows are worked on.
         leaves: int64 [B, K], -1 where there is none.
-        leaf_scores: float32 [B, K]; [B, 0] where they are not wanted.
+        leaf_logits: float32 [B, K]; [B, 0] where they are not wanted.
         counts: texts of each rank.
     """
 
     features: Tensor
     leaves: np.ndarray
-    leaf_scores: np.ndarray
+    leaf_logits: np.ndarray
     counts: list[int]
 
 
@@ -57,19 +59,19 @@ class WantedRows:
         leaf_ptr: int64 [B + 1]; text b has the pairs leaf_ptr[b] .. leaf_ptr[b + 1].
         first_rows: int64 [P], first local row of the leaf.
         last_rows: int64 [P], one past its last.
-        leaf_scores: float32 [P], factor of its rows' scores.
+        leaf_logits: float32 [P]; its probability is a factor of its rows' scores, infinity leaves them as they are.
         shift: int64 [P], label position minus local row.
     """
 
     leaf_ptr: np.ndarray
     first_rows: np.ndarray
     last_rows: np.ndarray
-    leaf_scores: np.ndarray
+    leaf_logits: np.ndarray
     shift: np.ndarray
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The arguments of the compiled loops."""
-        return self.leaf_ptr, self.first_rows, self.last_rows, self.leaf_scores, self.shift
+        return self.leaf_ptr, self.first_rows, self.last_rows, self.leaf_logits, self.shift
 
 
 class RowsHead:
@@ -120,27 +122,36 @@ class RowsHead:
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
+        self._optimizer = head.optimizer
         self._clip_norm = head.clip_global_norm
         # Else gradients are kept until the step ends, and all of its gradients are there.
         self._is_fused = accumulation == 1 and self.copies.size == 1 and not head.clip_global_norm
         self._pending = SparseGradients(width + 1)
+        self._magnitude = Magnitude()
 
     def initial_bias(self) -> float:
         """Where biases start: few of a shortlist's labels are true, as in `cxml.model.LevelHead`."""
         return -4.0
 
-    def loss(self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float) -> Tensor:
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        losses_above: Tensor | None = None,
+    ) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or keeps their gradients."""
-        learns = torch.is_grad_enabled()
+        learns = torch.is_grad_enabled() and self._all_finite(losses_above)
         if learns and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _RowsLoss.apply(features_BD, self, leaves, positive_keys, scale, learns)
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
-        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64), with_scores=True)
+        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64), with_logits=True)
         if not weighted or leaves is None:
-            texts.leaf_scores.fill(1)
+            texts.leaf_logits.fill(np.inf)
         own = self.layout.owns(texts.leaves) & (texts.leaves >= 0)
         local = texts.leaves[own] // self.layout.num_shards
         first = self.layout.local_starts[local]
@@ -148,12 +159,12 @@ class RowsHead:
             leaf_ptr=lengths_to_offsets(own.sum(1)),
             first_rows=first,
             last_rows=self.layout.local_starts[local + 1],
-            leaf_scores=texts.leaf_scores[own],
+            leaf_logits=texts.leaf_logits[own],
             shift=self.layout.leaf_offsets[texts.leaves[own]] - first,
         )
-        scores, positions = self.best_of(texts.features, wanted, k)
-        positions, scores = self._merge(scores, positions, texts.counts, k, features_BD.device)
-        return positions, scores.clamp(min=0)
+        keys, positions = self.best_of(texts.features, wanted, k)
+        positions, keys = self._merge(keys, positions, texts.counts, k, features_BD.device)
+        return positions, scores_of(keys)
 
     def place(self, features: Tensor) -> Tensor:
         """The features where the rows are worked on."""
@@ -176,12 +187,12 @@ class RowsHead:
         return torch.from_numpy(sums), kept
 
     def best_of(self, features_BD: Tensor, wanted: WantedRows, k: int) -> tuple[Tensor, Tensor]:
-        """The k best of this rank's rows: scores float32 [B, k] and label positions int64 [B, k], -1 for none."""
+        """The k best of this rank's rows: `ranking_keys` int64 [B, k] and label positions int64 [B, k], -1 for none."""
         state = tuple(vars(self.state).values())
-        scores, positions = best_rows(
+        keys, positions = best_rows(
             features_BD.numpy(), *wanted.arrays(), k, self.schedule.log_decay, self.schedule.step, state
         )
-        return torch.from_numpy(scores), torch.from_numpy(positions)
+        return torch.from_numpy(keys), torch.from_numpy(positions)
 
     def finish_step(self) -> None:
         """Update the rows with the gradients that the step's micro-batches left, if that was not done in passing."""
@@ -238,6 +249,7 @@ class RowsHead:
             values = torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
         self.state.weight[rows[own]] = values
         self.state.bias[rows[own]] = bias.float().numpy()[own]
+        self._magnitude.forget()
         if self.state.compensation.size:
             self.state.compensation[rows[own]] = 0
         return int(own.sum())
@@ -245,18 +257,41 @@ class RowsHead:
     def train(
         self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, scale: float, *, updates: bool
     ) -> Tensor:
-        """Loss, gradients and update; float32 [B, D + 1]: the features' gradient, and each text's loss last."""
+        """Loss, gradients and update; float32 [B, D + 1]: the features' gradient, and each text's loss last.
+
+        If the step may leave the range of float32, the rows stay as they are and the losses are infinite or NaN.
+        """
         texts, positives = self._gather(features_BD, leaves, positive_keys)
         groups, leaf_ids = self._group(texts.leaves)
         sizes = np.diff(self.layout.leaf_offsets)
         lengths = np.where(texts.leaves >= 0, sizes[texts.leaves], 0).sum(1)
-        mode = (_UPDATE if self._is_fused else _WRITE_GRADIENTS) if updates else _KEEP
         is_true = self._mark_true(groups, leaf_ids, positives, len(texts.features))
         inverse_counts = (1 / lengths).astype(np.float32)
+        overflows = updates and not self.admits(texts.features, scale * float(inverse_counts.sum()))
+        mode = (_UPDATE if self._is_fused else _WRITE_GRADIENTS) if updates and not overflows else _KEEP
         sums, kept = self.train_groups(groups, texts.features, inverse_counts, is_true, scale=scale, mode=mode)
+        if overflows:
+            sums[:, -1] += torch.inf
         if mode == _WRITE_GRADIENTS:
             self._pending.add(groups.rows, kept)
         return self.exchange.sum_rows(sums, texts.counts)
+
+    def admits(self, features_BD: Tensor, factor: float) -> bool:
+        """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`.
+
+        Args:
+            features_BD: of the texts of all ranks.
+            factor: what a feature is at most multiplied by in a row's gradient.
+        """
+        if not self._magnitude.is_known:
+            self._magnitude.measure(self.state, self.exchange)
+        is_adam = self._optimizer == "adamw"
+        return self._magnitude.admits(features_BD, factor, self.schedule, is_adam=is_adam)
+
+    def _all_finite(self, losses: Tensor | None) -> bool:
+        """Whether these are finite on all ranks that share the rows."""
+        is_finite = losses is None or bool(losses.isfinite().all())
+        return bool(self.exchange.gather_sizes(int(is_finite)).all())
 
     def gather_features(self, features_BD: Tensor) -> tuple[Tensor, list[int]]:
         """Features of all ranks, float32 [B, D], and how many each has."""
@@ -273,23 +308,23 @@ class RowsHead:
         return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
 
     def _gather(
-        self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_scores: bool = False
+        self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_logits: bool = False
     ) -> tuple[_Texts, np.ndarray]:
         """The texts of all ranks, and their true labels as int64 [n, 2]: text, label position."""
         num_texts = len(features_BD)
-        nodes, scores = self._wanted_leaves(leaves, num_texts)
+        nodes, logits = self._wanted_leaves(leaves, num_texts)
         sizes = self.exchange.gather_sizes(num_texts, nodes.shape[1], len(positive_keys))
         counts, widths, nnz = (sizes[:, column].tolist() for column in range(3))
         width = max(widths)
         nodes = torch.nn.functional.pad(nodes, (0, width - nodes.shape[1]), value=-1)
-        scores = torch.nn.functional.pad(scores, (0, width - scores.shape[1])) if with_scores else scores[:, :0]
+        logits = torch.nn.functional.pad(logits, (0, width - logits.shape[1])) if with_logits else logits[:, :0]
         before = sum(counts[: self.exchange.rank])
         keys = positive_keys.cpu()
         positives = torch.stack([keys // self.layout.num_labels + before, keys % self.layout.num_labels], dim=1)
         texts = _Texts(
             features=self.exchange.gather_rows(self.place(features_BD.detach()), counts).float(),
             leaves=self.exchange.gather_rows(nodes.int(), counts).long().numpy(),
-            leaf_scores=self.exchange.gather_rows(scores, counts).numpy() if with_scores else scores.numpy(),
+            leaf_logits=self.exchange.gather_rows(logits, counts).numpy() if with_logits else logits.numpy(),
             counts=counts,
         )
         return texts, self.exchange.gather_rows(positives, nnz).numpy()
@@ -298,7 +333,7 @@ class RowsHead:
         if leaves is None:
             every = torch.arange(len(self.layout.leaf_offsets) - 1).repeat(num_texts, 1)
             return every, torch.ones(every.shape)
-        return leaves.nodes.masked_fill(~leaves.mask, -1).cpu(), leaves.scores.cpu()
+        return leaves.nodes.masked_fill(~leaves.mask, -1).cpu(), leaves.logits.cpu()
 
     def _group(self, leaves_BK: np.ndarray) -> tuple[LeafGroups, np.ndarray]:
         """This rank's pairs grouped by leaf, and the groups' leaf ids."""
@@ -341,18 +376,18 @@ class RowsHead:
         return marks
 
     def _merge(
-        self, scores: Tensor, positions: Tensor, counts: list[int], k: int, device: torch.device
+        self, ranking: Tensor, positions: Tensor, counts: list[int], k: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Of every rank's k best the k best for this rank's texts; a missing one, position -1, has the lowest score."""
-        num_all = len(scores)
+        """The k highest of every rank's `ranking` [texts of all ranks, k], for this rank's texts, with positions."""
+        num_all = len(ranking)
         every = [num_all] * self.exchange.size
         start = sum(counts[: self.exchange.rank])
         own = slice(start, start + counts[self.exchange.rank])
-        gathered_scores = self.exchange.gather_rows(scores, every)
+        gathered_ranking = self.exchange.gather_rows(ranking, every)
         gathered_positions = self.exchange.gather_rows(positions, every)
-        stacked_scores = gathered_scores.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
+        stacked_ranking = gathered_ranking.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
         stacked_positions = gathered_positions.view(-1, num_all, k)[:, own].transpose(0, 1).flatten(1)
-        best = stacked_scores.topk(k, dim=1)
+        best = stacked_ranking.topk(k, dim=1)
         return stacked_positions.gather(1, best.indices).to(device), best.values.to(device)
 
 

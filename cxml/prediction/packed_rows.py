@@ -127,8 +127,8 @@ class _Int8RowsHead(RowsHead):
     def best_of(self, features_BD: Tensor, wanted: WantedRows, k: int) -> tuple[Tensor, Tensor]:
         """See `RowsHead.best_of`."""
         rows = self._rows
-        scores, positions = best_int8_rows(features_BD.numpy(), *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
-        return torch.from_numpy(scores), torch.from_numpy(positions)
+        keys, positions = best_int8_rows(features_BD.numpy(), *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
+        return torch.from_numpy(keys), torch.from_numpy(positions)
 
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """See `RowsHead.export_rows`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cxml.data import Batch
 from cxml.model import CascadeXML, LevelPrediction
+from cxml.model.ranking import probabilities
 from cxml.prediction.results import ExplainedLabel, PathNode
 from cxml.tree import LabelTree
 
@@ -21,33 +23,40 @@ def explain_batch(
         model: what predicted.
         tree: its tree.
         batch: B texts.
-        best: labels [B, K] and their scores.
+        best: labels [B, K] and the logits of their scores.
         is_weighted: whether a score is the label's probability times that of the cluster above it.
     """
     features = model.encoder(batch.input_ids, batch.attention_mask)
     labels = best.nodes.cpu().numpy()
-    nodes, probabilities = [], []
+    nodes, logits = [], []
     for level in range(len(tree.offsets)):
         of_label = tree.cluster_of_label(level)[np.maximum(labels, 0)].astype(np.int64)
         wanted = torch.from_numpy(of_label).to(best.nodes.device)
-        logits: Tensor = model.cluster_heads[level](features[level][: len(labels)], wanted)
+        of_cluster: Tensor = model.cluster_heads[level](features[level][: len(labels)], wanted)
         nodes.append(of_label)
-        probabilities.append(torch.sigmoid(logits.float()).cpu().numpy())
-    scores = best.scores.cpu().numpy()
-    own = scores / probabilities[-1] if is_weighted and nodes else scores
+        logits.append(of_cluster.float())
+    clusters = [probabilities(of_level).numpy() for of_level in logits]
+    scores = best.scores.numpy()
+    own = _quotient(best.logits, logits[-1]) if is_weighted and nodes else scores
     sizes = [np.diff(tree.label_offsets(level)) for level in range(len(nodes))]
 
     def explained(row: int, place: int) -> ExplainedLabel:
         path = tuple(
             PathNode(level, node := int(nodes[level][row, place]), int(sizes[level][node]),
-                     float(probabilities[level][row, place]))
+                     float(clusters[level][row, place]))
             for level in range(len(nodes))
         )  # fmt: skip
         return ExplainedLabel(
-            int(labels[row, place]), "", float(scores[row, place]), float(min(own[row, place], 1)), path
+            int(labels[row, place]), "", float(scores[row, place]), float(own[row, place]), path
         )  # fmt: skip
 
     return [
         [explained(row, place) for place in range(labels.shape[1]) if labels[row, place] >= 0]
         for row in range(len(labels))
     ]
+
+
+def _quotient(logits: Tensor, divisor_logits: Tensor) -> np.ndarray:
+    """Probabilities divided by others, at most 1, float64; also where they are too small for float32."""
+    logarithm = functional.logsigmoid(logits.cpu().double()) - functional.logsigmoid(divisor_logits.cpu().double())
+    return logarithm.clamp(max=0).exp().numpy()

@@ -16,6 +16,7 @@ from torch import Tensor
 from cxml.data import Batch, Ragged, TextEncoder, collate, cut
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction
+from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange, device_of
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download
@@ -23,7 +24,7 @@ from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
 from cxml.prediction.parts import Parts, read_parts
 from cxml.prediction.paths import explain_batch
-from cxml.prediction.propensity_ranking import CANDIDATES, rank_by_weighted_scores, weigh_labels
+from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
 from cxml.prediction.subset import restrict
 
@@ -160,7 +161,7 @@ class Predictor:
             excluded: label ids that a text must not get, by the text's place in `texts`.
 
         Returns:
-            Label ids and scores [N, k]; -1 and 0 where the shortlist of a text has no more labels.
+            Label ids and scores [N, min(k, number of labels)]; -1 and 0 where the shortlist of a text has no more.
 
         Raises:
             ConfigError: k or the beam is impossible.
@@ -180,18 +181,15 @@ class Predictor:
         self._check(k, beam)
         excluded = excluded or {}
         most = max((len(labels) for labels in excluded.values()), default=0)
-        wanted = self._candidates(k) + int(self._exchange.gather_sizes(most).max())
+        wanted = self._candidates(k, int(self._exchange.gather_sizes(most).max()))
         labels = np.full((len(tokens), wanted), -1, np.int64)
-        scores = np.zeros((len(tokens), wanted), np.float32)
+        logits = np.full((len(tokens), wanted), -np.inf, np.float32)
         for rows, batch in self._batches(tokens):
             best = self._model(batch, predict_k=wanted, beam=beam)[-1]
-            width = best.nodes.shape[1]
-            labels[rows, :width] = best.nodes[: len(rows)].cpu().numpy()
-            scores[rows, :width] = best.scores[: len(rows)].cpu().numpy()
-        labels = np.where(labels >= 0, self._label_ids[np.maximum(labels, 0)], -1)
-        if self.parts.label_weights is not None:
-            labels, scores = rank_by_weighted_scores(labels, scores, self.parts.label_weights)
-        labels, scores = _without(labels, scores, excluded, k)
+            labels[rows] = best.nodes[: len(rows)].cpu().numpy()
+            logits[rows] = best.logits[: len(rows)].cpu().numpy()
+        labels, logits = self._ranked(labels, logits)
+        labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded, k)
         return Predictions(labels, scores, self.names)
 
     @torch.inference_mode()
@@ -202,11 +200,17 @@ class Predictor:
         explained: list[list[ExplainedLabel]] = [[] for _ in texts]
         for rows, batch in self._batches(self._encoder.encode(texts)):
             best = self._model(batch, predict_k=self._candidates(k), beam=beam)[-1]
-            best = LevelPrediction(best.nodes[: len(rows)], best.scores[: len(rows)])
+            best = LevelPrediction(best.nodes[: len(rows)], best.logits[: len(rows)])
             found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
-            for row, labels in zip(rows.tolist(), found, strict=True):
-                ranked = sorted(map(self._named, labels), key=lambda label: -label.score)
-                explained[row] = ranked[:k]
+            ids, logits = self._ranked(best.nodes.cpu().numpy(), best.logits.cpu().numpy())
+            scores = probabilities(torch.from_numpy(logits)).numpy()
+            for row, labels, row_ids, row_scores in zip(rows.tolist(), found, ids[:, :k], scores, strict=True):
+                by_id = {int(self._label_ids[label.label]): label for label in labels}
+                explained[row] = [
+                    replace(by_id[label], label=label, name=self.names[label], score=score)
+                    for label, score in zip(row_ids.tolist(), row_scores.tolist(), strict=False)
+                    if label >= 0
+                ]
         return explained
 
     @torch.inference_mode()
@@ -239,16 +243,18 @@ class Predictor:
         restricted._label_ids = ids
         return restricted
 
-    def _candidates(self, k: int) -> int:
-        """How many of the most probable labels the k best are among."""
-        return k if self.parts.label_weights is None else max(k, CANDIDATES)
+    def _candidates(self, k: int, spare: int = 0) -> int:
+        """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
+        wanted = k if self.parts.label_weights is None else max(k, CANDIDATES)
+        return min(wanted + spare, len(self._label_ids))
 
-    def _named(self, label: ExplainedLabel) -> ExplainedLabel:
-        """A label of the tree with its id, its name, and its score as it is ranked by."""
-        label_id = int(self._label_ids[label.label])
-        weights = self.parts.label_weights
-        score = label.score if weights is None else label.score * float(weights[label_id])
-        return replace(label, label=label_id, name=self.names[label_id], score=score)
+    def _ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of labels of the tree and the logits of their scores, both [N, K], in the order that they are ranked."""
+        ids = np.where(labels >= 0, self._label_ids[np.maximum(labels, 0)], -1)
+        if self.parts.label_weights is None:
+            return ids, logits
+        weighted, order = weigh_logits(ids, logits, self.parts.label_weights)
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
 
     def _ids_of(self, labels: Sequence[int | str]) -> np.ndarray:
         """Sorted ids of labels given by id or name, int64."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from cxml.metrics import PropensityConstants, inverse_propensities
+from cxml.model.ranking import joint_logit
 from cxml.prediction.parts import Parts, known_frequency
 
 CANDIDATES = 100
@@ -36,16 +38,18 @@ def weigh_labels(parts: Parts, power: float) -> Parts:
     return replace(parts, label_weights=weights, facts={**parts.facts, "propensity_ranking": power})
 
 
-def rank_by_weighted_scores(
-    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [N, K] and their scores times their weights, best first; equal ones keep their order.
+def weigh_logits(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of scores times their labels' weights, and the order that they put each row's places in.
 
     Args:
         labels: int64 [N, K], -1 where there is none.
-        scores: float32 [N, K], best first.
-        weights: float32 [L], above 0, by label.
+        logits: float32 [N, K], of the scores, best first; they break ties. -inf where there is no label.
+        weights: float32 [L], above 0 and at most 1, by label.
+
+    Returns:
+        Float64 [N, K], in the order of the arguments, and places int64 [N, K], best first.
     """
-    weighted = np.where(labels >= 0, scores * weights[np.maximum(labels, 0)], 0)
-    order = np.argsort(np.where(labels >= 0, -weighted, np.inf), axis=1, kind="stable")
-    return np.take_along_axis(labels, order, 1), np.take_along_axis(weighted, order, 1)
+    weight = torch.from_numpy(weights[np.maximum(labels, 0)]).double()
+    own = torch.from_numpy(logits).double()
+    weighted = joint_logit(own, torch.logit(weight)).masked_fill(own.isneginf(), -torch.inf).numpy()
+    return weighted, np.lexsort((-logits, -weighted))

@@ -16,6 +16,8 @@ from cxml import storage
 from cxml.data import lengths_to_offsets, read_sparse_npz
 from cxml.errors import DataError
 
+_SMALLEST = np.finfo(np.float32).tiny
+"""Scores of the files are at least this, so that none of them counts as missing."""
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
 
 
@@ -27,18 +29,30 @@ def write_scores(url: str, labels: np.ndarray, scores: np.ndarray, num_labels: i
 def scores_as_npz(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> bytes:
     """Each text's best labels [N, K], best first (-1 for none), with their scores, as scipy saves a CSR matrix [N, L].
 
-    Scores that are equal, such as those rounded to 1, are told apart by the least that there is, to keep the order.
+    Equal scores, such as those rounded to 1 or to 0, differ in the file by one unit in the last place, which keeps
+    their order.
     """
-    found = labels >= 0
-    scores = scores.copy()
-    for place in range(1, scores.shape[1]):
-        scores[:, place] = np.minimum(scores[:, place], np.nextafter(scores[:, place - 1], np.float32(0)))
-    offsets = lengths_to_offsets(found.sum(1))
-    matrix = sparse.csr_matrix((scores[found], labels[found], offsets), (len(labels), num_labels))
+    matrix = _as_matrix(labels, scores, num_labels)
     matrix.sort_indices()
     sink = io.BytesIO()
     sparse.save_npz(sink, matrix)
     return sink.getvalue()
+
+
+def _as_matrix(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> sparse.csr_matrix:
+    """Labels [N, K], best first (-1 for none), and float32 scores as a CSR matrix [N, L] without ties in a row."""
+    order = np.argsort(np.where(labels >= 0, -scores, np.inf), axis=1, kind="stable")
+    labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
+    found = labels >= 0
+    scores = np.where(found, np.maximum(scores, _SMALLEST), 0).astype(np.float32)
+    for place in range(1, scores.shape[1]):
+        scores[:, place] = np.minimum(scores[:, place], np.nextafter(scores[:, place - 1], np.float32(0)))
+    least = np.full(len(scores), _SMALLEST, np.float32)
+    for place in reversed(range(scores.shape[1])):  # those that fell below it rise above each other again
+        scores[:, place] = np.where(found[:, place], np.maximum(scores[:, place], least), 0)
+        least = np.where(found[:, place], np.nextafter(scores[:, place], np.float32(1)), least)
+    offsets = lengths_to_offsets(found.sum(1))
+    return sparse.csr_matrix((scores[found], labels[found], offsets), (len(labels), num_labels))
 
 
 def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
@@ -113,10 +127,11 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
             rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
         else:
             rows = [_pairs(json.loads(line)) for line in content.splitlines()]
-        offsets = lengths_to_offsets(np.array([len(labels) for labels, _ in rows], np.int64))
-        labels = np.array([label for each, _ in rows for label in each], np.int64)
-        scores = np.array([score for _, each in rows for score in each], np.float64)
-        found.append(sparse.csr_matrix((scores, labels, offsets), (len(rows), num_labels)))
+        width = max((len(labels) for labels, _ in rows), default=0)
+        labels, scores = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), width), np.float32)
+        for row, (own_labels, own_scores) in enumerate(rows):
+            labels[row, : len(own_labels)], scores[row, : len(own_scores)] = own_labels, own_scores
+        found.append(_as_matrix(labels, scores, num_labels))
     if not found:
         raise DataError(url, "holds no part files", _REMEDY)
     return sparse.csr_matrix(sparse.vstack(found))

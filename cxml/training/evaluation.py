@@ -53,14 +53,14 @@ def predict_split(predict: Predict, loader: EvalLoader, k: int, tree: LabelTree,
     return SplitPrediction(
         rows=np.concatenate(rows),
         nodes=[torch.cat([p.nodes for p in level]).cpu().numpy() for level in by_level],
-        scores=[torch.cat([p.scores for p in level]).cpu().numpy() for level in by_level],
+        scores=[torch.cat([p.scores for p in level]).numpy() for level in by_level],
         reached=reached,
     )
 
 
 def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
     """The best nodes, without those of texts that are only there to keep step."""
-    return LevelPrediction(nodes=prediction.nodes[:count], scores=prediction.scores[:count])
+    return LevelPrediction(nodes=prediction.nodes[:count], logits=prediction.logits[:count])
 
 
 def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> np.ndarray:
@@ -108,7 +108,7 @@ def predict_share(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
-    return predict_split(predict, loader, max(config.top_k), tree, ranks)
+    return predict_split(predict, loader, min(max(config.top_k), tree.num_labels), tree, ranks)
 
 
 def score_levels(

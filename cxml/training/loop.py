@@ -124,7 +124,7 @@ def fit(
             for step, micro_batches in enumerate(loader.epoch(epoch, skipped), start=steps_before):
                 recorder.stop_waiting()
                 cycle = schedule.apply(step)
-                level_losses = train_step(engine, micro_batches, ranks)
+                level_losses = train_step(engine, micro_batches, ranks, step + 1)
                 recorder.add(level_losses, micro_batches[0].global_size)
                 steps_done = step + 1
                 if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:

@@ -106,25 +106,12 @@ def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, cas
         np.concatenate([rows["bias"] for _, rows, _ in gathered]), bias[positions], rtol=1e-4, atol=1e-6
     )
 
-    for rank, (_, _, (found, scores)) in enumerate(gathered):
+    for rank, (_, _, (found, logits)) in enumerate(gathered):
         features, leaves, _ = problem[3][0][rank]
         leaves = leaves if config.candidates == "shortlist" else None
         expected_positions, expected = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
-        width = expected.shape[1]
-        np.testing.assert_allclose(scores[:, :width], expected.detach().numpy(), rtol=1e-4, atol=1e-6)
-        assert found[:, :width].tolist() == expected_positions.tolist()
-
-
-def test_labels_whose_probability_rounds_to_1_are_ranked_by_their_logits():
-    offsets, weight, bias, steps = make_problem(0, 9, (3, 2))
-    (gathered,) = run_workers(train_rows, ((offsets, weight, bias + 40, steps), [(ALL, 1)]), 2)
-    positions, weight, bias = (
-        np.concatenate([rows[name] for _, rows, _ in gathered]) for name in ("positions", "weight", "bias")
-    )
-    for rank, (_, _, (found, scores)) in enumerate(gathered):
-        logits = steps[0][rank][0] @ weight.T + bias
-        assert found.tolist() == positions[np.argsort(-logits)[:, :3]].tolist()
-        assert (scores == 1).all()
+        np.testing.assert_allclose(logits, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+        assert found.tolist() == expected_positions.tolist()
 
 
 def test_the_gradient_of_the_features_is_that_of_the_loss():
@@ -163,10 +150,10 @@ def test_without_clusters_every_label_is_scored():
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1).sum()
     with torch.no_grad():
         assert head.loss(x, None, keys, 1.0).item() == pytest.approx(expected.item(), rel=1e-5)
-    positions, scores = head.predict(x, None, 4, weighted=True)
-    best = torch.sigmoid(logits).topk(4, dim=1)
+    positions, found = head.predict(x, None, 4, weighted=True)
+    best = logits.topk(4, dim=1)
     assert positions.tolist() == best.indices.tolist()
-    torch.testing.assert_close(scores, best.values)
+    torch.testing.assert_close(found, best.values)
 
 
 @pytest.mark.parametrize("config", [SGD, ALL], ids=["shortlist", "all labels"])
@@ -215,10 +202,10 @@ def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     logits = x @ plain.T + bias
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / 1000
     expected_gradient, weight_gradient = torch.autograd.grad(expected, (x, plain))
-    best = torch.sigmoid(logits).topk(4, dim=1)
-    positions, scores = head.predict(x, None, 4, weighted=True)
+    best = logits.topk(4, dim=1)
+    positions, found = head.predict(x, None, 4, weighted=True)
     assert positions.tolist() == best.indices.tolist()
-    torch.testing.assert_close(scores, best.values.detach())
+    torch.testing.assert_close(found, best.values.detach())
 
     head.schedule.begin_step(10.0, 0.9)
     loss = head.loss(x, None, keys, 0.5)

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.ranked_heads import LOGITS
+from support.rankings import check_ranking, joint
 
 import cxml
 from cxml import evaluate, export
@@ -13,7 +17,7 @@ from cxml.config import config_to_dict
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
-from cxml.prediction.propensity_ranking import rank_by_weighted_scores
+from cxml.prediction.propensity_ranking import weigh_logits
 from cxml.training.jobs import label_weights
 
 POWER = 0.5
@@ -67,12 +71,23 @@ def test_excluded_labels_make_room_for_the_next(ranked, lines):
 
 
 def test_places_without_a_label_stay_last():
-    labels, scores = rank_by_weighted_scores(
-        np.array([[0, 1, -1], [-1, -1, -1]]), np.array([[0.9, 0.5, 0], [0, 0, 0]], np.float32),
-        np.array([0.1, 1], np.float32),
-    )  # fmt: skip
-    assert labels.tolist() == [[1, 0, -1], [-1, -1, -1]]
-    np.testing.assert_allclose(scores, [[0.5, 0.09, 0], [0, 0, 0]])
+    labels = np.array([[0, 1, -1], [-1, -1, -1]])
+    logits = np.array([[np.log(9), 0, -np.inf], [-np.inf] * 3], np.float32)  # of 0.9 and 0.5
+    weighted, order = weigh_logits(labels, logits, np.array([0.1, 1], np.float32))
+    assert order.tolist() == [[1, 0, 2], [0, 1, 2]]
+    np.testing.assert_allclose(1 / (1 + np.exp(-weighted)), [[0.09, 0.5, 0], [0, 0, 0]], rtol=1e-6)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(LOGITS, st.sampled_from([1.0, 0.999999, 0.5, 0.1, 1e-3, 1e-6])), min_size=1, max_size=12),
+)
+def test_sure_and_hopeless_labels_are_weighed_as_by_brute_force(pairs):
+    logits, weights = (np.array(part, np.float32) for part in zip(*sorted(pairs, reverse=True), strict=True))
+    weighted, order = weigh_logits(np.arange(len(pairs))[None], logits[None], weights)
+    with np.errstate(divide="ignore"):
+        of_weights = np.log(weights.astype(np.float64)) - np.log1p(-weights.astype(np.float64))
+    check_ranking(order[0], weighted[0, order[0]], joint(logits, of_weights), logits, len(pairs))
 
 
 def test_a_restricted_model_ranks_its_labels_alike(ranked, weights, lines, tmp_path):

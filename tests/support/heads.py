@@ -33,8 +33,8 @@ def make_texts(rng, offsets, count):
         truths = rng.choice(wanted, size=int(rng.integers(1, len(wanted) + 1)), replace=False)
         elsewhere = int(rng.integers(offsets[-1]))  # mostly of a leaf that is not wanted
         keys += [text * int(offsets[-1]) + int(p) for p in {*truths.tolist(), elsewhere}]
-    scores = rng.random((count, width)).astype(np.float32)
-    leaves = Leaves(torch.from_numpy(nodes * mask), torch.from_numpy(mask), torch.from_numpy(scores))
+    logits = rng.normal(size=(count, width)).astype(np.float32)
+    leaves = Leaves(torch.from_numpy(nodes * mask), torch.from_numpy(mask), torch.from_numpy(logits))
     return rng.normal(size=(count, WIDTH)).astype(np.float32), leaves, torch.tensor(sorted(keys))
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from support.rankings import joint
+
 
 @dataclass
 class LiteralResult:
@@ -61,14 +63,17 @@ def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label
 
 
 def literal_predict(tree, features, heads, shortlist_sizes, scoring, text):
-    """Per level, {node: score} of what one text is scored on; labels as label ids at the last."""
+    """Per level, {node: (log odds of its score, own logit)} of what one text is scored on; labels by id at the last."""
     shortlist, parent_of, above, result = list(range(tree.level_sizes[0])), {}, {}, []
     for level in range(len(tree.level_sizes)):
         weight, bias = heads[level]
         logits = {node: weight[node] @ features[level][text] + bias[node] for node in shortlist}
-        own = {node: torch.sigmoid(logit).item() for node, logit in logits.items()}
+        own = {node: logit.item() for node, logit in logits.items()}
         weighted = scoring == "weighted" and level > 0
-        scores = {node: p * above[parent_of[node]] if weighted else p for node, p in own.items()}
+        scores = {
+            node: (float(joint(logit, above[parent_of[node]])) if weighted else logit, logit)
+            for node, logit in own.items()
+        }
         is_last = level == len(tree.level_sizes) - 1
         result.append({int(tree.label_order[n]) if is_last else n: s for n, s in scores.items()})
         if not is_last:

@@ -1,0 +1,52 @@
+"""The order in which nodes are ranked, and the probabilities that it comes with: one definition for all heads.
+
+With `weighted` scoring the score of a node is its probability times its parent's. Probabilities of logits above 17 are
+all 1 in float32, and those of logits below -104 all 0, so nodes are ranked by the logit of the score instead: float32
+keeps logits apart. It is exactly the node's own logit where nothing is weighted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_KEY = -(2**63)
+"""Below the key of every score: marks a place without a node."""
+_LOWEST = -(2**31)
+
+
+def joint_logit(logits: Tensor, parent_logits: Tensor) -> Tensor:
+    """The logit of sigmoid(logits) * sigmoid(parent_logits), without rounding either to 0 or 1.
+
+    With a, b = sorted logits it is -log((1 + e^-a) (1 + e^-b) - 1), whose largest term is taken out of the logarithm.
+    A parent logit of infinity leaves the logits as they are. `cxml.optim.row_kernels` has the same for compiled loops.
+    """
+    low, high = torch.minimum(logits, parent_logits), torch.maximum(logits, parent_logits)
+    rest = torch.exp(-high.abs()) + torch.exp(low - high.clamp(min=0))
+    return low + high.clamp(max=0) - torch.log1p(rest)
+
+
+def ranking_keys(scores: Tensor, own: Tensor) -> Tensor:
+    """Integers in the order of scores, ties in that of the nodes' own logits: int64, for float32 of the same shape.
+
+    Under a parent of logit 5, nodes of logits 100 and 200 have the same score in float32, which is the parent's.
+    """
+    return (_ordered(scores) << 32) + _ordered(own) - _LOWEST
+
+
+def scores_of(keys: Tensor) -> Tensor:
+    """The scores that `ranking_keys` were made of, as logits: float32, -inf for `NO_KEY`."""
+    high = keys >> 32
+    bits = torch.where(high < 0, high ^ 0x7FFFFFFF, high).int()
+    return bits.view(torch.float32).masked_fill(keys == NO_KEY, -torch.inf)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Probabilities of logits, float32 on the CPU: they never rise where the logits fall, and are 0 for -inf."""
+    return torch.sigmoid(logits.cpu().double()).float()
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """Integers of 32 bits, as int64, in the order of float32 values; 0 and -0 are equal."""
+    bits = (values + 0.0).view(torch.int32)
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()

@@ -1,0 +1,85 @@
+"""Whether a training step stays within the range of float32, known before any label row is changed.
+
+Rows are updated in the same visit in which they are scored, so an overflow that is only noticed in the loss has already
+reached rows. Instead a bound of the largest weight is kept, which costs nothing per row: rows are measured once, and
+each step adds the most that its update can change a weight by. Healthy training is many orders of magnitude away from
+the limit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from cxml.optim import RowSchedule, RowState
+from cxml.parallel.exchange import Exchange
+
+_LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
+_BLOCK_ROWS = 65536
+
+
+class Magnitude:
+    """A bound of the absolute weights and biases of all rows of a group of ranks, which all of them agree on."""
+
+    def __init__(self) -> None:
+        self._largest: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the rows have been measured."""
+        return self._largest is not None
+
+    def measure(self, state: RowState, exchange: Exchange) -> None:
+        """Take the largest number of the rows, NaN if one of them is NaN; a collective call."""
+        own = torch.tensor([_largest(state)], dtype=torch.float64)
+        self._largest = float(exchange.gather_rows(own, [1] * exchange.size).max())
+
+    def forget(self) -> None:
+        """The rows were replaced."""
+        self._largest = None
+
+    def admits(self, features: torch.Tensor, factor: float, schedule: RowSchedule, *, is_adam: bool) -> bool:
+        """Whether logits, gradients, their squares and the updated rows of a step are sure to be finite.
+
+        A step that is admitted raises the bound; of one that is not, no row may be changed.
+
+        Args:
+            features: float32 [B, D].
+            factor: what a feature is at most multiplied by in a row's gradient.
+            schedule: the step under way.
+            is_adam: whether rows have AdamW's moments, else they take plain SGD.
+        """
+        assert self._largest is not None, "measured before the first step"
+        width = features.shape[1]
+        largest_feature = features.abs().max().item() if features.numel() else 0.0
+        if not (math.isfinite(largest_feature) and math.isfinite(self._largest)):
+            return False
+        gradient = factor * max(largest_feature, 1.0)  # a bias has a feature of 1
+        change = _most_adam_change(gradient, width, schedule) if is_adam else gradient
+        updated = self._largest + schedule.lr * change
+        if width * max(largest_feature * self._largest, gradient * gradient, updated) >= _LIMIT:
+            return False
+        self._largest = updated
+        return True
+
+
+def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> float:
+    """A bound of AdamW's change per learning rate, for one second moment per weight or per row."""
+    by_epsilon = gradient / schedule.epsilon
+    if schedule.beta1**2 >= schedule.beta2:
+        return by_epsilon
+    # By the inequality of Cauchy and Schwarz between the weights of both averages; 4 is for a beta1 that changes.
+    return min(by_epsilon, 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2)))
+
+
+def _largest(state: RowState) -> float:
+    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole."""
+    found = np.abs(state.bias).max(initial=0)
+    for start in range(0, len(state.weight), _BLOCK_ROWS):
+        block = torch.from_numpy(state.weight[start : start + _BLOCK_ROWS])
+        block = block.view(torch.bfloat16) if block.dtype == torch.uint16 else block
+        least, most = torch.aminmax(block)
+        found = np.max([found, -least.item(), most.item()])  # unlike Python's max it keeps NaN
+    return float(found)

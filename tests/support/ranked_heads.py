@@ -1,0 +1,141 @@
+"""Every head of the labels with logits that a test chooses, for comparison with a ranking by brute force."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from cxml.config import HeadConfig, OptimConfig
+from cxml.model import EngineHead, Leaves
+from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, device_of, distributed
+from cxml.prediction.packed_rows import PackedRows, prediction_head
+from support.rankings import check_ranking, joint
+
+SURE = [17.5, 25.0, 19.0, 40.0, 100.0, 200.0, 800.0, 1e4]
+LOGITS = st.one_of(
+    st.sampled_from(SURE + [-x for x in SURE] + [0.0, -0.0, 5.0]),
+    st.integers(-10_000, 10_000).map(float),
+    st.floats(-1e4, 1e4, width=32),
+)
+
+
+@dataclass
+class Problem:
+    """Labels in leaves of uneven sizes, the logits of all, and which leaves each text wants.
+
+    Attributes:
+        offsets: int64 [leaves + 1].
+        own: float32 [B, labels].
+        nodes: int64 [B, K], -1 for none; of_leaves: float32 [B, K].
+    """
+
+    offsets: np.ndarray
+    own: np.ndarray
+    nodes: np.ndarray
+    of_leaves: np.ndarray
+
+    def leaves(self, device="cpu"):
+        nodes = torch.from_numpy(self.nodes).to(device)
+        return Leaves(nodes.clamp(min=0), nodes >= 0, torch.from_numpy(self.of_leaves).to(device))
+
+    def check(self, positions, logits, k, *, weighted, scores_all=False):
+        """Check what a head found for every text."""
+        for text in range(len(self.own)):
+            candidates, parents = [], []
+            for node, parent in zip(self.nodes[text], self.of_leaves[text], strict=True):
+                if node >= 0:
+                    labels = range(self.offsets[node], self.offsets[node + 1])
+                    candidates += labels
+                    parents += [parent] * len(labels)
+            if scores_all:
+                candidates, parents = list(range(self.own.shape[1])), [np.inf] * self.own.shape[1]
+            own = self.own[text, candidates].astype(np.float64)
+            scores = joint(own, parents) if weighted and not scores_all else own
+            place = {label: i for i, label in enumerate(candidates)} | {-1: -1}
+            found = [place[int(label)] for label in positions[text]]
+            check_ranking(found, logits[text], scores, own, k)
+
+
+@st.composite
+def problems(draw, num_texts=2):
+    """Leaves of 1 to 5 labels, many of one alone, and logits from -10,000 to 10,000 with ties."""
+    sizes = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 5]), min_size=1, max_size=6))
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    pool = draw(st.lists(LOGITS, min_size=1, max_size=12))
+    seed = draw(st.integers(0, 10**6))
+    return drawn_problem(np.random.default_rng(seed), offsets, pool, num_texts)
+
+
+def drawn_problem(rng, offsets, pool, num_texts):
+    num_leaves = len(offsets) - 1
+    nodes = np.stack([rng.permutation(num_leaves) for _ in range(num_texts)])
+    nodes[:, 1:][rng.random((num_texts, num_leaves - 1)) < 0.3] = -1
+    own, of_leaves = (
+        rng.choice(np.array(pool, np.float32), size=(num_texts, size)) for size in (int(offsets[-1]), num_leaves)
+    )
+    return Problem(offsets, own, nodes.astype(np.int64), of_leaves)
+
+
+def engine(problem):
+    num_texts, num_labels = problem.own.shape
+    head = EngineHead(torch.from_numpy(problem.offsets), num_labels, num_texts, block_rows=4)
+    head.import_rows(torch.arange(num_labels), torch.from_numpy(problem.own.T.copy()), torch.zeros(num_labels))
+    return head
+
+
+def rows(problem, kind=RowsHead, weights="fp32", exchange=None):
+    """A head of rows, text b's features being the b-th unit vector: the logits are exact."""
+    exchange = exchange or Exchange(is_alone=True)
+    num_texts, num_labels = problem.own.shape
+    layout = RowLayout.deal(problem.offsets, exchange.rank, exchange.size)
+    head = kind(layout, num_texts, exchange, HeadConfig(weights=weights), OptimConfig(), trains=False)
+    head.import_rows(torch.arange(num_labels), torch.from_numpy(problem.own.T.copy()), torch.zeros(num_labels))
+    return head
+
+
+def packed(problem, form, *, scores_all=False):
+    """Rows of an export, whose logits are biases, as these are not rounded; every text has those of the first."""
+    num_texts, num_labels = problem.own.shape
+    problem.own[:] = problem.own[:1]
+    plain = PackedRows(np.zeros((num_labels, num_texts), np.float32), np.zeros(0, np.float32), problem.own[0].copy())
+    layout = RowLayout.deal(problem.offsets, 0, 1)
+    return prediction_head(plain.to(form), layout, Exchange(is_alone=True), scores_all=scores_all)
+
+
+HEADS = {
+    "engine": engine,
+    "rows": rows,
+    "kernels": lambda problem: rows(problem, TritonRowsHead),
+    "all labels": lambda problem: rows(problem, FullRowsHead),
+    "fp32 export": lambda problem: packed(problem, "fp32"),
+    "bf16 export": lambda problem: packed(problem, "bf16"),
+    "int8 export": lambda problem: packed(problem, "int8"),
+    "int8 export, all labels": lambda problem: packed(problem, "int8", scores_all=True),
+}
+
+
+def predict(head, problem, k, *, weighted):
+    """Positions and logits, as numpy arrays."""
+    device = device_of(0) if isinstance(head, TritonRowsHead) else "cpu"
+    features = torch.eye(len(problem.own), device=device)
+    with torch.inference_mode():
+        found = head.predict(features, problem.leaves(device), k, weighted=weighted)
+    return [part.cpu().numpy() for part in found]
+
+
+def predict_on_ranks(cases):
+    """Positions and logits of each case (problem, k, weighted, all labels) on rows spread over ranks, in each rank."""
+    with distributed(threads=1) as ranks:
+        gathered = []
+        for problem, k, weighted, scores_all in cases:
+            head = rows(problem, FullRowsHead if scores_all else RowsHead, exchange=Exchange())
+            own = slice(ranks.rank, None, ranks.world_size)
+            features = torch.eye(len(problem.own))[own]
+            leaves = problem.leaves()
+            leaves = Leaves(leaves.nodes[own], leaves.mask[own], leaves.logits[own])
+            found = [part.numpy() for part in head.predict(features, leaves, k, weighted=weighted)]
+            parts = [None] * ranks.world_size
+            torch.distributed.all_gather_object(parts, found)
+            gathered.append(parts)
+        return gathered

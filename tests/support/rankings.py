@@ -1,0 +1,54 @@
+"""Rankings by brute force in float64: the oracle of every head's."""
+
+import itertools
+
+import mpmath
+import numpy as np
+
+TOLERANCE = 2e-6  # of float32 logits and their sums, relative
+
+
+def joint(own, parent):
+    """The log odds of the product of two probabilities, float64; `exact_joint` with the largest term taken out."""
+    low, high = np.minimum(own, parent).astype(np.float64), np.maximum(own, parent).astype(np.float64)
+    rest = np.exp(-np.abs(high)) + np.exp(low - np.maximum(high, 0))
+    return low + np.minimum(high, 0) - np.log1p(rest)
+
+
+def exact_joint(own, parent, digits):
+    """The same from its definition, with so many digits."""
+    with mpmath.workdps(digits):
+        product = 1 / ((1 + mpmath.exp(-own)) * (1 + mpmath.exp(-parent)))
+        return float(mpmath.log(product / (1 - product)))
+
+
+def check_ranking(found, found_logits, scores, own, k):
+    """What a head found for one text, against all that it could find.
+
+    Args:
+        found: places in `scores`, best first, -1 for none; found_logits: their scores as logits.
+        scores: float64 [n], the log odds of every candidate's score.
+        own: float64 [n], its own logit, which breaks ties.
+        k: how many were wanted.
+    """
+    found, found_logits = np.asarray(found), np.asarray(found_logits, np.float64)
+    assert found.shape == found_logits.shape == (k,)
+    number = min(k, len(scores))
+    assert (found[:number] >= 0).all()
+    assert (found[number:] == -1).all()
+    assert np.isneginf(found_logits[number:]).all()
+    kept = found[:number]
+    assert len(set(kept.tolist())) == number
+    best = np.lexsort((-own, -scores))
+    slack = TOLERANCE * np.maximum(1, np.abs(scores))
+    np.testing.assert_allclose(found_logits[:number], scores[kept], rtol=TOLERANCE, atol=TOLERANCE)
+    # The score at each place is the best there is, and exact ties of the oracle come by their own logits.
+    np.testing.assert_array_less(scores[best[:number]], scores[kept] + 2 * slack[kept] + 1e-300)
+    for here, after in itertools.pairwise(kept):
+        assert scores[here] >= scores[after] - 2 * slack[here]
+        if scores[here] == scores[after]:
+            assert own[here] >= own[after]
+    if number and len(scores) > number:  # a tie at the end keeps the highest own logit
+        last, out = kept[-1], np.setdiff1d(np.arange(len(scores)), kept)
+        tied = out[scores[out] == scores[last]]
+        assert (own[tied] <= own[last]).all()
