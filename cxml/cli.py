@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import tyro
 import yaml
 
-from cxml import storage
+from cxml import extras, storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
 from cxml.console import set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
@@ -131,7 +131,8 @@ def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> i
     try:
         options = parse()
         set_up_logging(is_speaker=True)
-        action(options)
+        with extras.named():
+            action(options)
     except CxmlError as error:
         return exit_with_message(error)
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cxml.errors import ConfigError
 
@@ -45,18 +47,39 @@ def require(field: str, value: object, *modules: str, extra: str = "", otherwise
     if missing:
         verb = "is not installed" if len(missing) == 1 else "are not installed"
         extras = extra or ",".join(dict.fromkeys(map(_extra_of, missing)))
-        remedy = f"Run: {_install(extras)}" + (f" or {otherwise}." if otherwise else "")
-        raise ConfigError(field, value, f"{' and '.join(missing)} {verb}", remedy)
+        instead = f", or {otherwise}" if otherwise else ""
+        raise ConfigError(field, value, f"{' and '.join(missing)} {verb}", f"Run: {_install(extras)}{instead}.")
 
 
-def refusal(error: ImportError) -> ConfigError | None:
-    """The error that names the extra to install, where `error` is about a module of one; else None."""
-    module = (error.name or "").partition(".")[0]
-    if not any(module in modules for modules in EXTRAS.values()):
-        return None
-    is_missing = isinstance(error, ModuleNotFoundError)
-    problem = "it is not installed" if is_missing else f"it cannot be imported ({error})"
-    return ConfigError("package", module, problem, f"Run: {_install(_extra_of(module))}")
+@contextmanager
+def named() -> Iterator[None]:
+    """Within this context, an optional module that cannot be imported raises an error that names its extra.
+
+    Raises:
+        ConfigError: an import of a module of `EXTRAS` failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        cure = remedy(error)
+        if not cure:
+            raise
+        is_missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if is_missing else f"cannot be imported ({error})"
+        raise ConfigError("package", _module_of(error), problem, cure) from error
+
+
+def remedy(error: ImportError) -> str:
+    """How to install what failed to be imported, where an extra brings it; else empty."""
+    module = _module_of(error)
+    return f"Run: {_install(_extra_of(module))}." if any(module in modules for modules in EXTRAS.values()) else ""
+
+
+def _module_of(error: ImportError) -> str:
+    """The top-level module that an import failed at; fsspec's own `ImportError` has it as its cause."""
+    cause = error.__cause__
+    name = error.name or (cause.name if isinstance(cause, ImportError) else None)
+    return (name or "").partition(".")[0]
 
 
 def _extra_of(module: str) -> str:

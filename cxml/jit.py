@@ -18,7 +18,6 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
-from numba.extending import is_jitted
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
         kernel: Any = njit(**options)(function)
-        if is_jitted(kernel):  # NUMBA_DISABLE_JIT leaves the function as it is
+        if hasattr(kernel, "enable_caching"):  # NUMBA_DISABLE_JIT leaves the function as it is
             try:
                 kernel._cache = _KernelCache(function)
             except RuntimeError:
