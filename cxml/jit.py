@@ -12,18 +12,25 @@ import functools
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 
 _log = logging.getLogger(__name__)
+_running = threading.Lock()
 
 
 def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa: ANN401 - numba's own
-    """`numba.njit(**options)` whose machine code is kept on the disk where there is a safe folder for it."""
+    """`numba.njit(**options)` whose machine code is kept on the disk where there is a safe folder for it.
+
+    With `parallel`, Python's threads may call the function at the same time, whatever threads numba finds on the
+    machine; other compiled functions cannot call it.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
         kernel: Any = njit(**options)(function)
@@ -32,9 +39,28 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
                 kernel._cache = _KernelCache(function)
             except RuntimeError:
                 _tell_once("no writable folder was found")
-        return kernel
+        return _one_at_a_time(kernel) if options.get("parallel") else kernel
 
     return decorate
+
+
+def _one_at_a_time(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A parallel kernel that waits for others where numba uses its own threads, which abort the process otherwise."""
+
+    @functools.wraps(kernel)
+    def call(*arguments: Any) -> Any:  # noqa: ANN401
+        with contextlib.nullcontext() if _has_safe_threads() else _running:
+            return kernel(*arguments)
+
+    return call
+
+
+def _has_safe_threads() -> bool:
+    """Whether numba uses OpenMP or TBB; not known before the first parallel kernel has run."""
+    try:
+        return numba.threading_layer() != "workqueue"  # pyright: ignore[reportPrivateImportUsage]
+    except ValueError:
+        return False
 
 
 class _OwnHomeLocator(UserWideCacheLocator):

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.triton_cache import use_writable_cache
+
+use_writable_cache()
 
 _ROWS = 16  # of a program: the least that a product of matrices takes
 _TEXTS = 16

@@ -29,7 +29,9 @@ def download(name: str, revision: str | None = None) -> str:
         return snapshot_download(name, revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         problem = f"is neither an exported folder nor a repository that can be downloaded ({error})"
-        raise DataError(name, problem, "Check the path, the name and the network.") from error
+        raise DataError(
+            name, problem, "Check the path, the name, the network, and that HF_HOME is writable."
+        ) from error
 
 
 def upload(folder: str, name: str, *, is_private: bool = True) -> str:
