@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 import tyro
 import yaml
 
-from cxml import storage
+from cxml import extras, storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
@@ -141,7 +141,8 @@ def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> i
     try:
         options = parse()
         set_up_logging(is_speaker=True)
-        action(options)
+        with extras.named():
+            action(options)
     except CxmlError as error:
         return exit_with_message(error)
     return 0

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cxml.errors import ConfigError, CxmlError
+from cxml import extras
+from cxml.errors import CxmlError
 
 _log = logging.getLogger(__name__)
 
 
+_NEEDED = ("ray", "pandas")  # Ray Data and Ray Train import pandas
+
+
 def is_installed() -> bool:
-    """Whether the package ray is there."""
-    return importlib.util.find_spec("ray") is not None
+    """Whether Ray and what its libraries need are there."""
+    return all(map(extras.is_installed, _NEEDED))
 
 
 def require_ray(field: str) -> None:
-    """Refuse the value "ray" of a config field where the package is missing.
+    """Refuse the value "ray" of a config field where Ray is not installed.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is not.
     """
-    if not is_installed():
-        raise ConfigError(field, "ray", "Ray is not installed", "pip install 'cxml[train]', or use local.")
+    extras.require(field, "ray", *_NEEDED, otherwise="use local")
 
 
 def is_reachable() -> bool:

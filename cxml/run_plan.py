@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from cxml import extras, ray_cluster
 from cxml.config import Config
 from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import Plan, local_world_size, make_plan
+from cxml.report import require_baseline
 from cxml.tree import fit_levels
 from data_tools.formats import read_source
 from data_tools.preparation import is_prepared, load_tokenizer, tokenize
@@ -29,6 +31,27 @@ class DataFacts:
     num_texts: int
     num_labels: int
     padded_length: int
+
+
+def require_packages(config: Config) -> None:
+    """Refuse a training whose optional packages are not all installed, before its first stage begins.
+
+    Raises:
+        ConfigError: one is missing; names the `pip install` that brings it.
+    """
+    extras.require("cxml.train", "the training", "deepspeed")
+    engines = {
+        "data.engine": config.data.engine, "tree.engine": config.tree.engine, "launch.launcher": config.launch.launcher
+    }  # fmt: skip
+    for field, engine in engines.items():
+        if engine == "ray":
+            ray_cluster.require_ray(field)
+    if config.log.tensorboard:
+        extras.require("log.tensorboard", True, "tensorboard", otherwise="set it to false")
+    if config.tree.name_features == "tfidf":
+        extras.require("tree.name_features", "tfidf", "sklearn")
+    if config.evaluate.baseline:
+        require_baseline()
 
 
 def plan_run(config: Config) -> tuple[Plan, DataFacts]:

@@ -8,7 +8,6 @@ CXML_SERVE_TOKEN=secret python -m cxml.serve s3://bucket/model --host 0.0.0.0 --
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cxml import extras
 from cxml.cli import run_tool
-from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
 
 TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
@@ -56,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: ServeCommand) -> None:
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None:
-        raise ConfigError("cxml.serve", None, "needs Ray Serve, which is not installed", "pip install 'cxml[serve]'")
+    extras.require("cxml.serve", "the server", *extras.EXTRAS["serve"], extra="serve")
     from cxml.serving.running import serve_until_signalled  # noqa: PLC0415  the heavy libraries
     from cxml.serving.service import ModelPlace  # noqa: PLC0415
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from cxml import extras
 from cxml.cli import run_tool
 from cxml.errors import ConfigError
 
@@ -53,6 +54,7 @@ def _run(command: SimilarCommand) -> None:
         raise ConfigError("--label, --text, --duplicates", None, "one of them is needed", "Give exactly one.")
     if command.k < 1 or not 0 <= command.duplicates <= 1:
         raise ConfigError("--k, --duplicates", (command.k, command.duplicates), "is out of range", "See --help.")
+    extras.require("cxml.similar", "the search", "faiss")
     _search(command)
 
 

@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from cxml import extras
 from cxml.errors import DataError, StorageError
 
 _T = TypeVar("_T")
@@ -37,8 +38,11 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system that serves `url`, and the path inside it."""
     try:
         fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: cannot open this kind of URL ({error}). Install its fsspec driver.") from error
+    except ImportError as error:
+        remedy = extras.remedy(error) or "Install its fsspec driver."
+        raise StorageError(f"{url}: cannot open this kind of URL ({error}). {remedy}") from error
+    except ValueError as error:
+        raise StorageError(f"{url}: cannot open this kind of URL ({error}). Check the URL.") from error
     try:
         os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
     except UnicodeEncodeError as error:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cxml import extras
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
@@ -69,22 +70,28 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
             print(dump_config(config_to_dict(config)), end="")
             return 0
         set_up_logging(is_speaker=True)
-        # The heavy libraries wait until a command line is known to be good.
-        if command.dry_run:
-            from cxml.dry_run import dry_run  # noqa: PLC0415
-
-            dry_run(config)
-        else:
-            from cxml.launching import run_job_for  # noqa: PLC0415
-            from cxml.pipeline import run  # noqa: PLC0415
-
-            run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config))
+        with extras.named():
+            _act(command, run_job)
     except InterruptionError as error:
         print(error, file=sys.stderr)
         return EXIT_INTERRUPTED
     except CxmlError as error:
         return exit_with_message(error)
     return 0
+
+
+def _act(command: TrainCommand, run_job: RunJob | None) -> None:
+    # The heavy libraries wait until a command line is known to be good.
+    config = command.settings
+    if command.dry_run:
+        from cxml.dry_run import dry_run  # noqa: PLC0415
+
+        dry_run(config)
+    else:
+        from cxml.launching import run_job_for  # noqa: PLC0415
+        from cxml.pipeline import run  # noqa: PLC0415
+
+        run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config))
 
 
 if __name__ == "__main__":

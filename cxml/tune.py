@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cxml import extras
 from cxml.cli import Settings, run_with_config
 
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tune(command: TuneCommand) -> None:
+    extras.require("cxml.tune", "the search", "ray", "pandas", "deepspeed")
     from cxml.tuning import search  # noqa: PLC0415  the heavy libraries
 
     search(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from cxml import extras
 from cxml.cli import run_tool
 
 
@@ -27,6 +28,8 @@ class InspectCommand:
 
 
 def _run(command: InspectCommand) -> None:
+    if command.plot:
+        extras.require("--plot", command.plot, "matplotlib")
     from data_tools.statistics import collect_statistics, draw, print_statistics  # noqa: PLC0415  heavy
 
     statistics = collect_statistics(command.url)

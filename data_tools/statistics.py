@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cxml import storage
+from cxml import extras, storage
 from cxml.data import DataManifest, ShardedDataset, read_labels
-from cxml.errors import ConfigError
 
 _TAIL = 5  # a label with at most this many train texts counts as tail
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -75,10 +74,9 @@ def draw(statistics: Statistics, file: str) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an optional package
-    except ImportError as error:
-        raise ConfigError("--plot", file, "matplotlib is not installed", "pip install 'cxml[plots]'") from error
+    extras.require("--plot", file, "matplotlib")
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional package
+
     figure = Figure(figsize=(13, 4), layout="constrained")
     tokens, labels, frequency = figure.subplots(1, 3)
     for split, numbers in statistics.splits.items():

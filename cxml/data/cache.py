@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ class ShardCache:
 
     @classmethod
     def from_environment(cls) -> ShardCache:
-        """The node's cache. Raises `ConfigError` where CXML_CACHE_GIB is no number above 0."""
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
+        """The node's cache.
+
+        Raises:
+            ConfigError: CXML_CACHE_GIB is not a number above 0, or CXML_CACHE is not set and the user has no home.
+        """
         given = os.environ.get("CXML_CACHE_GIB", "100")
         try:
             gib = float(given)
@@ -42,7 +46,7 @@ class ShardCache:
             gib = 0.0
         if not 0 < gib < float("inf"):
             raise ConfigError("CXML_CACHE_GIB", given, "is no number above 0", "Set it to GiB, such as 100.")
-        return cls(Path(os.environ.get("CXML_CACHE") or default), int(gib * 2**30))
+        return cls(Path(os.environ.get("CXML_CACHE") or _default_folder()), int(gib * 2**30))
 
     def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[Path]:
         """Local copies of files of the data set under `url`, downloaded where they are missing.
@@ -56,7 +60,12 @@ class ShardCache:
         if needed > self.max_bytes:
             problem = f"{url} needs {needed} bytes of the node's cache, which is bound to {self.max_bytes}"
             raise ConfigError("CXML_CACHE_GIB", self.max_bytes / 2**30, problem, "Raise it, or copy the data set.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            problem = f"{url}: cannot be cached in {self.folder} ({error})"
+            raise StorageError(f"{problem}. Set CXML_CACHE to a writable folder.") from error
         with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
             return list(pool.map(lambda shard: self._fetch_one(url, shard), shards))
 
@@ -101,3 +110,10 @@ class ShardCache:
                     return
                 path.unlink(missing_ok=True)
                 held -= size
+
+
+def _default_folder() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
+    except RuntimeError as error:
+        raise ConfigError("CXML_CACHE", "", "is not set, and this user has no home", "Set it to a folder.") from error

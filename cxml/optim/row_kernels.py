@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit, prange, uint32
 from numba.extending import overload
 
+from cxml.jit import cached_njit
+
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _HALF = 0x8000  # as noise it makes rounding go to nearest
 _NO_KEY = -(2**63)  # cxml.model.ranking.NO_KEY
@@ -143,14 +145,14 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
     bias[r] -= size * bias_moments[r, 0] / (np.sqrt(bias_moments[r, 1]) * root + eps)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@cached_njit(parallel=True, nogil=True)
 def update_distinct_rows(rows, gradients, bias_gradients, row_ids, numbers, log_decay, state):
     """Update rows from gradients at hand; see `cxml.optim.row_adamw.update_rows`."""
     for i in prange(len(rows)):
         update_row(rows[i], gradients[i], bias_gradients[i], row_ids[i], numbers, log_decay, state)
 
 
-@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
 def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode, numbers, log_decay, state, gradients):
     """Loss and gradients of all pairs, and the update of their rows.
 
@@ -255,7 +257,7 @@ def _offer(keys, positions, logit, parent_logit, position):
     positions[place] = position
 
 
-@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
 def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, log_decay, step, state):
     """The k best rows of each text among the leaves that it wants of this shard.
 
@@ -290,7 +292,7 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, 
     return keys, positions
 
 
-@njit(parallel=True, nogil=True, cache=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
 def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, weight, scale, bias):
     """The k best rows of each text; `best_rows` for rows of `weight[r] * scale[r]`.
 

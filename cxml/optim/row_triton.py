@@ -21,6 +21,9 @@ from torch import Tensor
 from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.triton_cache import use_writable_cache
+
+use_writable_cache()
 
 _ROWS = 16  # of a program: the least that a product of matrices takes
 _TEXTS = 16

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from cxml import extras
 from cxml.optim import RowState, RowTensors
 from cxml.parallel.leaf_groups import LeafGroups
 from cxml.parallel.rows_head import RowsHead, WantedRows
@@ -47,7 +46,7 @@ class TritonRowsHead(DeviceRowsHead):
     @staticmethod
     def can_run() -> bool:
         """Whether there is an accelerator, and Triton for it."""
-        return torch.accelerator.is_available() and importlib.util.find_spec("triton") is not None
+        return torch.accelerator.is_available() and extras.is_installed("triton")
 
     def place(self, features: Tensor) -> Tensor:
         """See `RowsHead.place`."""

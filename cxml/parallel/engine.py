@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from cxml import extras
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
 from cxml.parallel.process_group import Ranks
@@ -21,7 +22,11 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
 
     The engine averages gradients over ranks and micro-batches, so a loss that is a sum over texts is scaled by
     `world_size * accumulation / texts of the step` before `engine.backward`.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed.
     """
+    extras.require("cxml.train", "the training", "deepspeed")
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
     # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from cxml import storage
 from cxml.errors import DataError
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether a repository of the hub could have this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def download(name: str, revision: str | None = None) -> str:
@@ -19,7 +29,9 @@ def download(name: str, revision: str | None = None) -> str:
         return snapshot_download(name, revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         problem = f"is neither an exported folder nor a repository that can be downloaded ({error})"
-        raise DataError(name, problem, "Check the path, the name and the network.") from error
+        raise DataError(
+            name, problem, "Check the path, the name, the network, and that HF_HOME is writable."
+        ) from error
 
 
 def upload(folder: str, name: str, *, is_private: bool = True) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cxml.config import HeadConfig, OptimConfig
+from cxml.errors import ConfigError
 from cxml.optim import RowState, best_int8_rows
 from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, WantedRows
 
@@ -49,7 +50,13 @@ class PackedRows:
         return self.weight.nbytes + self.scale.nbytes + self.bias.nbytes
 
     def to(self, target: RowFormat) -> PackedRows:
-        """The same rows in another format, block by block; themselves if it is theirs already."""
+        """The same rows in another format, block by block; themselves if it is theirs already.
+
+        Raises:
+            ConfigError: there is no such format.
+        """
+        if target not in tuple(_DTYPES):
+            raise ConfigError("rows", target, "is no number format of label rows", f"Choose {', '.join(_DTYPES)}.")
         if target == self.format:
             return self
         num_rows, width = self.weight.shape

@@ -81,6 +81,21 @@ def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
     return parts.frequency
 
 
+def no_model(url: str, *, is_for_export: bool = False) -> DataError:
+    """The error for a place without a trained model, or without an exported one; says what is there instead."""
+    if is_for_export and _find(url):
+        remedy = f"Load it with Predictor.from_checkpoint, or export it: python -m cxml.export {url} FOLDER."
+        return DataError(url, "is a run or checkpoint, not an exported model", remedy)
+    sizes = storage.file_sizes(url)
+    if not storage.exists(url):
+        found = "no such folder"
+    elif "" in sizes:
+        found = "it is a file"
+    else:
+        found = "the folder holds something else" if sizes else "the folder is empty"
+    return DataError(url, f"there is no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
+
+
 def model_identity(url: str) -> str:
     """A hash that another model at `url` would not have, without reading the weights.
 
@@ -91,7 +106,7 @@ def model_identity(url: str) -> str:
     place, is_checkpoint = found if found else (url, False)
     file = storage.join(place, COMMIT_FILE if is_checkpoint else _MANIFEST)
     if not storage.exists(file):
-        raise DataError(url, "there is no trained model", _POINT)
+        raise no_model(url)
     return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16]
 
 
@@ -106,7 +121,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     """
     found = _find(url)
     if found is None:
-        raise DataError(url, "there is no trained model", _POINT)
+        raise no_model(url)
     place, is_checkpoint = found
     if is_checkpoint:
         run = read_manifest(place).run
@@ -137,6 +152,9 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
 
 def _find(url: str) -> tuple[str, bool] | None:
     """The folder of the weights that `url` means, and whether it is a checkpoint."""
+    path = storage.local_path(url)
+    if path is not None and path.is_file():
+        return None
     place = url.rstrip("/")
     if storage.exists(storage.join(place, COMMIT_FILE)):
         return place, True

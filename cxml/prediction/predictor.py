@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from os import PathLike
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.data import Batch, Ragged, TextEncoder, collate, cut
+from cxml import storage
+from cxml.data import Batch, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange, device_of
 from cxml.prediction.export import is_exported, read_exported, write_exported
-from cxml.prediction.hub import download
+from cxml.prediction.hub import download, is_repository_name
+from cxml.prediction.inputs import (
+    as_beam,
+    as_device,
+    as_excluded,
+    as_finite,
+    as_label_ids,
+    as_texts,
+    as_url,
+    as_whole_number,
+    refuse_surrogates,
+)
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, read_parts
+from cxml.prediction.parts import Parts, no_model, read_parts
 from cxml.prediction.paths import explain_batch
 from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
@@ -33,8 +46,11 @@ class Predictor:
     """A trained model, ready to predict.
 
     Texts are sorted by length and cut into batches of like lengths, as in evaluation, so that both give the same
-    numbers. Threads may share one. If it was loaded by several ranks, each holds a share of the label rows, and every
-    method that predicts is a collective call: all ranks make it, each with its own texts.
+    numbers. Threads may share one. A process that has predicted must not be forked: the threads of PyTorch and numba
+    are missing in the child, which hangs. Start processes with the method "spawn" and load a predictor in each.
+
+    If it was loaded by several ranks, each holds a share of the label rows, and every method that predicts is a
+    collective call: all ranks make it, each with its own texts.
     """
 
     def __init__(
@@ -42,13 +58,13 @@ class Predictor:
         parts: Parts,
         *,
         batch_size: int = 128,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
         exchange: Exchange | None = None,
     ) -> None:
         """Use `from_checkpoint` or `from_pretrained`."""
         self.parts = parts
-        self.batch_size = batch_size
-        self.device = device or device_of(0)
+        self.batch_size = as_whole_number("batch_size", batch_size)
+        self.device = device_of(0) if device is None else as_device(device)
         self._exchange = exchange or Exchange(is_alone=True)
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._label_ids = np.arange(parts.tree.num_labels)
@@ -60,14 +76,14 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        url: str,
+        url: str | PathLike[str],
         *,
         rows: RowFormat | None = None,
         logit_adjustment: float = 0.0,
         propensity_ranking: float = 0.0,
         memory_map: bool = False,
         batch_size: int = 128,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
         exchange: Exchange | None = None,
     ) -> Predictor:
         """Load a model.
@@ -81,14 +97,20 @@ class Predictor:
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
                 processes of the machine.
             batch_size: texts per batch.
-            device: where the encoder computes; None takes the accelerator if there is one.
+            device: where the encoder computes, such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
             exchange: the ranks that share the label rows; None is this process alone.
 
         Raises:
             DataError: there is no whole model at `url`.
             StaleArtefactError: its tree or tokenizer has changed since.
-            ConfigError: the label rows cannot be mapped or adjusted, or the labels not weighed.
+            ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighed, or this machine has
+                no such device.
         """
+        url = as_url(url)
+        device = None if device is None else as_device(device)
+        batch_size = as_whole_number("batch_size", batch_size)
+        logit_adjustment = as_finite("logit_adjustment", logit_adjustment)
+        propensity_ranking = as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
         if is_exported(url):
             parts = read_exported(url, exchange, memory_map=memory_map)
@@ -108,22 +130,37 @@ class Predictor:
         return cls(parts, batch_size=batch_size, device=device, exchange=exchange)
 
     @classmethod
-    def from_pretrained(cls, name: str, *, revision: str | None = None, **options: Any) -> Predictor:  # noqa: ANN401
+    def from_pretrained(
+        cls,
+        name: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Predictor:
         """`from_checkpoint` for an exported folder or, where there is no such folder, a repository of the hub.
 
         Args:
             name: path, fsspec URL, or `owner/name` on the Hugging Face hub.
             revision: branch, tag or commit of the repository.
             **options: those of `from_checkpoint`.
-        """
-        return cls.from_checkpoint(name if is_exported(name) else download(name, revision), **options)
 
-    def save_pretrained(self, folder: str, *, rows: RowFormat | None = None) -> None:
+        Raises:
+            DataError: there is no exported model; says what is there instead.
+        """
+        name = as_url(name, "name")
+        if is_exported(name):
+            return cls.from_checkpoint(name, **options)
+        if storage.exists(name) or not is_repository_name(name):
+            raise no_model(name, is_for_export=True)
+        return cls.from_checkpoint(download(name, revision), **options)
+
+    def save_pretrained(self, folder: str | PathLike[str], *, rows: RowFormat | None = None) -> None:
         """Export a self-contained folder; see `cxml.prediction.write_exported`.
 
         Raises:
             ConfigError: other ranks hold a part of the label rows.
         """
+        folder = as_url(folder, "folder")
         self._require_all_rows("save_pretrained")
         weights = self.parts.label_weights
         parts = replace(
@@ -145,7 +182,7 @@ class Predictor:
 
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         k: int = 5,
         *,
         beam: tuple[int, ...] = (),
@@ -154,7 +191,8 @@ class Predictor:
         """The k best labels of each text.
 
         Args:
-            texts: N texts; cut off at the length of the training.
+            texts: N texts: a list, tuple, generator, NumPy array, pandas Series or Arrow array of strings. Each is cut
+                off at the length of the training.
             k: labels per text.
             beam: nodes that each level of the tree above the labels hands down, one per such level; empty takes those
                 of the training.
@@ -164,9 +202,10 @@ class Predictor:
             Label ids and scores [N, min(k, number of labels)]; -1 and 0 where the shortlist of a text has no more.
 
         Raises:
-            ConfigError: k or the beam is impossible.
+            ConfigError: k, the beam or `excluded` is impossible, or an item of `texts` is not a string; names its
+                position.
         """
-        return self.predict_tokens(self._encoder.encode(texts), k, beam=beam, excluded=excluded)
+        return self.predict_tokens(self._encode(texts), k, beam=beam, excluded=excluded)
 
     @torch.inference_mode()
     def predict_tokens(
@@ -178,8 +217,8 @@ class Predictor:
         excluded: Mapping[int, Sequence[int]] | None = None,
     ) -> Predictions:
         """`predict` for token ids of N texts, special tokens included."""
-        self._check(k, beam)
-        excluded = excluded or {}
+        k, beam = self._checked(k, beam)
+        excluded = as_excluded(excluded, len(tokens), len(self.names))
         most = max((len(labels) for labels in excluded.values()), default=0)
         wanted = self._candidates(k, int(self._exchange.gather_sizes(most).max()))
         labels = np.full((len(tokens), wanted), -1, np.int64)
@@ -193,12 +232,13 @@ class Predictor:
         return Predictions(labels, scores, self.names)
 
     @torch.inference_mode()
-    def explain(self, texts: Sequence[str], k: int = 5, *, beam: tuple[int, ...] = ()) -> list[list[ExplainedLabel]]:
+    def explain(self, texts: Iterable[str], k: int = 5, *, beam: tuple[int, ...] = ()) -> list[list[ExplainedLabel]]:
         """The k best labels of each text, each with the clusters above it and what the model thinks of them."""
-        self._check(k, beam)
+        k, beam = self._checked(k, beam)
+        tokens = self._encode(texts)
         is_weighted = self._model.scoring == "weighted" and not self._scores_all
-        explained: list[list[ExplainedLabel]] = [[] for _ in texts]
-        for rows, batch in self._batches(self._encoder.encode(texts)):
+        explained: list[list[ExplainedLabel]] = [[] for _ in range(len(tokens))]
+        for rows, batch in self._batches(tokens):
             best = self._model(batch, predict_k=self._candidates(k), beam=beam)[-1]
             best = LevelPrediction(best.nodes[: len(rows)], best.logits[: len(rows)])
             found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
@@ -214,16 +254,16 @@ class Predictor:
         return explained
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Iterable[str]) -> np.ndarray:
         """The features that the labels' level reads, float32 [N, D]."""
-        tokens = self._encoder.encode(texts)
+        tokens = self._encode(texts)
         features = np.zeros((len(tokens), self._model.encoder.hidden_size), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
             features[rows] = last[: len(rows)].float().cpu().numpy()
         return features
 
-    def restricted_to(self, labels: Sequence[int | str]) -> Predictor:
+    def restricted_to(self, labels: Iterable[int | str]) -> Predictor:
         """A predictor of some labels only: the tree without the clusters that hold none of them.
 
         A label keeps its score, and a beam is spent on clusters of allowed labels alone, so nothing that is allowed
@@ -233,10 +273,11 @@ class Predictor:
             labels: ids or names; order and repetition do not matter.
 
         Raises:
-            ConfigError: a label is unknown, there is none, or other ranks hold a part of the label rows.
+            ConfigError: no label is given, one is unknown, several have the given name, or other ranks hold a part of
+                the label rows.
         """
         self._require_all_rows("restricted_to")
-        ids = self._ids_of(labels)
+        ids = as_label_ids(labels, self.names, self._label_ids)
         positions = np.searchsorted(self._label_ids, ids)
         parts = restrict(self.parts, positions)
         restricted = Predictor(parts, batch_size=self.batch_size, device=self.device)
@@ -256,20 +297,6 @@ class Predictor:
         weighted, order = weigh_logits(ids, logits, self.parts.label_weights)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
 
-    def _ids_of(self, labels: Sequence[int | str]) -> np.ndarray:
-        """Sorted ids of labels given by id or name, int64."""
-        by_name = (
-            {name: label for label, name in enumerate(self.names)} if any(isinstance(x, str) for x in labels) else {}
-        )
-        known = set(self._label_ids.tolist())
-        found = {by_name.get(label, -1) if isinstance(label, str) else int(label) for label in labels}
-        if not found or not found <= known:
-            unknown = next((x for x in labels if (by_name.get(x, -1) if isinstance(x, str) else x) not in known), None)
-            raise ConfigError(
-                "labels", unknown, "is no label of this model", "Give ids or names that it was trained on."
-            )
-        return np.array(sorted(found), np.int64)
-
     def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
         """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
         longest_first = np.argsort(-tokens.lengths, kind="stable")
@@ -281,13 +308,20 @@ class Predictor:
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
             yield rows, collate(own, none, pad_id=self.parts.pad_id, global_size=len(own)).to(self.device)
 
-    def _check(self, k: int, beam: tuple[int, ...]) -> None:
-        if k < 1:
-            raise ConfigError("k", k, "must be at least 1", "Ask for one label or more.")
-        num_levels = len(self.parts.tree.offsets)
-        if beam and (len(beam) != num_levels or min(beam) < 1):
-            problem = f"the tree has {num_levels} levels above the labels"
-            raise ConfigError("beam", beam, problem, "Give a number of 1 or more for each.")
+    def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        return as_whole_number("k", k), as_beam(beam, len(self.parts.tree.offsets))
+
+    def _encode(self, texts: Iterable[str]) -> Ragged:
+        """Token ids of texts; a text without tokens has one of padding."""
+        strings = as_texts(texts)
+        try:
+            tokens = self._encoder.encode(strings)
+        except (TypeError, UnicodeError):
+            refuse_surrogates(strings)
+            raise
+        is_empty = tokens.lengths == 0
+        values = np.insert(tokens.values, tokens.offsets[:-1][is_empty], self.parts.pad_id)
+        return Ragged(values, lengths_to_offsets(tokens.lengths + is_empty))
 
     def _require_all_rows(self, what: str) -> None:
         if self._exchange.size > 1:

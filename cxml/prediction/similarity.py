@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from cxml import extras
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.prediction.predictor import Predictor
@@ -99,8 +99,7 @@ def label_id(predictor: Predictor, name: str) -> int:
 
 
 def _faiss() -> Any:  # noqa: ANN401 - faiss has no types
-    if importlib.util.find_spec("faiss") is None:
-        raise ConfigError("cxml.similar", "faiss", "is not installed", "Run: pip install 'cxml[similar]'.")
+    extras.require("cxml.similar", "the search", "faiss")
     import faiss  # noqa: PLC0415 - an optional package
 
     return faiss

@@ -6,7 +6,7 @@ and tables (`metrics_table`, `levels_table`, `examples_table`, `intervals_table`
 prints; `write_page` makes one HTML file of them, with charts.
 """
 
-from cxml.report.baseline import linear_baseline
+from cxml.report.baseline import linear_baseline, require_baseline
 from cxml.report.comparison import calibration_table, frequency_table, intervals_table, print_comparison
 from cxml.report.page import PAGE_FILE, write_page
 from cxml.report.summary import print_report
@@ -24,5 +24,6 @@ __all__ = [
     "metrics_table",
     "print_comparison",
     "print_report",
+    "require_baseline",
     "write_page",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -12,14 +11,23 @@ from typing import cast
 
 import numpy as np
 from scipy import sparse
-from sklearn.datasets import dump_svmlight_file
 
+from cxml import extras
 from cxml.console import track
-from cxml.errors import ConfigError, CxmlError
+from cxml.errors import CxmlError
 
 _log = logging.getLogger(__name__)
 
 _WORKER = Path(__file__).with_name("parabel.py")
+
+
+def require_baseline() -> None:
+    """Refuse `evaluate.baseline` where its packages are not installed.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    extras.require("evaluate.baseline", True, "omikuji", "sklearn", otherwise="set it to false")
 
 
 def linear_baseline(
@@ -48,14 +56,10 @@ def linear_baseline(
         int64 [M, K], label ids, best first, -1 where the model names fewer.
 
     Raises:
-        ConfigError: omikuji is not installed.
+        ConfigError: omikuji or scikit-learn is not installed.
         CxmlError: training or prediction failed; the message ends with omikuji's last words.
     """
-    if importlib.util.find_spec("omikuji") is None:
-        raise ConfigError(
-            "evaluate.baseline", True, "needs the package omikuji",
-            "Run: pip install 'omikuji>=0.5.2,<0.6', or set evaluate.baseline to false.",
-        )  # fmt: skip
+    require_baseline()
     with tempfile.TemporaryDirectory(prefix="cxml-baseline-") as name:
         train, test, predicted = (Path(name) / file for file in ("train.txt", "test.npz", "predicted.npy"))
         _log.info("Linear baseline: omikuji trains on %d texts", len(train_features.indptr) - 1)
@@ -69,6 +73,8 @@ def linear_baseline(
 
 def _write_training_file(path: Path, features: sparse.csr_matrix, labels: sparse.csr_matrix) -> None:
     """The XMC repository's sparse format: a line `rows features labels`, then `label,label feature:value ...`."""
+    from sklearn.datasets import dump_svmlight_file  # noqa: PLC0415 - an optional package
+
     kept = np.flatnonzero(np.diff(features.indptr))
     (_, num_features), (_, num_labels) = (cast(tuple[int, int], matrix.shape) for matrix in (features, labels))
     with path.open("wb") as file:

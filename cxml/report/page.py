@@ -6,10 +6,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.util import find_spec
 from typing import Any
 
-from cxml import storage
+from cxml import extras, storage
 from cxml.report.tables import BASELINE, OWN, level_names
 
 _log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ def write_page(
         config_text: the run's config, for readers.
         comparison: what `cxml.comparison.compare` found, if it was asked.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _NEEDED if not extras.is_installed(name)]
     if missing:
         _log.info("No %s: %s not installed (pip install 'cxml[plots]')", PAGE_FILE, " and ".join(missing))
         return

@@ -10,8 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cxml import storage
-from cxml.errors import ConfigError
+from cxml import extras, storage
 from cxml.training.loop import Callback, StepReport
 
 _log = logging.getLogger(__name__)
@@ -55,11 +54,9 @@ class TensorBoardTracker(Callback):
     """Event files in a local folder."""
 
     def __init__(self, url: str) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra
-        except ImportError as error:
-            remedy = "Run pip install 'cxml[tensorboard]', or set it to false."
-            raise ConfigError("log.tensorboard", True, "TensorBoard is not installed", remedy) from error
+        extras.require("log.tensorboard", True, "tensorboard", otherwise="set it to false")
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra
+
         self._writer = SummaryWriter(url)
 
     def on_record(self, report: StepReport) -> None:

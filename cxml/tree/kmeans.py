@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
 from cxml.errors import DataError
+from cxml.jit import cached_njit
 from cxml.tree import two_means as kernels
 from cxml.tree.label_tree import LabelTree
 from cxml.tree.plan import plan_splits
@@ -96,7 +96,7 @@ def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: 
     return rows
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy")
 def _copy_normalised(
     indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, order: np.ndarray, relabel: np.ndarray, rows: Rows,
     start: int, stop: int,
@@ -173,7 +173,7 @@ def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
             break
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def finish_branch(
     rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits,
     subtree_entries: int,
@@ -198,7 +198,7 @@ def finish_branch(
         at += 1
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def reorder(node: Node, order: np.ndarray) -> None:
     """Bring the left rows of a node before the right ones, in `order` and in the matrix, beside a copy of the right."""
     rows, first, end = node.matrix, node.first, node.first + node.count
@@ -219,7 +219,7 @@ def reorder(node: Node, order: np.ndarray) -> None:
         rows.indptr[first + i + 1] = rows.indptr[first + i] + lengths[i]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _copy(rows: Rows, start: int, stop: int, target: Rows, to: int) -> int:
     """Copy entries start..stop to entry `to` of `target`. Returns where the next ones go."""
     for at in range(start, stop):

@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import NamedTuple, cast
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
 from cxml.errors import DataError
+from cxml.jit import cached_njit
 from cxml.tree.selection import kth_largest
 from cxml.tree.threads import Crew, default_threads
 
@@ -101,7 +101,7 @@ def weighted_sums(
     return sparse.csr_matrix((values, indices, np.cumsum(lengths)), (num_labels, num_features))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _sum_members(
     members: _Csr, features: _Csr, num_features: int, top_k: int, room: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,7 +135,7 @@ def _sum_members(
     return lengths, to_columns[:to].copy(), to_values[:to].copy()
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def keep_largest(
     columns: np.ndarray,
     keys: np.ndarray,

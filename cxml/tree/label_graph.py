@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
 from cxml.config import TreeConfig
+from cxml.jit import cached_njit
 from cxml.tree.label_features import keep_largest
 from cxml.tree.threads import Crew, default_threads
 from cxml.tree.two_means import mix
@@ -75,7 +75,7 @@ class LabelGraph:
         return sparse.csr_matrix((values, columns, starts), (len(labels), self.num_labels))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _walk_all(
     paths: _Paths, labels: np.ndarray, length: int, restart: float, top_k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def _walk_all(
     return lengths, to_columns[:to].copy(), to_values[:to].copy()
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _walk(
     paths: _Paths, start: int, length: int, restart: float, seed: int, visits: np.ndarray, touched: np.ndarray
 ) -> int:
@@ -116,7 +116,7 @@ def _walk(
     return count
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _pick(starts: np.ndarray, values: np.ndarray, row: int, random: np.uint64) -> int:
     """A random value of a row that has some."""
     first = starts[row]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from cxml import extras
 from cxml.config import Config
 from cxml.data import resolve_encoder
 from cxml.errors import ConfigError, DataError
@@ -30,11 +31,9 @@ def features_of_names(config: Config, names: Sequence[str], data_url: str) -> sp
     """
     if config.tree.name_features == "encoder":
         return sparse.csr_matrix(_embed(config, names))
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - an optional package
-    except ImportError as error:
-        remedy = "pip install 'cxml[train]'"
-        raise ConfigError("tree.name_features", "tfidf", "scikit-learn is not installed", remedy) from error
+    extras.require("tree.name_features", "tfidf", "sklearn")
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - an optional package
+
     words = TfidfVectorizer(
         token_pattern=_WORDS, sublinear_tf=True, max_features=config.data.tfidf_max_features,
         dtype=np.float32,  # pyright: ignore[reportArgumentType]  the stub knows float64 only

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from cxml.jit import cached_njit
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def kth_largest(keys: np.ndarray, rank: int, scratch: np.ndarray) -> np.float32:
     """The `rank`-th largest (1: the largest) of `keys` (no NaN), by quickselect; `scratch` is overwritten."""
     low, high = 0, len(keys)

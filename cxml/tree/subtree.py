@@ -12,15 +12,15 @@ such. Parts are aligned to the end of their parent's entries: what lies before t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from cxml.jit import cached_njit
 from cxml.tree.two_means import GRID, LEFT, Limits, Node, Rows, make_work, seed_of_node, split
 
 SUBTREE_ENTRIES = 1 << 18
 """Most entries of a subtree: 2 MiB of them, about what a core's cache holds."""
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def finish_subtree(
     rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits
 ) -> None:
@@ -49,7 +49,7 @@ def finish_subtree(
         _move_to_end(spare, stop - start, part, start, stop)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def left_first(node: Node, source: np.ndarray) -> None:
     """List the matrix rows of the node in `source`: the left ones, then the right ones, each in their order."""
     left, right = 0, node.num_left
@@ -62,7 +62,7 @@ def left_first(node: Node, source: np.ndarray) -> None:
             right += 1
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _compact(rows: Rows, source: np.ndarray, marks: np.ndarray, target: Rows, to: int) -> int:
     """Append rows `source` to the `to` rows of `target`, with only shared columns. Returns how many columns those are.
 
@@ -96,7 +96,7 @@ def _compact(rows: Rows, source: np.ndarray, marks: np.ndarray, target: Rows, to
     return columns
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None:
     """Put the first `n` rows of `spare` into rows start..stop of `part`, so that their entries end where those did."""
     entries = spare.indptr[n]
@@ -108,7 +108,7 @@ def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None
     part.own[start:stop] = spare.own[:n]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _empty_rows(n: int, entries: int) -> Rows:
     indptr = np.zeros(n + 1, np.int64)
     return Rows(indptr, np.empty(entries, np.int32), np.empty(entries, np.float32), np.empty(n, np.float32))

@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from cxml.jit import cached_njit
 from cxml.tree.selection import kth_largest
 
 GRID = 2.0**24
@@ -85,7 +85,7 @@ class Limits(NamedTuple):
     """Stop when a pass gains less than this share of the mean cosine."""
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def make_work(rows: int, columns: int, chunks: int) -> Work:
     """Scratch memory for splits of up to so many rows and columns.
 
@@ -98,7 +98,7 @@ def make_work(rows: int, columns: int, chunks: int) -> Work:
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def mix(seed: int, value: int) -> np.uint64:
     """A pseudo-random uint64 from two integers (the splitmix64 finaliser)."""
     z = np.uint64(seed) + (np.uint64(value) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -107,13 +107,13 @@ def mix(seed: int, value: int) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def seed_of_node(seed: int, start: int, end: int) -> int:
     """A seed, int64, that depends on the tree's and on where the node's rows start and end."""
     return np.int64(mix(mix(seed, start), end))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def split(node: Node, seed: int, limits: Limits) -> None:
     """Choose a side for each row of the node: `node.work.sides`."""
     if climb_with_sample(node, seed, limits) < node.count:
@@ -121,7 +121,7 @@ def split(node: Node, seed: int, limits: Limits) -> None:
         climb(node, limits)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
     """Point `direction` from the best of a few starts, by the first rows alone where there are many.
 
@@ -144,13 +144,13 @@ def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def sample_size(count: int) -> int:
     """How many of a node's rows choose the start."""
     return count if count < SAMPLE_FROM else min(max(SAMPLE_FROM // 2, count // _SAMPLE_SHARE), _SAMPLE_MOST)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def climb(node: Node, limits: Limits) -> float:
     """Passes from `direction` on until they gain too little. Returns the mean cosine of rows and their centroids."""
     work, columns = node.work, node.columns
@@ -173,14 +173,14 @@ def climb(node: Node, limits: Limits) -> float:
     return mean_cosine
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def clear(node: Node) -> None:
     """Take the node's rows out of both sums."""
     node.work.sums[:, : node.columns] = 0
     node.work.sides[: node.count] = NEITHER
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _choose_seeds(node: Node, seed: int) -> None:
     """Start from a random row and the least similar to it of a few others."""
     matrix, work = node.matrix, node.work
@@ -197,7 +197,7 @@ def _choose_seeds(node: Node, seed: int) -> None:
     _add_seed(node, right, RIGHT, -1)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _add_seed(node: Node, row: int, side: int, sign: int) -> None:
     matrix, work = node.matrix, node.work
     work.sides[row] = side
@@ -206,7 +206,7 @@ def _add_seed(node: Node, row: int, side: int, sign: int) -> None:
         work.sums[0, matrix.indices[at], side] += matrix.values[at]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def score(node: Node, start: int, stop: int, lengths: np.ndarray) -> None:
     """Set the keys of the node's rows start..stop; `lengths` are those of the two sums."""
     matrix, work = node.matrix, node.work
@@ -220,7 +220,7 @@ def score(node: Node, start: int, stop: int, lengths: np.ndarray) -> None:
         work.keys[i] = key
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
     even, odd = np.float32(0), np.float32(0)
     at, stop = matrix.indptr[row], matrix.indptr[row + 1]
@@ -233,7 +233,7 @@ def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
     return even + odd
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def count_keys(keys: np.ndarray, threshold: float) -> tuple[int, int]:
     """How many keys are above `threshold`, and how many are equal to it."""
     above, ties = 0, 0
@@ -243,7 +243,7 @@ def count_keys(keys: np.ndarray, threshold: float) -> tuple[int, int]:
     return above, ties
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, sums: np.ndarray) -> int:
     """Send rows start..stop to their sides, and those that change from sum to sum. Returns how many changed.
 
@@ -268,7 +268,7 @@ def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, su
     return moved
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
     """What the folded columns of rows start..stop add to the squared length of each sum."""
     left, right = 0.0, 0.0
@@ -280,7 +280,7 @@ def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
     return left, right
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def column_squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, float]:
     """What columns start..stop add to the squared length of each sum."""
     left, right = 0.0, 0.0
@@ -294,7 +294,7 @@ def column_squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, floa
     return left, right
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def point(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, direction: np.ndarray) -> None:
     """Set columns start..stop of `direction` from the sums and their lengths."""
     scales = _inverse(lengths)
@@ -306,7 +306,7 @@ def point(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, directio
         direction[column] = to_left * scales[LEFT] - to_right * scales[RIGHT]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _inverse(lengths: np.ndarray) -> np.ndarray:
     """One over each length; nothing pulls to a sum of empty rows."""
     scales = np.zeros(2)

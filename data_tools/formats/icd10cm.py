@@ -8,7 +8,6 @@ so they are left out, and a text left without a label with them.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from cxml import extras
 from cxml.data import Ragged, epoch_order
-from cxml.errors import ConfigError
 from data_tools.formats.raw import RawDataset, RawSplit
 from data_tools.formats.reader import RawChunk
 
@@ -110,8 +109,4 @@ def _book() -> Any:  # noqa: ANN401 - a module without type information
 
 
 def _require_package() -> None:
-    if importlib.util.find_spec("simple_icd_10_cm") is None:
-        raise ConfigError(
-            "data.source.kind", "icd10cm", f"the package {_PACKAGE} is not installed",
-            f"Install it: pip install {_PACKAGE}==1.5.0",
-        )  # fmt: skip
+    extras.require("data.source.kind", "icd10cm", "simple_icd_10_cm")

@@ -1,0 +1,90 @@
+"""Optional packages: which extra of cxml brings each, and the error that says so where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cxml.errors import ConfigError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": ("deepspeed", "ray", "sklearn", "pandas", "tensorboardX"),
+    "plots": ("jinja2", "matplotlib"),
+    "tensorboard": ("tensorboard",),
+    "s3": ("s3fs",),
+    "similar": ("faiss",),
+    "serve": ("ray", "fastapi", "prometheus_client", "uvicorn", "starlette"),
+    "quickstart": ("omikuji", "simple_icd_10_cm"),
+}
+"""The modules that each extra of pyproject.toml brings. A module of several extras belongs to the first."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+    except ValueError:  # it is in memory, without a record of where it came from
+        return True
+
+
+def require(field: str, value: object, *modules: str, extra: str = "", otherwise: str = "") -> None:
+    """Refuse `field = value` where it needs modules that are not installed.
+
+    Args:
+        field: the option, config field or function that needs them.
+        value: of the field.
+        modules: names of modules at the top level.
+        extra: the extra to install; empty: those that bring the missing modules.
+        otherwise: what to do instead of installing it, such as "set it to false".
+
+    Raises:
+        ConfigError: a module is missing; names the `pip install` that brings it.
+    """
+    missing = [module for module in modules if not is_installed(module)]
+    if missing:
+        verb = "is not installed" if len(missing) == 1 else "are not installed"
+        extras = extra or ",".join(dict.fromkeys(map(_extra_of, missing)))
+        instead = f", or {otherwise}" if otherwise else ""
+        raise ConfigError(field, value, f"{' and '.join(missing)} {verb}", f"Run: {_install(extras)}{instead}.")
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Within this context, an optional module that cannot be imported raises an error that names its extra.
+
+    Raises:
+        ConfigError: an import of a module of `EXTRAS` failed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        cure = remedy(error)
+        if not cure:
+            raise
+        is_missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if is_missing else f"cannot be imported ({error})"
+        raise ConfigError("package", _module_of(error), problem, cure) from error
+
+
+def remedy(error: ImportError) -> str:
+    """How to install what failed to be imported, where an extra brings it; else empty."""
+    module = _module_of(error)
+    return f"Run: {_install(_extra_of(module))}." if any(module in modules for modules in EXTRAS.values()) else ""
+
+
+def _module_of(error: ImportError) -> str:
+    """The top-level module that an import failed at; fsspec's own `ImportError` has it as its cause."""
+    cause = error.__cause__
+    name = error.name or (cause.name if isinstance(cause, ImportError) else None)
+    return (name or "").partition(".")[0]
+
+
+def _extra_of(module: str) -> str:
+    return next(extra for extra, modules in EXTRAS.items() if module in modules)
+
+
+def _install(extras: str) -> str:
+    return f"pip install 'cxml[{extras}]'"

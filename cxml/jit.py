@@ -1,0 +1,123 @@
+"""numba's `njit` with a cache on the disk that a process can do without.
+
+numba looks for a folder when a function is decorated: NUMBA_CACHE_DIR, `__pycache__` beside the source file, or `numba`
+in the user's cache folder. Its own `cache=True` raises where none of them is writable, and where the chosen folder
+later fails. Kernels of `cached_njit` are then compiled in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
+
+_log = logging.getLogger(__name__)
+_running = threading.Lock()
+
+
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa: ANN401 - numba's own
+    """`numba.njit(**options)` whose machine code is kept on the disk where there is a safe folder for it.
+
+    With `parallel`, Python's threads may call the function at the same time, whatever threads numba finds on the
+    machine; other compiled functions cannot call it.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
+        kernel: Any = njit(**options)(function)
+        if hasattr(kernel, "enable_caching"):  # NUMBA_DISABLE_JIT leaves the function as it is
+            try:
+                kernel._cache = _KernelCache(function)
+            except RuntimeError:
+                _tell_once("no writable folder was found")
+        return _one_at_a_time(kernel) if options.get("parallel") else kernel
+
+    return decorate
+
+
+def _one_at_a_time(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A parallel kernel that waits for others where numba uses its own threads, which abort the process otherwise."""
+
+    @functools.wraps(kernel)
+    def call(*arguments: Any) -> Any:  # noqa: ANN401
+        with contextlib.nullcontext() if _has_safe_threads() else _running:
+            return kernel(*arguments)
+
+    return call
+
+
+def _has_safe_threads() -> bool:
+    """Whether numba uses OpenMP or TBB; not known before the first parallel kernel has run."""
+    try:
+        return numba.threading_layer() != "workqueue"  # pyright: ignore[reportPrivateImportUsage]
+    except ValueError:
+        return False
+
+
+class _OwnHomeLocator(UserWideCacheLocator):
+    """The user's cache folder, unless other users could put code there for this one to run."""
+
+    def ensure_cache_path(self) -> None:
+        folder = Path(self.get_cache_path())
+        if not folder.is_absolute():
+            # Without HOME and an entry in the password file, numba would make a folder named ~ in the current one.
+            raise PermissionError("the user has no home")
+        super().ensure_cache_path()
+        if not is_private(folder):
+            raise PermissionError(f"{folder} can be changed by other users")
+
+
+class _KernelCacheImpl(CompileResultCacheImpl):
+    _locator_classes = tuple(
+        _OwnHomeLocator if each is UserWideCacheLocator else each for each in CompileResultCacheImpl._locator_classes
+    )
+
+
+class _KernelCache(FunctionCache):
+    """numba's cache of one function; what cannot be read is compiled, and what cannot be written is not kept."""
+
+    _impl_class = _KernelCacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # a torn pickle raises anything
+            _tell_once(f"{self.cache_path}: {type(error).__name__}")
+            with contextlib.suppress(OSError):
+                self.flush()  # or the damaged index would also stop the next save
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:  # noqa: ANN401
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _tell_once(f"{self.cache_path}: {error.strerror}")
+
+
+def is_private(folder: Path) -> bool:
+    """Whether only this user and root can change what lies in an existing folder.
+
+    A member of the folder's group may, where the group may write. A parent with the sticky bit, such as /tmp, protects
+    the folders in it.
+    """
+    real = folder.resolve()
+    for place in (real, *real.parents):
+        facts = place.stat()
+        is_open = facts.st_mode & stat.S_IWOTH and (place == real or not facts.st_mode & stat.S_ISVTX)
+        if facts.st_uid not in (0, os.geteuid()) or is_open:
+            return False
+    return True
+
+
+@functools.cache
+def _tell_once(reason: str) -> None:
+    _log.info("Compiled code is not kept on the disk (%s). NUMBA_CACHE_DIR can name a folder for it.", reason)

@@ -1,0 +1,238 @@
+"""What users hand to a `Predictor`, made into plain strings, integers and devices, or refused with its position."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxml.errors import ConfigError
+
+_WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
+_SHORT = 80
+_LABELS_WANTED = "Give ids or names that the model was trained on"
+
+
+def as_url(value: object, field: str = "url") -> str:
+    """A path or URL as a string.
+
+    Raises:
+        ConfigError: it is neither a string nor a `Path`, it is empty, or no file can have this name.
+    """
+    url = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(url, str) or not url or not _can_name_a_file(url):
+        raise ConfigError(field, _shown(value), "a path or URL is wanted", "Give a string or a pathlib.Path.")
+    return url
+
+
+def as_texts(texts: object) -> list[str]:
+    """Texts as a list of plain strings.
+
+    Args:
+        texts: N strings in a list, tuple, generator, NumPy array [N], pandas Series or Arrow array, also one in chunks
+            or encoded as a dictionary.
+
+    Raises:
+        ConfigError: it is no such sequence, or an item is no string; names the item's position.
+    """
+    if isinstance(texts, Set):
+        raise ConfigError("texts", type(texts), "a set has no order to give the predictions in", f"{_WANTED}.")
+    found = list(_items(texts, "texts", f"{_WANTED}."))
+    for position, text in enumerate(found):
+        if type(text) is not str:
+            found[position] = _plain(text, f"texts[{position}]")
+    return found
+
+
+def refuse_surrogates(texts: Sequence[str]) -> None:
+    """Refuse the first text that is not Unicode, for it holds one half of a surrogate pair.
+
+    Raises:
+        ConfigError: there is one; names its position and that of the character.
+    """
+    for position, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            problem = f"character {error.start} is {text[error.start]!r}, half of a surrogate pair"
+            remedy = 'Correct the text, or replace it: text.encode("utf-8", "replace").decode().'
+            raise ConfigError(f"texts[{position}]", _shown(text), problem, remedy) from error
+
+
+def as_whole_number(field: str, value: object, least: int = 1) -> int:
+    """An integer of Python's or NumPy's as a plain `int`.
+
+    Raises:
+        ConfigError: it is no integer (a boolean is none), or below `least`.
+    """
+    number = _index(value)
+    if number is None:
+        raise ConfigError(field, _shown(value), "an integer is wanted", f"Give {least} or more.")
+    if number < least:
+        raise ConfigError(field, number, f"must be at least {least}", f"Give {least} or more.")
+    return number
+
+
+def as_finite(field: str, value: object) -> float:
+    """A number that is neither infinite nor NaN.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ConfigError(field, _shown(value), "a finite number is wanted", "Give a number such as 0.5.")
+    return float(value)
+
+
+def as_beam(beam: object, num_levels: int) -> tuple[int, ...]:
+    """Nodes per level above the labels; an empty tuple where none are given.
+
+    Raises:
+        ConfigError: it has not a number of 1 or more for each level.
+    """
+    problem, remedy = f"the tree has {num_levels} levels above the labels", "Give a number of 1 or more for each."
+    sizes = [] if beam is None else [_index(size) for size in _items(beam, "beam", remedy)]
+    wide = tuple(size for size in sizes if size is not None and size >= 1)
+    if len(wide) != len(sizes) or (sizes and len(sizes) != num_levels):
+        raise ConfigError("beam", beam, problem, remedy)
+    return wide
+
+
+def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, num_labels: int) -> dict[int, list[int]]:
+    """Labels that single texts must not get, checked.
+
+    Raises:
+        ConfigError: a key is no position of a text, or a value is no sequence of label ids.
+    """
+    if excluded is None:
+        return {}
+    remedy = "Give label ids by the position of their text, such as {0: [17, 42]}."
+    if not isinstance(excluded, Mapping):
+        raise ConfigError("excluded", type(excluded), "a mapping is wanted", remedy)
+    checked = {}
+    for row, labels in excluded.items():
+        position = _index(row)
+        if position is None or not 0 <= position < num_texts:
+            raise ConfigError("excluded", _shown(row), f"there are {num_texts} texts, numbered from 0", remedy)
+        ids = [(label, _index(label)) for label in _items(labels, f"excluded[{position}]", remedy)]
+        for label, label_id in ids:
+            if label_id is None or not 0 <= label_id < num_labels:
+                problem = f"is no label id: there are {num_labels}, numbered from 0"
+                raise ConfigError(f"excluded[{position}]", _shown(label), problem, remedy)
+        checked[position] = [label_id for _, label_id in ids if label_id is not None]
+    return checked
+
+
+def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.ndarray:
+    """Sorted ids of labels that are given by id or name, int64, each once.
+
+    Args:
+        labels: ids and names, in any order.
+        names: name of each label id.
+        known: ids that may be given, sorted.
+
+    Raises:
+        ConfigError: there is none, one is unknown, or a name belongs to several labels.
+    """
+    items = _items(labels, "labels", f"{_LABELS_WANTED}, such as [17, 42].")
+    given = [str.__str__(label) if isinstance(label, str) else label for label in items]
+    if not given:
+        raise ConfigError("labels", given, "names no label of this model", f"{_LABELS_WANTED}: at least one.")
+    wanted: set[str] = {label for label in given if isinstance(label, str)}
+    ids_by_name: dict[object, list[int]] = {}
+    for label_id in known.tolist() if wanted else ():
+        if names[label_id] in wanted:
+            ids_by_name.setdefault(names[label_id], []).append(label_id)
+    allowed = set(known.tolist())
+    found = set()
+    for position, label in enumerate(given):
+        ids = ids_by_name.get(label, []) if isinstance(label, str) else [_index(label)]
+        if len(ids) > 1:
+            problem = f"labels {', '.join(map(str, ids))} have this name"
+            raise ConfigError(f"labels[{position}]", label, problem, "Give the id of the one that is meant.")
+        if not ids or ids[0] not in allowed:
+            raise ConfigError(f"labels[{position}]", _shown(label), "is no label of this model", _remedy_for(label))
+        found.add(ids[0])
+    return np.array(sorted(found), np.int64)
+
+
+def as_device(device: object) -> torch.device:
+    """A device that tensors can be put on.
+
+    Raises:
+        ConfigError: PyTorch knows no such device, or this machine has none.
+    """
+    remedy = "Leave it out: None takes the accelerator if there is one, else the CPU."
+    try:
+        found = torch.device(device)  # pyright: ignore[reportCallIssue, reportArgumentType]  it may be anything
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ConfigError("device", _shown(device), f"cannot be used here ({reason})", remedy) from error
+    if found.type == "meta":
+        raise ConfigError("device", "meta", "holds no values", remedy)
+    return found
+
+
+def _items(values: object, field: str, remedy: str) -> Iterator[Any]:
+    """The items of a flat sequence, Arrow's as Python's own."""
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        problem = "is one string, not a sequence of them" if isinstance(values, str) else "is bytes, not text"
+        raise ConfigError(field, type(values), problem, remedy)
+    # Tables and dictionaries iterate over the names of their columns or keys, which are strings too.
+    is_flat = getattr(values, "ndim", 1) == 1 and not hasattr(values, "columns") and not isinstance(values, Mapping)
+    try:
+        if is_flat:
+            return iter(values.to_pylist() if hasattr(values, "to_pylist") else values)  # pyright: ignore
+    except TypeError:
+        pass  # it cannot be iterated over
+    raise ConfigError(field, _shown(values), "a flat sequence is wanted", remedy)
+
+
+def _can_name_a_file(url: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(url)
+    except UnicodeEncodeError:
+        return False
+
+
+def _plain(text: object, field: str) -> str:
+    """A string as `str` itself, not a subclass of it such as NumPy's."""
+    if isinstance(text, str):
+        return str.__str__(text)
+    is_missing = text is None or text != text  # noqa: PLR0124 - NaN alone differs from itself
+    problem = "is missing" if is_missing is True else f"is {_article(type(text).__name__)}, not a string"
+    hint = " Decode it first." if isinstance(text, bytes | bytearray) else ""
+    raise ConfigError(field, _shown(text), problem, f"{_WANTED}.{hint}")
+
+
+def _index(value: object) -> int | None:
+    """The integer that `value` is, else None. A boolean is none."""
+    if isinstance(value, bool | np.bool_ | np.ndarray | torch.Tensor):
+        return None
+    try:
+        return operator.index(value)  # pyright: ignore[reportArgumentType]  asked of anything
+    except TypeError:
+        return None
+
+
+def _remedy_for(label: object) -> str:
+    if isinstance(label, bool | np.bool_):
+        return "Give the ids themselves: np.flatnonzero(mask) makes them of a mask."
+    return f"{_LABELS_WANTED}."
+
+
+def _shown(value: object) -> object:
+    """What an error shows of a value: itself where that is short, else its type."""
+    if isinstance(value, int) and value.bit_length() > _SHORT:  # Python does not print integers of any length
+        return type(value)
+    is_short = isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _SHORT)
+    return value if value is None or is_short else type(value)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
