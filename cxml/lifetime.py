@@ -31,7 +31,8 @@ def end_with_parent() -> None:
 
 def ending_with_parent(number: signal.Signals) -> list[str]:
     """The beginning of a command line whose process gets the signal when its parent is gone; empty except on Linux."""
-    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG")] if shutil.which("setpriv") else []
+    is_possible = sys.platform == "linux" and shutil.which("setpriv")
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG")] if is_possible else []
 
 
 def _die_after(sentinel: int) -> None:

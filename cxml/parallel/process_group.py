@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from cxml.errors import LaunchError
 from cxml.parallel.worker import note_failure
@@ -81,8 +82,7 @@ def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None
     Ranks that are all on one machine talk over its loopback interface, where no other machine can listen or connect.
     """
     if os.environ.get("LOCAL_WORLD_SIZE", "") == os.environ.get("WORLD_SIZE"):
-        loopback = _loopback_interface()
-        os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
+        os.environ |= loopback_environment()
     backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
     dist.init_process_group(backend, timeout=group_patience(hang_minutes), **place)
 
@@ -109,10 +109,11 @@ def _meeting_place(ranks: Ranks) -> dict[str, Any]:
     return {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
 
 
-def _loopback_interface() -> str:
-    """The name of the network interface with the address 127.0.0.1."""
+def loopback_environment() -> dict[str, str]:
+    """The variables by which gloo and NCCL listen on the loopback interface, 127.0.0.1, and no other."""
     addresses = psutil.net_if_addrs()
-    return next(name for name, found in addresses.items() if any(one.address == "127.0.0.1" for one in found))
+    name = next(name for name, found in addresses.items() if any(one.address == "127.0.0.1" for one in found))
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def group_patience(hang_minutes: float) -> timedelta:
@@ -121,6 +122,12 @@ def group_patience(hang_minutes: float) -> timedelta:
     A while longer than the guard that prints stacks (`cxml.training.HangGuard`), so that its print comes first.
     """
     return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
+
+
+def set_patience(hang_minutes: float) -> None:
+    """Give all groups of this process `group_patience`: those that DeepSpeed makes have torch's default, minutes."""
+    for group in list(distributed_c10d._world.pg_map):  # torch offers no other list of them
+        distributed_c10d._set_pg_timeout(group_patience(hang_minutes), group)
 
 
 def ranks_per_machine() -> int:
@@ -163,3 +170,8 @@ def device_of(local_rank: int) -> torch.device:
     """Where the process with this number on its machine computes."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls a device: the model of a GPU, else its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

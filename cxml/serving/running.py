@@ -23,8 +23,9 @@ _END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve_until_signalled(
-    place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float
-) -> None:
+    place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float,
+    device: ray_cluster.Device = "auto",
+) -> None:  # fmt: skip
     """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
     Raises:
@@ -42,7 +43,8 @@ def serve_until_signalled(
         try:
             serve.start(http_options={"host": host, "port": port, "request_timeout_s": options.timeout_s})
             try:
-                serve.run(application(place, options, num_replicas=num_replicas, cpus=cpus))
+                resources = ray_cluster.worker_resources(device, cpus, num_replicas)
+                serve.run(application(place, options, num_replicas=num_replicas, resources=resources))
             except (RayServeException, RuntimeError) as error:
                 raise WorkerError(f"{place.url}: the model is not served. {error}") from error
             address = f"http://{host}:{port}"
