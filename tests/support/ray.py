@@ -28,7 +28,8 @@ def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20, num_gpus: i
     with one_at_a_time():
         ray.init(
             address="local", num_cpus=num_cpus, num_gpus=num_gpus, object_store_memory=object_store_memory,
-            include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )  # fmt: skip
         try:
             yield ray.get_runtime_context().gcs_address

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.05
 
 
 @dataclass
