@@ -79,9 +79,9 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
 def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None:  # noqa: ANN401 - torch's own
     """Begin torch's process group with the backend of the device; `place` is how to find the others.
 
-    Ranks that are all on one machine talk over its loopback interface, where no other machine can listen or connect.
+    Ranks that meet on this machine talk over its loopback interface, where no other machine can listen or connect.
     """
-    if os.environ.get("LOCAL_WORLD_SIZE", "") == os.environ.get("WORLD_SIZE"):
+    if _RENDEZVOUS in os.environ or os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1"):
         os.environ |= loopback_environment()
     backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
     dist.init_process_group(backend, timeout=group_patience(hang_minutes), **place)

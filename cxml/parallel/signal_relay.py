@@ -26,7 +26,7 @@ class SignalRelay:
         self.passed_on: list[signal.Signals] = []
         """What the processes were sent."""
         self._processes = processes
-        self._interrupted_at = 0.0
+        self._interrupted_at: float | None = None
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -54,11 +54,10 @@ class SignalRelay:
     def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         passed_on = signal.Signals(number)
         if number == signal.SIGINT:
-            is_second = self.first is signal.SIGINT
-            if is_second and time.monotonic() - self._interrupted_at < _ONE_PRESS_SECONDS:
+            before, self._interrupted_at = self._interrupted_at, time.monotonic()
+            if before is not None and self._interrupted_at - before < _ONE_PRESS_SECONDS:
                 return
-            passed_on = signal.SIGKILL if is_second else signal.SIGTERM
-            self._interrupted_at = time.monotonic()
+            passed_on = signal.SIGTERM if before is None else signal.SIGKILL
         self.first = self.first or signal.Signals(number)
         self.passed_on.append(passed_on)
         for process in self._processes:
