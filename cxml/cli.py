@@ -16,8 +16,13 @@ import yaml
 from cxml import extras, storage
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
-from cxml.errors import ConfigError, CxmlError, DataError
+from cxml.errors import ConfigError, CxmlError, DataError, InterruptionError
 from cxml.yaml_files import read_yaml
+
+EXIT_STOPPED = 75
+"""A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C stopped the command; what shells report for a program that SIGINT ended."""
 
 _Command = TypeVar("_Command")
 
@@ -77,8 +82,22 @@ def dump_config(values: object) -> str:
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
 
 
-def exit_with_message(error: CxmlError) -> int:
-    """Tell the user what went wrong, without a traceback; the exit code of a refused command."""
+def exit_with_message(error: CxmlError | KeyboardInterrupt, remedy: str = "") -> int:
+    """Tell the user why a command ends, without a traceback.
+
+    Args:
+        error: what ended it.
+        remedy: what to do after Ctrl-C.
+
+    Returns:
+        The exit code: 130 after Ctrl-C, 75 after another signal, else 2.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        print(f"Interrupted. {remedy}".rstrip(), file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if isinstance(error, InterruptionError):
+        print(error, file=sys.stderr)
+        return EXIT_STOPPED
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return 2
 
@@ -98,7 +117,7 @@ def run_with_config(
         arguments: the command line; None takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 if something was refused or failed in a way that cxml names.
+        The exit code: 0, or that of `exit_with_message`.
     """
     return _run(lambda: parse_command(command, program, arguments), action)
 
@@ -143,6 +162,6 @@ def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> i
         set_up_logging(is_speaker=True)
         with extras.named():
             action(options)
-    except CxmlError as error:
+    except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
     return 0

@@ -454,6 +454,9 @@ class LaunchConfig:
     all of them are needed."""
     cpus_per_worker: float = 1.0
     """Ray: CPUs that each process reserves, besides its accelerator where there are any."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Ray: what each process computes on; auto: a GPU where a node of the cluster has any, whether or not the one that
+    starts the run does. Say gpu for a cluster that adds its GPU nodes on demand."""
     max_failures: int = 3
     """Ray: how often a job that lost a process is started again, going on from its newest checkpoint."""
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cxml.config import Config
 from cxml.model import build_encoder, read_encoder_config
-from cxml.parallel import Plan
+from cxml.parallel import Plan, device_name, device_of
 from cxml.run_plan import plan_run, texts_per_micro_batch
 from cxml.tree import fit_levels
 
@@ -31,25 +31,35 @@ def dry_run(config: Config) -> Plan:
     config = fit_levels(config, facts.num_labels)
     seconds = _seconds_per_text(config, facts.padded_length) * facts.num_texts * config.train.epochs
     console.print(
-        f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like "
-        "this one, from timed steps of the encoder; label heads, data preparation and the tree come on top."
+        f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like this "
+        f"one ({device_name(device_of(0))}), from timed steps of the encoder; label heads, data preparation and the "
+        "tree come on top."
     )
     return plan
 
 
 def _seconds_per_text(config: Config, length: int) -> float:
-    """Forward and backward of the encoder on random tokens; a random encoder takes as long as a pretrained one."""
+    """Forward and backward of the encoder on random tokens, on the device and in the precision of a training.
+
+    A random encoder takes as long as a pretrained one.
+    """
     torch.set_num_threads(config.train.threads_per_worker or torch.get_num_threads())
-    encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
+    device = device_of(0)
+    encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model)).to(device)
+    if config.train.precision == "bf16":
+        encoder.bfloat16()
     if config.train.activation_checkpointing:
         encoder.recompute_activations()
     size = texts_per_micro_batch(config)
-    input_ids = torch.randint(encoder.transformer.config.vocab_size, (size, length))
+    input_ids = torch.randint(encoder.transformer.config.vocab_size, (size, length), device=device)
     times = []
     for _ in range(_TIMED_STEPS + 1):
         began = time.perf_counter()
         features = encoder(input_ids, torch.ones_like(input_ids))
-        torch.stack([feature.sum() for feature in features]).sum().backward()
+        total = torch.stack([feature.sum() for feature in features]).sum()
+        total.backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)  # it computes while Python goes on
         times.append(time.perf_counter() - began)
     return sorted(times[1:])[_TIMED_STEPS // 2] / size
 

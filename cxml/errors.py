@@ -56,7 +56,7 @@ class DivergenceError(CxmlError):
 
 
 class InterruptionError(CxmlError):
-    """A signal asked a run to stop, and it did, in good order: a checkpoint holds its state."""
+    """A signal asked a command to stop, and it did, in good order: the same command goes on with what is saved."""
 
 
 class WorkerError(CxmlError):

@@ -66,7 +66,9 @@ class PredictCommand:
     processes: int = 1
     """local: processes that share the label rows, for a head that does not fit one."""
     ray_workers: int = 0
-    """ray: actors, each with all label rows; 0: one per CPU but one."""
+    """ray: actors, each with all label rows; 0: one per GPU if they use any, else one per CPU but one."""
+    ray_device: Literal["auto", "cpu", "gpu"] = "auto"
+    """ray: what each actor computes on; auto: a GPU where the cluster has any."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,8 +100,9 @@ def _predict(command: PredictCommand) -> None:
     if command.engine == "ray":
         ray_cluster.require_ray("--engine")
     num_texts = predict_file(
-        job, processes=command.processes, on_ray=command.engine == "ray", ray_workers=command.ray_workers
-    )
+        job, processes=command.processes, on_ray=command.engine == "ray", ray_workers=command.ray_workers,
+        ray_device=command.ray_device,
+    )  # fmt: skip
     print(f"{num_texts:,} texts predicted: {command.output}", file=sys.stderr)
 
 

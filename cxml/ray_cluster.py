@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from cxml import extras
 from cxml.errors import CxmlError
@@ -43,19 +46,87 @@ def is_reachable() -> bool:
 def joined_cluster(*, logs: bool = False) -> Iterator[int]:
     """The Ray cluster of this process, of RAY_ADDRESS, or one that lives as long as the context. Yields its CPUs.
 
-    With `logs`, what workers print is printed here as well.
+    A cluster that is started here listens on the loopback interface only, and sends no usage statistics. With `logs`,
+    what workers print is printed here as well.
     """
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     joined = ray.is_initialized()
-    if not joined:
-        _log.info("Connecting to Ray, or starting it on this machine")
-        ray.init(include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
-    try:
-        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
-    finally:
+    with contextlib.ExitStack() as stack:
         if not joined:
-            ray.shutdown()
+            _log.info("Connecting to Ray, or starting it on this machine")
+            address = os.environ.get("RAY_ADDRESS") or "local"
+            if address == "local":
+                stack.enter_context(_on_loopback())
+            ray.init(address, include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
+            stack.callback(ray.shutdown)
+        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have the Ray that is started meanwhile listen on 127.0.0.1, ask for a token, and tell nobody about itself.
+
+    Ray resolves even a loopback address to that of another interface, except where it takes this machine for one that
+    never belongs to a cluster.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415 - Ray is an optional package
+
+    mine = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in mine}, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ |= mine
+    ray_constants.ENABLE_RAY_CLUSTER = False  # it may have read the environment already
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+        for name, value in before[0].items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+Device = Literal["auto", "cpu", "gpu"]
+"""What a worker computes on; auto: a GPU where the cluster has any."""
+
+
+def worker_resources(device: Device, cpus: float = 1.0, workers: int = 0) -> dict[str, float]:
+    """What a worker reserves on the joined cluster, by Ray's names of resources. This process's devices say nothing.
+
+    Args:
+        device: what it computes on.
+        cpus: CPUs beside it.
+        workers: how many share the GPUs of a cluster that has fewer; 0: each has one of its own.
+    """
+    gpus = num_gpus()
+    if device == "cpu" or (device == "auto" and not gpus):
+        return {"CPU": cpus}
+    return {"CPU": cpus, "GPU": 1 / max(1, math.ceil(workers / max(1, gpus)))}
+
+
+def num_gpus() -> int:
+    """GPUs of the joined cluster, as it is now."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def is_on_loopback() -> bool:
+    """Whether the joined cluster is this machine alone, and listens on its loopback interface."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    return all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes())
+
+
+def room_on_one_node(resources: Mapping[str, float]) -> int:
+    """How many workers that reserve these resources fit on the node of the joined cluster that has most room."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    return max(
+        int(min(node["Resources"].get(name, 0) / share for name, share in resources.items()))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import nn
 from cxml import extras, ray_cluster
 from cxml.config import Config
 from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels
+from cxml.launching import processes_per_machine
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import Plan, local_world_size, make_plan
@@ -62,7 +64,8 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
     """
     facts = _data_facts(config)
     config = fit_levels(config, facts.num_labels)
-    parameters, trained, label_state = _count_weights(config, facts.num_labels)
+    ranks_per_copy = _ranks_per_copy(config)
+    parameters, trained, label_state = _count_weights(config, facts.num_labels, ranks_per_copy)
     plan = make_plan(
         parameters,
         trained,
@@ -71,7 +74,7 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
         world_size=config.train.num_workers,
         num_labels=facts.num_labels,
         label_state=label_state,
-        group_size=local_world_size() if config.head.group_size == "node" else config.head.group_size,
+        group_size=ranks_per_copy,
     )
     return plan, facts
 
@@ -79,6 +82,15 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
 def texts_per_micro_batch(config: Config) -> int:
     """Most texts that a process works on at once."""
     return math.ceil(config.train.batch_size / (config.train.num_workers * config.train.accumulation))
+
+
+def _ranks_per_copy(config: Config) -> int:
+    """How many processes share a copy of the label rows: `head.group_size`, or as many as a machine will run."""
+    if config.head.group_size != "node":
+        return config.head.group_size or config.train.num_workers
+    if "WORLD_SIZE" in os.environ:  # a launcher has started this process
+        return local_world_size()
+    return processes_per_machine(config)
 
 
 def _data_facts(config: Config) -> DataFacts:
@@ -109,7 +121,9 @@ def _padded(config: Config, lengths: np.ndarray) -> int:
     return round(whole.reshape(-1, size).max(1).mean())
 
 
-def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+def _count_weights(
+    config: Config, num_labels: int, ranks_per_copy: int
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Weights of each part that the engine holds, those that learn, and a label's bytes where it does not hold them."""
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
@@ -119,7 +133,8 @@ def _count_weights(config: Config, num_labels: int) -> tuple[dict[str, int], dic
         label_state = RowState.bytes_by_state(
             encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
         )
-        if head.candidates == "all" and (config.train.accumulation > 1 or head.group_size or head.clip_global_norm):
+        has_copies = ranks_per_copy < config.train.num_workers
+        if head.candidates == "all" and (config.train.accumulation > 1 or has_copies or head.clip_global_norm):
             label_state["gradient"] = 4 * (encoder.hidden_size + 1)
     else:
         in_engine.append(num_labels)

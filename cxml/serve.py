@@ -42,6 +42,8 @@ class ServeCommand:
     """Processes, each with the model."""
     cpus: float = 1.0
     """CPUs that each of them reserves."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """What each of them computes on; auto: a GPU where the cluster has any. More processes than GPUs share them."""
     rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
@@ -62,8 +64,9 @@ def _run(command: ServeCommand) -> None:
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
     place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
     serve_until_signalled(
-        place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus
-    )
+        place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus,
+        device=command.device,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from cxml import extras
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
-from cxml.errors import CxmlError, InterruptionError
+from cxml.errors import CxmlError
 
 if TYPE_CHECKING:
     from cxml.launching import RunJob
 
-EXIT_INTERRUPTED = 75
-"""sysexits.h's EX_TEMPFAIL: try again later."""
+_AFTER_CTRL_C = "Run the same command again to go on from there."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code.
 
     0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped the
-    training after it had saved a checkpoint: the same command goes on from there.
+    training after it had saved a checkpoint, or 130 if SIGINT did: the same command goes on from there.
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
-    except CxmlError as error:
+    except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
     return run_command(command)
 
@@ -72,11 +71,8 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
         set_up_logging(is_speaker=True)
         with extras.named():
             _act(command, run_job)
-    except InterruptionError as error:
-        print(error, file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except CxmlError as error:
-        return exit_with_message(error)
+    except (CxmlError, KeyboardInterrupt) as error:
+        return exit_with_message(error, _AFTER_CTRL_C)
     return 0
 
 

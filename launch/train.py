@@ -39,7 +39,10 @@ def main() -> int:
     set_up_logging(is_speaker=is_leader)
     jobs = LaunchedJobs(command.settings)
     if not jobs.is_leader:
-        return jobs.follow()
+        try:
+            return jobs.follow()
+        except CxmlError as error:
+            return exit_with_message(error)
     exit_code = 1
     try:
         exit_code = run_command(command, jobs.run_job)

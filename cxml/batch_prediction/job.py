@@ -17,6 +17,7 @@ from cxml.data import cut
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
 from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
+from cxml.ray_cluster import Device
 from data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 
 _log = logging.getLogger(__name__)
@@ -72,14 +73,17 @@ class PredictionJob:
         return storage.join(self.output, f"part-{part:05d}.{self.format}")
 
 
-def predict_file(job: PredictionJob, *, processes: int = 1, on_ray: bool = False, ray_workers: int = 0) -> int:
+def predict_file(
+    job: PredictionJob, *, processes: int = 1, on_ray: bool = False, ray_workers: int = 0, ray_device: Device = "auto"
+) -> int:
     """Predict all parts that are not there yet; the number of texts.
 
     Args:
         job: what to predict.
         processes: processes on this machine that share the label rows.
         on_ray: let Ray Data's actors predict, each with all label rows.
-        ray_workers: how many; 0: one per CPU of the cluster.
+        ray_workers: how many; 0: one per GPU of the cluster if they use any, else one per CPU.
+        ray_device: what they compute on.
 
     Raises:
         StaleArtefactError: the output folder holds predictions of another job.
@@ -90,7 +94,7 @@ def predict_file(job: PredictionJob, *, processes: int = 1, on_ray: bool = False
             raise ConfigError("--engine", "ray", "cannot read standard input", "Name a file that all workers can read.")
         from cxml.batch_prediction.ray_data import predict_on_ray  # noqa: PLC0415 - Ray is an optional package
 
-        sizes = predict_on_ray(job, done, ray_workers)
+        sizes = predict_on_ray(job, done, ray_workers, ray_device)
     elif processes > 1:
         if job.source.url == STDIN:
             raise ConfigError("--processes", processes, "cannot share standard input", "Name a file.")

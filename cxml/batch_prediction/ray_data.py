@@ -14,13 +14,22 @@ from ray.data.block import BlockMetadata
 
 from cxml import storage
 from cxml.batch_prediction.job import PredictionJob, Worker
-from cxml.ray_cluster import joined_cluster, own_error
+from cxml.ray_cluster import Device, joined_cluster, num_gpus, own_error, worker_resources
 from data_tools.formats import TextChunk, read_texts
 
 
-def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int) -> list[int]:
-    """Predict the parts that are not in `done`; the sizes of all parts, in order."""
+def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int, device: Device) -> list[int]:
+    """Predict the parts that are not in `done`; the sizes of all parts, in order.
+
+    Args:
+        job: what to predict.
+        done: parts that are there.
+        num_workers: actors; 0: one per GPU if they use any, else one per CPU; one CPU is left to read the texts.
+        device: what they compute on.
+    """
     with joined_cluster() as cpus:
+        resources = worker_resources(device, workers=num_workers)
+        most = min(cpus - 1, num_gpus()) if "GPU" in resources else cpus - 1
         context = DataContext.get_current()
         before = context.target_max_block_size, context.enable_progress_bars
         context.target_max_block_size, context.enable_progress_bars = 1, False  # a part is a block
@@ -31,8 +40,9 @@ def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int) -
                 fn_constructor_args=(job,),
                 batch_size=1,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=num_workers or max(1, cpus - 1)),
-                num_cpus=1,
+                compute=ray.data.ActorPoolStrategy(size=num_workers or max(1, most)),
+                num_cpus=resources["CPU"],
+                num_gpus=resources.get("GPU", 0),
             )
             sizes = {row["part"]: row["size"] for row in results.iter_rows()}
         except Exception as error:

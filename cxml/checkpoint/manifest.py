@@ -86,6 +86,7 @@ class RunState:
         row_schedule: step, lr and beta1 of the label rows' schedule; empty for `zero3`.
         unrecorded_steps: steps since the last record of the log.
         metrics: figures of this moment, by name.
+        before_epoch_end: the last step of an epoch is done, and its evaluation, where there is one, is not.
     """
 
     step: int
@@ -101,6 +102,7 @@ class RunState:
     row_schedule: dict[str, float] = field(default_factory=dict)
     unrecorded_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    before_epoch_end: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

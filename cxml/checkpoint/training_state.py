@@ -42,11 +42,13 @@ class Progress:
         step: optimiser steps done.
         losses: this rank's summed level losses since the last record, float32 [levels]; None right after one.
         unrecorded_steps: steps that these are of.
+        before_epoch_end: the last step of an epoch is done, and what follows it, such as an evaluation, is not.
     """
 
     step: int = 0
     losses: Tensor | None = None
     unrecorded_steps: int = 0
+    before_epoch_end: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,7 @@ class TrainingState:
             label_head=self.config.head.implementation,
             row_schedule={name: float(value) for name, value in row_schedule.items()},
             unrecorded_steps=progress.unrecorded_steps,
+            before_epoch_end=progress.before_epoch_end,
             metrics=metrics,
         )
         return Snapshot(run, pieces)
@@ -128,7 +131,7 @@ class TrainingState:
         elif was_rows:
             load_engine_rows(homes, cast(EngineHead, head).block_rows, reader)
         self._put_random(reader)
-        return Progress(run.step, self._losses(reader), run.unrecorded_steps)
+        return Progress(run.step, self._losses(reader), run.unrecorded_steps, run.before_epoch_end)
 
     def finish(self, reader: ShardReader) -> None:
         """Make the engine's weights from what `put` loaded, once every rank has done that; a collective call."""

@@ -9,8 +9,8 @@ process of the job call it, and returns what rank 0 got.
     deepspeed launch/train.py, torchrun, ...  `LaunchedJobs`: the processes are there already
 """
 
-from cxml.launching.choice import RunJob, run_job_for
+from cxml.launching.choice import RunJob, processes_per_machine, run_job_for
 from cxml.launching.launched import LaunchedJobs
 from cxml.launching.rank_environment import complete_rank_environment
 
-__all__ = ["LaunchedJobs", "RunJob", "complete_rank_environment", "run_job_for"]
+__all__ = ["LaunchedJobs", "RunJob", "complete_rank_environment", "processes_per_machine", "run_job_for"]

@@ -23,11 +23,28 @@ def run_job_for(config: Config) -> RunJob:
     Raises:
         ConfigError: Ray is asked for and not installed.
     """
-    launcher = config.launch.launcher
-    if launcher == "local" or (launcher == "auto" and not ray_cluster.is_reachable()):
+    if not _is_for_ray(config):
         return run_workers
     ray_cluster.require_ray("launch.launcher")
     from cxml.launching.on_ray import run_on_ray  # noqa: PLC0415 - Ray is an optional package
 
     _log.info("Processes run on Ray Train")
     return functools.partial(run_on_ray, config=config)
+
+
+def processes_per_machine(config: Config) -> int:
+    """How many of `train.num_workers` processes `run_job_for` starts on each machine, at most.
+
+    Ray fills one machine before it takes the next. A cluster that has yet to be started is this machine.
+    """
+    count = config.train.num_workers
+    if not (_is_for_ray(config) and ray_cluster.is_reachable()):
+        return count
+    with ray_cluster.joined_cluster():
+        per_worker = ray_cluster.worker_resources(config.launch.device, config.launch.cpus_per_worker)
+        return min(count, max(1, ray_cluster.room_on_one_node(per_worker)))
+
+
+def _is_for_ray(config: Config) -> bool:
+    launcher = config.launch.launcher
+    return launcher == "ray" or (launcher == "auto" and ray_cluster.is_reachable())

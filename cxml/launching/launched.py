@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -53,7 +54,12 @@ class LaunchedJobs:
         return self._join(work, arguments)
 
     def follow(self) -> int:
-        """Take part in the leader's jobs until it dismisses everyone; the exit code that it chose."""
+        """Take part in the leader's jobs until it dismisses everyone; the exit code that it chose.
+
+        Ctrl-C on a terminal reaches the leader too, which decides what it means; in a training this process takes part
+        in stopping.
+        """
+        signal.signal(signal.SIGINT, lambda *_: None)
         while True:
             call = json.loads(self._store.get(f"call/{self._calls}"))
             self._calls += 1

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar, cast
 
 # Ray Train reads it when it is imported.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
-import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cxml import ray_cluster, storage
 from cxml.config import Config
 from cxml.errors import WorkerError
-from cxml.parallel import group_patience
+from cxml.parallel import group_patience, loopback_environment
 
 _T = TypeVar("_T")
 
 # Workers decide for themselves, as those of other launchers do, and look where this process looks for modules.
-_PASSED_ON = ("DS_ACCELERATOR", "OMP_NUM_THREADS", "PYTHONPATH", "CXML_CACHE", "CXML_CACHE_GIB")
+_PASSED_ON = ("OMP_NUM_THREADS", "PYTHONPATH", "CXML_CACHE", "CXML_CACHE_GIB")
 
 
 def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int, *, config: Config) -> _T:
@@ -45,31 +46,55 @@ def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_worke
     """
     launch = config.launch
     fewest = min(launch.min_workers or num_workers, num_workers)
-    has_accelerator = torch.accelerator.is_available()
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     with ray_cluster.joined_cluster(logs=True):
+        resources = ray_cluster.worker_resources(launch.device, launch.cpus_per_worker)
+        use_gpu = "GPU" in resources
         trainer = TorchTrainer(
             lambda: work(*arguments),
             scaling_config=ScalingConfig(
                 num_workers=(fewest, num_workers) if fewest < num_workers else num_workers,
-                use_gpu=has_accelerator,
-                resources_per_worker={"CPU": launch.cpus_per_worker, **({"GPU": 1} if has_accelerator else {})},
+                use_gpu=use_gpu,
+                resources_per_worker=resources,
             ),
             torch_config=TorchConfig(
-                backend=None if has_accelerator else "gloo",
+                backend=None if use_gpu else "gloo",
                 timeout_s=int(group_patience(config.train.hang_minutes).total_seconds()),
             ),
             run_config=RunConfig(
                 name=f"cxml-{work.__name__}",
                 storage_path=_absolute(storage.join(config.output, "ray")),
                 failure_config=FailureConfig(max_failures=launch.max_failures),
-                worker_runtime_env={"env_vars": environment},
+                worker_runtime_env={"env_vars": _environment(use_gpu)},
             ),
         )
         try:
-            return cast(_T, trainer.fit().return_value)
+            return cast(_T, _fit(trainer).return_value)
         except TrainingFailedError as error:
             raise _own_words(error, num_workers) from None
+
+
+def _environment(use_gpu: bool) -> dict[str, str]:
+    """The variables of this process that workers get, and what tells them which device is theirs."""
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    if ray_cluster.is_on_loopback():
+        environment |= loopback_environment()
+    if not use_gpu:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def _fit(trainer: TorchTrainer) -> Result:
+    """Run a trainer in a thread, where Ray Train leaves SIGINT alone: Ctrl-C raises KeyboardInterrupt here."""
+    found: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            found.set_result(trainer.fit())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=fit, name="cxml-ray-train", daemon=True).start()
+    return found.result()
 
 
 def _absolute(url: str) -> str:

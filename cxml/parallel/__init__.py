@@ -13,11 +13,14 @@ from cxml.parallel.plan import Plan, make_plan
 from cxml.parallel.process_group import (
     Ranks,
     begin_group,
+    device_name,
     device_of,
     distributed,
     group_patience,
     local_world_size,
+    loopback_environment,
     ranks_per_machine,
+    set_patience,
 )
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.rows_head import RowsHead, WantedRows
@@ -34,14 +37,17 @@ __all__ = [
     "WantedRows",
     "begin_group",
     "build_engine",
+    "device_name",
     "device_of",
     "distributed",
     "gathered_state_dict",
     "group_patience",
     "leaf_offsets_of",
     "local_world_size",
+    "loopback_environment",
     "make_plan",
     "ranks_per_machine",
     "rows_head",
     "run_workers",
+    "set_patience",
 ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from cxml.errors import LaunchError
+from cxml.parallel.worker import note_failure
+
+_RENDEZVOUS = "CXML_RENDEZVOUS"  # the folder in which the workers of `run_workers` find each other
+_group_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,11 @@ class Ranks:
 
 @contextmanager
 def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
-    """Join the process group that the launcher's environment names (RANK, WORLD_SIZE, MASTER_ADDR, ...).
+    """Join the process group that the environment names: that of `run_workers`, or of MASTER_ADDR and MASTER_PORT.
 
-    `run_workers`, torchrun and the deepspeed launcher all set it. A group that is there already (Ray Train's, or that
-    of `launch/train.py`) is used and left alone; else the group ends with the `with` block, and with it the process's
-    use of DeepSpeed, which holds on to the first group it met: one group with DeepSpeed per process.
+    A group that is there already (Ray Train's, or that of `launch/train.py`) is used and left alone. Else the group
+    ends with the `with` block, and with it the process's use of DeepSpeed, which holds on to the first group it met:
+    one group with DeepSpeed per process.
 
     Args:
         threads: CPU threads of this process; 0 shares the machine's cores evenly over its processes.
@@ -59,17 +66,54 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     if dist.is_initialized():
         yield ranks
         return
-    begin_group(ranks.device, hang_minutes)
+    begin_group(ranks.device, hang_minutes, **_meeting_place(ranks))
     try:
         yield ranks
+    except BaseException as error:
+        note_failure(error)  # before the other ranks can notice, and fail for want of this one
+        raise
     finally:
         dist.destroy_process_group()
 
 
 def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None:  # noqa: ANN401 - torch's own
-    """Begin torch's process group with the backend of the device; `place` is how to find the others."""
+    """Begin torch's process group with the backend of the device; `place` is how to find the others.
+
+    Ranks that meet on this machine talk over its loopback interface, where no other machine can listen or connect.
+    """
+    if _RENDEZVOUS in os.environ or os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1"):
+        os.environ |= loopback_environment()
     backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
     dist.init_process_group(backend, timeout=group_patience(hang_minutes), **place)
+
+
+def rank_environment(rank: int, world_size: int, folder: str) -> dict[str, str]:
+    """The variables of a process that is one of `world_size` on this machine.
+
+    Args:
+        rank: which one.
+        world_size: processes.
+        folder: an empty folder that is this user's alone, for the files through which the processes find each other.
+    """
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size))
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes, _RENDEZVOUS: folder}
+
+
+def _meeting_place(ranks: Ranks) -> dict[str, Any]:
+    """Where torch finds the other ranks: a file, for those of `run_workers`; else nothing, which is MASTER_ADDR."""
+    folder = os.environ.get(_RENDEZVOUS)
+    if folder is None:
+        return {}
+    file = Path(folder, f"group-{next(_group_numbers)}")  # a process's second group must not read the first one's keys
+    store = dist.FileStore(str(file), ranks.world_size)  # pyright: ignore[reportPrivateImportUsage]
+    return {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
+
+
+def loopback_environment() -> dict[str, str]:
+    """The variables by which gloo and NCCL listen on the loopback interface, 127.0.0.1, and no other."""
+    addresses = psutil.net_if_addrs()
+    name = next(name for name, found in addresses.items() if any(one.address == "127.0.0.1" for one in found))
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def group_patience(hang_minutes: float) -> timedelta:
@@ -78,6 +122,12 @@ def group_patience(hang_minutes: float) -> timedelta:
     A while longer than the guard that prints stacks (`cxml.training.HangGuard`), so that its print comes first.
     """
     return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
+
+
+def set_patience(hang_minutes: float) -> None:
+    """Give all groups of this process `group_patience`: those that DeepSpeed makes have torch's default, minutes."""
+    for group in list(distributed_c10d._world.pg_map):  # torch offers no other list of them
+        distributed_c10d._set_pg_timeout(group_patience(hang_minutes), group)
 
 
 def ranks_per_machine() -> int:
@@ -120,3 +170,8 @@ def device_of(local_rank: int) -> torch.device:
     """Where the process with this number on its machine computes."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls a device: the model of a GPU, else its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

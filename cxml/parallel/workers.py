@@ -1,29 +1,36 @@
-"""Start worker processes on this machine, without a cluster or a server."""
+"""Start worker processes on this machine, without a cluster, a server or a port."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import tempfile
-import threading
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import TypeVar, cast
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from cxml.errors import WorkerError
+from cxml.errors import InterruptionError, WorkerError
+from cxml.parallel.process_group import rank_environment
+from cxml.parallel.signal_relay import SignalRelay, sigint_blocked
+from cxml.parallel.worker import Failure, Outcome, Success, run_worker
 
 _T = TypeVar("_T")
+
+_LISTENING_SECONDS = 5.0  # after a failure: the one that is heard first need not be the one that caused the others
+_ENDING_SECONDS = 30.0  # what workers have to end after SIGTERM, before SIGKILL
 
 
 def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:
     """Run `work(*arguments)` in `num_workers` new processes that form one process group.
+
+    The processes find each other through a file that only this user can read, and talk over the loopback interface.
+    They end with this process, even if it is killed.
 
     Args:
         work: a function at module level, so that a new process can import it.
@@ -35,61 +42,98 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
 
     Raises:
         WorkerError: a process failed; carries the first failure's traceback.
+        InterruptionError: SIGTERM or SIGUSR1 ended a process.
+        KeyboardInterrupt: SIGINT arrived, and the processes have ended.
 
-    SIGTERM and SIGUSR1 are passed on to the processes, which end when and how they see fit.
+    SIGTERM and SIGUSR1 are passed on to the processes, which end when and how they see fit. SIGINT sends them SIGTERM,
+    and a second SIGINT kills them.
     """
     # Threads that wait for each other spin by default, which costs several times the speed where others work too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory(prefix="cxml-workers-") as logs, _passing_on(signal.SIGTERM, signal.SIGUSR1):
+    processes: list[BaseProcess] = []
+    relay = SignalRelay(processes)
+    with tempfile.TemporaryDirectory(prefix="cxml-workers-") as folder, relay.at_work():
         try:
-            return elastic_launch(_launch(num_workers, logs), work)(*arguments)[0]
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            raise WorkerError(f"Process {rank} of {num_workers} failed. {_account(failure)}") from None
+            connections = []
+            for rank in range(num_workers):
+                environment = rank_environment(rank, num_workers, folder)
+                process, connection = _start(work, arguments, environment)
+                processes.append(process)
+                connections.append(connection)
+                relay.catch_up(process)
+            outcomes = _outcomes(processes, connections)
+        finally:
+            _end(processes)
+    failures = _failures(outcomes)
+    was_stopped = any(-(processes[rank].exitcode or 0) in relay.passed_on for rank in failures)
+    if relay.first is signal.SIGINT and (was_stopped or not failures):
+        raise KeyboardInterrupt
+    if was_stopped:
+        raise InterruptionError("A signal stopped the work. Run the same command again to go on.")
+    if failures:
+        rank = min(failures, key=lambda rank: failures[rank].time)
+        raise WorkerError(f"Process {rank} of {num_workers} failed. {failures[rank].account}")
+    return cast(_T, cast(Success, outcomes[0]).result)
 
 
-def _launch(num_workers: int, logs: str) -> LaunchConfig:
-    return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_workers,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.2,
-        start_method="spawn",
-        # Without SIGTERM: torch would end the processes 30 seconds later, whether they have saved their state or not.
-        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
-        logs_specs=DefaultLogsSpecs(log_dir=logs),  # else torch leaves a folder of its own behind
-    )
+def _start(
+    work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str]
+) -> tuple[BaseProcess, Connection]:
+    """A new worker, and the connection on which it tells its outcome, which ends when the worker does."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run_worker, args=(work, arguments, environment, sender))
+    resource_tracker.ensure_running()  # `start` would do it, and unblock the signal
+    with sender, sigint_blocked():
+        process.start()
+    return process, receiver
 
 
-@contextmanager
-def _passing_on(*numbers: signal.Signals) -> Iterator[None]:
-    """Hand these signals to the worker processes instead of dying of them; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _outcomes(processes: list[BaseProcess], connections: list[Connection]) -> dict[int, Outcome]:
+    """The outcomes by rank: of all, or after a failure of those that tell theirs soon."""
+    outcomes: dict[int, Outcome] = {}
+    deadline = math.inf
+    while len(outcomes) < len(processes) and time.monotonic() < deadline:
+        waiting = [connection for rank, connection in enumerate(connections) if rank not in outcomes]
+        timeout = None if deadline == math.inf else deadline - time.monotonic()
+        for ready in multiprocessing.connection.wait(waiting, timeout):
+            rank = connections.index(cast(Connection, ready))
+            outcomes[rank] = _outcome(processes[rank], connections[rank])
+        if _failures(outcomes):
+            deadline = min(deadline, time.monotonic() + _LISTENING_SECONDS)
+    if not _failures(outcomes):
+        _wait(processes)
+    return outcomes
 
-    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        for process in multiprocessing.active_children():
-            if process.pid is not None:
-                os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in numbers}
+def _failures(outcomes: dict[int, Outcome]) -> dict[int, Failure]:
+    return {rank: outcome for rank, outcome in outcomes.items() if isinstance(outcome, Failure)}
+
+
+def _outcome(process: BaseProcess, connection: Connection) -> Outcome:
+    """What a worker tells, or what its end tells if it says nothing."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return connection.recv()
+    except (EOFError, OSError):
+        process.join()
+    code = process.exitcode or 0
+    account = f"It ended with exit code {code}." if code >= 0 else f"{signal.Signals(-code).name} ended it."
+    # A process that loses its peers raises an error or aborts. One that ends in another way has its own reasons.
+    return Failure(account, time.monotonic() if code == -signal.SIGABRT else 0.0)
 
 
-def _account(failure: ProcessFailure) -> str:
-    """What a dead process left to say: its exception, with the traceback unless cxml raised it on purpose."""
-    message = failure.message
-    if not isinstance(message, dict):
-        return str(message)
-    summary, traceback = message.get("message", ""), message.get("extraInfo", {}).get("py_callstack", "")
-    return summary if "\ncxml.errors." in traceback else f"{summary}\n{traceback}"
+def _end(processes: list[BaseProcess]) -> None:
+    """End those that still run, kindly first."""
+    for process in processes:
+        process.terminate()
+    _wait(processes)
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _wait(processes: list[BaseProcess]) -> None:
+    """Wait for processes to end, for a while."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))

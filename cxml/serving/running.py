@@ -35,8 +35,9 @@ _SECONDS_BETWEEN_CHECKS = 5.0
 
 
 def serve_until_signalled(
-    place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float
-) -> None:
+    place: ModelPlace, options: ServeOptions, *, host: str, port: int, num_replicas: int, cpus: float,
+    device: ray_cluster.Device = "auto",
+) -> None:  # fmt: skip
     """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
     Requests that are being answered then still get their answers.
@@ -61,7 +62,8 @@ def serve_until_signalled(
         front = Front(served, options, sockets)
         try:
             front.start()
-            handle = _deployed(name, place, application(place, options, num_replicas=num_replicas, cpus=cpus))
+            resources = ray_cluster.worker_resources(device, cpus, num_replicas)
+            handle = _deployed(name, place, application(place, options, num_replicas=num_replicas, resources=resources))
             served.num_labels = handle.num_labels.remote().result()
             served.answer = answer_of(handle)
             _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +92,20 @@ def predict_together(predictor: Predictor, asked: list[Asked]) -> list[list[list
     return answers
 
 
-def application(place: ModelPlace, options: ServeOptions, *, num_replicas: int, cpus: float) -> Application:
+def application(
+    place: ModelPlace, options: ServeOptions, *, num_replicas: int, resources: Mapping[str, float]
+) -> Application:
     """The deployment, ready for `serve.run`.
 
     Args:
         place: the model.
         options: limits.
         num_replicas: processes, each with the model.
-        cpus: that each of them reserves.
+        resources: what each of them reserves, see `cxml.ray_cluster.worker_resources`.
     """
     deployment: Any = serve.deployment(
-        name="cxml", num_replicas=num_replicas, ray_actor_options={"num_cpus": cpus},
+        name="cxml", num_replicas=num_replicas,
+        ray_actor_options={"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)},
         max_ongoing_requests=_ONGOING_PER_REPLICA, max_queued_requests=options.max_waiting,
         max_constructor_retry_count=1,
         logging_config={"log_level": logging.WARNING, "enable_access_log": False},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 
 from cxml.checkpoint import Progress, Saver, TrainingState, checkpoints_url
 from cxml.errors import CxmlError
+from cxml.parallel import group_patience
 from cxml.training.interruption import StopSignal
 from cxml.training.loop import Callback, StepReport
 
@@ -22,23 +24,24 @@ class CheckpointCallback(Callback):
     Ranks agree after every step whether to save: clocks and signals reach them at different moments.
     """
 
-    def __init__(self, state: TrainingState, stop: StopSignal, figures: dict[str, float]) -> None:
+    def __init__(self, state: TrainingState, start: Progress, stop: StopSignal, figures: dict[str, float]) -> None:
         """Prepare; a collective call.
 
         Args:
             state: of the run.
+            start: where the run stands.
             stop: whether it was asked to stop.
             figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=group_patience(state.config.train.hang_minutes))
         self._state = state
         self._stop = stop
         self._figures = figures
         self._evaluated = dict(figures)
-        self._progress = Progress()
-        self._saved_step = -1
+        self._progress = start
+        self._saved_step = start.step
         self._saved_at = time.monotonic()
 
     def on_record(self, report: StepReport) -> None:
@@ -46,18 +49,20 @@ class CheckpointCallback(Callback):
         self._figures["loss"] = report.loss
 
     def on_step_end(self, progress: Progress) -> None:
-        """Save if it is time; at an epoch's end only after what else happens there."""
-        if self._saved_step < 0:
-            self._saved_step = progress.step - 1
-        self._progress = progress
+        """Save if it is time or a signal asks to stop; after an epoch's last step only on a signal.
+
+        What else happens at an epoch's end may take long, and a signal leaves little time. A run that goes on does it.
+        """
+        is_last = progress.step % self._state.loader.steps_per_epoch == 0
+        self._progress = dataclasses.replace(progress, before_epoch_end=is_last)
         self._saver.report()
-        if progress.step % self._state.loader.steps_per_epoch:
-            self._act(is_due=self._is_due())
+        self._act(is_due=not is_last and self._is_due())
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
         """Save if it is time, and after an evaluation if checkpoints are kept by its metrics."""
         has_news = self._config.keep_best > 0 and self._figures != self._evaluated
         self._evaluated = dict(self._figures)
+        self._progress = dataclasses.replace(self._progress, before_epoch_end=False)
         self._act(is_due=has_news or self._is_due())
 
     def close(self) -> None:

@@ -14,24 +14,28 @@ from cxml.training.loop import Callback
 
 _log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120), Ctrl-C and the like."""
 
 
 class StopSignal:
     """While entered, a stop signal is noted instead of ending the process.
 
-    Only the main thread can take signals; where training runs in another one (Ray Train), they do what they did before.
+    SIGINT is delivered again on leaving, so that Python's own handler then raises KeyboardInterrupt. Signals that the
+    process ignores stay ignored. Only the main thread can take signals; where training runs in another one (Ray Train),
+    they do what they did before.
     """
 
     def __init__(self) -> None:
         self.is_set = False
+        self._was_interrupted = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -39,9 +43,12 @@ class StopSignal:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  what signal() returned
+        if self._was_interrupted and error is None:
+            signal.raise_signal(signal.SIGINT)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.is_set = True
+        self._was_interrupted |= number == signal.SIGINT
 
 
 class HangGuard(Callback):

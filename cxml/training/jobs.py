@@ -40,7 +40,16 @@ from cxml.errors import DataError
 from cxml.metrics import PropensityConstants, by_frequency, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
-from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, gathered_state_dict, rows_head
+from cxml.parallel import (
+    Exchange,
+    Ranks,
+    RowsHead,
+    build_engine,
+    distributed,
+    gathered_state_dict,
+    rows_head,
+    set_patience,
+)
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
@@ -112,6 +121,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     if config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)
+    set_patience(config.train.hang_minutes)  # of the groups that were made on the way, too
     torch.manual_seed(config.seed + ranks.rank)  # and draws dropout of its own
     schedule = Schedule(
         cast(torch.optim.Optimizer, engine.optimizer),
@@ -136,11 +146,11 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
-    callbacks = [guard, *_callbacks(state, start.step, figures)]
+    callbacks = [guard, *_callbacks(state, start, figures)]
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
         if config.checkpoint.is_on:
-            checkpoints = CheckpointCallback(state, stack.enter_context(StopSignal()), figures)
+            checkpoints = CheckpointCallback(state, start, stack.enter_context(StopSignal()), figures)
             callbacks.append(checkpoints)
             stack.callback(checkpoints.close)
         return fit(
@@ -256,12 +266,13 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
     return predictor.predict_tokens(dataset.gather(rows)[0], k)
 
 
-def _callbacks(state: TrainingState, steps_done: int, figures: dict[str, float]) -> list[Callback]:
+def _callbacks(state: TrainingState, start: Progress, figures: dict[str, float]) -> list[Callback]:
     config, ranks = state.config, state.ranks
+    epochs_done = start.step // state.loader.steps_per_epoch - start.before_epoch_end
     callbacks: list[Callback] = []
     jsonl = None
     if ranks.is_first:
-        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"), steps_done)
+        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"), start.step, epochs_done)
         callbacks += [jsonl, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))

@@ -111,9 +111,12 @@ def fit(
     Returns:
         Whether the last epoch was finished; if not, a callback wanted to stop.
     """
-    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs, start or Progress())
-    first_epoch, first_step = divmod(start.step if start else 0, loader.steps_per_epoch)
+    start = start or Progress()
+    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs, start)
+    first_epoch, first_step = divmod(start.step, loader.steps_per_epoch)
     try:
+        if start.before_epoch_end and _end_epoch(callbacks, first_epoch):
+            return first_epoch == epochs
         for epoch in range(first_epoch, epochs):
             engine.train()
             for callback in callbacks:
@@ -136,15 +139,20 @@ def fit(
                 if any(callback.wants_stop for callback in callbacks):
                     return False
                 recorder.start_waiting()
-            for callback in callbacks:
-                callback.on_epoch_end(epoch + 1)
-            if any(callback.wants_stop for callback in callbacks):
+            if _end_epoch(callbacks, epoch + 1):
                 return epoch + 1 == epochs
             recorder.restart_clock()
         return True
     finally:
         for callback in callbacks:
             callback.on_end()
+
+
+def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool:
+    """Do what comes after an epoch; whether a callback wants to stop."""
+    for callback in callbacks:
+        callback.on_epoch_end(epochs_done)
+    return any(callback.wants_stop for callback in callbacks)
 
 
 class _Recorder:

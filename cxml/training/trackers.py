@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 class JsonlTracker(Callback):
     """One JSON object per record: appended to a local file at once, put whole at each epoch's end elsewhere."""
 
-    def __init__(self, url: str, steps_done: int = 0) -> None:
-        """Begin a file; where a run goes on after `steps_done` steps, with the records up to there."""
+    def __init__(self, url: str, steps_done: int = 0, epochs_done: int = 0) -> None:
+        """Begin a file; where a run goes on, with the records of its first steps and the evaluations of its epochs."""
         self._url = url
-        self._lines = _records_until(url, steps_done)
+        self._lines = _records_until(url, steps_done, epochs_done)
         self._path = storage.local_path(url)
         if self._path is not None:
             storage.write_atomic(url, "".join(self._lines).encode())
@@ -99,8 +99,8 @@ class ConsoleTracker(Callback):
             self._bar.stop()
 
 
-def _records_until(url: str, step: int) -> list[str]:
-    """The lines of a file of records, as far as they tell of the first `step` steps; a torn last line is left out."""
+def _records_until(url: str, step: int, epoch: int) -> list[str]:
+    """The lines of a file of records up to this step and the evaluation of this epoch; a torn last line is left out."""
     if step == 0 or not storage.exists(url):
         return []
     kept = []
@@ -109,7 +109,7 @@ def _records_until(url: str, step: int) -> list[str]:
             record = json.loads(line)
         except ValueError:
             break
-        if record.get("step", 0) > step:
+        if record.get("step", 0) > step or (record.get("kind") == "evaluate" and record["epoch"] > epoch):
             break
         kept.append(line)
     return kept

@@ -46,6 +46,7 @@ def search(
     _require_metric(config, metric)
     base = _base_of_trials(config, folder, held_out, cpus)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray Tune would take Ctrl-C for the end of the search
     with ray_cluster.joined_cluster() as cluster_cpus:
         tuner = _tuner(base, space, folder, trials=trials, metric=metric, reduction=reduction,
                        resources={"cpu": cpus or cluster_cpus, "gpu": gpus})  # fmt: skip

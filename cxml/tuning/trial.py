@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from ray import tune
 from cxml import storage
 from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict
+from cxml.lifetime import ending_with_parent
 from cxml.tuning.space import with_values
 
 _ENDING_SECONDS = 60
@@ -53,7 +53,7 @@ class Trial(tune.Trainable):
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         with (self._folder / "log.txt").open("a") as log:
             self._process = subprocess.Popen(
-                [*_ending_with_parent(), sys.executable, "-m", "cxml.train", "--config", str(file),
+                [*ending_with_parent(signal.SIGTERM), sys.executable, "-m", "cxml.train", "--config", str(file),
                  "--launch.launcher", "local"],
                 stdout=log, stderr=subprocess.STDOUT, env=environment,
             )  # fmt: skip
@@ -95,8 +95,3 @@ class Trial(tune.Trainable):
             return []
         lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [record for line in lines if (record := json.loads(line))["kind"] == "evaluate"]
-
-
-def _ending_with_parent() -> list[str]:
-    """Has the kernel send a command SIGTERM when its parent is gone: else a lost search would leave trainings."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []

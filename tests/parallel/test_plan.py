@@ -1,13 +1,16 @@
 """The plan's bytes of label rows against what a process really grows by."""
 
+import dataclasses
 import multiprocessing
 
 import psutil
 import pytest
+from support.runs import make_encoder, small_config
 
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
 from cxml.optim import RowState
 from cxml.parallel import Exchange, RowLayout, RowsHead, make_plan
+from cxml.run_plan import plan_run
 
 LABELS, WIDTH = 100_000, 256
 
@@ -58,3 +61,27 @@ def test_the_printed_plan_names_what_each_state_of_a_label_takes():
     assert plan.label_state["second"] == 4 * WIDTH
     cells = [cell for column in plan.table().columns for cell in column.cells]
     assert any(f"moment {4 * WIDTH:,}" in str(cell) for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "environment", "ranks_per_copy"),
+    [
+        (0, {}, 8),
+        (2, {}, 2),
+        ("node", {}, 8),
+        ("node", {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 4),
+    ],
+    ids=["all", "two", "node, on this machine", "node, under a launcher on two machines"],
+)
+def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
+    tmp_path, monkeypatch, group_size, environment, ranks_per_copy
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    head = HeadConfig(group_size=group_size, candidates="all")
+    config = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"num_workers": 8})
+    plan, facts = plan_run(dataclasses.replace(config, head=head))
+    bytes_per_label = sum(plan.label_state.values())
+    assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_copy)
+    assert ("gradient" in plan.label_state) == (ranks_per_copy < 8)

@@ -21,14 +21,15 @@ def one_at_a_time() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20) -> Iterator[str]:
-    """A Ray that this process is part of; its address."""
+def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20, num_gpus: int = 0) -> Iterator[str]:
+    """A Ray that this process is part of, and that says it has so many GPUs; its address."""
     import ray
 
     with one_at_a_time():
         ray.init(
-            address="local", num_cpus=num_cpus, object_store_memory=object_store_memory, include_dashboard=False,
-            log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            address="local", num_cpus=num_cpus, num_gpus=num_gpus, object_store_memory=object_store_memory,
+            include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         )  # fmt: skip
         try:
             yield ray.get_runtime_context().gcs_address

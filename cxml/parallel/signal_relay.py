@@ -1,0 +1,79 @@
+"""What a command does with signals while worker processes work for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+_ONE_PRESS_SECONDS = 1.0  # a wrapper may hand on a Ctrl-C that the terminal has delivered already
+
+
+class SignalRelay:
+    """Hands signals on to the processes of a list, which may grow, instead of acting on them.
+
+    SIGTERM and SIGUSR1 are passed on as they are. SIGINT becomes SIGTERM, and a second one SIGKILL.
+    """
+
+    def __init__(self, processes: list[BaseProcess]) -> None:
+        self.first: signal.Signals | None = None
+        """The first signal that arrived."""
+        self.passed_on: list[signal.Signals] = []
+        """What the processes were sent."""
+        self._processes = processes
+        self._interrupted_at: float | None = None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Take the signals while entered. Only the main thread can; signals that are ignored stay so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        taken = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        before = {number: signal.signal(number, self._take) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def catch_up(self, process: BaseProcess) -> None:
+        """Tell a process that has just been started of a signal that arrived before."""
+        if self.passed_on:
+            _send(self.passed_on[-1], process)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        passed_on = signal.Signals(number)
+        if number == signal.SIGINT:
+            before, self._interrupted_at = self._interrupted_at, time.monotonic()
+            if before is not None and self._interrupted_at - before < _ONE_PRESS_SECONDS:
+                return
+            passed_on = signal.SIGTERM if before is None else signal.SIGKILL
+        self.first = self.first or signal.Signals(number)
+        self.passed_on.append(passed_on)
+        for process in self._processes:
+            _send(passed_on, process)
+
+
+@contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Hold SIGINT back while entered, and in the processes that are started meanwhile until they unblock it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(number: signal.Signals, process: BaseProcess) -> None:
+    if process.pid is not None and process.exitcode is None:
+        os.kill(process.pid, number)

@@ -1,0 +1,73 @@
+"""Which sockets the processes of a command listen on, from its first to its last moment."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass
+class Listening:
+    """What was seen.
+
+    Attributes:
+        samples: how often it was looked.
+        addresses: addresses that processes of the tree listened on, those of UDP included.
+        strangers: `address:port command` of those beyond loopback.
+        processes: command lines of the tree's processes, by their ids.
+        environments: their variables.
+        ports: TCP ports that they listened on.
+    """
+
+    samples: int = 0
+    addresses: set[str] = field(default_factory=set)
+    strangers: set[str] = field(default_factory=set)
+    processes: dict[int, str] = field(default_factory=dict)
+    environments: dict[int, dict[str, str]] = field(default_factory=dict)
+    ports: set[int] = field(default_factory=set)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an IPv4 or IPv6 address."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[Listening]:
+    """Look again and again at a process and all below it, while entered."""
+    seen, done = Listening(), threading.Event()
+    thread = threading.Thread(target=_watch, args=(pid, seen, done))
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(pid: int, seen: Listening, done: threading.Event) -> None:
+    while not done.wait(_PAUSE_SECONDS):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+            for process in family:
+                if process.pid not in seen.processes:
+                    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                        seen.processes[process.pid] = " ".join(process.cmdline())
+                        seen.environments[process.pid] = process.environ()
+        for one in psutil.net_connections("inet"):
+            listens = one.status == psutil.CONN_LISTEN or (one.type == 2 and one.laddr and not one.raddr)
+            if one.pid in seen.processes and listens:
+                seen.addresses.add(one.laddr.ip)
+                seen.ports.add(one.laddr.port)
+                if not is_loopback(one.laddr.ip):
+                    seen.strangers.add(f"{one.laddr.ip}:{one.laddr.port} {seen.processes[one.pid]}")
+        seen.samples += 1
