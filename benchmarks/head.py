@@ -166,7 +166,7 @@ def bytes_sent() -> int:
 def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]:
     """Seconds of whole training steps and of the encoder's own on the same batches, in turn."""
     config = whole_step_config(options, ranks)
-    tree = even_tree(options.whole_step_labels, config.tree.level_sizes)
+    tree = even_tree(options.whole_step_labels, config.tree.sizes)
     torch.manual_seed(0)
     model = build_model(config.model, tree, make_label_head=rows_head(tree, Exchange(), config))
     engine = build_engine(model, config.train, config.optim, ranks)

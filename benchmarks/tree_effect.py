@@ -90,7 +90,7 @@ def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file, chain = folder / "features.npz", folder / "chain"
     sparse.save_npz(file, sparse.csr_matrix(features, dtype=np.float32))
-    leaf = math.ceil(len(features.indptr) / theirs.tree.level_sizes[-1])
+    leaf = math.ceil(len(features.indptr) / theirs.tree.sizes[-1])
     subprocess.run([python, str(WORKER), str(file), str(chain), str(leaf), str(theirs.seed)], check=True)
     import_tree(theirs, str(chain))
 

@@ -98,7 +98,7 @@ def build(config: Config, num_workers: int) -> tuple[float, np.ndarray]:
     num_labels = dataset.manifest.num_labels
     with tempfile.TemporaryDirectory() as folder:
         Progress(folder).begin("benchmark")
-        job, plan = make_job(config, dataset, folder), plan_splits(num_labels, config.tree.level_sizes)
+        job, plan = make_job(config, dataset, folder), plan_splits(num_labels, config.tree.sizes)
         order = initial_order(num_labels, config.seed)
         with Fleet(job, num_workers, max(WORKERS)) as fleet:
             ray.get([actor.__ray_ready__.remote() for actor in fleet.actors])
