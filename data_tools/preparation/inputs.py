@@ -61,7 +61,7 @@ def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
     That changed names such as 0389, and made ids of them where there is a labels.txt.
     """
     source = config.data.source
-    made_before = "label_ids" not in manifest.config["source"]
+    made_before = "label_ids" not in manifest.config.get("source", {})
     if not made_before or source.kind not in ("jsonl", "csv", "parquet"):
         return False
     names, _ = read_labels(data_url(config))
