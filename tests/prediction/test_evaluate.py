@@ -1,6 +1,8 @@
 """cxml.evaluate on a real run: intervals, other systems, ensembles, label rows of fewer bytes."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,19 @@ def test_the_page_of_a_run_shows_what_its_comparison_found(compared):
     page = Path(compared[0].output, "report.html").read_text()
     for part in ("±", "ensemble", "exported", "Recall@", "Loss per level"):
         assert part in page
+
+
+def test_cut_offs_may_be_above_the_widths_of_shortlists_and_the_number_of_labels(run, tmp_path):
+    config, report = run
+    shutil.copytree(config.output, tmp_path / "out")
+    copied = dataclasses.replace(config, output=str(tmp_path / "out"))
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config_to_dict(copied)))
+    words = ["--config", str(file), "--evaluate.top-k", "1", "40", "100000000", "--rows", "int8", "--resamples", "3"]
+    assert evaluate.main(words) == 0
+    levels = json.loads((tmp_path / "out/report.json").read_text())["levels"]
+    for level, before in zip(levels, report["levels"], strict=True):
+        assert level["P@1"] == pytest.approx(before["P@1"])
+        assert level["recall@1"] <= level["recall@40"] <= level["recall@100000000"] <= 100
+    found = json.loads((tmp_path / "out/comparison.json").read_text())["systems"]["CascadeXML"]["metrics"]
+    assert found == pytest.approx({name: levels[-1][name] for name in found})

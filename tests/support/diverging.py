@@ -1,0 +1,40 @@
+"""Trainings that leave the range of numbers, several in one process group."""
+
+import torch
+
+
+def train_until_it_fails(jobs):
+    """Train each (config, step) in turn; after a step of this number, if any, a weight of the encoder becomes NaN.
+
+    Returns, by job and rank, what the error was, as its type's name and its text; None if there was none.
+    """
+    from cxml.errors import CxmlError
+    from cxml.parallel import distributed
+    from cxml.training import loop
+    from cxml.training.jobs import train_in_group
+
+    plain_step = loop.train_step
+    found = []
+    with distributed(threads=1) as ranks:
+        for config, poisoned_step in jobs:
+            loop.train_step = _poisoning(plain_step, poisoned_step)
+            try:
+                train_in_group(config, "test", ranks)
+                own = None
+            except CxmlError as error:
+                own = type(error).__name__, str(error)
+            everyone = [None] * ranks.world_size
+            torch.distributed.all_gather_object(everyone, own)
+            found.append(everyone)
+    return found
+
+
+def _poisoning(step, number):
+    def stepping(engine, micro_batches, ranks, current):
+        losses = step(engine, micro_batches, ranks, current)
+        if current == number:
+            with torch.no_grad():
+                next(engine.module.encoder.parameters()).view(-1)[0] = torch.nan
+        return losses
+
+    return stepping
