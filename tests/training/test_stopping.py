@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from support.checkpoints import checkpointed, model_tensors, train_each
 from support.launching import launch_environment, wait_until
 from support.runs import make_encoder, read_losses, small_config
@@ -38,26 +39,22 @@ def records(output, kind):
     return [line for line in lines if line["kind"] == kind]
 
 
-@pytest.mark.parametrize("epoch", [1, 2], ids=["the first epoch", "the last epoch"])
-def test_a_signal_at_an_epochs_last_step_saves_before_the_evaluation_which_the_next_start_makes_up_for(
-    base, tmp_path, epoch
-):
+def test_a_signal_at_an_epochs_last_step_saves_before_the_evaluation_which_the_next_start_makes_up_for(base, tmp_path):
     parts = {"train": {"evaluate_every": 1}, "checkpoint": {"every_minutes": 0, "every_steps": 1000}}
-    config = checkpointed(base, tmp_path / "stopped", **parts)
-    through = checkpointed(base, tmp_path / "through", **parts)
-    assert run_workers(train_each, ([(config, epoch * STEPS_PER_EPOCH, "auto"), (through, None, "auto")],), 1) == [
-        False, True,
-    ]  # fmt: skip
-    assert len(records(config.output, "evaluate")) == epoch - 1
-    (entry,) = list_checkpoints(f"{config.output}/checkpoints")
-    assert entry.step == epoch * STEPS_PER_EPOCH
-    assert ShardReader(entry.url).manifest.run.before_epoch_end
-    assert run_workers(train_each, ([(config, None, "auto")],), 1) == [True]
-    found, expected = (records(one.output, "evaluate") for one in (config, through))
-    assert found == expected
-    assert read_losses(Path(config.output)) == read_losses(Path(through.output))
+    through, *stopped = (checkpointed(base, tmp_path / name, **parts) for name in ("through", "first", "last"))
+    jobs = [(through, None, "auto")]
+    for epoch, config in enumerate(stopped, start=1):
+        jobs += [(config, epoch * STEPS_PER_EPOCH, "auto"), (config, None, "auto")]
+    assert run_workers(train_each, (jobs,), 1) == [True, False, True, False, True]
     weights = model_tensors(Path(through.output))
-    assert all(bool((values == weights[name]).all()) for name, values in model_tensors(Path(config.output)).items())
+    for epoch, config in enumerate(stopped, start=1):
+        (entry,) = list_checkpoints(f"{config.output}/checkpoints")
+        assert entry.step == epoch * STEPS_PER_EPOCH
+        assert ShardReader(entry.url).manifest.run.before_epoch_end
+        assert records(config.output, "evaluate") == records(through.output, "evaluate")
+        assert read_losses(Path(config.output)) == read_losses(Path(through.output))
+        found = model_tensors(Path(config.output))
+        assert all(torch.equal(found[name], values) for name, values in weights.items())
 
 
 class Command:
@@ -105,22 +102,18 @@ def command(tmp_path):
             one.process.wait()
 
 
-def to_command(command):
-    command.process.send_signal(signal.SIGINT)
-
-
-def to_group(command):
+def press_ctrl_c(command):
+    """As a terminal does it: every process of the foreground group gets SIGINT."""
     os.killpg(command.process.pid, signal.SIGINT)
 
 
-@pytest.mark.parametrize("interrupt", [to_command, to_group], ids=["the command alone", "the terminal's whole group"])
-def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(base, tmp_path, command, interrupt):
+def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(base, tmp_path, command):
     config = dataclasses.replace(
         base, output=str(tmp_path / "out"), data=dataclasses.replace(base.data, directory=f"{base.output}/data")
     )
     first = command(config)
     first.wait_for_steps(3)
-    interrupt(first)
+    press_ctrl_c(first)
     code, log = first.wait()
     assert code == 130, log
     assert log.splitlines()[-1] == "Interrupted. Run the same command again to go on from there."
@@ -136,7 +129,7 @@ def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(ba
 def test_ctrl_c_before_the_first_step_ends_without_a_traceback(base, tmp_path, command):
     one = command(checkpointed(base, tmp_path / "out"))
     one.wait_for(lambda: len(one.family()) >= 3, "no workers")
-    to_group(one)
+    press_ctrl_c(one)
     code, log = one.wait()
     assert code == 130, log
     assert "Traceback" not in log
