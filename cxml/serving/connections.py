@@ -85,6 +85,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete: from here the interface watches over the body."""
+        if not self.url.startswith((b"/", b"*")):
+            raise ValueError("the target is a URL, whose host would stand for that of the header")
         if len(self.pipeline) >= _PIPELINED:
             raise ValueError("too many requests ahead of their answers")
         super().on_headers_complete()

@@ -118,6 +118,15 @@ def test_without_a_token_requests_of_strangers_are_refused(port, headers, versio
     assert status_of(port, *headers, version=version) in (400, 421)
 
 
+@pytest.mark.parametrize(
+    "target", [b"http://evil.com/facts", b"//evil.com/facts", b"http://localhost/facts", b"evil.com:80"]
+)
+def test_a_host_in_the_target_is_not_served(port, target):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).split(b" ")[1] in (b"400", b"404")
+
+
 @pytest.mark.parametrize("options", [ServeOptions(token=TOKEN), ServeOptions(allow_anyone=True)])
 def test_with_a_token_or_if_everyone_may_ask_the_host_is_any(options):
     with fronted(answer, options) as (port, _):
