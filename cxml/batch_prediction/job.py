@@ -62,9 +62,9 @@ class PredictionJob:
     explain: bool = False
 
     def __post_init__(self) -> None:
-        if self.part_rows < 1 or self.batch_size < 1:
-            field = "--part-rows" if self.part_rows < 1 else "--batch-size"
-            raise ConfigError(field, min(self.part_rows, self.batch_size), "must be at least 1", "Leave it out.")
+        for field, number in (("k", self.k), ("part-rows", self.part_rows), ("batch-size", self.batch_size)):
+            if number < 1:
+                raise ConfigError(f"--{field}", number, "must be at least 1", "Leave it out.")
         if self.explain and (self.format != "jsonl" or self.excluded):
             raise ConfigError("--explain", True, "goes with --format jsonl, and without --excluded", "Leave one out.")
 
@@ -87,7 +87,11 @@ def predict_file(
 
     Raises:
         StaleArtefactError: the output folder holds predictions of another job.
+        ConfigError: the number of processes or workers is impossible.
     """
+    if processes < 1 or ray_workers < 0:
+        field, number = ("--processes", processes) if processes < 1 else ("--ray-workers", ray_workers)
+        raise ConfigError(field, number, "is too small", "Leave it out.")
     done = _begin(job)
     if on_ray:
         if job.source.url == STDIN:

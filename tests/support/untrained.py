@@ -1,0 +1,42 @@
+"""An exported model with random weights, made in a second: for tests that ask how, not what, a model predicts."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from cxml.data import resolve_encoder
+from cxml.model import build_model
+from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
+from cxml.prediction import PackedRows, Parts, write_exported
+from cxml.prediction.packed_rows import prediction_head
+from cxml.tree import LabelTree, plan_splits
+from support.runs import MINILM, make_encoder, small_config
+
+
+def untrained_export(folder: Path, names: list[str]) -> str:
+    """Write a model of labels with these names, over 4 clusters, to a folder inside `folder`; its path."""
+    config = small_config(
+        folder / "run",
+        make_encoder(folder / "encoder"),
+        tree={"level_sizes": (4,)},
+        model={"shortlist_sizes": (2,), "dropouts": (0.0, 0.0)},
+    )
+    generator = np.random.default_rng(0)
+    tree = LabelTree(np.arange(len(names), dtype=np.int32), plan_splits(len(names), (4,)).offsets)
+    weight = generator.normal(size=(len(names), 32)).astype(np.float32)
+    rows = PackedRows(weight, np.zeros(0, np.float32), np.zeros(len(names), np.float32))
+    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), 0, 1)
+    torch.manual_seed(0)
+    model = build_model(
+        config.model, tree, make_label_head=lambda _: prediction_head(rows, layout, Exchange(is_alone=True))
+    )
+    tokenizer = Tokenizer.from_file(str(Path(resolve_encoder(MINILM)) / "tokenizer.json"))
+    facts: dict[str, object] = {"fingerprint": "untrained", "metrics": {}, "tokenizer": "0"}
+    parts = Parts(
+        model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, tokenizer=tokenizer, pad_id=0,
+        config=config, facts=facts,
+    )  # fmt: skip
+    write_exported(str(folder / "exported"), parts)
+    return str(folder / "exported")
