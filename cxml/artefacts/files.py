@@ -102,13 +102,15 @@ def open_file(folder: str, entry: Entry, remedy: str) -> BinaryIO:
         raise StorageError(f"{where}: {error}. Check the path and its permissions.") from error
 
 
-def read_file(folder: str, entry: Entry, remedy: str) -> bytes:
+def read_file(folder: str, entry: Entry, remedy: str, *, most_bytes: int | None = None) -> bytes:
     """The content of a file, whose size is checked before it is read, and its checksum afterwards.
 
     Raises:
-        DataError: the file is missing, special or damaged.
+        DataError: the file is missing, special or damaged, or has more than `most_bytes`.
     """
     where = storage.join(folder, entry.file)
+    if most_bytes is not None and entry.bytes > most_bytes:
+        raise DataError(where, f"has {entry.bytes} bytes, more than the {most_bytes} that are read", remedy)
     try:
         path = local_file(folder, entry.file, remedy)
         check_size(where, entry, storage.size(where) if path is None else path.stat().st_size, remedy)

@@ -11,7 +11,7 @@ from cxml.artefacts.files import local_file
 from cxml.errors import DataError
 
 # The manifest of a checkpoint of 10 TB has about 2 million values in 50 MB.
-_MOST_BYTES = 64 << 20
+MOST_JSON_BYTES = 64 << 20
 _MOST_VALUES = 4_000_000
 _MOST_NESTING = 32
 _LEAST_INT, _MOST_INT = -(1 << 63), (1 << 64) - 1
@@ -27,8 +27,8 @@ def read_object(folder: str, name: str, remedy: str) -> dict[str, Any]:
     url = storage.join(folder, name)
     path = local_file(folder, name, remedy)
     size = storage.size(url) if path is None else path.stat().st_size
-    if size > _MOST_BYTES:
-        raise DataError(url, f"has {size} bytes, more than the {_MOST_BYTES} that are read", remedy)
+    if size > MOST_JSON_BYTES:
+        raise DataError(url, f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read", remedy)
     return parse_object(storage.read_bytes(url), url, remedy)
 
 

@@ -10,6 +10,7 @@ Nothing is unpickled on the way back.
 from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
 from cxml.checkpoint.model_store import (
+    ModelManifest,
     load_model,
     model_url,
     read_label_rows,
@@ -28,6 +29,7 @@ from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tr
 
 __all__ = [
     "COMMIT_FILE",
+    "ModelManifest",
     "Progress",
     "Relabelling",
     "Saver",

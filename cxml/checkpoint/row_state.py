@@ -68,7 +68,7 @@ def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> No
     if (run.num_labels, run.width) != (layout.num_labels, width):
         problem = f"holds {run.num_labels} label rows of {run.width}, not {layout.num_labels} of {width}"
         raise DataError(reader.url, problem, _ANOTHER_MODEL)
-    _load_schedule(head, reader)
+    _load_schedule(head, reader, trains=trains)
     if run.label_head == "zero3":
         _load_engine_rows(head, reader, trains=trains)
         return
@@ -81,6 +81,22 @@ def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> No
             missing[local[own]] = False
     if missing.any():
         raise DataError(reader.url, f"lacks {missing.sum()} label rows", _ANOTHER_MODEL)
+
+
+def check_rows_are_held(reader: ShardReader) -> None:
+    """Refuse a checkpoint that lacks label rows, before memory is taken for them.
+
+    Raises:
+        DataError: it holds fewer or more rows than it says.
+    """
+    run = reader.manifest.run
+    if run.label_head == "zero3":
+        _engine_blocks(reader)
+        return
+    held = sum(reader.entry(f"labels/{block}/weight").numel for block in _blocks(reader))
+    if held != run.num_labels * run.width:
+        problem = f"holds {held} weights of label rows, not {run.num_labels} rows of {run.width}"
+        raise DataError(reader.url, problem, _ANOTHER_MODEL)
 
 
 def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) -> None:
@@ -101,6 +117,37 @@ def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) ->
 def is_label_row(name: str) -> bool:
     """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
     return _ENGINE_ROWS.search(name) is not None
+
+
+def engine_rows(reader: ShardReader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Label rows that were the engine's, block by block: positions int64 [n], weight [n, D], bias [n].
+
+    Raises:
+        DataError: the blocks are not those of the checkpoint's labels.
+    """
+    width = reader.manifest.run.width
+    for number, (start, rows) in enumerate(_engine_blocks(reader)):
+        name = f"model/label_head.blocks.{number}"
+        weight, bias = reader.tensor(f"{name}.weight").view(rows, width), reader.tensor(f"{name}.bias")
+        yield torch.arange(start, start + rows), weight, bias
+
+
+def _engine_blocks(reader: ShardReader) -> list[tuple[int, int]]:
+    """First label position and number of rows of each of the engine's blocks of label rows."""
+    run = reader.manifest.run
+    blocks: list[tuple[int, int]] = []
+    start = 0
+    while start < run.num_labels:
+        name = f"model/label_head.blocks.{len(blocks)}"
+        rows = reader.entry(f"{name}.bias").numel
+        is_last = start + rows == run.num_labels
+        if reader.entry(f"{name}.weight").numel != rows * run.width or not (
+            is_last or rows == (blocks or [(0, rows)])[0][1]
+        ):
+            raise DataError(reader.url, f"{name} does not fit its {run.num_labels} labels", _ANOTHER_MODEL)
+        blocks.append((start, rows))
+        start += rows
+    return blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +175,11 @@ class SavedRows:
 def saved_rows(reader: ShardReader, *, with_state: bool = True) -> Iterator[SavedRows]:
     """All rows that a `rows` head saved, block by block, with the decay that they had not taken yet."""
     run = reader.manifest.run
-    log_decay = reader.tensor("label_schedule/log_decay").numpy()
+    log_decay = _log_decay(reader)
     for block in _blocks(reader):
         positions = _positions(reader, block, run.num_labels)
         shape = (len(positions), run.width)
-        last_step = _array(reader, f"labels/{block}/last_step", shape[:1])
-        if last_step.min(initial=0) < 0 or last_step.max(initial=0) >= len(log_decay):
-            raise DataError(reader.url, "has rows of later steps than its own", _ANOTHER_MODEL)
+        last_step = _steps(reader, f"labels/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
         weight = _array(reader, f"labels/{block}/weight", shape)
         if weight.dtype == np.uint16:
@@ -152,13 +197,16 @@ def _saved_moments(reader: ShardReader, block: str, shape: tuple[int, int]) -> d
     prefix = f"label_optimizer/{block}"
     if f"{prefix}/moment" not in reader.manifest.tensors:
         return {}
-    second = reader.tensor(f"{prefix}/second").numpy().reshape(shape[0], -1)
     run = reader.manifest.run
+    is_full = reader.entry(f"{prefix}/second").numel == shape[0] * shape[1]
+    second = _array(reader, f"{prefix}/second", shape if is_full else (shape[0], 1))
+    if not 0 <= run.row_schedule.get("beta1", -1) < 1 or not 0 <= run.row_schedule.get("beta2", -1) < 1:
+        raise DataError(reader.url, "has impossible betas of the label rows", _ANOTHER_MODEL)
     return {
         "moment": _array(reader, f"{prefix}/moment", shape),
         "second": np.broadcast_to(second, shape),
         "bias_moments": _array(reader, f"{prefix}/bias_moments", (shape[0], 2)),
-        "updates": _array(reader, f"{prefix}/updates", shape[:1]),
+        "updates": _steps(reader, f"{prefix}/updates", shape[0]),
         "betas": (run.row_schedule["beta1"], run.row_schedule["beta2"]),
     }
 
@@ -210,11 +258,13 @@ def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> N
         for i, moment in enumerate(("exp_avg", "exp_avg_sq")):
             sources.append((f"optimizer/{moment}", "weight", moments[i], width))
             sources.append((f"optimizer/{moment}", "bias", state.bias_moments[:, i : i + 1], 1))
-    block_rows = reader.entry("model/label_head.blocks.0.bias").numel
-    for block in range(-(-head.layout.num_labels // block_rows)):
+    for block, (first, rows) in enumerate(_engine_blocks(reader)):
         for prefix, kind, target, columns in sources:
-            for start, values in reader.pieces(f"{prefix}/label_head.blocks.{block}.{kind}"):
-                _scatter(head, block * block_rows * columns + start, values, target, columns)
+            name = f"{prefix}/label_head.blocks.{block}.{kind}"
+            if reader.entry(name).numel != rows * columns:
+                raise DataError(reader.url, f"{name} does not fit its {rows} label rows", _ANOTHER_MODEL)
+            for start, values in reader.pieces(name):
+                _scatter(head, first * columns + start, values, target, columns)
 
 
 def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
@@ -231,19 +281,28 @@ def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, col
         target[rows, column] = taken
 
 
-def _load_schedule(head: RowsHead, reader: ShardReader) -> None:
+def _load_schedule(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
     run, schedule = reader.manifest.run, head.schedule
-    if run.label_head == "zero3":
-        schedule.step = run.step
-        schedule.log_decay = np.zeros(_room(run.step + 1))
+    if run.label_head == "zero3":  # its rows are as of the last step, so nothing is left to decay
+        schedule.step = run.step if trains else 0
+        schedule.log_decay = np.zeros(_room(schedule.step + 1))
         return
-    log_decay = reader.tensor("label_schedule/log_decay").numpy()
-    schedule.step = int(run.row_schedule["step"])
-    if len(log_decay) != schedule.step + 1:
-        raise DataError(reader.url, "has a schedule of another length than its steps", _ANOTHER_MODEL)
+    log_decay = _log_decay(reader)
+    schedule.step = len(log_decay) - 1
     schedule.lr, schedule.beta1 = run.row_schedule["lr"], run.row_schedule["beta1"]
     schedule.log_decay = np.zeros(_room(len(log_decay)))
     schedule.log_decay[: len(log_decay)] = log_decay
+
+
+def _log_decay(reader: ShardReader) -> np.ndarray:
+    """Running decay of the label rows as of each step of the run, float64 [step + 1], from 0 downwards."""
+    run = reader.manifest.run
+    if not {"step", "lr", "beta1"} <= run.row_schedule.keys() or run.row_schedule["step"] != run.step:
+        raise DataError(reader.url, "has a schedule of the label rows that does not fit its step", _ANOTHER_MODEL)
+    log_decay = _array(reader, "label_schedule/log_decay", (run.step + 1,))
+    if log_decay.dtype != np.float64 or log_decay[0] != 0 or (np.diff(log_decay) > 0).any():
+        raise DataError(reader.url, "has an impossible decay of the label rows", _ANOTHER_MODEL)
+    return log_decay
 
 
 def _room(steps: int) -> int:
@@ -255,6 +314,8 @@ def _load_block(
     head: RowsHead, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
 ) -> None:
     num_rows = reader.entry(f"label_positions/{block}/positions").numel
+    for name in ("last_step", "updates") if trains else ("last_step",):
+        _steps(reader, f"{_part_of(name)}/{block}/{name}", num_rows)
     for name, target in vars(head.state).items():
         if not target.size or (name not in _READ_FOR_PREDICTION and not trains):
             continue
@@ -281,6 +342,14 @@ def _array(reader: ShardReader, name: str, shape: tuple[int, ...]) -> np.ndarray
     if reader.entry(name).numel != np.prod(shape):
         raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, not {shape}", _ANOTHER_MODEL)
     return reader.tensor(name).numpy().reshape(shape)
+
+
+def _steps(reader: ShardReader, name: str, num_rows: int) -> np.ndarray:
+    """A step of each row, int32 [n], none later than the checkpoint's own: kernels look things up by them."""
+    steps = _array(reader, name, (num_rows,))
+    if steps.dtype != np.int32 or steps.min() < 0 or steps.max() > reader.manifest.run.step:
+        raise DataError(reader.url, f"has {name} of other steps than its own", _ANOTHER_MODEL)
+    return steps
 
 
 def _part_of(name: str) -> str:

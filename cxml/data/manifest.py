@@ -88,7 +88,9 @@ class DataManifest:
         """
         file = storage.join(url, MANIFEST_FILE)
         try:
-            values = artefacts.read_manifest(url, f"Use the cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION)
+            values = artefacts.read_manifest(
+                url, f"Use the cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION
+            )
         except FileNotFoundError as error:
             raise DataError(file, "there is no prepared data set here", _PREPARE) from error
         manifest = artefacts.parse_as(cls, values, file, PREPARE_AGAIN)

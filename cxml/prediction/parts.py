@@ -113,7 +113,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
         config, tree_hash, fingerprint = config_from_dict(run.config), run.tree, f"step {run.step}"
     else:
         manifest = read_model_manifest(place)
-        config, tree_hash, fingerprint = config_from_dict(manifest["config"]), manifest["tree"], manifest["fingerprint"]
+        config, tree_hash, fingerprint = config_from_dict(manifest.config), manifest.tree, manifest.fingerprint
     output = posixpath.dirname(posixpath.dirname(place) if is_checkpoint else place)
     tree = LabelTree.load(_existing(tree_url(config), storage.join(output, "tree")))
     if tree_digest(tree) != tree_hash:

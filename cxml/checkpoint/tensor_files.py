@@ -1,0 +1,34 @@
+"""Tensors of safetensors files from elsewhere."""
+
+from __future__ import annotations
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cxml.errors import DataError
+
+
+def parse_tensors(content: bytes, file: str, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; floating-point ones hold finite numbers only.
+
+    Raises:
+        DataError: it is not such a file, or a number is NaN or infinite.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DataError(file, f"is no safetensors file ({str(error)[:200]})", remedy) from error
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, file, remedy)
+    return tensors
+
+
+def check_finite(tensor: Tensor, name: str, file: str, remedy: str) -> None:
+    """Raise `DataError` if a number of a tensor is NaN or infinite; uint16 holds the bits of bfloat16."""
+    numbers = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+    if numbers.is_floating_point() and numbers.numel():
+        least, most = numbers.aminmax()  # both are NaN where one number is
+        if not (torch.isfinite(least) and torch.isfinite(most)):
+            raise DataError(file, f"{name[:200]} holds numbers that are NaN or infinite", remedy)
