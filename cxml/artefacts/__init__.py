@@ -11,7 +11,7 @@ against the file's real size.
 from cxml.artefacts.arrow import read_batches
 from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
 from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
-from cxml.artefacts.manifests import MANIFEST, named_entries, parse_as, read_manifest, write_manifest
+from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
 from cxml.artefacts.mapped import MappedFile, allow_open_files
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "MappedFile",
     "allow_open_files",
     "entry_problem",
+    "format_of",
     "local_file",
     "named_entries",
     "open_file",

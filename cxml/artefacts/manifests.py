@@ -49,6 +49,18 @@ def read_manifest(folder: str, remedy: str, **wanted: object) -> dict[str, Any]:
     return values
 
 
+def format_of(folder: str, remedy: str) -> object:
+    """What the folder's manifest gives as its `format`; None if there is no manifest, or none in it.
+
+    Raises:
+        DataError: the manifest is not a plain, bounded JSON object.
+    """
+    try:
+        return read_object(folder, MANIFEST, remedy).get("format")
+    except FileNotFoundError:
+        return None
+
+
 def parse_as(kind: type[_T], values: Mapping[str, Any], file: str, remedy: str) -> _T:
     """An instance of a dataclass from the values of a JSON object, whose keys and types must be the dataclass's.
 

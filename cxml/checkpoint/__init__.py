@@ -25,6 +25,7 @@ from cxml.checkpoint.resume import offered_checkpoints, resume
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors
 from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
 __all__ = [
@@ -42,8 +43,10 @@ __all__ = [
     "load_checkpoint_model",
     "load_model",
     "load_start",
+    "load_weights",
     "model_url",
     "offered_checkpoints",
+    "parse_tensors",
     "read_label_rows",
     "read_manifest",
     "read_model_manifest",

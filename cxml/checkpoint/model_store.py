@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
-from cxml.checkpoint.tensor_files import parse_tensors
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError
@@ -131,12 +131,7 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
     make_head = rows_head(tree, exchange, config, trains=False)
     model = build_model(config.model, tree, architecture, make_head)
-    for name, parameter in model.named_parameters():
-        if parameter.shape != weights[name].shape:
-            problem = f"{name} has the shape {tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
-            raise DataError(url, problem, _TRAIN_AGAIN)
-    model.to(next(iter(weights.values())).dtype)
-    model.load_state_dict(weights, strict=False)  # buffers come from the tree
+    load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
     _load_rows(url, manifest, model)
     return model.eval()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxml.errors import DataError
 
@@ -23,6 +23,20 @@ def parse_tensors(content: bytes, file: str, remedy: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         check_finite(tensor, name, file, remedy)
     return tensors
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], file: str, remedy: str) -> None:
+    """Fill the parameters of a model, but for its label rows, and take over the weights' number format.
+
+    Raises:
+        DataError: a weight is missing or has another shape.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in weights or weights[name].shape != parameter.shape:
+            found = tuple(weights[name].shape) if name in weights else "missing"
+            raise DataError(file, f"{name} is {found}, not of the shape {tuple(parameter.shape)}", remedy)
+    model.to(next(iter(weights.values())).dtype)
+    model.load_state_dict(weights, strict=False)  # buffers come from the tree
 
 
 def check_finite(tensor: Tensor, name: str, file: str, remedy: str) -> None:

@@ -1,7 +1,7 @@
 """An encoder's architecture from JSON of any origin: numbers and names of layers pass, names of code do not.
 
-transformers downloads and runs code that a config names: `auto_map`, `attn_implementation: "owner/kernel:function"` and,
-in other releases, other fields. So fields pass by the kind of their values, and no list of bad ones is kept.
+transformers downloads and runs code that a config names, as in `auto_map` or `attn_implementation: "owner/kernel:fn"`,
+and in other fields in other releases. So fields pass by the kind of their values, and no list of bad ones is kept.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import MappedFile
 from cxml.checkpoint import (
     COMMIT_FILE,
     list_checkpoints,
@@ -27,7 +27,7 @@ from cxml.parallel import Exchange, RowLayout, RowsHead
 from cxml.prediction.packed_rows import PackedRows, pack
 from cxml.tree import LabelTree, tree_url
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _EVALUATE = "manifest.json", "Evaluate the run again."
 _POINT = "Point to a run's output, its model folder, a checkpoint of it, or an exported model."
 
 
@@ -51,6 +51,7 @@ class Parts:
         num_train_texts: of the training; 0 for an exported model.
         label_weights: what a label's score is multiplied by before labels are ranked, float32 [L], above 0 and at most
             1; None where it is left as it is.
+        mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
     """
 
     model: CascadeXML
@@ -65,6 +66,12 @@ class Parts:
     frequency: np.ndarray | None = None
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
+    mapped: MappedFile | None = None
+
+    def check_rows(self) -> None:
+        """Raise `DataError` if the label rows lie in a mapped file that was changed since."""
+        if self.mapped is not None:
+            self.mapped.check_unchanged()
 
 
 def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
@@ -89,10 +96,11 @@ def model_identity(url: str) -> str:
     """
     found = _find(url)
     place, is_checkpoint = found if found else (url, False)
-    file = storage.join(place, COMMIT_FILE if is_checkpoint else _MANIFEST)
-    if not storage.exists(file):
-        raise DataError(url, "there is no trained model", _POINT)
-    return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16]
+    try:
+        values = artefacts.read_object(place, COMMIT_FILE if is_checkpoint else _MANIFEST, _POINT)
+    except FileNotFoundError as error:
+        raise DataError(url, "there is no trained model", _POINT) from error
+    return storage.fingerprint(values)
 
 
 def read_parts(url: str, exchange: Exchange) -> Parts:
@@ -125,6 +133,8 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     data_manifest = DataManifest.read(data)
     info = data_manifest.tokenizer
     names, frequency = read_labels(data)
+    if len(names) != tree.num_labels:
+        raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
@@ -141,8 +151,7 @@ def _find(url: str) -> tuple[str, bool] | None:
     if storage.exists(storage.join(place, COMMIT_FILE)):
         return place, True
     for folder in (storage.join(place, "model"), place):
-        file = storage.join(folder, _MANIFEST)
-        if storage.exists(file) and storage.read_json(file, _POINT).get("format") == "cxml-model":
+        if artefacts.format_of(folder, _POINT) == "cxml-model":
             return folder, False
     for folder in (storage.join(place, "checkpoints"), place):
         if newest := list_checkpoints(folder)[:1]:
@@ -160,4 +169,7 @@ def _metrics_beside(output: str) -> dict[str, float]:
     file = storage.join(output, "report.json")
     if not storage.exists(file):
         return {}
-    return storage.read_json(file, "Evaluate the run again.")["levels"][-1]
+    levels = storage.read_json(file, _EVALUATE).get("levels")
+    if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
+        raise DataError(file, "holds no metrics of levels", _EVALUATE)
+    return levels[-1]
