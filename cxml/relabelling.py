@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cxml import storage
 from cxml.checkpoint import (
+    ModelManifest,
     Relabelling,
     model_url,
     read_label_rows,
@@ -20,6 +20,7 @@ from cxml.checkpoint import (
 )
 from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprint
 from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url
@@ -44,7 +45,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
         DataError: the model or its tree is missing or damaged, or no label stays.
     """
     manifest = read_model_manifest(model)
-    old_config = config_from_dict(manifest["config"])
+    old_config = config_from_dict(manifest.config)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
@@ -82,12 +83,13 @@ def _change_tree(config: Config, old: LabelTree, old_ids: np.ndarray) -> Relabel
     return changed
 
 
-def _change_model(config: Config, changed: Relabelling, model: str, manifest: dict[str, Any]) -> None:
+def _change_model(config: Config, changed: Relabelling, model: str, manifest: ModelManifest) -> None:
+    width = read_architecture(manifest.encoder, model, "Train the model again.").hidden_size
     write_changed_model(
         model_url(config),
         manifest,
         changed.cluster_weights(read_weights(model, manifest)),
-        changed.label_rows(read_label_rows(model, manifest), manifest["encoder"]["hidden_size"]),
+        changed.label_rows(read_label_rows(model, manifest), width),
         config=config,
         fingerprint=model_fingerprint(config),
         tree=tree_digest(changed.tree),

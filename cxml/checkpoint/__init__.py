@@ -10,6 +10,7 @@ Nothing is unpickled on the way back.
 from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
 from cxml.checkpoint.model_store import (
+    ModelManifest,
     load_model,
     model_url,
     read_label_rows,
@@ -24,10 +25,12 @@ from cxml.checkpoint.resume import offered_checkpoints, resume
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors
 from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
 __all__ = [
     "COMMIT_FILE",
+    "ModelManifest",
     "Progress",
     "Relabelling",
     "Saver",
@@ -40,8 +43,10 @@ __all__ = [
     "load_checkpoint_model",
     "load_model",
     "load_start",
+    "load_weights",
     "model_url",
     "offered_checkpoints",
+    "parse_tensors",
     "read_label_rows",
     "read_manifest",
     "read_model_manifest",

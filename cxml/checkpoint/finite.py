@@ -1,4 +1,4 @@
-"""Refuse to save numbers that are infinite or not a number: a checkpoint or model that holds one is of no use."""
+"""Numbers that are infinite or not a number: a checkpoint or model that holds one is neither saved nor loaded."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from torch import Tensor
 from cxml.errors import DivergenceError
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite; uint16 holds the bits of bfloat16, other integers are."""
+    values = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+    # The extremes are NaN if any value is; unlike isfinite they need no memory.
+    return not (
+        values.is_floating_point() and values.numel() and not torch.stack(torch.aminmax(values)).isfinite().all()
+    )
+
+
 def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Check tensors by name; uint16 holds bfloat16, other integers pass.
+    """Check tensors by name before they are saved.
 
     Raises:
         DivergenceError: names the first one that holds a number that is not finite.
     """
     for name, tensor in named:
-        values = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
-        # The extremes are NaN if any value is; unlike isfinite they need no memory.
-        if values.is_floating_point() and values.numel() and not torch.stack(torch.aminmax(values)).isfinite().all():
+        if not is_finite(tensor):
             raise DivergenceError(
                 f"{name} holds numbers that are not finite, so it is not saved. The last update was too large: lower "
                 "optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again."

@@ -10,14 +10,15 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import dacite
 import torch
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import FileEntry
 from cxml.errors import DataError
 
 FORMAT, VERSION = "cxml-checkpoint", 1
@@ -25,27 +26,15 @@ MANIFEST_FILE, COMMIT_FILE = "manifest.json", "commit.json"
 SKIPPED = "Use an older checkpoint, or train again with --force train."
 
 _T = TypeVar("_T")
-_COMMIT_BYTES = 1 << 16
-_MANIFEST_BYTES = 1 << 30
 _FILE_BYTES = 1 << 28
 _TENSOR_ELEMENTS = 1 << 44
 _FILE_NAME = re.compile(r"[a-z_]{1,32}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint16, torch.uint8
     )
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A file of the checkpoint: its name, its size in bytes, its SHA-256 in hex."""
-
-    file: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,11 @@ class Commit:
     manifest_bytes: int
     manifest_sha256: str
 
+    @property
+    def manifest_entry(self) -> FileEntry:
+        """The manifest as a file."""
+        return FileEntry(MANIFEST_FILE, self.manifest_bytes, self.manifest_sha256)
+
     @classmethod
     def of(cls, manifest: Manifest, saved_at: str) -> Commit:
         """The commit of a manifest."""
@@ -162,8 +156,8 @@ def read_commit(url: str) -> Commit:
         DataError: it is none of this format.
     """
     file = storage.join(url, COMMIT_FILE)
-    commit = _decode(Commit, read_checked(file, _COMMIT_BYTES), file)
-    if commit.step < 0 or not 0 < commit.manifest_bytes <= _MANIFEST_BYTES or not _is_sha256(commit.manifest_sha256):
+    commit = _decode(Commit, artefacts.read_object(url, COMMIT_FILE, SKIPPED), file)
+    if commit.step < 0 or artefacts.entry_problem(commit.manifest_entry):
         raise DataError(file, "a field is impossible", SKIPPED)
     return commit
 
@@ -179,56 +173,35 @@ def read_manifest(url: str) -> Manifest:
     except FileNotFoundError as error:
         raise DataError(url, "there is no finished checkpoint", SKIPPED) from error
     file = storage.join(url, MANIFEST_FILE)
-    content = read_checked(file, _MANIFEST_BYTES, commit.manifest_bytes, commit.manifest_sha256)
-    manifest = _decode(Manifest, content, file)
+    content = artefacts.read_file(url, commit.manifest_entry, SKIPPED, most_bytes=artefacts.MOST_JSON_BYTES)
+    manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
     for problem in _problems(manifest):
         raise DataError(file, problem, SKIPPED)
+    if (commit.step, commit.metrics) != (manifest.run.step, manifest.run.metrics):
+        raise DataError(file, "is of another step or metrics than its commit", SKIPPED)
     return manifest
 
 
-def read_checked(file: str, most: int, expected: int | None = None, sha256: str | None = None) -> bytes:
-    """A file's bytes, of which there are at most `most`, with the size and the checksum expected, if they are."""
-    try:
-        found = storage.size(file)
-        if found > most or (expected is not None and found != expected):
-            raise DataError(file, f"is damaged: it has {found} bytes, not {expected or f'up to {most}'}", SKIPPED)
-        content = storage.read_bytes(file)
-    except FileNotFoundError as error:
-        if expected is None:
-            raise
-        raise DataError(file, "is missing", SKIPPED) from error
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(file, "is damaged: its checksum is not the one noted", SKIPPED)
-    return content
-
-
-def _decode(kind: type[_T], content: bytes, file: str) -> _T:
-    try:
-        values = json.loads(content)
-        if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-            raise DataError(file, f"is not a {FORMAT} of version {VERSION}", SKIPPED)
-        return dacite.from_dict(kind, values, dacite.Config(cast=[tuple], strict=True))
-    except (ValueError, RecursionError, dacite.DaciteError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(file, f"a field is wrong ({error})"[:500], SKIPPED) from error
-
-
-def _is_sha256(text: str) -> bool:
-    return _SHA256.fullmatch(text) is not None
+def _decode(kind: type[_T], values: dict[str, Any], file: str) -> _T:
+    if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
+        raise DataError(file, f"is not a {FORMAT} of version {VERSION}", SKIPPED)
+    return artefacts.parse_as(kind, values, file, SKIPPED)
 
 
 def _problems(manifest: Manifest) -> list[str]:
     """What is impossible in a manifest of the right types."""
-    found = [f"file {entry.file[:80]!r} is none that a save writes" for entry in manifest.files
-             if not _FILE_NAME.fullmatch(entry.file) or not _is_sha256(entry.sha256)
-             or not 0 < entry.bytes <= _FILE_BYTES]  # fmt: skip
+    found = [artefacts.entry_problem(entry) or f"file {entry.file} is none that a save writes"
+             for entry in manifest.files if artefacts.entry_problem(entry)
+             or not _FILE_NAME.fullmatch(entry.file) or entry.bytes > _FILE_BYTES]  # fmt: skip
     run = manifest.run
     if (
         min(run.step, run.optimizer_step, run.unrecorded_steps) < 0
         or min(run.world_size, run.num_labels, run.width) < 1
     ):
         found.append("a count is impossible")
+    elif run.unrecorded_steps > run.step or run.step > _most_steps(run) or run.optimizer_step > run.step + 1:
+        # The engine's AdamW for bf16 counts one update before the first.
+        found.append(f"step {run.step} does not fit the run's other counts")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
     if found:
@@ -240,6 +213,16 @@ def _problems(manifest: Manifest) -> list[str]:
             return [f"tensor {name[:200]!r} {problem}"]
     return [f"file {entry.file} is smaller than its tensors"
             for entry, size in zip(manifest.files, filled, strict=True) if size > entry.bytes]  # fmt: skip
+
+
+def _most_steps(run: RunState) -> float:
+    """Steps of the whole run, as far as its settings and its loader tell."""
+    rows, batch_size = run.loader.get("rows"), run.loader.get("batch_size")
+    train = run.config.get("train")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
+    if not (isinstance(rows, int) and isinstance(batch_size, int) and isinstance(epochs, int)):
+        return math.inf
+    return math.ceil(rows / batch_size) * epochs if min(rows, batch_size, epochs) > 0 else -1
 
 
 def _tensor_problem(entry: TensorEntry, filled: list[int]) -> str:

@@ -7,23 +7,26 @@ manifest.json                        what made it, sizes and checksums; written 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoConfig
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import FileEntry
 from cxml.checkpoint.finite import require_finite
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.data.architecture import read_architecture
 from cxml.errors import DataError, DivergenceError
-from cxml.model import CascadeXML, build_model
+from cxml.model import CascadeXML, build_model, check_weights_fit
 from cxml.parallel import Exchange, Ranks, RowsHead, rows_head
 from cxml.tree import LabelTree
 
@@ -31,6 +34,33 @@ _FORMAT, _VERSION = "cxml-model", 1
 _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 _TRAIN_AGAIN = "Train again with --force train, or point to another model."
 _BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelManifest:
+    """What a saved model says about itself.
+
+    Attributes:
+        fingerprint: of what the model was made from.
+        tree: digest of the label tree.
+        config: the run's settings, as `cxml.config.config_to_dict` gives them.
+        encoder: the encoder's architecture.
+        weights: the file of the encoder and the cluster levels.
+        labels: the files of the label rows.
+    """
+
+    format: str = _FORMAT
+    version: int = _VERSION
+    fingerprint: str
+    tree: str
+    config: dict[str, Any]
+    encoder: dict[str, Any]
+    weights: FileEntry
+    labels: tuple[FileEntry, ...]
+
+    def write(self, url: str) -> None:
+        """Make the model under `url` visible; call it when every file it names is there."""
+        artefacts.write_manifest(url, dataclasses.asdict(self))
 
 
 def model_url(config: Config) -> str:
@@ -74,20 +104,14 @@ def save_model(
         ]
     else:
         own_files = [_write(url, f"labels-{i:05d}.safetensors", rows) for i, rows in enumerate(_take_blocks(weights))]
-    files: list[list[dict[str, Any]]] = [[] for _ in range(ranks.world_size)]
+    files: list[list[FileEntry]] = [[] for _ in range(ranks.world_size)]
     dist.all_gather_object(files, own_files)
     if ranks.is_first:
-        manifest = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "fingerprint": fingerprint,
-            "tree": tree,
-            "config": config_to_dict(config),
-            "encoder": model.encoder.transformer.config.to_dict(),
-            "weights": _write(url, _WEIGHTS, weights),
-            "labels": [file for part in files for file in part],
-        }
-        storage.write_json(storage.join(url, _MANIFEST), manifest)
+        ModelManifest(
+            fingerprint=fingerprint, tree=tree, config=config_to_dict(config),
+            encoder=model.encoder.transformer.config.to_dict(), weights=_write(url, _WEIGHTS, weights),
+            labels=tuple(file for part in files for file in part),
+        ).write(url)  # fmt: skip
     dist.barrier()
 
 
@@ -119,51 +143,80 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
         DataError: there is no whole model at `url`, or it is damaged or belongs to another tree.
     """
     manifest = read_model_manifest(url)
-    config = config_from_dict(manifest["config"])
+    config = config_from_dict(manifest.config)
+    architecture = read_architecture(manifest.encoder, storage.join(url, _MANIFEST), _TRAIN_AGAIN)
     weights = read_weights(url, manifest)
-    architecture = AutoConfig.for_model(**manifest["encoder"])
+    sizes = {name: tensor.numel() for name, tensor in weights.items()}
+    check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
+    if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
+        raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
     make_head = rows_head(tree, exchange, config, trains=False)
     model = build_model(config.model, tree, architecture, make_head)
-    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    if expected != found:
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise DataError(url, f"weights do not fit the model and its tree, first {differing[0]}", _TRAIN_AGAIN)
-    model.to(next(iter(weights.values())).dtype)
-    model.load_state_dict(weights, strict=False)  # buffers come from the tree
-    _load_rows(url, manifest["labels"], model)
+    load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
+    _load_rows(url, manifest, model)
     return model.eval()
 
 
-def read_model_manifest(url: str) -> dict[str, Any]:
+def read_model_manifest(url: str) -> ModelManifest:
     """What a saved model says about itself.
 
     Raises:
         DataError: there is no whole model at `url`, or none of this format.
     """
-    manifest_url = storage.join(url, _MANIFEST)
-    if not storage.exists(manifest_url):
-        raise DataError(manifest_url, "there is no finished model", _TRAIN_AGAIN)
-    manifest = storage.read_json(manifest_url, _TRAIN_AGAIN)
-    if (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
-        raise DataError(manifest_url, f"is not a {_FORMAT} of version {_VERSION}", _TRAIN_AGAIN)
+    file = storage.join(url, _MANIFEST)
+    try:
+        values = artefacts.read_manifest(url, _TRAIN_AGAIN, format=_FORMAT, version=_VERSION)
+    except FileNotFoundError as error:
+        raise DataError(file, "there is no finished model", _TRAIN_AGAIN) from error
+    manifest = artefacts.parse_as(ModelManifest, values, file, _TRAIN_AGAIN)
+    for entry in (manifest.weights, *manifest.labels):
+        if problem := artefacts.entry_problem(entry):
+            raise DataError(file, problem, _TRAIN_AGAIN)
     return manifest
 
 
-def read_weights(url: str, manifest: dict[str, Any]) -> dict[str, Tensor]:
-    """Encoder and cluster levels of a saved model, by parameter name."""
-    return _read(url, manifest["weights"])
+def read_weights(url: str, manifest: ModelManifest) -> dict[str, Tensor]:
+    """Encoder and cluster levels of a saved model, by parameter name; finite numbers."""
+    weights = _read(url, manifest.weights)
+    if not weights:
+        raise DataError(storage.join(url, manifest.weights.file), "holds no weights", _TRAIN_AGAIN)
+    return weights
 
 
-def read_label_rows(url: str, manifest: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """The label rows of a saved model, file by file: `positions`, `weight`, `bias`."""
-    for facts in manifest["labels"]:
-        yield _read(url, facts)
+def read_label_rows(url: str, manifest: ModelManifest) -> Iterator[dict[str, Tensor]]:
+    """The label rows of a saved model, file by file: `positions` int64 [n], `weight` [n, D], `bias` [n].
+
+    Raises:
+        DataError: a file is missing or damaged, or holds something else.
+    """
+    for entry in manifest.labels:
+        rows = _read(url, entry)
+        if not _are_rows(rows):
+            raise DataError(storage.join(url, entry.file), "holds no label rows", _TRAIN_AGAIN)
+        yield rows
+
+
+def _are_rows(rows: dict[str, Tensor]) -> bool:
+    if rows.keys() != {"positions", "weight", "bias"}:
+        return False
+    positions, weight, bias = rows["positions"], rows["weight"], rows["bias"]
+    has_shapes = positions.dim() == 1 and bias.shape == positions.shape and weight.shape[:-1] == positions.shape
+    is_numbers = weight.is_floating_point() and bias.is_floating_point() and positions.dtype == torch.int64
+    return has_shapes and is_numbers and not (positions < 0).any()
+
+
+def mark_new(seen: Tensor, positions: Tensor) -> bool:
+    """Mark label positions, int64 [n], in bool [L]; False if one is out of range or occurred before."""
+    if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(seen):
+        return False
+    before = int(seen.sum())
+    seen[positions] = True
+    return int(seen.sum()) - before == len(positions)
 
 
 def write_changed_model(
     url: str,
-    manifest: dict[str, Any],
+    manifest: ModelManifest,
     weights: dict[str, Tensor],
     rows: Iterable[dict[str, Tensor]],
     *,
@@ -184,20 +237,19 @@ def write_changed_model(
     """
     storage.remove_finished(url, _MANIFEST)
     labels = [_write(url, f"labels-00000-{i:05d}.safetensors", block) for i, block in enumerate(rows)]
-    facts = {"fingerprint": fingerprint, "tree": tree, "config": config_to_dict(config), "labels": labels}
-    written = {**manifest, **facts, "weights": _write(url, _WEIGHTS, weights)}
-    storage.write_json(storage.join(url, _MANIFEST), written)
+    dataclasses.replace(
+        manifest, fingerprint=fingerprint, tree=tree, config=config_to_dict(config),
+        weights=_write(url, _WEIGHTS, weights), labels=tuple(labels),
+    ).write(url)  # fmt: skip
 
 
-def _load_rows(url: str, files: list[dict[str, Any]], model: CascadeXML) -> None:
+def _load_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
     head = model.label_head
     assert isinstance(head, RowsHead), "built so by load_model"
-    taken = 0
-    for facts in files:
-        rows = _read(url, facts)
-        fits = rows["weight"].shape == (len(rows["positions"]), model.encoder.hidden_size)
-        if not fits or ((rows["positions"] < 0) | (rows["positions"] >= head.layout.num_labels)).any():
-            raise DataError(storage.join(url, facts["file"]), "rows do not fit the tree's labels", _TRAIN_AGAIN)
+    taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
+    for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
+        if rows["weight"].shape[1] != model.encoder.hidden_size or not mark_new(seen, rows["positions"]):
+            raise DataError(storage.join(url, entry.file), "rows do not fit the tree's labels", _TRAIN_AGAIN)
         taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
     if taken != head.layout.num_rows:
         raise DataError(url, f"holds {taken} of the {head.layout.num_rows} label rows wanted here", _TRAIN_AGAIN)
@@ -216,24 +268,11 @@ def _take_blocks(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return [block for _, block in sorted(blocks.items())]
 
 
-def _write(url: str, file: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _write(url: str, file: str, tensors: dict[str, Tensor]) -> FileEntry:
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     storage.write_atomic(storage.join(url, file), content)
-    return {"file": file, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return FileEntry(file, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _read(url: str, facts: dict[str, Any]) -> dict[str, Tensor]:
-    name = facts["file"]
-    if "/" in name or "\\" in name:
-        raise DataError(url, f"the manifest names {name!r}, which is no file of this folder", _TRAIN_AGAIN)
-    file = storage.join(url, name)
-    try:
-        content = storage.read_bytes(file)
-    except FileNotFoundError as error:
-        raise DataError(file, "is named in the manifest but missing", _TRAIN_AGAIN) from error
-    if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise DataError(file, "is damaged: its size or checksum is not the manifest's", _TRAIN_AGAIN)
-    try:
-        return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise DataError(file, f"is no safetensors file ({error})", _TRAIN_AGAIN) from error
+def _read(url: str, entry: FileEntry) -> dict[str, Tensor]:
+    return parse_tensors(artefacts.read_file(url, entry, _TRAIN_AGAIN), storage.join(url, entry.file), _TRAIN_AGAIN)

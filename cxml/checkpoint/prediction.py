@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig
 
 from cxml.checkpoint.manifest import SKIPPED
 from cxml.checkpoint.pieces import Pieces
-from cxml.checkpoint.row_state import is_label_row, load_rows
+from cxml.checkpoint.row_state import check_rows_are_held, is_label_row, load_rows
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import load_pieces, tree_digest
 from cxml.config import config_from_dict
+from cxml.data.architecture import read_architecture
 from cxml.errors import DataError
-from cxml.model import CascadeXML, build_model
+from cxml.model import CascadeXML, build_model, check_weights_fit
 from cxml.parallel import Exchange, RowsHead, rows_head
 from cxml.tree import LabelTree
 
@@ -33,7 +33,14 @@ def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> Casc
     if run.tree != tree_digest(tree):
         raise DataError(url, "was saved with another label tree", SKIPPED)
     config = config_from_dict(run.config)
-    architecture = AutoConfig.for_model(**run.encoder)
+    architecture = read_architecture(run.encoder, url, SKIPPED)
+    held = reader.manifest.tensors
+    sizes = {name.removeprefix("model/"): entry.numel for name, entry in held.items()
+             if name.startswith("model/") and not is_label_row(name)}  # fmt: skip
+    check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=SKIPPED)
+    if (run.num_labels, run.width) != (tree.num_labels, architecture.hidden_size):
+        raise DataError(url, f"holds {run.num_labels} label rows of {run.width}, not those of its tree", SKIPPED)
+    check_rows_are_held(reader)
     model = build_model(config.model, tree, architecture, rows_head(tree, exchange, config, trains=False)).float()
     weights = {name: parameter for name, parameter in model.named_parameters() if not is_label_row(name)}
     with torch.no_grad():

@@ -19,15 +19,22 @@ import torch
 from torch import Tensor
 
 from cxml.checkpoint.engine_state import Home
-from cxml.checkpoint.manifest import whole_blocks
 from cxml.checkpoint.pieces import PIECE_BYTES, Pieces
+from cxml.checkpoint.row_arrays import (
+    ANOTHER_MODEL,
+    engine_blocks,
+    read_array,
+    read_log_decay,
+    read_positions,
+    read_steps,
+    row_blocks,
+)
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
 from cxml.parallel import RowsHead
 
 _READ_FOR_PREDICTION = ("weight", "bias", "last_step")
 _ENGINE_ROWS = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
-_ANOTHER_MODEL = "It was saved by a run with another model or label set."
 
 
 def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
@@ -67,20 +74,36 @@ def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> No
     run = reader.manifest.run
     if (run.num_labels, run.width) != (layout.num_labels, width):
         problem = f"holds {run.num_labels} label rows of {run.width}, not {layout.num_labels} of {width}"
-        raise DataError(reader.url, problem, _ANOTHER_MODEL)
-    _load_schedule(head, reader)
+        raise DataError(reader.url, problem, ANOTHER_MODEL)
+    _load_schedule(head, reader, trains=trains)
     if run.label_head == "zero3":
         _load_engine_rows(head, reader, trains=trains)
         return
     missing = np.ones(layout.num_rows, bool)
-    for block in _blocks(reader):
-        local = layout.local_rows(_positions(reader, block, layout.num_labels))
+    for block in row_blocks(reader):
+        local = layout.local_rows(read_positions(reader, block, layout.num_labels))
         own = np.flatnonzero(local >= 0)
         if len(own):
             _load_block(head, reader, block, own, local[own], trains=trains)
             missing[local[own]] = False
     if missing.any():
-        raise DataError(reader.url, f"lacks {missing.sum()} label rows", _ANOTHER_MODEL)
+        raise DataError(reader.url, f"lacks {missing.sum()} label rows", ANOTHER_MODEL)
+
+
+def check_rows_are_held(reader: ShardReader) -> None:
+    """Refuse a checkpoint that lacks label rows, before memory is taken for them.
+
+    Raises:
+        DataError: it holds fewer or more rows than it says.
+    """
+    run = reader.manifest.run
+    if run.label_head == "zero3":
+        engine_blocks(reader)
+        return
+    held = sum(reader.entry(f"labels/{block}/weight").numel for block in row_blocks(reader))
+    if held != run.num_labels * run.width:
+        problem = f"holds {held} weights of label rows, not {run.num_labels} rows of {run.width}"
+        raise DataError(reader.url, problem, ANOTHER_MODEL)
 
 
 def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) -> None:
@@ -101,6 +124,19 @@ def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) ->
 def is_label_row(name: str) -> bool:
     """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
     return _ENGINE_ROWS.search(name) is not None
+
+
+def engine_rows(reader: ShardReader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Label rows that were the engine's, block by block: positions int64 [n], weight [n, D], bias [n].
+
+    Raises:
+        DataError: the blocks are not those of the checkpoint's labels.
+    """
+    width = reader.manifest.run.width
+    for number, (start, rows) in enumerate(engine_blocks(reader)):
+        name = f"model/label_head.blocks.{number}"
+        weight, bias = reader.tensor(f"{name}.weight").view(rows, width), reader.tensor(f"{name}.bias")
+        yield torch.arange(start, start + rows), weight, bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,21 +164,19 @@ class SavedRows:
 def saved_rows(reader: ShardReader, *, with_state: bool = True) -> Iterator[SavedRows]:
     """All rows that a `rows` head saved, block by block, with the decay that they had not taken yet."""
     run = reader.manifest.run
-    log_decay = reader.tensor("label_schedule/log_decay").numpy()
-    for block in _blocks(reader):
-        positions = _positions(reader, block, run.num_labels)
+    log_decay = read_log_decay(reader)
+    for block in row_blocks(reader):
+        positions = read_positions(reader, block, run.num_labels)
         shape = (len(positions), run.width)
-        last_step = _array(reader, f"labels/{block}/last_step", shape[:1])
-        if last_step.min(initial=0) < 0 or last_step.max(initial=0) >= len(log_decay):
-            raise DataError(reader.url, "has rows of later steps than its own", _ANOTHER_MODEL)
+        last_step = read_steps(reader, f"labels/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
-        weight = _array(reader, f"labels/{block}/weight", shape)
+        weight = read_array(reader, f"labels/{block}/weight", shape)
         if weight.dtype == np.uint16:
             weight = (weight.astype(np.uint32) << 16).view(np.float32)
         yield SavedRows(
             positions,
             weight * factors[:, None],
-            _array(reader, f"labels/{block}/bias", shape[:1]),
+            read_array(reader, f"labels/{block}/bias", shape[:1]),
             **_saved_moments(reader, block, shape) if with_state else {},
         )
 
@@ -152,13 +186,16 @@ def _saved_moments(reader: ShardReader, block: str, shape: tuple[int, int]) -> d
     prefix = f"label_optimizer/{block}"
     if f"{prefix}/moment" not in reader.manifest.tensors:
         return {}
-    second = reader.tensor(f"{prefix}/second").numpy().reshape(shape[0], -1)
     run = reader.manifest.run
+    is_full = reader.entry(f"{prefix}/second").numel == shape[0] * shape[1]
+    second = read_array(reader, f"{prefix}/second", shape if is_full else (shape[0], 1))
+    if not 0 <= run.row_schedule.get("beta1", -1) < 1 or not 0 <= run.row_schedule.get("beta2", -1) < 1:
+        raise DataError(reader.url, "has impossible betas of the label rows", ANOTHER_MODEL)
     return {
-        "moment": _array(reader, f"{prefix}/moment", shape),
+        "moment": read_array(reader, f"{prefix}/moment", shape),
         "second": np.broadcast_to(second, shape),
-        "bias_moments": _array(reader, f"{prefix}/bias_moments", (shape[0], 2)),
-        "updates": _array(reader, f"{prefix}/updates", shape[:1]),
+        "bias_moments": read_array(reader, f"{prefix}/bias_moments", (shape[0], 2)),
+        "updates": read_steps(reader, f"{prefix}/updates", shape[0]),
         "betas": (run.row_schedule["beta1"], run.row_schedule["beta2"]),
     }
 
@@ -210,11 +247,13 @@ def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> N
         for i, moment in enumerate(("exp_avg", "exp_avg_sq")):
             sources.append((f"optimizer/{moment}", "weight", moments[i], width))
             sources.append((f"optimizer/{moment}", "bias", state.bias_moments[:, i : i + 1], 1))
-    block_rows = reader.entry("model/label_head.blocks.0.bias").numel
-    for block in range(-(-head.layout.num_labels // block_rows)):
+    for block, (first, rows) in enumerate(engine_blocks(reader)):
         for prefix, kind, target, columns in sources:
-            for start, values in reader.pieces(f"{prefix}/label_head.blocks.{block}.{kind}"):
-                _scatter(head, block * block_rows * columns + start, values, target, columns)
+            name = f"{prefix}/label_head.blocks.{block}.{kind}"
+            if reader.entry(name).numel != rows * columns:
+                raise DataError(reader.url, f"{name} does not fit its {rows} label rows", ANOTHER_MODEL)
+            for start, values in reader.pieces(name):
+                _scatter(head, first * columns + start, values, target, columns)
 
 
 def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
@@ -231,16 +270,14 @@ def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, col
         target[rows, column] = taken
 
 
-def _load_schedule(head: RowsHead, reader: ShardReader) -> None:
+def _load_schedule(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
     run, schedule = reader.manifest.run, head.schedule
-    if run.label_head == "zero3":
-        schedule.step = run.step
-        schedule.log_decay = np.zeros(_room(run.step + 1))
+    if run.label_head == "zero3":  # its rows are as of the last step, so nothing is left to decay
+        schedule.step = run.step if trains else 0
+        schedule.log_decay = np.zeros(_room(schedule.step + 1))
         return
-    log_decay = reader.tensor("label_schedule/log_decay").numpy()
-    schedule.step = int(run.row_schedule["step"])
-    if len(log_decay) != schedule.step + 1:
-        raise DataError(reader.url, "has a schedule of another length than its steps", _ANOTHER_MODEL)
+    log_decay = read_log_decay(reader)
+    schedule.step = len(log_decay) - 1
     schedule.lr, schedule.beta1 = run.row_schedule["lr"], run.row_schedule["beta1"]
     schedule.log_decay = np.zeros(_room(len(log_decay)))
     schedule.log_decay[: len(log_decay)] = log_decay
@@ -255,32 +292,15 @@ def _load_block(
     head: RowsHead, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
 ) -> None:
     num_rows = reader.entry(f"label_positions/{block}/positions").numel
+    for name in ("last_step", "updates") if trains else ("last_step",):
+        read_steps(reader, f"{_part_of(name)}/{block}/{name}", num_rows)
     for name, target in vars(head.state).items():
         if not target.size or (name not in _READ_FOR_PREDICTION and not trains):
             continue
-        values = _array(reader, f"{_part_of(name)}/{block}/{name}", (num_rows, *target.shape[1:]))
+        values = read_array(reader, f"{_part_of(name)}/{block}/{name}", (num_rows, *target.shape[1:]))
         if values.dtype != target.dtype:
-            raise DataError(reader.url, f"holds {name} of label rows in another number format", _ANOTHER_MODEL)
+            raise DataError(reader.url, f"holds {name} of label rows in another number format", ANOTHER_MODEL)
         target[local] = values[own]
-
-
-def _blocks(reader: ShardReader) -> list[str]:
-    """SHARD/BLOCK of every block."""
-    prefix = "label_positions"
-    return [name.removeprefix(f"{prefix}/") for name in whole_blocks(list(reader.manifest.tensors), prefix)]
-
-
-def _positions(reader: ShardReader, block: str, num_labels: int) -> np.ndarray:
-    positions = reader.tensor(f"label_positions/{block}/positions").numpy()
-    if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= num_labels:
-        raise DataError(reader.url, "has rows of labels that there are not", _ANOTHER_MODEL)
-    return positions
-
-
-def _array(reader: ShardReader, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if reader.entry(name).numel != np.prod(shape):
-        raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, not {shape}", _ANOTHER_MODEL)
-    return reader.tensor(name).numpy().reshape(shape)
 
 
 def _part_of(name: str) -> str:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from os import PathLike
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -35,21 +34,21 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import FileEntry
 from cxml.checkpoint.finite import require_finite
 from cxml.checkpoint.manifest import (
     COMMIT_FILE,
     MANIFEST_FILE,
     SKIPPED,
     Commit,
-    FileEntry,
     Manifest,
     RunState,
     TensorEntry,
     piece_key,
-    read_checked,
     read_manifest,
 )
+from cxml.checkpoint.tensor_files import parse_tensors
 from cxml.errors import DataError
 
 _FILE_BYTES = 64 << 20
@@ -227,11 +226,8 @@ class ShardReader(StorageReader):
         if number not in self._files:
             entry = self.manifest.files[number]
             where = storage.join(self.url, entry.file)
-            content = read_checked(where, entry.bytes, entry.bytes, entry.sha256)
-            try:
-                self._files[number] = safetensors.torch.load(content)
-            except (safetensors.SafetensorError, KeyError, ValueError) as error:
-                raise DataError(where, f"is no safetensors file ({error})", SKIPPED) from error
+            content = artefacts.read_file(self.url, entry, SKIPPED)
+            self._files[number] = parse_tensors(content, where, SKIPPED)
             if len(self._files) > _CACHED_FILES:
                 self._files.popitem(last=False)
         return self._files[number]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cxml import storage
 from cxml.checkpoint.manifest import COMMIT_FILE
-from cxml.checkpoint.model_store import read_label_rows, read_model_manifest, read_weights
-from cxml.checkpoint.row_state import is_label_row, saved_rows
+from cxml.checkpoint.model_store import mark_new, read_label_rows, read_model_manifest, read_weights
+from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
 from cxml.config import ModelConfig
@@ -56,8 +55,11 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
 
 def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:
     head = model.label_head
+    width, seen = model.encoder.hidden_size, torch.zeros(model.level_sizes[-1], dtype=torch.bool)
     taken = 0
     for positions, weight, bias in blocks:
+        if weight.shape != (len(positions), width) or not mark_new(seen, positions):
+            raise DataError(url, "its label rows do not fit the labels wanted here", _REMEDY)
         taken += head.import_rows(positions, weight, bias)
     expected = len(head.own_positions())
     if taken != expected:
@@ -83,13 +85,7 @@ class _Checkpoint:
             for block in saved_rows(self._reader, with_state=False):
                 yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)
             return
-        start, number = 0, 0
-        while start < run.num_labels:
-            name = f"model/label_head.blocks.{number}"
-            bias = self._reader.tensor(f"{name}.bias")
-            weight = self._reader.tensor(f"{name}.weight").view(len(bias), run.width)
-            yield torch.from_numpy(np.arange(start, start + len(bias))), weight, bias
-            start, number = start + len(bias), number + 1
+        yield from engine_rows(self._reader)
 
 
 class _Model:
@@ -100,7 +96,7 @@ class _Model:
         self._manifest = read_model_manifest(url)
 
     def tree(self) -> str | None:
-        return self._manifest.get("tree")
+        return self._manifest.tree
 
     def weights(self, names: list[str]) -> dict[str, Tensor]:
         held = read_weights(self._url, self._manifest)

@@ -19,13 +19,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from cxml.checkpoint.compatibility import check_same_run
 from cxml.checkpoint.engine_state import engine_homes, finish_loading, optimizer_step, pieces_to_load, pieces_to_save
-from cxml.checkpoint.manifest import RunState
+from cxml.checkpoint.manifest import SKIPPED, RunState
 from cxml.checkpoint.pieces import LoadPlanner, Pieces
 from cxml.checkpoint.row_state import is_label_row, load_engine_rows, load_rows, rows_to_save, schedule_to_save
 from cxml.checkpoint.shards import ShardReader
 from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
-from cxml.errors import CxmlError
+from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML, EngineHead
 from cxml.parallel import Ranks, RowsHead
 from cxml.tree import LabelTree
@@ -122,7 +122,11 @@ class TrainingState:
         """
         run, head = reader.manifest.run, self.model.label_head
         check_same_run(run, self.config, self.tree_digest, reader.url)
-        self.loader.load_state_dict(run.loader)
+        epoch, step = self.loader.load_state_dict(run.loader)
+        expected = epoch * self.loader.steps_per_epoch + step
+        if run.step != expected or expected > self.config.train.epochs * self.loader.steps_per_epoch:
+            problem = f"was saved after {run.step} steps, but its loader stands at step {expected}"
+            raise DataError(reader.url, problem, SKIPPED)
         homes = engine_homes(self.engine, self.ranks)
         was_rows = run.label_head == "rows"
         load_pieces(reader, pieces_to_load([home for home in homes if not (was_rows and is_label_row(home.name))]))
@@ -140,7 +144,10 @@ class TrainingState:
     def _put_random(self, reader: ShardReader) -> None:
         run, rank = reader.manifest.run, self.ranks.rank
         if run.world_size == self.ranks.world_size:
-            _set_random_state(reader.tensor(f"run/random/{rank:05d}"))
+            try:
+                _set_random_state(reader.tensor(f"run/random/{rank:05d}"))
+            except (RuntimeError, TypeError) as error:
+                raise DataError(reader.url, f"holds no random state ({error})", SKIPPED) from error
         else:  # there is no sequence to go on with; one that depends on all that matters
             seed = np.random.SeedSequence([self.config.seed, run.step, rank, self.ranks.world_size])
             torch.manual_seed(int(seed.generate_state(1)[0]))
@@ -151,6 +158,8 @@ class TrainingState:
         if not run.unrecorded_steps:
             return None
         everybody = [reader.tensor(f"run/losses/{rank:05d}") for rank in range(run.world_size)]
+        if any(losses.shape != (len(self.tree.level_sizes),) for losses in everybody):
+            raise DataError(reader.url, "holds losses of another number of levels", SKIPPED)
         if run.world_size == self.ranks.world_size:
             return everybody[self.ranks.rank]
         return torch.stack(everybody).sum(0) * (1.0 if self.ranks.is_first else 0.0)

@@ -2,7 +2,7 @@
 
 The folder is CXML_CACHE (else `cxml` in the user's cache folder), the bound CXML_CACHE_GIB (else 100). Files are named
 by their SHA-256, so data sets share them and a damaged download is never kept. The least recently opened go first;
-a process that has one of them mapped keeps reading it.
+a process that has one of them open keeps reading it, so files are handed over open.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -23,6 +24,17 @@ from cxml.errors import ConfigError, DataError, StorageError
 
 _PARALLEL_DOWNLOADS = 8
 _BLOCK_BYTES = 8 << 20
+
+
+def cache_folder() -> Path:
+    """CXML_CACHE, or `cxml` in the user's cache folder. Raises `ConfigError` where there is neither it nor a home."""
+    given = os.environ.get("CXML_CACHE")
+    if given:
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
+    except RuntimeError as error:
+        raise ConfigError("CXML_CACHE", "", "is not set, and this user has no home", "Set it to a folder.") from error
 
 
 @dataclass(frozen=True)
@@ -46,10 +58,10 @@ class ShardCache:
             gib = 0.0
         if not 0 < gib < float("inf"):
             raise ConfigError("CXML_CACHE_GIB", given, "is no number above 0", "Set it to GiB, such as 100.")
-        return cls(Path(os.environ.get("CXML_CACHE") or _default_folder()), int(gib * 2**30))
+        return cls(cache_folder(), int(gib * 2**30))
 
-    def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[Path]:
-        """Local copies of files of the data set under `url`, downloaded where they are missing.
+    def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[BinaryIO]:
+        """Open local copies of files of the data set under `url`, downloaded where they are missing.
 
         Raises:
             ConfigError: they do not all fit into the bound.
@@ -69,26 +81,34 @@ class ShardCache:
         with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
             return list(pool.map(lambda shard: self._fetch_one(url, shard), shards))
 
-    def _fetch_one(self, url: str, shard: ShardInfo) -> Path:
-        path = self.folder / f"{shard.sha256}.arrow"
-        with FileLock(self.folder / f"{shard.sha256}.lock"):
-            if path.exists() and path.stat().st_size == shard.bytes:
-                path.touch()  # its turn to be evicted moves back
-                return path
-            self._make_room(shard.bytes)
-            self._download(storage.join(url, shard.file), shard, path)
-        return path
+    def path(self, shard: ShardInfo) -> Path:
+        """Where the copy of a file lies, if there is one."""
+        return self.folder / f"{shard.sha256}.arrow"
 
-    def _download(self, file: str, shard: ShardInfo, path: Path) -> None:
+    def _fetch_one(self, url: str, shard: ShardInfo) -> BinaryIO:
+        path = self.path(shard)
+        lock = path.with_suffix(".lock")
+        with FileLock(lock):
+            lock.touch()  # its turn to be evicted moves back
+            opened = _open_whole(path, shard)
+            if opened is None:
+                self._make_room(shard.bytes)
+                opened = self._download(storage.join(url, shard.file), shard, path)
+        return opened
+
+    def _download(self, file: str, shard: ShardInfo, path: Path) -> BinaryIO:
         digest = hashlib.sha256()
         temporary = path.with_suffix(".part")  # ours alone: the caller holds the lock
         try:
             with temporary.open("wb") as target, storage.open_read(file) as source:
-                while block := source.read(_BLOCK_BYTES):
+                size = 0
+                while size <= shard.bytes and (block := source.read(_BLOCK_BYTES)):
                     digest.update(block)
                     target.write(block)
+                    size += len(block)
             if digest.hexdigest() != shard.sha256:
                 raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
+            opened = temporary.open("rb")  # before it has a name that another process may delete
             temporary.replace(path)
         except FileNotFoundError as error:
             raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
@@ -99,11 +119,12 @@ class ShardCache:
             raise StorageError(f"{file}: cannot be cached in {self.folder} ({error}). {remedy}") from error
         finally:
             temporary.unlink(missing_ok=True)
+        return opened
 
     def _make_room(self, wanted: int) -> None:
         """Delete the least recently opened files until `wanted` bytes fit."""
         with FileLock(self.folder / "evict.lock"):
-            files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.arrow"))
+            files = sorted((_opened_ns(path), path.stat().st_size, path) for path in self.folder.glob("*.arrow"))
             held = sum(size for _, size, _ in files)
             for _, size, path in files:
                 if held + wanted <= self.max_bytes:
@@ -112,8 +133,19 @@ class ShardCache:
                 held -= size
 
 
-def _default_folder() -> Path:
+def _opened_ns(path: Path) -> int:
+    """When a file was last fetched: the time of its lock, since its own tells whether its content was changed."""
+    lock = path.with_suffix(".lock")
+    return lock.stat().st_mtime_ns if lock.exists() else 0
+
+
+def _open_whole(path: Path, shard: ShardInfo) -> BinaryIO | None:
+    """The cached copy, if there is one of the right size."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
-    except RuntimeError as error:
-        raise ConfigError("CXML_CACHE", "", "is not set, and this user has no home", "Set it to a folder.") from error
+        opened = path.open("rb")
+    except FileNotFoundError:
+        return None
+    if os.fstat(opened.fileno()).st_size == shard.bytes:
+        return opened
+    opened.close()
+    return None

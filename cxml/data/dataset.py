@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import MappedFile
 from cxml.data.cache import ShardCache
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
 from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
 from cxml.data.schema import EARLIER_TEXT, LABELS_SCHEMA, LIST_COLUMNS, TEXT, TFIDF_COLUMNS, shard_schema
+from cxml.data.values import check_values
+from cxml.data.verification import Verification
 from cxml.data.writer import Examples
 from cxml.errors import DataError
 
@@ -26,6 +28,10 @@ class ShardedDataset:
 
     Local shards are memory-mapped, so opening is quick and the page cache is shared by all processes of a machine; the
     offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are copied to the node's cache.
+
+    Opening checks sizes, schemas and offsets. The first access to values waits until the content of all files has been
+    verified on this node, checksums and values: every method that returns some raises `DataError` where it is not
+    what the format promises. `start_verification` does that in the background.
     """
 
     def __init__(self, url: str, split: str, *, shard: int | None = None) -> None:
@@ -41,12 +47,24 @@ class ShardedDataset:
             raise DataError(url, f"has no split {split!r}", f"Its splits: {known}.")
         self._url = url
         shards = self.manifest.splits[split]
+        first = 0 if shard is None else shard
         opened = shards if shard is None else shards[shard : shard + 1]
-        paths = _local_paths(url, opened)
-        self._batches = [
-            batch for info, path in zip(opened, paths, strict=True) for batch in _open_shard(url, info, path)
-        ]
+        files = _map_files(url, opened)
+        batches_of = [_open_shard(info, file) for info, file in zip(opened, files, strict=True)]
+        first_rows = lengths_to_offsets(np.array([info.rows for info in shards]))[first:]
+
+        def check(number: int) -> None:
+            check_values(batches_of[number], self.manifest, url, split, int(first_rows[number]))
+
+        facts = self.manifest
+        limits = f"{facts.tokenizer.vocab_size} {facts.num_labels} {facts.num_features}"
+        self._verification = Verification(files, check, limits)
+        self._batches = [batch for batches in batches_of for batch in batches]
         self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in self._batches]))
+
+    def start_verification(self) -> None:
+        """Begin to verify the files' content in the background, before the first access to it waits for that."""
+        self._verification.start()
 
     def __len__(self) -> int:
         """N, the rows."""
@@ -80,6 +98,7 @@ class ShardedDataset:
         """Raw texts of the rows `indices` int64 [n]. Raises `DataError` where they were not kept."""
         if not self.has_texts:
             raise DataError(self._url, "the shards hold no texts", _KEEP_TEXT)
+        self._verification.wait()
         batch_of_row = np.searchsorted(self._row_starts, indices, side="right") - 1
         positions = zip(batch_of_row.tolist(), (indices - self._row_starts[batch_of_row]).tolist(), strict=True)
         return [self._batches[batch].column("text")[row].as_py() for batch, row in positions]
@@ -98,11 +117,12 @@ class ShardedDataset:
 
     def uids(self) -> np.ndarray:
         """Each row's number in its split's source, int64 [N]."""
+        self._verification.wait()
         return np.concatenate([batch.column("uid").to_numpy() for batch in self._batches])
 
     def column(self, name: str) -> Ragged:
         """A whole list column in memory."""
-        return _ChunkedLists(self._batches, name).concatenate()
+        return self._lists(name).concatenate()
 
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [N, L]."""
@@ -118,21 +138,28 @@ class ShardedDataset:
 
     @cached_property
     def _input_ids(self) -> _ChunkedLists:
-        return _ChunkedLists(self._batches, "input_ids")
+        return self._lists("input_ids")
 
     @cached_property
     def _tfidf(self) -> list[_ChunkedLists]:
-        return [_ChunkedLists(self._batches, name) for name in TFIDF_COLUMNS]
+        return [self._lists(name) for name in TFIDF_COLUMNS]
 
     @cached_property
     def _labels(self) -> _ChunkedLists:
-        return _ChunkedLists(self._batches, "labels")
+        return self._lists("labels")
+
+    def _lists(self, name: str) -> _ChunkedLists:
+        return _ChunkedLists(self._batches, name, self._verification.wait)
 
 
 class _ChunkedLists:
-    """One list column over all record batches, with one run of offsets over their values end to end."""
+    """One list column over all record batches, with one run of offsets over their values end to end.
 
-    def __init__(self, batches: list[pa.RecordBatch], name: str) -> None:
+    Values are not read before `verify` has returned.
+    """
+
+    def __init__(self, batches: list[pa.RecordBatch], name: str, verify: Callable[[], None]) -> None:
+        self._verify = verify
         columns = [batch.column(name) for batch in batches]
         self._chunks = [column.values.to_numpy() for column in columns]
         self._chunk_starts = lengths_to_offsets(np.array([len(chunk) for chunk in self._chunks]))
@@ -148,6 +175,7 @@ class _ChunkedLists:
         Rows are visited in storage order, so the only loop is over the record batches that hold one of them, and the
         memory map is read forwards.
         """
+        self._verify()
         in_storage_order = np.argsort(indices, kind="stable")
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
@@ -160,6 +188,7 @@ class _ChunkedLists:
 
     def concatenate(self) -> Ragged:
         """All rows."""
+        self._verify()
         return Ragged(np.concatenate(self._chunks), self.offsets)
 
     def _take(self, positions: np.ndarray) -> np.ndarray:
@@ -173,10 +202,20 @@ class _ChunkedLists:
 
 
 def read_labels(url: str) -> tuple[list[str], np.ndarray]:
-    """Label names [L] and the number of train texts of each label, int64 [L]; row = label id."""
-    info = DataManifest.read(url).labels
-    table = pa.Table.from_batches(_open_checked(url, info, _local_paths(url, [info])[0], [LABELS_SCHEMA]))
-    return table.column("name").to_pylist(), table.column("train_frequency").to_numpy()
+    """Label names [L] and the number of train texts of each label, int64 [L]; row = label id.
+
+    Raises:
+        DataError: the file is missing or damaged, or a number is impossible.
+    """
+    manifest = DataManifest.read(url)
+    info = manifest.labels
+    (file,) = _map_files(url, [info])
+    file.verify()
+    table = pa.Table.from_batches(_read_batches(info, file, [LABELS_SCHEMA], full=True))
+    frequency = table.column("train_frequency").to_numpy()
+    if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
+        raise DataError(file.where, "a train_frequency is impossible", PREPARE_AGAIN)
+    return table.column("name").to_pylist(), frequency
 
 
 def verify(url: str) -> DataManifest:
@@ -187,56 +226,40 @@ def verify(url: str) -> DataManifest:
     """
     manifest = DataManifest.read(url)
     for shard in manifest.files():
-        file = storage.join(url, shard.file)
-        try:
-            _check_size(file, shard, storage.size(file))
-        except FileNotFoundError as error:
-            raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
-        if storage.sha256(file) != shard.sha256:
-            raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
+        artefacts.verify_file(url, shard, PREPARE_AGAIN)
     return manifest
 
 
-def _local_paths(url: str, shards: Sequence[ShardInfo]) -> list[Path]:
-    """Where the files lie on this machine; remote ones are fetched into the cache."""
-    if storage.local_path(url) is None:
-        return ShardCache.from_environment().fetch(url, shards)
-    return [Path(str(storage.local_path(storage.join(url, shard.file)))) for shard in shards]
+def _map_files(url: str, shards: Sequence[ShardInfo]) -> list[MappedFile]:
+    """Files of a data set, mapped into memory; remote ones are fetched into the cache."""
+    artefacts.allow_open_files(2 * len(shards))  # a mapping keeps two
+    if storage.local_path(url) is not None:
+        return [MappedFile(artefacts.open_file(url, shard, PREPARE_AGAIN), storage.join(url, shard.file), shard,
+                           PREPARE_AGAIN) for shard in shards]  # fmt: skip
+    cache = ShardCache.from_environment()
+    return [MappedFile(stream, storage.join(url, shard.file), shard,
+                       f"Delete its copy {cache.path(shard)}; it is then downloaded again.")
+            for stream, shard in zip(cache.fetch(url, shards), shards, strict=True)]  # fmt: skip
 
 
-def _open_shard(url: str, shard: ShardInfo, path: Path) -> list[pa.RecordBatch]:
-    batches = _open_checked(url, shard, path, [shard_schema(text=kind) for kind in (TEXT, EARLIER_TEXT, None)])
+def _open_shard(shard: ShardInfo, file: MappedFile) -> list[pa.RecordBatch]:
+    schemas = [shard_schema(text=kind) for kind in (TEXT, EARLIER_TEXT, None)]
+    batches = _read_batches(shard, file, schemas, full=False)
     for batch in batches:
         for name in LIST_COLUMNS:
             column = batch.column(name)
             offsets = column.offsets.to_numpy()
             if offsets[0] != 0 or offsets[-1] != len(column.values) or (np.diff(offsets) < 0).any():
-                problem = f"the offsets of its column {name} are broken"
-                raise DataError(storage.join(url, shard.file), problem, PREPARE_AGAIN)
+                raise DataError(file.where, f"the offsets of its column {name} are broken", file.remedy)
     return batches
 
 
-def _open_checked(url: str, shard: ShardInfo, path: Path, schemas: list[pa.Schema]) -> list[pa.RecordBatch]:
-    """Record batches of one file at `path`, zero-copy, after checks that cost no reading of its values."""
-    file = storage.join(url, shard.file)
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
-    _check_size(file, shard, size)
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    except pa.ArrowInvalid as error:
-        raise DataError(file, f"is no Arrow file ({error})", PREPARE_AGAIN) from error
-    if reader.schema not in schemas:
-        raise DataError(file, f"has another schema than the format's: {reader.schema}", PREPARE_AGAIN)
+def _read_batches(
+    shard: ShardInfo, file: MappedFile, schemas: Sequence[pa.Schema], *, full: bool
+) -> list[pa.RecordBatch]:
+    """Record batches of one file, zero-copy, after checks that, unless they are `full`, read none of its values."""
+    batches = artefacts.read_batches(file.content, schemas, file.where, file.remedy, full=full)
     rows = sum(batch.num_rows for batch in batches)
     if rows != shard.rows:
-        raise DataError(file, f"has {rows} rows, the manifest says {shard.rows}", PREPARE_AGAIN)
+        raise DataError(file.where, f"has {rows} rows, the manifest says {shard.rows}", file.remedy)
     return batches
-
-
-def _check_size(file: str, shard: ShardInfo, size: int) -> None:
-    if size != shard.bytes:
-        raise DataError(file, f"has {size} bytes, the manifest says {shard.bytes}", PREPARE_AGAIN)

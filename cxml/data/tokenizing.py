@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 from tokenizers import Tokenizer
 
-from cxml.data.encoder_path import resolve_encoder
 from cxml.data.manifest import TokenizerInfo
 from cxml.data.ragged import Ragged, concatenate
 from cxml.errors import StaleArtefactError
@@ -30,11 +29,13 @@ def load_tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
     """The tokenizer that made the token ids of the data set `data`, whose manifest has these facts.
 
     Raises:
+        ConfigError: there is no tokenizer of that name, or it needs code of its own.
         StaleArtefactError: the tokenizer of that name is another one now.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
+    # Importing transformers takes a second, which the workers of a preparation need not wait.
+    from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
 
-    loaded = AutoTokenizer.from_pretrained(resolve_encoder(facts.name))
+    loaded = load_pretrained_tokenizer(facts.name, trust_remote_code=False)
     tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
     if tokenizer_fingerprint(tokenizer) != facts.fingerprint:
         raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")

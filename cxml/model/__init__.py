@@ -4,9 +4,10 @@ Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead sco
 the best nodes (in training the true ones first) hand their children to the next level -> loss / labels
 """
 
-from cxml.model.build import build_model
+from cxml.data.pretrained import read_encoder_config
+from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML, LevelPrediction
-from cxml.model.encoder import TappedEncoder, build_encoder, read_encoder_config
+from cxml.model.encoder import TappedEncoder, build_encoder
 from cxml.model.label_head import EngineHead, LabelHead, Leaves
 from cxml.model.level_head import LevelHead
 
@@ -20,5 +21,6 @@ __all__ = [
     "TappedEncoder",
     "build_encoder",
     "build_model",
+    "check_weights_fit",
     "read_encoder_config",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import torch
 from transformers import PretrainedConfig
 
 from cxml.config import ModelConfig
+from cxml.data.architecture import check_counts
+from cxml.errors import CxmlError, DataError
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import build_encoder
 from cxml.model.label_head import LabelHead
@@ -35,3 +38,41 @@ def build_model(
         scoring=config.scoring,
         teacher_forcing=config.teacher_forcing,
     )
+
+
+def check_weights_fit(
+    config: ModelConfig,
+    tree: LabelTree,
+    architecture: PretrainedConfig,
+    *,
+    sizes: Mapping[str, int],
+    file: str,
+    remedy: str,
+) -> None:
+    """Refuse weights that are not those of a model, before any memory is taken for it.
+
+    Args:
+        config: of the model.
+        tree: of the model.
+        architecture: of its encoder.
+        sizes: elements of each stored parameter of the encoder and the cluster levels, by name.
+        file: how errors name the weights.
+        remedy: what to do about weights that do not fit.
+
+    Raises:
+        DataError: a parameter is missing, unexpected or of another size, or there is no model of this architecture.
+    """
+    check_counts(architecture, len(sizes), file, remedy)
+    try:
+        with torch.device("meta"):
+            model = build_model(config, tree, architecture)
+    except CxmlError:
+        raise
+    except Exception as error:  # transformers raises all kinds for an impossible architecture
+        raise DataError(file, f"no model can be built from its architecture ({str(error)[:300]})", remedy) from error
+    expected = {
+        name: parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("label_head.")
+    }
+    differing = sorted(name for name in expected.keys() | sizes.keys() if expected.get(name) != sizes.get(name))
+    if differing:
+        raise DataError(file, f"the weights do not fit the model and its tree, first {differing[0]}", remedy)

@@ -7,10 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
-from cxml.data import resolve_encoder
+from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.model.taps import Tap, default_taps, parse_taps
 
@@ -84,18 +84,6 @@ def _mean_of(num_layers: int, width: int) -> nn.Linear:
     return linear
 
 
-def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
-    """The encoder's architecture, without its weights.
-
-    Raises:
-        ConfigError: the encoder is no hub model or folder that can be read from here.
-    """
-    try:
-        return AutoConfig.from_pretrained(resolve_encoder(config.encoder), trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError("model.encoder", config.encoder, "cannot be loaded", _ENCODER_REMEDY) from error
-
-
 def build_encoder(config: ModelConfig, num_levels: int, architecture: PretrainedConfig | None = None) -> TappedEncoder:
     """Build the encoder that `config` asks for.
 
@@ -104,7 +92,7 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         num_levels: levels of the cascade, labels included.
         architecture: build with fresh weights from this (a checkpoint fills them); None loads the pretrained ones.
     """
-    transformer = _load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
+    transformer = load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = cast(
             nn.Module, None
@@ -117,16 +105,6 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         pooling=config.pooling,
         projection_dropout=config.projection_dropout,
         dropouts=config.dropouts or _evenly_spaced_dropouts(num_levels),
-    )
-
-
-_ENCODER_REMEDY = "Give a hub name (needs the network the first time), a folder with config.json, or pip:PACKAGE."
-
-
-def _load_pretrained(config: ModelConfig) -> PreTrainedModel:
-    read_encoder_config(config)
-    return AutoModel.from_pretrained(
-        resolve_encoder(config.encoder), dtype=torch.float32, trust_remote_code=config.trust_remote_code
     )
 
 

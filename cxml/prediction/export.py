@@ -13,7 +13,7 @@ manifest.json             format, sizes and checksums; written last
 from __future__ import annotations
 
 import posixpath
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,18 @@ import safetensors.torch
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import PretrainedConfig
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import FileEntry
+from cxml.checkpoint import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError
-from cxml.model import build_model
+from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
-from cxml.prediction.mapped_tensors import read_tensors
-from cxml.prediction.packed_rows import PackedRows, prediction_head
+from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
 from cxml.tree import LabelTree
 
@@ -44,8 +46,7 @@ _AGAIN = "Export the model again."
 
 def is_exported(url: str) -> bool:
     """Whether `url` is a folder that `write_exported` finished."""
-    file = storage.join(url, _MANIFEST)
-    return storage.exists(file) and storage.read_json(file, _AGAIN).get("format") == _FORMAT
+    return artefacts.format_of(url, _AGAIN) == _FORMAT
 
 
 def write_exported(url: str, parts: Parts) -> None:
@@ -75,11 +76,11 @@ def write_exported(url: str, parts: Parts) -> None:
     storage.write_atomic(storage.join(url, _LABELS), _labels_file(parts))
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
-    files = {
+    entries = {
         name: {"bytes": size, "sha256": storage.sha256(storage.join(url, name))}
         for name, size in storage.file_sizes(url).items()
     }
-    storage.write_json(storage.join(url, _MANIFEST), {"format": _FORMAT, "version": _VERSION, "files": files})
+    artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": entries})
 
 
 def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> Parts:
@@ -88,47 +89,96 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     Args:
         url: the folder.
         exchange: the ranks that share the label rows; each keeps its own.
-        memory_map: map the label rows into memory instead of reading them. Their checksum is then not checked.
+        memory_map: map the label rows into memory instead of reading them.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing or damaged, or does not fit the others.
         ConfigError: the rows cannot be mapped: the folder is remote, or several ranks share them.
     """
     if memory_map and (exchange.size > 1 or storage.local_path(url) is None):
         raise ConfigError(
             "memory_map", True, "maps a local folder for one process", "Copy the folder, or leave it out."
         )
-    manifest = storage.read_json(storage.join(url, _MANIFEST), _AGAIN)
-    if (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
-        raise DataError(storage.join(url, _MANIFEST), f"is no {_FORMAT} of version {_VERSION}", _AGAIN)
-    for name, facts in manifest["files"].items():
-        _check(storage.join(url, name), facts, only_size=memory_map and name == _ROWS)
-    settings = storage.read_json(storage.join(url, _CONFIG), _AGAIN)
-    config = config_from_dict(settings["config"])
+    files = _read_manifest(url)
+    for name in files.keys() - {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG}:
+        artefacts.verify_file(url, files[name], _AGAIN)
+    settings = _Settings.parse(artefacts.read_file(url, files[_CONFIG], _AGAIN), storage.join(url, _CONFIG))
+    config, architecture = settings.config, settings.architecture
     tree = LabelTree.load(storage.join(url, _TREE))
     layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), exchange.rank, exchange.size)
-    rows = _read_rows(storage.join(url, _ROWS))
-    if len(rows.bias) != tree.num_labels:
-        raise DataError(storage.join(url, _ROWS), f"holds {len(rows.bias)} rows, not {tree.num_labels}", _AGAIN)
+    weights_file = storage.join(url, _WEIGHTS)
+    weights = parse_tensors(artefacts.read_file(url, files[_WEIGHTS], _AGAIN), weights_file, _AGAIN)
+    sizes = {name: tensor.numel() for name, tensor in weights.items()}
+    check_weights_fit(config.model, tree, architecture, sizes=sizes, file=weights_file, remedy=_AGAIN)
+    rows, mapped = read_rows(url, files[_ROWS], (tree.num_labels, architecture.hidden_size), _AGAIN)
     if not memory_map:
         rows = rows.take(layout.positions())
+        if mapped is not None:
+            mapped.check_unchanged()
+            mapped = None
     scores_all = config.head.candidates == "all"
     model = build_model(
-        config.model, tree, AutoConfig.for_model(**settings["encoder"]),
-        lambda _: prediction_head(rows, layout, exchange, scores_all=scores_all),
-    )  # fmt: skip
-    weights = safetensors.torch.load(storage.read_bytes(storage.join(url, _WEIGHTS)))
-    model.to(next(iter(weights.values())).dtype)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise DataError(
-            storage.join(url, _WEIGHTS), f"does not fit the model, first {(missing + unexpected)[0]}", _AGAIN
-        )
-    names, label_weights = _read_labels(storage.join(url, _LABELS))
+        config.model, tree, architecture, lambda _: prediction_head(rows, layout, exchange, scores_all=scores_all)
+    )
+    load_weights(model, weights, weights_file, _AGAIN)
+    names, label_weights = _read_labels(url, files[_LABELS], tree.num_labels)
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
-        tokenizer=Tokenizer.from_str(storage.read_bytes(storage.join(url, _TOKENIZER)).decode()),
-        pad_id=settings["pad_id"], config=config, facts=settings["facts"],
+        tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
+        facts=settings.facts, mapped=mapped,
+    )  # fmt: skip
+
+
+def _read_manifest(url: str) -> dict[str, FileEntry]:
+    file = storage.join(url, _MANIFEST)
+    try:
+        manifest = artefacts.read_manifest(url, _AGAIN, format=_FORMAT, version=_VERSION)
+    except FileNotFoundError as error:
+        raise DataError(file, "there is no exported model", _AGAIN) from error
+    files = artefacts.named_entries(manifest.get("files"), file, _AGAIN)
+    for name in (_CONFIG, _WEIGHTS, _ROWS, _LABELS, _TOKENIZER, f"{_TREE}/{_MANIFEST}"):
+        if name not in files:
+            raise DataError(file, f"does not name {name}", _AGAIN)
+    return files
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What `config.json` says."""
+
+    config: Config
+    architecture: PretrainedConfig
+    pad_id: int
+    facts: dict[str, object]
+
+    @classmethod
+    def parse(cls, content: bytes, file: str) -> _Settings:
+        """Raises `DataError` where a value is missing or impossible."""
+        values = artefacts.parse_object(content, file, _AGAIN)
+        parts = [values.get(name) for name in ("config", "encoder", "facts")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise DataError(file, "lacks config, encoder or facts", _AGAIN)
+        try:
+            config = config_from_dict(values["config"])
+        except ConfigError as error:
+            raise DataError(file, f"its config is impossible ({str(error)[:300]})", _AGAIN) from error
+        architecture = read_architecture(values["encoder"], file, _AGAIN)
+        pad_id = values.get("pad_id")
+        if not isinstance(pad_id, int) or not 0 <= pad_id < architecture.vocab_size:
+            raise DataError(file, f"pad_id is {pad_id!r}, which is not a token of the encoder", _AGAIN)
+        if config.data.max_length > getattr(architecture, "max_position_embeddings", config.data.max_length):
+            raise DataError(file, "data.max_length exceeds the encoder's positions", _AGAIN)
+        if not _are_facts(values["facts"]):
+            raise DataError(file, "its facts are not names, numbers and metrics", _AGAIN)
+        return cls(config, architecture, pad_id, values["facts"])
+
+
+def _are_facts(facts: dict[str, Any]) -> bool:
+    metrics = facts.get("metrics", {})
+    return (
+        all(isinstance(facts.get(name, ""), str) for name in ("fingerprint", "tokenizer")) and "fingerprint" in facts
+        and all(isinstance(facts.get(name, 0), int | float) for name in ("logit_adjustment", "propensity_ranking"))
+        and isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
     )  # fmt: skip
 
 
@@ -154,12 +204,6 @@ def _row_tensors(rows: PackedRows) -> dict[str, Tensor]:
     return tensors | ({"scale": torch.from_numpy(rows.scale)} if rows.format == "int8" else {})
 
 
-def _read_rows(file: str) -> PackedRows:
-    found = read_tensors(file, _AGAIN)
-    scale = found.get("scale", np.zeros(0, np.float32))
-    return PackedRows(found["weight"], np.array(scale), np.array(found["bias"]))
-
-
 def _write_tensors(file: str, tensors: dict[str, Tensor]) -> None:
     """Write tensors; to a local disk without a second copy of them in memory."""
     path = storage.local_path(file)
@@ -181,17 +225,24 @@ def _labels_file(parts: Parts) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _read_labels(file: str) -> tuple[list[str], np.ndarray | None]:
+def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str], np.ndarray | None]:
     """Names and weights, None where labels are not weighed."""
-    table = pa.ipc.open_file(storage.read_bytes(file)).read_all()
+    file = storage.join(url, entry.file)
+    names = pa.field("name", pa.string())
+    schemas = [pa.schema([names]), pa.schema([names, pa.field("weight", pa.float32())])]
+    batches = artefacts.read_batches(artefacts.read_file(url, entry, _AGAIN), schemas, file, _AGAIN)
+    table = pa.Table.from_batches(batches, batches[0].schema if batches else schemas[0])
     weights = table.column("weight").to_numpy() if "weight" in table.column_names else None
+    if len(table) != num_labels:
+        raise DataError(file, f"names {len(table)} labels, the tree has {num_labels}", _AGAIN)
+    if weights is not None and not ((weights > 0) & (weights <= 1)).all():
+        raise DataError(file, "a label's weight is not above 0 and at most 1", _AGAIN)
     return table.column("name").to_pylist(), weights
 
 
-def _check(file: str, facts: dict[str, Any], *, only_size: bool) -> None:
+def _read_tokenizer(url: str, entry: FileEntry) -> Tokenizer:
+    content = artefacts.read_file(url, entry, _AGAIN)
     try:
-        is_whole = storage.size(file) == facts["bytes"] and (only_size or storage.sha256(file) == facts["sha256"])
-    except FileNotFoundError as error:
-        raise DataError(file, "is named in the manifest but missing", _AGAIN) from error
-    if not is_whole:
-        raise DataError(file, "is damaged: its size or checksum is not the manifest's", _AGAIN)
+        return Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises nothing more precise
+        raise DataError(storage.join(url, entry.file), f"is not a tokenizer ({str(error)[:200]})", _AGAIN) from error

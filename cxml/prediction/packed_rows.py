@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxml import artefacts, storage
+from cxml.artefacts import FileEntry, MappedFile
 from cxml.config import HeadConfig, OptimConfig
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, DataError
 from cxml.optim import RowState, best_int8_rows
 from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, WantedRows
+from cxml.prediction.mapped_tensors import are_finite, view_tensors
 
 RowFormat = Literal["fp32", "bf16", "int8"]
 _DTYPES: dict[RowFormat, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
@@ -82,6 +85,45 @@ class PackedRows:
         if self.format == "bf16":
             return (weight.astype(np.uint32) << 16).view(np.float32)
         return weight * self.scale[rows, None] if self.format == "int8" else weight
+
+
+def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -> tuple[PackedRows, MappedFile | None]:
+    """The label rows in a safetensors file of the folder `url`, checked against its entry in the manifest.
+
+    Args:
+        url: path or URL of the folder.
+        entry: of the file.
+        shape: the rows and their width, L and D.
+        remedy: what to do about a damaged file.
+
+    Returns:
+        The rows; and, for a local folder, the mapped file that their weights lie in.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds other rows, or numbers that are NaN or infinite.
+    """
+    file = storage.join(url, entry.file)
+    if storage.local_path(url) is None:
+        mapped = None
+        content = np.frombuffer(bytearray(artefacts.read_file(url, entry, remedy)), np.uint8)
+    else:
+        mapped = MappedFile(artefacts.open_file(url, entry, remedy), file, entry, remedy)
+        content = mapped.content
+    found = view_tensors(content, file, remedy)
+    if mapped is not None:
+        mapped.verify()
+    sizes = {"weight": shape, "bias": shape[:1]}
+    is_int8 = "weight" in found and found["weight"].dtype == np.int8
+    expected = sizes | ({"scale": shape[:1]} if is_int8 else {})
+    if {name: values.shape for name, values in found.items()} != expected or any(
+        found[name].dtype != np.float32 for name in expected.keys() - {"weight"}
+    ):
+        shapes = {name: values.shape for name, values in found.items()}
+        raise DataError(file, f"holds {shapes}, not {shape[0]} label rows of {shape[1]}"[:500], remedy)
+    if not all(are_finite(values) for values in found.values()):
+        raise DataError(file, "label rows hold numbers that are NaN or infinite", remedy)
+    scale = np.array(found["scale"]) if is_int8 else np.zeros(0, np.float32)
+    return PackedRows(found["weight"], scale, np.array(found["bias"])), mapped
 
 
 def pack(head: RowsHead) -> PackedRows:

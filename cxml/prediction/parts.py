@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from cxml import storage
+from cxml import artefacts, storage
+from cxml.artefacts import MappedFile
 from cxml.checkpoint import (
     COMMIT_FILE,
     list_checkpoints,
@@ -27,7 +28,7 @@ from cxml.parallel import Exchange, RowLayout, RowsHead
 from cxml.prediction.packed_rows import PackedRows, pack
 from cxml.tree import LabelTree, tree_url
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _EVALUATE = "manifest.json", "Evaluate the run again."
 _POINT = "Point to a run's output, its model folder, a checkpoint of it, or an exported model."
 
 
@@ -51,6 +52,7 @@ class Parts:
         num_train_texts: of the training; 0 for an exported model.
         label_weights: what a label's score is multiplied by before labels are ranked, float32 [L], above 0 and at most
             1; None where it is left as it is.
+        mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
     """
 
     model: CascadeXML
@@ -65,6 +67,12 @@ class Parts:
     frequency: np.ndarray | None = None
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
+    mapped: MappedFile | None = None
+
+    def check_rows(self) -> None:
+        """Raise `DataError` if the label rows lie in a mapped file that was changed since."""
+        if self.mapped is not None:
+            self.mapped.check_unchanged()
 
 
 def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
@@ -104,10 +112,12 @@ def model_identity(url: str) -> str:
     """
     found = _find(url)
     place, is_checkpoint = found if found else (url, False)
-    file = storage.join(place, COMMIT_FILE if is_checkpoint else _MANIFEST)
-    if not storage.exists(file):
-        raise no_model(url)
-    return hashlib.sha256(storage.read_bytes(file)).hexdigest()[:16]
+    name = COMMIT_FILE if is_checkpoint else _MANIFEST
+    try:
+        artefacts.read_object(place, name, _POINT)
+    except FileNotFoundError:
+        raise no_model(url) from None
+    return hashlib.sha256(storage.read_bytes(storage.join(place, name))).hexdigest()[:16]
 
 
 def read_parts(url: str, exchange: Exchange) -> Parts:
@@ -128,7 +138,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
         config, tree_hash, fingerprint = config_from_dict(run.config), run.tree, f"step {run.step}"
     else:
         manifest = read_model_manifest(place)
-        config, tree_hash, fingerprint = config_from_dict(manifest["config"]), manifest["tree"], manifest["fingerprint"]
+        config, tree_hash, fingerprint = config_from_dict(manifest.config), manifest.tree, manifest.fingerprint
     output = posixpath.dirname(posixpath.dirname(place) if is_checkpoint else place)
     tree = LabelTree.load(_existing(tree_url(config), storage.join(output, "tree")))
     if tree_digest(tree) != tree_hash:
@@ -140,6 +150,8 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     data_manifest = DataManifest.read(data)
     info = data_manifest.tokenizer
     names, frequency = read_labels(data)
+    if len(names) != tree.num_labels:
+        raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
@@ -159,8 +171,7 @@ def _find(url: str) -> tuple[str, bool] | None:
     if storage.exists(storage.join(place, COMMIT_FILE)):
         return place, True
     for folder in (storage.join(place, "model"), place):
-        file = storage.join(folder, _MANIFEST)
-        if storage.exists(file) and storage.read_json(file, _POINT).get("format") == "cxml-model":
+        if artefacts.format_of(folder, _POINT) == "cxml-model":
             return folder, False
     for folder in (storage.join(place, "checkpoints"), place):
         if newest := list_checkpoints(folder)[:1]:
@@ -178,4 +189,7 @@ def _metrics_beside(output: str) -> dict[str, float]:
     file = storage.join(output, "report.json")
     if not storage.exists(file):
         return {}
-    return storage.read_json(file, "Evaluate the run again.")["levels"][-1]
+    levels = storage.read_json(file, _EVALUATE).get("levels")
+    if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
+        raise DataError(file, "holds no metrics of levels", _EVALUATE)
+    return levels[-1]

@@ -162,6 +162,7 @@ class Predictor:
         """
         folder = as_url(folder, "folder")
         self._require_all_rows("save_pretrained")
+        self.parts.check_rows()
         weights = self.parts.label_weights
         parts = replace(
             self.parts,
@@ -299,6 +300,12 @@ class Predictor:
 
     def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
         """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
+        vocabulary = self._model.encoder.transformer.config.vocab_size
+        if len(tokens.values) and not 0 <= tokens.values.min() <= tokens.values.max() < vocabulary:
+            raise ConfigError(
+                "tokens", int(tokens.values.max()), f"the encoder has the tokens 0 to {vocabulary - 1}",
+                "Use the tokenizer that the model was trained with.",
+            )  # fmt: skip
         longest_first = np.argsort(-tokens.lengths, kind="stable")
         most = int(self._exchange.gather_sizes(len(tokens)).max())
         bounds = cut(len(tokens), math.ceil(most / self.batch_size)) if most else np.zeros(1, np.int64)
@@ -306,7 +313,9 @@ class Predictor:
             rows = longest_first[start:stop]
             own = tokens.take(rows) if len(rows) else _ONE_TOKEN
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
+            self.parts.check_rows()  # right before they are read
             yield rows, collate(own, none, pad_id=self.parts.pad_id, global_size=len(own)).to(self.device)
+            self.parts.check_rows()  # so that nothing is answered from rows that changed meanwhile
 
     def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         return as_whole_number("k", k), as_beam(beam, len(self.parts.tree.offsets))

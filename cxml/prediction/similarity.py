@@ -74,8 +74,9 @@ class Similarity:
 
 def label_similarity(predictor: Predictor) -> Similarity:
     """An index of the labels by their weights, in the order of label ids."""
-    rows = predictor.parts.rows
-    return Similarity(rows.floats(slice(None))[predictor.parts.tree.label_positions()])
+    parts = predictor.parts
+    parts.check_rows()
+    return Similarity(parts.rows.floats(slice(None))[parts.tree.label_positions()])
 
 
 def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity:

@@ -136,6 +136,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
 
 def _train_texts(config: Config) -> TextRows:
     split = ShardedDataset(data_url(config), "train")
+    split.start_verification()  # while the model loads
     if not config.train.name_texts:
         return split
     return with_names(split, data_url(config), config.train.name_texts, config.data.max_length)
@@ -170,6 +171,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
+        dataset = ShardedDataset(data_url(config), "test")
+        dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
         model = load_model(model_url(config), tree, Exchange()).to(ranks.device)
 
@@ -177,7 +180,6 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
-        dataset = ShardedDataset(data_url(config), "test")
         prediction = predict_share(predict, dataset, tree, config.evaluate, ranks)
         report = {
             "level_sizes": list(tree.level_sizes),

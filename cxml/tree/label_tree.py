@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.errors import DataError, StaleArtefactError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-_FILE = "tree.arrow"
+_FORMAT, _FILE = "cxml-label-tree", "tree.arrow"
 _SCHEMA = pa.schema([("array", pa.string()), ("values", pa.large_list(pa.int64()))])
 _REMEDY = "Build the tree again (--force tree)."
 
@@ -112,8 +112,8 @@ class LabelTree:
         content = sink.getvalue().to_pybytes()
         storage.write_atomic(storage.join(url, _FILE), content)
         checksum = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = {"format": "cxml-label-tree", "version": FORMAT_VERSION, "level_sizes": list(self.level_sizes)}
-        storage.write_json(storage.join(url, MANIFEST), {**facts, **manifest, "files": {_FILE: checksum}})
+        manifest = {"format": _FORMAT, "version": FORMAT_VERSION, "level_sizes": list(self.level_sizes)}
+        artefacts.write_manifest(url, {**facts, **manifest, "files": {_FILE: checksum}})
 
     @classmethod
     def load(cls, url: str, *, fingerprint: str | None = None) -> LabelTree:
@@ -133,7 +133,7 @@ class LabelTree:
                 f"{url}: this tree has fingerprint {manifest.get('fingerprint')}, but the config and the data give "
                 f"{fingerprint}. {_REMEDY}"
             )
-        arrays = _read_arrays(storage.join(url, _FILE), manifest)
+        arrays = _read_arrays(url, manifest)
         try:
             label_order, *offsets = arrays
             tree = cls(label_order, tuple(offsets))  # checked before int32 could hide a large value
@@ -155,32 +155,18 @@ def read_manifest(url: str) -> dict[str, Any]:
     """
     file = storage.join(url, MANIFEST)
     try:
-        manifest = storage.read_json(file, _REMEDY)
+        return artefacts.read_manifest(url, _REMEDY, format=_FORMAT, version=FORMAT_VERSION)
     except FileNotFoundError as error:
         raise DataError(file, "is missing, so this folder holds no finished tree", _REMEDY) from error
-    found = manifest.get("format"), manifest.get("version")
-    if found != ("cxml-label-tree", FORMAT_VERSION):
-        raise DataError(file, f"format and version are {found}, not a label tree's", _REMEDY)
-    return manifest
 
 
-def _read_arrays(file: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
-    try:
-        content = storage.read_bytes(file)
-    except FileNotFoundError as error:
-        raise DataError(file, "is missing", _REMEDY) from error
-    files = manifest.get("files")
-    expected = files.get(_FILE) if isinstance(files, Mapping) else None
-    if expected != {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}:
-        raise DataError(file, "size or checksum is not what its manifest says", _REMEDY)
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
-        table.validate(full=True)
-        if table.schema != _SCHEMA or table["values"].null_count or len(table) == 0:
-            raise DataError(file, f"columns are {table.schema}, not a tree's", _REMEDY)
-        return [row.values.to_numpy(zero_copy_only=False) for row in table["values"]]
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(file, f"is no readable Arrow file ({error})", _REMEDY) from error
+def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
+    files = artefacts.named_entries(manifest.get("files"), storage.join(url, MANIFEST), _REMEDY)
+    if files.keys() != {_FILE}:
+        raise DataError(storage.join(url, MANIFEST), f"names other files than {_FILE}", _REMEDY)
+    content = artefacts.read_file(url, files[_FILE], _REMEDY)
+    batches = artefacts.read_batches(content, [_SCHEMA], storage.join(url, _FILE), _REMEDY)
+    return [row.values.to_numpy(zero_copy_only=False) for batch in batches for row in batch["values"]]
 
 
 def _find_problem(label_order: np.ndarray, offsets: tuple[np.ndarray, ...]) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from cxml import extras
 from cxml.config import Config
-from cxml.data import resolve_encoder
-from cxml.errors import ConfigError, DataError
+from cxml.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +51,12 @@ def set_beside(features: sparse.csr_matrix, names: sparse.csr_matrix, weight: fl
 def _embed(config: Config, names: Sequence[str]) -> np.ndarray:
     """Mean over tokens of the encoder's last layer, float32 [L, D], of norm 1."""
     import torch  # noqa: PLC0415 - workers on Ray need none
-    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
 
-    name, trust = config.model.encoder, config.model.trust_remote_code
-    try:
-        path = resolve_encoder(name)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        encoder = AutoModel.from_pretrained(path, trust_remote_code=trust, dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
-        raise ConfigError("model.encoder", name, f"it cannot be loaded ({error})", "Check the name.") from error
+    from cxml.data.pretrained import load_pretrained, load_pretrained_tokenizer  # noqa: PLC0415
+
+    trust = config.model.trust_remote_code
+    tokenizer: Any = load_pretrained_tokenizer(config.model.encoder, trust_remote_code=trust)
+    encoder: Any = load_pretrained(config.model).eval()
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     by_length = np.argsort([len(each) for each in names], kind="stable")  # little padding
     found = np.empty((len(names), encoder.config.hidden_size), np.float32)

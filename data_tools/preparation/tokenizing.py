@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from tokenizers import Tokenizer
 
 from cxml.config import Config
-from cxml.data import Ragged, TextEncoder, TokenizerInfo, resolve_encoder, tokenizer_fingerprint
+from cxml.data import Ragged, TextEncoder, TokenizerInfo, tokenizer_fingerprint
 from cxml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
         ConfigError: it cannot be loaded, is not a fast one, has no padding token, or `data.max_length` exceeds the
             encoder's positions.
     """
-    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 - takes seconds; workers get the rules instead
+    # Importing transformers takes seconds; workers get the rules instead.
+    from cxml.data.pretrained import load_pretrained_tokenizer, read_encoder_config  # noqa: PLC0415
 
-    name, trust = config.model.encoder, config.model.trust_remote_code
-    path = resolve_encoder(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-        encoder = AutoConfig.from_pretrained(path, trust_remote_code=trust)
-    except (OSError, ValueError) as error:
-        remedy = "Check the name, the folder and the network; pip:NAME takes an installed package's model."
-        raise ConfigError("model.encoder", name, f"its tokenizer cannot be loaded ({error})", remedy) from error
+    name = config.model.encoder
+    tokenizer = load_pretrained_tokenizer(name, trust_remote_code=config.model.trust_remote_code)
+    encoder = read_encoder_config(config.model)
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         remedy = "Choose an encoder with a tokenizer.json that names a padding token."
         raise ConfigError("model.encoder", name, "has no fast tokenizer with a padding token", remedy)

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cxml.data import DatasetWriter, Examples, Ragged, TokenizerInfo
 
-NUM_LABELS, NUM_FEATURES, VOCAB_SIZE = 50, 30, 1000
+NUM_LABELS, NUM_FEATURES, VOCAB_SIZE = 50, 30, 4000
 
 
 @dataclass(frozen=True)

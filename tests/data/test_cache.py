@@ -102,7 +102,7 @@ def test_the_least_recently_opened_go_first_and_mapped_ones_stay_readable(tmp_pa
     cache = ShardCache(cache_folder, one.bytes + two.bytes + three.bytes - 1)
     kept_open = np.memmap(cache.fetch(urls[0], [one])[0], mode="r")
     cache.fetch(urls[1], [two])
-    os.utime(cache_folder / f"{one.sha256}.arrow", (1, 1))  # long ago
+    os.utime(cache_folder / f"{one.sha256}.lock", (1, 1))  # long ago
     cache.fetch(urls[2], [three])
     assert shards(cache_folder) == sorted(f"{shard.sha256}.arrow" for shard in (two, three))
     assert bytes(kept_open) == store.cat_file(f"/cache-test-0/{one.file}")

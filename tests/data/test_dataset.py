@@ -131,6 +131,7 @@ def replace_shard(url: str, table: pa.Table) -> None:
         writer.write_table(table)
     manifest = json.loads((Path(url) / "manifest.json").read_text())
     manifest["splits"]["train"][0]["bytes"] = path.stat().st_size
+    manifest.pop("checksum", None)
     (Path(url) / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -14,6 +14,7 @@ def folder(make_data):
 
 def edit(folder, change):
     values = json.loads((folder / "manifest.json").read_text())
+    values.pop("checksum")  # as written by earlier releases
     change(values)
     (folder / "manifest.json").write_text(json.dumps(values))
 
@@ -40,7 +41,7 @@ def test_a_shard_name_that_leaves_the_folder_is_refused(folder, name):
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
 def test_another_version_is_refused_by_its_number(folder, version):
     edit(folder, lambda values: values.update(version=version))
-    with pytest.raises(DataError, match=f"format version {version!r}, this cxml reads version 1"):
+    with pytest.raises(DataError, match=f"version is {version!r}, this cxml reads 1"):
         DataManifest.read(str(folder))
 
 
@@ -56,7 +57,7 @@ def test_another_version_is_refused_by_its_number(folder, version):
         (lambda v: v["splits"]["train"][0].update(sha256="ab"), "impossible"),
         (lambda v: v["splits"]["train"][0].update(file="labels.arrow"), "named twice"),
         (lambda v: v.update(splits={}), "train split is missing"),
-        (lambda v: v["tokenizer"].update(pad_id=1000), "pad_id"),
+        (lambda v: v["tokenizer"].update(pad_id=4000), "pad_id"),
     ],
 )
 def test_a_wrong_field_is_refused_with_the_file_and_the_remedy(folder, change, problem):

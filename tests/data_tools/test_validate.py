@@ -46,7 +46,7 @@ def csr(indices, values, offsets):
         ({"input_ids": Ragged.from_lists([[1], [1, 10], [1]])}, r"row 1: input_ids are not all in 0\.\.9"),
         ({"input_ids": Ragged.from_lists([[], [1], [1]])}, "row 0: input_ids is empty"),
         ({"features": csr([0, 2, 1], [0.6, 0.6, 1], [0, 2, 3, 3])}, "row 0: tfidf_values are not of length 1"),
-        ({"features": csr([0, 2, 1], [0.6, np.nan, 1], [0, 2, 3, 3])}, "row 0: tfidf_values are not of length 1"),
+        ({"features": csr([0, 2, 1], [0.6, np.nan, 1], [0, 2, 3, 3])}, "row 0: tfidf_values are not all finite"),
         ({"features": csr([2, 0, 1], [0.6, 0.8, 1], [0, 2, 3, 3])}, "row 0: tfidf_indices are not sorted and unique"),
         ({"features": csr([0, 3, 1], [0.6, 0.8, 1], [0, 2, 3, 3])}, r"row 0: tfidf_indices are not all in 0\.\.2"),
     ],
@@ -58,7 +58,7 @@ def test_what_the_format_forbids_is_named_with_its_row(tmp_path, change, problem
 
 
 def test_wrong_frequencies_are_refused(tmp_path):
-    url = write(str(tmp_path), SOUND, frequency=(1, 1, 5, 2))
+    url = write(str(tmp_path), SOUND, frequency=(1, 1, 3, 2))
     with pytest.raises(DataError, match=r"label 2 has 1 train texts, labels\.arrow says otherwise"):
         validate(url)
 

@@ -87,7 +87,7 @@ def test_a_damaged_or_missing_file_is_named(run, tmp_path, name):
     Predictor.from_checkpoint(run[0].output).save_pretrained(str(folder))
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DataError, match=f"{name}: is damaged"):
+    with pytest.raises(DataError, match=f"{name}: its checksum is not the manifest's"):
         Predictor.from_checkpoint(str(folder))
     (folder / name).unlink()
     with pytest.raises(DataError, match=f"{name}: is named in the manifest but missing"):

@@ -65,7 +65,7 @@ def test_any_cut_or_changed_byte_of_the_arrays_is_noticed(tmp_path):
     content = file.read_bytes()
     for broken in (content[:-1], content[: len(content) // 2], b"", content[:40] + b"!" + content[41:]):
         file.write_bytes(broken)
-        with pytest.raises(DataError, match="checksum"):
+        with pytest.raises(DataError, match=r"tree\.arrow: (its checksum|has \d+ bytes)"):
             LabelTree.load(str(tmp_path))
     file.unlink()
     with pytest.raises(DataError, match="missing"):
@@ -78,6 +78,7 @@ def forge(folder: Path, content: bytes) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     checksum = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest["files"] = {"tree.arrow": checksum}
+    manifest.pop("checksum", None)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -124,7 +125,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(DataError, match="manifest"):
         LabelTree.load(str(tmp_path))
     (tmp_path / "manifest.json").write_text('{"format": "another", "version": 1}')
-    with pytest.raises(DataError, match="not a label tree"):
+    with pytest.raises(DataError, match="format is 'another'"):
         LabelTree.load(str(tmp_path))
 
 

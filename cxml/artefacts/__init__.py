@@ -1,0 +1,36 @@
+"""The rules that data sets, trees, checkpoints, models and exports share. Their readers add their own schema.
+
+    folder/manifest.json   a bounded JSON object that carries its own checksum -> read_manifest
+    folder/NAME            a regular file inside the folder, of the stated size and SHA-256 -> read_file, MappedFile
+    Arrow files            uncompressed record batches of a known schema, without nulls -> read_batches
+
+A folder may come from anywhere. Nothing is allocated from a number that a file states before the number is checked
+against the file's real size.
+"""
+
+from cxml.artefacts.arrow import read_batches
+from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
+from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
+from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
+from cxml.artefacts.mapped import MappedFile, allow_open_files
+
+__all__ = [
+    "MANIFEST",
+    "MOST_JSON_BYTES",
+    "FileEntry",
+    "MappedFile",
+    "allow_open_files",
+    "entry_problem",
+    "format_of",
+    "local_file",
+    "named_entries",
+    "open_file",
+    "parse_as",
+    "parse_object",
+    "read_batches",
+    "read_file",
+    "read_manifest",
+    "read_object",
+    "verify_file",
+    "write_manifest",
+]

@@ -1,0 +1,89 @@
+"""Arrow IPC files from elsewhere: uncompressed record batches without nulls, of a known schema, not copied."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cxml.errors import DataError
+
+_MAGIC = b"ARROW1\0\0"
+_HEADER_SLOT, _COMPRESSION_SLOT = 2, 3
+
+
+def read_batches(
+    content: np.ndarray | bytes, schemas: Sequence[pa.Schema], file: str, remedy: str, *, full: bool = True
+) -> list[pa.RecordBatch]:
+    """The record batches of an Arrow file, whose buffers are views of its bytes.
+
+    The file is read from its start, as a stream: a footer could name other places.
+
+    Args:
+        content: the file's bytes, uint8 [n].
+        schemas: those that the file may have.
+        file: how errors name it.
+        remedy: what to do about a file that is refused.
+        full: whether to check what costs reading all values: that text is UTF-8, that offsets rise.
+
+    Raises:
+        DataError: the file is broken, compressed, has nulls, or another schema.
+    """
+    if bytes(content[: len(_MAGIC)]) != _MAGIC:
+        raise DataError(file, "is no Arrow file", remedy)
+    try:
+        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(pa.py_buffer(content[len(_MAGIC) :])))
+        schema = pa.ipc.read_schema(messages.read_next_message())
+        if schema not in schemas:
+            raise DataError(file, f"has another schema than the format's: {schema}"[:1000], remedy)
+        batches = [_batch(message, schema, full) for message in messages]
+    except (pa.ArrowException, OSError, StopIteration, struct.error, MemoryError) as error:
+        raise DataError(file, f"is no Arrow file ({str(error)[:200]})", remedy) from error
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(file, f"is broken ({str(error)[:200]})", remedy) from error
+    return batches
+
+
+def _batch(message: pa.ipc.Message, schema: pa.Schema, full: bool) -> pa.RecordBatch:
+    if message.type != "record batch":
+        raise ValueError(f"it holds a {message.type}")
+    if _is_compressed(message.metadata.to_pybytes()):
+        raise ValueError("it is compressed")
+    batch = pa.ipc.read_record_batch(message, schema)
+    if not batch.num_rows:
+        raise ValueError("it holds an empty record batch")
+    batch.validate(full=full)
+    if any(_num_nulls(column) for column in batch.columns):
+        raise ValueError("it holds nulls")
+    return batch
+
+
+def _num_nulls(column: pa.Array) -> int:
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return column.null_count + (_num_nulls(column.values) if is_list else 0)
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a message's record batch names a compression, which pyarrow tells only by expanding it.
+
+    The metadata is a flatbuffer: a table is a place from which its list of fields lies at a stored distance.
+    """
+    header = _field(metadata, _table_at(metadata, 0), _HEADER_SLOT)
+    return _field(metadata, _table_at(metadata, header), _COMPRESSION_SLOT) != 0
+
+
+def _table_at(buffer: bytes, place: int) -> int:
+    return place + struct.unpack_from("<I", buffer, place)[0]
+
+
+def _field(buffer: bytes, table: int, slot: int) -> int:
+    """Where a field of a table lies, 0 if it is not there."""
+    fields = table - struct.unpack_from("<i", buffer, table)[0]
+    (size,) = struct.unpack_from("<H", buffer, fields)
+    place = 4 + 2 * slot
+    offset = struct.unpack_from("<H", buffer, fields + place)[0] if place < size else 0
+    return table + offset if offset else 0

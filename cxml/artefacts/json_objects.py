@@ -1,0 +1,95 @@
+"""JSON objects from elsewhere, read within bounds that no file of this project reaches."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from cxml import storage
+from cxml.artefacts.files import local_file
+from cxml.errors import DataError
+
+# The manifest of a checkpoint of 10 TB has about 2 million values in 50 MB.
+MOST_JSON_BYTES = 64 << 20
+_MOST_VALUES = 4_000_000
+_MOST_NESTING = 32
+_LEAST_INT, _MOST_INT = -(1 << 63), (1 << 64) - 1
+
+
+def read_object(folder: str, name: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in the file `name` of the folder at the URL `folder`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: it is not a regular file, or see `parse_object`.
+    """
+    url = storage.join(folder, name)
+    path = local_file(folder, name, remedy)
+    size = storage.size(url) if path is None else path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise DataError(url, f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read", remedy)
+    return parse_object(storage.read_bytes(url), url, remedy)
+
+
+def parse_object(content: bytes, file: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in `content`.
+
+    Raises:
+        DataError: `content` is not a JSON object in UTF-8; a key occurs twice; a number is NaN, infinite or an integer
+            of more than 64 bits; there are too many values, or they are nested too deeply.
+    """
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > _MOST_VALUES:
+        raise DataError(file, f"has more than {_MOST_VALUES} values", remedy)
+    try:
+        value = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_int=_int, parse_float=_float, parse_constant=_constant
+        )
+        _check_nesting_and_text(value, _MOST_NESTING)
+    except RecursionError as error:
+        raise DataError(file, "is nested too deeply", remedy) from error
+    except ValueError as error:
+        raise DataError(file, f"is not valid JSON ({str(error)[:200]})", remedy) from error
+    if not isinstance(value, dict):
+        raise DataError(file, f"a JSON object was expected, found {type(value).__name__}", remedy)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return values
+
+
+def _int(text: str) -> int:
+    value = int(text) if len(text) <= len(str(_LEAST_INT)) else _MOST_INT + 1
+    if not _LEAST_INT <= value <= _MOST_INT:
+        raise ValueError(f"an integer has more than 64 bits: {text[:40]}")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number is out of range: {text[:40]}")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON value")
+
+
+def _check_nesting_and_text(value: object, levels: int) -> None:
+    """Refuse values nested more deeply than `levels`, and strings that are not Unicode text (lone surrogates)."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict | list):
+        if levels == 0:
+            raise ValueError(f"it is nested more than {_MOST_NESTING} levels deep")
+        if isinstance(value, dict):
+            for key in value:
+                key.encode()
+        for item in value.values() if isinstance(value, dict) else value:
+            if not isinstance(item, int | float):
+                _check_nesting_and_text(item, levels - 1)

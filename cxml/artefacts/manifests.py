@@ -1,0 +1,93 @@
+"""Manifests: JSON objects that carry a checksum of themselves and are written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import dacite
+
+from cxml import storage
+from cxml.artefacts.files import FileEntry, entry_problem
+from cxml.artefacts.json_objects import read_object
+from cxml.errors import DataError
+
+MANIFEST = "manifest.json"
+_CHECKSUM = "checksum"
+
+_T = TypeVar("_T")
+
+
+def write_manifest(folder: str, values: Mapping[str, Any]) -> None:
+    """Write `values` (JSON-able) and their checksum as the manifest of the folder; call it when all files are there."""
+    storage.write_json(storage.join(folder, MANIFEST), {**values, _CHECKSUM: _checksum(values)})
+
+
+def read_manifest(folder: str, remedy: str, **wanted: object) -> dict[str, Any]:
+    """The values of the folder's manifest. Folders of earlier releases, without a checksum in it, are read as well.
+
+    Args:
+        folder: path or URL.
+        remedy: what to do about a manifest that is refused.
+        **wanted: fields and the values that they must have, such as `format` and `version`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is not a plain, bounded JSON object, has other values than `wanted`, or is damaged.
+    """
+    file = storage.join(folder, MANIFEST)
+    values = read_object(folder, MANIFEST, remedy)
+    for name, value in wanted.items():
+        if type(values.get(name)) is not type(value) or values[name] != value:
+            found = repr(values.get(name))[:80]
+            raise DataError(file, f"{name} is {found}, this cxml reads {value!r}", remedy)
+    checksum = values.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(values):
+        raise DataError(file, "is damaged: its checksum is not that of its values", remedy)
+    return values
+
+
+def format_of(folder: str, remedy: str) -> object:
+    """What the folder's manifest gives as its `format`; None if there is no manifest, or none in it.
+
+    Raises:
+        DataError: the manifest is not a plain, bounded JSON object.
+    """
+    try:
+        return read_object(folder, MANIFEST, remedy).get("format")
+    except FileNotFoundError:
+        return None
+
+
+def parse_as(kind: type[_T], values: Mapping[str, Any], file: str, remedy: str) -> _T:
+    """An instance of a dataclass from the values of a JSON object, whose keys and types must be the dataclass's.
+
+    Raises:
+        DataError: a field is missing, unknown or of another type.
+    """
+    try:
+        return dacite.from_dict(kind, values, dacite.Config(cast=[tuple], strict=True))
+    except (dacite.DaciteError, TypeError, ValueError) as error:
+        raise DataError(file, f"a field is wrong ({str(error)[:500]})", remedy) from error
+
+
+def named_entries(files: object, file: str, remedy: str) -> dict[str, FileEntry]:
+    """The files of a manifest's `files`, an object of `bytes` and `sha256` by name; at least one.
+
+    Raises:
+        DataError: `files` is something else, or a name, size or checksum is impossible.
+    """
+    if not isinstance(files, dict) or not files or not all(isinstance(facts, dict) for facts in files.values()):
+        raise DataError(file, "files is not an object that names files", remedy)
+    entries = {name: parse_as(FileEntry, {"file": name, **facts}, file, remedy) for name, facts in files.items()}
+    for entry in entries.values():
+        if problem := entry_problem(entry):
+            raise DataError(file, problem, remedy)
+    return entries
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

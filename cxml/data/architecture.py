@@ -1,0 +1,90 @@
+"""An encoder's architecture from JSON of any origin: numbers and names of layers pass, names of code do not.
+
+transformers downloads and runs code that a config names, as in `auto_map` or `attn_implementation: "owner/kernel:fn"`,
+and in other fields in other releases. So fields pass by the kind of their values, and no list of bad ones is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+os.environ.setdefault("USE_HUB_KERNELS", "0")  # some models of transformers download kernels when they are built
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from cxml.errors import DataError
+
+_ROPE = ("rope_parameters", "rope_scaling")
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_. -]{0,64}")
+_MOST_NUMBER = 1 << 31
+_COUNTS = re.compile(r"layer|block|group|expert|depth|stage")
+
+
+def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> PretrainedConfig:
+    """The encoder's architecture that `values`, as in a `config.json`, describe.
+
+    Fields pass if they are numbers, or words and lists of words in fields of the model type's own. All others (paths,
+    implementations, quantisation, nested models) are left out.
+
+    Raises:
+        DataError: transformers knows no text encoder of this type, or a value is impossible.
+    """
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise DataError(file, f"has the unknown model_type {str(kind)[:80]!r}", remedy)
+    config_class = CONFIG_MAPPING[kind]
+    own = _own_fields(config_class)
+    if config_class.sub_configs_defaults or not {"vocab_size", "hidden_size"} <= own:
+        raise DataError(file, f"the model_type {kind!r} is not a text encoder", remedy)
+    passed = {name: value for name, value in values.items() if _may_pass(name, value, config_class, own)}
+    try:
+        return config_class(**passed)
+    except Exception as error:  # the checks of many model types raise many kinds of errors
+        raise DataError(file, f"its architecture is impossible ({str(error)[:300]})", remedy) from error
+
+
+def check_counts(architecture: PretrainedConfig, num_tensors: int, file: str, remedy: str) -> None:
+    """Refuse an architecture of more layers than there are tensors, which would take forever to build.
+
+    Raises:
+        DataError: names the field.
+    """
+    fields = {**vars(architecture), "num_hidden_layers": getattr(architecture, "num_hidden_layers", 0)}
+    for name, value in fields.items():
+        if isinstance(value, int) and _COUNTS.search(name) and value > num_tensors:
+            raise DataError(file, f"{name} is {value}, but there are {num_tensors} tensors", remedy)
+
+
+def _own_fields(config_class: type[PretrainedConfig]) -> set[str]:
+    """The fields that a model type adds to those of all configs, under both of their names."""
+    names = {field.name for field in dataclasses.fields(config_class)}
+    names -= {field.name for field in dataclasses.fields(PretrainedConfig)}
+    return names | {general for general, own in config_class.attribute_map.items() if own in names}
+
+
+def _may_pass(name: str, value: object, config_class: type[PretrainedConfig], own: set[str]) -> bool:
+    if name.startswith("_") or callable(getattr(config_class, name, None)):
+        return False
+    if name in _ROPE:
+        return _is_plain(value, nesting=2)
+    if name in own:
+        return not isinstance(value, dict) and _is_plain(value, nesting=3)
+    return _is_number(value) and not isinstance(getattr(config_class, name, None), property)
+
+
+def _is_plain(value: object, nesting: int) -> bool:
+    """Whether a value consists of numbers and words, at most `nesting` lists or objects deep."""
+    if isinstance(value, str):
+        return _PLAIN_WORD.fullmatch(value) is not None
+    if isinstance(value, list | tuple | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return nesting > 0 and all(_is_plain(item, nesting - 1) for item in items)
+    return value is None or _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, bool | int | float) and -_MOST_NUMBER < value < _MOST_NUMBER

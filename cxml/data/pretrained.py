@@ -1,0 +1,65 @@
+"""Pretrained encoders and tokenizers, from a folder, the hub or a package. Their code runs only if a setting says so.
+
+Not part of what `cxml.data` exports: importing transformers takes seconds, and the workers of a preparation need none.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cxml.config import ModelConfig
+from cxml.data.architecture import read_architecture
+from cxml.data.encoder_path import resolve_encoder
+from cxml.errors import ConfigError, DataError
+
+_REMEDY = "Give a hub name (needs the network the first time), a folder with config.json, or pip:PACKAGE."
+
+
+def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
+    """The encoder's architecture, without its weights; code that its config names counts only with `trust_remote_code`.
+
+    Raises:
+        ConfigError: the encoder is neither a model on the hub nor a readable folder, or not a text encoder.
+    """
+    path = resolve_encoder(config.encoder)
+    try:
+        if config.trust_remote_code:
+            return AutoConfig.from_pretrained(path, trust_remote_code=True)
+        values, _ = PretrainedConfig.get_config_dict(path)
+        return read_architecture(values, config.encoder, _REMEDY)
+    except DataError as error:
+        raise ConfigError("model.encoder", config.encoder, error.problem, _REMEDY) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("model.encoder", config.encoder, "cannot be loaded", _REMEDY) from error
+
+
+def load_pretrained(config: ModelConfig) -> PreTrainedModel:
+    """The encoder with its pretrained weights, float32. Raises what `read_encoder_config` raises."""
+    path, trust = resolve_encoder(config.encoder), config.trust_remote_code
+    architecture = read_encoder_config(config)
+    try:
+        return AutoModel.from_pretrained(path, config=architecture, dtype=torch.float32, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        problem = f"its weights cannot be loaded ({str(error)[:300]})"
+        raise ConfigError("model.encoder", config.encoder, problem, _REMEDY) from error
+
+
+def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of an encoder.
+
+    Raises:
+        ConfigError: it cannot be loaded, or needs code of its own that is not trusted.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(resolve_encoder(name), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        problem = f"its tokenizer cannot be loaded ({str(error)[:300]})"
+        raise ConfigError("model.encoder", name, problem, _REMEDY) from error
