@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve._private import replica
 
 from cxml.prediction import Predictor, RowFormat
 from cxml.serving.api import build_api
@@ -44,6 +45,7 @@ class Service:
 
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `Predictor.from_checkpoint` raises."""
+        _open_no_side_door()
         self._place, self._options = place, options
         self._predictor = Predictor.from_checkpoint(
             place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts
@@ -65,6 +67,18 @@ class Service:
     async def _together(self, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:
         """Answer requests that came together; in a thread, so that the replica goes on answering health checks."""
         return await asyncio.to_thread(predict_together, self._predictor, asked)
+
+
+def _open_no_side_door() -> None:
+    """Keep this replica from listening for calls of other deployments, of which there are none.
+
+    Ray Serve would do so on all interfaces, and unpickle whatever anyone sends, without asking for a token.
+    """
+    replica.add_port_to_grpc_server = _no_port  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _no_port(server: object, address: str) -> int:  # noqa: ARG001
+    return 0
 
 
 def predict_together(predictor: Predictor, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:
