@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from ray import serve
 from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve import Application
+from ray.serve._private import replica
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -49,6 +50,7 @@ class Service:
 
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `Predictor.from_checkpoint` raises."""
+        _open_no_side_door()
         self._predictor = Predictor.from_checkpoint(
             place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts
         )
@@ -70,6 +72,18 @@ class Service:
     async def _together(self, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:
         """Answer requests that came together; in a thread, so that the replica answers health checks meanwhile."""
         return await asyncio.to_thread(predict_together, self._predictor, asked)
+
+
+def _open_no_side_door() -> None:
+    """Keep this replica from listening for calls of other deployments, of which there are none.
+
+    Ray Serve would do so on all interfaces, and unpickle whatever anyone sends, without asking for a token.
+    """
+    replica.add_port_to_grpc_server = _no_port  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _no_port(server: object, address: str) -> int:  # noqa: ARG001
+    return 0
 
 
 def predict_together(predictor: Predictor, asked: list[Asked]) -> list[list[list[dict[str, Any]]]]:

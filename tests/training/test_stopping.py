@@ -102,15 +102,19 @@ def command(tmp_path):
             one.process.wait()
 
 
+def for_commands(base, output, **parts):
+    """A config that uses the data of `base`, and makes a tree of its own."""
+    config = checkpointed(base, output, **parts)
+    return dataclasses.replace(config, tree=dataclasses.replace(config.tree, directory=""))
+
+
 def press_ctrl_c(command):
     """As a terminal does it: every process of the foreground group gets SIGINT."""
     os.killpg(command.process.pid, signal.SIGINT)
 
 
 def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(base, tmp_path, command):
-    config = dataclasses.replace(
-        base, output=str(tmp_path / "out"), data=dataclasses.replace(base.data, directory=f"{base.output}/data")
-    )
+    config = for_commands(base, tmp_path / "out", checkpoint={"every_steps": 1000})
     first = command(config)
     first.wait_for_steps(3)
     press_ctrl_c(first)
@@ -127,7 +131,7 @@ def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(ba
 
 
 def test_ctrl_c_before_the_first_step_ends_without_a_traceback(base, tmp_path, command):
-    one = command(checkpointed(base, tmp_path / "out"))
+    one = command(for_commands(base, tmp_path / "out"))
     one.wait_for(lambda: len(one.family()) >= 3, "no workers")
     press_ctrl_c(one)
     code, log = one.wait()
@@ -137,7 +141,7 @@ def test_ctrl_c_before_the_first_step_ends_without_a_traceback(base, tmp_path, c
 
 
 def test_a_killed_command_leaves_no_process_and_what_it_saved(base, tmp_path, command):
-    config = checkpointed(base, tmp_path / "out", checkpoint={"every_minutes": 0, "every_steps": 2})
+    config = for_commands(base, tmp_path / "out", checkpoint={"every_steps": 2})
     one = command(config)
     one.wait_for(lambda: list_checkpoints(f"{config.output}/checkpoints"), "no checkpoint")
     family = one.family()
@@ -151,7 +155,7 @@ def test_a_refused_resume_says_so_without_a_traceback(base, tmp_path, command):
     config = checkpointed(base, tmp_path / "out")
     assert run_workers(train_each, ([(config, 3, "auto")],), 2) == [False]
     (entry,) = list_checkpoints(f"{config.output}/checkpoints")
-    other = dataclasses.replace(config, seed=7, output=str(tmp_path / "other"))
+    other = for_commands(base, tmp_path / "other", train={"batch_size": 16})
     code, log = command(other, "--resume", entry.url).wait()
     assert code == 2, log
     assert "Traceback" not in log
