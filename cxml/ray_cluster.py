@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cxml import extras
 from cxml.errors import CxmlError
@@ -50,12 +53,26 @@ def joined_cluster(*, logs: bool = False) -> Iterator[int]:
     joined = ray.is_initialized()
     if not joined:
         _log.info("Connecting to Ray, or starting it on this machine")
+        if not os.environ.get("RAY_ADDRESS"):
+            _provide_token()
         ray.init(include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _provide_token() -> None:
+    """Give a new cluster's token to its processes by the environment, where the user has no home to keep it in."""
+    try:
+        file = Path("~/.ray/auth_token").expanduser()
+        if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or file.exists():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except (OSError, RuntimeError):  # no such folder, or nobody knows where this user's home is
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def own_error(error: BaseException) -> BaseException:
