@@ -10,7 +10,7 @@ from rich.console import Console
 from cxml.config import Config
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan, device_name, device_of
-from cxml.run_plan import plan_run, texts_per_micro_batch
+from cxml.run_plan import plan_run, require_packages, texts_per_micro_batch
 from cxml.tree import fit_levels
 
 _TIMED_STEPS = 3
@@ -22,6 +22,7 @@ def dry_run(config: Config) -> Plan:
     Raises:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
+    require_packages(config)
     plan, facts = plan_run(config)
     console = Console()
     console.print(plan.table())

@@ -29,7 +29,7 @@ from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
-from cxml.run_plan import plan_run
+from cxml.run_plan import plan_run, require_packages
 from cxml.training import evaluate_run, train
 from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
 from data_tools.preparation import is_prepared, prepare
@@ -76,9 +76,11 @@ def run(
         The report: `levels`, `examples`, and `baseline` if there is one.
 
     Raises:
+        ConfigError: an optional package that the run needs is not installed.
         InterruptionError: a signal stopped the training; the same call goes on with it.
     """
     began = time.monotonic()
+    require_packages(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
     for name, stage in _stages(config, resume, run_job).items():

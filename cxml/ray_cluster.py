@@ -6,8 +6,11 @@ import contextlib
 import logging
 import math
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from cxml import extras
@@ -57,6 +60,7 @@ def joined_cluster(*, logs: bool = False) -> Iterator[int]:
             _log.info("Connecting to Ray, or starting it on this machine")
             address = os.environ.get("RAY_ADDRESS") or "local"
             if address == "local":
+                _provide_token()
                 stack.enter_context(_on_loopback())
             ray.init(address, include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
             stack.callback(ray.shutdown)
@@ -127,6 +131,18 @@ def room_on_one_node(resources: Mapping[str, float]) -> int:
         for node in ray.nodes()
         if node["Alive"]
     )
+
+
+def _provide_token() -> None:
+    """Give a new cluster's token to its processes by the environment, where the user has no home to keep it in."""
+    try:
+        file = Path("~/.ray/auth_token").expanduser()
+        if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or file.exists():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except (OSError, RuntimeError):  # no such folder, or nobody knows where this user's home is
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -116,14 +116,7 @@ def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, 
         raise DataError(source.url, f"no text in {source.text_column!r}", _MEND, line=line)
     if source.id_column and row.get(source.id_column) is None:
         raise DataError(source.url, f"no key in {source.id_column!r}", _MEND, line=line)
-    key = str(row[source.id_column]) if source.id_column else ""
-    for column, value in ((source.text_column, text), (source.id_column, key)):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            problem = f"character {error.start} of {column!r} is {value[error.start]!r}, half of a surrogate pair"
-            raise DataError(source.url, problem, _MEND, line=line) from error
-    return key, text
+    return str(row[source.id_column]) if source.id_column else "", text
 
 
 def _refuse_first(broken: Mapping[int, Problem]) -> None:

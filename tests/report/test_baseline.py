@@ -42,7 +42,7 @@ def test_fewer_labels_than_asked_for_are_filled_up_with_none():
 def test_a_missing_omikuji_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "omikuji", None)
     features, labels = separable(10, 2, seed=0)
-    with pytest.raises(ConfigError, match="pip install 'omikuji"):
+    with pytest.raises(ConfigError, match=r"pip install 'cxml\[quickstart\]'"):
         linear_baseline(features, labels, features, 1)
 
 
