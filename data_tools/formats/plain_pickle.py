@@ -200,7 +200,7 @@ class _Unfolding:
             return value
         if isinstance(value, (list, tuple)):
             return list(self._all(value))
-        if type(value) is int and -(2**63) <= value < 2**64:
+        if type(value) is int and -(2**63) <= value < 2**63:
             return value
         raise ValueError(f"it holds a {type(value).__name__}" + " of more than 64 bits" * isinstance(value, int))
 

@@ -7,8 +7,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from cxml.data import DataManifest, DatasetWriter, ShardedDataset, read_labels, verify
+from cxml.data import (
+    DataManifest,
+    DatasetWriter,
+    Examples,
+    Ragged,
+    ShardedDataset,
+    read_labels,
+    schema,
+    verify,
+    writer,
+)
 from cxml.errors import DataError, StaleArtefactError
 
 NUM_LABELS, NUM_FEATURES = 50, 30
@@ -39,6 +50,41 @@ def test_rows_of_many_record_batches_in_one_shard_are_gathered_right(make_data, 
     dataset = ShardedDataset(data.url, "train")
     assert to_lists(dataset.gather(indices)[0]) == [data.input_ids[i] for i in indices]
     assert dataset.texts(indices) == [data.texts[i] for i in indices]
+
+
+@pytest.mark.parametrize("text", [schema.TEXT, schema.EARLIER_TEXT])
+def test_texts_of_this_and_of_earlier_releases_read_alike(make_data, monkeypatch, text):
+    monkeypatch.setattr("cxml.data.writer.TEXT", text)
+    data = make_data(25)
+    file = Path(data.url) / "train" / "shard-00000.arrow"
+    assert pa.ipc.open_file(pa.memory_map(str(file))).schema.field("text").type == text
+    dataset = ShardedDataset(data.url, "train")
+    assert dataset.texts(np.arange(25)) == data.texts
+    assert dataset.examples(np.arange(25)).texts == data.texts
+
+
+def test_shards_of_both_may_lie_in_one_data_set(make_data, monkeypatch):
+    """A preparation that an earlier release began."""
+    types = iter([schema.EARLIER_TEXT, schema.TEXT, schema.TEXT])
+    to_table = writer._to_table
+
+    def write(*arguments):
+        monkeypatch.setattr(writer, "TEXT", next(types))
+        return to_table(*arguments)
+
+    monkeypatch.setattr(writer, "_to_table", write)
+    data = make_data(25)
+    assert ShardedDataset(data.url, "train").texts(np.arange(25)) == data.texts
+
+
+@pytest.mark.slow  # 10 GiB of memory
+def test_a_record_batch_holds_more_than_two_gibibytes_of_texts(tmp_path):
+    texts = ["x" * (1 << 27)] * 17
+    rows = Ragged(np.ones(17, np.int32), np.arange(18))
+    examples = Examples(rows, rows, sparse.csr_matrix((17, 3), dtype=np.float32), texts)
+    info = writer.write_shard(str(tmp_path), "train/shard-00000.arrow", examples, 0)
+    table = pa.ipc.open_file(pa.memory_map(str(tmp_path / info.file))).read_all()
+    assert [len(text) for text in table["text"].to_pylist()] == [1 << 27] * 17
 
 
 def test_matrices_hold_the_written_labels_and_features(data):

@@ -15,3 +15,14 @@ def test_a_level_that_joins_layers_begins_as_the_mean_of_the_levels_that_read_on
     mask[2, 4:] = 0
     lower, upper, joined = encoder(ids, mask)
     torch.testing.assert_close(joined, (lower + upper) / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 256, 257, 511])
+def test_the_mean_over_tokens_counts_them_all(tmp_path, dtype, tokens):
+    config = ModelConfig(encoder=make_encoder(tmp_path), taps=("1",), pooling="mean")
+    encoder = build_encoder(config, num_levels=1)
+    states = torch.ones(2, 512, 32, dtype=dtype)
+    mask = (torch.arange(512) < tokens).long().expand(2, 512)
+    assert (encoder._pool(states, mask) == 1).all()
+    assert encoder._pool(states, mask).dtype == dtype
