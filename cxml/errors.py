@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cxml import urls
+
 
 class CxmlError(Exception):
-    """Root of the family: catch this to catch every error that cxml raises on purpose."""
+    """Root of the family: catch this to catch every error that cxml raises on purpose.
+
+    Its message names URLs without their credentials.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(urls.masked(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(CxmlError, ValueError):

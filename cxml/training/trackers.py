@@ -60,7 +60,7 @@ class TensorBoardTracker(Callback):
         except ImportError as error:
             remedy = "Run pip install 'cxml[tensorboard]', or set it to false."
             raise ConfigError("log.tensorboard", True, "TensorBoard is not installed", remedy) from error
-        self._writer = SummaryWriter(url)
+        self._writer = SummaryWriter(str(storage.local_path(url) or url))
 
     def on_record(self, report: StepReport) -> None:
         """Write the record's scalars."""
