@@ -59,6 +59,10 @@ class StorageError(CxmlError, OSError):
     """A file or object store could not be read or written, after retries."""
 
 
+class InUseError(CxmlError):
+    """Another command writes to the same folder; names it."""
+
+
 class InterruptionError(CxmlError):
     """A signal asked a run to stop, and it did, in good order: a checkpoint holds its state."""
 

@@ -9,11 +9,12 @@ something else is refused, never overwritten silently: `--force STAGE` redoes it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run
+from cxml.storage.locks import locked
 from cxml.training import evaluate_run, train
 from cxml.tree import build, tree_fingerprint, tree_url
 from data_tools.preparation import is_prepared, prepare
@@ -77,16 +79,23 @@ def run(
 
     Raises:
         InterruptionError: a signal stopped the training; the same call goes on with it.
+        InUseError: another command writes to the output.
     """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(config.output))
+        if config.checkpoint.url:
+            stack.enter_context(locked(config.checkpoint.url))
+        return _run_stages(config, force, _stages(config, resume, run_job))
+
+
+def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
     began = time.monotonic()
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
-    for name, stage in _stages(config, resume, run_job).items():
+    for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
-            storage.remove(stage.folder(config))
-            if name == "train":
-                storage.remove(checkpoints_url(config))
+            _discard(config, name, stage)
         elif stage.is_done(config):
             _log.info("%-8s found: %s", name, stage.folder(config))
             continue
@@ -99,12 +108,27 @@ def run(
     return report
 
 
+def _discard(config: Config, name: StageName, stage: Stage) -> None:
+    """Delete what a stage has made. Other runs may share data and tree, and be at work on them."""
+    folder = stage.folder(config)
+    with locked(folder, wait=True) if name in ("prepare", "tree") else contextlib.nullcontext():
+        storage.remove(folder, keep_lock=True)
+    if name == "train":
+        storage.remove(checkpoints_url(config), keep_lock=True)
+
+
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
     """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
 
     Raises:
         StaleArtefactError: the model is missing, or was trained with other settings than these.
+        InUseError: another command writes to the output.
     """
+    with locked(config.output):
+        return _evaluate_again(config, run_job)
+
+
+def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     if not (is_prepared(config) and _is_tree_done(config) and _is_model_done(config)):
         problem = f"{model_url(config)}: there is no finished model"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
@@ -162,7 +186,9 @@ def _is_tree_done(config: Config) -> bool:
 
 
 def _make_tree(config: Config) -> None:
-    build(config, ShardedDataset(data_url(config), "train"))
+    with locked(tree_url(config), wait=True):
+        if not _is_tree_done(config):  # another run may have built it meanwhile
+            build(config, ShardedDataset(data_url(config), "train"))
 
 
 # train

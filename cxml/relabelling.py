@@ -22,6 +22,7 @@ from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprint
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree, features_of_labels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
@@ -42,7 +43,13 @@ def relabel(config: Config, model: str) -> LabelCounts:
         ConfigError: the run has another number of levels than the model.
         StaleArtefactError: the run has a model already.
         DataError: the model or its tree is missing or damaged, or no label stays.
+        InUseError: another command writes to the run's output.
     """
+    with locked(config.output), locked(tree_url(config)):
+        return _relabel(config, model)
+
+
+def _relabel(config: Config, model: str) -> LabelCounts:
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest["config"])
     if config.num_levels != old_config.num_levels:

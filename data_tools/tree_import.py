@@ -13,6 +13,7 @@ from cxml import storage
 from cxml.config import Config
 from cxml.data import DataManifest, data_url
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree, save_tree, tree_url
 from cxml.tree.label_tree import MANIFEST
 from data_tools.formats.plain_pickle import load_plain
@@ -31,7 +32,13 @@ def import_tree(config: Config, source: str) -> LabelTree:
         DataError: the source is broken, or is not about the data set's labels.
         ConfigError: it has no level of a size that the config asks for.
         StaleArtefactError: the run has a tree already.
+        InUseError: another command writes to the tree's folder.
     """
+    with locked(tree_url(config)):
+        return _import_tree(config, source)
+
+
+def _import_tree(config: Config, source: str) -> LabelTree:
     manifest, out = DataManifest.read(data_url(config)), tree_url(config)
     if storage.exists(storage.join(out, MANIFEST)):
         raise StaleArtefactError(f"{out}: there is a tree here already. Delete the folder to replace it.")

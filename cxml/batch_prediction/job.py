@@ -17,6 +17,7 @@ from cxml.data import cut
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
 from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
+from cxml.storage.locks import locked
 from data_tools.formats import STDIN, TextChunk, TextSource, read_texts
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,13 @@ def predict_file(job: PredictionJob, *, processes: int = 1, on_ray: bool = False
 
     Raises:
         StaleArtefactError: the output folder holds predictions of another job.
+        InUseError: another command writes to the output folder.
     """
+    with locked(job.output):
+        return _predict_file(job, processes, on_ray=on_ray, ray_workers=ray_workers)
+
+
+def _predict_file(job: PredictionJob, processes: int, *, on_ray: bool, ray_workers: int) -> int:
     done = _begin(job)
     if on_ray:
         if job.source.url == STDIN:

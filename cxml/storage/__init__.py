@@ -227,16 +227,19 @@ def _create_remotely(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -
         raise
 
 
-def remove(url: str) -> None:
-    """Delete a file or a folder with all it holds; nothing happens if it is not there."""
+def remove(url: str, *, keep_lock: bool = False) -> None:
+    """Delete a file or a folder with all it holds; nothing happens if it is not there.
+
+    With `keep_lock` the folder's lock stays (`cxml.storage.locks`), which the caller holds.
+    """
     fs, path = filesystem(url)
-    _with_retries(url, lambda: remove_all(fs, path))
+    _with_retries(url, lambda: remove_all(fs, path, keep_lock=keep_lock))
 
 
-def remove_finished(url: str, last_file: str) -> None:
+def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> None:
     """Delete a folder that `last_file` makes a whole one; that goes first, so no reader takes the rest for whole."""
     remove(join(url, last_file))
-    remove(url)
+    remove(url, keep_lock=keep_lock)
 
 
 def read_json(url: str, remedy: str) -> dict[str, Any]:

@@ -11,28 +11,38 @@ from typing import Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+LOCK = ".lock"
+"""What a lock is called in the folder that it locks (`cxml.storage.locks`); it belongs to no data set or model."""
+
 _PARALLEL_DELETES = 16
 
 
 def sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
-    """Bytes of every file below `root`, by path from there; empty if there is no such folder."""
+    """Bytes of every file below `root` but its lock, by path from there; empty if there is no such folder."""
     fs.invalidate_cache()  # other processes may have written there
     found = cast(dict[str, Any], fs.find(root, detail=True))
-    return {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
+    sizes = {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
+    return {path: size for path, size in sizes.items() if path.split("/", 1)[0] != LOCK}
 
 
-def remove_all(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Delete a file or a folder with all it holds; nothing happens if it is not there.
+def remove_all(fs: fsspec.AbstractFileSystem, path: str, *, keep_lock: bool = False) -> None:
+    """Delete a file or a folder with all it holds, its lock apart if that is to stay; nothing if it is not there.
 
     Raises:
         OSError: something is left.
     """
     fs.invalidate_cache()  # other processes may have written there
+    lock = f"{path}/{LOCK}"
     if isinstance(fs, LocalFileSystem):
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
+        is_locked = keep_lock and fs.exists(lock)
+        for each in fs.ls(path, detail=False) if is_locked else [path]:
+            if not (is_locked and each == lock):
+                with contextlib.suppress(FileNotFoundError):
+                    fs.rm(each, recursive=True)
         return
     found = cast(dict[str, Any], fs.find(path, withdirs=True, detail=True))
+    if keep_lock:
+        found = {name: facts for name, facts in found.items() if not f"{name}/".startswith(f"{lock}/")}
     folders = [name for name, facts in found.items() if facts["type"] == "directory"]
     _remove_files(fs, sorted(found.keys() - folders))
     for folder in sorted({path, *folders} - (found.keys() - folders), reverse=True):  # what lies inside goes first
