@@ -1,5 +1,6 @@
 """One writer per output: a second command is refused and told of the first, and a dead one holds nobody up."""
 
+import contextlib
 import json
 import os
 import signal
@@ -53,17 +54,19 @@ def hold():
     started = []
 
     def start(place, then="time.sleep(600)"):
-        url, _ = place
+        url, setup = place
         code = textwrap.dedent(HOLD).format(setup=setup, times=TIMES, then=then)
         process = subprocess.Popen(
-            [sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-c", code, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # forked children as well
         process.communicate()
 
 
