@@ -23,7 +23,7 @@ from rich.console import Console
 from cxml import storage
 from cxml.checkpoint import checkpoints_url, model_url
 from cxml.cli import dump_config
-from cxml.config import Config, config_to_dict
+from cxml.config import Config, config_to_dict, shaping
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.launching import RunJob
@@ -193,24 +193,11 @@ def _make_tree(config: Config) -> None:
 
 # train
 
-# How the work is spread and told about does not change what is trained.
-_NOT_SHAPING_THE_MODEL = (
-    "num_workers",
-    "threads_per_worker",
-    "zero_stage",
-    "activation_checkpointing",
-    "evaluate_every",
-    "hang_minutes",
-)
-
 
 def model_fingerprint(config: Config) -> str:
     """Hash of all that a run's model is made from."""
-    settings = config_to_dict(config)
-    training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
-    head = {name: value for name, value in settings["head"].items() if name != "rows_in"}
-    parts = settings["model"], head, settings["optim"], training, config.seed
-    return storage.fingerprint("model", *parts, _tree_fingerprint(config))
+    sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
+    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config))
 
 
 def _is_model_done(config: Config) -> bool:

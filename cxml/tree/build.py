@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml import ray_cluster, storage
-from cxml.config import Config, TreeConfig, config_to_dict
+from cxml.config import Config, TreeConfig, shaping
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.tree.distributed import Progress
 from cxml.tree.kmeans import build_tree
@@ -18,8 +18,7 @@ from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
 from cxml.tree.name_features import features_of_names, set_beside
 from cxml.tree.plan import plan_splits
 
-# Where the tree lies and who builds it does not change it.
-_NOT_SHAPING = ("directory", "engine", "num_workers")
+# Fields without an effect where another one switches them off.
 _WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")
 _NAMES = ("name_features", "name_weight")
 
@@ -74,11 +73,10 @@ def tree_settings(config: Config) -> dict[str, Any]:
     """The settings that shape the tree: those of the section `tree` that have an effect, and the encoder of names."""
     tree = config.tree
     unused = [
-        *_NOT_SHAPING,
         *(name for name in _WALK if not tree.walk_length),
         *(name for name in _NAMES if tree.name_features == "none"),
     ]
-    settings = {key: value for key, value in config_to_dict(config)["tree"].items() if key not in unused}
+    settings = {key: value for key, value in shaping(config, "tree").items() if key not in unused}
     return {**settings, "encoder": config.model.encoder} if tree.name_features == "encoder" else settings
 
 
