@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
 import yaml
 
-from cxml import storage
-from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
+from cxml import storage, urls
+from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError
 
@@ -45,14 +47,28 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     if not files.config and not asks_for_help:
         raise ConfigError("--config", None, "is missing", "Name a YAML file, such as configs/quickstart.yaml.")
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
+    if asks_for_help:  # which shows its values as defaults
+        settings = config_from_dict(config_to_dict(settings))
     description = f"{command.__doc__}\n\nRequired: --config FILE, a YAML file with the fields below; see configs/."
-    return tyro.cli(
-        command,
-        prog=program,
-        description=description,
-        args=rest,
-        default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
-    )
+    with _masked_errors():
+        return tyro.cli(
+            command,
+            prog=program,
+            description=description,
+            args=rest,
+            default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
+        )
+
+
+@contextlib.contextmanager
+def _masked_errors() -> Iterator[None]:
+    """Print what goes to standard error meanwhile without the credentials of URLs: tyro repeats what was typed."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    finally:
+        print(urls.masked(said.getvalue()), file=sys.stderr, end="")
 
 
 def load_config(file: str) -> Config:
@@ -124,7 +140,12 @@ def run_tool(
         The exit code, as `run_with_config` has it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return _run(lambda: tyro.cli(command, prog=program, description=description or command.__doc__, args=words), action)
+
+    def parse() -> _Command:
+        with _masked_errors():
+            return tyro.cli(command, prog=program, description=description or command.__doc__, args=words)
+
+    return _run(parse, action)
 
 
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch.distributed as dist
 
-from cxml import storage
+from cxml import storage, urls
 from cxml.batch_prediction.outputs import FORMATS, OutputFormat
 from cxml.console import set_up_logging
 from cxml.data import cut
@@ -208,6 +209,7 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     _require_files(job)
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
+    settings = json.loads(urls.masked(json.dumps(settings)))  # a new token opens the same texts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     plan = storage.join(job.output, _PLAN)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from cxml import ray_cluster, storage
+from cxml import ray_cluster, storage, urls
 from cxml.config import Config, TreeConfig, shaping
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.tree.distributed import Progress
@@ -48,7 +48,8 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
 def save_tree(config: Config, tree: LabelTree, data_fingerprint: str, **facts: object) -> None:
     """Save the tree of a run, however it came to be, so that the run takes it for its own; `facts` say how."""
     fingerprint = tree_fingerprint(config, data_fingerprint)
-    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **facts})
+    shown = {name: urls.masked(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **shown})
 
 
 def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_matrix:
