@@ -19,11 +19,11 @@ _WEB = ("http://", "https://")
 
 _MASK = "***"
 # A user and password, where a number after the colon is a port; or a user alone, which may be a token. The user of an
-# Azure URL is a container, and the paths of memory and disk have no user.
+# Azure URL is a container; paths in memory, on a disk and in archives have no user.
 _USER_INFO = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?:"
     r"[^\s/@:]*:(?!\d+(?:[/?#]|$))(?:(?!://)\S)*@"
-    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)[^\s/@:]+@)",
+    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)(?<!zip://)(?<!tar://)[^\s/@:]+@)",
     re.IGNORECASE,
 )
 _WEB_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*[^\s'\"<>:.,;)\]]", re.IGNORECASE)

@@ -42,9 +42,9 @@ SECRET = [
     ("webhdfs://u:p@h:9870/x?delegation_token=abc", "webhdfs://***@h:9870/x?delegation_token=***"),
 ]  # fmt: skip
 PLAIN = [
-    "/tmp/a@b:c", "runs/u:p@h", "s3://bucket/a@b", "s3://bucket/a:b@c/d", "memory://a@b/c", "file:///tmp/a@b", "http://host:8080/a@b",
-    "abfs://container@account.dfs.core.windows.net/x", "https://host/x", "zip://a@b::/tmp/x.zip", "a?b=c", "pip:encoder",
-    "s3://bucket/what?/x", "(.+)", "owner/name",
+    "/tmp/a@b:c", "runs/u:p@h", "s3://bucket/a@b", "s3://bucket/a:b@c/d", "memory://a@b/c", "file:///tmp/a@b",
+    "http://host:8080/a@b", "abfs://container@account.dfs.core.windows.net/x", "https://host/x", "zip://a@b::/tmp/x.zip",
+    "a?b=c", "pip:encoder", "s3://bucket/what?/x", "(.+)", "owner/name",
 ]  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_a_url_with_credentials_opens(web, tmp_path):
     with pytest.raises(OSError, match=r"\*\*\*") as failure:
         storage.read_bytes(f"http://{USER}:wrong-{PASSWORD}@{web}/x.txt?token={TOKEN}")
     assert shows_no_secret(str(failure.value))
-    with pytest.raises(OSError) as failure:
+    with pytest.raises(OSError, match=r"\*\*\*") as failure:
         storage.read_bytes(storage.join(url, "missing"))
     error = failure.value
     while error is not None:  # what a traceback would show
@@ -133,7 +133,7 @@ def test_a_masked_url_opens_with_the_user_that_this_process_knows(web, tmp_path,
 
 
 def test_the_errors_of_an_object_store_do_not_show_them():
-    with pytest.raises(OSError) as failure:
+    with pytest.raises(OSError, match=r"s3://\*\*\*@bucket") as failure:
         storage.read_bytes("s3://AKIA123456:topsecret/key@bucket/x")
     assert "topsecret" not in str(failure.value)
 
@@ -144,7 +144,7 @@ def test_the_log_and_uncaught_errors_do_not_show_them(capfd):
     log = logging.getLogger("cxml.test")
     log.info("Config: %s", url)
     try:
-        raise ValueError(url)
+        int(url)
     except ValueError as error:
         log.exception("failed")
         sys.excepthook(type(error), error, error.__traceback__)
@@ -162,10 +162,9 @@ def prepared(web, tmp_path):
 
     def run(*options, token=TOKEN, module="data_tools.prepare"):
         config = tmp_path / "config.yaml"
-        config.write_text(json.dumps({
-            "output": str(tmp_path / "out"),
-            "data": {"source": {"kind": "jsonl", "path": f"http://{USER}:{PASSWORD}@{web}?token={token}"}, "engine": "local"},
-        }))  # fmt: skip
+        source = {"kind": "jsonl", "path": f"http://{USER}:{PASSWORD}@{web}?token={token}"}
+        data = {"source": source, "engine": "local"}
+        config.write_text(json.dumps({"output": str(tmp_path / "out"), "data": data}))
         command = [sys.executable, "-m", module, "--config", str(config), *options]
         return subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False
