@@ -23,7 +23,8 @@ _MASK = "***"
 _USER_INFO = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?:"
     r"[^\s/@:]*:(?!\d+(?:[/?#]|$))(?:(?!://)\S)*@"
-    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)(?<!zip://)(?<!tar://)[^\s/@:]+@)",
+    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)"
+    r"(?<!zip://)(?<!tar://)[^\s/@:]+@)",
     re.IGNORECASE,
 )
 _WEB_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*[^\s'\"<>:.,;)\]]", re.IGNORECASE)
