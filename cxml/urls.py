@@ -94,7 +94,8 @@ def learn(url: str) -> None:
             _user_infos[_host(link)] = user_info
         password = user_info.partition(":")[2]
         values = [part.partition("=")[2] for part in re.split("[?#&;]", query)]
-        found = [user_info, password, query[1:], *values]
+        # Where a password holds a slash, libraries take what is before it for the host.
+        found = [user_info, password, *user_info.split("/"), *password.split("/"), query[1:], *values]
         _learnt.update(form for each in found for form in (each, unquote(each)) if len(form) >= _SHORTEST_SECRET)
 
 
