@@ -1,6 +1,7 @@
 """One writer per output: a second command is refused and told of the first, and a dead one holds nobody up."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -293,3 +294,50 @@ def test_a_store_that_is_away_for_a_while_ends_no_run(remote, monkeypatch, caplo
         assert "could not be renewed" in caplog.text
     with locked(remote):
         pass
+
+
+# commands
+
+
+COMMANDS = {
+    "cxml.train": [], "cxml.evaluate": [], "cxml.relabel": ["--model", "m"], "cxml.recluster": ["--model", "m"],
+    "cxml.tune": [], "data_tools.import_tree": ["--source", "s"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_that_writes_is_refused_before_it_does_anything(tmp_path, hold, capsys, module):
+    out = tmp_path / "out"
+    locked_folder = out / "tree" if module == "data_tools.import_tree" else out
+    process = until_held(hold((str(locked_folder), "")))
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"output": str(out), "data": {"source": {"kind": "jsonl", "path": str(tmp_path)}}}))
+    main = importlib.import_module(module).main
+    assert main(["--config", str(config), *COMMANDS[module]]) == 2
+    assert f"process {process.pid} of " in capsys.readouterr().err
+    assert [path for path in out.rglob("*") if path.is_file()] == [locked_folder / ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("cxml.predict", ["model", "texts.txt", "--output"]), ("data_tools.split", ["data"])],
+)
+def test_every_tool_that_writes_is_refused_before_it_does_anything(tmp_path, hold, capsys, module, arguments):
+    process = until_held(hold((str(tmp_path / "out"), "")))
+    assert importlib.import_module(module).main([*arguments, str(tmp_path / "out")]) == 2
+    assert f"process {process.pid} of " in capsys.readouterr().err
+
+
+def test_runs_that_share_their_data_prepare_it_once(tmp_path):
+    rows = "\n".join(json.dumps({"text": f"words of {i}", "labels": [f"label {i % 3}"]}) for i in range(12))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(rows + "\n")
+    config = tmp_path / "config.yaml"
+    source = {"kind": "jsonl", "path": str(tmp_path)}
+    config.write_text(json.dumps({"output": "out", "data": {"source": source, "directory": str(tmp_path / "data")}}))
+    command = [sys.executable, "-m", "data_tools.prepare", "--config", str(config), "--data.engine", "local"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    logs = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], logs
+    assert sum("Prepared 12 train" in log for log in logs) == 1
+    assert sum("Prepared data found" in log for log in logs) == 2
