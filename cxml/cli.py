@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
 import yaml
 
-from cxml import extras, storage
-from cxml.config import Config, DataConfig, SourceConfig, config_from_dict
+from cxml import extras, storage, urls
+from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError, InterruptionError
 from cxml.yaml_files import read_yaml
@@ -54,14 +56,28 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     if not files.config and not asks_for_help:
         raise ConfigError("--config", None, "is missing", "Name a YAML file, such as configs/quickstart.yaml.")
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
+    if asks_for_help:  # which shows its values as defaults
+        settings = config_from_dict(config_to_dict(settings))
     required = "Required: --config FILE, a YAML file with the fields below; see configs/."
-    return tyro.cli(
-        command,
-        prog=program,
-        description=f"{_help(command.__doc__)}\n\n{required}",
-        args=rest,
-        default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
-    )
+    with _masked_errors():
+        return tyro.cli(
+            command,
+            prog=program,
+            description=f"{_help(command.__doc__)}\n\n{required}",
+            args=rest,
+            default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
+        )
+
+
+@contextlib.contextmanager
+def _masked_errors() -> Iterator[None]:
+    """Print what goes to standard error meanwhile without the credentials of URLs: tyro repeats what was typed."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    finally:
+        print(urls.masked(said.getvalue()), file=sys.stderr, end="")
 
 
 def load_config(file: str) -> Config:
@@ -144,7 +160,12 @@ def run_tool(
     escape_what_cannot_be_printed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     text = _help(description or command.__doc__)
-    return _run(lambda: tyro.cli(command, prog=program, description=text, args=words), action)
+
+    def parse() -> _Command:
+        with _masked_errors():
+            return tyro.cli(command, prog=program, description=text, args=words)
+
+    return _run(parse, action)
 
 
 def _help(text: str | None) -> str:

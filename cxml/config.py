@@ -2,6 +2,9 @@
 
 A config is built from a mapping (`config_from_dict`) that a YAML file or a saved manifest holds. Unknown keys
 and impossible values raise `ConfigError` before anything heavy starts.
+
+A field of the sections `data`, `tree`, `model`, `head`, `optim` and `train` counts in the fingerprint of what its
+section makes, and a run resumes with the same value only. `setting` declares the exceptions.
 """
 
 from __future__ import annotations
@@ -12,15 +15,34 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import dacite
 
+from cxml import urls
 from cxml.errors import ConfigError
 
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+Effect = Literal["result", "resumable", "none"]
+"""What the value of a field changes.
+
+`result`: what its section makes. `resumable`: counts in a fingerprint, but an unfinished run may resume with another
+value. `none`: where things lie and who does the work; nothing counts it.
+"""
+
+
+def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
+    """A field with what its value changes.
+
+    Args:
+        default: of the field.
+        effect: see `Effect`.
+        since_files: the field is newer than files whose fingerprints must stay: its default does not count in them.
+    """
+    return field(default=default, metadata={"effect": effect, "since_files": since_files})
 
 
 def _require(holds: bool, name: str, value: object, problem: str, remedy: str) -> None:
@@ -105,15 +127,15 @@ class DataConfig:
     """How raw texts become Arrow shards."""
 
     source: SourceConfig
-    directory: str = ""
+    directory: str = setting("", "none")
     """Folder or URL of the prepared shards; empty: `data` inside the run's output. Runs may share one."""
     on_error: Literal["refuse", "skip"] = "refuse"
     """What happens to a raw row that is broken (not UTF-8, no text, no label, a label out of range, a key seen
     before): `refuse` stops with its file and line, `skip` leaves it out and counts it in the manifest."""
-    engine: Literal["auto", "local", "ray"] = "auto"
+    engine: Literal["auto", "local", "ray"] = setting("auto", "none")
     """What prepares the data, with the same bytes out: `local` is this process, `ray` a Ray cluster (RAY_ADDRESS, or
     one that is started on this machine for the while), `auto` takes Ray from 256 MB of raw files on."""
-    num_workers: int = 0
+    num_workers: int = setting(0, "none")
     """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
     max_length: int = 128
     """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
@@ -123,9 +145,9 @@ class DataConfig:
     """Keep the raw text in the shards, for reports and examples."""
     tfidf_max_features: int = 500_000
     """Most frequent terms kept in the tf-idf vocabulary (unigrams), which feeds the label tree and the baseline."""
-    propensity_a: float = 0.55
+    propensity_a: float = setting(0.55, "none")
     """Constant A of the propensity model (Jain et al. 2016): .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
-    propensity_b: float = 1.5
+    propensity_b: float = setting(1.5, "none")
     """Constant B of the propensity model: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
 
     def __post_init__(self) -> None:
@@ -141,13 +163,13 @@ class DataConfig:
 class TreeConfig:
     """The label tree: balanced spherical k-means over label features."""
 
-    directory: str = ""
+    directory: str = setting("", "none")
     """Folder or URL of the tree; empty: `tree` inside the run's output. Runs may share one."""
-    engine: Literal["auto", "local", "ray"] = "auto"
+    engine: Literal["auto", "local", "ray"] = setting("auto", "none")
     """What builds the tree, with the same bytes out: `local` is this process with its threads, `ray` a Ray cluster
     (RAY_ADDRESS, or one that is started on this machine for the while), `auto` takes Ray where the process belongs to a
     cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
-    num_workers: int = 0
+    num_workers: int = setting(0, "none")
     """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
     level_sizes: tuple[int, ...] | Literal["auto"] = "auto"
     """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
@@ -262,7 +284,7 @@ class ModelConfig:
 class HeadConfig:
     """The head of the labels, the part that grows with their number."""
 
-    implementation: Literal["rows", "zero3"] = "rows"
+    implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
     """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
     shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
     (needs train.zero_stage 3)."""
@@ -270,10 +292,10 @@ class HeadConfig:
     """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
     `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
     score is its own probability; model.scoring concerns the levels above."""
-    group_size: int | Literal["node"] = 0
+    group_size: int | Literal["node"] = setting(0, "resumable")
     """Processes that share one copy of the rows, a divisor of all; the copies add up their gradients. `node`: those of
     a machine, of which each must have as many. 0: all processes share one (`rows` only)."""
-    rows_in: Literal["device", "host"] = "device"
+    rows_in: Literal["device", "host"] = setting("device", "none")
     """Memory for `rows` scored by shortlist where there is an accelerator: its own, worked on by Triton kernels (where
     Triton is installed), or the host's, which has room for more labels and is worked on by the CPU."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -349,17 +371,17 @@ class TrainConfig:
     """Passes over the training texts."""
     batch_size: int = 64
     """Texts per optimiser step, over all processes and micro-batches together."""
-    accumulation: int = 1
+    accumulation: int = setting(1, "resumable")
     """Micro-batches per optimiser step and process."""
-    num_workers: int = 1
+    num_workers: int = setting(1, "none")
     """Training processes to start on this machine; one per accelerator is usual."""
-    threads_per_worker: int = 0
+    threads_per_worker: int = setting(0, "none")
     """CPU threads of each process; 0: the machine's cores shared out evenly."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
     """DeepSpeed ZeRO: what is partitioned over the processes. 1: optimiser state; 2: and gradients; 3: and weights."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = setting(False, "none")
     """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
@@ -369,9 +391,9 @@ class TrainConfig:
     very texts of the test split."""
     bucket_by_length: bool = False
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
-    evaluate_every: int = 0
+    evaluate_every: int = setting(0, "none")
     """Epochs between evaluations on the test split during training; 0: only at the end."""
-    hang_minutes: float = 30.0
+    hang_minutes: float = setting(30.0, "none")
     """A process that gets no step done for so long prints the stacks of its threads and ends, and the job with it;
     0: it waits for ever."""
 
@@ -555,13 +577,40 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         raise ConfigError(str(error.field_path), value, f"has the wrong type ({error})", "See --help.") from error
 
 
-def config_to_dict(config: Config) -> dict[str, Any]:
-    """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples."""
-    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
+    """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
+
+    URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
+    """
+    text = str if with_credentials else urls.masked
+    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
 
 
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+def _plain(value: object, text: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return text(value)
+    return [_plain(each, text) for each in value] if isinstance(value, tuple) else value
+
+
+def effects(section: type) -> dict[str, Effect]:
+    """What each field of a section changes, by name."""
+    return {each.name: each.metadata.get("effect", "result") for each in dataclasses.fields(section)}
+
+
+def shaping(config: Config, section: str) -> dict[str, Any]:
+    """The fields of a section that its fingerprint counts, as plain values without credentials."""
+    return _shaping(getattr(config, section), config_to_dict(config)[section])
+
+
+def _shaping(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any section
+    found = {}
+    for each in dataclasses.fields(section):
+        value = getattr(section, each.name)
+        is_uncounted = each.metadata.get("since_files", False) and value == each.default
+        if each.metadata.get("effect") != "none" and not is_uncounted:
+            is_section = dataclasses.is_dataclass(value)
+            found[each.name] = _shaping(value, values[each.name]) if is_section else values[each.name]
+    return found
 
 
 def _to_float(value: object) -> object:

@@ -6,12 +6,16 @@ import io
 import logging
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import TypeVar
 
 import rich.progress
 from rich.console import Console
+
+from cxml import urls
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -59,12 +63,30 @@ def escape_what_cannot_be_printed() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+class _MaskingFormatter(logging.Formatter):
+    """Shows no credentials of URLs, in messages and in tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return urls.masked(super().format(record))
+
+
+def _print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` without the credentials of URLs."""
+    print(urls.masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+
 def set_up_logging(*, is_speaker: bool) -> None:
-    """Show this program's log on standard error; of several processes only the speaker tells more than warnings."""
+    """Show this program's log on standard error; of several processes only the speaker tells more than warnings.
+
+    Neither the log nor the traceback of an error that nobody caught shows the credentials of URLs.
+    """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy, and not needed for --help
 
     level = logging.INFO if is_speaker else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    sys.excepthook = _print_masked
     for package in ("cxml", "data_tools"):
         logging.getLogger(package).setLevel(level)
     # DeepSpeed and transformers tell about their insides at every start.

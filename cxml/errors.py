@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cxml import urls
+
 
 class CxmlError(Exception):
-    """Root of the family: catch this to catch every error that cxml raises on purpose."""
+    """Root of the family: catch this to catch every error that cxml raises on purpose.
+
+    Its message names URLs without their credentials.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(urls.masked(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(CxmlError, ValueError):
@@ -53,6 +61,10 @@ class StorageError(CxmlError, OSError):
 
 class DivergenceError(CxmlError):
     """Training left the range of floating-point numbers: losses, gradients or weights are infinite or not a number."""
+
+
+class InUseError(CxmlError):
+    """Another command writes to the same folder; names it."""
 
 
 class InterruptionError(CxmlError):

@@ -55,6 +55,7 @@ def _evaluate(command: EvaluateCommand) -> None:
     from cxml.launching import run_job_for  # noqa: PLC0415
     from cxml.pipeline import evaluate_again  # noqa: PLC0415
     from cxml.report import write_page  # noqa: PLC0415
+    from cxml.storage.locks import locked  # noqa: PLC0415
 
     comparison = Comparison(
         models=_named("--models", command.models), predictions=_named("--predictions", command.predictions),
@@ -63,9 +64,10 @@ def _evaluate(command: EvaluateCommand) -> None:
     )  # fmt: skip
     config = command.settings
     run_job = run_job_for(config)
-    report = evaluate_again(config, run_job)
-    found = compare(config, comparison, run_job)
-    write_page(config.output, report, dump_config(config_to_dict(config)), found)
+    with locked(config.output):
+        report = evaluate_again(config, run_job)
+        found = compare(config, comparison, run_job)
+        write_page(config.output, report, dump_config(config_to_dict(config)), found)
 
 
 def _named(option: str, values: Sequence[str]) -> dict[str, str]:

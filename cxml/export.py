@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cxml import urls
 from cxml.cli import run_tool
 
 
@@ -50,10 +51,10 @@ def _export(command: ExportCommand) -> None:
         command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking
     )
     predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
-    print(f"Exported to {command.folder}")
+    print(f"Exported to {urls.masked(command.folder)}")
     if command.encoder_program:
         export_encoder(predictor.model.encoder, command.encoder_program)
-        print(f"Encoder exported to {command.encoder_program}")
+        print(f"Encoder exported to {urls.masked(command.encoder_program)}")
     if command.push_to:
         print(upload(command.folder, command.push_to))
 

@@ -9,11 +9,12 @@ something else is refused, never overwritten silently: `--force STAGE` redoes it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from rich.console import Console
 from cxml import storage
 from cxml.checkpoint import checkpoints_url, model_url
 from cxml.cli import dump_config
-from cxml.config import Config, config_to_dict
+from cxml.config import Config, config_to_dict, shaping
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.launching import RunJob
@@ -30,6 +31,7 @@ from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run, require_packages
+from cxml.storage.locks import locked
 from cxml.training import evaluate_run, train
 from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
 from data_tools.preparation import is_prepared, prepare
@@ -78,17 +80,24 @@ def run(
     Raises:
         ConfigError: an optional package that the run needs is not installed.
         InterruptionError: a signal stopped the training; the same call goes on with it.
+        InUseError: another command writes to the output.
     """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(config.output))
+        if config.checkpoint.url:
+            stack.enter_context(locked(config.checkpoint.url))
+        return _run_stages(config, force, _stages(config, resume, run_job))
+
+
+def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
     began = time.monotonic()
     require_packages(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
-    for name, stage in _stages(config, resume, run_job).items():
+    for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
-            storage.remove(stage.folder(config))
-            if name == "train":
-                storage.remove(checkpoints_url(config))
+            _discard(config, name, stage)
         if name not in redone and stage.is_done(config):
             _log.info("%-8s found: %s", name, stage.folder(config))
         else:
@@ -103,12 +112,27 @@ def run(
     return report
 
 
+def _discard(config: Config, name: StageName, stage: Stage) -> None:
+    """Delete what a stage has made. Other runs may share data and tree, and be at work on them."""
+    folder = stage.folder(config)
+    with locked(folder, wait=True) if name in ("prepare", "tree") else contextlib.nullcontext():
+        storage.remove(folder, keep_lock=True)
+    if name == "train":
+        storage.remove(checkpoints_url(config), keep_lock=True)
+
+
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
     """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
 
     Raises:
         StaleArtefactError: the model is missing, or was trained with other settings than these.
+        InUseError: another command writes to the output.
     """
+    with locked(config.output):
+        return _evaluate_again(config, run_job)
+
+
+def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
         config = _fit_to_data(config)
@@ -179,29 +203,18 @@ def _is_tree_done(config: Config) -> bool:
 
 
 def _make_tree(config: Config) -> None:
-    build(config, ShardedDataset(data_url(config), "train"))
+    with locked(tree_url(config), wait=True):
+        if not _is_tree_done(config):  # another run may have built it meanwhile
+            build(config, ShardedDataset(data_url(config), "train"))
 
 
 # train
 
-# How the work is spread and told about does not change what is trained.
-_NOT_SHAPING_THE_MODEL = (
-    "num_workers",
-    "threads_per_worker",
-    "zero_stage",
-    "activation_checkpointing",
-    "evaluate_every",
-    "hang_minutes",
-)
-
 
 def model_fingerprint(config: Config) -> str:
     """Hash of all that a run's model is made from."""
-    settings = config_to_dict(config)
-    training = {name: value for name, value in settings["train"].items() if name not in _NOT_SHAPING_THE_MODEL}
-    head = {name: value for name, value in settings["head"].items() if name != "rows_in"}
-    parts = settings["model"], head, settings["optim"], training, config.seed
-    return storage.fingerprint("model", *parts, _tree_fingerprint(config))
+    sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
+    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config))
 
 
 def _is_model_done(config: Config) -> bool:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cxml import urls
 from cxml.cli import run_tool
 from cxml.errors import ConfigError
 
@@ -103,7 +104,7 @@ def _predict(command: PredictCommand) -> None:
         job, processes=command.processes, on_ray=command.engine == "ray", ray_workers=command.ray_workers,
         ray_device=command.ray_device,
     )  # fmt: skip
-    print(f"{num_texts:,} texts predicted: {command.output}", file=sys.stderr)
+    print(f"{num_texts:,} texts predicted: {urls.masked(command.output)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cxml.console import track
 from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree, cluster_labels, fit_levels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
@@ -28,8 +29,13 @@ def recluster(config: Config, model: str) -> LabelTree:
         ConfigError: the data keep no texts, or a level has more clusters than there are labels.
         DataError: there is no trained model.
         StaleArtefactError: the run has a tree already.
+        InUseError: another command writes to the run's output or its tree.
     """
-    url = tree_url(config)
+    with locked(config.output), locked(tree_url(config)):
+        return _recluster(config, model, tree_url(config))
+
+
+def _recluster(config: Config, model: str, url: str) -> LabelTree:
     if storage.exists(storage.join(url, "manifest.json")):
         raise StaleArtefactError(f"{url}: there is a tree here already. Name another output.")
     predictor = Predictor.from_checkpoint(model)

@@ -23,6 +23,7 @@ from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprint
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url
 from data_tools.preparation import is_prepared, prepare
 
@@ -43,7 +44,13 @@ def relabel(config: Config, model: str) -> LabelCounts:
         ConfigError: the run has another number of levels than the model.
         StaleArtefactError: the run has a model already.
         DataError: the model or its tree is missing or damaged, or no label stays.
+        InUseError: another command writes to the run's output.
     """
+    with locked(config.output), locked(tree_url(config)):
+        return _relabel(config, model)
+
+
+def _relabel(config: Config, model: str) -> LabelCounts:
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
     if config.tree.level_sizes != "auto":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cxml import urls
 from cxml.cli import Settings, run_with_config
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: PrepareCommand) -> None:
     from data_tools.preparation import prepare  # noqa: PLC0415  heavy
 
-    print(prepare(command.settings))
+    print(urls.masked(prepare(command.settings)))
 
 
 if __name__ == "__main__":

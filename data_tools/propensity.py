@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from cxml import urls
 from cxml.cli import run_tool
 
 
@@ -35,7 +36,8 @@ def _run(command: PropensityCommand) -> None:
     from data_tools.weights import write_inverse_propensities  # noqa: PLC0415  heavy
 
     weights = write_inverse_propensities(command.url, command.out, command.a, command.b)
-    print(f"{len(weights):,} inverse propensities from {weights.min():.3f} to {weights.max():.3f} at {command.out}")
+    bounds = f"from {weights.min():.3f} to {weights.max():.3f}"
+    print(f"{len(weights):,} inverse propensities {bounds} at {urls.masked(command.out)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

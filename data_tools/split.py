@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from cxml import urls
 from cxml.cli import run_tool
 
 
@@ -38,7 +39,8 @@ def _run(command: SplitCommand) -> None:
     from data_tools.splitting import hold_out  # noqa: PLC0415  heavy: waits until a command line is good
 
     manifest = hold_out(command.url, command.out, fraction=command.fraction, seed=command.seed, name=command.name)
-    print(", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits), "at", command.out)
+    counts = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
+    print(f"{counts} at {urls.masked(command.out)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from cxml import storage
 from cxml.data import DataManifest, DatasetWriter, ShardedDataset, epoch_order, read_labels, verify
 from cxml.errors import ConfigError
+from cxml.storage.locks import locked
 
 
 def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "validation") -> DataManifest:
@@ -25,7 +26,13 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
     Raises:
         ConfigError: the fraction is impossible, or there is a split of that name.
         StaleArtefactError: `out` holds a data set.
+        InUseError: another command writes to `out`.
     """
+    with locked(out):
+        return _hold_out(url, out, fraction, seed, name)
+
+
+def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> DataManifest:
     manifest = verify(url)
     num_train = manifest.rows("train")
     num_held = round(num_train * fraction)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cxml import extras, storage
+from cxml import extras, storage, urls
 from cxml.data import DataManifest, ShardedDataset, read_labels
 
 _TAIL = 5  # a label with at most this many train texts counts as tail
@@ -96,7 +96,7 @@ def draw(statistics: Statistics, file: str) -> None:
 
 def _counts(url: str, statistics: Statistics) -> Table:
     manifest = statistics.manifest
-    table = Table(title=Text(url), show_header=False)
+    table = Table(title=Text(urls.masked(url)), show_header=False)
     for split, shards in manifest.splits.items():
         megabytes = sum(shard.bytes for shard in shards) / 1e6
         table.add_row(f"{split} texts", f"{manifest.rows(split):,} in {len(shards)} shards, {megabytes:,.1f} MB")

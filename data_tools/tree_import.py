@@ -10,6 +10,7 @@ from cxml import storage
 from cxml.config import Config
 from cxml.data import DataManifest, data_url, read_sparse_npz
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree, fit_levels, save_tree, tree_url
 from cxml.tree.label_tree import MANIFEST
 from data_tools.formats.plain_pickle import load_plain
@@ -28,7 +29,13 @@ def import_tree(config: Config, source: str) -> LabelTree:
         DataError: the source is broken, or is not about the data set's labels.
         ConfigError: it has no level of a size that the config asks for.
         StaleArtefactError: the run has a tree already.
+        InUseError: another command writes to the tree's folder.
     """
+    with locked(tree_url(config)):
+        return _import_tree(config, source)
+
+
+def _import_tree(config: Config, source: str) -> LabelTree:
     manifest, out = DataManifest.read(data_url(config)), tree_url(config)
     config = fit_levels(config, manifest.num_labels)
     if storage.exists(storage.join(out, MANIFEST)):

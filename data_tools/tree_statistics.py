@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import sparse
 
+from cxml import urls
 from cxml.data import ShardedDataset, read_labels
 from cxml.errors import DataError
 from cxml.tree import LabelTree, mean_cosine, pifa, reach
@@ -80,7 +81,7 @@ def _some_texts(data_url: str, max_texts: int) -> tuple[sparse.csr_matrix, spars
 
 def _facts(url: str, tree: LabelTree) -> Table:
     manifest = read_manifest(url)
-    table = Table(title=Text(url), show_header=False)
+    table = Table(title=Text(urls.masked(url)), show_header=False)
     table.add_row("labels", f"{tree.num_labels:,}")
     table.add_row("clusters", " > ".join(f"{size:,}" for size in tree.level_sizes[:-1]) or "none")
     for name in ("fingerprint", "seed", "imported"):

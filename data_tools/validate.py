@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from cxml import urls
 from cxml.cli import run_tool
 
 
@@ -27,7 +28,7 @@ def _run(command: ValidateCommand) -> None:
 
     manifest = validate(command.url)
     rows = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
-    print(f"{command.url} is sound: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
+    print(f"{urls.masked(command.url)} is sound: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch.distributed as dist
 
-from cxml import storage
+from cxml import storage, urls
 from cxml.batch_prediction.outputs import FORMATS, OutputFormat
 from cxml.console import set_up_logging
 from cxml.data import cut
@@ -18,6 +19,7 @@ from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
 from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
 from cxml.ray_cluster import Device
+from cxml.storage.locks import locked
 from data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 
 _log = logging.getLogger(__name__)
@@ -88,10 +90,16 @@ def predict_file(
     Raises:
         StaleArtefactError: the output folder holds predictions of another job.
         ConfigError: the number of processes or workers is impossible.
+        InUseError: another command writes to the output folder.
     """
     if processes < 1 or ray_workers < 0:
         field, number = ("--processes", processes) if processes < 1 else ("--ray-workers", ray_workers)
         raise ConfigError(field, number, "is too small", "Leave it out.")
+    with locked(job.output):
+        return _predict_file(job, processes, on_ray=on_ray, ray_workers=ray_workers, ray_device=ray_device)
+
+
+def _predict_file(job: PredictionJob, processes: int, *, on_ray: bool, ray_workers: int, ray_device: Device) -> int:
     done = _begin(job)
     if on_ray:
         if job.source.url == STDIN:
@@ -209,6 +217,7 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     _require_files(job)
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
+    settings = json.loads(urls.masked(json.dumps(settings)))  # a new token opens the same texts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     plan = storage.join(job.output, _PLAN)

@@ -6,22 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 
+from cxml import urls
 from cxml.checkpoint.manifest import RunState
-from cxml.config import Config, config_to_dict
+from cxml.config import Config, HeadConfig, ModelConfig, OptimConfig, TrainConfig, config_to_dict, effects
 from cxml.errors import StaleArtefactError
 
-_SECTIONS = ("model", "head", "optim", "train")
-_FREE = {
-    "head.implementation",
-    "head.group_size",
-    "train.accumulation",
-    "train.num_workers",
-    "train.threads_per_worker",
-    "train.zero_stage",
-    "train.activation_checkpointing",
-    "train.evaluate_every",
-    "train.hang_minutes",
-}
+_SECTIONS = {"model": ModelConfig, "head": HeadConfig, "optim": OptimConfig, "train": TrainConfig}
 
 
 def check_same_run(run: RunState, config: Config, tree: str, url: str) -> None:
@@ -33,23 +23,27 @@ def check_same_run(run: RunState, config: Config, tree: str, url: str) -> None:
     if run.tree != tree:
         raise _stale(url, "it was saved with another label tree")
     saved, wanted = dict(_fields(run.config)), dict(_fields(config_to_dict(config)))
-    defaults = _defaults(config)
-    for name in sorted((wanted.keys() | saved.keys()) - _FREE):
+    defaults = _defaults()
+    for name in sorted(wanted):
         before = saved.get(name, defaults.get(name))  # a field that is newer than the checkpoint
-        if name in wanted and before != wanted[name]:
+        if before != wanted[name]:
             raise _stale(url, f"it was saved with {name} = {before!r}, this run has {wanted[name]!r}")
 
 
 def _fields(config: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    for section in _SECTIONS:
+    """The fields that shape the model while it is trained, by dotted name."""
+    for section, kind in _SECTIONS.items():
         values = config.get(section)
         if isinstance(values, Mapping):
-            yield from ((f"{section}.{name}", value) for name, value in values.items())
+            for name, effect in effects(kind).items():
+                if effect == "result" and name in values:
+                    value = values[name]  # checkpoints of earlier versions hold URLs with their credentials
+                    yield f"{section}.{name}", urls.masked(value) if isinstance(value, str) else value
 
 
-def _defaults(config: Config) -> dict[str, object]:
+def _defaults() -> dict[str, object]:
     """What the sections' fields are where nothing is said."""
-    sections = {name: dataclasses.asdict(type(getattr(config, name))()) for name in _SECTIONS}
+    sections = {name: dataclasses.asdict(kind()) for name, kind in _SECTIONS.items()}
     return dict(_fields(json.loads(json.dumps(sections))))
 
 

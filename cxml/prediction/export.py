@@ -36,6 +36,7 @@ from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
 from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
+from cxml.storage.locks import locked
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-export", 1
@@ -58,10 +59,16 @@ def write_exported(url: str, parts: Parts) -> None:
 
     Raises:
         DataError: something else lies at `url`.
+        InUseError: another command writes to it.
     """
+    with locked(url):
+        _write_exported(url, parts)
+
+
+def _write_exported(url: str, parts: Parts) -> None:
     if storage.file_sizes(url) and not is_exported(url):
         raise DataError(url, "is a folder that holds something else", "Name a new folder.")
-    storage.remove_finished(url, _MANIFEST)
+    storage.remove_finished(url, _MANIFEST, keep_lock=True)
     config = _without_places(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {

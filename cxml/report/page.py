@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from cxml import extras, storage
+from cxml import extras, storage, urls
 from cxml.report.tables import BASELINE, OWN, level_names
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def write_page(
     source = resources.files("cxml.report").joinpath("page.html.jinja").read_text()
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     page = template.render(
-        output=output, config=config_text, levels=_levels(report), systems=_systems(report, comparison),
+        output=urls.masked(output), config=config_text, levels=_levels(report), systems=_systems(report, comparison),
         charts=_charts(report, _steps(output)), examples=report["examples"], comparison=comparison,
     )  # fmt: skip
     url = storage.join(output, PAGE_FILE)

@@ -57,7 +57,7 @@ class TensorBoardTracker(Callback):
         extras.require("log.tensorboard", True, "tensorboard", otherwise="set it to false")
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra
 
-        self._writer = SummaryWriter(url)
+        self._writer = SummaryWriter(str(storage.local_path(url) or url))
 
     def on_record(self, report: StepReport) -> None:
         """Write the record's scalars."""

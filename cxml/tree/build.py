@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from cxml import ray_cluster, storage
-from cxml.config import Config, TreeConfig, config_to_dict
+from cxml import ray_cluster, storage, urls
+from cxml.config import Config, TreeConfig, shaping
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.tree.distributed import Progress
 from cxml.tree.kmeans import build_tree
@@ -19,8 +19,7 @@ from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names, set_beside
 from cxml.tree.plan import plan_splits
 
-# Where the tree lies and who builds it does not change it.
-_NOT_SHAPING = ("directory", "engine", "num_workers")
+# Fields without an effect where another one switches them off.
 _WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")
 _NAMES = ("name_features", "name_weight")
 
@@ -51,7 +50,8 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
 def save_tree(config: Config, tree: LabelTree, data_fingerprint: str, **facts: object) -> None:
     """Save the tree of a run, however it came to be, so that the run takes it for its own; `facts` say how."""
     fingerprint = tree_fingerprint(config, data_fingerprint)
-    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **facts})
+    shown = {name: urls.masked(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **shown})
 
 
 def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_matrix:
@@ -79,12 +79,11 @@ def tree_settings(config: Config) -> dict[str, Any]:
     """
     tree = config.tree
     unused = [
-        *_NOT_SHAPING,
         *(name for name in _WALK if not tree.walk_length),
         *(name for name in _NAMES if tree.name_features == "none"),
     ]
-    shaping = {**config_to_dict(config)["tree"], "level_sizes": list(tree.sizes)}
-    settings = {key: value for key, value in shaping.items() if key not in unused}
+    with_sizes = {**shaping(config, "tree"), "level_sizes": list(tree.sizes)}
+    settings = {key: value for key, value in with_sizes.items() if key not in unused}
     return {**settings, "encoder": config.model.encoder} if tree.name_features == "encoder" else settings
 
 

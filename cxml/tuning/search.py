@@ -19,6 +19,7 @@ from cxml.config import Config, config_to_dict
 from cxml.console import table_console
 from cxml.data import data_url
 from cxml.errors import ConfigError, CxmlError
+from cxml.storage.locks import locked
 from cxml.tuning.space import read_space, with_values
 from cxml.tuning.trial import Trial
 from data_tools.preparation import is_prepared, prepare
@@ -37,7 +38,18 @@ def search(
         ConfigError: the output is not local, or the space or the metric is impossible.
         DataError: the raw data is broken.
         CxmlError: no trial came to an evaluation.
+        InUseError: another command writes to the output.
     """
+    with locked(config.output):
+        return _search(
+            config, space_file, trials=trials, metric=metric, held_out=held_out, cpus=cpus, gpus=gpus,
+            reduction=reduction,
+        )  # fmt: skip
+
+
+def _search(
+    config: Config, space_file: str, *, trials: int, metric: str, held_out: float, cpus: int, gpus: int, reduction: int
+) -> Config:
     folder = storage.local_path(storage.join(config.output, "tune"))
     if folder is None:
         raise ConfigError("output", config.output, "is not local", "Search in a local or mounted folder.")

@@ -40,7 +40,7 @@ def read_space(file: str, base: Config) -> dict[str, Any]:
 
 def with_values(base: Config, values: Mapping[str, Any]) -> Config:
     """The config with other values of some fields, by their dotted names. Raises `ConfigError` for what cannot be."""
-    changed = config_to_dict(base)
+    changed = config_to_dict(base, with_credentials=True)
     for name, value in values.items():
         *sections, field = name.split(".")
         place = changed

@@ -19,6 +19,7 @@ from cxml import storage
 from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict
 from cxml.lifetime import ending_with_parent
+from cxml.storage.locks import locked
 from cxml.tuning.space import with_values
 
 _ENDING_SECONDS = 60
@@ -48,6 +49,8 @@ class Trial(tune.Trainable):
         # The same values may be drawn twice: the second trial waits, and then finds what the first has done.
         self._turn = FileLock(self._folder / "turn.lock", thread_local=False)
         self._turn.acquire()
+        with locked(str(self._folder), wait=True):
+            pass  # the training of a trial that was killed may still be saving its checkpoint
         file = self._folder / "trial.yaml"
         file.write_text(dump_config(config_to_dict(run)))
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

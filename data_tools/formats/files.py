@@ -12,6 +12,7 @@ import pyarrow as pa
 from cxml import storage
 from cxml.data import most_bytes
 from cxml.errors import DataError
+from cxml.urls import path_of
 
 STDIN = "-"
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
@@ -46,16 +47,15 @@ def find_parts(folder: str, split: str, suffix: str) -> list[str]:
     whole = find_file(folder, [f"{split}{suffix}"])
     if whole is not None:
         return [whole]
-    parts = [
-        url for url in storage.list_files(folder, f"{split}*") if without_compression(url).endswith(suffix)
-    ]  # fmt: skip
+    parts = [url for url in storage.list_files(folder, split) if without_compression(url).endswith(suffix)]
     return parts or [require_file(folder, [f"{split}{suffix}"])]
 
 
-def without_compression(name: str) -> str:
-    """The file's name without `.gz` and the like."""
-    stem, extension = posixpath.splitext(name)
-    return stem if extension in _COMPRESSIONS else name
+def without_compression(url: str) -> str:
+    """The path of a file without `.gz` and the like."""
+    path = path_of(url)
+    stem, extension = posixpath.splitext(path)
+    return stem if extension in _COMPRESSIONS else path
 
 
 def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
@@ -68,7 +68,7 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
         while block := sys.stdin.buffer.read(block_bytes):
             yield block
         return
-    compression = _COMPRESSIONS.get(posixpath.splitext(url)[1])
+    compression = _COMPRESSIONS.get(posixpath.splitext(path_of(url))[1])
     with storage.open_read(url) as stream:
         if compression is None:
             while block := stream.read(block_bytes):
@@ -95,8 +95,9 @@ def _decompress(url: str, stream: pa.NativeFile, size: int) -> bytes:
 
 def file_facts(folder: str, urls: Sequence[str]) -> dict[str, Any]:
     """Size and SHA-256 of each file, which settle the content."""
+    inside = path_of(folder)
     files = {
-        url.removeprefix(folder).lstrip("/"): {"bytes": storage.size(url), "sha256": storage.sha256(url)}
+        path_of(url).removeprefix(inside).lstrip("/"): {"bytes": storage.size(url), "sha256": storage.sha256(url)}
         for url in urls
-    }  # fmt: skip
+    }
     return {"files": files}

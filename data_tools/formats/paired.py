@@ -12,6 +12,7 @@ from typing import Any
 from cxml import storage
 from cxml.data import most_items
 from cxml.errors import DataError
+from cxml.urls import path_of
 from data_tools.formats.files import file_facts, find_file, require_file
 from data_tools.formats.label_files import LabelFile, open_label_file
 from data_tools.formats.lines import count_lines, read_all_lines, read_lines
@@ -57,7 +58,9 @@ class PairedReader:
         """
         train, test = (self._label_files[split] for split in SPLITS)
         if train.num_labels != test.num_labels:
-            problem = f"has {test.num_labels} label columns, {posixpath.basename(train.url)} has {train.num_labels}"
+            problem = (
+                f"has {test.num_labels} label columns, {posixpath.basename(path_of(train.url))} has {train.num_labels}"
+            )
             raise DataError(test.url, problem, "Both need a column for every label.")
         if self._names is not None:
             return read_names(self._names, train.num_labels)
@@ -84,7 +87,7 @@ class PairedReader:
     def _lengths_differ(self, split: str) -> DataError:
         texts = count_lines(self._texts[split])
         rows = sum(len(chunk.labels) for chunk in self._label_files[split].chunks())
-        problem = f"has {rows} rows, but {posixpath.basename(self._texts[split])} has {texts} lines"
+        problem = f"has {rows} rows, but {posixpath.basename(path_of(self._texts[split]))} has {texts} lines"
         remedy = "Text and label files need one line and one row for each text."
         return DataError(self._labels[split], problem, remedy)
 

@@ -9,16 +9,13 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 
 from cxml import storage
-from cxml.config import Config, config_to_dict
+from cxml.config import Config, shaping
 from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
 from cxml.errors import StaleArtefactError
 from data_tools.formats import open_source, source_facts
 from data_tools.formats.records import find_names
 from data_tools.preparation.tokenizing import load_tokenizer
-
-# Where things lie, who does the work and how results are weighed does not change the shards.
-_NOT_SHAPING = ("directory", "engine", "num_workers", "propensity_a", "propensity_b")
 
 
 def expected_fingerprint(config: Config) -> str:
@@ -99,7 +96,7 @@ class Inputs:
 
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
     """The inputs of `config`; `source` stands for raw files that are not there any more."""
-    settings = {key: value for key, value in config_to_dict(config)["data"].items() if key not in _NOT_SHAPING}
+    settings = shaping(config, "data")
     tokenizer, info = load_tokenizer(config)
     rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
     return Inputs(settings, info, rules, source or source_facts(config.data.source))

@@ -22,6 +22,7 @@ from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.writer import remove_leftovers, write_labels
 from cxml.errors import DataError
+from cxml.storage.locks import locked
 from cxml.tree import fit_levels
 from data_tools.formats import SPLITS, open_source
 from data_tools.formats.reader import show
@@ -43,7 +44,7 @@ def prepare(config: Config) -> str:
     """Make the prepared data set of `config` if it is not there yet, and return its URL.
 
     Equal inputs give byte-identical files, whatever the engine and the number of workers. What a stopped run finished
-    is used.
+    is used. Of several runs that share the folder one prepares the data, and the others wait for it.
 
     Raises:
         DataError: the raw data is broken.
@@ -51,11 +52,18 @@ def prepare(config: Config) -> str:
         StaleArtefactError: the folder holds a data set made from other inputs.
     """
     url = data_url(config)
+    if not is_prepared(config):
+        with locked(url, wait=True):
+            if not is_prepared(config):
+                _prepare(config, url)
+                return url
+    Progress(url).clear()
+    _log.info("Prepared data found at %s", url)
+    return url
+
+
+def _prepare(config: Config, url: str) -> None:
     progress = Progress(url)
-    if is_prepared(config):
-        progress.clear()
-        _log.info("Prepared data found at %s", url)
-        return url
     inputs = gather_inputs(config)
     if progress.begin(inputs.fingerprint):
         _log.info("Going on with what an earlier run left at %s", url)
@@ -72,7 +80,6 @@ def prepare(config: Config) -> str:
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
     _log.info("%s", describe_labels(*read_labels(url), manifest.rows("train")))
-    return url
 
 
 def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:

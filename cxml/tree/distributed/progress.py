@@ -50,7 +50,7 @@ class Progress:
 
     def finished_parts(self, kind: Kind) -> set[int]:
         """Numbers of the parts that are there."""
-        files = storage.list_files(storage.join(self._folder, kind), "part-*.arrow")
+        files = storage.list_files(storage.join(self._folder, kind), "part-")
         return {int(file[-len("00000.arrow") : -len(".arrow")]) for file in files}
 
     def save_part(self, kind: Kind, part: int, rows: sparse.csr_matrix) -> None:

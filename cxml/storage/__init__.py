@@ -1,12 +1,12 @@
 """Files anywhere: local paths and fsspec URLs (s3://, gs://, az://, ...) behind a few functions.
 
-A plain path is a URL. Writers of several files write the data first and one small manifest last
-(`write_atomic`); readers believe only the manifest, so a half-written folder is never taken for a whole one.
+A plain path is a URL. A path is taken literally: `*`, `?`, `[` and `{` in it are characters, never a pattern.
+Writers of several files write the data first and one small manifest last (`write_atomic`); readers believe only the
+manifest, so a half-written folder is never taken for a whole one. Errors name URLs without their credentials.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -22,8 +22,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from cxml import extras
+from cxml import extras, urls
 from cxml.errors import DataError, StorageError
+from cxml.storage.folders import remove_all, sizes_below
 
 _T = TypeVar("_T")
 
@@ -36,19 +37,39 @@ _READ_BLOCK_BYTES = 4 << 20
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system that serves `url`, and the path inside it."""
+    urls.learn(url)
+    url = urls.unmasked(url)
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = _open(url)
     except ImportError as error:
-        remedy = extras.remedy(error) or "Install its fsspec driver."
-        raise StorageError(f"{url}: cannot open this kind of URL ({error}). {remedy}") from error
+        problem = f"{url}: cannot open this kind of URL ({error})."
+        raise StorageError(f"{problem} {extras.remedy(error) or 'Install its fsspec driver.'}") from _shown_cause(error)
     except ValueError as error:
-        raise StorageError(f"{url}: cannot open this kind of URL ({error}). Check the URL.") from error
+        problem = f"{url}: cannot open this kind of URL ({error}). Check the URL."
+        raise StorageError(problem) from _shown_cause(error)
     try:
         os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
     except UnicodeEncodeError as error:
         remedy = "Use a UTF-8 locale, such as LC_ALL=C.UTF-8, or another name."
         raise StorageError(f"{url}: the locale cannot express this name of a file ({error}). {remedy}") from error
     return fs, path
+
+
+def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if urls.is_chain(url):
+        return fsspec.core.url_to_fs(url)
+    scheme = urls.scheme(url)
+    if scheme in ("", "file", "local"):
+        return _local_filesystem(url.removeprefix(f"{scheme}://"))
+    kind = fsspec.get_filesystem_class(scheme)
+    options = kind._get_kwargs_from_urls(url)
+    return fsspec.filesystem(scheme, **options), cast(str, kind._strip_protocol(url))
+
+
+def _local_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A path as the operating system takes it, made absolute: fsspec reads more into one such as `local:x`."""
+    path = posixpath.join(Path.cwd(), posixpath.expanduser(path))
+    return fsspec.filesystem("file"), path.rstrip("/") or "/"
 
 
 def local_path(url: str) -> Path | None:
@@ -58,8 +79,8 @@ def local_path(url: str) -> Path | None:
 
 
 def join(url: str, *parts: str) -> str:
-    """`url` with further path parts appended."""
-    return posixpath.join(url, *parts)
+    """`url` with further path parts appended, see `cxml.urls.join`."""
+    return urls.join(url, *parts)
 
 
 def exists(url: str) -> bool:
@@ -106,27 +127,46 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
     paths = [posixpath.join(root, name) for name in sizes]
     if not paths:
         return {}
-    contents = _with_retries(url, lambda: cast(dict[str, bytes], fs.cat(paths)))
-    return {name: contents[path] for name, path in zip(sizes, paths, strict=True)}
+    contents = _with_retries(url, lambda: _cat_all(fs, paths))
+    return dict(zip(sizes, contents, strict=True))
+
+
+def _cat_all(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[bytes]:
+    """The content of many files, several at a time where the store can; `fs.cat` would expand their names."""
+    contents = fs.cat_ranges(paths, None, None, on_error="raise")
+    for content in contents:
+        if isinstance(content, BaseException):  # as some versions of fsspec have it
+            raise content
+    return contents
 
 
 def file_sizes(url: str) -> dict[str, int]:
     """Bytes of every file under the folder `url`, by path inside it; empty if there is no such folder."""
     fs, root = filesystem(url)
-    return _with_retries(url, lambda: _sizes_below(fs, root))
+    return _with_retries(url, lambda: sizes_below(fs, root))
 
 
-def _sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
+def list_files(url: str, prefix: str = "") -> list[str]:
+    """URLs of the files right inside the folder `url` whose names begin with `prefix`, sorted; empty without it."""
+    names = (name for name, kind in _list(url) if kind != "directory" and name.startswith(prefix))
+    return [join(url, name) for name in names]
+
+
+def list_folders(url: str) -> list[str]:
+    """Names of the folders right inside the folder `url`, sorted; empty if there is no such folder."""
+    return [name for name, kind in _list(url) if kind == "directory"]
+
+
+def _list(url: str) -> list[tuple[str, str]]:
+    """Names and kinds of what lies right inside the folder `url`, sorted; empty if there is no such folder."""
+    fs, root = filesystem(url)
     fs.invalidate_cache()  # other processes may have written there
-    found = cast(dict[str, Any], fs.find(root, detail=True))
-    return {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
-
-
-def list_files(url: str, pattern: str) -> list[str]:
-    """URLs of the files right inside the folder `url` whose names match the glob `pattern`, sorted."""
-    fs, path = filesystem(url)
-    found = _with_retries(url, lambda: fs.glob(posixpath.join(path, pattern)))
-    return sorted(join(url, posixpath.basename(str(name))) for name in found)
+    try:
+        found = _with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
+    except FileNotFoundError:
+        return []
+    entries = [(posixpath.basename(urls.path_of(entry["name"]).rstrip("/")), entry["type"]) for entry in found]
+    return sorted(entry for entry in entries if entry[0])
 
 
 def sha256(url: str) -> str:
@@ -206,37 +246,19 @@ def _create_remotely(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -
         raise
 
 
-def list_folders(url: str) -> list[str]:
-    """Names of the folders right inside the folder `url`, sorted; empty if there is no such folder."""
-    fs, root = filesystem(url)
-    fs.invalidate_cache()
-    try:
-        found = _with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
-    except FileNotFoundError:
-        return []
-    return sorted(posixpath.basename(entry["name"].rstrip("/")) for entry in found if entry["type"] == "directory")
+def remove(url: str, *, keep_lock: bool = False) -> None:
+    """Delete a file or a folder with all it holds; nothing happens if it is not there.
 
-
-def remove(url: str) -> None:
-    """Delete a file or a folder with all it holds; nothing happens if it is not there."""
+    With `keep_lock` the folder's lock stays (`cxml.storage.locks`), which the caller holds.
+    """
     fs, path = filesystem(url)
-    _with_retries(url, lambda: _remove_all(fs, path))
+    _with_retries(url, lambda: remove_all(fs, path, keep_lock=keep_lock))
 
 
-def _remove_all(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    fs.invalidate_cache()  # other processes may have written there
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
-    # A store may answer that it deleted some of the files, and s3fs takes that for all of them.
-    left = sum(size > 0 for size in _sizes_below(fs, path).values())
-    if left:
-        raise OSError(f"{left} files are still there after deleting")
-
-
-def remove_finished(url: str, last_file: str) -> None:
+def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> None:
     """Delete a folder that `last_file` makes a whole one; that goes first, so no reader takes the rest for whole."""
     remove(join(url, last_file))
-    remove(url)
+    remove(url, keep_lock=keep_lock)
 
 
 def read_json(url: str, remedy: str) -> dict[str, Any]:
@@ -317,12 +339,24 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
     )
     try:
         return attempts(action)
-    except (FileNotFoundError, FileExistsError):
-        raise
+    except (FileNotFoundError, FileExistsError) as error:
+        if _is_safe_to_show(error):
+            raise
+        raise type(error)(error.errno, urls.masked(error.strerror or str(error)), urls.masked(url)) from None
     except Exception as error:
         if not _is_storage_error(error):
             raise
-        raise StorageError(f"{url}: {error}. Check the path, the disk and the credentials, then run again.") from error
+        problem = f"{url}: {error}. Check the path, the disk and the credentials, then run again."
+        raise StorageError(problem) from _shown_cause(error)
+
+
+def _shown_cause(error: BaseException) -> BaseException | None:
+    """What to name as the cause of another error: nothing that repeats a URL with its credentials."""
+    return error if _is_safe_to_show(error) else None
+
+
+def _is_safe_to_show(error: BaseException) -> bool:
+    return urls.masked(str(error)) == str(error)
 
 
 def _is_storage_error(error: BaseException) -> bool:

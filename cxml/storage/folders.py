@@ -1,0 +1,80 @@
+"""What lies below a path of a file system, listed and deleted. Paths are taken literally, unlike in fsspec's `rm`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from glob import has_magic
+from typing import Any, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+LOCK = ".lock"
+"""What a lock is called in the folder that it locks (`cxml.storage.locks`); it belongs to no data set or model."""
+
+_PARALLEL_DELETES = 16
+
+
+def sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
+    """Bytes of every file below `root` but its lock, by path from there; empty if there is no such folder."""
+    fs.invalidate_cache()  # other processes may have written there
+    found = cast(dict[str, Any], fs.find(root, detail=True))
+    sizes = {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
+    return {path: size for path, size in sizes.items() if path.split("/", 1)[0] != LOCK}
+
+
+def remove_all(fs: fsspec.AbstractFileSystem, path: str, *, keep_lock: bool = False) -> None:
+    """Delete a file or a folder with all it holds, its lock apart if that is to stay; nothing if it is not there.
+
+    Raises:
+        OSError: something is left.
+    """
+    fs.invalidate_cache()  # other processes may have written there
+    lock = f"{path}/{LOCK}"
+    if isinstance(fs, LocalFileSystem):
+        is_locked = keep_lock and fs.exists(lock)
+        for each in fs.ls(path, detail=False) if is_locked else [path]:
+            if not (is_locked and each == lock):
+                with contextlib.suppress(FileNotFoundError):
+                    fs.rm(each, recursive=True)
+        return
+    found = cast(dict[str, Any], fs.find(path, withdirs=True, detail=True))
+    if keep_lock:
+        found = {name: facts for name, facts in found.items() if not f"{name}/".startswith(f"{lock}/")}
+    folders = [name for name, facts in found.items() if facts["type"] == "directory"]
+    _remove_files(fs, sorted(found.keys() - folders))
+    for folder in sorted({path, *folders} - (found.keys() - folders), reverse=True):  # what lies inside goes first
+        _remove_folder(fs, folder)
+    # A store may answer that it deleted some of the files, and s3fs takes that for all of them.
+    left = sum(size > 0 for size in sizes_below(fs, path).values())
+    if left:
+        raise OSError(f"{left} files are still there after deleting")
+
+
+def _remove_files(fs: fsspec.AbstractFileSystem, paths: list[str]) -> None:
+    """Delete files: many with one request where the store can, one by one those that `fs.rm` takes for patterns."""
+    at_once = [path for path in paths if fs.async_impl and not has_magic(path)]
+    if at_once:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(at_once)
+    with ThreadPoolExecutor(_PARALLEL_DELETES if fs.async_impl else 1) as pool:
+        list(pool.map(functools.partial(_remove_file, fs), sorted({*paths} - {*at_once})))
+
+
+def _remove_file(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def _remove_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Delete an empty folder where the store has folders, or the object that stands for one; a bucket stays."""
+    if "/" not in path.strip("/"):
+        return
+    try:
+        fs.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except FileExistsError:  # s3fs's answer for an object
+        fs.rm_file(path)

@@ -1,0 +1,126 @@
+"""Paths and fsspec URLs as text: their parts, and the credentials inside them.
+
+A URL is a plain path, `scheme://...`, or a chain such as `zip://folder::https://host/archive.zip`. Credentials are a
+user and password before the host, and what follows `?` or `#`. They are needed to open a URL and are shown to nobody:
+`masked` takes them out of any text.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from urllib.parse import unquote
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+# The file systems that read from another one: archives have paths of their own, caches those of what they cache.
+_ARCHIVES = frozenset({"zip", "tar", "libarchive", "dir", "reference"})
+_CACHES = frozenset({"simplecache", "filecache", "blockcache", "cached"})
+_WEB = ("http://", "https://")
+
+_MASK = "***"
+# A user and password, where a number after the colon is a port; or a user alone, which may be a token. The user of an
+# Azure URL is a container; paths in memory, on a disk and in archives have no user.
+_USER_INFO = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?:"
+    r"[^\s/@:]*:(?!\d+(?:[/?#]|$))(?:(?!://)\S)*@"
+    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)"
+    r"(?<!zip://)(?<!tar://)[^\s/@:]+@)",
+    re.IGNORECASE,
+)
+_WEB_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*[^\s'\"<>:.,;)\]]", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"([?&;][\w.\-%]*(?:sig|token|secret|passw|pwd|key|credential|auth|jwt)[\w.\-%]*=)[^\s&;'\"<>#]*[^\s&;'\"<>#:.,)\]]",
+    re.IGNORECASE,
+)
+_SHORTEST_SECRET = 6
+_learnt: set[str] = set()
+_user_infos: dict[str, str] = {}
+
+
+def scheme(url: str) -> str:
+    """The scheme of a URL in lower case, that of a chain's first link; empty for a plain path."""
+    if is_chain(url):
+        return url.split("::", 1)[0].split("://", 1)[0]
+    found = _SCHEME.match(url)
+    return found[1].lower() if found else ""
+
+
+def is_chain(url: str) -> bool:
+    """Whether a URL names a file system inside of another one. Elsewhere `::` is a part of the path."""
+    link, colons, _ = url.partition("::")
+    return bool(colons) and link.split("://", 1)[0] in _ARCHIVES | _CACHES
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with further path parts: appended to the first path of a chain, and before the query of a web address."""
+    path, rest = _split(url)
+    return posixpath.join(path, *parts) + rest
+
+
+def path_of(url: str) -> str:
+    """`url` without the other links of its chain and without the query of a web address."""
+    return _split(url)[0]
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The part of a URL that its path ends, and what comes after it."""
+    if is_chain(url):
+        link, _, others = url.partition("::")
+        if link.split("://", 1)[0] in _CACHES:
+            path, rest = _split(others)
+            return f"{link}::{path}", rest
+        return link if "://" in link else f"{link}://", f"::{others}"
+    if url.lower().startswith(_WEB):
+        path = re.split(r"[?#]", url, maxsplit=1)[0]
+        return path, url[len(path) :]
+    return url, ""
+
+
+def masked(text: str) -> str:
+    """`text` with `***` for the credentials of every URL in it, and for those that `learn` has seen."""
+    text = _USER_INFO.sub(rf"\g<scheme>{_MASK}@", text)
+    text = _WEB_QUERY.sub(rf"\1?{_MASK}", text)
+    text = _SECRET_PARAMETER.sub(rf"\1{_MASK}", text)
+    for secret in sorted(_learnt, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    return text
+
+
+def learn(url: str) -> None:
+    """Remember the credentials of a URL, so that `masked` finds them where a library repeats them without the URL."""
+    for link in url.split("::") if is_chain(url) else [url]:
+        user_info, query = _user_info(link), _split(link)[1]
+        if user_info:
+            _user_infos[_host(link)] = user_info
+        password = user_info.partition(":")[2]
+        values = [part.partition("=")[2] for part in re.split("[?#&;]", query)]
+        # Where a password holds a slash, libraries take what is before it for the host.
+        found = [user_info, password, *user_info.split("/"), *password.split("/"), query[1:], *values]
+        _learnt.update(form for each in found for form in (each, unquote(each)) if len(form) >= _SHORTEST_SECRET)
+
+
+def unmasked(url: str) -> str:
+    """A URL that was masked, with the user and password that `learn` has seen for its host, or with none."""
+    if _MASK not in url:
+        return url
+    links = url.split("::") if is_chain(url) else [url]
+    return "::".join(_unmasked_link(link) for link in links)
+
+
+def _unmasked_link(link: str) -> str:
+    if f"://{_MASK}@" in link:
+        known = _user_infos.get(_host(link), "")
+        link = link.replace(f"://{_MASK}@", f"://{known}@" if known else "://", 1)
+    return link.removesuffix(f"?{_MASK}") if link.lower().startswith(_WEB) else link
+
+
+def _user_info(link: str) -> str:
+    """User and password of a URL, empty where it has none."""
+    found = _USER_INFO.match(link)
+    return found[0][len(found["scheme"]) : -1] if found else ""
+
+
+def _host(link: str) -> str:
+    """Scheme and host of a URL, without the user."""
+    bare = _USER_INFO.sub(r"\g<scheme>", link, count=1)
+    return "/".join(re.split("[/?#]", bare)[:3])
