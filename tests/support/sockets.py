@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import psutil
@@ -42,10 +42,10 @@ def is_loopback(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def watched(pid: int) -> Iterator[Listening]:
-    """Look again and again at a process and all below it, while entered."""
+def watched(pid: int, on_port: Callable[[int], object] = id) -> Iterator[Listening]:
+    """Look again and again at a process and all below it, while entered, and tell each port at once."""
     seen, done = Listening(), threading.Event()
-    thread = threading.Thread(target=_watch, args=(pid, seen, done))
+    thread = threading.Thread(target=_watch, args=(pid, seen, done, on_port))
     thread.start()
     try:
         yield seen
@@ -54,7 +54,7 @@ def watched(pid: int) -> Iterator[Listening]:
         thread.join()
 
 
-def _watch(pid: int, seen: Listening, done: threading.Event) -> None:
+def _watch(pid: int, seen: Listening, done: threading.Event, on_port: Callable[[int], object]) -> None:
     while not done.wait(_PAUSE_SECONDS):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -67,7 +67,9 @@ def _watch(pid: int, seen: Listening, done: threading.Event) -> None:
             listens = one.status == psutil.CONN_LISTEN or (one.type == 2 and one.laddr and not one.raddr)
             if one.pid in seen.processes and listens:
                 seen.addresses.add(one.laddr.ip)
-                seen.ports.add(one.laddr.port)
+                if one.laddr.port not in seen.ports:
+                    seen.ports.add(one.laddr.port)
+                    on_port(one.laddr.port)
                 if not is_loopback(one.laddr.ip):
                     seen.strangers.add(f"{one.laddr.ip}:{one.laddr.port} {seen.processes[one.pid]}")
         seen.samples += 1

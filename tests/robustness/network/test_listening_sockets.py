@@ -2,8 +2,11 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -15,6 +18,7 @@ from support.ray import one_at_a_time
 from support.runs import make_encoder, small_config
 from support.served import is_ready
 from support.sockets import watched
+from torch.distributed import DistError, TCPStore
 
 from cxml.config import config_to_dict
 
@@ -39,25 +43,46 @@ def base(tmp_path_factory):
     return folder
 
 
-def watch(folder: Path, *words: str, environment=ENVIRONMENT):
+def watch(folder: Path, *words: str, on_port=id):
     """Run a command to its end and look what it listens on; the log is in the folder."""
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *words], cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
         )
-        with watched(process.pid) as seen:
+        with watched(process.pid, on_port) as seen:
             code = process.wait()
     assert code == 0, (folder / "log.txt").read_text()[-3000:]
     assert seen.samples > 10
     return seen
 
 
-def train(folder):
-    return watch(folder, "cxml.train", "--config", str(folder / "config.yaml"))
+def train(folder, on_port=id):
+    return watch(folder, "cxml.train", "--config", str(folder / "config.yaml"), on_port=on_port)
 
 
-def test_training_in_two_processes_listens_on_loopback_only(base):
-    seen = train(base)
+def takes_keys(port):
+    """Whether a port lets a stranger set a key of torch's store, where a rendezvous of torch unpickles its state."""
+    try:
+        store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=1))
+        store.set("torch.rendezvous.run", pickle.dumps("state"))
+    except (DistError, RuntimeError):
+        return False
+    return True
+
+
+def test_a_store_of_torch_would_be_noticed():
+    (port,) = free_ports(1)
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    assert takes_keys(port)
+    assert pickle.loads(store.get("torch.rendezvous.run")) == "state"
+
+
+def test_training_in_two_processes_listens_on_loopback_only_and_takes_no_keys_of_a_rendezvous(base):
+    with ThreadPoolExecutor() as pool:
+        attacks = []
+        seen = train(base, on_port=lambda port: attacks.append(pool.submit(takes_keys, port)))
+    assert attacks
+    assert not any(attack.result() for attack in attacks)
     assert seen.strangers == set()
     assert seen.addresses == {"127.0.0.1"}, "gloo's sockets were not seen"
     assert sum("spawn_main" in words for words in seen.processes.values()) >= 4, "two workers train and two evaluate"
