@@ -1,7 +1,8 @@
 """Uses the folders named on standard input, each in a forked child with bounds, and says how that ended.
 
-A line in is a JSON list [kind, folder]; the line out is a JSON list [outcome, details]: `result` and a digest, `refused`
-and the error's text, `raised` and the end of a traceback, or `killed` and the number of a signal.
+A line in is a JSON list [kind, folder]; the first folder of a kind is sound. The line out is a JSON list [outcome,
+details]: `result` and a digest, `refused` and the error's text, `raised` and the end of a traceback, or `killed` and
+the name of a signal.
 """
 
 import contextlib
@@ -114,8 +115,13 @@ def ending(kind: str, folder: str) -> tuple[str, str]:
 
 
 def main() -> None:
+    known: set[str] = set()
     for line in sys.stdin:
-        print(json.dumps(used_in_a_child(*json.loads(line))), flush=True)
+        kind, folder = json.loads(line)
+        if kind not in known:
+            USES[kind](folder)  # a child finds imported and compiled what it needs
+            known.add(kind)
+        print(json.dumps(used_in_a_child(kind, folder)), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ODD_VALUES = [
-    None, True, False, 0, -1, 1, 2, 10**9, 2**31 - 1, -(2**31), 2**63, 10**40, 0.5, 1e308, float("nan"), float("inf"), "",
-    "x", "../x", "/etc/passwd", "/dev/zero", "owner/kernel:fn", "\ud800", "a" * 5000, [], {}, [[]], {"a": 1}, [1, 2, 3],
+    None, True, False, 0, -1, 1, 2, 10**9, 2**31 - 1, -(2**31), 2**63, 10**40, 0.5, 1e308, float("nan"), float("inf"),
+    "", "x", "../x", "/etc/passwd", "/dev/zero", "owner/kernel:fn", "\ud800", "a" * 5000, [], {}, [[]],
+    {"a": 1}, [1, 2, 3],
 ]  # fmt: skip
 ODD_WORDS = [2**31 - 1, -2_000_000, -1, 0, 1, 0x7FC00000, 0x7F800000, 2**31]
 
@@ -133,8 +134,8 @@ def nest_deeply(file: Path, draw: random.Random) -> str:
 
 JSON_CHANGES = (change_a_value, remove_a_value, add_a_value, repeat_a_key, nest_deeply)
 CHANGES: tuple[Callable[[Path, random.Random], str], ...] = (
-    flip_a_bit, flip_a_bit, write_a_word, write_a_word, cut_off, append, clear_a_range, remove, replace_by_a_special_file,
-    change_a_value, change_a_value, change_a_value, change_a_value, *JSON_CHANGES,
+    flip_a_bit, flip_a_bit, write_a_word, write_a_word, cut_off, append, clear_a_range, remove,
+    replace_by_a_special_file, change_a_value, change_a_value, change_a_value, change_a_value, *JSON_CHANGES,
 )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_a_model_with_numbers_that_are_not_finite_does_not_load(copies, load, pa
 def test_label_rows_of_a_model_at_false_positions_are_refused(copies, load, positions):
     """Out of range, or one position twice."""
     change_tensor(copies["model"], "positions", lambda tensor: tensor.__setitem__(-1, positions))
-    with pytest.raises(DataError, match="label rows|do not fit the tree's labels"):
+    with pytest.raises(DataError, match=r"label rows|do not fit the tree's labels"):
         load("model")
 
 

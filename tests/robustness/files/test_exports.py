@@ -85,8 +85,9 @@ def test_code_that_an_export_names_is_neither_looked_for_nor_run(folder, expecte
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("model_type", "owner/code"), ("model_type", "timm_wrapper"), ("model_type", "encoder-decoder"), ("model_type", 3),
-        ("hidden_act", "owner/kernel:fn"), ("num_hidden_layers", 10**9), ("hidden_size", 2**31 - 1), ("hidden_size", 48),
+        ("model_type", "owner/code"), ("model_type", "timm_wrapper"), ("model_type", "encoder-decoder"),
+        ("model_type", 3), ("hidden_act", "owner/kernel:fn"), ("num_hidden_layers", 10**9), ("hidden_size", 2**31 - 1),
+        ("hidden_size", 48),
         ("intermediate_size", 10**9), ("vocab_size", 10**12), ("num_attention_heads", 0), ("num_attention_heads", -4),
         ("max_position_embeddings", 8), ("layer_norm_eps", "x"),
     ],
@@ -175,8 +176,8 @@ def write_and_put_the_time_back(file):
 
 @pytest.mark.parametrize(
     "change",
-    [write_in_place, write_and_put_the_time_back, lambda file: os.truncate(file, 4096), lambda file: os.truncate(file, 0),
-     lambda file: file.write_bytes(bytes(file.stat().st_size))],
+    [write_in_place, write_and_put_the_time_back, lambda file: os.truncate(file, 4096),
+     lambda file: os.truncate(file, 0), lambda file: file.write_bytes(bytes(file.stat().st_size))],
 )  # fmt: skip
 def test_a_mapped_file_that_is_written_to_or_cut_off_is_named_at_every_call(folder, change):
     mapped = Predictor.from_pretrained(str(folder), memory_map=True)

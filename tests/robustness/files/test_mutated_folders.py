@@ -19,7 +19,7 @@ CASES = {"data": 90, "tree": 60, "checkpoint": 60, "model": 60, "export": 90}
 def use():
     """Uses a folder in a process of its own, and says how that ended."""
     script = Path(__file__).parents[2] / "support" / "folder_uses.py"
-    environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
