@@ -1,6 +1,7 @@
 """One small finished run, and its five kinds of folders."""
 
 import dataclasses
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,15 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         "data": root / "out/data", "tree": root / "out/tree", "checkpoint": Path(saved.url),
         "model": root / "out/model", "export": root / "export",
     }  # fmt: skip
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """An attempt to reach anything fails the test, and transformers believes that it may try."""
+
+    def refuse(*_):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

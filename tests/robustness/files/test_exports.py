@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 
 import numpy as np
 import pytest
@@ -62,16 +61,6 @@ CODE = {
     "dtype": "__import__",
     "to_dict": 1,
 }
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("the network was asked for")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.parametrize("field", CODE)
