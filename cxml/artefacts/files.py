@@ -158,7 +158,7 @@ def wrong_checksum(where: str, remedy: str) -> DataError:
 def _kind(path: Path) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode) and _HUB_BLOB.fullmatch(str(path.readlink())) and "snapshots" in path.parts:
-        mode = path.resolve(strict=True).lstat().st_mode
+        mode = (path.parent / path.readlink()).lstat().st_mode
     kinds = (
         (stat.S_ISREG, "file"), (stat.S_ISDIR, "folder"), (stat.S_ISLNK, "link"), (stat.S_ISFIFO, "pipe"),
         (stat.S_ISSOCK, "socket"),

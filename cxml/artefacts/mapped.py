@@ -23,7 +23,7 @@ class MappedFile:
     file that is being cut off kills the process (SIGBUS), so callers check right before they read.
     """
 
-    def __init__(self, stream: BinaryIO, where: str, entry: Entry, remedy: str) -> None:
+    def __init__(self, stream: BinaryIO, where: str, entry: Entry, remedy: str, *, is_writable: bool = False) -> None:
         """Map an open file, and close it.
 
         Args:
@@ -31,6 +31,7 @@ class MappedFile:
             where: how errors name the file.
             entry: what its manifest states.
             remedy: what to do about a damaged file.
+            is_writable: whether `content` can be written to; that changes memory only, never the file.
 
         Raises:
             DataError: the file has another size than stated.
@@ -42,8 +43,8 @@ class MappedFile:
         self.remedy = remedy
         self._facts = os.fstat(self._descriptor)
         check_size(where, entry, self._facts.st_size, remedy)
-        # Private and writable: what is written changes memory only, never the file.
-        self._map = mmap.mmap(self._descriptor, entry.bytes, access=mmap.ACCESS_COPY)
+        access = mmap.ACCESS_COPY if is_writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(self._descriptor, entry.bytes, access=access)
         self.content = np.frombuffer(self._map, np.uint8)
 
     def __del__(self) -> None:

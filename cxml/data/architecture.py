@@ -19,19 +19,20 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from cxml.errors import DataError
 
 _ROPE = ("rope_parameters", "rope_scaling")
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9_. -]{0,64}")
+_PLAIN_WORD = re.compile(r"[^/:\\\\]{0,64}")  # no path, and no name of a repository or a function in one
 _MOST_NUMBER = 1 << 31
 _COUNTS = re.compile(r"layer|block|group|expert|depth|stage")
+_ABOVE_0 = re.compile(r"num_.*(heads|layers)|(hidden|intermediate|vocab)_size")
 
 
 def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> PretrainedConfig:
     """The encoder's architecture that `values`, as in a `config.json`, describe.
 
-    Fields pass if they are numbers, or words and lists of words in fields of the model type's own. All others (paths,
-    implementations, quantisation, nested models) are left out.
+    Fields pass if they are numbers, or words and lists of words in fields of the model type's own. All others
+    (implementations, quantisation, nested models) are left out.
 
     Raises:
-        DataError: transformers knows no text encoder of this type, or a value is impossible.
+        DataError: transformers knows no text encoder of this type, or a value of one of its own fields is impossible.
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -40,6 +41,10 @@ def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> Pret
     own = _own_fields(config_class)
     if config_class.sub_configs_defaults or not {"vocab_size", "hidden_size"} <= own:
         raise DataError(file, f"the model_type {kind!r} is not a text encoder", remedy)
+    for name in own & values.keys():
+        value = values[name]
+        if not isinstance(value, dict) and not _is_plain(value, nesting=3):
+            raise DataError(file, f"{name} is impossible: {str(value)[:80]}", remedy)
     passed = {name: value for name, value in values.items() if _may_pass(name, value, config_class, own)}
     try:
         return config_class(**passed)
@@ -48,7 +53,7 @@ def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> Pret
 
 
 def check_counts(architecture: PretrainedConfig, num_tensors: int, file: str, remedy: str) -> None:
-    """Refuse an architecture of more layers than there are tensors, which would take forever to build.
+    """Refuse sizes below 1, and more layers than there are tensors, which would take forever to build.
 
     Raises:
         DataError: names the field.
@@ -57,6 +62,8 @@ def check_counts(architecture: PretrainedConfig, num_tensors: int, file: str, re
     for name, value in fields.items():
         if isinstance(value, int) and _COUNTS.search(name) and value > num_tensors:
             raise DataError(file, f"{name} is {value}, but there are {num_tensors} tensors", remedy)
+        if isinstance(value, int) and _ABOVE_0.fullmatch(name) and value < 1:
+            raise DataError(file, f"{name} is {value}", remedy)
 
 
 def _own_fields(config_class: type[PretrainedConfig]) -> set[str]:
@@ -72,7 +79,7 @@ def _may_pass(name: str, value: object, config_class: type[PretrainedConfig], ow
     if name in _ROPE:
         return _is_plain(value, nesting=2)
     if name in own:
-        return not isinstance(value, dict) and _is_plain(value, nesting=3)
+        return not isinstance(value, dict)
     return _is_number(value) and not isinstance(getattr(config_class, name, None), property)
 
 

@@ -107,7 +107,7 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
         mapped = None
         content = np.frombuffer(bytearray(artefacts.read_file(url, entry, remedy)), np.uint8)
     else:
-        mapped = MappedFile(artefacts.open_file(url, entry, remedy), file, entry, remedy)
+        mapped = MappedFile(artefacts.open_file(url, entry, remedy), file, entry, remedy, is_writable=True)
         content = mapped.content
     found = view_tensors(content, file, remedy)
     if mapped is not None:

@@ -1,0 +1,65 @@
+"""Encoders in folders whose files name code of others."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import make_encoder
+
+from cxml.config import ModelConfig
+from cxml.data.pretrained import load_pretrained, load_pretrained_tokenizer
+from cxml.errors import ConfigError
+
+CODE = {
+    "attn_implementation": "owner/kernel:fn",
+    "experts_implementation": "owner/kernel",
+    "auto_map": {"AutoConfig": "code.Config", "AutoModel": "owner/code--model.Model"},
+    "quantization_config": {"quant_method": "gptq", "bits": 4, "dataset": "owner/data"},
+    "per_layer_config": {"0": {"attn_implementation": "owner/kernel:fn"}},
+    "_attn_implementation_internal": "owner/kernel:fn",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An encoder with a module beside it that tells when it is run."""
+    place = Path(make_encoder(tmp_path / "encoder"))
+    marker = tmp_path / "was run"
+    (place / "code.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Config: pass\nclass Tokenizer: pass\n")
+    yield place
+    assert not marker.exists()
+    assert "code" not in {name.split(".")[-1] for name in sys.modules if name.startswith("transformers_modules")}
+
+
+def add(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize("field", CODE)
+def test_an_encoder_whose_config_names_code_loads_without_it(folder, no_network, field):
+    expected = load_pretrained(ModelConfig(encoder=str(folder)))
+    add(folder / "config.json", **{field: CODE[field]})
+    found = load_pretrained(ModelConfig(encoder=str(folder)))
+    assert found.config._attn_implementation == expected.config._attn_implementation
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(found.get_parameter(name), parameter)
+
+
+def test_an_encoder_of_a_type_that_only_its_code_knows_is_refused(folder, no_network):
+    add(folder / "config.json", model_type="code", auto_map={"AutoConfig": "code.Config"})
+    with pytest.raises(ConfigError, match="unknown model_type 'code'"):
+        load_pretrained(ModelConfig(encoder=str(folder)))
+
+
+def test_a_tokenizer_that_names_code_is_loaded_without_it_or_refused(folder, no_network):
+    file = folder / "tokenizer_config.json"
+    expected = load_pretrained_tokenizer(str(folder), trust_remote_code=False)
+    add(file, auto_map={"AutoTokenizer": ["code.Tokenizer", None]})
+    found = load_pretrained_tokenizer(str(folder), trust_remote_code=False)
+    assert found("a text")["input_ids"] == expected("a text")["input_ids"]
+    add(file, tokenizer_class="CodeTokenizer")
+    add(folder / "config.json", model_type="code", auto_map={"AutoConfig": "code.Config"})
+    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
+        load_pretrained_tokenizer(str(folder), trust_remote_code=False)
