@@ -79,7 +79,7 @@ def _read_arrays(content: bytes, limit: int) -> _Arrays:
             raise ValueError("its arrays are said to be larger than a file of this size can hold")
         kind = str(_read_member(archive, members["format"], "US", ()).astype(str))
         if kind not in _ARRAYS:
-            raise ValueError(f"it holds a {kind} matrix, CSR, CSC or COO was expected")
+            raise ValueError(f"it holds a {kind[:20]} matrix, CSR, CSC or COO was expected")
         rows, columns = _read_member(archive, members["shape"], _INTEGERS, (2,)).tolist()
         first, second = (_read_member(archive, members[name], _INTEGERS) for name in _ARRAYS[kind])
         return _Arrays(kind, (rows, columns), first, second, _read_member(archive, members["data"], _NUMBERS))

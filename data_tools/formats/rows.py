@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cxml.errors import DataError
 from data_tools.formats.lines import LONGEST_LINE, read_filled_lines
 from data_tools.formats.reader import Problem
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
@@ -27,7 +30,7 @@ def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | 
             continue
         try:
             value = json.loads(line)
-            if "\\u" in line:
+            if _SURROGATE.search(line):
                 json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             yield number, Problem(url, number, "not valid JSON", remedy, f" ({error})")

@@ -78,14 +78,13 @@ def test_a_csv_field_may_be_as_long_as_a_line(tmp_path, size):
     assert chunk.texts == [text, "short"]
 
 
-@pytest.mark.parametrize("content", [
-    b'text,labels\n"one,a\ntwo,b\n', b'text,labels\none,a\n"two" more,b\n', b"text,labels\none,a,b\n",
-    b"text,labels\none\n", b"text,labels\none\rtwo,a\n", b'text,labels\none,"a\n',
-])  # fmt: skip
-def test_broken_csv_is_refused_with_its_line(tmp_path, content):
-    with pytest.raises(DataError, match=r"train\.csv, line [23]: "):
-        read(tmp_path, "csv", content)
-    with pytest.raises(DataError, match=r"train\.csv, line [23]: "):
+@pytest.mark.parametrize(
+    "rows", [b'"one,a\ntwo,b\n', b'one,a\n"two" more,b\n', b"one,a,b\n", b"one\n", b"one\rtwo,a\n", b'one,"a\n']
+)
+def test_broken_csv_is_refused_with_its_line(tmp_path, rows):
+    with pytest.raises(DataError, match=r"train\.csv, line [34]: "):
+        read(tmp_path, "csv", b"text,labels\nsound,c\n" + rows)
+    with pytest.raises(DataError, match=r"train\.csv, line [34]: "):
         list(read_texts(TextSource(url=str(tmp_path / "train.csv")), 10))
 
 
@@ -192,7 +191,7 @@ def test_no_locale_fails_the_end_of_a_run(tmp_path, locale):
 
 def test_a_data_set_is_inspected_in_an_ascii_locale(tmp_path):
     matrix = sparse.csr_matrix(np.eye(2, dtype=np.float32))
-    url = write_dataset(tmp_path / "data", {"train": (matrix, matrix)}, names=["été", "名"])
+    url = write_dataset(tmp_path / "data", {"train": (matrix, matrix)}, names=["名", "été"])
     done = run("ASCII", None, "data_tools.inspect", url)
     assert done.returncode == 0, done.stderr.decode()
     assert b"\\u540d" in done.stdout

@@ -19,7 +19,7 @@ REFUSED = {
     **{f"train: {{hang_minutes: {value}}}": FIELD for value in (
         "yes", "off", "true", ".inf", ".nan", "inf", "nan", "'nan'", "infinity", "1:30", "1_000", "190:20:30.15",
         "0x1.8p3",
-        "2026-01-01", "1e999", "'1e999'", "-1e999", "1.0e+999", "1,5", "", "'1_0'", "' 1'", "٣")},
+        "2026-01-01", "1e999", "'1e999'", "-1e999", "", "'1_0'", "' 1'", "٣")},
     **{f"tree: {{level_sizes: [{value}]}}": FIELD for value in ("yes", "1:30", "010", ".inf", "4.0", "4, 1_6")},
     **{f"model: {{dropouts: [{value}, 0.2]}}": FIELD for value in ("no", ".nan", ".inf", "1:30", "1e999", "0.1_0")},
     "train: {zero_stage: yes}": FIELD, "train: {zero_stage: 1.0}": FIELD, "head: {group_size: yes}": FIELD,
@@ -45,10 +45,12 @@ REFUSED = {
     "train: &a {epochs: 1}\nlog: {<<: *a}": "refused: .*line 5: .*an alias",
     "a: &a [*a]": "refused: .*line 4: .*an alias", "<<: {seed: 3}": "refused: <<",
     "a: &a [x,x]\n" + "".join(f"b{i}: &b{i} [*a,*a]\n" for i in range(30)): "refused: .*line 5: .*an alias",
-    **{f"seed: {value}": "refused: .*line 4: no valid YAML" for value in (
+    **{f"seed: {value}": r"refused: .*line [45]: no valid YAML" for value in (
         "!!int 1:30", "!!int 0x10", "!!float .inf", "!!timestamp 2026-99-99", "!!python/object/apply:os.system [id]",
         "!mine 1",
         "!!binary aaaa", "!!set {a}", "!!int [1]", "\t1\n\t- 2", "[1", "{a", "'x", "!!int 1_0")},
+    "train: {hang_minutes: 1.0e+999}": "refused: .*line 4: .*is no decimal number",
+    "train: {hang_minutes: 1,5}": "refused: .*line 4: .*the key 5 is no text",
     "seed: !!bool maybe": "refused: .*no valid YAML",
     "%YAML 1.1\n---\na: 1": "refused: ", "---\na: 1": "refused: .*line \\d: no valid YAML",
     # Sizes.
