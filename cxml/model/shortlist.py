@@ -42,12 +42,16 @@ class Shortlist:
             Nodes int64 [B, k] and their scores as logits float32 [B, k]; -1 and -inf where there is none.
         """
         own = logits_BC.float()
-        scores = own if parent_logits_BK is None else joint_logit(own, parent_logits_BK.gather(1, self.parent_slots))
-        keys = ranking_keys(scores, own).masked_fill(~self.mask, NO_KEY)
-        best = keys.topk(min(k, keys.shape[1]), dim=1)
-        nodes = self.nodes.gather(1, best.indices).masked_fill(best.values == NO_KEY, -1)
-        missing = 0, k - nodes.shape[1]  # the longest shortlist of the batch may be shorter than k
-        return F.pad(nodes, missing, value=-1), F.pad(scores_of(best.values), missing, value=-torch.inf)
+        width = min(k, own.shape[1])
+        if parent_logits_BK is None:
+            scores, slots = own.masked_fill(~self.mask, -torch.inf).topk(width, dim=1)
+        else:
+            keys = ranking_keys(joint_logit(own, parent_logits_BK.gather(1, self.parent_slots)), own)
+            best, slots = keys.masked_fill(~self.mask, NO_KEY).topk(width, dim=1)
+            scores = scores_of(best)
+        nodes = self.nodes.gather(1, slots).masked_fill(scores.isneginf(), -1)
+        missing = 0, k - width  # the longest shortlist of the batch may be shorter than k
+        return F.pad(nodes, missing, value=-1), F.pad(scores, missing, value=-torch.inf)
 
 
 def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortlist:

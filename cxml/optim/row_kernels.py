@@ -243,7 +243,7 @@ def _offer(keys, positions, logit, parent_logit, position):
     """Put a row among the best of a text, both arrays [k] and best first, if it belongs there."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
     # A joint logit is at most this, which needs no exponential: most rows are dismissed by it.
-    if ranking_key(np.float32(low + min(high, np.float32(0))), logit) <= keys[-1]:
+    if _ordered(low + min(high, np.float32(0))) < keys[-1] >> 32:
         return
     key = ranking_key(joint_logit(logit, parent_logit), logit)
     if key <= keys[-1]:

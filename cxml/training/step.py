@@ -62,4 +62,6 @@ def _require_finite(level_losses: Tensor, ranks: Ranks, step: int) -> None:
         return
     *clusters, labels = everywhere.tolist()
     by_level = [f"level {level} {loss:.4g}" for level, loss in enumerate(clusters)] + [f"labels {labels:.4g}"]
-    raise DivergenceError(f"The loss of step {step} is not finite: {', '.join(by_level)}. {_REMEDY}")
+    raise DivergenceError(
+        f"The loss or the update of step {step} is not finite: losses are {', '.join(by_level)}. {_REMEDY}"
+    )

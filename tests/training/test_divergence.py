@@ -153,7 +153,7 @@ def test_a_rate_that_is_far_too_high_ends_training_with_one_error(runs, name):
     kind, text = errors[0]
     assert kind == "DivergenceError"
     step = int(re.search(r"step (\d+) ", text)[1])
-    assert 1 < step < 8
+    assert (1 if name == EVEN_LARGER else 2) <= step < 8
     assert "optim.encoder_lr" in text
     assert "labels" in text or "DeepSpeed skipped" in text
     assert not Path(config.output, "model").exists()
@@ -168,7 +168,7 @@ def test_weights_that_are_nan_from_the_start_are_named_at_the_first_step(runs, n
     assert len(set(errors)) == 1
     kind, text = errors[0]
     assert kind == "DivergenceError"
-    assert "The loss of step 1 is not finite: level 0 nan" in text
+    assert "step 1 is not finite: losses are level 0 nan" in text
     assert "model.start_from" in text
     assert not list_checkpoints(f"{config.output}/checkpoints")
 
@@ -176,7 +176,7 @@ def test_weights_that_are_nan_from_the_start_are_named_at_the_first_step(runs, n
 def test_a_weight_that_becomes_nan_ends_training_at_the_next_step(runs):
     config, errors = runs[POISONED]
     assert len(set(errors)) == 1
-    assert "The loss of step 4 is not finite" in errors[0][1]
+    assert "step 4 is not finite" in errors[0][1]
     assert_finite(config.output)
 
 
