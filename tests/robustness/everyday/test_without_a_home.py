@@ -233,9 +233,9 @@ def test_a_shard_cache_without_a_home_names_its_setting(monkeypatch, tmp_path):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(ConfigError, match="^CXML_CACHE = .*Set it to a folder"):
+    with pytest.raises(ConfigError, match=r"^CXML_CACHE = .*Set it to a folder"):
         ShardCache.from_environment()
     monkeypatch.setenv("CXML_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StorageError, match="cannot be cached in .*Set CXML_CACHE to a writable folder"):
+    with pytest.raises(StorageError, match=r"cannot be cached in .*Set CXML_CACHE to a writable folder"):
         ShardCache.from_environment().fetch("memory://data", [])
