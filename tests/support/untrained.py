@@ -29,8 +29,9 @@ def untrained_export(folder: Path, names: list[str]) -> str:
     rows = PackedRows(weight, np.zeros(0, np.float32), np.zeros(len(names), np.float32))
     layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), 0, 1)
     torch.manual_seed(0)
+    alone = Exchange(is_alone=True)
     model = build_model(
-        config.model, tree, make_label_head=lambda _: prediction_head(rows, layout, Exchange(is_alone=True))
+        config.model, tree, make_label_head=lambda _: prediction_head(rows, layout, alone, scores_all=False)
     )
     tokenizer = Tokenizer.from_file(str(Path(resolve_encoder(MINILM)) / "tokenizer.json"))
     facts: dict[str, object] = {"fingerprint": "untrained", "metrics": {}, "tokenizer": "0"}
