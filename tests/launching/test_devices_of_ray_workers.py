@@ -34,17 +34,6 @@ def config(tmp_path_factory):
     return small_config(folder / "out", make_encoder(folder / "encoder"), train={"epochs": 1, "num_workers": 4})
 
 
-def place_of_worker():
-    """Runs in a worker of Ray Train: the GPUs that it has, and its backend."""
-    import ray
-    import torch.distributed as dist
-
-    from cxml.parallel import distributed
-
-    with distributed() as ranks:
-        return ray.get_gpu_ids(), dist.get_backend(), os.environ.get("CUDA_VISIBLE_DEVICES"), str(ranks.device)
-
-
 @pytest.mark.parametrize(("device", "workers", "expected"), [
     ("auto", 0, GPU), ("gpu", 0, GPU), ("cpu", 0, CPU),
     ("auto", 2, GPU), ("auto", 3, {"CPU": 1.0, "GPU": 0.5}), ("auto", 5, {"CPU": 1.0, "GPU": 1 / 3}),
@@ -54,6 +43,15 @@ def test_workers_get_gpus_where_the_cluster_has_them_and_share_them_where_they_a
 
 
 def test_trainings_on_cpus_of_such_a_cluster_use_no_gpu(config):
+    def place_of_worker():  # here, so that it travels to the workers, who cannot import this module
+        import ray
+        import torch.distributed as dist
+
+        from cxml.parallel import distributed
+
+        with distributed() as ranks:
+            return ray.get_gpu_ids(), dist.get_backend(), os.environ.get("CUDA_VISIBLE_DEVICES"), str(ranks.device)
+
     launch = dataclasses.replace(config.launch, device="cpu")
     found = run_on_ray(place_of_worker, (), 2, config=dataclasses.replace(config, launch=launch))
     assert found == ([], "gloo", "", "cpu")
