@@ -36,8 +36,8 @@ def parse_object(content: bytes, file: str, remedy: str) -> dict[str, Any]:
     """The JSON object in `content`.
 
     Raises:
-        DataError: `content` is not a JSON object in UTF-8; a key occurs twice; a number is NaN, infinite or an integer
-            of more than 64 bits; there are too many values, or they are nested too deeply.
+        DataError: `content` is not a JSON object in UTF-8; a key occurs twice; a number is NaN or has more than 64
+            bits; there are too many values, or they are nested too deeply.
     """
     if content.count(b",") + content.count(b"[") + content.count(b"{") > _MOST_VALUES:
         raise DataError(file, f"has more than {_MOST_VALUES} values", remedy)
@@ -77,7 +77,9 @@ def _float(text: str) -> float:
 
 
 def _constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON value")
+    if text == "NaN":
+        raise ValueError("a number is NaN")
+    return float(text)  # the architectures of some encoders have an infinite limit
 
 
 def _check_nesting_and_text(value: object, levels: int) -> None:

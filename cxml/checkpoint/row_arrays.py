@@ -38,7 +38,12 @@ def read_steps(reader: ShardReader, name: str, num_rows: int) -> np.ndarray:
 def read_log_decay(reader: ShardReader) -> np.ndarray:
     """Running decay of the label rows as of each step of the run, float64 [step + 1], from 0 downwards."""
     run = reader.manifest.run
-    if not {"step", "lr", "beta1"} <= run.row_schedule.keys() or run.row_schedule["step"] != run.step:
+    schedule = run.row_schedule
+    if (
+        not {"step", "lr", "beta1"} <= schedule.keys()
+        or schedule["step"] != run.step
+        or not all(math.isfinite(value) for value in schedule.values())
+    ):
         raise DataError(reader.url, "has a schedule of the label rows that does not fit its step", ANOTHER_MODEL)
     log_decay = read_array(reader, "label_schedule/log_decay", (run.step + 1,))
     if log_decay.dtype != np.float64 or log_decay[0] != 0 or (np.diff(log_decay) > 0).any():

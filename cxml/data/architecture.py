@@ -19,8 +19,8 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from cxml.errors import DataError
 
 _ROPE = ("rope_parameters", "rope_scaling")
-_PLAIN_WORD = re.compile(r"[^/:\\\\]{0,64}")  # no path, and no name of a repository or a function in one
-_MOST_NUMBER = 1 << 31
+_PLAIN_WORD = re.compile(r"[^/:\\]{0,64}")  # no path, and no name of a repository or a function in one
+_MOST_INT = 1 << 31
 _COUNTS = re.compile(r"layer|block|group|expert|depth|stage")
 _ABOVE_0 = re.compile(r"num_.*(heads|layers)|(hidden|intermediate|vocab)_size")
 
@@ -94,4 +94,5 @@ def _is_plain(value: object, nesting: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, bool | int | float) and -_MOST_NUMBER < value < _MOST_NUMBER
+    """Whether a value is a number; integers, which may be sizes, have 31 bits."""
+    return isinstance(value, float) or (isinstance(value, int) and -_MOST_INT < value < _MOST_INT)
