@@ -41,8 +41,6 @@ def scores_as_npz(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> by
 
 def _as_matrix(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> sparse.csr_matrix:
     """Labels [N, K], best first (-1 for none), and float32 scores as a CSR matrix [N, L] without ties in a row."""
-    order = np.argsort(np.where(labels >= 0, -scores, np.inf), axis=1, kind="stable")
-    labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
     found = labels >= 0
     scores = np.where(found, np.maximum(scores, _SMALLEST), 0).astype(np.float32)
     for place in range(1, scores.shape[1]):
@@ -131,6 +129,8 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
         labels, scores = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), width), np.float32)
         for row, (own_labels, own_scores) in enumerate(rows):
             labels[row, : len(own_labels)], scores[row, : len(own_scores)] = own_labels, own_scores
+        order = np.argsort(-scores, axis=1, kind="stable")  # as written, unless another program wrote the folder
+        labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
         found.append(_as_matrix(labels, scores, num_labels))
     if not found:
         raise DataError(url, "holds no part files", _REMEDY)
