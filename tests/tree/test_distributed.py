@@ -143,5 +143,5 @@ def test_a_tree_on_ray_is_saved_as_a_local_one_with_nothing_left_beside_it(tmp_p
 def test_broken_features_are_refused_in_cxmls_own_words(tmp_path):
     features = sparse.csr_matrix(np.array([[0.5, np.inf]], np.float32))
     data = write_dataset(tmp_path / "set", {"train": (sparse.csr_matrix(np.ones((1, 2))), features)})
-    with pytest.raises(DataError, match="a text feature is not finite"):
+    with pytest.raises(DataError, match="tfidf_values are not all finite"):
         build(config_for(data, tmp_path / "run", num_workers=1, level_sizes=[2]), ShardedDataset(data, "train"))
