@@ -13,6 +13,11 @@ from cxml.extras import EXTRAS
 
 HIDEABLE = sorted({module for modules in EXTRAS.values() for module in modules})
 _hidden = set(HIDEABLE)
+_LOADED_ONCE = (
+    "cxml.pipeline", "cxml.dry_run", "cxml.comparison", "cxml.relabelling", "cxml.reclustering",
+    "cxml.batch_prediction", "cxml.prediction.similarity", "data_tools.statistics", "data_tools.checking",
+    "data_tools.tree_import", "data_tools.tree_statistics",
+)  # fmt: skip
 
 
 def run_commands(cases: list[tuple[list[str], str, list[str]]], folder: Path) -> list[tuple[int, str]]:
@@ -45,7 +50,8 @@ def main() -> None:
         return None if name.partition(".")[0] in _hidden else find(name, path, target)
 
     importlib.machinery.PathFinder.find_spec = find_unless_hidden  # type: ignore[method-assign]
-    import data_tools.statistics  # noqa: F401
+    for module in _LOADED_ONCE:
+        importlib.import_module(module)
 
     codes = []
     for number, (missing, module, arguments) in enumerate(json.loads(Path(sys.argv[1]).read_text())):
