@@ -226,7 +226,9 @@ def ranking_key(score, own):
 @njit
 def _ordered(value):
     """An integer of 32 bits in the order of float32 values; 0 and -0 are equal."""
-    bits = np.int64(np.float32(value + np.float32(0)).view(np.int32))
+    bits = np.int64(np.float32(value).view(np.int32))
+    if bits == -0x80000000:  # -0; adding 0 to it is no cure, for the compiler leaves that out
+        return np.int64(0)
     return bits ^ 0x7FFFFFFF if bits < 0 else bits
 
 

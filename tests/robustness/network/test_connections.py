@@ -184,7 +184,7 @@ def test_bytes_of_all_requests_together_are_limited():
         await asyncio.to_thread(release.wait)
         return await answer(texts, k, explain)
 
-    options = ServeOptions(token=TOKEN, max_texts=1, max_characters=4_000_000)
+    options = ServeOptions(token=TOKEN, max_texts=1, max_characters=4_000_000, body_timeout_s=120, timeout_s=120)
     body = b'{"texts": ["' + b"a" * 4_000_000 + b'"' + b" " * 30_000_000 + b"]}"
     with fronted(slow, options) as (port, _), contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connect(port)) for _ in range(6)]
