@@ -89,6 +89,16 @@ def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
     return parts.frequency
 
 
+def refuse_file(url: str, *, is_for_export: bool = False) -> None:
+    """Refuse a file of this machine where the folder of a model is wanted.
+
+    Raises:
+        DataError: it is one.
+    """
+    if _is_file(url):
+        raise no_model(url, is_for_export=is_for_export)
+
+
 def no_model(url: str, *, is_for_export: bool = False) -> DataError:
     """The error for a place without a trained model, or without an exported one; says what is there instead."""
     if is_for_export and _find(url):
@@ -164,8 +174,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
 
 def _find(url: str) -> tuple[str, bool] | None:
     """The folder of the weights that `url` means, and whether it is a checkpoint."""
-    path = storage.local_path(url)
-    if path is not None and path.is_file():
+    if _is_file(url):
         return None
     place = url.rstrip("/")
     if storage.exists(storage.join(place, COMMIT_FILE)):
@@ -177,6 +186,11 @@ def _find(url: str) -> tuple[str, bool] | None:
         if newest := list_checkpoints(folder)[:1]:
             return newest[0].url, True
     return None
+
+
+def _is_file(url: str) -> bool:
+    path = storage.local_path(url)
+    return path is not None and path.is_file()
 
 
 def _existing(url: str, beside: str) -> str:

@@ -35,7 +35,7 @@ from cxml.prediction.inputs import (
 )
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, no_model, read_parts
+from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
 from cxml.prediction.paths import explain_batch
 from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
@@ -107,6 +107,7 @@ class Predictor:
                 no such device.
         """
         url = as_url(url)
+        refuse_file(url)
         device = None if device is None else as_device(device)
         batch_size = as_whole_number("batch_size", batch_size)
         logit_adjustment = as_finite("logit_adjustment", logit_adjustment)
@@ -148,6 +149,7 @@ class Predictor:
             DataError: there is no exported model; says what is there instead.
         """
         name = as_url(name, "name")
+        refuse_file(name, is_for_export=True)
         if is_exported(name):
             return cls.from_checkpoint(name, **options)
         if storage.exists(name) or not is_repository_name(name):
