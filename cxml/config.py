@@ -85,7 +85,7 @@ class SourceConfig:
     """Column of the text (`jsonl`, `csv`, `parquet`)."""
     labels_column: str = "labels"
     """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`)."""
-    label_ids: bool = False
+    label_ids: bool = setting(False, since_files=True)
     """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
     `parquet`)."""
     id_column: str = ""

@@ -97,6 +97,8 @@ class Inputs:
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
     """The inputs of `config`; `source` stands for raw files that are not there any more."""
     settings = shaping(config, "data")
+    # Named even where it is false: a manifest without it is of a version that took digits for numbers.
+    settings["source"]["label_ids"] = config.data.source.label_ids
     tokenizer, info = load_tokenizer(config)
     rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
     return Inputs(settings, info, rules, source or source_facts(config.data.source))

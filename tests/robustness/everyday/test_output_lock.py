@@ -188,7 +188,7 @@ def test_a_symbolic_link_to_a_folder_is_the_same_folder(tmp_path, hold):
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path, hold):
-    then = "import os; os.fork() or time.sleep(600); print('forked', flush=True); time.sleep(600)"
+    then = "import os; os.fork() and time.sleep(600); print('forked', flush=True); time.sleep(600)"
     process = until_held(hold((str(tmp_path), ""), then))
     assert process.stdout.readline() == "forked\n"
     process.kill()
