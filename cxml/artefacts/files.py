@@ -112,8 +112,7 @@ def read_file(folder: str, entry: Entry, remedy: str, *, most_bytes: int | None 
     if most_bytes is not None and entry.bytes > most_bytes:
         raise DataError(where, f"has {entry.bytes} bytes, more than the {most_bytes} that are read", remedy)
     try:
-        path = local_file(folder, entry.file, remedy)
-        check_size(where, entry, storage.size(where) if path is None else path.stat().st_size, remedy)
+        _check_stored_size(folder, entry, remedy)
         content = storage.read_bytes(where)
     except FileNotFoundError as error:
         raise missing(where, remedy) from error
@@ -130,13 +129,19 @@ def verify_file(folder: str, entry: Entry, remedy: str) -> None:
     """
     where = storage.join(folder, entry.file)
     try:
-        path = local_file(folder, entry.file, remedy)
-        check_size(where, entry, storage.size(where) if path is None else path.stat().st_size, remedy)
+        _check_stored_size(folder, entry, remedy)
         checksum = storage.sha256(where)
     except FileNotFoundError as error:
         raise missing(where, remedy) from error
     if checksum != entry.sha256:
         raise wrong_checksum(where, remedy)
+
+
+def _check_stored_size(folder: str, entry: Entry, remedy: str) -> None:
+    """Raise `DataError` if a file is special or has another size than stated. It is not opened."""
+    where = storage.join(folder, entry.file)
+    path = local_file(folder, entry.file, remedy)
+    check_size(where, entry, storage.size(where) if path is None else path.stat().st_size, remedy)
 
 
 def check_size(where: str, entry: Entry, size: int, remedy: str) -> None:
