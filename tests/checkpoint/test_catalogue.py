@@ -70,7 +70,7 @@ def test_a_deletion_that_is_interrupted_leaves_no_checkpoint_but_a_rest_to_sweep
     place = put(tmp_path, 5)
     (place / "model-00000-00000.safetensors").write_bytes(b"data")
     removed = []
-    monkeypatch.setattr("cxml.checkpoint.catalogue.storage.remove", removed.append)
+    monkeypatch.setattr("cxml.checkpoint.catalogue.storage.remove", lambda path, **_: removed.append(path))
     delete(Entry(str(place), 5, None))
     assert removed[0].endswith("commit.json")
     assert removed[1:] == [str(place)]

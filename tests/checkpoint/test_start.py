@@ -134,7 +134,7 @@ def test_a_run_with_no_label_in_common_is_refused(trained, tmp_path):
     source = dataclasses.replace(trained.data.source, chapters=("22",))
     other = dataclasses.replace(
         trained, output=str(tmp_path), data=dataclasses.replace(trained.data, directory="", source=source),
-        tree=dataclasses.replace(trained.tree, directory=""),
+        tree=dataclasses.replace(trained.tree, directory="", level_sizes=(2, 4)),
     )  # fmt: skip
     with pytest.raises(DataError, match="none of its labels"):
         relabel(other, f"{trained.output}/model")

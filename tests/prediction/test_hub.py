@@ -7,11 +7,15 @@ from cxml.errors import DataError
 from cxml.prediction import Predictor, upload
 
 
-def test_what_is_neither_a_folder_nor_a_repository_is_named(monkeypatch):
+def test_a_repository_that_cannot_be_downloaded_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("no such/owner/name", "nobody/nothing"):
-        with pytest.raises(DataError, match=f"{name}: is neither an exported folder nor a repository"):
-            Predictor.from_pretrained(name)
+    with pytest.raises(DataError, match="nobody/nothing: is neither an exported folder nor a repository"):
+        Predictor.from_pretrained("nobody/nothing")
+
+
+def test_a_missing_folder_that_no_repository_can_be_named_is_refused_as_a_folder():
+    with pytest.raises(DataError, match="no such/owner/name: there is no exported model: no such folder"):
+        Predictor.from_pretrained("no such/owner/name")
 
 
 def test_an_upload_that_cannot_reach_the_hub_is_refused_by_name(monkeypatch, tmp_path):
