@@ -7,9 +7,10 @@ import time
 import torch
 from rich.console import Console
 
+from cxml.accelerators import device_name, device_of, synchronize
 from cxml.config import Config
 from cxml.model import build_encoder, read_encoder_config
-from cxml.parallel import Plan, device_name, device_of
+from cxml.parallel import Plan
 from cxml.run_plan import plan_run, require_packages, texts_per_micro_batch
 from cxml.tree import fit_levels
 
@@ -59,8 +60,7 @@ def _seconds_per_text(config: Config, length: int) -> float:
         features = encoder(input_ids, torch.ones_like(input_ids))
         total = torch.stack([feature.sum() for feature in features]).sum()
         total.backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)  # it computes while Python goes on
+        synchronize(device)  # it computes while Python goes on
         times.append(time.perf_counter() - began)
     return sorted(times[1:])[_TIMED_STEPS // 2] / size
 

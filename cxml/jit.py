@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import stat
 import threading
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from typing import Any
 import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
+
+from cxml.operating_system import user_id
 
 _log = logging.getLogger(__name__)
 _running = threading.Lock()
@@ -113,7 +114,7 @@ def is_private(folder: Path) -> bool:
     for place in (real, *real.parents):
         facts = place.stat()
         is_open = facts.st_mode & stat.S_IWOTH and (place == real or not facts.st_mode & stat.S_ISVTX)
-        if facts.st_uid not in (0, os.geteuid()) or is_open:
+        if facts.st_uid not in (0, user_id()) or is_open:
             return False
     return True
 

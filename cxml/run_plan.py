@@ -17,7 +17,7 @@ from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, re
 from cxml.launching import processes_per_machine
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
-from cxml.parallel import Plan, local_world_size, make_plan
+from cxml.parallel import Plan, local_world_size, make_plan, require_engine
 from cxml.report import require_baseline
 from cxml.tree import fit_levels
 from data_tools.formats import read_source
@@ -41,7 +41,7 @@ def require_packages(config: Config) -> None:
     Raises:
         ConfigError: one is missing; names the `pip install` that brings it.
     """
-    extras.require("cxml.train", "the training", "deepspeed")
+    require_engine(config.train.num_workers)
     engines = {
         "data.engine": config.data.engine, "tree.engine": config.tree.engine, "launch.launcher": config.launch.launcher
     }  # fmt: skip

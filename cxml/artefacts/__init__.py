@@ -12,14 +12,13 @@ from cxml.artefacts.arrow import read_batches
 from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
 from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
 from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
-from cxml.artefacts.mapped import MappedFile, allow_open_files
+from cxml.artefacts.mapped import MappedFile
 
 __all__ = [
     "MANIFEST",
     "MOST_JSON_BYTES",
     "FileEntry",
     "MappedFile",
-    "allow_open_files",
     "entry_problem",
     "format_of",
     "local_file",

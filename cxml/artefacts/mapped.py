@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import resource
 from typing import BinaryIO
 
 import numpy as np
 
 from cxml.artefacts.files import Entry, check_size, wrong_checksum
 from cxml.errors import DataError
+from cxml.operating_system import read_at
 
 _BLOCK_BYTES = 4 << 20
 
@@ -70,7 +70,7 @@ class MappedFile:
         """
         digest = hashlib.sha256()
         for start in range(0, self._entry.bytes, _BLOCK_BYTES):  # not by the map: a file cut off meanwhile is no crash
-            digest.update(os.pread(self._descriptor, min(_BLOCK_BYTES, self._entry.bytes - start), start))
+            digest.update(read_at(self._descriptor, min(_BLOCK_BYTES, self._entry.bytes - start), start))
         if digest.hexdigest() != self._entry.sha256:
             raise wrong_checksum(self.where, self.remedy)
 
@@ -86,11 +86,3 @@ class MappedFile:
         if now.st_ctime_ns != before.st_ctime_ns:  # renamed, or written to by someone who put the time back
             self.verify()
             self._facts = now
-
-
-def allow_open_files(more: int) -> None:
-    """Raise this process's limit on open files by `more`, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cxml.checkpoint.pieces import Pieces, deal
-from cxml.parallel import Ranks
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from cxml.parallel import Engine, Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -55,7 +52,7 @@ class Home:
         return found
 
 
-def engine_homes(engine: DeepSpeedEngine, ranks: Ranks) -> list[Home]:
+def engine_homes(engine: Engine, ranks: Ranks) -> list[Home]:
     """This rank's part of every parameter that it holds a part of, in an order that all ranks share."""
     names = {parameter: name for name, parameter in cast(nn.Module, engine.module).named_parameters()}
     homes = [*_trained_homes(engine, names), *_frozen_homes(names, ranks)]
@@ -76,12 +73,12 @@ def pieces_to_load(homes: list[Home]) -> dict[str, Pieces]:
     return {name: pieces for home in homes for name, pieces in home.pieces().items()}
 
 
-def optimizer_step(engine: DeepSpeedEngine) -> int:
+def optimizer_step(engine: Engine) -> int:
     """Updates that the engine's AdamW has taken."""
     return max((int(state["step"]) for state in _inner(engine).state.values()), default=0)
 
 
-def finish_loading(engine: DeepSpeedEngine, step: int) -> None:
+def finish_loading(engine: Engine, step: int) -> None:
     """Make what was loaded into the homes valid: AdamW's count, and the weights that are made from fp32 copies.
 
     A collective call.
@@ -100,7 +97,7 @@ def finish_loading(engine: DeepSpeedEngine, step: int) -> None:
                     weight.data.copy_(master.data)
 
 
-def _trained_homes(engine: DeepSpeedEngine, names: dict[nn.Parameter, str]) -> Iterator[Home]:
+def _trained_homes(engine: Engine, names: dict[nn.Parameter, str]) -> Iterator[Home]:
     optimizer = cast(Any, engine.optimizer)
     match _kind(engine):
         case "plain":
@@ -129,7 +126,7 @@ def _trained_homes(engine: DeepSpeedEngine, names: dict[nn.Parameter, str]) -> I
 
 
 def _home(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     name: str,
     parameter: nn.Parameter,
     flat: Tensor,
@@ -151,7 +148,7 @@ def _home(
     )
 
 
-def _state_of(engine: DeepSpeedEngine, flat: Tensor) -> dict[str, Tensor]:
+def _state_of(engine: Engine, flat: Tensor) -> dict[str, Tensor]:
     """AdamW's state of a buffer, made as AdamW would before its first step if there is none yet."""
     optimizer = _inner(engine)
     state = optimizer.state[flat]
@@ -189,12 +186,12 @@ def _refresh_zero3(optimizer: Any) -> None:  # noqa: ANN401  DeepSpeed's class h
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
-def _inner(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
+def _inner(engine: Engine) -> torch.optim.Optimizer:
     """The AdamW inside DeepSpeed's wrapper, if there is one."""
     return cast(torch.optim.Optimizer, engine.basic_optimizer)
 
 
-def _kind(engine: DeepSpeedEngine) -> str:
+def _kind(engine: Engine) -> str:
     """How the engine keeps its fp32 weights."""
     stage = engine.zero_optimization_stage()
     if stage == 3:

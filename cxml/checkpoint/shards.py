@@ -11,7 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from os import PathLike
 
 import safetensors.torch
@@ -122,7 +122,7 @@ class ShardWriter(StorageWriter):
             files=tuple(files),
         )
         storage.write_atomic(storage.join(self._url, MANIFEST_FILE), manifest.encode())
-        commit = Commit.of(manifest, datetime.now(UTC).isoformat(timespec="seconds"))
+        commit = Commit.of(manifest, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         storage.create(storage.join(self._url, COMMIT_FILE), commit.encode())
 
     @classmethod

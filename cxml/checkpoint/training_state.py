@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,11 +27,8 @@ from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
 from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML, EngineHead
-from cxml.parallel import Ranks, RowsHead
+from cxml.parallel import Engine, Ranks, RowsHead
 from cxml.tree import LabelTree
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class TrainingState:
     """The parts of a run that change as it goes, on one rank."""
 
     config: Config
-    engine: DeepSpeedEngine
+    engine: Engine
     tree: LabelTree
     loader: TrainLoader
     ranks: Ranks

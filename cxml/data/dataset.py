@@ -19,6 +19,7 @@ from cxml.data.values import check_values
 from cxml.data.verification import Verification
 from cxml.data.writer import Examples
 from cxml.errors import DataError
+from cxml.operating_system import allow_open_files
 
 _KEEP_TEXT = "Prepare the data with data.keep_text: true."
 
@@ -232,7 +233,7 @@ def verify(url: str) -> DataManifest:
 
 def _map_files(url: str, shards: Sequence[ShardInfo]) -> list[MappedFile]:
     """Files of a data set, mapped into memory; remote ones are fetched into the cache."""
-    artefacts.allow_open_files(2 * len(shards))  # a mapping keeps two
+    allow_open_files(2 * len(shards))  # a mapping keeps two
     if storage.local_path(url) is not None:
         return [MappedFile(artefacts.open_file(url, shard, PREPARE_AGAIN), storage.join(url, shard.file), shard,
                            PREPARE_AGAIN) for shard in shards]  # fmt: skip

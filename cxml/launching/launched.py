@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from cxml.accelerators import device_of
 from cxml.config import Config
-from cxml.parallel import begin_group, device_of
+from cxml.parallel import begin_group
 from cxml.training import evaluate_run, train
 
 _JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, evaluate_run)}

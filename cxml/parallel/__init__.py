@@ -5,7 +5,7 @@ plan says before any of it how many bytes and steps it will be
 """
 
 from cxml.parallel.device_rows_head import TritonRowsHead
-from cxml.parallel.engine import build_engine, gathered_state_dict
+from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.full_rows_head import FullRowsHead
 from cxml.parallel.label_rows import rows_head
@@ -13,8 +13,6 @@ from cxml.parallel.plan import Plan, make_plan
 from cxml.parallel.process_group import (
     Ranks,
     begin_group,
-    device_name,
-    device_of,
     distributed,
     group_patience,
     local_world_size,
@@ -27,6 +25,7 @@ from cxml.parallel.rows_head import RowsHead, WantedRows
 from cxml.parallel.workers import run_workers
 
 __all__ = [
+    "Engine",
     "Exchange",
     "FullRowsHead",
     "Plan",
@@ -37,8 +36,6 @@ __all__ = [
     "WantedRows",
     "begin_group",
     "build_engine",
-    "device_name",
-    "device_of",
     "distributed",
     "gathered_state_dict",
     "group_patience",
@@ -47,6 +44,7 @@ __all__ = [
     "loopback_environment",
     "make_plan",
     "ranks_per_machine",
+    "require_engine",
     "rows_head",
     "run_workers",
     "set_patience",

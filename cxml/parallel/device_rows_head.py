@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cxml import extras
+from cxml.accelerators import accelerator_type
 from cxml.optim import RowState, RowTensors
 from cxml.parallel.leaf_groups import LeafGroups
 from cxml.parallel.rows_head import RowsHead, WantedRows
@@ -46,7 +47,7 @@ class TritonRowsHead(DeviceRowsHead):
     @staticmethod
     def can_run() -> bool:
         """Whether there is an accelerator, and Triton for it."""
-        return torch.accelerator.is_available() and extras.is_installed("triton")
+        return accelerator_type() is not None and extras.is_installed("triton")
 
     def place(self, features: Tensor) -> Tensor:
         """See `RowsHead.place`."""

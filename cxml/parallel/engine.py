@@ -1,9 +1,10 @@
-"""The DeepSpeed engine around the model: ZeRO, precision, accumulation and clipping by config."""
+"""The engine around the model: ZeRO, precision, accumulation and clipping by config."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,40 +12,98 @@ from torch import Tensor, nn
 from cxml import extras
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
+from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
 
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+
+class Engine(Protocol):
+    """What training needs of the engine around the model: DeepSpeed's, or `PlainEngine`.
+
+    Attributes:
+        module: the model.
+        basic_optimizer: torch's AdamW.
+        optimizer: what updates the model: AdamW, or a wrapper of it.
+    """
+
+    module: nn.Module
+    basic_optimizer: Any
+    optimizer: Any
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
+        """The model's outputs."""
+        ...
+
+    def backward(self, loss: Tensor) -> object:
+        """Add the gradient of a loss, divided by the number of micro-batches of a step."""
+        ...
+
+    def step(self) -> object:
+        """End a micro-batch, and with the last of a step update the weights."""
+        ...
+
+    def was_step_applied(self) -> bool:
+        """Whether the last step updated the weights."""
+        ...
+
+    def zero_optimization_stage(self) -> int:
+        """The stage of ZeRO."""
+        ...
+
+    def train(self) -> object:
+        """Let the model train: dropout is on."""
+        ...
+
+    def eval(self) -> object:
+        """Let the model predict: dropout is off."""
+        ...
 
 
-def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks: Ranks) -> DeepSpeedEngine:
-    """Wrap `model` in a DeepSpeed engine with AdamW. The process group must exist.
+def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks: Ranks) -> Engine:
+    """Wrap `model` in an engine with AdamW: DeepSpeed's, or a plain one where one process trains without DeepSpeed.
+
+    The process group must exist.
 
     The engine averages gradients over ranks and micro-batches, so a loss that is a sum over texts is scaled by
     `world_size * accumulation / texts of the step` before `engine.backward`.
 
     Raises:
-        ConfigError: DeepSpeed is not installed.
+        ConfigError: several processes train, and DeepSpeed is not installed.
     """
-    extras.require("cxml.train", "the training", "deepspeed")
+    require_engine(ranks.world_size)
+    # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model.to(ranks.device), optim),
+        betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True,
+    )  # fmt: skip
+    if not extras.is_installed("deepspeed"):
+        return PlainEngine(
+            model, optimizer,
+            accumulation=train.accumulation, clipping=train.gradient_clipping, is_bf16=train.precision == "bf16",
+        )  # fmt: skip
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
     # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind
     # that every later one waits for, for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True
-    )
     engine, *_ = deepspeed.initialize(
-        model=model.to(ranks.device),
+        model=model,
         optimizer=optimizer,
         config=engine_config(train, ranks.world_size),
         dist_init_required=False,
     )
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
-    return engine
+    return cast(Engine, engine)
+
+
+def require_engine(num_processes: int) -> None:
+    """Refuse a training of several processes where DeepSpeed is not installed.
+
+    Raises:
+        ConfigError: it is not; names the `pip install` that brings it.
+    """
+    if num_processes > 1:
+        extras.require("train.num_workers", num_processes, "deepspeed", otherwise="set it to 1")
 
 
 def engine_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
@@ -60,16 +119,23 @@ def engine_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
     }
 
 
-def gathered_state_dict(engine: DeepSpeedEngine, ranks: Ranks) -> dict[str, Tensor]:
+def gathered_state_dict(engine: Engine, ranks: Ranks) -> dict[str, Tensor]:
     """The whole model's weights on the CPU of rank 0 (an empty dict elsewhere), whatever the ZeRO stage.
 
     A collective call. Under ZeRO-3 one parameter at a time is gathered.
     """
-    import deepspeed  # noqa: PLC0415
-
     tensors: dict[str, Tensor] = {}
-    for name, parameter in cast(nn.Module, engine.module).named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+    for name, parameter in engine.module.named_parameters():
+        with _whole(parameter):
             if ranks.is_first:
                 tensors[name] = parameter.detach().to("cpu", copy=True)
     return tensors
+
+
+def _whole(parameter: nn.Parameter) -> AbstractContextManager[object]:
+    """Within this context the parameter is whole, also where ZeRO-3 has partitioned it."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed  # noqa: PLC0415
+
+    return deepspeed.zero.GatheredParameters([parameter])

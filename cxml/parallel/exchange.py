@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cxml.accelerators import current_device, reduce_scatter
 from cxml.errors import ConfigError
 
 
@@ -84,7 +85,7 @@ class Exchange:
         self.sent += padded.numel() * padded.element_size() * (self.size - 1) // self.size
         padded = padded.to(self._device())
         own = torch.empty_like(padded[0])
-        dist.reduce_scatter_single(own, padded.flatten(0, 1), group=self.group)
+        reduce_scatter(own, padded.flatten(0, 1), self.group)
         return own[: sizes[self.rank]].to(rows.device)
 
     def sum_alike(self, tensor: Tensor) -> Tensor:
@@ -108,7 +109,4 @@ class Exchange:
 
     def _device(self) -> torch.device:
         """Where tensors travel from: gloo takes them from the host, NCCL and its like only from the accelerator."""
-        accelerator = torch.accelerator.current_accelerator()
-        if accelerator is None or dist.get_backend(self.group) == "gloo":
-            return torch.device("cpu")
-        return torch.device(accelerator.type, torch.accelerator.current_device_index())
+        return torch.device("cpu") if dist.get_backend(self.group) == "gloo" else current_device()

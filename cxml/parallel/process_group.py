@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from cxml.accelerators import device_of, use_device
 from cxml.errors import LaunchError
+from cxml.operating_system import num_cores
 from cxml.parallel.worker import note_failure
 
 _RENDEZVOUS = "CXML_RENDEZVOUS"  # the folder in which the workers of `run_workers` find each other
@@ -58,11 +60,10 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
         hang_minutes: how long a collective waits for the others before it fails; 0: for ever.
     """
     ranks = _ranks_from_environment()
-    torch.set_num_threads(threads or max(1, _num_cores() // local_world_size()))
+    torch.set_num_threads(threads or max(1, num_cores() // local_world_size()))
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    else:
-        torch.accelerator.set_device_index(ranks.local_rank)
+    use_device(ranks.device)
     if dist.is_initialized():
         yield ranks
         return
@@ -152,10 +153,6 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
-def _num_cores() -> int:
-    return len(psutil.Process().cpu_affinity() or []) or os.cpu_count() or 1
-
-
 def _ranks_from_environment() -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Ranks(
@@ -164,14 +161,3 @@ def _ranks_from_environment() -> Ranks:
         local_rank=local_rank,
         device=device_of(local_rank),
     )
-
-
-def device_of(local_rank: int) -> torch.device:
-    """Where the process with this number on its machine computes."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
-
-
-def device_name(device: torch.device) -> str:
-    """What a person calls a device: the model of a GPU, else its type."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

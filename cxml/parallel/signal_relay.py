@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+from cxml.operating_system import KILL, STOP_SIGNALS
+
 _ONE_PRESS_SECONDS = 1.0  # a wrapper may hand on a Ctrl-C that the terminal has delivered already
 
 
@@ -34,11 +36,7 @@ class SignalRelay:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        taken = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-            if signal.getsignal(number) is not signal.SIG_IGN
-        ]
+        taken = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self._take) for number in taken}
         try:
             yield
@@ -57,21 +55,11 @@ class SignalRelay:
             before, self._interrupted_at = self._interrupted_at, time.monotonic()
             if before is not None and self._interrupted_at - before < _ONE_PRESS_SECONDS:
                 return
-            passed_on = signal.SIGTERM if before is None else signal.SIGKILL
+            passed_on = signal.SIGTERM if before is None else KILL
         self.first = self.first or signal.Signals(number)
         self.passed_on.append(passed_on)
         for process in self._processes:
             _send(passed_on, process)
-
-
-@contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Hold SIGINT back while entered, and in the processes that are started meanwhile until they unblock it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(number: signal.Signals, process: BaseProcess) -> None:

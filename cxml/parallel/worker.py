@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from cxml.errors import CxmlError
-from cxml.lifetime import end_with_parent
+from cxml.operating_system import allow_interrupts, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run_worker(
     Ctrl-C on a terminal reaches all processes of a command. It is the parent that tells its workers what to do then.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the parent until here
+    allow_interrupts()  # blocked by the parent until here
     end_with_parent()
     os.environ.update(environment)
     try:

@@ -10,14 +10,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TypeVar, cast
 
 from cxml.errors import InterruptionError, WorkerError
+from cxml.operating_system import start_uninterrupted
 from cxml.parallel.process_group import rank_environment
-from cxml.parallel.signal_relay import SignalRelay, sigint_blocked
+from cxml.parallel.signal_relay import SignalRelay
 from cxml.parallel.worker import Failure, Outcome, Success, run_worker
 
 _T = TypeVar("_T")
@@ -83,9 +83,8 @@ def _start(
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=run_worker, args=(work, arguments, environment, sender))
-    resource_tracker.ensure_running()  # `start` would do it, and unblock the signal
-    with sender, sigint_blocked():
-        process.start()
+    with sender:
+        start_uninterrupted(process)
     return process, receiver
 
 

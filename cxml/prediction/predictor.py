@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from cxml import storage
+from cxml.accelerators import device_of
 from cxml.data import Batch, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction
 from cxml.model.ranking import probabilities
-from cxml.parallel import Exchange, device_of
+from cxml.parallel import Exchange
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (

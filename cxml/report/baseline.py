@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from scipy import sparse
 from cxml import extras
 from cxml.console import track
 from cxml.errors import CxmlError
-from cxml.lifetime import ending_with_parent
+from cxml.operating_system import KILL, ending_with_parent
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def _write_training_file(path: Path, features: sparse.csr_matrix, labels: sparse
 def _run_worker(arguments: list[str], num_texts: int) -> None:
     """Run the worker process, and tell how far its predictions are once it has trained."""
     # -P: the worker's own folder stays off its import path, where our module names would hide others.
-    command = [*ending_with_parent(signal.SIGKILL), sys.executable, "-P", str(_WORKER), *arguments]
+    command = [*ending_with_parent(KILL), sys.executable, "-P", str(_WORKER), *arguments]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as worker:
         assert worker.stdout is not None
         try:

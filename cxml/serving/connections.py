@@ -7,16 +7,23 @@ time, that never reads its answer, or that opens thousands of connections is up 
 from __future__ import annotations
 
 import asyncio
-import resource
 from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cxml.operating_system import open_files_limit
+
 _HEAD_BYTES = 64 << 10
 _HEADERS = 100
 _PIPELINED = 8
 _CONNECTIONS = 500
+
+
+def _most_connections() -> int:
+    """No more than half of the files that the process may open."""
+    limit = open_files_limit()
+    return _CONNECTIONS if limit is None else min(_CONNECTIONS, limit // 2)
 
 
 @dataclass
@@ -29,7 +36,7 @@ class ConnectionLimits:
     """Seconds that a client takes to read an answer, where the system's buffers do not hold all of it."""
     message_bytes: int
     """Most bytes of a request on the wire."""
-    most: int = field(default_factory=lambda: min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+    most: int = field(default_factory=_most_connections)
     """Connections at once."""
     waiting: dict[GuardedConnection, None] = field(default_factory=dict)
     """Connections without a complete request, the one that has waited longest first."""

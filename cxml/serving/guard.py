@@ -57,22 +57,24 @@ class BoundedRequest(Request):
     async def body(self) -> bytes:
         """The body. Raises HTTPException: it is too long or too slow."""
         if not hasattr(self, "_body"):
-            body = bytearray()
             try:
-                async with asyncio.timeout(self._options.body_timeout_s):
-                    async for part in self.stream():
-                        if len(body) + len(part) > self._options.max_body_bytes:
-                            raise too_long(self._options)
-                        self._hold(len(part))
-                        body += part
-            except TimeoutError:
+                self._body = await asyncio.wait_for(self._arriving(), self._options.body_timeout_s)
+            except asyncio.TimeoutError:
                 raise HTTPException(
                     408, f"the body did not arrive within {self._options.body_timeout_s:g} seconds"
                 ) from None
             except ClientDisconnect:
                 raise HTTPException(400, "the client has gone") from None
-            self._body = bytes(body)
         return self._body
+
+    async def _arriving(self) -> bytes:
+        body = bytearray()
+        async for part in self.stream():
+            if len(body) + len(part) > self._options.max_body_bytes:
+                raise too_long(self._options)
+            self._hold(len(part))
+            body += part
+        return bytes(body)
 
     async def json(self) -> dict[str, Any]:
         """The members of the body. Raises HTTPException: it is no object of texts."""

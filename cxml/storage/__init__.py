@@ -174,8 +174,11 @@ def sha256(url: str) -> str:
     fs, path = filesystem(url)
 
     def digest() -> str:
+        found = hashlib.sha256()
         with fs.open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+            while block := stream.read(_READ_BLOCK_BYTES):
+                found.update(cast(bytes, block))
+        return found.hexdigest()
 
     return _with_retries(url, digest)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import getpass
 import json
@@ -11,13 +10,13 @@ import shlex
 import socket
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime, timezone
 from typing import Any
 
 import psutil
 
 from cxml import urls
+from cxml.operating_system import machine_id, user_id
 
 _LONGEST_COMMAND = 400
 _CLOCK_SECONDS = 2.0
@@ -52,9 +51,9 @@ class Holder:
             host=socket.gethostname(),
             pid=os.getpid(),
             user=_user(),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=urls.masked(shlex.join(sys.orig_argv))[:_LONGEST_COMMAND],
-            machine=_machine(),
+            machine=machine_id(),
             started=psutil.Process().create_time(),
         )
 
@@ -77,7 +76,7 @@ class Holder:
     @property
     def is_dead(self) -> bool:
         """Whether the process has certainly ended: only processes of this machine can be looked up."""
-        if not self.machine or self.machine != _machine():
+        if not self.machine or self.machine != machine_id():
             return False
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) > _CLOCK_SECONDS
@@ -94,14 +93,4 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
-        return str(os.getuid())
-
-
-def _machine() -> str:
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts += [
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            str(Path("/proc/self/ns/pid").readlink()),
-        ]
-    return " ".join(parts)
+        return str(user_id())

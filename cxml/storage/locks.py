@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Protocol
 
 from cxml import storage, urls
 from cxml.errors import InUseError
+from cxml.operating_system import call_in_forked_children, lock_file, read_at
 from cxml.storage.folders import LOCK
 from cxml.storage.holder import Holder
 from cxml.storage.object_lock import ObjectLock
@@ -111,11 +111,11 @@ class _FileLock:
 
     def _try(self) -> Holder | None:
         while True:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(descriptor)
             except BlockingIOError:
-                holder = Holder.from_json(os.pread(descriptor, 1 << 16, 0))
+                holder = Holder.from_json(read_at(descriptor, 1 << 16, 0))
                 os.close(descriptor)
                 return holder
             except OSError as error:
@@ -137,9 +137,10 @@ class _FileLock:
 
     def _keep(self, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(Holder.this_process().to_json(), indent=2).encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(Holder.this_process().to_json(), indent=2).encode())
         with contextlib.suppress(OSError):  # another user's
-            os.fchmod(descriptor, 0o666)  # where users share a folder, each may have to take over what another left
+            self._file.chmod(0o666)  # where users share a folder, each may have to take over what another left
         self._descriptor = descriptor
         _open_files.add(descriptor)
 
@@ -164,4 +165,4 @@ def _forget_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+call_in_forked_children(_forget_in_child)

@@ -10,12 +10,10 @@ import threading
 from types import FrameType, TracebackType
 
 from cxml.checkpoint import Progress
+from cxml.operating_system import STOP_SIGNALS
 from cxml.training.loop import Callback
 
 _log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120), Ctrl-C and the like."""
 
 
 class StopSignal:
@@ -78,7 +76,7 @@ class HangGuard(Callback):
 
     def on_end(self) -> None:
         """Stop the clock; after an error start it for the last time."""
-        error = sys.exception()
+        error = sys.exc_info()[1]
         if error is None:
             faulthandler.cancel_dump_traceback_later()
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -14,11 +13,8 @@ import torch.distributed as dist
 from cxml.checkpoint import Progress
 from cxml.data import TrainLoader
 from cxml.optim import Schedule
-from cxml.parallel import Ranks
+from cxml.parallel import Engine, Ranks
 from cxml.training.step import train_step
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Callback:
 
 
 def fit(
-    engine: DeepSpeedEngine,
+    engine: Engine,
     loader: TrainLoader,
     schedule: Schedule,
     ranks: Ranks,

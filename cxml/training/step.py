@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -11,10 +11,7 @@ from torch import Tensor
 from cxml.data import Batch
 from cxml.errors import DivergenceError
 from cxml.model import CascadeXML
-from cxml.parallel import Ranks
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from cxml.parallel import Engine, Ranks
 
 _REMEDY = (
     "Lower optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again. If this is the "
@@ -23,7 +20,7 @@ _REMEDY = (
 )
 
 
-def train_step(engine: DeepSpeedEngine, micro_batches: list[Batch], ranks: Ranks, step: int = 0) -> Tensor:
+def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: int = 0) -> Tensor:
     """Forward, backward and update on this rank's micro-batches of one step; a collective call.
 
     The engine averages over ranks and micro-batches; scaling by their number over the texts of the whole step makes
@@ -50,7 +47,7 @@ def train_step(engine: DeepSpeedEngine, micro_batches: list[Batch], ranks: Ranks
             _require_finite(level_losses, ranks, step)
         engine.step()
     if not engine.was_step_applied():
-        raise DivergenceError(f"The gradients of step {step} are not finite, so DeepSpeed skipped it. {_REMEDY}")
+        raise DivergenceError(f"The gradients of step {step} are not finite, so no weight changed. {_REMEDY}")
     cast(CascadeXML, engine.module).label_head.finish_step()
     return level_losses
 

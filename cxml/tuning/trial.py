@@ -18,7 +18,7 @@ from ray import tune
 from cxml import storage
 from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict
-from cxml.lifetime import ending_with_parent
+from cxml.operating_system import ending_with_parent
 from cxml.storage.locks import locked
 from cxml.tuning.space import with_values
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from cxml import ray_cluster
 from cxml.config import DataConfig
+from cxml.operating_system import num_cores
 from data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 
 # From about here on the start of Ray is won back on a machine with many cores (docs/decisions/).
@@ -47,7 +47,7 @@ class LocalEngine:
     """Two items at a time in this process: one's tokenizer, on all cores, runs while Python works on the other."""
 
     def __init__(self) -> None:
-        self.threads_per_worker = 1 + len(os.sched_getaffinity(0))  # one of them waits for the interpreter
+        self.threads_per_worker = 1 + num_cores()  # one of them waits for the interpreter
 
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object

@@ -7,8 +7,9 @@ import pytest
 import torch
 from support.heads import make_problem
 
+from cxml.accelerators import device_of
 from cxml.config import HeadConfig, OptimConfig
-from cxml.parallel import Exchange, RowLayout, RowsHead, TritonRowsHead, device_of
+from cxml.parallel import Exchange, RowLayout, RowsHead, TritonRowsHead
 
 pytest.importorskip("triton")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from cxml.accelerators import device_of
 from cxml.optim import RowSchedule, RowState, RowTensors, settled_weights, update_rows, update_run
-from cxml.parallel import device_of
 
 DEVICE = device_of(0)
 ROWS, WIDTH = 11, 7

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from cxml.accelerators import device_of
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import EngineHead, Leaves
-from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, device_of, distributed
+from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, distributed
 from cxml.prediction.packed_rows import PackedRows, prediction_head
 from support.rankings import check_ranking, joint
 

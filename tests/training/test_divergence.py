@@ -14,10 +14,11 @@ from support.diverging import train_until_it_fails
 from support.heads import make_problem
 from support.runs import make_encoder, small_config
 
+from cxml.accelerators import device_of
 from cxml.checkpoint import list_checkpoints
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import ShardedDataset
-from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, device_of, run_workers
+from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, run_workers
 from cxml.tree import build
 from data_tools.preparation import prepare
 

@@ -4,11 +4,11 @@ import dataclasses
 import importlib.metadata
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from scipy import sparse

@@ -1,0 +1,54 @@
+"""Torch's accelerator calls under one name each, whatever torch calls them: they were renamed between 2.6 and 2.13."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def accelerator_type() -> str | None:
+    """The kind of this machine's accelerators, such as "cuda"; None where there is none that works."""
+    if not torch.accelerator.is_available():
+        return None
+    found = torch.accelerator.current_accelerator()
+    return None if found is None else found.type
+
+
+def device_of(local_rank: int) -> torch.device:
+    """Where the process with this number on its machine computes."""
+    kind = accelerator_type()
+    return torch.device("cpu") if kind is None else torch.device(kind, local_rank)
+
+
+def current_device() -> torch.device:
+    """The accelerator that this process uses; the CPU where there is none."""
+    kind = accelerator_type()
+    if kind is None:
+        return torch.device("cpu")
+    index = getattr(torch.accelerator, "current_device_index", None) or torch.accelerator.current_device_idx
+    return torch.device(kind, index())
+
+
+def use_device(device: torch.device) -> None:
+    """Make an accelerator the one that this process uses; does nothing for the CPU."""
+    if device.type != "cpu":
+        choose = getattr(torch.accelerator, "set_device_index", None) or torch.accelerator.set_device_idx
+        choose(device.index)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given; does nothing for the CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls a device: the model of a GPU, else its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Add up the `parts` [ranks * n, ...] of all ranks, and put this rank's n rows of the sum into `own` [n, ...]."""
+    collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    collective(own, parts, group=group)

@@ -1,0 +1,180 @@
+"""What Linux, macOS and Windows do differently. No other module asks which of them it runs on, or uses their own calls.
+
+cxml is developed and tested on Linux. Prediction and one-process training use nothing that macOS or Windows lacks:
+where they have no equal, the functions here do the nearest thing and say what that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
+"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120), Ctrl-C and the like."""
+KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""The signal that a process cannot ignore. On Windows SIGTERM is one already."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOCK_BYTE = 1 << 30  # Windows locks bytes, and nobody else can read them: one far behind the content
+
+
+def num_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def user_id() -> int | None:
+    """The number of the user whose rights this process has; None where users have no numbers."""
+    return os.geteuid() if hasattr(os, "geteuid") else None
+
+
+def machine_id() -> str:
+    """A text that no other machine has, nor this one after a restart, nor another container on it."""
+    parts = [socket.gethostname(), str(int(psutil.boot_time()))]
+    with contextlib.suppress(OSError):  # Linux says it better: the time of a restart depends on the clock
+        parts[1:] = [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return " ".join(parts)
+
+
+def open_files_limit() -> int | None:
+    """How many files and sockets this process may have open; None where there is no such limit."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def allow_open_files(more: int) -> None:
+    """Raise this process's limit on open files by `more`, as far as the system allows."""
+    soft = open_files_limit()
+    if soft is None:
+        return
+    import resource  # noqa: PLC0415 - not on Windows
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the one that it reports
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock an open file for this process, until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the file system has no locks.
+    """
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        _lock_byte(descriptor)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_byte(descriptor: int) -> None:
+    """`lock_file` on Windows."""
+    import msvcrt  # noqa: PLC0415 - only on Windows
+
+    os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    except PermissionError as error:
+        raise BlockingIOError(*error.args) from error
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def call_in_forked_children(function: Callable[[], None]) -> None:
+    """Have each process that is forked from this one call `function` first; where nothing is forked, do nothing."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while entered, and in the processes that are started meanwhile until they `allow_interrupts`.
+
+    On Windows it is not held back.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def allow_interrupts() -> None:
+    """Let this process hear of Ctrl-C, whatever the one that started it held back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def start_uninterrupted(process: BaseProcess) -> None:
+    """Start a process of `multiprocessing` that hears of no Ctrl-C until it calls `allow_interrupts`."""
+    if sys.platform != "win32":
+        from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
+
+        resource_tracker.ensure_running()  # `start` would do it, and unblock the signal
+    with interrupts_held():
+        process.start()
+
+
+def end_with_parent() -> None:
+    """Have this process, one that `multiprocessing` started, killed when its parent is gone.
+
+    On Linux the kernel does it, whatever this process is busy with; elsewhere a thread does.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "multiprocessing started this process"
+    if sys.platform != "linux":
+        threading.Thread(target=_die_after, args=(parent.sentinel,), name="cxml-lifetime", daemon=True).start()
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, KILL, 0, 0, 0)
+    if os.getppid() != parent.pid:  # it was gone before the kernel was asked
+        os.kill(os.getpid(), KILL)
+
+
+def ending_with_parent(number: signal.Signals) -> list[str]:
+    """The beginning of a command line whose process gets the signal when its parent is gone; empty except on Linux."""
+    is_possible = sys.platform == "linux" and shutil.which("setpriv")
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG")] if is_possible else []
+
+
+def _die_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os.kill(os.getpid(), KILL)
+
+
+def read_at(descriptor: int, size: int, start: int) -> bytes:
+    """Up to `size` bytes of an open file from `start` on."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, start)
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return os.read(descriptor, size)

@@ -1,0 +1,107 @@
+"""Training in one process without DeepSpeed: the same steps with the same numbers, in plain PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PlainEngine:
+    """The part of DeepSpeed's engine that a training in one process uses: accumulation, clipping, bf16.
+
+    In bf16 the model computes in bf16, and AdamW updates copies of its weights in fp32.
+
+    Attributes:
+        module: the model.
+        basic_optimizer: torch's AdamW.
+        optimizer: what updates the model; the same object in fp32.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, accumulation: int, clipping: float, is_bf16: bool
+    ) -> None:
+        """Wrap a model and the optimiser of its parameters.
+
+        Args:
+            module: on the device where it is to compute.
+            optimizer: of its trained parameters.
+            accumulation: micro-batches per step.
+            clipping: the largest norm of the gradient; 0 never clips.
+            is_bf16: whether the model computes in bf16.
+        """
+        self.module = module.bfloat16() if is_bf16 else module
+        self.basic_optimizer = optimizer
+        self.optimizer = Fp32Copies(optimizer) if is_bf16 else optimizer
+        self._accumulation, self._clipping = accumulation, clipping
+        self._micro_batches = 0
+        self._is_applied = False
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
+        """The model's outputs."""
+        return self.module(*inputs, **options)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a scalar loss, divided by the number of micro-batches of a step."""
+        (loss / self._accumulation).backward()
+
+    def step(self) -> None:
+        """End a micro-batch, and with the last of a step update the weights, if the gradient is finite."""
+        self._micro_batches += 1
+        if self._micro_batches % self._accumulation:
+            return
+        trained = [p for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(trained, self._clipping or float("inf"))
+        self._is_applied = bool(norm.isfinite())
+        if self._is_applied:
+            self.optimizer.step()
+        self.module.zero_grad()
+
+    def was_step_applied(self) -> bool:
+        """Whether the last step updated the weights."""
+        return self._is_applied
+
+    def zero_optimization_stage(self) -> int:
+        """0: nothing is partitioned."""
+        return 0
+
+    def train(self) -> None:
+        """Let the model train: dropout is on."""
+        self.module.train()
+
+    def eval(self) -> None:
+        """Let the model predict: dropout is off."""
+        self.module.eval()
+
+
+class Fp32Copies:
+    """AdamW on fp32 copies of bf16 weights. Its attributes have the names that DeepSpeed gives them.
+
+    Attributes:
+        fp16_groups: the model's own weights by parameter group, bf16.
+        fp32_groups: their copies.
+        param_groups: those of the optimiser, of the copies.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.fp16_groups: list[list[Tensor]] = [group["params"] for group in optimizer.param_groups]
+        self.fp32_groups = [[p.detach().float().requires_grad_() for p in group] for group in self.fp16_groups]
+        for group, copies in zip(optimizer.param_groups, self.fp32_groups, strict=True):
+            group["params"] = copies
+        self.param_groups = optimizer.param_groups
+
+    def step(self) -> None:
+        """Update the copies by the gradients of the model's weights, then the weights by the copies."""
+        pairs = [
+            pair
+            for weights, copies in zip(self.fp16_groups, self.fp32_groups, strict=True)
+            for pair in zip(weights, copies, strict=True)
+        ]
+        for weight, copy in pairs:
+            copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
+        self._optimizer.step()
+        for weight, copy in pairs:
+            copy.grad = None
+            weight.data.copy_(copy.data)

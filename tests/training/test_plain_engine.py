@@ -1,0 +1,62 @@
+"""One process trains without DeepSpeed, bit by bit as with it, and each goes on from what the other saved."""
+
+import pytest
+import torch
+from support.checkpoints import checkpointed, model_tensors, off, train_each, train_each_plainly
+from support.runs import make_encoder, small_config
+
+from cxml.data import ShardedDataset
+from cxml.errors import ConfigError
+from cxml.parallel import engine, require_engine, run_workers
+from cxml.tree import build
+from data_tools.preparation import prepare
+
+STOP = 7
+SETTINGS = {
+    "fp32": {},
+    "accumulated and clipped": {"train": {"accumulation": 2, "gradient_clipping": 0.05}},
+    "a frozen layer": {"model": {"freeze_layers": 1}},
+    "bf16": {"train": {"precision": "bf16"}},
+    "zero3 head": {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}},
+}
+ROUNDED = {"zero3 head", "accumulated and clipped", "bf16"}  # sums in other orders
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each setting trained with and without DeepSpeed, and stopped with one and gone on with the other, by name."""
+    folder = tmp_path_factory.mktemp("plain")
+    encoder = make_encoder(folder / "encoder", dropout=0.1)
+    base = small_config(folder, encoder, train={"epochs": 1, "batch_size": 64}, log={"every_steps": 5})
+    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    with_it, without_it, onwards = [], [], {train_each: [], train_each_plainly: []}
+    for name, parts in SETTINGS.items():
+        for jobs, way, other in ((with_it, "deepspeed", train_each_plainly), (without_it, "plain", train_each)):
+            jobs.append((off(checkpointed(base, folder / name / way, **parts)), None, "auto"))
+            stopped = checkpointed(base, folder / name / f"begun {way}", **parts)
+            jobs.append((stopped, STOP, "auto"))
+            onwards[other].append((stopped, None, "auto"))
+    assert run_workers(train_each, (with_it,), 1) == [True, False] * len(SETTINGS)
+    assert run_workers(train_each_plainly, (without_it,), 1) == [True, False] * len(SETTINGS)
+    for way, jobs in onwards.items():
+        assert all(run_workers(way, (jobs,), 1))
+    return folder
+
+
+@pytest.mark.parametrize("way", ["plain", "begun deepspeed", "begun plain"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_model_is_that_of_deepspeed(runs, name, way):
+    found, expected = model_tensors(runs / name / way), model_tensors(runs / name / "deepspeed")
+    assert found.keys() == expected.keys()
+    for parameter, values in expected.items():
+        if name in ROUNDED:
+            torch.testing.assert_close(found[parameter], values, rtol=1e-4, atol=1e-5)
+        else:
+            assert torch.equal(found[parameter], values), parameter
+
+
+def test_several_processes_without_deepspeed_are_refused_with_both_remedies(monkeypatch):
+    monkeypatch.setattr(engine.extras, "is_installed", lambda name: name != "deepspeed")
+    require_engine(1)
+    with pytest.raises(ConfigError, match=r"train\.num_workers = 2: .*pip install 'cxml\[train\]', or set it to 1"):
+        require_engine(2)
