@@ -33,11 +33,11 @@ from cxml.checkpoint import Progress, Saver, ShardReader, TrainingState, list_ch
 from cxml.config import Config, config_from_dict
 from cxml.console import set_up_logging
 from cxml.data import DataManifest, data_url
+from cxml.data_tools.preparation import prepare
 from cxml.optim import Schedule
 from cxml.parallel import distributed, run_workers
 from cxml.training import set_up, train_step
 from cxml.tree import LabelTree, tree_url
-from data_tools.preparation import prepare
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]

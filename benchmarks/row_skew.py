@@ -17,9 +17,9 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cxml.config import SourceConfig
+from cxml.data_tools.formats import read_source
 from cxml.parallel import RowLayout
 from cxml.tree import build_tree, pifa
-from data_tools.formats import read_source
 
 
 def main() -> None:

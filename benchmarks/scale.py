@@ -48,12 +48,12 @@ from cxml.config import (
 )
 from cxml.console import set_up_logging
 from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDataset, data_url
+from cxml.data_tools.formats import RawSplit, read_source
+from cxml.data_tools.preparation import load_tokenizer, tokenize
 from cxml.model import build_model
 from cxml.parallel import Exchange, RowsHead, distributed, rows_head, run_workers
 from cxml.training import evaluate_run, train
 from cxml.tree import LabelTree, build_tree, pifa, tree_url
-from data_tools.formats import RawSplit, read_source
-from data_tools.preparation import load_tokenizer, tokenize
 
 NUM_RANKS, BATCH, EXPONENT = 2, 64, 1.5
 MOST_OF_FIRST_LOSS = 0.8

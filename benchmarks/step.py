@@ -31,12 +31,12 @@ from cxml.cli import load_config
 from cxml.config import Config, HeadConfig
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, data_url
+from cxml.data_tools.preparation import prepare
 from cxml.model import CascadeXML, build_model
 from cxml.parallel import distributed, run_workers
 from cxml.training import train_step
 from cxml.training.jobs import set_up
 from cxml.tree import LabelTree, build, tree_url
-from data_tools.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 GOAL = 0.8

@@ -3,9 +3,9 @@
     python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
 Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means over
-PIFA features, which is how PECOS makes its trees, with that seed and imported as `python -m data_tools.import_tree`
-does. cxml's tree has the settings of the config: with none of its own it is made from the same features. Classifiers
-start fresh and labels are scored on shortlists, where the tree matters, unless options say otherwise. Runs that are
+PIFA features, which is how PECOS makes its trees, with that seed and imported as
+`python -m cxml.data_tools.import_tree` does. cxml's tree has the settings of the config: with none of its own it is
+made from the same features. Classifiers start fresh and labels are scored on shortlists, where the tree matters, unless options say otherwise. Runs that are
 finished are not made again, so that seeds can be run apart, side by side. Prints the mean metrics of both, their
 difference with its standard error over the seeds, and one line of JSON about P@5.
 """
@@ -31,10 +31,10 @@ from support.peers import PECOS, PEERS_FOLDER, peer_python
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, data_url
+from cxml.data_tools.preparation import prepare
+from cxml.data_tools.tree_import import import_tree
 from cxml.pipeline import run
 from cxml.tree import features_of_labels
-from data_tools.preparation import prepare
-from data_tools.tree_import import import_tree
 
 ROOT = Path(__file__).parent.parent
 WORKER = Path(__file__).parent / "peers" / "pecos_chain.py"

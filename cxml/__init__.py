@@ -2,7 +2,7 @@
 
 The data's way, left to right; each arrow is a stage that is made once and reused:
 
-    raw text + labels --data_tools--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
+    raw text + labels --cxml.data_tools--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
 
 Packages, in the order in which the data meets them: `data` (shards to batches), `tree` (labels to clusters), `model`
 (the cascade), `optim`, `parallel` (processes, DeepSpeed), `checkpoint`, `training`, `metrics`, `report`. `pipeline`
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cxml.prediction import Predictor
 
 __all__ = ["Predictor"]
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the library's own names, loaded when they are first asked for

@@ -9,16 +9,16 @@ import io
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
 import yaml
 
-from cxml import extras, storage, urls
+from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
-from cxml.errors import ConfigError, CxmlError, DataError, InterruptionError
+from cxml.errors import ConfigError, CxmlError, InterruptionError
+from cxml.own_configs import config_file, own_configs
 from cxml.yaml_files import read_yaml
 
 EXIT_STOPPED = 75
@@ -54,11 +54,13 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     files, rest = first.parse_known_args(words)
     asks_for_help = bool({"-h", "--help"} & set(rest))
     if not files.config and not asks_for_help:
-        raise ConfigError("--config", None, "is missing", "Name a YAML file, such as configs/quickstart.yaml.")
+        remedy = "Name a YAML file, or one of cxml's own configs, such as quickstart."
+        raise ConfigError("--config", None, "is missing", remedy)
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
     if asks_for_help:  # which shows its values as defaults
         settings = config_from_dict(config_to_dict(settings))
-    required = "Required: --config FILE, a YAML file with the fields below; see configs/."
+    names = ", ".join(name for name in own_configs() if "/" not in name)
+    required = f"Required: --config FILE, a YAML file with the fields below, or one of cxml's own configs: {names}."
     with _masked_errors():
         return tyro.cli(
             command,
@@ -81,16 +83,13 @@ def _masked_errors() -> Iterator[None]:
 
 
 def load_config(file: str) -> Config:
-    """Read a config from a YAML file at a path or fsspec URL.
+    """Read a config from a YAML file at a path or fsspec URL, or one of cxml's own by its name.
 
     Raises:
         ConfigError: a field is unknown or its value impossible.
         DataError: the file is missing or no YAML, or says something twice.
     """
-    if not storage.exists(file):
-        near = ", ".join(str(path) for path in sorted(Path("configs").glob("*.yaml"))) or "none here"
-        raise DataError(file, "there is no such config file", f"Files in configs/: {near}.")
-    return config_from_dict(read_yaml(file))
+    return config_from_dict(read_yaml(config_file(file)))
 
 
 def dump_config(values: object) -> str:

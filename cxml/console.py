@@ -87,8 +87,7 @@ def set_up_logging(*, is_speaker: bool) -> None:
     handler.setFormatter(_MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     sys.excepthook = _print_masked
-    for package in ("cxml", "data_tools"):
-        logging.getLogger(package).setLevel(level)
+    logging.getLogger("cxml").setLevel(level)
     # DeepSpeed and transformers tell about their insides at every start.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch\.distributed|deepspeed|transformers")

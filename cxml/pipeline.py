@@ -25,6 +25,7 @@ from cxml.checkpoint import checkpoints_url, model_url
 from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict, shaping
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
+from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
@@ -34,7 +35,6 @@ from cxml.run_plan import plan_run, require_packages
 from cxml.storage.locks import locked
 from cxml.training import evaluate_run, train
 from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
-from data_tools.preparation import is_prepared, prepare
 
 _log = logging.getLogger(__name__)
 

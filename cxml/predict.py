@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(command: PredictCommand) -> None:
     from cxml import ray_cluster  # noqa: PLC0415  the heavy libraries
     from cxml.batch_prediction import PredictionJob, predict_file, predict_stream  # noqa: PLC0415
-    from data_tools.formats import TextSource  # noqa: PLC0415
+    from cxml.data_tools.formats import TextSource  # noqa: PLC0415
 
     source = TextSource(
         url=command.texts, form=command.form, text_column=command.text_column, id_column=command.id_column

@@ -9,11 +9,11 @@ from cxml import storage
 from cxml.config import Config
 from cxml.console import track
 from cxml.data import ShardedDataset, data_url
+from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
 from cxml.storage.locks import locked
 from cxml.tree import LabelTree, cluster_labels, fit_levels, save_tree, tree_url
-from data_tools.preparation import is_prepared, prepare
 
 _TEXTS_AT_ONCE = 4096
 

@@ -14,14 +14,14 @@ from torch import nn
 from cxml import extras, ray_cluster
 from cxml.config import Config
 from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels
+from cxml.data_tools.formats import read_source
+from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
 from cxml.model import build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import Plan, local_world_size, make_plan, require_engine
 from cxml.report import require_baseline
 from cxml.tree import fit_levels
-from data_tools.formats import read_source
-from data_tools.preparation import is_prepared, load_tokenizer, tokenize
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
 

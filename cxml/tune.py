@@ -24,9 +24,10 @@ class TuneCommand:
     """
 
     settings: Settings
-    space: str = "configs/spaces/rates.yaml"
-    """YAML file: each line a field of the config, such as optim.encoder_lr, and what to draw it from:
-    {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]}, both ends included."""
+    space: str = "spaces/rates"
+    """YAML file, or one of cxml's own: each line a field of the config, such as optim.encoder_lr, and what to draw it
+    from: {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]}, both ends
+    included."""
     trials: int = 16
     """Values to try."""
     metric: str = "P@5"

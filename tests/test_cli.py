@@ -100,7 +100,7 @@ def test_help_shows_each_example_on_a_line_of_its_own(command, capsys):
 
 
 def test_help_fills_paragraphs_of_prose(capsys):
-    from data_tools.prepare import main as prepare_main
+    from cxml.data_tools.prepare import main as prepare_main
 
     with pytest.raises(SystemExit):
         prepare_main(["--help"])

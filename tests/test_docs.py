@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from cxml.config import Config, SourceConfig, config_from_dict
-from data_tools.formats import read_source
+from cxml.data_tools.formats import read_source
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -16,9 +16,9 @@ from support.runs import make_encoder, small_config
 from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
 from cxml.tuning.space import read_space, with_values
-from data_tools.preparation import prepare
 
 
 @pytest.fixture(scope="module")

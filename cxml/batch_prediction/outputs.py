@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxml.data import lengths_to_offsets
+from cxml.data_tools.formats import TextChunk
 from cxml.prediction import ExplainedLabel, Predictions, scores_as_npz
-from data_tools.formats import TextChunk
 
 OutputFormat = Literal["jsonl", "parquet", "npz"]
 

@@ -14,8 +14,8 @@ from ray.data.block import BlockMetadata
 
 from cxml import storage
 from cxml.batch_prediction.job import PredictionJob, Worker
+from cxml.data_tools.formats import TextChunk, read_texts
 from cxml.ray_cluster import Device, joined_cluster, num_gpus, own_error, worker_resources
-from data_tools.formats import TextChunk, read_texts
 
 
 def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int, device: Device) -> list[int]:

@@ -10,8 +10,8 @@ from cxml import artefacts, storage
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
 from cxml.errors import DataError
 
-PREPARE_AGAIN = "Delete the folder and prepare the data again (python -m data_tools.prepare --config ...)."
-_PREPARE = "Prepare the data first: python -m data_tools.prepare --config ..."
+PREPARE_AGAIN = "Delete the folder and prepare the data again (python -m cxml.data_tools.prepare --config ...)."
+_PREPARE = "Prepare the data first: python -m cxml.data_tools.prepare --config ..."
 
 _MOST_IDS = 1 << 31  # ids are int32
 

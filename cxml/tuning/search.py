@@ -18,12 +18,12 @@ from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
 from cxml.console import table_console
 from cxml.data import data_url
+from cxml.data_tools.preparation import is_prepared, prepare
+from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError, CxmlError
 from cxml.storage.locks import locked
 from cxml.tuning.space import read_space, with_values
 from cxml.tuning.trial import Trial
-from data_tools.preparation import is_prepared, prepare
-from data_tools.splitting import hold_out
 
 _log = logging.getLogger(__name__)
 _LOG_WIDTH = 140

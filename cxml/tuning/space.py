@@ -9,6 +9,7 @@ from ray import tune
 
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.errors import ConfigError
+from cxml.own_configs import config_file
 from cxml.yaml_files import read_yaml
 
 _KINDS: dict[str, Callable[..., Any]] = {
@@ -28,7 +29,7 @@ def read_space(file: str, base: Config) -> dict[str, Any]:
         DataError: the file is no YAML, or says something twice.
     """
     try:
-        content = read_yaml(file)
+        content = read_yaml(config_file(file))
     except OSError as error:
         raise ConfigError("--space", file, f"cannot be read ({error})", "Name a YAML file; see configs/.") from error
     if not isinstance(content, dict) or not content:

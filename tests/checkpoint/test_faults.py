@@ -19,10 +19,10 @@ from cxml.checkpoint.manifest import RunState
 from cxml.checkpoint.pieces import Pieces
 from cxml.config import CheckpointConfig
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.errors import StorageError
 from cxml.parallel import Ranks as Place
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 ALONE = Place(0, 1, 0, torch.device("cpu"))
 

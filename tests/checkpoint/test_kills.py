@@ -30,9 +30,9 @@ from cxml.checkpoint import checkpoints_url, list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 NUM_RANKS = 2
 

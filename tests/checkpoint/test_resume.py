@@ -11,9 +11,9 @@ from support.runs import make_encoder, read_losses, small_config
 
 from cxml.checkpoint import list_checkpoints
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 STOP = 7  # in the first of two epochs of 11 steps
 ZERO3_HEAD = {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}}

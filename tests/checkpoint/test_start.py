@@ -13,13 +13,13 @@ from support.runs import make_encoder, small_config
 from cxml import pipeline
 from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
 from cxml.data import ShardedDataset, collate
+from cxml.data_tools.preparation import prepare
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import build_model
 from cxml.parallel import Exchange, rows_head, run_workers
 from cxml.relabel import main as relabel_command
 from cxml.relabelling import relabel
 from cxml.tree import LabelTree, build
-from data_tools.preparation import prepare
 
 
 @pytest.fixture(scope="module")

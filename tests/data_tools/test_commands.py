@@ -8,14 +8,14 @@ import yaml
 
 from cxml.config import config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
+from cxml.data_tools import inspect as inspect_command
+from cxml.data_tools import prepare as prepare_command
+from cxml.data_tools import propensity as propensity_command
+from cxml.data_tools import split as split_command
+from cxml.data_tools import validate as validate_command
+from cxml.data_tools.checking import validate
+from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.metrics import inverse_propensities
-from data_tools import inspect as inspect_command
-from data_tools import prepare as prepare_command
-from data_tools import propensity as propensity_command
-from data_tools import split as split_command
-from data_tools import validate as validate_command
-from data_tools.checking import validate
-from data_tools.preparation import is_prepared, prepare
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -34,10 +34,10 @@ def prepared(tmp_path_factory, wordnet_slice):
 )
 def test_help_teaches_each_command(name, capsys):
     with pytest.raises(SystemExit) as caught:
-        importlib.import_module(f"data_tools.{name}").main(["--help"])
+        importlib.import_module(f"cxml.data_tools.{name}").main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert f"python -m data_tools.{name}" in text
+    assert f"python -m cxml.data_tools.{name}" in text
     assert "data set" in text
 
 

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 
 from cxml.config import SourceConfig, config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
+from cxml.data_tools.checking import validate
+from cxml.data_tools.formats import RawDataset, RawSplit, read_source
+from cxml.data_tools.preparation import expected_fingerprint, is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from data_tools.checking import validate
-from data_tools.formats import RawDataset, RawSplit, read_source
-from data_tools.preparation import expected_fingerprint, is_prepared, prepare
 
 
 def content_of(folder):
@@ -161,7 +161,7 @@ def test_moved_or_absent_raw_files_and_new_propensities_leave_the_data_valid(mak
 KILLED_AFTER_TWO = """
 import os, signal
 from cxml.config import config_from_dict
-from data_tools.preparation import prepare, work
+from cxml.data_tools.preparation import prepare, work
 record, done = work.Progress.record, []
 def killed(progress, info):
     if len(done) >= 2:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cxml.config import SourceConfig
+from cxml.data_tools.formats import read_source
+from cxml.data_tools.preparation.terms import Vocabulary, add_counts, find_terms
 from cxml.errors import DataError
-from data_tools.formats import read_source
-from data_tools.preparation.terms import Vocabulary, add_counts, find_terms
 
 texts_strategy = st.lists(
     st.text(alphabet=st.sampled_from("aAbBßİΣσς_1é٣ -.\n\u0301\u2028漢"), max_size=12), min_size=1, max_size=12
@@ -71,7 +71,7 @@ def test_the_most_frequent_terms_stay_and_ties_go_to_the_first(real):
 def test_more_texts_than_are_worked_on_at_once_change_nothing(real, monkeypatch):
     train, test = real
     whole = fit(train)
-    monkeypatch.setattr("data_tools.preparation.terms._TEXTS_AT_ONCE", 11)
+    monkeypatch.setattr("cxml.data_tools.preparation.terms._TEXTS_AT_ONCE", 11)
     pieces = fit(train)
     assert pieces.terms == whole.terms
     np.testing.assert_array_equal(pieces.idf, whole.idf)

@@ -11,11 +11,11 @@ from scipy import sparse
 from support.datasets import random_rows, write_dataset
 
 from cxml.config import config_from_dict, config_to_dict
+from cxml.data_tools import import_tree as import_command
+from cxml.data_tools.formats.plain_pickle import load_plain
+from cxml.data_tools.tree_import import import_tree
 from cxml.errors import ConfigError, DataError
 from cxml.tree import LabelTree, tree_fingerprint, tree_url
-from data_tools import import_tree as import_command
-from data_tools.formats.plain_pickle import load_plain
-from data_tools.tree_import import import_tree
 
 FINE = np.array([3, 0, 1, 2, 0, 3, 1, 2, 2])  # cluster of each label
 COARSE = np.array([1, 0, 0, 1, 0, 1, 0, 1, 1])  # 0 and 1 inside 0, 2 and 3 inside 1

@@ -5,10 +5,10 @@ import pytest
 
 from cxml.config import config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data_tools import tree_report
+from cxml.data_tools.preparation import prepare
+from cxml.data_tools.tree_statistics import collect_tree_statistics
 from cxml.tree import build, tree_url
-from data_tools import tree_report
-from data_tools.preparation import prepare
-from data_tools.tree_statistics import collect_tree_statistics
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from support.runs import make_encoder, small_config
 
 from cxml.config import Config
 from cxml.data import ShardedDataset, collate, data_url
+from cxml.data_tools.preparation import prepare
 from cxml.model import build_model
 from cxml.parallel import Exchange, distributed, rows_head, run_workers
 from cxml.training.centroids import start_from_centroids
 from cxml.tree import LabelTree, build, tree_url
-from data_tools.preparation import prepare
 
 HEADS = {
     "rows": {},

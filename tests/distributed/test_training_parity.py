@@ -10,9 +10,9 @@ import torch
 from support.runs import make_encoder, read_losses, small_config, train_one_after_the_other
 
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 TWO_PROCESSES = {
     "two processes": {},

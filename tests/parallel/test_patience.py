@@ -6,9 +6,9 @@ import pytest
 from support.runs import make_encoder, small_config
 
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.parallel import distributed, run_workers, set_patience
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 
 def wait_for_a_late_rank(hang_minutes):

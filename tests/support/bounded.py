@@ -35,7 +35,7 @@ def outcomes(cases: dict[str, tuple[str, dict]]) -> dict[str, str]:
 def _source(**arguments: object) -> object:
     """Rows of the train split, the first texts and labels, and the names."""
     from cxml.config import SourceConfig
-    from data_tools.formats import read_source
+    from cxml.data_tools.formats import read_source
 
     on_error = arguments.pop("on_error", "refuse")
     raw = read_source(SourceConfig(**arguments), on_error)
@@ -46,7 +46,7 @@ def _source(**arguments: object) -> object:
 
 def _texts(**arguments: object) -> object:
     """Number of texts, and the first ones."""
-    from data_tools.formats import TextSource, read_texts
+    from cxml.data_tools.formats import TextSource, read_texts
 
     count, first = 0, []
     for chunk in read_texts(TextSource(**arguments), 4096):
@@ -56,13 +56,13 @@ def _texts(**arguments: object) -> object:
 
 
 def _clusters(file: str) -> object:
-    from data_tools.tree_import import read_clusters
+    from cxml.data_tools.tree_import import read_clusters
 
     return [level.tolist() for level in read_clusters(file)]
 
 
 def _chain(folder: str) -> object:
-    from data_tools.tree_import import read_chain
+    from cxml.data_tools.tree_import import read_chain
 
     return [level.tolist() for level in read_chain(folder)]
 
@@ -111,8 +111,8 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 
 if __name__ == "__main__":
     # Loaded once, before any process is forked.
-    import data_tools.formats
-    import data_tools.tree_import  # noqa: F401
+    import cxml.data_tools.formats
+    import cxml.data_tools.tree_import  # noqa: F401
 
     print(json.dumps({name: _attempt(_ACTIONS[action], arguments)
                       for name, (action, arguments) in json.loads(sys.stdin.read()).items()}))  # fmt: skip

@@ -15,8 +15,8 @@ HIDEABLE = sorted({module for modules in EXTRAS.values() for module in modules})
 _hidden = set(HIDEABLE)
 _LOADED_ONCE = (
     "cxml.pipeline", "cxml.dry_run", "cxml.comparison", "cxml.relabelling", "cxml.reclustering",
-    "cxml.batch_prediction", "cxml.prediction.similarity", "data_tools.statistics", "data_tools.checking",
-    "data_tools.tree_import", "data_tools.tree_statistics",
+    "cxml.batch_prediction", "cxml.prediction.similarity", "cxml.data_tools.statistics", "cxml.data_tools.checking",
+    "cxml.data_tools.tree_import", "cxml.data_tools.tree_statistics",
 )  # fmt: skip
 
 

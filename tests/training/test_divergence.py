@@ -18,9 +18,9 @@ from cxml.accelerators import device_of
 from cxml.checkpoint import list_checkpoints
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, run_workers
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 HEADS = {
     "AdamW": (RowsHead, HeadConfig(), 1),

@@ -6,10 +6,10 @@ from support.checkpoints import checkpointed, model_tensors, off, train_each, tr
 from support.runs import make_encoder, small_config
 
 from cxml.data import ShardedDataset
+from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
 from cxml.parallel import engine, require_engine, run_workers
 from cxml.tree import build
-from data_tools.preparation import prepare
 
 STOP = 7
 SETTINGS = {

@@ -42,9 +42,9 @@ NEEDS = [
      dict.fromkeys(("ray", "fastapi", "prometheus_client", "uvicorn", "starlette"), "serve")),
     ("cxml.similar", ["exported", "--label", "label 1"], {"faiss": "similar"}),
     ("cxml.similar", ["exported", "--text", "a text"], {"faiss": "similar"}),
-    ("data_tools.prepare", RUN, {"simple_icd_10_cm": "quickstart"}),
-    ("data_tools.prepare", [*RUN, "--data.engine", "ray"], {"ray": "train", "pandas": "train"}),
-    ("data_tools.inspect", ["data", "--plot", "plot.png"], {"matplotlib": "plots"}),
+    ("cxml.data_tools.prepare", RUN, {"simple_icd_10_cm": "quickstart"}),
+    ("cxml.data_tools.prepare", [*RUN, "--data.engine", "ray"], {"ray": "train", "pandas": "train"}),
+    ("cxml.data_tools.inspect", ["data", "--plot", "plot.png"], {"matplotlib": "plots"}),
     ("cxml.predict", ["s3://bucket/model", "texts.txt"], {"s3fs": "s3"}),
     ("cxml.predict", ["exported", "s3://bucket/texts.txt"], {"s3fs": "s3"}),
     ("cxml.export", ["exported", "s3://bucket/model"], {"s3fs": "s3"}),
@@ -52,12 +52,12 @@ NEEDS = [
     ("cxml.serve", ["s3://bucket/model"], {"s3fs": "s3"}),
     ("cxml.train", ["--config", "s3://bucket/config.yaml"], {"s3fs": "s3"}),
     ("cxml.train", [*RUN, "--output", "s3://bucket/run"], {"s3fs": "s3"}),
-    ("data_tools.inspect", ["s3://bucket/data"], {"s3fs": "s3"}),
-    ("data_tools.validate", ["s3://bucket/data"], {"s3fs": "s3"}),
-    ("data_tools.propensity", ["data", "s3://bucket/out.txt"], {"s3fs": "s3"}),
-    ("data_tools.split", ["data", "s3://bucket/split"], {"s3fs": "s3"}),
-    ("data_tools.tree_report", ["s3://bucket/tree"], {"s3fs": "s3"}),
-    ("data_tools.import_tree", [*RUN, "--output", "s3://bucket/run", "--source", "x"], {"s3fs": "s3"}),
+    ("cxml.data_tools.inspect", ["s3://bucket/data"], {"s3fs": "s3"}),
+    ("cxml.data_tools.validate", ["s3://bucket/data"], {"s3fs": "s3"}),
+    ("cxml.data_tools.propensity", ["data", "s3://bucket/out.txt"], {"s3fs": "s3"}),
+    ("cxml.data_tools.split", ["data", "s3://bucket/split"], {"s3fs": "s3"}),
+    ("cxml.data_tools.tree_report", ["s3://bucket/tree"], {"s3fs": "s3"}),
+    ("cxml.data_tools.import_tree", [*RUN, "--output", "s3://bucket/run", "--source", "x"], {"s3fs": "s3"}),
 ]  # fmt: skip
 CASES = [(package, module, arguments, extra) for module, arguments, needed in NEEDS
          for package, extra in needed.items()]  # fmt: skip
@@ -65,11 +65,11 @@ UNNEEDED = [
     ("cxml.predict", ["exported", "texts.txt", "--explain"]),
     ("cxml.predict", ["exported", "texts.txt", "--output", "predicted", "--format", "parquet"]),
     ("cxml.export", ["exported", "packed", "--rows", "int8"]),
-    ("data_tools.inspect", ["data"]),
-    ("data_tools.propensity", ["data", "weights.txt"]),
-    ("data_tools.split", ["data", "split"]),
-    ("data_tools.validate", ["data"]),
-    ("data_tools.tree_report", ["exported/tree"]),
+    ("cxml.data_tools.inspect", ["data"]),
+    ("cxml.data_tools.propensity", ["data", "weights.txt"]),
+    ("cxml.data_tools.split", ["data", "split"]),
+    ("cxml.data_tools.validate", ["data"]),
+    ("cxml.data_tools.tree_report", ["exported/tree"]),
 ]
 
 

@@ -301,14 +301,14 @@ def test_a_store_that_is_away_for_a_while_ends_no_run(remote, monkeypatch, caplo
 
 COMMANDS = {
     "cxml.train": [], "cxml.evaluate": [], "cxml.relabel": ["--model", "m"], "cxml.recluster": ["--model", "m"],
-    "cxml.tune": [], "data_tools.import_tree": ["--source", "s"],
+    "cxml.tune": [], "cxml.data_tools.import_tree": ["--source", "s"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_every_command_that_writes_is_refused_before_it_does_anything(tmp_path, hold, capsys, module):
     out = tmp_path / "out"
-    locked_folder = out / "tree" if module == "data_tools.import_tree" else out
+    locked_folder = out / "tree" if module == "cxml.data_tools.import_tree" else out
     process = until_held(hold((str(locked_folder), "")))
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"output": str(out), "data": {"source": {"kind": "jsonl", "path": str(tmp_path)}}}))
@@ -320,7 +320,7 @@ def test_every_command_that_writes_is_refused_before_it_does_anything(tmp_path, 
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("cxml.predict", ["model", "texts.txt", "--output"]), ("data_tools.split", ["data"])],
+    [("cxml.predict", ["model", "texts.txt", "--output"]), ("cxml.data_tools.split", ["data"])],
 )
 def test_every_tool_that_writes_is_refused_before_it_does_anything(tmp_path, hold, capsys, module, arguments):
     process = until_held(hold((str(tmp_path / "out"), "")))
@@ -335,7 +335,7 @@ def test_runs_that_share_their_data_prepare_it_once(tmp_path):
     config = tmp_path / "config.yaml"
     source = {"kind": "jsonl", "path": str(tmp_path)}
     config.write_text(json.dumps({"output": "out", "data": {"source": source, "directory": str(tmp_path / "data")}}))
-    command = [sys.executable, "-m", "data_tools.prepare", "--config", str(config), "--data.engine", "local"]
+    command = [sys.executable, "-m", "cxml.data_tools.prepare", "--config", str(config), "--data.engine", "local"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     logs = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], logs

@@ -7,11 +7,11 @@ from support.runs import make_encoder
 from support.small_runs import run_all, small_values, write_rows
 
 from cxml.config import TreeConfig, config_from_dict
+from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError, DataError
 from cxml.parallel import run_workers
 from cxml.run_plan import plan_run
 from cxml.tree import fit_levels, tree_fingerprint
-from data_tools.preparation import prepare
 
 RUNS = {
     "1 label, 1 text": (1, 1, {}),

@@ -12,8 +12,8 @@ from scipy import sparse
 from support.datasets import write_dataset
 
 from cxml.config import SourceConfig
+from cxml.data_tools.formats import TextSource, read_source, read_texts
 from cxml.errors import DataError
-from data_tools.formats import TextSource, read_source, read_texts
 
 JSONL = ['{"text": "one", "labels": ["a"]}', '{"text": "two", "labels": ["a", "b"]}']
 CSV = ["text,labels", "one,a", '"two","a,b"']
@@ -192,7 +192,7 @@ def test_no_locale_fails_the_end_of_a_run(tmp_path, locale):
 def test_a_data_set_is_inspected_in_an_ascii_locale(tmp_path):
     matrix = sparse.csr_matrix(np.eye(2, dtype=np.float32))
     url = write_dataset(tmp_path / "data", {"train": (matrix, matrix)}, names=["名", "été"])
-    done = run("ASCII", None, "data_tools.inspect", url)
+    done = run("ASCII", None, "cxml.data_tools.inspect", url)
     assert done.returncode == 0, done.stderr.decode()
     assert b"\\u540d" in done.stdout
 

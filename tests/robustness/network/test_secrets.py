@@ -155,12 +155,12 @@ def test_the_log_and_uncaught_errors_do_not_show_them(capfd):
 
 @pytest.fixture
 def prepared(web, tmp_path):
-    """Run `data_tools.prepare` on files of the web server."""
+    """Run `cxml.data_tools.prepare` on files of the web server."""
     rows = [json.dumps({"text": f"words of text {i}", "labels": [f"label {i % 3}"]}) for i in range(12)]
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
 
-    def run(*options, token=TOKEN, module="data_tools.prepare"):
+    def run(*options, token=TOKEN, module="cxml.data_tools.prepare"):
         config = tmp_path / "config.yaml"
         source = {"kind": "jsonl", "path": f"http://{USER}:{PASSWORD}@{web}?token={token}"}
         data = {"source": source, "engine": "local"}

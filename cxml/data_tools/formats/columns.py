@@ -1,0 +1,82 @@
+"""JSON lines, CSV and Parquet: a column of texts, a column of labels, perhaps a column of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from cxml.config import SourceConfig
+from cxml.data_tools.formats.files import find_parts, require_file
+from cxml.data_tools.formats.label_text import NoLabelsError, parse_labels
+from cxml.data_tools.formats.parquet_rows import read_parquet
+from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, SPLITS, Problem
+from cxml.data_tools.formats.records import NAMES_FILE, Record, RecordReader, find_names
+from cxml.data_tools.formats.rows import CsvRows, read_objects
+
+_MEND = "Correct or remove the row."
+
+
+class ColumnReader(RecordReader):
+    """What the three forms share: which columns are read, and what may stand in them."""
+
+    suffix = ""
+    remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
+
+    def __init__(self, source: SourceConfig) -> None:
+        files = {split: find_parts(source.path, split, self.suffix) for split in SPLITS}
+        names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
+        super().__init__(source.path, files, names, source.label_separator)
+        self._source = source
+        self._columns = [name for name in (source.text_column, source.labels_column, source.id_column) if name]
+
+    def _records(self, url: str, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[Record]:
+        for line, row in rows:
+            yield Record(url, line, problem=row) if isinstance(row, Problem) else self._record(url, line, row)
+
+    def _record(self, url: str, line: int, row: Mapping[str, Any]) -> Record:
+        source = self._source
+        text = row.get(source.text_column)
+        if not isinstance(text, str):
+            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is no string"
+            return self._broken(url, line, what)
+        try:
+            labels = parse_labels(row.get(source.labels_column), source.label_separator, are_ids=source.label_ids)
+        except NoLabelsError as error:
+            return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", error.detail, error.remedy)
+        key = row.get(source.id_column) if source.id_column else None
+        if source.id_column and key is None:
+            return self._broken(url, line, f"no key in {source.id_column!r}")
+        return Record(url, line, text, labels, None if key is None else str(key))
+
+    def _broken(self, url: str, line: int, what: str, detail: str = "", remedy: str = _MEND) -> Record:
+        return Record(url, line, problem=Problem(url, line, what, f"{remedy} {LEAVE_OUT}", detail))
+
+
+class JsonlReader(ColumnReader):
+    """`train*.jsonl` and `test*.jsonl`: a JSON object per line."""
+
+    suffix = ".jsonl"
+
+    def records(self, url: str) -> Iterator[Record]:
+        """The objects of one file."""
+        yield from self._records(url, read_objects(url, f"{_MEND} {LEAVE_OUT}"))
+
+
+class CsvReader(ColumnReader):
+    """`train*.csv` and `test*.csv`: a line of column names, then rows; quoted fields may span lines."""
+
+    suffix = ".csv"
+
+    def records(self, url: str) -> Iterator[Record]:
+        """The rows of one file. Raises `DataError` where the first line lacks a column."""
+        yield from self._records(url, CsvRows(url, self._columns, f"{_MEND} {LEAVE_OUT}"))
+
+
+class ParquetReader(ColumnReader):
+    """`train*.parquet` and `test*.parquet`: strings, and lists (or strings) of labels."""
+
+    suffix = ".parquet"
+
+    def records(self, url: str) -> Iterator[Record]:
+        """The rows of one file, numbered from 1. Raises `DataError` where it is no Parquet file or lacks a column."""
+        yield from self._records(url, read_parquet(url, self._columns, CHUNK_ROWS))

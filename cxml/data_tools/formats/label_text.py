@@ -1,0 +1,147 @@
+"""The labels of a row as a file holds them: a list, or a string with separators.
+
+A row that certainly means something else is refused (`parse_labels`). What can only be told from all names together is
+warned about (`doubts`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from cxml.data_tools.formats.reader import show
+
+_LIST_AS_TEXT = re.compile(
+    r"""[\[{].*[\]}] | \[\s*['"].* | [\w.]*\(\s*['"\[{(].*\) | (?:set|frozenset|list|tuple|dict)\(\)""",
+    re.DOTALL | re.VERBOSE,
+)
+_IN_PARENTHESES = re.compile(r"\([^()]*\)")
+_ID = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)  # fits 64 bits
+_WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
+_QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
+_MULTI_HOT = (0, 1, "0", "1", "0.0", "1.0", "False", "True", "false", "true")
+_SEPARATORS = ("|", ";", "\t", "\n", ",", " ")
+_MISSING_VALUES = ("nan", "NaN", "None", "null", "NULL", "NA", "<NA>", "NaT")
+_NAMES_WANTED = "Write the names of the text's labels, each once: a list of strings, or one string with separators."
+
+
+class NoLabelsError(ValueError):
+    """A cell does not hold labels: `what` is wrong in general, `detail` in this row, and what to write instead."""
+
+    def __init__(self, what: str, detail: str, remedy: str) -> None:
+        super().__init__(what + detail)
+        self.what = what
+        self.detail = detail
+        self.remedy = remedy
+
+
+def parse_labels(cell: object, separator: str | None, *, are_ids: bool = False) -> Sequence[str | int]:
+    """The labels of one row: names as they stand there, or ids.
+
+    Args:
+        cell: a list of strings and integers, or a string. Blanks around names in a string do not count, and a separator
+            may be the last character.
+        separator: what separates the labels of a string; None: blanks.
+        are_ids: labels are ids, and integers or digits.
+
+    Raises:
+        NoLabelsError: the cell holds something else.
+    """
+    if isinstance(cell, str):
+        labels = _split(cell.strip(), separator)
+    elif isinstance(cell, list):
+        labels = cell
+    else:
+        raise NoLabelsError("no labels", f": {show(cell)}", _NAMES_WANTED)
+    if len(labels) > 1 and all(label in _MULTI_HOT for label in labels) and len(set(labels)) < len(labels):
+        raise NoLabelsError("a multi-hot list, with a 0 or 1 for each label", f": {show(cell)}", _NAMES_WANTED)
+    return [parse_id(label) for label in labels] if are_ids else [_name_of(label) for label in labels]
+
+
+def parse_id(label: object) -> int:
+    """A label id, which may be out of range. Raises `NoLabelsError` for anything but an integer or digits."""
+    if isinstance(label, int) and not isinstance(label, bool):
+        return label
+    if isinstance(label, str) and _ID.fullmatch(label):
+        return int(label)
+    raise NoLabelsError("a label that is no id", f": {show(label)}", "Write ids as integers, counted from 0.")
+
+
+def _split(cell: str, separator: str | None) -> list[str]:
+    looks_like_tuple = _IN_PARENTHESES.fullmatch(cell) and (separator or " ") in cell
+    if _LIST_AS_TEXT.fullmatch(cell) or looks_like_tuple:
+        remedy = "Join the names with the separator, or write JSON lines, where labels may be a list."
+        raise NoLabelsError("a list that was written as text", f": {show(cell)}", remedy)
+    return [name.strip() for name in cell.split(separator) if name.strip()]
+
+
+def _name_of(label: object) -> str:
+    if isinstance(label, bool) or not isinstance(label, (str, int)):
+        raise NoLabelsError("a label that is neither a string nor an integer", f": {show(label)}", _NAMES_WANTED)
+    name = str(label)
+    if not name.strip():
+        raise NoLabelsError("a label without a name", f": {show(name)}", "Remove the empty name from the list.")
+    return name
+
+
+def are_multi_hot(texts_of: Counter[str], num_texts: int) -> bool:
+    """Whether lists of two zeros and ones were read as names: every text has both. Longer ones are refused by row."""
+    return num_texts > 2 and texts_of == {"0": num_texts, "1": num_texts}
+
+
+def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
+    """What looks wrong with the names of a data set, a sentence each.
+
+    Args:
+        texts_of: the number of texts that carry each name.
+        num_texts: texts that have a label.
+        separator: what separates labels; None: blanks.
+    """
+    if texts_of.total() == num_texts:
+        yield from _other_separator(texts_of, num_texts, separator)
+    for kind, remedy in (
+        (_WHOLE_FLOAT, "look like integers that were written as floating-point numbers"),
+        (_QUOTED, "have quotation marks, which are part of the name"),
+    ):
+        hits = [name for name in texts_of if kind.fullmatch(name)]
+        if sum(texts_of[name] for name in hits) > texts_of.total() / 2:
+            yield f"{len(hits)} of {len(texts_of)} label names {remedy}, such as {show(hits[0])}."
+    missing = [name for name in _MISSING_VALUES if name in texts_of]
+    if missing:
+        yield f"{texts_of[missing[0]]} texts have a label named {missing[0]!r}; is that a missing value?"
+    yield from _twins(texts_of)
+
+
+def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
+    """Every text has one label: perhaps labels are separated by something else than `separator`."""
+    for other in _SEPARATORS:
+        hits = [name for name in texts_of if other in name]
+        count = sum(texts_of[name] for name in hits)
+        # Blanks are common in names; where they separate labels, the same labels come back in other company.
+        are_words = other == " " and len({part for name in hits for part in name.split()}) > len(hits)
+        if other == separator or are_words or count <= num_texts / 2:
+            continue
+        set_to = "blanks" if separator is None else repr(separator)
+        yield (
+            f"Every text has one label, since {set_to} separates no labels, but {count} of {num_texts} texts have "
+            f"{other!r} in it, such as {show(hits[0])}. If that separates labels, set data.source.label_separator to "
+            "it (kinds jsonl, csv and parquet), or write the file anew."
+        )
+        return
+
+
+def _twins(texts_of: Counter[str]) -> Iterator[str]:
+    """Names that people take for the same."""
+    groups: dict[str, list[str]] = {}
+    for name in texts_of:
+        plain = name if name.isascii() else "".join(filter(str.isprintable, unicodedata.normalize("NFKC", name)))
+        groups.setdefault(" ".join(plain.casefold().split()), []).append(name)
+    twins = [names for names in groups.values() if len(names) > 1]
+    if twins:
+        one, other = map(ascii, twins[0][:2])  # escapes, where both would look the same
+        yield (
+            f"{len(twins)} label names differ from another one only in case, blanks or Unicode form, such as {one} and "
+            f"{other}. They stay different labels."
+        )

@@ -1,0 +1,116 @@
+"""Raw forms with a file of texts, a line each, and a file of labels beside it."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+from cxml import storage
+from cxml.data import most_items
+from cxml.data_tools.formats.files import file_facts, find_file, require_file
+from cxml.data_tools.formats.label_files import LabelFile, open_label_file
+from cxml.data_tools.formats.lines import count_lines, read_all_lines, read_lines
+from cxml.data_tools.formats.reader import SPLITS, RawChunk, show
+from cxml.errors import DataError
+from cxml.urls import path_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names that the files of a form may have, the first found is taken.
+
+    Attributes:
+        texts: per split.
+        labels: per split, matrices or sparse text.
+        names: of the label names; they may be left out.
+    """
+
+    texts: Mapping[str, Sequence[str]]
+    labels: Mapping[str, Sequence[str]]
+    names: Sequence[str]
+
+
+class PairedReader:
+    """Reads a folder of a given layout."""
+
+    def __init__(self, folder: str, layout: Layout) -> None:
+        """Find the files. Raises `DataError` where one is missing."""
+        self._folder = folder
+        self._texts = {split: require_file(folder, layout.texts[split]) for split in SPLITS}
+        self._labels = {split: require_file(folder, layout.labels[split]) for split in SPLITS}
+        self._names = find_file(folder, layout.names)
+
+    def facts(self) -> dict[str, Any]:
+        """Size and hash of each file."""
+        urls = [*self._texts.values(), *self._labels.values(), *([self._names] if self._names else [])]
+        return file_facts(self._folder, urls)
+
+    def label_names(self) -> list[str]:
+        """Those of the names' file, else the ids.
+
+        Raises:
+            DataError: the label files disagree about their number or claim an absurd one, or the names' file has
+                another one.
+        """
+        train, test = (self._label_files[split] for split in SPLITS)
+        if train.num_labels != test.num_labels:
+            problem = (
+                f"has {test.num_labels} label columns, {posixpath.basename(path_of(train.url))} has {train.num_labels}"
+            )
+            raise DataError(test.url, problem, "Both need a column for every label.")
+        if self._names is not None:
+            return read_names(self._names, train.num_labels)
+        if train.num_labels > most_items(storage.size(train.url)):
+            problem = f"claims {train.num_labels} labels, more than a file of this size can describe"
+            raise DataError(train.url, problem, "Correct the number, or give the labels' names in a file.")
+        return [str(label) for label in range(train.num_labels)]
+
+    def chunks(self, split: str) -> Iterator[RawChunk]:
+        """Texts and labels side by side. Raises `DataError` where the files differ in length."""
+        labels = self._label_files[split]
+        for lines, own_labels in zip_longest(read_lines(self._texts[split]), labels.chunks()):
+            text_rows = len(lines.lines) if lines else 0
+            label_rows = len(own_labels.labels) if own_labels else 0
+            if lines is None or own_labels is None or text_rows != label_rows:
+                raise self._lengths_differ(split)
+            numbers = lines.first + own_labels.lines - own_labels.lines[0]
+            problems = {**own_labels.problems, **lines.broken}
+            yield RawChunk(
+                self._texts[split], numbers, lines.lines, own_labels.labels, labels.url, own_labels.lines,
+                problems=problems,
+            )  # fmt: skip
+
+    def _lengths_differ(self, split: str) -> DataError:
+        texts = count_lines(self._texts[split])
+        rows = sum(len(chunk.labels) for chunk in self._label_files[split].chunks())
+        problem = f"has {rows} rows, but {posixpath.basename(path_of(self._texts[split]))} has {texts} lines"
+        remedy = "Text and label files need one line and one row for each text."
+        return DataError(self._labels[split], problem, remedy)
+
+    @cached_property
+    def _label_files(self) -> dict[str, LabelFile]:
+        return {split: open_label_file(url) for split, url in self._labels.items()}
+
+
+def read_names(url: str, num_labels: int | None = None, *, are_unique: bool = False) -> list[str]:
+    """Label names, a line each.
+
+    Raises:
+        DataError: a name is empty, there are not `num_labels` of them, or one occurs twice though they `are_unique`.
+    """
+    names = read_all_lines(url)
+    line_of: dict[str, int] = {}
+    for line, name in enumerate(names, start=1):
+        if not name.strip():
+            raise DataError(url, "an empty name", "Each line names one label, in the order of the ids.", line=line)
+        if are_unique and line_of.setdefault(name, line) != line:
+            problem = f"the name of line {line_of[name]} again: {show(name)}"
+            raise DataError(url, problem, "Each label needs a name of its own.", line=line)
+    if num_labels is not None and len(names) != num_labels:
+        problem = f"has {len(names)} lines, but the label files have {num_labels} columns"
+        raise DataError(url, problem, "It needs one name per label; remove the file to use the ids as names.")
+    return names

@@ -1,0 +1,75 @@
+"""Rows of Parquet files, without trusting what the files say about themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cxml import storage
+from cxml.data import most_bytes, most_items
+from cxml.data_tools.formats.rows import require_column
+from cxml.errors import DataError
+
+_WRITE_AGAIN = "Write it again."
+
+
+def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each row, from 1, and its values by column.
+
+    Args:
+        url: the file.
+        columns: what to read.
+        rows: how many to hold at a time.
+
+    Raises:
+        DataError: it is no Parquet file, is damaged, lacks a column, or unpacks to far more than a file of its size can
+            hold.
+    """
+    number = 0
+    limit = most_bytes(storage.size(url))
+    num_bytes = 0
+    try:
+        with storage.open_read(url) as stream:
+            file = pq.ParquetFile(stream)
+            for name in columns:
+                require_column(url, name, file.schema_arrow.names)
+            _refuse_too_many(url, file.metadata)
+            # As dictionaries: a text that a file holds once and repeats a million times is then held once.
+            leaves = (file.schema.column(i) for i in range(len(file.schema)))
+            strings = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+            file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=strings)
+            for batch in file.iter_batches(rows, columns=columns):
+                num_bytes += sum(map(_unpacked_bytes, batch.columns))
+                if num_bytes > limit:
+                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, as no text does", _WRITE_AGAIN)
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise DataError(url, f"no Parquet file of UTF-8 text can be read ({error})", _WRITE_AGAIN) from error
+
+
+def _refuse_too_many(url: str, facts: pq.FileMetaData) -> None:
+    """Values that repeat take next to no room, so a small file can declare any number of them."""
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    count = max((sum(group.column(i).num_values for group in groups) for i in range(facts.num_columns)), default=0)
+    if count > most_items(storage.size(url)):
+        raise DataError(url, f"declares {count} values, more than a file of its size can hold", _WRITE_AGAIN)
+
+
+def _unpacked_bytes(column: pa.Array) -> int:
+    """Bytes of the values of a column once every row has its own."""
+    if isinstance(column, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
+        return column.nbytes + _unpacked_bytes(column.flatten())
+    if not isinstance(column, pa.DictionaryArray):
+        return column.nbytes
+    if not pa.types.is_string(column.dictionary.type) and not pa.types.is_large_string(column.dictionary.type):
+        return len(column) * 8
+    lengths = pc.call_function("binary_length", [column.dictionary])
+    return pc.call_function("sum", [lengths.take(column.indices)]).as_py() or 0

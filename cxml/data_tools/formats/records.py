@@ -1,0 +1,169 @@
+"""Raw forms in which a row holds a text and its labels together, as names or ids."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cxml.data import Ragged
+from cxml.data_tools.formats.files import file_facts, find_file
+from cxml.data_tools.formats.label_text import are_multi_hot, doubts
+from cxml.data_tools.formats.paired import read_names
+from cxml.data_tools.formats.reader import CHUNK_ROWS, SPLITS, Problem, RawChunk, show
+from cxml.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+NAMES_FILE = "labels.txt"
+_MOST_DIGITS = 4300  # Python parses no longer numbers
+_OUT_OF_RANGE = -1  # what a label without an id becomes; the cleaner names it
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: its file and line, text, labels and key; or the problem that kept it from being read.
+
+    Labels are names where they are strings, and ids where they are integers.
+    """
+
+    file: str
+    line: int
+    text: str = ""
+    labels: Sequence[str | int] = ()
+    key: str | None = None
+    problem: Problem | None = None
+
+
+class RecordReader(ABC):
+    """Reads rows that hold text and labels; a subclass says where they come from.
+
+    With a file of label names, ids are places in it and names must be in it. Without one, the names that occur are
+    collected first, which reads the files once more.
+    """
+
+    remedy_for_ids = ""
+    """What to do where names turn out to be ids."""
+
+    def __init__(
+        self, folder: str, files: dict[str, list[str]], names_file: str | None, separator: str | None = None
+    ) -> None:
+        """`separator` is what separates labels in these files, None where blanks do."""
+        self._folder = folder
+        self._files = files
+        self._names_file = names_file
+        self._separator = separator
+        self._doubts: list[str] = []
+
+    @abstractmethod
+    def records(self, url: str) -> Iterator[Record]:
+        """The rows of one file."""
+
+    def facts(self) -> dict[str, Any]:
+        """Size and hash of each file."""
+        return file_facts(self._folder, [*self._source_files(), *([self._names_file] if self._names_file else [])])
+
+    def _source_files(self) -> list[str]:
+        """All files but the names'."""
+        return [url for split in SPLITS for url in self._files[split]]
+
+    def label_names(self) -> list[str]:
+        """Those of the names' file, or all that occur, sorted: numbers by value, then the rest by code point.
+
+        Logs a warning where names that were collected look wrong.
+        """
+        names = self._names
+        for doubt in self._doubts:
+            _log.warning("%s: %s", self._folder, doubt)
+        return names
+
+    def chunks(self, split: str) -> Iterator[RawChunk]:
+        """The rows of all files of a split, with labels as ids."""
+        for url in self._files[split]:
+            pending: list[Record] = []
+            for record in self.records(url):
+                pending.append(record)
+                if len(pending) == CHUNK_ROWS:
+                    yield self._chunk(pending)
+                    pending = []
+            if pending:
+                yield self._chunk(pending)
+
+    def _chunk(self, records: list[Record]) -> RawChunk:
+        lines = np.array([record.line for record in records], np.int64)
+        labels = [[self._id_of(label) for label in record.labels] for record in records]
+        problems = {row: record.problem for row, record in enumerate(records) if record.problem is not None}
+        unknown = (row for row, ids in enumerate(labels) if _OUT_OF_RANGE in ids)
+        for row in unknown:
+            problems.setdefault(row, self._unknown_label(records[row]))
+        has_keys = any(record.key is not None for record in records)
+        keys = [f"\0{record.line}" if record.key is None else record.key for record in records] if has_keys else None
+        file = records[0].file
+        texts = [record.text for record in records]
+        ids = Ragged.from_lists(labels, np.int64)
+        return RawChunk(file, lines, texts, ids, self._label_file_of(file), lines, keys, problems)
+
+    def _label_file_of(self, url: str) -> str:
+        """Where the labels of the texts in `url` stand, in the same lines."""
+        return url
+
+    def _unknown_label(self, record: Record) -> Problem:
+        label = next(label for label in record.labels if self._id_of(label) == _OUT_OF_RANGE)
+        file = self._label_file_of(record.file)
+        if isinstance(label, int):
+            detail = f": {label} is not in 0..{len(self._names) - 1}"
+            return Problem(file, record.line, "label id out of range", "Correct it, or give all label names.", detail)
+        forms = {unicodedata.normalize(form, label) for form in ("NFC", "NFD")}
+        other_form = ", which has it in another Unicode form" if forms & self._ids.keys() else ""
+        remedy = f"Correct it, or name every label in {self._names_file}.{self.remedy_for_ids * label.isdecimal()}"
+        what = f"a label that {NAMES_FILE} does not name"
+        return Problem(file, record.line, what, remedy, f": {show(label)}{other_form}")
+
+    def _id_of(self, label: str | int) -> int:
+        if isinstance(label, int):
+            return label if 0 <= label < len(self._names) else _OUT_OF_RANGE
+        return self._ids.get(label, _OUT_OF_RANGE)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        if self._names_file:
+            return read_names(self._names_file, are_unique=posixpath.basename(self._names_file).startswith(NAMES_FILE))
+        texts_of: Counter[str] = Counter()
+        num_texts, first_problem = 0, None
+        for split in SPLITS:
+            for url in self._files[split]:
+                for record in self.records(url):
+                    texts_of.update({str(label) for label in record.labels})
+                    num_texts += bool(record.labels)
+                    first_problem = first_problem or record.problem
+        if not texts_of and first_problem:
+            raise first_problem.error()
+        if not texts_of:
+            raise DataError(self._files["train"][0], "no row has a label", "Check data.source.labels_column.")
+        if are_multi_hot(texts_of, num_texts):
+            problem = "every row has the labels 0 and 1: multi-hot lists, with a 0 or 1 for each label"
+            raise DataError(self._files["train"][0], problem, "Write the names of the labels that are right.")
+        self._doubts = list(doubts(texts_of, num_texts, self._separator))
+        return sorted(texts_of, key=_place)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self._names)}
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    is_number = name.isdecimal() and len(name) <= _MOST_DIGITS
+    return not is_number, int(name) if is_number else 0, name
+
+
+def find_names(folder: str) -> str | None:
+    """The file of label names, if there is one."""
+    return find_file(folder, [NAMES_FILE])

@@ -1,0 +1,70 @@
+"""Which reader serves which `data.source.kind`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from cxml.config import SourceConfig
+from cxml.data import concatenate
+from cxml.data_tools.formats import icd10cm
+from cxml.data_tools.formats.cleaning import Cleaner
+from cxml.data_tools.formats.columns import CsvReader, JsonlReader, ParquetReader
+from cxml.data_tools.formats.lf import LfReader
+from cxml.data_tools.formats.lightxml import LightxmlReader
+from cxml.data_tools.formats.pecos import open_pecos
+from cxml.data_tools.formats.raw import RawDataset, RawSplit
+from cxml.data_tools.formats.reader import SPLITS, Reader
+from cxml.data_tools.formats.xmc import open_xmc
+from cxml.errors import DataError
+
+_OPEN = {
+    "xmc": lambda source: open_xmc(source.path),
+    "lightxml": lambda source: LightxmlReader(source.path),
+    "lf": lambda source: LfReader(source.path),
+    "pecos": lambda source: open_pecos(source.path),
+    "jsonl": JsonlReader,
+    "csv": CsvReader,
+    "parquet": ParquetReader,
+    "icd10cm": lambda source: icd10cm.Icd10cmReader(source.chapters, source.test_fraction, source.split_seed),
+}
+
+
+def open_source(source: SourceConfig) -> Reader:
+    """The reader of the raw data.
+
+    Raises:
+        DataError: a file is missing.
+        ConfigError: a package that the source needs is not installed.
+    """
+    return _OPEN[source.kind](source)
+
+
+def source_facts(source: SourceConfig) -> dict[str, Any]:
+    """What identifies the raw data: sizes and hashes of its files, or the version of its package. Raises as above."""
+    return {"kind": source.kind, **open_source(source).facts()}
+
+
+def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "refuse") -> RawDataset:
+    """Read and check all of the raw data into memory.
+
+    Raises:
+        DataError: a file is missing or broken; file, line and remedy are named.
+        ConfigError: a package that the source needs is not installed.
+    """
+    reader = open_source(source)
+    names = list(reader.label_names())
+    return RawDataset({split: _read_split(reader, split, len(names), on_error) for split in SPLITS}, names)
+
+
+def _read_split(reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"]) -> RawSplit:
+    cleaner = Cleaner(num_labels, on_error)
+    chunks = [cleaner.clean(chunk) for chunk in reader.chunks(split)]
+    texts = [text for chunk_texts, _ in chunks for text in chunk_texts]
+    if not texts:
+        raise DataError(split, "no text is left in this split", "Check the raw files.")
+    labels = concatenate([chunk_labels for _, chunk_labels in chunks])
+    ones = np.ones(len(labels.values), np.float32)
+    return RawSplit(texts, sparse.csr_matrix((ones, labels.values, labels.offsets), (len(texts), num_labels)))

@@ -1,0 +1,41 @@
+"""Use a label tree made elsewhere: PECOS's cluster chain, or CascadeXML's pickled clusters.
+
+python -m cxml.data_tools.import_tree --config configs/quickstart.yaml --source pecos/clusters
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.cli import Settings, run_with_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTreeCommand:
+    """Save a label tree made elsewhere as the tree of a run, whose data set must be prepared.
+
+    Of its levels those with the sizes in tree.level_sizes are taken.
+    """
+
+    settings: Settings
+    source: str = ""
+    """Folder or fsspec URL of a PECOS cluster chain (C0.npz, C1.npz, ...), or a file with CascadeXML's pickled
+    clusters, from which nothing but lists and arrays of integers is taken."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    return run_with_config(ImportTreeCommand, _run, "python -m cxml.data_tools.import_tree", arguments)
+
+
+def _run(command: ImportTreeCommand) -> None:
+    from cxml.data_tools.tree_import import import_tree  # noqa: PLC0415  heavy
+
+    tree = import_tree(command.settings, command.source)
+    print(" > ".join(f"{size:,}" for size in tree.level_sizes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

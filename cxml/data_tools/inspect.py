@@ -1,0 +1,48 @@
+"""Look at a prepared data set: counts, lengths, labels, tail, examples; optionally a picture.
+
+python -m cxml.data_tools.inspect runs/quickstart/data --plot data.png
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from cxml import extras
+from cxml.cli import run_tool
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Show counts, length and label distributions, the share of tail labels and examples of a prepared data set."""
+
+    url: Positional[str]
+    """Folder or fsspec URL with the manifest.json."""
+    examples: int = 3
+    """Texts of each split to show, evenly spread."""
+    plot: str = ""
+    """PNG file or URL to draw histograms into (needs the extra `plots`); empty: no picture."""
+
+
+def _run(command: InspectCommand) -> None:
+    if command.plot:
+        extras.require("--plot", command.plot, "matplotlib")
+    from cxml.data_tools.statistics import collect_statistics, draw, print_statistics  # noqa: PLC0415  heavy
+
+    statistics = collect_statistics(command.url)
+    print_statistics(command.url, statistics, command.examples)
+    if command.plot:
+        draw(statistics, command.plot)
+        print(f"Histograms drawn into {command.plot}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused."""
+    return run_tool(InspectCommand, _run, "python -m cxml.data_tools.inspect", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""All that shapes a prepared data set, its fingerprint, and whether what is there was made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tokenizers import Tokenizer
+
+from cxml import storage
+from cxml.config import Config, shaping
+from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
+from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
+from cxml.data_tools.formats import open_source, source_facts
+from cxml.data_tools.formats.records import find_names
+from cxml.data_tools.preparation.tokenizing import load_tokenizer
+from cxml.errors import StaleArtefactError
+
+
+def expected_fingerprint(config: Config) -> str:
+    """The manifest fingerprint that `prepare(config)` writes. Reads the raw files once, to hash them."""
+    return gather_inputs(config).fingerprint
+
+
+def is_prepared(config: Config) -> bool:
+    """Whether the data set of `config` is there, made from the same raw data, tokenizer and settings.
+
+    Where the raw folder is gone (prepared on another machine), the manifest is believed about it.
+
+    Raises:
+        StaleArtefactError: a data set made from other inputs is there; says what differs.
+    """
+    url = data_url(config)
+    if not storage.exists(storage.join(url, MANIFEST_FILE)):
+        return False
+    manifest = DataManifest.read(url)
+    path = config.data.source.path
+    raw_is_gone = bool(path) and not storage.exists(path)
+    inputs = gather_inputs(config, manifest.source if raw_is_gone else None)
+    if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
+        raise _stale(url, "; ".join(_differences(manifest, inputs)) or "another version of cxml made it")
+    if not raw_is_gone and _labels_were_numbers(config, manifest):
+        raise _stale(url, "an earlier version of cxml read label names of digits as numbers, 0389 as 389")
+    return True
+
+
+def _stale(url: str, reason: str) -> StaleArtefactError:
+    return StaleArtefactError(
+        f"{url}: this data set was made from other inputs ({reason}). It is left as it is. To keep both, set output or "
+        "data.directory to another folder. To replace it, run python -m cxml.train with --force prepare."
+    )
+
+
+def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
+    """Whether the data set comes from a version that read digits in strings as numbers, and its labels show it.
+
+    That changed names such as 0389, and made ids of them where there is a labels.txt.
+    """
+    source = config.data.source
+    made_before = "label_ids" not in manifest.config.get("source", {})
+    if not made_before or source.kind not in ("jsonl", "csv", "parquet"):
+        return False
+    names, _ = read_labels(data_url(config))
+    if not any(name.isdecimal() for name in names):
+        return False
+    return find_names(source.path) is not None or names != open_source(source).label_names()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that shapes the shards.
+
+    Attributes:
+        config: settings that do.
+        tokenizer: the facts that identify it.
+        tokenizer_rules: the text of its `tokenizer.json`.
+        source: facts about the raw data.
+    """
+
+    config: dict[str, Any]
+    tokenizer: TokenizerInfo
+    tokenizer_rules: str
+    source: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything."""
+        # The raw folder's path is left out: moved files with the same hashes are the same data.
+        source = {key: value for key, value in self.config["source"].items() if key != "path"}
+        if not source["label_ids"]:
+            del source["label_ids"]  # as in data sets from before there was this setting
+        settings = {**self.config, "source": source}
+        return storage.fingerprint(FORMAT_VERSION, settings, self.tokenizer.fingerprint, self.source)
+
+
+def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
+    """The inputs of `config`; `source` stands for raw files that are not there any more."""
+    settings = shaping(config, "data")
+    # Named even where it is false: a manifest without it is of a version that took digits for numbers.
+    settings["source"]["label_ids"] = config.data.source.label_ids
+    tokenizer, info = load_tokenizer(config)
+    rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
+    return Inputs(settings, info, rules, source or source_facts(config.data.source))
+
+
+def _differences(manifest: DataManifest, inputs: Inputs) -> Iterator[str]:
+    for name, was, now in (
+        *((f"data.{key}", manifest.config.get(key), value) for key, value in inputs.config.items()),
+        ("the tokenizer", manifest.tokenizer.fingerprint[:16], inputs.tokenizer.fingerprint[:16]),
+        ("the raw data", manifest.source, inputs.source),
+    ):
+        if was != now:
+            yield f"{name} was {was}, is {now}"

@@ -1,0 +1,175 @@
+"""Raw texts and labels -> a prepared data set, in two passes over blocks of rows.
+
+1. Scan: read the raw files once; tokenise and stage each block; add up the terms and labels of the train texts.
+2. Make: weigh the terms of each staged block and write its shard.
+
+The manifest comes last. A run that was stopped is gone on with: staged blocks and finished shards are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cxml import storage
+from cxml.config import Config
+from cxml.console import track
+from cxml.data import DataManifest, ShardInfo, data_url, read_labels
+from cxml.data.schema import FORMAT_VERSION
+from cxml.data.writer import remove_leftovers, write_labels
+from cxml.data_tools.formats import SPLITS, open_source
+from cxml.data_tools.formats.reader import show
+from cxml.data_tools.preparation.engines import Engine, open_engine
+from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
+from cxml.data_tools.preparation.progress import FOLDER, Progress, Scan
+from cxml.data_tools.preparation.staging import read_label_counts, read_term_counts
+from cxml.data_tools.preparation.terms import Vocabulary, add_counts
+from cxml.data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
+from cxml.errors import DataError
+from cxml.storage.locks import locked
+from cxml.tree import fit_levels
+
+_log = logging.getLogger(__name__)
+
+_TABLES_AT_ONCE = 32  # counts of so many blocks wait to be added up
+_LOG_SECONDS = 10.0
+_NAMES_SHOWN = 3
+
+
+def prepare(config: Config) -> str:
+    """Make the prepared data set of `config` if it is not there yet, and return its URL.
+
+    Equal inputs give byte-identical files, whatever the engine and the number of workers. What a stopped run finished
+    is used. Of several runs that share the folder one prepares the data, and the others wait for it.
+
+    Raises:
+        DataError: the raw data is broken.
+        ConfigError: the tokenizer or a package is missing.
+        StaleArtefactError: the folder holds a data set made from other inputs.
+    """
+    url = data_url(config)
+    if not is_prepared(config):
+        with locked(url, wait=True):
+            if not is_prepared(config):
+                _prepare(config, url)
+                return url
+    Progress(url).clear()
+    _log.info("Prepared data found at %s", url)
+    return url
+
+
+def _prepare(config: Config, url: str) -> None:
+    progress = Progress(url)
+    inputs = gather_inputs(config)
+    if progress.begin(inputs.fingerprint):
+        _log.info("Going on with what an earlier run left at %s", url)
+    with open_engine(config.data, inputs.source) as engine:
+        scan = progress.load_scan()
+        if scan is None:
+            scan = _scan(config, inputs.tokenizer_rules, engine, progress)
+            progress.save_scan(scan)
+        splits = _make_shards(config, engine, scan, progress)
+    manifest = _manifest(inputs, scan, splits)
+    remove_leftovers(url, keep_whole=True)  # of workers that were killed on the way, and replaced
+    manifest.write(url)
+    progress.clear()
+    rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
+    _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
+    _log.info("%s", describe_labels(*read_labels(url), manifest.rows("train")))
+
+
+def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:
+    """A line about the labels: how many, the most frequent ones, and how many a text has.
+
+    Args:
+        names: of the L labels.
+        frequency: train texts of each, int64 [L].
+        num_texts: train texts.
+    """
+    most_frequent = np.argsort(-frequency, kind="stable")[:_NAMES_SHOWN].tolist()
+    shown = ", ".join(f"{show(names[label])} ({frequency[label]:,} texts)" for label in most_frequent)
+    unseen = int((frequency == 0).sum())
+    without = f"; {unseen:,} labels have no train text" if unseen else ""
+    return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
+
+
+def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
+    """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
+    names = open_source(config.data.source).label_names()
+    fit_levels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
+    done = {split: progress.staged(split) for split in SPLITS}
+    raw_rows = RawRows(config, len(names), {split: frozenset(blocks) for split, blocks in done.items()})
+    skipped: dict[str, dict[str, int]] = {}
+    staged = sum(map(len, done.values()))
+    began = last = time.monotonic()
+    for item in engine.map(raw_rows, BlockStager, config, tokenizer_rules, engine.threads_per_worker):
+        if isinstance(item, SplitEnd):
+            skipped[item.split] = item.skipped
+        else:
+            staged += 1
+        if time.monotonic() - last > _LOG_SECONDS:
+            last = time.monotonic()
+            _log.info("Tokenised %d blocks of %d texts in %.0f s", staged, config.data.shard_rows, last - began)
+    rows = {split: sum(progress.staged(split).values()) for split in SPLITS}
+    for split in SPLITS:
+        for reason, count in sorted(skipped[split].items()):
+            _log.warning("%s: %d rows left out: %s", split, count, reason)
+        if not rows[split]:
+            raise DataError(split, "no text is left in this split", "Check the raw files.")
+    frequency, vocabulary = _add_up(config, progress, len(names), rows["train"])
+    return Scan(rows, skipped, write_labels(data_url(config), names, frequency), vocabulary)
+
+
+def _add_up(config: Config, progress: Progress, num_labels: int, num_texts: int) -> tuple[np.ndarray, Vocabulary]:
+    """Texts of each label, int64 [L], and the vocabulary; the train split alone counts."""
+    frequency = np.zeros(num_labels, np.int64)
+    tables: list[pa.Table] = []
+    for number in progress.staged("train"):
+        stem = progress.stem("train", number)
+        labels, texts = read_label_counts(stem)
+        frequency[labels] += texts
+        tables.append(read_term_counts(stem))
+        if len(tables) == _TABLES_AT_ONCE:
+            tables = [add_counts(tables)]
+    return frequency, Vocabulary.choose(add_counts(tables), num_texts, config.data.tfidf_max_features)
+
+
+def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress) -> dict[str, tuple[ShardInfo, ...]]:
+    """The second pass: the shards that are missing; then all of them."""
+    rows = config.data.shard_rows
+    numbers = {split: range(-(-total // rows)) for split, total in scan.rows.items()}
+    missing = {
+        split: tuple(Ticket(split, number, number * rows) for number in sorted({*numbers[split]} - {*done}))
+        for split in numbers
+        for done in [progress.finished(split)]
+    }
+    count = sum(map(len, missing.values()))
+    if count:
+        for _ in track(engine.map(Tickets(missing), ShardMaker, config), count, "Making shards"):
+            pass
+    found = {split: progress.finished(split) for split in numbers}
+    for split, shards in found.items():
+        if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
+            progress_url = storage.join(data_url(config), FOLDER)
+            remedy = f"Delete {progress_url}, and run again while nothing else changes the raw files or this folder."
+            raise DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
+    return {split: tuple(shards.values()) for split, shards in found.items()}
+
+
+def _manifest(inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
+    return DataManifest(
+        version=FORMAT_VERSION,
+        fingerprint=inputs.fingerprint,
+        config=inputs.config,
+        tokenizer=inputs.tokenizer,
+        num_labels=scan.labels.rows,
+        num_features=len(scan.vocabulary.terms),
+        labels=scan.labels,
+        splits=splits,
+        source=inputs.source,
+        skipped={split: reasons for split, reasons in scan.skipped.items() if reasons},
+    )

@@ -1,0 +1,120 @@
+"""The work of a preparation, block by block: what is read, and what is done in either pass, whoever does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from cxml.config import Config
+from cxml.data import Examples, TextEncoder, data_url
+from cxml.data.writer import shard_file, write_shard
+from cxml.data_tools.formats import SPLITS, Block, Cleaner, open_source, read_blocks
+from cxml.data_tools.preparation.progress import Progress
+from cxml.data_tools.preparation.staging import StagedBlock, read_staged, write_staged
+from cxml.data_tools.preparation.terms import find_terms
+
+
+@dataclass(frozen=True)
+class SplitEnd:
+    """Comes after the last block of a split: how many raw rows were left out, by reason."""
+
+    split: str
+    skipped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A block that was staged: its split, its number, the number of its first row."""
+
+    split: str
+    number: int
+    first_row: int
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """What the first pass works on: the raw rows of a config, but for blocks that are done.
+
+    Attributes:
+        config: names the source.
+        num_labels: L.
+        done: numbers of the blocks to leave out, per split.
+    """
+
+    config: Config
+    num_labels: int
+    done: Mapping[str, frozenset[int]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits; each is read by a process of its own where there are several."""
+        return SPLITS
+
+    def read(self, part: str) -> Iterator[Block | SplitEnd]:
+        """The blocks of a split in order, then its end."""
+        data = self.config.data
+        cleaner = Cleaner(self.num_labels, data.on_error)
+        yield from read_blocks(open_source(data.source), part, data.shard_rows, cleaner, self.done[part])
+        yield SplitEnd(part, dict(cleaner.skipped))
+
+
+@dataclass(frozen=True)
+class Tickets:
+    """What the second pass works on: the blocks whose shards are missing, per split."""
+
+    tickets: Mapping[str, tuple[Ticket, ...]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits."""
+        return tuple(self.tickets)
+
+    def read(self, part: str) -> Iterator[Ticket]:
+        """The tickets of a split."""
+        yield from self.tickets[part]
+
+
+class BlockStager:
+    """First pass: tokenises a block, finds its terms, and keeps both for the second."""
+
+    def __init__(self, config: Config, tokenizer_rules: str, num_threads: int) -> None:
+        """Take the encoder's tokenizer as the text of its `tokenizer.json`, and use so many threads for it."""
+        # Threads of ours, each with a part of the block, are a fifth faster than the library's, which share every call
+        # and wait for each other at its end (docs/decisions/0005-preparation.md).
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._data = config.data
+        pool = ThreadPoolExecutor(num_threads)
+        self._encoder = TextEncoder(Tokenizer.from_str(tokenizer_rules), config.data.max_length, pool)
+        self._progress = Progress(data_url(config))
+
+    def __call__(self, block: Block) -> Ticket:
+        """Stage the block; its ticket."""
+        texts = block.texts if self._data.keep_text else None
+        staged = StagedBlock(self._encoder.encode(block.texts), block.labels, find_terms(block.texts), texts)
+        write_staged(self._progress.stem(block.split, block.number), staged)
+        self._progress.record_staged(block.split, block.number, len(block.texts))
+        return Ticket(block.split, block.number, block.first_row)
+
+
+class ShardMaker:
+    """Second pass: turns a staged block into its shard."""
+
+    def __init__(self, config: Config) -> None:
+        """Load what the first pass has found."""
+        self._url = data_url(config)
+        self._progress = Progress(self._url)
+        scan = self._progress.load_scan()
+        assert scan is not None, "the first pass comes first"
+        self._vocabulary = scan.vocabulary
+
+    def __call__(self, ticket: Ticket) -> Ticket:
+        """Write the shard; the ticket again."""
+        block = read_staged(self._progress.stem(ticket.split, ticket.number))
+        examples = Examples(block.input_ids, block.labels, self._vocabulary.features(block.terms), block.texts)
+        file = shard_file(ticket.split, ticket.number)
+        self._progress.record(write_shard(self._url, file, examples, ticket.first_row))
+        return ticket

@@ -1,0 +1,39 @@
+"""Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+
+python -m cxml.data_tools.prepare --config configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml import urls
+from cxml.cli import Settings, run_with_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand:
+    """Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+
+    Only the `data` section, `model.encoder` and `output` matter. A data set that is there already is kept; one made
+    from other inputs is refused. The same stage runs inside `python -m cxml.train`.
+    """
+
+    settings: Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    return run_with_config(PrepareCommand, _run, "python -m cxml.data_tools.prepare", arguments)
+
+
+def _run(command: PrepareCommand) -> None:
+    from cxml.data_tools.preparation import prepare  # noqa: PLC0415  heavy
+
+    print(urls.masked(prepare(command.settings)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

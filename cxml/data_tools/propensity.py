@@ -1,0 +1,49 @@
+"""Write the inverse propensity of every label of a prepared data set, for other tools that compute PSP@k.
+
+python -m cxml.data_tools.propensity runs/mine/data inverse_propensities.txt --a 0.55 --b 1.5
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from cxml import urls
+from cxml.cli import run_tool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropensityCommand:
+    """Write the inverse propensities 1 / p_l (Jain et al. 2016) of all labels, from their train frequencies.
+
+    cxml's own metrics compute them on the fly from `data.propensity_a` and `data.propensity_b`.
+    """
+
+    url: Positional[str]
+    """Folder or fsspec URL of the prepared data set."""
+    out: Positional[str]
+    """File or URL to write: one number per line in the order of the label ids, or a NumPy array if it ends in .npy."""
+    a: float = 0.55
+    """Constant A: .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
+    b: float = 1.5
+    """Constant B: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
+
+
+def _run(command: PropensityCommand) -> None:
+    from cxml.data_tools.weights import write_inverse_propensities  # noqa: PLC0415  heavy
+
+    weights = write_inverse_propensities(command.url, command.out, command.a, command.b)
+    bounds = f"from {weights.min():.3f} to {weights.max():.3f}"
+    print(f"{len(weights):,} inverse propensities {bounds} at {urls.masked(command.out)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused."""
+    return run_tool(PropensityCommand, _run, "python -m cxml.data_tools.propensity", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Hold out a validation split from a prepared data set.
+
+python -m cxml.data_tools.split runs/mine/data data/mine-held-out --fraction 0.1 --seed 0
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from cxml import urls
+from cxml.cli import run_tool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCommand:
+    """Write a data set whose train split is cut in two: train and validation, at random.
+
+    The other splits are copied. Tokens and tf-idf stay as they are. Point `data.directory` of the same config at the
+    new set to train on it.
+    """
+
+    url: Positional[str]
+    """Folder or fsspec URL of the prepared data set."""
+    out: Positional[str]
+    """Folder or fsspec URL of the new one; must hold none."""
+    fraction: float = 0.1
+    """Share of the train texts that are held out, above 0 and below 1."""
+    seed: int = 0
+    """Which texts; the same seed holds out the same texts."""
+    name: str = "validation"
+    """Name of the new split; `test` takes the place of the test split."""
+
+
+def _run(command: SplitCommand) -> None:
+    from cxml.data_tools.splitting import hold_out  # noqa: PLC0415  heavy: waits until a command line is good
+
+    manifest = hold_out(command.url, command.out, fraction=command.fraction, seed=command.seed, name=command.name)
+    counts = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
+    print(f"{counts} at {urls.masked(command.out)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused."""
+    return run_tool(SplitCommand, _run, "python -m cxml.data_tools.split", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

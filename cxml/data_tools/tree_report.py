@@ -1,0 +1,51 @@
+"""Look at a label tree: sizes, balance, how alike the labels of a cluster are, what texts could reach, examples.
+
+python -m cxml.data_tools.tree_report runs/quickstart/tree --data runs/quickstart/data
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from cxml.cli import run_tool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeReportCommand:
+    """Show the sizes and the balance of each level of a label tree.
+
+    With its data set also how alike the labels of a cluster are, the share of test labels within reach, and clusters by
+    the names of their labels.
+    """
+
+    url: Positional[str]
+    """Folder or fsspec URL of the tree (with its manifest.json)."""
+    data: str = ""
+    """Folder or URL of the prepared data set that the tree belongs to; empty: sizes only."""
+    top_k: int = 10
+    """Clusters that a text may enter at each level."""
+    texts: int = 10_000
+    """Most test texts looked at, evenly spread."""
+    examples: int = 3
+    """Clusters of each level to show, evenly spread."""
+
+
+def _run(command: TreeReportCommand) -> None:
+    from cxml.data_tools.tree_statistics import print_tree_report  # noqa: PLC0415  heavy
+
+    print_tree_report(
+        command.url, command.data, top_k=command.top_k, max_texts=command.texts, num_examples=command.examples
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if something was refused."""
+    return run_tool(TreeReportCommand, _run, "python -m cxml.data_tools.tree_report", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

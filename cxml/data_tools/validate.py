@@ -1,0 +1,40 @@
+"""Check a prepared data set: checksums, schemas, counts, ranges, order, norms.
+
+python -m cxml.data_tools.validate runs/quickstart/data
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from cxml import urls
+from cxml.cli import run_tool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateCommand:
+    """Read a prepared data set whole and check all that its format promises (docs/formats.md)."""
+
+    url: Positional[str]
+    """Folder or fsspec URL with the manifest.json."""
+
+
+def _run(command: ValidateCommand) -> None:
+    from cxml.data_tools.checking import validate  # noqa: PLC0415  heavy: waits until a command line is good
+
+    manifest = validate(command.url)
+    rows = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
+    print(f"{urls.masked(command.url)} is sound: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 2 if the data set is broken."""
+    return run_tool(ValidateCommand, _run, "python -m cxml.data_tools.validate", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
