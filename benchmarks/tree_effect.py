@@ -5,9 +5,9 @@
 Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means over
 PIFA features, which is how PECOS makes its trees, with that seed and imported as
 `python -m cxml.data_tools.import_tree` does. cxml's tree has the settings of the config: with none of its own it is
-made from the same features. Classifiers start fresh and labels are scored on shortlists, where the tree matters, unless options say otherwise. Runs that are
-finished are not made again, so that seeds can be run apart, side by side. Prints the mean metrics of both, their
-difference with its standard error over the seeds, and one line of JSON about P@5.
+made from the same features. Classifiers start fresh and labels are scored on shortlists, where the tree matters, unless
+options say otherwise. Runs that are finished are not made again, so that seeds can be run apart, side by side. Prints
+the mean metrics of both, their difference with its standard error over the seeds, and one line of JSON about P@5.
 """
 
 from __future__ import annotations
