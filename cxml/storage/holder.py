@@ -35,6 +35,7 @@ class Holder:
         command: its command line, without the credentials of URLs.
         machine: tells whether `pid` means anything here: host, boot and process namespace.
         started: when the process began, seconds since 1970: numbers of processes come again.
+        ticks: the same since the machine's start, which stays when its clock is set; 0 where that is unknown.
     """
 
     host: str = "unknown"
@@ -44,6 +45,7 @@ class Holder:
     command: str = "another command"
     machine: str = ""
     started: float = 0.0
+    ticks: int = 0
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -56,6 +58,7 @@ class Holder:
             command=urls.masked(shlex.join(sys.orig_argv))[:_LONGEST_COMMAND],
             machine=_machine(),
             started=psutil.Process().create_time(),
+            ticks=_ticks(os.getpid()),
         )
 
     @classmethod
@@ -80,7 +83,12 @@ class Holder:
         if not self.machine or self.machine != _machine():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > _CLOCK_SECONDS
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and its parent has not asked how
+                return True
+            if self.ticks:
+                return _ticks(self.pid) != self.ticks
+            return abs(process.create_time() - self.started) > _CLOCK_SECONDS
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:
@@ -95,6 +103,14 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())
+
+
+def _ticks(pid: int) -> int:
+    """When a process began, in ticks since the machine's start; 0 where /proc does not say so."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _machine() -> str:
