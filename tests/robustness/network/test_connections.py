@@ -165,6 +165,33 @@ def test_what_is_no_honest_http_ends_its_connection_only(port, sent):
     assert is_served(port)
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("length", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
+def test_the_body_of_a_request_for_an_upgrade_is_no_request(port, protocol, length):
+    inner = b"GET /health HTTP/1.1\r\nHost: a\r\nX: aa\r\n\r\n"
+    upgrade = [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol, b"HTTP2-Settings: AAMAAABk"]
+    lines = [b"POST /predict HTTP/1.1", b"Host: a", b"Authorization: " + BEARER, *upgrade, length, b"", b""]
+    received = b""
+    with connect(port) as connection:
+        connection.sendall(b"\r\n".join(lines))
+        with contextlib.suppress(ConnectionError):
+            part = connection.recv(65536)
+            while part:
+                received += part
+                connection.sendall(inner)
+                part = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"without the header Upgrade.")
+
+
+def test_a_request_without_a_body_that_asks_for_an_upgrade_is_answered(port):
+    with connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+            assert status_of(connection) == 200
+            connection.settimeout(30)
+
+
 def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
     async def long_answer(texts, k, explain):
         return b"x" * 30_000_000
