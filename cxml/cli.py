@@ -19,12 +19,15 @@ from cxml import extras, storage, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError, InterruptionError
+from cxml.stopping import Stopped, stopping_on_signals
 from cxml.yaml_files import read_yaml
 
 EXIT_STOPPED = 75
 """A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C stopped the command; what shells report for a program that SIGINT ended."""
+
+_AFTER_A_SIGNAL = "Run the same command again."
 
 _Command = TypeVar("_Command")
 
@@ -103,11 +106,14 @@ def exit_with_message(error: CxmlError | KeyboardInterrupt, remedy: str = "") ->
 
     Args:
         error: what ended it.
-        remedy: what to do after Ctrl-C.
+        remedy: what to do after Ctrl-C or another signal.
 
     Returns:
         The exit code: 130 after Ctrl-C, 75 after another signal, else 2.
     """
+    if isinstance(error, Stopped):
+        print(f"{error} stopped the command. {remedy}".rstrip(), file=sys.stderr)
+        return EXIT_STOPPED
     if isinstance(error, KeyboardInterrupt):
         print(f"Interrupted. {remedy}".rstrip(), file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -180,9 +186,10 @@ def _help(text: str | None) -> str:
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
     try:
         options = parse()
-        set_up_logging(is_speaker=True)
-        with extras.named():
-            action(options)
+        with stopping_on_signals():
+            set_up_logging(is_speaker=True)
+            with extras.named():
+                action(options)
     except (CxmlError, KeyboardInterrupt) as error:
-        return exit_with_message(error)
+        return exit_with_message(error, _AFTER_A_SIGNAL)
     return 0
