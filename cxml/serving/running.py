@@ -45,7 +45,7 @@ def serve_until_signalled(
     Raises:
         DataError: there is no whole model.
         ConfigError: the port is taken, or other machines could ask without a token.
-        WorkerError: the model did not come up; says why.
+        WorkerError: the model did not come up, or nothing can be served any more; says why.
     """
     if not is_exported(place.url):
         model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
@@ -69,11 +69,14 @@ def serve_until_signalled(
             _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)
             while front.is_alive():
                 served.status = "ready" if _answers(handle, options) else "not ready"
+                if served.status != "ready" and ray_cluster.is_lost():
+                    raise WorkerError(f"{address}: this machine's node of Ray has died. Start the command again.")
                 front.join(_SECONDS_BETWEEN_CHECKS)
             raise WorkerError(f"{address}: the HTTP server ended. Its log says why.")
         finally:
             front.end()
-            _remove(name)
+            if not ray_cluster.is_lost():  # else Ray would wait for it without end
+                _remove(name)
 
 
 class Front(threading.Thread):
