@@ -90,6 +90,7 @@ class GuardedConnection(HttpToolsProtocol):
             raise ValueError("the target is a URL, whose host would stand for that of the header")
         if len(self.pipeline) >= _PIPELINED:
             raise ValueError("too many requests ahead of their answers")
+        assert self.parser is not None
         if self.parser.should_upgrade() and self._has_body():
             # The parser takes the head for all of the request, and the body for the next request.
             self._reason = "A request with a body cannot ask for an upgrade: send HTTP/1.1 without the header Upgrade."

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 import socket
 import threading
 
@@ -248,3 +250,35 @@ def test_told_to_end_it_refuses_new_clients_and_answers_those_that_wait():
         assert status_of(connection) == 200
         ending.join(30)
         assert not ending.is_alive()
+
+
+class Told(BaseException):
+    pass
+
+
+def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
+    asked, may_answer = threading.Event(), threading.Event()
+
+    async def wait(texts, k, explain):
+        asked.set()
+        while not may_answer.is_set():
+            await asyncio.sleep(0.01)
+        return b'{"predictions": [[]]}'
+
+    def told(*_):
+        threading.Timer(1.0, may_answer.set).start()  # while it ends
+        raise Told
+
+    with fronted(wait, OPTIONS) as (port, front), connect(port) as connection:
+        connection.sendall(head(b"Authorization: " + BEARER) + BODY)
+        assert asked.wait(30)
+        before = signal.signal(signal.SIGUSR2, told)
+        try:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+            with pytest.raises(Told):
+                front.has_ended(30)
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+        front.end()
+        assert may_answer.is_set()
+        assert status_of(connection) == 200
