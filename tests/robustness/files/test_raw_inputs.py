@@ -505,10 +505,10 @@ def honest_score_texts(folder, end):
 PREDICTED = {"format": "cxml-predictions", "version": 1, "parts": 1, "texts": 2, "k": 2}
 
 
-def write_parts(folder, parts, **manifest):
+def write_parts(folder, files, **manifest):
     """An output folder of `cxml.predict` with these part files."""
     (folder / "manifest.json").write_text(json.dumps(PREDICTED | manifest))
-    for name, content in parts.items():
+    for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return "scores", {"file": str(folder), "rows": 2, "labels": 3}
 
@@ -587,8 +587,8 @@ FOLDERS = {
 
 @case("refused: ", *FOLDERS)
 def a_folder_of_predictions(folder, name):
-    parts, manifest = FOLDERS[name]
-    return write_parts(folder, parts, **manifest)
+    files, manifest = FOLDERS[name]
+    return write_parts(folder, files, **manifest)
 
 
 @case(r"ok: \[2, 200000\]")

@@ -128,7 +128,7 @@ def test_damaged_work_is_refused_or_left_out_and_never_changes_what_is_read(unfi
     files = sorted(file.relative_to(folder) for file in (folder / ".progress").rglob("*") if file.is_file())
     draw = random.Random("damage")
     num_refused = 0
-    for number in range(150):
+    for number in range(80):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "sound", folder)
         file = folder / files[number % len(files)]
@@ -139,7 +139,7 @@ def test_damaged_work_is_refused_or_left_out_and_never_changes_what_is_read(unfi
             num_refused += 1
         else:  # the note about what is built was made that of another build: all begins anew
             assert found in (expected, []), file
-    assert num_refused > 100
+    assert num_refused > 50
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zeros"])
