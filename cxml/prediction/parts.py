@@ -206,4 +206,6 @@ def _metrics_beside(output: str) -> dict[str, float]:
     levels = storage.read_json(file, _EVALUATE).get("levels")
     if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
         raise DataError(file, "holds no metrics of levels", _EVALUATE)
+    if not all(isinstance(value, int | float) for value in levels[-1].values()):
+        raise DataError(file, "holds metrics of the labels that are no numbers", _EVALUATE)
     return levels[-1]

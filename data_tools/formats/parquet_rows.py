@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxml import storage
-from cxml.data import most_bytes, most_items
+from cxml.data import most_bytes, refuse_repeated_values
 from cxml.errors import DataError
 from data_tools.formats.rows import require_column
 
@@ -37,7 +37,7 @@ def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int,
             file = pq.ParquetFile(stream)
             for name in columns:
                 require_column(url, name, file.schema_arrow.names)
-            _refuse_too_many(url, file.metadata)
+            refuse_repeated_values(url, file.metadata, storage.size(url), _WRITE_AGAIN)
             # As dictionaries: a text that a file holds once and repeats a million times is then held once.
             leaves = (file.schema.column(i) for i in range(len(file.schema)))
             strings = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
@@ -49,18 +49,10 @@ def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int,
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # OverflowError: dates
         if isinstance(error, storage.StorageError):
             raise
-        raise DataError(url, f"no Parquet file of UTF-8 text can be read ({error})", _WRITE_AGAIN) from error
-
-
-def _refuse_too_many(url: str, facts: pq.FileMetaData) -> None:
-    """Values that repeat take next to no room, so a small file can declare any number of them."""
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    count = max((sum(group.column(i).num_values for group in groups) for i in range(facts.num_columns)), default=0)
-    if count > most_items(storage.size(url)):
-        raise DataError(url, f"declares {count} values, more than a file of its size can hold", _WRITE_AGAIN)
+        raise DataError(url, f"no Parquet file of UTF-8 text can be read ({str(error)[:500]})", _WRITE_AGAIN) from error
 
 
 def _unpacked_bytes(column: pa.Array) -> int:

@@ -101,6 +101,8 @@ def require_column(url: str, name: str, found: list[str], line: int | None = Non
     """Raise `DataError` unless `name` is one of the columns, and only once."""
     if found.count(name) != 1:
         problem = (
-            f"has the column {name!r} twice" if name in found else f"has no column {name!r}, only {', '.join(found)}"
+            f"has the column {name!r} twice"
+            if name in found
+            else f"has no column {name!r}, only {', '.join(found)[:500]}"
         )
         raise DataError(url, problem, "Name another column: data.source.text_column, labels_column.", line=line)
