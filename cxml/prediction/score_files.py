@@ -78,7 +78,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
         problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
         raise DataError(url, problem, "Predict the same test split over the same labels.")
     if not np.isfinite(scores.data).all():
-        raise DataError(url, "has scores that are no numbers", _REMEDY)
+        raise DataError(url, "has scores that are not finite numbers", _REMEDY)
     scores.sum_duplicates()
     return scores
 
@@ -105,7 +105,7 @@ def _read_text(url: str) -> sparse.csr_matrix:
             labels += [int(label) for label, _ in pairs]
             scores += [float(score) for _, score in pairs]
         except ValueError as error:
-            raise DataError(url, "is no row of label:score", _REMEDY, line=number) from error
+            raise DataError(url, "is not a row of label:score pairs", _REMEDY, line=number) from error
         offsets.append(len(labels))
     if len(lines) != shape[0] or not all(0 <= label < shape[1] for label in labels):
         raise DataError(url, f"does not hold {shape[0]} texts with labels below {shape[1]}", _REMEDY)

@@ -37,7 +37,7 @@ class ColumnReader(RecordReader):
         source = self._source
         text = row.get(source.text_column)
         if not isinstance(text, str):
-            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is no string"
+            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is not a string"
             return self._broken(url, line, what)
         try:
             labels = parse_labels(row.get(source.labels_column), source.label_separator, are_ids=source.label_ids)

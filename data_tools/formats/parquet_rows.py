@@ -52,7 +52,7 @@ def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int,
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, storage.StorageError):
             raise
-        raise DataError(url, f"no Parquet file of UTF-8 text can be read ({error})", _WRITE_AGAIN) from error
+        raise DataError(url, f"cannot be read as a Parquet file of UTF-8 text ({error})", _WRITE_AGAIN) from error
 
 
 def _refuse_too_many(url: str, facts: pq.FileMetaData) -> None:

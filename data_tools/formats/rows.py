@@ -35,7 +35,7 @@ def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | 
         except (ValueError, RecursionError) as error:
             yield number, Problem(url, number, "not valid JSON", remedy, f" ({error})")
             continue
-        yield number, value if isinstance(value, dict) else Problem(url, number, "no JSON object", remedy)
+        yield number, value if isinstance(value, dict) else Problem(url, number, "not a JSON object", remedy)
 
 
 class CsvRows:
@@ -63,7 +63,7 @@ class CsvRows:
         try:
             self._header = next(self._rows, [])
         except csv.Error as error:
-            raise DataError(url, f"no valid CSV ({error})", "The first line names the columns.", line=1) from error
+            raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
         for name in columns:
@@ -78,7 +78,7 @@ class CsvRows:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, Problem(self._url, line, "no valid CSV", self._remedy, f" ({error})")
+                yield line, Problem(self._url, line, "not valid CSV", self._remedy, f" ({error})")
                 continue
             unreadable = [self._broken.pop(n) for n in range(line, self._rows.line_num + 1) if n in self._broken]
             if unreadable:

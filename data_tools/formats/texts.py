@@ -48,7 +48,7 @@ class TextSource:
             return "text"
         suffix = posixpath.splitext(without_compression(self.url))[1].lower()
         if suffix not in _BY_SUFFIX:
-            raise ConfigError("--form", self.url, "this name does not tell the form", f"Give {', '.join(_FORMS)}.")
+            raise ConfigError("--form", self.url, "its name does not show the form", f"Give {', '.join(_FORMS)}.")
         return _BY_SUFFIX[suffix]
 
 

@@ -204,14 +204,14 @@ BROKEN = [
     ("lightxml", "train_texts.txt", b"caf\xe9", "not valid UTF-8"),
     ("lightxml", "train_texts.txt", "  ", "an empty text"),
     ("lightxml", "train_labels.txt", "", "this row has no label"),
-    ("lf", "trn.json", '{"title": "x", "target_ind": [1', "no object with title and target_ind"),
+    ("lf", "trn.json", '{"title": "x", "target_ind": [1', "not an object with title and target_ind"),
     ("lf", "trn.json", '{"title": "x", "target_ind": [9999]}', "label id out of range: 9999"),
     ("lf", "trn.json", '{"uid": "train0", "title": "x", "target_ind": [1]}', "a key seen before: train0"),
-    ("pecos", "train.tsv", "1,2 no tab", "no label ids, tab and text"),
-    ("pecos", "train.tsv", "1,x\ttext", "no label ids, tab and text"),
+    ("pecos", "train.tsv", "1,2 no tab", "not label ids, a tab and a text"),
+    ("pecos", "train.tsv", "1,x\ttext", "not label ids, a tab and a text"),
     ("pecos", "train.tsv", "-3\ttext", "label id out of range: -3"),
     ("jsonl", "train.jsonl", "{", "not valid JSON"),
-    ("jsonl", "train.jsonl", "[1]", "no JSON object"),
+    ("jsonl", "train.jsonl", "[1]", "not a JSON object"),
     ("jsonl", "train.jsonl", '{"labels": ["a"], "id": 1}', "no text in 'text'"),
     ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is no string"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": {"a": 1}, "id": 1}', "'labels' holds no labels: {'a': 1}"),
@@ -220,7 +220,7 @@ BROKEN = [
     ("csv", "train.csv", b'7,caf\xe9,"1,2"', "not valid UTF-8"),
     ("csv", "train.csv", "7,only two", "another number of columns"),
     ("csv", "train.csv", '7,text,"1,9999"', "label id out of range: 9999"),
-    ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is no id: 'unknown'"),
+    ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is not an id: 'unknown'"),
 ]
 
 

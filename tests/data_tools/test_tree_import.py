@@ -91,7 +91,7 @@ class Hostile:
     [
         ([1.5], "holds a float"),
         ({"a": [1]}, "holds a dict"),
-        ([np.array([0.5])], "no integers"),
+        ([np.array([0.5])], "not integers"),
         ([np.array([1, "a"], object)], "holds a str"),
         (np.random.default_rng(0), "which is not run"),
     ],
@@ -142,6 +142,6 @@ def test_trees_that_do_not_fit_are_refused(config, chain, tmp_path):
     with pytest.raises(DataError, match=r"C2\.npz: has 4 parents, the level above 5 clusters"):
         import_tree(config, str(chain))
     sparse.save_npz(chain / "C1.npz", sparse.csc_matrix(np.ones((4, 2))))
-    with pytest.raises(DataError, match=r"C1\.npz: a cluster or label has not exactly one parent"):
+    with pytest.raises(DataError, match=r"C1\.npz: a cluster or label does not have exactly one parent"):
         import_tree(config, str(chain))
     assert not Path(tree_url(config)).exists()
