@@ -495,7 +495,7 @@ class LogConfig:
     """What a run tells while it works. `metrics.jsonl` in the output is always written."""
 
     every_seconds: float = 10.0
-    """Seconds between progress lines where the output is no terminal."""
+    """Seconds between progress lines where the output is not a terminal."""
     every_steps: int = 10
     """Optimiser steps between records in metrics.jsonl."""
     tensorboard: bool = False

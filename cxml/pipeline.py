@@ -108,7 +108,7 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
         if name == "prepare":
             config = _fit_to_data(config)
     report = _show_report(config)
-    _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
 
 

@@ -44,12 +44,12 @@ class CsvRows:
     Quoted fields may span lines; a row is an error of its own where it is broken.
     """
 
-    def __init__(self, url: str, columns: list[str], remedy: str) -> None:
+    def __init__(self, url: str, columns: Mapping[str, str], remedy: str) -> None:
         """Read the column names.
 
         Args:
             url: the file; `-` is standard input.
-            columns: those that must be there, once.
+            columns: those that must be there, once, each with the setting that names it.
             remedy: for the problem of a row.
 
         Raises:
@@ -66,8 +66,8 @@ class CsvRows:
             raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
-        for name in columns:
-            require_column(url, name, self._header, line=1)
+        for name, setting in columns.items():
+            require_column(url, name, setting, self._header, line=1)
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, str] | Problem]]:
         """The line on which each row begins, and its fields by column or what is wrong with it."""
@@ -97,10 +97,10 @@ class CsvRows:
             yield line + "\n"
 
 
-def require_column(url: str, name: str, found: list[str], line: int | None = None) -> None:
-    """Raise `DataError` unless `name` is one of the columns, and only once."""
+def require_column(url: str, name: str, setting: str, found: list[str], line: int | None = None) -> None:
+    """Raise `DataError` unless `name` is one of the columns, and only once; `setting` is where another is named."""
     if found.count(name) != 1:
         problem = (
             f"has the column {name!r} twice" if name in found else f"has no column {name!r}, only {', '.join(found)}"
         )
-        raise DataError(url, problem, "Name another column: data.source.text_column, labels_column.", line=line)
+        raise DataError(url, problem, f"Name another column: {setting}.", line=line)

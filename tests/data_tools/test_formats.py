@@ -261,11 +261,25 @@ def test_a_compressed_file_cut_off_is_refused_by_name(tmp_path, raw, compression
 
 def test_a_file_without_the_wanted_column_is_refused_with_its_columns(tmp_path, raw):
     write_csv_ids(tmp_path, raw, "")
-    with pytest.raises(DataError, match=r"train\.csv, line 1: has no column 'body', only n, text, labels"):
+    with pytest.raises(DataError, match=r"train\.csv, line 1: has no column 'body', only .* data\.source\.text_column"):
         read_source(SourceConfig(kind="csv", path=str(tmp_path), text_column="body"))
     write_parquet_names(tmp_path, raw, "")
-    with pytest.raises(DataError, match=r"train-000\.parquet: has no column 'tags', only text, labels"):
+    with pytest.raises(DataError, match=r"000\.parquet: has no column 'tags', only .* data\.source\.labels_column"):
         read_source(SourceConfig(kind="parquet", path=str(tmp_path), labels_column="tags"))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"title": "x", "labels": ["a"]}', r"no text in 'text'; the row has 'title', 'labels'\. .*text_column"),
+        ('{"text": "x", "tags": ["a"]}', r"'labels' holds no labels; the row has 'text', 'tags'\. .*labels_column"),
+    ],
+)
+def test_an_object_without_the_wanted_column_is_refused_with_its_columns_and_the_setting(tmp_path, line, problem):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(line)
+    with pytest.raises(DataError, match=rf"train\.jsonl, line 1: .*{problem}"):
+        read_source(SourceConfig(kind="jsonl", path=str(tmp_path)))
 
 
 def test_label_lines_that_run_out_are_refused(tmp_path, raw):

@@ -185,9 +185,9 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'"),
+        ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'.*--text-column"),
         ("a.jsonl", b'{"text"\n', r"line 1: not valid JSON"),
-        ("a.csv", b"body\nx\n", r"line 1: has no column 'text'"),
+        ("a.csv", b"body\nx\n", r"line 1: has no column 'text', only body\. Name another column: --text-column"),
         ("a.csv", b"text,b\nx\n", r"line 2: another number of columns"),
         ("a.txt", b"fine\n\xff\n", r"line 2: not valid UTF-8"),
         ("a.parquet", b"PAR1", r"cannot be read as a Parquet file"),
