@@ -213,7 +213,7 @@ BROKEN = [
     ("jsonl", "train.jsonl", "{", "not valid JSON"),
     ("jsonl", "train.jsonl", "[1]", "not a JSON object"),
     ("jsonl", "train.jsonl", '{"labels": ["a"], "id": 1}', "no text in 'text'"),
-    ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is no string"),
+    ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is not a string"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": {"a": 1}, "id": 1}', "'labels' holds no labels: {'a': 1}"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["a"]}', "no key in 'id'"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["entity.n.00001740"], "id": 0}', "a key seen before: 0"),

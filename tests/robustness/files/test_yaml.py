@@ -28,13 +28,13 @@ REFUSED = {
     "model: {encoder: yes}": FIELD, "model: {encoder: 5}": FIELD, "model: {encoder: null}": FIELD,
     "model: {taps: [²]}": FIELD, "model: {taps: [1]}": FIELD, "train: {name_texts: on}": FIELD,
     # Keys.
-    "train: {epochs: 1}\ntrain: {epochs: 2}": "refused: .*line 5: .*'train' is there twice",
-    "train: {epochs: 1, epochs: 2}": "refused: .*line 4: .*'epochs' is there twice",
-    "train:\n  epochs: 1\n  'epochs': 1": "refused: .*line 6: .*'epochs' is there twice",
-    'train: {"epochs": 1, "\\x65pochs": 2}': "refused: .*line 4: .*'epochs' is there twice",
-    "output: runs/y": "refused: .*line 4: .*'output' is there twice",
-    "a: {b: {c: {d: 1, d: 2}}}": "refused: .*line 4: .*'d' is there twice",
-    "a: [{b: 1, b: 2}]": "refused: .*line 4: .*'b' is there twice",
+    "train: {epochs: 1}\ntrain: {epochs: 2}": "refused: .*line 5: .*'train' occurs twice",
+    "train: {epochs: 1, epochs: 2}": "refused: .*line 4: .*'epochs' occurs twice",
+    "train:\n  epochs: 1\n  'epochs': 1": "refused: .*line 6: .*'epochs' occurs twice",
+    'train: {"epochs": 1, "\\x65pochs": 2}': "refused: .*line 4: .*'epochs' occurs twice",
+    "output: runs/y": "refused: .*line 4: .*'output' occurs twice",
+    "a: {b: {c: {d: 1, d: 2}}}": "refused: .*line 4: .*'d' occurs twice",
+    "a: [{b: 1, b: 2}]": "refused: .*line 4: .*'b' occurs twice",
     **{f"{key}: 1": "refused: .*line 4: .*the key .* is not a string" for key in ("1", "yes", "null", "~", "0.5")},
     "? [a]\n: 1": "refused: .*line 4: .*the key .* is not a string",
     "? {a: 1}\n: 1": "refused: .*line 4: .*the key .* is not a string",
@@ -66,7 +66,7 @@ READ = {
     "optim: {encoder_lr: .5}\nevaluate: {baseline: yes}": r'ok: \["runs/x", 0, 10, 0.5\]',
     "optim: {encoder_lr: '5e-4'}\nmodel: {encoder: 'yes'}": r'ok: \["runs/x", 0, 10, 0.0005\]',
     "train: {epochs: 3}  # a note\nmodel: {encoder: 2026-01-01}": r'ok: \["runs/x", 0, 3, 0.0001\]',
-    "data: {source: {kind: csv, path: x, label_separator: 010}}": "refused: .*'data' is there twice",
+    "data: {source: {kind: csv, path: x, label_separator: 010}}": "refused: .*'data' occurs twice",
 }
 
 
