@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import inspect
 import io
+import os
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,8 @@ EXIT_STOPPED = 75
 """A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C stopped the command; what shells report for a program that SIGINT ended."""
+EXIT_NO_READER = 141
+"""Who read the output has ended, such as `head`; what shells report for a program that SIGPIPE ended."""
 
 _AFTER_A_SIGNAL = "Run the same command again."
 
@@ -139,7 +143,7 @@ def run_with_config(
         arguments: the command line; None takes the process's own.
 
     Returns:
-        The exit code: 0, or that of `exit_with_message`.
+        The exit code: 0, that of `exit_with_message`, or `EXIT_NO_READER`.
     """
     return _run(lambda: parse_command(command, program, arguments), action)
 
@@ -183,7 +187,23 @@ def _help(text: str | None) -> str:
     )
 
 
+def until_the_reader_ends(act: Callable[[], int]) -> int:
+    """The exit code of `act`, or `EXIT_NO_READER` where what reads standard output ends first, as `head` does."""
+    try:
+        code = act()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_lost_its_reader():
+            raise
+        return EXIT_NO_READER
+    return code
+
+
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
+    return until_the_reader_ends(lambda: _run_until_done(parse, action))
+
+
+def _run_until_done(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
     try:
         options = parse()
         with stopping_on_signals():
@@ -193,3 +213,15 @@ def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> i
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error, _AFTER_A_SIGNAL)
     return 0
+
+
+def _has_lost_its_reader() -> bool:
+    """Whether nobody reads standard output any more; what is still to be written there then goes nowhere."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
+    if not pipe.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cxml import extras
-from cxml.cli import Settings, dump_config, exit_with_message, parse_command
+from cxml.cli import Settings, dump_config, exit_with_message, parse_command, until_the_reader_ends
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
-    return run_command(command)
+    return until_the_reader_ends(lambda: run_command(command))
 
 
 def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:

@@ -81,7 +81,7 @@ def _parquet(file: str, content: bytes, remedy: str) -> list[dict[str, Any]]:
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(file, f"no Parquet file can be read ({str(error)[:200]})", remedy) from error
+        raise DataError(file, f"cannot be read as a Parquet file ({str(error)[:200]})", remedy) from error
 
 
 def _json_lines(file: str, content: bytes, remedy: str) -> Iterator[dict[str, Any]]:

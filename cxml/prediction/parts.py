@@ -106,12 +106,12 @@ def no_model(url: str, *, is_for_export: bool = False) -> DataError:
         return DataError(url, "is a run or checkpoint, not an exported model", remedy)
     sizes = storage.file_sizes(url)
     if not storage.exists(url):
-        found = "no such folder"
+        found = "the folder does not exist"
     elif "" in sizes:
         found = "it is a file"
     else:
         found = "the folder holds something else" if sizes else "the folder is empty"
-    return DataError(url, f"there is no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
+    return DataError(url, f"holds no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
 
 
 def model_identity(url: str) -> str:

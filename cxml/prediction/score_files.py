@@ -82,7 +82,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
         problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
         raise DataError(url, problem, "Predict the same test split over the same labels.")
     if not np.isfinite(scores.data).all():
-        raise DataError(url, "has scores that are no numbers", _REMEDY)
+        raise DataError(url, "has scores that are not finite numbers", _REMEDY)
     scores.sum_duplicates()
     return scores
 
@@ -106,7 +106,7 @@ def _read_text(url: str) -> sparse.csr_matrix:
     for number, line in enumerate(lines, start=2):
         pairs = [_PAIR.fullmatch(word) for word in line.split()]
         if None in pairs:
-            raise DataError(url, "is no row of label:score", _REMEDY, line=number)
+            raise DataError(url, "is not a row of label:score pairs", _REMEDY, line=number)
         labels += [int(pair[1]) for pair in pairs if pair]
         scores += [float(pair[2]) for pair in pairs if pair]
         offsets.append(len(labels))

@@ -285,7 +285,7 @@ def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> Non
 
 
 def read_json(url: str, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError` with `remedy` where the file is no JSON object."""
+    """The object in a JSON file. Raises `DataError` with `remedy` where the file is not a JSON object."""
     try:
         value = json.loads(read_bytes(url))
     except (ValueError, RecursionError) as error:

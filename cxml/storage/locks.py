@@ -125,7 +125,7 @@ class _FileLock:
                 os.close(descriptor)
                 if error.errno not in _NO_LOCKS:
                     raise
-                _log.warning("%s has no locks: see that no other command writes there", self._folder)
+                _log.warning("%s has no locks: make sure that no other command writes there", self._folder)
                 return None
             if self._is_current(descriptor):
                 self._keep(descriptor)
