@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import inspect
 import io
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +19,19 @@ from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.console import escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, InterruptionError
+from cxml.operating_system import has_reader
 from cxml.own_configs import config_file, own_configs
+from cxml.stopping import Stopped, stopping_on_signals
 from cxml.yaml_files import read_yaml
 
 EXIT_STOPPED = 75
 """A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C stopped the command; what shells report for a program that SIGINT ended."""
+EXIT_NO_READER = 141
+"""Who read the output has ended, such as `head`; what shells report for a program that SIGPIPE ended."""
+
+_AFTER_A_SIGNAL = "Run the same command again."
 
 _Command = TypeVar("_Command")
 
@@ -102,11 +109,14 @@ def exit_with_message(error: CxmlError | KeyboardInterrupt, remedy: str = "") ->
 
     Args:
         error: what ended it.
-        remedy: what to do after Ctrl-C.
+        remedy: what to do after Ctrl-C or another signal.
 
     Returns:
         The exit code: 130 after Ctrl-C, 75 after another signal, else 2.
     """
+    if isinstance(error, Stopped):
+        print(f"{error} stopped the command. {remedy}".rstrip(), file=sys.stderr)
+        return EXIT_STOPPED
     if isinstance(error, KeyboardInterrupt):
         print(f"Interrupted. {remedy}".rstrip(), file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -132,7 +142,7 @@ def run_with_config(
         arguments: the command line; None takes the process's own.
 
     Returns:
-        The exit code: 0, or that of `exit_with_message`.
+        The exit code: 0, that of `exit_with_message`, or `EXIT_NO_READER`.
     """
     return _run(lambda: parse_command(command, program, arguments), action)
 
@@ -176,12 +186,39 @@ def _help(text: str | None) -> str:
     )
 
 
+def until_the_reader_ends(act: Callable[[], int]) -> int:
+    """The exit code of `act`, or `EXIT_NO_READER` where what reads standard output ends first, as `head` does."""
+    try:
+        code = act()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_lost_its_reader():
+            raise
+        return EXIT_NO_READER
+    return code
+
+
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
+    return until_the_reader_ends(lambda: _run_until_done(parse, action))
+
+
+def _run_until_done(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
     try:
         options = parse()
-        set_up_logging(is_speaker=True)
-        with extras.named():
-            action(options)
+        with stopping_on_signals():
+            set_up_logging(is_speaker=True)
+            with extras.named():
+                action(options)
     except (CxmlError, KeyboardInterrupt) as error:
-        return exit_with_message(error)
+        return exit_with_message(error, _AFTER_A_SIGNAL)
     return 0
+
+
+def _has_lost_its_reader() -> bool:
+    """Whether nobody reads standard output any more; what is still to be written there then goes nowhere."""
+    if has_reader(sys.stdout.fileno()):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True

@@ -68,9 +68,9 @@ class Comparison:
         taken = {OWN, ENSEMBLE, *self.variants()}
         for name in names:
             if names.count(name) > 1 or name in taken:
-                raise ConfigError("--models, --predictions", name, "is a name given twice", "Name each system apart.")
+                raise ConfigError("--models, --predictions", name, "is given twice", "Name each system apart.")
         if self.ensemble and not names:
-            raise ConfigError("--ensemble", True, "has one system only", "Name others: --models or --predictions.")
+            raise ConfigError("--ensemble", True, "there is only one system", "Name others: --models or --predictions.")
 
     def variants(self) -> dict[str, Variant]:
         """The run's own model predicting in other ways, by name."""

@@ -64,7 +64,7 @@ def _require_group(name: str, pattern: str) -> None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ConfigError(name, pattern, f"is no regular expression ({error})", "See Python's re.") from error
+        raise ConfigError(name, pattern, f"is not a valid regular expression ({error})", "See Python's re.") from error
     remedy = "Put the part that is wanted in parentheses, such as (.+)."
     _require(not pattern or groups > 0, name, pattern, "has no group", remedy)
 
@@ -115,7 +115,7 @@ class SourceConfig:
         _require_at_least("data.source.split_seed", self.split_seed, 0)
         _require(
             not self.label_ids or self.kind in ("jsonl", "csv", "parquet"), "data.source.label_ids", self.label_ids,
-            f"is not for data.source.kind {self.kind}", "Leave it out: the form says whether labels are names or ids.",
+            f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
         )  # fmt: skip
         for chapter in self.chapters:
             known = re.fullmatch("0*[0-9]{1,2}", chapter, re.ASCII) and 1 <= int(chapter) <= 22
@@ -274,7 +274,7 @@ class ModelConfig:
         _require(
             not (self.classifier_start == "centroids" and self.start_from and self.start_with == "all"),
             "model.classifier_start",
-            self.classifier_start, "has no place where model.start_with is all, which brings classifiers along",
+            self.classifier_start, "cannot be used where model.start_with is all, which takes over the classifiers",
             "Leave one of them out.",
         )  # fmt: skip
         _require_at_least("model.freeze_layers", self.freeze_layers, 0)
@@ -323,7 +323,7 @@ class HeadConfig:
             value = getattr(self, name)
             _require(
                 self.implementation == "rows" or value == default, f"head.{name}", value,
-                f"is not for head.implementation {self.implementation}",
+                f"cannot be used with head.implementation {self.implementation}",
                 "Set head.implementation to rows, or leave this out.",
             )  # fmt: skip
 
@@ -495,7 +495,7 @@ class LogConfig:
     """What a run tells while it works. `metrics.jsonl` in the output is always written."""
 
     every_seconds: float = 10.0
-    """Seconds between progress lines where the output is no terminal."""
+    """Seconds between progress lines where the output is not a terminal."""
     every_steps: int = 10
     """Optimiser steps between records in metrics.jsonl."""
     tensorboard: bool = False
@@ -539,7 +539,7 @@ class Config:
         _require(
             row_rate * self.optim.classifier_weight_decay < 1,
             "optim.classifier_weight_decay", self.optim.classifier_weight_decay,
-            f"times the rows' learning rate {row_rate:g} is 1 or more: a step would turn their weights over",
+            f"times the rows' learning rate {row_rate:g} is 1 or more: a step would change the sign of their weights",
             "Set it to 0, as is usual with SGD at a high rate.",
         )  # fmt: skip
         if self.tree.level_sizes == "auto":
@@ -631,7 +631,7 @@ def _refuse_odd_numbers(section: Any, path: str = "") -> None:  # noqa: ANN401 -
             is_known = not isinstance(part, (bool, float)) or type(part).__name__ in str(each.type)
             _require(is_known, name, value, f"is not of the type {each.type}", "See --help.")
             is_finite = not isinstance(part, float) or math.isfinite(part)
-            _require(is_finite, name, value, "is no finite number", "Write it in decimals, such as 0.5 or 5e-4.")
+            _require(is_finite, name, value, "is not a finite number", "Write it in decimals, such as 0.5 or 5e-4.")
 
 
 def _refuse_unknown_keys(section: type, values: object, path: str) -> None:

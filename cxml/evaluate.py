@@ -76,7 +76,7 @@ def _named(option: str, values: Sequence[str]) -> dict[str, str]:
     for value in values:
         name, equals, place = value.partition("=")
         if not (name and equals and place) or name in found:
-            raise ConfigError(option, value, "is no NAME=PLACE, or the name is given twice", "Write mine=runs/mine.")
+            raise ConfigError(option, value, "is not NAME=PLACE, or the name is given twice", "Write mine=runs/mine.")
         found[name] = place
     return found
 

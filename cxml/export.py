@@ -21,9 +21,9 @@ from cxml.cli import run_tool
 class ExportCommand:
     """Write a trained model as one self-contained folder, which loads without Ray and DeepSpeed."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder or a checkpoint; path or fsspec URL."""
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write; path or fsspec URL."""
     rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
     """Number format of the label rows."""

@@ -71,7 +71,7 @@ class _OwnHomeLocator(UserWideCacheLocator):
         folder = Path(self.get_cache_path())
         if not folder.is_absolute():
             # Without HOME and an entry in the password file, numba would make a folder named ~ in the current one.
-            raise PermissionError("the user has no home")
+            raise PermissionError("the user has no home directory")
         super().ensure_cache_path()
         if not is_private(folder):
             raise PermissionError(f"{folder} can be changed by other users")

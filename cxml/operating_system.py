@@ -11,6 +11,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
+import select
 import shutil
 import signal
 import socket
@@ -23,10 +24,12 @@ from pathlib import Path
 
 import psutil
 
-STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+SCHEDULER_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
-"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120), Ctrl-C and the like."""
+"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
+STOP_SIGNALS = (*SCHEDULER_SIGNALS, signal.SIGINT)
+"""Those, and Ctrl-C."""
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """The signal that a process cannot ignore. On Windows SIGTERM is one already."""
 
@@ -57,6 +60,23 @@ def machine_id() -> str:
     return " ".join(parts)
 
 
+def start_ticks(pid: int) -> int:
+    """When a process began, in ticks since the machine's start; 0 where the system does not say so."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def has_reader(descriptor: int) -> bool:
+    """Whether somebody may still read what is written to an open file or pipe."""
+    if not hasattr(select, "poll"):
+        return True
+    pipe = select.poll()
+    pipe.register(descriptor, 0)  # errors are told without being asked for
+    return not pipe.poll(0)
+
+
 def open_files_limit() -> int | None:
     """How many files and sockets this process may have open; None where there is no such limit."""
     try:
@@ -78,6 +98,15 @@ def allow_open_files(more: int) -> None:
     wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
     with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the one that it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def open_lock_file(file: Path) -> int:
+    """The descriptor of a file to lock, made if need be; a link is not followed where the system can tell.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
+    return os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def lock_file(descriptor: int) -> None:

@@ -50,7 +50,8 @@ class Stage:
     Attributes:
         needs: stages whose results it reads.
         folder: what it makes: a folder or a file, as a URL.
-        is_done: whether its result is there; raises `StaleArtefactError` if that was made from something else.
+        is_done: whether its result is there. Of data, tree and model, one that was made from something else raises
+            `StaleArtefactError`; metrics are made again instead, since the model that they tell of is still there.
         make: makes it; writes the file with its fingerprint last.
     """
 
@@ -108,7 +109,7 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
         if name == "prepare":
             config = _fit_to_data(config)
     report = _show_report(config)
-    _log.info("Whole run: %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
 
 
@@ -138,7 +139,7 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
         config = _fit_to_data(config)
         is_done = _is_tree_done(config) and _is_model_done(config)
     if not is_done:
-        problem = f"{model_url(config)}: there is no finished model"
+        problem = f"{model_url(config)} holds no finished model"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
         _make_baseline(config)
@@ -182,13 +183,18 @@ def _fit_to_data(config: Config) -> Config:
 
 def _matches(commit_url: str, fingerprint: str, stage: StageName) -> bool:
     """Whether the file is there with this fingerprint; another one is refused."""
-    if not storage.exists(commit_url):
-        return False
-    remedy = _REMEDY.format(stage=stage)
-    found = storage.read_json(commit_url, remedy).get("fingerprint")
-    if found != fingerprint:
+    found = _fingerprint_in(commit_url, stage)
+    if found not in (None, fingerprint):
+        remedy = _REMEDY.format(stage=stage)
         raise StaleArtefactError(f"{commit_url} was made with other settings or from other inputs. {remedy}")
-    return True
+    return found is not None
+
+
+def _fingerprint_in(commit_url: str, stage: StageName) -> str | None:
+    """The fingerprint in the file of a stage; None where there is no such file."""
+    if not storage.exists(commit_url):
+        return None
+    return str(storage.read_json(commit_url, _REMEDY.format(stage=stage)).get("fingerprint"))
 
 
 # tree
@@ -245,7 +251,7 @@ def _baseline_fingerprint(config: Config) -> str:
 
 
 def _is_baseline_done(config: Config) -> bool:
-    return _matches(_baseline_url(config), _baseline_fingerprint(config), "baseline")
+    return _fingerprint_in(_baseline_url(config), "baseline") == _baseline_fingerprint(config)
 
 
 def _make_baseline(config: Config) -> None:
@@ -275,7 +281,7 @@ def _report_fingerprint(config: Config) -> str:
 
 
 def _is_report_done(config: Config) -> bool:
-    return _matches(_report_url(config), _report_fingerprint(config), "evaluate")
+    return _fingerprint_in(_report_url(config), "evaluate") == _report_fingerprint(config)
 
 
 def _make_report(config: Config, run_job: RunJob) -> None:

@@ -27,9 +27,9 @@ class PredictCommand:
     command goes on where a stopped one was.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
-    texts: Annotated[str, tyro.conf.Positional]
+    texts: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXTS")]
     """File of texts: lines (.txt), .jsonl, .csv or .parquet, perhaps compressed; path or fsspec URL; - is standard
     input."""
     output: str = "-"

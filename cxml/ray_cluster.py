@@ -15,6 +15,7 @@ from typing import Literal
 
 from cxml import extras
 from cxml.errors import CxmlError
+from cxml.stopping import handlers_kept
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def joined_cluster(*, logs: bool = False) -> Iterator[int]:
             if address == "local":
                 _provide_token()
                 stack.enter_context(_on_loopback())
-            ray.init(address, include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
+            with handlers_kept():
+                ray.init(address, include_dashboard=False, log_to_driver=logs, logging_level=logging.WARNING)
             stack.callback(ray.shutdown)
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -113,6 +115,14 @@ def num_gpus() -> int:
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def is_lost() -> bool:
+    """Whether this process's node of the joined cluster has died, as the cluster sees it: no call comes back then."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    own = ray.get_runtime_context().get_node_id()
+    return not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
 
 
 def is_on_loopback() -> bool:

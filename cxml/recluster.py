@@ -37,7 +37,7 @@ def _recluster(command: ReclusterCommand) -> None:
     from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
 
     tree = recluster(command.settings, command.model)
-    print(" > ".join(f"{size:,}" for size in tree.level_sizes))
+    print(f"Label tree of {' > '.join(f'{size:,}' for size in tree.level_sizes)} nodes, the labels last")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def _recluster(config: Config, model: str, url: str) -> LabelTree:
     train = ShardedDataset(data_url(config), "train")
     config = fit_levels(config, train.manifest.num_labels)
     if not train.has_texts:
-        problem = f"{data_url(config)} keeps no texts, which the model is to read"
+        problem = f"{data_url(config)} holds no texts, which the model has to read"
         raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")
     tree = cluster_labels(config, sparse.csr_matrix(learnt_features(predictor, train)))
     save_tree(config, tree, train.manifest.fingerprint, imported=model)

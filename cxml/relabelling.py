@@ -56,7 +56,7 @@ def _relabel(config: Config, model: str) -> LabelCounts:
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
-        raise StaleArtefactError(f"{model_url(config)} is a model already. Name another output.")
+        raise StaleArtefactError(f"{model_url(config)} holds a model already. Name another output.")
     if not is_prepared(config):
         prepare(config)
     old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))

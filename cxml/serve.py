@@ -32,7 +32,7 @@ class ServeCommand:
     predictions need it as a bearer token. Runs on the Ray cluster of RAY_ADDRESS, or on one of its own.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach, such as 0.0.0.0, needs a token."""

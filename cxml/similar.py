@@ -29,7 +29,7 @@ class SimilarCommand:
     Prints tab-separated lines, the most alike first.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     label: str = ""
     """Name of a label: its nearest labels."""

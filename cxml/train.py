@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cxml import extras
-from cxml.cli import Settings, dump_config, exit_with_message, parse_command
+from cxml.cli import Settings, dump_config, exit_with_message, parse_command, until_the_reader_ends
 from cxml.config import config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
+from cxml.stopping import stopping_on_signals
 
 if TYPE_CHECKING:
     from cxml.launching import RunJob
 
-_AFTER_CTRL_C = "Run the same command again to go on from there."
+_AFTER_A_SIGNAL = "Run the same command again to go on from there."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,14 @@ class TrainCommand:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code.
 
-    0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped the
-    training after it had saved a checkpoint, or 130 if SIGINT did: the same command goes on from there.
+    0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped it, or 130
+    if SIGINT did: the same command goes on from there. A training saves a checkpoint first.
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
-    return run_command(command)
+    return until_the_reader_ends(lambda: run_command(command))
 
 
 def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
@@ -68,11 +69,12 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
         if command.print_config:
             print(dump_config(config_to_dict(config)), end="")
             return 0
-        set_up_logging(is_speaker=True)
-        with extras.named():
-            _act(command, run_job)
+        with stopping_on_signals():
+            set_up_logging(is_speaker=True)
+            with extras.named():
+                _act(command, run_job)
     except (CxmlError, KeyboardInterrupt) as error:
-        return exit_with_message(error, _AFTER_CTRL_C)
+        return exit_with_message(error, _AFTER_A_SIGNAL)
     return 0
 
 

@@ -32,6 +32,7 @@ _SECRET_PARAMETER = re.compile(
     r"([?&;][\w.\-%]*(?:sig|token|secret|passw|pwd|key|credential|auth|jwt)[\w.\-%]*=)[^\s&;'\"<>#]*[^\s&;'\"<>#:.,)\]]",
     re.IGNORECASE,
 )
+_URL_END = re.compile(r"[\s'\"<>]")
 _SHORTEST_SECRET = 6
 _learnt: set[str] = set()
 _user_infos: dict[str, str] = {}
@@ -78,10 +79,13 @@ def _split(url: str) -> tuple[str, str]:
 
 def masked(text: str) -> str:
     """`text` with `***` for the credentials of every URL in it, and for those that `learn` has seen."""
+    secrets = sorted(_learnt, key=len, reverse=True)
+    for secret in filter(_URL_END.search, secrets):  # the patterns would find its beginning alone
+        text = text.replace(secret, _MASK)
     text = _USER_INFO.sub(rf"\g<scheme>{_MASK}@", text)
     text = _WEB_QUERY.sub(rf"\1?{_MASK}", text)
     text = _SECRET_PARAMETER.sub(rf"\1{_MASK}", text)
-    for secret in sorted(_learnt, key=len, reverse=True):
+    for secret in secrets:
         text = text.replace(secret, _MASK)
     return text
 

@@ -38,10 +38,11 @@ def read_yaml(file: str) -> Any:  # noqa: ANN401 - what the file holds
     try:
         return yaml.load(content, _Loader)
     except RecursionError as error:
-        raise DataError(file, "is nested too deeply", "Mend it.") from error
+        raise DataError(file, "is nested too deeply", "Correct the file.") from error
     except (yaml.YAMLError, KeyError) as error:  # KeyError: `!!bool` before another word
         mark = getattr(error, "problem_mark", None)
-        raise DataError(file, f"no valid YAML ({error})", "Mend it.", line=mark and mark.line + 1) from error
+        line = mark and mark.line + 1
+        raise DataError(file, f"is not valid YAML ({error})", "Correct the file.", line=line) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,9 +68,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise _problem(f"the key {key!r} is no text; put it in quotes", key_node)
+                raise _problem(f"the key {key!r} is not a string; put it in quotes", key_node)
             if key in seen:
-                raise _problem(f"the key {key!r} is there twice", key_node)
+                raise _problem(f"the key {key!r} occurs twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -79,7 +80,7 @@ class _Loader(yaml.SafeLoader):
             return int(text)
         if _DECIMAL.match(text) and math.isfinite(float(text)):
             return float(text)
-        raise _problem(f"{text[:40]!r} is no decimal number", node)
+        raise _problem(f"{text[:40]!r} is not a decimal number", node)
 
 
 _Loader.add_constructor(_INT, _Loader.construct_number)

@@ -25,7 +25,7 @@ _HEAD = """# Configuration
 A YAML file holds the fields below, nested as their names say (`train.epochs` is `epochs:` under `train:`); what it
 leaves out has the default. Each field is also an option of the command line, which wins over the file:
 `--train.epochs 5`. Unknown fields and impossible values are refused before anything starts, and so are keys that are
-there twice and aliases. Numbers are plain decimals: `010`, `1:30`, `1_000`, `yes` and `.inf` are none.
+there twice and aliases. Numbers are plain decimals: `010`, `1:30`, `1_000`, `yes` and `.inf` are not accepted.
 `--print-config` shows what a run would use.
 
 This page is written by `docs/generate_config_reference.py` from `cxml/config.py`.

@@ -105,3 +105,13 @@ def test_help_fills_paragraphs_of_prose(capsys):
     with pytest.raises(SystemExit):
         prepare_main(["--help"])
     assert "is kept; one made from other inputs is refused" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_command_whose_reader_has_ended_ends_without_a_traceback():
+    command = [sys.executable, "-m", "cxml.train", "--config", QUICKSTART, "--print-config"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 141

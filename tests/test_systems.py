@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cxml"
 ONLY_LINUX = re.compile(
-    r"\bimport (resource|fcntl|pwd|grp|termios)\b|os\.(\w*fork\w*|sched_\w+|pread|pwrite|get[eu]+id|fchmod|killpg|setsid)\b"
-    r"|signal\.(SIGKILL|SIGUSR\d|pthread_\w+)|resource_tracker|[\"']/(proc|dev|sys)\b|sys\.platform|prctl"
+    r"\bimport (resource|fcntl|pwd|grp|termios)\b|os\.(\w*fork\w*|sched_\w+|p(read|write)|get[eu]+id|fchmod|killpg)\b"
+    r"|signal\.(SIGKILL|SIGUSR\d|pthread_\w+)|resource_tracker|select\.poll|O_NOFOLLOW|[\"']/(proc|dev|sys)\b|sys\.platform|prctl"
 )
 RENAMED = re.compile(r"torch\.accelerator\b|reduce_scatter_(single|tensor)")
 EXEMPT = {ONLY_LINUX: "operating_system.py", RENAMED: "accelerators.py"}

@@ -106,11 +106,11 @@ def _all(dataset):
         ("", "names no field"),
         ("optim.nothing: {choice: [1]}", "not a known field"),
         ("nothing.at.all: {choice: [1]}", "not a known field"),
-        ("optim.encoder_lr: {gaussian: [0, 1]}", "no distribution"),
+        ("optim.encoder_lr: {gaussian: [0, 1]}", "not a distribution"),
         ("optim.encoder_lr: {loguniform: [0, 1]}", "encoder_lr"),
-        ("optim.encoder_lr: {uniform: [a, b]}", "no number"),
+        ("optim.encoder_lr: {uniform: [a, b]}", "not a number"),
         ("optim.encoder_lr: {uniform: [-2, -1]}", "must be above 0"),
-        ("optim.encoder_lr: 3", "no distribution"),
+        ("optim.encoder_lr: 3", "not a distribution"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(base, tmp_path, content, problem):

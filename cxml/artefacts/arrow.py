@@ -32,7 +32,7 @@ def read_batches(
         DataError: the file is broken, compressed, has nulls, or another schema.
     """
     if bytes(content[: len(_MAGIC)]) != _MAGIC:
-        raise DataError(file, "is no Arrow file", remedy)
+        raise DataError(file, "is not an Arrow file", remedy)
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(pa.py_buffer(content[len(_MAGIC) :])))
         schema = pa.ipc.read_schema(messages.read_next_message())
@@ -40,7 +40,7 @@ def read_batches(
             raise DataError(file, f"has another schema than the format's: {schema}"[:1000], remedy)
         batches = [_batch(message, schema, full) for message in messages]
     except (pa.ArrowException, OSError, StopIteration, struct.error, MemoryError) as error:
-        raise DataError(file, f"is no Arrow file ({str(error)[:200]})", remedy) from error
+        raise DataError(file, f"is not an Arrow file ({str(error)[:200]})", remedy) from error
     except ValueError as error:
         if isinstance(error, DataError):
             raise

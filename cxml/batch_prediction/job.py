@@ -256,7 +256,7 @@ def _read_pairs(file: str) -> np.ndarray:
         words = line.split()
         numbers = [count for count in map(parse_count, words) if count is not None]
         if len(words) != 2 or len(numbers) != 2:
-            raise DataError(file, "is no row and label", "Write two numbers from 0 per line.", line=number)
+            raise DataError(file, "is not a row and a label", "Write two numbers from 0 per line.", line=number)
         pairs.append((numbers[0], numbers[1]))
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return found[np.lexsort(found.T[::-1])]

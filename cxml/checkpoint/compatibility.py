@@ -48,5 +48,5 @@ def _defaults() -> dict[str, object]:
 
 
 def _stale(url: str, problem: str) -> StaleArtefactError:
-    remedy = "Go on with the settings of then, or begin anew with --force train."
+    remedy = "Use the settings that it was saved with, or start again with --force train."
     return StaleArtefactError(f"{url}: {problem}. {remedy}")

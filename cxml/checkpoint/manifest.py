@@ -158,7 +158,7 @@ def read_commit(url: str) -> Commit:
     file = storage.join(url, COMMIT_FILE)
     commit = _decode(Commit, artefacts.read_object(url, COMMIT_FILE, SKIPPED), file)
     if commit.step < 0 or artefacts.entry_problem(commit.manifest_entry):
-        raise DataError(file, "a field is impossible", SKIPPED)
+        raise DataError(file, "a field has an impossible value", SKIPPED)
     return commit
 
 
@@ -171,14 +171,14 @@ def read_manifest(url: str) -> Manifest:
     try:
         commit = read_commit(url)
     except FileNotFoundError as error:
-        raise DataError(url, "there is no finished checkpoint", SKIPPED) from error
+        raise DataError(url, "holds no finished checkpoint", SKIPPED) from error
     file = storage.join(url, MANIFEST_FILE)
     content = artefacts.read_file(url, commit.manifest_entry, SKIPPED, most_bytes=artefacts.MOST_JSON_BYTES)
     manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
     for problem in _problems(manifest):
         raise DataError(file, problem, SKIPPED)
     if (commit.step, commit.metrics) != (manifest.run.step, manifest.run.metrics):
-        raise DataError(file, "is of another step or metrics than its commit", SKIPPED)
+        raise DataError(file, "has another step or other metrics than its commit", SKIPPED)
     return manifest
 
 
@@ -190,7 +190,7 @@ def _decode(kind: type[_T], values: dict[str, Any], file: str) -> _T:
 
 def _problems(manifest: Manifest) -> list[str]:
     """What is impossible in a manifest of the right types."""
-    found = [artefacts.entry_problem(entry) or f"file {entry.file} is none that a save writes"
+    found = [artefacts.entry_problem(entry) or f"file {entry.file} is not one that a save writes"
              for entry in manifest.files if artefacts.entry_problem(entry)
              or not _FILE_NAME.fullmatch(entry.file) or entry.bytes > _FILE_BYTES]  # fmt: skip
     run = manifest.run

@@ -167,7 +167,7 @@ def read_model_manifest(url: str) -> ModelManifest:
     try:
         values = artefacts.read_manifest(url, _TRAIN_AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "there is no finished model", _TRAIN_AGAIN) from error
+        raise DataError(file, "is missing, so this folder holds no finished model", _TRAIN_AGAIN) from error
     manifest = artefacts.parse_as(ModelManifest, values, file, _TRAIN_AGAIN)
     for entry in (manifest.weights, *manifest.labels):
         if problem := artefacts.entry_problem(entry):

@@ -42,7 +42,7 @@ def resume(state: TrainingState, offered: list[str]) -> Progress | None:
             dist.barrier()
             return progress
     if offered:
-        remedy = "Mend one, or begin anew with --force train."
+        remedy = "Repair one, or start again with --force train."
         raise DataError(own, f"none of {len(offered)} checkpoints can be read; see above", remedy)
     if state.ranks.is_first:
         sweep(own)

@@ -23,7 +23,7 @@ def read_positions(reader: ShardReader, block: str, num_labels: int) -> np.ndarr
     """The label positions of a block's rows, int64 [n]."""
     positions = reader.tensor(f"label_positions/{block}/positions").numpy()
     if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= num_labels:
-        raise DataError(reader.url, "has rows of labels that there are not", ANOTHER_MODEL)
+        raise DataError(reader.url, "has rows of labels that do not exist", ANOTHER_MODEL)
     return positions
 
 

@@ -19,7 +19,7 @@ def parse_tensors(content: bytes, file: str, remedy: str) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(file, f"is no safetensors file ({str(error)[:200]})", remedy) from error
+        raise DataError(file, f"is not a safetensors file ({str(error)[:200]})", remedy) from error
     for name, tensor in tensors.items():
         check_finite(tensor, name, file, remedy)
     return tensors

@@ -34,7 +34,7 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxml"
     except RuntimeError as error:
-        raise ConfigError("CXML_CACHE", "", "is not set, and this user has no home", "Set it to a folder.") from error
+        raise ConfigError("CXML_CACHE", "", "is not set, and the user has no home", "Set it to a folder.") from error
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ShardCache:
         except ValueError:
             gib = 0.0
         if not 0 < gib < float("inf"):
-            raise ConfigError("CXML_CACHE_GIB", given, "is no number above 0", "Set it to GiB, such as 100.")
+            raise ConfigError("CXML_CACHE_GIB", given, "is not a number above 0", "Set it to GiB, such as 100.")
         return cls(cache_folder(), int(gib * 2**30))
 
     def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[BinaryIO]:
@@ -70,7 +70,7 @@ class ShardCache:
         """
         needed = sum(shard.bytes for shard in shards)
         if needed > self.max_bytes:
-            problem = f"{url} needs {needed} bytes of the node's cache, which is bound to {self.max_bytes}"
+            problem = f"{url} needs {needed} bytes of the node's cache, which is limited to {self.max_bytes}"
             raise ConfigError("CXML_CACHE_GIB", self.max_bytes / 2**30, problem, "Raise it, or copy the data set.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ Not part of what `cxml.data` exports: importing transformers takes seconds, and 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import (
     AutoConfig,
@@ -29,7 +31,7 @@ def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
     Raises:
         ConfigError: the encoder is neither a model on the hub nor a readable folder, or not a text encoder.
     """
-    path = resolve_encoder(config.encoder)
+    path = _checked_path(config.encoder)
     try:
         if config.trust_remote_code:
             return AutoConfig.from_pretrained(path, trust_remote_code=True)
@@ -37,17 +39,18 @@ def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
         return read_architecture(values, config.encoder, _REMEDY)
     except DataError as error:
         raise ConfigError("model.encoder", config.encoder, error.problem, _REMEDY) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError("model.encoder", config.encoder, "cannot be loaded", _REMEDY) from error
+    except Exception as error:  # a damaged file leads to any kind, as in the functions below
+        problem = f"cannot be loaded ({str(error)[:300]})"
+        raise ConfigError("model.encoder", config.encoder, problem, _REMEDY) from error
 
 
 def load_pretrained(config: ModelConfig) -> PreTrainedModel:
     """The encoder with its pretrained weights, float32. Raises what `read_encoder_config` raises."""
-    path, trust = resolve_encoder(config.encoder), config.trust_remote_code
+    path, trust = _checked_path(config.encoder), config.trust_remote_code
     architecture = read_encoder_config(config)
     try:
         return AutoModel.from_pretrained(path, config=architecture, dtype=torch.float32, trust_remote_code=trust)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         problem = f"its weights cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", config.encoder, problem, _REMEDY) from error
 
@@ -58,8 +61,18 @@ def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrain
     Raises:
         ConfigError: it cannot be loaded, or needs code of its own that is not trusted.
     """
+    path = _checked_path(name)
     try:
-        return AutoTokenizer.from_pretrained(resolve_encoder(name), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:
         problem = f"its tokenizer cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", name, problem, _REMEDY) from error
+
+
+def _checked_path(name: str) -> str:
+    """`resolve_encoder`, which refuses a folder that holds a pipe or device too: reading one may never end."""
+    path = resolve_encoder(name)
+    for file in Path(path).iterdir() if Path(path).is_dir() else ():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ConfigError("model.encoder", name, f"{file.name} is no regular file", _REMEDY)
+    return path

@@ -56,7 +56,7 @@ def read_sparse_npz(content: bytes, url: str, remedy: str, file_bytes: int | Non
     try:
         return _to_rows(_read_arrays(content, limit), limit)
     except Exception as error:  # whatever a broken or hostile file leads to
-        raise DataError(url, f"no SciPy sparse matrix can be read from it ({error})", remedy) from error
+        raise DataError(url, f"cannot be read as a SciPy sparse matrix ({error})", remedy) from error
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _read_arrays(content: bytes, limit: int) -> _Arrays:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(members) != len(archive.infolist()):
-            raise ValueError("an array is there twice")
+            raise ValueError("an array occurs twice")
         if sum(info.file_size for info in members.values()) > limit:  # archives that overlap themselves included
             raise ValueError("its arrays are said to be larger than a file of this size can hold")
         kind = str(_read_member(archive, members["format"], "US", ()).astype(str))
@@ -133,5 +133,5 @@ def _offsets(stored: np.ndarray, count: int, num_values: int) -> np.ndarray:
     """Offsets int64 [count + 1]. Raises `ValueError` where they are none."""
     offsets = stored.astype(np.int64)
     if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != num_values or (np.diff(offsets) < 0).any():
-        raise ValueError("its arrays contradict each other: the offsets are no offsets")
+        raise ValueError("its arrays contradict each other: the offsets do not rise from 0 to the number of values")
     return offsets

@@ -34,7 +34,7 @@ def _run(command: ImportTreeCommand) -> None:
     from cxml.data_tools.tree_import import import_tree  # noqa: PLC0415  heavy
 
     tree = import_tree(command.settings, command.source)
-    print(" > ".join(f"{size:,}" for size in tree.level_sizes))
+    print(f"Label tree of {' > '.join(f'{size:,}' for size in tree.level_sizes)} nodes, the labels last")
 
 
 if __name__ == "__main__":

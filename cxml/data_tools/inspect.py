@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
 from cxml import extras
 from cxml.cli import run_tool
@@ -19,7 +20,7 @@ from cxml.cli import run_tool
 class InspectCommand:
     """Show counts, length and label distributions, the share of tail labels and examples of a prepared data set."""
 
-    url: Positional[str]
+    url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL with the manifest.json."""
     examples: int = 3
     """Texts of each split to show, evenly spread."""

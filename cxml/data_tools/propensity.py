@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
@@ -22,9 +23,9 @@ class PropensityCommand:
     cxml's own metrics compute them on the fly from `data.propensity_a` and `data.propensity_b`.
     """
 
-    url: Positional[str]
+    url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL of the prepared data set."""
-    out: Positional[str]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """File or URL to write: one number per line in the order of the label ids, or a NumPy array if it ends in .npy."""
     a: float = 0.55
     """Constant A: .6 for Amazon sets, .5 for Wiki-500K, .55 else."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
@@ -23,9 +24,9 @@ class SplitCommand:
     new set to train on it.
     """
 
-    url: Positional[str]
+    url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL of the prepared data set."""
-    out: Positional[str]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder or fsspec URL of the new one; must hold none."""
     fraction: float = 0.1
     """Share of the train texts that are held out, above 0 and below 1."""

@@ -40,7 +40,7 @@ def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> Data
         problem = f"leaves one of the two splits of {num_train} texts empty"
         raise ConfigError("--fraction", fraction, problem, "Choose another share, such as 0.1.")
     if (name in manifest.splits and name != "test") or not name.isidentifier():
-        raise ConfigError("--name", name, "is taken or no plain word", "Choose another name, such as validation.")
+        raise ConfigError("--name", name, "is taken or is not a plain word", "Choose another name, such as validation.")
     order = epoch_order(num_train, seed, 0)
     rows = {"train": np.sort(order[num_held:]), name: np.sort(order[:num_held])}
 

@@ -41,10 +41,10 @@ def _import_tree(config: Config, source: str) -> LabelTree:
     if storage.exists(storage.join(out, MANIFEST)):
         raise StaleArtefactError(f"{out}: there is a tree here already. Name another output.")
     if not source or not storage.exists(source):
-        raise ConfigError("--source", source, "there is nothing", "Name a folder with C0.npz, or a pickled file.")
+        raise ConfigError("--source", source, "does not exist", "Name a folder with C0.npz, or a pickled file.")
     levels = read_chain(source) if storage.is_folder(source) else read_clusters(source)
     if len(levels[0]) != manifest.num_labels:
-        problem = f"is about {len(levels[0])} labels, the data set has {manifest.num_labels}"
+        problem = f"has {len(levels[0])} labels, but the data set has {manifest.num_labels}"
         raise DataError(source, problem, "Cluster the labels of this data set, in the order of their ids.")
     try:
         tree = LabelTree.from_clusters(_choose(levels, config.tree.sizes), manifest.num_labels)
@@ -86,21 +86,21 @@ def read_clusters(file: str) -> list[np.ndarray]:
     """
     found = load_plain(storage.read_bytes(file), file)
     if not isinstance(found, list) or not found:
-        raise DataError(file, "is no list of levels", _SAVE_AGAIN)
+        raise DataError(file, "is not a list of levels", _SAVE_AGAIN)
     levels = []
     for number, clusters in enumerate(found):
         try:
             members = [np.asarray(cluster, np.int64).reshape(-1) for cluster in clusters]
             labels = np.concatenate(members)
         except (TypeError, ValueError) as error:
-            raise DataError(file, f"level {number} is no list of clusters of label ids", _SAVE_AGAIN) from error
+            raise DataError(file, f"level {number} is not a list of clusters of label ids", _SAVE_AGAIN) from error
         if not np.array_equal(np.sort(labels), np.arange(len(labels))):
             raise DataError(file, f"level {number} does not hold each label once", _SAVE_AGAIN)
         of_label = np.empty(len(labels), np.int64)
         of_label[labels] = np.repeat(np.arange(len(members)), [len(each) for each in members])
         levels.append(of_label)
     if len({len(level) for level in levels}) != 1:
-        raise DataError(file, "its levels are about different numbers of labels", _SAVE_AGAIN)
+        raise DataError(file, "its levels have different numbers of labels", _SAVE_AGAIN)
     return levels
 
 
@@ -109,9 +109,9 @@ def _parents(file: str, num_parents: int | None) -> np.ndarray:
     matrix = read_sparse_npz(storage.read_bytes(file), file, _SAVE_AGAIN)
     parents = matrix.shape[1]
     if num_parents not in (None, parents):
-        raise DataError(file, f"has {parents} parents, the level above {num_parents} clusters", _SAVE_AGAIN)
+        raise DataError(file, f"has {parents} parents, but the level above has {num_parents} clusters", _SAVE_AGAIN)
     if (np.diff(matrix.offsets) != 1).any():
-        raise DataError(file, "a cluster or label has not exactly one parent", "Trees only: no label in two clusters.")
+        raise DataError(file, "a cluster or label does not have exactly one parent", "Put each label into one cluster.")
     of_child = matrix.columns.astype(np.int64)
     if ((of_child < 0) | (of_child >= parents)).any():
         raise DataError(file, f"refers to parents outside 0..{parents - 1}", _SAVE_AGAIN)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
 from cxml.cli import run_tool
 
@@ -22,7 +23,7 @@ class TreeReportCommand:
     the names of their labels.
     """
 
-    url: Positional[str]
+    url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL of the tree (with its manifest.json)."""
     data: str = ""
     """Folder or URL of the prepared data set that the tree belongs to; empty: sizes only."""

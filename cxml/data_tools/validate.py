@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
@@ -19,7 +20,7 @@ from cxml.cli import run_tool
 class ValidateCommand:
     """Read a prepared data set whole and check all that its format promises (docs/formats.md)."""
 
-    url: Positional[str]
+    url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL with the manifest.json."""
 
 

@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cxml.accelerators import device_of
 from cxml.config import Config
+from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
 from cxml.training import evaluate_run, train
 
@@ -57,10 +58,11 @@ class LaunchedJobs:
     def follow(self) -> int:
         """Take part in the leader's jobs until it dismisses everyone; the exit code that it chose.
 
-        Ctrl-C on a terminal reaches the leader too, which decides what it means; in a training this process takes part
-        in stopping.
+        Ctrl-C on a terminal and a scheduler's SIGUSR1 reach the leader too, which decides what they mean; in a training
+        this process takes part in stopping.
         """
-        signal.signal(signal.SIGINT, lambda *_: None)
+        for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+            signal.signal(number, lambda *_: None)
         while True:
             call = json.loads(self._store.get(f"call/{self._calls}"))
             self._calls += 1

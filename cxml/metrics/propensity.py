@@ -63,7 +63,7 @@ def inverse_propensities(
         raise ValueError(f"label frequencies must be from 0 to {num_train}, the number of training examples")
     a, b = constants
     if b == 0 and train_frequency.size and train_frequency.min() == 0:
-        problem = "gives a label without training texts no propensity"
+        problem = "leaves the propensity of labels without training texts undefined"
         raise ConfigError("data.propensity_b", b, problem, "Use a number above 0, such as 1.5.")
     c = max(0.0, math.log(num_train) - 1) * (b + 1) ** a
     return 1 + c * (train_frequency.astype(np.float64) + b) ** -a

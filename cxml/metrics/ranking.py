@@ -27,7 +27,7 @@ class MetricSums:
     def __add__(self, other: MetricSums) -> MetricSums:
         """The sums over both sets of examples."""
         if self.ks != other.ks or self.sums.keys() != other.sums.keys():
-            raise ValueError(f"sums of different metrics do not add: {self._columns()} and {other._columns()}")
+            raise ValueError(f"sums of different metrics cannot be added: {self._columns()} and {other._columns()}")
         sums = {name: values + other.sums[name] for name, values in self.sums.items()}
         return MetricSums(self.ks, self.num_examples + other.num_examples, sums)
 

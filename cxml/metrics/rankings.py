@@ -16,7 +16,7 @@ def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
         ValueError: there are none, or their shapes differ.
     """
     if not systems or len({cast(tuple[int, int], scores.shape) for scores in systems}) != 1:
-        raise ValueError(f"scores of {[scores.shape for scores in systems]} have no mean")
+        raise ValueError(f"scores of different shapes cannot be averaged: {[scores.shape for scores in systems]}")
     total = systems[0].astype(np.float64)
     for scores in systems[1:]:
         total = total + scores

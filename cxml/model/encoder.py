@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import cast
 
 import torch
@@ -13,8 +12,6 @@ from cxml.config import ModelConfig
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.model.taps import Tap, default_taps, parse_taps
-
-_log = logging.getLogger(__name__)
 
 
 class TappedEncoder(nn.Module):
@@ -130,4 +127,3 @@ def _freeze(transformer: PreTrainedModel, num_frozen: int) -> None:
     embeddings = cast(nn.Module, getattr(transformer, "embeddings", transformer.get_input_embeddings()))
     for module in (embeddings, *list(stacks[0])[:num_frozen]):
         module.requires_grad_(False)
-    _log.info("Encoder: embeddings and layers 1 to %d of %d are frozen", num_frozen, num_layers)

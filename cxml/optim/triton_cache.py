@@ -19,7 +19,7 @@ def use_writable_cache() -> None:
     folder = Path(knobs.cache.dir)
     try:
         if not folder.is_absolute():
-            raise PermissionError("the user has no home")
+            raise PermissionError("the user has no home directory")
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:

@@ -104,7 +104,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     """
     if memory_map and (exchange.size > 1 or storage.local_path(url) is None):
         raise ConfigError(
-            "memory_map", True, "maps a local folder for one process", "Copy the folder, or leave it out."
+            "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
     for name in files.keys() - {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG}:
@@ -141,7 +141,7 @@ def _read_manifest(url: str) -> dict[str, FileEntry]:
     try:
         manifest = artefacts.read_manifest(url, _AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "there is no exported model", _AGAIN) from error
+        raise DataError(file, "is missing, so this folder holds no exported model", _AGAIN) from error
     files = artefacts.named_entries(manifest.get("files"), file, _AGAIN)
     for name in (_CONFIG, _WEIGHTS, _ROWS, _LABELS, _TOKENIZER, f"{_TREE}/{_MANIFEST}"):
         if name not in files:

@@ -25,7 +25,7 @@ def as_url(value: object, field: str = "url") -> str:
     """
     url = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(url, str) or not url or not _can_name_a_file(url):
-        raise ConfigError(field, _shown(value), "a path or URL is wanted", "Give a string or a pathlib.Path.")
+        raise ConfigError(field, _shown(value), "must be a path or URL", "Give a string or a pathlib.Path.")
     return url
 
 
@@ -71,7 +71,7 @@ def as_whole_number(field: str, value: object, least: int = 1) -> int:
     """
     number = _index(value)
     if number is None:
-        raise ConfigError(field, _shown(value), "an integer is wanted", f"Give {least} or more.")
+        raise ConfigError(field, _shown(value), "must be an integer", f"Give {least} or more.")
     if number < least:
         raise ConfigError(field, number, f"must be at least {least}", f"Give {least} or more.")
     return number
@@ -84,7 +84,7 @@ def as_finite(field: str, value: object) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise ConfigError(field, _shown(value), "a finite number is wanted", "Give a number such as 0.5.")
+        raise ConfigError(field, _shown(value), "must be a finite number", "Give a number such as 0.5.")
     return float(value)
 
 
@@ -112,7 +112,7 @@ def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, nu
         return {}
     remedy = "Give label ids by the position of their text, such as {0: [17, 42]}."
     if not isinstance(excluded, Mapping):
-        raise ConfigError("excluded", type(excluded), "a mapping is wanted", remedy)
+        raise ConfigError("excluded", type(excluded), "must be a mapping", remedy)
     checked = {}
     for row, labels in excluded.items():
         position = _index(row)
@@ -121,7 +121,7 @@ def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, nu
         ids = [(label, _index(label)) for label in _items(labels, f"excluded[{position}]", remedy)]
         for label, label_id in ids:
             if label_id is None or not 0 <= label_id < num_labels:
-                problem = f"is no label id: there are {num_labels}, numbered from 0"
+                problem = f"is not a label id: there are {num_labels} labels, numbered from 0"
                 raise ConfigError(f"excluded[{position}]", _shown(label), problem, remedy)
         checked[position] = [label_id for _, label_id in ids if label_id is not None]
     return checked
@@ -141,7 +141,7 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
     items = _items(labels, "labels", f"{_LABELS_WANTED}, such as [17, 42].")
     given = [str.__str__(label) if isinstance(label, str) else label for label in items]
     if not given:
-        raise ConfigError("labels", given, "names no label of this model", f"{_LABELS_WANTED}: at least one.")
+        raise ConfigError("labels", given, "is empty", f"{_LABELS_WANTED}: at least one.")
     wanted: set[str] = {label for label in given if isinstance(label, str)}
     ids_by_name: dict[object, list[int]] = {}
     for label_id in known.tolist() if wanted else ():
@@ -153,9 +153,9 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
         ids = ids_by_name.get(label, []) if isinstance(label, str) else [_index(label)]
         if len(ids) > 1:
             problem = f"labels {', '.join(map(str, ids))} have this name"
-            raise ConfigError(f"labels[{position}]", label, problem, "Give the id of the one that is meant.")
+            raise ConfigError(f"labels[{position}]", label, problem, "Give the id of the label that you mean.")
         if not ids or ids[0] not in allowed:
-            raise ConfigError(f"labels[{position}]", _shown(label), "is no label of this model", _remedy_for(label))
+            raise ConfigError(f"labels[{position}]", _shown(label), "is not a label of this model", _remedy_for(label))
         found.add(ids[0])
     return np.array(sorted(found), np.int64)
 
@@ -190,7 +190,7 @@ def _items(values: object, field: str, remedy: str) -> Iterator[Any]:
             return iter(values.to_pylist() if hasattr(values, "to_pylist") else values)  # pyright: ignore
     except TypeError:
         pass  # it cannot be iterated over
-    raise ConfigError(field, _shown(values), "a flat sequence is wanted", remedy)
+    raise ConfigError(field, _shown(values), "must be a flat sequence", remedy)
 
 
 def _can_name_a_file(url: str) -> bool:

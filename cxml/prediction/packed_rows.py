@@ -59,7 +59,7 @@ class PackedRows:
             ConfigError: there is no such format.
         """
         if target not in tuple(_DTYPES):
-            raise ConfigError("rows", target, "is no number format of label rows", f"Choose {', '.join(_DTYPES)}.")
+            raise ConfigError("rows", target, "is not a number format of label rows", f"Choose {', '.join(_DTYPES)}.")
         if target == self.format:
             return self
         num_rows, width = self.weight.shape

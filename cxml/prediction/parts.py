@@ -106,12 +106,12 @@ def no_model(url: str, *, is_for_export: bool = False) -> DataError:
         return DataError(url, "is a run or checkpoint, not an exported model", remedy)
     sizes = storage.file_sizes(url)
     if not storage.exists(url):
-        found = "no such folder"
+        found = "the folder does not exist"
     elif "" in sizes:
         found = "it is a file"
     else:
         found = "the folder holds something else" if sizes else "the folder is empty"
-    return DataError(url, f"there is no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
+    return DataError(url, f"holds no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
 
 
 def model_identity(url: str) -> str:
@@ -206,4 +206,6 @@ def _metrics_beside(output: str) -> dict[str, float]:
     levels = storage.read_json(file, _EVALUATE).get("levels")
     if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
         raise DataError(file, "holds no metrics of levels", _EVALUATE)
+    if not all(isinstance(value, int | float) for value in levels[-1].values()):
+        raise DataError(file, "holds metrics of the labels that are no numbers", _EVALUATE)
     return levels[-1]

@@ -118,7 +118,7 @@ class Predictor:
             parts = read_exported(url, exchange, memory_map=memory_map)
         elif memory_map:
             raise ConfigError(
-                "memory_map", True, f"{url} is no exported folder", "Export it first: python -m cxml.export."
+                "memory_map", True, f"{url} is not an exported folder", "Export it first: python -m cxml.export."
             )
         else:
             parts = read_parts(url, exchange)
@@ -337,7 +337,8 @@ class Predictor:
 
     def _require_all_rows(self, what: str) -> None:
         if self._exchange.size > 1:
-            raise ConfigError("exchange", self._exchange.size, f"{what} needs all label rows", "Load the model alone.")
+            problem = f"{what} needs all label rows in one process"
+            raise ConfigError("exchange", self._exchange.size, problem, "Load the model without `exchange`.")
 
 
 _ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 import posixpath
+import re
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import sparse
 
 from cxml import storage
 from cxml.data import lengths_to_offsets, read_sparse_npz
 from cxml.errors import DataError
+from cxml.prediction.part_files import Row, find_parts, read_rows
 
+_COUNT = re.compile(rb"[0-9]{1,18}")
+_PAIR = re.compile(rb"([0-9]{1,18}):([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+|nan|inf)(?:e[-+]?[0-9]+)?)", re.IGNORECASE)
+_PART_FORMS = (".jsonl", ".parquet", ".npz")
+_MOST_PLACES = 1 << 22
 _SMALLEST = np.finfo(np.float32).tiny
 """Scores of the files are at least this, so that none of them counts as missing."""
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
@@ -78,7 +82,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
         problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
         raise DataError(url, problem, "Predict the same test split over the same labels.")
     if not np.isfinite(scores.data).all():
-        raise DataError(url, "has scores that are no numbers", _REMEDY)
+        raise DataError(url, "has scores that are not finite numbers", _REMEDY)
     scores.sum_duplicates()
     return scores
 
@@ -91,51 +95,54 @@ def _read_npz(url: str, content: bytes) -> sparse.csr_matrix:
 
 
 def _read_text(url: str) -> sparse.csr_matrix:
-    first, *lines = storage.read_bytes(url).decode(errors="replace").splitlines() or [""]
+    first, *lines = storage.read_bytes(url).splitlines() or [b""]
     sizes = first.split()
-    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+    if len(sizes) != 2 or not all(_COUNT.fullmatch(size) for size in sizes):
         raise DataError(url, "does not begin with the numbers of texts and labels", _REMEDY, line=1)
     shape = int(sizes[0]), int(sizes[1])
     labels: list[int] = []
     scores: list[float] = []
     offsets = [0]
     for number, line in enumerate(lines, start=2):
-        try:
-            pairs = [word.split(":") for word in line.split()]
-            labels += [int(label) for label, _ in pairs]
-            scores += [float(score) for _, score in pairs]
-        except ValueError as error:
-            raise DataError(url, "is no row of label:score", _REMEDY, line=number) from error
+        pairs = [_PAIR.fullmatch(word) for word in line.split()]
+        if None in pairs:
+            raise DataError(url, "is not a row of label:score pairs", _REMEDY, line=number)
+        labels += [int(pair[1]) for pair in pairs if pair]
+        scores += [float(pair[2]) for pair in pairs if pair]
         offsets.append(len(labels))
-    if len(lines) != shape[0] or not all(0 <= label < shape[1] for label in labels):
+    if len(lines) != shape[0] or not all(label < shape[1] for label in labels):
         raise DataError(url, f"does not hold {shape[0]} texts with labels below {shape[1]}", _REMEDY)
     return sparse.csr_matrix((np.array(scores, np.float64), np.array(labels, np.int64), offsets), shape)
 
 
 def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
-    parts = [name for name in sorted(storage.file_sizes(url)) if name.startswith("part-")]
-    found = []
-    for name in parts:
-        content = storage.read_bytes(storage.join(url, name))
+    found: list[sparse.csr_matrix] = []
+    num_rows = 0
+    for name in find_parts(url, _REMEDY):
+        file = storage.join(url, name)
         form = posixpath.splitext(name)[1]
+        if form not in _PART_FORMS:
+            raise DataError(file, f"is none of {', '.join(_PART_FORMS)}", _REMEDY)
+        content = storage.read_bytes(file)
         if form == ".npz":
-            found.append(_read_npz(storage.join(url, name), content))
-            continue
-        if form == ".parquet":
-            rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
+            scores = _read_npz(file, content)
+            if scores.shape[1] != num_labels:
+                raise DataError(file, f"has scores of {scores.shape[1]} labels, not {num_labels}", _REMEDY)
+            found.append(scores)
         else:
-            rows = [_pairs(json.loads(line)) for line in content.splitlines()]
-        width = max((len(labels) for labels, _ in rows), default=0)
-        labels, scores = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), width), np.float32)
-        for row, (own_labels, own_scores) in enumerate(rows):
+            found += _matrices(read_rows(file, content, num_rows, num_labels, _REMEDY), num_labels)
+        num_rows = sum(cast(tuple[int, int], each.shape)[0] for each in found)
+    return sparse.csr_matrix(sparse.vstack(found)) if found else sparse.csr_matrix((0, num_labels))
+
+
+def _matrices(rows: Sequence[Row], num_labels: int) -> Iterator[sparse.csr_matrix]:
+    """Rows as CSR matrices, some at a time: a single long row does not widen all of them."""
+    at_once = max(1, _MOST_PLACES // max((len(labels) for labels, _ in rows), default=1))
+    for start in range(0, len(rows), at_once):
+        some = rows[start : start + at_once]
+        width = max(len(labels) for labels, _ in some)
+        labels, scores = np.full((len(some), width), -1, np.int64), np.zeros((len(some), width), np.float32)
+        for row, (own_labels, own_scores) in enumerate(some):
             labels[row, : len(own_labels)], scores[row, : len(own_scores)] = own_labels, own_scores
         order = np.argsort(-scores, axis=1, kind="stable")  # as written, unless another program wrote the folder
-        labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
-        found.append(_as_matrix(labels, scores, num_labels))
-    if not found:
-        raise DataError(url, "holds no part files", _REMEDY)
-    return sparse.csr_matrix(sparse.vstack(found))
-
-
-def _pairs(row: dict) -> tuple[list[int], list[float]]:
-    return [label["label"] for label in row["labels"]], [label["score"] for label in row["labels"]]
+        yield _as_matrix(np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1), num_labels)

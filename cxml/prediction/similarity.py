@@ -96,7 +96,7 @@ def label_id(predictor: Predictor, name: str) -> int:
     except ValueError as error:
         alike = [other for other in names if name.lower() in other.lower()][:3]
         remedy = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else "Names are matched whole."
-        raise ConfigError("--label", name, "is no label of this model", remedy) from error
+        raise ConfigError("--label", name, "is not a label of this model", remedy) from error
 
 
 def _faiss() -> Any:  # noqa: ANN401 - faiss has no types

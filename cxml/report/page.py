@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -10,6 +9,7 @@ from typing import Any
 
 from cxml import extras, storage, urls
 from cxml.report.tables import BASELINE, OWN, level_names
+from cxml.training.trackers import read_records
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +70,14 @@ def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) ->
 
 def _steps(output: str) -> list[dict[str, Any]]:
     """The lines about training steps in `metrics.jsonl`."""
-    url = storage.join(output, "metrics.jsonl")
-    if not storage.exists(url):
-        return []
-    lines = [json.loads(line) for line in storage.read_bytes(url).decode().splitlines()]
-    return [line for line in lines if line["kind"] == "train"]
+    records = (record for _, record in read_records(storage.join(output, "metrics.jsonl")))
+    return [record for record in records if record["kind"] == "train" and _can_be_drawn(record)]
+
+
+def _can_be_drawn(record: Mapping[str, Any]) -> bool:
+    numbers = [record.get(name) for name in ("epoch", "lr_factor", "samples_per_second")]
+    losses = record.get("level_losses")
+    return isinstance(losses, list) and all(isinstance(value, int | float) for value in (*numbers, *losses))
 
 
 def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:

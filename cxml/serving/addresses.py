@@ -46,7 +46,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             raise ConfigError("--port", port, f"cannot be listened on ({error})", "Choose another one.") from error
         sockets.append(one)
     if not sockets:
-        raise ConfigError("--host", host, "is no address of this machine", "Name one, such as 127.0.0.1.")
+        raise ConfigError("--host", host, "is not an address of this machine", "Name one, such as 127.0.0.1.")
     return sockets
 
 
@@ -59,7 +59,7 @@ def require_loopback(sockets: list[socket.socket], host: str) -> None:
     if not all(_is_loopback(one.getsockname()[0]) for one in sockets):
         _close(sockets)
         raise ConfigError(
-            "--host", host, "lets other machines ask, and there is no token",
+            "--host", host, "other machines can reach this address, and no token is set",
             "Set CXML_SERVE_TOKEN to a secret, or say --allow-anyone if anyone who reaches the server may ask.",
         )  # fmt: skip
 

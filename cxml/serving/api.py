@@ -124,10 +124,10 @@ def _predictions(served: ServedModel, options: ServeOptions, metrics: Metrics) -
         **({401: {"description": "no token, or a wrong one"}} if options.token else {}),
         408: {"description": "the body or the answer took too long"},
         413: {"description": "the request is too long"},
-        415: {"description": "the body is not said to be JSON"},
+        415: {"description": "the content type is not JSON"},
         422: {"description": "the request is not valid", "model": Refusal},
         429: {"description": "too many requests wait; try again later"},
-        503: {"description": "the model still loads or does not answer; try again later"},
+        503: {"description": "the model is still loading or does not answer; try again later"},
     }
 
     @router.post("/predict", response_model=Prediction, responses=refusals, dependencies=bearer)
@@ -174,7 +174,7 @@ def _supervision(served: ServedModel, options: ServeOptions, metrics: Metrics) -
         """Whether the server lives; it also answers while the model loads and while its queue is full."""
         return {"status": "ok"}
 
-    @router.get("/ready", responses={503: {"description": "the model still loads or does not answer"}})
+    @router.get("/ready", responses={503: {"description": "the model is still loading or does not answer"}})
     async def ready() -> Response:
         """Whether the model answered when the server last asked it, every few seconds."""
         return JSONResponse({"status": served.status}, 200 if served.status == "ready" else 503)

@@ -40,7 +40,7 @@ async def read_object(body: bytes, *, most_values: int, most_bytes: int) -> dict
         if not isinstance(name, str):
             raise UnreadableError("it is not valid JSON")
         if name in members:
-            raise UnreadableError("it has a name twice")
+            raise UnreadableError("a name occurs twice")
         reader.expect(b":")
         members[name] = await _values(reader) if reader.skips(b"[") else reader.scalar()
     reader.expect(b"")

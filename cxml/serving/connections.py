@@ -55,6 +55,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._is_in_head = True
         self._size = 0
+        self._reason = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make room for the connection, and start to wait for a request."""
@@ -96,6 +97,11 @@ class GuardedConnection(HttpToolsProtocol):
             raise ValueError("the target is a URL, whose host would stand for that of the header")
         if len(self.pipeline) >= _PIPELINED:
             raise ValueError("too many requests ahead of their answers")
+        assert self.parser is not None
+        if self.parser.should_upgrade() and self._has_body():
+            # The parser takes the head for all of the request, and the body for the next request.
+            self._reason = "A request with a body cannot ask for an upgrade: send HTTP/1.1 without the header Upgrade."
+            raise ValueError(self._reason)
         super().on_headers_complete()
         self._is_in_head = False
         self._stop_waiting()
@@ -113,6 +119,14 @@ class GuardedConnection(HttpToolsProtocol):
         if self.cycle.response_complete:
             is_read = self.transport.get_write_buffer_size() == 0
             self._wait_for_request(self._limits.head_s if is_read else self._limits.answer_s)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, and end the connection."""
+        super().send_400_response(self._reason or msg)
+
+    def _has_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > 0
 
     def _wait_for_request(self, seconds: float) -> None:
         self._stop_waiting()

@@ -45,7 +45,7 @@ def serve_until_signalled(
     Raises:
         DataError: there is no whole model.
         ConfigError: the port is taken, or other machines could ask without a token.
-        WorkerError: the model did not come up; says why.
+        WorkerError: the model did not come up, or nothing can be served any more; says why.
     """
     if not is_exported(place.url):
         model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
@@ -67,17 +67,24 @@ def serve_until_signalled(
             served.num_labels = handle.num_labels.remote().result()
             served.answer = answer_of(handle)
             _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)
-            while front.is_alive():
+            pause = 0.0  # the first check makes it ready
+            while not front.has_ended(pause):
+                pause = _SECONDS_BETWEEN_CHECKS
                 served.status = "ready" if _answers(handle, options) else "not ready"
-                front.join(_SECONDS_BETWEEN_CHECKS)
+                if served.status != "ready" and ray_cluster.is_lost():
+                    raise WorkerError(f"{address}: this machine's node of Ray has died. Start the command again.")
             raise WorkerError(f"{address}: the HTTP server ended. Its log says why.")
         finally:
             front.end()
-            _remove(name)
+            if not ray_cluster.is_lost():  # else Ray would wait for it without end
+                _remove(name)
 
 
 class Front(threading.Thread):
-    """The HTTP server, in a thread of its own: it answers while the main thread waits for Ray."""
+    """The HTTP server, in a thread of its own: it answers while the main thread waits for Ray.
+
+    An event tells its end, for a signal that ends `Thread.join` makes Python 3.11 take a thread for ended.
+    """
 
     def __init__(self, served: ServedModel, options: ServeOptions, sockets: list[socket.socket]) -> None:
         super().__init__(name="http", daemon=True)
@@ -85,6 +92,7 @@ class Front(threading.Thread):
         connection: Any = functools.partial(GuardedConnection, limits=limits)
         ending_s = options.body_timeout_s + options.timeout_s + options.head_timeout_s
         self._sockets = sockets
+        self._ended = threading.Event()
         self._server = uvicorn.Server(
             uvicorn.Config(
                 build_api(served, options), http=connection, ws="none", lifespan="off", log_config=None,
@@ -95,13 +103,20 @@ class Front(threading.Thread):
 
     def run(self) -> None:
         """Answer requests until `end`."""
-        self._server.run(self._sockets)
+        try:
+            self._server.run(self._sockets)
+        finally:
+            self._ended.set()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the server ends within so many seconds."""
+        return self._ended.wait(seconds)
 
     def end(self) -> None:
         """Accept no connections any more, and wait until the requests under way are answered."""
         self._server.should_exit = True
         if self.ident is not None:
-            self.join()
+            self._ended.wait()
 
 
 def name_of(url: str) -> str:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import posixpath
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,8 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ValueError as error:
         problem = f"{url}: cannot open this kind of URL ({error}). Check the URL."
         raise StorageError(problem) from _shown_cause(error)
+    if isinstance(fs, LocalFileSystem) and "\0" in path:
+        raise StorageError(f"{url!r}: no file can have a NUL character in its name. Check the path.")
     try:
         os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
     except UnicodeEncodeError as error:
@@ -95,6 +98,21 @@ def is_folder(url: str) -> bool:
     return _with_retries(url, lambda: fs.isdir(path))
 
 
+def _refuse_special(url: str) -> None:
+    """Refuse to read a pipe, socket or device of this machine: it may never end, or wait for a writer forever.
+
+    Raises:
+        StorageError: it is one.
+    """
+    path = local_path(url)
+    try:
+        mode = 0 if path is None else path.stat().st_mode
+    except OSError:
+        return  # whoever opens it says why it cannot be opened
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise StorageError(f"{url}: is a pipe, socket or device, not a file. Write its content into a file first.")
+
+
 def size(url: str) -> int:
     """Bytes of one file."""
     fs, path = filesystem(url)
@@ -103,12 +121,14 @@ def size(url: str) -> int:
 
 def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
+    _refuse_special(url)
     fs, path = filesystem(url)
     return _with_retries(url, lambda: cast(bytes, fs.cat_file(path)))
 
 
 def open_read(url: str) -> BinaryIO:
     """A seekable reader of one file. A remote file is read by ranges, each tried again on its own where it fails."""
+    _refuse_special(url)
     path = local_path(url)
     if path is None:
         return cast(BinaryIO, io.BufferedReader(_RangeReader(url), _READ_BLOCK_BYTES))
@@ -127,6 +147,8 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
     paths = [posixpath.join(root, name) for name in sizes]
     if not paths:
         return {}
+    for name in sizes:
+        _refuse_special(join(url, name))
     contents = _with_retries(url, lambda: _cat_all(fs, paths))
     return dict(zip(sizes, contents, strict=True))
 
@@ -171,6 +193,7 @@ def _list(url: str) -> list[tuple[str, str]]:
 
 def sha256(url: str) -> str:
     """SHA-256 of one file in hex, read block by block."""
+    _refuse_special(url)
     fs, path = filesystem(url)
 
     def digest() -> str:
@@ -265,10 +288,10 @@ def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> Non
 
 
 def read_json(url: str, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError` with `remedy` where the file is no JSON object."""
+    """The object in a JSON file. Raises `DataError` with `remedy` where the file is not a JSON object."""
     try:
         value = json.loads(read_bytes(url))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(url, f"not valid JSON ({error})", remedy) from error
     if not isinstance(value, dict):
         raise DataError(url, f"a JSON object was expected, found {type(value).__name__}", remedy)
@@ -347,7 +370,7 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
             raise
         raise type(error)(error.errno, urls.masked(error.strerror or str(error)), urls.masked(url)) from None
     except Exception as error:
-        if not _is_storage_error(error):
+        if not _is_storage_error(error) and not isinstance(error, ValueError):  # a URL that a client cannot parse
             raise
         problem = f"{url}: {error}. Check the path, the disk and the credentials, then run again."
         raise StorageError(problem) from _shown_cause(error)

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from cxml import urls
-from cxml.operating_system import machine_id, user_id
+from cxml.operating_system import machine_id, start_ticks, user_id
 
 _LONGEST_COMMAND = 400
 _CLOCK_SECONDS = 2.0
@@ -34,6 +34,7 @@ class Holder:
         command: its command line, without the credentials of URLs.
         machine: tells whether `pid` means anything here: host, boot and process namespace.
         started: when the process began, seconds since 1970: numbers of processes come again.
+        ticks: the same since the machine's start, which stays when its clock is set; 0 where that is unknown.
     """
 
     host: str = "unknown"
@@ -43,6 +44,7 @@ class Holder:
     command: str = "another command"
     machine: str = ""
     started: float = 0.0
+    ticks: int = 0
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -55,6 +57,7 @@ class Holder:
             command=urls.masked(shlex.join(sys.orig_argv))[:_LONGEST_COMMAND],
             machine=machine_id(),
             started=psutil.Process().create_time(),
+            ticks=start_ticks(os.getpid()),
         )
 
     @classmethod
@@ -79,7 +82,12 @@ class Holder:
         if not self.machine or self.machine != machine_id():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > _CLOCK_SECONDS
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and its parent has not asked how
+                return True
+            if self.ticks:
+                return start_ticks(self.pid) != self.ticks
+            return abs(process.create_time() - self.started) > _CLOCK_SECONDS
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:

@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Protocol
 
 from cxml import storage, urls
 from cxml.errors import InUseError
-from cxml.operating_system import call_in_forked_children, lock_file, read_at
+from cxml.operating_system import call_in_forked_children, lock_file, open_lock_file, read_at
 from cxml.storage.folders import LOCK
 from cxml.storage.holder import Holder
 from cxml.storage.object_lock import ObjectLock
@@ -106,12 +107,14 @@ class _FileLock:
             self._made_folder = self._made_folder or not self._folder.exists()
             self._folder.mkdir(parents=True, exist_ok=True)
             return self._try()
+        except storage.StorageError:
+            raise
         except OSError as error:
             raise storage.StorageError(f"{self._folder}: {error}. Check the path and its permissions.") from error
 
     def _try(self) -> Holder | None:
         while True:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = self._open()
             try:
                 lock_file(descriptor)
             except BlockingIOError:
@@ -122,12 +125,34 @@ class _FileLock:
                 os.close(descriptor)
                 if error.errno not in _NO_LOCKS:
                     raise
-                _log.warning("%s has no locks: see that no other command writes there", self._folder)
+                _log.warning("%s has no locks: make sure that no other command writes there", self._folder)
                 return None
             if self._is_current(descriptor):
                 self._keep(descriptor)
                 return None
             os.close(descriptor)  # who held it before has deleted the file since it was opened
+
+    def _open(self) -> int:
+        """The lock file, made if need be. What is written into it, and the right to, must reach no other file."""
+        with contextlib.suppress(FileNotFoundError):
+            self._require_lock_file(self._file.lstat())
+        descriptor = open_lock_file(self._file)
+        try:
+            self._require_lock_file(os.fstat(descriptor))
+        except storage.StorageError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _require_lock_file(self, found: os.stat_result) -> None:
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: its holder has just deleted it
+            return
+        kind = (
+            "a folder, such as a copy from an object store holds," if stat.S_ISDIR(found.st_mode) else "a link or pipe"
+        )
+        raise storage.StorageError(
+            f"{self._file}: this is {kind} and no file of a lock. Delete it if no other command writes there."
+        )
 
     def _is_current(self, descriptor: int) -> bool:
         try:

@@ -129,7 +129,7 @@ def _to_bytes(state: dict[str, object]) -> bytes:
 
 def _end_this_run(url: str) -> None:
     """End this process and its workers at once: whatever they write now gets mixed with what another run writes."""
-    _log.critical("%s: another command has taken the lock, because this one was silent for long. Stopping", url)
+    _log.critical("%s: another command has taken the lock, because this one renewed it too late. Stopping", url)
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()

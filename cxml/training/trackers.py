@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -99,19 +100,32 @@ class ConsoleTracker(Callback):
             self._bar.stop()
 
 
-def _records_until(url: str, step: int, epoch: int) -> list[str]:
-    """The lines of a file of records up to this step and the evaluation of this epoch; a torn last line is left out."""
-    if step == 0 or not storage.exists(url):
-        return []
-    kept = []
-    for line in storage.read_bytes(url).decode().splitlines(keepends=True):
+def read_records(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a file of records, and what they hold: up to the first that is torn or damaged. None without it."""
+    content = storage.read_bytes(url) if storage.exists(url) else b""
+    for line in content.splitlines(keepends=True):
         try:
-            record = json.loads(line)
-        except ValueError:
+            text = line.decode()
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        are_numbers = isinstance(record, dict) and all(
+            isinstance(record.get(name, 0), int | float) for name in ("step", "epoch")
+        )
+        if not are_numbers or not isinstance(record.get("kind"), str):
+            return
+        yield text, record
+
+
+def _records_until(url: str, step: int, epoch: int) -> list[str]:
+    """The lines of a file of records up to this step and the evaluation of this epoch."""
+    kept: list[str] = []
+    if step == 0:
+        return kept
+    for text, record in read_records(url):
+        if record.get("step", 0) > step or (record.get("kind") == "evaluate" and record.get("epoch", 0) > epoch):
             break
-        if record.get("step", 0) > step or (record.get("kind") == "evaluate" and record["epoch"] > epoch):
-            break
-        kept.append(line)
+        kept.append(text)
     return kept
 
 

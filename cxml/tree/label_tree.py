@@ -173,12 +173,12 @@ def _find_problem(label_order: np.ndarray, offsets: tuple[np.ndarray, ...]) -> s
     """What keeps the arrays from being a tree, or nothing."""
     num_labels = len(label_order)
     if label_order.ndim != 1 or label_order.dtype.kind != "i" or num_labels == 0:
-        return "label_order is no list of label ids"
+        return "label_order is not a list of label ids"
     if not np.array_equal(np.sort(label_order), np.arange(num_labels)):
         return f"label_order does not hold each label 0..{num_labels - 1} once"
     for level, bounds in enumerate(offsets):
         if bounds.ndim != 1 or bounds.dtype.kind != "i" or len(bounds) < 2:
-            return f"offsets of level {level} are no list of bounds"
+            return f"offsets of level {level} are not a list of bounds"
         end = len(offsets[level + 1]) - 1 if level + 1 < len(offsets) else num_labels
         if bounds[0] != 0 or bounds[-1] != end or np.any(np.diff(bounds) < 1):
             return f"offsets of level {level} do not rise from 0 to the {end} nodes of the next level"

@@ -66,7 +66,7 @@ def _search(
     rows = [(result.metrics or {}) for result in results]
     finished = [row for row in rows if metric in row]
     if not finished:
-        raise CxmlError(f"none of {len(rows)} trials came to an evaluation; see the log.txt of each in {folder}/trials")
+        raise CxmlError(f"none of {len(rows)} trials reached an evaluation; see the log.txt of each in {folder}/trials")
     _print_trials(finished, list(space), metric)
     best = max(finished, key=lambda row: row[metric])
     chosen = with_values(config, {name: best["config"]["drawn"][name] for name in space})

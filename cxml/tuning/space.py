@@ -55,10 +55,10 @@ def with_values(base: Config, values: Mapping[str, Any]) -> Config:
 
 def _distribution(name: str, what: object) -> Any:  # noqa: ANN401 - Ray Tune's own types
     if not isinstance(what, dict) or len(what) != 1:
-        raise ConfigError(name, what, "is no distribution", _REMEDY)
+        raise ConfigError(name, what, "is not a distribution", _REMEDY)
     ((kind, values),) = what.items()
     if kind not in _KINDS or not isinstance(values, list) or not values:
-        raise ConfigError(name, what, "is no distribution", _REMEDY)
+        raise ConfigError(name, what, "is not a distribution", _REMEDY)
     numbers = values if kind == "choice" else [_number(name, value) for value in values]
     try:
         return _KINDS[kind](*numbers)
@@ -72,4 +72,4 @@ def _number(name: str, value: object) -> float | int:
     try:
         return float(value if isinstance(value, str) else "")
     except ValueError as error:
-        raise ConfigError(name, value, "is no number", _REMEDY) from error
+        raise ConfigError(name, value, "is not a number", _REMEDY) from error

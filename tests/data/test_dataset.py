@@ -166,7 +166,7 @@ def test_a_shard_of_the_right_size_that_is_no_arrow_file_is_refused(make_data):
     data = make_data(25)
     shard = Path(data.url) / "train/shard-00000.arrow"
     shard.write_bytes(b"\0" * shard.stat().st_size)
-    with pytest.raises(DataError, match=r"shard-00000\.arrow: is no Arrow file"):
+    with pytest.raises(DataError, match=r"shard-00000\.arrow: is not an Arrow file"):
         ShardedDataset(data.url, "train")
 
 

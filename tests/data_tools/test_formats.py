@@ -204,23 +204,23 @@ BROKEN = [
     ("lightxml", "train_texts.txt", b"caf\xe9", "not valid UTF-8"),
     ("lightxml", "train_texts.txt", "  ", "an empty text"),
     ("lightxml", "train_labels.txt", "", "this row has no label"),
-    ("lf", "trn.json", '{"title": "x", "target_ind": [1', "no object with title and target_ind"),
+    ("lf", "trn.json", '{"title": "x", "target_ind": [1', "not an object with title and target_ind"),
     ("lf", "trn.json", '{"title": "x", "target_ind": [9999]}', "label id out of range: 9999"),
     ("lf", "trn.json", '{"uid": "train0", "title": "x", "target_ind": [1]}', "a key seen before: train0"),
-    ("pecos", "train.tsv", "1,2 no tab", "no label ids, tab and text"),
-    ("pecos", "train.tsv", "1,x\ttext", "no label ids, tab and text"),
+    ("pecos", "train.tsv", "1,2 no tab", "not label ids, a tab and a text"),
+    ("pecos", "train.tsv", "1,x\ttext", "not label ids, a tab and a text"),
     ("pecos", "train.tsv", "-3\ttext", "label id out of range: -3"),
     ("jsonl", "train.jsonl", "{", "not valid JSON"),
-    ("jsonl", "train.jsonl", "[1]", "no JSON object"),
+    ("jsonl", "train.jsonl", "[1]", "not a JSON object"),
     ("jsonl", "train.jsonl", '{"labels": ["a"], "id": 1}', "no text in 'text'"),
-    ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is no string"),
+    ("jsonl", "train.jsonl", '{"text": 3, "labels": ["a"], "id": 1}', "'text' is not a string"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": {"a": 1}, "id": 1}', "'labels' holds no labels: {'a': 1}"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["a"]}', "no key in 'id'"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["entity.n.00001740"], "id": 0}', "a key seen before: 0"),
     ("csv", "train.csv", b'7,caf\xe9,"1,2"', "not valid UTF-8"),
     ("csv", "train.csv", "7,only two", "another number of columns"),
     ("csv", "train.csv", '7,text,"1,9999"', "label id out of range: 9999"),
-    ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is no id: 'unknown'"),
+    ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is not an id: 'unknown'"),
 ]
 
 
@@ -261,11 +261,25 @@ def test_a_compressed_file_cut_off_is_refused_by_name(tmp_path, raw, compression
 
 def test_a_file_without_the_wanted_column_is_refused_with_its_columns(tmp_path, raw):
     write_csv_ids(tmp_path, raw, "")
-    with pytest.raises(DataError, match=r"train\.csv, line 1: has no column 'body', only n, text, labels"):
+    with pytest.raises(DataError, match=r"train\.csv, line 1: has no column 'body', only .* data\.source\.text_column"):
         read_source(SourceConfig(kind="csv", path=str(tmp_path), text_column="body"))
     write_parquet_names(tmp_path, raw, "")
-    with pytest.raises(DataError, match=r"train-000\.parquet: has no column 'tags', only text, labels"):
+    with pytest.raises(DataError, match=r"000\.parquet: has no column 'tags', only .* data\.source\.labels_column"):
         read_source(SourceConfig(kind="parquet", path=str(tmp_path), labels_column="tags"))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"title": "x", "labels": ["a"]}', r"no text in 'text'; the row has 'title', 'labels'\. .*text_column"),
+        ('{"text": "x", "tags": ["a"]}', r"'labels' holds no labels; the row has 'text', 'tags'\. .*labels_column"),
+    ],
+)
+def test_an_object_without_the_wanted_column_is_refused_with_its_columns_and_the_setting(tmp_path, line, problem):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(line)
+    with pytest.raises(DataError, match=rf"train\.jsonl, line 1: .*{problem}"):
+        read_source(SourceConfig(kind="jsonl", path=str(tmp_path)))
 
 
 def test_label_lines_that_run_out_are_refused(tmp_path, raw):

@@ -60,7 +60,7 @@ def test_a_pecos_chain_becomes_the_tree_of_the_run(config, chain, tmp_path, caps
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(config_to_dict(config)))
     assert import_command.main(["--config", str(file), "--source", str(chain)]) == 0
-    assert capsys.readouterr().out.strip() == "2 > 4 > 9"
+    assert capsys.readouterr().out.strip() == "Label tree of 2 > 4 > 9 nodes, the labels last"
     check(config)
     assert import_command.main(["--config", str(file), "--source", str(chain)]) == 2
     assert "there is a tree here already" in capsys.readouterr().err
@@ -91,7 +91,7 @@ class Hostile:
     [
         ([1.5], "holds a float"),
         ({"a": [1]}, "holds a dict"),
-        ([np.array([0.5])], "no integers"),
+        ([np.array([0.5])], "not integers"),
         ([np.array([1, "a"], object)], "holds a str"),
         (np.random.default_rng(0), "which is not run"),
     ],
@@ -130,7 +130,7 @@ def test_trees_that_do_not_fit_are_refused(config, chain, tmp_path):
         import_tree(config, str(tmp_path / "nowhere"))
     file = Path(tmp_path / "clusters.pkl")
     for levels, problem in (
-        ([[[0, 1], [2]]], "3 labels, the data set has 9"),
+        ([[[0, 1], [2]]], "3 labels, but the data set has 9"),
         ([clusters_of(COARSE), [[0, 1], [2, 3], [4, 5], [6, 7, 8]]], "reaches into two clusters"),
         ([[[0, 1], [1, 2]]], "level 0 does not hold each label once"),
         ([clusters_of(COARSE), [[0]]], "different numbers of labels"),
@@ -139,9 +139,9 @@ def test_trees_that_do_not_fit_are_refused(config, chain, tmp_path):
         with pytest.raises(DataError, match=problem):
             import_tree(config, str(file))
     sparse.save_npz(chain / "C1.npz", one_hot([0, 0, 1, 1, 1], 2))
-    with pytest.raises(DataError, match=r"C2\.npz: has 4 parents, the level above 5 clusters"):
+    with pytest.raises(DataError, match=r"C2\.npz: has 4 parents, but the level above has 5 clusters"):
         import_tree(config, str(chain))
     sparse.save_npz(chain / "C1.npz", sparse.csc_matrix(np.ones((4, 2))))
-    with pytest.raises(DataError, match=r"C1\.npz: a cluster or label has not exactly one parent"):
+    with pytest.raises(DataError, match=r"C1\.npz: a cluster or label does not have exactly one parent"):
         import_tree(config, str(chain))
     assert not Path(tree_url(config)).exists()

@@ -151,7 +151,7 @@ def test_arrays_that_make_no_matrix_are_refused(xmc_folder, change):
 def test_a_damaged_label_file_is_refused(xmc_folder, damage):
     file = xmc_folder / "Y.tst.npz"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(DataError, match=r"Y\.tst\.npz: no SciPy sparse matrix"):
+    with pytest.raises(DataError, match=r"Y\.tst\.npz: cannot be read as a SciPy sparse matrix"):
         read(str(xmc_folder))
 
 
@@ -166,7 +166,7 @@ def test_pickled_arrays_are_never_loaded(xmc_folder):
     np.lib.format.write_array(stream, array, allow_pickle=True)
     with zipfile.ZipFile(xmc_folder / "Y.trn.npz", "w") as archive:
         archive.writestr("format.npy", stream.getvalue())
-    with pytest.raises(DataError, match=r"Y\.trn\.npz: no SciPy sparse matrix"):
+    with pytest.raises(DataError, match=r"Y\.trn\.npz: cannot be read as a SciPy sparse matrix"):
         read(str(xmc_folder))
 
 

@@ -178,6 +178,19 @@ def test_a_model_is_evaluated_again_with_other_cut_offs(finished, capsys):
     assert "recall@7" in capsys.readouterr().out
 
 
+def test_a_run_goes_through_after_an_evaluation_with_other_cut_offs(finished):
+    config, _ = finished
+    before = stamps(config)
+    pipeline.evaluate_again(
+        dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top_k=(1, 7), baseline=True))
+    )
+    report = pipeline.run(config)
+    assert {"P@1", "P@3", "P@5"} <= report["levels"][-1].keys()
+    assert {"P@1", "P@3", "P@5"} <= report["baseline"].keys()
+    redone = {part for part, stamp in stamps(config).items() if stamp != before[part]}
+    assert redone == {"baseline.json", "report.json"}
+
+
 def test_evaluating_before_training_says_what_to_do(finished, tmp_path):
     config, _ = finished
     with pytest.raises(StaleArtefactError, match=r"python -m cxml\.train"):

@@ -1,4 +1,4 @@
-"""The installed package goes the whole way by its commands: prepare, tree, two processes, stop, resume, predict, export."""
+"""The installed package goes the whole way by its commands, with two processes, a stop, and a model that is exported."""
 
 import importlib.metadata
 import json

@@ -149,7 +149,7 @@ def test_sums_of_different_metrics_do_not_add():
     truth, weights = as_csr([[0]], 2), np.ones(2)
     plain = metric_sums(np.array([[0]]), truth, (1,))
     for other in (metric_sums(np.array([[0]]), truth, (1, 3)), metric_sums(np.array([[0]]), truth, (1,), weights)):
-        with pytest.raises(ValueError, match="do not add"):
+        with pytest.raises(ValueError, match="cannot be added"):
             plain + other
 
 

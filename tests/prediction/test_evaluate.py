@@ -120,8 +120,8 @@ def test_calibration_counts_every_predicted_label(compared):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--models", "nameless"], "is no NAME=PLACE"),
-        (["--ensemble"], "has one system only"),
+        (["--models", "nameless"], "is not NAME=PLACE"),
+        (["--ensemble"], "there is only one system"),
         (["--resamples", "1"], "too few"),
         (["--models", "a=x", "--predictions", "a=y"], "given twice"),
     ],
@@ -137,12 +137,12 @@ def test_impossible_comparisons_are_refused_before_any_work(run, tmp_path, capsy
     ("name", "content", "words"),
     [
         ("a.txt", "nothing", "line 1: does not begin"),
-        ("a.txt", "2 3\n0:1\n0:x\n", "line 3: is no row"),
+        ("a.txt", "2 3\n0:1\n0:x\n", "line 3: is not a row"),
         ("a.txt", "2 3\n0:1\n", "does not hold 2 texts"),
         ("a.txt", "2 3\n0:1\n3:1\n", "does not hold 2 texts"),
         ("a.txt", "1 3\n0:1\n", "not 2 and 3"),
-        ("a.txt", "2 3\n0:nan\n\n", "no numbers"),
-        ("a.npz", "no zip", "no SciPy sparse matrix"),
+        ("a.txt", "2 3\n0:nan\n\n", "not finite numbers"),
+        ("a.npz", "no zip", "cannot be read as a SciPy sparse matrix"),
     ],
 )
 def test_broken_score_files_are_refused(tmp_path, name, content, words):

@@ -177,19 +177,20 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
     more = [missing, nowhere] if missing.startswith("--") else []
     where = str(tmp_path / "out") if output == "out" else "-"
     assert predict.main([model, texts, "--output", where, *more]) == 2
-    assert f"DataError: {nowhere}: there is no" in capsys.readouterr().err
+    problem = "holds no trained model" if missing == "model" else "there is no such file"
+    assert f"DataError: {nowhere}: {problem}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'"),
+        ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'.*--text-column"),
         ("a.jsonl", b'{"text"\n', r"line 1: not valid JSON"),
-        ("a.csv", b"body\nx\n", r"line 1: has no column 'text'"),
+        ("a.csv", b"body\nx\n", r"line 1: has no column 'text', only body\. Name another column: --text-column"),
         ("a.csv", b"text,b\nx\n", r"line 2: another number of columns"),
         ("a.txt", b"fine\n\xff\n", r"line 2: not valid UTF-8"),
-        ("a.parquet", b"PAR1", r"no Parquet file"),
+        ("a.parquet", b"PAR1", r"cannot be read as a Parquet file"),
     ],
 )
 def test_broken_input_is_named_with_its_line(tmp_path, name, content, words):
@@ -200,5 +201,5 @@ def test_broken_input_is_named_with_its_line(tmp_path, name, content, words):
 
 def test_an_unknown_form_is_refused(tmp_path):
     (tmp_path / "texts.dat").write_text("x")
-    with pytest.raises(ConfigError, match="does not tell the form"):
+    with pytest.raises(ConfigError, match="does not show the form"):
         list(read_texts(TextSource(url=str(tmp_path / "texts.dat")), 10))

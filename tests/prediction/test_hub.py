@@ -14,7 +14,7 @@ def test_a_repository_that_cannot_be_downloaded_is_refused_by_name(monkeypatch):
 
 
 def test_a_missing_folder_that_no_repository_can_be_named_is_refused_as_a_folder():
-    with pytest.raises(DataError, match="no such/owner/name: there is no exported model: no such folder"):
+    with pytest.raises(DataError, match="no such/owner/name: holds no exported model: the folder does not exist"):
         Predictor.from_pretrained("no such/owner/name")
 
 

@@ -119,7 +119,7 @@ def test_impossible_wishes_are_refused(predictor, options, field):
 
 def test_unknown_labels_are_refused(predictor):
     for labels in ([], ["no such label"], [10**6], [-1]):
-        with pytest.raises(ConfigError, match="no label of this model"):
+        with pytest.raises(ConfigError, match="not a label of this model"):
             predictor.restricted_to(labels)
 
 

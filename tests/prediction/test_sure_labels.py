@@ -110,9 +110,10 @@ def test_files_of_scores_keep_the_order_of_labels_whose_scores_are_equal(tmp_pat
     write_scores(str(folder / "scores.npz"), labels, scores, num_labels)
     predictions = Predictions(labels, scores, [f"label {i}" for i in range(num_labels)])
     chunk = TextChunk(0, ["text"] * len(rows), None)
+    manifest = {"format": "cxml-predictions", "version": 1, "parts": 1, "texts": len(rows), "k": width}
     for form, write in FORMATS.items():
         storage.write_atomic(str(folder / form / f"part-00000.{form}"), write(chunk, predictions, None))
-        storage.write_json(str(folder / form / "manifest.json"), {})
+        storage.write_json(str(folder / form / "manifest.json"), manifest)
     for url in (folder / "scores.npz", *(folder / form for form in FORMATS)):
         found = read_scores(str(url), len(rows), num_labels)
         assert top_labels(found, width).tolist() == labels.tolist()

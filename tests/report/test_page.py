@@ -122,3 +122,11 @@ def test_a_browser_shows_all_of_it_in_the_colours_of_the_system(tmp_path, colour
         assert (sum(map(int, ground.strip("rgb()").split(","))) > 3 * 128) == (colours == "light")
     assert not complaints
     assert len(requests) == 1, "it loads nothing else"
+
+
+def test_records_that_cannot_be_drawn_are_left_out_of_the_page(tmp_path):
+    lines = [b'{"kind": "train", "step": 1}\n', b'{"kind": "train", "level_losses": "x"}\n', b"\xff\n"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    content, text, _ = page_of(tmp_path, REPORT, steps=None)
+    assert "Loss per level" not in text
+    assert "<svg" in content

@@ -1,11 +1,18 @@
 """The server is told to end at a bad time."""
 
+import contextlib
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from support.launching import wait_until
-from support.served import TOKEN, is_listening, served
+import psutil
+from support.launching import ROOT, wait_until
+from support.object_store import free_ports
+from support.ray import one_at_a_time
+from support.served import TOKEN, is_listening, is_ready, served
 
 
 def test_told_to_end_while_the_model_loads_it_ends_with_code_0_and_leaves_nothing(output, tmp_path):
@@ -30,3 +37,25 @@ def test_told_to_end_it_answers_what_it_has_accepted(output, tmp_path):
             wait_until(lambda: num_accepted(address) == 4 * len(texts), "the requests do not arrive")
         assert [one.result() for one in asked] == [200] * 4
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
+def test_it_ends_when_the_ray_below_it_has_died(output, tmp_path):
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), "--timeout-s", "2"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log.txt"
+    with one_at_a_time(), log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        family = []
+        try:
+            wait_until(lambda: is_ready(port) or process.poll() is not None, "the server does not come up")
+            family = psutil.Process(process.pid).children(recursive=True)
+            for each in family:
+                if each.name() == "raylet":
+                    each.kill()
+            assert process.wait(timeout=120) == 2
+        finally:
+            for each in [process, *family]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+    assert "node of Ray has died. Start the command again." in log.read_text()

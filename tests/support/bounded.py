@@ -73,6 +73,14 @@ def _scores(file: str, rows: int, labels: int) -> object:
     return read_scores(file, rows, labels).toarray().tolist()
 
 
+def _num_scores(file: str, rows: int, labels: int) -> object:
+    """Number of texts, in ten thousands, and of scores."""
+    from cxml.prediction.score_files import read_scores
+
+    found = read_scores(file, rows, labels)
+    return [found.shape[0] // 10_000, found.nnz]
+
+
 def _config(file: str) -> object:
     from cxml.cli import load_config
 
@@ -81,7 +89,7 @@ def _config(file: str) -> object:
 
 
 _ACTIONS = {name.strip("_"): action for name, action in list(globals().items()) if name in (
-    "_source", "_texts", "_clusters", "_chain", "_scores", "_config")}  # fmt: skip
+    "_source", "_texts", "_clusters", "_chain", "_scores", "_num_scores", "_config")}  # fmt: skip
 
 
 def _attempt(action: Callable[..., object], arguments: dict) -> str:

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from cxml.training.loop import StepReport
 from cxml.training.trackers import JsonlTracker, TensorBoardTracker
 
@@ -50,3 +52,19 @@ def test_tensorboard_reads_back_the_scalars(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"loss", "loss/level_0", "loss/level_1", "data_wait"} <= set(events.Tags()["scalars"])
     assert events.Scalars("loss/level_1")[0].value == 0.25
+
+
+DAMAGED = [
+    b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"step": ' + b"9" * 5000 + b"}\n", b"[]\n", b"{}\n", b"\0" * 40 + b"\n",
+    b'{"kind": "train", "step": "x"}\n', b'{"kind": {}, "step": 2}\n', b'{"kind": "evaluate", "epoch": null}\n',
+    b'{"ki',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(DAMAGED)))
+def test_a_run_goes_on_with_the_records_before_a_damaged_line(tmp_path, number):
+    file = tmp_path / "metrics.jsonl"
+    sound = b'{"kind": "train", "step": 1, "epoch": 0.5}\n{"kind": "evaluate", "epoch": 1, "levels": []}\n'
+    file.write_bytes(sound + DAMAGED[number] + sound)
+    JsonlTracker(str(file), 9, 9)
+    assert file.read_bytes() == sound

@@ -115,8 +115,8 @@ def test_killed_workers_cost_their_share_only(build_order, expected, tmp_path, c
     def kill_workers_after_the_first_part_and_after_the_first_split():
         wait_for(lambda: stamps(tmp_path, "pifa/*.arrow"))
         workers()[0].send_signal(signal.SIGKILL)
-        wait_for(lambda: stamps(tmp_path, "splits/*.npy"))
-        kept.update(stamps(tmp_path, "pifa/*.arrow", "splits/*.npy"))
+        wait_for(lambda: stamps(tmp_path, "splits/*.labels"))
+        kept.update(stamps(tmp_path, "pifa/*.arrow", "splits/*.labels"))
         workers()[-1].send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill_workers_after_the_first_part_and_after_the_first_split)

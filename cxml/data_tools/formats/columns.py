@@ -9,7 +9,7 @@ from cxml.config import SourceConfig
 from cxml.data_tools.formats.files import find_parts, require_file
 from cxml.data_tools.formats.label_text import NoLabelsError, parse_labels
 from cxml.data_tools.formats.parquet_rows import read_parquet
-from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, SPLITS, Problem
+from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, SPLITS, Problem, show
 from cxml.data_tools.formats.records import NAMES_FILE, Record, RecordReader, find_names
 from cxml.data_tools.formats.rows import CsvRows, read_objects
 
@@ -27,7 +27,8 @@ class ColumnReader(RecordReader):
         names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names, source.label_separator)
         self._source = source
-        self._columns = [name for name in (source.text_column, source.labels_column, source.id_column) if name]
+        settings = ("text_column", "labels_column", "id_column")
+        self._columns = {name: f"data.source.{each}" for each in settings if (name := getattr(source, each))}
 
     def _records(self, url: str, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[Record]:
         for line, row in rows:
@@ -37,16 +38,23 @@ class ColumnReader(RecordReader):
         source = self._source
         text = row.get(source.text_column)
         if not isinstance(text, str):
-            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is no string"
-            return self._broken(url, line, what)
+            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is not a string"
+            return self._broken(url, line, what, *self._absent(row, source.text_column))
         try:
             labels = parse_labels(row.get(source.labels_column), source.label_separator, are_ids=source.label_ids)
         except NoLabelsError as error:
-            return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", error.detail, error.remedy)
+            absent = self._absent(row, source.labels_column) or (error.detail, error.remedy)
+            return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", *absent)
         key = row.get(source.id_column) if source.id_column else None
         if source.id_column and key is None:
             return self._broken(url, line, f"no key in {source.id_column!r}")
         return Record(url, line, text, labels, None if key is None else str(key))
+
+    def _absent(self, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+        """For a row that lacks `column`, what to add to the problem: what it has, and the setting. Else nothing."""
+        if column in row:
+            return ()
+        return f"; the row has {', '.join(map(show, row))}"[:200], f"{_MEND} Or set {self._columns[column]}."
 
     def _broken(self, url: str, line: int, what: str, detail: str = "", remedy: str = _MEND) -> Record:
         return Record(url, line, problem=Problem(url, line, what, f"{remedy} {LEAVE_OUT}", detail))

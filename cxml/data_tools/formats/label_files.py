@@ -102,7 +102,7 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
             rows.append(parse_entries(line.split()))
         except ValueError:
             rows.append([])
-            problems.setdefault(row, Problem(url, lines.first + row, "no list of label:value", _SPARSE_TEXT))
+            problems.setdefault(row, Problem(url, lines.first + row, "not a list of label:value pairs", _SPARSE_TEXT))
     return LabelChunk(Ragged.from_lists(rows, np.int64), numbers, problems)
 
 

@@ -66,7 +66,7 @@ def parse_id(label: object) -> int:
         return label
     if isinstance(label, str) and _ID.fullmatch(label):
         return int(label)
-    raise NoLabelsError("a label that is no id", f": {show(label)}", "Write ids as integers, counted from 0.")
+    raise NoLabelsError("a label that is not an id", f": {show(label)}", "Write ids as integers, counted from 0.")
 
 
 def _split(cell: str, separator: str | None) -> list[str]:

@@ -51,9 +51,9 @@ class LfReader(RecordReader):
     def _record(self, url: str, number: int, row: dict[str, Any], removed: dict[int, set[int]]) -> Record:
         parts, labels = (row.get("title"), row.get("content")), row.get("target_ind")
         if "title" not in row or not all(isinstance(part or "", str) for part in parts):
-            return _broken(url, number, " (title or content is no string)")
+            return _broken(url, number, " (title or content is not a string)")
         if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-            return _broken(url, number, " (target_ind is no list of label ids)")
+            return _broken(url, number, " (target_ind is not a list of label ids)")
         text = " ".join(part for part in parts if part)
         key = str(row["uid"]) if "uid" in row else None
         kept = [label for label in labels if label not in removed.get(number - 1, ())]
@@ -70,7 +70,7 @@ class LfReader(RecordReader):
             words = line.split()
             numbers = [count for count in map(parse_count, words) if count is not None]
             if len(words) != 2 or len(numbers) != 2:
-                raise DataError(str(file), "no pair of row and label", "Each line is 'row label', from 0.", line=number)
+                raise DataError(str(file), "not a row and a label", "Each line is 'row label', from 0.", line=number)
             removed.setdefault(numbers[0], set()).add(numbers[1])
         return removed
 
@@ -85,11 +85,11 @@ class LfReader(RecordReader):
                 raise row.error()
             name = row.get("title")
             if not isinstance(name, str):
-                raise DataError(self._label_url, "no object with a title", _LABEL_FORM, line=number)
+                raise DataError(self._label_url, "not an object with a title", _LABEL_FORM, line=number)
             names.append(name)
         return names
 
 
 def _broken(url: str, number: int, detail: str) -> Record:
-    problem = Problem(url, number, "no object with title and target_ind", _FORM, detail)
+    problem = Problem(url, number, "not an object with title and target_ind", _FORM, detail)
     return Record(url, number, problem=problem)

@@ -30,7 +30,7 @@ def parse_entries(entries: Iterable[str]) -> list[int]:
         label, _, value = entry.strip().partition(":")
         weight = float(value) if value else 1.0
         if not _LABEL.fullmatch(label) or not math.isfinite(weight):
-            raise ValueError(f"{entry[:40]!r} is no label")
+            raise ValueError(f"{entry[:40]!r} is not a label")
         if weight != 0:
             found.append(int(label))
     return found

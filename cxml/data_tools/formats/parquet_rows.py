@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -10,19 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cxml import storage
-from cxml.data import most_bytes, most_items
+from cxml.data import most_bytes, refuse_repeated_values
 from cxml.data_tools.formats.rows import require_column
 from cxml.errors import DataError
 
 _WRITE_AGAIN = "Write it again."
 
 
-def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of each row, from 1, and its values by column.
 
     Args:
         url: the file.
-        columns: what to read.
+        columns: what to read, each with the setting that names it.
         rows: how many to hold at a time.
 
     Raises:
@@ -35,32 +35,25 @@ def read_parquet(url: str, columns: list[str], rows: int) -> Iterator[tuple[int,
     try:
         with storage.open_read(url) as stream:
             file = pq.ParquetFile(stream)
-            for name in columns:
-                require_column(url, name, file.schema_arrow.names)
-            _refuse_too_many(url, file.metadata)
+            for name, setting in columns.items():
+                require_column(url, name, setting, file.schema_arrow.names)
+            refuse_repeated_values(url, file.metadata, storage.size(url), _WRITE_AGAIN)
             # As dictionaries: a text that a file holds once and repeats a million times is then held once.
             leaves = (file.schema.column(i) for i in range(len(file.schema)))
             strings = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=strings)
-            for batch in file.iter_batches(rows, columns=columns):
+            for batch in file.iter_batches(rows, columns=list(columns)):
                 num_bytes += sum(map(_unpacked_bytes, batch.columns))
                 if num_bytes > limit:
                     raise DataError(url, f"unpacks to {num_bytes} bytes or more, as no text does", _WRITE_AGAIN)
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # OverflowError: dates
         if isinstance(error, storage.StorageError):
             raise
-        raise DataError(url, f"no Parquet file of UTF-8 text can be read ({error})", _WRITE_AGAIN) from error
-
-
-def _refuse_too_many(url: str, facts: pq.FileMetaData) -> None:
-    """Values that repeat take next to no room, so a small file can declare any number of them."""
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    count = max((sum(group.column(i).num_values for group in groups) for i in range(facts.num_columns)), default=0)
-    if count > most_items(storage.size(url)):
-        raise DataError(url, f"declares {count} values, more than a file of its size can hold", _WRITE_AGAIN)
+        problem = f"cannot be read as a Parquet file of UTF-8 text ({str(error)[:500]})"
+        raise DataError(url, problem, _WRITE_AGAIN) from error
 
 
 def _unpacked_bytes(column: pa.Array) -> int:

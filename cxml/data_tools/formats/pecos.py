@@ -55,5 +55,5 @@ def _parse(url: str, number: int, line: str, broken: Problem | None) -> Record:
     except ValueError:
         labels = None
     if not tab or labels is None:
-        return Record(url, number, problem=Problem(url, number, "no label ids, tab and text", _FORM))
+        return Record(url, number, problem=Problem(url, number, "not label ids, a tab and a text", _FORM))
     return Record(url, number, text, labels)

@@ -40,7 +40,7 @@ class _Type:
 
     def __init__(self, code: str, *_: object) -> None:
         if code not in (*_INTEGERS, "O8"):
-            raise ValueError(f"values of type {code!r} are no integers")
+            raise ValueError(f"values of type {code!r} are not integers")
         self.code, self.order = code, "="
 
     def set_state(self, state: tuple[Any, ...]) -> None:

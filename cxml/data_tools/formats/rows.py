@@ -35,7 +35,7 @@ def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | 
         except (ValueError, RecursionError) as error:
             yield number, Problem(url, number, "not valid JSON", remedy, f" ({error})")
             continue
-        yield number, value if isinstance(value, dict) else Problem(url, number, "no JSON object", remedy)
+        yield number, value if isinstance(value, dict) else Problem(url, number, "not a JSON object", remedy)
 
 
 class CsvRows:
@@ -44,12 +44,12 @@ class CsvRows:
     Quoted fields may span lines; a row is an error of its own where it is broken.
     """
 
-    def __init__(self, url: str, columns: list[str], remedy: str) -> None:
+    def __init__(self, url: str, columns: Mapping[str, str], remedy: str) -> None:
         """Read the column names.
 
         Args:
             url: the file; `-` is standard input.
-            columns: those that must be there, once.
+            columns: those that must be there, once, each with the setting that names it.
             remedy: for the problem of a row.
 
         Raises:
@@ -63,11 +63,11 @@ class CsvRows:
         try:
             self._header = next(self._rows, [])
         except csv.Error as error:
-            raise DataError(url, f"no valid CSV ({error})", "The first line names the columns.", line=1) from error
+            raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
-        for name in columns:
-            require_column(url, name, self._header, line=1)
+        for name, setting in columns.items():
+            require_column(url, name, setting, self._header, line=1)
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, str] | Problem]]:
         """The line on which each row begins, and its fields by column or what is wrong with it."""
@@ -78,7 +78,7 @@ class CsvRows:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, Problem(self._url, line, "no valid CSV", self._remedy, f" ({error})")
+                yield line, Problem(self._url, line, "not valid CSV", self._remedy, f" ({error})")
                 continue
             unreadable = [self._broken.pop(n) for n in range(line, self._rows.line_num + 1) if n in self._broken]
             if unreadable:
@@ -97,10 +97,12 @@ class CsvRows:
             yield line + "\n"
 
 
-def require_column(url: str, name: str, found: list[str], line: int | None = None) -> None:
-    """Raise `DataError` unless `name` is one of the columns, and only once."""
+def require_column(url: str, name: str, setting: str, found: list[str], line: int | None = None) -> None:
+    """Raise `DataError` unless `name` is one of the columns, and only once; `setting` is where another is named."""
     if found.count(name) != 1:
         problem = (
-            f"has the column {name!r} twice" if name in found else f"has no column {name!r}, only {', '.join(found)}"
+            f"has the column {name!r} twice"
+            if name in found
+            else f"has no column {name!r}, only {', '.join(found)[:500]}"
         )
-        raise DataError(url, problem, "Name another column: data.source.text_column, labels_column.", line=line)
+        raise DataError(url, problem, f"Name another column: {setting}.", line=line)

@@ -48,7 +48,7 @@ class TextSource:
             return "text"
         suffix = posixpath.splitext(without_compression(self.url))[1].lower()
         if suffix not in _BY_SUFFIX:
-            raise ConfigError("--form", self.url, "this name does not tell the form", f"Give {', '.join(_FORMS)}.")
+            raise ConfigError("--form", self.url, "its name does not show the form", f"Give {', '.join(_FORMS)}.")
         return _BY_SUFFIX[suffix]
 
 
@@ -99,8 +99,10 @@ def _parquet(source: TextSource) -> Iterator[tuple[str, str]]:
     return _entries(source, read_parquet(source.url, _columns(source), _ROWS_AT_ONCE))
 
 
-def _columns(source: TextSource) -> list[str]:
-    return [name for name in (source.text_column, source.id_column) if name]
+def _columns(source: TextSource) -> dict[str, str]:
+    """The columns to read, each with the option of `cxml.predict` that names it."""
+    columns = {source.text_column: "--text-column"}
+    return columns | {source.id_column: "--id-column"} if source.id_column else columns
 
 
 def _entries(source: TextSource, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[tuple[str, str]]:
@@ -113,7 +115,8 @@ def _entries(source: TextSource, rows: Iterable[tuple[int, Mapping[str, Any] | P
 def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, str]:
     text = row.get(source.text_column)
     if not isinstance(text, str):
-        raise DataError(source.url, f"no text in {source.text_column!r}", _MEND, line=line)
+        remedy = _MEND if source.text_column in row else f"{_MEND} Or name another column: --text-column."
+        raise DataError(source.url, f"no text in {source.text_column!r}", remedy, line=line)
     if source.id_column and row.get(source.id_column) is None:
         raise DataError(source.url, f"no key in {source.id_column!r}", _MEND, line=line)
     return str(row[source.id_column]) if source.id_column else "", text

@@ -130,7 +130,7 @@ def _add_up(config: Config, progress: Progress, num_labels: int, num_texts: int)
     tables: list[pa.Table] = []
     for number in progress.staged("train"):
         stem = progress.stem("train", number)
-        labels, texts = read_label_counts(stem)
+        labels, texts = read_label_counts(stem, num_labels)
         frequency[labels] += texts
         tables.append(read_term_counts(stem))
         if len(tables) == _TABLES_AT_ONCE:
@@ -142,6 +142,9 @@ def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress)
     """The second pass: the shards that are missing; then all of them."""
     rows = config.data.shard_rows
     numbers = {split: range(-(-total // rows)) for split, total in scan.rows.items()}
+    for split, expected in numbers.items():
+        if expected != range(len(progress.staged(split))):
+            raise _other_shards(config, split)
     missing = {
         split: tuple(Ticket(split, number, number * rows) for number in sorted({*numbers[split]} - {*done}))
         for split in numbers
@@ -154,10 +157,14 @@ def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress)
     found = {split: progress.finished(split) for split in numbers}
     for split, shards in found.items():
         if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
-            progress_url = storage.join(data_url(config), FOLDER)
-            remedy = f"Delete {progress_url}, and run again while nothing else changes the raw files or this folder."
-            raise DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
+            raise _other_shards(config, split)
     return {split: tuple(shards.values()) for split, shards in found.items()}
+
+
+def _other_shards(config: Config, split: str) -> DataError:
+    progress_url = storage.join(data_url(config), FOLDER)
+    remedy = f"Delete {progress_url}, and run again while nothing else changes the raw files or this folder."
+    return DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
 
 
 def _manifest(inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:

@@ -8,19 +8,25 @@ whole. It is deleted after the manifest is written.
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.data import ShardInfo
 from cxml.data.writer import remove_leftovers
-from cxml.data_tools.preparation.staging import read_table, write_table
+from cxml.data_tools.formats import SPLITS
 from cxml.data_tools.preparation.terms import Vocabulary
+from cxml.errors import DataError
 
 FOLDER = ".progress"
+_VERSION = 2  # of the files here
+_BLOCK = re.compile(r"block-([0-9]{5,9})\.json")
+_SHARD = re.compile(r"shard-([0-9]{5,9})\.arrow\.json")
+_INPUTS, _SCAN = "inputs.json", "scan.json"
 _AGAIN = "Delete the folder .progress and prepare the data again."
 _VOCABULARY_SCHEMA = pa.schema([("term", pa.string()), ("idf", pa.float64())])
 
@@ -42,6 +48,23 @@ class Scan:
     vocabulary: Vocabulary
 
 
+@dataclass(frozen=True)
+class _ScanFacts:
+    """What `scan.json` holds."""
+
+    rows: dict[str, int]
+    skipped: dict[str, dict[str, int]]
+    labels: ShardInfo
+
+
+@dataclass(frozen=True)
+class _BlockNote:
+    """What the note of a staged block holds."""
+
+    number: int
+    rows: int
+
+
 class Progress:
     """Notes about the preparation of the data set under `url`."""
 
@@ -55,30 +78,41 @@ class Progress:
         Returns:
             Whether there is something to go on from.
         """
-        inputs = storage.join(self._folder, "inputs.json")
-        if storage.exists(inputs) and storage.read_json(inputs, _AGAIN).get("fingerprint") == fingerprint:
+        wanted = {"fingerprint": fingerprint, "version": _VERSION}
+        is_begun = storage.exists(storage.join(self._folder, _INPUTS))
+        if is_begun and artefacts.read_object(self._folder, _INPUTS, _AGAIN) == wanted:
             remove_leftovers(self._url, keep_whole=True)
             return True
         self.clear()
         remove_leftovers(self._url)
-        storage.write_json(inputs, {"fingerprint": fingerprint})
+        storage.write_json(storage.join(self._folder, _INPUTS), wanted)
         return False
 
     def save_scan(self, scan: Scan) -> None:
         """Note the result of the first pass."""
         columns = [pa.array(scan.vocabulary.terms, pa.string()), pa.array(scan.vocabulary.idf)]
-        write_table(self._vocabulary_file, pa.table(columns, schema=_VOCABULARY_SCHEMA))
+        artefacts.write_sealed_table(self._vocabulary_file, pa.table(columns, schema=_VOCABULARY_SCHEMA))
         facts = {"rows": scan.rows, "skipped": scan.skipped, "labels": dataclasses.asdict(scan.labels)}
-        storage.write_json(self._scan_file, facts)
+        storage.write_json(storage.join(self._folder, _SCAN), facts)
 
     def load_scan(self) -> Scan | None:
-        """The result of the first pass, if it was finished."""
-        if not storage.exists(self._scan_file):
+        """The result of the first pass, if it was finished.
+
+        Raises:
+            DataError: a file is damaged, or contradicts the staged blocks.
+        """
+        file = storage.join(self._folder, _SCAN)
+        if not storage.exists(file):
             return None
-        facts = storage.read_json(self._scan_file, _AGAIN)
-        table = read_table(self._vocabulary_file)
+        facts = artefacts.parse_as(_ScanFacts, artefacts.read_object(self._folder, _SCAN, _AGAIN), file, _AGAIN)
+        if facts.rows != {split: sum(self.staged(split).values()) for split in SPLITS}:
+            raise DataError(file, "has other rows than the staged blocks", _AGAIN)
+        if problem := artefacts.entry_problem(facts.labels):
+            raise DataError(file, problem, _AGAIN)
+        artefacts.verify_file(self._url, facts.labels, _AGAIN)
+        table = artefacts.read_sealed_table(self._vocabulary_file, (_VOCABULARY_SCHEMA,), _AGAIN)
         vocabulary = Vocabulary(table["term"].to_pylist(), np.asarray(table["idf"]))
-        return Scan(facts["rows"], facts["skipped"], ShardInfo(**facts["labels"]), vocabulary)
+        return Scan(facts.rows, facts.skipped, facts.labels, vocabulary)
 
     def stem(self, split: str, number: int) -> str:
         """What the files of a staged block begin with."""
@@ -89,34 +123,47 @@ class Progress:
         storage.write_json(self.stem(split, number) + ".json", {"number": number, "rows": rows})
 
     def staged(self, split: str) -> dict[int, int]:
-        """Rows of each staged block of a split, by number."""
-        notes = storage.read_small_files(storage.join(self._folder, split), ".json")
-        blocks = [json.loads(content) for name, content in notes.items() if name.startswith("block-")]
-        return {block["number"]: block["rows"] for block in sorted(blocks, key=lambda block: block["number"])}
+        """Rows of each staged block of a split, by number. Raises `DataError` where a note is damaged."""
+        rows = {}
+        for number, file, values in self._notes(split, _BLOCK):
+            note = artefacts.parse_as(_BlockNote, values, file, _AGAIN)
+            if note.number != number or note.rows < 1:
+                raise DataError(file, f"is about the {note.rows} rows of block {note.number}", _AGAIN)
+            rows[number] = note.rows
+        return dict(sorted(rows.items()))
 
     def record(self, info: ShardInfo) -> None:
         """Note that a shard is whole."""
         storage.write_json(storage.join(self._folder, info.file + ".json"), dataclasses.asdict(info))
 
     def finished(self, split: str) -> dict[int, ShardInfo]:
-        """The shards of a split that are whole, by number. One that is gone or has another size is to be made again."""
+        """The shards of a split that are whole, by number. One that is gone or has another size is to be made again.
+
+        Raises:
+            DataError: a note is damaged.
+        """
         sizes = storage.file_sizes(storage.join(self._url, split))
-        notes = storage.read_small_files(storage.join(self._folder, split), ".arrow.json")
         found = {}
-        for content in notes.values():
-            info = ShardInfo(**json.loads(content))
-            name = info.file.removeprefix(f"{split}/")
+        for number, file, values in self._notes(split, _SHARD):
+            info = artefacts.parse_as(ShardInfo, values, file, _AGAIN)
+            name = f"shard-{number:05d}.arrow"
+            if info.file != f"{split}/{name}" or artefacts.entry_problem(info):
+                raise DataError(file, "is about another file", _AGAIN)
             if sizes.get(name) == info.bytes:
-                found[int(name.removeprefix("shard-").removesuffix(".arrow"))] = info
+                found[number] = info
         return dict(sorted(found.items()))
+
+    def _notes(self, split: str, names: re.Pattern[str]) -> Iterator[tuple[int, str, dict[str, object]]]:
+        """Number, file and values of each note of a split whose name matches; killed writes left other ones."""
+        folder = storage.join(self._folder, split)
+        for name, content in storage.read_small_files(folder, ".json").items():
+            if match := names.fullmatch(name):
+                file = storage.join(folder, name)
+                yield int(match[1]), file, artefacts.parse_object(content, file, _AGAIN)
 
     def clear(self) -> None:
         """Forget everything; the data set is whole, or to be made anew."""
         storage.remove(self._folder)
-
-    @property
-    def _scan_file(self) -> str:
-        return storage.join(self._folder, "scan.json")
 
     @property
     def _vocabulary_file(self) -> str:

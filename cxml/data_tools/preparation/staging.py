@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cxml import storage
+from cxml import artefacts
 from cxml.data import Ragged
-from cxml.data_tools.preparation.terms import TermRows
+from cxml.data_tools.preparation.terms import COUNTS_SCHEMA, TermRows
+from cxml.errors import DataError
 
 _LISTS = ("input_ids", "labels", "term_codes", "term_counts")
+_ROWS = pa.schema([(name, pa.large_list(pa.int32())) for name in _LISTS])
+_ROWS_WITH_TEXT = _ROWS.append(pa.field("text", pa.large_string()))
+_AGAIN = "Delete the folder .progress and prepare the data again."
 _LABEL_COUNTS = pa.schema([("label", pa.int64()), ("texts", pa.int64())])
 
 
@@ -40,49 +44,61 @@ def write_staged(stem: str, block: StagedBlock) -> None:
     columns = {name: _to_arrow(rows) for name, rows in zip(_LISTS, lists, strict=True)}
     if block.texts is not None:
         columns["text"] = pa.array(block.texts, pa.large_string())
-    write_table(f"{stem}.rows.arrow", pa.table(columns))
-    write_table(f"{stem}.terms.arrow", block.terms.table())
+    schema = _ROWS if block.texts is None else _ROWS_WITH_TEXT
+    artefacts.write_sealed_table(f"{stem}.rows.arrow", pa.table(columns, schema=schema))
+    artefacts.write_sealed_table(f"{stem}.terms.arrow", block.terms.table())
     labels, texts = np.unique(block.labels.values, return_counts=True)
-    write_table(f"{stem}.labels.arrow", pa.table([labels.astype(np.int64), texts], schema=_LABEL_COUNTS))
+    artefacts.write_sealed_table(
+        f"{stem}.labels.arrow", pa.table([labels.astype(np.int64), texts], schema=_LABEL_COUNTS)
+    )
 
 
-def read_staged(stem: str) -> StagedBlock:
-    """The block that `write_staged` wrote."""
-    rows = read_table(f"{stem}.rows.arrow").combine_chunks()
-    input_ids, labels, codes, counts = (_to_ragged(rows[name]) for name in _LISTS)
-    terms = TermRows(read_term_counts(stem)["term"].to_pylist(), codes, counts.values)
+def read_staged(stem: str, num_labels: int) -> StagedBlock:
+    """The block that `write_staged` wrote. Raises `DataError` where a file is damaged or contradicts another."""
+    file = f"{stem}.rows.arrow"
+    rows = artefacts.read_sealed_table(file, (_ROWS, _ROWS_WITH_TEXT), _AGAIN)
+    terms = read_term_counts(stem)["term"].to_pylist()
+    if not rows.num_rows:
+        raise DataError(file, "holds no rows", _AGAIN)
+    input_ids, labels, codes, counts = (_to_ragged(rows[name], file) for name in _LISTS)
+    _require_below(labels.values, num_labels, "labels", file)
+    _require_below(codes.values, len(terms), "terms", file)
+    if not np.array_equal(codes.offsets, counts.offsets):
+        raise DataError(file, "has not a count for each term", _AGAIN)
     texts = rows["text"].to_pylist() if "text" in rows.column_names else None
-    return StagedBlock(input_ids, labels, terms, texts)
+    return StagedBlock(input_ids, labels, TermRows(terms, codes, counts.values), texts)
 
 
 def read_term_counts(stem: str) -> pa.Table:
-    """How often each term occurs in the block (`COUNTS_SCHEMA`)."""
-    return read_table(f"{stem}.terms.arrow")
+    """How often each term occurs in the block (`COUNTS_SCHEMA`). Raises `DataError` where the file is damaged."""
+    return artefacts.read_sealed_table(f"{stem}.terms.arrow", (COUNTS_SCHEMA,), _AGAIN)
 
 
-def read_label_counts(stem: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the block and the number of its texts that carry them, int64 each."""
-    table = read_table(f"{stem}.labels.arrow")
-    return table["label"].to_numpy(), table["texts"].to_numpy()
+def read_label_counts(stem: str, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the block and the number of its texts that carry them, int64 each.
+
+    Raises:
+        DataError: the file is damaged, or names a label outside of 0..num_labels - 1.
+    """
+    file = f"{stem}.labels.arrow"
+    table = artefacts.read_sealed_table(file, (_LABEL_COUNTS,), _AGAIN)
+    labels = table["label"].to_numpy()
+    _require_below(labels, num_labels, "labels", file)
+    return labels, table["texts"].to_numpy()
 
 
-def write_table(url: str, table: pa.Table) -> None:
-    """Write a table as one Arrow file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    storage.write_atomic(url, sink.getvalue().to_pybytes())
-
-
-def read_table(url: str) -> pa.Table:
-    """The table in an Arrow file."""
-    return pa.ipc.open_file(pa.BufferReader(storage.read_bytes(url))).read_all()
+def _require_below(values: np.ndarray, count: int, what: str, file: str) -> None:
+    if len(values) and not 0 <= values.min() <= values.max() < count:
+        raise DataError(file, f"names {what} outside of 0..{count - 1}", _AGAIN)
 
 
 def _to_arrow(rows: Ragged) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(pa.array(rows.offsets, pa.int64()), pa.array(rows.values, pa.int32()))
 
 
-def _to_ragged(column: pa.ChunkedArray) -> Ragged:
+def _to_ragged(column: pa.ChunkedArray, file: str) -> Ragged:
     lists = column.chunk(0)
-    return Ragged(lists.values.to_numpy(), lists.offsets.to_numpy())
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    if offsets[0] != 0 or offsets[-1] != len(values):
+        raise DataError(file, "has lists that do not cover their values", _AGAIN)
+    return Ragged(values, offsets)

@@ -109,11 +109,11 @@ class ShardMaker:
         self._progress = Progress(self._url)
         scan = self._progress.load_scan()
         assert scan is not None, "the first pass comes first"
-        self._vocabulary = scan.vocabulary
+        self._vocabulary, self._num_labels = scan.vocabulary, scan.labels.rows
 
     def __call__(self, ticket: Ticket) -> Ticket:
         """Write the shard; the ticket again."""
-        block = read_staged(self._progress.stem(ticket.split, ticket.number))
+        block = read_staged(self._progress.stem(ticket.split, ticket.number), self._num_labels)
         examples = Examples(block.input_ids, block.labels, self._vocabulary.features(block.terms), block.texts)
         file = shard_file(ticket.split, ticket.number)
         self._progress.record(write_shard(self._url, file, examples, ticket.first_row))

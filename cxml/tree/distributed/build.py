@@ -89,7 +89,10 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
         is_branch = (start, end) in branches
         after = int(np.searchsorted(splits[:, 0], end)) if is_branch else at + 1
         if is_branch or (start, end) in done:
-            order[start:end] = branches[start, end] if is_branch else done[start, end]
+            labels = branches[start, end] if is_branch else done[start, end]
+            if not np.array_equal(np.sort(labels), np.sort(order[start:end])):
+                raise progress.wrong_labels(start, end)
+            order[start:end] = labels
             is_left[at:after] = False
         at = after
     return splits[is_left]

@@ -1,25 +1,32 @@
 """What an unfinished build has done, in the folder `.progress` beside the tree.
 
-`inputs.json` says what is built. `KIND/part-00000.arrow` holds label features, a row per position. `splits/A-B.npy` is
-the order of the labels at positions A..B after the split of that node, `branches/A-B.npy` after all splits inside it.
-Every file appears whole or not at all, so one that is there is finished.
+`inputs.json` says what is built. `KIND/part-00000.arrow` holds label features, a row per position.
+`splits/A-B.labels` is the order of the labels at positions A..B after the split of that node, `branches/A-B.labels`
+after all splits inside it, int32. Every file appears whole or not at all, so one that is there is finished. It ends
+with its own checksum.
 """
 
 from __future__ import annotations
 
-import io
+import posixpath
+import re
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.errors import DataError
 
 FOLDER = ".progress"
-_VERSION = 1  # of the files, and of where parts are cut
+_INPUTS = "inputs.json"
+_VERSION = 2  # of the files, and of where parts are cut
 _REMEDY = "Delete the folder .progress and build the tree again."
+
+_PART = re.compile(r"part-([0-9]{5,9})\.arrow")
+_LABELS = re.compile(r"([0-9]{1,18})-([0-9]{1,18})\.labels")
+_PARTS = pa.schema([("indices", pa.large_list(pa.int32())), ("values", pa.large_list(pa.float32()))])
 
 Kind = Literal["pifa", "smoothed", "names"]
 """What a part holds: sums of texts, those smoothed over the label graph, features of names."""
@@ -37,11 +44,12 @@ class Progress:
         Returns:
             Whether there is something to go on from.
         """
-        inputs, wanted = storage.join(self._folder, "inputs.json"), {"fingerprint": fingerprint, "version": _VERSION}
-        if storage.exists(inputs) and storage.read_json(inputs, _REMEDY) == wanted:
+        wanted = {"fingerprint": fingerprint, "version": _VERSION}
+        is_begun = storage.exists(storage.join(self._folder, _INPUTS))
+        if is_begun and artefacts.read_object(self._folder, _INPUTS, _REMEDY) == wanted:
             return True
         self.clear()
-        storage.write_json(inputs, wanted)
+        storage.write_json(storage.join(self._folder, _INPUTS), wanted)
         return False
 
     def clear(self) -> None:
@@ -50,32 +58,36 @@ class Progress:
 
     def finished_parts(self, kind: Kind) -> set[int]:
         """Numbers of the parts that are there."""
-        files = storage.list_files(storage.join(self._folder, kind), "part-")
-        return {int(file[-len("00000.arrow") : -len(".arrow")]) for file in files}
+        names = map(posixpath.basename, storage.list_files(storage.join(self._folder, kind), "part-"))
+        return {int(match[1]) for match in map(_PART.fullmatch, names) if match}
 
     def save_part(self, kind: Kind, part: int, rows: sparse.csr_matrix) -> None:
         """Keep label features, CSR float32 [n, F]."""
         columns = {"indices": pa.array(rows.indices, pa.int32()), "values": pa.array(rows.data, pa.float32())}
         offsets = pa.array(rows.indptr, pa.int64())
         lists = {name: pa.LargeListArray.from_arrays(offsets, values) for name, values in columns.items()}
-        table = pa.table(lists)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        storage.write_atomic(self._part(kind, part), sink.getvalue().to_pybytes())
+        artefacts.write_sealed_table(self._part(kind, part), pa.table(lists))
 
     def read_part(self, kind: Kind, part: int, num_columns: int) -> sparse.csr_matrix:
-        """The rows of a part, CSR float32 [n, F]; a local file is mapped, not read."""
+        """The rows of a part, CSR float32 [n, F]; a local file is mapped, not read.
+
+        Raises:
+            DataError: the file is damaged, or its rows are no label features.
+        """
         file = self._part(kind, part)
-        path = storage.local_path(file)
-        try:
-            source = pa.memory_map(str(path)) if path else pa.BufferReader(storage.read_bytes(file))
-            (batch,) = pa.ipc.open_file(source).read_all().to_batches()
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
-            raise DataError(file, f"cannot be read ({error})", _REMEDY) from error
-        indices, values = batch.column("indices"), batch.column("values")
-        arrays = (column.to_numpy() for column in (values.values, indices.values, indices.offsets))
-        return sparse.csr_matrix(tuple(arrays), (batch.num_rows, num_columns))
+        table = artefacts.read_sealed_table(file, (_PARTS,), _REMEDY)
+        if not table.num_rows:
+            raise DataError(file, "holds no rows", _REMEDY)
+        lists = table["indices"].chunk(0), table["values"].chunk(0)
+        values, indices = (column.values.to_numpy() for column in reversed(lists))
+        offsets, others = (column.offsets.to_numpy() for column in lists)
+        if not np.array_equal(offsets, others) or offsets[0] != 0 or not offsets[-1] == len(indices) == len(values):
+            raise DataError(file, "its columns have lists of other lengths", _REMEDY)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < num_columns:
+            raise DataError(file, f"names features outside 0..{num_columns - 1}", _REMEDY)
+        if not np.isfinite(values).all():
+            raise DataError(file, "holds weights that are not finite", _REMEDY)
+        return sparse.csr_matrix((values, indices, offsets), (table.num_rows, num_columns))
 
     def save_split(self, start: int, stop: int, labels: np.ndarray) -> None:
         """Keep the labels, int32, at positions start..stop after the split of that node."""
@@ -97,15 +109,22 @@ class Progress:
         return storage.join(self._folder, kind, f"part-{part:05d}.arrow")
 
     def _save_labels(self, folder: str, start: int, stop: int, labels: np.ndarray) -> None:
-        stream = io.BytesIO()
-        np.save(stream, labels)
-        storage.write_atomic(storage.join(self._folder, folder, f"{start}-{stop}.npy"), stream.getvalue())
+        content = np.ascontiguousarray(labels, "<i4").tobytes()
+        artefacts.write_sealed(storage.join(self._folder, folder, f"{start}-{stop}.labels"), content)
 
     def _read_labels(self, folder: str) -> dict[tuple[int, int], np.ndarray]:
         found = {}
-        for name, content in storage.read_small_files(storage.join(self._folder, folder), ".npy").items():
-            if name.startswith("."):  # a killed write's
+        for name, content in storage.read_small_files(storage.join(self._folder, folder), ".labels").items():
+            match = _LABELS.fullmatch(name)
+            if match is None:  # a killed write's
                 continue
-            start, stop = map(int, name.removesuffix(".npy").split("-"))
-            found[start, stop] = np.load(io.BytesIO(content))
+            file, start, stop = storage.join(self._folder, folder, name), int(match[1]), int(match[2])
+            labels = artefacts.unseal(content, file, _REMEDY)
+            if len(labels) != 4 * (stop - start):
+                raise DataError(file, f"holds another number of labels than {stop - start}", _REMEDY)
+            found[start, stop] = np.frombuffer(labels, "<i4")
         return found
+
+    def wrong_labels(self, start: int, stop: int) -> DataError:
+        """The error for saved labels that are not those of the node at positions start..stop."""
+        return DataError(self._folder, f"the labels of {start}-{stop}.labels are not those of this node", _REMEDY)

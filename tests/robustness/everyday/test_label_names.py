@@ -234,7 +234,7 @@ def test_an_id_out_of_range_is_refused_with_file_and_line(tmp_path, cell):
 def test_what_is_no_id_is_refused_with_file_and_line(tmp_path, cell):
     write(tmp_path, "jsonl", [[0], cell])
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
-    with pytest.raises(DataError, match=r"train\.jsonl, line 2: 'labels' holds a label that is no id"):
+    with pytest.raises(DataError, match=r"train\.jsonl, line 2: 'labels' holds a label that is not an id"):
         read(tmp_path, "jsonl", label_ids=True)
 
 
@@ -242,7 +242,7 @@ def test_ids_need_the_labels_file_and_a_form_that_could_hold_names(tmp_path):
     write(tmp_path, "csv", ["0"])
     with pytest.raises(DataError, match=r"labels\.txt: is missing"):
         read(tmp_path, "csv", label_ids=True)
-    with pytest.raises(ConfigError, match=r"data\.source\.label_ids = True: is not for data\.source\.kind xmc"):
+    with pytest.raises(ConfigError, match=r"label_ids = True: cannot be used with data\.source\.kind xmc"):
         SourceConfig(kind="xmc", path="here", label_ids=True)
 
 
@@ -251,7 +251,7 @@ def test_lf_ids_are_integers(tmp_path, label):
     for split in ("trn", "tst"):
         (tmp_path / f"{split}.json").write_text(f'{{"title": "x", "target_ind": [{label}]}}\n')
     (tmp_path / "lbl.json").write_text('{"title": "a"}\n' * 12)
-    with pytest.raises(DataError, match=r"trn\.json, line 1: no object with title and target_ind"):
+    with pytest.raises(DataError, match=r"trn\.json, line 1: not an object with title and target_ind"):
         read_source(SourceConfig(kind="lf", path=str(tmp_path)))
 
 
@@ -262,9 +262,9 @@ def test_ids_of_sparse_text_and_pecos_are_integers(tmp_path, label):
         (tmp_path / f"{split}_raw_texts.txt").write_text("one\ntwo\n")
         (tmp_path / f"Y.{short}.txt").write_text(f"2 12\n0:1\n{label}:1\n", "utf-8")
     (tmp_path / "output-labels.txt").write_text("".join(f"n{i}\n" for i in range(12)))
-    with pytest.raises(DataError, match=r"train\.tsv, line 2: no label ids"):
+    with pytest.raises(DataError, match=r"train\.tsv, line 2: not label ids"):
         read_source(SourceConfig(kind="pecos", path=str(tmp_path)))
-    with pytest.raises(DataError, match=r"Y\.trn\.txt, line 3: (no list of label:value|label id out of range)"):
+    with pytest.raises(DataError, match=r"Y\.trn\.txt, line 3: (not a list of label:value|label id out of range)"):
         read_source(SourceConfig(kind="xmc", path=str(tmp_path)))
 
 

@@ -1,6 +1,7 @@
 """One writer per output: a second command is refused and told of the first, and a dead one holds nobody up."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -14,11 +15,14 @@ import uuid
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
+from support.launching import wait_until
 from support.object_store import BUCKET, options
 
 from cxml import storage
-from cxml.errors import InUseError
+from cxml.errors import InUseError, StorageError
+from cxml.storage import holder as holder_module
 from cxml.storage import object_lock
 from cxml.storage.holder import Holder
 from cxml.storage.locks import locked
@@ -212,6 +216,36 @@ def test_a_left_lock_file_locks_nothing(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to], ids=["symbolic", "hard"])
+def test_a_lock_that_is_a_link_leads_to_no_other_file(tmp_path, make):
+    other, folder = tmp_path / "precious", tmp_path / "from a stranger"
+    other.write_text("stays")
+    other.chmod(0o600)
+    folder.mkdir()
+    make(folder / ".lock", other)
+    with pytest.raises(StorageError, match=r"\.lock: this is a link or pipe .* Delete it"), locked(str(folder)):
+        pass
+    assert other.read_text() == "stays"
+    assert other.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_a_link_to_nothing_makes_no_file(tmp_path):
+    folder = tmp_path / "from a stranger"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(tmp_path / "new")
+    with pytest.raises(StorageError, match="link or pipe"), locked(str(folder)):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_lock_in_a_copy_from_an_object_store_is_named_with_the_remedy(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    (tmp_path / ".lock" / "00000001.json").write_text("{}")
+    remedy = r"\.lock: this is a folder, .* an object store .* Delete it"
+    with pytest.raises(StorageError, match=remedy), locked(str(tmp_path)):
+        pass
+
+
 # object stores
 
 
@@ -261,11 +295,24 @@ def test_the_clock_of_the_other_machine_does_not_matter(remote):
         pass
 
 
-def test_a_process_number_that_came_again_is_another_process(remote):
-    monotonic = time.monotonic()
-    leave_lock(remote, machine=Holder.this_process().machine, started=1.0, pid=os.getpid())
-    with locked(remote):
-        assert time.monotonic() - monotonic < object_lock.EXPIRY_SECONDS
+@pytest.mark.parametrize("began", [{"ticks": 1}, {"ticks": 0, "started": 1.0}], ids=["now", "before ticks"])
+def test_a_process_number_that_came_again_is_another_process(began):
+    holder = dataclasses.replace(Holder.this_process(), **began)
+    assert holder.is_dead
+
+
+def test_a_clock_that_is_set_while_a_run_holds_a_lock_does_not_end_it():
+    holder = Holder.this_process()
+    assert not dataclasses.replace(holder, started=holder.started - 3600).is_dead
+
+
+def test_a_process_that_ended_and_that_nobody_has_asked_for_its_exit_code_is_dead():
+    with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as child:
+        holder = dataclasses.replace(Holder.this_process(), pid=child.pid, ticks=holder_module._ticks(child.pid))
+        assert child.stdout
+        child.stdout.read()  # it ends
+        wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "the process does not end")
+        assert holder.is_dead
 
 
 def test_a_run_that_has_lost_its_lock_stops(place, hold):

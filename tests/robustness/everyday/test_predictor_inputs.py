@@ -214,8 +214,8 @@ def test_labels_are_given_by_any_sequence_of_ids_and_names(predictor, labels):
 
 @pytest.mark.parametrize(
     ("labels", "problem"),
-    [([], "names no label"), (np.array([]), "names no label"), (iter(()), "names no label"),
-     ([1, "label 99"], r"labels\[1\] = 'label 99': is no label"), ([20], r"\[0\] = 20"), ([-1], r"\[0\] = -1"),
+    [([], "is empty"), (np.array([]), "is empty"), (iter(()), "is empty"),
+     ([1, "label 99"], r"labels\[1\] = 'label 99': is not a label"), ([20], r"\[0\] = 20"), ([-1], r"\[0\] = -1"),
      ([10**30], r"\[0\]"), (["1"], r"\[0\] = '1'"), ([1, True], r"\[1\] = True.*flatnonzero"),
      (np.zeros(20, bool), "flatnonzero"), ([1.0], r"\[0\] = 1.0"), ([1.5], r"\[0\] = 1.5"),
      ([float("nan")], r"\[0\] = nan"), ([None], r"\[0\] = None"), ([[1]], r"\[0\]"), ([b"label 1"], r"\[0\]"),
@@ -256,7 +256,7 @@ def test_a_path_is_as_good_as_a_string(exported, predictor, tmp_path):
 @pytest.mark.parametrize("place", [None, "", b"model", 3, ["model"], "a\0b", "\ud800"])
 def test_what_is_not_a_place_is_refused(predictor, place):
     for call in (cxml.Predictor.from_checkpoint, cxml.Predictor.from_pretrained, predictor.save_pretrained):
-        with pytest.raises(ConfigError, match="a path or URL is wanted"):
+        with pytest.raises(ConfigError, match="must be a path or URL"):
             call(place)
 
 
@@ -264,12 +264,12 @@ def test_a_place_without_a_model_is_refused_with_what_is_there(exported, tmp_pat
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     found = {
-        tmp_path / "nowhere": "no such folder",
+        tmp_path / "nowhere": "the folder does not exist",
         tmp_path / "empty": "the folder is empty",
         tmp_path / "file": "it is a file",
         Path(exported, "manifest.json"): "it is a file",
         Path(exported, "tree"): "the folder holds something else",
-        "memory://nowhere/model": "no such folder",
+        "memory://nowhere/model": "the folder does not exist",
     }
     for place, what in found.items():
         with pytest.raises(DataError, match=f"no trained model: {what}. Point to"):

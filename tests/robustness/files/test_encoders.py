@@ -1,6 +1,7 @@
 """Encoders in folders whose files name code of others."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -63,3 +64,45 @@ def test_a_tokenizer_that_names_code_is_loaded_without_it_or_refused(folder, no_
     add(folder / "config.json", model_type="code", auto_map={"AutoConfig": "code.Config"})
     with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
         load_pretrained_tokenizer(str(folder), trust_remote_code=False)
+
+
+def load_all(folder):
+    load_pretrained(ModelConfig(encoder=str(folder)))
+    load_pretrained_tokenizer(str(folder), trust_remote_code=False)
+
+
+def damage(file, kind):
+    if kind == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif kind == "zeros":
+        file.unlink()
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes({"empty": b"", "noise": b"\xff\x00noise" * 50, "list": b"[1]", "deep": b"[" * 100_000}[kind])
+
+
+@pytest.mark.parametrize("kind", ["empty", "noise", "list", "deep", "pipe", "zeros"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "special_tokens_map.json"])
+def test_a_damaged_encoder_is_refused_by_name(folder, no_network, name, kind):
+    damage(folder / name, kind)
+    if name == "special_tokens_map.json" and kind == "list":
+        return  # transformers reads nothing from it
+    with pytest.raises(ConfigError, match=r"model\.encoder = "):
+        load_all(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("config.json", {"hidden_dropout_prob": "x"}),
+        ("config.json", {"vocab_size": 10**9}),
+        ("config.json", {"hidden_size": -1}),
+        ("special_tokens_map.json", {"mask_token": 10**39}),
+        ("tokenizer_config.json", {"do_lower_case": 0.5}),
+    ],
+)
+def test_an_encoder_with_impossible_values_is_refused_by_name(folder, no_network, name, values):
+    add(folder / name, **values)
+    with pytest.raises(ConfigError, match=r"model\.encoder = "):
+        load_all(folder)

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import pickle
 import re
 import struct
@@ -113,7 +114,7 @@ ODD_ARRAYS = {
 }  # fmt: skip
 
 
-@case(r"refused: .*Y\.trn\.npz: no SciPy sparse matrix can be read", *ODD_ARRAYS)
+@case(r"refused: .*Y\.trn\.npz: cannot be read as a SciPy sparse matrix", *ODD_ARRAYS)
 def arrays_that_make_no_matrix(folder, name):
     return write_xmc(folder, npz(ODD_ARRAYS[name]))
 
@@ -199,7 +200,7 @@ def overlapping(num_bytes):
 SMALL_ARCHIVES = [name for name in ARCHIVES if name not in ("half a gigabyte of zeros", "an overlap")]
 
 
-@case(r"refused: .*Y\.trn\.npz: no SciPy sparse matrix can be read", *ARCHIVES)
+@case(r"refused: .*Y\.trn\.npz: cannot be read as a SciPy sparse matrix", *ARCHIVES)
 def archives_that_lie(folder, name):
     return write_xmc(folder, ARCHIVES[name]())
 
@@ -234,7 +235,7 @@ LINES = ["²:1", "9" * 5000 + ":1", "0:nan", "0:inf", "1_0:1", "+1:1", "0.5:1", 
          "1:1" + " " * 60 + "x", "99999999999999999999:1"]  # fmt: skip
 
 
-@case(r"refused: .*Y\.trn\.txt, line 3: (no list of label:value|label id out of range)", *range(len(LINES)))
+@case(r"refused: .*Y\.trn\.txt, line 3: (not a list of label:value pairs|label id out of range)", *range(len(LINES)))
 def lines_of_sparse_text(folder, number):
     return write_xmc(folder, f"2 3\n0:1 2:1\n{LINES[number]}\n".encode(), name="Y.trn.txt")
 
@@ -478,10 +479,177 @@ def scores_of_labels_that_are_not(folder, label):
     return "scores", {"file": str(folder / "scores.npz"), "rows": 2, "labels": 3}
 
 
+def score_text(folder, content):
+    (folder / "scores.txt").write_text(content, encoding="utf-8")
+    return "scores", {"file": str(folder / "scores.txt"), "rows": 2, "labels": 3}
+
+
+NINES = "9" * 5000
+SCORE_TEXTS = [
+    f"2 {NINES}\n0:1\n1:1\n", f"2 {NINES[:30]}\n0:1\n1:1\n", f"{NINES[:30]} 3\n0:1\n1:1\n", "٢ ٣\n0:1\n1:1\n",
+    f"2 3\n{NINES}:1\n1:1\n", "2 3\n0_1:1\n1:1\n", "2 3\n+1:1\n1:1\n", "2 3\n٢:1\n1:1\n", "2 3\n0:1_0\n1:1\n",
+    f"2 3\n0:{NINES}\n1:1\n", "2 3\n0:1\u20281:1\n",
+]  # fmt: skip
+
+
+@case(r"refused: .*scores\.txt", *range(len(SCORE_TEXTS)))
+def score_texts_with_numbers_that_are_none(folder, number):
+    return score_text(folder, SCORE_TEXTS[number])
+
+
+@case(r"ok: \[\[0\.5, 0\.0, 1e-05\], \[0\.0, 2\.0, 0\.0\]\]", "\n", "\r\n", "\r")
+def honest_score_texts(folder, end):
+    return score_text(folder, "2 3\n0:.5 2:1e-5\n1:2\n".replace("\n", end))
+
+
+PREDICTED = {"format": "cxml-predictions", "version": 1, "parts": 1, "texts": 2, "k": 2}
+
+
+def write_parts(folder, files, **manifest):
+    """An output folder of `cxml.predict` with these part files."""
+    (folder / "manifest.json").write_text(json.dumps(PREDICTED | manifest))
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return "scores", {"file": str(folder), "rows": 2, "labels": 3}
+
+
+def predicted(*rows, first=0):
+    """JSON lines of pairs of label and score."""
+    lines = [{"row": first + row, "labels": [{"label": label, "score": score} for label, score in pairs]}
+             for row, pairs in enumerate(rows)]  # fmt: skip
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+SECOND_ROW = [(1, 0.5)]
+BROKEN_ROWS = {
+    "a text": [("a", 1)], "a fraction": [(0.5, 1)], "true": [(True, 1)], "-1": [(-1, 1)], "3": [(3, 1)],
+    "2^70": [(2**70, 1)], "a label twice": [(1, 1), (1, 0.5)], "NaN": [(0, float("nan"))], "no score": [(0, None)],
+    "a text for a score": [(0, "x")], "infinity": [(0, float("inf"))], "10^400": [(0, 10**400)],
+}  # fmt: skip
+
+
+@case(r"refused: .*part-00000\.jsonl, line 1: ", *BROKEN_ROWS)
+def predicted_labels_that_are_none(folder, name):
+    return write_parts(folder, {"part-00000.jsonl": predicted(BROKEN_ROWS[name], SECOND_ROW)})
+
+
+BROKEN_LINES = [
+    "no JSON",
+    "[]",
+    "{}",
+    '{"labels": "ab"}',
+    '{"labels": [0]}',
+    "[" * 100_000,
+    '{"labels": [' + NINES + "]}",
+]
+
+
+@case(r"refused: .*part-00000\.jsonl, line 1: ", *range(len(BROKEN_LINES)))
+def lines_of_predictions_that_are_none(folder, number):
+    return write_parts(folder, {"part-00000.jsonl": f"{BROKEN_LINES[number]}\n" + predicted(SECOND_ROW, first=1)})
+
+
+def parquet_bytes(**columns):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+PARQUET_PARTS = {
+    "no Parquet": lambda: b"x", "other columns": lambda: parquet_bytes(x=[1, 2]),
+    "a null": lambda: parquet_bytes(labels=[[0], None], scores=[[1.0], [1.0]]),
+    "fewer scores": lambda: parquet_bytes(labels=[[0, 2], [1]], scores=[[1.0], [1.0]]),
+    "texts": lambda: parquet_bytes(labels=[["a"], ["b"]], scores=[[1.0], [1.0]]),
+    "no lists": lambda: parquet_bytes(labels=[0, 1], scores=[1.0, 1.0]),
+    "40 million equal labels": lambda: parquet_bytes(
+        labels=pa.ListArray.from_arrays(pa.array([0, 20_000_000, 40_000_000]), pa.array(np.zeros(40_000_000, "i1"))),
+        scores=[[1.0], [1.0]],
+    ),
+}  # fmt: skip
+
+
+@case(r"refused: .*part-00000\.parquet", *PARQUET_PARTS)
+def parts_in_parquet_that_lie(folder, name):
+    return write_parts(folder, {"part-00000.parquet": PARQUET_PARTS[name]()})
+
+
+ROWS = predicted([(0, 0.9)], SECOND_ROW)
+FOLDERS = {
+    "of another kind": ({"part-00000.jsonl": ROWS}, {"format": "cxml-label-tree"}),
+    "of a later version": ({"part-00000.jsonl": ROWS}, {"version": 2}),
+    "that lacks a part": ({"part-00000.jsonl": ROWS}, {"parts": 2}),
+    "with a gap": ({"part-00000.jsonl": predicted([(0, 0.9)]), "part-00002.jsonl": ROWS}, {"parts": 2}),
+    "with rows in another order": ({"part-00000.jsonl": "".join(reversed(ROWS.splitlines(keepends=True)))}, {}),
+    "with a part of another form": ({"part-00000.txt": ROWS}, {}),
+    "with a matrix of other labels": ({"part-00000.npz": npz({"shape": np.array([2, 4])})}, {}),
+}  # fmt: skip
+
+
+@case("refused: ", *FOLDERS)
+def a_folder_of_predictions(folder, name):
+    files, manifest = FOLDERS[name]
+    return write_parts(folder, files, **manifest)
+
+
+@case(r"ok: \[2, 200000\]")
+def a_text_with_very_many_predictions_beside_others(folder):
+    rows = [[(label, 0.5) for label in range(200_000)], *[[]] * 20_000]
+    _, arguments = write_parts(folder, {"part-00000.jsonl": predicted(*rows)})
+    return "num_scores", arguments | {"rows": 20_001, "labels": 200_000}
+
+
+DATES = {
+    "a date": pa.array([2**31 - 1, 5], pa.date32()), "a time stamp": pa.array([2**62, 5], pa.timestamp("us")),
+    "a duration": pa.array([2**62, 5], pa.duration("s")), "a time of day": pa.array([2**62, 5], pa.time64("us")),
+}  # fmt: skip
+
+
+@case(r"refused: .*train\.parquet", *DATES)
+def times_beyond_the_calendar_in_parquet(folder, name):
+    return parquet(folder, text=DATES[name], labels=pa.array([["x"], ["y"]]))
+
+
+def special_file(folder, kind, name):
+    os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
+    return str(folder / name)
+
+
+USES = {
+    "jsonl": lambda folder, kind: (special_file(folder, kind, "train.jsonl"), ("source", {"kind": "jsonl"})),
+    "parquet": lambda folder, kind: (special_file(folder, kind, "train.parquet"), ("source", {"kind": "parquet"})),
+    "texts": lambda folder, kind: ("", ("texts", {"url": special_file(folder, kind, "a.txt")})),
+    "packed texts": lambda folder, kind: ("", ("texts", {"url": special_file(folder, kind, "a.txt.gz")})),
+    "clusters": lambda folder, kind: ("", ("clusters", {"file": special_file(folder, kind, "c.pkl")})),
+    "chain": lambda folder, kind: (special_file(folder, kind, "C0.npz"), ("chain", {"folder": str(folder)})),
+    "scores": lambda folder, kind: (
+        "", ("scores", {"file": special_file(folder, kind, "s.npz"), "rows": 2, "labels": 3})),
+    "config": lambda folder, kind: ("", ("config", {"file": special_file(folder, kind, "c.yaml")})),
+}  # fmt: skip
+
+
+@case(
+    "refused: .*is a pipe, socket or device, not a file",
+    *(f"{use}, {kind}" for use in USES for kind in ("pipe", "zeros")),
+)
+def files_that_never_end_or_wait_forever(folder, variant):
+    use, kind = variant.split(", ")
+    _, (action, arguments) = USES[use](folder, kind)
+    if action == "source":
+        suffix = arguments["kind"]
+        (folder / f"test.{suffix}").write_bytes(b"")
+        arguments |= {"path": str(folder)}
+    return action, arguments
+
+
+@case("refused: ", "http://[", "a\0b", "file://\0")
+def names_that_no_file_can_have(folder, name):
+    return "source", {"kind": "jsonl", "path": name}
+
+
 TARGETS = ["0.5", "true", '"1"', "null", "[1]", "1e0", "NaN"]
 
 
-@case(r"refused: .*trn\.json, line 1: no object with title and target_ind", *range(len(TARGETS)))
+@case(r"refused: .*trn\.json, line 1: not an object with title and target_ind", *range(len(TARGETS)))
 def label_ids_that_are_no_integers(folder, number):
     for suffix in ("trn", "tst"):
         (folder / f"{suffix}.json").write_text(f'{{"title": "a", "target_ind": [{TARGETS[number]}]}}\n')

@@ -28,16 +28,17 @@ REFUSED = {
     "model: {encoder: yes}": FIELD, "model: {encoder: 5}": FIELD, "model: {encoder: null}": FIELD,
     "model: {taps: [²]}": FIELD, "model: {taps: [1]}": FIELD, "train: {name_texts: on}": FIELD,
     # Keys.
-    "train: {epochs: 1}\ntrain: {epochs: 2}": "refused: .*line 5: .*'train' is there twice",
-    "train: {epochs: 1, epochs: 2}": "refused: .*line 4: .*'epochs' is there twice",
-    "train:\n  epochs: 1\n  'epochs': 1": "refused: .*line 6: .*'epochs' is there twice",
-    'train: {"epochs": 1, "\\x65pochs": 2}': "refused: .*line 4: .*'epochs' is there twice",
-    "output: runs/y": "refused: .*line 4: .*'output' is there twice",
-    "a: {b: {c: {d: 1, d: 2}}}": "refused: .*line 4: .*'d' is there twice",
-    "a: [{b: 1, b: 2}]": "refused: .*line 4: .*'b' is there twice",
-    **{f"{key}: 1": "refused: .*line 4: .*the key .* is no text" for key in ("1", "yes", "null", "~", "0.5")},
-    "? [a]\n: 1": "refused: .*line 4: .*the key .* is no text",
-    "? {a: 1}\n: 1": "refused: .*line 4: .*the key .* is no text", "2026-01-01: 1": "refused: .*is not a known field",
+    "train: {epochs: 1}\ntrain: {epochs: 2}": "refused: .*line 5: .*'train' occurs twice",
+    "train: {epochs: 1, epochs: 2}": "refused: .*line 4: .*'epochs' occurs twice",
+    "train:\n  epochs: 1\n  'epochs': 1": "refused: .*line 6: .*'epochs' occurs twice",
+    'train: {"epochs": 1, "\\x65pochs": 2}': "refused: .*line 4: .*'epochs' occurs twice",
+    "output: runs/y": "refused: .*line 4: .*'output' occurs twice",
+    "a: {b: {c: {d: 1, d: 2}}}": "refused: .*line 4: .*'d' occurs twice",
+    "a: [{b: 1, b: 2}]": "refused: .*line 4: .*'b' occurs twice",
+    **{f"{key}: 1": "refused: .*line 4: .*the key .* is not a string" for key in ("1", "yes", "null", "~", "0.5")},
+    "? [a]\n: 1": "refused: .*line 4: .*the key .* is not a string",
+    "? {a: 1}\n: 1": "refused: .*line 4: .*the key .* is not a string",
+    "2026-01-01: 1": "refused: .*is not a known field",
     "trian: {epochs: 1}": "refused: .*Did you mean train", "train: 5": "refused: .*is not a mapping",
     "train:": "refused: .*is not a mapping",
     # Parts used twice, types of its own.
@@ -45,18 +46,18 @@ REFUSED = {
     "train: &a {epochs: 1}\nlog: {<<: *a}": "refused: .*line 5: .*an alias",
     "a: &a [*a]": "refused: .*line 4: .*an alias", "<<: {seed: 3}": "refused: <<",
     "a: &a [x,x]\n" + "".join(f"b{i}: &b{i} [*a,*a]\n" for i in range(30)): "refused: .*line 5: .*an alias",
-    **{f"seed: {value}": r"refused: .*line [45]: no valid YAML" for value in (
+    **{f"seed: {value}": r"refused: .*line [45]: is not valid YAML" for value in (
         "!!int 1:30", "!!int 0x10", "!!float .inf", "!!timestamp 2026-99-99", "!!python/object/apply:os.system [id]",
         "!mine 1",
         "!!binary aaaa", "!!set {a}", "!!int [1]", "\t1\n\t- 2", "[1", "{a", "'x", "!!int 1_0")},
-    "train: {hang_minutes: 1.0e+999}": "refused: .*line 4: .*is no decimal number",
-    "train: {hang_minutes: 1,5}": "refused: .*line 4: .*the key 5 is no text",
-    "seed: !!bool maybe": "refused: .*no valid YAML",
-    "%YAML 1.1\n---\na: 1": "refused: ", "---\na: 1": "refused: .*line \\d: no valid YAML",
+    "train: {hang_minutes: 1.0e+999}": "refused: .*line 4: .*is not a decimal number",
+    "train: {hang_minutes: 1,5}": "refused: .*line 4: .*the key 5 is not a string",
+    "seed: !!bool maybe": "refused: .*is not valid YAML",
+    "%YAML 1.1\n---\na: 1": "refused: ", "---\na: 1": "refused: .*line \\d: is not valid YAML",
     # Sizes.
     "a: " + "[" * 100_000: "refused: .*nested too deeply", "a: " + "{a: " * 20_000: "refused: .*nested too deeply",
     "- " * 40_000: "refused: ", "a: " + "x" * (1 << 20): "refused: .*larger than 128 KiB",
-    "a: \0": "refused: .*no valid YAML",
+    "a: \0": "refused: .*is not valid YAML",
     "".join(f"k{i}: 1\n" for i in range(5_000)): "refused: .*k0 = 1: is not a known field",
 }  # fmt: skip
 READ = {
@@ -65,7 +66,7 @@ READ = {
     "optim: {encoder_lr: .5}\nevaluate: {baseline: yes}": r'ok: \["runs/x", 0, 10, 0.5\]',
     "optim: {encoder_lr: '5e-4'}\nmodel: {encoder: 'yes'}": r'ok: \["runs/x", 0, 10, 0.0005\]',
     "train: {epochs: 3}  # a note\nmodel: {encoder: 2026-01-01}": r'ok: \["runs/x", 0, 3, 0.0001\]',
-    "data: {source: {kind: csv, path: x, label_separator: 010}}": "refused: .*'data' is there twice",
+    "data: {source: {kind: csv, path: x, label_separator: 010}}": "refused: .*'data' occurs twice",
 }
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 import socket
 import threading
 
@@ -165,6 +167,33 @@ def test_what_is_no_honest_http_ends_its_connection_only(port, sent):
     assert is_served(port)
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("length", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
+def test_the_body_of_a_request_for_an_upgrade_is_no_request(port, protocol, length):
+    inner = b"GET /health HTTP/1.1\r\nHost: a\r\nX: aa\r\n\r\n"
+    upgrade = [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol, b"HTTP2-Settings: AAMAAABk"]
+    lines = [b"POST /predict HTTP/1.1", b"Host: a", b"Authorization: " + BEARER, *upgrade, length, b"", b""]
+    received = b""
+    with connect(port) as connection:
+        connection.sendall(b"\r\n".join(lines))
+        with contextlib.suppress(ConnectionError):
+            part = connection.recv(65536)
+            while part:
+                received += part
+                connection.sendall(inner)
+                part = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"without the header Upgrade.")
+
+
+def test_a_request_without_a_body_that_asks_for_an_upgrade_is_answered(port):
+    with connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+            assert status_of(connection) == 200
+            connection.settimeout(30)
+
+
 def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
     async def long_answer(texts, k, explain):
         return b"x" * 30_000_000
@@ -221,3 +250,35 @@ def test_told_to_end_it_refuses_new_clients_and_answers_those_that_wait():
         assert status_of(connection) == 200
         ending.join(30)
         assert not ending.is_alive()
+
+
+class Told(BaseException):
+    pass
+
+
+def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
+    asked, may_answer = threading.Event(), threading.Event()
+
+    async def wait(texts, k, explain):
+        asked.set()
+        while not may_answer.is_set():
+            await asyncio.sleep(0.01)
+        return b'{"predictions": [[]]}'
+
+    def told(*_):
+        threading.Timer(1.0, may_answer.set).start()  # while it ends
+        raise Told
+
+    with fronted(wait, OPTIONS) as (port, front), connect(port) as connection:
+        connection.sendall(head(b"Authorization: " + BEARER) + BODY)
+        assert asked.wait(30)
+        before = signal.signal(signal.SIGUSR2, told)
+        try:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+            with pytest.raises(Told):
+                front.has_ended(30)
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+        front.end()
+        assert may_answer.is_set()
+        assert status_of(connection) == 200

@@ -56,6 +56,13 @@ def test_credentials_are_masked_wherever_a_url_stands(url, shown):
     assert urls.masked(shown) == shown
 
 
+@pytest.mark.parametrize("secret", ['abcd"efgh', "abcd'efgh", "abcd>efgh", "abcd efgh"])
+def test_a_secret_of_a_known_url_is_masked_to_its_end_whatever_it_holds(secret):
+    url = f"https://host.example/x?sig={secret}&se=1"
+    urls.learn(url)
+    assert urls.masked(f"cannot open {url}: gone") == "cannot open https://host.example/x?***: gone"
+
+
 @pytest.mark.parametrize("url", PLAIN)
 def test_what_is_no_secret_stays(url):
     assert urls.masked(url) == url
