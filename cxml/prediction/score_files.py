@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import posixpath
+import re
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -18,6 +19,9 @@ from cxml.errors import DataError
 
 _SMALLEST = np.finfo(np.float32).tiny
 """Scores of the files are at least this, so that none of them counts as missing."""
+_PART = re.compile(r"part-([0-9]{5,18})\.(jsonl|parquet|npz)", re.ASCII)
+_SIZE = re.compile(r"[0-9]{1,18}", re.ASCII)
+_SAME_LABELS = "Predict the same test split over the same labels."
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
 
 
@@ -76,7 +80,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
     rows, labels = cast(tuple[int, int], scores.shape)
     if (rows, labels) != (num_rows, num_labels):
         problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
-        raise DataError(url, problem, "Predict the same test split over the same labels.")
+        raise DataError(url, problem, _SAME_LABELS)
     if not np.isfinite(scores.data).all():
         raise DataError(url, "has scores that are no numbers", _REMEDY)
     scores.sum_duplicates()
@@ -91,9 +95,9 @@ def _read_npz(url: str, content: bytes) -> sparse.csr_matrix:
 
 
 def _read_text(url: str) -> sparse.csr_matrix:
-    first, *lines = storage.read_bytes(url).decode(errors="replace").splitlines() or [""]
+    first, *lines = storage.read_bytes(url).decode("utf-8-sig", "replace").splitlines() or [""]
     sizes = first.split()
-    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+    if len(sizes) != 2 or not all(_SIZE.fullmatch(size) for size in sizes):
         raise DataError(url, "does not begin with the numbers of texts and labels", _REMEDY, line=1)
     shape = int(sizes[0]), int(sizes[1])
     labels: list[int] = []
@@ -113,29 +117,59 @@ def _read_text(url: str) -> sparse.csr_matrix:
 
 
 def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
-    parts = [name for name in sorted(storage.file_sizes(url)) if name.startswith("part-")]
+    """The scores in an output folder of `cxml.predict`, its parts in the order of their numbers."""
+    matches = [match for name in storage.file_sizes(url) if (match := _PART.fullmatch(name))]
     found = []
-    for name in parts:
-        content = storage.read_bytes(storage.join(url, name))
-        form = posixpath.splitext(name)[1]
-        if form == ".npz":
-            found.append(_read_npz(storage.join(url, name), content))
-            continue
-        if form == ".parquet":
-            rows = [(row["labels"], row["scores"]) for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
-        else:
-            rows = [_pairs(json.loads(line)) for line in content.splitlines()]
-        width = max((len(labels) for labels, _ in rows), default=0)
-        labels, scores = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), width), np.float32)
-        for row, (own_labels, own_scores) in enumerate(rows):
-            labels[row, : len(own_labels)], scores[row, : len(own_scores)] = own_labels, own_scores
-        order = np.argsort(-scores, axis=1, kind="stable")  # as written, unless another program wrote the folder
-        labels, scores = np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
-        found.append(_as_matrix(labels, scores, num_labels))
+    for match in sorted(matches, key=lambda each: int(each[1])):
+        file = storage.join(url, match[0])
+        part = _read_part(file, match[2], num_labels)
+        _, labels = cast(tuple[int, int], part.shape)
+        if labels != num_labels:
+            raise DataError(file, f"has scores of {labels} labels, not {num_labels}", _SAME_LABELS)
+        found.append(part)
     if not found:
         raise DataError(url, "holds no part files", _REMEDY)
     return sparse.csr_matrix(sparse.vstack(found))
 
 
-def _pairs(row: dict) -> tuple[list[int], list[float]]:
-    return [label["label"] for label in row["labels"]], [label["score"] for label in row["labels"]]
+def _read_part(file: str, form: str, num_labels: int) -> sparse.csr_matrix:
+    content = storage.read_bytes(file)
+    if form == "npz":
+        return _read_npz(file, content)
+    try:
+        rows = _parquet_rows(content) if form == "parquet" else _json_rows(content)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, pa.ArrowException) as error:
+        problem = f"holds no predictions ({type(error).__name__}: {str(error)[:200]})"
+        raise DataError(file, problem, "Delete it and run cxml.predict again.") from error
+    outside = [label for row in rows for label, _ in row if not 0 <= label < num_labels]
+    if outside:
+        raise DataError(file, f"has a score of label {outside[0]}, but there are {num_labels} labels", _SAME_LABELS)
+    width = max(map(len, rows), default=0)
+    labels, scores = np.full((len(rows), width), -1, np.int64), np.zeros((len(rows), width), np.float32)
+    for place, row in enumerate(rows):
+        labels[place, : len(row)] = [label for label, _ in row]
+        scores[place, : len(row)] = [score for _, score in row]
+    order = np.argsort(-scores, axis=1, kind="stable")  # as written, unless another program wrote the folder
+    return _as_matrix(np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1), num_labels)
+
+
+def _json_rows(content: bytes) -> list[list[tuple[int, float]]]:
+    """Label and score of each prediction, text by text. Raises what a broken line leads to."""
+    texts = [json.loads(line)["labels"] for line in content.splitlines()]
+    return [_pairs([each["label"] for each in text], [each["score"] for each in text]) for text in texts]
+
+
+def _parquet_rows(content: bytes) -> list[list[tuple[int, float]]]:
+    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    return [_pairs(row["labels"], row["scores"]) for row in rows]
+
+
+def _pairs(labels: Iterable[object], scores: Iterable[object]) -> list[tuple[int, float]]:
+    """Labels and scores of one text, checked. Raises `ValueError` where they are none."""
+    pairs = list(zip(labels, scores, strict=True))
+    for label, score in pairs:
+        if type(label) is not int or type(score) not in (int, float):
+            raise ValueError(f"{label!r} with {score!r} is no label id with a score"[:200])
+    if len({label for label, _ in pairs}) != len(pairs):
+        raise ValueError("a text has a label twice")
+    return [(cast(int, label), float(cast(float, score))) for label, score in pairs]

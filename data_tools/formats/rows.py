@@ -12,6 +12,10 @@ from cxml.errors import DataError
 from data_tools.formats.lines import LONGEST_LINE, read_filled_lines
 from data_tools.formats.reader import Problem
 
+_OTHER_COLUMN = (
+    "Name the columns that are there: data.source.text_column, labels_column and id_column in a config, --text-column "
+    "and --id-column in cxml.predict."
+)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -103,4 +107,4 @@ def require_column(url: str, name: str, found: list[str], line: int | None = Non
         problem = (
             f"has the column {name!r} twice" if name in found else f"has no column {name!r}, only {', '.join(found)}"
         )
-        raise DataError(url, problem, "Name another column: data.source.text_column, labels_column.", line=line)
+        raise DataError(url, problem, _OTHER_COLUMN, line=line)

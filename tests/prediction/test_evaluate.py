@@ -1,11 +1,14 @@
 """cxml.evaluate on a real run: intervals, other systems, ensembles, label rows of fewer bytes."""
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import sparse
@@ -19,7 +22,7 @@ from cxml.data import ShardedDataset, collate
 from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
 from cxml.parallel import run_workers
-from cxml.prediction import read_scores, write_scores
+from cxml.prediction import read_scores, scores_as_npz, write_scores
 from cxml.training.jobs import Variant, predict_test
 
 
@@ -141,6 +144,7 @@ def test_impossible_comparisons_are_refused_before_any_work(run, tmp_path, capsy
         ("a.txt", "2 3\n0:1\n", "does not hold 2 texts"),
         ("a.txt", "2 3\n0:1\n3:1\n", "does not hold 2 texts"),
         ("a.txt", "1 3\n0:1\n", "not 2 and 3"),
+        ("a.txt", "2 99999999999999999999\n0:1\n\n", "line 1: does not begin"),
         ("a.txt", "2 3\n0:nan\n\n", "no numbers"),
         ("a.npz", "no zip", "no SciPy sparse matrix"),
     ],
@@ -149,6 +153,57 @@ def test_broken_score_files_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=words):
         read_scores(str(tmp_path / name), 2, 3)
+
+
+def write_part(folder, name, content):
+    """A folder of predictions with one part file; its path."""
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text("{}")
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(folder)
+
+
+def json_part(*pairs):
+    return json.dumps({"labels": [{"label": label, "score": score} for label, score in pairs]}) + "\n"
+
+
+def parquet_part(**columns):
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("part-00000.jsonl", json_part((3, 0.5)), "label 3, but there are 3"),
+        ("part-00000.jsonl", json_part((-1, 0.5)), "label -1, but there are 3"),
+        ("part-00000.jsonl", json_part((10**30, 0.5)), "but there are 3"),
+        ("part-00000.jsonl", json_part((1.5, 0.5)), "is no label id with a score"),
+        ("part-00000.jsonl", json_part((True, 0.5)), "is no label id with a score"),
+        ("part-00000.jsonl", json_part((1, "x")), "is no label id with a score"),
+        ("part-00000.jsonl", json_part((1, float("nan"))), "scores that are no numbers"),
+        ("part-00000.jsonl", json_part((1, 10**400)), "holds no predictions"),
+        ("part-00000.jsonl", json_part((1, 0.5), (1, 0.4)), "a label twice"),
+        ("part-00000.jsonl", json_part((1, 0.5))[:-9], "holds no predictions"),
+        ("part-00000.jsonl", '{"row": 0}\n', "holds no predictions"),
+        ("part-00000.jsonl", "[]\n", "holds no predictions"),
+        ("part-00000.jsonl", b"\xe9\n", "holds no predictions"),
+        ("part-00000.parquet", b"PAR1", "holds no predictions"),
+        ("part-00000.parquet", parquet_part(a=[1]), "holds no predictions"),
+        ("part-00000.parquet", parquet_part(labels=[[1, 2]], scores=[[0.5]]), "holds no predictions"),
+        ("part-00000.npz", scores_as_npz(np.array([[4]]), np.ones((1, 1), np.float32), 5), "of 5 labels, not 3"),
+    ],
+)
+def test_broken_parts_of_predictions_are_refused(tmp_path, name, content, words):
+    with pytest.raises(DataError, match=words):
+        read_scores(write_part(tmp_path / "out", name, content), 1, 3)
+
+
+def test_parts_of_predictions_are_read_in_the_order_of_their_numbers(tmp_path):
+    for part, label in ((99999, 0), (100000, 1), (100001, 2)):
+        folder = write_part(tmp_path / "out", f"part-{part:05d}.jsonl", json_part((label, 0.5)))
+    np.testing.assert_array_equal(read_scores(folder, 3, 3).toarray(), 0.5 * np.eye(3))
 
 
 def test_scores_come_back_as_they_were_written(tmp_path):
