@@ -373,19 +373,27 @@ def test_a_missing_column_is_refused_with_the_options_that_name_columns(exported
     assert "--text-column" in error
 
 
-@pytest.mark.parametrize(
-    ("redirection", "code", "words"),
-    [("| head -c 1", 141, ""), ("> /dev/full", 2, "StorageError: standard output: "),
-     (">&-", 2, "StorageError: standard output is closed")],
-)  # fmt: skip
-def test_what_cannot_be_printed_is_told_without_a_traceback(exported, tmp_path, redirection, code, words):
-    (tmp_path / "texts.txt").write_text("a text\n" * 2000)
-    script = 'set -o pipefail; "$1" -m cxml.predict "$2" "$3" --part-rows 100 ' + redirection
-    arguments = ["bash", "-c", script, "bash", sys.executable, exported, str(tmp_path / "texts.txt")]
-    result = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
-    assert result.returncode == code, result.stderr[-2000:]
-    assert words in result.stderr
+def run_in_shell(script, *arguments):
+    command = ["bash", "-c", f"set -o pipefail; {script}", "bash", sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_predictions_that_nobody_reads_end_the_command_without_a_word(exported, tmp_path):
+    (tmp_path / "texts.txt").write_text("a text\n" * 200)
+    script = '"$1" -m cxml.predict "$2" "$3" --part-rows 20 | head -c 1'
+    result = run_in_shell(script, exported, str(tmp_path / "texts.txt"))
+    assert (result.returncode, result.stdout) == (141, "{")
     assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [("> /dev/full", "standard output: [Errno 28]"), (">&-", "standard output is closed")],
+)
+def test_a_standard_output_that_cannot_be_written_is_named(redirection, words):
+    result = run_in_shell(f'"$1" -c "from cxml import console; console.write_out(b\'x\')" {redirection}')
+    assert f"StorageError: {words}" in result.stderr
     assert "Exception ignored" not in result.stderr
 
 
