@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
@@ -85,11 +86,10 @@ def as_finite(field: str, value: object) -> float:
     Raises:
         ConfigError: it is something else.
     """
-    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    try:
-        number = float(value) if is_number else math.nan
-    except OverflowError:  # an integer beyond all floating-point numbers
-        number = math.inf
+    number = math.nan
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # of an integer beyond all floating-point numbers
+            number = float(value)
     if not math.isfinite(number):
         raise ConfigError(field, _shown(value), "a finite number is wanted", "Give a number such as 0.5.")
     return number
