@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import rich.progress
 from rich.console import Console
 
 from cxml import urls
+from cxml.errors import StorageError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_EXIT_BROKEN_PIPE = 141
 
 
 def track(items: Iterable[_T], total: int, description: str, every_seconds: float = 10.0) -> Iterator[_T]:
@@ -61,6 +65,36 @@ def escape_what_cannot_be_printed() -> None:
     """Let standard output print characters that its encoding lacks as escapes: no locale fails a finished run."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_out(content: str | bytes) -> None:
+    """Write to standard output, at once.
+
+    Where nobody reads it any more, as behind `| head`, the program ends without a word, with the code 141 that shells
+    report for one that SIGPIPE ended.
+
+    Raises:
+        StorageError: it is closed, or leads to a file that cannot be written.
+    """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  so it is behind `>&-`
+        raise StorageError("standard output is closed. Leave it open, or name a file to write.")
+    try:
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content)
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_what_is_left(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(_EXIT_BROKEN_PIPE)
+        raise StorageError(f"standard output: {error}. Check where it leads to, and make room there.") from error
+
+
+def _drop_what_is_left(stream: TextIO) -> None:
+    """Let the flush at the end of the program succeed."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _MaskingFormatter(logging.Formatter):
