@@ -76,8 +76,10 @@ def _parquet(file: str, content: bytes, remedy: str) -> list[dict[str, Any]]:
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
         refuse_repeated_values(file, parquet.metadata, len(content), remedy)
-        columns = [name for name in ("row", "labels", "scores") if name in parquet.schema_arrow.names]
-        return parquet.read(columns).to_pylist() if columns else []
+        names = parquet.schema_arrow.names
+        if not {"labels", "scores"} <= set(names):
+            raise DataError(file, "has no columns labels and scores", remedy)
+        return parquet.read([name for name in ("row", "labels", "scores") if name in names]).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise

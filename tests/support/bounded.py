@@ -119,6 +119,7 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 
 if __name__ == "__main__":
     # Loaded once, before any process is forked.
+    import cxml.prediction.score_files  # noqa: F401
     import data_tools.formats
     import data_tools.tree_import  # noqa: F401
 
