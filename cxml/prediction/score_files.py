@@ -127,8 +127,9 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
         content = storage.read_bytes(file)
         if form == ".npz":
             scores = _read_npz(file, content)
-            if scores.shape[1] != num_labels:
-                raise DataError(file, f"has scores of {scores.shape[1]} labels, not {num_labels}", _REMEDY)
+            _, labels = cast(tuple[int, int], scores.shape)
+            if labels != num_labels:
+                raise DataError(file, f"has scores of {labels} labels, not {num_labels}", _SAME_LABELS)
             found.append(scores)
         else:
             found += _matrices(read_rows(file, content, num_rows, num_labels, _REMEDY), num_labels)
