@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import inspect
 import io
-import os
 import select
 import sys
 import textwrap
@@ -19,7 +18,7 @@ import yaml
 
 from cxml import extras, storage, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
-from cxml.console import escape_what_cannot_be_printed, set_up_logging
+from cxml.console import drop_what_is_left, escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, DataError, InterruptionError
 from cxml.stopping import Stopped, stopping_on_signals
 from cxml.yaml_files import read_yaml
@@ -221,7 +220,5 @@ def _has_lost_its_reader() -> bool:
     pipe.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
     if not pipe.poll(0):
         return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    drop_what_is_left(sys.stdout)
     return True

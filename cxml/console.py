@@ -22,7 +22,6 @@ from cxml.errors import StorageError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_EXIT_BROKEN_PIPE = 141
 
 
 def track(items: Iterable[_T], total: int, description: str, every_seconds: float = 10.0) -> Iterator[_T]:
@@ -70,11 +69,9 @@ def escape_what_cannot_be_printed() -> None:
 def write_out(content: str | bytes) -> None:
     """Write to standard output, at once.
 
-    Where nobody reads it any more, as behind `| head`, the program ends without a word, with the code 141 that shells
-    report for one that SIGPIPE ended.
-
     Raises:
         StorageError: it is closed, or leads to a file that cannot be written.
+        BrokenPipeError: nobody reads it any more, as behind `| head`; see `cxml.cli.until_the_reader_ends`.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  so it is behind `>&-`
         raise StorageError("standard output is closed. Leave it open, or name a file to write.")
@@ -84,17 +81,19 @@ def write_out(content: str | bytes) -> None:
         else:
             sys.stdout.write(content)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        _drop_what_is_left(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            sys.exit(_EXIT_BROKEN_PIPE)
+        drop_what_is_left(sys.stdout)
         raise StorageError(f"standard output: {error}. Check where it leads to, and make room there.") from error
 
 
-def _drop_what_is_left(stream: TextIO) -> None:
+def drop_what_is_left(stream: TextIO) -> None:
     """Let the flush at the end of the program succeed."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class _MaskingFormatter(logging.Formatter):
