@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import inspect
 import io
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import yaml
 
 from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
-from cxml.console import escape_what_cannot_be_printed, set_up_logging
+from cxml.console import drop_what_is_left, escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, InterruptionError
 from cxml.operating_system import has_reader
 from cxml.own_configs import config_file, own_configs
@@ -218,7 +217,5 @@ def _has_lost_its_reader() -> bool:
     """Whether nobody reads standard output any more; what is still to be written there then goes nowhere."""
     if has_reader(sys.stdout.fileno()):
         return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    drop_what_is_left(sys.stdout)
     return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.data import ShardedDataset, data_url
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, DataError
 from cxml.launching import RunJob
 from cxml.metrics import (
     calibration,
@@ -31,7 +32,7 @@ from cxml.metrics import (
     top_labels,
 )
 from cxml.parallel import run_workers
-from cxml.prediction import RowFormat, read_scores
+from cxml.prediction import RowFormat, model_identity, read_scores, require_power
 from cxml.report import print_comparison
 from cxml.training.jobs import Variant, frequency_groups, label_weights, predict_test, predictions_url
 
@@ -64,6 +65,11 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.resamples < 2:
             raise ConfigError("--resamples", self.resamples, "is too few for an interval", "Use 1000.")
+        for part in self.logit_adjustments:
+            if not math.isfinite(part):
+                raise ConfigError("--logit-adjustments", part, "is no finite number", "Give one such as 0.1.")
+        for power in self.propensity_rankings:
+            require_power("--propensity-rankings", power)
         names = [*self.models, *self.predictions]
         taken = {OWN, ENSEMBLE, *self.variants()}
         for name in names:
@@ -71,6 +77,14 @@ class Comparison:
                 raise ConfigError("--models, --predictions", name, "is given twice", "Name each system apart.")
         if self.ensemble and not names:
             raise ConfigError("--ensemble", True, "there is only one system", "Name others: --models or --predictions.")
+
+    def require_places(self) -> None:
+        """Raise `DataError` where a further model or a file of scores is not there, before any work is done."""
+        for url in self.models.values():
+            model_identity(url)
+        for file in self.predictions.values():
+            if not storage.exists(file):
+                raise DataError(file, "is missing", "Check the path: --predictions NAME=FILE.")
 
     def variants(self) -> dict[str, Variant]:
         """The run's own model predicting in other ways, by name."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import rich.progress
 from rich.console import Console
 
 from cxml import urls
+from cxml.errors import StorageError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -61,6 +64,36 @@ def escape_what_cannot_be_printed() -> None:
     """Let standard output print characters that its encoding lacks as escapes: no locale fails a finished run."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_out(content: str | bytes) -> None:
+    """Write to standard output, at once.
+
+    Raises:
+        StorageError: it is closed, or leads to a file that cannot be written.
+        BrokenPipeError: nobody reads it any more, as behind `| head`; see `cxml.cli.until_the_reader_ends`.
+    """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  so it is behind `>&-`
+        raise StorageError("standard output is closed. Leave it open, or name a file to write.")
+    try:
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_what_is_left(sys.stdout)
+        raise StorageError(f"standard output: {error}. Check where it leads to, and make room there.") from error
+
+
+def drop_what_is_left(stream: TextIO) -> None:
+    """Let the flush at the end of the program succeed."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class _MaskingFormatter(logging.Formatter):

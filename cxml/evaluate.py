@@ -62,6 +62,7 @@ def _evaluate(command: EvaluateCommand) -> None:
         rows=command.rows, logit_adjustments=command.logit_adjustments,
         propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
     )  # fmt: skip
+    comparison.require_places()
     config = command.settings
     run_job = run_job_for(config)
     with locked(config.output):

@@ -16,6 +16,7 @@ import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
+from cxml.console import write_out
 from cxml.errors import ConfigError
 
 
@@ -95,8 +96,7 @@ def _predict(command: PredictCommand) -> None:
         if command.format != "jsonl" or command.engine != "local" or command.processes != 1:
             raise ConfigError("--output", "-", "prints JSON lines from one process only", "Name a folder.")
         for content in predict_stream(job):
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
+            write_out(content)
         return
     if command.engine == "ray":
         ray_cluster.require_ray("--engine")

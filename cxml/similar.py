@@ -16,6 +16,7 @@ import tyro
 
 from cxml import extras
 from cxml.cli import run_tool
+from cxml.console import write_out
 from cxml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _search(command: SimilarCommand) -> None:
         wanted = np.array([label_id(predictor, command.label)])
         found = label_similarity(predictor).nearest_of(wanted, command.k)
         for label, cosine in zip(found.ids[0].tolist(), found.cosines[0].tolist(), strict=True):
-            print(f"{cosine:.4f}\t{predictor.names[label]}")
+            write_out(f"{cosine:.4f}\t{predictor.names[label]}\n")
         return
     dataset = ShardedDataset(command.data or data_url(predictor.parts.config), "train")
     index = text_similarity(predictor, dataset)
@@ -79,11 +80,11 @@ def _search(command: SimilarCommand) -> None:
         labels = _label_names(dataset, found.ids[0], predictor.names)
         lines = zip(found.cosines[0].tolist(), dataset.texts(found.ids[0]), labels, strict=True)
         for cosine, text, names in lines:
-            print(f"{cosine:.4f}\t{_one_line(text)}\t{names}")
+            write_out(f"{cosine:.4f}\t{_one_line(text)}\t{names}\n")
         return
     for first, second, cosine in index.pairs_above(command.duplicates):
         texts = [_one_line(text) for text in dataset.texts(np.array([first, second]))]
-        print(f"{first}\t{second}\t{cosine:.6f}\t{texts[0]}\t{texts[1]}")
+        write_out(f"{first}\t{second}\t{cosine:.6f}\t{texts[0]}\t{texts[1]}\n")
 
 
 def _label_names(dataset: ShardedDataset, rows, names: Sequence[str]) -> list[str]:  # noqa: ANN001 - numpy is not loaded

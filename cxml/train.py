@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code.
 
     0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped it, or 130
-    if SIGINT did: the same command goes on from there. A training saves a checkpoint first.
+    if SIGINT did: the same command goes on from there. A training saves a checkpoint first, except on Ray.
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)

@@ -25,7 +25,7 @@ def unseal(content: bytes | np.ndarray, file: str, remedy: str) -> memoryview:
     Raises:
         DataError: the file, which errors name `file`, is damaged.
     """
-    view = memoryview(content)
+    view = memoryview(content)  # pyright: ignore[reportArgumentType] - arrays have buffers
     sealed, seal = view[:-_SEAL_BYTES], view[-_SEAL_BYTES:]
     if not len(sealed) or hashlib.sha256(sealed).digest() != seal:
         raise DataError(file, "is damaged: its checksum is not that of its content", remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -154,8 +154,10 @@ class Worker:
             job.model, rows=job.rows, memory_map=job.memory_map, batch_size=job.batch_size, exchange=exchange
         )
         self._job = job
-        self._predictor = predictor.restricted_to(_read_names(job.allowed)) if job.allowed else predictor
-        self._excluded = _read_pairs(job.excluded) if job.excluded else np.zeros((0, 2), np.int64)
+        names = predictor.names
+        allowed = _read_names(job.allowed, names) if job.allowed else []
+        self._predictor = predictor.restricted_to(allowed) if job.allowed else predictor
+        self._excluded = _read_pairs(job.excluded, len(names)) if job.excluded else np.zeros((0, 2), np.int64)
 
     def predict(self, chunk: TextChunk) -> bytes:
         """The content of the part file of a chunk."""
@@ -242,21 +244,32 @@ def _require_files(job: PredictionJob) -> None:
             raise DataError(file, "there is no such file", "Check the path.")
 
 
-def _read_names(file: str) -> list[str]:
-    names = read_all_lines(file)
-    if not names:
+def _read_names(file: str, known: Sequence[str]) -> list[str]:
+    """The label names in a file; blank lines are none."""
+    lines = {number: line for number, line in enumerate(read_all_lines(file), start=1) if line.strip()}
+    if not lines:
         raise DataError(file, "names no label", "Write a label name per line.")
-    return names
+    labels = frozenset(known)
+    for number, name in lines.items():
+        if name not in labels:
+            problem = f"{name[:80]!r} is no label of this model"
+            raise DataError(file, problem, "Write a label name per line, as the training data have it.", line=number)
+    return list(lines.values())
 
 
-def _read_pairs(file: str) -> np.ndarray:
-    """Pairs (row, label) sorted by row, int64 [n, 2]."""
+def _read_pairs(file: str, num_labels: int) -> np.ndarray:
+    """Pairs (row, label) sorted by row, int64 [n, 2]; blank lines are none."""
     pairs = []
     for number, line in enumerate(read_all_lines(file), start=1):
+        if not line.strip():
+            continue
         words = line.split()
         numbers = [count for count in map(parse_count, words) if count is not None]
         if len(words) != 2 or len(numbers) != 2:
             raise DataError(file, "is not a row and a label", "Write two numbers from 0 per line.", line=number)
+        if numbers[1] >= num_labels:
+            problem = f"{numbers[1]} is not a label id: there are {num_labels}, numbered from 0"
+            raise DataError(file, problem, "Give the labels of this model.", line=number)
         pairs.append((numbers[0], numbers[1]))
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return found[np.lexsort(found.T[::-1])]

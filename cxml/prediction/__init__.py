@@ -14,7 +14,7 @@ from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_parts
 from cxml.prediction.predictor import Predictor
-from cxml.prediction.propensity_ranking import weigh_labels
+from cxml.prediction.propensity_ranking import require_power, weigh_labels
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
 from cxml.prediction.score_files import read_scores, scores_as_npz, write_scores
 
@@ -34,6 +34,7 @@ __all__ = [
     "read_exported",
     "read_parts",
     "read_scores",
+    "require_power",
     "scores_as_npz",
     "upload",
     "weigh_labels",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -83,9 +86,13 @@ def as_finite(field: str, value: object) -> float:
     Raises:
         ConfigError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+    number = math.nan
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # of an integer beyond all floating-point numbers
+            number = float(value)
+    if not math.isfinite(number):
         raise ConfigError(field, _shown(value), "must be a finite number", "Give a number such as 0.5.")
-    return float(value)
+    return number
 
 
 def as_beam(beam: object, num_levels: int) -> tuple[int, ...]:
@@ -99,7 +106,7 @@ def as_beam(beam: object, num_levels: int) -> tuple[int, ...]:
     wide = tuple(size for size in sizes if size is not None and size >= 1)
     if len(wide) != len(sizes) or (sizes and len(sizes) != num_levels):
         raise ConfigError("beam", beam, problem, remedy)
-    return wide
+    return tuple(min(size, sys.maxsize) for size in wide)  # PyTorch counts in 64 bits
 
 
 def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, num_labels: int) -> dict[int, list[int]]:

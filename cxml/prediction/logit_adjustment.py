@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from cxml.errors import ConfigError
 from cxml.metrics import log_odds
 from cxml.prediction.parts import Parts, known_frequency
 
@@ -19,13 +20,18 @@ def adjust_logits(parts: Parts, strength: float) -> Parts:
             equally frequent.
 
     Raises:
-        ConfigError: an exported model, which does not know how frequent its labels are.
+        ConfigError: an exported model, which does not know how frequent its labels are; or a strength that leaves the
+            range of float32.
     """
     if not strength:
         return parts
     frequency = known_frequency(parts, "logit_adjustment", strength)
     labels = parts.tree.label_order[parts.layout.positions()]
     odds = log_odds(frequency[labels], parts.num_train_texts)
-    bias = parts.rows.bias - np.float32(strength) * odds
+    with np.errstate(over="ignore"):
+        bias = parts.rows.bias - np.float32(strength) * odds
+    if not np.isfinite(bias).all():
+        problem = "takes biases out of the range of float32"
+        raise ConfigError("logit_adjustment", strength, problem, "Give a number such as 0.5.")
     facts = {**parts.facts, "logit_adjustment": strength}
     return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts)

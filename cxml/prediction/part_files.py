@@ -54,15 +54,15 @@ def read_rows(file: str, content: bytes, first: int, num_labels: int, remedy: st
         if row.get("row", first + line - 1) != first + line - 1:
             raise DataError(file, f"row {first + line - 1} is missing or in another place", remedy, line=line)
         labels, scores = row.get("labels"), row.get("scores")
-        if not _are_labels(labels, num_labels) or not _are_scores(scores, len(labels)):
+        if not isinstance(labels, list) or not _are_labels(labels, num_labels) or not _are_scores(scores, len(labels)):
             problem = f"holds no different labels in 0..{num_labels - 1} with a finite score each"
             raise DataError(file, problem, remedy, line=line)
         rows.append((labels, scores))
     return rows
 
 
-def _are_labels(values: Any, num_labels: int) -> bool:  # noqa: ANN401 - of a file
-    are_ids = isinstance(values, list) and all(type(label) is int and 0 <= label < num_labels for label in values)
+def _are_labels(values: list[Any], num_labels: int) -> bool:
+    are_ids = all(type(label) is int and 0 <= label < num_labels for label in values)
     return are_ids and len(set(values)) == len(values)
 
 
@@ -76,8 +76,10 @@ def _parquet(file: str, content: bytes, remedy: str) -> list[dict[str, Any]]:
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
         refuse_repeated_values(file, parquet.metadata, len(content), remedy)
-        columns = [name for name in ("row", "labels", "scores") if name in parquet.schema_arrow.names]
-        return parquet.read(columns).to_pylist() if columns else []
+        names = parquet.schema_arrow.names
+        if not {"labels", "scores"} <= set(names):
+            raise DataError(file, "has no columns labels and scores", remedy)
+        return parquet.read([name for name in ("row", "labels", "scores") if name in names]).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise

@@ -6,17 +6,21 @@ probability times inverse propensity; a power below 1 lies between that and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from cxml.errors import ConfigError
 from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model.ranking import joint_logit
 from cxml.prediction.parts import Parts, known_frequency
 
 CANDIDATES = 100
 """The most probable labels of a text, which are ranked anew; even a rare label below them has next to no weight."""
+
+_USUAL_POWERS = "Give 1 to rank for PSP@k, or less to give up less of P@k"
 
 
 def weigh_labels(parts: Parts, power: float) -> Parts:
@@ -27,15 +31,25 @@ def weigh_labels(parts: Parts, power: float) -> Parts:
         power: of the inverse propensity; 1 ranks for PSP@k, less gives up less of P@k.
 
     Raises:
-        ConfigError: an exported model, which does not know how frequent its labels are.
+        ConfigError: an exported model, which does not know how frequent its labels are; a power below 0, or one so
+            large that frequent labels have no weight in float32.
     """
     if not power:
         return parts
+    require_power("propensity_ranking", power)
     frequency = known_frequency(parts, "propensity_ranking", power)
     constants = PropensityConstants(parts.config.data.propensity_a, parts.config.data.propensity_b)
     inverse = inverse_propensities(frequency, parts.num_train_texts, constants)
     weights = ((inverse / inverse.max()) ** power).astype(np.float32)
+    if not weights.all():
+        raise ConfigError("propensity_ranking", power, "leaves frequent labels no weight", f"{_USUAL_POWERS}.")
     return replace(parts, label_weights=weights, facts={**parts.facts, "propensity_ranking": power})
+
+
+def require_power(option: str, power: float) -> None:
+    """Raise `ConfigError` for a power that no labels can be weighed by: one below 0, or no finite number."""
+    if not 0 <= power < math.inf:
+        raise ConfigError(option, power, "must be a number of at least 0", f"{_USUAL_POWERS}.")
 
 
 def weigh_logits(labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ _PART_FORMS = (".jsonl", ".parquet", ".npz")
 _MOST_PLACES = 1 << 22
 _SMALLEST = np.finfo(np.float32).tiny
 """Scores of the files are at least this, so that none of them counts as missing."""
+_SAME_LABELS = "Predict the same test split over the same labels."
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
 
 
@@ -80,7 +81,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
     rows, labels = cast(tuple[int, int], scores.shape)
     if (rows, labels) != (num_rows, num_labels):
         problem = f"has scores of {rows} texts and {labels} labels, not {num_rows} and {num_labels}"
-        raise DataError(url, problem, "Predict the same test split over the same labels.")
+        raise DataError(url, problem, _SAME_LABELS)
     if not np.isfinite(scores.data).all():
         raise DataError(url, "has scores that are not finite numbers", _REMEDY)
     scores.sum_duplicates()
@@ -126,8 +127,9 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
         content = storage.read_bytes(file)
         if form == ".npz":
             scores = _read_npz(file, content)
-            if scores.shape[1] != num_labels:
-                raise DataError(file, f"has scores of {scores.shape[1]} labels, not {num_labels}", _REMEDY)
+            _, labels = cast(tuple[int, int], scores.shape)
+            if labels != num_labels:
+                raise DataError(file, f"has scores of {labels} labels, not {num_labels}", _SAME_LABELS)
             found.append(scores)
         else:
             found += _matrices(read_rows(file, content, num_rows, num_labels, _REMEDY), num_labels)

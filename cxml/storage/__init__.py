@@ -14,7 +14,9 @@ import json
 import os
 import posixpath
 import stat
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -45,7 +47,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ImportError as error:
         problem = f"{url}: cannot open this kind of URL ({error})."
         raise StorageError(f"{problem} {extras.remedy(error) or 'Install its fsspec driver.'}") from _shown_cause(error)
-    except ValueError as error:
+    except (ValueError, OSError, zipfile.BadZipFile, tarfile.TarError) as error:  # archives are opened here
         problem = f"{url}: cannot open this kind of URL ({error}). Check the URL."
         raise StorageError(problem) from _shown_cause(error)
     if isinstance(fs, LocalFileSystem) and "\0" in path:
@@ -216,8 +218,11 @@ def write_atomic(url: str, content: bytes) -> None:
         fs, remote = filesystem(url)
         _with_retries(url, lambda: fs.pipe_file(remote, content))
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise StorageError(f"{url}: {error}. Check the path and its permissions, then run again.") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

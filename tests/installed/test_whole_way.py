@@ -1,4 +1,4 @@
-"""The installed package goes the whole way by its commands, with two processes, a stop, and a model that is exported."""
+"""The installed package goes the whole way by its commands: two processes, a stop, predictions, an exported model."""
 
 import importlib.metadata
 import json

@@ -120,7 +120,8 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 if __name__ == "__main__":
     # Loaded once, before any process is forked.
     import cxml.data_tools.formats
-    import cxml.data_tools.tree_import  # noqa: F401
+    import cxml.data_tools.tree_import
+    import cxml.prediction.score_files  # noqa: F401
 
     print(json.dumps({name: _attempt(_ACTIONS[action], arguments)
                       for name, (action, arguments) in json.loads(sys.stdin.read()).items()}))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,7 +76,7 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
         raise DataError(source.url, "there is no such file", "Check the path.")
     found = _FORMS[form](source)
     first = 0
-    while chunk := list(itertools.islice(found, rows)):
+    while chunk := list(itertools.islice(found, min(rows, sys.maxsize))):
         keys, texts = zip(*chunk, strict=True)
         yield TextChunk(first, list(texts), list(keys) if source.id_column and form != "text" else None)
         first += len(texts)

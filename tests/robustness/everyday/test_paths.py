@@ -12,6 +12,7 @@ from support.object_store import BUCKET
 
 from cxml import storage, urls
 from cxml.data_tools.formats.files import file_facts, find_parts, read_content
+from cxml.errors import StorageError
 
 NAMES = [
     "run[12]", "run[!1]", "[v1]", "a [v1]", "run*", "*", "run?", "r**n", "{run,b}", "run{1..3}", "a#b", "a%20b",
@@ -152,6 +153,22 @@ def test_a_path_is_appended_to_the_first_path_of_a_chain(archive):
     assert storage.list_folders(f"zip::{archive}") == ["in 1", "in [1]"]
     assert storage.read_bytes(storage.join(f"zip::{archive}", "in 1", "train.jsonl")) == b"in 1/train.jsonl"
     assert storage.read_small_files(root, ".jsonl")["deep/test.jsonl"] == b"in [1]/deep/test.jsonl"
+
+
+def test_an_archive_that_is_missing_or_none_is_refused_with_its_name(tmp_path):
+    (tmp_path / "none.zip").write_bytes(b"no archive")
+    for chain in (f"zip://a.txt::{tmp_path}/nowhere.zip", f"zip://a.txt::{tmp_path}/none.zip",
+                  f"tar://a.txt::{tmp_path}/nowhere.tar", f"tar://a.txt::{tmp_path}/none.zip"):  # fmt: skip
+        with pytest.raises(StorageError, match=r"(?s)^\w+://a.txt::.*Check the URL"):
+            storage.exists(chain)
+
+
+def test_a_file_below_another_file_cannot_be_written_and_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"as before")
+    for name in ("file/x.json", "file/deep/x.json"):
+        with pytest.raises(StorageError, match=rf"{name}: .*Check the path"):
+            storage.write_atomic(f"{tmp_path}/{name}", b"x")
+    assert (tmp_path / "file").read_bytes() == b"as before"
 
 
 @pytest.fixture

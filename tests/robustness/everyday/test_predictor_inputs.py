@@ -17,8 +17,9 @@ from support.untrained import untrained_export
 from tokenizers import Tokenizer
 
 import cxml
-from cxml import predict
+from cxml import evaluate, predict
 from cxml.errors import ConfigError, CxmlError, DataError
+from cxml.prediction import adjust_logits, weigh_labels
 
 TEXTS = ["anaemia", "a fracture of the wrist", ""]
 NAMES = [*(f"label {i}" for i in range(18)), "twice", "twice"]
@@ -189,7 +190,7 @@ def test_an_impossible_beam_is_refused(predictor, beam):
 
 def test_a_beam_is_any_sequence_of_integers(predictor):
     expected = predictor.predict(TEXTS, 3, beam=(4,)).labels
-    for beam in ([4], np.array([4]), (np.int64(4),)):
+    for beam in ([4], np.array([4]), (np.int64(4),), (2**63 - 1,), (10**30,)):
         np.testing.assert_array_equal(predictor.predict(TEXTS, 3, beam=beam).labels, expected)
 
 
@@ -299,6 +300,101 @@ def test_the_command_refuses_impossible_numbers(exported, tmp_path, capsys, opti
     command = [exported, str(tmp_path / "texts.txt"), "--output", str(tmp_path / "out"), *options]
     assert predict.main(command) == 2
     assert options[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_numbers_beyond_64_bits_are_as_good_as_large_ones(exported, tmp_path, capsysbinary):
+    (tmp_path / "texts.txt").write_text("a text\n")
+    command = [exported, str(tmp_path / "texts.txt"), "--k"]
+    assert predict.main([*command, "20", "--beam", "4"]) == 0
+    expected = capsysbinary.readouterr().out
+    assert predict.main([*command, "9" * 30, "--beam", "9" * 30, "--part-rows", "9" * 30]) == 0
+    assert capsysbinary.readouterr().out == expected
+
+
+def test_strengths_that_leave_the_range_of_float32_are_refused(predictor):
+    trained = replace(predictor.parts, frequency=np.arange(1, len(NAMES) + 1), num_train_texts=1000)
+    for power in (-1e6, -0.5, 1e6, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"^propensity_ranking = "):
+            weigh_labels(trained, power)
+    for strength in (1e39, -1e38):
+        with pytest.raises(ConfigError, match=r"^logit_adjustment = "):
+            adjust_logits(trained, strength)
+    assert adjust_logits(trained, -0.5).rows.bias[0] < adjust_logits(trained, 0.5).rows.bias[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--logit-adjustments", "nan"], "--logit-adjustments"),
+        (["--propensity-rankings", "-1"], "--propensity-rankings"),
+        (["--models", "other=nowhere"], "there is no trained model"),
+        (["--predictions", "other=nowhere.npz"], "nowhere.npz: is missing"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_evaluation(tmp_path, capsys, options, words):
+    (tmp_path / "config.yaml").write_text(f"output: {tmp_path / 'run'}\ndata: {{source: {{path: raw}}}}\n")
+    assert evaluate.main(["--config", str(tmp_path / "config.yaml"), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "words"),
+    [
+        ("--allowed", "label 1\n\nlabel x\n", "line 3: 'label x' is no label of this model"),
+        ("--allowed", "\n", "names no label"),
+        ("--excluded", "0 1\n\n0 20\n", "line 3: 20 is no label id"),
+        ("--excluded", "0 1\n0\n", "line 2: is no row and label"),
+    ],
+)
+def test_a_wrong_filter_is_refused_with_its_file_and_line(exported, tmp_path, capsys, option, content, words):
+    (tmp_path / "filter.txt").write_text(content)
+    (tmp_path / "texts.txt").write_text("a text\n")
+    assert predict.main([exported, str(tmp_path / "texts.txt"), option, str(tmp_path / "filter.txt")]) == 2
+    error = capsys.readouterr().err
+    assert "filter.txt" in error
+    assert words in error
+
+
+def test_blank_lines_of_filters_are_left_out(exported, tmp_path, capsysbinary):
+    (tmp_path / "texts.txt").write_text("a text\n")
+    (tmp_path / "allowed.txt").write_text("label 1\n\nlabel 2\n\n")
+    (tmp_path / "excluded.txt").write_text("0 1\n\n")
+    options = ["--allowed", str(tmp_path / "allowed.txt"), "--excluded", str(tmp_path / "excluded.txt")]
+    assert predict.main([exported, str(tmp_path / "texts.txt"), *options]) == 0
+    assert [each["label"] for each in json.loads(capsysbinary.readouterr().out)["labels"]] == [2]
+
+
+def test_a_missing_column_is_refused_with_the_options_that_name_columns(exported, tmp_path, capsys):
+    (tmp_path / "texts.csv").write_text("body\na text\n")
+    assert predict.main([exported, str(tmp_path / "texts.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "has no column 'text', only body" in error
+    assert "--text-column" in error
+
+
+def run_in_shell(script, *arguments):
+    command = ["bash", "-c", f"set -o pipefail; {script}", "bash", sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_predictions_that_nobody_reads_end_the_command_without_a_word(exported, tmp_path):
+    (tmp_path / "texts.txt").write_text("a text\n" * 200)
+    script = '"$1" -m cxml.predict "$2" "$3" --part-rows 20 | head -c 1'
+    result = run_in_shell(script, exported, str(tmp_path / "texts.txt"))
+    assert (result.returncode, result.stdout) == (141, "{")
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [("> /dev/full", "standard output: [Errno 28]"), (">&-", "standard output is closed")],
+)
+def test_a_standard_output_that_cannot_be_written_is_named(redirection, words):
+    result = run_in_shell(f'"$1" -c "from cxml import console; console.write_out(b\'x\')" {redirection}')
+    assert f"StorageError: {words}" in result.stderr
+    assert "Exception ignored" not in result.stderr
 
 
 @pytest.mark.parametrize("layer", ["workqueue", "default"])
