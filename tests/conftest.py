@@ -49,4 +49,4 @@ def patient(monkeypatch):
     from tenacity import wait_fixed
 
     monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
-    monkeypatch.setattr("cxml.storage.wait_exponential_jitter", lambda **_: wait_fixed(0.01))
+    monkeypatch.setattr("cxml.storage.wait_random_exponential", lambda **_: wait_fixed(0.01))

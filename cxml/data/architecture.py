@@ -39,7 +39,8 @@ def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> Pret
         raise DataError(file, f"has the unknown model_type {str(kind)[:80]!r}", remedy)
     config_class = CONFIG_MAPPING[kind]
     own = _own_fields(config_class)
-    if config_class.sub_configs_defaults or not {"vocab_size", "hidden_size"} <= own:
+    nested = getattr(config_class, "sub_configs_defaults", config_class.sub_configs)  # the second name is older
+    if nested or not {"vocab_size", "hidden_size"} <= own:
         raise DataError(file, f"the model_type {kind!r} is not a text encoder", remedy)
     for name in own & values.keys():
         value = values[name]

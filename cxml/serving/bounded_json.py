@@ -11,8 +11,8 @@ import json
 import re
 from typing import Any
 
-_SPACE = re.compile(rb"[ \t\n\r]*+")
-_SCALAR = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?[0-9][0-9.eE+-]{0,40}+|true|false|null', re.DOTALL)
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]{0,40}|true|false|null', re.DOTALL)
 
 
 class UnreadableError(ValueError):

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from cxml import extras, urls
 from cxml.errors import DataError, StorageError
@@ -365,7 +365,7 @@ def _with_retries(url: str, action: Callable[[], _T]) -> _T:
     attempts = Retrying(
         retry=retry_if_exception(may_recover),
         stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(multiplier=0.2, max=10),
+        wait=wait_random_exponential(multiplier=0.2, max=10),
         reraise=True,
     )
     try:

@@ -21,8 +21,8 @@ from cxml.data_tools.formats.reader import CHUNK_ROWS, Problem
 from cxml.errors import DataError
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a matrix of texts x labels."
-# Possessive quantifiers: without them a run of blanks before a stray character takes exponential time to refuse.
-_PAIRS = re.compile(r"\s*+(?:[0-9]{1,18}+:[0-9]{1,18}+(?:\.[0-9]*+)?+(?:\s++|\Z))*+", re.ASCII)
+# Some pairs at a time: what `re` remembers to go back to grows with each.
+_PAIRS = re.compile(r"\s*(?:[0-9]{1,18}:[0-9]{1,18}(?:\.[0-9]*)?(?:\s+|\Z)){0,1000}", re.ASCII)
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
 
@@ -109,7 +109,7 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
 def _parse_whole(lines: list[str]) -> Ragged | None:
     """The labels of many lines at once, or None where one of them is not plain `label:value label:value`."""
     text = "\n".join(lines)
-    if not _PAIRS.fullmatch(text):
+    if not _are_pairs(text):
         return None
     pairs = np.fromiter((line.count(":") for line in lines), np.int64, len(lines))
     numbers = _parse_numbers(text.replace(":", " "))
@@ -119,6 +119,15 @@ def _parse_whole(lines: list[str]) -> Ragged | None:
     kept = values != 0
     kept_before = np.concatenate([[0], np.cumsum(kept)])
     return Ragged(labels[kept].astype(np.int64), kept_before[lengths_to_offsets(pairs)])
+
+
+def _are_pairs(text: str) -> bool:
+    at, end = -1, 0
+    while end > at:
+        found = _PAIRS.match(text, end)
+        assert found, "the pattern matches the empty text"
+        at, end = end, found.end()
+    return end == len(text)
 
 
 def _parse_numbers(text: str) -> np.ndarray | None:
