@@ -60,9 +60,7 @@ def _watch(pid: int, seen: Listening, done: threading.Event, on_port: Callable[[
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    command = " ".join(
-                        process.cmdline()
-                    )  # which changes when a process that was forked begins a program
+                    command = " ".join(process.cmdline())  # another one after a forked process begins a program
                     if command and seen.processes.get(process.pid) != command:
                         seen.processes[process.pid] = command
                         seen.environments[process.pid] = process.environ()
