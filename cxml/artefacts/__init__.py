@@ -3,6 +3,7 @@
     folder/manifest.json   a bounded JSON object that carries its own checksum -> read_manifest
     folder/NAME            a regular file inside the folder, of the stated size and SHA-256 -> read_file, MappedFile
     unfinished work        files that end with their own checksum -> read_sealed_table, unseal
+    metrics.jsonl          whole lines of a file that grows -> read_records
     Arrow files            uncompressed record batches of a known schema, without nulls -> read_batches
 
 A folder may come from anywhere. Nothing is allocated from a number that a file states before the number is checked
@@ -14,6 +15,7 @@ from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file
 from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
 from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
 from cxml.artefacts.mapped import MappedFile
+from cxml.artefacts.records import read_records
 from cxml.artefacts.sealed import read_sealed_table, unseal, write_sealed, write_sealed_table
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "read_file",
     "read_manifest",
     "read_object",
+    "read_records",
     "read_sealed_table",
     "unseal",
     "verify_file",

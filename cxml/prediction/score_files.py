@@ -139,7 +139,8 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
 
 def _matrices(rows: Sequence[Row], num_labels: int) -> Iterator[sparse.csr_matrix]:
     """Rows as CSR matrices, some at a time: a single long row does not widen all of them."""
-    at_once = max(1, _MOST_PLACES // max((len(labels) for labels, _ in rows), default=1))
+    longest = max((len(labels) for labels, _ in rows), default=0)
+    at_once = max(1, _MOST_PLACES // max(1, longest))
     for start in range(0, len(rows), at_once):
         some = rows[start : start + at_once]
         width = max(len(labels) for labels, _ in some)

@@ -8,8 +8,8 @@ from importlib import resources
 from typing import Any
 
 from cxml import extras, storage, urls
+from cxml.artefacts import read_records
 from cxml.report.tables import BASELINE, OWN, level_names
-from cxml.training.trackers import read_records
 
 _log = logging.getLogger(__name__)
 

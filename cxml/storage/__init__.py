@@ -73,7 +73,12 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _local_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """A path as the operating system takes it, made absolute: fsspec reads more into one such as `local:x`."""
-    path = posixpath.join(Path.cwd(), posixpath.expanduser(path))
+    path = posixpath.expanduser(path)
+    if not posixpath.isabs(path):
+        try:
+            path = posixpath.join(Path.cwd(), path)
+        except FileNotFoundError as error:
+            raise StorageError(f"{path}: the working folder is gone. Change into another one.") from error
     return fsspec.filesystem("file"), path.rstrip("/") or "/"
 
 

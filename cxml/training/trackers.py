@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cxml import extras, storage
+from cxml.artefacts import read_records
 from cxml.training.loop import Callback, StepReport
 
 _log = logging.getLogger(__name__)
@@ -98,23 +98,6 @@ class ConsoleTracker(Callback):
         """Leave the terminal in order."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def read_records(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a file of records, and what they hold: up to the first that is torn or damaged. None without it."""
-    content = storage.read_bytes(url) if storage.exists(url) else b""
-    for line in content.splitlines(keepends=True):
-        try:
-            text = line.decode()
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            return
-        are_numbers = isinstance(record, dict) and all(
-            isinstance(record.get(name, 0), int | float) for name in ("step", "epoch")
-        )
-        if not are_numbers or not isinstance(record.get("kind"), str):
-            return
-        yield text, record
 
 
 def _records_until(url: str, step: int, epoch: int) -> list[str]:

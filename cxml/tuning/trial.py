@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from filelock import FileLock
 from ray import tune
 
 from cxml import storage
+from cxml.artefacts import read_records
 from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict
 from cxml.operating_system import ending_with_parent
@@ -93,8 +93,5 @@ class Trial(tune.Trainable):
         """Nothing, as above."""
 
     def _evaluations(self) -> list[dict[str, Any]]:
-        file = self._folder / "metrics.jsonl"
-        if not file.exists():
-            return []
-        lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [record for line in lines if (record := json.loads(line))["kind"] == "evaluate"]
+        records = read_records(str(self._folder / "metrics.jsonl"))
+        return [record for _, record in records if record["kind"] == "evaluate"]

@@ -59,9 +59,10 @@ def _watch(pid: int, seen: Listening, done: threading.Event, on_port: Callable[[
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             for process in family:
-                if process.pid not in seen.processes:
-                    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                        seen.processes[process.pid] = " ".join(process.cmdline())
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    command = " ".join(process.cmdline())  # another one after a forked process begins a program
+                    if command and seen.processes.get(process.pid) != command:
+                        seen.processes[process.pid] = command
                         seen.environments[process.pid] = process.environ()
         for one in psutil.net_connections("inet"):
             listens = one.status == psutil.CONN_LISTEN or (one.type == 2 and one.laddr and not one.raddr)

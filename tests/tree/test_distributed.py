@@ -74,6 +74,11 @@ def stamps(out, *patterns):
     return {p: p.stat().st_mtime_ns for pattern in patterns for p in Path(out).glob(f"tree/.progress/{pattern}")}
 
 
+def span(file):
+    """The positions that a file of labels is about."""
+    return tuple(map(int, file.stem.split("-")))
+
+
 def workers():
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -100,12 +105,20 @@ def test_one_worker_and_four_build_what_one_process_builds(build_order, by_four,
 
 def test_another_number_of_workers_goes_on_where_a_build_was_stopped(build_order, by_four, expected):
     out, _ = by_four
-    lost = [*list(stamps(out, "pifa/*"))[1:3], *list(stamps(out, "branches/*"))[1:], *list(stamps(out, "splits/*"))[2:]]
-    for file in lost:
+    (start, stop), *others = map(span, stamps(out, "branches/*"))
+    outside = [file for file in stamps(out, "splits/*") if not span(file)[0] <= start < stop <= span(file)[1]]
+    lost = [file for file in stamps(out, "branches/*") if span(file) in others]
+    for file in [*lost, *outside, *list(stamps(out, "pifa/*"))[1:3]]:
         file.unlink()
     kept = stamps(out, "*/*")
     assert np.array_equal(build_order(out, num_workers=1), expected.label_order)
     assert stamps(out, "*/*").items() >= kept.items()
+
+
+def test_work_below_a_node_whose_own_is_lost_is_done_again(build_order, by_four, expected):
+    out, _ = by_four
+    max(stamps(out, "splits/*"), key=lambda file: span(file)[1] - span(file)[0]).unlink()
+    assert np.array_equal(build_order(out, num_workers=1), expected.label_order)
 
 
 @pytest.mark.slow  # as all that kills Ray's workers: on its own

@@ -87,8 +87,9 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
     while at < len(splits):
         start, _, end = splits[at].tolist()
         is_branch = (start, end) in branches
-        after = int(np.searchsorted(splits[:, 0], end)) if is_branch else at + 1
-        if is_branch or (start, end) in done:
+        is_split = (start, end) in done and not is_branch
+        after = at + 1 if is_split else int(np.searchsorted(splits[:, 0], end))  # the others stand for all inside
+        if is_branch or is_split:
             labels = branches[start, end] if is_branch else done[start, end]
             if not np.array_equal(np.sort(labels), np.sort(order[start:end])):
                 raise progress.wrong_labels(start, end)

@@ -194,3 +194,13 @@ def test_the_query_of_a_web_address_stays_at_its_end(web, archive):
     assert storage.join(cached, "x") == f"simplecache::{web}/br[v1]/x?sig=abc"
     assert storage.read_bytes(storage.join(cached, "raw data.zip")) == archive.read_bytes()
     assert urls.path_of(storage.join(folder, "a.jsonl.gz")).endswith("br[v1]/a.jsonl.gz")
+
+
+def test_a_relative_path_without_a_working_folder_is_refused_and_an_absolute_one_is_not(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StorageError, match="the working folder is gone"):
+        storage.exists("data")
+    assert storage.exists(str(tmp_path))

@@ -327,7 +327,7 @@ def test_strengths_that_leave_the_range_of_float32_are_refused(predictor):
     [
         (["--logit-adjustments", "nan"], "--logit-adjustments"),
         (["--propensity-rankings", "-1"], "--propensity-rankings"),
-        (["--models", "other=nowhere"], "there is no trained model"),
+        (["--models", "other=nowhere"], "holds no trained model"),
         (["--predictions", "other=nowhere.npz"], "nowhere.npz: is missing"),
     ],
 )
@@ -343,8 +343,8 @@ def test_what_cannot_be_compared_is_refused_before_the_evaluation(tmp_path, caps
     [
         ("--allowed", "label 1\n\nlabel x\n", "line 3: 'label x' is no label of this model"),
         ("--allowed", "\n", "names no label"),
-        ("--excluded", "0 1\n\n0 20\n", "line 3: 20 is no label id"),
-        ("--excluded", "0 1\n0\n", "line 2: is no row and label"),
+        ("--excluded", "0 1\n\n0 20\n", "line 3: 20 is not a label id"),
+        ("--excluded", "0 1\n0\n", "line 2: is not a row and a label"),
     ],
 )
 def test_a_wrong_filter_is_refused_with_its_file_and_line(exported, tmp_path, capsys, option, content, words):

@@ -13,6 +13,7 @@ from support.runs import make_encoder, small_config
 
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.storage.locks import locked
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 WORK = """
@@ -64,7 +65,8 @@ def test_a_preparation_that_a_signal_stops_says_how_to_go_on_and_gives_its_lock_
     code, line = stop(started(["-m", "cxml.train", "--config", file], log), log, "prepare  begins", number)
     assert code == 75
     assert line == f"{number.name} stopped the command. Run the same command again to go on from there."
-    assert not list(tmp_path.glob("out/**/.lock"))
+    with locked(str(tmp_path / "out")), locked(str(tmp_path / "out" / "data")):
+        pass
 
 
 @pytest.mark.parametrize(("number", "ray"), [(SIGNALS[0], False), (SIGNALS[1], False), (SIGNALS[0], True)])

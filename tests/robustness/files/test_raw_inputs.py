@@ -657,7 +657,14 @@ def label_ids_that_are_no_integers(folder, number):
     return "source", {"kind": "lf", "path": str(folder)}
 
 
-@case(r"refused: .*filter_labels_train\.txt, line 1: no pair", "² 0", "0 " + "9" * 5000, "0 -1", "0 1 2", "٣ 0")
+@case(
+    r"refused: .*filter_labels_train\.txt, line 1: not a row and a label",
+    "² 0",
+    "0 " + "9" * 5000,
+    "0 -1",
+    "0 1 2",
+    "٣ 0",
+)
 def filters_that_are_no_pairs(folder, line):
     label_ids_that_are_no_integers(folder, 0)
     for suffix in ("trn", "tst"):

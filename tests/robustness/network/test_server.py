@@ -124,12 +124,14 @@ def test_a_full_queue_turns_requests_away_and_the_server_stays_healthy(address):
     assert is_answering(address)
 
 
-def test_the_documented_request_is_answered(address):
+def test_the_documented_requests_are_answered(address):
     page = (Path(ROOT) / "docs" / "how-to" / "serve.md").read_text()
-    (command,) = re.findall(r"^curl .*(?:\n {4}.*)*", page, re.MULTILINE)
-    words = shlex.split(command.replace("\\\n", "").replace("http://127.0.0.1:8000", address))
-    done = subprocess.run([*words, "--silent"], capture_output=True, text=True, timeout=60, check=True)
-    assert len(json.loads(done.stdout)["predictions"][0]) == 3
+    commands = re.findall(r"^curl .*(?:\n {4}.*)*", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", "").replace("http://127.0.0.1:8000", address))
+        done = subprocess.run([*words, "--silent"], capture_output=True, text=True, timeout=60, check=True)
+        assert len(json.loads(done.stdout)["predictions"][0]) == 3
 
 
 def test_strangers_learn_no_path_and_add_no_series(address, output):
