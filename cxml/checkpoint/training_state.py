@@ -6,7 +6,9 @@ run/random/RANK   state of torch's generators, uint8
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -14,8 +16,8 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from cxml.checkpoint.compatibility import check_same_run
 from cxml.checkpoint.engine_state import engine_homes, finish_loading, optimizer_step, pieces_to_load, pieces_to_save
@@ -169,7 +171,7 @@ def load_pieces(reader: ShardReader, pieces: dict[str, Pieces]) -> None:
         DataError: something is missing, damaged or of another size.
     """
     try:
-        load(dict(pieces), storage_reader=reader, planner=LoadPlanner(reader.url), no_dist=True)
+        _load_alone(dict(pieces), storage_reader=reader, planner=LoadPlanner(reader.url))
     except CheckpointException as error:
         raise first_failure(error) from None
 
@@ -200,3 +202,12 @@ def _set_random_state(states: Tensor) -> None:
     torch.set_rng_state(states[:size].clone())
     if torch.cuda.is_available() and len(states) > size:
         torch.cuda.set_rng_state(states[size:].clone())
+
+
+_load_alone = functools.partial(
+    # Each rank reads for itself. Torch 2.6 and 2.7 know that only below `load`.
+    state_dict_loader.load
+    if "no_dist" in inspect.signature(state_dict_loader.load).parameters
+    else state_dict_loader._load_state_dict,
+    no_dist=True,
+)
