@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from cxml.metrics import (
 )
 from cxml.parallel import run_workers
 from cxml.prediction import RowFormat, model_identity, read_scores, require_power
+from cxml.prediction.inputs import as_finite
 from cxml.report import print_comparison
 from cxml.training.jobs import Variant, frequency_groups, label_weights, predict_test, predictions_url
 
@@ -66,8 +66,7 @@ class Comparison:
         if self.resamples < 2:
             raise ConfigError("--resamples", self.resamples, "is too few for an interval", "Use 1000.")
         for part in self.logit_adjustments:
-            if not math.isfinite(part):
-                raise ConfigError("--logit-adjustments", part, "is no finite number", "Give one such as 0.1.")
+            as_finite("--logit-adjustments", part)
         for power in self.propensity_rankings:
             require_power("--propensity-rankings", power)
         names = [*self.models, *self.predictions]

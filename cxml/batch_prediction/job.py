@@ -252,7 +252,7 @@ def _read_names(file: str, known: Sequence[str]) -> list[str]:
     labels = frozenset(known)
     for number, name in lines.items():
         if name not in labels:
-            problem = f"{name[:80]!r} is no label of this model"
+            problem = f"{name[:80]!r} is not a label of this model"
             raise DataError(file, problem, "Write a label name per line, as the training data have it.", line=number)
     return list(lines.values())
 

@@ -74,5 +74,5 @@ def _checked_path(name: str) -> str:
     path = resolve_encoder(name)
     for file in Path(path).iterdir() if Path(path).is_dir() else ():
         if file.exists() and not (file.is_file() or file.is_dir()):
-            raise ConfigError("model.encoder", name, f"{file.name} is no regular file", _REMEDY)
+            raise ConfigError("model.encoder", name, f"{file.name} is not a regular file", _REMEDY)
     return path

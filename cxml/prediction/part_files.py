@@ -55,7 +55,7 @@ def read_rows(file: str, content: bytes, first: int, num_labels: int, remedy: st
             raise DataError(file, f"row {first + line - 1} is missing or in another place", remedy, line=line)
         labels, scores = row.get("labels"), row.get("scores")
         if not isinstance(labels, list) or not _are_labels(labels, num_labels) or not _are_scores(scores, len(labels)):
-            problem = f"holds no different labels in 0..{num_labels - 1} with a finite score each"
+            problem = f"does not hold different labels in 0..{num_labels - 1} with a finite score each"
             raise DataError(file, problem, remedy, line=line)
         rows.append((labels, scores))
     return rows
@@ -92,5 +92,5 @@ def _json_lines(file: str, content: bytes, remedy: str) -> Iterator[dict[str, An
             row = json.loads(text)
             pairs = [(label["label"], label["score"]) for label in row["labels"]]
         except (ValueError, RecursionError, TypeError, KeyError) as error:
-            raise DataError(file, "is no object with labels and scores", remedy, line=line) from error
+            raise DataError(file, "is not an object with labels and scores", remedy, line=line) from error
         yield {**row, "labels": [label for label, _ in pairs], "scores": [score for _, score in pairs]}

@@ -207,5 +207,5 @@ def _metrics_beside(output: str) -> dict[str, float]:
     if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
         raise DataError(file, "holds no metrics of levels", _EVALUATE)
     if not all(isinstance(value, int | float) for value in levels[-1].values()):
-        raise DataError(file, "holds metrics of the labels that are no numbers", _EVALUATE)
+        raise DataError(file, "holds label metrics that are not numbers", _EVALUATE)
     return levels[-1]

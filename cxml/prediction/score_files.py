@@ -123,7 +123,7 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
         file = storage.join(url, name)
         form = posixpath.splitext(name)[1]
         if form not in _PART_FORMS:
-            raise DataError(file, f"is none of {', '.join(_PART_FORMS)}", _REMEDY)
+            raise DataError(file, f"is not one of {', '.join(_PART_FORMS)}", _REMEDY)
         content = storage.read_bytes(file)
         if form == ".npz":
             scores = _read_npz(file, content)

@@ -121,7 +121,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._wait_for_request(self._limits.head_s if is_read else self._limits.answer_s)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, and end the connection."""
+        """Refuse a request that cannot be read, and end the connection."""
         super().send_400_response(self._reason or msg)
 
     def _has_body(self) -> bool:

@@ -154,8 +154,9 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
     paths = [posixpath.join(root, name) for name in sizes]
     if not paths:
         return {}
-    for name in sizes:
-        _refuse_special(join(url, name))
+    if local_path(url) is not None:
+        for name in sizes:
+            _refuse_special(join(url, name))
     contents = _with_retries(url, lambda: _cat_all(fs, paths))
     return dict(zip(sizes, contents, strict=True))
 

@@ -151,7 +151,7 @@ class _FileLock:
             "a folder, such as a copy from an object store holds," if stat.S_ISDIR(found.st_mode) else "a link or pipe"
         )
         raise storage.StorageError(
-            f"{self._file}: this is {kind} and no file of a lock. Delete it if no other command writes there."
+            f"{self._file}: this is {kind} and not a lock file. Delete it if no other command writes there."
         )
 
     def _is_current(self, descriptor: int) -> bool:

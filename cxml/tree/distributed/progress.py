@@ -72,7 +72,7 @@ class Progress:
         """The rows of a part, CSR float32 [n, F]; a local file is mapped, not read.
 
         Raises:
-            DataError: the file is damaged, or its rows are no label features.
+            DataError: the file is damaged, or its rows are not label features.
         """
         file = self._part(kind, part)
         table = artefacts.read_sealed_table(file, (_PARTS,), _REMEDY)

@@ -341,7 +341,7 @@ def test_what_cannot_be_compared_is_refused_before_the_evaluation(tmp_path, caps
 @pytest.mark.parametrize(
     ("option", "content", "words"),
     [
-        ("--allowed", "label 1\n\nlabel x\n", "line 3: 'label x' is no label of this model"),
+        ("--allowed", "label 1\n\nlabel x\n", "line 3: 'label x' is not a label of this model"),
         ("--allowed", "\n", "names no label"),
         ("--excluded", "0 1\n\n0 20\n", "line 3: 20 is not a label id"),
         ("--excluded", "0 1\n0\n", "line 2: is not a row and a label"),
