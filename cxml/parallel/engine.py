@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -85,15 +86,33 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind
     # that every later one waits for, for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        config=engine_config(train, ranks.world_size),
-        dist_init_required=False,
-    )
+    with _no_step_counted(optimizer):
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=engine_config(train, ranks.world_size),
+            dist_init_required=False,
+        )
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
     return cast(Engine, engine)
+
+
+@contextmanager
+def _no_step_counted(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Steps taken within this context leave weights and step counts as they were.
+
+    DeepSpeed's wrapper for bf16 without ZeRO takes one to allocate AdamW's state: the weights decayed, and every later
+    step had the bias correction of the next.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    yield
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        state["step"].zero_()
 
 
 def require_engine(num_processes: int) -> None:

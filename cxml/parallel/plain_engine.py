@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -51,12 +52,20 @@ class PlainEngine:
         self._micro_batches += 1
         if self._micro_batches % self._accumulation:
             return
-        trained = [p for p in self.module.parameters() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(trained, self._clipping or float("inf"))
+        gradients = self._gradients()
+        norm = _norm(gradients)
         self._is_applied = bool(norm.isfinite())
         if self._is_applied:
+            if self._clipping:
+                torch._foreach_mul_(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
             self.optimizer.step()
         self.module.zero_grad()
+
+    def _gradients(self) -> list[Tensor]:
+        """What the optimiser is to apply, fp32."""
+        if isinstance(self.optimizer, Fp32Copies):
+            return self.optimizer.take_gradients()
+        return [p.grad for p in self.module.parameters() if p.grad is not None]
 
     def was_step_applied(self) -> bool:
         """Whether the last step updated the weights."""
@@ -92,16 +101,30 @@ class Fp32Copies:
             group["params"] = copies
         self.param_groups = optimizer.param_groups
 
-    def step(self) -> None:
-        """Update the copies by the gradients of the model's weights, then the weights by the copies."""
-        pairs = [
-            pair
-            for weights, copies in zip(self.fp16_groups, self.fp32_groups, strict=True)
-            for pair in zip(weights, copies, strict=True)
-        ]
-        for weight, copy in pairs:
+    def take_gradients(self) -> list[Tensor]:
+        """Give the copies the gradients of the model's weights, 0 where there is none.
+
+        Returns:
+            The gradients of the copies, fp32: what `step` applies.
+        """
+        gradients = []
+        for weight, copy in self._pairs():
             copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
+            gradients.append(copy.grad)
+        return gradients
+
+    def step(self) -> None:
+        """Update the copies by their gradients, then the model's weights by the copies."""
         self._optimizer.step()
-        for weight, copy in pairs:
+        for weight, copy in self._pairs():
             copy.grad = None
             weight.data.copy_(copy.data)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each weight of the model with its copy."""
+        return list(zip(chain(*self.fp16_groups), chain(*self.fp32_groups), strict=True))
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """The L2 norm of all gradients together, a scalar; summed in DeepSpeed's order, so that no bit differs."""
+    return torch.stack([gradient.norm() for gradient in gradients]).square().sum().sqrt()

@@ -25,8 +25,10 @@ from cxml.errors import ConfigError, StorageError
 ROOT = Path(__file__).parents[3]
 RUN = ["--config", "config.yaml"]
 NEEDS = [
-    ("cxml.train", RUN, {"deepspeed": "train", "simple_icd_10_cm": "quickstart"}),
-    ("cxml.train", [*RUN, "--dry-run"], {"deepspeed": "train", "simple_icd_10_cm": "quickstart"}),
+    ("cxml.train", RUN, {"simple_icd_10_cm": "quickstart"}),
+    ("cxml.train", [*RUN, "--train.num-workers", "2"], {"deepspeed": "train"}),
+    ("cxml.train", [*RUN, "--dry-run"], {"simple_icd_10_cm": "quickstart"}),
+    ("cxml.train", [*RUN, "--dry-run", "--train.num-workers", "2"], {"deepspeed": "train"}),
     ("cxml.train", [*RUN, "--log.tensorboard"], {"tensorboard": "tensorboard"}),
     ("cxml.train", [*RUN, "--evaluate.baseline"], {"omikuji": "quickstart", "sklearn": "train"}),
     ("cxml.train", [*RUN, "--tree.name-features", "tfidf"], {"sklearn": "train"}),
