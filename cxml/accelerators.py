@@ -8,11 +8,14 @@ from torch import Tensor
 
 
 def accelerator_type() -> str | None:
-    """The kind of this machine's accelerators, such as "cuda"; None where there is none that works."""
+    """The kind of this machine's accelerators, such as "cuda"; None where there is none that works.
+
+    Apple's "mps" is none: torch.distributed has no collectives for it.
+    """
     if not torch.accelerator.is_available():
         return None
     found = torch.accelerator.current_accelerator()
-    return None if found is None else found.type
+    return None if found is None or found.type == "mps" else found.type
 
 
 def device_of(local_rank: int) -> torch.device:

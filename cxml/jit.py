@@ -20,7 +20,7 @@ import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 
-from cxml.operating_system import user_id
+from cxml.operating_system import others_may_write, user_id
 
 _log = logging.getLogger(__name__)
 _running = threading.Lock()
@@ -113,7 +113,7 @@ def is_private(folder: Path) -> bool:
     real = folder.resolve()
     for place in (real, *real.parents):
         facts = place.stat()
-        is_open = facts.st_mode & stat.S_IWOTH and (place == real or not facts.st_mode & stat.S_ISVTX)
+        is_open = others_may_write(facts) and (place == real or not facts.st_mode & stat.S_ISVTX)
         if facts.st_uid not in (0, user_id()) or is_open:
             return False
     return True

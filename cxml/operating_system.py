@@ -1,7 +1,8 @@
 """What Linux, macOS and Windows do differently. No other module asks which of them it runs on, or uses their own calls.
 
 cxml is developed and tested on Linux. Prediction and one-process training use nothing that macOS or Windows lacks:
-where they have no equal, the functions here do the nearest thing and say what that is.
+where they have no equal, the functions here do the nearest thing and say what that is. `make check` has the type
+checker look at the package as each of the three systems would.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -39,14 +41,14 @@ _LOCK_BYTE = 1 << 30  # Windows locks bytes, and nobody else can read them: one 
 
 def num_cores() -> int:
     """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
+    if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def user_id() -> int | None:
     """The number of the user whose rights this process has; None where users have no numbers."""
-    return os.geteuid() if hasattr(os, "geteuid") else None
+    return None if sys.platform == "win32" else os.geteuid()
 
 
 def machine_id() -> str:
@@ -70,7 +72,7 @@ def start_ticks(pid: int) -> int:
 
 def has_reader(descriptor: int) -> bool:
     """Whether somebody may still read what is written to an open file or pipe."""
-    if not hasattr(select, "poll"):
+    if sys.platform == "win32":
         return True
     pipe = select.poll()
     pipe.register(descriptor, 0)  # errors are told without being asked for
@@ -79,10 +81,10 @@ def has_reader(descriptor: int) -> bool:
 
 def open_files_limit() -> int | None:
     """How many files and sockets this process may have open; None where there is no such limit."""
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:
+    if sys.platform == "win32":
         return None
+    import resource  # noqa: PLC0415 - not on Windows
+
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return None if limit == resource.RLIM_INFINITY else limit
 
@@ -90,7 +92,7 @@ def open_files_limit() -> int | None:
 def allow_open_files(more: int) -> None:
     """Raise this process's limit on open files by `more`, as far as the system allows."""
     soft = open_files_limit()
-    if soft is None:
+    if sys.platform == "win32" or soft is None:
         return
     import resource  # noqa: PLC0415 - not on Windows
 
@@ -116,21 +118,16 @@ def lock_file(descriptor: int) -> None:
         BlockingIOError: another process holds the lock.
         OSError: the file system has no locks.
     """
-    try:
+    if sys.platform != "win32":
         import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        _lock_byte(descriptor)
-    else:
+
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _lock_byte(descriptor: int) -> None:
-    """`lock_file` on Windows."""
+        return
     import msvcrt  # noqa: PLC0415 - only on Windows
 
     os.lseek(descriptor, _LOCK_BYTE, os.SEEK_SET)
     try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     except PermissionError as error:
         raise BlockingIOError(*error.args) from error
     finally:
@@ -139,7 +136,7 @@ def _lock_byte(descriptor: int) -> None:
 
 def call_in_forked_children(function: Callable[[], None]) -> None:
     """Have each process that is forked from this one call `function` first; where nothing is forked, do nothing."""
-    if hasattr(os, "register_at_fork"):
+    if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
 
 
@@ -149,7 +146,7 @@ def interrupts_held() -> Iterator[None]:
 
     On Windows it is not held back.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -161,7 +158,7 @@ def interrupts_held() -> Iterator[None]:
 
 def allow_interrupts() -> None:
     """Let this process hear of Ctrl-C, whatever the one that started it held back."""
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
@@ -201,9 +198,28 @@ def _die_after(sentinel: int) -> None:
     os.kill(os.getpid(), KILL)
 
 
+def absolute_path(path: str) -> str:
+    """A path of this machine, absolute, with `/` between its parts on Windows too, and none at the end.
+
+    Raises:
+        FileNotFoundError: it is relative, and the working folder is gone.
+    """
+    path = os.path.expanduser(path)  # noqa: PTH111 - a Path would drop a part such as "."
+    if sys.platform == "win32":
+        return Path(path).absolute().as_posix()
+    if not path.startswith("/"):
+        path = f"{Path.cwd()}/{path}"
+    return path.rstrip("/") or "/"
+
+
+def others_may_write(facts: os.stat_result) -> bool:
+    """Whether any user may change a file or folder; on Windows its mode does not say so, and the answer is no."""
+    return sys.platform != "win32" and bool(facts.st_mode & stat.S_IWOTH)
+
+
 def read_at(descriptor: int, size: int, start: int) -> bytes:
     """Up to `size` bytes of an open file from `start` on."""
-    if hasattr(os, "pread"):
+    if sys.platform != "win32":
         return os.pread(descriptor, size, start)
     os.lseek(descriptor, start, os.SEEK_SET)
     return os.read(descriptor, size)

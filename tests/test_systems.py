@@ -1,17 +1,35 @@
 """Only one module knows the operating system, and only one the names that differ between versions of torch."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
+from cxml.operating_system import absolute_path
+
 PACKAGE = Path(__file__).parents[1] / "cxml"
-ONLY_LINUX = re.compile(
-    r"\bimport (resource|fcntl|pwd|grp|termios)\b|os\.(\w*fork\w*|sched_\w+|p(read|write)|get[eu]+id|fchmod|killpg)\b"
-    r"|signal\.(SIGKILL|SIGUSR\d|pthread_\w+)|resource_tracker|select\.poll|O_NOFOLLOW|[\"']/(proc|dev|sys)\b|sys\.platform|prctl"
+_MODULES = "fcntl|grp|msvcrt|posix|pty|pwd|resource|syslog|termios|tty|winreg"
+_OS = (
+    r"\w*fork\w*|sched_\w+|p(read|write)v?|posix_\w+|get[eu]+id|getgroups|set\w+id|fchmod|l?chown|killpg|mkfifo|mknod|nice"
+    r"|umask|uname|wait\w*|sync|fdatasync|statvfs|sysconf|getloadavg|memfd_create|O_(NOFOLLOW|DIRECTORY|CLOEXEC)|name"
 )
-RENAMED = re.compile(r"torch\.accelerator\b|reduce_scatter_(single|tensor)")
+_SIGNALS = r"SIG(KILL|USR\d|HUP|CHLD|QUIT|CONT|STOP|ALRM|PIPE)|alarm|setitimer|pthread_\w+"
+ONLY_LINUX = re.compile(
+    rf"\b(import|from)\b[^#\"']*\b({_MODULES})\b|\bos\.({_OS})\b|\bsignal\.({_SIGNALS})\b"
+    r"|from os import (?!PathLike$)|from signal import|resource_tracker|select\.e?poll|sys\.platform|platform\.system"
+    r"|[\"'](/(proc|dev|sys|tmp|etc)\b|e?poll[\"']|fork)|prctl|start_new_session|preexec_fn|AF_UNIX|add_signal_handler"
+)
+RENAMED = re.compile(r"torch\.accelerator\b|from torch import.*\baccelerator\b|reduce_scatter_(single|tensor)")
 EXEMPT = {ONLY_LINUX: "operating_system.py", RENAMED: "accelerators.py"}
+
+
+@pytest.mark.parametrize("line", [
+    "import os, fcntl", "from fcntl import flock", "import resource", "from os import fork", "pid = os.fork()",
+    "os.sched_getaffinity(0)", "os.mkfifo(path)", "os.setsid()", "signal.SIGHUP", 'Path("/proc/self")', "os.name",
+    'get_context("fork")', "Popen(words, start_new_session=True)", "socket.AF_UNIX",
+])  # fmt: skip
+def test_the_pattern_finds(line):
+    assert ONLY_LINUX.search(line)
 
 
 @pytest.mark.parametrize("pattern", EXEMPT, ids=EXEMPT.values())
@@ -25,3 +43,18 @@ def test_what_differs_is_in_one_module(pattern):
     own = {place for place in found if place.startswith(EXEMPT[pattern])}
     assert own, "the pattern finds what it looks for"
     assert found == own
+
+
+class _WindowsPath(PureWindowsPath):
+    def absolute(self):
+        return self if self.is_absolute() else _WindowsPath("C:\\work") / self
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("D:\\models\\run", "D:/models/run"), ("D:/models/run/", "D:/models/run"), ("runs\\x", "C:/work/runs/x"),
+    ("runs/x", "C:/work/runs/x"), ("\\\\server\\share\\run", "//server/share/run"),
+])  # fmt: skip
+def test_a_path_of_windows_is_made_absolute_with_its_drive(monkeypatch, path, expected):
+    monkeypatch.setattr("cxml.operating_system.sys.platform", "win32")
+    monkeypatch.setattr("cxml.operating_system.Path", _WindowsPath)
+    assert absolute_path(path) == expected

@@ -7,6 +7,7 @@ a process that has one of them open keeps reading it, so files are handed over o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -108,8 +109,9 @@ class ShardCache:
                     size += len(block)
             if digest.hexdigest() != shard.sha256:
                 raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
-            opened = temporary.open("rb")  # before it has a name that another process may delete
-            temporary.replace(path)
+            with self._evicting():
+                temporary.replace(path)
+                opened = path.open("rb")
         except FileNotFoundError as error:
             raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
         except OSError as error:
@@ -123,14 +125,19 @@ class ShardCache:
 
     def _make_room(self, wanted: int) -> None:
         """Delete the least recently opened files until `wanted` bytes fit."""
-        with FileLock(self.folder / "evict.lock"):
+        with self._evicting():
             files = sorted((_opened_ns(path), path.stat().st_size, path) for path in self.folder.glob("*.arrow"))
             held = sum(size for _, size, _ in files)
             for _, size, path in files:
                 if held + wanted <= self.max_bytes:
                     return
-                path.unlink(missing_ok=True)
-                held -= size
+                with contextlib.suppress(PermissionError):  # Windows deletes no file that is open
+                    path.unlink(missing_ok=True)
+                    held -= size
+
+    def _evicting(self) -> FileLock:
+        """The lock under which files are deleted, and made and opened where nothing may be deleted in between."""
+        return FileLock(self.folder / "evict.lock")
 
 
 def _opened_ns(path: Path) -> int:

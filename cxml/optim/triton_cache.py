@@ -8,20 +8,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from triton import knobs
-
 
 def use_writable_cache() -> None:
     """Let Triton compile into a private temporary folder where its own is not writable; it goes with this process.
 
-    TRITON_CACHE_DIR and TRITON_HOME name another folder.
+    TRITON_CACHE_DIR and TRITON_HOME name another folder. These variables are what all releases of Triton read.
     """
-    folder = Path(knobs.cache.dir)
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 - a Path refuses a user without one
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))
     try:
         if not folder.is_absolute():
             raise PermissionError("the user has no home directory")
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
-        knobs.cache.dir = tempfile.mkdtemp(prefix=f"cxml-triton-{os.getpid()}-")
-        atexit.register(shutil.rmtree, knobs.cache.dir, ignore_errors=True)
+        private = tempfile.mkdtemp(prefix=f"cxml-triton-{os.getpid()}-")
+        os.environ["TRITON_CACHE_DIR"] = private
+        atexit.register(shutil.rmtree, private, ignore_errors=True)

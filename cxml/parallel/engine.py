@@ -39,7 +39,11 @@ class Engine(Protocol):
         ...
 
     def step(self) -> object:
-        """End a micro-batch, and with the last of a step update the weights."""
+        """End a micro-batch, and with the last of a step update the weights.
+
+        Raises:
+            FloatingPointError: the gradients are not finite; not every engine raises it.
+        """
         ...
 
     def was_step_applied(self) -> bool:
@@ -93,6 +97,8 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
             config=engine_config(train, ranks.world_size),
             dist_init_required=False,
         )
+    if engine.optimizer is optimizer:  # the wrappers check it themselves
+        optimizer.register_step_pre_hook(_require_finite_gradients)
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
     return cast(Engine, engine)
@@ -113,6 +119,17 @@ def _no_step_counted(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         group["lr"] = rate
     for state in optimizer.state.values():
         state["step"].zero_()
+
+
+def _require_finite_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Refuse a step before it changes a weight.
+
+    Raises:
+        FloatingPointError: a gradient is not finite; on all ranks alike, since they hold the same sums.
+    """
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if gradients and not torch.stack([gradient.norm() for gradient in gradients]).isfinite().all():
+        raise FloatingPointError("gradients are not finite")
 
 
 def require_engine(num_processes: int) -> None:

@@ -57,7 +57,9 @@ class PlainEngine:
         self._is_applied = bool(norm.isfinite())
         if self._is_applied:
             if self._clipping:
-                torch._foreach_mul_(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
+                factor = (self._clipping / (norm + 1e-6)).clamp(max=1)
+                for gradient in gradients:
+                    gradient.mul_(factor)
             self.optimizer.step()
         self.module.zero_grad()
 

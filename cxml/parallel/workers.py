@@ -81,7 +81,7 @@ def _start(
 ) -> tuple[BaseProcess, Connection]:
     """A new worker, and the connection on which it tells its outcome, which ends when the worker does."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = cast(tuple[Connection, Connection], context.Pipe(duplex=False))
     process = context.Process(target=run_worker, args=(work, arguments, environment, sender))
     with sender:
         start_uninterrupted(process)

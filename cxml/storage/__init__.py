@@ -27,6 +27,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from cxml import extras, urls
 from cxml.errors import DataError, StorageError
+from cxml.operating_system import absolute_path
 from cxml.storage.folders import remove_all, sizes_below
 
 _T = TypeVar("_T")
@@ -73,13 +74,10 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _local_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """A path as the operating system takes it, made absolute: fsspec reads more into one such as `local:x`."""
-    path = posixpath.expanduser(path)
-    if not posixpath.isabs(path):
-        try:
-            path = posixpath.join(Path.cwd(), path)
-        except FileNotFoundError as error:
-            raise StorageError(f"{path}: the working folder is gone. Change into another one.") from error
-    return fsspec.filesystem("file"), path.rstrip("/") or "/"
+    try:
+        return fsspec.filesystem("file"), absolute_path(path)
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: the working folder is gone. Change into another one.") from error
 
 
 def local_path(url: str) -> Path | None:

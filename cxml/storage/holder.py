@@ -100,5 +100,5 @@ class Holder:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (ImportError, KeyError, OSError):  # a container's user may have no name
         return str(user_id())

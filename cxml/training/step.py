@@ -38,18 +38,27 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
     Raises:
         DivergenceError: losses or gradients of any rank are not finite; on all ranks alike, before the update.
     """
-    level_losses = torch.zeros(())
+    level_losses, is_applied = torch.zeros(()), False
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
         engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
         level_losses = level_losses + by_level.cpu() / batch.global_size
         if number == len(micro_batches):
             _require_finite(level_losses, ranks, step)
-        engine.step()
-    if not engine.was_step_applied():
+        is_applied = _take_step(engine)
+    if not is_applied:
         raise DivergenceError(f"The gradients of step {step} are not finite, so no weight changed. {_REMEDY}")
     cast(CascadeXML, engine.module).label_head.finish_step()
     return level_losses
+
+
+def _take_step(engine: Engine) -> bool:
+    """End a micro-batch; whether the weights were updated, if it was the last."""
+    try:
+        engine.step()
+    except FloatingPointError:
+        return False
+    return engine.was_step_applied()
 
 
 def _require_finite(level_losses: Tensor, ranks: Ranks, step: int) -> None:

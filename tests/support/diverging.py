@@ -4,7 +4,9 @@ import torch
 
 
 def train_until_it_fails(jobs):
-    """Train each (config, step) in turn; after a step of this number, if any, a weight of the encoder becomes NaN.
+    """Train each (config, step, part) in turn; in a step of this number, if any, a part of the encoder becomes NaN.
+
+    The part is a weight, which changes after the step, or a gradient.
 
     Returns, by job and rank, what the error was, as its type's name and its text; None if there was none.
     """
@@ -16,8 +18,8 @@ def train_until_it_fails(jobs):
     plain_step = loop.train_step
     found = []
     with distributed(threads=1) as ranks:
-        for config, poisoned_step in jobs:
-            loop.train_step = _poisoning(plain_step, poisoned_step)
+        for config, poisoned_step, part in jobs:
+            loop.train_step = _poisoning(plain_step, poisoned_step, part)
             try:
                 train_in_group(config, "test", ranks)
                 own = None
@@ -29,10 +31,12 @@ def train_until_it_fails(jobs):
     return found
 
 
-def _poisoning(step, number):
+def _poisoning(step, number, part):
     def stepping(engine, micro_batches, ranks, current):
+        if current == number and part == "gradient":
+            next(engine.module.encoder.parameters()).register_hook(lambda gradient: gradient * torch.nan)
         losses = step(engine, micro_batches, ranks, current)
-        if current == number:
+        if current == number and part == "weight":
             with torch.no_grad():
                 next(engine.module.encoder.parameters()).view(-1)[0] = torch.nan
         return losses

@@ -113,6 +113,8 @@ RUNS = {
 }
 EVEN_LARGER = "a rate of 1e30"
 POISONED, POISONED_AT_THE_END = "a weight becomes NaN", "a weight becomes NaN in the last step"
+POISONED_GRADIENT = "a gradient becomes NaN"
+ENGINES = ["AdamW", "no clipping", "two micro-batches", "bf16", "bf16, ZeRO 2", "ZeRO 3"]
 STARTS = {"an encoder of NaN": {}, "centroids of an encoder of NaN": {"model": {"classifier_start": "centroids"}}}
 
 
@@ -134,17 +136,21 @@ def runs(tmp_path_factory):
         checkpoint = dataclasses.replace(config.checkpoint, every_steps=1)
         return dataclasses.replace(config, checkpoint=checkpoint)
 
-    jobs = {name: (variant(name, parts), 0) for name, parts in RUNS.items()}
-    jobs[EVEN_LARGER] = variant(EVEN_LARGER, {"optim": {"encoder_lr": 1e30, "classifier_lr": 1e30}}), 0
+    jobs = {name: (variant(name, parts), 0, "weight") for name, parts in RUNS.items()}
+    jobs[EVEN_LARGER] = variant(EVEN_LARGER, {"optim": {"encoder_lr": 1e30, "classifier_lr": 1e30}}), 0, "weight"
     calm = dataclasses.asdict(OptimConfig())
     for name, parts in STARTS.items():
         model = {"encoder": str(broken), **parts.get("model", {})}
-        jobs[name] = variant(name, {"optim": calm, "model": model}), 0
-    jobs[POISONED] = variant(POISONED, {"optim": calm}), 3
+        jobs[name] = variant(name, {"optim": calm, "model": model}), 0, "weight"
+    jobs[POISONED] = variant(POISONED, {"optim": calm}), 3, "weight"
+    for name in ENGINES:
+        parts = {**RUNS[name], "optim": calm}
+        jobs[f"{name}: {POISONED_GRADIENT}"] = variant(f"{name} gradient", parts), 3, "gradient"
     num_steps = -(-ShardedDataset(f"{folder}/data", "train").manifest.rows("train") // base.train.batch_size)
-    jobs[POISONED_AT_THE_END] = variant(POISONED_AT_THE_END, {"optim": calm, "train": {"epochs": 1}}), num_steps
+    last = variant(POISONED_AT_THE_END, {"optim": calm, "train": {"epochs": 1}})
+    jobs[POISONED_AT_THE_END] = last, num_steps, "weight"
     found = run_workers(train_until_it_fails, (list(jobs.values()),), 2)
-    return {name: (config, errors) for (name, (config, _)), errors in zip(jobs.items(), found, strict=True)}
+    return {name: (config, errors) for (name, (config, *_)), errors in zip(jobs.items(), found, strict=True)}
 
 
 @pytest.mark.parametrize("name", [*RUNS, EVEN_LARGER])
@@ -160,6 +166,15 @@ def test_a_rate_that_is_far_too_high_ends_training_with_one_error(runs, name):
     assert not Path(config.output, "model").exists()
     saved = list_checkpoints(f"{config.output}/checkpoints")
     assert all(entry.step < step for entry in saved)
+    assert_finite(config.output)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_gradient_that_is_not_finite_changes_no_weight(runs, name):
+    config, errors = runs[f"{name}: {POISONED_GRADIENT}"]
+    assert len(set(errors)) == 1, "all ranks say the same"
+    assert "gradients of step 3 are not finite, so no weight changed" in errors[0][1]
+    assert all(entry.step < 3 for entry in list_checkpoints(f"{config.output}/checkpoints"))
     assert_finite(config.output)
 
 
