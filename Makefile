@@ -30,12 +30,14 @@ test-versions:
 	.ci/smoke 3.10 constraints/lowest.txt
 	.ci/smoke 3.10
 	.ci/smoke 3.12
-	.ci/smoke 3.13
+	.ci/smoke 3.13 constraints/newest.txt
 
 check: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(RUN)
+	$(VENV)/bin/pyright --pythonpath $(RUN) --pythonplatform Windows cxml
+	$(VENV)/bin/pyright --pythonpath $(RUN) --pythonplatform Darwin cxml
 	$(VENV)/bin/lint-imports
 
 format: $(VENV)/.installed-dev

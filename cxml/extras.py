@@ -48,7 +48,8 @@ def require(field: str, value: object, *modules: str, extra: str = "", otherwise
         verb = "is not installed" if len(missing) == 1 else "are not installed"
         extras = extra or ",".join(dict.fromkeys(map(_extra_of, missing)))
         instead = f", or {otherwise}" if otherwise else ""
-        raise ConfigError(field, value, f"{' and '.join(missing)} {verb}", f"Run: {_install(extras)}{instead}.")
+        names = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
+        raise ConfigError(field, value, f"{names} {verb}", f"Run: {_install(extras)}{instead}.")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def config_file(name: str) -> str:
     Raises:
         DataError: there is neither such a file nor such a name.
     """
-    if storage.exists(name) and not storage.is_folder(name):
+    if "://" in name or (storage.exists(name) and not storage.is_folder(name)):
         return name
     own = own_configs()
     if name not in own:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from cxml import extras
+from cxml import extras, urls
 from cxml.errors import CxmlError
 from cxml.stopping import handlers_kept
 
@@ -38,12 +38,19 @@ def require_ray(field: str) -> None:
 
 
 def is_reachable() -> bool:
-    """Whether this process belongs to a Ray cluster already, or RAY_ADDRESS names one."""
+    """Whether this process belongs to a Ray cluster already, or RAY_ADDRESS names one.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names one, and Ray is not installed.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        extras.require("RAY_ADDRESS", urls.masked(address), *_NEEDED, otherwise="unset it")
     if not is_installed():
         return False
     import ray  # noqa: PLC0415 - Ray is an optional package
 
-    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    return ray.is_initialized() or bool(address)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 
 from cxml import extras, ray_cluster
 from cxml.config import Config
-from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels
+from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels, resolve_encoder
 from cxml.data_tools.formats import read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
@@ -36,11 +36,12 @@ class DataFacts:
 
 
 def require_packages(config: Config) -> None:
-    """Refuse a training whose optional packages are not all installed, before its first stage begins.
+    """Refuse a training whose optional packages and encoder are not all installed, before its first stage begins.
 
     Raises:
         ConfigError: one is missing; names the `pip install` that brings it.
     """
+    resolve_encoder(config.model.encoder)
     require_engine(config.train.num_workers)
     engines = {
         "data.engine": config.data.engine, "tree.engine": config.tree.engine, "launch.launcher": config.launch.launcher

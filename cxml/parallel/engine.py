@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,8 @@ from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
 from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -81,6 +84,7 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
         betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True,
     )  # fmt: skip
     if not extras.is_installed("deepspeed"):
+        _log.info("DeepSpeed is not installed: one process trains in plain PyTorch; train.zero_stage changes nothing")
         return PlainEngine(
             model, optimizer,
             accumulation=train.accumulation, clipping=train.gradient_clipping, is_bf16=train.precision == "bf16",

