@@ -104,10 +104,8 @@ def _predict(command: PredictCommand) -> None:
         job, processes=command.processes, on_ray=command.engine == "ray", ray_workers=command.ray_workers,
         ray_device=command.ray_device,
     )  # fmt: skip
-    print(
-        f"{num_texts:,} {'text' if num_texts == 1 else 'texts'} predicted: {urls.masked(command.output)}",
-        file=sys.stderr,
-    )
+    texts = "1 text" if num_texts == 1 else f"{num_texts:,} texts"
+    print(f"{texts} predicted: {urls.masked(command.output)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import runpy
 import typing
 from pathlib import Path
 
-import tomllib
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.pyproject import project
 
 from cxml.config import Config, config_from_dict
 from cxml.data_tools.formats import read_source
@@ -62,8 +62,8 @@ def test_the_config_in_the_how_to_reads_the_data_that_it_writes(tmp_path, monkey
 def test_every_package_that_an_extra_brings_has_a_licence_on_the_page():
     rows = re.findall(r"^\| ([\w.-]+) \| (.+) \| .+ \|$", (DOCS / "reference" / "licences.md").read_text(), re.M)
     licences = dict(rows)
-    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+    facts = project()
+    needed = [*facts["dependencies"], *(line for extra in EXTRAS for line in facts["optional-dependencies"][extra])]
     names = {canonicalize_name(Requirement(line).name) for line in needed} - {"cxml"}
     assert names <= set(licences), "run: python docs/generate_licences.py"
     assert "not stated" not in licences.values()

@@ -4,16 +4,15 @@ import dataclasses
 import importlib.metadata
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from scipy import sparse
 from support.datasets import write_dataset
 from support.hidden_packages import HIDEABLE, run_commands
+from support.pyproject import project
 from support.runs import small_config
 from support.untrained import untrained_export
 
@@ -23,7 +22,6 @@ from cxml.config import LaunchConfig, config_to_dict
 from cxml.errors import ConfigError, StorageError
 from cxml.run_plan import require_packages
 
-ROOT = Path(__file__).parents[3]
 RUN = ["--config", "config.yaml"]
 NEEDS = [
     ("cxml.train", RUN, {"simple_icd_10_cm": "quickstart"}),
@@ -109,7 +107,7 @@ def test_a_command_that_needs_no_optional_package_works_without_any(outcomes, nu
 
 
 def test_the_table_of_extras_is_that_of_pyproject():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = project()["optional-dependencies"]
     distributions = importlib.metadata.packages_distributions()
     listed = {extra: {canonicalize_name(name) for module in modules for name in distributions[module]}
               for extra, modules in extras.EXTRAS.items()}  # fmt: skip

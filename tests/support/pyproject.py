@@ -1,0 +1,15 @@
+"""What pyproject.toml says."""
+
+from pathlib import Path
+from typing import Any
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest installs it
+    import tomli as tomllib
+
+
+def project() -> dict[str, Any]:
+    """The table `project`."""
+    file = Path(__file__).parents[2] / "pyproject.toml"
+    return tomllib.loads(file.read_text())["project"]
