@@ -165,7 +165,7 @@ def test_other_errors_of_imports_are_left_alone():
 def test_several_missing_packages_are_named_with_all_of_their_extras(monkeypatch):
     for module in ("ray", "faiss", "pandas"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=r"ray and faiss and pandas are not.*'cxml\[train,similar\]', or wait\.$"):
+    with pytest.raises(ConfigError, match=r"ray, faiss and pandas are not.*'cxml\[train,similar\]', or wait\.$"):
         extras.require("a", 1, "ray", "faiss", "pandas", otherwise="wait")
 
 
