@@ -31,12 +31,13 @@ class HeldBytes:
 
     @contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """A function that adds bytes; they are given back at the end. It raises HTTPException(503) beyond the limit."""
+        """A function that adds bytes. They are given back at the end, or when it raises HTTPException(503): too many."""
         own = 0
 
         def add(count: int) -> None:
             nonlocal own
             if self._held + count > self._most:
+                self._held, own = self._held - own, 0  # at once, or the others would be refused for it too
                 raise HTTPException(503, "the server holds as many requests as it can; try again", {"Retry-After": "1"})
             own += count
             self._held += count

@@ -22,7 +22,7 @@ from support.object_store import BUCKET, options
 
 from cxml import storage
 from cxml.errors import InUseError, StorageError
-from cxml.storage import holder as holder_module
+from cxml.operating_system import start_ticks
 from cxml.storage import object_lock
 from cxml.storage.holder import Holder
 from cxml.storage.locks import locked
@@ -308,7 +308,7 @@ def test_a_clock_that_is_set_while_a_run_holds_a_lock_does_not_end_it():
 
 def test_a_process_that_ended_and_that_nobody_has_asked_for_its_exit_code_is_dead():
     with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as child:
-        holder = dataclasses.replace(Holder.this_process(), pid=child.pid, ticks=holder_module._ticks(child.pid))
+        holder = dataclasses.replace(Holder.this_process(), pid=child.pid, ticks=start_ticks(child.pid))
         assert child.stdout
         child.stdout.read()  # it ends
         wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "the process does not end")
