@@ -31,7 +31,7 @@ class HeldBytes:
 
     @contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """A function that adds bytes. They are given back at the end, or when it raises HTTPException(503): too many."""
+        """A function that adds bytes. They are given back at the end, or when it raises HTTPException(503)."""
         own = 0
 
         def add(count: int) -> None:
