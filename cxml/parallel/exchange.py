@@ -88,6 +88,16 @@ class Exchange:
         reduce_scatter(own, padded.flatten(0, 1), self.group)
         return own[: sizes[self.rank]].to(rows.device)
 
+    def swap(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Send each rank its own rows: [sum of sent, ...] in the ranks' order; [sum of received, ...] likewise."""
+        if self.size == 1:
+            return rows
+        moved = rows.to(self._device()).contiguous()
+        parts = moved.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(parts, moved, received, sent, group=self.group)
+        self.sent += (len(rows) - sent[self.rank]) * rows[:1].numel() * rows.element_size()
+        return parts.to(rows.device)
+
     def sum_alike(self, tensor: Tensor) -> Tensor:
         """Add up a tensor that has the same shape on all ranks, in place, so that all have the sum."""
         if self.size > 1:

@@ -21,6 +21,7 @@ from torch import Tensor
 from cxml.model import Leaves
 from cxml.optim import RowTensors, pending_decay, update_rows, update_run
 from cxml.parallel.device_rows_head import DeviceRowsHead
+from cxml.parallel.magnitude import largest
 from cxml.parallel.sparse_gradients import clip_factor
 
 _USUAL_SHORTLIST = 1000
@@ -51,7 +52,7 @@ class FullRowsHead(DeviceRowsHead):
         features, counts = self.gather_features(features_BD)
         texts, true_rows = self.own_positives(positive_keys, counts)
         share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
-        overflows = updates and not self.admits(features, scale * share * len(features))
+        overflows = updates and not self.admits(largest(features), scale * share * len(features))
         updates = updates and not overflows
         rows, positions = self.rows_on(features.device)
         sums = features.new_zeros(len(features), features.shape[1] + 1)

@@ -40,20 +40,21 @@ class Magnitude:
         """The rows were replaced."""
         self._largest = None
 
-    def admits(self, features: torch.Tensor, factor: float, schedule: RowSchedule, *, is_adam: bool) -> bool:
+    def admits(
+        self, largest_feature: float, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
+    ) -> bool:
         """Whether logits, gradients, their squares and the updated rows of a step are sure to be finite.
 
         A step that is admitted raises the bound; of one that is not, no row may be changed.
 
         Args:
-            features: float32 [B, D].
+            largest_feature: absolute, of the texts of all ranks that share the rows.
             factor: what a feature is at most multiplied by in a row's gradient.
+            width: of the features.
             schedule: the step under way.
             is_adam: whether rows have AdamW's moments, else they take plain SGD.
         """
         assert self._largest is not None, "measured before the first step"
-        width = features.shape[1]
-        largest_feature = features.abs().max().item() if features.numel() else 0.0
         if not (math.isfinite(largest_feature) and math.isfinite(self._largest)):
             return False
         gradient = factor * max(largest_feature, 1.0)  # a bias has a feature of 1
@@ -63,6 +64,11 @@ class Magnitude:
             return False
         self._largest = updated
         return True
+
+
+def largest(features: torch.Tensor) -> float:
+    """The largest absolute feature, NaN if one is NaN."""
+    return features.abs().max().item() if features.numel() else 0.0
 
 
 def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> float:

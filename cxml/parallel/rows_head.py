@@ -1,11 +1,12 @@
 """The label head whose rows never travel: each rank owns rows, features come to them and gradients go back.
 
-1. Ranks gather their features, leaf ids and true labels.
+1. Features, leaf ids and true labels go to the owners of the wanted leaves (`routing`).
 2. Each rank scores the pairs (text, leaf) that it owns, takes the loss and both gradients and updates its rows, all in
    one visit of each row (`cxml.optim.row_kernels`).
-3. Partial gradients of the features, and losses, are added up and go back to the texts' ranks.
+3. Partial gradients of the features, and losses, go back to the texts' ranks and are added up there.
 
-Per step and rank B (D + K) values are gathered and B (D + 1) come back; the cost does not depend on the labels' number.
+Per step a rank sends each of its B texts, D + K values, to at most K owners, and D + 1 come back from each; the cost
+does not depend on the number of labels.
 Here rows live in host memory and are worked on by the CPU, whatever the encoder's device; `TritonRowsHead` keeps them
 on a GPU.
 """
@@ -26,7 +27,8 @@ from cxml.model.ranking import scores_of
 from cxml.optim import RowSchedule, RowState, best_rows, settled_weights, train_groups, update_rows
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.leaf_groups import LeafGroups
-from cxml.parallel.magnitude import Magnitude
+from cxml.parallel.magnitude import Magnitude, largest
+from cxml.parallel.routing import Arrived, Route
 from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.sparse_gradients import SparseGradients, clip_factor
 
@@ -41,7 +43,7 @@ class _Texts:
     Attributes:
         features: float32 [B, D], where the rows are worked on.
         leaves: int64 [B, K], -1 where there is none.
-        leaf_logits: float32 [B, K]; [B, 0] where they are not wanted.
+        leaf_logits: float32 [B, K].
         counts: texts of each rank.
     """
 
@@ -122,7 +124,7 @@ class RowsHead:
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
-        self._optimizer = head.optimizer
+        self._optimizer, self._width = head.optimizer, width
         self._clip_norm = head.clip_global_norm
         # Else gradients are kept until the step ends, and all of its gradients are there.
         self._is_fused = accumulation == 1 and self.copies.size == 1 and not head.clip_global_norm
@@ -149,7 +151,7 @@ class RowsHead:
 
     def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
-        texts, _ = self._gather(features_BD, leaves, torch.zeros(0, dtype=torch.int64), with_logits=True)
+        texts = self._gather(features_BD, leaves)
         if not weighted or leaves is None:
             texts.leaf_logits.fill(np.inf)
         own = self.layout.owns(texts.leaves) & (texts.leaves >= 0)
@@ -261,32 +263,32 @@ class RowsHead:
 
         If the step may leave the range of float32, the rows stay as they are and the losses are infinite or NaN.
         """
-        texts, positives = self._gather(features_BD, leaves, positive_keys)
-        groups, leaf_ids = self._group(texts.leaves)
-        sizes = np.diff(self.layout.leaf_offsets)
-        lengths = np.where(texts.leaves >= 0, sizes[texts.leaves], 0).sum(1)
-        is_true = self._mark_true(groups, leaf_ids, positives, len(texts.features))
-        inverse_counts = (1 / lengths).astype(np.float32)
-        overflows = updates and not self.admits(texts.features, scale * float(inverse_counts.sum()))
+        nodes, _ = self._wanted_leaves(leaves, len(features_BD))
+        route = Route(self.exchange, self.layout, nodes.numpy(), positive_keys.cpu().numpy())
+        placed = self.place(features_BD.detach())
+        found = route.agree(largest(placed), scale * route.inverse_sum)
+        arrived, features = route.send(), route.send_features(placed).float()
+        groups, is_true = self._group(arrived)
+        overflows = updates and not self.admits(float(found[:, 0].max()), float(found[:, 1].sum()))
         mode = (_UPDATE if self._is_fused else _WRITE_GRADIENTS) if updates and not overflows else _KEEP
-        sums, kept = self.train_groups(groups, texts.features, inverse_counts, is_true, scale=scale, mode=mode)
+        sums, kept = self.train_groups(groups, features, arrived.inverse_counts, is_true, scale=scale, mode=mode)
         if overflows:
             sums[:, -1] += torch.inf
         if mode == _WRITE_GRADIENTS:
             self._pending.add(groups.rows, kept)
-        return self.exchange.sum_rows(sums, texts.counts)
+        return route.bring_back(sums)
 
-    def admits(self, features_BD: Tensor, factor: float) -> bool:
+    def admits(self, largest_feature: float, factor: float) -> bool:
         """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`.
 
         Args:
-            features_BD: of the texts of all ranks.
+            largest_feature: absolute, of the texts of all ranks.
             factor: what a feature is at most multiplied by in a row's gradient.
         """
         if not self._magnitude.is_known:
             self._magnitude.measure(self.state, self.exchange)
         is_adam = self._optimizer == "adamw"
-        return self._magnitude.admits(features_BD, factor, self.schedule, is_adam=is_adam)
+        return self._magnitude.admits(largest_feature, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _all_finite(self, losses: Tensor | None) -> bool:
         """Whether these are finite on all ranks that share the rows."""
@@ -307,27 +309,19 @@ class RowsHead:
         order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
         return torch.from_numpy(gathered[order] // self.layout.num_labels), torch.from_numpy(rows[order])
 
-    def _gather(
-        self, features_BD: Tensor, leaves: Leaves | None, positive_keys: Tensor, *, with_logits: bool = False
-    ) -> tuple[_Texts, np.ndarray]:
-        """The texts of all ranks, and their true labels as int64 [n, 2]: text, label position."""
-        num_texts = len(features_BD)
-        nodes, logits = self._wanted_leaves(leaves, num_texts)
-        sizes = self.exchange.gather_sizes(num_texts, nodes.shape[1], len(positive_keys))
-        counts, widths, nnz = (sizes[:, column].tolist() for column in range(3))
-        width = max(widths)
-        nodes = torch.nn.functional.pad(nodes, (0, width - nodes.shape[1]), value=-1)
-        logits = torch.nn.functional.pad(logits, (0, width - logits.shape[1])) if with_logits else logits[:, :0]
-        before = sum(counts[: self.exchange.rank])
-        keys = positive_keys.cpu()
-        positives = torch.stack([keys // self.layout.num_labels + before, keys % self.layout.num_labels], dim=1)
-        texts = _Texts(
+    def _gather(self, features_BD: Tensor, leaves: Leaves | None) -> _Texts:
+        """The texts of all ranks."""
+        nodes, logits = self._wanted_leaves(leaves, len(features_BD))
+        sizes = self.exchange.gather_sizes(len(features_BD), nodes.shape[1])
+        counts, widths = sizes[:, 0].tolist(), sizes[:, 1].tolist()
+        padding = (0, max(widths) - nodes.shape[1])
+        nodes = torch.nn.functional.pad(nodes, padding, value=-1)
+        return _Texts(
             features=self.exchange.gather_rows(self.place(features_BD.detach()), counts).float(),
             leaves=self.exchange.gather_rows(nodes.int(), counts).long().numpy(),
-            leaf_logits=self.exchange.gather_rows(logits, counts).numpy() if with_logits else logits.numpy(),
+            leaf_logits=self.exchange.gather_rows(torch.nn.functional.pad(logits, padding), counts).numpy(),
             counts=counts,
         )
-        return texts, self.exchange.gather_rows(positives, nnz).numpy()
 
     def _wanted_leaves(self, leaves: Leaves | None, num_texts: int) -> tuple[Tensor, Tensor]:
         if leaves is None:
@@ -335,45 +329,29 @@ class RowsHead:
             return every, torch.ones(every.shape)
         return leaves.nodes.masked_fill(~leaves.mask, -1).cpu(), leaves.logits.cpu()
 
-    def _group(self, leaves_BK: np.ndarray) -> tuple[LeafGroups, np.ndarray]:
-        """This rank's pairs grouped by leaf, and the groups' leaf ids."""
-        own = self.layout.owns(leaves_BK) & (leaves_BK >= 0)
-        texts, _ = np.nonzero(own)
-        leaves = leaves_BK[own]
-        order = np.argsort(leaves, kind="stable")  # within a leaf the texts stay in order
-        ids, first = np.unique(leaves[order], return_index=True)
-        local = ids // self.layout.num_shards
-        starts, ends = self.layout.local_starts[local], self.layout.local_starts[local + 1]
+    def _group(self, arrived: Arrived) -> tuple[LeafGroups, np.ndarray]:
+        """The pairs that arrived, by leaf; and which of the groups' scores are of a true label, uint8 [scores]."""
+        order = np.argsort(arrived.pair_leaves, kind="stable")  # within a leaf the texts stay in order
+        leaves, first, group_of = np.unique(arrived.pair_leaves[order], return_index=True, return_inverse=True)
+        starts, ends = self.layout.local_starts[leaves], self.layout.local_starts[leaves + 1]
         pair_ptr = np.append(first, len(order)).astype(np.int64)
         groups = LeafGroups(
             starts=starts,
             ends=ends,
-            position_shift=self.layout.leaf_offsets[ids] - starts,
+            position_shift=self.layout.leaf_offsets[leaves * self.layout.num_shards + self.layout.shard] - starts,
             pair_ptr=pair_ptr,
-            pair_texts=texts[order].astype(np.int64),
+            pair_texts=arrived.pair_texts[order],
             score_ptr=lengths_to_offsets((ends - starts) * np.diff(pair_ptr)),
             row_ptr=lengths_to_offsets(ends - starts),
         )
-        return groups, ids
-
-    def _mark_true(self, groups: LeafGroups, leaf_ids: np.ndarray, positives: np.ndarray, num_texts: int) -> np.ndarray:
-        """Which of the groups' scores belong to a true label, uint8 [scores]; labels of no wanted leaf are left out."""
-        marks = np.zeros(groups.score_ptr[-1], np.uint8)
-        texts, positions = positives[:, 0], positives[:, 1]
-        leaves = np.searchsorted(self.layout.leaf_offsets, positions, side="right") - 1
-        own = self.layout.owns(leaves)
-        texts, positions, leaves = texts[own], positions[own], leaves[own]
-        pair_keys = np.repeat(leaf_ids, np.diff(groups.pair_ptr)) * num_texts + groups.pair_texts
-        keys = leaves * num_texts + texts
-        pair = np.searchsorted(pair_keys, keys)
-        is_wanted = pair < len(pair_keys)
-        is_wanted[is_wanted] = pair_keys[pair[is_wanted]] == keys[is_wanted]
-        pair, positions, leaves = pair[is_wanted], positions[is_wanted], leaves[is_wanted]
-        group = np.searchsorted(leaf_ids, leaves)
-        row = positions - self.layout.leaf_offsets[leaves]
-        width = np.diff(groups.pair_ptr)[group]
-        marks[groups.score_ptr[group] + row * width + pair - groups.pair_ptr[group]] = 1
-        return marks
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        place = place[arrived.true_pairs]
+        group = group_of[place]
+        is_true = np.zeros(groups.score_ptr[-1], np.uint8)
+        width = np.diff(pair_ptr)[group]
+        is_true[groups.score_ptr[group] + arrived.true_rows * width + place - pair_ptr[group]] = 1
+        return groups, is_true
 
     def _merge(
         self, ranking: Tensor, positions: Tensor, counts: list[int], k: int, device: torch.device
