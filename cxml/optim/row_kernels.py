@@ -152,13 +152,26 @@ def update_distinct_rows(rows, gradients, bias_gradients, row_ids, numbers, log_
         update_row(rows[i], gradients[i], bias_gradients[i], row_ids[i], numbers, log_decay, state)
 
 
+@njit(parallel=True)
+def _add_up(sums, text_ptr, text_sums):
+    """Each text's sum over the chunks, float32 [B, D + 1]; see `PartialSums`."""
+    total = np.zeros((len(text_ptr) - 1, sums.shape[1]), np.float32)
+    for t in prange(len(total)):
+        for i in range(text_ptr[t], text_ptr[t + 1]):
+            for d in range(sums.shape[1]):
+                total[t, d] += sums[text_sums[i], d]
+    return total
+
+
 @cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode, numbers, log_decay, state, gradients):
+def train_groups(
+    groups, partial_sums, features, inverse_counts, is_true, scale, mode, numbers, log_decay, state, gradients
+):
     """Loss and gradients of all pairs, and the update of their rows.
 
     Args:
         groups: `LeafGroups.arrays()`.
-        chunks: `LeafGroups.chunks()`.
+        partial_sums: `PartialSums.arrays()`.
         features: float32 [B, D] of all texts.
         inverse_counts: float32 [B], one over the length of each text's whole shortlist.
         is_true: uint8 [scores], 1 where the text has the label.
@@ -175,8 +188,10 @@ def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode,
     starts, ends, shift, pair_ptr, pair_texts, score_ptr, row_ptr = groups
     weight, bias, last_step = state[0], state[1], state[5]
     width, step = features.shape[1], int(numbers[5])
-    sums = np.zeros((len(chunks) - 1, features.shape[0], width + 1), np.float32)
+    chunks, sum_ptr, pair_sums, text_ptr, text_sums = partial_sums
+    sums = np.empty((len(text_sums), width + 1), np.float32)
     for chunk in prange(len(chunks) - 1):
+        sums[sum_ptr[chunk] : sum_ptr[chunk + 1]] = 0
         row_gradient = np.empty(width, np.float32)
         row = np.empty(width, np.float32)
         for g in range(chunks[chunk], chunks[chunk + 1]):
@@ -190,7 +205,7 @@ def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode,
                 bias_gradient = np.float32(0)
                 first_score = score_ptr[g] + (r - starts[g]) * num_texts
                 for i in range(num_texts):
-                    t = pair_texts[pair_ptr[g] + i]
+                    t, place = pair_texts[pair_ptr[g] + i], pair_sums[pair_ptr[g] + i]
                     logit = bias[r]
                     for d in range(width):
                         logit += row[d] * features[t, d]
@@ -202,8 +217,8 @@ def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode,
                     bias_gradient += slope
                     for d in range(width):
                         row_gradient[d] += slope * features[t, d]
-                        sums[chunk, t, d] += slope * row[d]
-                    sums[chunk, t, width] += loss * inverse_counts[t]
+                        sums[place, d] += slope * row[d]
+                    sums[place, width] += loss * inverse_counts[t]
                 if mode == 1:
                     for d in range(width):
                         row_gradient[d] *= scale
@@ -213,7 +228,7 @@ def train_groups(groups, chunks, features, inverse_counts, is_true, scale, mode,
                     for d in range(width):
                         gradients[out, d] = row_gradient[d] * scale
                     gradients[out, width] = bias_gradient * scale
-    return sums.sum(0)
+    return _add_up(sums, text_ptr, text_sums)
 
 
 @njit

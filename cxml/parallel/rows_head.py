@@ -182,8 +182,9 @@ class RowsHead:
             Its float32 [B, D + 1]; the gradients of the n touched rows, float32 [n, D + 1], if they are to be written.
         """
         kept = np.empty((groups.row_ptr[-1] if mode == _WRITE_GRADIENTS else 0, features_BD.shape[1] + 1), np.float32)
+        partial_sums = groups.partial_sums(len(features_BD)).arrays()
         sums = train_groups(
-            groups.arrays(), groups.chunks(), features_BD.numpy(), inverse_counts, is_true, np.float32(scale), mode,
+            groups.arrays(), partial_sums, features_BD.numpy(), inverse_counts, is_true, np.float32(scale), mode,
             self.schedule.pack(), self.schedule.log_decay, tuple(vars(self.state).values()), kept,
         )  # fmt: skip
         return torch.from_numpy(sums), kept
