@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cxml import storage
+from cxml import storage, urls
 from cxml.errors import DataError
 
 _PACKAGE = Path(__file__).parent
@@ -19,7 +19,7 @@ def config_file(name: str) -> str:
     Raises:
         DataError: there is neither such a file nor such a name.
     """
-    if "://" in name or (storage.exists(name) and not storage.is_folder(name)):
+    if urls.scheme(name) or (storage.exists(name) and not storage.is_folder(name)):
         return name
     own = own_configs()
     if name not in own:
