@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cxml import storage
+from cxml import storage, urls
 from cxml.errors import DataError
 
 _PACKAGE = Path(__file__).parent
@@ -19,12 +19,13 @@ def config_file(name: str) -> str:
     Raises:
         DataError: there is neither such a file nor such a name.
     """
-    if "://" in name or (storage.exists(name) and not storage.is_folder(name)):
+    if storage.exists(name) and not storage.is_folder(name):
         return name
     own = own_configs()
     if name not in own:
         remedy = f"Name a YAML file, or one of cxml's own configs: {', '.join(own)}."
-        raise DataError(name, "there is no such config file", remedy)
+        problem = "this config cannot be found or reached" if urls.scheme(name) else "there is no such config file"
+        raise DataError(name, problem, remedy)
     return str(own[name])
 
 

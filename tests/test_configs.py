@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cxml.cli import load_config
 from cxml.config import Config, config_from_dict
+from cxml.errors import DataError
 from cxml.metrics import KNOWN_PROPENSITIES
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -102,3 +104,9 @@ def test_it_says_how_to_run_it_and_where_its_data_comes_from(name):
     text = (FOLDER / f"{name}.yaml").read_text()
     assert re.search(rf"--config {re.escape(name)}( |$)", text, re.MULTILINE)
     assert "\n# Data: " in text
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.yaml", "file:///no/such/x.yaml", "memory://none/x.yaml"])
+def test_a_url_without_a_config_is_named_without_a_traceback(url):
+    with pytest.raises(DataError, match=f"{re.escape(url)}: this config cannot be found or reached"):
+        load_config(url)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cxml import extras
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
-from cxml.parallel.plain_engine import PlainEngine
+from cxml.parallel.plain_engine import PlainEngine, gradient_norms
 from cxml.parallel.process_group import Ranks
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _require_finite_gradients(optimizer: torch.optim.Optimizer, *_: object) -> N
         FloatingPointError: a gradient is not finite; on all ranks alike, since they hold the same sums.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if gradients and not torch.stack([gradient.norm() for gradient in gradients]).isfinite().all():
+    if gradients and not gradient_norms(gradients).isfinite().all():
         raise FloatingPointError("gradients are not finite")
 
 

@@ -53,7 +53,7 @@ class PlainEngine:
         if self._micro_batches % self._accumulation:
             return
         gradients = self._gradients()
-        norm = _norm(gradients)
+        norm = gradient_norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
         self._is_applied = bool(norm.isfinite())
         if self._is_applied:
             if self._clipping:
@@ -127,6 +127,6 @@ class Fp32Copies:
         return list(zip(chain(*self.fp16_groups), chain(*self.fp32_groups), strict=True))
 
 
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """The L2 norm of all gradients together, a scalar; summed in DeepSpeed's order, so that no bit differs."""
-    return torch.stack([gradient.norm() for gradient in gradients]).square().sum().sqrt()
+def gradient_norms(gradients: list[Tensor]) -> Tensor:
+    """The L2 norm of each of n gradients, [n]. A norm is not finite if a number of its gradient is not."""
+    return torch.stack([gradient.norm() for gradient in gradients])

@@ -100,6 +100,7 @@ def guarded_route(options: ServeOptions) -> type[APIRoute]:
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """The route's own handler, behind the checks."""
             handler = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
