@@ -34,7 +34,7 @@ MOST_SHARED = 100 * 1024
 MOST_SECONDS = 20.0
 ROWS, TEXTS = 32, 20  # of the arguments that the launches are recorded with; they do not enter the code
 FORMATS = {
-    f"{weights}, {name}": {"weights": weights, "optimizer": optimizer, "second_moment": second}
+    f"{weights}, {name}": (weights, optimizer, second)
     for weights in ("fp32", "bf16", "bf16-kahan")
     for name, optimizer, second in (("AdamW", "adamw", "full"), ("AdamW row", "adamw", "row"), ("SGD", "sgd", "full"))
 }
@@ -50,7 +50,9 @@ class Case:
 
     def arguments(self) -> tuple[RowTensors, RowSchedule, torch.Tensor]:
         """Rows, a schedule in its second step and its decay."""
-        rows = RowTensors.of(RowState.zeros(ROWS, self.width, **FORMATS[self.format]), torch.device("cpu"))
+        weights, optimizer, second = FORMATS[self.format]
+        state = RowState.zeros(ROWS, self.width, weights=weights, optimizer=optimizer, second_moment=second)
+        rows = RowTensors.of(state, torch.device("cpu"))
         schedule = RowSchedule(decay=0.01, beta2=0.99, epsilon=1e-8, clip_row_norm=self.clip)
         for _ in range(2):
             schedule.begin_step(1e-3, 0.9)

@@ -29,7 +29,9 @@ use_writable_cache()
 _ROWS = 16  # of a program: the least that a product of matrices takes
 _TEXTS = 16
 _COLUMNS = 64  # of a block: wider blocks of AdamW's numbers leave registers for fewer programs at a time
-_REGISTERS = 168  # of a thread: three programs run at a time; the compiler, if left to itself, spills a little for four
+# The most registers of a thread. Without a limit the compiler spills a few bytes to fit one more program on a card.
+_TRAINING_REGISTERS = 168
+_UPDATE_REGISTERS = 96  # of float32 rows
 
 
 def train_groups_on_device(
@@ -70,12 +72,13 @@ def train_groups_on_device(
     if not len(tile_group):
         return sums, kept
     slopes = features.new_empty(len(is_true))  # what the kernel's passes hand on
+    options = _limited_to(_TRAINING_REGISTERS, features.device)
     arrays = (tile_group, tile_start, starts, ends, shift, pair_ptr, pair_texts, score_ptr, row_ptr)
     _launch(train_tile, len(tile_group))(
         *(torch.from_numpy(np.ascontiguousarray(array)).to(features.device) for array in arrays),
         features.contiguous(), inverse_counts, is_true, slopes, sums, kept, *_state(rows),
         _numbers(schedule, features.device), log_decay, scale, MODE=mode, TEXTS=_TEXTS, **_shape(rows, schedule),
-        **_options(features.device),
+        **options,
     )  # fmt: skip
     return sums, kept
 
@@ -100,9 +103,11 @@ def update_rows_on_device(
         row_ids: int64 [n].
     """
     if len(which):
+        is_bf16 = rows.weight.dtype == torch.bfloat16
+        options = {} if is_bf16 else _limited_to(_UPDATE_REGISTERS, which.device)
         _launch(update_tile, -(-len(which) // _ROWS))(
             which, row_ids, gradients, len(which), *_state(rows), _numbers(schedule, which.device), log_decay,
-            **_shape(rows, schedule),
+            **_shape(rows, schedule), **options,
         )  # fmt: skip
 
 
@@ -148,10 +153,10 @@ def best_rows_on_device(
     return best.values, positions.masked_fill(best.values == NO_KEY, -1)
 
 
-def _options(device: torch.device) -> dict[str, int]:
-    """Options of Triton's compiler that only NVIDIA's cards have."""
+def _limited_to(registers: int, device: torch.device) -> dict[str, int]:
+    """The option of Triton's compiler that limits registers, which only NVIDIA's cards have."""
     is_nvidia = device.type in {"cuda", "cpu"} and not torch.version.hip  # the interpreter, on a CPU, ignores options
-    return {"maxnreg": _REGISTERS} if is_nvidia else {}
+    return {"maxnreg": registers} if is_nvidia else {}
 
 
 def _launch(kernel: Any, programs: int) -> Callable[..., None]:

@@ -58,7 +58,7 @@ def train_tile(
             for first in range(0, WIDTH, BLOCK):
                 gradient = scale * _gradients(
                     first, rows, is_row, settled, None, own_texts, num_texts, scores, features, slopes, sums,
-                    WIDTH, BLOCK, ROWS, TEXTS, IS_BF16, TO_ROWS=True, TO_TEXTS=False,
+                    WIDTH, BLOCK, ROWS, TEXTS, IS_BF16, TO_ROWS=tl.constexpr(True), TO_TEXTS=tl.constexpr(False),
                 )  # fmt: skip
                 squares += tl.sum(gradient * gradient, 1)
         factor, decay, rate, root = _update_biases(
@@ -74,7 +74,7 @@ def train_tile(
         row = tl.load(weight + cells, is_cell, other=0)
         gradient = scale * _gradients(
             first, rows, is_row, settled, row, own_texts, num_texts, scores, features, slopes, sums,
-            WIDTH, BLOCK, ROWS, TEXTS, IS_BF16, TO_ROWS=MODE != 0, TO_TEXTS=True,
+            WIDTH, BLOCK, ROWS, TEXTS, IS_BF16, TO_ROWS=MODE != 0, TO_TEXTS=tl.constexpr(True),
         )  # fmt: skip
         if MODE == 1:
             _update_block(
