@@ -17,6 +17,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cxml.optim.row_kernels import update_distinct_rows
 
@@ -104,7 +106,8 @@ class RowSchedule:
         step: the step under way, from 1.
         lr: its learning rate.
         beta1: its beta1.
-        log_decay: float64 [step + 1], running sum of log(1 - lr * decay); entry 0 is 0.
+        log_decay: float64 [more than step], running sum of log(1 - lr * decay) up to the end of each step; entry 0 is 0.
+            It lies on the device of the rows, where alone it may be known that a step does not count.
     """
 
     decay: float
@@ -114,15 +117,26 @@ class RowSchedule:
     step: int = 0
     lr: float = 0.0
     beta1: float = 0.0
-    log_decay: np.ndarray = field(default_factory=lambda: np.zeros(1024))
+    log_decay: Tensor = field(default_factory=lambda: torch.zeros(1024, dtype=torch.float64))
+
+    @property
+    def settled_step(self) -> int:
+        """The step that rows are as of while the step under way scores them: its decay comes with its update."""
+        return max(self.step - 1, 0)
 
     def begin_step(self, lr: float, beta1: float) -> None:
         """Enter the next step."""
         self.step += 1
         self.lr, self.beta1 = lr, beta1
         if self.step >= len(self.log_decay):
-            self.log_decay = np.concatenate([self.log_decay, np.zeros_like(self.log_decay)])
-        self.log_decay[self.step] = self.log_decay[self.step - 1] + math.log1p(-lr * self.decay)
+            self.log_decay = torch.cat([self.log_decay, torch.zeros_like(self.log_decay)])
+        before, own = self.log_decay[self.step - 1], self.log_decay[self.step]
+        torch.add(before, math.log1p(-lr * self.decay), out=own)
+
+    def end_step(self, is_sound: Tensor) -> None:
+        """Take the step's decay back where bool [] `is_sound` is False."""
+        own = self.log_decay[self.step]
+        torch.where(is_sound, own, self.log_decay[self.step - 1], out=own)
 
     def pack(self) -> np.ndarray:
         """The step's numbers for the kernels, float64."""
@@ -149,12 +163,14 @@ def update_rows(
         row_ids: int64 [n], a number that names each row whatever the rank that holds it (its label position).
     """
     arrays = tuple(vars(state).values())
-    update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), schedule.log_decay, arrays)
+    log_decay = schedule.log_decay.numpy()
+    update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), log_decay, arrays)
 
 
 def settled_weights(state: RowState, schedule: RowSchedule, rows: slice = slice(None)) -> np.ndarray:
     """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
     stored = state.weight[rows]
     values = stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
-    factors = np.exp(schedule.log_decay[schedule.step] - schedule.log_decay[state.last_step[rows]])
+    log_decay = schedule.log_decay.numpy(force=True)
+    factors = np.exp(log_decay[schedule.step] - log_decay[state.last_step[rows]])
     return values * factors[:, None].astype(np.float32)

@@ -84,10 +84,9 @@ def update_run(
     _store(rows, run, values.sub_(change), schedule.step, row_ids)
 
 
-def pending_decay(rows: RowTensors, run: slice, schedule: RowSchedule, step: int) -> Tensor:
-    """The factor that each row of a run still has to take to be as of the end of `step`: float32 [n]."""
-    log_decay = torch.from_numpy(schedule.log_decay[: schedule.step + 1]).to(rows.weight.device, torch.float64)
-    return (log_decay[step] - log_decay[rows.last_step[run].long()]).exp().float()
+def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, step: int) -> Tensor:
+    """The factor that each chosen row still has to take to be as of the end of `step`: float32, in the shape of `run`."""
+    return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
 
 
 def _adamw_change(

@@ -1,0 +1,103 @@
+"""What the kernels of a sharded level work on: some texts, and the rows of one rank that each text is scored on.
+
+Both kinds are tensors of fixed shapes on the device of the rows, so that no kernel has to ask the host for a size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+WORD_BITS = 32
+
+
+@dataclass(frozen=True)
+class LeafRows:
+    """Where the rows of this rank's leaves are.
+
+    Attributes:
+        starts: int64 [n + 1]; leaf c has the rows starts[c] .. starts[c + 1].
+        positions: int64 [n], position in the whole level of each leaf's first row.
+        most_rows: rows of the largest leaf.
+    """
+
+    starts: Tensor
+    positions: Tensor
+    most_rows: int
+
+    @property
+    def num_words(self) -> int:
+        """Words of 32 bits that mark the true rows of a leaf."""
+        return -(-self.most_rows // WORD_BITS)
+
+
+@dataclass(frozen=True)
+class Shortlists:
+    """P pairs (text, leaf): each text is scored on all rows of each of its leaves.
+
+    Attributes:
+        features: float [S, D].
+        leaves: int32 [P], rising: the leaf of each pair; n, the number of leaves, where there is no pair.
+        texts: int32 [P].
+        shares: float32 [P], what a loss counts: one over the length of the text's whole shortlist.
+        truth: int32 [P, words]: bit r % 32 of word r // 32 is set if row r of the leaf is true for the text.
+    """
+
+    features: Tensor
+    leaves: Tensor
+    texts: Tensor
+    shares: Tensor
+    truth: Tensor
+
+    @staticmethod
+    def join(parts: list[Shortlists]) -> Shortlists:
+        """The pairs of several batches, the texts of each numbered after those of the one before."""
+        if len(parts) == 1:
+            return parts[0]
+        leaves, place = torch.cat([part.leaves for part in parts]).sort(stable=True)
+        return Shortlists(
+            features=torch.cat([part.features for part in parts]),
+            leaves=leaves,
+            texts=torch.cat(_renumbered(parts, [part.texts for part in parts]))[place],
+            shares=torch.cat([part.shares for part in parts])[place],
+            truth=torch.cat([part.truth for part in parts])[place],
+        )
+
+
+@dataclass(frozen=True)
+class EveryRow:
+    """B texts that are scored on all of this rank's R rows.
+
+    Attributes:
+        features: float [B, D].
+        true_rows: int64 [T], rising; R where a true label is another rank's.
+        true_texts: int64 [T].
+        share: what a loss counts.
+    """
+
+    features: Tensor
+    true_rows: Tensor
+    true_texts: Tensor
+    share: float
+
+    @staticmethod
+    def join(parts: list[EveryRow]) -> EveryRow:
+        """The texts of several batches, those of each numbered after those of the one before."""
+        if len(parts) == 1:
+            return parts[0]
+        rows, place = torch.cat([part.true_rows for part in parts]).sort(stable=True)
+        return EveryRow(
+            features=torch.cat([part.features for part in parts]),
+            true_rows=rows,
+            true_texts=torch.cat(_renumbered(parts, [part.true_texts for part in parts]))[place],
+            share=parts[0].share,
+        )
+
+
+def _renumbered(parts: list[Shortlists] | list[EveryRow], texts: list[Tensor]) -> list[Tensor]:
+    """Numbers of texts, after the texts of the parts before."""
+    ends = accumulate(len(part.features) for part in parts)
+    return [own + end - len(part.features) for own, end, part in zip(texts, ends, parts, strict=True)]
