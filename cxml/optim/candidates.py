@@ -33,6 +33,12 @@ class LeafRows:
         """Words of 32 bits that mark the true rows of a leaf."""
         return -(-self.most_rows // WORD_BITS)
 
+    def row_positions(self, num_rows: int) -> Tensor:
+        """The position in the whole level of each of R rows, int64 [R]; R is given, for only the device knows it."""
+        leaves = torch.arange(len(self.positions), device=self.starts.device)
+        leaves = leaves.repeat_interleave(self.starts.diff(), output_size=num_rows)
+        return self.positions[leaves] + torch.arange(num_rows, device=leaves.device) - self.starts[leaves]
+
 
 @dataclass(frozen=True)
 class Shortlists:

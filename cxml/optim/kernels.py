@@ -106,6 +106,6 @@ class RowKernels(Protocol, Generic[CandidatesT]):
 
         Returns:
             Keys int64 [S, k], best first, of `cxml.model.ranking.ranking_keys` (`NO_KEY` where there is none), and
-            positions int64 [S, k] (-1 likewise). Of equal keys the lower position comes first.
+            positions int64 [S, k] (-1 likewise). Equal keys come in any order.
         """
         ...

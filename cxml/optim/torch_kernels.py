@@ -71,7 +71,7 @@ class TorchShortlistKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients, touches = self._gradients(rows, leaf_rows, candidates, schedule)
-        row_ids = row_positions(leaf_rows, len(gradients))
+        row_ids = leaf_rows.row_positions(len(gradients))
         _replace(rows, schedule, gradients * (scale * factor), row_ids, (touches > 0) & is_sound)
 
     def best(
@@ -144,7 +144,7 @@ class TorchEveryRowKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients = self._gradients(rows, candidates, schedule) * (scale * factor)
-        _replace(rows, schedule, gradients, row_positions(leaf_rows, len(gradients)), is_sound.expand(len(gradients)))
+        _replace(rows, schedule, gradients, leaf_rows.row_positions(len(gradients)), is_sound.expand(len(gradients)))
 
     def best(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
@@ -154,7 +154,7 @@ class TorchEveryRowKernels:
         assert parent_logits is None, "no text chooses leaves"
         logits, _ = _all_logits(rows, candidates, schedule, schedule.step)
         keys = ranking_keys(logits, logits)
-        positions = row_positions(leaf_rows, len(rows.bias)).expand_as(keys)
+        positions = leaf_rows.row_positions(len(rows.bias)).expand_as(keys)
         texts = torch.arange(len(keys), device=keys.device)[:, None].expand_as(keys)
         return best_per_text(len(keys), texts.flatten(), keys.flatten(), positions.flatten(), k)
 
@@ -172,13 +172,6 @@ class TorchEveryRowKernels:
         truth = truth[:, :-1]
         losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * candidates.share
         return (logits.sigmoid() - truth) * candidates.share, losses, weight
-
-
-def row_positions(leaf_rows: LeafRows, num_rows: int) -> Tensor:
-    """The position of each of R rows in the whole level, int64 [R]."""
-    leaf = torch.arange(len(leaf_rows.positions), device=leaf_rows.starts.device)
-    leaf = leaf.repeat_interleave(leaf_rows.starts.diff(), output_size=num_rows)
-    return leaf_rows.positions[leaf] + torch.arange(num_rows, device=leaf.device) - leaf_rows.starts[leaf]
 
 
 def best_per_text(
