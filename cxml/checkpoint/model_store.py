@@ -27,7 +27,7 @@ from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError, DivergenceError
 from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, Ranks, RowsHead, rows_head
+from cxml.parallel import Exchange, Ranks, ShardedLevel, sharded_level
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-model", 1
@@ -93,11 +93,11 @@ def save_model(
         DivergenceError: a weight is not finite; on all ranks alike, before anything is written or replaced.
     """
     head = model.label_head
-    _require_finite_everywhere(weights, head.export_rows() if isinstance(head, RowsHead) else ())
+    _require_finite_everywhere(weights, head.export_rows() if isinstance(head, ShardedLevel) else ())
     if ranks.is_first:
         storage.remove_finished(url, _MANIFEST)
     dist.barrier()
-    if isinstance(head, RowsHead):
+    if isinstance(head, ShardedLevel):
         own_files = [
             _write(url, f"labels-{ranks.rank:05d}-{block:05d}.safetensors", rows)
             for block, rows in enumerate(head.export_rows())
@@ -150,7 +150,7 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
     if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
-    make_head = rows_head(tree, exchange, config, trains=False)
+    make_head = sharded_level(tree, exchange, config, trains=False)
     model = build_model(config.model, tree, architecture, make_head)
     load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
     _load_rows(url, manifest, model)
@@ -245,7 +245,7 @@ def write_changed_model(
 
 def _load_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
     head = model.label_head
-    assert isinstance(head, RowsHead), "built so by load_model"
+    assert isinstance(head, ShardedLevel), "built so by load_model"
     taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
     for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
         if rows["weight"].shape[1] != model.encoder.hidden_size or not mark_new(seen, rows["positions"]):

@@ -13,7 +13,7 @@ from cxml.config import config_from_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError
 from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, RowsHead, rows_head
+from cxml.parallel import Exchange, ShardedLevel, sharded_level
 from cxml.tree import LabelTree
 
 
@@ -41,10 +41,10 @@ def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> Casc
     if (run.num_labels, run.width) != (tree.num_labels, architecture.hidden_size):
         raise DataError(url, f"holds {run.num_labels} label rows of {run.width}, not those of its tree", SKIPPED)
     check_rows_are_held(reader)
-    model = build_model(config.model, tree, architecture, rows_head(tree, exchange, config, trains=False)).float()
+    model = build_model(config.model, tree, architecture, sharded_level(tree, exchange, config, trains=False)).float()
     weights = {name: parameter for name, parameter in model.named_parameters() if not is_label_row(name)}
     with torch.no_grad():
         load_pieces(reader, {f"model/{name}": Pieces.whole(values.detach()) for name, values in weights.items()})
-    assert isinstance(model.label_head, RowsHead), "built so"
+    assert isinstance(model.label_head, ShardedLevel), "built so"
     load_rows(model.label_head, reader, trains=False)
     return model.eval()

@@ -31,13 +31,13 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
-from cxml.parallel import RowsHead
+from cxml.parallel import ShardedLevel
 
 _READ_FOR_PREDICTION = ("weight", "bias", "last_step")
 _ENGINE_ROWS = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
 
 
-def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
+def rows_to_save(head: ShardedLevel) -> dict[str, Pieces]:
     """A copy in host memory of a rank's rows; of several copies of the rows only the first is saved."""
     if head.copies.rank:
         return {}
@@ -53,13 +53,13 @@ def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
     return found
 
 
-def schedule_to_save(head: RowsHead) -> dict[str, Pieces]:
+def schedule_to_save(head: ShardedLevel) -> dict[str, Pieces]:
     """What the rows' decay depends on; the same on every rank."""
-    log_decay = torch.from_numpy(head.schedule.log_decay[: head.schedule.step + 1].copy())
+    log_decay = head.schedule.log_decay[: head.schedule.step + 1].to("cpu", copy=True)
     return {"label_schedule/log_decay": Pieces.whole(log_decay)}
 
 
-def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> None:
+def load_rows(head: ShardedLevel, reader: ShardReader, *, trains: bool = True) -> None:
     """Fill a rank's rows, from whatever ranks and whichever head saved them.
 
     Args:
@@ -236,7 +236,7 @@ class _EngineRows:
             moment[targets] = torch.from_numpy((saved * factor[:, None])[own]).to(moment)
 
 
-def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
+def _load_engine_rows(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> None:
     """Fill the rows from a checkpoint whose label rows were the engine's."""
     state, width = head.state, head.state.weight.shape[1]
     state.last_step[:] = head.schedule.step
@@ -256,7 +256,7 @@ def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> N
                 _scatter(head, first * columns + start, values, target, columns)
 
 
-def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
+def _scatter(head: ShardedLevel, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
     """Put elements `first` .. of all label rows where this rank has them; [R, 1] targets take a row's mean."""
     places = first + np.arange(len(values))
     rows = head.layout.local_rows(places // columns)
@@ -270,26 +270,26 @@ def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, col
         target[rows, column] = taken
 
 
-def _load_schedule(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
+def _load_schedule(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> None:
     run, schedule = reader.manifest.run, head.schedule
     if run.label_head == "zero3":  # its rows are as of the last step, so nothing is left to decay
         schedule.step = run.step if trains else 0
-        schedule.log_decay = np.zeros(_room(schedule.step + 1))
+        schedule.log_decay = _room_for(schedule.step + 1)
         return
     log_decay = read_log_decay(reader)
     schedule.step = len(log_decay) - 1
     schedule.lr, schedule.beta1 = run.row_schedule["lr"], run.row_schedule["beta1"]
-    schedule.log_decay = np.zeros(_room(len(log_decay)))
-    schedule.log_decay[: len(log_decay)] = log_decay
+    schedule.log_decay = _room_for(len(log_decay))
+    schedule.log_decay[: len(log_decay)] = torch.from_numpy(log_decay)
 
 
-def _room(steps: int) -> int:
-    """Entries of a schedule that has taken so many steps and goes on."""
-    return max(1024, 2 * steps)
+def _room_for(steps: int) -> Tensor:
+    """The running decay of a schedule that has taken so many steps and goes on."""
+    return torch.zeros(max(1024, 2 * steps), dtype=torch.float64)
 
 
 def _load_block(
-    head: RowsHead, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
+    head: ShardedLevel, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
 ) -> None:
     num_rows = reader.entry(f"label_positions/{block}/positions").numel
     for name in ("last_step", "updates") if trains else ("last_step",):

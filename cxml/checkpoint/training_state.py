@@ -29,7 +29,7 @@ from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
 from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML, EngineHead
-from cxml.parallel import Engine, Ranks, RowsHead
+from cxml.parallel import Engine, Ranks, ShardedLevel
 from cxml.tree import LabelTree
 
 
@@ -83,7 +83,7 @@ class TrainingState:
         head, ranks = self.model.label_head, self.ranks
         pieces = pieces_to_save(engine_homes(self.engine, ranks), ranks)
         row_schedule = {}
-        if isinstance(head, RowsHead):
+        if isinstance(head, ShardedLevel):
             pieces |= rows_to_save(head)
             if ranks.is_first:
                 pieces |= schedule_to_save(head)
@@ -129,7 +129,7 @@ class TrainingState:
         homes = engine_homes(self.engine, self.ranks)
         was_rows = run.label_head == "rows"
         load_pieces(reader, pieces_to_load([home for home in homes if not (was_rows and is_label_row(home.name))]))
-        if isinstance(head, RowsHead):
+        if isinstance(head, ShardedLevel):
             load_rows(head, reader)
         elif was_rows:
             load_engine_rows(homes, cast(EngineHead, head).block_rows, reader)

@@ -67,7 +67,7 @@ class LabelHead(Protocol):
         """
         ...
 
-    def finish_step(self) -> None:
+    def finish_step(self, is_sound: Tensor) -> None:
         """Take the update that a step's micro-batches prepared, if the head updates itself."""
         ...
 
@@ -128,7 +128,7 @@ class EngineHead(nn.Module):
         parents = leaves.logits if weighted and leaves is not None else None
         return shortlist.best(self._logits(features_BD, shortlist), parents, k)
 
-    def finish_step(self) -> None:
+    def finish_step(self, is_sound: Tensor) -> None:
         """Nothing to do: the engine updates the blocks."""
 
     def own_positions(self) -> Tensor:

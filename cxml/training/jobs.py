@@ -43,11 +43,11 @@ from cxml.optim import Schedule
 from cxml.parallel import (
     Exchange,
     Ranks,
-    RowsHead,
+    ShardedLevel,
     build_engine,
     distributed,
     gathered_state_dict,
-    rows_head,
+    sharded_level,
     set_patience,
 )
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
@@ -112,7 +112,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
-    make_head = rows_head(tree, Exchange(), config) if is_sharded else None
+    make_head = sharded_level(tree, Exchange(), config) if is_sharded else None
     model = build_model(config.model, tree, make_label_head=make_head)
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
@@ -128,7 +128,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         steps_per_epoch=loader.steps_per_epoch,
         epochs=config.train.epochs,
         config=config.optim,
-        rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
+        rows=model.label_head.schedule if isinstance(model.label_head, ShardedLevel) else None,
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule

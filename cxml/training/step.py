@@ -48,7 +48,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         is_applied = _take_step(engine)
     if not is_applied:
         raise DivergenceError(f"The gradients of step {step} are not finite, so no weight changed. {_REMEDY}")
-    cast(CascadeXML, engine.module).label_head.finish_step()
+    cast(CascadeXML, engine.module).label_head.finish_step(torch.tensor(True))
     return level_losses
 
 
