@@ -31,13 +31,12 @@ from cxml.optim import (
     settled_weights,
 )
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.magnitude import Magnitude
+from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
 
 _BLOCK_ROWS = 65536  # handed out at once
 _USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
-_LARGEST_FEATURE = 1e12  # squares of gradients, summed over texts and columns, stay within float32
 
 
 class ShardedLevel:
@@ -49,6 +48,7 @@ class ShardedLevel:
         layout: the rows that this rank owns.
         exchange: the ranks that share the rows.
         copies: the ranks that hold the same rows, for other texts.
+        on_device: whether rows are worked on where the features are, else by the CPU.
         schedule: of the rows' update.
     """
 
@@ -81,7 +81,7 @@ class ShardedLevel:
             trains: False leaves out what only training needs.
         """
         self.layout, self.exchange, self.copies = layout, exchange, copies or Exchange(is_alone=True)
-        self._kernels, self._on_device = kernels, on_device
+        self._kernels, self.on_device = kernels, on_device
         self._scores_all = head.candidates == "all"
         self._optimizer, self._width, self._clip_norm = head.optimizer, width, head.clip_global_norm
         self._tensors: RowTensors | None = None
@@ -183,8 +183,12 @@ class ShardedLevel:
         return positions.to(features_BD.device), scores_of(keys).to(features_BD.device)
 
     def is_bounded(self) -> Tensor | None:
-        """Whether the gradients that wait for the end of the step are sure to be finite, bool []; None if none wait."""
-        return None if self._largest_feature is None else self._largest_feature < _LARGEST_FEATURE
+        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        if self._largest_feature is None:
+            return None
+        factor = sum(scale * len(candidates.features) for candidates, scale in self._pending) * self.copies.size
+        is_adam = self._optimizer == "adamw"
+        return is_bounded(self._largest_feature, factor, self._width, self.schedule, is_adam=is_adam)
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Update the rows from what the step's micro-batches left, if that was not done in passing.
@@ -249,7 +253,7 @@ class ShardedLevel:
 
     def _place(self, features_BD: Tensor) -> Tensor:
         """The features where the rows are worked on."""
-        return features_BD.detach() if self._on_device else features_BD.detach().float().cpu()
+        return features_BD.detach() if self.on_device else features_BD.detach().float().cpu()
 
     def _rows_on(self, device: torch.device) -> tuple[RowTensors, Shard]:
         """The rows and their layout on a device."""

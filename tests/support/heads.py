@@ -5,9 +5,18 @@ import torch
 
 from cxml.config import OptimConfig
 from cxml.model import Leaves
-from cxml.parallel import Exchange, RowLayout, distributed, make_level
+from cxml.optim import TorchEveryRowKernels, TorchShortlistKernels
+from cxml.parallel import Exchange, RowLayout, ShardedLevel, distributed, kernels_for, make_level
 
 WIDTH, LR, STEPS = 5, 1e-2, 4
+
+
+def level_of(kind, layout, width, exchange, head, optim, **options):
+    """A sharded level with the kernels of a kind: `cpu`, `torch` (the plain reference) or `triton`."""
+    is_cpu, scores_all = kind == "cpu", head.candidates == "all"
+    plain = TorchEveryRowKernels() if scores_all else TorchShortlistKernels()
+    kernels = plain if kind == "torch" else kernels_for(head, on_device=not is_cpu)
+    return ShardedLevel(layout, width, exchange, head, optim, kernels, on_device=not is_cpu, **options)
 
 
 def make_problem(seed, num_leaves, counts, rows_per_leaf=6):
