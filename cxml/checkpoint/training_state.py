@@ -91,7 +91,7 @@ class TrainingState:
             row_schedule = {"step": schedule.step, "lr": schedule.lr, "beta1": schedule.beta1, "beta2": schedule.beta2}
         pieces[f"run/random/{ranks.rank:05d}"] = Pieces.whole(_random_state())
         if progress.losses is not None:
-            pieces[f"run/losses/{ranks.rank:05d}"] = Pieces.whole(progress.losses.float().clone())
+            pieces[f"run/losses/{ranks.rank:05d}"] = Pieces.whole(progress.losses.to("cpu", torch.float32, copy=True))
         run = RunState(
             step=progress.step,
             world_size=ranks.world_size,

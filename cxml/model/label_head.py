@@ -67,8 +67,16 @@ class LabelHead(Protocol):
         """
         ...
 
+    def is_bounded(self) -> Tensor | None:
+        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        ...
+
     def finish_step(self, is_sound: Tensor) -> None:
-        """Take the update that a step's micro-batches prepared, if the head updates itself."""
+        """Take the update that a step's micro-batches prepared, if the head updates itself.
+
+        Args:
+            is_sound: bool [], alike on all ranks; where it is False nothing changes.
+        """
         ...
 
     def own_positions(self) -> Tensor:
@@ -127,6 +135,9 @@ class EngineHead(nn.Module):
         shortlist = self._labels_of(leaves, len(features_BD))
         parents = leaves.logits if weighted and leaves is not None else None
         return shortlist.best(self._logits(features_BD, shortlist), parents, k)
+
+    def is_bounded(self) -> None:
+        """No update waits here."""
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Nothing to do: the engine updates the blocks."""

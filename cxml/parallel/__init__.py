@@ -4,7 +4,7 @@ workers start -> process_group (ranks, backend, device) -> engine (DeepSpeed aro
 plan says before any of it how many bytes and steps it will be
 """
 
-from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine
+from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.label_rows import kernels_for, make_level, sharded_level
 from cxml.parallel.plan import Plan, make_plan
@@ -20,6 +20,7 @@ from cxml.parallel.process_group import (
 )
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.sharded_level import ShardedLevel
+from cxml.parallel.step_check import StepCheck
 from cxml.parallel.workers import run_workers
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Ranks",
     "RowLayout",
     "ShardedLevel",
+    "StepCheck",
     "begin_group",
     "build_engine",
     "distributed",
@@ -45,4 +47,5 @@ __all__ = [
     "run_workers",
     "set_patience",
     "sharded_level",
+    "take_step",
 ]

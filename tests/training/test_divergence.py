@@ -167,10 +167,10 @@ def test_a_rate_that_is_far_too_high_ends_training_with_one_error(runs, name):
     step = int(re.search(r"step (\d+) ", text)[1])
     assert (1 if name == EVEN_LARGER else 2) <= step < 8
     assert "optim.encoder_lr" in text
-    assert "labels" in text or "DeepSpeed skipped" in text
+    assert "nor are those of the 2 step(s) after it" in text
     assert not Path(config.output, "model").exists()
     saved = list_checkpoints(f"{config.output}/checkpoints")
-    assert all(entry.step < step for entry in saved)
+    assert all(entry.step < step + 2 for entry in saved), "of the two steps that changed nothing"
     assert_finite(config.output)
 
 
@@ -178,8 +178,7 @@ def test_a_rate_that_is_far_too_high_ends_training_with_one_error(runs, name):
 def test_a_gradient_that_is_not_finite_changes_no_weight(runs, name):
     config, errors = runs[f"{name}: {POISONED_GRADIENT}"]
     assert len(set(errors)) == 1, "all ranks say the same"
-    assert "gradients of step 3 are not finite, so no weight changed" in errors[0][1]
-    assert all(entry.step < 3 for entry in list_checkpoints(f"{config.output}/checkpoints"))
+    assert "gradients or updates of step 3 are not finite, nor are those of the 2 step(s) after it" in errors[0][1]
     assert_finite(config.output)
 
 
@@ -189,7 +188,7 @@ def test_weights_that_are_nan_from_the_start_are_named_at_the_first_step(runs, n
     assert len(set(errors)) == 1
     kind, text = errors[0]
     assert kind == "DivergenceError"
-    assert "step 1 is not finite: losses are level 0 nan" in text
+    assert "Losses of step 1 are level 0 nan" in text
     assert "model.start_from" in text
     assert not list_checkpoints(f"{config.output}/checkpoints")
 
@@ -197,7 +196,7 @@ def test_weights_that_are_nan_from_the_start_are_named_at_the_first_step(runs, n
 def test_a_weight_that_becomes_nan_ends_training_at_the_next_step(runs):
     config, errors = runs[POISONED]
     assert len(set(errors)) == 1
-    assert "step 4 is not finite" in errors[0][1]
+    assert "updates of step 4 are not finite" in errors[0][1]
     assert_finite(config.output)
 
 
