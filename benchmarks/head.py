@@ -38,7 +38,7 @@ from cxml.console import set_up_logging
 from cxml.data import Batch
 from cxml.model import build_model
 from cxml.model.encoder import build_encoder
-from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, sharded_level, run_workers
+from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, run_workers, sharded_level
 from cxml.training import train_step
 from cxml.tree import LabelTree
 

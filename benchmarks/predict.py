@@ -48,7 +48,7 @@ from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
 from cxml.model import build_model
-from cxml.parallel import Exchange, ShardedLevel, sharded_level, run_workers
+from cxml.parallel import Exchange, ShardedLevel, run_workers, sharded_level
 from cxml.pipeline import run
 from cxml.prediction import Predictor, RowFormat
 from cxml.prediction.packed_rows import pack

@@ -51,7 +51,7 @@ from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDatase
 from cxml.data_tools.formats import RawSplit, read_source
 from cxml.data_tools.preparation import load_tokenizer, tokenize
 from cxml.model import build_model
-from cxml.parallel import Exchange, ShardedLevel, distributed, sharded_level, run_workers
+from cxml.parallel import Exchange, ShardedLevel, distributed, run_workers, sharded_level
 from cxml.training import evaluate_run, train
 from cxml.tree import LabelTree, build_tree, pifa, tree_url
 

@@ -2,7 +2,7 @@
 
 The head is given features and leaf clusters, not labels: a leaf's labels are one run of positions, so a leaf id stands
 for all of them. `EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
-time; `cxml.parallel.RowsHead` keeps its rows where they are and lets features travel.
+time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets features travel.
 """
 
 from __future__ import annotations

@@ -223,4 +223,3 @@ def _score(
 
 def _runs(num_rows: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
-

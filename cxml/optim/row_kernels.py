@@ -164,9 +164,7 @@ def _add_up(sums, text_ptr, text_sums):
 
 
 @cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def train_groups(
-    groups, partial_sums, features, texts, shares, truth, scale, mode, numbers, log_decay, state, squares
-):
+def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mode, numbers, log_decay, state, squares):
     """Loss and gradients of all pairs, and the update of their rows.
 
     Args:

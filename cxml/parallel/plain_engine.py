@@ -69,7 +69,7 @@ class PlainEngine:
         is_infinite = (~norm.isfinite()).float()
         self.basic_optimizer.found_inf = is_infinite if is_unsound is None else torch.maximum(is_unsound, is_infinite)
         if self._clipping:
-            torch._foreach_mul_(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))  # noqa: SLF001
+            torch._foreach_mul_(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         self.module.zero_grad()
 

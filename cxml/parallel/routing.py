@@ -140,9 +140,7 @@ def send(
     return _send_padded(exchange, shard, features_BD, pairs, sends_logits=logits_BK is not None)
 
 
-def _sort_pairs(
-    shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None
-) -> _Pairs:
+def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None) -> _Pairs:
     """The wanted pairs, and the true rows among them."""
     num_texts, num_shards, most_leaves = len(nodes_BK), shard.num_shards, shard.most_leaves
     is_wanted = nodes_BK >= 0
@@ -227,7 +225,12 @@ def _send_padded(
     every = torch.arange(num_pairs, device=pairs.owners.device)
     firsts = torch.searchsorted(pairs.owners, torch.arange(size + 1, device=every.device))
     place = pairs.owners * num_pairs + every - firsts[pairs.owners]
-    parts = pairs.texts.int()[:, None], pairs.leaves.int()[:, None], pairs.values[:, None].view(torch.int32), pairs.truth
+    parts = (
+        pairs.texts.int()[:, None],
+        pairs.leaves.int()[:, None],
+        pairs.values[:, None].view(torch.int32),
+        pairs.truth,
+    )
     packed = torch.cat(parts, dim=1)
     leaving = packed.new_full((size * num_pairs + num_pairs, packed.shape[1]), -1)
     leaving[place] = packed

@@ -32,8 +32,8 @@ from cxml.optim import (
 )
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
-from cxml.parallel.row_layout import RowLayout
 from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
+from cxml.parallel.row_layout import RowLayout
 
 _BLOCK_ROWS = 65536  # handed out at once
 _USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
@@ -304,9 +304,7 @@ class ShardedLevel:
         is_adam = self._optimizer == "adamw"
         return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
 
-    def _clip_factor(
-        self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float
-    ) -> Tensor:
+    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
         """What brings the norm of the gradients of all shards' rows down to the limit, float32 []."""
         if not self._clip_norm:
             return torch.ones((), device=rows.bias.device)
@@ -340,7 +338,9 @@ def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists |
     parts = []
     for name, values in vars(candidates).items():
         sizes = texts if name == "features" else rest
-        parts.append(copies.gather_rows(values, sizes).split(sizes) if isinstance(values, Tensor) else [values] * copies.size)
+        parts.append(
+            copies.gather_rows(values, sizes).split(sizes) if isinstance(values, Tensor) else [values] * copies.size
+        )
     kind = type(candidates)
     every = [kind(*own) for own in zip(*parts, strict=True)]
     return Shortlists.join(every) if kind is Shortlists else EveryRow.join(every)

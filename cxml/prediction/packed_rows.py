@@ -19,7 +19,16 @@ from cxml import artefacts, storage
 from cxml.artefacts import FileEntry, MappedFile
 from cxml.config import HeadConfig, OptimConfig
 from cxml.errors import ConfigError, DataError
-from cxml.optim import CpuShortlistKernels, LeafRows, RowSchedule, RowState, RowTensors, Shortlists, best_int8_rows, pairs_by_text
+from cxml.optim import (
+    CpuShortlistKernels,
+    LeafRows,
+    RowSchedule,
+    RowState,
+    RowTensors,
+    Shortlists,
+    best_int8_rows,
+    pairs_by_text,
+)
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 from cxml.prediction.mapped_tensors import are_finite, view_tensors
 

@@ -47,8 +47,8 @@ from cxml.parallel import (
     build_engine,
     distributed,
     gathered_state_dict,
-    sharded_level,
     set_patience,
+    sharded_level,
 )
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.centroids import start_from_centroids

@@ -16,7 +16,7 @@ from cxml.data import ShardedDataset, collate
 from cxml.data_tools.preparation import prepare
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import build_model
-from cxml.parallel import Exchange, sharded_level, run_workers
+from cxml.parallel import Exchange, run_workers, sharded_level
 from cxml.relabel import main as relabel_command
 from cxml.relabelling import relabel
 from cxml.tree import LabelTree, build

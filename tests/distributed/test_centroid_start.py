@@ -11,7 +11,7 @@ from cxml.config import Config
 from cxml.data import ShardedDataset, collate, data_url
 from cxml.data_tools.preparation import prepare
 from cxml.model import build_model
-from cxml.parallel import Exchange, distributed, sharded_level, run_workers
+from cxml.parallel import Exchange, distributed, run_workers, sharded_level
 from cxml.training.centroids import start_from_centroids
 from cxml.tree import LabelTree, build, tree_url
 

@@ -6,8 +6,7 @@ import pytest
 
 from cxml.config import Config, DataConfig, HeadConfig, SourceConfig
 from cxml.errors import WorkerError
-from cxml.parallel import Exchange, distributed, ranks_per_machine, run_workers
-from cxml.parallel import sharded_level
+from cxml.parallel import Exchange, distributed, ranks_per_machine, run_workers, sharded_level
 from cxml.tree import LabelTree
 
 
