@@ -35,7 +35,7 @@ from torch import nn
 
 from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig
 from cxml.console import set_up_logging
-from cxml.data import Batch
+from cxml.data import Batch, BatchLimits
 from cxml.model import build_model
 from cxml.model.encoder import build_encoder
 from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, run_workers, sharded_level
@@ -230,6 +230,7 @@ def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
         label_values=torch.from_numpy(labels.ravel()),
         label_offsets=torch.arange(0, 5 * TEXTS + 1, 5),
         global_size=TEXTS * ranks.world_size,
+        limits=BatchLimits(TEXTS, 5 * TEXTS, 5),
     )
 
 

@@ -7,7 +7,7 @@ the learning rates and beta1 of the three-phase one-cycle
 from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
 from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, pairs_by_text
 from cxml.optim.groups import parameter_groups
-from cxml.optim.kernels import RowKernels
+from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, settled_weights, update_rows
 from cxml.optim.row_kernels import best_int8_rows
 from cxml.optim.row_tensors import RowTensors, update_run
@@ -26,6 +26,7 @@ __all__ = [
     "RowState",
     "RowTensors",
     "Schedule",
+    "ShortlistKernels",
     "Shortlists",
     "TorchEveryRowKernels",
     "TorchShortlistKernels",

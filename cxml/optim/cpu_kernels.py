@@ -16,7 +16,7 @@ from cxml.model.ranking import NO_KEY, ranking_keys
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.leaf_groups import LeafGroups
 from cxml.optim.row_adamw import RowSchedule
-from cxml.optim.row_kernels import best_rows, train_groups, update_distinct_rows
+from cxml.optim.row_kernels import best_rows, score_pairs, train_groups, update_distinct_rows
 from cxml.optim.row_tensors import RowTensors, pending_decay
 
 _LOSS, _LOSS_AND_UPDATE, _UPDATE, _SQUARES = range(4)  # modes of `train_groups`
@@ -62,6 +62,18 @@ class CpuShortlistKernels:
         features = candidates.features.float().numpy()
         keys, positions = best_rows(features, *wanted, k, log_decay, schedule.step, rows.arrays())
         return torch.from_numpy(keys), torch.from_numpy(positions)
+
+    def scores(
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `ShortlistKernels.scores`."""
+        first, last, positions = leaf_rows.of_pairs(candidates.leaves)
+        logits = torch.zeros(positions.shape)
+        score_pairs(
+            candidates.features.float().numpy(), candidates.texts.numpy(), first.numpy(), last.numpy(), logits.numpy(),
+            schedule.log_decay.numpy(), step, rows.arrays(),
+        )  # fmt: skip
+        return logits, positions
 
 
 def pairs_by_text(

@@ -106,8 +106,8 @@ class RowSchedule:
         step: the step under way, from 1.
         lr: its learning rate.
         beta1: its beta1.
-        log_decay: float64 [more than step], running sum of log(1 - lr * decay) up to the end of each step; entry 0 is 0.
-            It lies on the device of the rows, where alone it may be known that a step does not count.
+        log_decay: float64 [more than step], running sum of log(1 - lr * decay) up to each step; entry 0 is 0. It
+            lies on the device of the rows, where alone it may be known that a step does not count.
     """
 
     decay: float

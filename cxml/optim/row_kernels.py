@@ -348,3 +348,27 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift
                 logit = product * scale[r] + bias[r]
                 _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
     return keys, positions
+
+
+@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step, state):
+    """Logits of the rows of each pair's leaf.
+
+    Args:
+        features: float32 [S, D].
+        texts: int32 [P].
+        first_rows: int64 [P], first row of each pair's leaf; last_rows: one past its last.
+        last_rows: int64 [P].
+        logits: float32 [P, W], written where there are rows.
+        log_decay: `RowSchedule.log_decay`.
+        step: the step that rows are to be as of the end of.
+        state: the arrays of `RowState`.
+    """
+    weight, bias, last_step = state[0], state[1], state[5]
+    width = features.shape[1]
+    for p in prange(len(texts)):
+        for r in range(first_rows[p], last_rows[p]):
+            product = np.float32(0)
+            for d in range(width):
+                product += _value(weight[r, d]) * features[texts[p], d]
+            logits[p, r - first_rows[p]] = product * pending_decay(last_step[r], log_decay, step) + bias[r]

@@ -95,7 +95,7 @@ def update_run(
 
 
 def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, step: int) -> Tensor:
-    """The factor that each chosen row still has to take to be as of the end of `step`: float32, in the shape of `run`."""
+    """The factor that each chosen row still has to take to be as of the end of `step`: float32, shaped as `run`."""
     return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
 
 

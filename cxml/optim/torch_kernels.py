@@ -79,7 +79,7 @@ class TorchShortlistKernels:
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
-        logits, positions = self.scores(rows, leaf_rows, candidates, schedule)
+        logits, positions = self.scores(rows, leaf_rows, candidates, schedule, schedule.step)
         keys = ranking_keys(logits if parent_logits is None else joint_logit(logits, parent_logits[:, None]), logits)
         texts = candidates.texts[:, None].expand_as(keys)
         return best_per_text(
@@ -88,20 +88,12 @@ class TorchShortlistKernels:
         )  # fmt: skip
 
     def scores(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits of all candidates, float32 [P, W] with the rows of the largest leaf W; and positions, -1 for none."""
-        logits, positions = [], []
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.step):
-            leaf = candidates.leaves[own].long().clamp(max=len(leaf_rows.positions) - 1)
-            logits.append(scores.logits)
-            found = scores.rows + (leaf_rows.positions[leaf] - leaf_rows.starts[leaf])[:, None]
-            positions.append(found.masked_fill(~scores.exists, -1))
-        width = leaf_rows.most_rows
-        return (
-            torch.cat([rows.bias.new_zeros(0, width), *logits]),
-            torch.cat([leaf_rows.starts.new_zeros(0, width), *positions]),
-        )
+        """See `ShortlistKernels.scores`."""
+        _, _, positions = leaf_rows.of_pairs(candidates.leaves)
+        logits = [scores.logits for _, scores in _scores(rows, leaf_rows, candidates, schedule, step)]
+        return torch.cat([rows.bias.new_zeros(0, leaf_rows.most_rows), *logits]), positions
 
     def _gradients(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule
@@ -209,12 +201,9 @@ def _scores(
     columns = torch.arange(width, device=leaf_rows.starts.device)
     for first in range(0, len(candidates.leaves), at_once):
         own = slice(first, first + at_once)
-        leaf = candidates.leaves[own].long()
-        num_leaves = len(leaf_rows.positions)
-        starts = leaf_rows.starts[leaf.clamp(max=num_leaves - 1)]
-        ends = leaf_rows.starts[(leaf + 1).clamp(max=num_leaves)]
-        exists = (starts[:, None] + columns < ends[:, None]) & (leaf < num_leaves)[:, None]
-        chosen = (starts[:, None] + columns).masked_fill(~exists, 0)
+        first_rows, _, positions = leaf_rows.of_pairs(candidates.leaves[own])
+        exists = positions >= 0
+        chosen = (first_rows[:, None] + columns).masked_fill(~exists, 0)
         weight = rows.weight[chosen].float() * pending_decay(rows, chosen, schedule, step)[..., None]
         texts = candidates.texts[own].long()
         logits = torch.einsum("pwd,pd->pw", weight, candidates.features[texts].float()) + rows.bias[chosen]

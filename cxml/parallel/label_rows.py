@@ -51,7 +51,7 @@ def make_level(
     """A level with the kernels for the device that its rows are worked on: the accelerator's, or the processor's."""
     on_device = head.rows_in == "device" and accelerator_type() is not None and extras.is_installed("triton")
     kernels = kernels_for(head, on_device=on_device)
-    return ShardedLevel(layout, width, exchange, head, optim, kernels, on_device=on_device, **options)
+    return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=on_device, **options)
 
 
 def kernels_for(head: HeadConfig, *, on_device: bool) -> RowKernels:

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from cxml.data import BatchLimits
 from cxml.optim import WORD_BITS, EveryRow, LeafRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.row_layout import RowLayout
@@ -117,6 +118,7 @@ def send(
     *,
     positive_keys: Tensor | None = None,
     logits_BK: Tensor | None = None,
+    most_texts: int | None = None,
 ) -> Visit[Shortlists]:
     """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
 
@@ -128,16 +130,24 @@ def send(
         positive_keys: int64 [T], sorted: text times positions plus position, of the true rows. Those of no wanted leaf
             are left out.
         logits_BK: float32, of the leaves, to send along.
+        most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
     """
+    num_texts, is_exact = len(features_BD), features_BD.device.type == "cpu"
+    if exchange.size > 1 and not is_exact:
+        if most_texts is None:
+            most_texts = int(exchange.gather_sizes(num_texts).max())
+        features_BD = _pad_rows(features_BD, most_texts)
+        nodes_BK = _pad_rows(nodes_BK, most_texts, value=-1)
+        logits_BK = None if logits_BK is None else _pad_rows(logits_BK, most_texts)
     pairs = _sort_pairs(shard, nodes_BK, positive_keys, logits_BK)
     if exchange.size == 1:
         parent_logits = None if logits_BK is None else pairs.values
         leaves = pairs.leaves.masked_fill(pairs.owners > 0, len(shard.leaf_rows.positions))
         candidates = Shortlists(features_BD, leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
         return Visit(candidates, parent_logits, lambda sums: sums, lambda keys, positions: (keys, positions))
-    if features_BD.device.type == "cpu":
-        return _send_exactly(exchange, shard, features_BD, pairs, sends_logits=logits_BK is not None)
-    return _send_padded(exchange, shard, features_BD, pairs, sends_logits=logits_BK is not None)
+    if is_exact:
+        return _send_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
+    return _send_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
 
 
 def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None) -> _Pairs:
@@ -169,18 +179,18 @@ def _mark_true(shard: Shard, rising: Tensor, positive_keys: Tensor | None, num_t
     num_words = shard.leaf_rows.num_words
     truth = torch.zeros(len(rising) * num_words, dtype=torch.int32, device=rising.device)
     if positive_keys is not None and len(rising):
+        is_new = torch.ones_like(positive_keys, dtype=torch.bool)
+        torch.not_equal(positive_keys[1:], positive_keys[:-1], out=is_new[1:])
         texts, positions = positive_keys // shard.num_positions, positive_keys % shard.num_positions
         leaves, rows = shard.find(positions)
         wanted = _keys(shard, leaves, texts, num_texts)
         place = torch.searchsorted(rising, wanted).clamp_(max=len(rising) - 1)
         bits = torch.ones_like(rows, dtype=torch.int32) << (rows % WORD_BITS).int()
-        truth.index_add_(0, place * num_words + rows // WORD_BITS, bits * (rising[place] == wanted))
+        truth.index_add_(0, place * num_words + rows // WORD_BITS, bits * (is_new & (rising[place] == wanted)))
     return truth.view(-1, num_words)
 
 
-def _send_exactly(
-    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: _Pairs, *, sends_logits: bool
-) -> Visit[Shortlists]:
+def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: _Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
     """Send what the owners need and nothing else."""
     num_texts, size = len(features_BD), exchange.size
     goes = torch.zeros(size * num_texts, dtype=torch.int64)
@@ -194,8 +204,7 @@ def _send_exactly(
     arriving = exchange.swap(counts, [1] * size, [1] * size)
     (texts_out, pairs_out), (texts_in, pairs_in) = counts.T.tolist(), arriving.T.tolist()
 
-    parts = places.int()[:, None], pairs.leaves.int()[:, None], pairs.values[:, None].view(torch.int32), pairs.truth
-    arrived = exchange.swap(torch.cat(parts, dim=1), pairs_out, pairs_in)
+    arrived = exchange.swap(_pack(places, pairs), pairs_out, pairs_in)
     firsts = arriving[:, 0].cumsum(0) - arriving[:, 0]
     texts = arrived[:, 0] + firsts.repeat_interleave(arriving[:, 1]).int()
     leaves, order = arrived[:, 1].sort(stable=True)
@@ -216,10 +225,19 @@ def _send_exactly(
     return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
 
 
+def _pack(texts: Tensor, pairs: _Pairs) -> Tensor:
+    """Pairs as they travel, int32 [P, 3 + words]: text, leaf, the bits of the value, truth."""
+    parts = texts.int()[:, None], pairs.leaves.int()[:, None], pairs.values.contiguous()[:, None].view(torch.int32)
+    return torch.cat([*parts, pairs.truth], dim=1)
+
+
 def _send_padded(
-    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: _Pairs, *, sends_logits: bool
+    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: _Pairs, own_texts: int, *, sends_logits: bool
 ) -> Visit[Shortlists]:
-    """Send as much as there can be at the most, so that no size depends on what the texts want."""
+    """Send as much as there can be at the most, so that no size depends on what the texts want.
+
+    Of the B texts the first `own_texts` are real.
+    """
     num_texts, size, num_pairs = len(features_BD), exchange.size, len(pairs.owners)
     no_leaf = len(shard.leaf_rows.positions)
     every = torch.arange(num_pairs, device=pairs.owners.device)
@@ -245,19 +263,23 @@ def _send_padded(
     candidates = Shortlists(all_features, leaves, texts[order], values, arrived[order, 3:])
 
     def bring_back(sums: Tensor) -> Tensor:
-        return exchange.sum_rows(sums, [num_texts] * size)
+        return exchange.sum_rows(sums, [num_texts] * size)[:own_texts]
 
     def bring_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         both = exchange.swap(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
-        of_owners = both.view(size, num_texts, *both.shape[1:]).transpose(0, 1).flatten(1, 2)
-        best = of_owners[..., 0].topk(keys.shape[1], dim=1)
-        return best.values, of_owners[..., 1].gather(1, best.indices)
+        return _best_of_owners(both.view(size, num_texts, *both.shape[1:])[:, :own_texts])
 
     return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
 
 
 def send_everywhere(
-    exchange: Exchange, shard: Shard, features_BD: Tensor, *, share: float = 1.0, positive_keys: Tensor | None = None
+    exchange: Exchange,
+    shard: Shard,
+    features_BD: Tensor,
+    *,
+    share: float = 1.0,
+    positive_keys: Tensor | None = None,
+    limits: BatchLimits | None = None,
 ) -> Visit[EveryRow]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
@@ -267,32 +289,50 @@ def send_everywhere(
         features_BD: of this rank's texts, where the rows are.
         share: what a loss counts.
         positive_keys: see `send`.
+        limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
     """
-    keys = torch.zeros(0, dtype=torch.int64, device=features_BD.device) if positive_keys is None else positive_keys
-    sizes = exchange.gather_sizes(len(features_BD), len(keys)) if exchange.size > 1 else None
-    counts = [len(features_BD)] if sizes is None else sizes[:, 0].tolist()
-    keys = keys + sum(counts[: exchange.rank]) * shard.num_positions
-    if sizes is not None:
-        keys = exchange.gather_rows(keys, sizes[:, 1].tolist())
-    rows, order = own_rows(shard, keys % shard.num_positions).sort(stable=True)
-    features = exchange.gather_rows(features_BD, counts) if sizes is not None else features_BD
-    candidates = EveryRow(features, rows, (keys // shard.num_positions)[order], share)
+    num_texts = len(features_BD)
+    keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
+    counts = [num_texts]
+    if exchange.size > 1:
+        if limits is None or features_BD.device.type == "cpu":
+            counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
+        else:
+            most_keys = 0 if positive_keys is None else limits.labels
+            counts, key_counts = [limits.texts] * exchange.size, [most_keys] * exchange.size
+            features_BD, keys = _pad_rows(features_BD, limits.texts), _pad_rows(keys, most_keys, value=-1)
+        first = sum(counts[: exchange.rank])
+        keys = exchange.gather_rows(torch.where(keys < 0, -1, keys + first * shard.num_positions), key_counts)
+        features_BD = exchange.gather_rows(features_BD, counts)
+    rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
+    rows, order = rows.sort(stable=True)
+    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, share)
+    start = sum(counts[: exchange.rank])
 
     def bring_back(sums: Tensor) -> Tensor:
-        return exchange.sum_rows(sums, counts)
+        return exchange.sum_rows(sums, counts)[:num_texts]
 
     def bring_best(best: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         if exchange.size == 1:
             return best, positions
-        alike = [len(features)] * exchange.size
-        both = exchange.gather_rows(torch.stack([best, positions], dim=2), alike)
-        start = sum(counts[: exchange.rank])
-        own = both.view(exchange.size, len(features), *both.shape[1:])[:, start : start + counts[exchange.rank]]
-        of_owners = own.transpose(0, 1).flatten(1, 2)
-        top = of_owners[..., 0].topk(best.shape[1], dim=1)
-        return top.values, of_owners[..., 1].gather(1, top.indices)
+        both = torch.stack([best, positions], dim=2)
+        every = exchange.gather_rows(both, [len(both)] * exchange.size).view(exchange.size, *both.shape)
+        return _best_of_owners(every[:, start : start + num_texts])
 
     return Visit(candidates, None, bring_back, bring_best)
+
+
+def _best_of_owners(found: Tensor) -> tuple[Tensor, Tensor]:
+    """The k best of each text: `found` holds keys and positions, int64 [owners, B, k, 2]."""
+    of_owners = found.transpose(0, 1).flatten(1, 2)
+    best = of_owners[..., 0].topk(found.shape[2], dim=1)
+    return best.values, of_owners[..., 1].gather(1, best.indices)
+
+
+def _pad_rows(values: Tensor, num_rows: int, value: int = 0) -> Tensor:
+    """Rows added at the end, to be as many as `num_rows`."""
+    missing = num_rows - len(values)
+    return torch.cat([values, values.new_full((missing, *values.shape[1:]), value)]) if missing else values
 
 
 def own_rows(shard: Shard, positions: Tensor) -> Tensor:

@@ -6,20 +6,22 @@
 4. The rows are updated: on a processor in the visit in which they are scored, where nothing else has to be waited for;
    else when the step ends, from what it kept of each micro-batch, and only if the step is sound.
 
-Per step a rank sends each of its B texts, D numbers and K leaves, to at most K owners, and D + 1 come back from each; the
-cost does not depend on the number of rows.
+Per step a rank sends each of its B texts, D numbers and K leaves, to at most K owners, and D + 1 come back from each;
+the cost does not depend on the number of rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from cxml.config import HeadConfig, OptimConfig
-from cxml.model import Leaves
+from cxml.data import BatchLimits
+from cxml.model import HandDown, Leaves
 from cxml.model.ranking import scores_of
 from cxml.optim import (
     EveryRow,
@@ -27,9 +29,11 @@ from cxml.optim import (
     RowSchedule,
     RowState,
     RowTensors,
+    ShortlistKernels,
     Shortlists,
     settled_weights,
 )
+from cxml.parallel.choice import best_nodes, choose
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
@@ -59,8 +63,8 @@ class ShardedLevel:
         exchange: Exchange,
         head: HeadConfig,
         optim: OptimConfig,
-        kernels: RowKernels,
         *,
+        kernels: RowKernels,
         on_device: bool = False,
         copies: Exchange | None = None,
         accumulation: int = 1,
@@ -129,58 +133,68 @@ class ShardedLevel:
         leaves: Leaves | None,
         positive_keys: Tensor,
         scale: float,
+        *,
         losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
     ) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or prepares their update."""
-        learns = torch.is_grad_enabled()
-        if learns and not features_BD.requires_grad:
-            features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
-        return _LevelLoss.apply(features_BD, self, leaves, positive_keys, scale, learns, losses_above)
+        visit = self._send(features_BD, leaves, positive_keys, limits)
+        return self._loss(features_BD, visit, scale, losses_above)
 
-    def train(
+    def loss_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        hand_down: HandDown,
+        *,
+        losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Leaves]:
+        """See `ClusterLevel.loss_and_choice`."""
+        visit = self._send(features_BD, above, positive_keys, limits)
+        rows, shard = self._rows_on(visit.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
+        chosen = choose(cast("Visit[Shortlists]", visit), *scores, hand_down)
+        return self._loss(features_BD, visit, scale, losses_above), chosen.to(features_BD.device)
+
+    def predict(
         self,
         features_BD: Tensor,
         leaves: Leaves | None,
-        positive_keys: Tensor,
-        scale: float,
+        k: int,
         *,
-        updates: bool,
-        losses_above: Tensor | None = None,
-    ) -> Tensor:
-        """Loss, gradients, and the rows' update or its preparation.
-
-        Returns:
-            float32 [B, D + 1]: the features' gradient, and each text's loss last; infinite if an update in passing was
-            not admitted.
-        """
-        features = self._place(features_BD)
-        rows, shard = self._rows_on(features.device)
-        visit = self._send(shard, features, leaves, positive_keys)
-        candidates = visit.candidates
-        if not updates:
-            return visit.bring_back(self._loss(rows, shard, candidates))
-        if not self._updates_in_passing:
-            self._keep(candidates, scale)
-            return visit.bring_back(self._loss(rows, shard, candidates))
-        admitted = self._admits(features, losses_above, scale)
-        sums = self._loss(rows, shard, candidates, update_scale=scale if admitted else None)
-        if not admitted:
-            sums[:, -1] += torch.inf
-        return visit.bring_back(sums)
-
-    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
-        features = self._place(features_BD)
-        rows, shard = self._rows_on(features.device)
-        if self._scores_all:
-            visit = send_everywhere(self.exchange, shard, features)
-        else:
-            nodes = self._wanted(leaves, len(features), features.device)
-            logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
-            visit = send(self.exchange, shard, features, nodes, logits_BK=logits)
+        visit = self._send(features_BD, leaves, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(visit.candidates.features.device)
         best = self._kernels.best(rows, shard.leaf_rows, visit.candidates, self.schedule, k, visit.parent_logits)
         keys, positions = visit.bring_best(*best)
         return positions.to(features_BD.device), scores_of(keys).to(features_BD.device)
+
+    def best_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        k: int,
+        hand_down: HandDown,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor, Leaves]:
+        """See `ClusterLevel.best_and_choice`."""
+        visit = self._send(features_BD, above, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(visit.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        logits, positions = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.step)
+        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, hand_down)
+        keys, nodes = best_nodes(cast("Visit[Shortlists]", visit), logits, positions, k)
+        device = features_BD.device
+        return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
 
     def is_bounded(self) -> Tensor | None:
         """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
@@ -264,14 +278,29 @@ class ShardedLevel:
         return self._tensors, self._shard
 
     def _send(
-        self, shard: Shard, features: Tensor, leaves: Leaves | None, positive_keys: Tensor
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor | None,
+        limits: BatchLimits | None,
+        *,
+        weighted: bool = False,
     ) -> Visit[Shortlists] | Visit[EveryRow]:
-        keys = positive_keys.to(features.device)
+        """Send texts to the owners of what they are scored on."""
+        features = self._place(features_BD)
+        _, shard = self._rows_on(features.device)
+        keys = None if positive_keys is None else positive_keys.to(features.device)
         if self._scores_all:
             share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
-            return send_everywhere(self.exchange, shard, features, share=share, positive_keys=keys)
+            return send_everywhere(
+                self.exchange, shard, features, share=share, positive_keys=keys, limits=limits
+            )  # fmt: skip
+        logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
         nodes = self._wanted(leaves, len(features), features.device)
-        return send(self.exchange, shard, features, nodes, positive_keys=keys)
+        return send(
+            self.exchange, shard, features, nodes,
+            positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
+        )  # fmt: skip
 
     def _wanted(self, leaves: Leaves | None, num_texts: int, device: torch.device) -> Tensor:
         """The leaves of each text, int64 [B, K], -1 where there is none."""
@@ -280,9 +309,24 @@ class ShardedLevel:
         return leaves.nodes.masked_fill(~leaves.mask, -1).to(device)
 
     def _loss(
-        self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, update_scale: float | None = None
+        self,
+        features_BD: Tensor,
+        visit: Visit[Shortlists] | Visit[EveryRow],
+        scale: float,
+        losses_above: Tensor | None,
     ) -> Tensor:
-        return self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
+        """The summed loss; the rows are updated, or their update is prepared."""
+        candidates, update_scale, is_admitted = visit.candidates, None, True
+        if torch.is_grad_enabled() and not self._updates_in_passing:
+            self._keep(candidates, scale)
+        elif torch.is_grad_enabled():
+            is_admitted = self._admits(features_BD, losses_above, scale)
+            update_scale = scale if is_admitted else None
+        rows, shard = self._rows_on(candidates.features.device)
+        sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
+        if not is_admitted:
+            sums[:, -1] += torch.inf
+        return _KnownGradient.apply(features_BD, visit.bring_back(sums))
 
     def _keep(self, candidates: Shortlists | EveryRow, scale: float) -> None:
         """Keep what the update at the end of the step is made from."""
@@ -295,7 +339,7 @@ class ShardedLevel:
         """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
         if not self._magnitude.is_known:
             self._magnitude.measure(self.state, self.exchange)
-        own = features.abs().max().item() if features.numel() else 0.0
+        own = features.detach().abs().max().item() if features.numel() else 0.0
         if losses_above is not None and not losses_above.isfinite().all():
             own = math.inf
         facts = torch.tensor([[own, len(features)]], dtype=torch.float64)
@@ -313,19 +357,18 @@ class ShardedLevel:
         return (self._clip_norm / norm).clamp(max=1).float()
 
 
-class _LevelLoss(torch.autograd.Function):
-    """The summed loss, whose gradient the level has already computed when it returns."""
+class _KnownGradient(torch.autograd.Function):
+    """The summed loss of texts: `sums` float32 [B, D + 1] has the gradient of their features, and their losses last."""
 
     @staticmethod
-    def forward(ctx, features_BD, level, leaves, positive_keys, scale, learns, losses_above):  # noqa: ANN001, ANN205, PLR0917
-        sums = level.train(features_BD, leaves, positive_keys, scale, updates=learns, losses_above=losses_above)
+    def forward(ctx, features_BD, sums):  # noqa: ANN001, ANN205
         ctx.save_for_backward(sums[:, :-1].to(features_BD.device, features_BD.dtype))
         return sums[:, -1].sum().to(features_BD.device)
 
     @staticmethod
     def backward(ctx, gradient):  # noqa: ANN001, ANN205
         (feature_gradient,) = ctx.saved_tensors
-        return gradient.to(feature_gradient.dtype) * feature_gradient, None, None, None, None, None, None
+        return gradient.to(feature_gradient.dtype) * feature_gradient, None
 
 
 def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
@@ -333,8 +376,10 @@ def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists |
     if copies.size == 1:
         return candidates
     pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
-    counts = copies.gather_sizes(len(candidates.features), len(pairs))
-    texts, rest = counts.T.tolist()
+    if candidates.features.device.type == "cpu":
+        texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
+    else:  # padded alike on all ranks
+        texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
     parts = []
     for name, values in vars(candidates).items():
         sizes = texts if name == "features" else rest

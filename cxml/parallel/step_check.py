@@ -76,8 +76,8 @@ class StepCheck:
             by_level = [f"level {level} {loss:.4g}" for level, loss in enumerate(clusters)] + [f"labels {labels:.4g}"]
             rest = f", nor are those of the {in_a_row - 1} step(s) after it" if in_a_row > 1 else ""
             raise DivergenceError(
-                f"The losses, gradients or updates of step {first} are not finite{rest}, so no weight changed. Losses of "
-                f"step {first} are {', '.join(by_level)}. {_REMEDY}"
+                f"The losses, gradients or updates of step {first} are not finite{rest}, so no weight changed. Losses "
+                f"of step {first} are {', '.join(by_level)}. {_REMEDY}"
             )
         if in_all > self._failures_told:
             _log.warning(

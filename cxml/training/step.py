@@ -32,27 +32,27 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         up to it. Zeros if the step did not count, see `cxml.parallel.StepCheck`.
 
     Raises:
-        DivergenceError: three steps in a row did not count; on a processor only, elsewhere `StepCheck.report` raises it.
+        DivergenceError: three steps in a row did not count; on a processor, elsewhere `StepCheck.report` raises it.
     """
-    head = cast(CascadeXML, engine.module).label_head
+    model = cast(CascadeXML, engine.module)
     level_losses, is_sound, everywhere = torch.zeros((), device=ranks.device), None, None
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
         engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
         level_losses = level_losses + by_level / batch.global_size
         if number == len(micro_batches):
-            everywhere = _all_losses(level_losses, head.is_bounded(), ranks)
+            everywhere = _all_losses(level_losses, model.is_bounded(), ranks)
             is_sound = engine.step_check.judge(everywhere)
         is_sound = take_step(engine, is_sound)
     assert is_sound is not None, "a step has a micro-batch"
     assert everywhere is not None, "a step has a last micro-batch"
-    head.finish_step(is_sound)
+    model.finish_step(is_sound)
     engine.step_check.count(step, everywhere[:-1], is_sound)
     return torch.where(is_sound, level_losses, 0)
 
 
 def _all_losses(level_losses: Tensor, is_bounded: Tensor | None, ranks: Ranks) -> Tensor:
-    """The mean losses of the levels over all ranks, and a number that is not finite where a rank's rows are not bounded.
+    """The levels' mean losses over all ranks, and last infinity where an update is not bounded, else 0.
 
     float32 [levels + 1].
     """

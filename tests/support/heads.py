@@ -16,7 +16,7 @@ def level_of(kind, layout, width, exchange, head, optim, **options):
     is_cpu, scores_all = kind == "cpu", head.candidates == "all"
     plain = TorchEveryRowKernels() if scores_all else TorchShortlistKernels()
     kernels = plain if kind == "torch" else kernels_for(head, on_device=not is_cpu)
-    return ShardedLevel(layout, width, exchange, head, optim, kernels, on_device=not is_cpu, **options)
+    return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=not is_cpu, **options)
 
 
 def make_problem(seed, num_leaves, counts, rows_per_leaf=6):

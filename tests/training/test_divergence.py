@@ -69,7 +69,7 @@ def test_no_row_changes_in_a_step_that_is_not_finite(name, fault):
     features[1, 2] = given.get("feature", 1.0)
     device = device_of(0) if kind == "triton" else "cpu"
     above = torch.tensor([0.3, given.get("above", 0.5)])
-    loss = head.loss(torch.from_numpy(features).to(device).requires_grad_(), leaves, keys, 1 / 3, above)
+    loss = head.loss(torch.from_numpy(features).to(device).requires_grad_(), leaves, keys, 1 / 3, losses_above=above)
     is_sound = loss.isfinite() & above.isfinite().all()
     is_bounded = head.is_bounded()
     head.finish_step(is_sound if is_bounded is None else is_sound & is_bounded)
@@ -94,7 +94,9 @@ def test_healthy_steps_of_any_usual_rate_are_taken(name):
         device = device_of(0) if kind == "triton" else "cpu"
         for _ in range(3):
             head.schedule.begin_step(lr, 0.9)
-            loss = head.loss(torch.from_numpy(features).to(device), leaves, keys, 1 / 3, torch.tensor([1e6]))
+            loss = head.loss(
+                torch.from_numpy(features).to(device), leaves, keys, 1 / 3, losses_above=torch.tensor([1e6])
+            )
             is_bounded = head.is_bounded()
             assert is_bounded is None or is_bounded
             head.finish_step(torch.tensor(True))
