@@ -38,7 +38,7 @@ from cxml.console import set_up_logging
 from cxml.data import Batch, BatchLimits
 from cxml.model import build_model
 from cxml.model.encoder import build_encoder
-from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, run_workers, sharded_level
+from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, run_workers, sharded_levels
 from cxml.training import train_step
 from cxml.tree import LabelTree
 
@@ -168,7 +168,7 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
     config = whole_step_config(options, ranks)
     tree = even_tree(options.whole_step_labels, config.tree.sizes)
     torch.manual_seed(0)
-    model = build_model(config.model, tree, make_label_head=sharded_level(tree, Exchange(), config))
+    model = build_model(config.model, tree, make_levels=sharded_levels(tree, Exchange(), config))
     engine = build_engine(model, config.train, config.optim, ranks)
     encoder = build_engine(_EncoderAlone(config.model, config.num_levels), config.train, config.optim, ranks)
     rows = cast(ShardedLevel, model.label_head).schedule

@@ -27,7 +27,7 @@ from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError, DivergenceError
 from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, Ranks, ShardedLevel, sharded_level
+from cxml.parallel import Exchange, Ranks, ShardedLevel, sharded_levels
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-model", 1
@@ -115,6 +115,20 @@ def save_model(
     dist.barrier()
 
 
+def gathered_clusters(model: CascadeXML, ranks: Ranks) -> dict[str, Tensor]:
+    """Weights and biases of the sharded levels of clusters, by names of parameters, on the first rank; elsewhere none.
+
+    A collective call. A model holds these levels whole, as it does those of ordinary parameters.
+    """
+    found: dict[str, Tensor] = {}
+    for level, rows in enumerate(model.cluster_levels, start=len(model.cluster_heads)):
+        assert isinstance(rows, ShardedLevel), "the only kind"
+        weight, bias = rows.gather_rows(ranks.is_first)
+        if ranks.is_first:
+            found |= {f"cluster_heads.{level}.weight": weight, f"cluster_heads.{level}.bias": bias}
+    return found
+
+
 def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict[str, Tensor]]) -> None:
     """`require_finite` for the weights and label rows of all ranks; each raises the first rank's error."""
     error = None
@@ -150,8 +164,8 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
     if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
-    make_head = sharded_level(tree, exchange, config, trains=False)
-    model = build_model(config.model, tree, architecture, make_head)
+    make_levels = sharded_levels(tree, exchange, config, trains=False)
+    model = build_model(config.model, tree, architecture, make_levels)
     load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
     _load_rows(url, manifest, model)
     return model.eval()

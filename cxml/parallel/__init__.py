@@ -6,7 +6,7 @@ plan says before any of it how many bytes and steps it will be
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.label_rows import kernels_for, make_level, sharded_level
+from cxml.parallel.levels import kernels_for, make_level, sharded_clusters, sharded_levels
 from cxml.parallel.plan import Plan, make_plan
 from cxml.parallel.process_group import (
     Ranks,
@@ -46,6 +46,7 @@ __all__ = [
     "require_engine",
     "run_workers",
     "set_patience",
-    "sharded_level",
+    "sharded_clusters",
+    "sharded_levels",
     "take_step",
 ]

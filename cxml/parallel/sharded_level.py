@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,7 @@ class ShardedLevel:
         *,
         kernels: RowKernels,
         on_device: bool = False,
+        schedule: RowSchedule | None = None,
         copies: Exchange | None = None,
         accumulation: int = 1,
         trains: bool = True,
@@ -80,6 +82,7 @@ class ShardedLevel:
             optim: betas, epsilon and decay.
             kernels: of shortlists or of all rows, as `head.candidates` says.
             on_device: whether the rows are worked on where the features are, else in host memory by the CPU.
+            schedule: of the rows' update, shared with other levels; None makes one.
             copies: the ranks that hold the same rows, for other texts; None if there is but this.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
@@ -94,7 +97,7 @@ class ShardedLevel:
             optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment, trains=trains,
         )  # fmt: skip
         self._host_state.bias[:] = self.initial_bias()
-        self.schedule = RowSchedule(
+        self.schedule = schedule or RowSchedule(
             decay=optim.classifier_weight_decay,
             beta2=optim.beta2,
             epsilon=optim.epsilon,
@@ -237,6 +240,24 @@ class ShardedLevel:
                 "weight": torch.from_numpy(settled_weights(self.state, self.schedule, own)),
                 "bias": torch.from_numpy(self.state.bias[own].copy()),
             }
+
+    def gather_rows(self, is_wanted: bool) -> tuple[Tensor, Tensor]:
+        """All rows of the level, float32 [n, D] and [n], on the CPU of a rank that wants them; a collective call."""
+        size = self.layout.num_labels if is_wanted else 0
+        weight, bias = torch.zeros(size, self._width), torch.zeros(size)
+        starts = range(0, self.layout.num_labels, _BLOCK_ROWS)
+        positions = self.layout.positions()
+        for start in starts:
+            stop = min(start + _BLOCK_ROWS, self.layout.num_labels)
+            own = np.flatnonzero((positions >= start) & (positions < stop))
+            block = torch.zeros(stop - start, self._width + 1)
+            place = torch.from_numpy(positions[own] - start)
+            block[place, :-1] = torch.from_numpy(settled_weights(self.state, self.schedule, own))
+            block[place, -1] = torch.from_numpy(self.state.bias[own])
+            self.exchange.sum_alike(block)
+            if is_wanted:
+                weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
+        return weight, bias
 
     def own_positions(self) -> Tensor:
         """See `LabelHead.own_positions`."""

@@ -190,7 +190,8 @@ class _Int8Level(ShardedLevel):
 
     def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
         super().__init__(
-            layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(), kernels=_Int8Kernels(rows), trains=False
+            layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(),
+            kernels=_Int8Kernels(rows), trains=False,
         )  # fmt: skip
         self.state = _state(rows)
         self._rows = rows

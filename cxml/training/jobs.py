@@ -15,6 +15,7 @@ from cxml import storage
 from cxml.checkpoint import (
     Progress,
     TrainingState,
+    gathered_clusters,
     load_model,
     load_start,
     model_url,
@@ -48,7 +49,7 @@ from cxml.parallel import (
     distributed,
     gathered_state_dict,
     set_patience,
-    sharded_level,
+    sharded_levels,
 )
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.centroids import start_from_centroids
@@ -91,7 +92,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
     start = resume(state, offered) or Progress()
     if not _fit(state, schedule, start):
         return False
-    weights = gathered_state_dict(state.engine, ranks)
+    weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
     save_model(
         model_url(config), state.model, weights, ranks,
         config=config, fingerprint=fingerprint, tree=state.tree_digest,
@@ -112,8 +113,8 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
-    make_head = sharded_level(tree, Exchange(), config) if is_sharded else None
-    model = build_model(config.model, tree, make_label_head=make_head)
+    make_levels = sharded_levels(tree, Exchange(), config) if is_sharded else None
+    model = build_model(config.model, tree, make_levels=make_levels)
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:

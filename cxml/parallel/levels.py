@@ -1,14 +1,17 @@
-"""Which kernels a run's label rows are worked on by, and on which of its ranks they lie."""
+"""Which levels of a run are sharded, by which kernels their rows are worked on, and on which ranks they lie."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from cxml import extras
 from cxml.accelerators import accelerator_type
 from cxml.config import Config, HeadConfig, OptimConfig
-from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels
+from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels, RowSchedule
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.process_group import ranks_per_machine
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
@@ -16,12 +19,13 @@ from cxml.parallel.sharded_level import ShardedLevel
 from cxml.tree import LabelTree
 
 
-def sharded_level(
+def sharded_levels(
     tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True
-) -> Callable[[int], ShardedLevel]:
-    """What makes this rank's rows of a run's label head, once the width of the features is known.
+) -> Callable[[int], tuple[list[ShardedLevel], ShardedLevel]]:
+    """What makes a run's sharded levels, once the width of the features is known: those of clusters, and the labels.
 
-    A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all.
+    A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all. In
+    prediction only the labels are sharded.
 
     Raises:
         ConfigError: the groups do not come out even.
@@ -29,15 +33,31 @@ def sharded_level(
     """
     group_size = config.head.group_size if trains else 0
     shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
-    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), shards.rank, shards.size)
+    clusters = sharded_clusters(tree, config.head) if trains else []
 
-    def make(width: int) -> ShardedLevel:
-        return make_level(
-            layout, width, shards, config.head, config.optim,
-            copies=copies, accumulation=config.train.accumulation, trains=trains,
-        )  # fmt: skip
+    def make(width: int) -> tuple[list[ShardedLevel], ShardedLevel]:
+        def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: RowSchedule) -> ShardedLevel:
+            return make_level(
+                RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
+                copies=copies, accumulation=config.train.accumulation, trains=trains, **options,
+            )  # fmt: skip
+
+        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), config.head)
+        by_shortlist = dataclasses.replace(config.head, candidates="shortlist")
+        sizes = tree.level_sizes
+        return [
+            level_of(leaf_offsets_of(tree.offsets[:level], sizes[level]), by_shortlist, schedule=labels.schedule)
+            for level in clusters
+        ], labels
 
     return make
+
+
+def sharded_clusters(tree: LabelTree, head: HeadConfig) -> list[int]:
+    """The levels of clusters whose rows are shared out over the ranks: the last ones, as levels grow downwards."""
+    if head.implementation != "rows":
+        return []
+    return [level for level, size in enumerate(tree.level_sizes[:-1]) if size > head.shard_from]
 
 
 def make_level(
