@@ -1,4 +1,4 @@
-"""What a stretch of a program costs an accelerator and its host, counted line by line; see `support.fake_accelerator`."""
+"""What a stretch of a program costs an accelerator and its host, line by line; `support.fake_accelerator` counts it."""
 
 from __future__ import annotations
 

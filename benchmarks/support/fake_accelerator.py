@@ -13,9 +13,10 @@ tensor for its device, its values or its size goes on as it would, whatever it d
 Processes that are not there are pretended too: in a process group of the backend "fake" every other rank brings to a
 collective what this one brings.
 
-What it cannot see: how long anything takes; operations that launch several kernels inside (a sort, a cumulative sum, an
-index_add that copies first) count as one; operators and methods of NumPy's arrays, and compiled loops over them; work of
-other threads, which is done and not counted. Triton's kernels are run by its interpreter (TRITON_INTERPRET=1).
+What it cannot see: how long anything takes; that some operations launch several kernels (a sort, a cumulative sum, an
+index_add that copies first), which count as one; the casts of autocast; operators and methods of NumPy's arrays, and
+compiled loops over them; work of other threads, which is done and not counted. Triton's kernels are run by its
+interpreter (TRITON_INTERPRET=1).
 
 The device is registered once per process and stays so, out of use outside of `fake_accelerator`: take a process that
 does nothing else.
@@ -44,12 +45,12 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 __all__ = ["Counts", "counted", "fake_accelerator", "one_launch"]
 
 _NAME = "fake"
+_SUM = 0  # of torch's list of reductions
 _HOST = torch.device("cpu")
 _aten = torch.ops.aten
 _NO_LAUNCH = {
     _aten.empty.memory_format, _aten.empty_strided.default, _aten.empty_like.default, _aten.new_empty.default,
     _aten.new_empty_strided.default, _aten._unsafe_view.default, _aten.lift_fresh.default,
-    _aten.record_stream.default,
 }  # fmt: skip
 _INDEXING = {
     _aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default,
@@ -146,7 +147,6 @@ class DeviceTensor(torch.Tensor):
 
     host: Tensor
 
-    @staticmethod
     def __new__(cls, host: Tensor) -> DeviceTensor:
         """Take over a tensor without a gradient of its own."""
         made: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
@@ -159,14 +159,14 @@ class DeviceTensor(torch.Tensor):
     def __init__(self, host: Tensor) -> None:
         """See `__new__`."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206, ARG003
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206
         """Count and answer one operation."""
         return _answer(func, args, kwargs or {})
 
-    def __setitem__(self, index: Any, value: object) -> None:  # noqa: ANN401 - whatever torch takes
+    def __setitem__(self, index: Any, value: Any) -> None:  # noqa: ANN401 - whatever torch takes
         """As on CUDA: a number stays on the host, and becomes an argument of the kernel where the kernel takes one."""
         is_number = isinstance(value, bool | int | float)
         super().__setitem__(index, torch.tensor(value, dtype=self.dtype) if is_number else value)
@@ -181,7 +181,11 @@ class DeviceTensor(torch.Tensor):
             raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.detach().cpu().numpy()
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:  # noqa: ARG002
+    def __format__(self, form: str) -> str:
+        """As torch's own: a number has the format of numbers."""
+        return format(self.item() if self.ndim == 0 else repr(self), form)
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"{self.host!r} on {self.device}"
 
 
@@ -190,6 +194,8 @@ def _answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  #
         return func.decompose(*args, **kwargs)
     if func is _aten._to_copy.default and kwargs.get("device") == _HOST:
         return _to_host(args[0], kwargs)
+    if func is _aten.record_stream.default:
+        return None
     if func is _aten.copy_.default:
         return _copy(*args, **kwargs)
     _refuse_host_tensors(func, args, kwargs)
@@ -230,7 +236,7 @@ def _to_host(tensor: DeviceTensor, kwargs: dict[str, Any]) -> Tensor:
     return _mark_pinned(copied) if may_go_on else copied
 
 
-def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """`target.copy_(source)` between any two of host and device."""
     if not isinstance(source, DeviceTensor):
         _note_to_device(source, target.dtype, is_waited_for=not non_blocking)
@@ -326,7 +332,7 @@ def _echo(func: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
     objects = [arg for arg in args if isinstance(arg, torch.ScriptObject)]
     group = dist.ProcessGroup.unbox(objects[0])  # pyright: ignore[reportAttributeAccessIssue]
     size, rank, name = group.size(), group.rank(), str(func).split(".")[1]
-    is_sum = len(objects) > 1 and objects[1].op() == int(dist.ReduceOp.SUM)  # pyright: ignore[reportAttributeAccessIssue]
+    is_sum = len(objects) > 1 and objects[1].op() == _SUM  # pyright: ignore[reportAttributeAccessIssue]
     factor = size if is_sum else 1
     if name == "allreduce_":
         for tensor in args[0]:
@@ -334,7 +340,9 @@ def _echo(func: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
     elif name == "_reduce_scatter_base_":
         args[0].copy_(args[1].view(size, *args[0].shape)[rank] * factor)
     elif name == "alltoall_base_":
-        _echo_parts(args[0], args[1], args[3] or [len(args[0]) // size] * size, args[4] or [len(args[1]) // size] * size)
+        _echo_parts(
+            args[0], args[1], args[3] or [len(args[0]) // size] * size, args[4] or [len(args[1]) // size] * size
+        )
     elif name == "alltoall_":
         for received, sent in zip(args[0], args[1], strict=True):
             _echo_parts(received, sent, [len(received)], [len(sent)])
@@ -403,7 +411,7 @@ def _synchronize(device: object = None) -> None:  # noqa: ARG001
 
 def _pin(tensor: Tensor, device: object = None) -> Tensor:  # noqa: ARG001
     if isinstance(tensor, DeviceTensor):
-        raise RuntimeError("only dense CPU tensors can be pinned")
+        raise RuntimeError("only dense CPU tensors can be pinned")  # noqa: TRY004 - as torch has it
     return tensor if _is_pinned(tensor) else _mark_pinned(tensor.clone())
 
 
@@ -456,16 +464,21 @@ def _triton_launchers() -> list[tuple[Any, str, Callable[..., Any]]]:
 
 
 @functools.cache
-def _register() -> torch.library.Library:
-    """Make the device known to torch, once per process; the library has to be kept."""
+def _register() -> tuple[torch.library.Library, ...]:
+    """Make the device known to torch, once per process; the libraries have to be kept."""
     _device_constructors()  # remembers torch's own functions, before others stand in their places
     _setup_privateuseone_for_python_backend(_NAME, backend_module=_Backend())
-    library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+    library, fallbacks = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name in _FACTORIES:
         packet, _, overload = name.partition(".")
         library.impl(name, _factory(getattr(getattr(_aten, packet), overload or "default")), "PrivateUse1")
-    library.impl("_copy_from", lambda source, target, non_blocking=False: _copy(target, source, non_blocking), "PrivateUse1")
-    return library
+    library.impl("_copy_from", _copy_from, "PrivateUse1")
+    return library, fallbacks
+
+
+def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    return _copy(target, source, non_blocking)
 
 
 def _factory(overload: Any) -> Callable[..., Tensor]:  # noqa: ANN401
