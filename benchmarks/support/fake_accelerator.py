@@ -339,6 +339,9 @@ def _echo(func: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
             tensor.mul_(factor)
     elif name == "_reduce_scatter_base_":
         args[0].copy_(args[1].view(size, *args[0].shape)[rank] * factor)
+    elif name == "reduce_scatter_":
+        for own, parts in zip(args[0], args[1], strict=True):
+            own.copy_(parts[rank] * factor)
     elif name == "alltoall_base_":
         _echo_parts(
             args[0], args[1], args[3] or [len(args[0]) // size] * size, args[4] or [len(args[1]) // size] * size
