@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cxml import extras
+from cxml.accelerators import norms
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
-from cxml.parallel.plain_engine import PlainEngine, gradient_norms
+from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
 from cxml.parallel.step_check import StepCheck
 
@@ -151,7 +152,7 @@ def _check_gradients(optimizer: Any, *_: object) -> None:  # noqa: ANN401 - Adam
     """Let a step change no weight if a gradient is not finite; on all ranks alike, since they hold the same sums."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if gradients and hasattr(optimizer, "found_inf"):
-        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~gradient_norms(gradients).isfinite().all()).float())
+        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~norms(gradients).isfinite().all()).float())
 
 
 def require_engine(num_processes: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cxml.accelerators import copy_all, norms, scale_all
 from cxml.parallel.step_check import StepCheck
 
 
@@ -64,12 +65,12 @@ class PlainEngine:
         if self._micro_batches % self._accumulation:
             return
         gradients = self._gradients()
-        norm = gradient_norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
+        norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
         is_infinite = (~norm.isfinite()).float()
         self.basic_optimizer.found_inf = is_infinite if is_unsound is None else torch.maximum(is_unsound, is_infinite)
         if self._clipping:
-            torch._foreach_mul_(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
+            scale_all(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         self.module.zero_grad()
 
@@ -119,24 +120,21 @@ class Fp32Copies:
         Returns:
             The gradients of the copies, fp32: what `step` applies.
         """
-        gradients = []
-        for weight, copy in self._pairs():
-            copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
-            gradients.append(copy.grad)
+        pairs = self._pairs()
+        for _, copy in pairs:
+            copy.grad = torch.empty_like(copy)
+        gradients = [copy.grad for _, copy in pairs]
+        copy_all(gradients, [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight, _ in pairs])
         return gradients
 
     def step(self) -> None:
         """Update the copies by their gradients, then the model's weights by the copies."""
         self._optimizer.step()
-        for weight, copy in self._pairs():
+        weights, copies = zip(*self._pairs(), strict=True)
+        copy_all([weight.data for weight in weights], [copy.data for copy in copies])
+        for copy in copies:
             copy.grad = None
-            weight.data.copy_(copy.data)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each weight of the model with its copy."""
         return list(zip(chain(*self.fp16_groups), chain(*self.fp32_groups), strict=True))
-
-
-def gradient_norms(gradients: list[Tensor]) -> Tensor:
-    """The L2 norm of each of n gradients, [n]. A norm is not finite if a number of its gradient is not."""
-    return torch.stack([gradient.norm() for gradient in gradients])

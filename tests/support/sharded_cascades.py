@@ -128,7 +128,9 @@ def train_sharded(jobs):
 def _train_sharded(problem, head_config, accumulation, ranks):
     tree = problem.tree
     config = Config(
-        output="unused", data=DataConfig(source=SourceConfig(path="unused")), head=head_config,
+        output="unused",
+        data=DataConfig(source=SourceConfig(path="unused")),
+        head=head_config,
         train=TrainConfig(accumulation=accumulation),
     )
     clusters, labels = sharded_levels(tree, Exchange(), config)(WIDTH)
