@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_adamw_keeps_the_same_rows_on_one_rank_and_on_three():
     for counts in ((6,), (2, 1, 3)):
         problem = make_problem(3, TREES["uneven"], (6,))
         cuts = np.cumsum((0, *counts))
-        parts = list(zip(cuts[:-1], cuts[1:], strict=True))
+        parts = list(itertools.pairwise(cuts))
         problem.features = [[[values[a:b] for values in step[0]] for a, b in parts] for step in problem.features]
         problem.labels = [[step[0][a:b] for a, b in parts] for step in problem.labels]
         (gathered,) = run_workers(train_sharded, ([(problem, adamw, 1)],), len(counts))
