@@ -76,7 +76,7 @@ class ShardedDataset:
         """Tokens of each row, int64 [N]."""
         return np.diff(self._input_ids.offsets)
 
-    @cached_property
+    @property
     def label_counts(self) -> np.ndarray:
         """Labels of each row, int64 [N]."""
         return np.diff(self._labels.offsets)

@@ -46,6 +46,7 @@ class TrainLoader:
             ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
         """
         self._dataset = dataset
+        self._label_counts = dataset.label_counts
         self._seed = seed
         self._batch_size = batch_size
         self._bucket_by_length = bucket_by_length
@@ -124,7 +125,7 @@ class TrainLoader:
         for step in range(first_step, self.steps_per_epoch):
             global_batch = order[bounds[step] : bounds[step + 1]]
             cuts = cut(len(global_batch), self._parts)
-            most = BatchLimits.of(self._dataset.label_counts[global_batch], cuts)
+            most = BatchLimits.of(self._label_counts[global_batch], cuts)
             own = range(self._first_part, self._first_part + self._accumulation)
             yield [self._collate(global_batch[cuts[i] : cuts[i + 1]], len(global_batch), most) for i in own]
 
@@ -148,7 +149,7 @@ class EvalLoader:
         largest_share = math.ceil(len(dataset) / world_size)
         num_batches = math.ceil(largest_share / batch_size)
         self._bounds = cut(len(self._indices), num_batches)
-        self._most_texts = max(1, math.ceil(largest_share / num_batches))
+        self._limits = BatchLimits(texts=max(1, math.ceil(largest_share / num_batches)), labels=0, labels_of_a_text=0)
         self._dataset = dataset
         self._pad_id = pad_id
 

@@ -197,9 +197,10 @@ class CascadeXML(nn.Module):
                 leaves = self._hand_down(wanted, shortlist, logits, None)
             else:
                 own = self.cluster_levels[level - len(self.cluster_heads)]
-                *best, leaves = own.best_and_choice(
+                nodes, scores, leaves = own.best_and_choice(
                     features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
                 )
+                best = nodes, scores
             handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
             predictions.append(LevelPrediction(*best, handed_down))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)

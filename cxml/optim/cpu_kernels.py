@@ -130,7 +130,7 @@ class CpuEveryRowKernels:
         for chunk in _chunks(rows, candidates, schedule):
             sums[:, :-1] += (chunk.slopes * chunk.settled) @ chunk.weight
             sums[:, -1] += chunk.losses
-            if row_ids is not None:
+            if row_ids is not None and update_scale is not None:
                 chunk.update(rows, schedule, row_ids, update_scale)
         return sums
 

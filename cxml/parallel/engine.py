@@ -105,8 +105,9 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
         optimizer.register_step_pre_hook(_check_gradients)
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
-    engine.step_check = StepCheck(ranks.device)
-    return cast(Engine, engine)
+    ours = cast(Engine, engine)
+    ours.step_check = StepCheck(ranks.device)
+    return ours
 
 
 def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:

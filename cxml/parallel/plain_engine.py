@@ -121,10 +121,10 @@ class Fp32Copies:
             The gradients of the copies, fp32: what `step` applies.
         """
         pairs = self._pairs()
-        for _, copy in pairs:
-            copy.grad = torch.empty_like(copy)
-        gradients = [copy.grad for _, copy in pairs]
+        gradients = [torch.empty_like(copy) for _, copy in pairs]
         copy_all(gradients, [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight, _ in pairs])
+        for (_, copy), gradient in zip(pairs, gradients, strict=True):
+            copy.grad = gradient
         return gradients
 
     def step(self) -> None:

@@ -39,6 +39,7 @@ from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
 from cxml.parallel.row_layout import RowLayout
+from cxml.parallel.waiting_update import WaitingUpdate
 
 _BLOCK_ROWS = 65536  # handed out at once
 _USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
@@ -106,8 +107,7 @@ class ShardedLevel:
         # Else rows wait for the end of the step, when all of its gradients are there.
         waits = accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
-        self._pending: list[tuple[Shortlists | EveryRow, float]] = []
-        self._largest_feature: Tensor | None = None
+        self._waiting = WaitingUpdate()
         self._magnitude = Magnitude()
 
     def initial_bias(self) -> float:
@@ -201,11 +201,11 @@ class ShardedLevel:
 
     def is_bounded(self) -> Tensor | None:
         """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
-        if self._largest_feature is None:
+        largest, is_adam = self._waiting.largest_feature, self._optimizer == "adamw"
+        if largest is None:
             return None
-        factor = sum(scale * len(candidates.features) for candidates, scale in self._pending) * self.copies.size
-        is_adam = self._optimizer == "adamw"
-        return is_bounded(self._largest_feature, factor, self._width, self.schedule, is_adam=is_adam)
+        factor = self._waiting.factor * self.copies.size
+        return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Update the rows from what the step's micro-batches left, if that was not done in passing.
@@ -214,17 +214,14 @@ class ShardedLevel:
             is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
         """
         self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
-        if not self._pending:
+        found = self._waiting.take(self.copies)
+        if found is None:
             return
-        parts, scales = zip(*self._pending, strict=True)
-        self._pending, self._largest_feature = [], None
-        assert len(set(scales)) == 1, "micro-batches of one step count alike"
-        joined = Shortlists.join(list(parts)) if isinstance(parts[0], Shortlists) else EveryRow.join(list(parts))
-        candidates = _gather(self.copies, joined)
+        candidates, scale = found
         rows, shard = self._rows_on(candidates.features.device)
         self._kernels.update(
-            rows, shard.leaf_rows, candidates, self.schedule, scales[0],
-            factor=self._clip_factor(rows, shard, candidates, scales[0]), is_sound=is_sound.to(rows.bias.device),
+            rows, shard.leaf_rows, candidates, self.schedule, scale,
+            factor=self._clip_factor(rows, shard, candidates, scale), is_sound=is_sound.to(rows.bias.device),
         )  # fmt: skip
 
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
@@ -339,7 +336,7 @@ class ShardedLevel:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = visit.candidates, None, True
         if torch.is_grad_enabled() and not self._updates_in_passing:
-            self._keep(candidates, scale)
+            self._waiting.add(candidates, scale)
         elif torch.is_grad_enabled():
             is_admitted = self._admits(features_BD, losses_above, scale)
             update_scale = scale if is_admitted else None
@@ -348,13 +345,6 @@ class ShardedLevel:
         if not is_admitted:
             sums[:, -1] += torch.inf
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))
-
-    def _keep(self, candidates: Shortlists | EveryRow, scale: float) -> None:
-        """Keep what the update at the end of the step is made from."""
-        self._pending.append((candidates, scale))
-        largest = candidates.features.abs().amax() if candidates.features.numel() else torch.zeros(())
-        before = self._largest_feature
-        self._largest_feature = largest if before is None else torch.maximum(before, largest)
 
     def _admits(self, features: Tensor, losses_above: Tensor | None, scale: float) -> bool:
         """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
@@ -390,23 +380,3 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx, gradient):  # noqa: ANN001, ANN205
         (feature_gradient,) = ctx.saved_tensors
         return gradient.to(feature_gradient.dtype) * feature_gradient, None
-
-
-def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
-    """The candidates of all ranks that hold the same rows; a collective call of them."""
-    if copies.size == 1:
-        return candidates
-    pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
-    if candidates.features.device.type == "cpu":
-        texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
-    else:  # padded alike on all ranks
-        texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
-    parts = []
-    for name, values in vars(candidates).items():
-        sizes = texts if name == "features" else rest
-        parts.append(
-            copies.gather_rows(values, sizes).split(sizes) if isinstance(values, Tensor) else [values] * copies.size
-        )
-    kind = type(candidates)
-    every = [kind(*own) for own in zip(*parts, strict=True)]
-    return Shortlists.join(every) if kind is Shortlists else EveryRow.join(every)

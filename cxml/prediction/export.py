@@ -125,7 +125,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             mapped = None
     scores_all = config.head.candidates == "all"
     model = build_model(
-        config.model, tree, architecture, lambda _: prediction_head(rows, layout, exchange, scores_all=scores_all)
+        config.model, tree, architecture, lambda _: ((), prediction_head(rows, layout, exchange, scores_all=scores_all))
     )
     load_weights(model, weights, weights_file, _AGAIN)
     names, label_weights = _read_labels(url, files[_LABELS], tree.num_labels)

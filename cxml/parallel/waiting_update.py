@@ -1,0 +1,84 @@
+"""What a step's micro-batches leave for the update of a level's rows at the end of the step: texts and candidates.
+
+The rows' gradients are taken from these when all of them are there, so that nothing is kept per row.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from cxml.optim import EveryRow, Shortlists
+from cxml.parallel.exchange import Exchange
+
+
+class WaitingUpdate:
+    """Candidates of the micro-batches so far.
+
+    Attributes:
+        num_texts: S, of all micro-batches.
+        largest_feature: absolute, of these texts, []; None while there are none.
+    """
+
+    def __init__(self) -> None:
+        """Begin a step."""
+        self._parts: list[Shortlists | EveryRow] = []
+        self._scale = 0.0
+        self.num_texts = 0
+        self.largest_feature: Tensor | None = None
+
+    def add(self, candidates: Shortlists | EveryRow, scale: float) -> None:
+        """Keep a micro-batch; `scale` is the factor of its rows' gradients, alike for all of a step."""
+        assert not self._parts or scale == self._scale, "micro-batches of one step count alike"
+        self._parts.append(candidates)
+        self._scale = scale
+        self.num_texts += len(candidates.features)
+        if candidates.features.numel():
+            largest = torch.linalg.vector_norm(candidates.features, torch.inf)
+            before = self.largest_feature
+            self.largest_feature = largest if before is None else torch.maximum(before, largest)
+        elif self.largest_feature is None:
+            self.largest_feature = candidates.features.new_zeros(())
+
+    @property
+    def factor(self) -> float:
+        """What a feature is at most multiplied by in a row's gradient."""
+        return self._scale * self.num_texts
+
+    def take(self, copies: Exchange) -> tuple[Shortlists | EveryRow, float] | None:
+        """The candidates of all micro-batches and of all `copies` of the rows, and their scale; None if none wait.
+
+        A collective call of the copies.
+        """
+        if not self._parts:
+            return None
+        joined = _gather(copies, _join(self._parts)), self._scale
+        self.__init__()
+        return joined
+
+
+def _join(parts: list[Shortlists | EveryRow]) -> Shortlists | EveryRow:
+    """One kind of candidates, end to end."""
+    if isinstance(parts[0], Shortlists):
+        return Shortlists.join(cast("list[Shortlists]", parts))
+    return EveryRow.join(cast("list[EveryRow]", parts))
+
+
+def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
+    """The candidates of all ranks that hold the same rows; a collective call of them."""
+    if copies.size == 1:
+        return candidates
+    pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
+    if candidates.features.device.type == "cpu":
+        texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
+    else:  # padded alike on all ranks
+        texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
+    columns = []
+    for name, values in vars(candidates).items():
+        sizes = texts if name == "features" else rest
+        is_alike = not isinstance(values, Tensor)
+        columns.append([values] * copies.size if is_alike else copies.gather_rows(values, sizes).split(sizes))
+    kind = type(candidates)
+    return _join([kind(*own) for own in zip(*columns, strict=True)])
