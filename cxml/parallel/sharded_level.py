@@ -344,6 +344,8 @@ class ShardedLevel:
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
         if not is_admitted:
             sums[:, -1] += torch.inf
+        if torch.is_grad_enabled() and not features_BD.requires_grad:
+            features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))
 
     def _admits(self, features: Tensor, losses_above: Tensor | None, scale: float) -> bool:

@@ -63,10 +63,13 @@ def make_problem(seed, sizes, counts):
     ]
     most = min(4, sizes[-1])
     labels = [
-        [[sorted(rng.choice(sizes[-1], rng.integers(1, most + 1), replace=False)) for _ in range(count)] for count in counts]
-        for _ in range(STEPS)
-    ]  # fmt: skip
+        [[_draw_labels(rng, sizes[-1], most) for _ in range(count)] for count in counts] for _ in range(STEPS)
+    ]
     return Problem(tree, weights, features, labels)
+
+
+def _draw_labels(rng, num_labels, most):
+    return sorted(rng.choice(num_labels, rng.integers(1, most + 1), replace=False))
 
 
 def make_batch(labels, global_size, limits):
@@ -114,7 +117,7 @@ def train_plain(problem):
 
 
 def train_sharded(jobs):
-    """For each job (problem, head config, micro-batches) and rank: losses and gradients, all levels, and predictions."""
+    """By job (problem, head config, micro-batches) and rank: losses and gradients, all levels, and predictions."""
     with distributed(threads=1) as ranks:
         gathered = []
         for problem, head_config, accumulation in jobs:
@@ -158,7 +161,8 @@ def _train_sharded(problem, head_config, accumulation, ranks):
             parts.append((by_level.numpy(), [values.grad.numpy() for values in model.encoder.features]))
         model.finish_step(torch.tensor(True))
         _learn(model.cluster_heads, total)
-        seen.append((sum(part[0] for part in parts), [np.concatenate(grads) for grads in zip(*(p[1] for p in parts))]))
+        losses, gradients = zip(*parts, strict=True)
+        seen.append((sum(losses), [np.concatenate(own) for own in zip(*gradients, strict=True)]))
     whole = [[part.numpy() for part in level.gather_rows(True)] for level in levels]
     return seen, whole, predict(model, problem, ranks.rank)
 
