@@ -1,0 +1,341 @@
+"""The kernels of a sharded level against plain torch, at the widths of real encoders.
+
+Triton runs on a GPU where there is one, else in its interpreter. Tolerances are relative to the largest number of an
+array. For float32 rows they are 1e-5 on the CPU, which multiplies in float32, and 2^-8 on a card, which rounds factors
+to tf32. For bfloat16 rows they are 2^-6: kernels may round features and slopes to bfloat16.
+"""
+
+import importlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from cxml.accelerators import device_of
+from cxml.model.ranking import NO_KEY, scores_of
+from cxml.optim import RowSchedule, RowState, RowTensors
+from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels
+
+# Module and classes of each kind, and where it runs.
+KINDS = {
+    "triton": ("cxml.optim.triton_kernels", "TritonShortlistKernels", "TritonEveryRowKernels", device_of(0)),
+}
+NEEDS = {"triton": "triton"}
+WIDTHS = (384, 768, 1024)
+FORMATS = {  # weights, optimizer, second moment, largest norm of a row's gradient
+    "fp32": ("fp32", "adamw", "full", 0.0),
+    "fp32, one second moment per row": ("fp32", "adamw", "row", 0.0),
+    "fp32, SGD": ("fp32", "sgd", "full", 0.0),
+    "fp32, clipped": ("fp32", "adamw", "full", 0.002),
+    "bf16": ("bf16", "adamw", "full", 0.0),
+    "bf16, one second moment per row, clipped": ("bf16", "adamw", "row", 0.002),
+    "bf16, SGD": ("bf16", "sgd", "full", 0.0),
+    "bf16 with compensation": ("bf16-kahan", "adamw", "full", 0.0),
+    "bf16 with compensation, SGD, clipped": ("bf16-kahan", "sgd", "full", 0.002),
+}
+LEAF_SIZES = (0, 1, 40, 18, 3)
+LEAF_POSITIONS = (100, 1_000, 2_000, 3_000, 4_000_000)
+WANTS = {0: [1, 2], 1: [5], 2: list(range(20)), 3: [3, 7, 19]}  # texts of each leaf; nobody wants the last
+NUM_ROWS, NUM_TEXTS, NUM_PADDING = sum(LEAF_SIZES), 22, 3
+SCALE, FACTOR = 0.5, 0.75
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Kernels of both candidates and where they run."""
+
+    shortlists: object
+    every_row: object
+    device: torch.device
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return make_kind(request.param)
+
+
+def make_kind(name, **options):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    module, shortlists, every_row, device = KINDS[name]
+    module = importlib.import_module(module)
+    return Kind(getattr(module, shortlists)(**options), getattr(module, every_row)(**options), device)
+
+
+def tolerance(weights, device):
+    if weights != "fp32":
+        return 2**-6
+    return 1e-5 if device.type == "cpu" else 2**-8
+
+
+def make_rows(width, form, device):
+    """Rows in the middle of training; their moments are far from zero, where the update is not a smooth function."""
+    weights, optimizer, second, clip = FORMATS[form]
+    rng = np.random.default_rng(0)
+    state = RowState.zeros(NUM_ROWS, width, optimizer=optimizer, weights=weights, second_moment=second)
+    values = rng.normal(size=state.weight.shape).astype(np.float32)
+    if weights == "fp32":
+        state.weight[:] = values
+    else:
+        state.weight[:] = values.view(np.uint32) >> 16
+    if state.compensation.size:
+        state.compensation[:] = (values / 1000).view(np.uint32) >> 16
+    state.bias[:] = rng.normal(size=NUM_ROWS)
+    state.moment[:] = rng.normal(size=state.moment.shape) / 100
+    state.second[:] = rng.uniform(1e-4, 1e-3, state.second.shape)
+    state.bias_moments[:] = rng.uniform(1e-4, 1e-3, state.bias_moments.shape)
+    state.last_step[:] = rng.integers(0, 3, NUM_ROWS)
+    state.updates[:] = rng.integers(2, 9, NUM_ROWS)
+    schedule = RowSchedule(
+        decay=0.5, beta2=0.99, epsilon=1e-8, clip_row_norm=clip,
+        log_decay=torch.zeros(1024, dtype=torch.float64, device=device),
+    )  # fmt: skip
+    for _ in range(4):
+        schedule.begin_step(0.01, 0.9)
+    return RowTensors.of(state, device), schedule
+
+
+def make_leaf_rows(device):
+    starts = torch.tensor(LEAF_SIZES).cumsum(0)
+    starts = torch.cat([starts.new_zeros(1), starts])
+    return LeafRows(starts.to(device), torch.tensor(LEAF_POSITIONS, device=device), max(LEAF_SIZES))
+
+
+def make_features(rng, width):
+    return torch.from_numpy((rng.normal(size=(NUM_TEXTS, width)) / np.sqrt(width)).astype(np.float32))
+
+
+def make_shortlists(width, device, *, seed=1, dtype=torch.float32, wants=WANTS):
+    rng = np.random.default_rng(seed)
+    pairs = [(leaf, text) for leaf, texts in wants.items() for text in texts]
+    pairs += [(len(LEAF_SIZES), 0)] * NUM_PADDING
+    leaves, texts = torch.tensor(pairs, dtype=torch.int32).T
+    truth = torch.from_numpy(rng.integers(-(2**31), 2**31, (len(pairs), 2)).astype(np.int32))
+    shares = torch.from_numpy(rng.uniform(0.01, 0.1, len(pairs)).astype(np.float32))
+    found = Shortlists(make_features(rng, width).to(dtype), leaves, texts, shares, truth)
+    return Shortlists(*(tensor.contiguous().to(device) for tensor in vars(found).values()))
+
+
+def make_every_row(width, device, *, seed=1, dtype=torch.float32):
+    """Texts with true labels: one row that all have, a few at random, and some that are another rank's."""
+    rng = np.random.default_rng(seed)
+    pairs = {(7, text) for text in range(NUM_TEXTS)}
+    pairs |= set(zip(rng.integers(0, NUM_ROWS, 30).tolist(), rng.integers(0, NUM_TEXTS, 30).tolist(), strict=True))
+    pairs |= {(NUM_ROWS, text) for text in range(5)}
+    true_rows, true_texts = torch.tensor(sorted(pairs)).T.contiguous()
+    return EveryRow(
+        make_features(rng, width).to(dtype).to(device), true_rows.to(device), true_texts.contiguous().to(device), 0.02
+    )
+
+
+def cases(kind):
+    """Kernels, their reference and what makes their candidates."""
+    return [
+        (kind.shortlists, TorchShortlistKernels(), make_shortlists),
+        (kind.every_row, TorchEveryRowKernels(), make_every_row),
+    ]
+
+
+
+def update(kernels, rows, leaf_rows, candidates, schedule, *, is_sound=True, factor=FACTOR):
+    device = rows.bias.device
+    kernels.update(
+        rows, leaf_rows, candidates, schedule, SCALE,
+        factor=torch.tensor(factor, device=device), is_sound=torch.tensor(is_sound, device=device),
+    )  # fmt: skip
+
+
+def assert_near(found, expected, limit):
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert found.isfinite().all()
+    if expected.numel():
+        assert (found - expected).abs().max() <= limit * expected.abs().max()
+
+
+def assert_same_sums(found, expected, limit):
+    assert_near(found[:, :-1], expected[:, :-1], limit)
+    assert_near(found[:, -1], expected[:, -1], limit)
+
+
+def assert_same_rows(found, expected, limit):
+    for name, tensor in vars(expected).items():
+        other = getattr(found, name)
+        if name in {"last_step", "updates"}:
+            assert torch.equal(other, tensor)
+        elif name not in {"weight", "compensation"}:
+            assert_near(other, tensor, limit)
+    weight, other = expected.weight.float(), found.weight.float()
+    if expected.compensation.shape[1]:
+        weight, other = (rows.weight.float() + rows.compensation.float() for rows in (expected, found))
+    if expected.weight.dtype == torch.float32 or expected.compensation.shape[1]:
+        assert_near(other, weight, limit)
+        return
+    # A weight that is rounded at random may go the other way where the two differ a little before rounding.
+    torch.testing.assert_close(other, weight, rtol=2**-7, atol=1e-6)
+    assert (other == weight).float().mean() > 0.95
+
+
+def bits_of(rows):
+    return {name: tensor.clone() for name, tensor in vars(rows).items()}
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_losses_and_squares_are_those_of_plain_torch_and_leave_the_rows_alone(kind, width, form):
+    rows, schedule = make_rows(width, form, kind.device)
+    leaf_rows, before = make_leaf_rows(kind.device), bits_of(rows)
+    limit = tolerance(form, kind.device)
+    for kernels, reference, make in cases(kind):
+        candidates = make(width, kind.device)
+        found = kernels.loss(rows, leaf_rows, candidates, schedule)
+        assert_same_sums(found, reference.loss(rows, leaf_rows, candidates, schedule), limit)
+        found = kernels.squares(rows, leaf_rows, candidates, schedule, SCALE)
+        assert_near(found, reference.squares(rows, leaf_rows, candidates, schedule, SCALE), limit)
+    for name, tensor in vars(rows).items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_update_leaves_the_rows_that_plain_torch_leaves(kind, width, form):
+    leaf_rows = make_leaf_rows(kind.device)
+    for kernels, reference, make in cases(kind):
+        (found, schedule), (expected, _) = (make_rows(width, form, kind.device) for _ in range(2))
+        candidates = make(width, kind.device)
+        update(kernels, found, leaf_rows, candidates, schedule)
+        update(reference, expected, leaf_rows, candidates, schedule)
+        assert_same_rows(found, expected, tolerance(FORMATS[form][0], kind.device))
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16"])
+def test_features_may_be_bfloat16(kind, form):
+    leaf_rows, limit = make_leaf_rows(kind.device), tolerance(form, kind.device)
+    for kernels, reference, make in cases(kind):
+        (found, schedule), (expected, _) = (make_rows(384, form, kind.device) for _ in range(2))
+        candidates = make(384, kind.device, dtype=torch.bfloat16)
+        sums = kernels.loss(found, leaf_rows, candidates, schedule)
+        assert_same_sums(sums, reference.loss(expected, leaf_rows, candidates, schedule), limit)
+        update(kernels, found, leaf_rows, candidates, schedule)
+        update(reference, expected, leaf_rows, candidates, schedule)
+        assert_same_rows(found, expected, limit)
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16", "bf16 with compensation, SGD, clipped"])
+def test_an_unsound_step_changes_no_bit(kind, form):
+    rows, schedule = make_rows(384, form, kind.device)
+    before = bits_of(rows)
+    for kernels, _, make in cases(kind):
+        update(kernels, rows, make_leaf_rows(kind.device), make(384, kind.device), schedule, is_sound=False, factor=0.0)
+    for name, tensor in vars(rows).items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_rows_that_no_text_wants_keep_their_bits(kind):
+    rows, schedule = make_rows(384, "fp32", kind.device)
+    before = bits_of(rows)
+    update(kind.shortlists, rows, make_leaf_rows(kind.device), make_shortlists(384, kind.device), schedule)
+    for name, tensor in vars(rows).items():
+        assert torch.equal(tensor[-LEAF_SIZES[-1] :], before[name][-LEAF_SIZES[-1] :])
+
+
+def test_joined_batches_are_updated_as_in_plain_torch(kind):
+    leaf_rows, limit = make_leaf_rows(kind.device), tolerance("fp32", kind.device)
+    for kernels, reference, make in cases(kind):
+        (found, schedule), (expected, _) = (make_rows(384, "fp32", kind.device) for _ in range(2))
+        parts = [make(384, kind.device, seed=seed) for seed in (1, 2, 3)]
+        candidates = type(parts[0]).join(parts)
+        sums = kernels.loss(found, leaf_rows, candidates, schedule)
+        assert_same_sums(sums, torch.cat([reference.loss(found, leaf_rows, part, schedule) for part in parts]), limit)
+        update(kernels, found, leaf_rows, candidates, schedule)
+        update(reference, expected, leaf_rows, candidates, schedule)
+        assert_same_rows(found, expected, limit)
+
+
+def test_the_first_step_starts_from_zero_moments(kind):
+    for kernels, reference, make in cases(kind):
+        both = []
+        for own in (kernels, reference):
+            state = RowState.zeros(NUM_ROWS, 384, optimizer="adamw", weights="fp32", second_moment="full")
+            rows = RowTensors.of(state, kind.device)
+            schedule = RowSchedule(
+                decay=0.01, beta2=0.999, epsilon=1e-8,
+                log_decay=torch.zeros(4, dtype=torch.float64, device=kind.device),
+            )  # fmt: skip
+            schedule.begin_step(1e-3, 0.9)
+            update(own, rows, make_leaf_rows(kind.device), make(384, kind.device), schedule)
+            both.append(rows)
+        assert_near(both[0].weight, both[1].weight, 1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("form", ["fp32", "bf16"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_best_rows_of_shortlists_are_those_of_plain_torch(kind, width, form, weighted):
+    rows, schedule = make_rows(width, form, kind.device)
+    leaf_rows, candidates = make_leaf_rows(kind.device), make_shortlists(width, kind.device)
+    parents = torch.linspace(-3, 3, len(candidates.leaves), device=kind.device) if weighted else None
+    arguments = (rows, leaf_rows, candidates, schedule, 50, parents)
+    (keys, positions), expected = kind.shortlists.best(*arguments), TorchShortlistKernels().best(*arguments)
+    assert torch.equal(positions, expected[1])
+    assert torch.equal(keys == NO_KEY, expected[0] == NO_KEY)
+    torch.testing.assert_close(scores_of(keys), scores_of(expected[0]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [2**24, 64 * NUM_TEXTS, 1])
+@pytest.mark.parametrize("form", ["fp32", "bf16"])
+def test_best_of_every_row_are_those_of_plain_torch(kind, form, chunk, monkeypatch):
+    module = importlib.import_module(type(kind.every_row).__module__)
+    monkeypatch.setattr(module, "_KEYS_AT_ONCE", chunk, raising=False)
+    rows, schedule = make_rows(384, form, kind.device)
+    for k in (5, NUM_ROWS + 3):
+        arguments = (rows, make_leaf_rows(kind.device), make_every_row(384, kind.device), schedule, k)
+        (keys, positions), expected = kind.every_row.best(*arguments), TorchEveryRowKernels().best(*arguments)
+        assert torch.equal(positions, expected[1])
+        assert torch.equal(keys == NO_KEY, expected[0] == NO_KEY)
+        torch.testing.assert_close(scores_of(keys), scores_of(expected[0]), rtol=1e-5, atol=1e-5)
+
+
+def test_of_equal_keys_the_lower_position_comes_first(kind):
+    rows, schedule = make_rows(384, "fp32", kind.device)
+    rows.weight.zero_()
+    rows.bias.fill_(-0.0)
+    rows.bias[10:20] = 0.0
+    for kernels, reference, make in cases(kind):
+        arguments = (rows, make_leaf_rows(kind.device), make(384, kind.device), schedule, 45)
+        for found, expected in zip(kernels.best(*arguments), reference.best(*arguments), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_nothing_to_do(kind):
+    rows, schedule = make_rows(384, "fp32", kind.device)
+    leaf_rows, before = make_leaf_rows(kind.device), bits_of(rows)
+    only_padding = make_shortlists(384, kind.device, wants={})
+    none = replace(
+        only_padding, features=only_padding.features[:0],
+        **{name: getattr(only_padding, name)[:0] for name in ("leaves", "texts", "shares", "truth")},
+    )  # fmt: skip
+    for candidates in (only_padding, none):
+        num_texts = len(candidates.features)
+        sums = kind.shortlists.loss(rows, leaf_rows, candidates, schedule)
+        assert torch.equal(sums, torch.zeros(num_texts, 385, device=kind.device))
+        assert kind.shortlists.squares(rows, leaf_rows, candidates, schedule, SCALE) == 0
+        update(kind.shortlists, rows, leaf_rows, candidates, schedule)
+        keys, positions = kind.shortlists.best(rows, leaf_rows, candidates, schedule, 2)
+        assert torch.equal(keys, torch.full((num_texts, 2), NO_KEY, device=kind.device))
+        assert torch.equal(positions, torch.full((num_texts, 2), -1, device=kind.device))
+    for name, tensor in vars(rows).items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("name", ["triton"])
+def test_deterministic_sums_are_the_same_in_every_run_and_those_of_plain_torch(name):
+    kind = make_kind(name, deterministic=True)
+    rows, schedule = make_rows(384, "fp32", kind.device)
+    for kernels, reference, make in cases(kind):
+        arguments = (rows, make_leaf_rows(kind.device), make(384, kind.device), schedule)
+        first, second = kernels.loss(*arguments), kernels.loss(*arguments)
+        assert torch.equal(first, second)
+        assert_same_sums(first, reference.loss(*arguments), tolerance("fp32", kind.device))
