@@ -157,9 +157,7 @@ class TorchEveryRowKernels:
         slopes, _, _ = self._slopes(rows, candidates, schedule)
         return slopes.T @ F.pad(candidates.features.float(), (0, 1), value=1.0)
 
-    def _slopes(
-        self, rows: RowTensors, candidates: EveryRow, schedule: RowSchedule
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _slopes(self, rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives by the logits and losses, both float32 [B, R], and the weights that were scored [R, D]."""
         logits, weight = all_logits(rows, candidates, schedule, schedule.settled_step)
         truth = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
@@ -188,9 +186,7 @@ def best_of_pairs(
     )  # fmt: skip
 
 
-def best_per_text(
-    num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
+def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest keys of each text, of equal ones those of the lowest positions.
 
     Sorts three times, each time stably, and so needs no padding to the longest list of a text.

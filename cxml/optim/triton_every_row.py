@@ -18,7 +18,14 @@ import triton
 import triton.language as tl
 
 from cxml.optim.triton_rows import (
-    bias_update, dot, gather_block, load_block, pending, products, slopes_and_losses, weight_update,
+    bias_update,
+    dot,
+    gather_block,
+    load_block,
+    pending,
+    products,
+    slopes_and_losses,
+    weight_update,
 )  # fmt: skip
 
 _TRUE = tl.constexpr(16)  # true labels looked at in one go

@@ -135,13 +135,14 @@ class TritonEveryRowKernels:
         (num_texts, width), num_rows = candidates.features.shape, len(rows.bias)
         if not num_texts or not num_rows:
             return rows.bias.new_zeros(num_texts, width + 1)
-        tiles = -(-num_rows // triton_ops.LEVEL_ROWS)
-        shares = min(tiles, max(1, _PROGRAMS // -(-num_texts // triton_ops.text_tile(width))))
+        tile = triton_ops.loss_rows(rows.weight)
+        tiles = -(-num_rows // tile)
+        shares = min(tiles, max(1, _PROGRAMS // -(-num_texts // triton_ops.LEVEL_TEXTS)))
         tiles_per_share = -(-tiles // shares)
         sums = rows.bias.new_empty(-(-tiles // tiles_per_share), num_texts, width + 1)
         triton_ops.launch_every_row_loss(
-            sums, _tensors(rows), _texts(candidates), _bounds(candidates, num_rows), schedule.log_decay,
-            schedule.step, candidates.share, tiles_per_share * triton_ops.LEVEL_ROWS,
+            sums, _tensors(rows), _texts(candidates), _bounds(candidates, num_rows, tile), schedule.log_decay,
+            schedule.step, candidates.share, tiles_per_share * tile,
         )  # fmt: skip
         return sums.sum(0)
 
@@ -153,9 +154,10 @@ class TritonEveryRowKernels:
         if len(candidates.features) and len(rows.bias):
             slopes = _level_slopes(rows, candidates)
             sums = rows.bias.new_empty(len(slopes), dtype=torch.float64)
+            bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
             triton_ops.launch_every_row_squares(
-                sums, slopes, _tensors(rows), _texts(candidates), _bounds(candidates, len(rows.bias)),
-                schedule.log_decay, schedule.step, candidates.share, scale,
+                sums, slopes, _tensors(rows), _texts(candidates), bounds, schedule.log_decay, schedule.step,
+                candidates.share, scale,
             )  # fmt: skip
         return sums.sum()
 
@@ -165,10 +167,11 @@ class TritonEveryRowKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if len(rows.bias):
+            bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
             triton_ops.launch_every_row_update(
-                _tensors(rows), _level_slopes(rows, candidates), _texts(candidates),
-                _bounds(candidates, len(rows.bias)), [leaf_rows.starts, leaf_rows.positions], schedule.log_decay,
-                schedule.step, candidates.share, scale, _numbers(schedule), factor, is_sound,
+                _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
+                [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, candidates.share, scale,
+                _numbers(schedule), factor, is_sound,
             )  # fmt: skip
 
     def best(
@@ -231,9 +234,8 @@ def _level_slopes(rows: RowTensors, candidates: EveryRow) -> Tensor:
     return rows.bias.new_empty(programs, num_texts, triton_ops.LEVEL_ROWS)
 
 
-def _bounds(candidates: EveryRow, num_rows: int) -> Tensor:
+def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
     """Where the true labels of each tile of rows begin: int64 [tiles + 1]."""
-    tile = triton_ops.LEVEL_ROWS
     begins = torch.arange(0, num_rows + tile, tile, device=candidates.true_rows.device)
     return torch.searchsorted(candidates.true_rows, begins.clamp_(max=num_rows))
 

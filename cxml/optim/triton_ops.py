@@ -28,6 +28,7 @@ use_writable_cache()
 
 LEAF_ROWS = 16  # rows of a tile of a leaf: the least that a product of matrices takes
 LEVEL_ROWS = 32  # rows of a tile of a whole level
+LEVEL_TEXTS = 32
 _TEXTS = 16
 _IS_COMPILED = isinstance(shortlist_loss, triton.JITFunction)
 _MOST_PARTS = 4  # see every_row_loss
@@ -81,7 +82,7 @@ def launch_shortlist_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor],
     most_rows: int, log_decay: Tensor, step: int, scale: float,
 ) -> None:  # fmt: skip
-    """Write the sums of squares of the rows' gradients, float64 [splits, P]; slopes: scratch float32 [splits, P, 16]."""
+    """Write sums of squares of the rows' gradients, float64 [splits, P]; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
     weight, bias, _, _, _, last_step, _, _ = rows
     _grid(shortlist_squares, len(leaves), leaf_splits(most_rows))(
@@ -92,7 +93,7 @@ def launch_shortlist_squares(
 
 
 @_operator(
-    f"Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, "
+    "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, "
     "int step, float scale, float[] numbers, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.shortlist_update,
 )  # fmt: skip
@@ -105,7 +106,7 @@ def launch_shortlist_update(
     _grid(shortlist_update, len(leaves), leaf_splits(most_rows))(
         leaves, texts, shares, truth, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_sound.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale, *_by_value(numbers),
-        TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, numbers), **_limits(rows[0], 4, 168),
+        TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, numbers), **_limits(rows[0], 4, 128),
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def launch_shortlist_scores(
     del tiles["IS_BF16"]
     _grid(shortlist_scores, len(leaves), leaf_splits(width))(
         leaves, texts, *leaf_rows, features, weight, bias, last_step, log_decay, logits, positions,
-        len(leaves), len(leaf_rows[1]), step, width, TEXTS=_TEXTS, **tiles, **_limits(weight, 4, 128),
+        len(leaves), len(leaf_rows[1]), step, width, TEXTS=_TEXTS, **tiles, **_limits(weight, 4, 168, 3),
     )  # fmt: skip
 
 
@@ -148,10 +149,10 @@ def launch_every_row_loss(
     width = weight.shape[1]
     part = max(16, triton.next_power_of_2(triton.cdiv(min(width, _MOST_COLUMNS), _MOST_PARTS)))
     parts = min(_MOST_PARTS, triton.cdiv(width, part))
-    _grid(every_row_loss, triton.cdiv(len(features), text_tile(width)), len(sums), triton.cdiv(width, part * parts))(
+    _grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, sums,
         len(features), len(bias), rows_per_share, step, share,
-        TEXTS=text_tile(width), PART=part, PARTS=parts, **_tiles(weight, LEVEL_ROWS), **_limits(weight, 8, 255),
+        TEXTS=LEVEL_TEXTS, PART=part, PARTS=parts, **_tiles(weight, loss_rows(weight)), **_limits(weight, 8, 255),
     )  # fmt: skip
 
 
@@ -168,12 +169,12 @@ def launch_every_row_squares(
     _grid(every_row_squares, len(sums))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes, sums,
         len(features), len(bias), step, share, scale,
-        TEXTS=2 * _TEXTS, **_tiles(weight, LEVEL_ROWS), **_limits(weight, 8, 128),
+        TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS), **_limits(weight, 8, 128),
     )  # fmt: skip
 
 
 @_operator(
-    f"Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
+    "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
     "int step, float share, float scale, float[] numbers, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.every_row_update,
 )  # fmt: skip
@@ -188,7 +189,7 @@ def launch_every_row_update(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, share, scale,
         *_by_value(numbers),
-        TEXTS=2 * _TEXTS, **_tiles(rows[0], LEVEL_ROWS), **_format(rows, numbers), **_limits(rows[0], 8, 128),
+        TEXTS=LEVEL_TEXTS, **_tiles(rows[0], LEVEL_ROWS, 32), **_format(rows, numbers), **_limits(rows[0], 8, 128),
     )  # fmt: skip
 
 
@@ -204,10 +205,10 @@ def launch_every_row_keys(
     weight, bias, _, _, _, last_step, _, _ = rows
     tiles = _tiles(weight, LEVEL_ROWS)
     del tiles["IS_BF16"]
-    _grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), 2 * _TEXTS))(
+    _grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
         *leaf_rows, features, weight, bias, last_step, log_decay, keys,
         len(keys), len(bias), len(leaf_rows[1]), first_row, keys.shape[1], step,
-        TEXTS=2 * _TEXTS, **tiles, **_limits(weight, 8, 128),
+        TEXTS=LEVEL_TEXTS, **tiles, **_limits(weight, 8, 255, 3),
     )  # fmt: skip
 
 
@@ -216,19 +217,19 @@ def leaf_splits(most_rows: int) -> int:
     return max(1, min(4, triton.cdiv(most_rows, LEAF_ROWS)))
 
 
-def text_tile(width: int) -> int:  # noqa: ARG001
-    """Texts of a program of `every_row_loss`."""
-    return 2 * _TEXTS
+def loss_rows(weight: Tensor) -> int:
+    """Rows of a tile of `every_row_loss`: as many as leave registers for the gradients of a program's texts."""
+    return 32 if weight.dtype == torch.bfloat16 else 16
 
 
 def _grid(kernel: Any, *programs: int) -> Callable[..., None]:
     return kernel[programs]
 
 
-def _tiles(weight: Tensor, num_rows: int) -> dict[str, Any]:
-    """What kernels are compiled for, besides optimiser and rounding."""
+def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
+    """What kernels are compiled for, besides optimiser and rounding; `widest` is the most columns of a block."""
     width = weight.shape[1]
-    widest = 64 if _IS_COMPILED else 256  # the interpreter's time is per operation, whatever its size
+    widest = widest if _IS_COMPILED else 512  # the interpreter's time is per operation, whatever its size
     block = min(widest, max(16, triton.next_power_of_2(width)))
     return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype == torch.bfloat16}
 
@@ -251,7 +252,12 @@ def _by_value(numbers: Sequence[float]) -> tuple[float, ...]:
     return lr, log1, 1 - beta1, log2, 1 - beta2, epsilon, clip
 
 
-def _limits(weight: Tensor, num_warps: int, registers: int) -> dict[str, int]:
-    """Options of the compiler. Only NVIDIA's cards can limit the registers of a thread."""
+def _limits(weight: Tensor, num_warps: int, registers: int, num_stages: int = 2) -> dict[str, int]:
+    """Options of the compiler: warps of a program, registers of a thread, blocks of columns under way at a time.
+
+    With 128 registers, 512 threads run at a time: four programs of four warps, or two of eight. Only NVIDIA's cards can
+    limit them; without a limit the compiler spills to make room for more programs.
+    """
     is_nvidia = weight.device.type in {"cuda", "cpu"} and not torch.version.hip  # the interpreter ignores options
-    return {"num_warps": num_warps} | ({"maxnreg": registers} if is_nvidia else {})
+    limit = {"maxnreg": registers} if is_nvidia else {}
+    return {"num_warps": num_warps, "num_stages": num_stages} | limit

@@ -15,7 +15,15 @@ import triton
 import triton.language as tl
 
 from cxml.optim.triton_rows import (
-    bias_update, dot, gather_block, is_cell, load_block, pending, products, slopes_and_losses, weight_update,
+    bias_update,
+    dot,
+    gather_block,
+    is_cell,
+    load_block,
+    pending,
+    products,
+    slopes_and_losses,
+    weight_update,
 )  # fmt: skip
 
 _SCAN = tl.constexpr(128)  # pairs looked at in one go for the end of a leaf
@@ -204,7 +212,7 @@ def _texts_of_leaf(leaves, pair, num_pairs, num_leaves):
     while found == _SCAN:
         places = pair + count + tl.arange(0, _SCAN)
         found = tl.sum((tl.load(leaves + places, places < num_pairs, other=-1) == leaf).to(tl.int32), 0)
-        count += found
+        count += found  # pyright: ignore[reportOperatorIssue]
     return tl.minimum(leaf, num_leaves - 1), count
 
 

@@ -22,14 +22,14 @@ def shortlist_loss(
     log_decay: Tensor, step: int, by_pair: bool,
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_shortlist_loss`."""
-    candidates = Shortlists(*pairs)
+    candidates = _pairs(pairs)
     if by_pair:  # every pair is a text of its own
         texts = candidates.texts
         candidates = replace(
             candidates, features=candidates.features[texts.long()], texts=torch.arange(len(texts), dtype=texts.dtype)
         )
     sums += TorchShortlistKernels().loss(
-        _rows(rows), LeafRows(*leaf_rows, most_rows), candidates, _schedule(log_decay, step)
+        _rows(rows), _leaves(leaf_rows, most_rows), candidates, _schedule(log_decay, step)
     )
 
 
@@ -39,7 +39,7 @@ def shortlist_squares(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_shortlist_squares`."""
     sums.zero_()[0, 0] = TorchShortlistKernels().squares(
-        _rows(rows), LeafRows(*leaf_rows, most_rows), Shortlists(*pairs), _schedule(log_decay, step), scale
+        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step), scale
     )
 
 
@@ -49,7 +49,7 @@ def shortlist_update(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_shortlist_update`."""
     TorchShortlistKernels().update(
-        _rows(rows), LeafRows(*leaf_rows, most_rows), Shortlists(*pairs), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, numbers), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def shortlist_scores(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_shortlist_scores`."""
     found = TorchShortlistKernels().scores(
-        _rows(rows), LeafRows(*leaf_rows, logits.shape[1]), Shortlists(*pairs), _schedule(log_decay, step)
+        _rows(rows), _leaves(leaf_rows, logits.shape[1]), _pairs(pairs), _schedule(log_decay, step)
     )
     logits.copy_(found[0].masked_fill(found[1] < 0, 0))
     positions.copy_(found[1])
@@ -78,7 +78,7 @@ def every_row_loss(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_loss`."""
     sums.zero_()[0] = TorchEveryRowKernels().loss(
-        _rows(rows), _no_leaves(), EveryRow(*texts, share), _schedule(log_decay, step)
+        _rows(rows), _no_leaves(), _texts(texts, share), _schedule(log_decay, step)
     )
 
 
@@ -88,7 +88,7 @@ def every_row_squares(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_squares`."""
     sums.zero_()[0] = TorchEveryRowKernels().squares(
-        _rows(rows), _no_leaves(), EveryRow(*texts, share), _schedule(log_decay, step), scale
+        _rows(rows), _no_leaves(), _texts(texts, share), _schedule(log_decay, step), scale
     )
 
 
@@ -99,7 +99,7 @@ def every_row_update(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_update`."""
     TorchEveryRowKernels().update(
-        _rows(rows), LeafRows(*leaf_rows, 0), EveryRow(*texts, share), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows), _texts(texts, share), _schedule(log_decay, step, numbers), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -113,12 +113,27 @@ def every_row_keys(
     chunk = RowTensors(**{name: tensor[run] for name, tensor in vars(_rows(rows)).items()})
     no_labels = torch.zeros(0, dtype=torch.int64)
     logits, _ = all_logits(chunk, EveryRow(features, no_labels, no_labels, 0.0), _schedule(log_decay, step), step)
-    positions = row_positions(LeafRows(*leaf_rows, 0), len(rows[1]))[run]
+    positions = row_positions(_leaves(leaf_rows), len(rows[1]))[run]
     keys.copy_((ranking_keys(logits, logits) >> 32 << 32) + 0xFFFFFFFF - positions)
 
 
 def _rows(rows: Sequence[Tensor]) -> RowTensors:
     return RowTensors(**dict(zip(_FIELDS, rows, strict=True)))
+
+
+def _pairs(pairs: Sequence[Tensor]) -> Shortlists:
+    features, leaves, texts, shares, truth = pairs
+    return Shortlists(features, leaves, texts, shares, truth)
+
+
+def _texts(texts: Sequence[Tensor], share: float) -> EveryRow:
+    features, true_rows, true_texts = texts
+    return EveryRow(features, true_rows, true_texts, share)
+
+
+def _leaves(leaf_rows: Sequence[Tensor], most_rows: int = 0) -> LeafRows:
+    starts, positions = leaf_rows
+    return LeafRows(starts, positions, most_rows)
 
 
 def _no_leaves() -> LeafRows:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxml.accelerators import device_of
 from cxml.model.ranking import NO_KEY, scores_of
@@ -136,7 +138,6 @@ def cases(kind):
         (kind.shortlists, TorchShortlistKernels(), make_shortlists),
         (kind.every_row, TorchEveryRowKernels(), make_every_row),
     ]
-
 
 
 def update(kernels, rows, leaf_rows, candidates, schedule, *, is_sound=True, factor=FACTOR):
@@ -339,3 +340,76 @@ def test_deterministic_sums_are_the_same_in_every_run_and_those_of_plain_torch(n
         first, second = kernels.loss(*arguments), kernels.loss(*arguments)
         assert torch.equal(first, second)
         assert_same_sums(first, reference.loss(*arguments), tolerance("fp32", kind.device))
+
+
+@pytest.fixture
+def without_triton(monkeypatch):
+    """The operators as they run on the CPU where Triton has no interpreter."""
+    triton_ops = pytest.importorskip("cxml.optim.triton_ops")
+    monkeypatch.setattr(triton_ops, "runs_kernels", lambda _: False)
+    module, *classes, _ = KINDS["triton"]
+    monkeypatch.setitem(KINDS, "triton", (module, *classes, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_operators_without_triton_are_plain_torch(without_triton, deterministic):
+    kind = make_kind("triton", deterministic=deterministic)
+    test_losses_and_squares_are_those_of_plain_torch_and_leave_the_rows_alone(kind, 384, "fp32")
+    for form in FORMATS:
+        test_an_update_leaves_the_rows_that_plain_torch_leaves(kind, 384, form)
+    test_of_equal_keys_the_lower_position_comes_first(kind)
+    test_best_rows_of_shortlists_are_those_of_plain_torch(kind, 384, "bf16", weighted=True)
+    test_nothing_to_do(kind)
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+    def own(self):
+        return [name.split(".")[1] for name in self.names if name.startswith("cxml.")]
+
+
+CALLS = {
+    "loss": lambda kernels, arguments, _: kernels.loss(*arguments),
+    "squares": lambda kernels, arguments, _: kernels.squares(*arguments, SCALE),
+    "update": lambda kernels, arguments, signs: kernels.update(*arguments, SCALE, **signs),
+    "best": lambda kernels, arguments, _: kernels.best(*arguments, 5),
+}
+WAITING = ("_local_scalar_dense", "nonzero", "unique", "item")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_each_call_launches_one_kernel_and_asks_the_host_for_nothing(call, deterministic):
+    """On tensors without data, where a number that the host asks for would be an error."""
+    kind = make_kind("triton", deterministic=deterministic)
+    expected = {
+        "shortlist": {"loss": ["shortlist_loss"] + ["add_up"] * deterministic, "best": ["shortlist_scores"]},
+        "every_row": {"best": ["every_row_keys"]},
+    }
+    device = torch.device("cpu")
+    for (kernels, _, make), name in zip(cases(kind), expected, strict=True):
+        real = (*make_rows(384, "bf16", device)[:1], make_leaf_rows(device), make(384, device))
+        schedule = make_rows(384, "bf16", device)[1]
+        with FakeTensorMode() as mode:
+            rows, leaf_rows, candidates = (
+                type(value)(**{
+                    key: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item
+                    for key, item in vars(value).items()
+                })
+                for value in real
+            )  # fmt: skip
+            schedule = replace(schedule, log_decay=mode.from_tensor(schedule.log_decay))
+            signs = {"factor": torch.ones(()), "is_sound": torch.ones((), dtype=torch.bool)}
+            with Operators() as operators:
+                CALLS[call](kernels, (rows, leaf_rows, candidates, schedule), signs)
+        assert operators.own() == expected[name].get(call, [f"{name}_{call}"])
+        assert not [found for found in operators.names if any(word in found for word in WAITING)]
