@@ -201,6 +201,11 @@ def _store_part(own, begin, part, is_text, WIDTH: tl.constexpr, PART: tl.constex
 
 
 @triton.jit
+def _either(a, b):
+    return a | b
+
+
+@triton.jit
 def _score_tile(
     first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, share,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
@@ -211,16 +216,17 @@ def _score_tile(
         IS_EXACT=tl.constexpr(False),
     )  # fmt: skip
     rows = first_row + tl.arange(0, ROWS)
-    truth = tl.zeros([TEXTS, ROWS], tl.float32)
+    words = tl.zeros([TEXTS], tl.int32)  # bit r is set where row r of the tile is true
     end = tl.load(bounds + first_row // ROWS + 1)
     for begin in range(tl.load(bounds + first_row // ROWS), end, _TRUE):
         places = begin + tl.arange(0, _TRUE)
         own_text = tl.load(true_texts + places, places < end, other=-1)
-        own_row = tl.load(true_rows + places, places < end, other=-1)
-        of_text = (texts[:, None] == own_text[None, :]).to(tl.float32)
-        truth += dot(of_text, (own_row[:, None] == rows[None, :]).to(tl.float32), IS_BF16)
+        bit = (tl.load(true_rows + places, places < end, other=0) - first_row).to(tl.int32) & 31
+        marks = tl.where(texts[:, None] == own_text[None, :], (tl.full([_TRUE], 1, tl.int32) << bit)[None, :], 0)
+        words = words | tl.reduce(marks, 1, _either)
+    truth = ((words[:, None] >> tl.arange(0, ROWS)[None, :]) & 1).to(tl.float32)
     own_bias = tl.load(bias + rows, is_row, other=0)
-    slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], tl.minimum(truth, 1.0), share)
+    slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], truth, share)
     inside = is_text[:, None] & is_row[None, :]
     return tl.where(inside, slopes, 0.0), tl.where(inside, losses, 0.0)
 
