@@ -48,14 +48,14 @@ class TritonShortlistKernels:
         """See `RowKernels.loss`."""
         assert update_scale is None, "these kernels update rows after the loss"
         num_texts, width = candidates.features.shape
-        sums = rows.bias.new_zeros(num_texts, width + 1)
         if not _has_work(leaf_rows, candidates):
-            return sums
+            return rows.bias.new_zeros(num_texts, width + 1)
         arguments = (*_shortlist(rows, leaf_rows, candidates), schedule.log_decay, schedule.step)
         if not self.deterministic:
+            sums = rows.bias.new_zeros(num_texts, width + 1)
             triton_ops.launch_shortlist_loss(sums, *arguments, False)
             return sums
-        parts = rows.bias.new_zeros(len(candidates.leaves), width + 1)
+        sums, parts = rows.bias.new_empty(num_texts, width + 1), rows.bias.new_zeros(len(candidates.leaves), width + 1)
         triton_ops.launch_shortlist_loss(parts, *arguments, True)
         texts, order = candidates.texts.sort(stable=True)
         bounds = torch.searchsorted(texts, torch.arange(num_texts + 1, dtype=texts.dtype, device=texts.device))
