@@ -180,9 +180,11 @@ def main() -> None:
                     print(*row, sep=" | ", file=sys.stderr)
     console = Console(width=120)
     console.print(table)
-    console.print(traffic_table(widths, formats))
     every = [found for kernels in made.values() for found in kernels]
+    cases = [Case(width=width, format=form) for width in widths for form in formats]
+    console.print(traffic_table(cases))
     holds = all(not found.spilled and found.shared <= MOST_SHARED for found in every)
+    holds &= all(bytes_moved(case) <= MOST_TRAFFIC * bytes_of_state(case) for case in cases)
     trains = [found for name in KERNELS[:2] + KERNELS[5:7] for found in made.get(name, [])]
     print_closing_line(
         "compiled_kernels", max(found.seconds for found in every), "s to compile, slowest kernel", MOST_SECONDS, goal=1,
@@ -190,16 +192,14 @@ def main() -> None:
     )  # fmt: skip
 
 
-def traffic_table(widths: list[int], formats: list[str]) -> Table:
-    """Bytes per weight, by width and format."""
+def traffic_table(cases: list[Case]) -> Table:
+    """Bytes per weight."""
     table = Table(title=f"Bytes per weight, loss and update (goal: at most {MOST_TRAFFIC} x)", title_justify="left")
     for heading in ("D", "rows", "state", "moved", "x"):
         table.add_column(heading, justify="left" if heading == "rows" else "right")
-    for width in widths:
-        for form in formats:
-            case = Case(width=width, format=form)
-            needed, moved = bytes_of_state(case), bytes_moved(case)
-            table.add_row(f"{width:,}", form, f"{needed:.2f}", f"{moved:.2f}", f"{moved / needed:.2f}")
+    for case in cases:
+        needed, moved = bytes_of_state(case), bytes_moved(case)
+        table.add_row(f"{case.width:,}", case.format, f"{needed:.2f}", f"{moved:.2f}", f"{moved / needed:.2f}")
     return table
 
 

@@ -169,7 +169,7 @@ def launch_every_row_squares(
     _grid(every_row_squares, len(sums))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes, sums,
         len(features), len(bias), step, share, scale,
-        TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS), **_limits(weight, 8, 128),
+        TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS, 32), **_limits(weight, 8, 128),
     )  # fmt: skip
 
 

@@ -234,6 +234,17 @@ def test_an_unsound_step_changes_no_bit(kind, form):
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rounding_at_random_has_the_noise_of_a_rows_position(kind, width):
+    """Without a gradient all kernels round the same numbers, so not a bit may differ."""
+    leaf_rows = make_leaf_rows(kind.device)
+    for kernels, reference, make in cases(kind):
+        (found, schedule), (expected, _) = (make_rows(width, "bf16, SGD", kind.device) for _ in range(2))
+        for own, rows in ((kernels, found), (reference, expected)):
+            update(own, rows, leaf_rows, make(width, kind.device), schedule, factor=0.0)
+        assert torch.equal(found.weight, expected.weight)
+
+
 def test_rows_that_no_text_wants_keep_their_bits(kind):
     rows, schedule = make_rows(384, "fp32", kind.device)
     before = bits_of(rows)
@@ -246,7 +257,7 @@ def test_joined_batches_are_updated_as_in_plain_torch(kind):
     leaf_rows, limit = make_leaf_rows(kind.device), tolerance("fp32", kind.device)
     for kernels, reference, make in cases(kind):
         (found, schedule), (expected, _) = (make_rows(384, "fp32", kind.device) for _ in range(2))
-        parts = [make(384, kind.device, seed=seed) for seed in (1, 2, 3)]
+        parts = [make(384, kind.device, seed=seed) for seed in (1, 2)]
         candidates = type(parts[0]).join(parts)
         sums = kernels.loss(found, leaf_rows, candidates, schedule)
         assert_same_sums(sums, torch.cat([reference.loss(found, leaf_rows, part, schedule) for part in parts]), limit)
