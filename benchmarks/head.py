@@ -35,10 +35,10 @@ from torch import nn
 
 from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig
 from cxml.console import set_up_logging
-from cxml.data import Batch
+from cxml.data import Batch, BatchLimits
 from cxml.model import build_model
 from cxml.model.encoder import build_encoder
-from cxml.parallel import Exchange, Ranks, RowsHead, build_engine, distributed, rows_head, run_workers
+from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, distributed, run_workers, sharded_levels
 from cxml.training import train_step
 from cxml.tree import LabelTree
 
@@ -168,10 +168,10 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
     config = whole_step_config(options, ranks)
     tree = even_tree(options.whole_step_labels, config.tree.sizes)
     torch.manual_seed(0)
-    model = build_model(config.model, tree, make_label_head=rows_head(tree, Exchange(), config))
+    model = build_model(config.model, tree, make_levels=sharded_levels(tree, Exchange(), config))
     engine = build_engine(model, config.train, config.optim, ranks)
     encoder = build_engine(_EncoderAlone(config.model, config.num_levels), config.train, config.optim, ranks)
-    rows = cast(RowsHead, model.label_head).schedule
+    rows = cast(ShardedLevel, model.label_head).schedule
     figures = {"step": Figures(), "encoder": Figures()}
 
     def whole(seed: int) -> None:
@@ -230,6 +230,7 @@ def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
         label_values=torch.from_numpy(labels.ravel()),
         label_offsets=torch.arange(0, 5 * TEXTS + 1, 5),
         global_size=TEXTS * ranks.world_size,
+        limits=BatchLimits(TEXTS, 5 * TEXTS, 5),
     )
 
 

@@ -28,7 +28,7 @@ from support.closing_line import print_closing_line
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
-from cxml.parallel import Exchange, RowLayout, RowsHead
+from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 
 TEXTS, LEAVES, WANTED, WIDTH, TRUE = 64, 262_144, 400, 64, 5
 GOAL = 1.3  # times as long at the most ranks as at the fewest
@@ -75,7 +75,7 @@ def play(num_ranks: int, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     layout = RowLayout.deal(np.arange(LEAVES + 1, dtype=np.int64), 0, num_ranks)
     exchange = Echo()
-    head = RowsHead(layout, WIDTH, exchange, HeadConfig(), OptimConfig())
+    head = make_level(layout, WIDTH, exchange, HeadConfig(), OptimConfig())
     seconds = [_step(head, seed) for seed in range(steps + 2)][2:]
     sent = exchange.sent
     tracemalloc.start()
@@ -88,7 +88,7 @@ def play(num_ranks: int, steps: int) -> dict[str, float]:
     }
 
 
-def _step(head: RowsHead, seed: int) -> float:
+def _step(head: ShardedLevel, seed: int) -> float:
     """The seconds of a training step on texts drawn with this seed."""
     rng = np.random.default_rng(seed)
     nodes = np.stack([rng.choice(LEAVES, WANTED, replace=False) for _ in range(TEXTS)])
@@ -98,7 +98,7 @@ def _step(head: RowsHead, seed: int) -> float:
     began = time.perf_counter()
     head.schedule.begin_step(1e-3, 0.9)
     (head.loss(features, leaves, torch.from_numpy(keys), 1 / TEXTS) / TEXTS).backward()
-    head.finish_step()
+    head.finish_step(torch.tensor(True))
     return time.perf_counter() - began
 
 

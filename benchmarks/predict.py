@@ -48,7 +48,7 @@ from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
 from cxml.model import build_model
-from cxml.parallel import Exchange, RowsHead, rows_head, run_workers
+from cxml.parallel import Exchange, ShardedLevel, run_workers, sharded_levels
 from cxml.pipeline import run
 from cxml.prediction import Predictor, RowFormat
 from cxml.prediction.packed_rows import pack
@@ -282,9 +282,9 @@ def random_predictor(of_run: Parts, num_labels: int) -> Predictor:
         config, tree=dataclasses.replace(config.tree, level_sizes=sizes[:-1]), model=model_config, head=head
     )
     torch.manual_seed(0)
-    made = rows_head(tree, Exchange(is_alone=True), config, trains=False)
-    model = build_model(model_config, tree, make_label_head=made)
-    rows = cast(RowsHead, model.label_head)
+    made = sharded_levels(tree, Exchange(is_alone=True), config, trains=False)
+    model = build_model(model_config, tree, make_levels=made)
+    rows = cast(ShardedLevel, model.label_head)
     for start in range(0, num_labels, 65536):
         positions = torch.arange(start, min(start + 65536, num_labels))
         rows.import_rows(

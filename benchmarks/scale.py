@@ -51,7 +51,7 @@ from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDatase
 from cxml.data_tools.formats import RawSplit, read_source
 from cxml.data_tools.preparation import load_tokenizer, tokenize
 from cxml.model import build_model
-from cxml.parallel import Exchange, RowsHead, distributed, rows_head, run_workers
+from cxml.parallel import Exchange, ShardedLevel, distributed, run_workers, sharded_levels
 from cxml.training import evaluate_run, train
 from cxml.tree import LabelTree, build_tree, pifa, tree_url
 
@@ -204,8 +204,8 @@ def predict(config: Config, real_tree: LabelTree, family: int) -> float:
     with distributed() as ranks:
         tree = widened(real_tree, family)
         torch.manual_seed(0)
-        model = build_model(config.model, tree, make_label_head=rows_head(tree, Exchange(), config, trains=False))
-        weight = cast(RowsHead, model.label_head).state.weight
+        model = build_model(config.model, tree, make_levels=sharded_levels(tree, Exchange(), config, trains=False))
+        weight = cast(ShardedLevel, model.label_head).state.weight
         rng = np.random.default_rng(ranks.rank)
         for start in range(0, len(weight), 65536):
             block = torch.from_numpy(rng.normal(size=weight[start : start + 65536].shape) / 20).bfloat16()

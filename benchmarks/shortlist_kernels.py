@@ -22,7 +22,7 @@ from support.label_heads import LABELS_PER_LEAF, WIDTH
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
-from cxml.parallel import Exchange, RowLayout, RowsHead
+from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 
 WANTED_LEAVES = 125
 ROUNDS = 7
@@ -47,15 +47,15 @@ def main() -> None:
     Console().print(table)
 
 
-def make_head(num_labels: int) -> RowsHead:
+def make_head(num_labels: int) -> ShardedLevel:
     """Random rows."""
     offsets = np.arange(0, num_labels + 1, LABELS_PER_LEAF).astype(np.int64)
-    head = RowsHead(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
+    head = make_level(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
     head.state.weight[:] = np.random.default_rng(0).normal(size=head.state.weight.shape) / 20
     return head
 
 
-def measure(head: RowsHead, power: float, num_texts: int) -> tuple[str, str, str, str]:
+def measure(head: ShardedLevel, power: float, num_texts: int) -> tuple[str, str, str, str]:
     """Density of the union, milliseconds of both ways, their ratio."""
     rng = np.random.default_rng(1)
     num_leaves = len(head.layout.leaf_offsets) - 1
@@ -83,9 +83,9 @@ def measure(head: RowsHead, power: float, num_texts: int) -> tuple[str, str, str
 
 
 def train_union(
-    head: RowsHead, features: torch.Tensor, nodes: np.ndarray, union: np.ndarray, keys: torch.Tensor
+    head: ShardedLevel, features: torch.Tensor, nodes: np.ndarray, union: np.ndarray, keys: torch.Tensor
 ) -> torch.Tensor:
-    """What `RowsHead.train` gives, by products over the union's rows; the rows' gradients are taken and dropped."""
+    """What `ShardedLevel.train` gives, by products over the union's rows; the rows' gradients are taken and dropped."""
     num_labels, share = head.layout.num_labels, 1 / (WANTED_LEAVES * LABELS_PER_LEAF)
     weights, biases = torch.from_numpy(head.state.weight), torch.from_numpy(head.state.bias)
     wanted = torch.zeros(len(features), len(union))

@@ -55,3 +55,18 @@ def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) 
     """Add up the `parts` [ranks * n, ...] of all ranks, and put this rank's n rows of the sum into `own` [n, ...]."""
     collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
     collective(own, parts, group=group)
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The L2 norm of each of n tensors, [n]; one launch for all where they lie on an accelerator."""
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def scale_all(tensors: list[Tensor], factor: Tensor) -> None:
+    """Multiply each tensor in place by a factor []; one launch for all where they lie on an accelerator."""
+    torch._foreach_mul_(tensors, factor)
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, which may be of another type; one launch for all on an accelerator."""
+    torch._foreach_copy_(targets, sources)

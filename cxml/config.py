@@ -295,6 +295,9 @@ class HeadConfig:
     group_size: int | Literal["node"] = setting(0, "resumable")
     """Processes that share one copy of the rows, a divisor of all; the copies add up their gradients. `node`: those of
     a machine, of which each must have as many. 0: all processes share one (`rows` only)."""
+    shard_from: int = setting(65536, "resumable")
+    """A level of clusters with more nodes is kept in `rows` too, shared out over the processes as the labels are.
+    Smaller ones are parameters of the engine, which every process holds."""
     rows_in: Literal["device", "host"] = setting("device", "none")
     """Memory for `rows` scored by shortlist where there is an accelerator: its own, worked on by Triton kernels (where
     Triton is installed), or the host's, which has room for more labels and is worked on by the CPU."""
@@ -317,6 +320,7 @@ class HeadConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_row_norm", "clip_global_norm"):
             _require_at_least(f"head.{name}", getattr(self, name), 0)
+        _require_at_least("head.shard_from", self.shard_from, 1)
         if self.group_size != "node":
             _require_at_least("head.group_size", self.group_size, 0)
         for name, default in (("candidates", "shortlist"), ("group_size", 0), ("learning_rate", 0)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
 from cxml.model import EngineHead, Leaves
 from cxml.optim import RowState
-from cxml.parallel import Exchange, FullRowsHead, Ranks, RowLayout, RowsHead, build_engine
+from cxml.parallel import Exchange, Ranks, RowLayout, build_engine, make_level
 
 WIDTH = 384
 LABELS_PER_LEAF = 8  # of a tree with as many leaves as the paper's
@@ -56,11 +56,11 @@ class Contender(Protocol):
 class Rows:
     """Rows shared out over the ranks, scored on shortlists or all of them."""
 
-    def __init__(self, problem: Problem, ranks: Ranks, kind: type[RowsHead] = RowsHead) -> None:
+    def __init__(self, problem: Problem, ranks: Ranks, head: HeadConfig | None = None) -> None:
         self.problem, self.ranks = problem, ranks
         layout = RowLayout.deal(problem.leaf_offsets, ranks.rank, ranks.world_size)
         self.exchange = Exchange()
-        self.head = kind(layout, WIDTH, self.exchange, HeadConfig(), OptimConfig())
+        self.head = make_level(layout, WIDTH, self.exchange, head or HeadConfig(), OptimConfig())
         for array in vars(self.head.state).values():
             np.add(array, 0, out=array)  # memory counts once it is written to
 
@@ -70,7 +70,7 @@ class Rows:
         self.head.schedule.begin_step(1e-3, 0.9)
         scale = 1 / (self.problem.batch_size * self.ranks.world_size)
         (self.head.loss(features, leaves, keys, scale) * scale).backward()
-        self.head.finish_step()
+        self.head.finish_step(torch.tensor(True))
 
 
 class InEngine:
@@ -131,7 +131,7 @@ class Dense:
 def build(name: str, problem: Problem, ranks: Ranks) -> Contender:
     """The head of this name: rows, full (rows, all of them scored), zero1, zero3 or dense."""
     if name in ("rows", "full"):
-        return Rows(problem, ranks, RowsHead if name == "rows" else FullRowsHead)
+        return Rows(problem, ranks, HeadConfig(candidates="shortlist" if name == "rows" else "all"))
     return Dense(problem, ranks) if name == "dense" else InEngine(problem, ranks, int(name.removeprefix("zero")))
 
 

@@ -11,6 +11,7 @@ from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_ch
 from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
 from cxml.checkpoint.model_store import (
     ModelManifest,
+    gathered_clusters,
     load_model,
     model_url,
     read_label_rows,
@@ -38,6 +39,7 @@ __all__ = [
     "Snapshot",
     "TrainingState",
     "checkpoints_url",
+    "gathered_clusters",
     "kept_checkpoints",
     "list_checkpoints",
     "load_checkpoint_model",

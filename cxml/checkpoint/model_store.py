@@ -27,7 +27,7 @@ from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError, DivergenceError
 from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, Ranks, RowsHead, rows_head
+from cxml.parallel import Exchange, Ranks, ShardedLevel, sharded_levels
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-model", 1
@@ -93,11 +93,11 @@ def save_model(
         DivergenceError: a weight is not finite; on all ranks alike, before anything is written or replaced.
     """
     head = model.label_head
-    _require_finite_everywhere(weights, head.export_rows() if isinstance(head, RowsHead) else ())
+    _require_finite_everywhere(weights, head.export_rows() if isinstance(head, ShardedLevel) else ())
     if ranks.is_first:
         storage.remove_finished(url, _MANIFEST)
     dist.barrier()
-    if isinstance(head, RowsHead):
+    if isinstance(head, ShardedLevel):
         own_files = [
             _write(url, f"labels-{ranks.rank:05d}-{block:05d}.safetensors", rows)
             for block, rows in enumerate(head.export_rows())
@@ -113,6 +113,20 @@ def save_model(
             labels=tuple(file for part in files for file in part),
         ).write(url)  # fmt: skip
     dist.barrier()
+
+
+def gathered_clusters(model: CascadeXML, ranks: Ranks) -> dict[str, Tensor]:
+    """Weights and biases of the sharded levels of clusters, by names of parameters, on the first rank; elsewhere none.
+
+    A collective call. A model holds these levels whole, as it does those of ordinary parameters.
+    """
+    found: dict[str, Tensor] = {}
+    for level, rows in enumerate(model.cluster_levels, start=len(model.cluster_heads)):
+        assert isinstance(rows, ShardedLevel), "the only kind"
+        weight, bias = rows.gather_rows(ranks.is_first)
+        if ranks.is_first:
+            found |= {f"cluster_heads.{level}.weight": weight, f"cluster_heads.{level}.bias": bias}
+    return found
 
 
 def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict[str, Tensor]]) -> None:
@@ -150,8 +164,8 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
     if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
-    make_head = rows_head(tree, exchange, config, trains=False)
-    model = build_model(config.model, tree, architecture, make_head)
+    make_levels = sharded_levels(tree, exchange, config, trains=False)
+    model = build_model(config.model, tree, architecture, make_levels)
     load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
     _load_rows(url, manifest, model)
     return model.eval()
@@ -245,7 +259,7 @@ def write_changed_model(
 
 def _load_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
     head = model.label_head
-    assert isinstance(head, RowsHead), "built so by load_model"
+    assert isinstance(head, ShardedLevel), "built so by load_model"
     taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
     for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
         if rows["weight"].shape[1] != model.encoder.hidden_size or not mark_new(seen, rows["positions"]):

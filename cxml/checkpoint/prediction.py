@@ -6,14 +6,15 @@ import torch
 
 from cxml.checkpoint.manifest import SKIPPED
 from cxml.checkpoint.pieces import Pieces
-from cxml.checkpoint.row_state import check_rows_are_held, is_label_row, load_rows
+from cxml.checkpoint.row_arrays import SavedLevel
+from cxml.checkpoint.row_state import check_rows_are_held, is_label_row, load_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import load_pieces, tree_digest
 from cxml.config import config_from_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError
 from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, RowsHead, rows_head
+from cxml.parallel import Exchange, ShardedLevel, sharded_levels
 from cxml.tree import LabelTree
 
 
@@ -37,14 +38,25 @@ def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> Casc
     held = reader.manifest.tensors
     sizes = {name.removeprefix("model/"): entry.numel for name, entry in held.items()
              if name.startswith("model/") and not is_label_row(name)}  # fmt: skip
+    clusters = [SavedLevel.clusters(level, size) for level, size in enumerate(tree.level_sizes[:-1])]
+    elsewhere = [saved for saved in clusters if not saved.are_parameters(reader)]
+    for saved in elsewhere:
+        sizes |= {f"{saved.parameter}.weight": saved.num_rows * run.width, f"{saved.parameter}.bias": saved.num_rows}
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=SKIPPED)
     if (run.num_labels, run.width) != (tree.num_labels, architecture.hidden_size):
         raise DataError(url, f"holds {run.num_labels} label rows of {run.width}, not those of its tree", SKIPPED)
-    check_rows_are_held(reader)
-    model = build_model(config.model, tree, architecture, rows_head(tree, exchange, config, trains=False)).float()
+    labels = SavedLevel.labels(run.num_labels)
+    for saved in (*elsewhere, labels):
+        check_rows_are_held(reader, saved)
+    make_levels = sharded_levels(tree, exchange, config, trains=False)
+    model = build_model(config.model, tree, architecture, make_levels).float()
     weights = {name: parameter for name, parameter in model.named_parameters() if not is_label_row(name)}
     with torch.no_grad():
+        for saved in elsewhere:
+            whole = zip(("weight", "bias"), whole_level(reader, saved), strict=True)
+            for kind, values in whole:
+                weights.pop(f"{saved.parameter}.{kind}").copy_(values)
         load_pieces(reader, {f"model/{name}": Pieces.whole(values.detach()) for name, values in weights.items()})
-    assert isinstance(model.label_head, RowsHead), "built so"
-    load_rows(model.label_head, reader, trains=False)
+    assert isinstance(model.label_head, ShardedLevel), "built so"
+    load_rows(model.label_head, labels, reader, trains=False)
     return model.eval()

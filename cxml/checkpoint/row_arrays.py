@@ -1,8 +1,10 @@
-"""The arrays of saved label rows, each checked against what the checkpoint says of itself before it is used."""
+"""Where a level's rows are in a checkpoint, and their arrays, each checked against the checkpoint before it is used."""
 
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,16 +15,55 @@ from cxml.errors import DataError
 ANOTHER_MODEL = "It was saved by a run with another model or label set."
 
 
-def row_blocks(reader: ShardReader) -> list[str]:
-    """SHARD/BLOCK of every block."""
-    prefix = "label_positions"
+@dataclass(frozen=True)
+class SavedLevel:
+    """The names of a level's rows in a checkpoint, and how many there are.
+
+    Attributes:
+        positions: the folder of positions in tree order.
+        rows: the folder of what prediction needs.
+        optimizer: the folder of moments and counters.
+        parameter: names of the engine's blocks of rows, where it holds them; {} stands for the number of a block.
+        num_rows: of the whole level.
+    """
+
+    positions: str
+    rows: str
+    optimizer: str
+    parameter: str
+    num_rows: int
+
+    @classmethod
+    def labels(cls, num_labels: int) -> SavedLevel:
+        """The label rows."""
+        return cls("label_positions", "labels", "label_optimizer", "label_head.blocks.{}", num_labels)
+
+    @classmethod
+    def clusters(cls, level: int, num_nodes: int) -> SavedLevel:
+        """The rows of a level of clusters; level 0 is the coarsest."""
+        name = f"cluster_{level}"
+        return cls(f"{name}_positions", f"{name}_rows", f"{name}_optimizer", f"cluster_heads.{level}", num_nodes)
+
+    def are_parameters(self, reader: ShardReader) -> bool:
+        """Whether the engine held the rows when the checkpoint was saved."""
+        return f"model/{self.parameter.format(0)}.weight" in reader.manifest.tensors
+
+    def matches(self, parameter: str) -> re.Match[str] | None:
+        """Whether a parameter of the engine is one of the level's; the match's groups are its block and its kind."""
+        pattern = re.escape(self.parameter).replace(r"\{\}", r"(?P<block>\d+)")
+        return re.fullmatch(rf"{pattern}\.(?P<kind>weight|bias)", parameter)
+
+
+def row_blocks(reader: ShardReader, level: SavedLevel) -> list[str]:
+    """SHARD/BLOCK of every block of a level."""
+    prefix = level.positions
     return [name.removeprefix(f"{prefix}/") for name in whole_blocks(list(reader.manifest.tensors), prefix)]
 
 
-def read_positions(reader: ShardReader, block: str, num_labels: int) -> np.ndarray:
-    """The label positions of a block's rows, int64 [n]."""
-    positions = reader.tensor(f"label_positions/{block}/positions").numpy()
-    if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= num_labels:
+def read_positions(reader: ShardReader, level: SavedLevel, block: str) -> np.ndarray:
+    """The positions of a block's rows, int64 [n]."""
+    positions = reader.tensor(f"{level.positions}/{block}/positions").numpy()
+    if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= level.num_rows:
         raise DataError(reader.url, "has rows of labels that do not exist", ANOTHER_MODEL)
     return positions
 
@@ -51,16 +92,16 @@ def read_log_decay(reader: ShardReader) -> np.ndarray:
     return log_decay
 
 
-def engine_blocks(reader: ShardReader) -> list[tuple[int, int]]:
-    """First label position and number of rows of each of the engine's blocks of label rows."""
-    run = reader.manifest.run
+def engine_blocks(reader: ShardReader, level: SavedLevel) -> list[tuple[int, int]]:
+    """First position and number of rows of each of the engine's blocks of a level's rows."""
+    width, num_rows = reader.manifest.run.width, level.num_rows
     blocks: list[tuple[int, int]] = []
     start = 0
-    while start < run.num_labels:
-        name = f"model/label_head.blocks.{len(blocks)}"
+    while start < num_rows:
+        name = f"model/{level.parameter.format(len(blocks))}"
         rows = reader.entry(f"{name}.bias").numel
-        if reader.entry(f"{name}.weight").numel != rows * run.width or start + rows > run.num_labels:
-            raise DataError(reader.url, f"{name} does not fit its {run.num_labels} labels", ANOTHER_MODEL)
+        if not rows or reader.entry(f"{name}.weight").numel != rows * width or start + rows > num_rows:
+            raise DataError(reader.url, f"{name} does not fit its {num_rows} rows", ANOTHER_MODEL)
         blocks.append((start, rows))
         start += rows
     return blocks

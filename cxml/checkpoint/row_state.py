@@ -1,11 +1,13 @@
-"""Label rows as tensors of a checkpoint: in blocks of rows that say which labels they are, so any layout can read any.
+"""Rows of levels as tensors of a checkpoint: in blocks that say which rows they are, so any layout can read any.
 
     label_positions/SHARD/BLOCK/positions   int64 [n], label positions in tree order
     labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n]
     label_optimizer/SHARD/BLOCK/NAME        moments and counters
+    cluster_1_positions, cluster_1_rows, cluster_1_optimizer    the same of a sharded level of clusters
     label_schedule/log_decay                running decay, by which rows that were not touched are brought up to date
 
-A run with the `zero3` head keeps the label rows in the engine, as parameters in row blocks; here they are converted.
+Levels of clusters up to `head.shard_from`, and all levels with the `zero3` head, are parameters of the engine, the
+labels in blocks. What was saved in one way is read in the other: here it is converted.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from cxml.checkpoint.engine_state import Home
 from cxml.checkpoint.pieces import PIECE_BYTES, Pieces
 from cxml.checkpoint.row_arrays import (
     ANOTHER_MODEL,
+    SavedLevel,
     engine_blocks,
     read_array,
     read_log_decay,
@@ -31,14 +34,14 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
-from cxml.parallel import RowsHead
+from cxml.parallel import ShardedLevel
 
 _READ_FOR_PREDICTION = ("weight", "bias", "last_step")
-_ENGINE_ROWS = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+_LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
-def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
-    """A copy in host memory of a rank's rows; of several copies of the rows only the first is saved."""
+def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
+    """A copy in host memory of a rank's rows of a level; of several copies of the rows only the first is saved."""
     if head.copies.rank:
         return {}
     arrays = {name: values.copy() for name, values in vars(head.state).items() if values.size}
@@ -49,21 +52,22 @@ def rows_to_save(head: RowsHead) -> dict[str, Pieces]:
     for block, first in enumerate(range(0, num_rows, block_rows)):
         for name, values in arrays.items():
             rows = torch.from_numpy(np.ascontiguousarray(values[first : first + block_rows]))
-            found[f"{_part_of(name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(rows)
+            found[f"{_part_of(level, name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(rows)
     return found
 
 
-def schedule_to_save(head: RowsHead) -> dict[str, Pieces]:
+def schedule_to_save(head: ShardedLevel) -> dict[str, Pieces]:
     """What the rows' decay depends on; the same on every rank."""
-    log_decay = torch.from_numpy(head.schedule.log_decay[: head.schedule.step + 1].copy())
+    log_decay = head.schedule.log_decay[: head.schedule.step + 1].to("cpu", copy=True)
     return {"label_schedule/log_decay": Pieces.whole(log_decay)}
 
 
-def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> None:
-    """Fill a rank's rows, from whatever ranks and whichever head saved them.
+def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, trains: bool = True) -> None:
+    """Fill a rank's rows of a level, from whatever ranks saved them, and in whichever way.
 
     Args:
         head: freshly made.
+        level: where they are.
         reader: of the checkpoint.
         trains: False reads weights only.
 
@@ -72,69 +76,84 @@ def load_rows(head: RowsHead, reader: ShardReader, *, trains: bool = True) -> No
     """
     layout, width = head.layout, head.state.weight.shape[1]
     run = reader.manifest.run
-    if (run.num_labels, run.width) != (layout.num_labels, width):
-        problem = f"holds {run.num_labels} label rows of {run.width}, not {layout.num_labels} of {width}"
+    if (level.num_rows, run.width) != (layout.num_labels, width):
+        problem = f"holds {level.num_rows} rows of {run.width} in {level.rows}, not {layout.num_labels} of {width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
     _load_schedule(head, reader, trains=trains)
-    if run.label_head == "zero3":
-        _load_engine_rows(head, reader, trains=trains)
+    if level.are_parameters(reader):
+        _load_engine_rows(head, level, reader, trains=trains)
         return
     missing = np.ones(layout.num_rows, bool)
-    for block in row_blocks(reader):
-        local = layout.local_rows(read_positions(reader, block, layout.num_labels))
+    for block in row_blocks(reader, level):
+        local = layout.local_rows(read_positions(reader, level, block))
         own = np.flatnonzero(local >= 0)
         if len(own):
-            _load_block(head, reader, block, own, local[own], trains=trains)
+            _load_block(head, level, reader, block, own=own, local=local[own], trains=trains)
             missing[local[own]] = False
     if missing.any():
-        raise DataError(reader.url, f"lacks {missing.sum()} label rows", ANOTHER_MODEL)
+        raise DataError(reader.url, f"lacks {missing.sum()} rows of {level.rows}", ANOTHER_MODEL)
 
 
-def check_rows_are_held(reader: ShardReader) -> None:
-    """Refuse a checkpoint that lacks label rows, before memory is taken for them.
+def check_rows_are_held(reader: ShardReader, level: SavedLevel) -> None:
+    """Refuse a checkpoint that lacks rows of a level, before memory is taken for them.
 
     Raises:
         DataError: it holds fewer or more rows than it says.
     """
     run = reader.manifest.run
-    if run.label_head == "zero3":
-        engine_blocks(reader)
+    if level.are_parameters(reader):
+        engine_blocks(reader, level)
         return
-    held = sum(reader.entry(f"labels/{block}/weight").numel for block in row_blocks(reader))
-    if held != run.num_labels * run.width:
-        problem = f"holds {held} weights of label rows, not {run.num_labels} rows of {run.width}"
+    held = sum(reader.entry(f"{level.rows}/{block}/weight").numel for block in row_blocks(reader, level))
+    if held != level.num_rows * run.width:
+        problem = f"holds {held} weights of {level.rows}, not {level.num_rows} rows of {run.width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
 
 
-def load_engine_rows(homes: list[Home], block_rows: int, reader: ShardReader) -> None:
-    """Fill the engine's label rows from a checkpoint of a `rows` head.
+def load_engine_rows(homes: list[Home], level: SavedLevel, block_rows: int, reader: ShardReader) -> None:
+    """Fill the engine's rows of a level from a checkpoint in which they were not the engine's.
 
     Args:
-        homes: of the engine; those of label rows are filled.
+        homes: of the engine; those of the level's rows are filled.
+        level: where the rows are.
         block_rows: rows of each of the engine's blocks but the last.
         reader: of the checkpoint.
     """
     width = reader.manifest.run.width
-    wanted = [_EngineRows.of(home, width, block_rows) for home in homes if is_label_row(home.name)]
-    for block in saved_rows(reader):
+    wanted = [_EngineRows.of(home, level, width, block_rows) for home in homes if level.matches(home.name)]
+    for block in saved_rows(reader, level):
         for part in wanted:
             part.take(block, reader.manifest.run.optimizer_step)
 
 
-def is_label_row(name: str) -> bool:
-    """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
-    return _ENGINE_ROWS.search(name) is not None
-
-
-def engine_rows(reader: ShardReader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Label rows that were the engine's, block by block: positions int64 [n], weight [n, D], bias [n].
+def whole_level(reader: ShardReader, level: SavedLevel) -> tuple[Tensor, Tensor]:
+    """Weights float32 [n, D] and biases float32 [n] of all rows of a level that the engine did not hold.
 
     Raises:
-        DataError: the blocks are not those of the checkpoint's labels.
+        DataError: rows are missing.
+    """
+    check_rows_are_held(reader, level)
+    weight, bias = torch.zeros(level.num_rows, reader.manifest.run.width), torch.zeros(level.num_rows)
+    for block in saved_rows(reader, level, with_state=False):
+        weight[torch.from_numpy(block.positions)] = torch.from_numpy(block.weight)
+        bias[torch.from_numpy(block.positions)] = torch.from_numpy(block.bias)
+    return weight, bias
+
+
+def is_label_row(name: str) -> bool:
+    """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
+    return _LABEL_ROW.search(name) is not None
+
+
+def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows of a level that were the engine's, block by block: positions int64 [n], weight [n, D], bias [n].
+
+    Raises:
+        DataError: the blocks are not those of the level.
     """
     width = reader.manifest.run.width
-    for number, (start, rows) in enumerate(engine_blocks(reader)):
-        name = f"model/label_head.blocks.{number}"
+    for number, (start, rows) in enumerate(engine_blocks(reader, level)):
+        name = f"model/{level.parameter.format(number)}"
         weight, bias = reader.tensor(f"{name}.weight").view(rows, width), reader.tensor(f"{name}.bias")
         yield torch.arange(start, start + rows), weight, bias
 
@@ -161,29 +180,29 @@ class SavedRows:
     betas: tuple[float, float] = (0.0, 0.0)
 
 
-def saved_rows(reader: ShardReader, *, with_state: bool = True) -> Iterator[SavedRows]:
-    """All rows that a `rows` head saved, block by block, with the decay that they had not taken yet."""
+def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = True) -> Iterator[SavedRows]:
+    """All rows of a level that the engine did not hold, block by block, with the decay that they had not taken yet."""
     run = reader.manifest.run
     log_decay = read_log_decay(reader)
-    for block in row_blocks(reader):
-        positions = read_positions(reader, block, run.num_labels)
+    for block in row_blocks(reader, level):
+        positions = read_positions(reader, level, block)
         shape = (len(positions), run.width)
-        last_step = read_steps(reader, f"labels/{block}/last_step", len(positions))
+        last_step = read_steps(reader, f"{level.rows}/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
-        weight = read_array(reader, f"labels/{block}/weight", shape)
+        weight = read_array(reader, f"{level.rows}/{block}/weight", shape)
         if weight.dtype == np.uint16:
             weight = (weight.astype(np.uint32) << 16).view(np.float32)
         yield SavedRows(
             positions,
             weight * factors[:, None],
-            read_array(reader, f"labels/{block}/bias", shape[:1]),
-            **_saved_moments(reader, block, shape) if with_state else {},
+            read_array(reader, f"{level.rows}/{block}/bias", shape[:1]),
+            **_saved_moments(reader, level, block, shape) if with_state else {},
         )
 
 
-def _saved_moments(reader: ShardReader, block: str, shape: tuple[int, int]) -> dict:
+def _saved_moments(reader: ShardReader, level: SavedLevel, block: str, shape: tuple[int, int]) -> dict:
     """The optimiser state of a block, if there is one, with a second moment per row spread over the row."""
-    prefix = f"label_optimizer/{block}"
+    prefix = f"{level.optimizer}/{block}"
     if f"{prefix}/moment" not in reader.manifest.tensors:
         return {}
     run = reader.manifest.run
@@ -202,7 +221,7 @@ def _saved_moments(reader: ShardReader, block: str, shape: tuple[int, int]) -> d
 
 @dataclass(frozen=True, eq=False)
 class _EngineRows:
-    """The part of a block parameter of the engine's label rows that this rank holds."""
+    """The part of a block parameter of the engine's rows that this rank holds."""
 
     home: Home
     is_weight: bool
@@ -210,12 +229,14 @@ class _EngineRows:
     width: int
 
     @classmethod
-    def of(cls, home: Home, width: int, block_rows: int) -> _EngineRows:
-        """With the position in all label rows at which it starts, counted in elements."""
-        match = _ENGINE_ROWS.fullmatch(home.name)
+    def of(cls, home: Home, level: SavedLevel, width: int, block_rows: int) -> _EngineRows:
+        """With the position in all rows at which it starts, counted in elements."""
+        match = level.matches(home.name)
         assert match, "the caller has checked"
-        columns = width if match[2] == "weight" else 1
-        return cls(home, match[2] == "weight", int(match[1]) * block_rows * columns + home.start, columns)
+        is_weight = match["kind"] == "weight"
+        columns = width if is_weight else 1
+        block = int(match.groupdict().get("block", 0))
+        return cls(home, is_weight, block * block_rows * columns + home.start, columns)
 
     def take(self, block: SavedRows, step: int) -> None:
         """Copy what of a block of rows lies in this part."""
@@ -236,8 +257,8 @@ class _EngineRows:
             moment[targets] = torch.from_numpy((saved * factor[:, None])[own]).to(moment)
 
 
-def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
-    """Fill the rows from a checkpoint whose label rows were the engine's."""
+def _load_engine_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, trains: bool) -> None:
+    """Fill the rows from a checkpoint in which they were the engine's."""
     state, width = head.state, head.state.weight.shape[1]
     state.last_step[:] = head.schedule.step
     sources = [("model", "weight", state.weight, width), ("model", "bias", state.bias[:, None], 1)]
@@ -247,16 +268,16 @@ def _load_engine_rows(head: RowsHead, reader: ShardReader, *, trains: bool) -> N
         for i, moment in enumerate(("exp_avg", "exp_avg_sq")):
             sources.append((f"optimizer/{moment}", "weight", moments[i], width))
             sources.append((f"optimizer/{moment}", "bias", state.bias_moments[:, i : i + 1], 1))
-    for block, (first, rows) in enumerate(engine_blocks(reader)):
+    for block, (first, rows) in enumerate(engine_blocks(reader, level)):
         for prefix, kind, target, columns in sources:
-            name = f"{prefix}/label_head.blocks.{block}.{kind}"
+            name = f"{prefix}/{level.parameter.format(block)}.{kind}"
             if reader.entry(name).numel != rows * columns:
-                raise DataError(reader.url, f"{name} does not fit its {rows} label rows", ANOTHER_MODEL)
+                raise DataError(reader.url, f"{name} does not fit its {rows} rows", ANOTHER_MODEL)
             for start, values in reader.pieces(name):
                 _scatter(head, first * columns + start, values, target, columns)
 
 
-def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
+def _scatter(head: ShardedLevel, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
     """Put elements `first` .. of all label rows where this rank has them; [R, 1] targets take a row's mean."""
     places = first + np.arange(len(values))
     rows = head.layout.local_rows(places // columns)
@@ -270,40 +291,47 @@ def _scatter(head: RowsHead, first: int, values: Tensor, target: np.ndarray, col
         target[rows, column] = taken
 
 
-def _load_schedule(head: RowsHead, reader: ShardReader, *, trains: bool) -> None:
+def _load_schedule(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> None:
     run, schedule = reader.manifest.run, head.schedule
     if run.label_head == "zero3":  # its rows are as of the last step, so nothing is left to decay
         schedule.step = run.step if trains else 0
-        schedule.log_decay = np.zeros(_room(schedule.step + 1))
+        schedule.log_decay = _room_for(schedule.step + 1)
         return
     log_decay = read_log_decay(reader)
     schedule.step = len(log_decay) - 1
     schedule.lr, schedule.beta1 = run.row_schedule["lr"], run.row_schedule["beta1"]
-    schedule.log_decay = np.zeros(_room(len(log_decay)))
-    schedule.log_decay[: len(log_decay)] = log_decay
+    schedule.log_decay = _room_for(len(log_decay))
+    schedule.log_decay[: len(log_decay)] = torch.from_numpy(log_decay)
 
 
-def _room(steps: int) -> int:
-    """Entries of a schedule that has taken so many steps and goes on."""
-    return max(1024, 2 * steps)
+def _room_for(steps: int) -> Tensor:
+    """The running decay of a schedule that has taken so many steps and goes on."""
+    return torch.zeros(max(1024, 2 * steps), dtype=torch.float64)
 
 
 def _load_block(
-    head: RowsHead, reader: ShardReader, block: str, own: np.ndarray, local: np.ndarray, *, trains: bool
+    head: ShardedLevel,
+    level: SavedLevel,
+    reader: ShardReader,
+    block: str,
+    *,
+    own: np.ndarray,
+    local: np.ndarray,
+    trains: bool,
 ) -> None:
-    num_rows = reader.entry(f"label_positions/{block}/positions").numel
+    num_rows = reader.entry(f"{level.positions}/{block}/positions").numel
     for name in ("last_step", "updates") if trains else ("last_step",):
-        read_steps(reader, f"{_part_of(name)}/{block}/{name}", num_rows)
+        read_steps(reader, f"{_part_of(level, name)}/{block}/{name}", num_rows)
     for name, target in vars(head.state).items():
         if not target.size or (name not in _READ_FOR_PREDICTION and not trains):
             continue
-        values = read_array(reader, f"{_part_of(name)}/{block}/{name}", (num_rows, *target.shape[1:]))
+        values = read_array(reader, f"{_part_of(level, name)}/{block}/{name}", (num_rows, *target.shape[1:]))
         if values.dtype != target.dtype:
-            raise DataError(reader.url, f"holds {name} of label rows in another number format", ANOTHER_MODEL)
+            raise DataError(reader.url, f"holds {name} of rows in another number format", ANOTHER_MODEL)
         target[local] = values[own]
 
 
-def _part_of(name: str) -> str:
+def _part_of(level: SavedLevel, name: str) -> str:
     if name == "positions":
-        return "label_positions"
-    return "labels" if name in _READ_FOR_PREDICTION else "label_optimizer"
+        return level.positions
+    return level.rows if name in _READ_FOR_PREDICTION else level.optimizer

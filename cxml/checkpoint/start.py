@@ -10,7 +10,8 @@ from torch import Tensor
 from cxml import storage
 from cxml.checkpoint.manifest import COMMIT_FILE
 from cxml.checkpoint.model_store import mark_new, read_label_rows, read_model_manifest, read_weights
-from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows
+from cxml.checkpoint.row_arrays import SavedLevel
+from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
 from cxml.config import ModelConfig
@@ -42,7 +43,8 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
         for name, parameter in model.named_parameters()
         if not is_label_row(name) and (takes_all or name.startswith("encoder."))
     }
-    found = source.weights(list(wanted))
+    clusters = [SavedLevel.clusters(level, size) for level, size in enumerate(tree.level_sizes[:-1])]
+    found = source.weights(list(wanted), clusters if takes_all else [])
     with torch.no_grad():
         for name, parameter in wanted.items():
             values = found.get(name)
@@ -50,6 +52,11 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
                 raise DataError(url, f"has no {name} of shape {tuple(parameter.shape)}", _REMEDY)
             parameter.copy_(values.view(parameter.shape))
     if takes_all:
+        for saved, level in zip(clusters[len(model.cluster_heads) :], model.cluster_levels, strict=True):
+            weight, bias = (found.get(f"{saved.parameter}.{kind}") for kind in ("weight", "bias"))
+            if weight is None or bias is None or len(bias) != saved.num_rows:
+                raise DataError(url, f"has no {saved.num_rows} rows of {saved.parameter}", _REMEDY)
+            level.import_rows(torch.arange(saved.num_rows), weight.view(saved.num_rows, -1), bias)
         _take_rows(source.rows(), model, url)
 
 
@@ -75,17 +82,23 @@ class _Checkpoint:
     def tree(self) -> str | None:
         return self._reader.manifest.run.tree
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
+    def weights(self, names: list[str], clusters: list[SavedLevel]) -> dict[str, Tensor]:
         held = self._reader.manifest.tensors
-        return {name: self._reader.tensor(f"model/{name}") for name in names if f"model/{name}" in held}
+        wanted = {*names, *(f"{saved.parameter}.{kind}" for saved in clusters for kind in ("weight", "bias"))}
+        found = {name: self._reader.tensor(f"model/{name}") for name in wanted if f"model/{name}" in held}
+        for saved in clusters:
+            if not saved.are_parameters(self._reader):
+                weight, bias = whole_level(self._reader, saved)
+                found |= {f"{saved.parameter}.weight": weight, f"{saved.parameter}.bias": bias}
+        return found
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        run = self._reader.manifest.run
-        if run.label_head == "rows":
-            for block in saved_rows(self._reader, with_state=False):
+        labels = SavedLevel.labels(self._reader.manifest.run.num_labels)
+        if not labels.are_parameters(self._reader):
+            for block in saved_rows(self._reader, labels, with_state=False):
                 yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)
             return
-        yield from engine_rows(self._reader)
+        yield from engine_rows(self._reader, labels)
 
 
 class _Model:
@@ -98,9 +111,10 @@ class _Model:
     def tree(self) -> str | None:
         return self._manifest.tree
 
-    def weights(self, names: list[str]) -> dict[str, Tensor]:
+    def weights(self, names: list[str], clusters: list[SavedLevel]) -> dict[str, Tensor]:
         held = read_weights(self._url, self._manifest)
-        return {name: held[name] for name in names if name in held}
+        wanted = {*names, *(f"{saved.parameter}.{kind}" for saved in clusters for kind in ("weight", "bias"))}
+        return {name: held[name] for name in wanted if name in held}
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for rows in read_label_rows(self._url, self._manifest):

@@ -23,13 +23,14 @@ from cxml.checkpoint.compatibility import check_same_run
 from cxml.checkpoint.engine_state import engine_homes, finish_loading, optimizer_step, pieces_to_load, pieces_to_save
 from cxml.checkpoint.manifest import SKIPPED, RunState
 from cxml.checkpoint.pieces import LoadPlanner, Pieces
-from cxml.checkpoint.row_state import is_label_row, load_engine_rows, load_rows, rows_to_save, schedule_to_save
+from cxml.checkpoint.row_arrays import SavedLevel
+from cxml.checkpoint.row_state import load_engine_rows, load_rows, rows_to_save, schedule_to_save
 from cxml.checkpoint.shards import ShardReader
 from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
 from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML, EngineHead
-from cxml.parallel import Engine, Ranks, RowsHead
+from cxml.parallel import Engine, Ranks, ShardedLevel
 from cxml.tree import LabelTree
 
 
@@ -83,15 +84,17 @@ class TrainingState:
         head, ranks = self.model.label_head, self.ranks
         pieces = pieces_to_save(engine_homes(self.engine, ranks), ranks)
         row_schedule = {}
-        if isinstance(head, RowsHead):
-            pieces |= rows_to_save(head)
+        for saved, level in self._levels():
+            if isinstance(level, ShardedLevel):
+                pieces |= rows_to_save(level, saved)
+        if isinstance(head, ShardedLevel):
             if ranks.is_first:
                 pieces |= schedule_to_save(head)
             schedule = head.schedule
             row_schedule = {"step": schedule.step, "lr": schedule.lr, "beta1": schedule.beta1, "beta2": schedule.beta2}
         pieces[f"run/random/{ranks.rank:05d}"] = Pieces.whole(_random_state())
         if progress.losses is not None:
-            pieces[f"run/losses/{ranks.rank:05d}"] = Pieces.whole(progress.losses.float().clone())
+            pieces[f"run/losses/{ranks.rank:05d}"] = Pieces.whole(progress.losses.to("cpu", torch.float32, copy=True))
         run = RunState(
             step=progress.step,
             world_size=ranks.world_size,
@@ -119,7 +122,7 @@ class TrainingState:
             StaleArtefactError: it is of a run with other data or settings.
             DataError: it is damaged. What was loaded until then stays, so another checkpoint has to follow.
         """
-        run, head = reader.manifest.run, self.model.label_head
+        run = reader.manifest.run
         check_same_run(run, self.config, self.tree_digest, reader.url)
         epoch, step = self.loader.load_state_dict(run.loader)
         expected = epoch * self.loader.steps_per_epoch + step
@@ -127,14 +130,26 @@ class TrainingState:
             problem = f"was saved after {run.step} steps, but its loader stands at step {expected}"
             raise DataError(reader.url, problem, SKIPPED)
         homes = engine_homes(self.engine, self.ranks)
-        was_rows = run.label_head == "rows"
-        load_pieces(reader, pieces_to_load([home for home in homes if not (was_rows and is_label_row(home.name))]))
-        if isinstance(head, RowsHead):
-            load_rows(head, reader)
-        elif was_rows:
-            load_engine_rows(homes, cast(EngineHead, head).block_rows, reader)
+        if run.num_labels != self.tree.num_labels:
+            raise DataError(reader.url, f"is of {run.num_labels} labels, not {self.tree.num_labels}", SKIPPED)
+        elsewhere = [saved for saved, _ in self._levels() if not saved.are_parameters(reader)]
+        in_pieces = [home for home in homes if not any(saved.matches(home.name) for saved in elsewhere)]
+        load_pieces(reader, pieces_to_load(in_pieces))
+        for saved, level in self._levels():
+            if isinstance(level, ShardedLevel):
+                load_rows(level, saved, reader)
+            elif saved in elsewhere:
+                block_rows = level.block_rows if isinstance(level, EngineHead) else saved.num_rows
+                load_engine_rows(homes, saved, block_rows, reader)
         self._put_random(reader)
         return Progress(run.step, self._losses(reader), run.unrecorded_steps, run.before_epoch_end)
+
+    def _levels(self) -> list[tuple[SavedLevel, object]]:
+        """Every level's place in a checkpoint, with the level itself, labels last."""
+        model, sizes = self.model, self.tree.level_sizes
+        places = [SavedLevel.clusters(level, size) for level, size in enumerate(sizes[:-1])]
+        levels = (*model.cluster_heads, *model.cluster_levels, model.label_head)
+        return list(zip([*places, SavedLevel.labels(sizes[-1])], levels, strict=True))
 
     def finish(self, reader: ShardReader) -> None:
         """Make the engine's weights from what `put` loaded, once every rank has done that; a collective call."""

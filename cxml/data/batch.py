@@ -14,6 +14,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """What no batch exceeds of those that all processes work on in one step, so that none has to ask for sizes.
+
+    Attributes:
+        texts: of a batch.
+        labels: of a batch, over its texts.
+        labels_of_a_text: of one text.
+    """
+
+    texts: int
+    labels: int
+    labels_of_a_text: int
+
+    @classmethod
+    def of(cls, label_counts: np.ndarray, cuts: np.ndarray) -> BatchLimits:
+        """The limits of n batches.
+
+        Args:
+            label_counts: int64 [N], labels of each text, batch after batch.
+            cuts: int64 [n + 1], where the batches begin and end.
+        """
+        ends = np.append(0, np.cumsum(label_counts))
+        return cls(
+            texts=int(np.diff(cuts).max(initial=0)),
+            labels=int(np.diff(ends[cuts]).max(initial=0)),
+            labels_of_a_text=int(label_counts.max(initial=0)),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """Tensors of B texts, padded to the longest of them, T tokens.
 
@@ -23,6 +53,7 @@ class Batch:
         label_values: int64 [nnz], the label ids of all texts end to end, sorted and unique within a text.
         label_offsets: int64 [B + 1]; text i has label_values[label_offsets[i]:label_offsets[i + 1]].
         global_size: texts in the whole optimiser step, over all processes and micro-batches.
+        limits: of all batches that are worked on at the same time.
     """
 
     input_ids: torch.Tensor
@@ -30,6 +61,7 @@ class Batch:
     label_values: torch.Tensor
     label_offsets: torch.Tensor
     global_size: int
+    limits: BatchLimits
 
     @property
     def size(self) -> int:
@@ -45,21 +77,34 @@ class Batch:
             attention_mask=self.attention_mask[:size],
             label_values=self.label_values[: int(offsets[-1])],
             label_offsets=offsets,
+            limits=replace(self.limits, texts=min(size, self.limits.texts)),
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`; the copy overlaps with computing where the memory is pinned."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            label_values=self.label_values.to(device, non_blocking=True),
-            label_offsets=self.label_offsets.to(device, non_blocking=True),
-        )
+        """The same batch on `device`. To an accelerator it is copied from pinned memory, and the host does not wait."""
+        import torch  # noqa: PLC0415 - see `collate`
+
+        device = torch.device(device)
+        if device.type == "cpu":
+            return self
+        tensors = {name: value for name, value in vars(self).items() if name not in {"global_size", "limits"}}
+        if device.type != "meta":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
-def collate(input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int) -> Batch:
-    """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels."""
+def collate(
+    input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int, limits: BatchLimits | None = None
+) -> Batch:
+    """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels.
+
+    Args:
+        input_ids: token ids of B rows.
+        labels: label ids of the rows.
+        pad_id: the token that pads.
+        global_size: texts in the whole optimiser step.
+        limits: of all batches that are worked on at the same time; None if this is the only one.
+    """
     import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
 
     lengths = input_ids.lengths
@@ -72,4 +117,5 @@ def collate(input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int)
         label_values=torch.from_numpy(labels.values.astype(np.int64)),
         label_offsets=torch.from_numpy(labels.offsets.astype(np.int64)),
         global_size=global_size,
+        limits=limits or BatchLimits.of(labels.lengths, np.array([0, len(labels.lengths)])),
     )

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 
-from cxml.data.batch import Batch, collate
+from cxml.data.batch import Batch, BatchLimits, collate
 from cxml.data.buckets import bucket, smallest_batch
 from cxml.data.name_texts import TextRows
 from cxml.data.order import cut, epoch_order
@@ -123,15 +123,14 @@ class TrainLoader:
         order, bounds = self._plan(epoch)
         for step in range(first_step, self.steps_per_epoch):
             global_batch = order[bounds[step] : bounds[step + 1]]
-            yield [self._collate(part, len(global_batch)) for part in self._own_parts(global_batch)]
+            cuts = cut(len(global_batch), self._parts)
+            most = BatchLimits.of(self._dataset.label_counts[global_batch], cuts)
+            own = range(self._first_part, self._first_part + self._accumulation)
+            yield [self._collate(global_batch[cuts[i] : cuts[i + 1]], len(global_batch), most) for i in own]
 
-    def _own_parts(self, global_batch: np.ndarray) -> list[np.ndarray]:
-        bounds = cut(len(global_batch), self._parts)
-        own = range(self._first_part, self._first_part + self._accumulation)
-        return [global_batch[bounds[part] : bounds[part + 1]] for part in own]
-
-    def _collate(self, indices: np.ndarray, global_size: int) -> Batch:
-        return collate(*self._dataset.gather(indices), pad_id=self._pad_id, global_size=global_size)
+    def _collate(self, indices: np.ndarray, global_size: int, limits: BatchLimits) -> Batch:
+        rows = self._dataset.gather(indices)
+        return collate(*rows, pad_id=self._pad_id, global_size=global_size, limits=limits)
 
 
 class EvalLoader:
@@ -147,7 +146,9 @@ class EvalLoader:
         longest_first = np.argsort(-dataset.lengths[start:stop], kind="stable")
         self._indices = start + longest_first
         largest_share = math.ceil(len(dataset) / world_size)
-        self._bounds = cut(len(self._indices), math.ceil(largest_share / batch_size))
+        num_batches = math.ceil(largest_share / batch_size)
+        self._bounds = cut(len(self._indices), num_batches)
+        self._most_texts = max(1, math.ceil(largest_share / num_batches))
         self._dataset = dataset
         self._pad_id = pad_id
 
@@ -168,4 +169,5 @@ class EvalLoader:
         for start, stop in itertools.pairwise(self._bounds):
             indices = self._indices[start:stop]
             rows = indices if len(indices) else np.zeros(1, np.int64)
-            yield indices, collate(*self._dataset.gather(rows), pad_id=self._pad_id, global_size=len(rows))
+            texts = self._dataset.gather(rows)
+            yield indices, collate(*texts, pad_id=self._pad_id, global_size=len(rows), limits=self._limits)

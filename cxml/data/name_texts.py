@@ -29,6 +29,11 @@ class TextRows(Protocol):
         """Tokens of each text, int64 [N]."""
         ...
 
+    @property
+    def label_counts(self) -> np.ndarray:
+        """Labels of each text, int64 [N]."""
+        ...
+
     def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
         """Token ids and labels, both int32, of the texts `indices` int64 [n], in that order."""
         ...
@@ -44,6 +49,7 @@ class WithNames:
         self._names = names
         self._labels = Ragged(labels.astype(np.int32), np.arange(len(labels) + 1))
         self.lengths = np.concatenate([dataset.lengths, names.lengths])
+        self.label_counts = np.append(dataset.label_counts, np.ones(len(labels), np.int64))
 
     def __len__(self) -> int:
         """Texts and names."""

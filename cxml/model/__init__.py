@@ -8,16 +8,19 @@ from cxml.data.pretrained import read_encoder_config
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML, LevelPrediction
 from cxml.model.encoder import TappedEncoder, build_encoder
-from cxml.model.label_head import EngineHead, LabelHead, Leaves
+from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead
 
 __all__ = [
     "CascadeXML",
+    "ClusterLevel",
     "EngineHead",
+    "HandDown",
     "LabelHead",
     "Leaves",
     "LevelHead",
     "LevelPrediction",
+    "Rows",
     "TappedEncoder",
     "build_encoder",
     "build_model",

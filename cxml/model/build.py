@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import PretrainedConfig
@@ -12,27 +12,32 @@ from cxml.data.architecture import check_counts
 from cxml.errors import CxmlError, DataError
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import build_encoder
-from cxml.model.label_head import LabelHead
+from cxml.model.label_head import ClusterLevel, LabelHead
 from cxml.tree import LabelTree
+
+SelfUpdatingLevels = tuple[Sequence[ClusterLevel], LabelHead]
 
 
 def build_model(
     config: ModelConfig,
     tree: LabelTree,
     architecture: PretrainedConfig | None = None,
-    make_label_head: Callable[[int], LabelHead] | None = None,
+    make_levels: Callable[[int], SelfUpdatingLevels] | None = None,
 ) -> CascadeXML:
     """The model of `config` over `tree`, with pretrained encoder weights, or fresh ones of a given `architecture`.
 
-    The head of the labels is what `make_label_head` makes for features of a given width, or one of ordinary parameters.
+    `make_levels` makes the head of the labels, for features of a given width, and the last levels of clusters, as many
+    as are not to be of ordinary parameters; without it all levels are.
 
     Initial weights of the heads come from torch's global generator: seed it first.
     """
     encoder = build_encoder(config, len(tree.level_sizes), architecture)
+    cluster_levels, label_head = make_levels(encoder.hidden_size) if make_levels else ((), None)
     return CascadeXML(
         encoder,
         tree,
-        label_head=make_label_head(encoder.hidden_size) if make_label_head else None,
+        label_head=label_head,
+        cluster_levels=cluster_levels,
         shortlist_sizes=config.shortlist_sizes,
         level_weights=config.level_weights,
         scoring=config.scoring,

@@ -5,14 +5,15 @@ Paper, section 3: level 0 scores all of its clusters; level l scores the childre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cxml.data import Batch
+from cxml.data import Batch, BatchLimits
 from cxml.model.encoder import TappedEncoder
-from cxml.model.label_head import EngineHead, LabelHead, Leaves
+from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead
 from cxml.model.ranking import probabilities
 from cxml.model.shortlist import (
@@ -20,6 +21,7 @@ from cxml.model.shortlist import (
     every_node,
     expand_children,
     is_positive,
+    most_children,
     positive_keys,
     select_slots,
     shortlist_loss,
@@ -61,12 +63,24 @@ class CascadeXML(nn.Module):
         tree: LabelTree,
         *,
         label_head: LabelHead | None = None,
+        cluster_levels: Sequence[ClusterLevel] = (),
         shortlist_sizes: tuple[int, ...] = (),
         level_weights: tuple[float, ...] = (),
         scoring: str = "weighted",
         teacher_forcing: bool = True,
     ) -> None:
-        """Build the levels above the labels; `label_head` scores the labels, one of ordinary parameters if None."""
+        """Build the levels above the labels.
+
+        Args:
+            encoder: features of each level.
+            tree: the label tree.
+            label_head: scores the labels; one of ordinary parameters if None.
+            cluster_levels: score the last levels of clusters; those above them are of ordinary parameters.
+            shortlist_sizes: nodes that each level above the labels hands down.
+            level_weights: of the levels' losses.
+            scoring: `weighted` multiplies a node's probability by its parent's.
+            teacher_forcing: true nodes are handed down first.
+        """
         super().__init__()
         self.encoder = encoder
         self.level_sizes = tree.level_sizes
@@ -74,7 +88,12 @@ class CascadeXML(nn.Module):
         self.level_weights = level_weights or (1.0,) * len(self.level_sizes)
         self.scoring = scoring
         self.teacher_forcing = teacher_forcing
-        self.cluster_heads = nn.ModuleList(LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:-1])
+        self.cluster_levels = tuple(cluster_levels)
+        num_heads = len(self.level_sizes) - 1 - len(self.cluster_levels)
+        self.cluster_heads = nn.ModuleList(
+            LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:num_heads]
+        )
+        self.register_buffer("loss_weights", torch.tensor(self.level_weights), persistent=False)
         for level, offsets in enumerate(tree.offsets):
             self.register_buffer(f"offsets_{level}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
         label_order = torch.tensor(tree.label_order, dtype=torch.int64)
@@ -82,11 +101,27 @@ class CascadeXML(nn.Module):
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
         leaf_offsets = torch.tensor(tree.offsets[-1] if tree.offsets else [0, tree.num_labels], dtype=torch.int64)
         self.label_head = label_head or EngineHead(leaf_offsets, tree.num_labels, encoder.hidden_size, _BLOCK_ROWS)
+        self._most_children = [most_children(offsets) for offsets in self.tree_offsets[: num_heads - 1]]
 
     @property
     def tree_offsets(self) -> list[Tensor]:
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         return [self.get_buffer(f"offsets_{level}") for level in range(len(self.level_sizes) - 1)]
+
+    def is_bounded(self) -> Tensor | None:
+        """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
+        found = [bounded for rows in self._rows if (bounded := rows.is_bounded()) is not None]
+        return torch.stack(found).all() if found else None
+
+    def finish_step(self, is_sound: Tensor) -> None:
+        """Take the updates that a step's micro-batches prepared; where bool [] `is_sound` is False nothing changes."""
+        for rows in self._rows:
+            rows.finish_step(is_sound)
+
+    @property
+    def _rows(self) -> tuple[Rows, ...]:
+        """The levels that the engine does not update, and the labels."""
+        return (*self.cluster_levels, self.label_head)
 
     def positive_keys(self, batch: Batch) -> list[Tensor]:
         """The true nodes of every level, labels last: sorted keys `text * nodes of the level + node`, int64."""
@@ -110,49 +145,82 @@ class CascadeXML(nn.Module):
         features = self.encoder(batch.input_ids, batch.attention_mask)
         if predict_k is None:
             return self._loss(features, batch)
-        return self._predict(features, predict_k, beam or self.shortlist_sizes)
+        return self._predict(features, predict_k, beam or self.shortlist_sizes, batch.limits)
 
     def _loss(self, features: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         *cluster_keys, label_keys = self.positive_keys(batch)
         losses: list[Tensor] = []
         leaves = None
         for level, keys in enumerate(cluster_keys):
-            shortlist = self._shortlist(level, leaves, features[level])
-            logits = self._cluster_logits(level, features[level], shortlist)
-            is_true = is_positive(shortlist, keys, self.level_sizes[level])
-            losses.append(shortlist_loss(logits, is_true, shortlist.mask))
-            forced = is_true if self.teacher_forcing else None
-            leaves = self._hand_down(self.shortlist_sizes[level], shortlist, logits, forced)
+            loss, leaves = self._cluster_loss(level, features[level], leaves, keys, batch=batch, losses=losses)
+            losses.append(loss)
         scale = self.level_weights[-1] / batch.global_size
-        above = torch.stack(losses).detach() if losses else None
-        losses.append(self.label_head.loss(features[-1], leaves, label_keys, scale, above))
+        losses.append(
+            self.label_head.loss(
+                features[-1], leaves, label_keys, scale, losses_above=_above(losses), limits=batch.limits
+            )
+        )
         by_level = torch.stack(losses)
-        return by_level @ by_level.new_tensor(self.level_weights), by_level.detach()
+        return by_level @ self.get_buffer("loss_weights").to(by_level.dtype), by_level.detach()
 
-    def _predict(self, features: list[Tensor], k: int, beam: tuple[int, ...]) -> list[LevelPrediction]:
+    def _cluster_loss(
+        self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, *, batch: Batch, losses: list[Tensor]
+    ) -> tuple[Tensor, Leaves]:
+        """Loss of a level of clusters, and what it hands down; `losses` are of the levels above."""
+        wanted = HandDown(self.shortlist_sizes[level], self.teacher_forcing, batch.limits.labels_of_a_text)
+        if level >= len(self.cluster_heads):
+            own, scale = (
+                self.cluster_levels[level - len(self.cluster_heads)],
+                self.level_weights[level] / batch.global_size,
+            )
+            return own.loss_and_choice(
+                features_BD, above, keys, scale, wanted, losses_above=_above(losses), limits=batch.limits
+            )
+        shortlist = self._shortlist(level, above, features_BD)
+        logits = self._cluster_logits(level, features_BD, shortlist)
+        is_true = is_positive(shortlist, keys, self.level_sizes[level])
+        loss = shortlist_loss(logits, is_true, shortlist.mask)
+        return loss, self._hand_down(wanted, shortlist, logits, is_true if wanted.is_forced else None)
+
+    def _predict(
+        self, features: list[Tensor], k: int, beam: tuple[int, ...], limits: BatchLimits
+    ) -> list[LevelPrediction]:
         predictions = []
         leaves = None
         is_weighted = self.scoring == "weighted"
-        for level in range(len(self.cluster_heads)):
-            shortlist = self._shortlist(level, leaves, features[level])
-            logits = self._cluster_logits(level, features[level], shortlist)
-            best = shortlist.best(logits, leaves.logits if is_weighted and leaves is not None else None, k)
-            leaves = self._hand_down(beam[level], shortlist, logits, None)
+        for level in range(len(self.level_sizes) - 1):
+            wanted = HandDown(beam[level])
+            if level < len(self.cluster_heads):
+                shortlist = self._shortlist(level, leaves, features[level])
+                logits = self._cluster_logits(level, features[level], shortlist)
+                best = shortlist.best(logits, leaves.logits if is_weighted and leaves is not None else None, k)
+                leaves = self._hand_down(wanted, shortlist, logits, None)
+            else:
+                own = self.cluster_levels[level - len(self.cluster_heads)]
+                *best, leaves = own.best_and_choice(
+                    features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
+                )
             handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
             predictions.append(LevelPrediction(*best, handed_down))
-        positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted)
+        positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, logits)]
 
     def _shortlist(self, level: int, above: Leaves | None, features_BD: Tensor) -> Shortlist:
         if above is None:
             return every_node(self.level_sizes[0], len(features_BD), features_BD.device)
-        return expand_children(self.tree_offsets[level - 1], above.nodes, above.mask)
+        offsets = self.tree_offsets[level - 1]
+        return expand_children(offsets, above.nodes, above.mask, self._most_children[level - 1])
 
     def _cluster_logits(self, level: int, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
         return self.cluster_heads[level](features_BD, shortlist.nodes if level else None)
 
-    def _hand_down(self, size: int, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
-        slots, mask = select_slots(logits_BC, shortlist.mask, size, is_true)
+    def _hand_down(self, wanted: HandDown, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
+        slots, mask = select_slots(logits_BC, shortlist.mask, wanted.size, is_true, wanted.most_true)
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())
+
+
+def _above(losses: list[Tensor]) -> Tensor | None:
+    """The losses of the levels above, float32 [levels]."""
+    return torch.stack(losses).detach() if losses else None

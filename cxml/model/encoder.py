@@ -54,12 +54,24 @@ class TappedEncoder(nn.Module):
         Returns:
             One tensor [B, D] per level, in the weights' dtype.
         """
-        states = self.transformer(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        mask = self._shown(attention_mask)
+        states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
             pooled = torch.cat([self._pool(states[layer], attention_mask) for layer in tap], dim=-1)
             features.append(dropout(projection(pooled)))
         return features
+
+    def _shown(self, mask_BT: Tensor) -> Tensor:
+        """The mask as the transformer takes it.
+
+        One of two dimensions is looked at by the host, which may leave it out; on an accelerator the host would wait.
+        So there it is [B, 1, T, T], where the attention is PyTorch's own, which takes that.
+        """
+        attention = getattr(self.transformer.config, "_attn_implementation", None)
+        if mask_BT.device.type == "cpu" or attention != "sdpa":
+            return mask_BT
+        return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
     def recompute_activations(self) -> None:
         """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""

@@ -2,7 +2,7 @@
 
 The head is given features and leaf clusters, not labels: a leaf's labels are one run of positions, so a leaf id stands
 for all of them. `EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
-time; `cxml.parallel.RowsHead` keeps its rows where they are and lets features travel.
+time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets features travel.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cxml.data import BatchLimits
 from cxml.model.level_head import LevelHead
-from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, shortlist_loss
+from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, most_children, shortlist_loss
 
 
 @dataclass(frozen=True)
@@ -32,43 +33,44 @@ class Leaves:
     mask: Tensor
     logits: Tensor
 
+    def to(self, device: torch.device) -> Leaves:
+        """The same on a device."""
+        return Leaves(self.nodes.to(device), self.mask.to(device), self.logits.to(device))
 
-class LabelHead(Protocol):
-    """The head of the labels. Label positions are in tree order."""
 
-    def loss(
-        self,
-        features_BD: Tensor,
-        leaves: Leaves | None,
-        positive_keys: Tensor,
-        scale: float,
-        losses_above: Tensor | None = None,
-    ) -> Tensor:
-        """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
+@dataclass(frozen=True)
+class HandDown:
+    """What a level of clusters is to hand down.
+
+    Attributes:
+        size: nodes of a text, more if more are true.
+        is_forced: true nodes come first (teacher forcing).
+        most_true: at least the true nodes of any text, alike on all ranks.
+    """
+
+    size: int
+    is_forced: bool = False
+    most_true: int = 0
+
+    @property
+    def most(self) -> int:
+        """The most nodes of a text."""
+        return max(self.size, self.most_true) if self.is_forced else self.size
+
+
+class Rows(Protocol):
+    """The rows of a level, each a weight and a bias; positions are in tree order."""
+
+    def is_bounded(self) -> Tensor | None:
+        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        ...
+
+    def finish_step(self, is_sound: Tensor) -> None:
+        """Take the update that a step's micro-batches prepared, if the head updates itself.
 
         Args:
-            features_BD: features, in the encoder's dtype.
-            leaves: whose labels are scored; a true label of no leaf counts for nothing.
-            positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
-            scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
-                takes it as the factor of its gradient.
-            losses_above: of the levels above, float32 [levels]: a head that updates itself leaves the rows as they are
-                where one of them, on any rank, is not finite, or where its own update may not be.
+            is_sound: bool [], alike on all ranks; where it is False nothing changes.
         """
-        ...
-
-    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
-        """The k best labels among those of the leaves.
-
-        Returns:
-            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first; -1 and -inf where
-            there is none. With `weighted` a score is the label's probability times its leaf's. See
-            `cxml.model.ranking`.
-        """
-        ...
-
-    def finish_step(self) -> None:
-        """Take the update that a step's micro-batches prepared, if the head updates itself."""
         ...
 
     def own_positions(self) -> Tensor:
@@ -94,6 +96,93 @@ class LabelHead(Protocol):
         ...
 
 
+class LabelHead(Rows, Protocol):
+    """The head of the labels."""
+
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        *,
+        losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
+    ) -> Tensor:
+        """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
+
+        Args:
+            features_BD: features, in the encoder's dtype.
+            leaves: whose labels are scored; a true label of no leaf counts for nothing.
+            positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
+            scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
+                takes it as the factor of its gradient.
+            losses_above: of the levels above, float32 [levels]: a head that updates itself leaves the rows as they are
+                where one of them, on any rank, is not finite, or where its own update may not be.
+            limits: of the batches of all ranks; with None several accelerators wait for each other's numbers.
+        """
+        ...
+
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k best labels among those of the leaves.
+
+        Returns:
+            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first; -1 and -inf where
+            there is none. With `weighted` a score is the label's probability times its leaf's. See
+            `cxml.model.ranking`.
+        """
+        ...
+
+
+class ClusterLevel(Rows, Protocol):
+    """A level of clusters that is not of ordinary parameters. Nodes are positions in tree order."""
+
+    def loss_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        hand_down: HandDown,
+        *,
+        losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Leaves]:
+        """The loss, as that of `LabelHead.loss`, and the nodes that are handed down.
+
+        Args:
+            features_BD: features, in the encoder's dtype.
+            above: the nodes handed down by the level above, whose children are scored; None scores all nodes.
+            positive_keys: int64 [P], sorted, `text * nodes of the level + node` of the true nodes.
+            scale: see `LabelHead.loss`.
+            hand_down: what to hand down.
+            losses_above: see `LabelHead.loss`.
+            limits: see `LabelHead.loss`.
+        """
+        ...
+
+    def best_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        k: int,
+        hand_down: HandDown,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor, Leaves]:
+        """The k best nodes, as those of `LabelHead.predict`, and the nodes that are handed down."""
+        ...
+
+
 class EngineHead(nn.Module):
     """A head of ordinary parameters in blocks of rows, for the engine to train and, under ZeRO-3, to partition.
 
@@ -108,6 +197,7 @@ class EngineHead(nn.Module):
             LevelHead(min(block_rows, num_labels - start), hidden_size) for start in range(0, num_labels, block_rows)
         )
         self.register_buffer("leaf_offsets", leaf_offsets, persistent=False)
+        self._most_labels = most_children(leaf_offsets)
 
     def loss(
         self,
@@ -115,20 +205,33 @@ class EngineHead(nn.Module):
         leaves: Leaves | None,
         positive_keys: Tensor,
         scale: float,  # noqa: ARG002
+        *,
         losses_above: Tensor | None = None,  # noqa: ARG002
+        limits: BatchLimits | None = None,  # noqa: ARG002
     ) -> Tensor:
         """See `LabelHead.loss`; the engine scales the gradient."""
         shortlist = self._labels_of(leaves, len(features_BD))
         is_true = is_positive(shortlist, positive_keys, self.num_labels)
         return shortlist_loss(self._logits(features_BD, shortlist), is_true, shortlist.mask)
 
-    def predict(self, features_BD: Tensor, leaves: Leaves | None, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`."""
         shortlist = self._labels_of(leaves, len(features_BD))
         parents = leaves.logits if weighted and leaves is not None else None
         return shortlist.best(self._logits(features_BD, shortlist), parents, k)
 
-    def finish_step(self) -> None:
+    def is_bounded(self) -> None:
+        """No update waits here."""
+
+    def finish_step(self, is_sound: Tensor) -> None:
         """Nothing to do: the engine updates the blocks."""
 
     def own_positions(self) -> Tensor:
@@ -160,7 +263,7 @@ class EngineHead(nn.Module):
         leaf_offsets = self.get_buffer("leaf_offsets")
         if leaves is None:
             return every_node(self.num_labels, batch_size, leaf_offsets.device)
-        return expand_children(leaf_offsets, leaves.nodes, leaves.mask)
+        return expand_children(leaf_offsets, leaves.nodes, leaves.mask, self._most_labels)
 
     def _logits(self, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
         """Logits [B, C]; every rank visits every block, wanted or not, because gathering one takes all of them."""

@@ -41,6 +41,12 @@ def scores_of(keys: Tensor) -> Tensor:
     return bits.view(torch.float32).masked_fill(keys == NO_KEY, -torch.inf)
 
 
+def own_logits_of(keys: Tensor) -> Tensor:
+    """The nodes' own logits that `ranking_keys` were made of, float32; anything for `NO_KEY`."""
+    low = (keys & 0xFFFFFFFF) + _LOWEST
+    return torch.where(low < 0, low ^ 0x7FFFFFFF, low).int().view(torch.float32)
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """Probabilities of logits, float32 on the CPU: they never rise where the logits fall, and are 0 for -inf."""
     return torch.sigmoid(logits.cpu().double()).float()

@@ -6,6 +6,7 @@ A level's nodes are numbered in tree order, so the children of a node are one co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys, scores_of
+
+_MOST_HANDED_DOWN = 65536
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortli
     return Shortlist(nodes=nodes, mask=torch.ones_like(nodes, dtype=torch.bool), parent_slots=torch.zeros_like(nodes))
 
 
-def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def select_slots(
+    logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None, most_true: int = 0
+) -> tuple[Tensor, Tensor]:
     """Choose the slots whose nodes are handed down: true ones first (teacher forcing), then the highest logits.
 
     A text with more than `k` true nodes keeps all of them, so that no positive is ever cut off.
@@ -70,6 +75,7 @@ def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor 
         mask_BC: False marks padding.
         k: nodes handed down for a text with at most `k` true ones.
         is_true_BC: marks true nodes; None in prediction.
+        most_true: at least the true nodes of any text, for accelerators, whose host does not wait for the number.
 
     Returns:
         Slots int64 [B, K] and their mask bool [B, K].
@@ -79,25 +85,28 @@ def select_slots(logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor 
     if is_true_BC is not None:
         ranking = ranking.masked_fill(is_true_BC, torch.inf)
         wanted_B = torch.maximum(wanted_B, is_true_BC.sum(1))
-    width = min(int(wanted_B.max()), ranking.shape[1])
+    widest = int(wanted_B.max()) if ranking.device.type == "cpu" else max(k, most_true)
+    width = min(widest, ranking.shape[1])
     slots_BK = ranking.topk(width, dim=1).indices
     is_wanted = torch.arange(width, device=ranking.device) < wanted_B[:, None]
     return slots_BK, is_wanted & mask_BC.gather(1, slots_BK)
 
 
-def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor) -> Shortlist:
+def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Sequence[int]) -> Shortlist:
     """The shortlist of the next level: all children of the chosen nodes.
 
     Args:
         offsets: int64 [n + 1]; children of node i are offsets[i] .. offsets[i + 1].
         nodes_BK: chosen nodes.
         mask_BK: which of them count.
+        most: the most children that 0, 1, 2 and so on nodes have together, for accelerators, whose host does not wait
+            for the number.
     """
     starts_BK = offsets[nodes_BK]
     lengths_BK = (offsets[nodes_BK + 1] - starts_BK) * mask_BK
     ends_BK = lengths_BK.cumsum(1)
     totals_B = ends_BK[:, -1:]
-    width = int(totals_B.max())
+    width = int(totals_B.max()) if offsets.device.type == "cpu" else most[min(nodes_BK.shape[1], len(most) - 1)]
     position_BC = torch.arange(width, device=offsets.device).expand(len(nodes_BK), -1).contiguous()
     owner_BC = torch.searchsorted(ends_BK, position_BC, right=True).clamp_(max=nodes_BK.shape[1] - 1)
     children_BC = (starts_BK - ends_BK + lengths_BK).gather(1, owner_BC) + position_BC
@@ -108,7 +117,9 @@ def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor) -> Short
 def positive_keys(
     label_positions: Tensor, label_offsets: Tensor, tree_offsets: list[Tensor], num_labels: int
 ) -> list[Tensor]:
-    """The true nodes of every level, as sorted unique keys `text * nodes of the level + node`, int64.
+    """The true nodes of every level, as sorted keys `text * nodes of the level + node`, int64.
+
+    On an accelerator, whose host does not wait for their number, nodes of several labels come several times.
 
     Args:
         label_positions: true labels as positions in tree order, int64 [nnz], text after text.
@@ -120,14 +131,16 @@ def positive_keys(
         One tensor per level, level 0 first, the labels last.
     """
     num_texts = len(label_offsets) - 1
-    texts = torch.repeat_interleave(torch.arange(num_texts, device=label_positions.device), label_offsets.diff())
+    texts = torch.arange(num_texts, device=label_positions.device)
+    texts = texts.repeat_interleave(label_offsets.diff(), output_size=len(label_positions))
     num_nodes = num_labels
     keys = [torch.sort(texts * num_nodes + label_positions).values]
     for offsets in reversed(tree_offsets):
         texts, nodes = keys[0] // num_nodes, keys[0] % num_nodes
         num_nodes = len(offsets) - 1
         parents = torch.searchsorted(offsets[1:], nodes, right=True)
-        keys.insert(0, torch.unique_consecutive(texts * num_nodes + parents))
+        above = texts * num_nodes + parents
+        keys.insert(0, torch.unique_consecutive(above) if above.device.type == "cpu" else above)
     return keys
 
 
@@ -147,3 +160,10 @@ def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:
     wanted = texts * num_nodes + shortlist.nodes
     found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
     return (keys[found] == wanted) & shortlist.mask
+
+
+def most_children(offsets: Tensor) -> list[int]:
+    """The most children that 0, 1, 2 and so on nodes have together, up to 65,536 nodes; `offsets` int64 [n + 1]."""
+    sizes = offsets.diff()
+    largest_first = sizes.topk(min(_MOST_HANDED_DOWN, len(sizes))).values
+    return [0, *largest_first.cumsum(0).tolist()]

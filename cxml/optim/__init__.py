@@ -4,25 +4,38 @@ model -> parameter groups (encoder / classifiers, with and without decay) -> Ada
 the learning rates and beta1 of the three-phase one-cycle
 """
 
+from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
+from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, pairs_by_text
 from cxml.optim.groups import parameter_groups
+from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, settled_weights, update_rows
-from cxml.optim.row_kernels import best_int8_rows, best_rows, train_groups
-from cxml.optim.row_tensors import RowTensors, pending_decay, update_run
+from cxml.optim.row_kernels import best_int8_rows
+from cxml.optim.row_tensors import RowTensors, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle
+from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, best_per_text
 
 __all__ = [
+    "WORD_BITS",
+    "CpuEveryRowKernels",
+    "CpuShortlistKernels",
     "Cycle",
+    "EveryRow",
+    "LeafRows",
+    "RowKernels",
     "RowSchedule",
     "RowState",
     "RowTensors",
     "Schedule",
+    "ShortlistKernels",
+    "Shortlists",
+    "TorchEveryRowKernels",
+    "TorchShortlistKernels",
     "best_int8_rows",
-    "best_rows",
+    "best_per_text",
     "one_cycle",
+    "pairs_by_text",
     "parameter_groups",
-    "pending_decay",
     "settled_weights",
-    "train_groups",
     "update_rows",
     "update_run",
 ]

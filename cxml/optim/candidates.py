@@ -33,6 +33,33 @@ class LeafRows:
         """Words of 32 bits that mark the true rows of a leaf."""
         return -(-self.most_rows // WORD_BITS)
 
+    def of_pairs(self, leaves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of each pair's leaf, none where there is no pair.
+
+        Args:
+            leaves: integers [P].
+
+        Returns:
+            The first row int64 [P], one past the last int64 [P], and the positions int64 [P, rows of the largest leaf],
+            -1 for none.
+        """
+        num_leaves = len(self.positions)
+        if not num_leaves:
+            nothing = torch.zeros_like(leaves, dtype=torch.int64)
+            return nothing, nothing, nothing.new_full((len(leaves), self.most_rows), -1)
+        own = leaves.long().clamp(max=num_leaves - 1)
+        first = self.starts[own]
+        last = torch.where(leaves < num_leaves, self.starts[own + 1], first)
+        columns = torch.arange(self.most_rows, device=leaves.device)
+        positions = self.positions[own][:, None] + columns
+        return first, last, positions.masked_fill(columns >= (last - first)[:, None], -1)
+
+    def row_positions(self, num_rows: int) -> Tensor:
+        """The position in the whole level of each of R rows, int64 [R]; R is given, for only the device knows it."""
+        leaves = torch.arange(len(self.positions), device=self.starts.device)
+        leaves = leaves.repeat_interleave(self.starts.diff(), output_size=num_rows)
+        return self.positions[leaves] + torch.arange(num_rows, device=leaves.device) - self.starts[leaves]
+
 
 @dataclass(frozen=True)
 class Shortlists:

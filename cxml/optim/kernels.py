@@ -14,15 +14,15 @@ from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 
-CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow, contravariant=True)
+CandidatesT_contra = TypeVar("CandidatesT_contra", Shortlists, EveryRow, contravariant=True)
 
 
-class RowKernels(Protocol, Generic[CandidatesT]):
+class RowKernels(Protocol, Generic[CandidatesT_contra]):
     """Loss, gradients, update and ranking of the rows of one rank.
 
-    The logit of a row is `w . feature + b`, with the decay that the row has not taken yet (see `row_adamw`): in training
-    as of the end of the step before, in prediction as of the last step taken. A loss is binary cross-entropy times the
-    share. A row is touched if a text has it among its candidates, whatever its gradient is.
+    The logit of a row is `w . feature + b`, with the decay that the row has not taken yet (see `row_adamw`): in
+    training as of the end of the step before, in prediction as of the last step taken. A loss is binary cross-entropy
+    times the share. A row is touched if a text has it among its candidates, whatever its gradient is.
 
     Attributes:
         updates_in_passing: `loss` can update the rows in the visit in which it scores them.
@@ -34,7 +34,7 @@ class RowKernels(Protocol, Generic[CandidatesT]):
         self,
         rows: RowTensors,
         leaf_rows: LeafRows,
-        candidates: CandidatesT,
+        candidates: CandidatesT_contra,
         schedule: RowSchedule,
         *,
         update_scale: float | None = None,
@@ -55,7 +55,7 @@ class RowKernels(Protocol, Generic[CandidatesT]):
         ...
 
     def squares(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: CandidatesT, schedule: RowSchedule, scale: float
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: CandidatesT_contra, schedule: RowSchedule, scale: float
     ) -> Tensor:
         """The sum of the squares of all rows' gradients times `scale`, biases included: float64 []."""
         ...
@@ -64,7 +64,7 @@ class RowKernels(Protocol, Generic[CandidatesT]):
         self,
         rows: RowTensors,
         leaf_rows: LeafRows,
-        candidates: CandidatesT,
+        candidates: CandidatesT_contra,
         schedule: RowSchedule,
         scale: float,
         *,
@@ -88,7 +88,7 @@ class RowKernels(Protocol, Generic[CandidatesT]):
         self,
         rows: RowTensors,
         leaf_rows: LeafRows,
-        candidates: CandidatesT,
+        candidates: CandidatesT_contra,
         schedule: RowSchedule,
         k: int,
         parent_logits: Tensor | None = None,
@@ -106,6 +106,28 @@ class RowKernels(Protocol, Generic[CandidatesT]):
 
         Returns:
             Keys int64 [S, k], best first, of `cxml.model.ranking.ranking_keys` (`NO_KEY` where there is none), and
-            positions int64 [S, k] (-1 likewise). Of equal keys the lower position comes first.
+            positions int64 [S, k] (-1 likewise). Equal keys come in any order.
+        """
+        ...
+
+
+class ShortlistKernels(RowKernels[Shortlists], Protocol):
+    """What a level of clusters asks in addition: it hands nodes down to the next level."""
+
+    def scores(
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Score all candidates.
+
+        Args:
+            rows: unchanged.
+            leaf_rows: where the leaves' rows are.
+            candidates: of S texts.
+            schedule: of the rows.
+            step: the step that rows are to be as of the end of.
+
+        Returns:
+            Logits float32 [P, W], with the rows of the largest leaf W, and positions int64 [P, W], -1 where there is no
+            row; logits there are anything finite.
         """
         ...

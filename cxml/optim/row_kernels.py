@@ -164,38 +164,39 @@ def _add_up(sums, text_ptr, text_sums):
 
 
 @cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def train_groups(
-    groups, partial_sums, features, inverse_counts, is_true, scale, mode, numbers, log_decay, state, gradients
-):
+def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mode, numbers, log_decay, state, squares):
     """Loss and gradients of all pairs, and the update of their rows.
 
     Args:
         groups: `LeafGroups.arrays()`.
-        partial_sums: `PartialSums.arrays()`.
-        features: float32 [B, D] of all texts.
-        inverse_counts: float32 [B], one over the length of each text's whole shortlist.
-        is_true: uint8 [scores], 1 where the text has the label.
-        scale: factor of the weights' gradient; the features' gradient is that of the plain sum.
-        mode: 0 leaves the rows as they are, 1 updates them, 2 writes their gradients out.
+        partial_sums: `PartialSums.arrays()`; only its chunks are used in modes 2 and 3.
+        features: float32 [S, D].
+        texts: int32 [P].
+        shares: float32 [P].
+        truth: int32 [P, words], see `cxml.optim.candidates.Shortlists`.
+        scale: factor of the rows' gradients; the features' gradient is that of the plain sum.
+        mode: 0 is the loss and the features' gradient, 1 updates the rows as well, 2 only updates the rows, 3 only adds
+            up the squares of their gradients.
         numbers: `RowSchedule.pack()`.
         log_decay: `RowSchedule.log_decay`.
         state: the arrays of `RowState`.
-        gradients: float32 [touched rows, D + 1], the bias last; written in mode 2.
+        squares: float64 [chunks], zeros; written in mode 3.
 
     Returns:
-        float32 [B, D + 1]: the gradient of the features of the summed loss, and in the last column each text's loss.
+        float32 [S, D + 1]: the gradient of the features of the summed loss, and in the last column each text's loss.
+        Zeros in modes 2 and 3.
     """
-    starts, ends, shift, pair_ptr, pair_texts, score_ptr, row_ptr = groups
+    starts, ends, shift, pair_ptr = groups
     weight, bias, last_step = state[0], state[1], state[5]
     width, step = features.shape[1], int(numbers[5])
     chunks, sum_ptr, pair_sums, text_ptr, text_sums = partial_sums
     sums = np.empty((len(text_sums), width + 1), np.float32)
     for chunk in prange(len(chunks) - 1):
-        sums[sum_ptr[chunk] : sum_ptr[chunk + 1]] = 0
+        if mode < 2:
+            sums[sum_ptr[chunk] : sum_ptr[chunk + 1]] = 0
         row_gradient = np.empty(width, np.float32)
         row = np.empty(width, np.float32)
         for g in range(chunks[chunk], chunks[chunk + 1]):
-            num_texts = pair_ptr[g + 1] - pair_ptr[g]
             for r in range(starts[g], ends[g]):
                 # As of the end of the step before: this step's decay comes with its update.
                 settled = pending_decay(last_step[r], log_decay, max(step - 1, 0))
@@ -203,31 +204,38 @@ def train_groups(
                     row[d] = _value(weight[r, d]) * settled
                     row_gradient[d] = 0
                 bias_gradient = np.float32(0)
-                first_score = score_ptr[g] + (r - starts[g]) * num_texts
-                for i in range(num_texts):
-                    t, place = pair_texts[pair_ptr[g] + i], pair_sums[pair_ptr[g] + i]
+                word, bit = (r - starts[g]) // 32, (r - starts[g]) % 32
+                for p in range(pair_ptr[g], pair_ptr[g + 1]):
+                    t = texts[p]
                     logit = bias[r]
                     for d in range(width):
                         logit += row[d] * features[t, d]
-                    truth = np.float32(is_true[first_score + i])
+                    is_true = np.float32((truth[p, word] >> bit) & 1)
                     tail = math.exp(-abs(logit))
                     probability = np.float32((1 if logit >= 0 else tail) / (1 + tail))
-                    loss = max(logit, np.float32(0)) - logit * truth + np.float32(math.log1p(tail))
-                    slope = (probability - truth) * inverse_counts[t]
+                    slope = (probability - is_true) * shares[p]
                     bias_gradient += slope
+                    if mode < 2:
+                        place = pair_sums[p]
+                        loss = max(logit, np.float32(0)) - logit * is_true + np.float32(math.log1p(tail))
+                        for d in range(width):
+                            row_gradient[d] += slope * features[t, d]
+                            sums[place, d] += slope * row[d]
+                        sums[place, width] += loss * shares[p]
+                    else:
+                        for d in range(width):
+                            row_gradient[d] += slope * features[t, d]
+                if mode == 0:
+                    continue
+                for d in range(width):
+                    row_gradient[d] *= scale
+                if mode == 3:
+                    square = np.float64(bias_gradient * scale) ** 2
                     for d in range(width):
-                        row_gradient[d] += slope * features[t, d]
-                        sums[place, d] += slope * row[d]
-                    sums[place, width] += loss * inverse_counts[t]
-                if mode == 1:
-                    for d in range(width):
-                        row_gradient[d] *= scale
+                        square += np.float64(row_gradient[d]) * np.float64(row_gradient[d])
+                    squares[chunk] += square
+                else:
                     update_row(r, row_gradient, bias_gradient * scale, r + shift[g], numbers, log_decay, state)
-                elif mode == 2:
-                    out = row_ptr[g] + r - starts[g]
-                    for d in range(width):
-                        gradients[out, d] = row_gradient[d] * scale
-                    gradients[out, width] = bias_gradient * scale
     return _add_up(sums, text_ptr, text_sums)
 
 
@@ -340,3 +348,27 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift
                 logit = product * scale[r] + bias[r]
                 _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
     return keys, positions
+
+
+@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step, state):
+    """Logits of the rows of each pair's leaf.
+
+    Args:
+        features: float32 [S, D].
+        texts: int32 [P].
+        first_rows: int64 [P], first row of each pair's leaf; last_rows: one past its last.
+        last_rows: int64 [P].
+        logits: float32 [P, W], written where there are rows.
+        log_decay: `RowSchedule.log_decay`.
+        step: the step that rows are to be as of the end of.
+        state: the arrays of `RowState`.
+    """
+    weight, bias, last_step = state[0], state[1], state[5]
+    width = features.shape[1]
+    for p in prange(len(texts)):
+        for r in range(first_rows[p], last_rows[p]):
+            product = np.float32(0)
+            for d in range(width):
+                product += _value(weight[r, d]) * features[texts[p], d]
+            logits[p, r - first_rows[p]] = product * pending_decay(last_step[r], log_decay, step) + bias[r]

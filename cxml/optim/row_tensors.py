@@ -34,6 +34,10 @@ class RowTensors:
         """The rows of `state` on `device`."""
         return cls(**{name: _as_tensor(array).to(device) for name, array in vars(state).items()})
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The memory of rows on the CPU as the arrays of a `RowState`, for the compiled loops."""
+        return tuple(_as_array(tensor) for tensor in vars(self).values())
+
     def copy_to(self, state: RowState) -> None:
         """Write the rows back to where they came from."""
         for name, array in vars(state).items():
@@ -44,6 +48,12 @@ def _as_tensor(array: np.ndarray) -> Tensor:
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
 
 
 def update_run(
@@ -85,7 +95,7 @@ def update_run(
 
 
 def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, step: int) -> Tensor:
-    """The factor that each chosen row still has to take to be as of the end of `step`: float32, in the shape of `run`."""
+    """The factor that each chosen row still has to take to be as of the end of `step`: float32, shaped as `run`."""
     return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
 
 

@@ -71,7 +71,7 @@ class TorchShortlistKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients, touches = self._gradients(rows, leaf_rows, candidates, schedule)
-        row_ids = row_positions(leaf_rows, len(gradients))
+        row_ids = leaf_rows.row_positions(len(gradients))
         _replace(rows, schedule, gradients * (scale * factor), row_ids, (touches > 0) & is_sound)
 
     def best(
@@ -79,24 +79,16 @@ class TorchShortlistKernels:
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
-        logits, positions = self.scores(rows, leaf_rows, candidates, schedule)
+        logits, positions = self.scores(rows, leaf_rows, candidates, schedule, schedule.step)
         return best_of_pairs(candidates, logits, positions, k, parent_logits)
 
     def scores(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits of all candidates, float32 [P, W] with the rows of the largest leaf W; and positions, -1 for none."""
-        logits, positions = [], []
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.step):
-            leaf = candidates.leaves[own].long().clamp(max=len(leaf_rows.positions) - 1)
-            logits.append(scores.logits)
-            found = scores.rows + (leaf_rows.positions[leaf] - leaf_rows.starts[leaf])[:, None]
-            positions.append(found.masked_fill(~scores.exists, -1))
-        width = leaf_rows.most_rows
-        return (
-            torch.cat([rows.bias.new_zeros(0, width), *logits]),
-            torch.cat([leaf_rows.starts.new_zeros(0, width), *positions]),
-        )
+        """See `ShortlistKernels.scores`."""
+        _, _, positions = leaf_rows.of_pairs(candidates.leaves)
+        logits = [scores.logits for _, scores in _scores(rows, leaf_rows, candidates, schedule, step)]
+        return torch.cat([rows.bias.new_zeros(0, leaf_rows.most_rows), *logits]), positions
 
     def _gradients(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule
@@ -139,7 +131,7 @@ class TorchEveryRowKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients = self._gradients(rows, candidates, schedule) * (scale * factor)
-        _replace(rows, schedule, gradients, row_positions(leaf_rows, len(gradients)), is_sound.expand(len(gradients)))
+        _replace(rows, schedule, gradients, leaf_rows.row_positions(len(gradients)), is_sound.expand(len(gradients)))
 
     def best(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
@@ -149,7 +141,7 @@ class TorchEveryRowKernels:
         assert parent_logits is None, "no text chooses leaves"
         logits, _ = all_logits(rows, candidates, schedule, schedule.step)
         keys = ranking_keys(logits, logits)
-        positions = row_positions(leaf_rows, len(rows.bias)).expand_as(keys)
+        positions = leaf_rows.row_positions(len(rows.bias)).expand_as(keys)
         texts = torch.arange(len(keys), device=keys.device)[:, None].expand_as(keys)
         return best_per_text(len(keys), texts.flatten(), keys.flatten(), positions.flatten(), k)
 
@@ -165,13 +157,6 @@ class TorchEveryRowKernels:
         truth = truth[:, :-1]
         losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * candidates.share
         return (logits.sigmoid() - truth) * candidates.share, losses, weight
-
-
-def row_positions(leaf_rows: LeafRows, num_rows: int) -> Tensor:
-    """The position of each of R rows in the whole level, int64 [R]."""
-    leaf = torch.arange(len(leaf_rows.positions), device=leaf_rows.starts.device)
-    leaf = leaf.repeat_interleave(leaf_rows.starts.diff(), output_size=num_rows)
-    return leaf_rows.positions[leaf] + torch.arange(num_rows, device=leaf.device) - leaf_rows.starts[leaf]
 
 
 def best_of_pairs(
@@ -223,12 +208,9 @@ def _scores(
     columns = torch.arange(width, device=leaf_rows.starts.device)
     for first in range(0, len(candidates.leaves), at_once):
         own = slice(first, first + at_once)
-        leaf = candidates.leaves[own].long()
-        num_leaves = len(leaf_rows.positions)
-        starts = leaf_rows.starts[leaf.clamp(max=num_leaves - 1)]
-        ends = leaf_rows.starts[(leaf + 1).clamp(max=num_leaves)]
-        exists = (starts[:, None] + columns < ends[:, None]) & (leaf < num_leaves)[:, None]
-        chosen = (starts[:, None] + columns).masked_fill(~exists, 0)
+        first_rows, _, positions = leaf_rows.of_pairs(candidates.leaves[own])
+        exists = positions >= 0
+        chosen = (first_rows[:, None] + columns).masked_fill(~exists, 0)
         weight = rows.weight[chosen].float() * pending_decay(rows, chosen, schedule, step)[..., None]
         texts = candidates.texts[own].long()
         logits = torch.einsum("pwd,pd->pw", weight, candidates.features[texts].float()) + rows.bias[chosen]

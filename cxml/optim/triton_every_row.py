@@ -181,7 +181,7 @@ def every_row_keys(
 
 @triton.jit
 def _positions_of(rows, starts, positions, num_leaves):
-    """The position in the whole level of each row: int64, as `torch_kernels.row_positions`."""
+    """The position in the whole level of each row: int64, as `LeafRows.row_positions`."""
     low = tl.zeros_like(rows)
     high = low + num_leaves
     left = num_leaves

@@ -93,20 +93,20 @@ class TritonShortlistKernels:
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
-        logits, positions = self.scores(rows, leaf_rows, candidates, schedule)
+        logits, positions = self.scores(rows, leaf_rows, candidates, schedule, schedule.step)
         return best_of_pairs(candidates, logits, positions, k, parent_logits)
 
     def scores(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Logits of all candidates, float32 [P, W] with the rows of the largest leaf W; and positions, -1 for none."""
+        """See `ShortlistKernels.scores`."""
         shape = len(candidates.leaves), leaf_rows.most_rows
         if not _has_work(leaf_rows, candidates):
             return rows.bias.new_zeros(shape), leaf_rows.starts.new_full(shape, -1)
         logits, positions = rows.bias.new_empty(shape), leaf_rows.starts.new_empty(shape)
         own, pairs, leaves, _ = _shortlist(rows, leaf_rows, candidates)
         triton_ops.launch_shortlist_scores(
-            logits, positions, own, pairs, leaves, schedule.log_decay, schedule.step
+            logits, positions, own, pairs, leaves, schedule.log_decay, step
         )  # fmt: skip
         return logits, positions
 

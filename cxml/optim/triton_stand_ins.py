@@ -12,7 +12,7 @@ from cxml.model.ranking import ranking_keys
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
-from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits, row_positions
+from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits
 
 _FIELDS = ("weight", "bias", "moment", "second", "bias_moments", "last_step", "updates", "compensation")
 
@@ -60,7 +60,7 @@ def shortlist_scores(
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_shortlist_scores`."""
     found = TorchShortlistKernels().scores(
-        _rows(rows), _leaves(leaf_rows, logits.shape[1]), _pairs(pairs), _schedule(log_decay, step)
+        _rows(rows), _leaves(leaf_rows, logits.shape[1]), _pairs(pairs), _schedule(log_decay, step), step
     )
     logits.copy_(found[0].masked_fill(found[1] < 0, 0))
     positions.copy_(found[1])
@@ -113,7 +113,7 @@ def every_row_keys(
     chunk = RowTensors(**{name: tensor[run] for name, tensor in vars(_rows(rows)).items()})
     no_labels = torch.zeros(0, dtype=torch.int64)
     logits, _ = all_logits(chunk, EveryRow(features, no_labels, no_labels, 0.0), _schedule(log_decay, step), step)
-    positions = row_positions(_leaves(leaf_rows), len(rows[1]))[run]
+    positions = _leaves(leaf_rows).row_positions(len(rows[1]))[run]
     keys.copy_((ranking_keys(logits, logits) >> 32 << 32) + 0xFFFFFFFF - positions)
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from cxml import extras
+from cxml.accelerators import norms
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
-from cxml.parallel.plain_engine import PlainEngine, gradient_norms
+from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
+from cxml.parallel.step_check import StepCheck
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +29,10 @@ class Engine(Protocol):
         module: the model.
         basic_optimizer: torch's AdamW.
         optimizer: what updates the model: AdamW, or a wrapper of it.
+        step_check: counts the steps whose numbers are not finite.
     """
 
+    step_check: StepCheck
     module: nn.Module
     basic_optimizer: Any
     optimizer: Any
@@ -42,11 +46,7 @@ class Engine(Protocol):
         ...
 
     def step(self) -> object:
-        """End a micro-batch, and with the last of a step update the weights.
-
-        Raises:
-            FloatingPointError: the gradients are not finite; not every engine raises it.
-        """
+        """End a micro-batch, and with the last of a step update the weights; see `take_step`."""
         ...
 
     def was_step_applied(self) -> bool:
@@ -86,7 +86,7 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     if not extras.is_installed("deepspeed"):
         _log.info("DeepSpeed is not installed: one process trains in plain PyTorch; train.zero_stage changes nothing")
         return PlainEngine(
-            model, optimizer,
+            model, optimizer, StepCheck(ranks.device),
             accumulation=train.accumulation, clipping=train.gradient_clipping, is_bf16=train.precision == "bf16",
         )  # fmt: skip
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
@@ -102,10 +102,33 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
             dist_init_required=False,
         )
     if engine.optimizer is optimizer:  # the wrappers check it themselves
-        optimizer.register_step_pre_hook(_require_finite_gradients)
+        optimizer.register_step_pre_hook(_check_gradients)
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
+    engine.step_check = StepCheck(ranks.device)
     return cast(Engine, engine)
+
+
+def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
+    """End a micro-batch, and with the last of a step update the weights, if the step is sound.
+
+    Torch's fused AdamW leaves weights, moments and its count of steps as they are where its `found_inf` is not 0, which
+    it reads where the weights are.
+
+    Args:
+        engine: whose micro-batch ends.
+        is_sound: whether the step may count, bool [], alike on all ranks; None if this is not its last micro-batch.
+
+    Returns:
+        Whether the weights were updated, bool []: the gradients have to be finite too. None if there was no update.
+    """
+    optimizer = engine.basic_optimizer
+    if is_sound is not None:
+        optimizer.grad_scale, optimizer.found_inf = None, (~is_sound).float()
+    engine.step()
+    if is_sound is None:
+        return None
+    return (optimizer.found_inf == 0) & engine.was_step_applied()
 
 
 @contextmanager
@@ -125,15 +148,11 @@ def _no_step_counted(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         state["step"].zero_()
 
 
-def _require_finite_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Refuse a step before it changes a weight.
-
-    Raises:
-        FloatingPointError: a gradient is not finite; on all ranks alike, since they hold the same sums.
-    """
+def _check_gradients(optimizer: Any, *_: object) -> None:  # noqa: ANN401 - AdamW, with the attribute of `take_step`
+    """Let a step change no weight if a gradient is not finite; on all ranks alike, since they hold the same sums."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if gradients and not gradient_norms(gradients).isfinite().all():
-        raise FloatingPointError("gradients are not finite")
+    if gradients and hasattr(optimizer, "found_inf"):
+        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~norms(gradients).isfinite().all()).float())
 
 
 def require_engine(num_processes: int) -> None:

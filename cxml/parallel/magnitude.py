@@ -9,6 +9,7 @@ the limit.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from cxml.parallel.exchange import Exchange
 
 _LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
 _BLOCK_ROWS = 65536
+_Number = TypeVar("_Number", float, torch.Tensor)
 
 
 class Magnitude:
@@ -66,18 +68,26 @@ class Magnitude:
         return True
 
 
-def largest(features: torch.Tensor) -> float:
-    """The largest absolute feature, NaN if one is NaN."""
-    return features.abs().max().item() if features.numel() else 0.0
+def is_bounded(
+    largest_feature: torch.Tensor, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
+) -> torch.Tensor:
+    """Whether gradients, their squares and the changes of rows are sure to be finite, bool []: see `Magnitude.admits`.
+
+    For rows whose logits are known to be finite before they are updated. `largest_feature` is a tensor [].
+    """
+    gradient = largest_feature.float().clamp(min=1.0) * factor
+    change = _most_adam_change(gradient, width, schedule) if is_adam else gradient
+    return (width * gradient * gradient < _LIMIT) & (width * schedule.lr * change < _LIMIT)
 
 
-def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> float:
+def _most_adam_change(gradient: _Number, width: int, schedule: RowSchedule) -> _Number:
     """A bound of AdamW's change per learning rate, for one second moment per weight or per row."""
     by_epsilon = gradient / schedule.epsilon
     if schedule.beta1**2 >= schedule.beta2:
         return by_epsilon
     # By the inequality of Cauchy and Schwarz between the weights of both averages; 4 is for a beta1 that changes.
-    return min(by_epsilon, 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2)))
+    most = 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2))
+    return by_epsilon.clamp(max=most) if isinstance(by_epsilon, torch.Tensor) else min(by_epsilon, most)
 
 
 def _largest(state: RowState) -> float:

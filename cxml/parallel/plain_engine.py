@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cxml.accelerators import copy_all, norms, scale_all
+from cxml.parallel.step_check import StepCheck
+
 
 class PlainEngine:
     """The part of DeepSpeed's engine that a training in one process uses: accumulation, clipping, bf16.
@@ -18,16 +21,25 @@ class PlainEngine:
         module: the model.
         basic_optimizer: torch's AdamW.
         optimizer: what updates the model; the same object in fp32.
+        step_check: counts the steps whose numbers are not finite.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, accumulation: int, clipping: float, is_bf16: bool
+        self,
+        module: nn.Module,
+        optimizer: Any,  # noqa: ANN401 - AdamW, with the attributes of `take_step`
+        step_check: StepCheck,
+        *,
+        accumulation: int,
+        clipping: float,
+        is_bf16: bool,
     ) -> None:
         """Wrap a model and the optimiser of its parameters.
 
         Args:
             module: on the device where it is to compute.
-            optimizer: of its trained parameters.
+            optimizer: of its trained parameters, a fused AdamW.
+            step_check: fresh.
             accumulation: micro-batches per step.
             clipping: the largest norm of the gradient; 0 never clips.
             is_bf16: whether the model computes in bf16.
@@ -36,8 +48,8 @@ class PlainEngine:
         self.basic_optimizer = optimizer
         self.optimizer = Fp32Copies(optimizer) if is_bf16 else optimizer
         self._accumulation, self._clipping = accumulation, clipping
+        self.step_check = step_check
         self._micro_batches = 0
-        self._is_applied = False
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
         """The model's outputs."""
@@ -48,19 +60,18 @@ class PlainEngine:
         (loss / self._accumulation).backward()
 
     def step(self) -> None:
-        """End a micro-batch, and with the last of a step update the weights, if the gradient is finite."""
+        """End a micro-batch, and with the last of a step update the weights, if the gradient is finite: `take_step`."""
         self._micro_batches += 1
         if self._micro_batches % self._accumulation:
             return
         gradients = self._gradients()
-        norm = gradient_norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
-        self._is_applied = bool(norm.isfinite())
-        if self._is_applied:
-            if self._clipping:
-                factor = (self._clipping / (norm + 1e-6)).clamp(max=1)
-                for gradient in gradients:
-                    gradient.mul_(factor)
-            self.optimizer.step()
+        norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
+        is_unsound = getattr(self.basic_optimizer, "found_inf", None)
+        is_infinite = (~norm.isfinite()).float()
+        self.basic_optimizer.found_inf = is_infinite if is_unsound is None else torch.maximum(is_unsound, is_infinite)
+        if self._clipping:
+            scale_all(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
+        self.optimizer.step()
         self.module.zero_grad()
 
     def _gradients(self) -> list[Tensor]:
@@ -70,8 +81,8 @@ class PlainEngine:
         return [p.grad for p in self.module.parameters() if p.grad is not None]
 
     def was_step_applied(self) -> bool:
-        """Whether the last step updated the weights."""
-        return self._is_applied
+        """Whether the last step went as far as the optimiser, which itself looks whether it counts."""
+        return True
 
     def zero_optimization_stage(self) -> int:
         """0: nothing is partitioned."""
@@ -109,24 +120,21 @@ class Fp32Copies:
         Returns:
             The gradients of the copies, fp32: what `step` applies.
         """
-        gradients = []
-        for weight, copy in self._pairs():
-            copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
-            gradients.append(copy.grad)
+        pairs = self._pairs()
+        for _, copy in pairs:
+            copy.grad = torch.empty_like(copy)
+        gradients = [copy.grad for _, copy in pairs]
+        copy_all(gradients, [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight, _ in pairs])
         return gradients
 
     def step(self) -> None:
         """Update the copies by their gradients, then the model's weights by the copies."""
         self._optimizer.step()
-        for weight, copy in self._pairs():
+        weights, copies = zip(*self._pairs(), strict=True)
+        copy_all([weight.data for weight in weights], [copy.data for copy in copies])
+        for copy in copies:
             copy.grad = None
-            weight.data.copy_(copy.data)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Each weight of the model with its copy."""
         return list(zip(chain(*self.fp16_groups), chain(*self.fp32_groups), strict=True))
-
-
-def gradient_norms(gradients: list[Tensor]) -> Tensor:
-    """The L2 norm of each of n gradients, [n]. A norm is not finite if a number of its gradient is not."""
-    return torch.stack([gradient.norm() for gradient in gradients])

@@ -1,135 +1,343 @@
-"""The way of a rank's texts to the ranks that own the leaves they want, and back.
+"""The way of a rank's texts to the ranks that own the rows they are scored on, and back.
 
-A rank sends the features of a text to the owners of a leaf of its shortlist only, and with them each owner's pairs
-(text, leaf) and the true labels among their rows. The pairs that arrive are as many as the rank's own texts have,
-whatever the number of ranks; the features are at most as many as the pairs.
+With shortlists a text goes to the owners of its leaves only, and with it each owner's pairs (text, leaf), marked with
+the true rows of the leaf. The pairs that arrive are as many as the rank's own texts have, whatever the number of ranks.
+
+On processors exactly what is needed travels. On accelerators the host must not wait for a size that only the device
+knows, so shapes depend on nothing but the number of texts and leaves: places that stay empty are marked, and all ranks
+get all features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.data import lengths_to_offsets
+from cxml.data import BatchLimits
+from cxml.optim import WORD_BITS, EveryRow, LeafRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.row_layout import RowLayout
 
+CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
+
 
 @dataclass(frozen=True)
-class Arrived:
-    """What a rank gets from all ranks that share the rows, from one rank after the other.
+class Shard:
+    """A `RowLayout` on the device where its rows are.
 
     Attributes:
-        pair_texts: int64 [P], rising; the row of a pair's text among the S features that arrived.
-        pair_leaves: int64 [P], local numbers of this rank's own leaves.
-        inverse_counts: float32 [S], one over the length of each text's whole shortlist.
-        true_pairs: int64 [T], pairs whose leaf has a true label of their text.
-        true_rows: int64 [T], the label's row within the leaf.
+        leaf_offsets: int64 [leaves of all ranks + 1]; leaf c has the positions leaf_offsets[c] .. leaf_offsets[c + 1].
+        leaf_rows: this rank's leaves.
+        number: this rank's place among the ranks that share the rows.
+        num_shards: ranks that share the rows.
+        num_rows: of this rank.
+        num_positions: rows of all ranks.
     """
 
-    pair_texts: np.ndarray
-    pair_leaves: np.ndarray
-    inverse_counts: np.ndarray
-    true_pairs: np.ndarray
-    true_rows: np.ndarray
+    leaf_offsets: Tensor
+    leaf_rows: LeafRows
+    number: int
+    num_shards: int
+    num_rows: int
+    num_positions: int
 
-
-class Route:
-    """How the texts of one batch travel; every method is a collective call of the ranks that share the rows."""
-
-    def __init__(self, exchange: Exchange, layout: RowLayout, nodes_BK: np.ndarray, positive_keys: np.ndarray) -> None:
-        """Sort this rank's pairs by owner.
-
-        Args:
-            exchange: the ranks that share the rows.
-            layout: which of them owns which leaf.
-            nodes_BK: int64 [B, K], the leaves that each text wants, -1 where there is none.
-            positive_keys: int64, text times labels plus label position, of the true labels; those of no wanted leaf
-                are left out.
-        """
-        self._exchange, self._num_texts, self._size = exchange, len(nodes_BK), layout.num_shards
-        texts, columns = np.nonzero(nodes_BK >= 0)
-        leaves = nodes_BK[texts, columns]
-        keys = self._keys(layout, texts, leaves)
-        order = np.argsort(keys, kind="stable")
-        keys, texts, leaves = keys[order], texts[order], leaves[order]
-        owners, self._pair_leaves = leaves % self._size, leaves // self._size
-        is_first = np.diff(owners * self._num_texts + texts, prepend=-1) > 0
-        self._sent_texts = texts[is_first]
-        sent_owners = owners[is_first]
-        self._sent = [np.bincount(each, minlength=self._size) for each in (sent_owners, owners)]
-        row_ptr, pair_ptr = (lengths_to_offsets(counts) for counts in self._sent)
-        self._pair_slots = np.cumsum(is_first) - 1 - row_ptr[owners]
-        sizes = layout.leaf_offsets[leaves + 1] - layout.leaf_offsets[leaves]
-        self._lengths = np.bincount(texts, sizes, self._num_texts).astype(np.int64)
-        self._pair_lengths = self._lengths[texts]
-        self._find_true(layout, keys, owners, pair_ptr, positive_keys)
-
-    def _keys(self, layout: RowLayout, texts: np.ndarray, leaves: np.ndarray) -> np.ndarray:
-        """Numbers of pairs in the order of owners, and of texts and leaves within."""
-        most_leaves = -(-(len(layout.leaf_offsets) - 1) // self._size)
-        return (leaves % self._size * self._num_texts + texts) * most_leaves + leaves // self._size
-
-    def _find_true(
-        self, layout: RowLayout, keys: np.ndarray, owners: np.ndarray, pair_ptr: np.ndarray, positive_keys: np.ndarray
-    ) -> None:
-        texts, positions = np.divmod(positive_keys, layout.num_labels)
-        leaves = np.searchsorted(layout.leaf_offsets, positions, side="right") - 1
-        wanted = self._keys(layout, texts, leaves)
-        pairs = np.searchsorted(keys, wanted)
-        is_there = pairs < len(keys)
-        is_there[is_there] = keys[pairs[is_there]] == wanted[is_there]
-        rows = (positions - layout.leaf_offsets[leaves])[is_there]
-        pairs = pairs[is_there]
-        order = np.argsort(pairs, kind="stable")
-        pairs, self._true_rows = pairs[order], rows[order]
-        self._sent.append(np.bincount(owners[pairs], minlength=self._size))
-        self._true_pairs = pairs - pair_ptr[owners[pairs]]
-
-    @property
-    def inverse_sum(self) -> float:
-        """The sum over this rank's texts of one over the length of the shortlist."""
-        lengths = self._lengths[self._lengths > 0]
-        return float((1 / lengths).sum())
-
-    def agree(self, *values: float) -> np.ndarray:
-        """Tell every rank how much it will get of this one; float64 [ranks, values], the `values` of each."""
-        own = np.column_stack([*self._sent, np.tile(values, (self._size, 1))]).astype(np.float64)
-        everyone = self._exchange.swap(torch.from_numpy(own), [1] * self._size, [1] * self._size).numpy()
-        self._arriving = [everyone[:, column].astype(np.int64) for column in range(3)]
-        return everyone[:, 3:]
-
-    def send(self) -> Arrived:
-        """Send the pairs and the true labels, after `agree`."""
-        texts, pairs, true = self._arriving
-        pair_parts = self._swap(np.column_stack([self._pair_slots, self._pair_leaves, self._pair_lengths]), 1)
-        true_parts = self._swap(np.column_stack([self._true_pairs, self._true_rows]), 2)
-        slots = pair_parts[:, 0] + np.repeat(lengths_to_offsets(texts)[:-1], pairs)
-        inverse_counts = np.zeros(texts.sum(), np.float32)
-        inverse_counts[slots] = 1 / pair_parts[:, 2]
-        return Arrived(
-            pair_texts=slots,
-            pair_leaves=pair_parts[:, 1],
-            inverse_counts=inverse_counts,
-            true_pairs=true_parts[:, 0] + np.repeat(lengths_to_offsets(pairs)[:-1], true),
-            true_rows=true_parts[:, 1],
+    @classmethod
+    def of(cls, layout: RowLayout, device: torch.device) -> Shard:
+        """Copy a layout to a device."""
+        return cls(
+            leaf_offsets=torch.from_numpy(layout.leaf_offsets).to(device),
+            leaf_rows=LeafRows(
+                starts=torch.from_numpy(layout.local_starts).to(device),
+                positions=torch.from_numpy(layout.own_offsets()).to(device),
+                most_rows=layout.most_rows,
+            ),
+            number=layout.shard,
+            num_shards=layout.num_shards,
+            num_rows=layout.num_rows,
+            num_positions=layout.num_labels,
         )
 
-    def _swap(self, numbers: np.ndarray, what: int) -> np.ndarray:
-        """Integers [n, m] of the pairs (1) or of the true labels (2), as int32 on the way."""
-        sizes = self._sent[what].tolist(), self._arriving[what].tolist()
-        return self._exchange.swap(torch.from_numpy(numbers.astype(np.int32)), *sizes).numpy().astype(np.int64)
+    @property
+    def most_leaves(self) -> int:
+        """Leaves of the rank that has the most."""
+        return -(-(len(self.leaf_offsets) - 1) // self.num_shards)
 
-    def send_features(self, features_BD: Tensor) -> Tensor:
-        """The features [S, D] of the texts that arrive, in the type and on the device of this rank's."""
-        sent = features_BD[torch.from_numpy(self._sent_texts).to(features_BD.device)]
-        return self._exchange.swap(sent, self._sent[0].tolist(), self._arriving[0].tolist())
+    def find(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The leaf of each position, and its row within the leaf; int64 both."""
+        leaves = torch.searchsorted(self.leaf_offsets, positions, right=True) - 1
+        return leaves, positions - self.leaf_offsets[leaves]
 
-    def bring_back(self, sums: Tensor) -> Tensor:
-        """For the texts that arrived, [S, n], what is to be added up over owners; [B, n] for this rank's texts."""
-        back = self._exchange.swap(sums, self._arriving[0].tolist(), self._sent[0].tolist())
-        total = back.new_zeros(self._num_texts, *back.shape[1:])
-        return total.index_add_(0, torch.from_numpy(self._sent_texts).to(back.device), back)
+
+@dataclass(frozen=True)
+class Visit(Generic[CandidatesT]):
+    """Texts that arrived at this rank, of all ranks that share the rows.
+
+    Attributes:
+        candidates: the S texts, and what they are to be scored on.
+        parent_logits: float32 [P], of the pairs' leaves, if they were sent along.
+        bring_back: a collective call. Takes [S, n], of which the sums over all owners go back to the texts' ranks: the
+            [B, n] of this rank's texts.
+        bring_best: a collective call. Takes keys int64 [S, k] and positions int64 [S, k]; the best k over all owners go
+            back: the [B, k] of this rank's texts.
+    """
+
+    candidates: CandidatesT
+    parent_logits: Tensor | None
+    bring_back: Callable[[Tensor], Tensor]
+    bring_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs (text, leaf) of this rank's texts, sorted by owner, leaf of the owner and text.
+
+    Attributes:
+        owners: int64 [P]; the number of shards where there is no pair, at the end.
+        leaves: int64 [P], as the owner numbers them.
+        texts: int64 [P].
+        values: float32 [P], the share of a text's loss or the logit of a leaf.
+        truth: int32 [P, words], see `Shortlists`.
+    """
+
+    owners: Tensor
+    leaves: Tensor
+    texts: Tensor
+    values: Tensor
+    truth: Tensor
+
+
+def send(
+    exchange: Exchange,
+    shard: Shard,
+    features_BD: Tensor,
+    nodes_BK: Tensor,
+    *,
+    positive_keys: Tensor | None = None,
+    logits_BK: Tensor | None = None,
+    most_texts: int | None = None,
+) -> Visit[Shortlists]:
+    """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
+
+    Args:
+        exchange: these ranks.
+        shard: this rank's rows.
+        features_BD: of this rank's texts, where the rows are.
+        nodes_BK: int64, the leaves that each text wants, -1 where there is none.
+        positive_keys: int64 [T], sorted: text times positions plus position, of the true rows. Those of no wanted leaf
+            are left out.
+        logits_BK: float32, of the leaves, to send along.
+        most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
+    """
+    num_texts, is_exact = len(features_BD), features_BD.device.type == "cpu"
+    if exchange.size > 1 and not is_exact:
+        if most_texts is None:
+            most_texts = int(exchange.gather_sizes(num_texts).max())
+        features_BD = _pad_rows(features_BD, most_texts)
+        nodes_BK = _pad_rows(nodes_BK, most_texts, value=-1)
+        logits_BK = None if logits_BK is None else _pad_rows(logits_BK, most_texts)
+    pairs = _sort_pairs(shard, nodes_BK, positive_keys, logits_BK)
+    if exchange.size == 1:
+        parent_logits = None if logits_BK is None else pairs.values
+        leaves = pairs.leaves.masked_fill(pairs.owners > 0, len(shard.leaf_rows.positions))
+        candidates = Shortlists(features_BD, leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
+        return Visit(candidates, parent_logits, lambda sums: sums, lambda keys, positions: (keys, positions))
+    if is_exact:
+        return _send_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
+    return _send_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
+
+
+def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None) -> _Pairs:
+    """The wanted pairs, and the true rows among them."""
+    num_texts, num_shards, most_leaves = len(nodes_BK), shard.num_shards, shard.most_leaves
+    is_wanted = nodes_BK >= 0
+    nodes = nodes_BK.clamp(min=0)
+    if logits_BK is None:
+        lengths = ((shard.leaf_offsets[nodes + 1] - shard.leaf_offsets[nodes]) * is_wanted).sum(1)
+        values_BK = (1 / lengths.clamp(min=1).float())[:, None].expand_as(nodes)
+    else:
+        values_BK = logits_BK
+    texts = torch.arange(num_texts, device=nodes.device)[:, None]
+    keys = _keys(shard, nodes, texts, num_texts).masked_fill(~is_wanted, num_shards * most_leaves * num_texts)
+    rising, order = (keys[is_wanted] if keys.device.type == "cpu" else keys.flatten()).sort()
+    values = (values_BK[is_wanted] if keys.device.type == "cpu" else values_BK.flatten())[order]
+    truth = _mark_true(shard, rising, positive_keys, num_texts)
+    pair = rising // max(1, num_texts)
+    return _Pairs(pair // most_leaves, pair % most_leaves, rising % max(1, num_texts), values, truth)
+
+
+def _keys(shard: Shard, leaves: Tensor, texts: Tensor, num_texts: int) -> Tensor:
+    """Numbers of pairs in the order of owner, the owner's leaf, and text."""
+    return (leaves % shard.num_shards * shard.most_leaves + leaves // shard.num_shards) * num_texts + texts
+
+
+def _mark_true(shard: Shard, rising: Tensor, positive_keys: Tensor | None, num_texts: int) -> Tensor:
+    """The true rows of each pair; `rising` are the pairs' numbers."""
+    num_words = shard.leaf_rows.num_words
+    truth = torch.zeros(len(rising) * num_words, dtype=torch.int32, device=rising.device)
+    if positive_keys is not None and len(rising):
+        is_new = torch.ones_like(positive_keys, dtype=torch.bool)
+        torch.not_equal(positive_keys[1:], positive_keys[:-1], out=is_new[1:])
+        texts, positions = positive_keys // shard.num_positions, positive_keys % shard.num_positions
+        leaves, rows = shard.find(positions)
+        wanted = _keys(shard, leaves, texts, num_texts)
+        place = torch.searchsorted(rising, wanted).clamp_(max=len(rising) - 1)
+        bits = torch.ones_like(rows, dtype=torch.int32) << (rows % WORD_BITS).int()
+        truth.index_add_(0, place * num_words + rows // WORD_BITS, bits * (is_new & (rising[place] == wanted)))
+    return truth.view(-1, num_words)
+
+
+def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: _Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
+    """Send what the owners need and nothing else."""
+    num_texts, size = len(features_BD), exchange.size
+    goes = torch.zeros(size * num_texts, dtype=torch.int64)
+    goes[pairs.owners * num_texts + pairs.texts] = 1
+    sent_texts = goes.nonzero()[:, 0] % max(1, num_texts)
+    text_counts = goes.view(size, num_texts).sum(1)
+    pair_counts = torch.bincount(pairs.owners, minlength=size)
+    places = goes.cumsum(0)[pairs.owners * num_texts + pairs.texts] - 1
+    places -= (text_counts.cumsum(0) - text_counts)[pairs.owners]
+    counts = torch.stack([text_counts, pair_counts], dim=1)
+    arriving = exchange.swap(counts, [1] * size, [1] * size)
+    (texts_out, pairs_out), (texts_in, pairs_in) = counts.T.tolist(), arriving.T.tolist()
+
+    arrived = exchange.swap(_pack(places, pairs), pairs_out, pairs_in)
+    firsts = arriving[:, 0].cumsum(0) - arriving[:, 0]
+    texts = arrived[:, 0] + firsts.repeat_interleave(arriving[:, 1]).int()
+    leaves, order = arrived[:, 1].sort(stable=True)
+    values = arrived.view(torch.float32)[order, 2]
+    candidates = Shortlists(
+        exchange.swap(features_BD[sent_texts], texts_out, texts_in), leaves, texts[order], values, arrived[order, 3:]
+    )
+
+    def bring_back(sums: Tensor) -> Tensor:
+        back = exchange.swap(sums, texts_in, texts_out)
+        return back.new_zeros(num_texts, *back.shape[1:]).index_add_(0, sent_texts, back)
+
+    def bring_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        both = exchange.swap(torch.stack([keys, positions], dim=2), texts_in, texts_out)
+        whose = sent_texts[:, None].expand(both.shape[:2])
+        return best_per_text(num_texts, whose.flatten(), both[..., 0].flatten(), both[..., 1].flatten(), keys.shape[1])
+
+    return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
+
+
+def _pack(texts: Tensor, pairs: _Pairs) -> Tensor:
+    """Pairs as they travel, int32 [P, 3 + words]: text, leaf, the bits of the value, truth."""
+    parts = texts.int()[:, None], pairs.leaves.int()[:, None], pairs.values.contiguous()[:, None].view(torch.int32)
+    return torch.cat([*parts, pairs.truth], dim=1)
+
+
+def _send_padded(
+    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: _Pairs, own_texts: int, *, sends_logits: bool
+) -> Visit[Shortlists]:
+    """Send as much as there can be at the most, so that no size depends on what the texts want.
+
+    Of the B texts the first `own_texts` are real.
+    """
+    num_texts, size, num_pairs = len(features_BD), exchange.size, len(pairs.owners)
+    no_leaf = len(shard.leaf_rows.positions)
+    every = torch.arange(num_pairs, device=pairs.owners.device)
+    firsts = torch.searchsorted(pairs.owners, torch.arange(size + 1, device=every.device))
+    place = pairs.owners * num_pairs + every - firsts[pairs.owners]
+    parts = (
+        pairs.texts.int()[:, None],
+        pairs.leaves.int()[:, None],
+        pairs.values[:, None].view(torch.int32),
+        pairs.truth,
+    )
+    packed = torch.cat(parts, dim=1)
+    leaving = packed.new_full((size * num_pairs + num_pairs, packed.shape[1]), -1)
+    leaving[place] = packed
+    alike = [num_pairs] * size
+    arrived = exchange.swap(leaving[: size * num_pairs], alike, alike)
+    source = torch.arange(len(arrived), device=every.device) // num_pairs
+    is_there = arrived[:, 1] >= 0
+    leaves, order = arrived[:, 1].masked_fill(~is_there, no_leaf).sort(stable=True)
+    texts = (arrived[:, 0] + source.int() * num_texts) * is_there
+    values = arrived.view(torch.float32)[order, 2]
+    all_features = exchange.gather_rows(features_BD, [num_texts] * size)
+    candidates = Shortlists(all_features, leaves, texts[order], values, arrived[order, 3:])
+
+    def bring_back(sums: Tensor) -> Tensor:
+        return exchange.sum_rows(sums, [num_texts] * size)[:own_texts]
+
+    def bring_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        both = exchange.swap(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
+        return _best_of_owners(both.view(size, num_texts, *both.shape[1:])[:, :own_texts])
+
+    return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
+
+
+def send_everywhere(
+    exchange: Exchange,
+    shard: Shard,
+    features_BD: Tensor,
+    *,
+    share: float = 1.0,
+    positive_keys: Tensor | None = None,
+    limits: BatchLimits | None = None,
+) -> Visit[EveryRow]:
+    """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
+
+    Args:
+        exchange: these ranks.
+        shard: this rank's rows.
+        features_BD: of this rank's texts, where the rows are.
+        share: what a loss counts.
+        positive_keys: see `send`.
+        limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
+    """
+    num_texts = len(features_BD)
+    keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
+    counts = [num_texts]
+    if exchange.size > 1:
+        if limits is None or features_BD.device.type == "cpu":
+            counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
+        else:
+            most_keys = 0 if positive_keys is None else limits.labels
+            counts, key_counts = [limits.texts] * exchange.size, [most_keys] * exchange.size
+            features_BD, keys = _pad_rows(features_BD, limits.texts), _pad_rows(keys, most_keys, value=-1)
+        first = sum(counts[: exchange.rank])
+        keys = exchange.gather_rows(torch.where(keys < 0, -1, keys + first * shard.num_positions), key_counts)
+        features_BD = exchange.gather_rows(features_BD, counts)
+    rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
+    rows, order = rows.sort(stable=True)
+    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, share)
+    start = sum(counts[: exchange.rank])
+
+    def bring_back(sums: Tensor) -> Tensor:
+        return exchange.sum_rows(sums, counts)[:num_texts]
+
+    def bring_best(best: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if exchange.size == 1:
+            return best, positions
+        both = torch.stack([best, positions], dim=2)
+        every = exchange.gather_rows(both, [len(both)] * exchange.size).view(exchange.size, *both.shape)
+        return _best_of_owners(every[:, start : start + num_texts])
+
+    return Visit(candidates, None, bring_back, bring_best)
+
+
+def _best_of_owners(found: Tensor) -> tuple[Tensor, Tensor]:
+    """The k best of each text: `found` holds keys and positions, int64 [owners, B, k, 2]."""
+    of_owners = found.transpose(0, 1).flatten(1, 2)
+    best = of_owners[..., 0].topk(found.shape[2], dim=1)
+    return best.values, of_owners[..., 1].gather(1, best.indices)
+
+
+def _pad_rows(values: Tensor, num_rows: int, value: int = 0) -> Tensor:
+    """Rows added at the end, to be as many as `num_rows`."""
+    missing = num_rows - len(values)
+    return torch.cat([values, values.new_full((missing, *values.shape[1:]), value)]) if missing else values
+
+
+def own_rows(shard: Shard, positions: Tensor) -> Tensor:
+    """This rank's row of each position, int64; the number of its rows for those of other ranks."""
+    leaves, rows = shard.find(positions)
+    is_own = leaves % shard.num_shards == shard.number
+    starts = shard.leaf_rows.starts[torch.where(is_own, leaves // shard.num_shards, 0)]
+    return torch.where(is_own, starts + rows, shard.num_rows)

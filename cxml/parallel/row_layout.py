@@ -26,18 +26,21 @@ class RowLayout:
         num_shards: shards in all.
         local_starts: int64 [own leaves + 1]: own leaf i (leaf i * num_shards + shard) holds the local rows
             local_starts[i] .. local_starts[i + 1].
+        most_rows: rows of the largest leaf of all shards.
     """
 
     leaf_offsets: np.ndarray
     shard: int
     num_shards: int
     local_starts: np.ndarray
+    most_rows: int
 
     @classmethod
     def deal(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
         """Deal the leaves; a shard may get none."""
-        sizes = np.diff(leaf_offsets)[shard::num_shards]
-        return cls(leaf_offsets, shard, num_shards, lengths_to_offsets(sizes))
+        sizes = np.diff(leaf_offsets)
+        local_starts = lengths_to_offsets(sizes[shard::num_shards])
+        return cls(leaf_offsets, shard, num_shards, local_starts, int(sizes.max(initial=0)))
 
     @property
     def num_rows(self) -> int:
@@ -51,9 +54,12 @@ class RowLayout:
 
     def positions(self) -> np.ndarray:
         """The label position of each local row, int64 [num_rows]."""
-        starts = self.leaf_offsets[:-1][self.shard :: self.num_shards]
         sizes = np.diff(self.local_starts)
-        return np.repeat(starts - self.local_starts[:-1], sizes) + np.arange(self.num_rows)
+        return np.repeat(self.own_offsets() - self.local_starts[:-1], sizes) + np.arange(self.num_rows)
+
+    def own_offsets(self) -> np.ndarray:
+        """The label position at which each own leaf begins, int64 [own leaves]."""
+        return self.leaf_offsets[:-1][self.shard :: self.num_shards].copy()
 
     def local_rows(self, positions: np.ndarray) -> np.ndarray:
         """The local row of each label position, int64; -1 for those of other shards."""

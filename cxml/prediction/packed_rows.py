@@ -19,8 +19,17 @@ from cxml import artefacts, storage
 from cxml.artefacts import FileEntry, MappedFile
 from cxml.config import HeadConfig, OptimConfig
 from cxml.errors import ConfigError, DataError
-from cxml.optim import RowState, best_int8_rows
-from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, WantedRows
+from cxml.optim import (
+    CpuShortlistKernels,
+    LeafRows,
+    RowSchedule,
+    RowState,
+    RowTensors,
+    Shortlists,
+    best_int8_rows,
+    pairs_by_text,
+)
+from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 from cxml.prediction.mapped_tensors import are_finite, view_tensors
 
 RowFormat = Literal["fp32", "bf16", "int8"]
@@ -126,7 +135,7 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
     return PackedRows(found["weight"], scale, np.array(found["bias"])), mapped
 
 
-def pack(head: RowsHead) -> PackedRows:
+def pack(head: ShardedLevel) -> PackedRows:
     """The rows of a trained head, in its own number format, with the decay that they had not taken yet.
 
     The result shares the head's memory where nothing has to be changed.
@@ -143,7 +152,7 @@ def pack(head: RowsHead) -> PackedRows:
     return PackedRows(weight, np.zeros(0, np.float32), state.bias)
 
 
-def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> RowsHead:
+def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> ShardedLevel:
     """A head that predicts from `rows`, of which it makes no copy.
 
     Args:
@@ -153,34 +162,47 @@ def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, 
         scores_all: every label is scored, not those of a shortlist.
     """
     if rows.format == "int8":
-        return _Int8RowsHead(rows, layout, exchange, scores_all=scores_all)
-    kind = FullRowsHead if scores_all else RowsHead
-    head = kind(layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(), trains=False)
-    head.state = _state(rows)
-    return head
+        return _Int8Level(rows, layout, exchange, scores_all=scores_all)
+    head = HeadConfig(candidates="all" if scores_all else "shortlist")
+    level = make_level(layout, rows.weight.shape[1], exchange, head, OptimConfig(), trains=False)
+    level.state = _state(rows)
+    return level
 
 
-class _Int8RowsHead(RowsHead):
-    """Rows of one byte per weight."""
+class _Int8Kernels(CpuShortlistKernels):
+    """Ranking of rows of one byte per weight; these are not trained."""
 
-    def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
-        super().__init__(layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(), trains=False)
-        self.state = _state(rows)
+    def __init__(self, rows: PackedRows) -> None:
         self._rows = rows
-        self._scores_all = scores_all
 
-    def predict(self, features_BD: Tensor, leaves, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        """See `RowsHead.predict`."""
-        return super().predict(features_BD, None if self._scores_all else leaves, k, weighted=weighted)
-
-    def best_of(self, features_BD: Tensor, wanted: WantedRows, k: int) -> tuple[Tensor, Tensor]:
-        """See `RowsHead.best_of`."""
-        rows = self._rows
-        keys, positions = best_int8_rows(features_BD.numpy(), *wanted.arrays(), k, rows.weight, rows.scale, rows.bias)
+    def best(
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, k: int,  # noqa: ARG002
+        parent_logits: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """See `RowKernels.best`."""
+        own, wanted = self._rows, pairs_by_text(leaf_rows, candidates, parent_logits)
+        keys, positions = best_int8_rows(candidates.features.numpy(), *wanted, k, own.weight, own.scale, own.bias)
         return torch.from_numpy(keys), torch.from_numpy(positions)
 
+
+class _Int8Level(ShardedLevel):
+    """A level of rows of one byte per weight."""
+
+    def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
+        super().__init__(
+            layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(),
+            kernels=_Int8Kernels(rows), trains=False,
+        )  # fmt: skip
+        self.state = _state(rows)
+        self._rows = rows
+        self._takes_all = scores_all
+
+    def predict(self, features_BD: Tensor, leaves, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+        """See `ShardedLevel.predict`."""
+        return super().predict(features_BD, None if self._takes_all else leaves, k, weighted=weighted)
+
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
-        """See `RowsHead.export_rows`."""
+        """See `ShardedLevel.export_rows`."""
         positions = self.layout.positions()
         for start in range(0, len(positions), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)

@@ -24,7 +24,7 @@ from cxml.config import Config, config_from_dict
 from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.model import CascadeXML
-from cxml.parallel import Exchange, RowLayout, RowsHead
+from cxml.parallel import Exchange, RowLayout, ShardedLevel
 from cxml.prediction.packed_rows import PackedRows, pack
 from cxml.tree import LabelTree, tree_url
 
@@ -156,7 +156,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     data = _existing(data_url(config), storage.join(output, "data"))
     model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange)
     head = model.label_head
-    assert isinstance(head, RowsHead), "both loads build one"
+    assert isinstance(head, ShardedLevel), "both loads build one"
     data_manifest = DataManifest.read(data)
     info = data_manifest.tokenizer
     names, frequency = read_labels(data)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cxml import storage
 from cxml.accelerators import device_of
-from cxml.data import Batch, Ragged, TextEncoder, collate, cut, lengths_to_offsets
+from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction
 from cxml.model.ranking import probabilities
@@ -311,13 +311,16 @@ class Predictor:
             )  # fmt: skip
         longest_first = np.argsort(-tokens.lengths, kind="stable")
         most = int(self._exchange.gather_sizes(len(tokens)).max())
-        bounds = cut(len(tokens), math.ceil(most / self.batch_size)) if most else np.zeros(1, np.int64)
+        num_batches = math.ceil(most / self.batch_size)
+        bounds = cut(len(tokens), num_batches) if most else np.zeros(1, np.int64)
+        limits = BatchLimits(texts=max(1, math.ceil(most / max(1, num_batches))), labels=0, labels_of_a_text=0)
         for start, stop in pairwise(bounds):
             rows = longest_first[start:stop]
             own = tokens.take(rows) if len(rows) else _ONE_TOKEN
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
             self.parts.check_rows()  # right before they are read
-            yield rows, collate(own, none, pad_id=self.parts.pad_id, global_size=len(own)).to(self.device)
+            batch = collate(own, none, pad_id=self.parts.pad_id, global_size=len(own), limits=limits)
+            yield rows, batch.to(self.device)
             self.parts.check_rows()  # so that nothing is answered from rows that changed meanwhile
 
     def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxml.console import track
 from cxml.data import EvalLoader, TextRows
-from cxml.model import CascadeXML
+from cxml.model import CascadeXML, Rows
 from cxml.parallel import Exchange, Ranks
 
 # logit = 16 cos(feature, centroid) - 6 + log(odds that a text is the node's) / 2, both vectors centred at the
@@ -38,32 +38,49 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         batch_size: texts per batch and process.
     """
     model.to(ranks.device).eval()
-    head, width = model.label_head, model.encoder.hidden_size
-    clusters = [_Centroids(size, width, ranks.device) for size in model.level_sizes[:-1]]
-    positions = head.own_positions()
-    labels = _Centroids(len(positions), width, positions.device)
+    width = model.encoder.hidden_size
+    heads = [_Centroids(size, width, ranks.device) for size in model.level_sizes[: len(model.cluster_heads)]]
+    levels = [_RowsOfALevel(rows, width) for rows in (*model.cluster_levels, model.label_head)]
     loader = EvalLoader(
         dataset, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
     for rows, batch in track(loader, len(loader), "centroids") if ranks.is_first else loader:
-        *features, label_features = model.encoder(
-            batch.input_ids.to(ranks.device), batch.attention_mask.to(ranks.device)
-        )
-        *cluster_keys, label_keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
-        for level, keys in enumerate(cluster_keys):
+        every = model.encoder(batch.input_ids.to(ranks.device), batch.attention_mask.to(ranks.device))
+        features = [each[: len(rows)] for each in every]
+        keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
+        for level, centroids in enumerate(heads):
             size = model.level_sizes[level]
-            clusters[level].add(features[level][: len(rows)].float(), keys // size, keys % size)
-        labels.add(*head.gather_positives(label_features[: len(rows)], label_keys))
-    for centroids, level_head in zip(clusters, model.cluster_heads, strict=True):
+            centroids.add(features[level].float(), keys[level] // size, keys[level] % size)
+        for level, rows_of_level in enumerate(levels, start=len(heads)):
+            rows_of_level.add(features[level], keys[level])
+    for centroids, level_head in zip(heads, model.cluster_heads, strict=True):
         centroids.sum_up(Exchange().sum_alike)
         weight, bias = centroids.classifiers()
         level_head.get_parameter("weight").copy_(weight)
         level_head.get_parameter("bias").copy_(bias)
-    labels.sum_up(head.sum_over_copies)
-    for block in zip(*(part.split(_BLOCK_ROWS) for part in (positions, *labels.classifiers())), strict=True):
-        head.import_rows(*block)
+    for rows_of_level in levels:
+        rows_of_level.finish()
     model.train()
+
+
+class _RowsOfALevel:
+    """Centroids of the rows of a level that this process holds."""
+
+    def __init__(self, rows: Rows, width: int) -> None:
+        self._rows, self._positions = rows, rows.own_positions()
+        self._centroids = _Centroids(len(self._positions), width, self._positions.device)
+
+    def add(self, features_BD: Tensor, positive_keys: Tensor) -> None:
+        """Add B texts of this process; a collective call, since rows are wherever they are."""
+        self._centroids.add(*self._rows.gather_positives(features_BD, positive_keys))
+
+    def finish(self) -> None:
+        """Set the rows."""
+        self._centroids.sum_up(self._rows.sum_over_copies)
+        parts = (self._positions, *self._centroids.classifiers())
+        for block in zip(*(part.split(_BLOCK_ROWS) for part in parts), strict=True):
+            self._rows.import_rows(*block)
 
 
 class _Centroids:

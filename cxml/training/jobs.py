@@ -15,6 +15,7 @@ from cxml import storage
 from cxml.checkpoint import (
     Progress,
     TrainingState,
+    gathered_clusters,
     load_model,
     load_start,
     model_url,
@@ -43,12 +44,12 @@ from cxml.optim import Schedule
 from cxml.parallel import (
     Exchange,
     Ranks,
-    RowsHead,
+    ShardedLevel,
     build_engine,
     distributed,
     gathered_state_dict,
-    rows_head,
     set_patience,
+    sharded_levels,
 )
 from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
 from cxml.training.centroids import start_from_centroids
@@ -91,7 +92,7 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
     start = resume(state, offered) or Progress()
     if not _fit(state, schedule, start):
         return False
-    weights = gathered_state_dict(state.engine, ranks)
+    weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
     save_model(
         model_url(config), state.model, weights, ranks,
         config=config, fingerprint=fingerprint, tree=state.tree_digest,
@@ -112,8 +113,8 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
-    make_head = rows_head(tree, Exchange(), config) if is_sharded else None
-    model = build_model(config.model, tree, make_label_head=make_head)
+    make_levels = sharded_levels(tree, Exchange(), config) if is_sharded else None
+    model = build_model(config.model, tree, make_levels=make_levels)
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:
@@ -128,7 +129,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         steps_per_epoch=loader.steps_per_epoch,
         epochs=config.train.epochs,
         config=config.optim,
-        rows=model.label_head.schedule if isinstance(model.label_head, RowsHead) else None,
+        rows=model.label_head.schedule if isinstance(model.label_head, ShardedLevel) else None,
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule

@@ -127,6 +127,7 @@ def fit(
                 recorder.add(level_losses, micro_batches[0].global_size)
                 steps_done = step + 1
                 if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
+                    engine.step_check.report(is_last=steps_done == loader.steps_per_epoch * epochs)
                     report = recorder.report(steps_done, cycle.lr_factor)
                     for callback in callbacks:
                         callback.on_record(report)
@@ -163,7 +164,8 @@ class _Recorder:
         self._training_seconds = 0.0
         self._wait_began = 0.0
         self._clear()
-        self._losses, self._steps = start.losses, start.unrecorded_steps
+        self._losses = None if start.losses is None else start.losses.to(ranks.device)
+        self._steps = start.unrecorded_steps
 
     def _clear(self) -> None:
         self._losses: torch.Tensor | None = None
@@ -194,7 +196,8 @@ class _Recorder:
     def report(self, step: int, lr_factor: float) -> StepReport:
         assert self._losses is not None, "a report follows at least one step"
         losses = (self._losses / self._steps).to(self._ranks.device)
-        dist.all_reduce(losses)
+        if self._ranks.world_size > 1:
+            dist.all_reduce(losses)
         seconds = time.perf_counter() - self._began
         self._training_seconds += seconds
         report = StepReport(

@@ -9,15 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cxml.data import Batch
-from cxml.errors import DivergenceError
 from cxml.model import CascadeXML
-from cxml.parallel import Engine, Ranks
-
-_REMEDY = (
-    "Lower optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again. If this is the "
-    "first step, check the weights that training starts from: model.encoder and model.start_from. No checkpoint holds "
-    "this step."
-)
+from cxml.parallel import Engine, Ranks, take_step
 
 
 def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: int = 0) -> Tensor:
@@ -26,6 +19,8 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
     The engine averages over ranks and micro-batches; scaling by their number over the texts of the whole step makes
     the gradient that of the mean over those texts, however they are cut.
 
+    On an accelerator the host waits for nothing here: what it wants to know it reads with the next record.
+
     Args:
         engine: around the model.
         micro_batches: this rank's.
@@ -33,41 +28,37 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         step: the number of this step, from 1, for errors.
 
     Returns:
-        This rank's share of each level's mean loss, float32 [levels]; the shares of all ranks add up to it.
+        This rank's share of each level's mean loss, float32 [levels] on the ranks' device; the shares of all ranks add
+        up to it. Zeros if the step did not count, see `cxml.parallel.StepCheck`.
 
     Raises:
-        DivergenceError: losses or gradients of any rank are not finite; on all ranks alike, before the update.
+        DivergenceError: three steps in a row did not count; on a processor, elsewhere `StepCheck.report` raises it.
     """
-    level_losses, is_applied = torch.zeros(()), False
+    model = cast(CascadeXML, engine.module)
+    level_losses, is_sound, everywhere = torch.zeros((), device=ranks.device), None, None
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
         engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
-        level_losses = level_losses + by_level.cpu() / batch.global_size
+        level_losses = level_losses + by_level / batch.global_size
         if number == len(micro_batches):
-            _require_finite(level_losses, ranks, step)
-        is_applied = _take_step(engine)
-    if not is_applied:
-        raise DivergenceError(f"The gradients of step {step} are not finite, so no weight changed. {_REMEDY}")
-    cast(CascadeXML, engine.module).label_head.finish_step()
-    return level_losses
+            everywhere = _all_losses(level_losses, model.is_bounded(), ranks)
+            is_sound = engine.step_check.judge(everywhere)
+        is_sound = take_step(engine, is_sound)
+    assert is_sound is not None, "a step has a micro-batch"
+    assert everywhere is not None, "a step has a last micro-batch"
+    model.finish_step(is_sound)
+    engine.step_check.count(step, everywhere[:-1], is_sound)
+    return torch.where(is_sound, level_losses, 0)
 
 
-def _take_step(engine: Engine) -> bool:
-    """End a micro-batch; whether the weights were updated, if it was the last."""
-    try:
-        engine.step()
-    except FloatingPointError:
-        return False
-    return engine.was_step_applied()
+def _all_losses(level_losses: Tensor, is_bounded: Tensor | None, ranks: Ranks) -> Tensor:
+    """The levels' mean losses over all ranks, and last infinity where an update is not bounded, else 0.
 
-
-def _require_finite(level_losses: Tensor, ranks: Ranks, step: int) -> None:
-    everywhere = level_losses.to(ranks.device, copy=True)
-    dist.all_reduce(everywhere)
-    if everywhere.isfinite().all():
-        return
-    *clusters, labels = everywhere.tolist()
-    by_level = [f"level {level} {loss:.4g}" for level, loss in enumerate(clusters)] + [f"labels {labels:.4g}"]
-    raise DivergenceError(
-        f"The loss or the update of step {step} is not finite: losses are {', '.join(by_level)}. {_REMEDY}"
-    )
+    float32 [levels + 1].
+    """
+    losses = torch.nn.functional.pad(level_losses, (0, 1))
+    if is_bounded is not None:
+        losses[-1] = torch.where(is_bounded, 0.0, torch.inf)
+    if ranks.world_size > 1:
+        dist.all_reduce(losses)
+    return losses

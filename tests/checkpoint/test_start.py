@@ -16,7 +16,7 @@ from cxml.data import ShardedDataset, collate
 from cxml.data_tools.preparation import prepare
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import build_model
-from cxml.parallel import Exchange, rows_head, run_workers
+from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.relabel import main as relabel_command
 from cxml.relabelling import relabel
 from cxml.tree import LabelTree, build
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 def fresh(config, tree, **model):
     torch.manual_seed(5)
     settings = dataclasses.replace(config.model, **model)
-    built = build_model(settings, tree, make_label_head=rows_head(tree, Exchange(), config))
+    built = build_model(settings, tree, make_levels=sharded_levels(tree, Exchange(), config))
     load_start(settings, built, tree)
     return built
 

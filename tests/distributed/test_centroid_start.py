@@ -11,7 +11,7 @@ from cxml.config import Config
 from cxml.data import ShardedDataset, collate, data_url
 from cxml.data_tools.preparation import prepare
 from cxml.model import build_model
-from cxml.parallel import Exchange, distributed, rows_head, run_workers
+from cxml.parallel import Exchange, distributed, run_workers, sharded_levels
 from cxml.training.centroids import start_from_centroids
 from cxml.tree import LabelTree, build, tree_url
 
@@ -37,7 +37,7 @@ def fresh_model(config):
     tree = LabelTree.load(tree_url(config))
     is_sharded = config.head.implementation == "rows"
     return build_model(
-        config.model, tree, make_label_head=rows_head(tree, Exchange(), config) if is_sharded else None
+        config.model, tree, make_levels=sharded_levels(tree, Exchange(), config) if is_sharded else None
     ), tree
 
 

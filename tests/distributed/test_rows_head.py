@@ -116,10 +116,10 @@ def test_losses_gradients_updates_and_predictions_equal_a_plain_head(counts, cas
 
 def test_the_gradient_of_the_features_is_that_of_the_loss():
     """Numerically, as gradcheck does it, but in float32, which is what the rows are."""
-    from cxml.parallel import Exchange, RowLayout, RowsHead
+    from cxml.parallel import Exchange, RowLayout, make_level
 
     offsets, weight, bias, steps = make_problem(3, 6, (3,))
-    head = RowsHead(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), SGD, OptimConfig())
+    head = make_level(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), SGD, OptimConfig())
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     features, leaves, keys = steps[0][0]
     head.schedule.begin_step(0.0, 0.9)  # a learning rate of zero leaves the rows in place
@@ -136,12 +136,12 @@ def test_the_gradient_of_the_features_is_that_of_the_loss():
 
 
 def test_without_clusters_every_label_is_scored():
-    from cxml.parallel import Exchange, RowLayout, RowsHead
+    from cxml.parallel import Exchange, RowLayout, make_level
     from cxml.parallel.row_layout import leaf_offsets_of
 
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(150, 5)).astype(np.float32), rng.normal(size=150).astype(np.float32)
-    head = RowsHead(RowLayout.deal(leaf_offsets_of((), 150), 0, 1), 5, Exchange(), SGD, OptimConfig())
+    head = make_level(RowLayout.deal(leaf_offsets_of((), 150), 0, 1), 5, Exchange(), SGD, OptimConfig())
     head.import_rows(torch.arange(150), torch.from_numpy(weight), torch.from_numpy(bias))
     x = torch.from_numpy(rng.normal(size=(3, 5)).astype(np.float32))
     logits = x @ torch.from_numpy(weight).T + torch.from_numpy(bias)
@@ -158,22 +158,21 @@ def test_without_clusters_every_label_is_scored():
 
 @pytest.mark.parametrize("config", [SGD, ALL], ids=["shortlist", "all labels"])
 def test_rows_learn_with_gradients_enabled_be_the_features_frozen_or_not(config):
-    from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead
+    from cxml.parallel import Exchange, RowLayout, make_level
 
     offsets, weight, bias, steps = make_problem(5, 4, (2,))
     features, leaves, keys = steps[0][0]
     without_decay = OptimConfig(classifier_weight_decay=0)
-    kind = FullRowsHead if config.candidates == "all" else RowsHead
 
     def weight_after_a_step(enabled, frozen):
-        head = kind(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), config, without_decay)
+        head = make_level(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), config, without_decay)
         head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
         head.schedule.begin_step(0.1, 0.9)
         with torch.set_grad_enabled(enabled):
             loss = head.loss(torch.from_numpy(features).requires_grad_(not frozen), leaves, keys, 1.0)
         if enabled:
             loss.backward()
-            head.finish_step()
+            head.finish_step(torch.tensor(True))
         return np.concatenate([block["weight"] for block in head.export_rows()])
 
     np.testing.assert_array_equal(weight_after_a_step(enabled=False, frozen=False), weight)
@@ -184,7 +183,7 @@ def test_rows_learn_with_gradients_enabled_be_the_features_frozen_or_not(config)
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16-kahan"])
 def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
-    from cxml.parallel import Exchange, FullRowsHead, RowLayout
+    from cxml.parallel import Exchange, RowLayout, make_level
     from cxml.parallel.row_layout import leaf_offsets_of
 
     num_labels = 5000  # chunks of 512 rows and a rest
@@ -192,7 +191,7 @@ def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     weight = torch.from_numpy(rng.normal(size=(num_labels, 5)).astype(np.float32)).bfloat16().float()
     bias = torch.from_numpy(rng.normal(size=num_labels).astype(np.float32))
     config = dataclasses.replace(ALL, weights=weights)
-    head = FullRowsHead(RowLayout.deal(leaf_offsets_of((), num_labels), 0, 1), 5, Exchange(), config, OptimConfig())
+    head = make_level(RowLayout.deal(leaf_offsets_of((), num_labels), 0, 1), 5, Exchange(), config, OptimConfig())
     head.import_rows(torch.arange(num_labels), weight, bias)
     x = torch.from_numpy(rng.normal(size=(3, 5)).astype(np.float32)).requires_grad_()
     keys = torch.tensor([2047, num_labels + 2048, 2 * num_labels, 3 * num_labels - 1])

@@ -9,7 +9,7 @@ from support.literal import literal_forward, literal_predict
 from support.rankings import check_ranking
 from torch import nn
 
-from cxml.data import Batch
+from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML
 from cxml.model import cascade as cascade_module
 from cxml.model import label_head as label_head_module
@@ -72,6 +72,7 @@ def make_batch(label_lists):
         label_values=torch.tensor([label for labels in label_lists for label in labels]),
         label_offsets=torch.tensor([0, *np.cumsum([len(labels) for labels in label_lists])]),
         global_size=size,
+        limits=BatchLimits(size, sum(map(len, label_lists)), max(map(len, label_lists))),
     )
 
 

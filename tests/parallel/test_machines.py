@@ -6,8 +6,7 @@ import pytest
 
 from cxml.config import Config, DataConfig, HeadConfig, SourceConfig
 from cxml.errors import WorkerError
-from cxml.parallel import Exchange, distributed, ranks_per_machine, run_workers
-from cxml.parallel.label_rows import rows_head
+from cxml.parallel import Exchange, distributed, ranks_per_machine, run_workers, sharded_levels
 from cxml.tree import LabelTree
 
 
@@ -26,7 +25,7 @@ def rows_held(group_size):
         config = Config(
             output="unused", data=DataConfig(source=SourceConfig(path="unused")), head=HeadConfig(group_size=group_size)
         )
-        return rows_head(tree, Exchange(), config)(4).layout.num_rows
+        return sharded_levels(tree, Exchange(), config)(4)[1].layout.num_rows
 
 
 def test_machines_of_one_size_are_counted():

@@ -9,7 +9,7 @@ from support.runs import make_encoder, small_config
 
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
 from cxml.optim import RowState
-from cxml.parallel import Exchange, RowLayout, RowsHead, make_plan
+from cxml.parallel import Exchange, RowLayout, make_level, make_plan
 from cxml.run_plan import plan_run
 
 LABELS, WIDTH = 100_000, 256
@@ -30,7 +30,7 @@ def grow(head, queue):
 
     offsets = np.arange(0, LABELS + 1, 8)
     before = psutil.Process().memory_info().rss
-    rows = RowsHead(RowLayout.deal(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
+    rows = make_level(RowLayout.deal(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
     for array in vars(rows.state).values():
         np.add(array, 0, out=array)  # memory counts once it is written to
     queue.put(psutil.Process().memory_info().rss - before)

@@ -5,9 +5,18 @@ import torch
 
 from cxml.config import OptimConfig
 from cxml.model import Leaves
-from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, distributed
+from cxml.optim import TorchEveryRowKernels, TorchShortlistKernels
+from cxml.parallel import Exchange, RowLayout, ShardedLevel, distributed, kernels_for, make_level
 
 WIDTH, LR, STEPS = 5, 1e-2, 4
+
+
+def level_of(kind, layout, width, exchange, head, optim, **options):
+    """A sharded level with the kernels of a kind: `cpu`, `torch` (the plain reference) or `triton`."""
+    is_cpu, scores_all = kind == "cpu", head.candidates == "all"
+    plain = TorchEveryRowKernels() if scores_all else TorchShortlistKernels()
+    kernels = plain if kind == "torch" else kernels_for(head, on_device=not is_cpu)
+    return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=not is_cpu, **options)
 
 
 def make_problem(seed, num_leaves, counts, rows_per_leaf=6):
@@ -48,10 +57,9 @@ def _train_case(problem, head_config, accumulation, ranks):
     """What every rank saw and, at the end, its rows and predictions."""
     offsets, weight, bias, steps = problem
     results = []
-    kind = FullRowsHead if head_config.candidates == "all" else RowsHead
     exchange, copies = Exchange().split(head_config.group_size)
     layout = RowLayout.deal(offsets, exchange.rank, exchange.size)
-    head = kind(layout, WIDTH, exchange, head_config, OptimConfig(), copies=copies, accumulation=accumulation)
+    head = make_level(layout, WIDTH, exchange, head_config, OptimConfig(), copies=copies, accumulation=accumulation)
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     for first in range(0, STEPS, accumulation):
         head.schedule.begin_step(LR, 0.9)
@@ -62,7 +70,7 @@ def _train_case(problem, head_config, accumulation, ranks):
             loss = head.loss(x, leaves, keys, 1 / total)
             loss.backward()
             results.append((loss.item(), x.grad.numpy()))
-        head.finish_step()
+        head.finish_step(torch.tensor(True))
     features, leaves, _ = steps[0][ranks.rank]
     best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
     empty = {"positions": [], "weight": np.zeros((0, WIDTH)), "bias": []}  # of a rank without rows

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from cxml.accelerators import device_of
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import EngineHead, Leaves
-from cxml.parallel import Exchange, FullRowsHead, RowLayout, RowsHead, TritonRowsHead, distributed
+from cxml.parallel import Exchange, RowLayout, distributed
 from cxml.prediction.packed_rows import PackedRows, prediction_head
+from support.heads import level_of
 from support.rankings import check_ranking, joint
 
 SURE = [17.5, 25.0, 19.0, 40.0, 100.0, 200.0, 800.0, 1e4]
@@ -85,12 +86,13 @@ def engine(problem):
     return head
 
 
-def rows(problem, kind=RowsHead, weights="fp32", exchange=None):
+def rows(problem, kind="cpu", weights="fp32", exchange=None, candidates="shortlist"):
     """A head of rows, text b's features being the b-th unit vector: the logits are exact."""
     exchange = exchange or Exchange(is_alone=True)
     num_texts, num_labels = problem.own.shape
     layout = RowLayout.deal(problem.offsets, exchange.rank, exchange.size)
-    head = kind(layout, num_texts, exchange, HeadConfig(weights=weights), OptimConfig(), trains=False)
+    config = HeadConfig(weights=weights, candidates=candidates)
+    head = level_of(kind, layout, num_texts, exchange, config, OptimConfig(), trains=False)
     head.import_rows(torch.arange(num_labels), torch.from_numpy(problem.own.T.copy()), torch.zeros(num_labels))
     return head
 
@@ -107,8 +109,11 @@ def packed(problem, form, *, scores_all=False):
 HEADS = {
     "engine": engine,
     "rows": rows,
-    "kernels": lambda problem: rows(problem, TritonRowsHead),
-    "all labels": lambda problem: rows(problem, FullRowsHead),
+    "plain": lambda problem: rows(problem, "torch"),
+    "kernels": lambda problem: rows(problem, "triton"),
+    "all labels": lambda problem: rows(problem, candidates="all"),
+    "all labels, plain": lambda problem: rows(problem, "torch", candidates="all"),
+    "all labels, kernels": lambda problem: rows(problem, "triton", candidates="all"),
     "fp32 export": lambda problem: packed(problem, "fp32"),
     "bf16 export": lambda problem: packed(problem, "bf16"),
     "int8 export": lambda problem: packed(problem, "int8"),
@@ -118,7 +123,7 @@ HEADS = {
 
 def predict(head, problem, k, *, weighted):
     """Positions and logits, as numpy arrays."""
-    device = device_of(0) if isinstance(head, TritonRowsHead) else "cpu"
+    device = device_of(0) if getattr(head, "on_device", False) else "cpu"
     features = torch.eye(len(problem.own), device=device)
     with torch.inference_mode():
         found = head.predict(features, problem.leaves(device), k, weighted=weighted)
@@ -130,7 +135,7 @@ def predict_on_ranks(cases):
     with distributed(threads=1) as ranks:
         gathered = []
         for problem, k, weighted, scores_all in cases:
-            head = rows(problem, FullRowsHead if scores_all else RowsHead, exchange=Exchange())
+            head = rows(problem, exchange=Exchange(), candidates="all" if scores_all else "shortlist")
             own = slice(ranks.rank, None, ranks.world_size)
             features = torch.eye(len(problem.own))[own]
             leaves = problem.leaves()

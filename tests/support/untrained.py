@@ -31,7 +31,7 @@ def untrained_export(folder: Path, names: list[str]) -> str:
     torch.manual_seed(0)
     alone = Exchange(is_alone=True)
     model = build_model(
-        config.model, tree, make_label_head=lambda _: prediction_head(rows, layout, alone, scores_all=False)
+        config.model, tree, make_levels=lambda _: ((), prediction_head(rows, layout, alone, scores_all=False))
     )
     tokenizer = Tokenizer.from_file(str(Path(resolve_encoder(MINILM)) / "tokenizer.json"))
     facts: dict[str, object] = {"fingerprint": "untrained", "metrics": {}, "tokenizer": "0"}

@@ -1,0 +1,84 @@
+"""Which levels of a run are sharded, by which kernels their rows are worked on, and on which ranks they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cxml import extras
+from cxml.accelerators import accelerator_type
+from cxml.config import Config, HeadConfig, OptimConfig
+from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels, RowSchedule
+from cxml.parallel.exchange import Exchange
+from cxml.parallel.process_group import ranks_per_machine
+from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
+from cxml.parallel.sharded_level import ShardedLevel
+from cxml.tree import LabelTree
+
+
+def sharded_levels(
+    tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True
+) -> Callable[[int], tuple[list[ShardedLevel], ShardedLevel]]:
+    """What makes a run's sharded levels, once the width of the features is known: those of clusters, and the labels.
+
+    A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all. In
+    prediction only the labels are sharded.
+
+    Raises:
+        ConfigError: the groups do not come out even.
+        LaunchError: they are to be machines, which have different numbers of ranks.
+    """
+    group_size = config.head.group_size if trains else 0
+    shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
+    clusters = sharded_clusters(tree, config.head) if trains else []
+
+    def make(width: int) -> tuple[list[ShardedLevel], ShardedLevel]:
+        def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: RowSchedule) -> ShardedLevel:
+            return make_level(
+                RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
+                copies=copies, accumulation=config.train.accumulation, trains=trains, **options,
+            )  # fmt: skip
+
+        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), config.head)
+        by_shortlist = dataclasses.replace(config.head, candidates="shortlist")
+        sizes = tree.level_sizes
+        return [
+            level_of(leaf_offsets_of(tree.offsets[:level], sizes[level]), by_shortlist, schedule=labels.schedule)
+            for level in clusters
+        ], labels
+
+    return make
+
+
+def sharded_clusters(tree: LabelTree, head: HeadConfig) -> list[int]:
+    """The levels of clusters whose rows are shared out over the ranks: the last ones, as levels grow downwards."""
+    if head.implementation != "rows":
+        return []
+    return [level for level, size in enumerate(tree.level_sizes[:-1]) if size > head.shard_from]
+
+
+def make_level(
+    layout: RowLayout,
+    width: int,
+    exchange: Exchange,
+    head: HeadConfig,
+    optim: OptimConfig,
+    **options: Any,  # noqa: ANN401 - those of `ShardedLevel`
+) -> ShardedLevel:
+    """A level with the kernels for the device that its rows are worked on: the accelerator's, or the processor's."""
+    on_device = head.rows_in == "device" and accelerator_type() is not None and extras.is_installed("triton")
+    kernels = kernels_for(head, on_device=on_device)
+    return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=on_device, **options)
+
+
+def kernels_for(head: HeadConfig, *, on_device: bool) -> RowKernels:
+    """The kernels that a head's settings ask for."""
+    scores_all = head.candidates == "all"
+    if not on_device:
+        return CpuEveryRowKernels() if scores_all else CpuShortlistKernels()
+    from cxml.optim.triton_kernels import TritonEveryRowKernels, TritonShortlistKernels  # noqa: PLC0415 - optional
+
+    return TritonEveryRowKernels() if scores_all else TritonShortlistKernels()

@@ -1,0 +1,412 @@
+"""A level of the tree whose rows never travel: each rank owns rows, features come to them and gradients go back.
+
+1. Features, and which leaves and true rows each text has, go to the owners of the rows (`routing`).
+2. Each rank scores the texts that arrive on its rows, and takes the loss and the features' gradient (`cxml.optim`).
+3. Partial gradients of the features, and losses, go back to the texts' ranks and are added up there.
+4. The rows are updated: on a processor in the visit in which they are scored, where nothing else has to be waited for;
+   else when the step ends, from what it kept of each micro-batch, and only if the step is sound.
+
+Per step a rank sends each of its B texts, D numbers and K leaves, to at most K owners, and D + 1 come back from each;
+the cost does not depend on the number of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.config import HeadConfig, OptimConfig
+from cxml.data import BatchLimits
+from cxml.model import HandDown, Leaves
+from cxml.model.ranking import scores_of
+from cxml.optim import (
+    EveryRow,
+    RowKernels,
+    RowSchedule,
+    RowState,
+    RowTensors,
+    ShortlistKernels,
+    Shortlists,
+    settled_weights,
+)
+from cxml.parallel.choice import best_nodes, choose
+from cxml.parallel.exchange import Exchange
+from cxml.parallel.magnitude import Magnitude, is_bounded
+from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
+from cxml.parallel.row_layout import RowLayout
+
+_BLOCK_ROWS = 65536  # handed out at once
+_USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
+
+
+class ShardedLevel:
+    """One rank's rows of a level; satisfies `cxml.model.LabelHead`. Every method is a collective call.
+
+    Weights start at zero, which is the same for any number of ranks: a linear classifier needs no random start.
+
+    Attributes:
+        layout: the rows that this rank owns.
+        exchange: the ranks that share the rows.
+        copies: the ranks that hold the same rows, for other texts.
+        on_device: whether rows are worked on where the features are, else by the CPU.
+        schedule: of the rows' update.
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        width: int,
+        exchange: Exchange,
+        head: HeadConfig,
+        optim: OptimConfig,
+        *,
+        kernels: RowKernels,
+        on_device: bool = False,
+        schedule: RowSchedule | None = None,
+        copies: Exchange | None = None,
+        accumulation: int = 1,
+        trains: bool = True,
+    ) -> None:
+        """Allocate the rows.
+
+        Args:
+            layout: the rows that this rank owns.
+            width: D, width of the features.
+            exchange: the ranks that share the rows.
+            head: optimiser, number formats and candidates of the rows.
+            optim: betas, epsilon and decay.
+            kernels: of shortlists or of all rows, as `head.candidates` says.
+            on_device: whether the rows are worked on where the features are, else in host memory by the CPU.
+            schedule: of the rows' update, shared with other levels; None makes one.
+            copies: the ranks that hold the same rows, for other texts; None if there is but this.
+            accumulation: micro-batches per step.
+            trains: False leaves out what only training needs.
+        """
+        self.layout, self.exchange, self.copies = layout, exchange, copies or Exchange(is_alone=True)
+        self._kernels, self.on_device = kernels, on_device
+        self._scores_all = head.candidates == "all"
+        self._optimizer, self._width, self._clip_norm = head.optimizer, width, head.clip_global_norm
+        self._tensors: RowTensors | None = None
+        self._host_state = RowState.zeros(
+            layout.num_rows, width,
+            optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment, trains=trains,
+        )  # fmt: skip
+        self._host_state.bias[:] = self.initial_bias()
+        self.schedule = schedule or RowSchedule(
+            decay=optim.classifier_weight_decay,
+            beta2=optim.beta2,
+            epsilon=optim.epsilon,
+            clip_row_norm=head.clip_row_norm,
+        )
+        # Else rows wait for the end of the step, when all of its gradients are there.
+        waits = accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
+        self._updates_in_passing = kernels.updates_in_passing and not waits
+        self._pending: list[tuple[Shortlists | EveryRow, float]] = []
+        self._largest_feature: Tensor | None = None
+        self._magnitude = Magnitude()
+
+    def initial_bias(self) -> float:
+        """Where biases start: few rows are true for a text.
+
+        In a shortlist as in `cxml.model.LevelHead`. Of all rows one is expected, so that all the others together do not
+        outweigh it.
+        """
+        return -math.log(max(2, self.layout.num_labels)) if self._scores_all else -4.0
+
+    @property
+    def state(self) -> RowState:
+        """The rows as host arrays, to read or to write; on the CPU they are the very memory that is trained."""
+        if self._tensors is not None and self._tensors.weight.device.type != "cpu":
+            self._tensors.copy_to(self._host_state)
+            self._tensors = None
+        return self._host_state
+
+    @state.setter
+    def state(self, state: RowState) -> None:
+        self._host_state, self._tensors = state, None
+
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        *,
+        losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
+    ) -> Tensor:
+        """See `LabelHead.loss`. With gradients enabled it also updates the rows, or prepares their update."""
+        visit = self._send(features_BD, leaves, positive_keys, limits)
+        return self._loss(features_BD, visit, scale, losses_above)
+
+    def loss_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        hand_down: HandDown,
+        *,
+        losses_above: Tensor | None = None,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Leaves]:
+        """See `ClusterLevel.loss_and_choice`."""
+        visit = self._send(features_BD, above, positive_keys, limits)
+        rows, shard = self._rows_on(visit.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
+        chosen = choose(cast("Visit[Shortlists]", visit), *scores, hand_down)
+        return self._loss(features_BD, visit, scale, losses_above), chosen.to(features_BD.device)
+
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
+        visit = self._send(features_BD, leaves, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(visit.candidates.features.device)
+        best = self._kernels.best(rows, shard.leaf_rows, visit.candidates, self.schedule, k, visit.parent_logits)
+        keys, positions = visit.bring_best(*best)
+        return positions.to(features_BD.device), scores_of(keys).to(features_BD.device)
+
+    def best_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        k: int,
+        hand_down: HandDown,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor, Leaves]:
+        """See `ClusterLevel.best_and_choice`."""
+        visit = self._send(features_BD, above, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(visit.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        logits, positions = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.step)
+        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, hand_down)
+        keys, nodes = best_nodes(cast("Visit[Shortlists]", visit), logits, positions, k)
+        device = features_BD.device
+        return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
+
+    def is_bounded(self) -> Tensor | None:
+        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        if self._largest_feature is None:
+            return None
+        factor = sum(scale * len(candidates.features) for candidates, scale in self._pending) * self.copies.size
+        is_adam = self._optimizer == "adamw"
+        return is_bounded(self._largest_feature, factor, self._width, self.schedule, is_adam=is_adam)
+
+    def finish_step(self, is_sound: Tensor) -> None:
+        """Update the rows from what the step's micro-batches left, if that was not done in passing.
+
+        Args:
+            is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
+        """
+        self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
+        if not self._pending:
+            return
+        parts, scales = zip(*self._pending, strict=True)
+        self._pending, self._largest_feature = [], None
+        assert len(set(scales)) == 1, "micro-batches of one step count alike"
+        joined = Shortlists.join(list(parts)) if isinstance(parts[0], Shortlists) else EveryRow.join(list(parts))
+        candidates = _gather(self.copies, joined)
+        rows, shard = self._rows_on(candidates.features.device)
+        self._kernels.update(
+            rows, shard.leaf_rows, candidates, self.schedule, scales[0],
+            factor=self._clip_factor(rows, shard, candidates, scales[0]), is_sound=is_sound.to(rows.bias.device),
+        )  # fmt: skip
+
+    def export_rows(self) -> Iterator[dict[str, Tensor]]:
+        """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
+
+        Of several copies only the first hands its rows out; the others have none.
+        """
+        positions = torch.from_numpy(self.layout.positions())
+        for start in range(0, self.layout.num_rows if self.copies.rank == 0 else 0, _BLOCK_ROWS):
+            own = slice(start, start + _BLOCK_ROWS)
+            yield {
+                "positions": positions[own].clone(),
+                "weight": torch.from_numpy(settled_weights(self.state, self.schedule, own)),
+                "bias": torch.from_numpy(self.state.bias[own].copy()),
+            }
+
+    def gather_rows(self, is_wanted: bool) -> tuple[Tensor, Tensor]:
+        """All rows of the level, float32 [n, D] and [n], on the CPU of a rank that wants them; a collective call."""
+        size = self.layout.num_labels if is_wanted else 0
+        weight, bias = torch.zeros(size, self._width), torch.zeros(size)
+        starts = range(0, self.layout.num_labels, _BLOCK_ROWS)
+        positions = self.layout.positions()
+        for start in starts:
+            stop = min(start + _BLOCK_ROWS, self.layout.num_labels)
+            own = np.flatnonzero((positions >= start) & (positions < stop))
+            block = torch.zeros(stop - start, self._width + 1)
+            place = torch.from_numpy(positions[own] - start)
+            block[place, :-1] = torch.from_numpy(settled_weights(self.state, self.schedule, own))
+            block[place, -1] = torch.from_numpy(self.state.bias[own])
+            self.exchange.sum_alike(block)
+            if is_wanted:
+                weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
+        return weight, bias
+
+    def own_positions(self) -> Tensor:
+        """See `LabelHead.own_positions`."""
+        return torch.from_numpy(self.layout.positions())
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LabelHead.gather_positives`: the texts of all ranks that share the rows."""
+        shard = Shard.of(self.layout, features_BD.device)
+        arrived = send_everywhere(self.exchange, shard, features_BD.detach(), positive_keys=positive_keys).candidates
+        own = arrived.true_rows < self.layout.num_rows
+        return arrived.features.float(), arrived.true_texts[own], arrived.true_rows[own]
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_copies`."""
+        return self.copies.sum_alike(tensor)
+
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """See `LabelHead.import_rows`."""
+        found = own_rows(Shard.of(self.layout, torch.device("cpu")), positions.cpu())
+        own = found < self.layout.num_rows
+        rows, state = RowTensors.of(self.state, torch.device("cpu")), found[own]
+        rows.weight[state] = weight.cpu()[own].to(rows.weight.dtype)
+        rows.bias[state] = bias.cpu()[own].float()
+        if rows.compensation.shape[1]:
+            rows.compensation[state] = 0
+        self._magnitude.forget()
+        return int(own.sum())
+
+    def _place(self, features_BD: Tensor) -> Tensor:
+        """The features where the rows are worked on."""
+        return features_BD.detach() if self.on_device else features_BD.detach().float().cpu()
+
+    def _rows_on(self, device: torch.device) -> tuple[RowTensors, Shard]:
+        """The rows and their layout on a device."""
+        if self._tensors is None:
+            self._tensors = RowTensors.of(self._host_state, device)
+            self._shard = Shard.of(self.layout, device)
+        self.schedule.log_decay = self.schedule.log_decay.to(device)
+        return self._tensors, self._shard
+
+    def _send(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor | None,
+        limits: BatchLimits | None,
+        *,
+        weighted: bool = False,
+    ) -> Visit[Shortlists] | Visit[EveryRow]:
+        """Send texts to the owners of what they are scored on."""
+        features = self._place(features_BD)
+        _, shard = self._rows_on(features.device)
+        keys = None if positive_keys is None else positive_keys.to(features.device)
+        if self._scores_all:
+            share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
+            return send_everywhere(
+                self.exchange, shard, features, share=share, positive_keys=keys, limits=limits
+            )  # fmt: skip
+        logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
+        nodes = self._wanted(leaves, len(features), features.device)
+        return send(
+            self.exchange, shard, features, nodes,
+            positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
+        )  # fmt: skip
+
+    def _wanted(self, leaves: Leaves | None, num_texts: int, device: torch.device) -> Tensor:
+        """The leaves of each text, int64 [B, K], -1 where there is none."""
+        if leaves is None:
+            return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1)
+        return leaves.nodes.masked_fill(~leaves.mask, -1).to(device)
+
+    def _loss(
+        self,
+        features_BD: Tensor,
+        visit: Visit[Shortlists] | Visit[EveryRow],
+        scale: float,
+        losses_above: Tensor | None,
+    ) -> Tensor:
+        """The summed loss; the rows are updated, or their update is prepared."""
+        candidates, update_scale, is_admitted = visit.candidates, None, True
+        if torch.is_grad_enabled() and not self._updates_in_passing:
+            self._keep(candidates, scale)
+        elif torch.is_grad_enabled():
+            is_admitted = self._admits(features_BD, losses_above, scale)
+            update_scale = scale if is_admitted else None
+        rows, shard = self._rows_on(candidates.features.device)
+        sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
+        if not is_admitted:
+            sums[:, -1] += torch.inf
+        return _KnownGradient.apply(features_BD, visit.bring_back(sums))
+
+    def _keep(self, candidates: Shortlists | EveryRow, scale: float) -> None:
+        """Keep what the update at the end of the step is made from."""
+        self._pending.append((candidates, scale))
+        largest = candidates.features.abs().amax() if candidates.features.numel() else torch.zeros(())
+        before = self._largest_feature
+        self._largest_feature = largest if before is None else torch.maximum(before, largest)
+
+    def _admits(self, features: Tensor, losses_above: Tensor | None, scale: float) -> bool:
+        """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
+        if not self._magnitude.is_known:
+            self._magnitude.measure(self.state, self.exchange)
+        own = features.detach().abs().max().item() if features.numel() else 0.0
+        if losses_above is not None and not losses_above.isfinite().all():
+            own = math.inf
+        facts = torch.tensor([[own, len(features)]], dtype=torch.float64)
+        everyone = self.exchange.gather_rows(facts, [1] * self.exchange.size)
+        largest, num_texts = float(everyone[:, 0].max()), float(everyone[:, 1].sum())
+        is_adam = self._optimizer == "adamw"
+        return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
+
+    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
+        """What brings the norm of the gradients of all shards' rows down to the limit, float32 []."""
+        if not self._clip_norm:
+            return torch.ones((), device=rows.bias.device)
+        square = self._kernels.squares(rows, shard.leaf_rows, candidates, self.schedule, scale)
+        norm = self.exchange.sum_alike(square).sqrt()
+        return (self._clip_norm / norm).clamp(max=1).float()
+
+
+class _KnownGradient(torch.autograd.Function):
+    """The summed loss of texts: `sums` float32 [B, D + 1] has the gradient of their features, and their losses last."""
+
+    @staticmethod
+    def forward(ctx, features_BD, sums):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(sums[:, :-1].to(features_BD.device, features_BD.dtype))
+        return sums[:, -1].sum().to(features_BD.device)
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ANN001, ANN205
+        (feature_gradient,) = ctx.saved_tensors
+        return gradient.to(feature_gradient.dtype) * feature_gradient, None
+
+
+def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
+    """The candidates of all ranks that hold the same rows; a collective call of them."""
+    if copies.size == 1:
+        return candidates
+    pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
+    if candidates.features.device.type == "cpu":
+        texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
+    else:  # padded alike on all ranks
+        texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
+    parts = []
+    for name, values in vars(candidates).items():
+        sizes = texts if name == "features" else rest
+        parts.append(
+            copies.gather_rows(values, sizes).split(sizes) if isinstance(values, Tensor) else [values] * copies.size
+        )
+    kind = type(candidates)
+    every = [kind(*own) for own in zip(*parts, strict=True)]
+    return Shortlists.join(every) if kind is Shortlists else EveryRow.join(every)

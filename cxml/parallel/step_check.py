@@ -1,0 +1,88 @@
+"""Whether a training step counts, decided where its numbers are, so that the host need not wait for them.
+
+A step whose losses, gradients or updates are not finite changes no weight, no moment and no row. The host learns of it
+with the next record of the log, on a processor at once. After three such steps in a row no further one counts.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from cxml.errors import DivergenceError
+
+_MOST_IN_A_ROW = 3
+_REMEDY = (
+    "Lower optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again. If this is the "
+    "first step, check the weights that training starts from: model.encoder and model.start_from. No checkpoint holds "
+    "this step."
+)
+_log = logging.getLogger(__name__)
+
+
+class StepCheck:
+    """Counts the steps that do not count; the same on all ranks, which is why nothing is gathered here."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Begin without a failure."""
+        self._device = device
+        # Failures in a row, and in all; the number of the first in the row.
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)
+        self._losses: Tensor | None = None
+        self._num_steps = self._failures_told = 0
+
+    def judge(self, losses: Tensor) -> Tensor:
+        """Whether a step may count so far, bool [].
+
+        Args:
+            losses: what has to be finite, float32 [n], the sums over all ranks.
+        """
+        return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
+
+    def count(self, step: int, losses: Tensor, is_sound: Tensor) -> None:
+        """Take note of a step.
+
+        Args:
+            step: its number, from 1.
+            losses: of the levels, float32 [levels], the sums over all ranks.
+            is_sound: whether it counted, bool [].
+        """
+        self._num_steps += 1
+        in_a_row, in_all, first = self._counts
+        failed = ~is_sound
+        is_first = failed & (in_a_row == 0)
+        before = torch.zeros_like(losses) if self._losses is None else self._losses
+        self._losses = torch.where(is_first, losses, before)
+        rising = torch.where(failed, (in_a_row + 1).clamp(max=_MOST_IN_A_ROW), 0)
+        self._counts = torch.stack([rising, in_all + failed, torch.where(is_first, step, first)])
+        if self._device.type == "cpu":
+            self.report()
+
+    def report(self, *, is_last: bool = False) -> None:
+        """Tell of steps that did not count since the last time; waits for the device.
+
+        Args:
+            is_last: training ends.
+
+        Raises:
+            DivergenceError: there were three in a row, or training ends and no step counted; on all ranks alike.
+        """
+        in_a_row, in_all, first = self._counts.tolist()
+        if in_a_row == _MOST_IN_A_ROW or (is_last and in_all == self._num_steps):
+            assert self._losses is not None, "a step was counted"
+            *clusters, labels = self._losses.tolist()
+            by_level = [f"level {level} {loss:.4g}" for level, loss in enumerate(clusters)] + [f"labels {labels:.4g}"]
+            rest = f", nor are those of the {in_a_row - 1} step(s) after it" if in_a_row > 1 else ""
+            raise DivergenceError(
+                f"The losses, gradients or updates of step {first} are not finite{rest}, so no weight changed. Losses "
+                f"of step {first} are {', '.join(by_level)}. {_REMEDY}"
+            )
+        if in_all > self._failures_told:
+            _log.warning(
+                "%d step(s) since the last record had losses, gradients or updates that are not finite, the last at or "
+                "after step %d; they changed no weight",
+                in_all - self._failures_told, first,
+            )  # fmt: skip
+            self._failures_told = in_all

@@ -1,0 +1,185 @@
+"""Cascades whose levels are spread over ranks, step by step, for comparison with one of ordinary parameters."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxml.config import Config, DataConfig, HeadConfig, OptimConfig, SourceConfig, TrainConfig
+from cxml.data import Batch, BatchLimits
+from cxml.model import CascadeXML
+from cxml.parallel import Exchange, distributed, sharded_levels
+from cxml.tree import LabelTree
+
+WIDTH, LR, STEPS = 6, 0.5, 3
+SIZES = (2, 5, 7)  # handed down by each level of clusters, as far as there are so many
+SGD = HeadConfig(optimizer="sgd", shard_from=1)
+
+
+@dataclasses.dataclass
+class Problem:
+    """A tree, the weights of its levels, and for each step and rank the features of every level and the labels."""
+
+    tree: LabelTree
+    weights: list
+    features: list
+    labels: list
+
+
+class FixedFeatures(nn.Module):
+    """Stands where the encoder stands: what `features` it is given are those of its outputs."""
+
+    hidden_size = WIDTH
+
+    def __init__(self):
+        super().__init__()
+        self.features = []
+
+    def forward(self, input_ids, attention_mask):
+        return self.features
+
+
+def make_problem(seed, sizes, counts):
+    """A tree whose nodes have from 0 to many children but for the top, and texts of each rank.
+
+    Args:
+        seed: of everything.
+        sizes: nodes of each level of the tree, labels last.
+        counts: texts of each rank.
+    """
+    rng = np.random.default_rng(seed)
+    offsets = []
+    for above, below in itertools.pairwise(sizes):
+        cuts = np.sort(rng.choice(np.arange(1, below), above - 1, replace=False)) if above > 1 else []
+        offsets.append(np.concatenate([[0], cuts, [below]]).astype(np.int64))
+    tree = LabelTree(rng.permutation(sizes[-1]).astype(np.int32), tuple(offsets))
+    weights = [
+        (rng.normal(size=(size, WIDTH)).astype(np.float32), rng.normal(size=size).astype(np.float32)) for size in sizes
+    ]
+    features = [
+        [[rng.normal(size=(count, WIDTH)).astype(np.float32) for _ in sizes] for count in counts] for _ in range(STEPS)
+    ]
+    most = min(4, sizes[-1])
+    labels = [
+        [[sorted(rng.choice(sizes[-1], rng.integers(1, most + 1), replace=False)) for _ in range(count)] for count in counts]
+        for _ in range(STEPS)
+    ]  # fmt: skip
+    return Problem(tree, weights, features, labels)
+
+
+def make_batch(labels, global_size, limits):
+    size = len(labels)
+    return Batch(
+        input_ids=torch.zeros(size, 1, dtype=torch.int64),
+        attention_mask=torch.ones(size, 1, dtype=torch.int64),
+        label_values=torch.tensor([label for own in labels for label in own], dtype=torch.int64),
+        label_offsets=torch.tensor([0, *np.cumsum([len(own) for own in labels])]),
+        global_size=global_size,
+        limits=limits,
+    )
+
+
+def limits_of(labels):
+    """Of the texts of all ranks."""
+    counts = [[len(own) for own in rank] for rank in labels]
+    return BatchLimits(max(map(len, counts)), max(map(sum, counts)), max(map(max, counts)))
+
+
+def train_plain(problem):
+    """Losses, gradients of the features and, after each step, weights, of a cascade of ordinary parameters and SGD."""
+    tree = problem.tree
+    model = CascadeXML(FixedFeatures(), tree, shortlist_sizes=SIZES[: len(tree.offsets)])
+    heads = [*model.cluster_heads, *model.label_head.blocks]
+    with torch.no_grad():
+        for head, (weight, bias) in zip(heads, problem.weights, strict=True):
+            head.weight.copy_(torch.from_numpy(weight))
+            head.bias.copy_(torch.from_numpy(bias))
+    decay = OptimConfig().classifier_weight_decay
+    seen = []
+    for features, labels in zip(problem.features, problem.labels, strict=True):
+        total = sum(len(rank) for rank in labels)
+        for own_features, own_labels in zip(features, labels, strict=True):
+            model.encoder.features = [torch.from_numpy(values).requires_grad_() for values in own_features]
+            loss, by_level = model(make_batch(own_labels, total, limits_of(labels)))
+            (loss / total).backward()
+            seen.append((by_level.numpy(), [values.grad.numpy() * total for values in model.encoder.features]))
+        with torch.no_grad():
+            for head in heads:
+                head.weight.mul_(1 - LR * decay).sub_(LR * head.weight.grad)
+                head.bias.sub_(LR * head.bias.grad)
+        model.zero_grad()
+    return model, seen
+
+
+def train_sharded(jobs):
+    """For each job (problem, head config, micro-batches) and rank: losses and gradients, all levels, and predictions."""
+    with distributed(threads=1) as ranks:
+        gathered = []
+        for problem, head_config, accumulation in jobs:
+            own = _train_sharded(problem, head_config, accumulation, ranks)
+            everyone = [None] * ranks.world_size
+            torch.distributed.all_gather_object(everyone, own)
+            gathered.append(everyone)
+        return gathered
+
+
+def _train_sharded(problem, head_config, accumulation, ranks):
+    tree = problem.tree
+    config = Config(
+        output="unused",
+        data=DataConfig(source=SourceConfig(path="unused")),
+        head=head_config,
+        train=TrainConfig(accumulation=accumulation),
+    )
+    clusters, labels = sharded_levels(tree, Exchange(), config)(WIDTH)
+    model = CascadeXML(
+        FixedFeatures(), tree, label_head=labels, cluster_levels=clusters, shortlist_sizes=SIZES[: len(tree.offsets)]
+    )
+    levels = [*clusters, labels]
+    for level, (weight, bias) in zip(levels, problem.weights[len(model.cluster_heads) :], strict=True):
+        level.import_rows(torch.arange(len(bias)), torch.from_numpy(weight), torch.from_numpy(bias))
+    with torch.no_grad():
+        for head, (weight, bias) in zip(model.cluster_heads, problem.weights, strict=False):
+            head.weight.copy_(torch.from_numpy(weight))
+            head.bias.copy_(torch.from_numpy(bias))
+    seen = []
+    for features, texts in zip(problem.features, problem.labels, strict=True):
+        total, limits = sum(len(rank) for rank in texts), limits_of(texts)
+        labels.schedule.begin_step(LR, 0.9)
+        own, own_texts = features[ranks.rank], texts[ranks.rank]
+        cuts = np.linspace(0, len(own_texts), accumulation + 1).astype(int)
+        parts = []
+        for start, stop in itertools.pairwise(cuts):
+            model.encoder.features = [torch.from_numpy(values[start:stop]).requires_grad_() for values in own]
+            loss, by_level = model(make_batch(own_texts[start:stop], total, limits))
+            loss.backward()
+            parts.append((by_level.numpy(), [values.grad.numpy() for values in model.encoder.features]))
+        model.finish_step(torch.tensor(True))
+        _learn(model.cluster_heads, total)
+        seen.append((sum(part[0] for part in parts), [np.concatenate(grads) for grads in zip(*(p[1] for p in parts))]))
+    whole = [[part.numpy() for part in level.gather_rows(True)] for level in levels]
+    return seen, whole, predict(model, problem, ranks.rank)
+
+
+def _learn(heads, total):
+    """The step of plain SGD that an engine would take for the levels of ordinary parameters."""
+    decay = OptimConfig().classifier_weight_decay
+    with torch.no_grad():
+        for head in heads:
+            for parameter, shrinks in ((head.weight, True), (head.bias, False)):
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.mul_(1 - LR * decay if shrinks else 1.0).sub_(LR * parameter.grad / total)
+                parameter.grad = None
+
+
+def predict(model, problem, rank):
+    """The best nodes of every level, their logits and what is handed down, for a rank's texts of the first step."""
+    model.encoder.features = [torch.from_numpy(values) for values in problem.features[0][rank]]
+    with torch.no_grad():
+        found = model(make_batch(problem.labels[0][rank], 1, limits_of(problem.labels[0])), predict_k=4)
+    return [
+        (level.nodes.numpy(), level.logits.numpy(), None if level.handed_down is None else level.handed_down.numpy())
+        for level in found
+    ]
