@@ -80,12 +80,7 @@ class TorchShortlistKernels:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
         logits, positions = self.scores(rows, leaf_rows, candidates, schedule, schedule.step)
-        keys = ranking_keys(logits if parent_logits is None else joint_logit(logits, parent_logits[:, None]), logits)
-        texts = candidates.texts[:, None].expand_as(keys)
-        return best_per_text(
-            len(candidates.features), texts.flatten(), keys.masked_fill(positions < 0, NO_KEY).flatten(),
-            positions.flatten(), k,
-        )  # fmt: skip
+        return best_of_pairs(candidates, logits, positions, k, parent_logits)
 
     def scores(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int
@@ -144,7 +139,7 @@ class TorchEveryRowKernels:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
         assert parent_logits is None, "no text chooses leaves"
-        logits, _ = _all_logits(rows, candidates, schedule, schedule.step)
+        logits, _ = all_logits(rows, candidates, schedule, schedule.step)
         keys = ranking_keys(logits, logits)
         positions = leaf_rows.row_positions(len(rows.bias)).expand_as(keys)
         texts = torch.arange(len(keys), device=keys.device)[:, None].expand_as(keys)
@@ -156,12 +151,24 @@ class TorchEveryRowKernels:
 
     def _slopes(self, rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives by the logits and losses, both float32 [B, R], and the weights that were scored [R, D]."""
-        logits, weight = _all_logits(rows, candidates, schedule, schedule.settled_step)
+        logits, weight = all_logits(rows, candidates, schedule, schedule.settled_step)
         truth = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
         truth[candidates.true_texts, candidates.true_rows] = 1
         truth = truth[:, :-1]
         losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * candidates.share
         return (logits.sigmoid() - truth) * candidates.share, losses, weight
+
+
+def best_of_pairs(
+    candidates: Shortlists, logits: Tensor, positions: Tensor, k: int, parent_logits: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`RowKernels.best` from logits, float32 [P, W], and positions, int64 [P, W], -1 where there is no row."""
+    keys = ranking_keys(logits if parent_logits is None else joint_logit(logits, parent_logits[:, None]), logits)
+    texts = candidates.texts[:, None].expand_as(keys)
+    return best_per_text(
+        len(candidates.features), texts.flatten(), keys.masked_fill(positions < 0, NO_KEY).flatten(),
+        positions.flatten(), k,
+    )  # fmt: skip
 
 
 def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -220,7 +227,7 @@ def _slopes(candidates: Shortlists, own: slice, scores: _Scores) -> tuple[Tensor
     return (scores.logits.sigmoid() - truth) * shares, losses
 
 
-def _all_logits(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
+def all_logits(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
     """Logits float32 [B, R], and the weights with the decay that they had not taken yet float32 [R, D]."""
     weight = rows.weight.float() * pending_decay(rows, slice(None), schedule, step)[:, None]
     return candidates.features.float() @ weight.T + rows.bias, weight
@@ -233,5 +240,7 @@ def _replace(rows: RowTensors, schedule: RowSchedule, gradients: Tensor, row_ids
         updated, slice(None), schedule, gradients=gradients[:, :-1], bias_gradients=gradients[:, -1], row_ids=row_ids
     )  # fmt: skip
     for name, tensor in vars(rows).items():
+        if not tensor.numel():  # of a state that keeps no such numbers
+            continue
         is_chosen = chosen[:, None] if tensor.ndim > 1 else chosen
         tensor.copy_(torch.where(is_chosen, getattr(updated, name), tensor))
