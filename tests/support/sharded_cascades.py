@@ -62,9 +62,7 @@ def make_problem(seed, sizes, counts):
         [[rng.normal(size=(count, WIDTH)).astype(np.float32) for _ in sizes] for count in counts] for _ in range(STEPS)
     ]
     most = min(4, sizes[-1])
-    labels = [
-        [[_draw_labels(rng, sizes[-1], most) for _ in range(count)] for count in counts] for _ in range(STEPS)
-    ]
+    labels = [[[_draw_labels(rng, sizes[-1], most) for _ in range(count)] for count in counts] for _ in range(STEPS)]
     return Problem(tree, weights, features, labels)
 
 
