@@ -38,6 +38,7 @@ class RowLayout:
     @classmethod
     def deal(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
         """Deal the leaves; a shard may get none."""
+        leaf_offsets = np.array(leaf_offsets, np.int64)  # a tree's own may be mapped, and is not to be written to
         sizes = np.diff(leaf_offsets)
         local_starts = lengths_to_offsets(sizes[shard::num_shards])
         return cls(leaf_offsets, shard, num_shards, local_starts, int(sizes.max(initial=0)))

@@ -16,7 +16,7 @@ EXAMPLES = {"kernels": 25}  # in Triton's interpreter
 
 
 def is_full(name):
-    return name.endswith("all labels")
+    return "all labels" in name
 
 
 @pytest.mark.parametrize("name", HEADS)
