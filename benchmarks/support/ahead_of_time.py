@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from cxml.optim import triton_ops
+from cxml import triton_operators
 
 _WARP = 32
 _TYPES = {
@@ -79,7 +79,7 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(triton.JITFunction, "run", record),
-        mock.patch.object(triton_ops, "runs_kernels", return_value=True),
+        mock.patch.object(triton_operators, "runs_kernels", return_value=True),
     ):
         yield launches
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cxml.data import Batch, BatchLimits
+from cxml.fused import is_fused
 from cxml.model.encoder import TappedEncoder
 from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
-from cxml.model.level_head import LevelHead
+from cxml.model.level_head import LevelHead, scores_whole_level
 from cxml.model.ranking import probabilities
 from cxml.model.shortlist import (
     Shortlist,
@@ -94,8 +97,10 @@ class CascadeXML(nn.Module):
             LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:num_heads]
         )
         self.register_buffer("loss_weights", torch.tensor(self.level_weights), persistent=False)
-        for level, offsets in enumerate(tree.offsets):
-            self.register_buffer(f"offsets_{level}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
+        flat, starts = np.concatenate([np.zeros(0, np.int64), *tree.offsets]), np.cumsum([0, *map(len, tree.offsets)])
+        self.register_buffer("offsets", torch.tensor(flat, dtype=torch.int64), persistent=False)
+        self.register_buffer("offset_starts", torch.tensor(starts, dtype=torch.int64), persistent=False)
+        self._offset_starts: list[int] = starts.tolist()
         label_order = torch.tensor(tree.label_order, dtype=torch.int64)
         self.register_buffer("label_order", label_order, persistent=False)
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
@@ -106,7 +111,8 @@ class CascadeXML(nn.Module):
     @property
     def tree_offsets(self) -> list[Tensor]:
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
-        return [self.get_buffer(f"offsets_{level}") for level in range(len(self.level_sizes) - 1)]
+        offsets = self.get_buffer("offsets")
+        return [offsets[start:end] for start, end in pairwise(self._offset_starts)]
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
@@ -125,8 +131,16 @@ class CascadeXML(nn.Module):
 
     def positive_keys(self, batch: Batch) -> list[Tensor]:
         """The true nodes of every level, labels last: sorted keys `text * nodes of the level + node`, int64."""
-        positions = self.get_buffer("label_positions")[batch.label_values]
-        return positive_keys(positions, batch.label_offsets, self.tree_offsets, self.level_sizes[-1])
+        positions = self.get_buffer("label_positions")
+        if not is_fused(positions):
+            own = positions[batch.label_values]
+            return positive_keys(own, batch.label_offsets, self.tree_offsets, self.level_sizes[-1])
+        from cxml.model import triton_ops  # noqa: PLC0415 - optional
+
+        keys = positions.new_empty(len(self.level_sizes), len(batch.label_values))
+        offsets, starts = self.get_buffer("offsets"), self.get_buffer("offset_starts")
+        triton_ops.launch_positive_keys(keys, batch.label_values, positions, batch.label_offsets, offsets, starts)
+        return list(keys)
 
     def forward(
         self, batch: Batch, predict_k: int | None = None, beam: tuple[int, ...] = ()
@@ -176,11 +190,25 @@ class CascadeXML(nn.Module):
             return own.loss_and_choice(
                 features_BD, above, keys, scale, wanted, losses_above=_above(losses), limits=batch.limits
             )
+        if is_fused(features_BD):
+            return self._fused_loss(level, features_BD, above, keys, wanted)
         shortlist = self._shortlist(level, above, features_BD)
         logits = self._cluster_logits(level, features_BD, shortlist)
         is_true = is_positive(shortlist, keys, self.level_sizes[level])
         loss = shortlist_loss(logits, is_true, shortlist.mask)
         return loss, self._hand_down(wanted, shortlist, logits, is_true if wanted.is_forced else None)
+
+    def _fused_loss(
+        self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, wanted: HandDown
+    ) -> tuple[Tensor, Leaves]:
+        from cxml.model.fused_level import loss_and_choice  # noqa: PLC0415 - optional
+
+        size, shortlist = self.level_sizes[level], None
+        if above is not None:
+            shortlist = self._shortlist(level, above, features_BD)
+        is_whole = shortlist is None or scores_whole_level(size, shortlist.nodes)
+        logits = self.cluster_heads[level](features_BD, None if is_whole else shortlist.nodes)
+        return loss_and_choice(logits, shortlist, keys, size, wanted)
 
     def _predict(
         self, features: list[Tensor], k: int, beam: tuple[int, ...], limits: BatchLimits

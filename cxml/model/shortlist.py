@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cxml.fused import is_fused
 from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys, scores_of
 
 _MOST_HANDED_DOWN = 65536
@@ -80,16 +81,24 @@ def select_slots(
     Returns:
         Slots int64 [B, K] and their mask bool [B, K].
     """
-    ranking = logits_BC.detach().float().masked_fill(~mask_BC, -torch.inf)
-    wanted_B = torch.full_like(mask_BC[:, 0], k, dtype=torch.int64)
-    if is_true_BC is not None:
-        ranking = ranking.masked_fill(is_true_BC, torch.inf)
-        wanted_B = torch.maximum(wanted_B, is_true_BC.sum(1))
+    ranking, wanted_B = truth_first(logits_BC, mask_BC, k, is_true_BC)
     widest = int(wanted_B.max()) if ranking.device.type == "cpu" else max(k, most_true)
     width = min(widest, ranking.shape[1])
     slots_BK = ranking.topk(width, dim=1).indices
     is_wanted = torch.arange(width, device=ranking.device) < wanted_B[:, None]
     return slots_BK, is_wanted & mask_BC.gather(1, slots_BK)
+
+
+def truth_first(
+    logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What `select_slots` ranks slots by, float32 [B, C], and how many it wants of each text, int64 [B]."""
+    ranking = logits_BC.detach().float().masked_fill(~mask_BC, -torch.inf)
+    wanted_B = torch.full_like(mask_BC[:, 0], k, dtype=torch.int64)
+    if is_true_BC is not None:
+        ranking = ranking.masked_fill(is_true_BC, torch.inf)
+        wanted_B = torch.maximum(wanted_B, is_true_BC.sum(1))
+    return ranking, wanted_B
 
 
 def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Sequence[int]) -> Shortlist:
@@ -102,11 +111,26 @@ def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Se
         most: the most children that 0, 1, 2 and so on nodes have together, for accelerators, whose host does not wait
             for the number.
     """
+    if offsets.device.type == "cpu":
+        return children_of(offsets, nodes_BK, mask_BK)
+    width = most[min(nodes_BK.shape[1], len(most) - 1)]
+    if not is_fused(offsets):
+        return children_of(offsets, nodes_BK, mask_BK, width)
+    from cxml.model import triton_ops  # noqa: PLC0415 - optional
+
+    nodes, parents = (nodes_BK.new_empty(len(nodes_BK), width) for _ in range(2))
+    mask = mask_BK.new_empty(nodes.shape)
+    triton_ops.launch_expand_children(nodes, mask, parents, offsets, nodes_BK.contiguous(), mask_BK.contiguous())
+    return Shortlist(nodes, mask, parents)
+
+
+def children_of(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, width: int | None = None) -> Shortlist:
+    """See `expand_children`; `width` is C, None for the least, which is asked of the device."""
     starts_BK = offsets[nodes_BK]
     lengths_BK = (offsets[nodes_BK + 1] - starts_BK) * mask_BK
     ends_BK = lengths_BK.cumsum(1)
     totals_B = ends_BK[:, -1:]
-    width = int(totals_B.max()) if offsets.device.type == "cpu" else most[min(nodes_BK.shape[1], len(most) - 1)]
+    width = int(totals_B.max()) if width is None else width
     position_BC = torch.arange(width, device=offsets.device).expand(len(nodes_BK), -1).contiguous()
     owner_BC = torch.searchsorted(ends_BK, position_BC, right=True).clamp_(max=nodes_BK.shape[1] - 1)
     children_BC = (starts_BK - ends_BK + lengths_BK).gather(1, owner_BC) + position_BC
@@ -130,6 +154,15 @@ def positive_keys(
     Returns:
         One tensor per level, level 0 first, the labels last.
     """
+    *above, labels = every_key(label_positions, label_offsets, tree_offsets, num_labels)
+    is_exact = label_positions.device.type == "cpu"
+    return [*(torch.unique_consecutive(keys) if is_exact else keys for keys in above), labels]
+
+
+def every_key(
+    label_positions: Tensor, label_offsets: Tensor, tree_offsets: list[Tensor], num_labels: int
+) -> list[Tensor]:  # fmt: skip
+    """See `positive_keys`: with one key per label on every level, [nnz] each."""
     num_texts = len(label_offsets) - 1
     texts = torch.arange(num_texts, device=label_positions.device)
     texts = texts.repeat_interleave(label_offsets.diff(), output_size=len(label_positions))
@@ -139,8 +172,7 @@ def positive_keys(
         texts, nodes = keys[0] // num_nodes, keys[0] % num_nodes
         num_nodes = len(offsets) - 1
         parents = torch.searchsorted(offsets[1:], nodes, right=True)
-        above = texts * num_nodes + parents
-        keys.insert(0, torch.unique_consecutive(above) if above.device.type == "cpu" else above)
+        keys.insert(0, texts * num_nodes + parents)
     return keys
 
 
@@ -150,8 +182,13 @@ def shortlist_loss(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> Te
     Each text's mean is over its own shortlist, not over the padded width, so the sum over a batch does not depend
     on how the batch is cut over processes and micro-batches (docs/decisions/0002).
     """
+    return shortlist_losses(logits_BC, is_true_BC, mask_BC).sum()
+
+
+def shortlist_losses(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> Tensor:
+    """The terms of `shortlist_loss`, float32 [B]."""
     terms = F.binary_cross_entropy_with_logits(logits_BC.float(), is_true_BC.float(), reduction="none")
-    return ((terms * mask_BC).sum(1) / mask_BC.sum(1)).sum()
+    return (terms * mask_BC).sum(1) / mask_BC.sum(1)
 
 
 def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:

@@ -1,8 +1,6 @@
-"""Each Triton kernel of a sharded level as an operator of torch, `torch.ops.cxml.*`: one launch each, nothing returned.
+"""Each Triton kernel of a sharded level as an operator of torch, see `cxml.triton_operators`.
 
-As operators they run where tensors have no data (fake tensors), and whoever counts operators counts launches. Numbers
-that change from step to step are passed by value. On the CPU an operator runs in Triton's interpreter where
-TRITON_INTERPRET=1, else in plain torch (`triton_stand_ins`).
+Numbers that change from step to step are passed by value.
 
 Tensor lists, in this order: `rows` are the fields of `RowTensors`, `pairs` those of `Shortlists`, `texts` the tensors
 of `EveryRow`, `leaf_rows` those of `LeafRows`. `numbers` are lr, beta1, beta2, epsilon and the largest norm of a row's
@@ -12,54 +10,30 @@ gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from cxml import triton_operators
 from cxml.optim import triton_stand_ins as stand_ins
-from cxml.optim.triton_cache import use_writable_cache
 from cxml.optim.triton_every_row import every_row_keys, every_row_loss, every_row_squares, every_row_update
 from cxml.optim.triton_shortlist import add_up, shortlist_loss, shortlist_scores, shortlist_squares, shortlist_update
-
-use_writable_cache()
+from cxml.triton_operators import grid, operator
 
 LEAF_ROWS = 16  # rows of a tile of a leaf: the least that a product of matrices takes
 LEVEL_ROWS = 32  # rows of a tile of a whole level
 LEVEL_TEXTS = 32
 _TEXTS = 16
-_IS_COMPILED = isinstance(shortlist_loss, triton.JITFunction)
 _MOST_PARTS = 4  # see every_row_loss
 _MOST_COLUMNS = 1024  # of which a program of every_row_loss keeps gradients
 _SHORTLIST = "Tensor[] rows, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, int step"
 _EVERY_ROW = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step, float share"
 
 
-def runs_kernels(tensor: Tensor) -> bool:
-    """Whether Triton runs what works on `tensor`, compiled or in its interpreter."""
-    return tensor.device.type != "cpu" or not _IS_COMPILED
-
-
-def _operator(schema: str, mutates: Sequence[str], stand_in: Callable[..., None]) -> Callable[[Any], Any]:
-    """Make a function that launches a kernel the operator of its name; its first argument says where it runs."""
-
-    def register(launch: Any) -> Any:
-        def run(*arguments: Any) -> None:
-            first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
-            (launch if runs_kernels(first) else stand_in)(*arguments)
-
-        operator = torch.library.custom_op(
-            f"cxml::{launch.__name__.removeprefix('launch_')}", run, mutates_args=mutates, schema=f"({schema}) -> ()"
-        )
-        operator.register_fake(lambda *_: None)
-        return operator
-
-    return register
-
-
-@_operator(f"Tensor(a!) sums, {_SHORTLIST}, bool by_pair", ["sums"], stand_ins.shortlist_loss)
+@operator(f"Tensor(a!) sums, {_SHORTLIST}, bool by_pair", ["sums"], stand_ins.shortlist_loss)
 def launch_shortlist_loss(
     sums: Tensor, rows: Sequence[Tensor], pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,
     log_decay: Tensor, step: int, by_pair: bool,
@@ -68,14 +42,14 @@ def launch_shortlist_loss(
     features, leaves, texts, shares, truth = pairs
     weight, bias, _, _, _, last_step, _, _ = rows
     splits = 1 if by_pair else leaf_splits(most_rows)
-    _grid(shortlist_loss, len(leaves), splits)(
+    grid(shortlist_loss, len(leaves), splits)(
         leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, log_decay, sums,
         len(leaves), len(leaf_rows[1]), truth.shape[1], step,
         TEXTS=_TEXTS, BY_PAIR=by_pair, **_tiles(weight, LEAF_ROWS), **_limits(weight, 4, 128),
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     f"Tensor(a!) sums, Tensor(b!) slopes, {_SHORTLIST}, float scale", ["sums", "slopes"], stand_ins.shortlist_squares
 )
 def launch_shortlist_squares(
@@ -85,14 +59,14 @@ def launch_shortlist_squares(
     """Write sums of squares of the rows' gradients, float64 [splits, P]; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
     weight, bias, _, _, _, last_step, _, _ = rows
-    _grid(shortlist_squares, len(leaves), leaf_splits(most_rows))(
+    grid(shortlist_squares, len(leaves), leaf_splits(most_rows))(
         leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, log_decay, slopes, sums,
         len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale,
         TEXTS=_TEXTS, **_tiles(weight, LEAF_ROWS), **_limits(weight, 4, 128),
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, "
     "int step, float scale, float[] numbers, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.shortlist_update,
@@ -103,14 +77,14 @@ def launch_shortlist_update(
 ) -> None:  # fmt: skip
     """Update the touched rows; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
-    _grid(shortlist_update, len(leaves), leaf_splits(most_rows))(
+    grid(shortlist_update, len(leaves), leaf_splits(most_rows))(
         leaves, texts, shares, truth, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_sound.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale, *_by_value(numbers),
         TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, numbers), **_limits(rows[0], 4, 128),
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     "Tensor(a!) logits, Tensor(b!) positions, Tensor[] rows, Tensor[] pairs, Tensor[] leaf_rows, Tensor log_decay, "
     "int step",
     ["logits", "positions"], stand_ins.shortlist_scores,
@@ -125,20 +99,20 @@ def launch_shortlist_scores(
     width = logits.shape[1]
     tiles = _tiles(weight, LEAF_ROWS)
     del tiles["IS_BF16"]
-    _grid(shortlist_scores, len(leaves), leaf_splits(width))(
+    grid(shortlist_scores, len(leaves), leaf_splits(width))(
         leaves, texts, *leaf_rows, features, weight, bias, last_step, log_decay, logits, positions,
         len(leaves), len(leaf_rows[1]), step, width, TEXTS=_TEXTS, **tiles, **_limits(weight, 4, 168, 3),
     )  # fmt: skip
 
 
-@_operator("Tensor(a!) sums, Tensor parts, Tensor order, Tensor bounds", ["sums"], stand_ins.add_up)
+@operator("Tensor(a!) sums, Tensor parts, Tensor order, Tensor bounds", ["sums"], stand_ins.add_up)
 def launch_add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
     """Write the sums of each text's parts, [S, D + 1], in their order; see `add_up`."""
     block = 256
-    _grid(add_up, len(sums), triton.cdiv(sums.shape[1], block))(parts, order, bounds, sums, sums.shape[1], BLOCK=block)
+    grid(add_up, len(sums), triton.cdiv(sums.shape[1], block))(parts, order, bounds, sums, sums.shape[1], BLOCK=block)
 
 
-@_operator(f"Tensor(a!) sums, {_EVERY_ROW}, int rows_per_share", ["sums"], stand_ins.every_row_loss)
+@operator(f"Tensor(a!) sums, {_EVERY_ROW}, int rows_per_share", ["sums"], stand_ins.every_row_loss)
 def launch_every_row_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,
     share: float, rows_per_share: int,
@@ -149,14 +123,14 @@ def launch_every_row_loss(
     width = weight.shape[1]
     part = max(16, triton.next_power_of_2(triton.cdiv(min(width, _MOST_COLUMNS), _MOST_PARTS)))
     parts = min(_MOST_PARTS, triton.cdiv(width, part))
-    _grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
+    grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, sums,
         len(features), len(bias), rows_per_share, step, share,
         TEXTS=LEVEL_TEXTS, PART=part, PARTS=parts, **_tiles(weight, loss_rows(weight)), **_limits(weight, 8, 255),
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     f"Tensor(a!) sums, Tensor(b!) slopes, {_EVERY_ROW}, float scale", ["sums", "slopes"], stand_ins.every_row_squares
 )
 def launch_every_row_squares(
@@ -166,14 +140,14 @@ def launch_every_row_squares(
     """Write the sums of squares of the rows' gradients, float64 [programs]; slopes: scratch [programs, B, 32]."""
     features, true_rows, true_texts = texts
     weight, bias, _, _, _, last_step, _, _ = rows
-    _grid(every_row_squares, len(sums))(
+    grid(every_row_squares, len(sums))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes, sums,
         len(features), len(bias), step, share, scale,
         TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS, 32), **_limits(weight, 8, 128),
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
     "int step, float share, float scale, float[] numbers, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.every_row_update,
@@ -185,7 +159,7 @@ def launch_every_row_update(
 ) -> None:  # fmt: skip
     """Update all rows; slopes: scratch float32 [programs, B, 32]."""
     features, true_rows, true_texts = texts
-    _grid(every_row_update, len(slopes))(
+    grid(every_row_update, len(slopes))(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, share, scale,
         *_by_value(numbers),
@@ -193,7 +167,7 @@ def launch_every_row_update(
     )  # fmt: skip
 
 
-@_operator(
+@operator(
     "Tensor(a!) keys, Tensor[] rows, Tensor features, Tensor[] leaf_rows, int first_row, Tensor log_decay, int step",
     ["keys"], stand_ins.every_row_keys,
 )  # fmt: skip
@@ -205,7 +179,7 @@ def launch_every_row_keys(
     weight, bias, _, _, _, last_step, _, _ = rows
     tiles = _tiles(weight, LEVEL_ROWS)
     del tiles["IS_BF16"]
-    _grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
+    grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
         *leaf_rows, features, weight, bias, last_step, log_decay, keys,
         len(keys), len(bias), len(leaf_rows[1]), first_row, keys.shape[1], step,
         TEXTS=LEVEL_TEXTS, **tiles, **_limits(weight, 8, 255, 3),
@@ -222,14 +196,10 @@ def loss_rows(weight: Tensor) -> int:
     return 32 if weight.dtype == torch.bfloat16 else 16
 
 
-def _grid(kernel: Any, *programs: int) -> Callable[..., None]:
-    return kernel[programs]
-
-
 def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
     """What kernels are compiled for, besides optimiser and rounding; `widest` is the most columns of a block."""
     width = weight.shape[1]
-    widest = widest if _IS_COMPILED else 512  # the interpreter's time is per operation, whatever its size
+    widest = widest if triton_operators.IS_COMPILED else 512  # the interpreter's time is per operation, whatever its size
     block = min(widest, max(16, triton.next_power_of_2(width)))
     return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype == torch.bfloat16}
 

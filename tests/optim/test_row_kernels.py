@@ -246,8 +246,8 @@ def test_deterministic_sums_are_the_same_in_every_run_and_those_of_plain_torch(n
 @pytest.fixture
 def without_triton(monkeypatch):
     """The operators as they run on the CPU where Triton has no interpreter."""
-    triton_ops = pytest.importorskip("cxml.optim.triton_ops")
-    monkeypatch.setattr(triton_ops, "runs_kernels", lambda _: False)
+    pytest.importorskip("triton")
+    monkeypatch.setattr("cxml.triton_operators.runs_kernels", lambda _: False)
     module, *classes, _ = KINDS["triton"]
     monkeypatch.setitem(KINDS, "triton", (module, *classes, torch.device("cpu")))
 
@@ -267,9 +267,8 @@ def test_operators_without_triton_are_plain_torch(without_triton, deterministic)
 def test_triton_with_the_blocks_of_a_card(form, monkeypatch):
     """In the interpreter blocks are wider elsewhere, to save time."""
     kind = make_kind("triton")
-    triton_ops = importlib.import_module("cxml.optim.triton_ops")
-    monkeypatch.setattr(triton_ops, "_IS_COMPILED", True)
-    monkeypatch.setattr(triton_ops, "runs_kernels", lambda _: True)
+    monkeypatch.setattr("cxml.triton_operators.IS_COMPILED", True)
+    monkeypatch.setattr("cxml.triton_operators.runs_kernels", lambda _: True)
     test_losses_and_squares_are_those_of_plain_torch_and_leave_the_rows_alone(kind, 384, form)
     test_an_update_leaves_the_rows_that_plain_torch_leaves(kind, 384, form)
 

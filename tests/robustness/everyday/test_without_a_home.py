@@ -194,7 +194,7 @@ def test_triton_compiles_into_a_private_folder_that_goes_with_the_process(source
     pytest.importorskip("triton")
     program = """
 from triton import knobs
-from cxml.optim.triton_cache import use_writable_cache
+from cxml.triton_cache import use_writable_cache
 use_writable_cache()
 print(knobs.cache.dir)
 import os

@@ -1,0 +1,62 @@
+"""The training of a level of clusters that every process holds, on an accelerator: three launches behind the logits.
+
+The same numbers as `shortlist_loss` and `select_slots` give, up to the order of sums and of equal logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cxml.model import triton_ops
+from cxml.model.label_head import HandDown, Leaves
+from cxml.model.shortlist import Shortlist
+
+
+def loss_and_choice(
+    logits: Tensor, shortlist: Shortlist | None, keys: Tensor, num_nodes: int, wanted: HandDown
+) -> tuple[Tensor, Leaves]:
+    """The loss of a level, float32 [], and the nodes that it hands down.
+
+    Args:
+        logits: any float [B, num_nodes] of all nodes, or [B, C] of those of the shortlist.
+        shortlist: the nodes that count; None for all.
+        keys: int64 [T], sorted, of the true nodes, see `positive_keys`.
+        num_nodes: of the level.
+        wanted: what to hand down.
+    """
+    by_node = shortlist is None or logits.shape != shortlist.nodes.shape
+    nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
+    logits = logits.contiguous()
+    loss, ranking, num_wanted = _LevelLoss.apply(logits, nodes, mask, keys, num_nodes, wanted, by_node)
+    slots = ranking.topk(min(wanted.most, ranking.shape[1]), dim=1).indices
+    chosen, own = slots.new_empty(slots.shape), ranking.new_empty(slots.shape)
+    is_chosen = slots.new_empty(slots.shape, dtype=torch.bool)
+    triton_ops.launch_hand_down(chosen, is_chosen, own, slots, logits.detach(), nodes, mask, num_wanted, by_node)
+    return loss, Leaves(chosen, is_chosen, own)
+
+
+class _LevelLoss(torch.autograd.Function):
+    """The summed loss of texts, whose derivatives are taken in the same visit, and what `launch_level_loss` finds."""
+
+    @staticmethod
+    def forward(ctx, logits, nodes, mask, keys, num_nodes, wanted, by_node):  # noqa: ANN001, ANN205
+        num_texts = len(logits)
+        losses = logits.new_empty(num_texts, dtype=torch.float32)
+        slopes = losses.new_empty(logits.shape)
+        ranking = losses.new_empty(num_texts, num_nodes if nodes is None else nodes.shape[1])
+        num_wanted = losses.new_empty(num_texts, dtype=torch.int32)
+        triton_ops.launch_level_loss(
+            losses, slopes, ranking, num_wanted, logits, nodes, mask, keys, num_nodes, wanted.size, by_node,
+            wanted.is_forced,
+        )  # fmt: skip
+        ctx.save_for_backward(slopes)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(ranking, num_wanted)
+        return losses.sum(), ranking, num_wanted
+
+    @staticmethod
+    def backward(ctx, gradient, *_):  # noqa: ANN001, ANN205
+        (slopes,) = ctx.saved_tensors
+        scaled = torch.mul(slopes, gradient, out=slopes.new_empty(slopes.shape, dtype=ctx.dtype))
+        return scaled, None, None, None, None, None, None
