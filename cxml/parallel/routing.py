@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cxml.data import BatchLimits
+from cxml.fused import is_fused
 from cxml.optim import WORD_BITS, EveryRow, LeafRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.row_layout import RowLayout
@@ -97,8 +98,8 @@ class _Pairs:
 
     Attributes:
         owners: int64 [P]; the number of shards where there is no pair, at the end.
-        leaves: int64 [P], as the owner numbers them.
-        texts: int64 [P].
+        leaves: integers [P], as the owner numbers them; this rank's number of leaves where there is no pair.
+        texts: integers [P].
         values: float32 [P], the share of a text's loss or the logit of a leaf.
         truth: int32 [P, words], see `Shortlists`.
     """
@@ -116,6 +117,7 @@ def send(
     features_BD: Tensor,
     nodes_BK: Tensor,
     *,
+    mask_BK: Tensor | None = None,
     positive_keys: Tensor | None = None,
     logits_BK: Tensor | None = None,
     most_texts: int | None = None,
@@ -127,6 +129,7 @@ def send(
         shard: this rank's rows.
         features_BD: of this rank's texts, where the rows are.
         nodes_BK: int64, the leaves that each text wants, -1 where there is none.
+        mask_BK: bool, False where there is none either; None is True.
         positive_keys: int64 [T], sorted: text times positions plus position, of the true rows. Those of no wanted leaf
             are left out.
         logits_BK: float32, of the leaves, to send along.
@@ -138,12 +141,16 @@ def send(
             most_texts = int(exchange.gather_sizes(num_texts).max())
         features_BD = _pad_rows(features_BD, most_texts)
         nodes_BK = _pad_rows(nodes_BK, most_texts, value=-1)
+        mask_BK = None if mask_BK is None else _pad_rows(mask_BK, most_texts)
         logits_BK = None if logits_BK is None else _pad_rows(logits_BK, most_texts)
-    pairs = _sort_pairs(shard, nodes_BK, positive_keys, logits_BK)
+    if is_fused(nodes_BK):
+        pairs = _fused_pairs(shard, nodes_BK, mask_BK, positive_keys, logits_BK)
+    else:
+        nodes_BK = nodes_BK if mask_BK is None else nodes_BK.masked_fill(~mask_BK, -1)
+        pairs = _sort_pairs(shard, nodes_BK, positive_keys, logits_BK)
     if exchange.size == 1:
         parent_logits = None if logits_BK is None else pairs.values
-        leaves = pairs.leaves.masked_fill(pairs.owners > 0, len(shard.leaf_rows.positions))
-        candidates = Shortlists(features_BD, leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
+        candidates = Shortlists(features_BD, pairs.leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
         return Visit(candidates, parent_logits, lambda sums: sums, lambda keys, positions: (keys, positions))
     if is_exact:
         return _send_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
@@ -166,7 +173,27 @@ def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, lo
     values = (values_BK[is_wanted] if keys.device.type == "cpu" else values_BK.flatten())[order]
     truth = _mark_true(shard, rising, positive_keys, num_texts)
     pair = rising // max(1, num_texts)
-    return _Pairs(pair // most_leaves, pair % most_leaves, rising % max(1, num_texts), values, truth)
+    owners, leaves = pair // most_leaves, pair % most_leaves
+    if keys.device.type != "cpu":
+        leaves = leaves.masked_fill(owners == num_shards, len(shard.leaf_rows.positions))
+    return _Pairs(owners, leaves, rising % max(1, num_texts), values, truth)
+
+
+def _fused_pairs(
+    shard: Shard, nodes_BK: Tensor, mask_BK: Tensor | None, positive_keys: Tensor | None, logits_BK: Tensor | None
+) -> _Pairs:
+    """As `_sort_pairs`."""
+    from cxml.parallel.fused_pairs import sort_pairs  # noqa: PLC0415 - optional
+    from cxml.parallel.triton_ops import RoutingShape  # noqa: PLC0415
+
+    shape = RoutingShape(
+        *nodes_BK.shape, shard.num_shards, shard.most_leaves, shard.num_positions, len(shard.leaf_rows.positions)
+    )
+    found = sort_pairs(
+        shard.leaf_offsets, nodes_BK, mask_BK, positive_keys, logits_BK,
+        shape=shape, num_words=shard.leaf_rows.num_words,
+    )  # fmt: skip
+    return _Pairs(*found)
 
 
 def _keys(shard: Shard, leaves: Tensor, texts: Tensor, num_texts: int) -> Tensor:

@@ -314,17 +314,19 @@ class ShardedLevel:
                 self.exchange, shard, features, share=share, positive_keys=keys, limits=limits
             )  # fmt: skip
         logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
-        nodes = self._wanted(leaves, len(features), features.device)
+        nodes, mask = self._wanted(leaves, len(features), features.device)
         return send(
-            self.exchange, shard, features, nodes,
+            self.exchange, shard, features, nodes, mask_BK=mask,
             positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
         )  # fmt: skip
 
-    def _wanted(self, leaves: Leaves | None, num_texts: int, device: torch.device) -> Tensor:
-        """The leaves of each text, int64 [B, K], -1 where there is none."""
+    def _wanted(
+        self, leaves: Leaves | None, num_texts: int, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
         if leaves is None:
-            return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1)
-        return leaves.nodes.masked_fill(~leaves.mask, -1).to(device)
+            return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
+        return leaves.nodes.to(device), leaves.mask.to(device)
 
     def _loss(
         self,
