@@ -117,7 +117,9 @@ class CascadeXML(nn.Module):
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
         found = [bounded for rows in self._rows if (bounded := rows.is_bounded()) is not None]
-        return torch.stack(found).all() if found else None
+        if len(found) > 1:
+            return torch.stack(found).all()
+        return found[0] if found else None
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Take the updates that a step's micro-batches prepared; where bool [] `is_sound` is False nothing changes."""
@@ -171,7 +173,7 @@ class CascadeXML(nn.Module):
         scale = self.level_weights[-1] / batch.global_size
         losses.append(
             self.label_head.loss(
-                features[-1], leaves, label_keys, scale, losses_above=_above(losses), limits=batch.limits
+                features[-1], leaves, label_keys, scale, losses_above=losses, limits=batch.limits
             )
         )
         by_level = torch.stack(losses)
@@ -188,7 +190,7 @@ class CascadeXML(nn.Module):
                 self.level_weights[level] / batch.global_size,
             )
             return own.loss_and_choice(
-                features_BD, above, keys, scale, wanted, losses_above=_above(losses), limits=batch.limits
+                features_BD, above, keys, scale, wanted, losses_above=losses, limits=batch.limits
             )
         if is_fused(features_BD):
             return self._fused_loss(level, features_BD, above, keys, wanted)
@@ -248,8 +250,3 @@ class CascadeXML(nn.Module):
         slots, mask = select_slots(logits_BC, shortlist.mask, wanted.size, is_true, wanted.most_true)
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())
-
-
-def _above(losses: list[Tensor]) -> Tensor | None:
-    """The losses of the levels above, float32 [levels]."""
-    return torch.stack(losses).detach() if losses else None

@@ -7,6 +7,7 @@ time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets featur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,7 +107,7 @@ class LabelHead(Rows, Protocol):
         positive_keys: Tensor,
         scale: float,
         *,
-        losses_above: Tensor | None = None,
+        losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> Tensor:
         """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
@@ -117,7 +118,7 @@ class LabelHead(Rows, Protocol):
             positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
             scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
                 takes it as the factor of its gradient.
-            losses_above: of the levels above, float32 [levels]: a head that updates itself leaves the rows as they are
+            losses_above: of the levels above, float32 [] each: a head that updates itself leaves the rows as they are
                 where one of them, on any rank, is not finite, or where its own update may not be.
             limits: of the batches of all ranks; with None several accelerators wait for each other's numbers.
         """
@@ -153,7 +154,7 @@ class ClusterLevel(Rows, Protocol):
         scale: float,
         hand_down: HandDown,
         *,
-        losses_above: Tensor | None = None,
+        losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
         """The loss, as that of `LabelHead.loss`, and the nodes that are handed down.
@@ -206,7 +207,7 @@ class EngineHead(nn.Module):
         positive_keys: Tensor,
         scale: float,  # noqa: ARG002
         *,
-        losses_above: Tensor | None = None,  # noqa: ARG002
+        losses_above: Sequence[Tensor] | None = None,  # noqa: ARG002
         limits: BatchLimits | None = None,  # noqa: ARG002
     ) -> Tensor:
         """See `LabelHead.loss`; the engine scales the gradient."""

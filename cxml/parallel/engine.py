@@ -125,11 +125,13 @@ def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
     """
     optimizer = engine.basic_optimizer
     if is_sound is not None:
-        optimizer.grad_scale, optimizer.found_inf = None, (~is_sound).float()
+        is_unsound = torch.empty((), device=is_sound.device)
+        optimizer.grad_scale, optimizer.found_inf = None, torch.logical_not(is_sound, out=is_unsound)
     engine.step()
     if is_sound is None:
         return None
-    return (optimizer.found_inf == 0) & engine.was_step_applied()
+    is_applied = optimizer.found_inf == 0
+    return is_applied if engine.was_step_applied() else torch.zeros_like(is_applied)
 
 
 @contextmanager

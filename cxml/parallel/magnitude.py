@@ -75,6 +75,8 @@ def is_bounded(
 
     For rows whose logits are known to be finite before they are updated. `largest_feature` is a tensor [].
     """
+    if largest_feature.device.type != "cpu":  # in one launch
+        return largest_feature < _largest_admitted(factor, width, schedule, is_adam=is_adam)
     gradient = largest_feature.float().clamp(min=1.0) * factor
     change = _most_adam_change(gradient, width, schedule) if is_adam else gradient
     return (width * gradient * gradient < _LIMIT) & (width * schedule.lr * change < _LIMIT)
@@ -88,6 +90,16 @@ def _most_adam_change(gradient: _Number, width: int, schedule: RowSchedule) -> _
     # By the inequality of Cauchy and Schwarz between the weights of both averages; 4 is for a beta1 that changes.
     most = 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2))
     return by_epsilon.clamp(max=most) if isinstance(by_epsilon, torch.Tensor) else min(by_epsilon, most)
+
+
+def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_adam: bool) -> float:
+    """The largest feature that `is_bounded` admits is below this."""
+    gradient = math.sqrt(_LIMIT / width)
+    if width * schedule.lr * _most_adam_change(math.inf, width, schedule) >= _LIMIT if is_adam else schedule.lr > 0:
+        gradient = min(gradient, _LIMIT / (width * schedule.lr) * (schedule.epsilon if is_adam else 1))
+    if gradient <= factor:
+        return 0.0  # too much even for a feature of 1
+    return gradient / factor if factor > 0 else math.inf
 
 
 def _largest(state: RowState) -> float:

@@ -57,7 +57,7 @@ class PlainEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar loss, divided by the number of micro-batches of a step."""
-        (loss / self._accumulation).backward()
+        (loss / self._accumulation if self._accumulation > 1 else loss).backward()
 
     def step(self) -> None:
         """End a micro-batch, and with the last of a step update the weights, if the gradient is finite: `take_step`."""
@@ -67,8 +67,8 @@ class PlainEngine:
         gradients = self._gradients()
         norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
-        is_infinite = (~norm.isfinite()).float()
-        self.basic_optimizer.found_inf = is_infinite if is_unsound is None else torch.maximum(is_unsound, is_infinite)
+        is_unsound = norm.new_zeros(()) if is_unsound is None else is_unsound
+        self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0, but for a norm that is not finite
         if self._clipping:
             scale_all(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()

@@ -13,7 +13,7 @@ the cost does not depend on the number of rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -108,6 +108,7 @@ class ShardedLevel:
         waits = accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
         self._waiting = WaitingUpdate()
+        self._one: Tensor | None = None
         self._magnitude = Magnitude()
 
     def initial_bias(self) -> float:
@@ -137,7 +138,7 @@ class ShardedLevel:
         positive_keys: Tensor,
         scale: float,
         *,
-        losses_above: Tensor | None = None,
+        losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or prepares their update."""
@@ -152,7 +153,7 @@ class ShardedLevel:
         scale: float,
         hand_down: HandDown,
         *,
-        losses_above: Tensor | None = None,
+        losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
         """See `ClusterLevel.loss_and_choice`."""
@@ -333,7 +334,7 @@ class ShardedLevel:
         features_BD: Tensor,
         visit: Visit[Shortlists] | Visit[EveryRow],
         scale: float,
-        losses_above: Tensor | None,
+        losses_above: Sequence[Tensor] | None,
     ) -> Tensor:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = visit.candidates, None, True
@@ -350,12 +351,12 @@ class ShardedLevel:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))
 
-    def _admits(self, features: Tensor, losses_above: Tensor | None, scale: float) -> bool:
+    def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
         """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
         if not self._magnitude.is_known:
             self._magnitude.measure(self.state, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
-        if losses_above is not None and not losses_above.isfinite().all():
+        if losses_above and not torch.stack(list(losses_above)).isfinite().all():
             own = math.inf
         facts = torch.tensor([[own, len(features)]], dtype=torch.float64)
         everyone = self.exchange.gather_rows(facts, [1] * self.exchange.size)
@@ -366,7 +367,9 @@ class ShardedLevel:
     def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
         """What brings the norm of the gradients of all shards' rows down to the limit, float32 []."""
         if not self._clip_norm:
-            return torch.ones((), device=rows.bias.device)
+            if self._one is None:
+                self._one = torch.ones((), device=rows.bias.device)
+            return self._one
         square = self._kernels.squares(rows, shard.leaf_rows, candidates, self.schedule, scale)
         norm = self.exchange.sum_alike(square).sqrt()
         return (self._clip_norm / norm).clamp(max=1).float()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cxml.errors import DivergenceError
+from cxml.fused import is_fused
 
 _MOST_IN_A_ROW = 3
 _REMEDY = (
@@ -39,17 +40,26 @@ class StepCheck:
         Args:
             losses: what has to be finite, float32 [n], the sums over all ranks.
         """
-        return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
+        if not is_fused(losses):
+            return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
+        from cxml.parallel import triton_ops  # noqa: PLC0415 - optional
 
-    def count(self, step: int, losses: Tensor, is_sound: Tensor) -> None:
-        """Take note of a step.
+        is_sound = torch.empty((), dtype=torch.bool, device=losses.device)
+        triton_ops.launch_judge_step(is_sound, losses, self._counts, _MOST_IN_A_ROW)
+        return is_sound
+
+    def count(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
+        """Take note of a step; returns this rank's losses, 0 if it did not count.
 
         Args:
             step: its number, from 1.
             losses: of the levels, float32 [levels], the sums over all ranks.
+            own_losses: this rank's, float32 [levels].
             is_sound: whether it counted, bool [].
         """
         self._num_steps += 1
+        if is_fused(losses):
+            return self._count_fused(step, losses, own_losses, is_sound)
         in_a_row, in_all, first = self._counts
         failed = ~is_sound
         is_first = failed & (in_a_row == 0)
@@ -59,6 +69,17 @@ class StepCheck:
         self._counts = torch.stack([rising, in_all + failed, torch.where(is_first, step, first)])
         if self._device.type == "cpu":
             self.report()
+        return torch.where(is_sound, own_losses, 0)
+
+    def _count_fused(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
+        from cxml.parallel import triton_ops  # noqa: PLC0415 - optional
+
+        self._losses = torch.zeros_like(losses) if self._losses is None else self._losses
+        told = torch.empty_like(own_losses)
+        triton_ops.launch_count_step(
+            self._counts, self._losses, told, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
+        )  # fmt: skip
+        return told
 
     def report(self, *, is_last: bool = False) -> None:
         """Tell of steps that did not count since the last time; waits for the device.

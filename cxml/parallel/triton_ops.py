@@ -13,10 +13,12 @@ import triton
 from torch import Tensor
 
 from cxml.parallel.triton_pairs import number_pairs, unpack_pairs
+from cxml.parallel.triton_step_check import count_step, judge_step
 from cxml.triton_operators import grid, operator
 
 _PAIRS = 128  # at a time
 _MOST_NODES = 1024
+_LOSSES = 16
 
 
 class RoutingShape(NamedTuple):
@@ -110,4 +112,50 @@ def launch_unpack_pairs(
         numbers, order, values, keys, leaf_offsets, owners, leaves, texts, own_values, truth,
         own.num_texts, own.num_nodes, num_pairs, len(keys), own.num_shards, own.most_leaves, own.num_positions,
         num_words, own.no_leaf, BY_TEXT=values.ndim == 1, BLOCK=_PAIRS, num_warps=4,
+    )  # fmt: skip
+
+
+def _judge_step(is_sound: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+    is_sound.copy_(losses.isfinite().all() & (counts[0] < most_in_a_row))
+
+
+@operator(
+    "Tensor(a!) is_sound, Tensor losses, Tensor counts, int most_in_a_row", ["is_sound"], _judge_step
+)  # fmt: skip
+def launch_judge_step(is_sound: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+    """Write bool []; see `judge_step`."""
+    grid(judge_step, 1)(
+        losses, counts, is_sound.view(torch.uint8), len(losses), most_in_a_row, BLOCK=_LOSSES, num_warps=1
+    )
+
+
+def _count_step(
+    counts: Tensor, first_losses: Tensor, told: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    most_in_a_row: int,
+) -> None:  # fmt: skip
+    told.zero_()
+    if is_sound:
+        told.copy_(own)
+        counts[0] = 0
+        return
+    if not counts[0]:
+        first_losses.copy_(losses)
+        counts[2] = step
+    counts[0] = min(int(counts[0]) + 1, most_in_a_row)
+    counts[1] += 1
+
+
+@operator(
+    "Tensor(a!) counts, Tensor(b!) first_losses, Tensor(c!) told, Tensor losses, Tensor own, Tensor is_sound, "
+    "int step, int most_in_a_row",
+    ["counts", "first_losses", "told"], _count_step,
+)  # fmt: skip
+def launch_count_step(
+    counts: Tensor, first_losses: Tensor, told: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    most_in_a_row: int,
+) -> None:  # fmt: skip
+    """Write counts int64 [3], and two lists of losses float32 [levels]; see `count_step`."""
+    grid(count_step, 1)(
+        losses, own, is_sound.view(torch.uint8), counts, first_losses, told, step, len(losses), most_in_a_row,
+        BLOCK=_LOSSES, num_warps=1,
     )  # fmt: skip

@@ -35,30 +35,32 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         DivergenceError: three steps in a row did not count; on a processor, elsewhere `StepCheck.report` raises it.
     """
     model = cast(CascadeXML, engine.module)
-    level_losses, is_sound, everywhere = torch.zeros((), device=ranks.device), None, None
+    level_losses, is_sound, everywhere = None, None, None
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
         engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
-        level_losses = level_losses + by_level / batch.global_size
+        own_losses = by_level / batch.global_size
+        level_losses = own_losses if level_losses is None else level_losses + own_losses
         if number == len(micro_batches):
             everywhere = _all_losses(level_losses, model.is_bounded(), ranks)
             is_sound = engine.step_check.judge(everywhere)
         is_sound = take_step(engine, is_sound)
     assert is_sound is not None, "a step has a micro-batch"
     assert everywhere is not None, "a step has a last micro-batch"
+    assert level_losses is not None, "a step has a micro-batch"
     model.finish_step(is_sound)
-    engine.step_check.count(step, everywhere[:-1], is_sound)
-    return torch.where(is_sound, level_losses, 0)
+    return engine.step_check.count(step, everywhere[:-1], level_losses, is_sound)
 
 
 def _all_losses(level_losses: Tensor, is_bounded: Tensor | None, ranks: Ranks) -> Tensor:
-    """The levels' mean losses over all ranks, and last infinity where an update is not bounded, else 0.
+    """The levels' mean losses over all ranks, and last minus infinity where an update is not bounded, else 0.
 
     float32 [levels + 1].
     """
-    losses = torch.nn.functional.pad(level_losses, (0, 1))
-    if is_bounded is not None:
-        losses[-1] = torch.where(is_bounded, 0.0, torch.inf)
+    if is_bounded is None:
+        losses = torch.nn.functional.pad(level_losses, (0, 1))
+    else:
+        losses = torch.cat([level_losses, is_bounded[None].log()])  # few launches: log(1) is 0
     if ranks.world_size > 1:
         dist.all_reduce(losses)
     return losses

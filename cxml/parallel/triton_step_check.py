@@ -1,0 +1,49 @@
+"""Triton kernels of `step_check`: one program each, for a handful of numbers."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["num_losses", "most_in_a_row"])
+def judge_step(losses, counts, is_sound, num_losses, most_in_a_row, BLOCK: tl.constexpr):
+    """Write whether all losses, float32 [num_losses], are finite and not too many steps before were unsound: uint8 []."""
+    worst = tl.zeros([BLOCK], tl.int32)
+    for first in range(0, num_losses, BLOCK):
+        places = first + tl.arange(0, BLOCK)
+        loss = tl.load(losses + places, places < num_losses, other=0)
+        worst += (loss - loss != 0).to(tl.int32)  # infinity minus itself is not a number
+    tl.store(is_sound, ((tl.sum(worst, 0) == 0) & (tl.load(counts) < most_in_a_row)).to(tl.uint8))
+
+
+@triton.jit(do_not_specialize=["num_losses", "most_in_a_row", "step"])
+def count_step(
+    losses, own, is_sound, counts, first_losses, told, step, num_losses, most_in_a_row, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Take note of a step.
+
+    Args:
+        losses: of all ranks, float32 [num_losses]; kept in `first_losses` if this is the first unsound step in a row.
+        own: this rank's, float32 [num_losses].
+        is_sound: uint8 [].
+        counts: int64 [3], unsound steps in a row and in all, and the first in the row.
+        first_losses: float32 [num_losses].
+        told: float32 [num_losses], `own` of a sound step, else 0.
+        step: the number of the step.
+        num_losses: levels.
+        most_in_a_row: at which the first count stops.
+        BLOCK: losses at a time.
+    """
+    failed = tl.load(is_sound) == 0
+    in_a_row, in_all, first = tl.load(counts), tl.load(counts + 1), tl.load(counts + 2)
+    is_first = failed & (in_a_row == 0)
+    tl.debug_barrier()  # all have read the counts before they are written
+    tl.store(counts, tl.where(failed, tl.minimum(in_a_row + 1, most_in_a_row), 0))
+    tl.store(counts + 1, in_all + failed.to(tl.int64))
+    tl.store(counts + 2, tl.where(is_first, step, first))
+    for begin in range(0, num_losses, BLOCK):
+        places = begin + tl.arange(0, BLOCK)
+        inside = places < num_losses
+        tl.store(first_losses + places, tl.load(losses + places, inside, other=0), inside & is_first)
+        tl.store(told + places, tl.where(failed, 0.0, tl.load(own + places, inside, other=0)), inside)
