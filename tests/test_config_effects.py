@@ -47,7 +47,7 @@ EFFECTS = {
     },
     HeadConfig: {
         "result": "candidates optimizer learning_rate weights second_moment clip_row_norm clip_global_norm",
-        "resumable": "implementation group_size",
+        "resumable": "implementation group_size shard_from",
         "none": "rows_in",
     },
     OptimConfig: {

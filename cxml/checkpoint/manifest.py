@@ -28,7 +28,7 @@ SKIPPED = "Use an older checkpoint, or train again with --force train."
 _T = TypeVar("_T")
 _FILE_BYTES = 1 << 28
 _TENSOR_ELEMENTS = 1 << 44
-_FILE_NAME = re.compile(r"[a-z_]{1,32}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
+_FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (

@@ -18,7 +18,9 @@ from torch import Tensor
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry, MappedFile
 from cxml.config import HeadConfig, OptimConfig
+from cxml.data import BatchLimits
 from cxml.errors import ConfigError, DataError
+from cxml.model import Leaves
 from cxml.optim import (
     CpuShortlistKernels,
     LeafRows,
@@ -197,9 +199,18 @@ class _Int8Level(ShardedLevel):
         self._rows = rows
         self._takes_all = scores_all
 
-    def predict(self, features_BD: Tensor, leaves, k: int, *, weighted: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `ShardedLevel.predict`."""
-        return super().predict(features_BD, None if self._takes_all else leaves, k, weighted=weighted)
+        wanted = None if self._takes_all else leaves
+        return super().predict(features_BD, wanted, k, weighted=weighted, limits=limits)
 
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """See `ShardedLevel.export_rows`."""

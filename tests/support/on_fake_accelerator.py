@@ -17,8 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import BertConfig
 
 from cxml.config import ModelConfig
-from cxml.data import Batch
+from cxml.data import Batch, BatchLimits
 from cxml.model import build_model
+from cxml.parallel import StepCheck
 from cxml.parallel.plain_engine import PlainEngine
 from cxml.tree import LabelTree, plan_splits
 from support.fake_accelerator import counted, fake_accelerator, one_launch
@@ -161,8 +162,9 @@ def differences(device):
 
 def train(model, device):
     engine = PlainEngine(
-        model, torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True), accumulation=1, clipping=1.0, is_bf16=False
-    )
+        model, torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True), StepCheck(device),
+        accumulation=1, clipping=1.0, is_bf16=False,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(3):
@@ -172,6 +174,7 @@ def train(model, device):
             label_values=torch.randint(60, (6,), generator=generator),
             label_offsets=torch.arange(7),
             global_size=6,
+            limits=BatchLimits(texts=6, labels=6, labels_of_a_text=1),
         )
         loss, by_level = engine(batch.to(device))
         engine.backward(loss / 6)
