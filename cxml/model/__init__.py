@@ -6,10 +6,11 @@ the best nodes (in training the true ones first) hand their children to the next
 
 from cxml.data.pretrained import read_encoder_config
 from cxml.model.build import build_model, check_weights_fit
-from cxml.model.cascade import CascadeXML, LevelPrediction
+from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
 from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead
+from cxml.model.prediction import LevelPrediction, on_host
 
 __all__ = [
     "CascadeXML",
@@ -25,5 +26,6 @@ __all__ = [
     "build_encoder",
     "build_model",
     "check_weights_fit",
+    "on_host",
     "read_encoder_config",
 ]

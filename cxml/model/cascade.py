@@ -6,7 +6,6 @@ Paper, section 3: level 0 scores all of its clusters; level l scores the childre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +17,7 @@ from cxml.fused import is_fused
 from cxml.model.encoder import TappedEncoder
 from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead, scores_whole_level
-from cxml.model.ranking import probabilities
+from cxml.model.prediction import LevelPrediction
 from cxml.model.shortlist import (
     Shortlist,
     every_node,
@@ -32,26 +31,6 @@ from cxml.model.shortlist import (
 from cxml.tree import LabelTree
 
 _BLOCK_ROWS = 65536
-
-
-@dataclass(frozen=True)
-class LevelPrediction:
-    """The best nodes of one level.
-
-    Attributes:
-        nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
-        logits: float32 [B, K], of the scores; -inf where there is none.
-        handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
-    """
-
-    nodes: Tensor
-    logits: Tensor
-    handed_down: Tensor | None = None
-
-    @property
-    def scores(self) -> Tensor:
-        """Probabilities, float32 [B, K] on the CPU; 0 where there is none."""
-        return probabilities(self.logits)
 
 
 class CascadeXML(nn.Module):
@@ -172,9 +151,7 @@ class CascadeXML(nn.Module):
             losses.append(loss)
         scale = self.level_weights[-1] / batch.global_size
         losses.append(
-            self.label_head.loss(
-                features[-1], leaves, label_keys, scale, losses_above=losses, limits=batch.limits
-            )
+            self.label_head.loss(features[-1], leaves, label_keys, scale, losses_above=losses, limits=batch.limits)
         )
         by_level = torch.stack(losses)
         return by_level @ self.get_buffer("loss_weights").to(by_level.dtype), by_level.detach()

@@ -40,7 +40,7 @@ class _LevelLoss(torch.autograd.Function):
     """The summed loss of texts, whose derivatives are taken in the same visit, and what `launch_level_loss` finds."""
 
     @staticmethod
-    def forward(ctx, logits, nodes, mask, keys, num_nodes, wanted, by_node):  # noqa: ANN001, ANN205
+    def forward(ctx, logits, nodes, mask, keys, num_nodes, wanted, by_node):  # noqa: ANN001, ANN205, PLR0917
         num_texts = len(logits)
         losses = logits.new_empty(num_texts, dtype=torch.float32)
         slopes = losses.new_empty(logits.shape)
@@ -57,7 +57,7 @@ class _LevelLoss(torch.autograd.Function):
         return losses.sum(), ranking, num_wanted
 
     @staticmethod
-    def backward(ctx, gradient, *_):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient, *_):  # noqa: ANN001, ANN002, ANN205
         (slopes,) = ctx.saved_tensors
         scaled = torch.mul(slopes, gradient, out=slopes.new_empty(slopes.shape, dtype=ctx.dtype))
         return scaled, None, None, None, None, None, None

@@ -23,7 +23,7 @@ from cxml.triton_operators import grid, operator
 
 _LABELS = 32  # of a text at a time, each compared with each
 _CHILDREN = 32
-_MOST_SLOTS = 1024
+_MOST_SLOTS = 512  # with more, threads spill
 
 
 def _positive_keys(

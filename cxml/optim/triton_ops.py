@@ -199,7 +199,9 @@ def loss_rows(weight: Tensor) -> int:
 def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
     """What kernels are compiled for, besides optimiser and rounding; `widest` is the most columns of a block."""
     width = weight.shape[1]
-    widest = widest if triton_operators.IS_COMPILED else 512  # the interpreter's time is per operation, whatever its size
+    widest = (
+        widest if triton_operators.IS_COMPILED else 512
+    )  # the interpreter's time is per operation, whatever its size
     block = min(widest, max(16, triton.next_power_of_2(width)))
     return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype == torch.bfloat16}
 

@@ -327,7 +327,9 @@ class ShardedLevel:
         """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
         if leaves is None:
             return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
-        return leaves.nodes.to(device), leaves.mask.to(device)
+        if device != leaves.nodes.device:  # one copy to wait for
+            return leaves.nodes.masked_fill(~leaves.mask, -1).to(device), None
+        return leaves.nodes, leaves.mask
 
     def _loss(
         self,

@@ -1,7 +1,7 @@
 """Triton kernels of the pairs of texts and leaves that go to the owners of rows, see `routing`.
 
-A pair's number is (owner, leaf of the owner, text) as one integer, so that sorted numbers are pairs in that order. Where
-there is no pair, the number is above that of every pair.
+A pair's number is (owner, leaf of the owner, text) as one integer, so that sorted numbers are pairs in that order.
+Where there is no pair, the number is above that of every pair.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def number_pairs(
         is_wanted = node >= 0
         if HAS_MASK:
             is_wanted = is_wanted & (tl.load(mask + cells, inside, other=0) != 0)
-        length += tl.load(leaf_offsets + node + 1, is_wanted, other=0) - tl.load(leaf_offsets + node, is_wanted, other=0)
+        length += tl.load(leaf_offsets + node + 1, is_wanted, other=0) - tl.load(
+            leaf_offsets + node, is_wanted, other=0
+        )
         number = (node % num_shards * most_leaves + node // num_shards) * num_texts + text
         tl.store(numbers + cells, tl.where(is_wanted, number, none), inside)
     tl.store(shares + text, 1.0 / tl.maximum(tl.sum(length, 0), 1).to(tl.float32))
@@ -97,4 +99,5 @@ def unpack_pairs(
         bits = bits | tl.where(key < last, tl.full([BLOCK], 1, tl.int32) << (key - first).to(tl.int32), 0)
         found += 1
         key = tl.load(positive_keys + found, is_pair & (found < num_keys), other=0x7FFFFFFFFFFFFFFF)
-    tl.store(truth + places * num_words + word, bits, inside & (word < num_words))
+    if word < num_words:
+        tl.store(truth + places * num_words + word, bits, inside)

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["num_losses", "most_in_a_row"])
 def judge_step(losses, counts, is_sound, num_losses, most_in_a_row, BLOCK: tl.constexpr):
-    """Write whether all losses, float32 [num_losses], are finite and not too many steps before were unsound: uint8 []."""
+    """Write uint8 []: whether all losses, float32 [num_losses], are finite, and few steps before were unsound."""
     worst = tl.zeros([BLOCK], tl.int32)
     for first in range(0, num_losses, BLOCK):
         places = first + tl.arange(0, BLOCK)
@@ -45,5 +45,6 @@ def count_step(
     for begin in range(0, num_losses, BLOCK):
         places = begin + tl.arange(0, BLOCK)
         inside = places < num_losses
-        tl.store(first_losses + places, tl.load(losses + places, inside, other=0), inside & is_first)
+        kept = tl.load(first_losses + places, inside, other=0)
+        tl.store(first_losses + places, tl.where(is_first, tl.load(losses + places, inside, other=0), kept), inside)
         tl.store(told + places, tl.where(failed, 0.0, tl.load(own + places, inside, other=0)), inside)

@@ -18,7 +18,7 @@ from cxml import storage
 from cxml.accelerators import device_of
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
-from cxml.model import CascadeXML, LevelPrediction
+from cxml.model import CascadeXML, LevelPrediction, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction.export import is_exported, read_exported, write_exported
@@ -228,9 +228,9 @@ class Predictor:
         labels = np.full((len(tokens), wanted), -1, np.int64)
         logits = np.full((len(tokens), wanted), -np.inf, np.float32)
         for rows, batch in self._batches(tokens):
-            best = self._model(batch, predict_k=wanted, beam=beam)[-1]
-            labels[rows] = best.nodes[: len(rows)].cpu().numpy()
-            logits[rows] = best.logits[: len(rows)].cpu().numpy()
+            (best,) = on_host(self._model(batch, predict_k=wanted, beam=beam)[-1:])
+            labels[rows] = best.nodes[: len(rows)].numpy()
+            logits[rows] = best.logits[: len(rows)].numpy()
         labels, logits = self._ranked(labels, logits)
         labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded, k)
         return Predictions(labels, scores, self.names)

@@ -14,7 +14,7 @@ from cxml.config import EvaluateConfig
 from cxml.console import track
 from cxml.data import Batch, EvalLoader, ShardedDataset
 from cxml.metrics import MetricSums, metric_sums
-from cxml.model import LevelPrediction
+from cxml.model import LevelPrediction, on_host
 from cxml.parallel import Ranks
 from cxml.tree import LabelTree
 
@@ -46,13 +46,13 @@ def predict_split(predict: Predict, loader: EvalLoader, k: int, tree: LabelTree,
     batches = track(loader, len(loader), "predict") if ranks.is_first else loader
     for indices, batch in batches:
         rows.append(indices)
-        found = predict(batch.to(ranks.device), k)
+        found = on_host(predict(batch.to(ranks.device), k))
         predictions.append([_first(p, len(indices)) for p in found])
         reached += _count_reached(batch, len(indices), found, clusters)
     by_level = list(zip(*predictions, strict=True))
     return SplitPrediction(
         rows=np.concatenate(rows),
-        nodes=[torch.cat([p.nodes for p in level]).cpu().numpy() for level in by_level],
+        nodes=[torch.cat([p.nodes for p in level]).numpy() for level in by_level],
         scores=[torch.cat([p.scores for p in level]).numpy() for level in by_level],
         reached=reached,
     )
@@ -70,7 +70,7 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
     reached = []
     for level, own in zip(found, clusters, strict=False):
         assert level.handed_down is not None, "a level of clusters"
-        handed_down = level.handed_down.cpu().numpy()
+        handed_down = level.handed_down.numpy()
         reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
     return np.array(reached, np.int64)
 

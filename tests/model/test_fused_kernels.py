@@ -50,7 +50,7 @@ TREES = {  # children of the nodes of each level of clusters
 LABELS = {  # of each text
     "one text": lambda n: [[n - 1]],
     "text without labels": lambda n: [[0], [], [n - 1, 1]],
-    "no labels at all": lambda n: [[], []],
+    "no labels at all": lambda _: [[], []],
     "every label": lambda n: [[2], list(range(n)), [1, 0]],
 }
 
@@ -111,7 +111,7 @@ def make_shortlist(width, device, num_texts=4, seed=0):
 
 def make_keys(shortlist, device, repeats=True):
     """True nodes: many of the first text, repeated, one that is not in the shortlist, none of the third text."""
-    own = [shortlist.nodes[0][::2].tolist() + [NUM_NODES - 1], shortlist.nodes[1][:1].tolist(), [], [0]]
+    own = [[*shortlist.nodes[0][::2].tolist(), NUM_NODES - 1], shortlist.nodes[1][:1].tolist(), [], [0]]
     keys = [text * NUM_NODES + node for text, nodes in enumerate(own[: len(shortlist.nodes)]) for node in nodes]
     return torch.tensor(sorted(keys + keys[:3] * repeats), dtype=torch.int64, device=device)
 

@@ -1,0 +1,66 @@
+"""The launches of the kernels that stand for many small operations, as a training on an accelerator makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from support.ahead_of_time import Launch, recorded_launches
+
+from cxml.model import HandDown, triton_ops
+from cxml.model.fused_level import loss_and_choice
+from cxml.model.shortlist import Shortlist
+from cxml.parallel import triton_ops as parallel_ops
+from cxml.parallel.fused_pairs import sort_pairs
+
+_TEXTS, _NODES = 8, 2000  # more nodes than a block
+
+
+def fused_launches() -> Iterator[tuple[str, Launch]]:
+    """Each way that each kernel is compiled, with words for it."""
+    with recorded_launches() as launches:
+        _positive_keys()
+        _levels()
+        _pairs()
+        _step_check()
+    seen = set()
+    for launch in launches:
+        types = tuple(getattr(value, "dtype", type(value)) for value in launch.arguments.values())
+        key = (launch.name, types, tuple(launch.constants.items()))
+        if key not in seen:
+            seen.add(key)
+            yield ", ".join(f"{name} {value}" for name, value in launch.constants.items()), launch
+
+
+def _positive_keys() -> None:
+    values, label_offsets = torch.zeros(32, dtype=torch.int64), torch.arange(_TEXTS + 1) * 4
+    for levels in (1, 3):
+        keys = torch.empty(levels, len(values), dtype=torch.int64)
+        triton_ops.launch_positive_keys(keys, values, torch.arange(_NODES), label_offsets, values, values[:levels])
+
+
+def _levels() -> None:
+    nodes = torch.zeros(_TEXTS, _NODES, dtype=torch.int64)
+    mask = torch.ones_like(nodes, dtype=torch.bool)
+    shortlist, offsets = Shortlist(nodes, mask, nodes.clone()), torch.arange(_NODES + 1)
+    triton_ops.launch_expand_children(nodes.clone(), mask.clone(), nodes.clone(), offsets, nodes, mask)
+    for form in (torch.float32, torch.bfloat16):
+        for own, width in ((None, _NODES), (shortlist, _NODES), (shortlist, 2 * _NODES)):
+            logits = torch.zeros(_TEXTS, width, dtype=form)
+            for is_forced in (True, False):
+                loss_and_choice(logits, own, nodes[0], width, HandDown(64, is_forced, most_true=1500))
+
+
+def _pairs() -> None:
+    nodes = torch.zeros(_TEXTS, 64, dtype=torch.int64)
+    shape = parallel_ops.RoutingShape(*nodes.shape, 1, _NODES, 8 * _NODES, _NODES)
+    offsets = torch.arange(_NODES + 1)
+    for mask in (None, nodes == 0):
+        for logits in (None, nodes.float()):
+            sort_pairs(offsets, nodes, mask, nodes[0], logits, shape=shape, num_words=2)
+
+
+def _step_check() -> None:
+    losses, counts, is_sound = torch.zeros(4), torch.zeros(3, dtype=torch.int64), torch.tensor(True)
+    parallel_ops.launch_judge_step(is_sound, losses, counts, 3)
+    parallel_ops.launch_count_step(counts, losses, losses.clone(), losses.clone(), losses.clone(), is_sound, 5, 3)

@@ -1,0 +1,45 @@
+"""What the model predicts, level by level, and its way to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cxml.model.ranking import probabilities
+
+
+@dataclass(frozen=True)
+class LevelPrediction:
+    """The best nodes of one level.
+
+    Attributes:
+        nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
+        logits: float32 [B, K], of the scores; -inf where there is none.
+        handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
+    """
+
+    nodes: Tensor
+    logits: Tensor
+    handed_down: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """Probabilities, float32 [B, K] on the CPU; 0 where there is none."""
+        return probabilities(self.logits)
+
+
+def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
+    """The same in host memory: all of it is one copy from an accelerator, since the host waits for each."""
+    if levels[0].nodes.device.type == "cpu":
+        return list(levels)
+    parts = [part for level in levels for part in (level.nodes, level.logits.view(torch.int32), level.handed_down)]
+    there = [part for part in parts if part is not None]
+    copied = torch.cat(there, dim=1).cpu().split([part.shape[1] for part in there], dim=1)
+    found, levels_on_host = iter(copied), []
+    for level in levels:
+        nodes, logits = next(found), next(found).int().view(torch.float32)
+        levels_on_host.append(LevelPrediction(nodes, logits, None if level.handed_down is None else next(found)))
+    return levels_on_host
