@@ -1,0 +1,62 @@
+"""What a step costs an accelerator and its host: no waits, no copies, few launches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils import backend_registration
+
+pytest.importorskip("triton")
+if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+    pytest.skip("this PyTorch knows no devices written in Python", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, sys
+from device_step import counts_of
+found = counts_of(*sys.argv[1:])
+print(json.dumps({name: counts.totals() | {"where": counts.launches} for name, counts in found.items()}))
+"""
+MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see that a level adds few
+    "three levels": 75,
+    "all labels": 100,
+    "four levels": 90,
+    "two micro-batches": 135,
+    "clipped": 80,
+    "rows clipped": 85,
+    "four ranks, two copies": 140,
+}
+PREDICTED = {"three levels, predicted": 170, "all labels, predicted": 150, "four levels, predicted": 230}
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What the benchmark counts, in a process of its own: the pretended device stays registered."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *MOST_LAUNCHES],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", MOST_LAUNCHES)
+def test_a_training_step_waits_for_nothing_and_launches_little(found, case):
+    counts = found[case]
+    assert [counts[kind] for kind in ("blocking", "to_host", "pageable", "numpy")] == [0] * 4
+    assert counts["launches"] <= MOST_LAUNCHES[case], counts["where"]
+
+
+@pytest.mark.parametrize("case", PREDICTED)
+def test_a_prediction_copies_its_results_once(found, case):
+    counts = found[case]
+    assert [counts[kind] for kind in ("blocking", "to_host", "pageable", "numpy")] == [1, 1, 0, 0]
+    assert counts["launches"] <= PREDICTED[case], counts["where"]
+
+
+def test_no_case_goes_unmentioned(found):
+    assert found.keys() == MOST_LAUNCHES.keys() | PREDICTED.keys()
