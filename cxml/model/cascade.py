@@ -182,12 +182,16 @@ class CascadeXML(nn.Module):
     ) -> tuple[Tensor, Leaves]:
         from cxml.model.fused_level import loss_and_choice  # noqa: PLC0415 - optional
 
-        size, shortlist = self.level_sizes[level], None
-        if above is not None:
-            shortlist = self._shortlist(level, above, features_BD)
-        is_whole = shortlist is None or scores_whole_level(size, shortlist.nodes)
-        logits = self.cluster_heads[level](features_BD, None if is_whole else shortlist.nodes)
-        return loss_and_choice(logits, shortlist, keys, size, wanted)
+        logits, shortlist = self._fused_logits(level, features_BD, above)
+        return loss_and_choice(logits, shortlist, keys, self.level_sizes[level], wanted)
+
+    def _fused_logits(
+        self, level: int, features_BD: Tensor, above: Leaves | None
+    ) -> tuple[Tensor, Shortlist | None]:  # fmt: skip
+        """Logits of the level's nodes or of the shortlist's, and the shortlist; None for all nodes."""
+        shortlist = None if above is None else self._shortlist(level, above, features_BD)
+        is_whole = shortlist is None or scores_whole_level(self.level_sizes[level], shortlist.nodes)
+        return self.cluster_heads[level](features_BD, None if is_whole else shortlist.nodes), shortlist
 
     def _predict(
         self, features: list[Tensor], k: int, beam: tuple[int, ...], limits: BatchLimits
@@ -198,21 +202,31 @@ class CascadeXML(nn.Module):
         for level in range(len(self.level_sizes) - 1):
             wanted = HandDown(beam[level])
             if level < len(self.cluster_heads):
-                shortlist = self._shortlist(level, leaves, features[level])
-                logits = self._cluster_logits(level, features[level], shortlist)
-                best = shortlist.best(logits, leaves.logits if is_weighted and leaves is not None else None, k)
-                leaves = self._hand_down(wanted, shortlist, logits, None)
+                parents = leaves.logits if is_weighted and leaves is not None else None
+                *best, leaves = self._best_and_choice(level, features[level], leaves, parents, k, wanted)
             else:
                 own = self.cluster_levels[level - len(self.cluster_heads)]
-                nodes, scores, leaves = own.best_and_choice(
+                *best, leaves = own.best_and_choice(
                     features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
                 )
-                best = nodes, scores
             handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
             predictions.append(LevelPrediction(*best, handed_down))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, logits)]
+
+    def _best_and_choice(
+        self, level: int, features_BD: Tensor, above: Leaves | None, parents: Tensor | None, k: int, wanted: HandDown
+    ) -> tuple[Tensor, Tensor, Leaves]:
+        """The best nodes of a level of clusters and their scores, and what it hands down."""
+        if is_fused(features_BD):
+            from cxml.model.fused_level import best_and_choice  # noqa: PLC0415 - optional
+
+            logits, shortlist = self._fused_logits(level, features_BD, above)
+            return best_and_choice(logits, shortlist, parents, k, wanted)
+        shortlist = self._shortlist(level, above, features_BD)
+        logits = self._cluster_logits(level, features_BD, shortlist)
+        return *shortlist.best(logits, parents, k), self._hand_down(wanted, shortlist, logits, None)
 
     def _shortlist(self, level: int, above: Leaves | None, features_BD: Tensor) -> Shortlist:
         if above is None:

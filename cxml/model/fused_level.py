@@ -1,6 +1,7 @@
-"""The training of a level of clusters that every process holds, on an accelerator: three launches behind the logits.
+"""The work behind the logits of a level of clusters that every process holds, on an accelerator, in few launches.
 
-The same numbers as `shortlist_loss` and `select_slots` give, up to the order of sums and of equal logits.
+The same numbers as `shortlist_loss`, `select_slots` and `Shortlist.best` give, up to the order of sums and of equal
+logits, and to roundings of the exponential function.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cxml.model import triton_ops
+from cxml.model import triton_ranking_ops as ops
 from cxml.model.label_head import HandDown, Leaves
 from cxml.model.shortlist import Shortlist
 
@@ -30,10 +32,45 @@ def loss_and_choice(
     logits = logits.contiguous()
     loss, ranking, num_wanted = _LevelLoss.apply(logits, nodes, mask, keys, num_nodes, wanted, by_node)
     slots = ranking.topk(min(wanted.most, ranking.shape[1]), dim=1).indices
-    chosen, own = slots.new_empty(slots.shape), ranking.new_empty(slots.shape)
+    return loss, _chosen(slots, logits.detach(), nodes, mask, num_wanted, by_node=by_node)
+
+
+def best_and_choice(
+    logits: Tensor, shortlist: Shortlist | None, parent_logits_BK: Tensor | None, k: int, wanted: HandDown
+) -> tuple[Tensor, Tensor, Leaves]:
+    """The k best nodes int64 [B, k] with their scores float32 [B, k], see `Shortlist.best`, and those handed down.
+
+    Args:
+        logits: see `loss_and_choice`.
+        shortlist: see there.
+        parent_logits_BK: float32, of the nodes handed down by the level above; None for unweighted scores.
+        k: nodes wanted.
+        wanted: what to hand down.
+    """
+    by_node = shortlist is None or logits.shape != shortlist.nodes.shape
+    nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
+    parents = None if shortlist is None or parent_logits_BK is None else shortlist.parent_slots
+    logits = logits.contiguous()
+    shape = logits.shape if nodes is None else nodes.shape
+    keys = torch.empty(shape, dtype=torch.int64, device=logits.device)
+    ranking = logits.new_empty(shape, dtype=torch.float32)
+    ops.launch_rank_nodes(keys, ranking, logits, nodes, mask, parents, parent_logits_BK, by_node)
+    found = keys.topk(min(k, shape[1]), dim=1)
+    best, scores = keys.new_empty(shape[0], k), ranking.new_empty(shape[0], k)
+    ops.launch_best_nodes(best, scores, found.values, found.indices, nodes)
+    slots = ranking.topk(min(wanted.size, shape[1]), dim=1).indices
+    return best, scores, _chosen(slots, logits, nodes, mask, None, by_node=by_node)
+
+
+def _chosen(
+    slots: Tensor, logits: Tensor, nodes: Tensor | None, mask: Tensor | None, num_wanted: Tensor | None, *,
+    by_node: bool,
+) -> Leaves:  # fmt: skip
+    """The nodes of slots [B, K]."""
+    chosen, own = slots.new_empty(slots.shape), logits.new_empty(slots.shape, dtype=torch.float32)
     is_chosen = slots.new_empty(slots.shape, dtype=torch.bool)
-    triton_ops.launch_hand_down(chosen, is_chosen, own, slots, logits.detach(), nodes, mask, num_wanted, by_node)
-    return loss, Leaves(chosen, is_chosen, own)
+    triton_ops.launch_hand_down(chosen, is_chosen, own, slots, logits, nodes, mask, num_wanted, by_node)
+    return Leaves(chosen, is_chosen, own)
 
 
 class _LevelLoss(torch.autograd.Function):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cxml.fused import is_fused
+
 NO_KEY = -(2**63)
 """Below the key of every score: marks a place without a node."""
 _LOWEST = -(2**31)
@@ -34,8 +36,32 @@ def ranking_keys(scores: Tensor, own: Tensor) -> Tensor:
     return (_ordered(scores) << 32) + _ordered(own) - _LOWEST
 
 
+def pair_keys(logits_PW: Tensor, positions_PW: Tensor, parent_logits_P: Tensor | None = None) -> Tensor:
+    """The keys of pairs' rows, int64 [P, W]; with logits of their leaves those of the weighted scores.
+
+    Args:
+        logits_PW: float32.
+        positions_PW: int64, -1 where there is no row: `NO_KEY`.
+        parent_logits_P: float32.
+    """
+    if not is_fused(logits_PW):
+        scores = logits_PW if parent_logits_P is None else joint_logit(logits_PW, parent_logits_P[:, None])
+        return ranking_keys(scores, logits_PW).masked_fill(positions_PW < 0, NO_KEY)
+    from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
+
+    keys = torch.empty_like(positions_PW)
+    triton_ranking_ops.launch_rank_pairs(keys, logits_PW, positions_PW, parent_logits_P)
+    return keys
+
+
 def scores_of(keys: Tensor) -> Tensor:
     """The scores that `ranking_keys` were made of, as logits: float32, -inf for `NO_KEY`."""
+    if is_fused(keys):
+        from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
+
+        scores = torch.empty(keys.shape, dtype=torch.float32, device=keys.device)
+        triton_ranking_ops.launch_key_scores(scores, keys.contiguous())
+        return scores
     high = keys >> 32
     bits = torch.where(high < 0, high ^ 0x7FFFFFFF, high).int()
     return bits.view(torch.float32).masked_fill(keys == NO_KEY, -torch.inf)

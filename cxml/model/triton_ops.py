@@ -69,7 +69,7 @@ def launch_expand_children(
     """Write the children of nodes [B, K], [B, C] with the least C that is known to hold them: a `Shortlist`."""
     grid(expand_children, len(nodes))(
         offsets, nodes, mask.view(torch.uint8), children, is_child.view(torch.uint8), parent_slots, nodes.shape[1],
-        children.shape[1], BLOCK=_block(nodes.shape[1], 64), CHILDREN=_CHILDREN, num_warps=4,
+        children.shape[1], BLOCK=block(nodes.shape[1], 64), CHILDREN=_CHILDREN, num_warps=4,
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _level_loss(
     losses: Tensor, slopes: Tensor, ranking: Tensor, num_wanted: Tensor, logits: Tensor, nodes: Tensor | None,
     mask: Tensor | None, keys: Tensor, num_nodes: int, wanted: int, by_node: bool, is_forced: bool,
 ) -> None:  # fmt: skip
-    shortlist = _shortlist(ranking, nodes, mask)
+    shortlist = shortlist_of(ranking, nodes, mask)
     truth = is_positive(shortlist, keys, num_nodes) if len(keys) else torch.zeros_like(shortlist.mask)
     own = logits.gather(1, shortlist.nodes) if by_node else logits
     found = shortlist_losses(own, truth, shortlist.mask)
@@ -100,52 +100,56 @@ def launch_level_loss(
     """Write losses float32 [B], slopes float32 like logits, ranking float32 [B, C], num_wanted int32 [B]."""
     width = ranking.shape[1]
     grid(level_loss, len(logits))(
-        logits, *_pointers(logits, nodes, mask), keys, losses, slopes, ranking, num_wanted, len(keys), num_nodes, width,
+        logits, *pointers(logits, nodes, mask), keys, losses, slopes, ranking, num_wanted, len(keys), num_nodes, width,
         logits.shape[1], wanted, HAS_NODES=nodes is not None, BY_NODE=by_node, IS_FORCED=is_forced,
-        BLOCK=_block(width, _MOST_SLOTS), num_warps=4,
+        BLOCK=block(width, _MOST_SLOTS), num_warps=4,
     )  # fmt: skip
 
 
 def _hand_down(
     chosen: Tensor, is_chosen: Tensor, own: Tensor, slots: Tensor, logits: Tensor, nodes: Tensor | None,
-    mask: Tensor | None, num_wanted: Tensor, by_node: bool,
+    mask: Tensor | None, num_wanted: Tensor | None, by_node: bool,
 ) -> None:  # fmt: skip
-    shortlist = _shortlist(logits, nodes, mask)
+    shortlist = shortlist_of(logits, nodes, mask)
     own.copy_((logits.gather(1, shortlist.nodes) if by_node else logits).gather(1, slots))
-    is_chosen.copy_((torch.arange(slots.shape[1]) < num_wanted[:, None]) & shortlist.mask.gather(1, slots))
+    counts = shortlist.mask.gather(1, slots)
+    if num_wanted is not None:
+        counts &= torch.arange(slots.shape[1]) < num_wanted[:, None]
+    is_chosen.copy_(counts)
     chosen.copy_(shortlist.nodes.gather(1, slots).masked_fill(~is_chosen, 0))
 
 
 @operator(
     "Tensor(a!) chosen, Tensor(b!) is_chosen, Tensor(c!) own, Tensor slots, Tensor logits, Tensor? nodes, "
-    "Tensor? mask, Tensor num_wanted, bool by_node",
+    "Tensor? mask, Tensor? num_wanted, bool by_node",
     ["chosen", "is_chosen", "own"], _hand_down,
 )  # fmt: skip
 def launch_hand_down(
     chosen: Tensor, is_chosen: Tensor, own: Tensor, slots: Tensor, logits: Tensor, nodes: Tensor | None,
-    mask: Tensor | None, num_wanted: Tensor, by_node: bool,
+    mask: Tensor | None, num_wanted: Tensor | None, by_node: bool,
 ) -> None:  # fmt: skip
     """Write nodes int64, their mask bool and their logits float32 of chosen slots, all [B, K]."""
     width = logits.shape[1] if nodes is None else nodes.shape[1]
     grid(hand_down, len(slots))(
-        slots, logits, *_pointers(logits, nodes, mask), num_wanted, chosen, is_chosen.view(torch.uint8), own,
-        slots.shape[1], width, logits.shape[1], HAS_NODES=nodes is not None, BY_NODE=by_node,
-        BLOCK=_block(slots.shape[1], _MOST_SLOTS), num_warps=4,
+        slots, logits, *pointers(logits, nodes, mask), slots if num_wanted is None else num_wanted, chosen,
+        is_chosen.view(torch.uint8), own, slots.shape[1], width, logits.shape[1], HAS_NODES=nodes is not None,
+        BY_NODE=by_node, IS_COUNTED=num_wanted is not None,
+        BLOCK=block(slots.shape[1], _MOST_SLOTS), num_warps=4,
     )  # fmt: skip
 
 
-def _shortlist(like: Tensor, nodes: Tensor | None, mask: Tensor | None) -> Shortlist:
+def shortlist_of(like: Tensor, nodes: Tensor | None, mask: Tensor | None) -> Shortlist:
     """The shortlist, of as many columns as `like` [B, C] if it is the whole level."""
     if nodes is None or mask is None:
         return every_node(like.shape[1], len(like), like.device)
     return Shortlist(nodes, mask, nodes)
 
 
-def _pointers(logits: Tensor, nodes: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def pointers(logits: Tensor, nodes: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Nodes and mask, or anything else where a kernel does not look at them."""
     return (logits, logits) if nodes is None or mask is None else (nodes, mask.view(torch.uint8))
 
 
-def _block(width: int, most: int) -> int:
+def block(width: int, most: int) -> int:
     """Columns at a time: a power of two, to which kernels are compiled."""
     return min(most, max(16, triton.next_power_of_2(width)))

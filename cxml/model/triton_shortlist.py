@@ -127,7 +127,7 @@ def level_loss(
     length = tl.zeros([BLOCK], tl.int32)
     for first in range(0, width, BLOCK):
         slots = first + tl.arange(0, BLOCK)
-        length += _is_node(mask, text, slots, width, HAS_NODES).to(tl.int32)
+        length += is_node(mask, text, slots, width, HAS_NODES).to(tl.int32)
     share = 1.0 / tl.sum(length, 0).to(tl.float32)
     if BY_NODE and HAS_NODES:
         for first in range(0, row, BLOCK):
@@ -138,7 +138,7 @@ def level_loss(
     num_true = tl.zeros([BLOCK], tl.int32)
     for first in range(0, width, BLOCK):
         slots = first + tl.arange(0, BLOCK)
-        exists = _is_node(mask, text, slots, width, HAS_NODES)
+        exists = is_node(mask, text, slots, width, HAS_NODES)
         node = slots.to(tl.int64)
         if HAS_NODES:
             node = tl.load(nodes + text * width + slots, exists, other=0)
@@ -164,7 +164,7 @@ def level_loss(
 
 
 @triton.jit
-def _is_node(mask, text, slots, width, HAS_NODES: tl.constexpr):
+def is_node(mask, text, slots, width, HAS_NODES: tl.constexpr):
     """Which slots of a text hold a node."""
     inside = slots < width
     if HAS_NODES:
@@ -175,14 +175,15 @@ def _is_node(mask, text, slots, width, HAS_NODES: tl.constexpr):
 @triton.jit(do_not_specialize=_CHANGING)
 def hand_down(
     slots, logits, nodes, mask, num_wanted, chosen, is_chosen, own, num_chosen, width, row,
-    HAS_NODES: tl.constexpr, BY_NODE: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_NODES: tl.constexpr, BY_NODE: tl.constexpr, IS_COUNTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write the nodes of chosen slots int64, their mask uint8, and their logits float32, all [B, num_chosen].
 
-    `slots` are int64 [B, num_chosen], best first; a text's first `num_wanted` count. The rest is as in `level_loss`.
+    `slots` are int64 [B, num_chosen], best first; with IS_COUNTED a text's first `num_wanted` count, int32 [B], else
+    all. The rest is as in `level_loss`.
     """
     text = tl.program_id(0).to(tl.int64)
-    wanted = tl.load(num_wanted + text)
+    wanted = tl.load(num_wanted + text) if IS_COUNTED else num_chosen
     for first in range(0, num_chosen, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         inside = columns < num_chosen

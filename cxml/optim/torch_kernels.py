@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxml.model.ranking import NO_KEY, joint_logit, ranking_keys
+from cxml.fused import is_fused
+from cxml.model.ranking import NO_KEY, pair_keys, ranking_keys
 from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors, pending_decay, update_run
@@ -163,12 +164,9 @@ def best_of_pairs(
     candidates: Shortlists, logits: Tensor, positions: Tensor, k: int, parent_logits: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`RowKernels.best` from logits, float32 [P, W], and positions, int64 [P, W], -1 where there is no row."""
-    keys = ranking_keys(logits if parent_logits is None else joint_logit(logits, parent_logits[:, None]), logits)
+    keys = pair_keys(logits, positions, parent_logits)
     texts = candidates.texts[:, None].expand_as(keys)
-    return best_per_text(
-        len(candidates.features), texts.flatten(), keys.masked_fill(positions < 0, NO_KEY).flatten(),
-        positions.flatten(), k,
-    )  # fmt: skip
+    return best_per_text(len(candidates.features), texts.flatten(), keys.flatten(), positions.flatten(), k)
 
 
 def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -189,6 +187,12 @@ def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor
     place = positions.argsort(stable=True)
     place = place[keys[place].argsort(descending=True, stable=True)]
     of_text, order = texts[place].sort(stable=True)
+    if is_fused(keys):
+        from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
+
+        best, found = (keys.new_empty(num_texts, k) for _ in range(2))
+        triton_ranking_ops.launch_take_best(best, found, of_text, order, place, keys, positions)
+        return best, found
     place = F.pad(place[order], (0, 1))
     bounds = torch.searchsorted(of_text, torch.arange(num_texts + 1, device=texts.device, dtype=texts.dtype))
     chosen = bounds[:-1, None] + torch.arange(k, device=texts.device)
