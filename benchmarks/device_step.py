@@ -97,6 +97,7 @@ CASES = (
     Case(name="three levels", predicts=True),
     Case(name="all labels", head={"candidates": "all"}, predicts=True),
     Case(name="four levels", level_sizes=(8, 24, 64), handed_down=(6, 16, WANTED), predicts=True),
+    Case(name="clusters shared out", head={"shard_from": 32}),
     Case(name="two micro-batches", train={"accumulation": 2}),
     Case(name="clipped", train={"gradient_clipping": 1.0}),
     Case(name="rows clipped", head={"clip_global_norm": 1.0}),

@@ -202,8 +202,7 @@ class CascadeXML(nn.Module):
         for level in range(len(self.level_sizes) - 1):
             wanted = HandDown(beam[level])
             if level < len(self.cluster_heads):
-                parents = leaves.logits if is_weighted and leaves is not None else None
-                *best, leaves = self._best_and_choice(level, features[level], leaves, parents, k, wanted)
+                *best, leaves = self._best_and_choice(level, features[level], leaves, k, wanted)
             else:
                 own = self.cluster_levels[level - len(self.cluster_heads)]
                 *best, leaves = own.best_and_choice(
@@ -216,9 +215,10 @@ class CascadeXML(nn.Module):
         return [*predictions, LevelPrediction(labels, logits)]
 
     def _best_and_choice(
-        self, level: int, features_BD: Tensor, above: Leaves | None, parents: Tensor | None, k: int, wanted: HandDown
+        self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: HandDown
     ) -> tuple[Tensor, Tensor, Leaves]:
         """The best nodes of a level of clusters and their scores, and what it hands down."""
+        parents = above.logits if self.scoring == "weighted" and above is not None else None
         if is_fused(features_BD):
             from cxml.model.fused_level import best_and_choice  # noqa: PLC0415 - optional
 

@@ -36,21 +36,28 @@ def ranking_keys(scores: Tensor, own: Tensor) -> Tensor:
     return (_ordered(scores) << 32) + _ordered(own) - _LOWEST
 
 
-def pair_keys(logits_PW: Tensor, positions_PW: Tensor, parent_logits_P: Tensor | None = None) -> Tensor:
+def pair_keys(
+    logits_PW: Tensor, positions_PW: Tensor, parent_logits_P: Tensor | None = None, truth: Tensor | None = None
+) -> Tensor:
     """The keys of pairs' rows, int64 [P, W]; with logits of their leaves those of the weighted scores.
 
     Args:
         logits_PW: float32.
         positions_PW: int64, -1 where there is no row: `NO_KEY`.
         parent_logits_P: float32.
+        truth: int32 [P, words], bit r % 32 of word r // 32 set if row r is true: then its score is infinity.
     """
     if not is_fused(logits_PW):
         scores = logits_PW if parent_logits_P is None else joint_logit(logits_PW, parent_logits_P[:, None])
+        if truth is not None:
+            columns = torch.arange(logits_PW.shape[1], device=logits_PW.device)
+            bits = truth[:, columns // 32].bitwise_right_shift(columns.int() % 32) & 1
+            scores = scores.masked_fill(bits.bool(), torch.inf)
         return ranking_keys(scores, logits_PW).masked_fill(positions_PW < 0, NO_KEY)
     from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
 
     keys = torch.empty_like(positions_PW)
-    triton_ranking_ops.launch_rank_pairs(keys, logits_PW, positions_PW, parent_logits_P)
+    triton_ranking_ops.launch_rank_pairs(keys, logits_PW, positions_PW, parent_logits_P, truth)
     return keys
 
 

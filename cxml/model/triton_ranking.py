@@ -7,7 +7,9 @@ import triton.language as tl
 
 from cxml.model.triton_shortlist import is_node, lower_bound
 
-_CHANGING = ["num_parents", "width", "row", "num_cells", "num_found", "num_best"]  # must not compile anew
+_CHANGING = [
+    "num_parents", "width", "row", "num_cells", "num_words", "num_found", "num_best", "wanted",
+]  # values of these must not compile anew  # fmt: skip
 _NO_KEY = tl.constexpr(-(2**63))
 _SIGN = tl.constexpr(0x7FFFFFFF)
 
@@ -40,6 +42,13 @@ def _score(key):
     high = (key >> 32).to(tl.int32)
     bits = tl.where(high < 0, high ^ _SIGN, high)
     return tl.where(key == _NO_KEY, float("-inf"), bits.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def _own(key):
+    """The logit of a key's node, float32."""
+    low = ((key & 0xFFFFFFFF) - 0x80000000).to(tl.int32)
+    return tl.where(low < 0, low ^ _SIGN, low).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=_CHANGING)
@@ -87,15 +96,23 @@ def best_nodes(
 
 @triton.jit(do_not_specialize=_CHANGING)
 def rank_pairs(
-    logits, positions, parent_logits, keys, num_cells, width, HAS_PARENTS: tl.constexpr, BLOCK: tl.constexpr
+    logits, positions, parent_logits, truth, keys, num_cells, width, num_words,
+    HAS_PARENTS: tl.constexpr, HAS_TRUTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the keys of pairs' rows, int64 [P, width], from logits and positions of this shape; -1 is no row."""
+    """Write the keys of pairs' rows, int64 [P, width], from logits and positions of this shape; -1 is no row.
+
+    With HAS_TRUTH, int32 [P, num_words] as in `Shortlists`, true rows have the score infinity.
+    """
     cells = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = cells < num_cells
     own = tl.load(logits + cells, inside, other=0)
     score = own
     if HAS_PARENTS:
         score = _joint_logit(own, tl.load(parent_logits + cells // width, inside, other=0))
+    if HAS_TRUTH:
+        column = cells % width
+        words = tl.load(truth + cells // width * num_words + column // 32, inside, other=0)
+        score = tl.where((words >> (column % 32).to(tl.int32)) & 1 != 0, float("inf"), score)
     exists = tl.load(positions + cells, inside, other=-1) >= 0
     tl.store(keys + cells, tl.where(exists, _key(score, own), _NO_KEY), inside)
 
@@ -106,6 +123,34 @@ def key_scores(keys, scores, num_cells, BLOCK: tl.constexpr):
     cells = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = cells < num_cells
     tl.store(scores + cells, _score(tl.load(keys + cells, inside, other=_NO_KEY)), inside)
+
+
+@triton.jit(do_not_specialize=_CHANGING)
+def choose_keys(
+    keys, nodes, chosen, is_chosen, own, num_found, wanted, IS_FORCED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Write the nodes int64 of sorted keys [B, num_found], their mask uint8 and their own logits float32, 0 for none.
+
+    The first `wanted` of a text are chosen, with IS_FORCED all of the score infinity too.
+    """
+    text = tl.program_id(0).to(tl.int64)
+    most = wanted
+    if IS_FORCED:
+        forced = tl.zeros([BLOCK], tl.int32)
+        for first in range(0, num_found, BLOCK):
+            columns = first + tl.arange(0, BLOCK)
+            key = tl.load(keys + text * num_found + columns, columns < num_found, other=_NO_KEY)
+            forced += (_score(key) == float("inf")).to(tl.int32)
+        most = tl.maximum(wanted, tl.sum(forced, 0))
+    for first in range(0, num_found, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        inside = columns < num_found
+        cells = text * num_found + columns
+        key = tl.load(keys + cells, inside, other=_NO_KEY)
+        counts = (columns < most) & (key != _NO_KEY)
+        tl.store(chosen + cells, tl.where(counts, tl.load(nodes + cells, inside, other=0), 0), inside)
+        tl.store(is_chosen + cells, counts.to(tl.uint8), inside)
+        tl.store(own + cells, tl.where(counts, _own(key), 0.0), inside)
 
 
 @triton.jit(do_not_specialize=_CHANGING)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cxml.model import ranking as plain
 from cxml.model.triton_ops import block, pointers, shortlist_of
-from cxml.model.triton_ranking import best_nodes, key_scores, rank_nodes, rank_pairs, take_best
+from cxml.model.triton_ranking import best_nodes, choose_keys, key_scores, rank_nodes, rank_pairs, take_best
 from cxml.triton_operators import grid, operator
 
 _CELLS = 256
@@ -68,18 +68,48 @@ def launch_best_nodes(best: Tensor, scores: Tensor, keys: Tensor, slots: Tensor,
     )  # fmt: skip
 
 
-def _rank_pairs(keys: Tensor, logits: Tensor, positions: Tensor, parent_logits: Tensor | None) -> None:
-    keys.copy_(plain.pair_keys(logits, positions, parent_logits))
+def _rank_pairs(
+    keys: Tensor, logits: Tensor, positions: Tensor, parent_logits: Tensor | None, truth: Tensor | None
+) -> None:
+    keys.copy_(plain.pair_keys(logits, positions, parent_logits, truth))
 
 
 @operator(
-    "Tensor(a!) keys, Tensor logits, Tensor positions, Tensor? parent_logits", ["keys"], _rank_pairs
+    "Tensor(a!) keys, Tensor logits, Tensor positions, Tensor? parent_logits, Tensor? truth", ["keys"], _rank_pairs
 )  # fmt: skip
-def launch_rank_pairs(keys: Tensor, logits: Tensor, positions: Tensor, parent_logits: Tensor | None) -> None:
+def launch_rank_pairs(
+    keys: Tensor, logits: Tensor, positions: Tensor, parent_logits: Tensor | None, truth: Tensor | None
+) -> None:
     """Write keys int64 [P, W]; see `rank_pairs`."""
     grid(rank_pairs, triton.cdiv(keys.numel(), _CELLS))(
-        logits, positions, logits if parent_logits is None else parent_logits, keys, keys.numel(), keys.shape[1],
-        HAS_PARENTS=parent_logits is not None, BLOCK=_CELLS, num_warps=4,
+        logits, positions, logits if parent_logits is None else parent_logits, logits if truth is None else truth, keys,
+        keys.numel(), keys.shape[1], 0 if truth is None else truth.shape[1],
+        HAS_PARENTS=parent_logits is not None, HAS_TRUTH=truth is not None, BLOCK=_CELLS, num_warps=4,
+    )  # fmt: skip
+
+
+def _choose_keys(
+    chosen: Tensor, is_chosen: Tensor, own: Tensor, keys: Tensor, nodes: Tensor, wanted: int, is_forced: bool
+) -> None:
+    most = torch.full_like(nodes[:, :1], wanted)
+    if is_forced:
+        most = torch.maximum(most, plain.scores_of(keys).isposinf().sum(1, keepdim=True))
+    is_chosen.copy_((torch.arange(keys.shape[1]) < most) & (keys != plain.NO_KEY))
+    chosen.copy_(nodes.masked_fill(~is_chosen, 0))
+    own.copy_(plain.own_logits_of(keys).masked_fill(~is_chosen, 0.0))
+
+
+@operator(
+    "Tensor(a!) chosen, Tensor(b!) is_chosen, Tensor(c!) own, Tensor keys, Tensor nodes, int wanted, bool is_forced",
+    ["chosen", "is_chosen", "own"], _choose_keys,
+)  # fmt: skip
+def launch_choose_keys(
+    chosen: Tensor, is_chosen: Tensor, own: Tensor, keys: Tensor, nodes: Tensor, wanted: int, is_forced: bool
+) -> None:
+    """Write nodes int64, mask bool and logits float32, [B, K] each; see `choose_keys`."""
+    grid(choose_keys, len(keys))(
+        keys, nodes, chosen, is_chosen.view(torch.uint8), own, keys.shape[1], wanted, IS_FORCED=is_forced,
+        BLOCK=block(keys.shape[1], _MOST_SLOTS), num_warps=4,
     )  # fmt: skip
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cxml.fused import is_fused
 from cxml.model import HandDown, Leaves
-from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, ranking_keys, scores_of
-from cxml.optim import WORD_BITS, Shortlists, best_per_text
+from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, scores_of
+from cxml.optim import Shortlists, best_per_text
 from cxml.parallel.routing import Visit
 
 
@@ -23,15 +24,16 @@ def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wa
         positions_PW: of these rows, -1 where there is none.
         wanted: how many, alike on all ranks.
     """
-    if wanted.is_forced:
-        columns = torch.arange(logits_PW.shape[1], device=logits_PW.device)
-        words = visit.candidates.truth[:, columns // WORD_BITS]
-        is_true = (words.bitwise_right_shift(columns.int() % WORD_BITS) & 1).bool()
-        ranking = logits_PW.masked_fill(is_true, torch.inf)
-        own = ranking_keys(ranking, logits_PW).masked_fill(positions_PW < 0, NO_KEY)
-    else:
-        own = pair_keys(logits_PW, positions_PW)
-    keys, nodes = _best(visit, own, positions_PW, wanted.most)
+    truth = visit.candidates.truth.contiguous() if wanted.is_forced else None
+    keys, nodes = _best(visit, pair_keys(logits_PW, positions_PW, truth=truth), positions_PW, wanted.most)
+    if is_fused(keys):
+        from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
+
+        keys, nodes = keys.contiguous(), nodes.contiguous()
+        chosen, own = torch.empty_like(nodes), torch.empty_like(nodes, dtype=torch.float32)
+        mask = torch.empty_like(nodes, dtype=torch.bool)
+        triton_ranking_ops.launch_choose_keys(chosen, mask, own, keys, nodes, wanted.size, wanted.is_forced)
+        return Leaves(nodes=chosen, mask=mask, logits=own)
     num_wanted = torch.full_like(nodes[:, :1], wanted.size)
     if wanted.is_forced:
         num_wanted = torch.maximum(num_wanted, scores_of(keys).isposinf().sum(1, keepdim=True))
