@@ -7,7 +7,8 @@ Each kernel is compiled ahead of time for each compute capability and row width 
 `cxml.optim.triton_kernels` launch it. The first table shows bytes that each thread spills (goal 0), registers of a
 thread, shared memory of a program (goal: at most 100 KB), tensor-core instructions (training kernels have to have some)
 and seconds to compile on one core (goal: under 20). The second shows the bytes per weight that a training step moves
-(goal: at most 1.5 times what the optimiser's state needs). Nothing runs on a card.
+(goal: at most 1.5 times what the optimiser's state needs). Nothing runs on a card. Unless kernels are named, those of
+`support.fused_launches` are compiled as well.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from support.ahead_of_time import Compiled, Launch, compile_launch, recorded_launches
 from support.closing_line import print_closing_line
+from support.fused_launches import fused_launches
 
 from cxml.optim import RowSchedule, RowState, RowTensors
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
@@ -178,6 +180,8 @@ def main() -> None:
                     row = (name, f"sm_{capability}", f"{width:,}", words, *cells(found))
                     table.add_row(*row)
                     print(*row, sep=" | ", file=sys.stderr)
+    if not options.quick and options.kernels == list(KERNELS):
+        made["fused"] = add_fused(table, capabilities)
     console = Console(width=120)
     console.print(table)
     every = [found for kernels in made.values() for found in kernels]
@@ -190,6 +194,17 @@ def main() -> None:
         "compiled_kernels", max(found.seconds for found in every), "s to compile, slowest kernel", MOST_SECONDS, goal=1,
         lower_is_better=True, provided=holds and all(found.products for found in trains),
     )  # fmt: skip
+
+
+def add_fused(table: Table, capabilities: list[int]) -> list[Compiled]:
+    """Compile the kernels that stand for many small operations too; they do not depend on width and format of rows."""
+    made = []
+    for capability in capabilities:
+        for words, own in fused_launches():
+            found = compile_launch(own, capability)
+            made.append(found)
+            table.add_row(own.name, f"sm_{capability}", "", words, *cells(found))
+    return made
 
 
 def traffic_table(cases: list[Case]) -> Table:

@@ -8,7 +8,8 @@ import torch
 from support.ahead_of_time import Launch, recorded_launches
 
 from cxml.model import HandDown, triton_ops
-from cxml.model.fused_level import loss_and_choice
+from cxml.model import triton_ranking_ops as ranking_ops
+from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
 from cxml.parallel import triton_ops as parallel_ops
 from cxml.parallel.fused_pairs import sort_pairs
@@ -21,6 +22,7 @@ def fused_launches() -> Iterator[tuple[str, Launch]]:
     with recorded_launches() as launches:
         _positive_keys()
         _levels()
+        _rankings()
         _pairs()
         _step_check()
     seen = set()
@@ -49,6 +51,23 @@ def _levels() -> None:
             logits = torch.zeros(_TEXTS, width, dtype=form)
             for is_forced in (True, False):
                 loss_and_choice(logits, own, nodes[0], width, HandDown(64, is_forced, most_true=1500))
+
+
+def _rankings() -> None:
+    nodes = torch.zeros(_TEXTS, _NODES, dtype=torch.int64)
+    shortlist, parents = Shortlist(nodes, nodes == 0, nodes.clone()), torch.zeros(_TEXTS, 64)
+    for form in (torch.float32, torch.bfloat16):
+        for own, width in ((None, _NODES), (shortlist, _NODES), (shortlist, 2 * _NODES)):
+            for above in (None, parents):
+                best_and_choice(torch.zeros(_TEXTS, width, dtype=form), own, above, 1500, HandDown(64))
+    logits, truth, order = torch.zeros(_NODES, 64), torch.zeros(_NODES, 2, dtype=torch.int32), torch.arange(_NODES)
+    ranking_ops.launch_rank_pairs(nodes, logits, nodes, None, None)
+    ranking_ops.launch_rank_pairs(nodes, logits, nodes, logits[:, 0].contiguous(), None)
+    ranking_ops.launch_rank_pairs(nodes, logits, nodes, None, truth)
+    ranking_ops.launch_key_scores(logits, nodes)
+    ranking_ops.launch_take_best(nodes, nodes.clone(), order.int(), order, order, nodes, nodes)
+    for is_forced in (True, False):
+        ranking_ops.launch_choose_keys(nodes, nodes == 0, nodes.float(), nodes, nodes, 64, is_forced)
 
 
 def _pairs() -> None:

@@ -22,7 +22,7 @@ from cxml.model.triton_shortlist import expand_children, hand_down, level_loss, 
 from cxml.triton_operators import grid, operator
 
 _LABELS = 32  # of a text at a time, each compared with each
-_CHILDREN = 32
+_CHILDREN, _PARENTS = 16, 32
 _MOST_SLOTS = 512  # with more, threads spill
 
 
@@ -69,7 +69,7 @@ def launch_expand_children(
     """Write the children of nodes [B, K], [B, C] with the least C that is known to hold them: a `Shortlist`."""
     grid(expand_children, len(nodes))(
         offsets, nodes, mask.view(torch.uint8), children, is_child.view(torch.uint8), parent_slots, nodes.shape[1],
-        children.shape[1], BLOCK=block(nodes.shape[1], 64), CHILDREN=_CHILDREN, num_warps=4,
+        children.shape[1], BLOCK=block(nodes.shape[1], _PARENTS), CHILDREN=_CHILDREN, num_warps=4,
     )  # fmt: skip
 
 
