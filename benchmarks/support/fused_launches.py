@@ -72,7 +72,7 @@ def _rankings() -> None:
 
 def _pairs() -> None:
     nodes = torch.zeros(_TEXTS, 64, dtype=torch.int64)
-    shape = parallel_ops.RoutingShape(*nodes.shape, 1, _NODES, 8 * _NODES, _NODES)
+    shape = parallel_ops.RoutingShape(_TEXTS, 64, 1, _NODES, 8 * _NODES, _NODES)
     offsets = torch.arange(_NODES + 1)
     for mask in (None, nodes == 0):
         for logits in (None, nodes.float()):

@@ -190,8 +190,9 @@ class CascadeXML(nn.Module):
     ) -> tuple[Tensor, Shortlist | None]:  # fmt: skip
         """Logits of the level's nodes or of the shortlist's, and the shortlist; None for all nodes."""
         shortlist = None if above is None else self._shortlist(level, above, features_BD)
-        is_whole = shortlist is None or scores_whole_level(self.level_sizes[level], shortlist.nodes)
-        return self.cluster_heads[level](features_BD, None if is_whole else shortlist.nodes), shortlist
+        nodes = None if shortlist is None else shortlist.nodes
+        is_whole = nodes is None or scores_whole_level(self.level_sizes[level], nodes)
+        return self.cluster_heads[level](features_BD, None if is_whole else nodes), shortlist
 
     def _predict(
         self, features: list[Tensor], k: int, beam: tuple[int, ...], limits: BatchLimits
@@ -202,14 +203,14 @@ class CascadeXML(nn.Module):
         for level in range(len(self.level_sizes) - 1):
             wanted = HandDown(beam[level])
             if level < len(self.cluster_heads):
-                *best, leaves = self._best_and_choice(level, features[level], leaves, k, wanted)
+                nodes, scores, leaves = self._best_and_choice(level, features[level], leaves, k, wanted)
             else:
                 own = self.cluster_levels[level - len(self.cluster_heads)]
-                *best, leaves = own.best_and_choice(
+                nodes, scores, leaves = own.best_and_choice(
                     features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
                 )
             handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
-            predictions.append(LevelPrediction(*best, handed_down))
+            predictions.append(LevelPrediction(nodes, scores, handed_down))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, logits)]

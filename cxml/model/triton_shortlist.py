@@ -51,7 +51,7 @@ def positive_keys(
             other = tl.load(label_positions + tl.load(label_values + others, is_other, other=0), is_other, other=0)
             place += tl.sum((is_other[None, :] & (other[None, :] < node[:, None])).to(tl.int64), 1)
         tl.store(keys + (LEVELS - 1) * num_keys + place, text * num_labels + node, is_own)
-        for above in tl.static_range(LEVELS - 1):
+        for above in tl.static_range(LEVELS - 1):  # pyright: ignore[reportGeneralTypeIssues]
             level = LEVELS - 2 - above
             start = tl.load(starts + level) + 1
             size = tl.load(starts + level + 1) - start
@@ -78,7 +78,7 @@ def expand_children(
         start = tl.load(offsets + node, inside, other=0)
         lengths = tl.load(offsets + node + 1, inside, other=0) - start
         places = total + tl.cumsum(lengths, 0) - lengths
-        for first in range(0, tl.max(lengths, 0), CHILDREN):
+        for first in range(0, tl.max(lengths, 0), CHILDREN):  # pyright: ignore[reportArgumentType]
             child = first + tl.arange(0, CHILDREN)[None, :]
             cells = places[:, None] + child
             exists = (child < lengths[:, None]) & (cells < width)

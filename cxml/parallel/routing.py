@@ -186,8 +186,9 @@ def _fused_pairs(
     from cxml.parallel.fused_pairs import sort_pairs  # noqa: PLC0415 - optional
     from cxml.parallel.triton_ops import RoutingShape  # noqa: PLC0415
 
+    num_texts, num_nodes = nodes_BK.shape
     shape = RoutingShape(
-        *nodes_BK.shape, shard.num_shards, shard.most_leaves, shard.num_positions, len(shard.leaf_rows.positions)
+        num_texts, num_nodes, shard.num_shards, shard.most_leaves, shard.num_positions, len(shard.leaf_rows.positions)
     )
     found = sort_pairs(
         shard.leaf_offsets, nodes_BK, mask_BK, positive_keys, logits_BK,

@@ -95,7 +95,7 @@ def unpack_pairs(
     found = lower_bound(positive_keys, first, tl.zeros([], tl.int64), num_keys.to(tl.int64))
     key = tl.load(positive_keys + found, is_pair & (found < num_keys), other=0x7FFFFFFFFFFFFFFF)
     bits = tl.zeros([BLOCK], tl.int32)
-    while tl.max((key < last).to(tl.int32), 0) > 0:
+    while tl.max((key < last).to(tl.int32), 0) > 0:  # pyright: ignore[reportOperatorIssue]
         bits = bits | tl.where(key < last, tl.full([BLOCK], 1, tl.int32) << (key - first).to(tl.int32), 0)
         found += 1
         key = tl.load(positive_keys + found, is_pair & (found < num_keys), other=0x7FFFFFFFFFFFFFFF)
