@@ -296,7 +296,7 @@ class HeadConfig:
     """Processes that share one copy of the rows, a divisor of all. The processes that hold the same rows exchange texts
     and shortlists at the end of a step and make the same update. `node`: the processes of a machine, of which each must
     have as many. 0: all processes share one copy (`rows` only)."""
-    shard_from: int = setting(65536, "resumable")
+    shard_from: int = setting(65536, "resumable", since_files=True)
     """A level of clusters with more nodes is kept in `rows` too, shared out over the processes as the labels are.
     Smaller ones are parameters of the engine, which every process holds."""
     rows_in: Literal["device", "host"] = setting("device", "none")
