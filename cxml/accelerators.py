@@ -57,6 +57,11 @@ def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) 
     collective(own, parts, group=group)
 
 
+def host_may_wait(tensor: Tensor) -> bool:
+    """Whether reading a number of this tensor costs the host nothing: it is there already, in its own memory."""
+    return tensor.device.type == "cpu"
+
+
 def norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each of n tensors, [n]; one launch for all where they lie on an accelerator."""
     return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]
