@@ -401,6 +401,10 @@ class TrainConfig:
     hang_minutes: float = setting(30.0, "none")
     """A process that gets no step done for so long prints the stacks of its threads and ends, and the job with it;
     0: it waits for ever."""
+    deterministic: bool = setting(False, "none", since_files=True)
+    """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
+    threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,
+    and PyTorch refuses operations that have no deterministic form. On a CPU runs always give the same bits."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):

@@ -27,6 +27,7 @@ ONE_PROCESS = {
     "reference": {},
     "four micro-batches": {"accumulation": 4},
     "recomputed activations": {"activation_checkpointing": True},
+    "deterministic": {"deterministic": True},
 }
 BF16 = {"bf16": {"precision": "bf16"}, "bf16, ZeRO 2": {"precision": "bf16", "zero_stage": 2}}
 FROZEN = "frozen layer"
@@ -70,6 +71,7 @@ def runs(variant):
     clusters = {"head": {"shard_from": 4}, "train": {}}
     alone.append(variant("sharded clusters, one process", **clusters))
     together.append(variant("sharded clusters, two processes", **clusters))
+    alone.sort(key=lambda config: config.train.deterministic)  # it holds for the rest of the process
     run_workers(train_one_after_the_other, (alone,), 1)
     run_workers(train_one_after_the_other, (together,), 2)
     return {Path(config.output).name: Path(config.output) for config in alone + together} | {
