@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -55,6 +57,17 @@ def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) 
     """Add up the `parts` [ranks * n, ...] of all ranks, and put this rank's n rows of the sum into `own` [n, ...]."""
     collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
     collective(own, parts, group=group)
+
+
+def use_deterministic_algorithms() -> None:
+    """Let PyTorch take operations that give the same bits in every run; before an accelerator is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in another order
+    torch.use_deterministic_algorithms(True)
+
+
+def host_may_wait(tensor: Tensor) -> bool:
+    """Whether reading a number of this tensor costs the host nothing: it is there already, in its own memory."""
+    return tensor.device.type == "cpu"
 
 
 def norms(tensors: list[Tensor]) -> Tensor:

@@ -293,14 +293,15 @@ class HeadConfig:
     `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
     score is its own probability; model.scoring concerns the levels above."""
     group_size: int | Literal["node"] = setting(0, "resumable")
-    """Processes that share one copy of the rows, a divisor of all; the copies add up their gradients. `node`: those of
-    a machine, of which each must have as many. 0: all processes share one (`rows` only)."""
-    shard_from: int = setting(65536, "resumable")
+    """Processes that share one copy of the rows, a divisor of all. The processes that hold the same rows exchange texts
+    and shortlists at the end of a step and make the same update. `node`: the processes of a machine, of which each must
+    have as many. 0: all processes share one copy (`rows` only)."""
+    shard_from: int = setting(65536, "resumable", since_files=True)
     """A level of clusters with more nodes is kept in `rows` too, shared out over the processes as the labels are.
     Smaller ones are parameters of the engine, which every process holds."""
     rows_in: Literal["device", "host"] = setting("device", "none")
-    """Memory for `rows` scored by shortlist where there is an accelerator: its own, worked on by Triton kernels (where
-    Triton is installed), or the host's, which has room for more labels and is worked on by the CPU."""
+    """Memory for `rows` where there is an accelerator: its own, on which Triton kernels work (where Triton is
+    installed), or the host's, which has room for more labels and on which the CPU works."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state but a learning_rate of its
     own: the gradient is that of a mean over the labels scored, so rates of some thousands are usual with it."""
@@ -314,8 +315,8 @@ class HeadConfig:
     clip_row_norm: float = 0.0
     """Largest gradient norm of one row; 0 is no limit. train.gradient_clipping is for what the engine holds."""
     clip_global_norm: float = 0.0
-    """Largest norm of the gradient of all rows together; 0 is no limit. Rows are then updated at the end of a step
-    instead of in passing, and until then the gradients of the touched ones are kept, 4 bytes per weight."""
+    """Largest norm of the gradient of all rows of a level together; 0 is no limit. The CPU then updates rows at the end
+    of a step instead of in the visit that scores them, and scores them three times."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_row_norm", "clip_global_norm"):
@@ -400,6 +401,10 @@ class TrainConfig:
     hang_minutes: float = setting(30.0, "none")
     """A process that gets no step done for so long prints the stacks of its threads and ends, and the job with it;
     0: it waits for ever."""
+    deterministic: bool = setting(False, "none", since_files=True)
+    """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
+    threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,
+    and PyTorch refuses operations that have no deterministic form. On a CPU runs always give the same bits."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, re
 from cxml.data_tools.formats import read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
-from cxml.model import build_encoder, read_encoder_config
+from cxml.model import TappedEncoder, build_encoder, read_encoder_config
 from cxml.optim import RowState
-from cxml.parallel import Plan, local_world_size, make_plan, require_engine
+from cxml.parallel import LevelTraffic, Plan, local_world_size, make_plan, require_engine
 from cxml.report import require_baseline
 from cxml.tree import fit_levels
 
@@ -66,16 +66,25 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
     facts = _data_facts(config)
     config = fit_levels(config, facts.num_labels)
     ranks_per_copy = _ranks_per_copy(config)
-    parameters, trained, label_state = _count_weights(config, facts.num_labels, ranks_per_copy)
+    with torch.device("meta"):
+        encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
+    sizes = [*config.tree.sizes, facts.num_labels]
+    sharded = _sharded_levels(config, sizes)
+    parameters, trained = _count_weights(encoder, {i: size for i, size in enumerate(sizes) if i not in sharded})
+    head = config.head
+    state = RowState.bytes_by_state(
+        encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+    )
     plan = make_plan(
         parameters,
         trained,
         config.train,
         num_texts=facts.num_texts,
         world_size=config.train.num_workers,
-        num_labels=facts.num_labels,
-        label_state=label_state,
+        sharded={_name(level, sizes): sizes[level] for level in sharded},
+        label_state=state if sharded else {},
         group_size=ranks_per_copy,
+        traffic=[_traffic(config, level, sizes, encoder.hidden_size, ranks_per_copy) for level in sharded],
     )
     return plan, facts
 
@@ -122,27 +131,38 @@ def _padded(config: Config, lengths: np.ndarray) -> int:
     return round(whole.reshape(-1, size).max(1).mean())
 
 
-def _count_weights(
-    config: Config, num_labels: int, ranks_per_copy: int
-) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Weights of each part that the engine holds, those that learn, and a label's bytes where it does not hold them."""
-    with torch.device("meta"):
-        encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
-    in_engine, label_state = list(config.tree.sizes), {}
-    if config.head.implementation == "rows":
-        head = config.head
-        label_state = RowState.bytes_by_state(
-            encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
-        )
-        has_copies = ranks_per_copy < config.train.num_workers
-        if head.candidates == "all" and (config.train.accumulation > 1 or has_copies or head.clip_global_norm):
-            label_state["gradient"] = 4 * (encoder.hidden_size + 1)
-    else:
-        in_engine.append(num_labels)
-    heads = {
-        f"level {level} head ({size:,} nodes)": size * (encoder.hidden_size + 1) for level, size in enumerate(in_engine)
-    }
-    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}, label_state
+def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:
+    """The levels whose rows are shared out over the processes; `sizes` are the nodes of all levels, labels last."""
+    if config.head.implementation != "rows":
+        return []
+    *clusters, _ = sizes
+    return [*(i for i, size in enumerate(clusters) if size > config.head.shard_from), len(clusters)]
+
+
+def _traffic(config: Config, level: int, sizes: Sequence[int], width: int, ranks: int) -> LevelTraffic:
+    """What a process sends for a sharded level; every node has as many children as any other."""
+    above = sizes[level - 1] if level else sizes[0]
+    scores_all = level == len(sizes) - 1 and config.head.candidates == "all"
+    handed_down = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else above
+    return LevelTraffic(
+        ranks=ranks,
+        texts=texts_per_micro_batch(config),
+        parents=0 if scores_all else handed_down,
+        width=width,
+        feature_bytes=2 if config.train.precision == "bf16" else 4,
+        rows_of_a_leaf=-(-sizes[level] // above),
+    )
+
+
+def _count_weights(encoder: TappedEncoder, in_engine: Mapping[int, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Weights of each part that the engine holds, and those that learn; `in_engine` has the nodes of its levels."""
+    width = encoder.hidden_size
+    heads = {f"level {level} head ({size:,} nodes)": size * (width + 1) for level, size in in_engine.items()}
+    return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}
+
+
+def _name(level: int, sizes: Sequence[int]) -> str:
+    return "labels" if level == len(sizes) - 1 else f"clusters of level {level}"
 
 
 def _count(module: nn.Module, *, learning: bool = False) -> int:

@@ -57,7 +57,8 @@ EFFECTS = {
     TrainConfig: {
         "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length",
         "resumable": "accumulation",
-        "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes",
+        "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
+        "deterministic",
     },
 }
 # As the first version of these lists gave them.

@@ -21,11 +21,13 @@ from cxml.parallel.process_group import (
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.sharded_level import ShardedLevel
 from cxml.parallel.step_check import StepCheck
+from cxml.parallel.traffic import LevelTraffic
 from cxml.parallel.workers import run_workers
 
 __all__ = [
     "Engine",
     "Exchange",
+    "LevelTraffic",
     "Plan",
     "Ranks",
     "RowLayout",

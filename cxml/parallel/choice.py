@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cxml.accelerators import host_may_wait
 from cxml.fused import is_fused
 from cxml.model import HandDown, Leaves
 from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, scores_of
@@ -37,7 +38,7 @@ def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wa
     num_wanted = torch.full_like(nodes[:, :1], wanted.size)
     if wanted.is_forced:
         num_wanted = torch.maximum(num_wanted, scores_of(keys).isposinf().sum(1, keepdim=True))
-    if keys.device.type == "cpu" and len(keys):  # where the widest is known without waiting
+    if host_may_wait(keys) and len(keys):  # where the widest is known without waiting
         width = int(num_wanted.max())
         keys, nodes = keys[:, :width], nodes[:, :width]
     mask = (torch.arange(keys.shape[1], device=keys.device) < num_wanted) & (keys != NO_KEY)

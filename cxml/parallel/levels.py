@@ -39,7 +39,8 @@ def sharded_levels(
         def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: RowSchedule) -> ShardedLevel:
             return make_level(
                 RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
-                copies=copies, accumulation=config.train.accumulation, trains=trains, **options,
+                deterministic=config.train.deterministic, copies=copies, accumulation=config.train.accumulation,
+                trains=trains, **options,
             )  # fmt: skip
 
         labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), config.head)
@@ -66,19 +67,22 @@ def make_level(
     exchange: Exchange,
     head: HeadConfig,
     optim: OptimConfig,
+    *,
+    deterministic: bool = False,
     **options: Any,  # noqa: ANN401 - those of `ShardedLevel`
 ) -> ShardedLevel:
     """A level with the kernels for the device that its rows are worked on: the accelerator's, or the processor's."""
     on_device = head.rows_in == "device" and accelerator_type() is not None and extras.is_installed("triton")
-    kernels = kernels_for(head, on_device=on_device)
+    kernels = kernels_for(head, on_device=on_device, deterministic=deterministic)
     return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=on_device, **options)
 
 
-def kernels_for(head: HeadConfig, *, on_device: bool) -> RowKernels:
-    """The kernels that a head's settings ask for."""
+def kernels_for(head: HeadConfig, *, on_device: bool, deterministic: bool = False) -> RowKernels:
+    """The kernels that a head's settings ask for; the CPU's give the same bits in every run as they are."""
     scores_all = head.candidates == "all"
     if not on_device:
         return CpuEveryRowKernels() if scores_all else CpuShortlistKernels()
     from cxml.optim.triton_kernels import TritonEveryRowKernels, TritonShortlistKernels  # noqa: PLC0415 - optional
 
-    return TritonEveryRowKernels() if scores_all else TritonShortlistKernels()
+    kind = TritonEveryRowKernels if scores_all else TritonShortlistKernels
+    return kind(deterministic=deterministic)

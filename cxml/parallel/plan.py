@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
 
 from cxml.config import TrainConfig
+from cxml.parallel.traffic import LevelTraffic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +23,12 @@ class Plan:
         weights: bytes of weights per rank.
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
-        label_rows: bytes of label rows with their optimiser state per rank, where the engine does not hold them.
-        label_state: what of it one label takes, in bytes, by the names of `RowState`.
+        label_rows: bytes of sharded rows with their optimiser state per rank: labels, and levels of many clusters.
+        label_state: what of it one row takes, in bytes, by the names of `RowState`.
         steps_per_epoch: optimiser steps.
         epochs: passes over the texts.
+        sharded: rows of each sharded level, by its name.
+        traffic: what a process sends for each of them in a micro-batch.
     """
 
     parameters: Mapping[str, int]
@@ -39,11 +42,19 @@ class Plan:
     steps_per_epoch: int
     epochs: int
     label_state: Mapping[str, int] = field(default_factory=dict)
+    sharded: Mapping[str, int] = field(default_factory=dict)
+    traffic: Sequence[LevelTraffic] = ()
 
     @property
     def bytes_per_rank(self) -> int:
         """Weights, gradients and optimiser state of one rank, label rows included."""
         return self.weights + self.gradients + self.optimizer + self.label_rows
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of one weight's gradient."""
+        learning, partitions = sum(self.trained.values()), self.world_size if self.zero_stage >= 2 else 1
+        return round(self.gradients * partitions / learning) if learning else 0
 
     @property
     def total_steps(self) -> int:
@@ -63,13 +74,21 @@ class Plan:
             ("weights", "weights"),
             ("gradients", "gradients"),
             ("optimizer", "optimiser state"),
-            ("label_rows", "label rows with their state"),
+            ("label_rows", "sharded rows with their state"),
             ("bytes_per_rank", "sum, without activations"),
         ):
             table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
         if self.label_state:
             parts = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.label_state.items())
-            table.add_row("bytes per label", f"{sum(self.label_state.values()):,}: {parts}")
+            table.add_row("bytes per row", f"{sum(self.label_state.values()):,}: {parts}")
+        for name, rows in self.sharded.items():
+            table.add_row(f"sharded: {name}", f"{rows:,} rows")
+        if self.world_size > 1 and self.traffic:
+            exact, padded = (sum(getattr(level, kind) for level in self.traffic) for kind in ("exact", "padded"))
+            sent = f"{exact / 2**20:,.1f} MiB between CPUs, {padded / 2**20:,.1f} MiB between accelerators"
+            table.add_row("sent for sharded rows, per rank and micro-batch", sent)
+            reduced = 2 * sum(self.trained.values()) * self.gradient_bytes * (self.world_size - 1) // self.world_size
+            table.add_row("sent for the engine's gradients, per rank and step", f"{reduced / 2**20:,.1f} MiB")
         table.add_row("steps", f"{self.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
         return table
 
@@ -81,9 +100,10 @@ def make_plan(
     *,
     num_texts: int,
     world_size: int,
-    num_labels: int = 0,
+    sharded: Mapping[str, int] | None = None,
     label_state: Mapping[str, int] | None = None,
     group_size: int = 0,
+    traffic: Sequence[LevelTraffic] = (),
 ) -> Plan:
     """Lay out a job.
 
@@ -95,11 +115,12 @@ def make_plan(
         config: precision, ZeRO stage, batch size, epochs.
         num_texts: texts of the training split.
         world_size: processes.
-        num_labels: labels.
-        label_state: bytes of each part of a label's row, where the engine does not hold the rows.
+        sharded: rows of each sharded level, by its name.
+        label_state: bytes of each part of a sharded row.
         group_size: ranks that share a copy of the rows; 0 is all.
+        traffic: what a rank sends for each sharded level.
     """
-    label_state = label_state or {}
+    label_state, sharded = label_state or {}, sharded or {}
     total, learning = sum(parameters.values()), sum(trained.values())
     width = 4 if config.precision == "fp32" else 2
     state = 8 if config.precision == "fp32" else 12  # two fp32 moments; beside bf16 weights also an fp32 copy of them
@@ -112,8 +133,10 @@ def make_plan(
         weights=-(-total * width // share[2]),
         gradients=-(-learning * width // share[1]),
         optimizer=-(-learning * state // share[0]),
-        label_rows=-(-num_labels * sum(label_state.values()) // (group_size or world_size)),
+        label_rows=-(-sum(sharded.values()) * sum(label_state.values()) // (group_size or world_size)),
         steps_per_epoch=-(-num_texts // config.batch_size),
         epochs=config.epochs,
         label_state=label_state,
+        sharded=sharded,
+        traffic=traffic,
     )

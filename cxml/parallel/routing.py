@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from cxml.accelerators import host_may_wait
 from cxml.data import BatchLimits
 from cxml.fused import is_fused
 from cxml.optim import WORD_BITS, EveryRow, LeafRows, Shortlists, best_per_text
@@ -135,7 +136,7 @@ def send(
         logits_BK: float32, of the leaves, to send along.
         most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
     """
-    num_texts, is_exact = len(features_BD), features_BD.device.type == "cpu"
+    num_texts, is_exact = len(features_BD), host_may_wait(features_BD)
     if exchange.size > 1 and not is_exact:
         if most_texts is None:
             most_texts = int(exchange.gather_sizes(num_texts).max())
@@ -169,12 +170,13 @@ def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, lo
         values_BK = logits_BK
     texts = torch.arange(num_texts, device=nodes.device)[:, None]
     keys = _keys(shard, nodes, texts, num_texts).masked_fill(~is_wanted, num_shards * most_leaves * num_texts)
-    rising, order = (keys[is_wanted] if keys.device.type == "cpu" else keys.flatten()).sort()
-    values = (values_BK[is_wanted] if keys.device.type == "cpu" else values_BK.flatten())[order]
+    is_exact = host_may_wait(keys)
+    rising, order = (keys[is_wanted] if is_exact else keys.flatten()).sort()
+    values = (values_BK[is_wanted] if is_exact else values_BK.flatten())[order]
     truth = _mark_true(shard, rising, positive_keys, num_texts)
     pair = rising // max(1, num_texts)
     owners, leaves = pair // most_leaves, pair % most_leaves
-    if keys.device.type != "cpu":
+    if not is_exact:
         leaves = leaves.masked_fill(owners == num_shards, len(shard.leaf_rows.positions))
     return _Pairs(owners, leaves, rising % max(1, num_texts), values, truth)
 
@@ -323,7 +325,7 @@ def send_everywhere(
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
     counts = [num_texts]
     if exchange.size > 1:
-        if limits is None or features_BD.device.type == "cpu":
+        if limits is None or host_may_wait(features_BD):
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
         else:
             most_keys = 0 if positive_keys is None else limits.labels

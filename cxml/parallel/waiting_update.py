@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from cxml.accelerators import host_may_wait
 from cxml.optim import EveryRow, Shortlists
 from cxml.parallel.exchange import Exchange
 
@@ -71,7 +72,7 @@ def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists |
     if copies.size == 1:
         return candidates
     pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
-    if candidates.features.device.type == "cpu":
+    if host_may_wait(candidates.features):
         texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
     else:  # padded alike on all ranks
         texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size

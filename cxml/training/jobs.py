@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 
 from cxml import storage
+from cxml.accelerators import use_deterministic_algorithms
 from cxml.checkpoint import (
     Progress,
     TrainingState,
@@ -104,6 +105,8 @@ def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str =
 
 def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[TrainingState, Schedule]:
     """Data, tree, model, engine and schedule of a run; where it is new, its weights are those that it begins with."""
+    if config.train.deterministic:
+        use_deterministic_algorithms()
     dataset = _train_texts(config)
     tree = LabelTree.load(tree_url(config))
     loader = TrainLoader(

@@ -22,9 +22,13 @@ CASES = {
     "all levels": (SGD, 1),
     "the last level of clusters": (dataclasses.replace(SGD, shard_from=20), 1),
     "clipped far above": (dataclasses.replace(SGD, clip_global_norm=1e6), 1),
+    "sent as between accelerators": (SGD, 1, True),
     "all labels": (dataclasses.replace(SGD, candidates="all"), 1),
 }
-COPIES = {"two copies": (dataclasses.replace(SGD, group_size=2), 1)}
+COPIES = {
+    "two copies": (dataclasses.replace(SGD, group_size=2), 1),
+    "two copies, sent as between accelerators": (dataclasses.replace(SGD, group_size=2), 1, True),
+}
 
 
 def cases_of(counts):

@@ -27,6 +27,7 @@ ONE_PROCESS = {
     "reference": {},
     "four micro-batches": {"accumulation": 4},
     "recomputed activations": {"activation_checkpointing": True},
+    "deterministic": {"deterministic": True},
 }
 BF16 = {"bf16": {"precision": "bf16"}, "bf16, ZeRO 2": {"precision": "bf16", "zero_stage": 2}}
 FROZEN = "frozen layer"
@@ -34,13 +35,13 @@ COPIES = "a copy of the label rows in each process"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """All variants, trained on the same data and tree: the output folder of each by name."""
+def variant(tmp_path_factory):
+    """Makes configs of runs on the same data and tree, each in an output folder of its own name."""
     folder = tmp_path_factory.mktemp("parity")
     base = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
     build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
 
-    def variant(name, train, model=None, head=None):
+    def make(name, train, model=None, head=None):
         return dataclasses.replace(
             base,
             output=str(folder / name),
@@ -51,6 +52,12 @@ def runs(tmp_path_factory):
             head=dataclasses.replace(base.head, **head or {}),
         )
 
+    return make
+
+
+@pytest.fixture(scope="module")
+def runs(variant):
+    """All variants, trained one after the other: the output folder of each by name."""
     alone = [variant(name, train) for name, train in ONE_PROCESS.items()]
     alone.append(variant(FROZEN, {}, model={"freeze_layers": 1}))
     zero3 = {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}}
@@ -61,9 +68,15 @@ def runs(tmp_path_factory):
     every_label = {"head": {"candidates": "all"}, "train": {}}
     alone.append(variant("all labels, one process", **every_label))
     together.append(variant("all labels, two processes", **every_label))
+    clusters = {"head": {"shard_from": 4}, "train": {}}
+    alone.append(variant("sharded clusters, one process", **clusters))
+    together.append(variant("sharded clusters, two processes", **clusters))
+    alone.sort(key=lambda config: config.train.deterministic)  # it holds for the rest of the process
     run_workers(train_one_after_the_other, (alone,), 1)
     run_workers(train_one_after_the_other, (together,), 2)
-    return {Path(config.output).name: Path(config.output) for config in alone + together} | {"base": folder}
+    return {Path(config.output).name: Path(config.output) for config in alone + together} | {
+        "base": Path(alone[0].output).parent
+    }
 
 
 def losses(folder):
@@ -104,6 +117,33 @@ def test_with_all_labels_scored_two_processes_take_the_steps_of_one(runs):
     for parameter, found in (weights(two) | label_rows(two)).items():
         torch.testing.assert_close(found, expected[parameter], rtol=1e-3, atol=2e-4, msg=parameter)
     assert losses(one)[-5:, -1].mean() < losses(one)[:5, -1].mean()
+
+
+def assert_same_run(found, expected):
+    np.testing.assert_allclose(losses(found), losses(expected), rtol=2e-4)
+    whole = weights(expected) | label_rows(expected)
+    for parameter, values in (weights(found) | label_rows(found)).items():
+        torch.testing.assert_close(values, whole[parameter], rtol=1e-3, atol=2e-4, msg=parameter)
+
+
+def test_with_sharded_clusters_two_processes_take_the_steps_of_one(runs):
+    one = runs["sharded clusters, one process"]
+    assert_same_run(runs["sharded clusters, two processes"], one)
+    assert (losses(one)[-5:].mean(0) < losses(one)[:5].mean(0)).all()
+    assert weights(one).keys() == weights(runs["reference"]).keys(), "a saved model has the same form"
+
+
+@pytest.mark.slow
+def test_eight_processes_take_the_steps_of_one(variant):
+    settings = {"labels alone": {}, "clusters too": {"shard_from": 4}, "copies": {"shard_from": 4, "group_size": 4}}
+    alone = [variant(f"one, {name}", {}, head=head) for name, head in settings.items() if "group_size" not in head]
+    together = [variant(f"eight, {name}", {}, head=head) for name, head in settings.items()]
+    run_workers(train_one_after_the_other, (alone,), 1)
+    run_workers(train_one_after_the_other, (together,), 8)
+    labels_alone, clusters_too = (Path(config.output) for config in alone)
+    expected = (labels_alone, clusters_too, clusters_too)
+    for config, one in zip(together, expected, strict=True):
+        assert_same_run(Path(config.output), one)
 
 
 @pytest.mark.parametrize("name", BF16)

@@ -166,7 +166,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     named = dry_run(dataclasses.replace(fresh, train=dataclasses.replace(fresh.train, name_texts="(.+)")))
     assert named.total_steps == -(-(rows + labels) // config.train.batch_size)
     output = capsys.readouterr().out
-    assert "bytes per label" in output
+    assert "bytes per row" in output
     assert "Estimate" in output
 
 

@@ -21,7 +21,7 @@ def plan_of(head, world_size):
     )
     return make_plan(
         {}, {}, TrainConfig(), num_texts=1, world_size=world_size,
-        num_labels=LABELS, label_state=state, group_size=head.group_size,
+        sharded={"labels": LABELS}, label_state=state, group_size=head.group_size,
     )  # fmt: skip
 
 
@@ -84,4 +84,4 @@ def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
     plan, facts = plan_run(dataclasses.replace(config, head=head))
     bytes_per_label = sum(plan.label_state.values())
     assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_copy)
-    assert ("gradient" in plan.label_state) == (ranks_per_copy < 8)
+    assert plan.sharded == {"labels": facts.num_labels}

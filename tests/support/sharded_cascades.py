@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from cxml.accelerators import host_may_wait
 from cxml.config import Config, DataConfig, HeadConfig, OptimConfig, SourceConfig, TrainConfig
 from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML
-from cxml.parallel import Exchange, distributed, sharded_levels
+from cxml.parallel import Exchange, choice, distributed, routing, sharded_levels, waiting_update
 from cxml.tree import LabelTree
 
 WIDTH, LR, STEPS = 6, 0.5, 3
@@ -115,10 +116,15 @@ def train_plain(problem):
 
 
 def train_sharded(jobs):
-    """By job (problem, head config, micro-batches) and rank: losses and gradients, all levels, and predictions."""
+    """By job and rank: losses and gradients, the whole of all levels, and predictions.
+
+    A job is a problem, a head config, micro-batches, and True at the end to send padded as between accelerators.
+    """
     with distributed(threads=1) as ranks:
         gathered = []
-        for problem, head_config, accumulation in jobs:
+        for problem, head_config, accumulation, *pads in jobs:
+            for module in (routing, waiting_update, choice):
+                module.host_may_wait = (lambda _: False) if pads else host_may_wait
             own = _train_sharded(problem, head_config, accumulation, ranks)
             everyone = [None] * ranks.world_size
             torch.distributed.all_gather_object(everyone, own)
