@@ -45,8 +45,15 @@ class SavedLevel:
         return cls(f"{name}_positions", f"{name}_rows", f"{name}_optimizer", f"cluster_heads.{level}", num_nodes)
 
     def are_parameters(self, reader: ShardReader) -> bool:
-        """Whether the engine held the rows when the checkpoint was saved."""
-        return f"model/{self.parameter.format(0)}.weight" in reader.manifest.tensors
+        """Whether the engine held the rows when the checkpoint was saved.
+
+        Raises:
+            DataError: the checkpoint says one thing of its label rows and holds another.
+        """
+        found = f"model/{self.parameter.format(0)}.weight" in reader.manifest.tensors
+        if self.positions == "label_positions" and found != (reader.manifest.run.label_head == "zero3"):
+            raise DataError(reader.url, "does not hold its label rows in the form that it says", ANOTHER_MODEL)
+        return found
 
     def matches(self, parameter: str) -> re.Match[str] | None:
         """Whether a parameter of the engine is one of the level's; the match's groups are its block and its kind."""
