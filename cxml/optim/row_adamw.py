@@ -167,7 +167,7 @@ def update_rows(
     update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), log_decay, arrays)
 
 
-def settled_weights(state: RowState, schedule: RowSchedule, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+def settled_weights(state: RowState, schedule: RowSchedule, rows: slice = slice(None)) -> np.ndarray:
     """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
     stored = state.weight[rows]
     values = stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)

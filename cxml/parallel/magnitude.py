@@ -9,7 +9,6 @@ the limit.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from cxml.parallel.exchange import Exchange
 
 _LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
 _BLOCK_ROWS = 65536
-_Number = TypeVar("_Number", float, torch.Tensor)
 
 
 class Magnitude:
@@ -73,23 +71,19 @@ def is_bounded(
 ) -> torch.Tensor:
     """Whether gradients, their squares and the changes of rows are sure to be finite, bool []: see `Magnitude.admits`.
 
-    For rows whose logits are known to be finite before they are updated. `largest_feature` is a tensor [].
+    For rows whose logits are known to be finite before they are updated. `largest_feature` is a tensor []. The host
+    computes the threshold, so that one comparison is left for the device.
     """
-    if largest_feature.device.type != "cpu":  # in one launch
-        return largest_feature < _largest_admitted(factor, width, schedule, is_adam=is_adam)
-    gradient = largest_feature.float().clamp(min=1.0) * factor
-    change = _most_adam_change(gradient, width, schedule) if is_adam else gradient
-    return (width * gradient * gradient < _LIMIT) & (width * schedule.lr * change < _LIMIT)
+    return largest_feature < _largest_admitted(factor, width, schedule, is_adam=is_adam)
 
 
-def _most_adam_change(gradient: _Number, width: int, schedule: RowSchedule) -> _Number:
+def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> float:
     """A bound of AdamW's change per learning rate, for one second moment per weight or per row."""
     by_epsilon = gradient / schedule.epsilon
     if schedule.beta1**2 >= schedule.beta2:
         return by_epsilon
     # By the inequality of Cauchy and Schwarz between the weights of both averages; 4 is for a beta1 that changes.
-    most = 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2))
-    return by_epsilon.clamp(max=most) if isinstance(by_epsilon, torch.Tensor) else min(by_epsilon, most)
+    return min(by_epsilon, 4 * math.sqrt(width / (1 - schedule.beta2) / (1 - schedule.beta1**2 / schedule.beta2)))
 
 
 def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_adam: bool) -> float:

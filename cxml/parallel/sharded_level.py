@@ -93,6 +93,7 @@ class ShardedLevel:
         self._scores_all = head.candidates == "all"
         self._optimizer, self._width, self._clip_norm = head.optimizer, width, head.clip_global_norm
         self._tensors: RowTensors | None = None
+        self._shards: dict[torch.device, Shard] = {}
         self._host_state = RowState.zeros(
             layout.num_rows, width,
             optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment, trains=trains,
@@ -243,11 +244,10 @@ class ShardedLevel:
         """All rows of the level, float32 [n, D] and [n], on the CPU of a rank that wants them; a collective call."""
         size = self.layout.num_labels if is_wanted else 0
         weight, bias = torch.zeros(size, self._width), torch.zeros(size)
-        starts = range(0, self.layout.num_labels, _BLOCK_ROWS)
-        positions = self.layout.positions()
-        for start in starts:
+        positions = self.layout.positions()  # rising, so that a block's are a run of them
+        for start in range(0, self.layout.num_labels, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, self.layout.num_labels)
-            own = np.flatnonzero((positions >= start) & (positions < stop))
+            own = slice(*np.searchsorted(positions, (start, stop)).tolist())
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
             block[place, :-1] = torch.from_numpy(settled_weights(self.state, self.schedule, own))
@@ -263,7 +263,7 @@ class ShardedLevel:
 
     def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `LabelHead.gather_positives`: the texts of all ranks that share the rows."""
-        shard = Shard.of(self.layout, features_BD.device)
+        shard = self._shard_on(features_BD.device)
         arrived = send_everywhere(self.exchange, shard, features_BD.detach(), positive_keys=positive_keys).candidates
         own = arrived.true_rows < self.layout.num_rows
         return arrived.features.float(), arrived.true_texts[own], arrived.true_rows[own]
@@ -274,7 +274,7 @@ class ShardedLevel:
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
         """See `LabelHead.import_rows`."""
-        found = own_rows(Shard.of(self.layout, torch.device("cpu")), positions.cpu())
+        found = own_rows(self._shard_on(torch.device("cpu")), positions.cpu())
         own = found < self.layout.num_rows
         rows, state = RowTensors.of(self.state, torch.device("cpu")), found[own]
         rows.weight[state] = weight.cpu()[own].to(rows.weight.dtype)
@@ -292,9 +292,14 @@ class ShardedLevel:
         """The rows and their layout on a device."""
         if self._tensors is None:
             self._tensors = RowTensors.of(self._host_state, device)
-            self._shard = Shard.of(self.layout, device)
         self.schedule.log_decay = self.schedule.log_decay.to(device)
-        return self._tensors, self._shard
+        return self._tensors, self._shard_on(device)
+
+    def _shard_on(self, device: torch.device) -> Shard:
+        """The layout on a device, copied there once."""
+        if device not in self._shards:
+            self._shards[device] = Shard.of(self.layout, device)
+        return self._shards[device]
 
     def _send(
         self,
