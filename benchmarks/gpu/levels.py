@@ -143,6 +143,7 @@ def main() -> None:
     if options.rehearse:
         from support.fake_accelerator import fake_accelerator  # noqa: PLC0415 - registers a device
 
+        torch.set_num_threads(1)
         with fake_accelerator() as device:
             measure(SMALL, device)
         return

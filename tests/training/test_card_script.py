@@ -1,4 +1,4 @@
-"""The script for a real card is whole: it runs to its end on the pretended accelerator, also where packages are missing.
+"""The script for a real card is whole: on the pretended accelerator it runs through, also where packages are missing.
 
 A package is missing here when a finder of modules is made blind to it.
 """
