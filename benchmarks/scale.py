@@ -205,11 +205,11 @@ def predict(config: Config, real_tree: LabelTree, family: int) -> float:
         tree = widened(real_tree, family)
         torch.manual_seed(0)
         model = build_model(config.model, tree, make_levels=sharded_levels(tree, Exchange(), config, trains=False))
-        weight = cast(ShardedLevel, model.label_head).state.weight
+        weight = cast(ShardedLevel, model.label_head).rows.weight
         rng = np.random.default_rng(ranks.rank)
         for start in range(0, len(weight), 65536):
-            block = torch.from_numpy(rng.normal(size=weight[start : start + 65536].shape) / 20).bfloat16()
-            weight[start : start + 65536] = block.view(torch.uint16).numpy()
+            block = weight[start : start + 65536]
+            block.copy_(torch.from_numpy(rng.normal(size=block.shape) / 20))
         dataset = ShardedDataset(data_url(config), "test")
         loader = EvalLoader(
             dataset, batch_size=config.evaluate.batch_size, rank=ranks.rank, world_size=ranks.world_size,

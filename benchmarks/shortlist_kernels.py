@@ -22,7 +22,7 @@ from support.label_heads import LABELS_PER_LEAF, WIDTH
 
 from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
-from cxml.optim import CpuShortlistKernels, RowTensors
+from cxml.optim import CpuShortlistKernels
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 from cxml.parallel.routing import Shard, send
 
@@ -53,7 +53,7 @@ def make_head(num_labels: int) -> ShardedLevel:
     """Random rows."""
     offsets = np.arange(0, num_labels + 1, LABELS_PER_LEAF).astype(np.int64)
     head = make_level(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
-    head.state.weight[:] = np.random.default_rng(0).normal(size=head.state.weight.shape) / 20
+    head.rows.weight.copy_(torch.from_numpy(np.random.default_rng(0).normal(size=head.rows.weight.shape) / 20))
     return head
 
 
@@ -89,8 +89,7 @@ def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: to
     nodes = leaves.nodes.masked_fill(~leaves.mask, -1)
     shard = Shard.of(head.layout, torch.device("cpu"))
     visit = send(head.exchange, shard, features, nodes, positive_keys=keys)
-    rows = RowTensors.of(head.state, torch.device("cpu"))
-    return CpuShortlistKernels().loss(rows, shard.leaf_rows, visit.candidates, head.schedule)
+    return CpuShortlistKernels().loss(head.rows, shard.leaf_rows, visit.candidates, head.schedule)
 
 
 def train_union(
@@ -98,7 +97,7 @@ def train_union(
 ) -> torch.Tensor:
     """What `sums_of` gives, by products over the union's rows; the rows' gradients are taken and dropped."""
     num_labels, share = head.layout.num_labels, 1 / (WANTED_LEAVES * LABELS_PER_LEAF)
-    weights, biases = torch.from_numpy(head.state.weight), torch.from_numpy(head.state.bias)
+    weights, biases = head.rows.weight, head.rows.bias
     wanted = torch.zeros(len(features), len(union))
     wanted[torch.arange(len(features))[:, None], torch.from_numpy(np.searchsorted(union, nodes))] = share
     texts, positions = keys // num_labels, keys % num_labels

@@ -70,6 +70,16 @@ def host_may_wait(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def host_memory(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor in host memory: the tensor itself if it lies there, else a copy in pinned memory.
+
+    Copies from a device to pinned memory are fast. Drop such a copy soon: the next one then takes its place.
+    """
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+
+
 def norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each of n tensors, [n]; one launch for all where they lie on an accelerator."""
     return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]

@@ -35,6 +35,10 @@ STOP_SIGNALS = (*SCHEDULER_SIGNALS, signal.SIGINT)
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """The signal that a process cannot ignore. On Windows SIGTERM is one already."""
 
+_GROUP_FILES = {  # of a control group: its limit, what is taken, and what of it are cached files
+    "version 1": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+    "version 2": ("memory.max", "memory.current", ("active_file", "inactive_file")),
+}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOCK_BYTE = 1 << 30  # Windows locks bytes, and nobody else can read them: one far behind the content
 
@@ -77,6 +81,41 @@ def has_reader(descriptor: int) -> bool:
     pipe = select.poll()
     pipe.register(descriptor, 0)  # errors are told without being asked for
     return not pipe.poll(0)
+
+
+def free_memory() -> int:
+    """The bytes of memory that this process may still take: what the machine has free, or its control groups allow."""
+    return min([psutil.virtual_memory().available, *free_in_groups()])
+
+
+def free_in_groups(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> list[int]:
+    """The bytes that are left to each control group of this process that has a limit; none except on Linux.
+
+    Containers and batch systems limit memory in this way. Cached files do not count: the kernel drops them first.
+
+    Args:
+        root: where Linux shows its control groups.
+        groups: the file that names those of this process.
+    """
+    try:
+        named = [line.split(":", 2) for line in Path(groups).read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in named:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = Path(root, "memory") if controllers else Path(root)
+        own = top / path.lstrip("/")
+        limit, used, cached = _GROUP_FILES["version 1" if controllers else "version 2"]
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # not shown in a container, or "max"
+                facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                taken = int((group / used).read_text()) - sum(int(facts[name]) for name in cached)
+                found.append(max(0, int((group / limit).read_text()) - taken))
+            if group == top:
+                break
+    return found
 
 
 def open_files_limit() -> int | None:

@@ -41,6 +41,7 @@ class Counts:
         launches: kernels outside the encoder; collectives and Triton's kernels count one each.
         encoder: kernels of the encoder's forward and backward pass.
         numpy: NumPy functions that took or gave an array of as many numbers as there are pairs, or more.
+        moved: bytes that were copied "to_host" and "to_device".
     """
 
     blocking: Counter[str] = field(default_factory=Counter)
@@ -50,14 +51,15 @@ class Counts:
     launches: Counter[str] = field(default_factory=Counter)
     encoder: Counter[str] = field(default_factory=Counter)
     numpy: Counter[str] = field(default_factory=Counter)
+    moved: Counter[str] = field(default_factory=Counter)
 
     def totals(self) -> dict[str, int]:
-        """How many of each kind."""
-        return {kind: sum(counter.values()) for kind, counter in vars(self).items()}
+        """How many of each kind; bytes are not among them."""
+        return {kind: sum(counter.values()) for kind, counter in vars(self).items() if kind != "moved"}
 
 
 class Watch:
-    """Counts what one thread does, and the backward passes that it starts.
+    """Counts what one thread does, and the backward passes that it starts; or what all threads do.
 
     Attributes:
         counts: what was counted so far.
@@ -65,21 +67,29 @@ class Watch:
         stand_ins: calls under way that stand for a kernel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_all_threads: bool = False) -> None:
         self.counts = Counts()
+        self._in_all_threads, self._lock = in_all_threads, threading.Lock()
         self.in_encoder = False
         self.stand_ins = 0
         self._thread = threading.current_thread()
 
     def is_here(self) -> bool:
-        """Whether this thread is the one that is watched, or one of autograd's."""
+        """Whether this thread is one that is watched, or one of autograd's."""
         thread = threading.current_thread()
-        return thread is self._thread or isinstance(thread, threading._DummyThread)
+        return self._in_all_threads or thread is self._thread or isinstance(thread, threading._DummyThread)
 
     def note(self, kind: str, what: str) -> None:
         """Count one of a kind."""
         if self.is_here() and not self.stand_ins:
-            getattr(self.counts, kind)[f"{_place()} {what}"] += 1
+            with self._lock:
+                getattr(self.counts, kind)[f"{_place()} {what}"] += 1
+
+    def note_bytes(self, direction: str, count: int) -> None:
+        """Count bytes that were copied."""
+        if self.is_here():
+            with self._lock:
+                self.counts.moved[direction] += count
 
     def note_launch(self, what: str) -> None:
         """Count one launch."""

@@ -15,7 +15,7 @@ collective what this one brings.
 
 What it cannot see: how long anything takes; that some operations launch several kernels (a sort, a cumulative sum, an
 index_add that copies first), which count as one; the casts of autocast; operators and methods of NumPy's arrays, and
-compiled loops over them; work of other threads, which is done and not counted. Triton's kernels are run by its
+compiled loops over them. Work of other threads is done, and counted if asked for. Triton's kernels are run by its
 interpreter (TRITON_INTERPRET=1).
 
 The device is registered once per process and stays so, out of use outside of `fake_accelerator`: take a process that
@@ -85,6 +85,11 @@ class _Device:
         if self.watch is not None:
             self.watch.note(kind, what)
 
+    def note_bytes(self, direction: str, tensor: Tensor) -> None:
+        """Count the bytes of a tensor that is copied, if anybody counts."""
+        if self.watch is not None:
+            self.watch.note_bytes(direction, tensor.numel() * tensor.element_size())
+
     def note_launch(self, what: str) -> None:
         """Count one launch, if anybody counts."""
         if self.watch is not None:
@@ -114,17 +119,20 @@ def fake_accelerator() -> Iterator[torch.device]:
 
 
 @contextmanager
-def counted(*, encoder: nn.Module | None = None, pairs: int = 0) -> Iterator[Counts]:
+def counted(
+    *, encoder: nn.Module | None = None, pairs: int = 0, in_all_threads: bool = False
+) -> Iterator[Counts]:  # fmt: skip
     """Count what this thread does within the context, and the backward passes that it starts.
 
     Args:
         encoder: a module whose forward and backward pass are counted apart. Its backward pass begins when the gradients
             of its outputs are there, and ends with that of the whole graph.
         pairs: numbers from which on an array is one of (text, leaf) pairs; 0 counts no calls of NumPy.
+        in_all_threads: count what other threads do, too.
     """
     assert _device.is_on, "within fake_accelerator"
     assert _device.watch is None, "one count at a time"
-    watch = Watch()
+    watch = Watch(in_all_threads=in_all_threads)
     with mock.patch.object(_device, "watch", watch), watching(watch, encoder, pairs):
         yield watch.counts
 
@@ -252,6 +260,7 @@ def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 def _note_to_host(tensor: Tensor, *, is_waited_for: bool) -> None:
     if tensor.numel():
         _device.note("to_host", "copy to the host")
+        _device.note_bytes("to_host", tensor)
         if is_waited_for:
             _device.note("blocking", "copy to the host")
 
@@ -259,6 +268,7 @@ def _note_to_host(tensor: Tensor, *, is_waited_for: bool) -> None:
 def _note_to_device(tensor: Tensor, dtype: torch.dtype, *, is_waited_for: bool = True) -> None:
     if not tensor.numel():
         return
+    _device.note_bytes("to_device", tensor)
     if not _is_pinned(tensor) or tensor.dtype != dtype:  # another type is made first, in pageable memory
         _device.note("pageable", "copy to the device")
         return
@@ -426,7 +436,7 @@ def _is_pinned(tensor: Tensor, device: object = None) -> bool:  # noqa: ARG001
 
 
 def _mark_pinned(tensor: Tensor) -> Tensor:
-    _device.pinned = {address: storage for address, storage in _device.pinned.items() if not storage.expired()}
+    _device.pinned = {address: storage for address, storage in list(_device.pinned.items()) if not storage.expired()}
     storage = StorageWeakRef(tensor.untyped_storage())
     _device.pinned[storage.cdata] = storage
     return tensor

@@ -61,8 +61,8 @@ class Rows:
         layout = RowLayout.deal(problem.leaf_offsets, ranks.rank, ranks.world_size)
         self.exchange = Exchange()
         self.head = make_level(layout, WIDTH, self.exchange, head or HeadConfig(), OptimConfig())
-        for array in vars(self.head.state).values():
-            np.add(array, 0, out=array)  # memory counts once it is written to
+        for tensor in vars(self.head.rows).values():
+            tensor.add_(0)  # memory counts once it is written to
 
     def step(self, seed: int) -> None:
         """See `Contender.step`."""

@@ -60,12 +60,12 @@ def engine_homes(engine: Engine, ranks: Ranks) -> list[Home]:
 
 
 def pieces_to_save(homes: list[Home], ranks: Ranks) -> dict[str, Pieces]:
-    """A copy in host memory of what this rank has to write: its own parts, and its share of those that all hold."""
+    """What this rank has to write, where it lies: its own parts, and its share of those that all hold."""
     replicated = [home for home in homes if home.is_replicated]
     owners = deal((len(home.weights) for home in replicated), ranks.world_size)
     mine = [home for home, owner in zip(replicated, owners, strict=True) if owner == ranks.rank]
     mine += [home for home in homes if not home.is_replicated]
-    return {name: pieces.on_host() for home in mine for name, pieces in home.pieces().items()}
+    return {name: pieces for home in mine for name, pieces in home.pieces().items()}
 
 
 def pieces_to_load(homes: list[Home]) -> dict[str, Pieces]:

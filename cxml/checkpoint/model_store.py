@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -145,13 +145,16 @@ def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict
             raise each
 
 
-def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
+def load_model(
+    url: str, tree: LabelTree, exchange: Exchange, *, rows_in: Literal["device", "host"] | None = None
+) -> CascadeXML:
     """Build a saved model over the tree that it was trained with, on the CPU, in evaluation mode.
 
     Args:
         url: folder that `save_model` wrote.
         tree: the tree of its training.
         exchange: the ranks that share the label rows; each keeps its own.
+        rows_in: memory for the label rows; None: as the model's config says.
 
     Raises:
         DataError: there is no whole model at `url`, or it is damaged or belongs to another tree.
@@ -164,7 +167,7 @@ def load_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
     if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
-    make_levels = sharded_levels(tree, exchange, config, trains=False)
+    make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)
     model = build_model(config.model, tree, architecture, make_levels)
     load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
     _load_rows(url, manifest, model)

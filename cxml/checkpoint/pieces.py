@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from cxml.accelerators import host_memory
 from cxml.errors import DataError
 
 PIECE_BYTES = 32 << 20
@@ -52,8 +53,13 @@ class Pieces:
         return cls.cut(values.numel(), 0, values.view(-1))
 
     def on_host(self) -> Pieces:
-        """A copy in host memory, which later steps do not change."""
-        return Pieces(self.numel, {start: part.detach().to("cpu", copy=True) for start, part in self.parts.items()})
+        """A copy in host memory, which later steps do not change; it is not pinned, of which there is little."""
+        return Pieces(self.numel, {start: host_memory(part.detach()).clone() for start, part in self.parts.items()})
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of this rank's pieces."""
+        return sum(part.nbytes for part in self.parts.values())
 
     def chunks(self) -> list[ChunkStorageMetadata]:
         """The parts as the planners want them told."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from cxml.checkpoint.manifest import SKIPPED
@@ -18,13 +20,16 @@ from cxml.parallel import Exchange, ShardedLevel, sharded_levels
 from cxml.tree import LabelTree
 
 
-def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> CascadeXML:
+def load_checkpoint_model(
+    url: str, tree: LabelTree, exchange: Exchange, *, rows_in: Literal["device", "host"] | None = None
+) -> CascadeXML:
     """Build the model that a checkpoint holds, in fp32 on the CPU, in evaluation mode; optimiser state is not read.
 
     Args:
         url: folder of the checkpoint.
         tree: the tree of its training.
         exchange: the ranks that share the label rows; each keeps its own.
+        rows_in: memory for the label rows; None: as the run's config says.
 
     Raises:
         DataError: the checkpoint is damaged, or belongs to another tree.
@@ -48,7 +53,7 @@ def load_checkpoint_model(url: str, tree: LabelTree, exchange: Exchange) -> Casc
     labels = SavedLevel.labels(run.num_labels)
     for saved in (*elsewhere, labels):
         check_rows_are_held(reader, saved)
-    make_levels = sharded_levels(tree, exchange, config, trains=False)
+    make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)
     model = build_model(config.model, tree, architecture, make_levels).float()
     weights = {name: parameter for name, parameter in model.named_parameters() if not is_label_row(name)}
     with torch.no_grad():

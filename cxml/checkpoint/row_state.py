@@ -34,6 +34,7 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
+from cxml.optim import as_tensor
 from cxml.parallel import ShardedLevel
 
 _READ_FOR_PREDICTION = ("weight", "bias", "last_step")
@@ -41,18 +42,18 @@ _LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
 def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
-    """A copy in host memory of a rank's rows of a level; of several copies of the rows only the first is saved."""
+    """A rank's rows of a level, where they lie; of several copies of the rows only the first is saved."""
     if head.copies.rank:
         return {}
-    arrays = {name: values.copy() for name, values in vars(head.state).items() if values.size}
-    arrays["positions"] = head.layout.positions()
-    num_rows, width = head.state.weight.shape
-    block_rows = max(1, PIECE_BYTES // (4 * width))
+    tensors = {name: values for name, values in vars(head.rows).items() if values.numel()}
+    tensors["positions"] = torch.from_numpy(head.layout.positions())
+    block_rows = max(1, PIECE_BYTES // (4 * head.rows.width))
     found = {}
-    for block, first in enumerate(range(0, num_rows, block_rows)):
-        for name, values in arrays.items():
-            rows = torch.from_numpy(np.ascontiguousarray(values[first : first + block_rows]))
-            found[f"{_part_of(level, name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(rows)
+    for block, first in enumerate(range(0, head.rows.num_rows, block_rows)):
+        for name, values in tensors.items():
+            rows = values[first : first + block_rows]
+            stored = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
+            found[f"{_part_of(level, name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(stored)
     return found
 
 
@@ -74,7 +75,7 @@ def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, tra
     Raises:
         DataError: rows are missing, or do not fit.
     """
-    layout, width = head.layout, head.state.weight.shape[1]
+    layout, width = head.layout, head.rows.width
     run = reader.manifest.run
     if (level.num_rows, run.width) != (layout.num_labels, width):
         problem = f"holds {level.num_rows} rows of {run.width} in {level.rows}, not {layout.num_labels} of {width}"
@@ -259,36 +260,33 @@ class _EngineRows:
 
 def _load_engine_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, trains: bool) -> None:
     """Fill the rows from a checkpoint in which they were the engine's."""
-    state, width = head.state, head.state.weight.shape[1]
-    state.last_step[:] = head.schedule.step
-    sources = [("model", "weight", state.weight, width), ("model", "bias", state.bias[:, None], 1)]
-    if trains and state.moment.size:
-        state.updates[:] = reader.manifest.run.optimizer_step
-        moments = state.moment, state.second
-        for i, moment in enumerate(("exp_avg", "exp_avg_sq")):
-            sources.append((f"optimizer/{moment}", "weight", moments[i], width))
-            sources.append((f"optimizer/{moment}", "bias", state.bias_moments[:, i : i + 1], 1))
-    for block, (first, rows) in enumerate(engine_blocks(reader, level)):
-        for prefix, kind, target, columns in sources:
-            name = f"{prefix}/{level.parameter.format(block)}.{kind}"
-            if reader.entry(name).numel != rows * columns:
-                raise DataError(reader.url, f"{name} does not fit its {rows} rows", ANOTHER_MODEL)
-            for start, values in reader.pieces(name):
-                _scatter(head, first * columns + start, values, target, columns)
+    rows = head.rows
+    rows.last_step.fill_(head.schedule.step)
+    has_moments = trains and rows.moment.numel()
+    if has_moments:
+        rows.updates.fill_(reader.manifest.run.optimizer_step)
+    for block, (positions, weight, bias) in enumerate(engine_rows(reader, level)):
+        head.import_rows(positions, weight, bias)
+        if has_moments:
+            _load_engine_moments(head, positions, f"{level.parameter.format(block)}", reader)
 
 
-def _scatter(head: ShardedLevel, first: int, values: Tensor, target: np.ndarray, columns: int) -> None:
-    """Put elements `first` .. of all label rows where this rank has them; [R, 1] targets take a row's mean."""
-    places = first + np.arange(len(values))
-    rows = head.layout.local_rows(places // columns)
-    own = rows >= 0
-    taken, rows, column = values.float().numpy()[own], rows[own], (places % columns)[own]
-    if target.dtype == np.uint16:
-        target[rows, column] = torch.from_numpy(taken).bfloat16().view(torch.uint16).numpy()
-    elif target.shape[1] < columns:
-        np.add.at(target[:, 0], rows, taken / columns)
-    else:
-        target[rows, column] = taken
+def _load_engine_moments(head: ShardedLevel, positions: Tensor, block: str, reader: ShardReader) -> None:
+    """Fill AdamW's moments from a block of the engine's; one second moment per row takes the mean of a row's."""
+    rows = head.rows
+    local = head.layout.local_rows(positions.numpy())
+    own = np.flatnonzero(local >= 0)
+    for i, (moment, target) in enumerate((("exp_avg", rows.moment), ("exp_avg_sq", rows.second))):
+        weight, bias = (f"optimizer/{moment}/{block}.{kind}" for kind in ("weight", "bias"))
+        values = read_array(reader, weight, (len(positions), rows.width))[own]
+        values = values if target.shape[1] == rows.width else values.mean(axis=1, keepdims=True)
+        _put(target, local[own], torch.from_numpy(values))
+        _put(rows.bias_moments[:, i], local[own], torch.from_numpy(read_array(reader, bias, (len(positions),))[own]))
+
+
+def _put(target: Tensor, local: np.ndarray, values: Tensor) -> None:
+    """Write the values of some rows, int64 [n], into an array of all rows, wherever it lies."""
+    target[torch.from_numpy(local).to(target.device)] = values.to(target.device)
 
 
 def _load_schedule(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> None:
@@ -322,13 +320,14 @@ def _load_block(
     num_rows = reader.entry(f"{level.positions}/{block}/positions").numel
     for name in ("last_step", "updates") if trains else ("last_step",):
         read_steps(reader, f"{_part_of(level, name)}/{block}/{name}", num_rows)
-    for name, target in vars(head.state).items():
-        if not target.size or (name not in _READ_FOR_PREDICTION and not trains):
+    for name, target in vars(head.rows).items():
+        if not target.numel() or (name not in _READ_FOR_PREDICTION and not trains):
             continue
-        values = read_array(reader, f"{_part_of(level, name)}/{block}/{name}", (num_rows, *target.shape[1:]))
+        saved = read_array(reader, f"{_part_of(level, name)}/{block}/{name}", (num_rows, *target.shape[1:]))
+        values = as_tensor(saved[own])
         if values.dtype != target.dtype:
             raise DataError(reader.url, f"holds {name} of rows in another number format", ANOTHER_MODEL)
-        target[local] = values[own]
+        _put(target, local, values)
 
 
 def _part_of(level: SavedLevel, name: str) -> str:

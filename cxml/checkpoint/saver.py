@@ -1,9 +1,14 @@
-"""Saving in the background: training waits for a copy to host memory, a thread of each rank writes and commits."""
+"""Saving: a thread of each rank writes and commits.
+
+Where the machines have memory for it, training waits for a copy to host memory only, and goes on while that is written.
+Else it waits until everything is written from where it lies, block by block, and no memory is taken for a copy.
+"""
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import cast
 
@@ -12,12 +17,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from cxml import storage
+from cxml.accelerators import synchronize
 from cxml.checkpoint.catalogue import new_folder, retain
 from cxml.checkpoint.pieces import SavePlanner
+from cxml.checkpoint.room import Room, find_room
 from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure
 from cxml.config import CheckpointConfig
 from cxml.errors import CxmlError
+from cxml.operating_system import free_memory
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
@@ -28,13 +36,16 @@ _PATIENCE = timedelta(days=1)
 class Saver:
     """Writes snapshots under one URL, one at a time. Every rank makes the same calls in the same order."""
 
-    def __init__(self, url: str, config: CheckpointConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, url: str, config: CheckpointConfig, ranks: Ranks, *, free_memory: Callable[[], int] = free_memory
+    ) -> None:
         """Prepare; a collective call.
 
         Args:
             url: folder of the run's checkpoints.
             config: which of them stay.
             ranks: this process's place.
+            free_memory: tells the bytes that a process of this machine may still take.
         """
         self._url = url
         self._config = config
@@ -43,6 +54,8 @@ class Saver:
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
         self._pool = ThreadPoolExecutor(1, "cxml-checkpoint")
         self._pending: Future[str] | None = None
+        self._free_memory = free_memory
+        self._told: bool | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -50,12 +63,20 @@ class Saver:
         return self._pending is not None and not self._pending.done()
 
     def start(self, snapshot: Snapshot) -> None:
-        """Write a snapshot in the background. No rank may be busy."""
+        """Write a snapshot: a copy, in the background, or if there is no memory for one, before this returns.
+
+        A collective call. No rank may be busy.
+        """
         self.report()
         folder: list[str | None] = [new_folder(self._url, snapshot.run.step) if self._ranks.is_first else None]
         dist.broadcast_object_list(folder, group=self._group)
         assert folder[0] is not None, "the first rank names it"
-        self._pending = self._pool.submit(self._save, snapshot, folder[0])
+        room = find_room(snapshot.num_bytes, self._free_memory(), self._group)
+        self._tell(room)
+        synchronize(self._ranks.device)  # the thread has a stream of its own
+        self._pending = self._pool.submit(self._save, snapshot.on_host() if room.is_enough else snapshot, folder[0])
+        if not room.is_enough:
+            wait([self._pending])
 
     def report(self) -> None:
         """Tell about a save that has ended. A failed one is told and given up: the next one may succeed."""
@@ -86,6 +107,13 @@ class Saver:
             self._pending.exception()
             self.report()
         self._pool.shutdown()
+
+    def _tell(self, room: Room) -> None:
+        """Log how checkpoints are written, when that changes."""
+        if self._ranks.is_first and room.is_enough != self._told:
+            way = "in the background, from a copy" if room.is_enough else "while training waits: a copy has no room"
+            _log.info("Checkpoints are written %s (%s)", way, room)
+        self._told = room.is_enough
 
     def _save(self, snapshot: Snapshot, folder: str) -> str:
         writer = ShardWriter(folder, self._ranks.rank, snapshot.run)

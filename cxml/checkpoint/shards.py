@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from cxml import artefacts, storage
+from cxml.accelerators import host_memory
 from cxml.artefacts import FileEntry
 from cxml.checkpoint.finite import require_finite
 from cxml.checkpoint.manifest import (
@@ -95,9 +96,7 @@ class ShardWriter(StorageWriter):
         return done
 
     def _write(self, number: int, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
-        tensors = {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
-        require_finite(tensors.items())
-        content = safetensors.torch.save(tensors)
+        content = _content(items, planner)
         name = f"{_kind(items[0])}-{self._rank:05d}-{number:05d}.safetensors"
         storage.write_atomic(storage.join(self._url, name), content)
         entry = FileEntry(name, len(content), hashlib.sha256(content).hexdigest())
@@ -247,6 +246,13 @@ def _into_files(items: list[WriteItem]) -> Iterator[list[WriteItem]]:
         yield run
 
 
+def _content(items: list[WriteItem], planner: SavePlanner) -> bytes:
+    """A file of some pieces. Copies of those that lie on a device are dropped before it is written."""
+    tensors = {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
+    require_finite(tensors.items())
+    return safetensors.torch.save(tensors)
+
+
 def _kind(item: WriteItem) -> str:
     return item.index.fqn.split("/", 1)[0]
 
@@ -264,7 +270,7 @@ def _bytes(item: WriteItem) -> int:
 def _tensor_of(item: WriteItem, planner: SavePlanner) -> Tensor:
     tensor = planner.resolve_data(item)
     assert isinstance(tensor, Tensor), "only tensors are planned"
-    return tensor.contiguous()
+    return host_memory(tensor).contiguous()
 
 
 def _entry(metadata: Metadata, name: str, pieces: list[tuple[int, int, int]]) -> TensorEntry:

@@ -53,10 +53,25 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A moment of a run, as far as this rank saves it, in memory that the run does not touch any more."""
+    """A moment of a run, as far as this rank saves it.
+
+    Attributes:
+        run: what is not a tensor.
+        pieces: by the names of their tensors, where the run has them: its next step changes them, but not those of
+            `on_host`.
+    """
 
     run: RunState
     pieces: dict[str, Pieces]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of this rank's pieces."""
+        return sum(pieces.num_bytes for pieces in self.pieces.values())
+
+    def on_host(self) -> Snapshot:
+        """A copy in host memory."""
+        return Snapshot(self.run, {name: pieces.on_host() for name, pieces in self.pieces.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +95,7 @@ class TrainingState:
         return cast(CascadeXML, self.engine.module)
 
     def take(self, progress: Progress, metrics: dict[str, float]) -> Snapshot:
-        """Copy everything to host memory. Training waits for this and no longer."""
+        """What this rank saves of this moment, where it lies."""
         head, ranks = self.model.label_head, self.ranks
         pieces = pieces_to_save(engine_homes(self.engine, ranks), ranks)
         row_schedule = {}

@@ -8,9 +8,9 @@ from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
 from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, pairs_by_text
 from cxml.optim.groups import parameter_groups
 from cxml.optim.kernels import RowKernels, ShortlistKernels
-from cxml.optim.row_adamw import RowSchedule, RowState, settled_weights, update_rows
+from cxml.optim.row_adamw import RowSchedule, RowState, update_rows
 from cxml.optim.row_kernels import best_int8_rows
-from cxml.optim.row_tensors import RowTensors, update_run
+from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, settled_weights, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, best_per_text
 
@@ -30,6 +30,8 @@ __all__ = [
     "Shortlists",
     "TorchEveryRowKernels",
     "TorchShortlistKernels",
+    "as_array",
+    "as_tensor",
     "best_int8_rows",
     "best_per_text",
     "one_cycle",

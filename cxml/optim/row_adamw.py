@@ -165,12 +165,3 @@ def update_rows(
     arrays = tuple(vars(state).values())
     log_decay = schedule.log_decay.numpy()
     update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), log_decay, arrays)
-
-
-def settled_weights(state: RowState, schedule: RowSchedule, rows: slice = slice(None)) -> np.ndarray:
-    """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
-    stored = state.weight[rows]
-    values = stored if stored.dtype == np.float32 else (stored.astype(np.uint32) << 16).view(np.float32)
-    log_decay = schedule.log_decay.numpy(force=True)
-    factors = np.exp(log_decay[schedule.step] - log_decay[state.last_step[rows]])
-    return values * factors[:, None].astype(np.float32)

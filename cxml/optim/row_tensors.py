@@ -6,6 +6,7 @@ The same schedule as `row_kernels`, number for number: that visits scattered row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ _HALF = 0x8000  # as noise it makes rounding go to nearest
 
 @dataclass(kw_only=True)
 class RowTensors:
-    """The arrays of a `RowState` on a device; on the CPU they share its memory. uint16 becomes bfloat16."""
+    """The arrays of a `RowState` where the rows are worked on; bfloat16 in place of uint16."""
 
     weight: Tensor
     bias: Tensor
@@ -30,27 +31,70 @@ class RowTensors:
     compensation: Tensor
 
     @classmethod
+    def zeros(cls, num_rows: int, width: int, device: torch.device, **form: Any) -> RowTensors:  # noqa: ANN401
+        """Fresh rows, allocated on `device`; `form` is as of `RowState.zeros`.
+
+        On the CPU memory that is never written to is never taken.
+        """
+        if device.type == "cpu":
+            return cls.of(RowState.zeros(num_rows, width, **form), device)
+        one = cls.of(RowState.zeros(1, width, **form), device)
+        return cls(**{name: tensor.repeat(num_rows, *[1] * (tensor.ndim - 1)) for name, tensor in vars(one).items()})
+
+    @classmethod
     def of(cls, state: RowState, device: torch.device) -> RowTensors:
-        """The rows of `state` on `device`."""
-        return cls(**{name: _as_tensor(array).to(device) for name, array in vars(state).items()})
+        """The rows of `state` on `device`; on the CPU they share its memory."""
+        return cls(**{name: as_tensor(array).to(device) for name, array in vars(state).items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.bias.device
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.bias)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(tensor.nbytes for tensor in vars(self).values())
+
+    def move(self, device: torch.device) -> None:
+        """Move the rows, one array after the other, so that only one of them is in memory twice."""
+        for name in list(vars(self)):
+            setattr(self, name, getattr(self, name).to(device))
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The memory of rows on the CPU as the arrays of a `RowState`, for the compiled loops."""
-        return tuple(_as_array(tensor) for tensor in vars(self).values())
+        return tuple(as_array(tensor) for tensor in vars(self).values())
 
-    def copy_to(self, state: RowState) -> None:
-        """Write the rows back to where they came from."""
-        for name, array in vars(state).items():
-            _as_tensor(array).copy_(getattr(self, name))
+    def floats(self, chosen: slice | Tensor) -> Tensor:
+        """Weights of chosen rows, int64 of any shape or a run, as float32 [..., D], without decay that is pending."""
+        return self.weight[chosen].float()
+
+    def fill(self, chosen: Tensor, values: Tensor) -> None:
+        """Write weights, float32 [n, D], of chosen rows, int64 [n], rounded to nearest."""
+        self.weight[chosen] = values.to(self.weight.dtype)
+        if self.compensation.shape[1]:
+            self.compensation[chosen] = 0
 
 
-def _as_tensor(array: np.ndarray) -> Tensor:
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The same memory; uint16 holds the bits of bfloat16."""
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _as_array(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The same host memory; uint16 holds the bits of bfloat16."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
@@ -82,7 +126,7 @@ def update_run(
     decay = pending_decay(rows, run, schedule, schedule.step)
     rows.last_step[run] = schedule.step
     rows.updates[run] += 1
-    values = rows.weight[run].float()
+    values = rows.floats(run)
     if rows.compensation.shape[1]:
         values = values + rows.compensation[run].float()
     values = values * decay[:, None]
@@ -97,6 +141,11 @@ def update_run(
 def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, step: int) -> Tensor:
     """The factor that each chosen row still has to take to be as of the end of `step`: float32, shaped as `run`."""
     return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
+
+
+def settled_weights(rows: RowTensors, schedule: RowSchedule, run: slice = slice(None)) -> Tensor:
+    """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
+    return rows.floats(run) * pending_decay(rows, run, schedule, schedule.step)[:, None]
 
 
 def _adamw_change(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,20 +20,26 @@ from cxml.tree import LabelTree
 
 
 def sharded_levels(
-    tree: LabelTree, exchange: Exchange, config: Config, *, trains: bool = True
+    tree: LabelTree,
+    exchange: Exchange,
+    config: Config,
+    *,
+    trains: bool = True,
+    rows_in: Literal["device", "host"] | None = None,
 ) -> Callable[[int], tuple[list[ShardedLevel], ShardedLevel]]:
     """What makes a run's sharded levels, once the width of the features is known: those of clusters, and the labels.
 
     A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all. In
-    prediction only the labels are sharded.
+    prediction only the labels are sharded. `rows_in` overrides the config's.
 
     Raises:
         ConfigError: the groups do not come out even.
         LaunchError: they are to be machines, which have different numbers of ranks.
     """
-    group_size = config.head.group_size if trains else 0
+    own_head = config.head if rows_in is None else dataclasses.replace(config.head, rows_in=rows_in)
+    group_size = own_head.group_size if trains else 0
     shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
-    clusters = sharded_clusters(tree, config.head) if trains else []
+    clusters = sharded_clusters(tree, own_head) if trains else []
 
     def make(width: int) -> tuple[list[ShardedLevel], ShardedLevel]:
         def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: RowSchedule) -> ShardedLevel:
@@ -43,8 +49,8 @@ def sharded_levels(
                 trains=trains, **options,
             )  # fmt: skip
 
-        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), config.head)
-        by_shortlist = dataclasses.replace(config.head, candidates="shortlist")
+        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), own_head)
+        by_shortlist = dataclasses.replace(own_head, candidates="shortlist")
         sizes = tree.level_sizes
         return [
             level_of(leaf_offsets_of(tree.offsets[:level], sizes[level]), by_shortlist, schedule=labels.schedule)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-from cxml.optim import RowSchedule, RowState
+from cxml.optim import RowSchedule, RowTensors
 from cxml.parallel.exchange import Exchange
 
 _LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
@@ -31,9 +31,9 @@ class Magnitude:
         """Whether the rows have been measured."""
         return self._largest is not None
 
-    def measure(self, state: RowState, exchange: Exchange) -> None:
+    def measure(self, rows: RowTensors, exchange: Exchange) -> None:
         """Take the largest number of the rows, NaN if one of them is NaN; a collective call."""
-        own = torch.tensor([_largest(state)], dtype=torch.float64)
+        own = torch.tensor([_largest(rows)], dtype=torch.float64)
         self._largest = float(exchange.gather_rows(own, [1] * exchange.size).max())
 
     def forget(self) -> None:
@@ -96,12 +96,11 @@ def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_ad
     return gradient / factor if factor > 0 else math.inf
 
 
-def _largest(state: RowState) -> float:
+def _largest(rows: RowTensors) -> float:
     """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole."""
-    found = np.abs(state.bias).max(initial=0)
-    for start in range(0, len(state.weight), _BLOCK_ROWS):
-        block = torch.from_numpy(state.weight[start : start + _BLOCK_ROWS])
-        block = block.view(torch.bfloat16) if block.dtype == torch.uint16 else block
-        least, most = torch.aminmax(block)
-        found = np.max([found, -least.item(), most.item()])  # unlike Python's max it keeps NaN
+    found = np.float64(0)
+    for start in range(0, rows.num_rows, _BLOCK_ROWS):
+        for values in (rows.weight, rows.bias):
+            least, most = torch.aminmax(values[start : start + _BLOCK_ROWS])
+            found = np.max([found, -least.item(), most.item()])  # unlike Python's max it keeps NaN
     return float(found)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
 from cxml.model import HandDown, Leaves
@@ -28,7 +29,6 @@ from cxml.optim import (
     EveryRow,
     RowKernels,
     RowSchedule,
-    RowState,
     RowTensors,
     ShortlistKernels,
     Shortlists,
@@ -55,6 +55,7 @@ class ShardedLevel:
         exchange: the ranks that share the rows.
         copies: the ranks that hold the same rows, for other texts.
         on_device: whether rows are worked on where the features are, else by the CPU.
+        rows: this rank's, in one place: on the device if they are worked on there, else in host memory.
         schedule: of the rows' update.
     """
 
@@ -72,6 +73,7 @@ class ShardedLevel:
         copies: Exchange | None = None,
         accumulation: int = 1,
         trains: bool = True,
+        rows: RowTensors | None = None,
     ) -> None:
         """Allocate the rows.
 
@@ -87,18 +89,20 @@ class ShardedLevel:
             copies: the ranks that hold the same rows, for other texts; None if there is but this.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
+            rows: rows that exist already, which the level takes over; None makes fresh ones.
         """
         self.layout, self.exchange, self.copies = layout, exchange, copies or Exchange(is_alone=True)
         self._kernels, self.on_device = kernels, on_device
         self._scores_all = head.candidates == "all"
         self._optimizer, self._width, self._clip_norm = head.optimizer, width, head.clip_global_norm
-        self._tensors: RowTensors | None = None
         self._shards: dict[torch.device, Shard] = {}
-        self._host_state = RowState.zeros(
-            layout.num_rows, width,
-            optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment, trains=trains,
-        )  # fmt: skip
-        self._host_state.bias[:] = self.initial_bias()
+        if rows is None:
+            rows = RowTensors.zeros(
+                layout.num_rows, width, current_device() if on_device else torch.device("cpu"),
+                optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment, trains=trains,
+            )  # fmt: skip
+            rows.bias.fill_(self.initial_bias())
+        self.rows = rows
         self.schedule = schedule or RowSchedule(
             decay=optim.classifier_weight_decay,
             beta2=optim.beta2,
@@ -119,18 +123,6 @@ class ShardedLevel:
         outweigh it.
         """
         return -math.log(max(2, self.layout.num_labels)) if self._scores_all else -4.0
-
-    @property
-    def state(self) -> RowState:
-        """The rows as host arrays, to read or to write; on the CPU they are the very memory that is trained."""
-        if self._tensors is not None and self._tensors.weight.device.type != "cpu":
-            self._tensors.copy_to(self._host_state)
-            self._tensors = None
-        return self._host_state
-
-    @state.setter
-    def state(self, state: RowState) -> None:
-        self._host_state, self._tensors = state, None
 
     def loss(
         self,
@@ -229,16 +221,13 @@ class ShardedLevel:
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
 
-        Of several copies only the first hands its rows out; the others have none.
+        The blocks are copies in host memory. Of several copies of the rows only the first hands them out.
         """
         positions = torch.from_numpy(self.layout.positions())
         for start in range(0, self.layout.num_rows if self.copies.rank == 0 else 0, _BLOCK_ROWS):
             own = slice(start, start + _BLOCK_ROWS)
-            yield {
-                "positions": positions[own].clone(),
-                "weight": torch.from_numpy(settled_weights(self.state, self.schedule, own)),
-                "bias": torch.from_numpy(self.state.bias[own].copy()),
-            }
+            weight, bias = self._settled(own)
+            yield {"positions": positions[own].clone(), "weight": weight, "bias": bias.clone()}
 
     def gather_rows(self, is_wanted: bool) -> tuple[Tensor, Tensor]:
         """All rows of the level, float32 [n, D] and [n], on the CPU of a rank that wants them; a collective call."""
@@ -250,8 +239,7 @@ class ShardedLevel:
             own = slice(*np.searchsorted(positions, (start, stop)).tolist())
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
-            block[place, :-1] = torch.from_numpy(settled_weights(self.state, self.schedule, own))
-            block[place, -1] = torch.from_numpy(self.state.bias[own])
+            block[place, :-1], block[place, -1] = self._settled(own)
             self.exchange.sum_alike(block)
             if is_wanted:
                 weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
@@ -276,13 +264,12 @@ class ShardedLevel:
         """See `LabelHead.import_rows`."""
         found = own_rows(self._shard_on(torch.device("cpu")), positions.cpu())
         own = found < self.layout.num_rows
-        rows, state = RowTensors.of(self.state, torch.device("cpu")), found[own]
-        rows.weight[state] = weight.cpu()[own].to(rows.weight.dtype)
-        rows.bias[state] = bias.cpu()[own].float()
-        if rows.compensation.shape[1]:
-            rows.compensation[state] = 0
+        device, kept = self.rows.device, own.to(weight.device)
+        local = found[own].to(device)
+        self.rows.fill(local, weight[kept].to(device))
+        self.rows.bias[local] = bias[kept].to(device, torch.float32)
         self._magnitude.forget()
-        return int(own.sum())
+        return len(local)
 
     def _place(self, features_BD: Tensor) -> Tensor:
         """The features where the rows are worked on."""
@@ -290,10 +277,15 @@ class ShardedLevel:
 
     def _rows_on(self, device: torch.device) -> tuple[RowTensors, Shard]:
         """The rows and their layout on a device."""
-        if self._tensors is None:
-            self._tensors = RowTensors.of(self._host_state, device)
+        if self.rows.device != device:  # rows of a file, or for features of another device than this process's
+            self.rows.move(device)
         self.schedule.log_decay = self.schedule.log_decay.to(device)
-        return self._tensors, self._shard_on(device)
+        return self.rows, self._shard_on(device)
+
+    def _settled(self, run: slice) -> tuple[Tensor, Tensor]:
+        """Weights, float32 [n, D], and biases, float32 [n], of a run of rows as of now, in host memory."""
+        self.schedule.log_decay = self.schedule.log_decay.to(self.rows.device)
+        return settled_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
 
     def _shard_on(self, device: torch.device) -> Shard:
         """The layout on a device, copied there once."""
@@ -361,7 +353,7 @@ class ShardedLevel:
     def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
         """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
         if not self._magnitude.is_known:
-            self._magnitude.measure(self.state, self.exchange)
+            self._magnitude.measure(self.rows, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
         if losses_above and not torch.stack(list(losses_above)).isfinite().all():
             own = math.inf

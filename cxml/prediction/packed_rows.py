@@ -28,6 +28,7 @@ from cxml.optim import (
     RowState,
     RowTensors,
     Shortlists,
+    as_array,
     best_int8_rows,
     pairs_by_text,
 )
@@ -140,18 +141,18 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
 def pack(head: ShardedLevel) -> PackedRows:
     """The rows of a trained head, in its own number format, with the decay that they had not taken yet.
 
-    The result shares the head's memory where nothing has to be changed.
+    The result shares the head's host memory where nothing has to be changed.
     """
-    state = head.state
+    rows, bias = head.rows, as_array(head.rows.bias.cpu())
     if not head.schedule.step:
-        return PackedRows(state.weight, np.zeros(0, np.float32), state.bias)
-    weight = np.empty(state.weight.shape, np.float32)
+        return PackedRows(as_array(rows.weight.cpu()), np.zeros(0, np.float32), bias)
+    weight = np.empty(rows.weight.shape, np.float32)
     start = 0
     for block in head.export_rows():
         values = block["weight"].numpy()
         weight[start : start + len(values)] = values
         start += len(values)
-    return PackedRows(weight, np.zeros(0, np.float32), state.bias)
+    return PackedRows(weight, np.zeros(0, np.float32), bias)
 
 
 def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> ShardedLevel:
@@ -166,9 +167,9 @@ def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, 
     if rows.format == "int8":
         return _Int8Level(rows, layout, exchange, scores_all=scores_all)
     head = HeadConfig(candidates="all" if scores_all else "shortlist")
-    level = make_level(layout, rows.weight.shape[1], exchange, head, OptimConfig(), trains=False)
-    level.state = _state(rows)
-    return level
+    return make_level(
+        layout, rows.weight.shape[1], exchange, head, OptimConfig(), trains=False, rows=_host_tensors(rows)
+    )  # fmt: skip
 
 
 class _Int8Kernels(CpuShortlistKernels):
@@ -193,9 +194,8 @@ class _Int8Level(ShardedLevel):
     def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
         super().__init__(
             layout, rows.weight.shape[1], exchange, HeadConfig(), OptimConfig(),
-            kernels=_Int8Kernels(rows), trains=False,
+            kernels=_Int8Kernels(rows), trains=False, rows=_host_tensors(rows),
         )  # fmt: skip
-        self.state = _state(rows)
         self._rows = rows
         self._takes_all = scores_all
 
@@ -224,7 +224,7 @@ class _Int8Level(ShardedLevel):
             }
 
 
-def _state(rows: PackedRows) -> RowState:
+def _host_tensors(rows: PackedRows) -> RowTensors:
     empty = RowState.zeros(
         0, rows.weight.shape[1], optimizer="sgd", weights="fp32", second_moment="full", trains=False
     )  # fmt: skip
@@ -234,7 +234,7 @@ def _state(rows: PackedRows) -> RowState:
     empty.moment = empty.second = np.zeros((num_rows, 0), np.float32)
     empty.bias_moments = np.zeros((0, 2), np.float32)
     empty.compensation = np.zeros((num_rows, 0), np.uint8)
-    return empty
+    return RowTensors.of(empty, torch.device("cpu"))
 
 
 def _packed(values: np.ndarray, target: RowFormat) -> tuple[np.ndarray, np.ndarray | None]:

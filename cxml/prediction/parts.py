@@ -154,7 +154,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     if tree_digest(tree) != tree_hash:
         raise StaleArtefactError(f"{place} was trained with another label tree than the one that is there now.")
     data = _existing(data_url(config), storage.join(output, "data"))
-    model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange)
+    model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange, rows_in="host")
     head = model.label_head
     assert isinstance(head, ShardedLevel), "both loads build one"
     data_manifest = DataManifest.read(data)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from cxml.checkpoint import Progress, Saver, TrainingState, checkpoints_url
 from cxml.errors import CxmlError
 from cxml.parallel import group_patience
-from cxml.training.interruption import StopSignal
+from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, StepReport
 
 _log = logging.getLogger(__name__)
@@ -24,20 +24,23 @@ class CheckpointCallback(Callback):
     Ranks agree after every step whether to save: clocks and signals reach them at different moments.
     """
 
-    def __init__(self, state: TrainingState, start: Progress, stop: StopSignal, figures: dict[str, float]) -> None:
+    def __init__(
+        self, state: TrainingState, start: Progress, stop: StopSignal, guard: HangGuard, figures: dict[str, float]
+    ) -> None:
         """Prepare; a collective call.
 
         Args:
             state: of the run.
             start: where the run stands.
             stop: whether it was asked to stop.
+            guard: waits while training waits for a save.
             figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
         self._group = dist.new_group(backend="gloo", timeout=group_patience(state.config.train.hang_minutes))
         self._state = state
-        self._stop = stop
+        self._stop, self._guard = stop, guard
         self._figures = figures
         self._evaluated = dict(figures)
         self._progress = start
@@ -85,7 +88,8 @@ class CheckpointCallback(Callback):
             self._save()
 
     def _save(self) -> None:
-        self._saver.start(self._state.take(self._progress, dict(self._figures)))
+        with self._guard.paused():
+            self._saver.start(self._state.take(self._progress, dict(self._figures)))
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
 
     def _save_and_stop(self) -> None:

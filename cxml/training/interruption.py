@@ -7,6 +7,8 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from cxml.checkpoint import Progress
@@ -54,13 +56,14 @@ class HangGuard(Callback):
 
     Every rank has one, so a job in which one rank hangs shows where each of them is. The clock is the interpreter's
     own (`faulthandler`), which needs no lock: it also fires while compiled code or a driver call is stuck. Between
-    epochs, where evaluation may take its time, only the process group's time-out holds. After an error the clock runs
-    on, since clearing up may wait for ranks that are gone.
+    epochs, where evaluation may take its time, and during a save, only the process group's time-out holds. After an
+    error the clock runs on, since clearing up may wait for ranks that are gone.
     """
 
     def __init__(self, minutes: float) -> None:
         """`minutes` of 0 never fires."""
         self._seconds = minutes * 60
+        self._is_running = False
 
     def on_epoch_begin(self) -> None:
         """Start the clock."""
@@ -71,8 +74,17 @@ class HangGuard(Callback):
         self._restart()
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Stop the clock until the next step ends."""
+        """Stop the clock until the next epoch begins."""
+        self._is_running = False
         faulthandler.cancel_dump_traceback_later()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock within this context, for what may take longer than a step; then start it anew if it ran."""
+        faulthandler.cancel_dump_traceback_later()
+        yield
+        if self._is_running:
+            self._restart()
 
     def on_end(self) -> None:
         """Stop the clock; after an error start it for the last time."""
@@ -88,5 +100,6 @@ class HangGuard(Callback):
         faulthandler.cancel_dump_traceback_later()
 
     def _restart(self) -> None:
+        self._is_running = True
         if self._seconds:
             faulthandler.dump_traceback_later(self._seconds, exit=True)

@@ -155,7 +155,7 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
         if config.checkpoint.is_on:
-            checkpoints = CheckpointCallback(state, start, stack.enter_context(StopSignal()), figures)
+            checkpoints = CheckpointCallback(state, start, stack.enter_context(StopSignal()), guard, figures)
             callbacks.append(checkpoints)
             stack.callback(checkpoints.close)
         return fit(

@@ -64,9 +64,8 @@ def resume(folder, shard_from, then_train):
             number = len(state.tree.offsets) - len(state.model.cluster_levels) + len(found)
             positions = level.own_positions()
             found[number] = {
-                "positions": positions.numpy(), "weight": level.state.weight.copy(), "bias": level.state.bias.copy(),
-                "moment": level.state.moment.copy(), "second": level.state.second.copy(),
-                "updates": level.state.updates.copy(),
+                "positions": positions.numpy(),
+                **{name: tensor.numpy().copy() for name, tensor in vars(level.rows).items()},
             }  # fmt: skip
         heads = [head.weight.detach().numpy().copy() for head in state.model.cluster_heads]
         if then_train:

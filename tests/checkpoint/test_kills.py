@@ -80,6 +80,22 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_b
     assert_same_run(tmp_path / "out", through)
 
 
+@pytest.mark.parametrize("victims", [[1], [0, 1]])
+def test_ranks_killed_while_training_waits_for_a_save_leave_no_half_checkpoint(base, through, tmp_path, victims):
+    config, url = begin(base, tmp_path / "out")
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "first", has_memory=False)
+    assert wait_for_step(ranks, url, 4)
+    wait_for_save(ranks, url)
+    ranks.kill(victims)
+    assert 0 not in ranks.wait()
+    assert "written while training waits" in ranks.log()
+    entries = list_checkpoints(url)
+    assert [read_whole(entry.url) for entry in entries] == [entry.step for entry in entries]
+    ranks = Ranks(config, NUM_RANKS, tmp_path / "second", has_memory=False)
+    assert ranks.wait() == [0, 0], ranks.log()
+    assert_same_run(tmp_path / "out", through)
+
+
 def test_a_stop_signal_to_one_rank_saves_and_ends_them_all_with_a_code_of_its_own(base, through, tmp_path):
     config, url = begin(base, tmp_path / "out", checkpoint={"every_minutes": 0, "every_steps": 10**6})
     ranks = Ranks(config, NUM_RANKS, tmp_path / "first")

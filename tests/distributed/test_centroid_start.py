@@ -64,7 +64,7 @@ def _rows_of(head):
         return (torch.cat([getattr(block, kind).detach() for block in head.blocks]) for kind in ("weight", "bias"))
     blocks = list(head.export_rows())
     if not blocks:  # a copy; the first has them
-        return torch.from_numpy(head.state.weight), torch.from_numpy(head.state.bias)
+        return head.rows.weight, head.rows.bias
     return (torch.cat([block[kind] for block in blocks]) for kind in ("weight", "bias"))
 
 

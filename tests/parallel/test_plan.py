@@ -31,8 +31,8 @@ def grow(head, queue):
     offsets = np.arange(0, LABELS + 1, 8)
     before = psutil.Process().memory_info().rss
     rows = make_level(RowLayout.deal(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
-    for array in vars(rows.state).values():
-        np.add(array, 0, out=array)  # memory counts once it is written to
+    for tensor in vars(rows.rows).values():
+        tensor.add_(0)  # memory counts once it is written to
     queue.put(psutil.Process().memory_info().rss - before)
 
 

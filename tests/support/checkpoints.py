@@ -78,8 +78,8 @@ class Ranks:
     """The ranks of a training as processes, each with a log."""
 
     def __init__(self, config: Config, num_ranks: int, folder: Path, *, environment: dict[str, str] | None = None,
-                 hanging: tuple[int, int] | None = None) -> None:  # fmt: skip
-        """Start them; `hanging` is a rank and the step that it never ends."""
+                 hanging: tuple[int, int] | None = None, has_memory: bool = True) -> None:  # fmt: skip
+        """Start them; `hanging` is a rank and the step that it never ends, `has_memory` whether copies have room."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "config.yaml"
         file.write_text(dump_config(config_to_dict(config)))
@@ -91,6 +91,8 @@ class Ranks:
             command = [sys.executable, str(Path(__file__).parent / "train_rank.py"), str(file)]
             if hanging and hanging[0] == rank:
                 command += ["hang", str(hanging[1])]
+            if not has_memory:
+                command.append("no-memory")
             with log.open("ab") as stream:
                 self.processes.append(
                     subprocess.Popen(

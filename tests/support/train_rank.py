@@ -1,14 +1,16 @@
-"""One rank of a training as a process of its own, to be killed, stopped or hung: CONFIG [hang STEP].
+"""One rank of a training as a process of its own, to be killed, stopped or hung: CONFIG [hang STEP] [no-memory].
 
 Its place is in the environment (RANK, WORLD_SIZE, ...). Exits with 0 when the training is finished, 75 when a signal
 stopped it.
 """
 
+import functools
 import sys
 import time
 
+from cxml.checkpoint import Saver
 from cxml.cli import load_config
-from cxml.training import loop, train
+from cxml.training import checkpoints, loop, train
 
 
 def hang_at(step_to_hang_at):
@@ -26,6 +28,8 @@ def hang_at(step_to_hang_at):
 
 if __name__ == "__main__":
     config, *rest = sys.argv[1:]
-    if rest:
-        hang_at(int(rest[1]))
+    if "hang" in rest:
+        hang_at(int(rest[rest.index("hang") + 1]))
+    if "no-memory" in rest:
+        checkpoints.Saver = functools.partial(Saver, free_memory=lambda: 0)
     sys.exit(0 if train(load_config(config), "test") else 75)
