@@ -399,8 +399,8 @@ class TrainConfig:
     evaluate_every: int = setting(0, "none")
     """Epochs between evaluations on the test split during training; 0: only at the end."""
     hang_minutes: float = setting(30.0, "none")
-    """A process that gets no step done for so long prints the stacks of its threads and ends, and the job with it;
-    0: it waits for ever."""
+    """A process that gets no step done for so long, saves left out, prints the stacks of its threads and ends, and the
+    job with it; 0: it waits for ever."""
     deterministic: bool = setting(False, "none", since_files=True)
     """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
     threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,

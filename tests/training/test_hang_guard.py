@@ -21,8 +21,12 @@ def run(body):
 
 @pytest.mark.parametrize(
     "body",
-    ["guard.on_epoch_begin(); time.sleep(60)", "guard.on_step_end(None); time.sleep(60)"],
-    ids=["the first step of an epoch", "a later step"],
+    [
+        "guard.on_epoch_begin(); time.sleep(60)",
+        "guard.on_step_end(None); time.sleep(60)",
+        "guard.on_step_end(None)\nwith guard.paused():\n    pass\ntime.sleep(60)",
+    ],
+    ids=["the first step of an epoch", "a later step", "a step after a save"],
 )
 def test_a_step_that_hangs_ends_the_process_with_its_stacks(body):
     done = run(body)
@@ -43,9 +47,11 @@ def test_clearing_up_after_an_error_may_not_hang_either_and_the_error_is_told_fi
     [
         "guard.on_epoch_begin(); guard.on_epoch_end(1); time.sleep(4)",
         "guard.on_epoch_begin(); guard.on_end(); time.sleep(4)",
+        "guard.on_step_end(None)\nwith guard.paused():\n    time.sleep(4)\nguard.close()",
+        "guard.on_epoch_begin(); guard.on_epoch_end(1)\nwith guard.paused():\n    pass\ntime.sleep(4)",
         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    guard.on_end(); guard.close()\ntime.sleep(4)",
     ],
-    ids=["between epochs", "after the training", "after all is cleared up"],
+    ids=["between epochs", "after the training", "in a save", "after a save between epochs", "after all is cleared up"],
 )
 def test_nothing_is_ended_where_time_may_be_taken(body):
     done = run(body)
