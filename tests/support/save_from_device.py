@@ -53,7 +53,7 @@ def measure(config, ranks, folder):
     tensors = dict(vars(rows))
     found = {"device": rows.device.type, "rows": rows.num_bytes, "usual step": step(3), "ways": {}}
     for number, (way, free) in enumerate({"copy": 1 << 40, "blocks": 0}.items(), start=4):
-        expected = {name: tensor.cpu() for name, tensor in vars(rows).items()}
+        expected = {name: tensor.to("cpu", copy=True) for name, tensor in vars(rows).items()}
         snapshot = state.take(Progress(step=number), {})
         saver = Saver(str(folder / way), CheckpointConfig(), ranks, free_memory=lambda free=free: free)
         with counted(in_all_threads=True) as counts:
@@ -61,7 +61,7 @@ def measure(config, ranks, folder):
             saver.wait()
         saver.close()
         on_device = [(name, part.nbytes) for name, pieces in snapshot.pieces.items()
-                     for part in pieces.parts.values() if part.device == rows.device]  # fmt: skip
+                     for part in pieces.parts.values() if part.device == ranks.device]  # fmt: skip
         found["ways"][way] = {
             "moved": counts.moved,
             "pieces": sum(size for _, size in on_device),
