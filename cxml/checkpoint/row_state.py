@@ -1,7 +1,7 @@
 """Rows of levels as tensors of a checkpoint: in blocks that say which rows they are, so any layout can read any.
 
     label_positions/SHARD/BLOCK/positions   int64 [n], label positions in tree order
-    labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n]
+    labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n], for fp8 scale [n]
     label_optimizer/SHARD/BLOCK/NAME        moments and counters
     cluster_1_positions, cluster_1_rows, cluster_1_optimizer    the same of a sharded level of clusters
     label_schedule/log_decay                running decay, by which rows that were not touched are brought up to date
@@ -34,9 +34,10 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
+from cxml.optim.row_formats import to_float32
 from cxml.parallel import ShardedLevel
 
-_READ_FOR_PREDICTION = ("weight", "bias", "last_step")
+_READ_FOR_PREDICTION = ("weight", "scale", "bias", "last_step")
 _LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
@@ -52,6 +53,8 @@ def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
     for block, first in enumerate(range(0, num_rows, block_rows)):
         for name, values in arrays.items():
             rows = torch.from_numpy(np.ascontiguousarray(values[first : first + block_rows]))
+            if rows.dtype == torch.uint8:
+                rows = rows.view(torch.float8_e4m3fn)
             found[f"{_part_of(level, name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(rows)
     return found
 
@@ -190,11 +193,12 @@ def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = Tru
         last_step = read_steps(reader, f"{level.rows}/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
         weight = read_array(reader, f"{level.rows}/{block}/weight", shape)
-        if weight.dtype == np.uint16:
-            weight = (weight.astype(np.uint32) << 16).view(np.float32)
+        scale = np.empty(0, np.float32)
+        if weight.dtype == np.uint8:
+            scale = read_array(reader, f"{level.rows}/{block}/scale", shape[:1])
         yield SavedRows(
             positions,
-            weight * factors[:, None],
+            to_float32(weight, scale) * factors[:, None],
             read_array(reader, f"{level.rows}/{block}/bias", shape[:1]),
             **_saved_moments(reader, level, block, shape) if with_state else {},
         )
@@ -261,7 +265,9 @@ def _load_engine_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader
     """Fill the rows from a checkpoint in which they were the engine's."""
     state, width = head.state, head.state.weight.shape[1]
     state.last_step[:] = head.schedule.step
-    sources = [("model", "weight", state.weight, width), ("model", "bias", state.bias[:, None], 1)]
+    for positions, weight, bias in engine_rows(reader, level):
+        head.import_rows(positions, weight, bias)
+    sources: list[tuple[str, str, np.ndarray, int]] = []
     if trains and state.moment.size:
         state.updates[:] = reader.manifest.run.optimizer_step
         moments = state.moment, state.second
@@ -283,9 +289,7 @@ def _scatter(head: ShardedLevel, first: int, values: Tensor, target: np.ndarray,
     rows = head.layout.local_rows(places // columns)
     own = rows >= 0
     taken, rows, column = values.float().numpy()[own], rows[own], (places % columns)[own]
-    if target.dtype == np.uint16:
-        target[rows, column] = torch.from_numpy(taken).bfloat16().view(torch.uint16).numpy()
-    elif target.shape[1] < columns:
+    if target.shape[1] < columns:
         np.add.at(target[:, 0], rows, taken / columns)
     else:
         target[rows, column] = taken

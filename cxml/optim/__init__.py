@@ -8,7 +8,7 @@ from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
 from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, pairs_by_text
 from cxml.optim.groups import parameter_groups
 from cxml.optim.kernels import RowKernels, ShortlistKernels
-from cxml.optim.row_adamw import RowSchedule, RowState, settled_weights, update_rows
+from cxml.optim.row_adamw import RowSchedule, RowState, pending_factors, settled_weights, update_rows
 from cxml.optim.row_kernels import best_int8_rows
 from cxml.optim.row_tensors import RowTensors, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle
@@ -35,6 +35,7 @@ __all__ = [
     "one_cycle",
     "pairs_by_text",
     "parameter_groups",
+    "pending_factors",
     "settled_weights",
     "update_rows",
     "update_run",

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cxml.optim.row_adamw import RowSchedule, RowState
+from cxml.optim.row_formats import NEAREST_FP8, to_fp8
 
-_HALF = 0x8000  # as noise it makes rounding go to nearest
+_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
 
 
 @dataclass(kw_only=True)
@@ -28,6 +29,7 @@ class RowTensors:
     last_step: Tensor
     updates: Tensor
     compensation: Tensor
+    scale: Tensor
 
     @classmethod
     def of(cls, state: RowState, device: torch.device) -> RowTensors:
@@ -42,6 +44,22 @@ class RowTensors:
         """Write the rows back to where they came from."""
         for name, array in vars(state).items():
             _as_tensor(array).copy_(getattr(self, name))
+
+    def floats(self, chosen: slice | Tensor) -> Tensor:
+        """Weights of chosen rows, int64 of any shape or a run, as float32 [..., D], without decay that is pending."""
+        weight = self.weight[chosen]
+        if weight.dtype != torch.uint8:
+            return weight.float()
+        return weight.view(torch.float8_e4m3fn).float() * self.scale[chosen][..., None]
+
+    def fill(self, chosen: Tensor, values: Tensor) -> None:
+        """Write weights, float32 [n, D], of chosen rows, int64 [n], rounded to nearest."""
+        if self.weight.dtype == torch.uint8:
+            self.weight[chosen], self.scale[chosen] = to_fp8(values.float(), NEAREST_FP8)
+        else:
+            self.weight[chosen] = values.to(self.weight.dtype)
+        if self.compensation.shape[1]:
+            self.compensation[chosen] = 0
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:
@@ -82,7 +100,7 @@ def update_run(
     decay = pending_decay(rows, run, schedule, schedule.step)
     rows.last_step[run] = schedule.step
     rows.updates[run] += 1
-    values = rows.weight[run].float()
+    values = rows.floats(run)
     if rows.compensation.shape[1]:
         values = values + rows.compensation[run].float()
     values = values * decay[:, None]
@@ -125,8 +143,11 @@ def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Ten
         rounded = _rounded(values, torch.tensor(_HALF, dtype=torch.int32, device=values.device))
         rows.weight[run] = rounded
         rows.compensation[run] = values - rounded.float()
+    elif rows.weight.dtype == torch.uint8:
+        noise = _noise(step, row_ids, values.shape[1]) & 0xFFFFF
+        rows.weight[run], rows.scale[run] = to_fp8(values, noise)
     else:
-        rows.weight[run] = _rounded(values, _noise(step, row_ids, values.shape[1]))
+        rows.weight[run] = _rounded(values, _noise(step, row_ids, values.shape[1]) & 0xFFFF)
 
 
 def _rounded(values: Tensor, noise: Tensor) -> Tensor:
@@ -135,13 +156,13 @@ def _rounded(values: Tensor, noise: Tensor) -> Tensor:
 
 
 def _noise(step: int, row_ids: Tensor, width: int) -> Tensor:
-    """The 16 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
+    """The 32 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
     rows = row_ids.to(torch.int32)[:, None] * _signed(2654435761)
     columns = torch.arange(width, dtype=torch.int32, device=row_ids.device) * _signed(2246822519)
     mixed = rows ^ columns ^ _signed(step * 3266489917 & 0xFFFFFFFF)
     mixed = (mixed ^ _shifted(mixed, 15)) * _signed(2246822519)
     mixed = (mixed ^ _shifted(mixed, 13)) * _signed(3266489917)
-    return (mixed ^ _shifted(mixed, 16)) & 0xFFFF
+    return mixed ^ _shifted(mixed, 16)
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cxml.optim import RowSchedule, RowState
+from cxml.optim.row_formats import LARGEST_FP8
 from cxml.parallel.exchange import Exchange
 
 _LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
@@ -97,8 +98,13 @@ def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_ad
 
 
 def _largest(state: RowState) -> float:
-    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole."""
+    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole.
+
+    Of fp8 the largest that a row's scale allows.
+    """
     found = np.abs(state.bias).max(initial=0)
+    if state.weight.dtype == np.uint8:
+        return float(np.max([found, LARGEST_FP8 * state.scale.max(initial=0)]))
     for start in range(0, len(state.weight), _BLOCK_ROWS):
         block = torch.from_numpy(state.weight[start : start + _BLOCK_ROWS])
         block = block.view(torch.bfloat16) if block.dtype == torch.uint16 else block

@@ -277,10 +277,8 @@ class ShardedLevel:
         found = own_rows(self._shard_on(torch.device("cpu")), positions.cpu())
         own = found < self.layout.num_rows
         rows, state = RowTensors.of(self.state, torch.device("cpu")), found[own]
-        rows.weight[state] = weight.cpu()[own].to(rows.weight.dtype)
+        rows.fill(state, weight.cpu()[own])
         rows.bias[state] = bias.cpu()[own].float()
-        if rows.compensation.shape[1]:
-            rows.compensation[state] = 0
         self._magnitude.forget()
         return int(own.sum())
 

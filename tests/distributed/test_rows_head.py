@@ -181,7 +181,7 @@ def test_rows_learn_with_gradients_enabled_be_the_features_frozen_or_not(config)
     np.testing.assert_array_equal(weight_after_a_step(enabled=True, frozen=True), learnt)
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16-kahan"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16-kahan", "fp8"])
 def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     from cxml.parallel import Exchange, RowLayout, make_level
     from cxml.parallel.row_layout import leaf_offsets_of
