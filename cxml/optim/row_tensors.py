@@ -19,7 +19,10 @@ _HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
 
 @dataclass(kw_only=True)
 class RowTensors:
-    """The arrays of a `RowState` on a device; on the CPU they share its memory. uint16 becomes bfloat16."""
+    """The arrays of a `RowState` on a device; on the CPU they share its memory.
+
+    uint16 becomes bfloat16; e4m3 stay bits in uint8, as torch has few operations for them.
+    """
 
     weight: Tensor
     bias: Tensor
