@@ -104,7 +104,7 @@ def _largest(state: RowState) -> float:
     """
     found = np.abs(state.bias).max(initial=0)
     if state.weight.dtype == np.uint8:
-        return float(np.max([found, LARGEST_FP8 * state.scale.max(initial=0)]))
+        return float(np.max([found, LARGEST_FP8 * float(state.scale.max(initial=0))]))
     for start in range(0, len(state.weight), _BLOCK_ROWS):
         block = torch.from_numpy(state.weight[start : start + _BLOCK_ROWS])
         block = block.view(torch.bfloat16) if block.dtype == torch.uint16 else block
