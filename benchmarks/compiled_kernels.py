@@ -39,8 +39,9 @@ MOST_TRAFFIC = 1.5
 ROWS, TEXTS = 64, 32  # of the arguments that the launches are recorded with; they do not enter the code
 FORMATS = {
     f"{weights}, {name}": (weights, optimizer, second)
-    for weights in ("fp32", "bf16", "bf16-kahan")
+    for weights in ("fp32", "bf16", "bf16-kahan", "fp8")
     for name, optimizer, second in (("AdamW", "adamw", "full"), ("AdamW row", "adamw", "row"), ("SGD", "sgd", "full"))
+    if (weights, name) != ("fp8", "AdamW")
 }
 QUICK = ["fp32, AdamW", "bf16, AdamW row"]
 

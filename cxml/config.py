@@ -307,9 +307,10 @@ class HeadConfig:
     own: the gradient is that of a mean over the labels scored, so rates of some thousands are usual with it."""
     learning_rate: float = 0.0
     """Peak learning rate of `rows`; 0: optim.classifier_lr."""
-    weights: Literal["fp32", "bf16", "bf16-kahan"] = "fp32"
+    weights: Literal["fp32", "bf16", "bf16-kahan", "fp8"] = "fp32"
     """Number format of `rows`. bf16 is rounded up or down at random, which keeps small updates alive; bf16-kahan is
-    rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight."""
+    rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight; fp8 (e4m3, with a
+    scale per row) is rounded at random too, and goes with `sgd`, or with `adamw` and second_moment `row`."""
     second_moment: Literal["full", "row"] = "full"
     """AdamW's second moment: of every weight, or one per row (4 bytes instead of 4 per weight)."""
     clip_row_norm: float = 0.0
@@ -324,6 +325,12 @@ class HeadConfig:
         _require_at_least("head.shard_from", self.shard_from, 1)
         if self.group_size != "node":
             _require_at_least("head.group_size", self.group_size, 0)
+        has_small_moments = self.optimizer == "sgd" or self.second_moment == "row"
+        _require(
+            self.weights != "fp8" or has_small_moments, "head.weights", self.weights,
+            "cannot be used with two moments of every weight, which take eight times as many bytes as it",
+            "Set head.optimizer to sgd or head.second_moment to row.",
+        )  # fmt: skip
         for name, default in (("candidates", "shortlist"), ("group_size", 0), ("learning_rate", 0)):
             value = getattr(self, name)
             _require(

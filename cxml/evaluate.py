@@ -31,7 +31,7 @@ class EvaluateCommand:
     predictions: tuple[str, ...] = ()
     """Scores of other systems on the test split, each as NAME=FILE: .npz of scipy's sparse matrices, XMC score text, or
     an output folder of cxml.predict."""
-    rows: tuple[Literal["fp32", "bf16", "int8"], ...] = ()
+    rows: tuple[Literal["fp32", "bf16", "fp8", "int8"], ...] = ()
     """Number formats of the label rows to try with the run's own model, to see what they cost."""
     logit_adjustments: tuple[float, ...] = ()
     """Parts of each label's log odds among the train texts to try taking off its logit, such as 0.1 0.2: rare labels

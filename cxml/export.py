@@ -25,7 +25,7 @@ class ExportCommand:
     """A run's output, its model folder or a checkpoint; path or fsspec URL."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write; path or fsspec URL."""
-    rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
+    rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows."""
     logit_adjustment: float = 0.0
     """Part of each label's log odds among the train texts that comes off its logit, such as 0.15: rare labels rank

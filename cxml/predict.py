@@ -54,7 +54,7 @@ class PredictCommand:
     excluded: str = ""
     """File with a line `row label` (ids from 0) for each label that a text must not get, such as the LF data sets'
     filter_labels_test.txt."""
-    rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
+    rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
     """Leave the label rows of an exported folder on the disk, mapped into memory."""

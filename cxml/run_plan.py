@@ -17,7 +17,7 @@ from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, re
 from cxml.data_tools.formats import read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
-from cxml.model import TappedEncoder, build_encoder, read_encoder_config
+from cxml.model import TappedEncoder, activation_bytes, build_encoder, read_encoder_config
 from cxml.optim import RowState
 from cxml.parallel import LevelTraffic, Plan, local_world_size, make_plan, require_engine
 from cxml.report import require_baseline
@@ -28,11 +28,19 @@ _SAMPLE = 2000  # texts tokenised to learn their lengths
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Sizes of the training: texts, with the names trained on, labels, and the mean tokens of a padded batch."""
+    """Sizes of a training.
+
+    Attributes:
+        num_texts: texts, with the names trained on.
+        num_labels: labels.
+        padded_length: mean tokens of a padded batch.
+        longest: tokens of the longest text.
+    """
 
     num_texts: int
     num_labels: int
     padded_length: int
+    longest: int
 
 
 def require_packages(config: Config) -> None:
@@ -64,6 +72,15 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     facts = _data_facts(config)
+    return plan_for(config, facts), facts
+
+
+def plan_for(config: Config, facts: DataFacts) -> Plan:
+    """The plan of a training on data of these sizes.
+
+    Raises:
+        CxmlError: an unknown encoder, or more clusters than labels.
+    """
     config = fit_levels(config, facts.num_labels)
     ranks_per_copy = _ranks_per_copy(config)
     with torch.device("meta"):
@@ -75,7 +92,8 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
     state = RowState.bytes_by_state(
         encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
     )
-    plan = make_plan(
+    dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
+    return make_plan(
         parameters,
         trained,
         config.train,
@@ -85,8 +103,11 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
         label_state=state if sharded else {},
         group_size=ranks_per_copy,
         traffic=[_traffic(config, level, sizes, encoder.hidden_size, ranks_per_copy) for level in sharded],
-    )
-    return plan, facts
+        activations=activation_bytes(
+            encoder, texts_per_micro_batch(config), facts.longest, dtype,
+            recomputes=config.train.activation_checkpointing,
+        ),
+    )  # fmt: skip
 
 
 def texts_per_micro_batch(config: Config) -> int:
@@ -110,13 +131,13 @@ def _data_facts(config: Config) -> DataFacts:
         lengths = ShardedDataset(data_url(config), "train").lengths[:_SAMPLE]
         names = read_labels(data_url(config))[0] if config.train.name_texts else []
         num_texts = manifest.rows("train") + _num_names(config, names)
-        return DataFacts(num_texts, manifest.num_labels, _padded(config, lengths))
+        return DataFacts(num_texts, manifest.num_labels, _padded(config, lengths), int(lengths.max()))
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
     lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
     num_texts = len(texts) + _num_names(config, raw.label_names)
-    return DataFacts(num_texts, len(raw.label_names), _padded(config, lengths))
+    return DataFacts(num_texts, len(raw.label_names), _padded(config, lengths), int(lengths.max()))
 
 
 def _num_names(config: Config, names: Sequence[str]) -> int:

@@ -44,7 +44,7 @@ class ServeCommand:
     """CPUs that each of them reserves."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """What each of them computes on; auto: a GPU where the cluster has any. More processes than GPUs share them."""
-    rows: Literal["stored", "fp32", "bf16", "int8"] = "stored"
+    rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
     """Leave the label rows of an exported folder on the disk, mapped into memory; replicas of a machine share them."""

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from cxml.errors import DivergenceError
+from cxml.optim.row_formats import has_finite_fp8
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are finite; uint16 holds the bits of bfloat16, other integers are."""
+    if tensor.dtype == torch.float8_e4m3fn:  # torch compares none of these
+        return has_finite_fp8(tensor.view(torch.uint8).numpy())
     values = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
     # The extremes are NaN if any value is; unlike isfinite they need no memory.
     return not (

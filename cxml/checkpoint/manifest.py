@@ -32,7 +32,8 @@ _FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}-[0-9]{5,10}-[0-9]{5,10}\.safetens
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
-        torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint16, torch.uint8
+        torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn,
+        torch.int64, torch.int32, torch.uint16, torch.uint8,
     )
 }  # fmt: skip
 

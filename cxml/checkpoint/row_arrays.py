@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from cxml.checkpoint.manifest import whole_blocks
 from cxml.checkpoint.shards import ShardReader
@@ -115,7 +116,8 @@ def engine_blocks(reader: ShardReader, level: SavedLevel) -> list[tuple[int, int
 
 
 def read_array(reader: ShardReader, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of the checkpoint, which must have as many elements as `shape`."""
+    """A tensor of the checkpoint, which must have as many elements as `shape`; e4m3 as bits in uint8."""
     if reader.entry(name).numel != math.prod(shape):
         raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, not {shape}", ANOTHER_MODEL)
-    return reader.tensor(name).numpy().reshape(shape)
+    tensor = reader.tensor(name)
+    return (tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor).numpy().reshape(shape)

@@ -1,7 +1,7 @@
 """Rows of levels as tensors of a checkpoint: in blocks that say which rows they are, so any layout can read any.
 
     label_positions/SHARD/BLOCK/positions   int64 [n], label positions in tree order
-    labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n]
+    labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n], for fp8 scale [n]
     label_optimizer/SHARD/BLOCK/NAME        moments and counters
     cluster_1_positions, cluster_1_rows, cluster_1_optimizer    the same of a sharded level of clusters
     label_schedule/log_decay                running decay, by which rows that were not touched are brought up to date
@@ -35,9 +35,11 @@ from cxml.checkpoint.row_arrays import (
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
 from cxml.optim import as_tensor
+from cxml.optim.row_formats import to_float32
 from cxml.parallel import ShardedLevel
 
-_READ_FOR_PREDICTION = ("weight", "bias", "last_step")
+_READ_FOR_PREDICTION = ("weight", "scale", "bias", "last_step")
+_STORED_AS = {torch.bfloat16: torch.uint16, torch.uint8: torch.float8_e4m3fn}
 _LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
@@ -52,7 +54,7 @@ def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
     for block, first in enumerate(range(0, head.rows.num_rows, block_rows)):
         for name, values in tensors.items():
             rows = values[first : first + block_rows]
-            stored = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
+            stored = rows.view(_STORED_AS[rows.dtype]) if rows.dtype in _STORED_AS else rows
             found[f"{_part_of(level, name)}/{head.layout.shard:05d}/{block:05d}/{name}"] = Pieces.whole(stored)
     return found
 
@@ -191,11 +193,12 @@ def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = Tru
         last_step = read_steps(reader, f"{level.rows}/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
         weight = read_array(reader, f"{level.rows}/{block}/weight", shape)
-        if weight.dtype == np.uint16:
-            weight = (weight.astype(np.uint32) << 16).view(np.float32)
+        scale = np.empty(0, np.float32)
+        if weight.dtype == np.uint8:
+            scale = read_array(reader, f"{level.rows}/{block}/scale", shape[:1])
         yield SavedRows(
             positions,
-            weight * factors[:, None],
+            to_float32(weight, scale) * factors[:, None],
             read_array(reader, f"{level.rows}/{block}/bias", shape[:1]),
             **_saved_moments(reader, level, block, shape) if with_state else {},
         )

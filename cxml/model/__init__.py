@@ -5,6 +5,7 @@ the best nodes (in training the true ones first) hand their children to the next
 """
 
 from cxml.data.pretrained import read_encoder_config
+from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
@@ -23,6 +24,7 @@ __all__ = [
     "LevelPrediction",
     "Rows",
     "TappedEncoder",
+    "activation_bytes",
     "build_encoder",
     "build_model",
     "check_weights_fit",

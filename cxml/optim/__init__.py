@@ -10,7 +10,7 @@ from cxml.optim.groups import parameter_groups
 from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, update_rows
 from cxml.optim.row_kernels import best_int8_rows
-from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, settled_weights, update_run
+from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, pending_decay, settled_weights, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, best_per_text
 
@@ -37,6 +37,7 @@ __all__ = [
     "one_cycle",
     "pairs_by_text",
     "parameter_groups",
+    "pending_decay",
     "settled_weights",
     "update_rows",
     "update_run",

@@ -228,7 +228,7 @@ def _score(
     rows: RowTensors, run: slice, features: Tensor, schedule: RowSchedule, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of a run of n rows: weights float32 [n, D], the decay that they still take [n], logits float32 [B, n]."""
-    weight = rows.weight[run].float()  # bfloat16 products are slow on many processors
+    weight = rows.floats(run)  # bfloat16 products are slow on many processors
     settled = pending_decay(rows, run, schedule, step)
     return weight, settled, (features @ weight.T) * settled + rows.bias[run]
 

@@ -7,8 +7,8 @@ counts its own updates. (Loshchilov and Hutter 2019 for the update; lazy moments
 Done lazily. A row remembers the last step that it was written at; the decay since then is one factor, from the running
 sum of log(1 - lr_t * decay), applied when the row is read or written next. Biases do not decay.
 
-A row of D weights takes 4 D bytes (2 D in bf16, 4 D with what rounding lost kept: Kahan) and 12 for its bias and
-counters; `adamw` adds 8 D of fp32 moments, or 4 D + 4 with one second moment per row, and 8 of its bias's.
+A row of D weights takes 4 D bytes (2 D in bf16, 4 D with what rounding lost kept: Kahan; D + 4 in fp8) and 12 for its
+bias and counters; `adamw` adds 8 D of fp32 moments, or 4 D + 4 with one second moment per row, and 8 of its bias's.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from torch import Tensor
 
 from cxml.optim.row_kernels import update_distinct_rows
 
+_DTYPES = {"fp32": np.float32, "bf16": np.uint16, "bf16-kahan": np.uint16, "fp8": np.uint8}
+
 
 @dataclass(kw_only=True)
 class RowState:
     """Weights and optimiser state of R rows of D weights, as numpy arrays that share memory with torch's.
 
     Attributes:
-        weight: float32 [R, D], or uint16 [R, D] holding bfloat16.
+        weight: float32 [R, D], uint16 [R, D] holding bfloat16, or uint8 [R, D] holding e4m3.
         bias: float32 [R].
         moment: float32 [R, D]; [R, 0] for SGD.
         second: float32 [R, D], or [R, 1] for one second moment per row; [R, 0] for SGD.
@@ -36,6 +38,7 @@ class RowState:
         last_step: int32 [R]: decay is applied up to and with this step.
         updates: int32 [R]: updates that the row has had.
         compensation: uint16 [R, D], a bfloat16 that a weight lacks to its true value; uint8 [R, 0] if none is kept.
+        scale: float32 [R], what a row's e4m3 are multiplied by; [0] for other formats. See `row_formats`.
     """
 
     weight: np.ndarray
@@ -46,6 +49,7 @@ class RowState:
     last_step: np.ndarray
     updates: np.ndarray
     compensation: np.ndarray
+    scale: np.ndarray
 
     @classmethod
     def zeros(
@@ -57,7 +61,7 @@ class RowState:
             num_rows: R.
             width: D.
             optimizer: `adamw` or `sgd`.
-            weights: `fp32`, `bf16` (rounded at random) or `bf16-kahan` (rounded to nearest, the loss kept).
+            weights: `fp32`, `bf16` or `fp8` (rounded at random), or `bf16-kahan` (rounded to nearest, the loss kept).
             second_moment: `full` or `row`.
             trains: whether moments are needed at all.
         """
@@ -65,7 +69,7 @@ class RowState:
         has_moments = trains and optimizer == "adamw"
         second_width = {"full": width, "row": 1}[second_moment] if has_moments else 0
         return cls(
-            weight=np.zeros((num_rows, width), np.float32 if weights == "fp32" else np.uint16),
+            weight=np.zeros((num_rows, width), _DTYPES[weights]),
             bias=np.zeros(num_rows, np.float32),
             moment=np.zeros((num_rows, width if has_moments else 0), np.float32),
             second=np.zeros((num_rows, second_width), np.float32),
@@ -73,6 +77,7 @@ class RowState:
             last_step=np.zeros(num_rows, np.int32),
             updates=np.zeros(num_rows, np.int32),
             compensation=np.zeros(*(((num_rows, width), np.uint16) if is_kept else ((num_rows, 0), np.uint8))),
+            scale=np.ones(num_rows if weights == "fp8" else 0, np.float32),
         )
 
     @classmethod
@@ -164,4 +169,4 @@ def update_rows(
     """
     arrays = tuple(vars(state).values())
     log_decay = schedule.log_decay.numpy()
-    update_distinct_rows(rows, gradients, bias_gradients, row_ids, schedule.pack(), log_decay, arrays)
+    update_distinct_rows(rows, gradients.copy(), bias_gradients, row_ids, schedule.pack(), log_decay, arrays)

@@ -19,7 +19,8 @@ from numba.extending import overload
 from cxml.jit import cached_njit
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-_HALF = 0x8000  # as noise it makes rounding go to nearest
+_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
+_LEAST_NORMAL = np.float32(2**-6)  # of e4m3
 _NO_KEY = -(2**63)  # cxml.model.ranking.NO_KEY
 
 
@@ -29,11 +30,54 @@ def _value(stored):
 
 @overload(_value)
 def _value_overload(stored):
-    """A stored weight as float32: itself, or a bfloat16's bits in the upper half."""
+    """A stored weight as float32: itself, a bfloat16's bits in the upper half, or e4m3 before it is scaled."""
+    if str(stored) == "uint8":
+        return lambda stored: _value_of_fp8(stored)  # noqa: PLW0108 - numba takes no compiled function here
     if str(stored) == "uint16":
         # The shift widens to 64 bits, so its result is narrowed again.
         return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
     return lambda stored: stored
+
+
+@njit
+def _value_of_fp8(bits):
+    """See `cxml.optim.row_formats`; the exponent is moved, but where there is none."""
+    size = np.uint32(bits & np.uint8(0x7F))
+    normal = np.uint32((size << np.uint32(20)) + np.uint32(120 << 23)).view(np.float32)
+    value = normal if size >= np.uint32(8) else np.float32(np.int32(size)) * np.float32(2**-9)
+    return -value if bits & np.uint8(0x80) else value
+
+
+@njit
+def _fp8_of(value, noise):
+    """`cxml.optim.row_formats.to_fp8` of one number that is scaled already; `noise` has at least 20 random bits."""
+    size = abs(np.float32(value))
+    is_small = size < _LEAST_NORMAL
+    rounded = size + _LEAST_NORMAL if is_small else size
+    code = uint32(uint32(np.float32(rounded).view(np.uint32) + uint32(noise & uint32(0xFFFFF))) >> uint32(20))
+    sign = uint32(uint32(np.float32(value).view(np.uint32) >> uint32(24)) & uint32(0x80))
+    return np.uint8(uint32(code - uint32(968 if is_small else 960)) | sign)
+
+
+@njit
+def _exponent_of_scale(values):
+    """As float32 has it, of the scale that `cxml.optim.row_formats.to_fp8` gives a row."""
+    largest = np.float32(0)
+    for d in range(len(values)):
+        largest = max(largest, abs(values[d]))
+    return max((np.int32(np.float32(largest).view(np.int32)) - 1) >> 23, 27) - 7
+
+
+def _scale_of(weight, scale, r):
+    raise AssertionError("only compiled code calls this")
+
+
+@overload(_scale_of)
+def _scale_of_overload(weight, scale, r):
+    """What the values of a row are multiplied by."""
+    if str(weight.dtype) == "uint8":
+        return lambda weight, scale, r: scale[r]
+    return lambda weight, scale, r: np.float32(1)
 
 
 def _stored(like, value, noise):
@@ -45,21 +89,21 @@ def _stored_overload(like, value, noise):
     """A float32 as it is stored: itself, or rounded to bfloat16 up or down in proportion (`noise`: 16 random bits)."""
     if str(like) == "uint16":
         return lambda like, value, noise: np.uint16(
-            np.uint32(np.float32(value).view(np.uint32) + np.uint32(noise)) >> np.uint32(16)
+            np.uint32(np.float32(value).view(np.uint32) + np.uint32(noise & 0xFFFF)) >> np.uint32(16)
         )
     return lambda like, value, noise: np.float32(value)
 
 
 @njit
 def _noise(step, row, column):
-    """16 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
+    """32 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
     # Products widen to 64 bits, so each is narrowed again.
     mixed = uint32(
         uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)
     )
     mixed = uint32(uint32(mixed ^ (mixed >> uint32(15))) * uint32(2246822519))
     mixed = uint32(uint32(mixed ^ (mixed >> uint32(13))) * uint32(3266489917))
-    return uint32(mixed ^ (mixed >> uint32(16))) & uint32(0xFFFF)
+    return uint32(mixed ^ (mixed >> uint32(16)))
 
 
 def _load(weight, lost, r, d):
@@ -74,21 +118,32 @@ def _load_overload(weight, lost, r, d):
     return lambda weight, lost, r, d: _value(weight[r, d])
 
 
-def _store(weight, lost, r, d, value, step, row_id):
+def _store(weight, lost, scale, r, values, step, row_id):
     raise AssertionError("only compiled code calls this")
 
 
 @overload(_store)
-def _store_overload(weight, lost, r, d, value, step, row_id):
-    """Write a float32, rounded as the arrays say."""
+def _store_overload(weight, lost, scale, r, values, step, row_id):
+    """Write a row of float32, rounded as the arrays say."""
 
-    def rounded_at_random(weight, lost, r, d, value, step, row_id):
-        weight[r, d] = _stored(weight[r, d], value, _noise(step, row_id, d))
+    def rounded_at_random(weight, lost, scale, r, values, step, row_id):
+        for d in range(len(values)):
+            weight[r, d] = _stored(weight[r, d], values[d], _noise(step, row_id, d))
 
-    def rounded_to_nearest(weight, lost, r, d, value, step, row_id):
-        weight[r, d] = _stored(weight[r, d], value, _HALF)
-        lost[r, d] = _stored(lost[r, d], value - _value(weight[r, d]), _HALF)
+    def rounded_to_nearest(weight, lost, scale, r, values, step, row_id):
+        for d in range(len(values)):
+            weight[r, d] = _stored(weight[r, d], values[d], _HALF)
+            lost[r, d] = _stored(lost[r, d], values[d] - _value(weight[r, d]), _HALF)
 
+    def scaled(weight, lost, scale, r, values, step, row_id):
+        exponent = _exponent_of_scale(values)
+        scale[r] = np.int32(exponent << 23).view(np.float32)
+        inverse = np.int32((254 - exponent) << 23).view(np.float32)
+        for d in range(len(values)):
+            weight[r, d] = _fp8_of(values[d] * inverse, _noise(step, row_id, d))
+
+    if str(weight.dtype) == "uint8":
+        return scaled
     return rounded_to_nearest if str(lost.dtype) == "uint16" else rounded_at_random
 
 
@@ -100,8 +155,11 @@ def pending_decay(last_step, log_decay, step):
 
 @njit(fastmath=_FAST)
 def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
-    """One update of row `r`; `state` holds the arrays of `RowState` in order, `row_id` names the row for rounding."""
-    weight, bias, moment, second, bias_moments, last_step, updates, lost = state
+    """One update of row `r`; `state` holds the arrays of `RowState` in order, `row_id` names the row for rounding.
+
+    The row's new weights stand in `gradient` in the end.
+    """
+    weight, bias, moment, second, bias_moments, last_step, updates, lost, scales = state
     lr, beta1, beta2, epsilon, clip, step = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], int(numbers[5])
     width = weight.shape[1]
     square = np.float32(bias_gradient * bias_gradient)
@@ -110,13 +168,13 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
     scale = np.float32(1.0)
     if clip > 0 and square > clip * clip:
         scale = np.float32(clip / math.sqrt(square))
-    decay = pending_decay(last_step[r], log_decay, step)
+    decay = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
     last_step[r] = step
     updates[r] += 1
     if moment.shape[1] == 0:
         for d in range(width):
-            value = _load(weight, lost, r, d) * decay - np.float32(lr) * scale * gradient[d]
-            _store(weight, lost, r, d, value, step, row_id)
+            gradient[d] = _load(weight, lost, r, d) * decay - np.float32(lr) * scale * gradient[d]
+        _store(weight, lost, scales, r, gradient, step, row_id)
         bias[r] -= np.float32(lr) * scale * bias_gradient
         return
     b1, b2 = np.float32(beta1), np.float32(beta2)
@@ -130,15 +188,15 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
         inverse = size / (math.sqrt(second[r, 0]) * root + eps)
         for d in range(width):
             moment[r, d] = b1 * moment[r, d] + (one - b1) * scale * gradient[d]
-            value = _load(weight, lost, r, d) * decay - np.float32(inverse) * moment[r, d]
-            _store(weight, lost, r, d, value, step, row_id)
+            gradient[d] = _load(weight, lost, r, d) * decay - np.float32(inverse) * moment[r, d]
     else:
         for d in range(width):
             g = scale * gradient[d]
             moment[r, d] = b1 * moment[r, d] + (one - b1) * g
             second[r, d] = b2 * second[r, d] + (one - b2) * g * g
-            value = _load(weight, lost, r, d) * decay - size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
-            _store(weight, lost, r, d, value, step, row_id)
+            change = size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
+            gradient[d] = _load(weight, lost, r, d) * decay - change
+    _store(weight, lost, scales, r, gradient, step, row_id)
     g = scale * np.float32(bias_gradient)
     bias_moments[r, 0] = b1 * bias_moments[r, 0] + (one - b1) * g
     bias_moments[r, 1] = b2 * bias_moments[r, 1] + (one - b2) * g * g
@@ -147,7 +205,7 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
 
 @cached_njit(parallel=True, nogil=True)
 def update_distinct_rows(rows, gradients, bias_gradients, row_ids, numbers, log_decay, state):
-    """Update rows from gradients at hand; see `cxml.optim.row_adamw.update_rows`."""
+    """Update rows from gradients at hand, which are overwritten; see `cxml.optim.row_adamw.update_rows`."""
     for i in prange(len(rows)):
         update_row(rows[i], gradients[i], bias_gradients[i], row_ids[i], numbers, log_decay, state)
 
@@ -187,7 +245,7 @@ def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mo
         Zeros in modes 2 and 3.
     """
     starts, ends, shift, pair_ptr = groups
-    weight, bias, last_step = state[0], state[1], state[5]
+    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
     width, step = features.shape[1], int(numbers[5])
     chunks, sum_ptr, pair_sums, text_ptr, text_sums = partial_sums
     sums = np.empty((len(text_sums), width + 1), np.float32)
@@ -199,7 +257,7 @@ def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mo
         for g in range(chunks[chunk], chunks[chunk + 1]):
             for r in range(starts[g], ends[g]):
                 # As of the end of the step before: this step's decay comes with its update.
-                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0))
+                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0)) * _scale_of(weight, scales, r)
                 for d in range(width):
                     row[d] = _value(weight[r, d]) * settled
                     row_gradient[d] = 0
@@ -302,7 +360,7 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, 
         Keys int64 [B, k] of `ranking_key`, best first (`NO_KEY` where there is none), and label positions int64 [B, k]
         (-1 likewise).
     """
-    weight, bias, last_step = state[0], state[1], state[5]
+    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
     width = features.shape[1]
     keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
@@ -312,7 +370,8 @@ def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, 
                 product = np.float32(0)
                 for d in range(width):
                     product += _value(weight[r, d]) * features[b, d]
-                logit = product * pending_decay(last_step[r], log_decay, step) + bias[r]
+                settled = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
+                logit = product * settled + bias[r]
                 _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
     return keys, positions
 
@@ -364,11 +423,12 @@ def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step,
         step: the step that rows are to be as of the end of.
         state: the arrays of `RowState`.
     """
-    weight, bias, last_step = state[0], state[1], state[5]
+    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
     width = features.shape[1]
     for p in prange(len(texts)):
         for r in range(first_rows[p], last_rows[p]):
             product = np.float32(0)
             for d in range(width):
                 product += _value(weight[r, d]) * features[texts[p], d]
-            logits[p, r - first_rows[p]] = product * pending_decay(last_step[r], log_decay, step) + bias[r]
+            settled = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
+            logits[p, r - first_rows[p]] = product * settled + bias[r]

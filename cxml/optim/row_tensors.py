@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from cxml.optim.row_adamw import RowSchedule, RowState
+from cxml.optim.row_formats import NEAREST_FP8, to_fp8
 
-_HALF = 0x8000  # as noise it makes rounding go to nearest
+_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
 
 
 @dataclass(kw_only=True)
 class RowTensors:
-    """The arrays of a `RowState` where the rows are worked on; bfloat16 in place of uint16."""
+    """The arrays of a `RowState` where the rows are worked on.
+
+    uint16 becomes bfloat16; e4m3 stay bits in uint8, as torch has few operations for them.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -29,6 +33,7 @@ class RowTensors:
     last_step: Tensor
     updates: Tensor
     compensation: Tensor
+    scale: Tensor
 
     @classmethod
     def zeros(cls, num_rows: int, width: int, device: torch.device, **form: Any) -> RowTensors:  # noqa: ANN401
@@ -77,11 +82,17 @@ class RowTensors:
 
     def floats(self, chosen: slice | Tensor) -> Tensor:
         """Weights of chosen rows, int64 of any shape or a run, as float32 [..., D], without decay that is pending."""
-        return self.weight[chosen].float()
+        weight = self.weight[chosen]
+        if weight.dtype != torch.uint8:
+            return weight.float()
+        return weight.view(torch.float8_e4m3fn).float() * self.scale[chosen][..., None]
 
     def fill(self, chosen: Tensor, values: Tensor) -> None:
         """Write weights, float32 [n, D], of chosen rows, int64 [n], rounded to nearest."""
-        self.weight[chosen] = values.to(self.weight.dtype)
+        if self.weight.dtype == torch.uint8:
+            self.weight[chosen], self.scale[chosen] = to_fp8(values.float(), NEAREST_FP8)
+        else:
+            self.weight[chosen] = values.to(self.weight.dtype)
         if self.compensation.shape[1]:
             self.compensation[chosen] = 0
 
@@ -174,8 +185,11 @@ def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Ten
         rounded = _rounded(values, torch.tensor(_HALF, dtype=torch.int32, device=values.device))
         rows.weight[run] = rounded
         rows.compensation[run] = values - rounded.float()
+    elif rows.weight.dtype == torch.uint8:
+        noise = _noise(step, row_ids, values.shape[1]) & 0xFFFFF
+        rows.weight[run], rows.scale[run] = to_fp8(values, noise)
     else:
-        rows.weight[run] = _rounded(values, _noise(step, row_ids, values.shape[1]))
+        rows.weight[run] = _rounded(values, _noise(step, row_ids, values.shape[1]) & 0xFFFF)
 
 
 def _rounded(values: Tensor, noise: Tensor) -> Tensor:
@@ -184,13 +198,13 @@ def _rounded(values: Tensor, noise: Tensor) -> Tensor:
 
 
 def _noise(step: int, row_ids: Tensor, width: int) -> Tensor:
-    """The 16 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
+    """The 32 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
     rows = row_ids.to(torch.int32)[:, None] * _signed(2654435761)
     columns = torch.arange(width, dtype=torch.int32, device=row_ids.device) * _signed(2246822519)
     mixed = rows ^ columns ^ _signed(step * 3266489917 & 0xFFFFFFFF)
     mixed = (mixed ^ _shifted(mixed, 15)) * _signed(2246822519)
     mixed = (mixed ^ _shifted(mixed, 13)) * _signed(3266489917)
-    return (mixed ^ _shifted(mixed, 16)) & 0xFFFF
+    return mixed ^ _shifted(mixed, 16)
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:

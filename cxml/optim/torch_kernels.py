@@ -215,7 +215,7 @@ def _scores(
         first_rows, _, positions = leaf_rows.of_pairs(candidates.leaves[own])
         exists = positions >= 0
         chosen = (first_rows[:, None] + columns).masked_fill(~exists, 0)
-        weight = rows.weight[chosen].float() * pending_decay(rows, chosen, schedule, step)[..., None]
+        weight = rows.floats(chosen) * pending_decay(rows, chosen, schedule, step)[..., None]
         texts = candidates.texts[own].long()
         logits = torch.einsum("pwd,pd->pw", weight, candidates.features[texts].float()) + rows.bias[chosen]
         yield own, _Scores(texts, chosen, exists, weight, logits)
@@ -233,7 +233,7 @@ def _slopes(candidates: Shortlists, own: slice, scores: _Scores) -> tuple[Tensor
 
 def all_logits(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
     """Logits float32 [B, R], and the weights with the decay that they had not taken yet float32 [R, D]."""
-    weight = rows.weight.float() * pending_decay(rows, slice(None), schedule, step)[:, None]
+    weight = rows.floats(slice(None)) * pending_decay(rows, slice(None), schedule, step)[:, None]
     return candidates.features.float() @ weight.T + rows.bias, weight
 
 

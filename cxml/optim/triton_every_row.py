@@ -22,10 +22,12 @@ from cxml.optim.triton_rows import (
     dot,
     gather_block,
     load_block,
+    new_weights,
     pending,
     products,
+    scale_update,
     slopes_and_losses,
-    weight_update,
+    store_weights,
 )  # fmt: skip
 
 _TRUE = tl.constexpr(16)  # true labels looked at in one go
@@ -34,7 +36,7 @@ _CHANGING = ["num_texts", "num_rows", "num_leaves", "rows_per_share", "step", "f
 
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_loss(
-    true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, sums,
+    true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
     num_texts, num_rows, rows_per_share, step, share,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr,
@@ -54,7 +56,7 @@ def every_row_loss(
     for first_row in range(begin_row, end_row, ROWS):
         rows = first_row + tl.arange(0, ROWS)
         is_row = rows < num_rows
-        settled = pending(last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+        settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         slopes, losses = _score_tile(
             first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, share,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
@@ -86,7 +88,7 @@ def every_row_loss(
 
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_squares(
-    true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes, sums,
+    true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
     num_texts, num_rows, step, share, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
@@ -96,8 +98,8 @@ def every_row_squares(
     for first_row in range(tl.program_id(0).to(tl.int64) * ROWS, num_rows, tl.num_programs(0) * ROWS):
         is_row = first_row + tl.arange(0, ROWS) < num_rows
         bias_gradient = scale * _write_slopes(
-            first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay,
-            slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
+            log_decay, slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = bias_gradient * bias_gradient
         for begin in range(0, WIDTH, BLOCK):
@@ -111,7 +113,8 @@ def every_row_squares(
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_update(
     true_rows, true_texts, bounds, starts, positions, features,
-    weight, bias, moment, second, bias_moments, last_step, updates, compensation, log_decay, slopes, factor, is_sound,
+    weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
+    log_decay, slopes, factor, is_sound,
     num_texts, num_rows, num_leaves, step, share, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
@@ -125,8 +128,8 @@ def every_row_update(
         rows = first_row + tl.arange(0, ROWS)
         is_row = rows < num_rows
         bias_gradient = scale * _write_slopes(
-            first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay,
-            slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
+            log_decay, slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = tl.zeros([ROWS], tl.float32)
         if CLIPS or SECOND == 1:
@@ -134,25 +137,42 @@ def every_row_update(
                 gradient = scale * _gradient(begin, num_texts, features, slopes, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16)
                 squares += tl.sum(gradient * gradient, 1)
         row_factor, decay, rate, root = bias_update(
-            rows, is_row, squares, bias_gradient, bias, second, bias_moments, last_step, updates, log_decay,
-            step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip, WIDTH, SECOND, CLIPS,
+            rows, is_row, squares, bias_gradient, weight, bias, second, bias_moments, last_step, updates, scales,
+            log_decay, step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip, WIDTH, SECOND, CLIPS,
         )  # fmt: skip
         row_ids = rows
         if IS_BF16 and not IS_KAHAN:  # the noise is that of a row's position
             row_ids = _positions_of(rows, starts, positions, num_leaves)
+        inverse = rate
+        if weight.dtype.element_ty == tl.uint8:  # scales are known once all of a row is
+            largest = tl.zeros([ROWS], tl.float32)
+            for begin in range(0, WIDTH, BLOCK):
+                gradient = scale * _gradient(begin, num_texts, features, slopes, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16)
+                value = new_weights(
+                    first_row, is_row, begin, gradient, row_factor, decay, rate, root,
+                    weight, moment, second, compensation, new1, new2, epsilon,
+                    WIDTH, BLOCK, ROWS, SECOND, IS_KAHAN, KEEPS=tl.constexpr(False),
+                )  # fmt: skip
+                largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+            tl.debug_barrier()  # all have read the moments before they advance
+            inverse = scale_update(rows, is_row, largest, scales)
         for begin in range(0, WIDTH, BLOCK):
             gradient = scale * _gradient(begin, num_texts, features, slopes, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16)
-            weight_update(
-                first_row, is_row, begin, gradient, row_factor, decay, rate, root, row_ids,
-                weight, moment, second, compensation, step, new1, new2, epsilon,
-                WIDTH, BLOCK, ROWS, SECOND, IS_BF16, IS_KAHAN,
+            value = new_weights(
+                first_row, is_row, begin, gradient, row_factor, decay, rate, root,
+                weight, moment, second, compensation, new1, new2, epsilon,
+                WIDTH, BLOCK, ROWS, SECOND, IS_KAHAN, KEEPS=tl.constexpr(True),
+            )  # fmt: skip
+            store_weights(
+                first_row, is_row, begin, value, inverse, row_ids, weight, compensation, step,
+                WIDTH, BLOCK, ROWS, IS_BF16, IS_KAHAN,
             )  # fmt: skip
         tl.debug_barrier()  # all have read the slopes before the next tile's are written
 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_keys(
-    starts, positions, features, weight, bias, last_step, log_decay, keys,
+    starts, positions, features, weight, bias, last_step, scales, log_decay, keys,
     num_texts, num_rows, num_leaves, first_row, width, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
 ):  # fmt: skip
@@ -170,7 +190,7 @@ def every_row_keys(
         weight, begin_row, is_row, features, texts, is_text, WIDTH, BLOCK, ROWS, TEXTS,
         IS_BF16=tl.constexpr(False), IS_EXACT=tl.constexpr(True),
     )  # fmt: skip
-    settled = pending(last_step, log_decay, rows, is_row, step)
+    settled = pending(weight, scales, last_step, log_decay, rows, is_row, step)
     logits = product * settled[None, :] + tl.load(bias + rows, is_row, other=0)[None, :]
     bits = tl.where(logits == 0, 0.0, logits).to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) << 32
@@ -233,13 +253,14 @@ def _score_tile(
 
 @triton.jit
 def _write_slopes(
-    first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes,
+    first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
+    log_decay, slopes,
     share, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]; returns their sums by row."""
     rows = first_row + tl.arange(0, ROWS)
-    settled = pending(last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+    settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
     for begin_text in range(0, num_texts, TEXTS):
         texts = begin_text + tl.arange(0, TEXTS)

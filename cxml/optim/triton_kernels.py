@@ -4,7 +4,8 @@ Nothing here waits for the device: grids and buffers have sizes that the shapes 
 and `triton_every_row` say what the kernels do, `triton_ops` with which tiles they are launched.
 
 A step reads each touched row's weights once in `loss` and once in `update`, which computes the logits again and updates
-the rows in the same visit. Logits and gradients of rows are not kept between the two.
+the rows in the same visit. Logits and gradients of rows are not kept between the two. An update of fp8 rows computes
+new weights twice, first for the scales of the rows.
 """
 
 from __future__ import annotations

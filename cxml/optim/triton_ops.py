@@ -40,10 +40,10 @@ def launch_shortlist_loss(
 ) -> None:  # fmt: skip
     """Add the features' gradients and losses to float32 [S, D + 1], or [P, D + 1] by pair."""
     features, leaves, texts, shares, truth = pairs
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     splits = 1 if by_pair else leaf_splits(most_rows)
     grid(shortlist_loss, len(leaves), splits)(
-        leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, log_decay, sums,
+        leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, scales, log_decay, sums,
         len(leaves), len(leaf_rows[1]), truth.shape[1], step,
         TEXTS=_TEXTS, BY_PAIR=by_pair, **_tiles(weight, LEAF_ROWS), **_limits(weight, 4, 128),
     )  # fmt: skip
@@ -58,9 +58,9 @@ def launch_shortlist_squares(
 ) -> None:  # fmt: skip
     """Write sums of squares of the rows' gradients, float64 [splits, P]; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     grid(shortlist_squares, len(leaves), leaf_splits(most_rows))(
-        leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, log_decay, slopes, sums,
+        leaves, texts, shares, truth, leaf_rows[0], features, weight, bias, last_step, scales, log_decay, slopes, sums,
         len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale,
         TEXTS=_TEXTS, **_tiles(weight, LEAF_ROWS), **_limits(weight, 4, 128),
     )  # fmt: skip
@@ -95,12 +95,12 @@ def launch_shortlist_scores(
 ) -> None:  # fmt: skip
     """Write logits, float32 [P, W], and positions, int64 [P, W]."""
     features, leaves, texts, _, _ = pairs
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     width = logits.shape[1]
     tiles = _tiles(weight, LEAF_ROWS)
     del tiles["IS_BF16"]
     grid(shortlist_scores, len(leaves), leaf_splits(width))(
-        leaves, texts, *leaf_rows, features, weight, bias, last_step, log_decay, logits, positions,
+        leaves, texts, *leaf_rows, features, weight, bias, last_step, scales, log_decay, logits, positions,
         len(leaves), len(leaf_rows[1]), step, width, TEXTS=_TEXTS, **tiles, **_limits(weight, 4, 168, 3),
     )  # fmt: skip
 
@@ -119,12 +119,12 @@ def launch_every_row_loss(
 ) -> None:  # fmt: skip
     """Write the features' gradients and losses by share of the rows, float32 [shares, B, D + 1]."""
     features, true_rows, true_texts = texts
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     width = weight.shape[1]
     part = max(16, triton.next_power_of_2(triton.cdiv(min(width, _MOST_COLUMNS), _MOST_PARTS)))
     parts = min(_MOST_PARTS, triton.cdiv(width, part))
     grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
-        true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, sums,
+        true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
         len(features), len(bias), rows_per_share, step, share,
         TEXTS=LEVEL_TEXTS, PART=part, PARTS=parts, **_tiles(weight, loss_rows(weight)), **_limits(weight, 8, 255),
     )  # fmt: skip
@@ -139,9 +139,9 @@ def launch_every_row_squares(
 ) -> None:  # fmt: skip
     """Write the sums of squares of the rows' gradients, float64 [programs]; slopes: scratch [programs, B, 32]."""
     features, true_rows, true_texts = texts
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     grid(every_row_squares, len(sums))(
-        true_rows, true_texts, bounds, features, weight, bias, last_step, log_decay, slopes, sums,
+        true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
         len(features), len(bias), step, share, scale,
         TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS, 32), **_limits(weight, 8, 128),
     )  # fmt: skip
@@ -176,11 +176,11 @@ def launch_every_row_keys(
     log_decay: Tensor, step: int,
 ) -> None:  # fmt: skip
     """Write keys int64 [B, width] of the rows from `first_row` on; see `every_row_keys`."""
-    weight, bias, _, _, _, last_step, _, _ = rows
+    weight, bias, _, _, _, last_step, _, _, scales = rows
     tiles = _tiles(weight, LEVEL_ROWS)
     del tiles["IS_BF16"]
     grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
-        *leaf_rows, features, weight, bias, last_step, log_decay, keys,
+        *leaf_rows, features, weight, bias, last_step, scales, log_decay, keys,
         len(keys), len(bias), len(leaf_rows[1]), first_row, keys.shape[1], step,
         TEXTS=LEVEL_TEXTS, **tiles, **_limits(weight, 8, 255, 3),
     )  # fmt: skip
@@ -193,7 +193,7 @@ def leaf_splits(most_rows: int) -> int:
 
 def loss_rows(weight: Tensor) -> int:
     """Rows of a tile of `every_row_loss`: as many as leave registers for the gradients of a program's texts."""
-    return 32 if weight.dtype == torch.bfloat16 else 16
+    return 16 if weight.dtype == torch.float32 else 32
 
 
 def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
@@ -203,12 +203,12 @@ def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
         widest if triton_operators.IS_COMPILED else 512
     )  # the interpreter's time is per operation, whatever its size
     block = min(widest, max(16, triton.next_power_of_2(width)))
-    return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype == torch.bfloat16}
+    return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype != torch.float32}
 
 
 def _format(rows: Sequence[Tensor], numbers: Sequence[float]) -> dict[str, Any]:
     """What updates are compiled for besides."""
-    _, _, moment, second, _, _, _, compensation = rows
+    _, _, moment, second, _, _, _, compensation, _ = rows
     kind = 0 if not moment.shape[1] else 1 if second.shape[1] == 1 else 2
     return {"SECOND": kind, "IS_KAHAN": compensation.shape[1] > 0, "CLIPS": numbers[4] > 0}
 

@@ -9,6 +9,9 @@ bits leaves a relative error of at most 2^-11 per factor. With bfloat16 rows, fe
 bfloat16 too: at most 2^-9 per factor. Pending decay and biases are applied in float32. Prediction splits each factor
 into two of tf32, which leaves errors of float32.
 
+Rows of e4m3 are read and written by integer operations, which every card has. Moved up by 7, their bits are those of
+float16 at 2^-8 of their value; the missing factor comes with the scale of the row, by which `pending` multiplies.
+
 Several threads of a program may read the same number of a row, so a barrier separates these reads from the write.
 """
 
@@ -18,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-_HALF = tl.constexpr(0x8000)  # as noise it makes rounding go to nearest
+_HALF = tl.constexpr(0x8000)  # as noise it makes rounding to bfloat16 go to nearest
 # Few AMD cards have tf32.
 _PRECISION = tl.constexpr("ieee" if torch.version.hip else "tf32")
 _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
@@ -28,10 +31,14 @@ _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
 def load_block(
     matrix, first_row, is_row, begin, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """Columns `begin` .. of a tile of rows: [ROWS, BLOCK], 0 where there is no row or column."""
+    """Columns `begin` .. of a tile of rows: [ROWS, BLOCK], 0 where there is no row or column; e4m3 as float16."""
     lanes, columns = tl.arange(0, ROWS), begin + tl.arange(0, BLOCK)
     cells = lanes[:, None] * WIDTH + columns[None, :]
-    return tl.load(matrix + first_row * WIDTH + cells, is_cell(is_row, columns, WIDTH, BLOCK), other=0)
+    stored = tl.load(matrix + first_row * WIDTH + cells, is_cell(is_row, columns, WIDTH, BLOCK), other=0)
+    if matrix.dtype.element_ty == tl.uint8:
+        bits = stored.to(tl.uint16)
+        stored = (((bits & 0x80) << 8) | ((bits & 0x7F) << 7)).to(tl.float16, bitcast=True)
+    return stored
 
 
 @triton.jit
@@ -82,10 +89,13 @@ def products(
 
 
 @triton.jit
-def pending(last_step, log_decay, rows, is_row, step):
-    """The factors that rows still have to take to be as of the end of `step`."""
+def pending(weight, scales, last_step, log_decay, rows, is_row, step):
+    """The factors that rows, as loaded, still have to take to be as of the end of `step`; for e4m3 with their scale."""
     taken = tl.load(log_decay + tl.load(last_step + rows, is_row, other=0), is_row, other=0)
-    return tl.exp(tl.load(log_decay + step) - taken).to(tl.float32)
+    factors = tl.exp(tl.load(log_decay + step) - taken).to(tl.float32)
+    if weight.dtype.element_ty == tl.uint8:
+        factors *= tl.load(scales + rows, is_row, other=0) * 256
+    return factors
 
 
 @triton.jit
@@ -99,7 +109,7 @@ def slopes_and_losses(logits, truth, share):
 @triton.jit
 def bias_update(
     rows, is_row, squares, bias_gradient,
-    bias, second, bias_moments, last_step, updates, log_decay,
+    weight, bias, second, bias_moments, last_step, updates, scales, log_decay,
     step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, SECOND: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
@@ -110,11 +120,13 @@ def bias_update(
         is_row: whether each exists.
         squares: sums of the squares of the weights' gradients; needed for CLIPS and for one second moment a row.
         bias_gradient: float32 [ROWS].
-        bias: this and the following up to `updates` are arrays of `RowTensors`.
+        weight: this and the following up to `scales` are arrays of `RowTensors`; weights and scales do not change.
+        bias: see there.
         second: see there.
         bias_moments: see there.
         last_step: see there.
         updates: see there.
+        scales: see there.
         log_decay: `RowSchedule.log_decay`.
         step: the step under way.
         lr: its learning rate.
@@ -137,7 +149,7 @@ def bias_update(
         norm = tl.sqrt(squares + bias_gradient * bias_gradient)
         factor = tl.where(norm > clip, clip / tl.maximum(norm, 1e-30), 1.0)
         bias_gradient *= factor
-    decay = pending(last_step, log_decay, rows, is_row, step)
+    decay = pending(weight, scales, last_step, log_decay, rows, is_row, step)
     count = tl.load(updates + rows, is_row, other=0) + 1
     new_bias = tl.load(bias + rows, is_row, other=0)
     root = factor
@@ -170,13 +182,16 @@ def bias_update(
 
 
 @triton.jit
-def weight_update(
-    first_row, is_row, begin, gradient, factor, decay, rate, root, row_ids,
-    weight, moment, second, compensation, step, new1, new2, epsilon,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SECOND: tl.constexpr, IS_BF16: tl.constexpr,
-    IS_KAHAN: tl.constexpr,
+def new_weights(
+    first_row, is_row, begin, gradient, factor, decay, rate, root,
+    weight, moment, second, compensation, new1, new2, epsilon,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SECOND: tl.constexpr, IS_KAHAN: tl.constexpr,
+    KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """Update a block of weights with its gradient, float32 [ROWS, BLOCK]; see `bias_update`."""
+    """What a block of weights becomes with its gradient, float32 [ROWS, BLOCK]; see `bias_update`.
+
+    KEEPS: the moments advance in memory too.
+    """
     columns = begin + tl.arange(0, BLOCK)
     inside = is_cell(is_row, columns, WIDTH, BLOCK)
     cells = tl.arange(0, ROWS)[:, None] * WIDTH + columns[None, :]
@@ -187,26 +202,60 @@ def weight_update(
     else:
         mean = tl.load(moment + offset + cells, inside, other=0)
         mean += new1 * (gradient - mean)
-        tl.store(moment + offset + cells, mean, inside)
+        if KEEPS:
+            tl.store(moment + offset + cells, mean, inside)
         if SECOND == 1:
             change = rate[:, None] * mean
         else:
             square = tl.load(second + offset + cells, inside, other=0)
             square += new2 * (gradient * gradient - square)
-            tl.store(second + offset + cells, square, inside)
+            if KEEPS:
+                tl.store(second + offset + cells, square, inside)
             change = rate[:, None] * mean / (tl.sqrt(square) * root[:, None] + epsilon)
-    value = tl.load(weight + offset + cells, inside, other=0).to(tl.float32)
+    value = load_block(weight, first_row, is_row, begin, WIDTH, BLOCK, ROWS).to(tl.float32)
     if IS_KAHAN:
         value += tl.load(compensation + offset + cells, inside, other=0).to(tl.float32)
-    value = value * decay[:, None] - change
-    if IS_KAHAN:
+    return value * decay[:, None] - change
+
+
+@triton.jit
+def store_weights(
+    first_row, is_row, begin, value, inverse, row_ids, weight, compensation, step,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr,
+):  # fmt: skip
+    """Write a block of weights, float32 [ROWS, BLOCK], rounded as the format says; `inverse` is of the scales."""
+    columns = begin + tl.arange(0, BLOCK)
+    inside = is_cell(is_row, columns, WIDTH, BLOCK)
+    cells = tl.arange(0, ROWS)[:, None] * WIDTH + columns[None, :]
+    offset = first_row * WIDTH
+    if weight.dtype.element_ty == tl.uint8:
+        tl.store(weight + offset + cells, _round_fp8(value * inverse[:, None], _noise(step, row_ids, columns)), inside)
+    elif IS_KAHAN:
         rounded = _round(value, _HALF)
         tl.store(compensation + offset + cells, _round(value - rounded.to(tl.float32), _HALF), inside)
         tl.store(weight + offset + cells, rounded, inside)
     elif IS_BF16:
-        tl.store(weight + offset + cells, _round(value, _noise(step, row_ids, columns)), inside)
+        tl.store(weight + offset + cells, _round(value, _noise(step, row_ids, columns) & 0xFFFF), inside)
     else:
         tl.store(weight + offset + cells, value, inside)
+
+
+@triton.jit
+def scale_update(rows, is_row, largest, scales):
+    """Write the scales of rows with these largest weights, as `row_formats.to_fp8` has them; returns their inverses."""
+    exponents = tl.maximum((largest.to(tl.int32, bitcast=True) - 1) >> 23, 27) - 7
+    tl.store(scales + rows, (exponents << 23).to(tl.float32, bitcast=True), is_row)
+    return ((254 - exponents) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _round_fp8(value, noise):
+    """A float32 that is scaled as e4m3, in the steps of `row_formats.to_fp8`."""
+    size = tl.abs(value)
+    is_small = size < 0.015625
+    bits = tl.where(is_small, size + 0.015625, size).to(tl.uint32, bitcast=True) + (noise & 0xFFFFF)
+    code = (bits >> 20) - tl.where(is_small, 968, 960).to(tl.uint32)
+    return (code | ((value.to(tl.uint32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
 
 
 @triton.jit
@@ -218,12 +267,12 @@ def _round(value, noise):
 
 @triton.jit
 def _noise(step, row_ids, columns):
-    """The 16 bits of `row_kernels._noise`."""
+    """The 32 bits of `row_kernels._noise`."""
     mixed = (row_ids.to(tl.uint32) * 2654435761)[:, None] ^ (columns.to(tl.uint32) * 2246822519)[None, :]
     mixed = mixed ^ (step.to(tl.uint32) * 3266489917)
     mixed = (mixed ^ (mixed >> 15)) * 2246822519
     mixed = (mixed ^ (mixed >> 13)) * 3266489917
-    return (mixed ^ (mixed >> 16)) & 0xFFFF
+    return mixed ^ (mixed >> 16)
 
 
 _INTERPRETED = tl.constexpr(not isinstance(products, triton.JITFunction))

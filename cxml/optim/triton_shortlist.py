@@ -20,10 +20,12 @@ from cxml.optim.triton_rows import (
     gather_block,
     is_cell,
     load_block,
+    new_weights,
     pending,
     products,
+    scale_update,
     slopes_and_losses,
-    weight_update,
+    store_weights,
 )  # fmt: skip
 
 _SCAN = tl.constexpr(128)  # pairs looked at in one go for the end of a leaf
@@ -32,7 +34,7 @@ _CHANGING = ["num_pairs", "num_leaves", "num_words", "step", "width"]  # values 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def shortlist_loss(
-    leaves, texts, shares, truth, starts, features, weight, bias, last_step, log_decay, sums,
+    leaves, texts, shares, truth, starts, features, weight, bias, last_step, scales, log_decay, sums,
     num_pairs, num_leaves, num_words, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
     BY_PAIR: tl.constexpr,
@@ -50,7 +52,7 @@ def shortlist_loss(
     for first in range(tl.program_id(1) * ROWS, num_rows, tl.num_programs(1) * ROWS):
         is_row = first + tl.arange(0, ROWS) < num_rows
         rows = start + first + tl.arange(0, ROWS)
-        settled = pending(last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+        settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         for begin_text in range(0, num_texts, TEXTS):
             pairs = pair + begin_text + tl.arange(0, TEXTS)
             is_text = begin_text + tl.arange(0, TEXTS) < num_texts
@@ -74,7 +76,7 @@ def shortlist_loss(
 
 @triton.jit(do_not_specialize=_CHANGING)
 def shortlist_squares(
-    leaves, texts, shares, truth, starts, features, weight, bias, last_step, log_decay, slopes, sums,
+    leaves, texts, shares, truth, starts, features, weight, bias, last_step, scales, log_decay, slopes, sums,
     num_pairs, num_leaves, num_words, step, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
@@ -92,8 +94,8 @@ def shortlist_squares(
     for first in range(tl.program_id(1) * ROWS, num_rows, tl.num_programs(1) * ROWS):
         is_row = first + tl.arange(0, ROWS) < num_rows
         bias_gradient = scale * _write_slopes(
-            start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, log_decay,
-            slopes, num_words, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, scales,
+            log_decay, slopes, num_words, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = bias_gradient * bias_gradient
         for begin in range(0, WIDTH, BLOCK):
@@ -109,7 +111,8 @@ def shortlist_squares(
 @triton.jit(do_not_specialize=_CHANGING)
 def shortlist_update(
     leaves, texts, shares, truth, starts, positions, features,
-    weight, bias, moment, second, bias_moments, last_step, updates, compensation, log_decay, slopes, factor, is_sound,
+    weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
+    log_decay, slopes, factor, is_sound,
     num_pairs, num_leaves, num_words, step, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
@@ -128,8 +131,8 @@ def shortlist_update(
         is_row = first + tl.arange(0, ROWS) < num_rows
         rows = start + first + tl.arange(0, ROWS)
         bias_gradient = scale * _write_slopes(
-            start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, log_decay,
-            slopes, num_words, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, scales,
+            log_decay, slopes, num_words, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = tl.zeros([ROWS], tl.float32)
         if CLIPS or SECOND == 1:
@@ -139,24 +142,43 @@ def shortlist_update(
                 )
                 squares += tl.sum(gradient * gradient, 1)
         row_factor, decay, rate, root = bias_update(
-            rows, is_row, squares, bias_gradient, bias, second, bias_moments, last_step, updates, log_decay,
-            step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip, WIDTH, SECOND, CLIPS,
+            rows, is_row, squares, bias_gradient, weight, bias, second, bias_moments, last_step, updates, scales,
+            log_decay, step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip, WIDTH, SECOND, CLIPS,
         )  # fmt: skip
+        inverse = rate
+        if weight.dtype.element_ty == tl.uint8:  # scales are known once all of a row is
+            largest = tl.zeros([ROWS], tl.float32)
+            for begin in range(0, WIDTH, BLOCK):
+                gradient = scale * _gradient(
+                    begin, pair, num_texts, texts, features, slopes, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16
+                )
+                value = new_weights(
+                    start + first, is_row, begin, gradient, row_factor, decay, rate, root,
+                    weight, moment, second, compensation, new1, new2, epsilon,
+                    WIDTH, BLOCK, ROWS, SECOND, IS_KAHAN, KEEPS=tl.constexpr(False),
+                )  # fmt: skip
+                largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+            tl.debug_barrier()  # all have read the moments before they advance
+            inverse = scale_update(rows, is_row, largest, scales)
         for begin in range(0, WIDTH, BLOCK):
             gradient = scale * _gradient(
                 begin, pair, num_texts, texts, features, slopes, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16
             )
-            weight_update(
-                start + first, is_row, begin, gradient, row_factor, decay, rate, root, rows + shift,
-                weight, moment, second, compensation, step, new1, new2, epsilon,
-                WIDTH, BLOCK, ROWS, SECOND, IS_BF16, IS_KAHAN,
+            value = new_weights(
+                start + first, is_row, begin, gradient, row_factor, decay, rate, root,
+                weight, moment, second, compensation, new1, new2, epsilon,
+                WIDTH, BLOCK, ROWS, SECOND, IS_KAHAN, KEEPS=tl.constexpr(True),
+            )  # fmt: skip
+            store_weights(
+                start + first, is_row, begin, value, inverse, rows + shift, weight, compensation, step,
+                WIDTH, BLOCK, ROWS, IS_BF16, IS_KAHAN,
             )  # fmt: skip
         tl.debug_barrier()  # all have read the slopes before the next tile's are written
 
 
 @triton.jit(do_not_specialize=_CHANGING)
 def shortlist_scores(
-    leaves, texts, starts, positions, features, weight, bias, last_step, log_decay, logits, found,
+    leaves, texts, starts, positions, features, weight, bias, last_step, scales, log_decay, logits, found,
     num_pairs, num_leaves, step, width,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
 ):  # fmt: skip
@@ -174,7 +196,7 @@ def shortlist_scores(
     for first in range(tl.program_id(1) * ROWS, width, tl.num_programs(1) * ROWS):
         lanes = first + tl.arange(0, ROWS)
         is_row = lanes < num_rows
-        settled = pending(last_step, log_decay, start + lanes, is_row, step)
+        settled = pending(weight, scales, last_step, log_decay, start + lanes, is_row, step)
         own_bias = tl.load(bias + start + lanes, is_row, other=0)
         for begin_text in range(0, num_texts, TEXTS):
             pairs = pair + begin_text + tl.arange(0, TEXTS)
@@ -239,13 +261,14 @@ def _score_tile(
 
 @triton.jit
 def _write_slopes(
-    start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, log_decay, slopes,
+    start, first, is_row, pair, num_texts, texts, shares, truth, features, weight, bias, last_step, scales,
+    log_decay, slopes,
     num_words, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts of a leaf, [num_texts, ROWS]; returns their sums by row."""
     rows = start + first + tl.arange(0, ROWS)
-    settled = pending(last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+    settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
     for begin_text in range(0, num_texts, TEXTS):
         places = begin_text + tl.arange(0, TEXTS)

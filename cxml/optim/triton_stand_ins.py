@@ -14,7 +14,7 @@ from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits
 
-_FIELDS = ("weight", "bias", "moment", "second", "bias_moments", "last_step", "updates", "compensation")
+_FIELDS = ("weight", "bias", "moment", "second", "bias_moments", "last_step", "updates", "compensation", "scale")
 
 
 def shortlist_loss(

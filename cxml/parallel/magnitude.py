@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cxml.optim import RowSchedule, RowTensors
+from cxml.optim.row_formats import LARGEST_FP8
 from cxml.parallel.exchange import Exchange
 
 _LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
@@ -97,10 +98,14 @@ def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_ad
 
 
 def _largest(rows: RowTensors) -> float:
-    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole."""
+    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole.
+
+    Of fp8 the largest that a row's scale allows.
+    """
+    is_fp8 = rows.weight.dtype == torch.uint8
     found = np.float64(0)
     for start in range(0, rows.num_rows, _BLOCK_ROWS):
-        for values in (rows.weight, rows.bias):
+        for values, factor in ((rows.scale, LARGEST_FP8) if is_fp8 else (rows.weight, 1.0), (rows.bias, 1.0)):
             least, most = torch.aminmax(values[start : start + _BLOCK_ROWS])
-            found = np.max([found, -least.item(), most.item()])  # unlike Python's max it keeps NaN
+            found = np.max([found, -factor * least.item(), factor * most.item()])  # unlike Python's max it keeps NaN
     return float(found)

@@ -13,7 +13,7 @@ from cxml.parallel.traffic import LevelTraffic
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The memory of one rank, in bytes, activations left out, and the steps.
+    """The memory of one rank, in bytes, and the steps.
 
     Attributes:
         parameters: number of weights of each part of the model.
@@ -24,6 +24,7 @@ class Plan:
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
         label_rows: bytes of sharded rows with their optimiser state per rank: labels, and levels of many clusters.
+        activations: bytes that the encoder keeps for the longest texts until the backward pass; None if not known.
         label_state: what of it one row takes, in bytes, by the names of `RowState`.
         steps_per_epoch: optimiser steps.
         epochs: passes over the texts.
@@ -41,14 +42,15 @@ class Plan:
     label_rows: int
     steps_per_epoch: int
     epochs: int
+    activations: int | None = None
     label_state: Mapping[str, int] = field(default_factory=dict)
     sharded: Mapping[str, int] = field(default_factory=dict)
     traffic: Sequence[LevelTraffic] = ()
 
     @property
     def bytes_per_rank(self) -> int:
-        """Weights, gradients and optimiser state of one rank, label rows included."""
-        return self.weights + self.gradients + self.optimizer + self.label_rows
+        """Weights, gradients, optimiser state and activations of one rank, label rows included."""
+        return self.weights + self.gradients + self.optimizer + self.label_rows + (self.activations or 0)
 
     @property
     def gradient_bytes(self) -> int:
@@ -75,8 +77,11 @@ class Plan:
             ("gradients", "gradients"),
             ("optimizer", "optimiser state"),
             ("label_rows", "sharded rows with their state"),
-            ("bytes_per_rank", "sum, without activations"),
+            ("activations", "activations of the longest texts"),
+            ("bytes_per_rank", "sum" if self.activations is not None else "sum, without activations"),
         ):
+            if getattr(self, name) is None:
+                continue
             table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
         if self.label_state:
             parts = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.label_state.items())
@@ -104,6 +109,7 @@ def make_plan(
     label_state: Mapping[str, int] | None = None,
     group_size: int = 0,
     traffic: Sequence[LevelTraffic] = (),
+    activations: int | None = None,
 ) -> Plan:
     """Lay out a job.
 
@@ -119,6 +125,7 @@ def make_plan(
         label_state: bytes of each part of a sharded row.
         group_size: ranks that share a copy of the rows; 0 is all.
         traffic: what a rank sends for each sharded level.
+        activations: bytes of one rank, if they are known.
     """
     label_state, sharded = label_state or {}, sharded or {}
     total, learning = sum(parameters.values()), sum(trained.values())
@@ -139,4 +146,5 @@ def make_plan(
         label_state=label_state,
         sharded=sharded,
         traffic=traffic,
+        activations=activations,
     )

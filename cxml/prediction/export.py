@@ -2,7 +2,7 @@
 
 config.json               the run's config, and the encoder's architecture
 model.safetensors         encoder and cluster levels
-label_rows.safetensors    weight [L, D], bias [L], for int8 scale [L]; rows in tree order, so that it can be mapped
+label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; in tree order, so that it can be mapped
 tree/                     the label tree
 labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
@@ -205,10 +205,10 @@ def _without_places(config: Config) -> Config:
 
 
 def _row_tensors(rows: PackedRows) -> dict[str, Tensor]:
-    weight = torch.from_numpy(rows.weight)
-    tensors = {"weight": weight.view(torch.bfloat16) if rows.format == "bf16" else weight}
+    weight, types = torch.from_numpy(rows.weight), {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+    tensors = {"weight": weight.view(types.get(rows.format, weight.dtype))}
     tensors["bias"] = torch.from_numpy(rows.bias)
-    return tensors | ({"scale": torch.from_numpy(rows.scale)} if rows.format == "int8" else {})
+    return tensors | ({"scale": torch.from_numpy(rows.scale)} if rows.scale.size else {})
 
 
 def _write_tensors(file: str, tensors: dict[str, Tensor]) -> None:

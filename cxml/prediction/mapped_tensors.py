@@ -10,9 +10,10 @@ import numpy as np
 
 from cxml import artefacts
 from cxml.errors import DataError
+from cxml.optim.row_formats import has_finite_fp8
 
-# bfloat16 has no dtype of numpy's; its bits go by uint16.
-_DTYPES = {"F32": np.float32, "BF16": np.uint16, "I8": np.int8}
+# bfloat16 and e4m3 have no dtype of numpy's; their bits go by uint16 and uint8.
+_DTYPES = {"F32": np.float32, "BF16": np.uint16, "F8_E4M3": np.uint8, "I8": np.int8}
 _LARGEST_HEADER = 1 << 20
 _BLOCK = 1 << 22
 
@@ -21,7 +22,7 @@ def view_tensors(content: np.ndarray, file: str, remedy: str) -> dict[str, np.nd
     """The tensors by name, as views of the file's bytes `content`, uint8 [n].
 
     Raises:
-        DataError: it is not a safetensors file of float32, bfloat16 and int8 whose tensors fill it without gaps.
+        DataError: it is not a safetensors file of float32, bfloat16, e4m3 and int8 whose tensors fill it without gaps.
     """
     length = int.from_bytes(content[:8].tobytes(), "little")
     if not 0 < length <= min(_LARGEST_HEADER, len(content) - 8) or length % 8:
@@ -42,7 +43,7 @@ def view_tensors(content: np.ndarray, file: str, remedy: str) -> dict[str, np.nd
 
 
 def are_finite(values: np.ndarray) -> bool:
-    """Whether all numbers are finite, of float32 or of bfloat16 as uint16; int8 always are."""
+    """Whether all numbers are finite, of float32, of bfloat16 as uint16 or e4m3 as uint8; int8 always are."""
     if values.dtype == np.int8:
         return True
     flat = values.reshape(-1)
@@ -50,6 +51,8 @@ def are_finite(values: np.ndarray) -> bool:
 
 
 def _block_is_finite(block: np.ndarray) -> bool:
+    if block.dtype == np.uint8:
+        return has_finite_fp8(block)
     if block.dtype == np.uint16:  # an exponent of ones only
         return not ((block & 0x7F80) == 0x7F80).any()
     return bool(np.isfinite(block).all())

@@ -2,6 +2,7 @@
 
 fp32   as trained
 bf16   rounded to nearest
+fp8    e4m3 times a factor per row, of 4 bytes; see `cxml.optim.row_formats`
 int8   each row divided by its largest weight / 127 and rounded to nearest; the factor is kept, 4 bytes a row
 """
 
@@ -31,12 +32,17 @@ from cxml.optim import (
     as_array,
     best_int8_rows,
     pairs_by_text,
+    pending_decay,
 )
+from cxml.optim.row_formats import NEAREST_FP8, to_float32, to_fp8
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 from cxml.prediction.mapped_tensors import are_finite, view_tensors
 
-RowFormat = Literal["fp32", "bf16", "int8"]
-_DTYPES: dict[RowFormat, type[np.generic]] = {"fp32": np.float32, "bf16": np.uint16, "int8": np.int8}
+RowFormat = Literal["fp32", "bf16", "fp8", "int8"]
+_DTYPES: dict[RowFormat, type[np.generic]] = {
+    "fp32": np.float32, "bf16": np.uint16, "fp8": np.uint8, "int8": np.int8
+}  # fmt: skip
+_SCALED = ("fp8", "int8")
 _BLOCK_ROWS = 65536
 
 
@@ -45,8 +51,8 @@ class PackedRows:
     """R label rows of D weights.
 
     Attributes:
-        weight: float32 [R, D], uint16 [R, D] holding bfloat16, or int8 [R, D].
-        scale: float32 [R], factor of each row's weights for int8; [0] else.
+        weight: float32 [R, D], uint16 [R, D] holding bfloat16, uint8 [R, D] holding e4m3, or int8 [R, D].
+        scale: float32 [R], factor of each row's weights for fp8 and int8; [0] else.
         bias: float32 [R].
     """
 
@@ -77,13 +83,13 @@ class PackedRows:
         num_rows, width = self.weight.shape
         packed = PackedRows(
             np.empty((num_rows, width), _DTYPES[target]),
-            np.ones(num_rows if target == "int8" else 0, np.float32),
+            np.ones(num_rows if target in _SCALED else 0, np.float32),
             self.bias,
         )
         for start in range(0, num_rows, _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             packed.weight[rows], scale = _packed(self.floats(rows), target)
-            if target == "int8":
+            if target in _SCALED:
                 packed.scale[rows] = scale
         return packed
 
@@ -94,9 +100,7 @@ class PackedRows:
     def floats(self, rows: slice) -> np.ndarray:
         """Weights of some rows as float32 [n, D]."""
         weight = self.weight[rows]
-        if self.format == "bf16":
-            return (weight.astype(np.uint32) << 16).view(np.float32)
-        return weight * self.scale[rows, None] if self.format == "int8" else weight
+        return weight * self.scale[rows, None] if self.format == "int8" else to_float32(weight, self.scale[rows])
 
 
 def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -> tuple[PackedRows, MappedFile | None]:
@@ -125,8 +129,8 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
     if mapped is not None:
         mapped.verify()
     sizes = {"weight": shape, "bias": shape[:1]}
-    is_int8 = "weight" in found and found["weight"].dtype == np.int8
-    expected = sizes | ({"scale": shape[:1]} if is_int8 else {})
+    is_scaled = "weight" in found and any(found["weight"].dtype == _DTYPES[name] for name in _SCALED)
+    expected = sizes | ({"scale": shape[:1]} if is_scaled else {})
     if {name: values.shape for name, values in found.items()} != expected or any(
         found[name].dtype != np.float32 for name in expected.keys() - {"weight"}
     ):
@@ -134,7 +138,7 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
         raise DataError(file, f"holds {shapes}, not {shape[0]} label rows of {shape[1]}"[:500], remedy)
     if not all(are_finite(values) for values in found.values()):
         raise DataError(file, "label rows hold numbers that are NaN or infinite", remedy)
-    scale = np.array(found["scale"]) if is_int8 else np.zeros(0, np.float32)
+    scale = np.array(found["scale"]) if is_scaled else np.zeros(0, np.float32)
     return PackedRows(found["weight"], scale, np.array(found["bias"])), mapped
 
 
@@ -144,6 +148,9 @@ def pack(head: ShardedLevel) -> PackedRows:
     The result shares the head's host memory where nothing has to be changed.
     """
     rows, bias = head.rows, as_array(head.rows.bias.cpu())
+    if rows.scale.numel():
+        scale = rows.scale * pending_decay(rows, slice(None), head.schedule, head.schedule.step)
+        return PackedRows(as_array(rows.weight.cpu()), as_array(scale.cpu()), bias)
     if not head.schedule.step:
         return PackedRows(as_array(rows.weight.cpu()), np.zeros(0, np.float32), bias)
     weight = np.empty(rows.weight.shape, np.float32)
@@ -234,6 +241,7 @@ def _host_tensors(rows: PackedRows) -> RowTensors:
     empty.moment = empty.second = np.zeros((num_rows, 0), np.float32)
     empty.bias_moments = np.zeros((0, 2), np.float32)
     empty.compensation = np.zeros((num_rows, 0), np.uint8)
+    empty.scale = rows.scale if rows.format == "fp8" else np.zeros(0, np.float32)
     return RowTensors.of(empty, torch.device("cpu"))
 
 
@@ -242,6 +250,9 @@ def _packed(values: np.ndarray, target: RowFormat) -> tuple[np.ndarray, np.ndarr
         largest = np.abs(values).max(axis=1, initial=0)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         return np.rint(values / scale[:, None]).astype(np.int8), scale
+    if target == "fp8":
+        bits, scale = to_fp8(torch.from_numpy(values), NEAREST_FP8)
+        return bits.numpy(), scale.numpy()
     if target == "bf16":
         return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy(), None
     return values, None

@@ -27,6 +27,7 @@ EXACT = {  # name: ranks, settings
 EXACT_SLOW = {
     "one process, four micro-batches": (1, {"train": {"accumulation": 4}}),
     "one process, sgd rows": (1, {"head": {"optimizer": "sgd", "weights": "bf16"}}),
+    "one process, fp8 rows": (1, {"head": {"optimizer": "sgd", "weights": "fp8", "learning_rate": 100.0}}),
     "one process, a second moment per row": (1, {"head": {"second_moment": "row", "weights": "bf16-kahan"}}),
     "two processes": (2, {}),
     "two processes, a copy of the rows each": (2, {"head": {"group_size": 1}}),
@@ -40,6 +41,11 @@ ELSEWHERE = {  # name: what was stopped, ranks and settings that go on
     "one process as two": ("one process", 2, {}),
     "ZeRO 2 as ZeRO 1": ("two processes, ZeRO 2", 2, {"train": {"zero_stage": 1}}),
     "ZeRO 2 on two as none on one": ("two processes, ZeRO 2", 1, {}),
+    "fp8 rows of one process on two": (
+        "one process, fp8 rows",
+        2,
+        {"head": {"optimizer": "sgd", "weights": "fp8", "learning_rate": 100.0}},
+    ),
     "none as ZeRO 3": ("one process", 2, {"train": {"zero_stage": 3}}),
 }
 ACROSS_HEADS = {

@@ -38,8 +38,15 @@ def grow(head, queue):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings", [{}, {"weights": "bf16"}, {"weights": "bf16-kahan", "second_moment": "row"}, {"optimizer": "sgd"}]
-)
+    "settings",
+    [
+        {},
+        {"weights": "bf16"},
+        {"weights": "bf16-kahan", "second_moment": "row"},
+        {"optimizer": "sgd"},
+        {"weights": "fp8", "optimizer": "sgd"},
+    ],
+)  # fmt: skip
 def test_a_process_grows_by_the_bytes_that_the_plan_says(settings):
     head = HeadConfig(**settings)
     context = multiprocessing.get_context("spawn")

@@ -27,13 +27,13 @@ def texts(lines):
 def exported(run, tmp_path_factory):
     """Folders of the run's model, by the format of its label rows."""
     root = tmp_path_factory.mktemp("exported")
-    for rows in ("fp32", "bf16", "int8"):
+    for rows in ("fp32", "bf16", "fp8", "int8"):
         assert export.main([run[0].output, str(root / rows), "--rows", rows]) == 0
     return root
 
 
 @pytest.mark.parametrize("memory_map", [False, True])
-@pytest.mark.parametrize("rows", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("rows", ["fp32", "bf16", "fp8", "int8"])
 def test_an_exported_model_predicts_as_before(run, exported, texts, rows, memory_map):
     before = Predictor.from_checkpoint(run[0].output, rows=rows).predict(texts, 6)
     after = Predictor.from_pretrained(str(exported / rows), memory_map=memory_map)
@@ -44,10 +44,10 @@ def test_an_exported_model_predicts_as_before(run, exported, texts, rows, memory
     assert found[0] == before[0]
 
 
-def test_label_rows_take_4_2_and_1_bytes_a_weight(exported):
-    sizes = [(exported / rows / "label_rows.safetensors").stat().st_size for rows in ("fp32", "bf16", "int8")]
+def test_label_rows_take_4_2_1_and_1_bytes_a_weight(exported):
+    sizes = [(exported / rows / "label_rows.safetensors").stat().st_size for rows in ("fp32", "bf16", "fp8", "int8")]
     width, labels = 32, len(Predictor.from_pretrained(str(exported / "int8")).names)
-    for size, per_row in zip(sizes, (4 * width + 4, 2 * width + 4, width + 8), strict=True):
+    for size, per_row in zip(sizes, (4 * width + 4, 2 * width + 4, width + 8, width + 8), strict=True):
         assert 0 <= size - labels * per_row < 400
 
 

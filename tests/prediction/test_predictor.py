@@ -134,18 +134,19 @@ def test_a_place_without_a_model_is_named(tmp_path):
         cxml.Predictor.from_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize(("rows", "most"), [("bf16", 2**-8), ("int8", 0.5 / 127)])
+@pytest.mark.parametrize(("rows", "most"), [("bf16", 2**-8), ("fp8", 2**-4), ("int8", 0.5 / 127)])
 def test_packed_rows_are_off_by_no_more_than_half_a_unit(rows, most):
     generator = np.random.default_rng(0)
     weight = generator.normal(size=(500, 24)).astype(np.float32)
     weight[3] = 0
     packed = PackedRows(weight, np.zeros(0, np.float32), np.zeros(500, np.float32)).to(rows)
-    assert packed.weight.itemsize == {"bf16": 2, "int8": 1}[rows]
-    unit = np.abs(weight) if rows == "bf16" else np.abs(weight).max(axis=1, keepdims=True)
+    assert packed.weight.itemsize == {"bf16": 2}.get(rows, 1)
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    unit = largest if rows == "int8" else np.abs(weight) + (largest * 2**-13 if rows == "fp8" else 0)
     assert (np.abs(packed.floats(slice(None)) - weight) <= most * unit * 1.001 + 1e-12).all()
 
 
-@pytest.mark.parametrize("rows", ["bf16", "int8"])
+@pytest.mark.parametrize("rows", ["bf16", "fp8", "int8"])
 def test_packed_rows_predict_what_their_own_weights_say(run, predictor, texts, rows):
     packed = cxml.Predictor.from_checkpoint(run[0].output, rows=rows)
     unpacked = PackedRows(packed.parts.rows.floats(slice(None)).copy(), np.zeros(0, np.float32), packed.parts.rows.bias)
@@ -156,7 +157,7 @@ def test_packed_rows_predict_what_their_own_weights_say(run, predictor, texts, r
     assert np.abs(packed.predict(texts, 5).scores - predictor.predict(texts, 5).scores).max() > 0
 
 
-@pytest.mark.parametrize("rows", ["fp32", "int8"])
+@pytest.mark.parametrize("rows", ["fp32", "fp8", "int8"])
 def test_without_shortlists_the_best_of_all_labels_are_found(run, texts, rows):
     parts = cxml.Predictor.from_checkpoint(run[0].output, rows=rows).parts
     head = dataclasses.replace(parts.config.head, candidates="all")

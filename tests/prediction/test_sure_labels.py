@@ -44,7 +44,7 @@ def by_hand(predictor, texts):
     return np.array(own), np.array(scores)
 
 
-@pytest.mark.parametrize("rows", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("rows", ["fp32", "bf16", "fp8", "int8"])
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_predictions_explanations_and_exports_rank_by_logits(run, lines, tmp_path, shift, rows):
     texts = lines[:6]

@@ -116,6 +116,8 @@ HEADS = {
     "all labels, kernels": lambda problem: rows(problem, "triton", candidates="all"),
     "fp32 export": lambda problem: packed(problem, "fp32"),
     "bf16 export": lambda problem: packed(problem, "bf16"),
+    "fp8 export": lambda problem: packed(problem, "fp8"),
+    "fp8 export, all labels": lambda problem: packed(problem, "fp8", scores_all=True),
     "int8 export": lambda problem: packed(problem, "int8"),
     "int8 export, all labels": lambda problem: packed(problem, "int8", scores_all=True),
 }

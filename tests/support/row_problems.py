@@ -5,6 +5,7 @@ import torch
 
 from cxml.optim import RowSchedule, RowState, RowTensors
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.row_formats import NEAREST_FP8, to_fp8
 
 WIDTHS = (384, 768, 1024)
 FORMATS = {  # weights, optimizer, second moment, largest norm of a row's gradient
@@ -15,6 +16,9 @@ FORMATS = {  # weights, optimizer, second moment, largest norm of a row's gradie
     "bf16": ("bf16", "adamw", "full", 0.0),
     "bf16, one second moment per row, clipped": ("bf16", "adamw", "row", 0.002),
     "bf16, SGD": ("bf16", "sgd", "full", 0.0),
+    "fp8, SGD": ("fp8", "sgd", "full", 0.0),
+    "fp8, SGD, clipped": ("fp8", "sgd", "full", 0.002),
+    "fp8, one second moment per row": ("fp8", "adamw", "row", 0.0),
     "bf16 with compensation": ("bf16-kahan", "adamw", "full", 0.0),
     "bf16 with compensation, SGD, clipped": ("bf16-kahan", "sgd", "full", 0.002),
 }
@@ -39,6 +43,9 @@ def make_rows(width, form, device):
     values = rng.normal(size=state.weight.shape).astype(np.float32)
     if weights == "fp32":
         state.weight[:] = values
+    elif weights == "fp8":
+        bits, scale = to_fp8(torch.from_numpy(values), NEAREST_FP8)
+        state.weight[:], state.scale[:] = bits.numpy(), scale.numpy()
     else:
         state.weight[:] = values.view(np.uint32) >> 16
     if state.compensation.size:
@@ -117,16 +124,18 @@ def assert_same_rows(found, expected, limit):
         other = getattr(found, name)
         if name in {"last_step", "updates"}:
             assert torch.equal(other, tensor)
-        elif name not in {"weight", "compensation"}:
+        elif name not in {"weight", "compensation", "scale"}:
             assert_near(other, tensor, limit)
-    weight, other = expected.weight.float(), found.weight.float()
+    assert torch.equal(found.scale, expected.scale)
+    weight, other = (rows.floats(slice(None)) for rows in (expected, found))
     if expected.compensation.shape[1]:
         weight, other = (rows.weight.float() + rows.compensation.float() for rows in (expected, found))
     if expected.weight.dtype == torch.float32 or expected.compensation.shape[1]:
         assert_near(other, weight, limit)
         return
     # A weight that is rounded at random may go the other way where the two differ a little before rounding.
-    torch.testing.assert_close(other, weight, rtol=2**-7, atol=1e-5)
+    is_fp8 = expected.weight.dtype == torch.uint8
+    torch.testing.assert_close(other, weight, rtol=2**-3 if is_fp8 else 2**-7, atol=2**-9 if is_fp8 else 1e-5)
     assert (other == weight).float().mean() > 0.95
 
 

@@ -26,6 +26,7 @@ HEADS = {
     "AdamW": ("cpu", HeadConfig(), 1),
     "SGD": ("cpu", HeadConfig(optimizer="sgd"), 1),
     "bf16": ("cpu", HeadConfig(weights="bf16", second_moment="row"), 1),
+    "fp8": ("cpu", HeadConfig(weights="fp8", optimizer="sgd"), 1),
     "two micro-batches": ("cpu", HeadConfig(), 2),
     "two micro-batches, SGD": ("cpu", HeadConfig(optimizer="sgd"), 2),
     "clipped": ("cpu", HeadConfig(clip_global_norm=0.1), 1),

@@ -1,0 +1,67 @@
+"""How much memory an encoder's activations take in training, found without data and without an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from cxml.model.encoder import TappedEncoder
+
+
+def activation_bytes(
+    encoder: TappedEncoder, num_texts: int, length: int, dtype: torch.dtype, *, recomputes: bool
+) -> int | None:
+    """Bytes that are kept between the forward and the backward pass.
+
+    Args:
+        encoder: on the meta device; it is left in `dtype` and in training mode.
+        num_texts: B.
+        length: tokens of each, T.
+        dtype: of weights and activations.
+        recomputes: only the layers' inputs are kept, and the activations of one layer at a time are computed again.
+
+    Returns:
+        None if this encoder cannot run without data.
+    """
+    encoder.to(dtype).train()
+    tokens = torch.ones(num_texts, length, dtype=torch.int64, device="meta")
+    weights = {parameter.untyped_storage()._cdata for parameter in encoder.parameters()}
+    kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    try:
+        with _FusedAttention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = encoder(tokens, tokens)
+    except (RuntimeError, NotImplementedError):  # it asks for numbers that are not there
+        return None
+    del outputs
+    total = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in weights)
+    if not recomputes:
+        return total
+    num_layers = encoder.transformer.config.num_hidden_layers
+    return num_layers * num_texts * length * encoder.hidden_size * dtype.itemsize + total // num_layers
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention keeps what fused kernels keep: its inputs, its output and a number for each query."""
+
+    def __torch_function__(
+        self,
+        func: object,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
+        assert callable(func), "torch hands over functions"
+        return func(*args, **(kwargs or {}))

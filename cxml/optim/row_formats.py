@@ -1,0 +1,58 @@
+"""The number formats of rows, outside of compiled kernels: how weights are kept and read back.
+
+fp32   float32
+bf16   bfloat16; NumPy has no such type and holds its bits as uint16
+fp8    e4m3 (4 bits of exponent, 3 of mantissa) times a scale per row; NumPy and torch hold its bits as uint8
+
+The scale of a row is the power of two with which its largest weight is above 128 and at most 256, of the 448 that e4m3
+reaches. So weights that do not change are not rounded again, and none overflows, whatever rounding at random adds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST_FP8 = 448.0
+NEAREST_FP8 = 0x80000
+"""As noise of 20 bits, it rounds to nearest."""
+_VALUES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()  # by bits
+
+
+def to_float32(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Weights as float32 [n, D].
+
+    Args:
+        weight: float32 [n, D], uint16 [n, D] holding bfloat16, or uint8 [n, D] holding e4m3.
+        scale: float32 [n] for e4m3; not looked at else.
+    """
+    if weight.dtype == np.uint8:
+        return _VALUES[weight] * scale[:, None]
+    return (weight.astype(np.uint32) << 16).view(np.float32) if weight.dtype == np.uint16 else weight
+
+
+def has_finite_fp8(bits: np.ndarray) -> bool:
+    """Whether no number of uint8 that hold e4m3 is NaN; e4m3 has no infinity."""
+    return not ((bits & 0x7F) == 0x7F).any()
+
+
+def to_fp8(values: Tensor, noise: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Round rows to e4m3, up or down by whether the bits that e4m3 lacks and the noise carry over.
+
+    Args:
+        values: float32 [n, D], finite.
+        noise: int32 [n, D], of 20 random bits; or `NEAREST_FP8`.
+
+    Returns:
+        The bits, uint8 [n, D], and the scales, float32 [n].
+    """
+    exponents = ((values.abs().amax(1).view(torch.int32) - 1) >> 23).clamp(min=27) - 7
+    scaled = values * ((254 - exponents) << 23).view(torch.float32)[:, None]
+    size = scaled.abs()
+    # Below 2^-6 e4m3 has numbers 2^-9 apart. Those from 2^-6 on are as far apart, so they are rounded in their place.
+    is_small = size < 2**-6
+    bits = torch.where(is_small, size + 2**-6, size).view(torch.int32) + noise
+    codes = (bits >> 20) - 960 - 8 * is_small.int()
+    signs = (scaled.view(torch.int32) >> 24) & 0x80
+    return (codes | signs).to(torch.uint8), (exponents << 23).view(torch.float32)
