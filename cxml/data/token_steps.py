@@ -77,8 +77,15 @@ class TokenSteps:
 
 
 def _texts_of_step(longest_first: np.ndarray, start: int, budget: int) -> int:
-    """How many texts as long as the one at `start` fit."""
-    return max(1, budget // max(1, int(longest_first[start]))) if start < len(longest_first) else 1
+    """How many texts as long as the one at `start` fit, rounded down so that 2, 4, 8, ... processes get as many each.
+
+    The step is a multiple of the largest power of two that is no more than an eighth of it, whatever the number of
+    processes: it must not depend on that.
+    """
+    if start >= len(longest_first):
+        return 1
+    most = max(1, budget // max(1, int(longest_first[start])))
+    return most - most % (1 << max(0, (most // 8).bit_length() - 1))
 
 
 def _longest_first(lengths: np.ndarray) -> np.ndarray:

@@ -62,8 +62,8 @@ def test_steps_are_nearly_full_and_hold_little_padding():
     order, bounds = StepOrder(lengths, StepRule(batch_size=1, batch_tokens=4096), 0).epoch(0)
     texts, widths = micro_batch_shapes(lengths[order], bounds, 1)
     padded = (texts * widths)[:, 0]
-    assert padded.mean() > 0.95 * 4096
-    assert np.quantile(padded, 0.02) > 0.85 * 4096
+    assert padded.mean() > 0.9 * 4096
+    assert np.quantile(padded, 0.02) > 0.8 * 4096
     assert padded.sum() < 1.05 * lengths.sum()
 
 
@@ -76,7 +76,14 @@ def test_the_fewest_tokens_of_a_step_are_nearer_to_the_most_than_with_as_many_st
         texts, widths = micro_batch_shapes(lengths[rows], ends, 1)
         padded = (texts * widths)[:, 0]
         spread[name] = padded.max() / padded.mean()
-    assert spread["tokens"] < 1.05 < spread["length"]
+    assert spread["tokens"] < 1.1 < spread["length"]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_processes_get_as_many_texts_each_in_nearly_all_steps(ranks):
+    lengths = skewed(50_000)
+    _, bounds = StepOrder(lengths, StepRule(batch_size=1, batch_tokens=8 * 4096), 0).epoch(0)
+    assert (np.diff(bounds) % ranks == 0).mean() > 0.9
 
 
 def test_epochs_mix_the_texts_of_a_class_anew_and_steps_of_all_lengths_take_turns():
