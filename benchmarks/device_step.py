@@ -2,7 +2,8 @@
 
     python benchmarks/device_step.py [--quick] [--cases NAME ...] [--where]
 
-Runs the whole training step, from the loader's batch to the update, and `Predictor`, on a pretended accelerator that
+Runs the whole training step, from the loader's batch to the update, the copies that the loader makes ahead of it in a
+thread of its own, and `Predictor`, on a pretended accelerator that
 has real numbers and counts (`support.fake_accelerator`). The model is real but for its size: BERT of six layers with
 random weights, a label tree, labels by the head that the config asks for, and the engine without DeepSpeed. Several
 processes are pretended by collectives that bring back what they are given. Any machine will do; nothing is timed.
@@ -49,7 +50,7 @@ from transformers.utils import logging
 from cxml import extras
 from cxml.checkpoint import TrainingState, model_url, save_model
 from cxml.config import Config, config_from_dict
-from cxml.data import ShardedDataset, data_url, resolve_encoder
+from cxml.data import ShardedDataset, TrainLoader, data_url, resolve_encoder, stage
 from cxml.data_tools.preparation import prepare
 from cxml.optim import Schedule
 from cxml.parallel import Ranks, gathered_state_dict
@@ -64,6 +65,7 @@ WARM_UP = 2
 MOST_LAUNCHES = 120
 K = 5
 PREDICTED = ", predicted"
+COPIED = "batches copied ahead"
 COLUMNS = {
     "blocking": "blocking", "to_host": "to host", "pageable": "pageable", "pinned": "pinned", "launches": "launches",
     "encoder": "encoder", "numpy": "NumPy",
@@ -175,6 +177,8 @@ def count_case(case: Case, folder: Path, device: torch.device) -> dict[str, Coun
         ranks = Ranks(rank=0, world_size=case.ranks, local_rank=0, device=device)
         state, schedule = set_up(config, ranks)
         found = {case.name: count_training(state, schedule)}
+        if case is CASES[0]:
+            found[COPIED] = count_copies(config, device)
         if case.predicts:
             found[f"{case.name}{PREDICTED}"] = count_prediction(state)
     return found
@@ -187,11 +191,22 @@ def count_training(state: TrainingState, schedule: Schedule) -> Counts:
     for step, batches in zip(range(WARM_UP), micro_batches, strict=False):
         schedule.apply(step)
         train_step(state.engine, batches, state.ranks, step + 1)
-    batches = next(micro_batches)
     with counted(encoder=state.model.encoder, pairs=BATCH * WANTED) as counts:
+        batches = next(micro_batches)
         schedule.apply(WARM_UP)
         train_step(state.engine, batches, state.ranks, WARM_UP + 1)
     micro_batches.close()
+    return counts
+
+
+def count_copies(config: Config, device: torch.device) -> Counts:
+    """What it costs to copy the batches of a step ahead, which the loader's thread does."""
+    dataset = ShardedDataset(data_url(config), "train")
+    loader = TrainLoader(dataset, batch_size=BATCH, seed=0, rank=0, world_size=1, accumulation=1, pad_id=0)
+    batches = next(loader.epoch(0))
+    with counted() as counts:
+        (step,) = stage([batches], device)
+        step.take()
     return counts
 
 

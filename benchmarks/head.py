@@ -229,6 +229,7 @@ def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
         attention_mask=torch.ones(TEXTS, TOKENS, dtype=torch.int64),
         label_values=torch.from_numpy(labels.ravel()),
         label_offsets=torch.arange(0, 5 * TEXTS + 1, 5),
+        lengths=np.full(TEXTS, TOKENS),
         global_size=TEXTS * ranks.world_size,
         limits=BatchLimits(TEXTS, 5 * TEXTS, 5),
     )

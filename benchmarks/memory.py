@@ -148,9 +148,8 @@ class Found:
 def measure(case: Case, sizes: Sizes, folder: Path) -> Found:
     """Add a case up both ways."""
     config = config_of(case, sizes, folder)
-    facts = DataFacts(
-        num_texts=100 * sizes.texts, num_labels=sizes.labels, padded_length=sizes.tokens, longest=sizes.tokens
-    )
+    num_texts = 100 * sizes.texts
+    facts = DataFacts(num_texts=num_texts, num_labels=sizes.labels, lengths=np.full(num_texts, sizes.tokens))
     plan = plan_for(config, facts)
     with fake_accelerator() as device, patched():
         memory = Memory(device)
@@ -217,7 +216,8 @@ def batch_of(sizes: Sizes, device: torch.device) -> Batch:
     return Batch(
         input_ids=torch.ones(shape, **ones), attention_mask=torch.ones(shape, **ones),
         label_values=torch.ones(count, **ones), label_offsets=torch.ones(sizes.texts + 1, **ones),
-        global_size=sizes.texts, limits=BatchLimits(texts=sizes.texts, labels=count, labels_of_a_text=TRUE),
+        lengths=np.full(sizes.texts, sizes.tokens), global_size=sizes.texts,
+        limits=BatchLimits(texts=sizes.texts, labels=count, labels_of_a_text=TRUE),
     )  # fmt: skip
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, by the makers' data sheets; the first name found counts
+    "B200": 2250e12, "GH200": 990e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
+    "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "MI300X": 1307e12,
+}  # fmt: skip
 
 
 def accelerator_type() -> str | None:
@@ -48,9 +56,39 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+@contextmanager
+def on_stream(stream: torch.Stream) -> Iterator[None]:
+    """Within this context what this thread gives an accelerator goes to this stream of it."""
+    before = torch.accelerator.current_stream(stream.device)
+    torch.accelerator.set_stream(stream)
+    try:
+        yield
+    finally:
+        torch.accelerator.set_stream(before)
+
+
 def device_name(device: torch.device) -> str:
     """What a person calls a device: the model of a GPU, else its type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Floating-point operations a second that a device can do at most on bf16 matrices; None where it is not known."""
+    name = device_name(device)
+    return next((peak for known, peak in _PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
+def device_memory(device: torch.device) -> tuple[int, int] | None:
+    """Bytes of an accelerator's memory that this process's tensors take now, and the most that they took so far.
+
+    The host waits for nothing. None for the CPU, and for devices that keep no count.
+    """
+    if device.type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+    if not hasattr(module, "max_memory_allocated"):
+        return None
+    return module.memory_allocated(device), module.max_memory_allocated(device)
 
 
 def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) -> None:

@@ -383,6 +383,10 @@ class TrainConfig:
     """Passes over the training texts."""
     batch_size: int = 64
     """Texts per optimiser step, over all processes and micro-batches together."""
+    batch_tokens: int = setting(0, since_files=True)
+    """Most tokens per optimiser step, padding counted, over all processes and micro-batches together: a step takes as
+    many texts of similar length as fit, whatever batch_size and bucket_by_length say. A text longer than that has a
+    step of its own. The loss is the mean over the texts of a step, so texts in steps of few weigh more. 0: off."""
     accumulation: int = setting(1, "resumable")
     """Micro-batches per optimiser step and process."""
     num_workers: int = setting(1, "none")
@@ -416,12 +420,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):
             _require_at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
+        for name in ("batch_tokens", "threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
             _require_at_least(f"train.{name}", getattr(self, name), 0)
         _require_group("train.name_texts", self.name_texts)
         parts = self.num_workers * self.accumulation
         _require(
-            self.batch_size >= parts, "train.batch_size", self.batch_size,
+            self.batch_size >= parts or self.batch_tokens > 0, "train.batch_size", self.batch_size,
             f"is smaller than num_workers x accumulation = {parts}", f"Set it to {parts} or more.",
         )  # fmt: skip
 

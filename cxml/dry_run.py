@@ -9,12 +9,14 @@ from rich.console import Console
 
 from cxml.accelerators import device_name, device_of, synchronize
 from cxml.config import Config
+from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
-from cxml.run_plan import plan_run, require_packages, texts_per_micro_batch
+from cxml.run_plan import DataFacts, plan_for, plan_run, require_packages, with_one_more
 from cxml.tree import fit_levels
 
 _TIMED_STEPS = 3
+_LINK = 10e9  # bytes a second: a network card of 100 Gbit/s; NVLink within a machine has ten times that and more
 
 
 def dry_run(config: Config) -> Plan:
@@ -27,11 +29,11 @@ def dry_run(config: Config) -> Plan:
     plan, facts = plan_run(config)
     console = Console()
     console.print(plan.table())
-    console.print(
-        f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {facts.padded_length} tokens wide"
-    )
+    width = round(plan.steps.width)
+    console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
+    console.print(_one_more(config, plan, facts))
     config = fit_levels(config, facts.num_labels)
-    seconds = _seconds_per_text(config, facts.padded_length) * facts.num_texts * config.train.epochs
+    seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
     console.print(
         f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like this "
         f"one ({device_name(device_of(0))}), from timed steps of the encoder; label heads, data preparation and the "
@@ -40,7 +42,29 @@ def dry_run(config: Config) -> Plan:
     return plan
 
 
-def _seconds_per_text(config: Config, length: int) -> float:
+def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
+    """What more processes would change, as far as it follows from sizes alone."""
+    try:
+        larger = with_one_more(config)
+    except ConfigError as error:
+        return f"No room for one more process: {error}"
+    more = plan_for(larger, facts)
+    memory = [f"{each.bytes_per_rank / 2**20:,.0f}" for each in (more, plan)]
+    rates = [_texts_per_second(each) for each in (more, plan)]
+    return (
+        f"With {more.world_size} processes instead of {plan.world_size}: {memory[0]} MiB per rank instead of "
+        f"{memory[1]} (without activations), {more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}; "
+        f"what accelerators send allows {rates[0]} texts/s instead of {rates[1]} at {_LINK / 1e9:.0f} GB/s per process."
+    )
+
+
+def _texts_per_second(plan: Plan) -> str:
+    """As many as the links between accelerators let through, if nothing else took time."""
+    texts = plan.steps.texts * plan.accumulation * plan.world_size
+    return f"{texts * _LINK / sent:,.0f}" if (sent := plan.sent(padded=True)) else "any number of"
+
+
+def _seconds_per_text(config: Config, size: int, length: int) -> float:
     """Forward and backward of the encoder on random tokens, on the device and in the precision of a training.
 
     A random encoder takes as long as a pretrained one.
@@ -52,7 +76,6 @@ def _seconds_per_text(config: Config, length: int) -> float:
         encoder.bfloat16()
     if config.train.activation_checkpointing:
         encoder.recompute_activations()
-    size = texts_per_micro_batch(config)
     input_ids = torch.randint(encoder.transformer.config.vocab_size, (size, length), device=device)
     times = []
     for _ in range(_TIMED_STEPS + 1):

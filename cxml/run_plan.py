@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,36 @@ from torch import nn
 
 from cxml import extras, ray_cluster
 from cxml.config import Config
-from cxml.data import DataManifest, ShardedDataset, data_url, parts_of_names, read_labels, resolve_encoder
+from cxml.data import (
+    DataManifest,
+    ShardedDataset,
+    StepFacts,
+    StepRule,
+    data_url,
+    parts_of_names,
+    read_labels,
+    resolve_encoder,
+    step_facts,
+)
 from cxml.data_tools.formats import read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
 from cxml.model import TappedEncoder, activation_bytes, build_encoder, read_encoder_config
 from cxml.optim import RowState
-from cxml.parallel import LevelTraffic, Plan, local_world_size, make_plan, require_engine
+from cxml.parallel import (
+    LevelKind,
+    LevelTraffic,
+    Plan,
+    launches_of_step,
+    local_world_size,
+    make_plan,
+    require_engine,
+)
 from cxml.report import require_baseline
 from cxml.tree import fit_levels
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
+_MOST_LENGTHS = 2_000_000  # of prepared texts, so that a plan takes seconds
 
 
 @dataclass(frozen=True)
@@ -33,14 +52,12 @@ class DataFacts:
     Attributes:
         num_texts: texts, with the names trained on.
         num_labels: labels.
-        padded_length: mean tokens of a padded batch.
-        longest: tokens of the longest text.
+        lengths: int64 [n], the tokens of texts.
     """
 
     num_texts: int
     num_labels: int
-    padded_length: int
-    longest: int
+    lengths: np.ndarray
 
 
 def require_packages(config: Config) -> None:
@@ -76,12 +93,23 @@ def plan_run(config: Config) -> tuple[Plan, DataFacts]:
 
 
 def plan_for(config: Config, facts: DataFacts) -> Plan:
-    """The plan of a training on data of these sizes.
+    """The plan of a training on data with these facts.
 
     Raises:
         CxmlError: an unknown encoder, or more clusters than labels.
     """
     config = fit_levels(config, facts.num_labels)
+    steps = step_facts(
+        facts.lengths,
+        StepRule(
+            batch_size=config.train.batch_size,
+            bucket_by_length=config.train.bucket_by_length,
+            batch_tokens=config.train.batch_tokens,
+        ),
+        seed=config.seed,
+        parts=config.train.num_workers * config.train.accumulation,
+        num_texts=facts.num_texts,
+    )
     ranks_per_copy = _ranks_per_copy(config)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
@@ -97,22 +125,49 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         parameters,
         trained,
         config.train,
-        num_texts=facts.num_texts,
+        steps=steps,
         world_size=config.train.num_workers,
         sharded={_name(level, sizes): sizes[level] for level in sharded},
         label_state=state if sharded else {},
         group_size=ranks_per_copy,
-        traffic=[_traffic(config, level, sizes, encoder.hidden_size, ranks_per_copy) for level in sharded],
+        traffic=[
+            _traffic(config, level, sizes, width=encoder.hidden_size, ranks=ranks_per_copy, texts=steps.texts)
+            for level in sharded
+        ],
         activations=activation_bytes(
-            encoder, texts_per_micro_batch(config), facts.longest, dtype,
+            encoder, *_largest_micro_batch(config, steps, int(facts.lengths.max(initial=1))), dtype,
             recomputes=config.train.activation_checkpointing,
         ),
+        launches=planned_launches(config, facts.num_labels, ranks_per_copy),
     )  # fmt: skip
 
 
-def texts_per_micro_batch(config: Config) -> int:
-    """Most texts that a process works on at once."""
-    return math.ceil(config.train.batch_size / (config.train.num_workers * config.train.accumulation))
+def _largest_micro_batch(config: Config, steps: StepFacts, longest: int) -> tuple[int, int]:
+    """The texts of a micro-batch of the longest texts, and their tokens."""
+    parts = config.train.num_workers * config.train.accumulation
+    if config.train.batch_tokens:
+        return max(1, config.train.batch_tokens // (parts * longest)), longest
+    return steps.texts, longest
+
+
+def planned_launches(config: Config, num_labels: int, ranks_per_copy: int) -> dict[str, int] | None:
+    """Kernels that a step launches outside the encoder, by level; `tree.level_sizes` has to be numbers."""
+    sizes = [*config.tree.sizes, num_labels]
+    sharded = _sharded_levels(config, sizes)
+    scores_all = config.head.candidates == "all"
+    kinds = [
+        LevelKind(sharded=level in sharded, scores_all=scores_all and level == len(sizes) - 1)
+        for level in range(len(sizes))
+    ]
+    return launches_of_step(kinds, config, ranks_per_copy)
+
+
+def with_one_more(config: Config) -> Config:
+    """The same run with one more process, or one more group of processes that share a copy of the label rows."""
+    added = _ranks_per_copy(config) if config.head.group_size else 1
+    return dataclasses.replace(
+        config, train=dataclasses.replace(config.train, num_workers=config.train.num_workers + added)
+    )
 
 
 def _ranks_per_copy(config: Config) -> int:
@@ -128,28 +183,21 @@ def _data_facts(config: Config) -> DataFacts:
     """From the prepared data if it is there, else from the raw texts."""
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
-        lengths = ShardedDataset(data_url(config), "train").lengths[:_SAMPLE]
+        lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
         names = read_labels(data_url(config))[0] if config.train.name_texts else []
         num_texts = manifest.rows("train") + _num_names(config, names)
-        return DataFacts(num_texts, manifest.num_labels, _padded(config, lengths), int(lengths.max()))
+        return DataFacts(num_texts, manifest.num_labels, lengths)
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
     lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
     num_texts = len(texts) + _num_names(config, raw.label_names)
-    return DataFacts(num_texts, len(raw.label_names), _padded(config, lengths), int(lengths.max()))
+    return DataFacts(num_texts, len(raw.label_names), lengths)
 
 
 def _num_names(config: Config, names: Sequence[str]) -> int:
     """Names of labels that are trained on as texts."""
     return len(parts_of_names(names, config.train.name_texts)) if config.train.name_texts else 0
-
-
-def _padded(config: Config, lengths: np.ndarray) -> int:
-    """Mean over batches of the longest text in each."""
-    size = min(texts_per_micro_batch(config), len(lengths))
-    whole = lengths[: len(lengths) // size * size]
-    return round(whole.reshape(-1, size).max(1).mean())
 
 
 def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:
@@ -160,14 +208,14 @@ def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:
     return [*(i for i, size in enumerate(clusters) if size > config.head.shard_from), len(clusters)]
 
 
-def _traffic(config: Config, level: int, sizes: Sequence[int], width: int, ranks: int) -> LevelTraffic:
+def _traffic(config: Config, level: int, sizes: Sequence[int], *, width: int, ranks: int, texts: int) -> LevelTraffic:
     """What a process sends for a sharded level; every node has as many children as any other."""
     above = sizes[level - 1] if level else sizes[0]
     scores_all = level == len(sizes) - 1 and config.head.candidates == "all"
     handed_down = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else above
     return LevelTraffic(
         ranks=ranks,
-        texts=texts_per_micro_batch(config),
+        texts=texts,
         parents=0 if scores_all else handed_down,
         width=width,
         feature_bytes=2 if config.train.precision == "bf16" else 4,

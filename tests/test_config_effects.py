@@ -55,7 +55,7 @@ EFFECTS = {
         "epsilon warmup_epochs decay_epochs"
     },
     TrainConfig: {
-        "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length",
+        "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens",
         "resumable": "accumulation",
         "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
         "deterministic",

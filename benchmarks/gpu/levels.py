@@ -348,6 +348,7 @@ def random_batch(sizes: Sizes, num_texts: int, seed: int) -> Batch:
         attention_mask=torch.ones(num_texts, sizes.tokens, dtype=torch.int64),
         label_values=torch.from_numpy(labels.ravel()),
         label_offsets=torch.arange(0, TRUE * num_texts + 1, TRUE),
+        lengths=np.full(num_texts, sizes.tokens),
         global_size=num_texts,
         limits=BatchLimits(num_texts, TRUE * num_texts, TRUE),
     )

@@ -223,7 +223,9 @@ def _most_steps(run: RunState) -> float:
     epochs = train.get("epochs") if isinstance(train, dict) else None
     if not (isinstance(rows, int) and isinstance(batch_size, int) and isinstance(epochs, int)):
         return math.inf
-    return math.ceil(rows / batch_size) * epochs if min(rows, batch_size, epochs) > 0 else -1
+    if min(rows, batch_size, epochs) < 1:
+        return -1
+    return (rows if run.loader.get("batch_tokens") else math.ceil(rows / batch_size)) * epochs
 
 
 def _tensor_problem(entry: TensorEntry, filled: list[int]) -> str:

@@ -5,9 +5,10 @@ In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each s
 1. `DatasetWriter` writes such a folder; the manifest comes last and makes it visible.
 2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards; remote ones are first copied to
    the node's `ShardCache`.
-3. `epoch_order`, `cut` and (by length) `bucket` say which rows each optimiser step, rank and micro-batch takes: pure
-   functions of (number of rows, lengths, seed, epoch, step), so the state of a loader is a few integers.
-4. `TrainLoader` and `EvalLoader` gather, pad and hand over `Batch`es, prepared ahead by a thread.
+3. `StepOrder` and `cut` say which rows each optimiser step, rank and micro-batch takes: pure functions of (lengths,
+   settings, seed, epoch, step), so the state of a loader is a few integers.
+4. `TrainLoader` and `EvalLoader` gather, pad and hand over `Batch`es, prepared ahead by a thread, which also copies
+   those of a training to its accelerator.
 
 Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
@@ -25,13 +26,16 @@ from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
 from cxml.data.sparse_npz import StoredMatrix, read_sparse_npz
+from cxml.data.staging import stage
+from cxml.data.step_order import StepFacts, StepOrder, StepRule, micro_batch_shapes, step_facts
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache",
-    "ShardInfo", "ShardedDataset", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate",
-    "concatenate", "cut", "data_url", "epoch_order", "lengths_to_offsets", "load_tokenizer_of", "most_bytes",
-    "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "refuse_repeated_values",
-    "resolve_encoder", "tokenizer_fingerprint", "verify", "with_names",
+    "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows",
+    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order",
+    "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names",
+    "prefetch", "read_labels", "read_sparse_npz", "refuse_repeated_values", "resolve_encoder", "stage",
+    "step_facts", "tokenizer_fingerprint", "verify", "with_names",
 ]  # fmt: skip

@@ -52,6 +52,7 @@ class Batch:
         attention_mask: int64 [B, T], 1 on tokens and 0 on padding.
         label_values: int64 [nnz], the label ids of all texts end to end, sorted and unique within a text.
         label_offsets: int64 [B + 1]; text i has label_values[label_offsets[i]:label_offsets[i + 1]].
+        lengths: int64 [B], tokens of each text without padding, in host memory.
         global_size: texts in the whole optimiser step, over all processes and micro-batches.
         limits: of all batches that are worked on at the same time.
     """
@@ -60,6 +61,7 @@ class Batch:
     attention_mask: torch.Tensor
     label_values: torch.Tensor
     label_offsets: torch.Tensor
+    lengths: np.ndarray
     global_size: int
     limits: BatchLimits
 
@@ -77,17 +79,23 @@ class Batch:
             attention_mask=self.attention_mask[:size],
             label_values=self.label_values[: int(offsets[-1])],
             label_offsets=offsets,
+            lengths=self.lengths[:size],
             limits=replace(self.limits, texts=min(size, self.limits.texts)),
         )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those of its fields that lie on a device, by name."""
+        names = ("input_ids", "attention_mask", "label_values", "label_offsets")
+        return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`. To an accelerator it is copied from pinned memory, and the host does not wait."""
         import torch  # noqa: PLC0415 - see `collate`
 
         device = torch.device(device)
-        if device.type == "cpu":
+        if device.type == "cpu" or self.input_ids.device == device:
             return self
-        tensors = {name: value for name, value in vars(self).items() if name not in {"global_size", "limits"}}
+        tensors = self.tensors()
         if device.type != "meta":
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
@@ -116,6 +124,7 @@ def collate(
         attention_mask=torch.from_numpy(mask_BT.astype(np.int64)),
         label_values=torch.from_numpy(labels.values.astype(np.int64)),
         label_offsets=torch.from_numpy(labels.offsets.astype(np.int64)),
+        lengths=lengths,
         global_size=global_size,
         limits=limits or BatchLimits.of(labels.lengths, np.array([0, len(labels.lengths)])),
     )

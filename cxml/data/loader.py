@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cxml.data.batch import Batch, BatchLimits, collate
-from cxml.data.buckets import bucket, smallest_batch
 from cxml.data.name_texts import TextRows
-from cxml.data.order import cut, epoch_order
+from cxml.data.order import cut
 from cxml.data.prefetch import prefetch
+from cxml.data.staging import stage
+from cxml.data.step_order import StepOrder, StepRule
 from cxml.errors import ConfigError, StaleArtefactError
+
+if TYPE_CHECKING:
+    import torch
+
+_SINCE_STATES = {"batch_tokens": 0}  # facts that older states do not have, and what they then were
+_log = logging.getLogger(__name__)
 
 
 class TrainLoader:
@@ -25,7 +34,8 @@ class TrainLoader:
     whatever the number of ranks, and (epoch, step) is all the state that resuming needs.
 
     With `bucket_by_length` a global batch holds texts of similar length and about as many tokens as the others, but
-    not as many texts (`cxml.data.buckets`); the rest holds as before.
+    not as many texts (`cxml.data.buckets`). With `batch_tokens` it holds as many texts of similar length as fit with
+    their padding (`cxml.data.token_steps`). The rest holds as before.
     """
 
     def __init__(
@@ -39,8 +49,22 @@ class TrainLoader:
         accumulation: int,
         pad_id: int,
         bucket_by_length: bool = False,
+        batch_tokens: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         """Plan the steps.
+
+        Args:
+            dataset: the texts.
+            batch_size: texts of a global batch.
+            seed: of the order.
+            rank: of this process.
+            world_size: processes.
+            accumulation: micro-batches of a step and process.
+            pad_id: the token that pads.
+            bucket_by_length: see above.
+            batch_tokens: most tokens of a global batch, padding counted; 0: as many texts as batch_size says.
+            device: where batches go ahead of their step; None is the CPU.
 
         Raises:
             ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
@@ -48,34 +72,39 @@ class TrainLoader:
         self._dataset = dataset
         self._label_counts = dataset.label_counts
         self._seed = seed
-        self._batch_size = batch_size
-        self._bucket_by_length = bucket_by_length
+        self._rule = StepRule(batch_size=batch_size, bucket_by_length=bucket_by_length, batch_tokens=batch_tokens)
+        self._order = StepOrder(dataset.lengths, self._rule, seed)
+        self._device = device
         self._position = (0, 0)
         self._pad_id = pad_id
         self._parts = world_size * accumulation
         self._first_part = rank * accumulation
         self._accumulation = accumulation
-        self.steps_per_epoch = math.ceil(len(dataset) / batch_size)
-        smallest = len(dataset) // self.steps_per_epoch
-        if bucket_by_length:
-            smallest = smallest_batch(len(dataset), self.steps_per_epoch)
-        if smallest < self._parts:
+        self.steps_per_epoch = self._order.steps_per_epoch
+        if (smallest := self._order.smallest) < self._parts:
+            field, value = ("batch_tokens", batch_tokens) if batch_tokens else ("batch_size", batch_size)
             raise ConfigError(
-                "train.batch_size", batch_size,
+                f"train.{field}", value,
                 f"{len(dataset)} texts make batches of {smallest}, too few for {world_size} processes x {accumulation} "
-                "micro-batches", f"Lower num_workers or accumulation so that their product is at most {smallest}.",
+                "micro-batches", f"Lower num_workers or accumulation so that their product is at most {smallest}"
+                + (f", or set it to {self._parts * int(dataset.lengths.max())} or more." if batch_tokens else "."),
             )  # fmt: skip
+        longer = int((dataset.lengths > batch_tokens).sum()) if batch_tokens else 0
+        if longer and rank == 0:
+            _log.warning(
+                "%d texts are longer than train.batch_tokens %d; each has a step of its own", longer, batch_tokens
+            )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[list[Batch], None, None]:
         """The micro-batches of each step of `epoch`, from `first_step` on, `accumulation` batches a step.
 
         Closing or dropping the iterator stops the thread behind it.
         """
-        steps = prefetch(self._steps(epoch, first_step))
+        steps = prefetch(stage(self._steps(epoch, first_step), self._device))
         try:
-            for step, micro_batches in enumerate(steps, start=first_step):
+            for step, staged in enumerate(steps, start=first_step):
                 self._position = (epoch, step + 1)
-                yield micro_batches
+                yield staged.take()
         finally:
             steps.close()
 
@@ -95,10 +124,11 @@ class TrainLoader:
         Raises:
             StaleArtefactError: the state is of another data set, seed or batch size, so that the order is another one.
         """
+        saved = _SINCE_STATES | dict(state)
         for name, value in self._order_facts().items():
-            if state.get(name) != value:
+            if saved.get(name) != value:
                 raise StaleArtefactError(
-                    f"the loader's state was saved with {name} = {state.get(name)!r}, this run has {value!r}. "
+                    f"the loader's state was saved with {name} = {saved.get(name)!r}, this run has {value!r}. "
                     "Go on with the same data and settings, or start a new run."
                 )
         self._position = int(state["epoch"]), int(state["step"])
@@ -109,19 +139,13 @@ class TrainLoader:
             "data": self._dataset.manifest.fingerprint,
             "rows": len(self._dataset),
             "seed": self._seed,
-            "batch_size": self._batch_size,
-            "bucket_by_length": int(self._bucket_by_length),
+            "batch_size": self._rule.batch_size,
+            "bucket_by_length": int(self._rule.bucket_by_length),
+            "batch_tokens": self._rule.batch_tokens,
         }
 
-    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's order, and the bounds of the global batches in it."""
-        order = epoch_order(len(self._dataset), self._seed, epoch)
-        if self._bucket_by_length:
-            return bucket(order, self._dataset.lengths, self.steps_per_epoch, self._seed, epoch)
-        return order, cut(len(order), self.steps_per_epoch)
-
     def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
-        order, bounds = self._plan(epoch)
+        order, bounds = self._order.epoch(epoch)
         for step in range(first_step, self.steps_per_epoch):
             global_batch = order[bounds[step] : bounds[step + 1]]
             cuts = cut(len(global_batch), self._parts)

@@ -6,6 +6,7 @@ plan says before any of it how many bytes and steps it will be
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step
 from cxml.parallel.exchange import Exchange
+from cxml.parallel.launches import LevelKind, launches_of_step
 from cxml.parallel.levels import kernels_for, make_level, sharded_clusters, sharded_levels
 from cxml.parallel.plan import Plan, make_plan
 from cxml.parallel.process_group import (
@@ -27,6 +28,7 @@ from cxml.parallel.workers import run_workers
 __all__ = [
     "Engine",
     "Exchange",
+    "LevelKind",
     "LevelTraffic",
     "Plan",
     "Ranks",
@@ -39,6 +41,7 @@ __all__ = [
     "gathered_state_dict",
     "group_patience",
     "kernels_for",
+    "launches_of_step",
     "leaf_offsets_of",
     "local_world_size",
     "loopback_environment",

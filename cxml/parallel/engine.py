@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cxml import extras
-from cxml.accelerators import norms
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
+from cxml.parallel.clipping import clip_gradients
 from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
 from cxml.parallel.step_check import StepCheck
@@ -51,6 +52,10 @@ class Engine(Protocol):
 
     def was_step_applied(self) -> bool:
         """Whether the last step updated the weights."""
+        ...
+
+    def get_global_grad_norm(self) -> Tensor | float | None:
+        """The norm of the last step's gradient before it was clipped; None if there is none."""
         ...
 
     def zero_optimization_stage(self) -> int:
@@ -102,7 +107,8 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
             dist_init_required=False,
         )
     if engine.optimizer is optimizer:  # the wrappers check it themselves
-        optimizer.register_step_pre_hook(_check_gradients)
+        check = functools.partial(_clip_and_check, module=model, largest=train.gradient_clipping)
+        optimizer.register_step_pre_hook(check)
     if ranks.world_size == 1 and train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
     ours = cast(Engine, engine)
@@ -151,11 +157,21 @@ def _no_step_counted(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         state["step"].zero_()
 
 
-def _check_gradients(optimizer: Any, *_: object) -> None:  # noqa: ANN401 - AdamW, with the attribute of `take_step`
-    """Let a step change no weight if a gradient is not finite; on all ranks alike, since they hold the same sums."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def _clip_and_check(
+    optimizer: Any,  # noqa: ANN401 - AdamW, see `take_step`
+    *_: object,
+    module: nn.Module,
+    largest: float,
+) -> None:
+    """Clip gradients, and let a step change no weight if one is not finite; all ranks hold the same sums.
+
+    DeepSpeed's own clipping makes the host wait for an accelerator, and forgets the norm.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
     if gradients and hasattr(optimizer, "found_inf"):
-        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~norms(gradients).isfinite().all()).float())
+        norm = clip_gradients(gradients, largest)
+        optimizer._global_grad_norm = norm  # where `get_global_grad_norm` looks for it
+        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~norm.isfinite()).float())
 
 
 def require_engine(num_processes: int) -> None:
@@ -173,7 +189,7 @@ def engine_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": math.ceil(train.batch_size / (world_size * train.accumulation)),
         "gradient_accumulation_steps": train.accumulation,
-        "gradient_clipping": train.gradient_clipping,
+        "gradient_clipping": 0.0 if train.zero_stage == 0 and train.precision == "fp32" else train.gradient_clipping,
         "zero_optimization": {"stage": train.zero_stage},
         "bf16": {"enabled": train.precision == "bf16"},
         "zero_allow_untested_optimizer": True,

@@ -69,8 +69,10 @@ class Exchange:
 
     def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
         """The rows [n_r, ...] of all ranks end to end; `sizes` are their n_r, known from `gather_sizes`."""
-        padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
-        padded[: len(rows)] = rows
+        padded = rows
+        if len(rows) < max(sizes):
+            padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+            padded[: len(rows)] = rows
         gathered = self._gather(padded)
         return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
@@ -79,9 +81,12 @@ class Exchange:
         if self.size == 1:
             return rows
         width = max(sizes)
-        padded = rows.new_zeros((self.size, width, *rows.shape[1:]))
-        for part, piece in zip(padded, rows.split(sizes), strict=True):
-            part[: len(piece)] = piece
+        if min(sizes) == width:  # as on accelerators, where launches would grow with the ranks
+            padded = rows.reshape(self.size, width, *rows.shape[1:])
+        else:
+            padded = rows.new_zeros((self.size, width, *rows.shape[1:]))
+            for part, piece in zip(padded, rows.split(sizes), strict=True):
+                part[: len(piece)] = piece
         self.sent += padded.numel() * padded.element_size() * (self.size - 1) // self.size
         padded = padded.to(self._device())
         own = torch.empty_like(padded[0])

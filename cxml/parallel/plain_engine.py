@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxml.accelerators import copy_all, norms, scale_all
+from cxml.accelerators import copy_all
+from cxml.parallel.clipping import clip_gradients
 from cxml.parallel.step_check import StepCheck
 
 
@@ -50,6 +51,7 @@ class PlainEngine:
         self._accumulation, self._clipping = accumulation, clipping
         self.step_check = step_check
         self._micro_batches = 0
+        self._norm: Tensor | None = None
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
         """The model's outputs."""
@@ -65,12 +67,10 @@ class PlainEngine:
         if self._micro_batches % self._accumulation:
             return
         gradients = self._gradients()
-        norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
+        norm = self._norm = clip_gradients(gradients, self._clipping)
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
         is_unsound = norm.new_zeros(()) if is_unsound is None else is_unsound
         self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0, but for a norm that is not finite
-        if self._clipping:
-            scale_all(gradients, (self._clipping / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         self.module.zero_grad()
 
@@ -83,6 +83,10 @@ class PlainEngine:
     def was_step_applied(self) -> bool:
         """Whether the last step went as far as the optimiser, which itself looks whether it counts."""
         return True
+
+    def get_global_grad_norm(self) -> Tensor | None:
+        """The norm of the last step's gradient before it was clipped, []; None before the first step."""
+        return self._norm
 
     def zero_optimization_stage(self) -> int:
         """0: nothing is partitioned."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from cxml.config import TrainConfig
+from cxml.data import StepFacts
 from cxml.parallel.traffic import LevelTraffic
 
 
@@ -26,10 +27,12 @@ class Plan:
         label_rows: bytes of sharded rows with their optimiser state per rank: labels, and levels of many clusters.
         activations: bytes that the encoder keeps for the longest texts until the backward pass; None if not known.
         label_state: what of it one row takes, in bytes, by the names of `RowState`.
-        steps_per_epoch: optimiser steps.
+        steps: what the optimiser steps of an epoch are like.
         epochs: passes over the texts.
+        accumulation: micro-batches of a step and process.
         sharded: rows of each sharded level, by its name.
         traffic: what a process sends for each of them in a micro-batch.
+        launches: of kernels outside the encoder in a step on an accelerator, by level; see `launches_of_step`.
     """
 
     parameters: Mapping[str, int]
@@ -40,12 +43,14 @@ class Plan:
     gradients: int
     optimizer: int
     label_rows: int
-    steps_per_epoch: int
+    steps: StepFacts
     epochs: int
+    accumulation: int = 1
     activations: int | None = None
     label_state: Mapping[str, int] = field(default_factory=dict)
     sharded: Mapping[str, int] = field(default_factory=dict)
     traffic: Sequence[LevelTraffic] = ()
+    launches: Mapping[str, int] | None = None
 
     @property
     def bytes_per_rank(self) -> int:
@@ -61,7 +66,17 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
+        return self.steps.steps_per_epoch * self.epochs
+
+    @property
+    def gradient_traffic(self) -> int:
+        """Bytes that a process sends for the engine's gradients in a step."""
+        return 2 * sum(self.trained.values()) * self.gradient_bytes * (self.world_size - 1) // self.world_size
+
+    def sent(self, *, padded: bool) -> int:
+        """Bytes that a process sends in a step: between accelerators, where they are `padded`, or between CPUs."""
+        by_level = [level.padded if padded else level.exact for level in self.traffic]
+        return self.gradient_traffic + self.accumulation * sum(by_level)
 
     def table(self) -> Table:
         """The plan for a person."""
@@ -92,9 +107,15 @@ class Plan:
             exact, padded = (sum(getattr(level, kind) for level in self.traffic) for kind in ("exact", "padded"))
             sent = f"{exact / 2**20:,.1f} MiB between CPUs, {padded / 2**20:,.1f} MiB between accelerators"
             table.add_row("sent for sharded rows, per rank and micro-batch", sent)
-            reduced = 2 * sum(self.trained.values()) * self.gradient_bytes * (self.world_size - 1) // self.world_size
-            table.add_row("sent for the engine's gradients, per rank and step", f"{reduced / 2**20:,.1f} MiB")
-        table.add_row("steps", f"{self.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
+            gradients = f"{self.gradient_traffic / 2**20:,.1f} MiB"
+            table.add_row("sent for the engine's gradients, per rank and step", gradients)
+        if self.launches:
+            by_level = ", ".join(f"{name} {count}" for name, count in self.launches.items())
+            table.add_row("launches of a step outside the encoder", f"{sum(self.launches.values())}: {by_level}")
+        steps = self.steps
+        tokens = f"{steps.mean_tokens:,.0f} in the mean, {steps.most_tokens:,} at most, {steps.padding:.1%} padding"
+        table.add_row("tokens of a step, padding counted", tokens)
+        table.add_row("steps", f"{steps.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
         return table
 
 
@@ -103,13 +124,14 @@ def make_plan(
     trained: Mapping[str, int],
     config: TrainConfig,
     *,
-    num_texts: int,
+    steps: StepFacts,
     world_size: int,
     sharded: Mapping[str, int] | None = None,
     label_state: Mapping[str, int] | None = None,
     group_size: int = 0,
     traffic: Sequence[LevelTraffic] = (),
     activations: int | None = None,
+    launches: Mapping[str, int] | None = None,
 ) -> Plan:
     """Lay out a job.
 
@@ -118,14 +140,15 @@ def make_plan(
     Args:
         parameters: number of weights of each part of the model that the engine holds.
         trained: those that learn.
-        config: precision, ZeRO stage, batch size, epochs.
-        num_texts: texts of the training split.
+        config: precision, ZeRO stage, epochs, micro-batches.
+        steps: what the optimiser steps are like.
         world_size: processes.
         sharded: rows of each sharded level, by its name.
         label_state: bytes of each part of a sharded row.
         group_size: ranks that share a copy of the rows; 0 is all.
         traffic: what a rank sends for each sharded level.
         activations: bytes of one rank, if they are known.
+        launches: of a step on an accelerator, by level.
     """
     label_state, sharded = label_state or {}, sharded or {}
     total, learning = sum(parameters.values()), sum(trained.values())
@@ -141,10 +164,12 @@ def make_plan(
         gradients=-(-learning * width // share[1]),
         optimizer=-(-learning * state // share[0]),
         label_rows=-(-sum(sharded.values()) * sum(label_state.values()) // (group_size or world_size)),
-        steps_per_epoch=-(-num_texts // config.batch_size),
+        steps=steps,
         epochs=config.epochs,
+        accumulation=config.accumulation,
         label_state=label_state,
         sharded=sharded,
         traffic=traffic,
         activations=activations,
+        launches=launches,
     )

@@ -34,6 +34,11 @@ class StepCheck:
         self._losses: Tensor | None = None
         self._num_steps = self._failures_told = 0
 
+    @property
+    def num_skipped(self) -> int:
+        """Steps that did not count, up to the last `report`."""
+        return self._failures_told
+
     def judge(self, losses: Tensor) -> Tensor:
         """Whether a step may count so far, bool [].
 

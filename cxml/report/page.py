@@ -15,6 +15,12 @@ _log = logging.getLogger(__name__)
 
 PAGE_FILE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
+_SINCE_RECORDS = {  # charts of what older runs did not record, and some machines do not know
+    "Tokens, padding not counted": ("tokens_per_second", "tokens per second"),
+    "Gradient norm before clipping": ("gradient_norm", "norm"),
+    "Memory of an accelerator, most so far": ("device_peak_gib", "GiB"),
+    "Model FLOP utilisation": ("flop_utilisation", "share of the peak"),
+}
 
 
 def write_page(
@@ -89,6 +95,10 @@ def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> di
         charts["Loss per level"] = losses_chart(steps, level_names(report["level_sizes"]))
         charts["Learning rate, share of its peak"] = line_chart(steps, "lr_factor", "share")
         charts["Throughput"] = line_chart(steps, "samples_per_second", "texts per second")
+        for title, (name, label) in _SINCE_RECORDS.items():
+            known = [step for step in steps if isinstance(step.get(name), int | float)]
+            if known:
+                charts[title] = line_chart(known, name, label)
     reach = [level["reach"] for level in report["levels"][:-1] if "reach" in level]
     if reach:
         names = level_names(report["level_sizes"])[:-1]

@@ -62,6 +62,7 @@ from cxml.training.evaluation import (
     predict_share,
     score_levels,
 )
+from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, fit
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
@@ -112,7 +113,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
-        bucket_by_length=config.train.bucket_by_length,
+        bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
@@ -161,6 +162,7 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
         return fit(
             state.engine, state.loader, schedule, ranks,
             epochs=config.train.epochs, record_every=config.log.every_steps, callbacks=callbacks, start=start,
+            utilisation=utilisation(state.model, config, ranks.device),
         )  # fmt: skip
 
 

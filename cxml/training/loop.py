@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from cxml.accelerators import device_memory
 from cxml.checkpoint import Progress
-from cxml.data import TrainLoader
+from cxml.data import Batch, TrainLoader
 from cxml.optim import Schedule
 from cxml.parallel import Engine, Ranks
+from cxml.training.flops import Utilisation
 from cxml.training.step import train_step
 
 
@@ -28,8 +31,16 @@ class StepReport:
         level_losses: mean loss of each level, labels last.
         lr_factor: share of the peak learning rate.
         samples_per_second: texts trained per second over all ranks, since the last record.
+        tokens_per_second: their tokens, padding not counted.
+        padding: share of padding among all tokens that were computed, since the last record.
         data_wait: share of the time spent waiting for batches, on this rank.
         memory_gib: resident memory of this process, in GiB.
+        device_memory_gib: what this process's tensors take of its accelerator's memory, in GiB; None on a CPU.
+        device_peak_gib: the most that they took since the process began, in GiB.
+        gradient_norm: of what the engine updates, in the last step, before clipping; None where it is not finite.
+        skipped_steps: steps since the last record that were not finite and changed nothing.
+        flop_utilisation: operations that the model needs, by what the devices can do at most; None where that is not
+            known.
         seconds: since the loop began, without what callbacks took at the ends of epochs.
         first_step: steps that were done before the loop began, where a run goes on.
     """
@@ -40,9 +51,16 @@ class StepReport:
     level_losses: tuple[float, ...]
     lr_factor: float
     samples_per_second: float
+    tokens_per_second: float
+    padding: float
     data_wait: float
     memory_gib: float
     seconds: float
+    device_memory_gib: float | None = None
+    device_peak_gib: float | None = None
+    gradient_norm: float | None = None
+    skipped_steps: int = 0
+    flop_utilisation: float | None = None
     first_step: int = 0
 
     @property
@@ -91,6 +109,7 @@ def fit(
     record_every: int,
     callbacks: Sequence[Callback],
     start: Progress | None = None,
+    utilisation: Utilisation | None = None,
 ) -> bool:
     """Train for `epochs` passes over the loader's texts, recording every `record_every` steps.
 
@@ -103,12 +122,13 @@ def fit(
         record_every: steps between records.
         callbacks: in the order in which they are called.
         start: where a run that goes on stands.
+        utilisation: what the devices can do; None if it is not known.
 
     Returns:
         Whether the last epoch was finished; if not, a callback wanted to stop.
     """
     start = start or Progress()
-    recorder = _Recorder(ranks, loader.steps_per_epoch, epochs, start)
+    recorder = _Recorder(engine, ranks, loader.steps_per_epoch * epochs, start, utilisation)
     first_epoch, first_step = divmod(start.step, loader.steps_per_epoch)
     try:
         if start.before_epoch_end and _end_epoch(callbacks, first_epoch):
@@ -124,11 +144,11 @@ def fit(
                 recorder.stop_waiting()
                 cycle = schedule.apply(step)
                 level_losses = train_step(engine, micro_batches, ranks, step + 1)
-                recorder.add(level_losses, micro_batches[0].global_size)
+                recorder.add(level_losses, micro_batches)
                 steps_done = step + 1
                 if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
                     engine.step_check.report(is_last=steps_done == loader.steps_per_epoch * epochs)
-                    report = recorder.report(steps_done, cycle.lr_factor)
+                    report = recorder.report(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor)
                     for callback in callbacks:
                         callback.on_record(report)
                 for callback in callbacks:
@@ -153,16 +173,20 @@ def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool:
 
 
 class _Recorder:
-    """Adds up losses and times between two records."""
+    """Adds up losses, times and tokens between two records; waits for the device with a record only."""
 
-    def __init__(self, ranks: Ranks, steps_per_epoch: int, epochs: int, start: Progress) -> None:
+    def __init__(
+        self, engine: Engine, ranks: Ranks, total_steps: int, start: Progress, utilisation: Utilisation | None
+    ) -> None:
+        self._engine = engine
         self._ranks = ranks
-        self._steps_per_epoch = steps_per_epoch
-        self._total_steps = steps_per_epoch * epochs
+        self._total_steps = total_steps
         self._first_step = start.step
+        self._utilisation = utilisation
         self._process = psutil.Process()
         self._training_seconds = 0.0
         self._wait_began = 0.0
+        self._skipped_before = 0
         self._clear()
         self._losses = None if start.losses is None else start.losses.to(ranks.device)
         self._steps = start.unrecorded_steps
@@ -171,6 +195,8 @@ class _Recorder:
         self._losses: torch.Tensor | None = None
         self._steps = 0
         self._texts = 0
+        self._tokens = self._computed_tokens = 0  # of this rank; without padding, and with it
+        self._flops = 0.0
         self._waited = 0.0
         self._began = time.perf_counter()
 
@@ -188,29 +214,54 @@ class _Recorder:
         """Where the loop stands after `step` steps."""
         return Progress(step, self._losses, self._steps)
 
-    def add(self, level_losses: torch.Tensor, texts: int) -> None:
+    def add(self, level_losses: torch.Tensor, micro_batches: Sequence[Batch]) -> None:
         self._losses = level_losses if self._losses is None else self._losses + level_losses
         self._steps += 1
-        self._texts += texts
+        self._texts += micro_batches[0].global_size
+        for batch in micro_batches:
+            self._tokens += int(batch.lengths.sum())
+            self._computed_tokens += batch.input_ids.numel()
+            if self._utilisation is not None:
+                self._flops += self._utilisation.flops.of(batch.lengths)
 
-    def report(self, step: int, lr_factor: float) -> StepReport:
-        assert self._losses is not None, "a report follows at least one step"
-        losses = (self._losses / self._steps).to(self._ranks.device)
-        if self._ranks.world_size > 1:
-            dist.all_reduce(losses)
+    def report(self, step: int, epoch: float, lr_factor: float) -> StepReport:
+        losses, tokens, computed_tokens, flops = self._sums()
         seconds = time.perf_counter() - self._began
         self._training_seconds += seconds
+        memory = device_memory(self._ranks.device)
         report = StepReport(
             step=step,
             total_steps=self._total_steps,
-            epoch=step / self._steps_per_epoch,
-            level_losses=tuple(losses.tolist()),
+            epoch=epoch,
+            level_losses=tuple(losses),
             lr_factor=lr_factor,
             samples_per_second=self._texts / seconds,
+            tokens_per_second=tokens / seconds,
+            padding=1 - tokens / max(1.0, computed_tokens),
             data_wait=self._waited / seconds,
             memory_gib=self._process.memory_info().rss / 2**30,
             seconds=self._training_seconds,
+            device_memory_gib=memory and memory[0] / 2**30,
+            device_peak_gib=memory and memory[1] / 2**30,
+            gradient_norm=_finite(self._engine.get_global_grad_norm()),
+            skipped_steps=self._engine.step_check.num_skipped - self._skipped_before,
+            flop_utilisation=self._utilisation and flops / seconds / self._utilisation.peak / self._ranks.world_size,
             first_step=self._first_step,
         )
+        self._skipped_before = self._engine.step_check.num_skipped
         self._clear()
         return report
+
+    def _sums(self) -> tuple[list[float], float, float, float]:
+        """Mean losses of the levels; tokens, tokens with padding, and operations of all ranks since the last record."""
+        assert self._losses is not None, "a report follows at least one step"
+        own = torch.tensor([self._tokens, self._computed_tokens, self._flops], dtype=torch.float64)
+        sums = torch.cat([(self._losses / self._steps).double(), own.to(self._ranks.device)])
+        if self._ranks.world_size > 1:
+            dist.all_reduce(sums)
+        *losses, tokens, computed_tokens, flops = sums.tolist()
+        return losses, tokens, computed_tokens, flops
+
+
+def _finite(norm: torch.Tensor | float | None) -> float | None:
+    return float(norm) if norm is not None and math.isfinite(norm) else None

@@ -23,7 +23,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
 
     Args:
         engine: around the model.
-        micro_batches: this rank's.
+        micro_batches: this rank's; the loader has copied them to the ranks' device.
         ranks: this process's place.
         step: the number of this step, from 1, for errors.
 

@@ -16,6 +16,12 @@ from cxml.training.loop import Callback, StepReport
 
 _log = logging.getLogger(__name__)
 
+_DIGITS = {  # of the fields of a record; what a run does not know is left out
+    "lr_factor": 6, "samples_per_second": 2, "tokens_per_second": 1, "padding": 4, "data_wait": 5, "memory_gib": 3,
+    "device_memory_gib": 3, "device_peak_gib": 3, "gradient_norm": 6, "skipped_steps": 0, "flop_utilisation": 4,
+    "seconds": 2,
+}  # fmt: skip
+
 
 class JsonlTracker(Callback):
     """One JSON object per record: appended to a local file at once, put whole at each epoch's end elsewhere."""
@@ -64,8 +70,9 @@ class TensorBoardTracker(Callback):
         """Write the record's scalars."""
         for level, loss in enumerate(report.level_losses):
             self._writer.add_scalar(f"loss/level_{level}", loss, report.step)
-        for name in ("loss", "lr_factor", "samples_per_second", "data_wait", "memory_gib"):
-            self._writer.add_scalar(name, getattr(report, name), report.step)
+        for name in ("loss", *_DIGITS):
+            if (value := getattr(report, name)) is not None:
+                self._writer.add_scalar(name, value, report.step)
 
     def on_end(self) -> None:
         """Close the event file."""
@@ -114,21 +121,28 @@ def _records_until(url: str, step: int, epoch: int) -> list[str]:
 
 def _line(report: StepReport) -> str:
     levels = " ".join(f"{loss:.4f}" for loss in report.level_losses)
-    return (
-        f"epoch {report.epoch:.2f} | step {report.step}/{report.total_steps} | loss {report.loss:.4f} ({levels}) | "
-        f"{report.samples_per_second:.0f} texts/s | data wait {report.data_wait:.1%} | {report.memory_gib:.1f} GiB"
-    )
+    parts = [
+        f"epoch {report.epoch:.2f}",
+        f"step {report.step}/{report.total_steps}",
+        f"loss {report.loss:.4f} ({levels})",
+        f"{report.samples_per_second:.0f} texts/s",
+        f"data wait {report.data_wait:.1%}",
+        f"{report.memory_gib:.1f} GiB",
+    ]
+    if report.device_peak_gib is not None:
+        parts.append(f"{report.device_peak_gib:.1f} GiB of the device")
+    if report.flop_utilisation is not None:
+        parts.append(f"{report.flop_utilisation:.0%} of its peak")
+    if report.skipped_steps:
+        parts.append(f"{report.skipped_steps} steps skipped")
+    return " | ".join(parts)
 
 
 def _rounded(report: StepReport) -> dict[str, Any]:
     record: dict[str, Any] = {"loss": report.loss, "level_losses": list(report.level_losses)}
-    record |= {"step": report.step, "epoch": round(report.epoch, 4), "lr_factor": round(report.lr_factor, 6)}
-    return record | {
-        "samples_per_second": round(report.samples_per_second, 2),
-        "data_wait": round(report.data_wait, 5),
-        "memory_gib": round(report.memory_gib, 3),
-        "seconds": round(report.seconds, 2),
-    }
+    record |= {"step": report.step, "epoch": round(report.epoch, 4)}
+    known = {name: (getattr(report, name), digits) for name, digits in _DIGITS.items()}
+    return record | {name: round(value, digits) for name, (value, digits) in known.items() if value is not None}
 
 
 def _duration(seconds: float) -> str:

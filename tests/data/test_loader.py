@@ -23,10 +23,12 @@ def dataset(data):
     return ShardedDataset(data.url, "train")
 
 
-def loader(dataset, *, batch_size=16, seed=5, rank=0, world_size=1, accumulation=1, bucket_by_length=False):
+def loader(
+    dataset, *, batch_size=16, seed=5, rank=0, world_size=1, accumulation=1, bucket_by_length=False, batch_tokens=0
+):
     return TrainLoader(
         dataset, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, accumulation=accumulation,
-        pad_id=0, bucket_by_length=bucket_by_length,
+        pad_id=0, bucket_by_length=bucket_by_length, batch_tokens=batch_tokens,
     )  # fmt: skip
 
 
@@ -62,12 +64,30 @@ def test_global_batches_are_the_same_for_any_world_size_and_accumulation(
 
 
 @settings(deadline=None, max_examples=25)
+@given(
+    batch_tokens=st.integers(120, 400), world_size=st.integers(1, 4), accumulation=st.integers(1, 2),
+    epoch=st.integers(0, 3),
+)  # fmt: skip
+def test_steps_of_a_token_budget_are_the_same_for_any_world_size_and_accumulation(
+    dataset, batch_tokens, world_size, accumulation, epoch
+):
+    alone = global_batches(dataset, epoch, batch_tokens=batch_tokens)
+    spread = global_batches(dataset, epoch, batch_tokens=batch_tokens, world_size=world_size, accumulation=accumulation)
+    assert spread == alone
+    assert sorted(itertools.chain(*alone)) == list(range(ROWS))
+    lengths = dataset.lengths
+    assert all(len(rows) * lengths[rows].max() <= batch_tokens for rows in alone)
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 150])
+@settings(deadline=None, max_examples=25)
 @given(first_step=st.integers(0, 6), world_size=st.integers(1, 3), epoch=st.integers(0, 3))
-def test_resuming_at_a_step_gives_the_batches_that_remained(dataset, first_step, world_size, epoch):
+def test_resuming_at_a_step_gives_the_batches_that_remained(dataset, batch_tokens, first_step, world_size, epoch):
+    rule = {"accumulation": 2, "batch_tokens": batch_tokens}
     for rank in range(world_size):
-        plan = loader(dataset, rank=rank, world_size=world_size, accumulation=2)
+        plan = loader(dataset, rank=rank, world_size=world_size, **rule)
         whole = [[rows_of(batch) for batch in step] for step in plan.epoch(epoch)]
-        again = loader(dataset, rank=rank, world_size=world_size, accumulation=2)
+        again = loader(dataset, rank=rank, world_size=world_size, **rule)
         assert [[rows_of(batch) for batch in step] for step in again.epoch(epoch, first_step)] == whole[first_step:]
 
 
@@ -154,11 +174,37 @@ def test_resuming_on_another_world_size_delivers_exactly_the_rows_not_yet_seen(d
 def test_a_state_is_a_few_plain_values_and_refused_for_another_order(dataset):
     state = loader(dataset).state_dict()
     assert all(isinstance(value, (int, str)) for value in state.values())
-    for change in ({"seed": 6}, {"batch_size": 17}, {"bucket_by_length": True}):
+    for change in ({"seed": 6}, {"batch_size": 17}, {"bucket_by_length": True}, {"batch_tokens": 200}):
         with pytest.raises(StaleArtefactError, match=next(iter(change))):
             loader(dataset, **change).load_state_dict(state)
     with pytest.raises(StaleArtefactError, match="data = 'other'"):
         loader(dataset).load_state_dict({**state, "data": "other"})
+
+
+def test_a_state_from_before_there_was_a_token_budget_is_taken_by_a_run_without_one(dataset):
+    state = loader(dataset).state_dict()
+    del state["batch_tokens"]
+    assert loader(dataset).load_state_dict(state) == (0, 0)
+    with pytest.raises(StaleArtefactError, match="batch_tokens = 0, this run has 200"):
+        loader(dataset, batch_tokens=200).load_state_dict(state)
+
+
+def test_a_text_above_the_token_budget_has_a_step_of_its_own_and_is_told_of(dataset, caplog):
+    longest = int(dataset.lengths.max())
+    (told,) = [dataset.lengths.tolist().count(longest)]
+    steps = global_batches(dataset, 0, batch_tokens=longest - 1)
+    assert f"{told} texts are longer than train.batch_tokens {longest - 1}" in caplog.text
+    alone = [rows for rows in steps if longest in dataset.lengths[rows]]
+    assert len(alone) == told
+    assert all(len(rows) == 1 for rows in alone)
+
+
+def test_a_token_budget_too_small_for_all_processes_is_refused_with_one_that_is_enough(dataset):
+    with pytest.raises(ConfigError, match=r"train\.batch_tokens = 30: .* or set it to (\d+) or more") as caught:
+        loader(dataset, batch_tokens=30, world_size=4)
+    enough = int(str(caught.value).split("set it to ")[1].split()[0])
+    assert enough == 4 * dataset.lengths.max()
+    loader(dataset, batch_tokens=enough, world_size=4)
 
 
 def test_to_moves_every_tensor(dataset):

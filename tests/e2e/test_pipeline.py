@@ -167,6 +167,9 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     assert named.total_steps == -(-(rows + labels) // config.train.batch_size)
     output = capsys.readouterr().out
     assert "bytes per row" in output
+    assert "tokens of a step" in output
+    words = " ".join(output.split())  # the console breaks lines
+    assert f"With {config.train.num_workers + 1} processes instead of {config.train.num_workers}" in words
     assert "Estimate" in output
 
 

@@ -71,6 +71,7 @@ def make_batch(label_lists):
         attention_mask=torch.ones(size, 1, dtype=torch.int64),
         label_values=torch.tensor([label for labels in label_lists for label in labels]),
         label_offsets=torch.tensor([0, *np.cumsum([len(labels) for labels in label_lists])]),
+        lengths=np.ones(size, np.int64),
         global_size=size,
         limits=BatchLimits(size, sum(map(len, label_lists)), max(map(len, label_lists))),
     )

@@ -8,11 +8,13 @@ import pytest
 from support.runs import make_encoder, small_config
 
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
+from cxml.data import StepFacts
 from cxml.optim import RowState
 from cxml.parallel import Exchange, RowLayout, make_level, make_plan
 from cxml.run_plan import plan_run
 
 LABELS, WIDTH = 100_000, 256
+STEPS = StepFacts(steps_per_epoch=1, texts=1, width=1.0, padding=0.0, mean_tokens=1.0, most_tokens=1)
 
 
 def plan_of(head, world_size):
@@ -20,7 +22,7 @@ def plan_of(head, world_size):
         WIDTH, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
     )
     return make_plan(
-        {}, {}, TrainConfig(), num_texts=1, world_size=world_size,
+        {}, {}, TrainConfig(), steps=STEPS, world_size=world_size,
         sharded={"labels": LABELS}, label_state=state, group_size=head.group_size,
     )  # fmt: skip
 

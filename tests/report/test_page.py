@@ -75,6 +75,14 @@ def test_it_shows_metrics_charts_examples_and_config(tmp_path):
     assert content.count("<svg") == 6
 
 
+def test_figures_that_only_newer_records_have_are_drawn_where_they_are(tmp_path):
+    newer = [{**step, "gradient_norm": 0.5, "tokens_per_second": 900.0, "device_peak_gib": 2.0} for step in STEPS[4:]]
+    content, text, _ = page_of(tmp_path, REPORT, steps=[*STEPS[:4], *newer])
+    assert "Gradient norm" in text
+    assert "FLOP" not in text
+    assert content.count("<svg") == 9
+
+
 def test_texts_and_names_are_shown_not_run(tmp_path):
     content, text, _ = page_of(tmp_path, REPORT)
     assert "<script" not in content

@@ -173,6 +173,7 @@ def train(model, device):
             attention_mask=torch.ones(6, 7, dtype=torch.int64),
             label_values=torch.randint(60, (6,), generator=generator),
             label_offsets=torch.arange(7),
+            lengths=np.full(6, 7),
             global_size=6,
             limits=BatchLimits(texts=6, labels=6, labels_of_a_text=1),
         )

@@ -78,6 +78,7 @@ def make_batch(labels, global_size, limits):
         attention_mask=torch.ones(size, 1, dtype=torch.int64),
         label_values=torch.tensor([label for own in labels for label in own], dtype=torch.int64),
         label_offsets=torch.tensor([0, *np.cumsum([len(own) for own in labels])]),
+        lengths=np.ones(size, np.int64),
         global_size=global_size,
         limits=limits,
     )

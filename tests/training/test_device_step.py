@@ -17,11 +17,20 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys
 from cxml import extras
-from device_step import counts_of
+import dataclasses
+from pathlib import Path
+from cxml.run_plan import planned_launches
+from device_step import CASES, LABELS, config_of, counts_of
 is_installed, hidden, *names = extras.is_installed, *sys.argv[1:]
 extras.is_installed = lambda name: name != hidden and is_installed(name)
 found = counts_of(*names)
-print(json.dumps({name: counts.totals() | {"where": counts.launches} for name, counts in found.items()}))
+planned = {}
+for case in CASES:
+    config = config_of(case, Path("unread"))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_workers=case.ranks))
+    planned[case.name] = planned_launches(config, LABELS, case.head.get("group_size") or case.ranks)
+rows = {name: counts.totals() | {"where": counts.launches} for name, counts in found.items()}
+print(json.dumps({name: row | {"planned": planned.get(name)} for name, row in rows.items()}))
 """
 MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see that a level adds few
     "three levels": 75,
@@ -31,8 +40,12 @@ MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see 
     "two micro-batches": 135,
     "clipped": 80,
     "rows clipped": 85,
+    "bf16": 80,
+    "four ranks": 105,
     "four ranks, two copies": 140,
 }
+UNPLANNED = {"rows clipped", "four ranks, two copies"}
+COPIED = "batches copied ahead"
 PREDICTED = {"three levels, predicted": 45, "all labels, predicted": 70, "four levels, predicted": 55}
 
 
@@ -66,12 +79,33 @@ def test_a_prediction_copies_its_results_once(found, case):
     assert counts["launches"] <= PREDICTED[case], counts["where"]
 
 
+def test_the_batches_of_a_step_are_copied_from_pinned_memory_and_nobody_waits(found):
+    counts = found[COPIED]
+    assert [counts[kind] for kind in ("blocking", "to_host", "pageable", "launches", "pinned")] == [0, 0, 0, 0, 4]
+
+
+def test_a_step_itself_copies_no_batch(found):
+    assert found["three levels"]["pinned"] == 0
+
+
+@pytest.mark.parametrize("case", MOST_LAUNCHES.keys() - UNPLANNED)
+def test_the_plan_of_a_step_has_the_launches_that_are_counted(found, case):
+    planned = found[case]["planned"]
+    assert sum(planned.values()) == found[case]["launches"], (planned, found[case]["where"])
+
+
+@pytest.mark.parametrize("case", UNPLANNED)
+def test_the_plan_leaves_out_launches_that_it_does_not_know(found, case):
+    assert found[case]["planned"] is None
+
+
 def test_no_case_goes_unmentioned(found):
-    assert found.keys() == MOST_LAUNCHES.keys() | PREDICTED.keys()
+    assert found.keys() == MOST_LAUNCHES.keys() | PREDICTED.keys() | {COPIED}
 
 
 def test_an_accelerator_without_triton_trains_and_predicts_too():
     """The rows are then in host memory."""
-    for counts in count("triton", "three levels").values():
+    found = count("triton", "three levels")
+    for counts in (found["three levels"], found["three levels, predicted"]):
         assert counts["launches"] > 100
         assert not [place for place in counts["where"] if "cxml." in place]

@@ -1,5 +1,7 @@
 """One process trains without DeepSpeed, bit by bit as with it, and each goes on from what the other saved."""
 
+import json
+
 import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, off, train_each, train_each_plainly
@@ -53,6 +55,17 @@ def test_the_model_is_that_of_deepspeed(runs, name, way):
             torch.testing.assert_close(found[parameter], values, rtol=1e-4, atol=1e-5)
         else:
             assert torch.equal(found[parameter], values), parameter
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_both_engines_record_the_same_gradient_norms_before_clipping(runs, name):
+    norms = []
+    for way in ("plain", "deepspeed"):
+        lines = (runs / name / way / "metrics.jsonl").read_text().splitlines()
+        norms.append([json.loads(line)["gradient_norm"] for line in lines])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2 if name == "bf16" else 1e-4)
+    if name == "accumulated and clipped":
+        assert min(norms[0]) > 0.05
 
 
 def test_several_processes_without_deepspeed_are_refused_with_both_remedies(monkeypatch):

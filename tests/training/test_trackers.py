@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,8 @@ REPORT = StepReport(
     level_losses=(0.5, 0.25),
     lr_factor=1.0,
     samples_per_second=100.0,
+    tokens_per_second=2000.0,
+    padding=0.25,
     data_wait=0.01,
     memory_gib=1.5,
     seconds=10.0,
@@ -29,6 +32,15 @@ def test_records_go_to_a_local_file_at_once(tmp_path):
     record = json.loads(file.read_text())
     assert record["loss"] == 0.75
     assert record["level_losses"] == [0.5, 0.25]
+
+
+def test_a_record_leaves_out_what_the_machine_does_not_know(tmp_path):
+    JsonlTracker(str(tmp_path / "a")).on_record(REPORT)
+    known = {"device_memory_gib": 2.0, "device_peak_gib": 3.0, "gradient_norm": 0.5, "flop_utilisation": 0.25}
+    JsonlTracker(str(tmp_path / "b")).on_record(dataclasses.replace(REPORT, **known, skipped_steps=2))
+    without, with_them = (json.loads((tmp_path / name).read_text()) for name in "ab")
+    assert with_them == without | known | {"skipped_steps": 2}
+    assert without["padding"] == 0.25
 
 
 def test_records_go_whole_to_where_they_cannot_be_appended():

@@ -1,0 +1,117 @@
+"""Which rows each optimiser step takes: a pure function of (lengths, settings, seed, epoch)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxml.data.buckets import bucket, smallest_batch
+from cxml.data.order import cut, epoch_order
+from cxml.data.token_steps import TokenSteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRule:
+    """How texts make steps; see the fields of the same names of `TrainConfig`."""
+
+    batch_size: int
+    bucket_by_length: bool = False
+    batch_tokens: int = 0
+
+
+class StepOrder:
+    """The steps of every epoch over N texts, over all processes and micro-batches together.
+
+    Attributes:
+        steps_per_epoch: optimiser steps, as many in every epoch.
+        smallest: texts of the smallest step, at least.
+    """
+
+    def __init__(self, lengths: np.ndarray, rule: StepRule, seed: int) -> None:
+        """Plan them; `lengths`: tokens of each text, int64 [N]."""
+        self._lengths = lengths
+        self._seed = seed
+        self._bucket_by_length = rule.bucket_by_length
+        self._by_tokens = TokenSteps.plan(lengths, rule.batch_tokens) if rule.batch_tokens else None
+        if self._by_tokens is not None:
+            self.steps_per_epoch = self._by_tokens.num_steps
+            self.smallest = int(np.diff(self._by_tokens.bounds).min())
+        else:
+            self.steps_per_epoch = math.ceil(len(lengths) / rule.batch_size)
+            is_even = not rule.bucket_by_length
+            self.smallest = (
+                len(lengths) // self.steps_per_epoch if is_even else smallest_batch(len(lengths), self.steps_per_epoch)
+            )
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows int64 [N] of an epoch, step after step, and the bounds int64 [steps + 1] of its steps."""
+        order = epoch_order(len(self._lengths), self._seed, epoch)
+        if self._by_tokens is not None:
+            return self._by_tokens.arrange(order, self._lengths, self._seed, epoch)
+        if self._bucket_by_length:
+            return bucket(order, self._lengths, self.steps_per_epoch, self._seed, epoch)
+        return order, cut(len(order), self.steps_per_epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """What an epoch's steps are like.
+
+    Attributes:
+        steps_per_epoch: optimiser steps.
+        texts: of a micro-batch, in the mean, rounded up.
+        width: tokens of a text with its padding, in the mean.
+        padding: share of padding among the tokens of an epoch.
+        mean_tokens: of a step over all processes and micro-batches, padding counted.
+        most_tokens: of the largest step.
+    """
+
+    steps_per_epoch: int
+    texts: int
+    width: float
+    padding: float
+    mean_tokens: float
+    most_tokens: int
+
+
+def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, num_texts: int) -> StepFacts:
+    """Measure the first epoch.
+
+    Args:
+        lengths: int64 [n], tokens of each text, or of a sample of the texts.
+        rule: how they make steps.
+        seed: of the order.
+        parts: micro-batches of a step, over all processes.
+        num_texts: N, of the training.
+    """
+    order = StepOrder(lengths, rule, seed)
+    rows, bounds = order.epoch(0)
+    texts, widths = micro_batch_shapes(lengths[rows], bounds, min(parts, order.smallest))
+    tokens = (texts * widths).sum(1)
+    steps = round(order.steps_per_epoch * num_texts / len(lengths))
+    if not rule.batch_tokens:
+        steps = math.ceil(num_texts / rule.batch_size)
+    return StepFacts(
+        steps_per_epoch=steps,
+        texts=math.ceil((num_texts / steps if rule.batch_tokens else rule.batch_size) / parts),
+        width=float(tokens.sum() / len(lengths)),
+        padding=1 - float(lengths.sum() / tokens.sum()),
+        mean_tokens=float(tokens.mean()),
+        most_tokens=int(tokens.max()),
+    )
+
+
+def micro_batch_shapes(lengths: np.ndarray, bounds: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts and width in tokens of each padded micro-batch, both int64 [steps, parts].
+
+    Args:
+        lengths: int64 [N], tokens of the texts, step after step.
+        bounds: int64 [steps + 1], of the steps.
+        parts: micro-batches of a step, over all processes; at most as many as the smallest step has texts.
+    """
+    sizes = np.diff(bounds)[:, None]
+    starts = bounds[:-1, None] + np.arange(parts) * sizes // parts
+    widths = np.maximum.reduceat(lengths, starts.ravel()).reshape(starts.shape)
+    return np.diff(np.append(starts.ravel(), len(lengths))).reshape(starts.shape), widths

@@ -1,0 +1,84 @@
+"""How many kernels a training step launches on an accelerator besides those of the encoder, on paper.
+
+`benchmarks/device_step.py` counts them; the tests compare. The engine is the one without DeepSpeed, fused kernels are
+on, and an operation that PyTorch does in several kernels counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxml.config import Config
+
+_MICRO_BATCH = 8  # true nodes, weighing of the levels' losses and its gradients
+_STEP = 14  # the check of the step, the norm of the gradient
+_OF_A_GROUP = 3  # of parameters: AdamW
+_CLIPPING = 5
+_ENGINE_LEVEL = 9
+_CHILDREN = 1  # of the nodes that the level above hands down
+_SHORTLIST = 8  # rows of a shortlist, of one process
+_EVERY_ROW = 30  # all rows
+_HANDED_DOWN = 11  # by a sharded level of clusters, from the best of each process
+_EXCHANGED = 27  # of features, pairs and gradients with other processes
+_SHORTLIST_UPDATE = 3
+_EVERY_ROW_UPDATE = 6
+_MERGED = 9  # micro-batches of a step, for the update
+
+
+@dataclass(frozen=True)
+class LevelKind:
+    """How a level is trained: by the engine, or as rows that are `sharded`; on `all` of them or on a shortlist."""
+
+    sharded: bool
+    scores_all: bool = False
+
+
+def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_copy: int) -> dict[str, int] | None:
+    """Launches of each level, labels last, and of the rest of a step.
+
+    Args:
+        levels: coarse to fine, labels last.
+        config: micro-batches, clipping, number format.
+        ranks_per_copy: processes that share the rows.
+
+    Returns:
+        By name; None for settings of which nothing was counted: copies of the rows, a clipped norm of all rows, all
+        rows on several processes or in several micro-batches, rows in host memory, the zero3 head.
+    """
+    train, head = config.train, config.head
+    is_alone = ranks_per_copy == train.accumulation == 1
+    is_counted = head.implementation == "rows" and head.rows_in == "device" and not head.clip_global_norm
+    has_copies = ranks_per_copy != train.num_workers
+    if not is_counted or has_copies or (head.candidates == "all" and not is_alone):
+        return None
+    names = [*(f"level {number}" for number in range(len(levels) - 1)), "labels"]
+    counts = [_of_level(levels, number, train.accumulation, ranks_per_copy) for number in range(len(levels))]
+    return dict(zip(names, counts, strict=True)) | {"rest": _rest(levels, config)}
+
+
+def _of_level(levels: Sequence[LevelKind], number: int, micro_batches: int, ranks: int) -> int:
+    kind, is_last = levels[number], number == len(levels) - 1
+    if not kind.sharded:
+        own = _ENGINE_LEVEL + (_CHILDREN if number else 0)
+        return own * micro_batches + 2 * (micro_batches - 1)  # sums of the gradients of weights and biases
+    if kind.scores_all:
+        return _EVERY_ROW + _EVERY_ROW_UPDATE
+    own = _SHORTLIST + (0 if is_last else _HANDED_DOWN) + (_EXCHANGED if ranks > 1 else 0)
+    merged = _MERGED + 2 * micro_batches + micro_batches - 1 if micro_batches > 1 else 0
+    return own * micro_batches + merged + _SHORTLIST_UPDATE
+
+
+def _rest(levels: Sequence[LevelKind], config: Config) -> int:
+    train, micro_batches = config.train, config.train.accumulation
+    groups = 4 if any(not kind.sharded for kind in levels) else 2  # weights and the rest, of encoder and classifiers
+    found = _STEP + _OF_A_GROUP * groups + _MICRO_BATCH * micro_batches
+    if micro_batches > 1:
+        found += 3 * micro_batches - 1  # division of each loss and of its gradient; the sum of the losses
+    if train.gradient_clipping:
+        found += _CLIPPING
+    if sum(kind.sharded for kind in levels) > 1:
+        found += 2  # all updates have to be bounded
+    if train.precision == "bf16":
+        found += 2 + micro_batches * (len(levels) + 2)  # copies of weights; losses and their gradients as float32
+    return found + (train.num_workers > 1)  # the losses of all processes

@@ -1,0 +1,89 @@
+"""Floating-point operations of a training step, and the share of a device's peak that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxml.accelerators import peak_flops
+from cxml.config import Config
+from cxml.model import CascadeXML
+
+_FORWARD, _BOTH = 2, 6  # a multiplication and an addition per weight; twice as many in the backward pass
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """What the model needs for texts, forward and backward; padding and activations computed again do not count.
+
+    Attributes:
+        per_token: products with the encoder's matrices.
+        per_pair: attention, for each pair of tokens of a text.
+        per_text: the levels' scores, and projections of joined layers.
+    """
+
+    per_token: float
+    per_pair: float
+    per_text: float
+
+    def of(self, lengths: np.ndarray) -> float:
+        """The operations for texts of so many tokens, int64 [B]."""
+        tokens, pairs = float(lengths.sum()), float(np.square(lengths).sum())
+        return self.per_token * tokens + self.per_pair * pairs + self.per_text * len(lengths)
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """How much of what the devices could do a training does (model FLOP utilisation).
+
+    Attributes:
+        flops: of the model.
+        peak: operations per second of one device.
+    """
+
+    flops: StepFlops
+    peak: float
+
+
+def utilisation(model: CascadeXML, config: Config, device: torch.device) -> Utilisation | None:
+    """None where the device's peak is not known, and in fp32, which runs far below it."""
+    peak = peak_flops(device)
+    if peak is None or config.train.precision != "bf16":
+        return None
+    return Utilisation(step_flops(model, config), peak)
+
+
+def step_flops(model: CascadeXML, config: Config) -> StepFlops:
+    """Count the operations of a model by its weights' shapes."""
+    transformer = model.encoder.transformer
+    tables = [module for module in transformer.modules() if isinstance(module, nn.Embedding)]
+    embedded = {id(parameter) for table in tables for parameter in table.parameters()}
+    matrices = [p for p in transformer.parameters() if id(p) not in embedded and len(_shape(p)) > 1]
+    joined = sum(_shape(p).numel() for p in model.encoder.projections.parameters() if len(_shape(p)) > 1)
+    width, layers = model.encoder.hidden_size, transformer.config.num_hidden_layers
+    frozen = config.model.freeze_layers
+    attention = 2 * width * (_BOTH * (layers - frozen) + _FORWARD * frozen)  # scores, and sums by their weights
+    scored = sum(_scored(model, level, config) for level in range(len(model.level_sizes)))
+    return StepFlops(
+        per_token=sum((_BOTH if p.requires_grad else _FORWARD) * _shape(p).numel() for p in matrices),
+        per_pair=attention,
+        per_text=_BOTH * (width * scored + joined),
+    )
+
+
+def _scored(model: CascadeXML, level: int, config: Config) -> float:
+    """Nodes of a level that a text is scored on; every node above has as many children as any other."""
+    sizes = model.level_sizes
+    is_whole = level == 0 or (level == len(sizes) - 1 and config.head.candidates == "all")
+    if is_whole:
+        return sizes[level]
+    above = sizes[level - 1]
+    return min(model.shortlist_sizes[level - 1], above) * sizes[level] / above
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole parameter, also where ZeRO-3 has partitioned it."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
