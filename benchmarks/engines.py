@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         super().__init__()
         config = BertConfig(
             vocab_size=30522, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4,
-            intermediate_size=4 * width, max_position_embeddings=64, attn_implementation="sdpa",
+            intermediate_size=4 * width, max_position_embeddings=64,
         )  # fmt: skip
         self.encoder = BertModel(config, add_pooling_layer=False)
 

@@ -91,7 +91,7 @@ class FakeDeepSpeedAccelerator(CPU_Accelerator):
         """Any will do."""
         return _Stream()
 
-    default_stream = current_stream
+    default_stream = current_stream  # pyright: ignore[reportAssignmentType]
 
     def on_accelerator(self, tensor: Tensor) -> bool:
         """Whether a tensor lies there."""
