@@ -29,8 +29,8 @@ _running = threading.Lock()
 def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa: ANN401 - numba's own
     """`numba.njit(**options)` whose machine code is kept on the disk where there is a safe folder for it.
 
-    With `parallel`, Python's threads may call the function at the same time, whatever threads numba finds on the
-    machine; other compiled functions cannot call it.
+    With `parallel`, the function runs on as many threads as PyTorch's operations do in the thread that calls it, and
+    several of Python's threads may call it at the same time. Other compiled functions cannot call it.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
@@ -40,18 +40,30 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
                 kernel._cache = _KernelCache(function)
             except RuntimeError:
                 _tell_once("no writable folder was found")
-        return _one_at_a_time(kernel) if options.get("parallel") else kernel
+        return _beside_torch(kernel) if options.get("parallel") else kernel
 
     return decorate
 
 
-def _one_at_a_time(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A parallel kernel that waits for others where numba uses its own threads, which abort the process otherwise."""
+def _beside_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A parallel kernel that shares the machine with PyTorch and with other callers.
+
+    Its number of threads is PyTorch's: where both use OpenMP, numba would otherwise set PyTorch's to all cores. Callers
+    wait for each other where numba uses its own threads, which abort the process otherwise.
+    """
 
     @functools.wraps(kernel)
     def call(*arguments: Any) -> Any:  # noqa: ANN401
-        with contextlib.nullcontext() if _has_safe_threads() else _running:
-            return kernel(*arguments)
+        import torch  # noqa: PLC0415 - a second, which the processes that build a tree need not wait
+
+        num_threads = torch.get_num_threads()
+        numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+        try:
+            with contextlib.nullcontext() if _has_safe_threads() else _running:
+                return kernel(*arguments)
+        finally:
+            if torch.get_num_threads() != num_threads:
+                torch.set_num_threads(num_threads)
 
     return call
 

@@ -238,10 +238,10 @@ def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: _Pairs, *, sen
     firsts = arriving[:, 0].cumsum(0) - arriving[:, 0]
     texts = arrived[:, 0] + firsts.repeat_interleave(arriving[:, 1]).int()
     leaves, order = arrived[:, 1].sort(stable=True)
-    values = arrived.view(torch.float32)[order, 2]
-    candidates = Shortlists(
-        exchange.swap(features_BD[sent_texts], texts_out, texts_in), leaves, texts[order], values, arrived[order, 3:]
-    )
+    arrived = arrived.index_select(0, order)  # whole rows at once, which indexing takes apart
+    values = arrived.view(torch.float32)[:, 2].contiguous()
+    features = exchange.swap(features_BD.index_select(0, sent_texts), texts_out, texts_in)
+    candidates = Shortlists(features, leaves, texts[order], values, arrived[:, 3:].contiguous())
 
     def bring_back(sums: Tensor) -> Tensor:
         back = exchange.swap(sums, texts_in, texts_out)

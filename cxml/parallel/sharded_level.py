@@ -363,11 +363,11 @@ class ShardedLevel:
         if not self._magnitude.is_known:
             self._magnitude.measure(self.state, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
-        if losses_above and not torch.stack(list(losses_above)).isfinite().all():
-            own = math.inf
-        facts = torch.tensor([[own, len(features)]], dtype=torch.float64)
-        everyone = self.exchange.gather_rows(facts, [1] * self.exchange.size)
-        largest, num_texts = float(everyone[:, 0].max()), float(everyone[:, 1].sum())
+        if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
+            own = math.inf  # of NaN there is no largest
+        # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
+        largest, most_texts = self.exchange.largest_of_all(own, len(features))
+        num_texts = most_texts * self.exchange.size
         is_adam = self._optimizer == "adamw"
         return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
 

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The sharded levels on one real card, in under 8 minutes: parity of the kernels, then the speed of a training step.
+#
+#   benchmarks/gpu/levels.sh [--rehearse | --labels N ...]
+#
+# Needs a CUDA card of 40 GiB or more, PyTorch with Triton, transformers, and the packages that cxml and its tests import;
+# pytest-xdist makes the first part several times as fast. It needs neither a network, nor DeepSpeed, nor Ray. Results go
+# to standard output; levels.py says what they mean. --rehearse runs the second part anywhere, with tiny sizes on a
+# pretended accelerator, to see that the script is whole. PYTHON names another interpreter than python3.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+python="${PYTHON:-python3}"
+export PYTHONPATH="$PWD:$PWD/benchmarks/gpu${PYTHONPATH:+:$PYTHONPATH}"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+
+if [[ "${1:-}" == --rehearse ]]; then
+    PYTHONPATH="$PYTHONPATH:$PWD/benchmarks" exec "$python" benchmarks/gpu/levels.py "$@"
+fi
+"$python" -c 'import torch, triton; assert torch.cuda.is_available(), "PyTorch sees no CUDA card; --rehearse needs none"' ||
+    exit 1
+
+# Kernels are compiled once per test process, so several processes take less time than one, up to the card's memory.
+"$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))") || workers=()
+timeout --signal INT 200 "$python" -m pytest -p without_unused -p no:cacheprovider -q --tb short "${workers[@]}" \
+    tests/optim/test_row_kernels.py tests/model/test_fused_kernels.py tests/model/test_fused_ranking.py \
+    tests/parallel/test_fused_pairs.py
+parity=$?
+echo "parity tests: exit status $parity"
+
+timeout --signal INT 270 env PYTHONPATH="$PYTHONPATH:$PWD/benchmarks" "$python" benchmarks/gpu/levels.py "$@"
+speed=$?
+exit $((parity ? parity : speed))
