@@ -4,8 +4,9 @@
 
 Runs the whole training step, from the loader's batch to the update, and `Predictor`, on a pretended accelerator that
 has real numbers and counts (`support.fake_accelerator`). The model is real but for its size: BERT of six layers with
-random weights, a label tree, labels by the head and the engine that the config asks for. Several processes are
-pretended by collectives that bring back what they are given. Any machine will do; nothing is timed.
+random weights, a label tree, labels by the head that the config asks for, and the engine without ZeRO (`engines.py`
+counts the others). Several processes are pretended by collectives that bring back what they are given. Any machine will
+do; nothing is timed.
 
 Each row is one step, or one batch of a prediction, after some that were not counted:
 
@@ -34,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)
-os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
 
 import numpy as np
 import torch
@@ -103,9 +103,6 @@ CASES = (
     Case(name="bf16", train={"precision": "bf16"}, head={"weights": "bf16"}),
     Case(name="four ranks", ranks=4),
     Case(name="four ranks, bf16", ranks=4, train={"precision": "bf16", "accumulation": 2}),
-    Case(name="four ranks, ZeRO 1", ranks=4, train={"zero_stage": 1}),
-    Case(name="four ranks, ZeRO 2, bf16", ranks=4, train={"zero_stage": 2, "precision": "bf16"}),
-    Case(name="four ranks, ZeRO 3", ranks=4, train={"zero_stage": 3}),
     Case(name="four ranks, two copies", ranks=4, head={"group_size": 2}),
     Case(name="all labels, two copies", ranks=4, head={"group_size": 2, "candidates": "all"}),
     Case(name="rows in host memory", head={"rows_in": "host"}),
@@ -174,7 +171,7 @@ def count_case(case: Case, folder: Path, device: torch.device) -> dict[str, Coun
     config = config_of(case, folder)
     tree = LabelTree(np.arange(LABELS, dtype=np.int32), plan_splits(LABELS, case.level_sizes).offsets)
     tree.save(tree_url(config), {})
-    with engine_of(case), process_group(case.ranks):
+    with process_group(case.ranks):
         ranks = Ranks(rank=0, world_size=case.ranks, local_rank=0, device=device)
         state, schedule = set_up(config, ranks)
         found = {case.name: count_training(state, schedule)}
@@ -211,18 +208,6 @@ def count_prediction(state: TrainingState) -> Counts:
     with counted(encoder=predictor.model.encoder, pairs=BATCH * WANTED) as counts:
         predictor.predict_tokens(tokens, K)
     return counts
-
-
-@contextmanager
-def engine_of(case: Case) -> Iterator[None]:
-    """Within this context DeepSpeed, where a case uses it, computes on the pretended accelerator."""
-    if not case.train.get("zero_stage"):
-        yield
-        return
-    from support.fake_deepspeed import deepspeed_on_fake_accelerator  # noqa: PLC0415 - seconds, and optional
-
-    with deepspeed_on_fake_accelerator():
-        yield
 
 
 @contextmanager

@@ -32,6 +32,7 @@ MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see 
     "clipped": 80,
     "rows clipped": 85,
     "four ranks, two copies": 140,
+    "four ranks, bf16": 210,  # two micro-batches
 }
 PREDICTED = {"three levels, predicted": 45, "all labels, predicted": 70, "four levels, predicted": 55}
 
