@@ -93,8 +93,19 @@ class Batch:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
+def few_lengths(max_length: int) -> tuple[int, ...]:
+    """At most four lengths to pad batches to, in tokens: the quarters of the longest one, but for that in eights."""
+    return tuple(sorted({min(max_length, 8 * -(-max_length * quarter // 32)) for quarter in range(1, 5)}))
+
+
 def collate(
-    input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int, limits: BatchLimits | None = None
+    input_ids: Ragged,
+    labels: Ragged,
+    *,
+    pad_id: int,
+    global_size: int,
+    limits: BatchLimits | None = None,
+    lengths: tuple[int, ...] = (),
 ) -> Batch:
     """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels.
 
@@ -104,11 +115,13 @@ def collate(
         pad_id: the token that pads.
         global_size: texts in the whole optimiser step.
         limits: of all batches that are worked on at the same time; None if this is the only one.
+        lengths: pad to the first of these that is long enough, ascending; empty, or all too short: to the longest row.
     """
     import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
 
-    lengths = input_ids.lengths
-    mask_BT = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    longest = int(input_ids.lengths.max(initial=1))
+    padded = next((length for length in lengths if length >= longest), longest)
+    mask_BT = np.arange(padded) < input_ids.lengths[:, None]
     ids_BT = np.full(mask_BT.shape, pad_id, np.int64)
     ids_BT[mask_BT] = input_ids.values  # both run through the tokens row by row
     return Batch(

@@ -39,8 +39,9 @@ class TrainLoader:
         accumulation: int,
         pad_id: int,
         bucket_by_length: bool = False,
+        lengths: tuple[int, ...] = (),
     ) -> None:
-        """Plan the steps.
+        """Plan the steps; the other arguments are of `collate` and of the config.
 
         Raises:
             ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
@@ -51,7 +52,7 @@ class TrainLoader:
         self._batch_size = batch_size
         self._bucket_by_length = bucket_by_length
         self._position = (0, 0)
-        self._pad_id = pad_id
+        self._pad_id, self._lengths = pad_id, lengths
         self._parts = world_size * accumulation
         self._first_part = rank * accumulation
         self._accumulation = accumulation
@@ -131,7 +132,9 @@ class TrainLoader:
 
     def _collate(self, indices: np.ndarray, global_size: int, limits: BatchLimits) -> Batch:
         rows = self._dataset.gather(indices)
-        return collate(*rows, pad_id=self._pad_id, global_size=global_size, limits=limits)
+        return collate(
+            *rows, pad_id=self._pad_id, global_size=global_size, limits=limits, lengths=self._lengths
+        )  # fmt: skip
 
 
 class EvalLoader:
