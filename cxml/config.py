@@ -389,9 +389,9 @@ class TrainConfig:
     activation_checkpointing: bool = setting(False, "none")
     """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
     compile: bool = setting(False, "none", since_files=True)
-    """Train the encoder's layers by code that torch.compile makes, for at most four padded lengths. Not with ZeRO-3. Meant
-    for accelerators, where it has not been timed. On a CPU it does not pay: on a Xeon with AMX, one thread, MiniLM-L6 and
-    32 tokens, a compiled pass took 1.1 times as long in fp32 and 1.3 times in bf16."""
+    """Train the encoder's layers by code that torch.compile makes, for at most four padded lengths. Not with ZeRO-3.
+    Meant for accelerators, where it has not been timed. On a CPU it does not pay: on a Xeon with AMX, one thread,
+    MiniLM-L6 and 32 tokens, a compiled pass took 1.1 times as long in fp32 and 1.3 times in bf16."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     name_texts: str = ""
