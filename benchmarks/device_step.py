@@ -5,8 +5,9 @@
 Runs the whole training step, from the loader's batch to the update, the copies that the loader makes ahead of it in a
 thread of its own, and `Predictor`, on a pretended accelerator that
 has real numbers and counts (`support.fake_accelerator`). The model is real but for its size: BERT of six layers with
-random weights, a label tree, labels by the head that the config asks for, and the engine without DeepSpeed. Several
-processes are pretended by collectives that bring back what they are given. Any machine will do; nothing is timed.
+random weights, a label tree, labels by the head that the config asks for, and the engine without ZeRO (`engines.py`
+counts the others). Several processes are pretended by collectives that bring back what they are given. Any machine will
+do; nothing is timed.
 
 Each row is one step, or one batch of a prediction, after some that were not counted:
 
@@ -33,7 +34,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.pop("TRITON_INTERPRET", None)
 
@@ -47,7 +47,6 @@ from support.fake_accelerator import Counts, counted, fake_accelerator
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from cxml import extras
 from cxml.checkpoint import TrainingState, model_url, save_model
 from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, TrainLoader, data_url, resolve_encoder, stage
@@ -105,6 +104,7 @@ CASES = (
     Case(name="rows clipped", head={"clip_global_norm": 1.0}),
     Case(name="bf16", train={"precision": "bf16"}, head={"weights": "bf16"}),
     Case(name="four ranks", ranks=4),
+    Case(name="four ranks, bf16", ranks=4, train={"precision": "bf16", "accumulation": 2}),
     Case(name="four ranks, two copies", ranks=4, head={"group_size": 2}),
     Case(name="all labels, two copies", ranks=4, head={"group_size": 2, "candidates": "all"}),
     Case(name="rows in host memory", head={"rows_in": "host"}),
@@ -173,7 +173,7 @@ def count_case(case: Case, folder: Path, device: torch.device) -> dict[str, Coun
     config = config_of(case, folder)
     tree = LabelTree(np.arange(LABELS, dtype=np.int32), plan_splits(LABELS, case.level_sizes).offsets)
     tree.save(tree_url(config), {})
-    with engine_without_deepspeed(), process_group(case.ranks):
+    with process_group(case.ranks):
         ranks = Ranks(rank=0, world_size=case.ranks, local_rank=0, device=device)
         state, schedule = set_up(config, ranks)
         found = {case.name: count_training(state, schedule)}
@@ -223,17 +223,6 @@ def count_prediction(state: TrainingState) -> Counts:
     with counted(encoder=predictor.model.encoder, pairs=BATCH * WANTED) as counts:
         predictor.predict_tokens(tokens, K)
     return counts
-
-
-@contextmanager
-def engine_without_deepspeed() -> Iterator[None]:
-    """Within this context the engine is the plain one, for several processes too: what they share is pretended."""
-    is_installed = extras.is_installed
-    with (
-        mock.patch.object(extras, "is_installed", lambda name: name != "deepspeed" and is_installed(name)),
-        mock.patch("cxml.parallel.engine.require_engine"),
-    ):
-        yield
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from device_step import engine_without_deepspeed
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
@@ -223,7 +222,7 @@ def batch_of(sizes: Sizes, device: torch.device) -> Batch:
 
 @contextlib.contextmanager
 def patched() -> Iterator[None]:
-    """Within this context attention is the kernel that CUDA takes, and the engine is the plain one."""
+    """Within this context attention is the kernel that CUDA takes."""
 
     def attention(
         query: Tensor,
@@ -248,7 +247,6 @@ def patched() -> Iterator[None]:
         mock.patch.object(nn.Module, "_apply", convert),  # torch's own swaps tensors without data, which not all allow
         mock.patch.object(F, "scaled_dot_product_attention", attention),
         mock.patch.object(Tensor, "pin_memory", lambda tensor, device=None: tensor),  # noqa: ARG005
-        engine_without_deepspeed(),
     ):
         yield
 

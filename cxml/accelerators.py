@@ -123,8 +123,8 @@ def norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]
 
 
-def scale_all(tensors: list[Tensor], factor: Tensor) -> None:
-    """Multiply each tensor in place by a factor []; one launch for all where they lie on an accelerator."""
+def scale_all(tensors: list[Tensor], factor: Tensor | float) -> None:
+    """Multiply each tensor in place by a factor, a number or []; one launch for all on an accelerator."""
     torch._foreach_mul_(tensors, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 

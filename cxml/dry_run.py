@@ -74,7 +74,9 @@ def _seconds_per_text(config: Config, size: int, length: int) -> float:
     encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model)).to(device)
     if config.train.precision == "bf16":
         encoder.bfloat16()
-    if config.train.activation_checkpointing:
+    if config.train.compile:
+        encoder.compile_layers(device, recompute=config.train.activation_checkpointing)
+    elif config.train.activation_checkpointing:
         encoder.recompute_activations()
     input_ids = torch.randint(encoder.transformer.config.vocab_size, (size, length), device=device)
     times = []

@@ -67,7 +67,7 @@ def require_packages(config: Config) -> None:
         ConfigError: one is missing; names the `pip install` that brings it.
     """
     resolve_encoder(config.model.encoder)
-    require_engine(config.train.num_workers)
+    require_engine(config.train.zero_stage, config.train.num_workers)
     engines = {
         "data.engine": config.data.engine, "tree.engine": config.tree.engine, "launch.launcher": config.launch.launcher
     }  # fmt: skip

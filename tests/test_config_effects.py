@@ -58,7 +58,7 @@ EFFECTS = {
         "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens",
         "resumable": "accumulation",
         "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
-        "deterministic",
+        "deterministic compile",
     },
 }
 # As the first version of these lists gave them.

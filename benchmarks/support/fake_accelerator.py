@@ -179,6 +179,20 @@ class DeviceTensor(torch.Tensor):
         is_number = isinstance(value, bool | int | float)
         super().__setitem__(index, torch.tensor(value, dtype=self.dtype) if is_number else value)
 
+    @property
+    def data(self) -> Tensor:
+        """The same numbers, without a gradient."""
+        return torch.Tensor.data.__get__(self)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @data.setter
+    def data(self, source: DeviceTensor) -> None:
+        """Take over the memory of another tensor."""
+        torch.Tensor.data.__set__(self, source)  # pyright: ignore[reportAttributeAccessIssue]
+        self.host = source.host
+
+    def record_stream(self, stream: object) -> None:
+        """Nothing: memory is freed when its last tensor is, and all work is done by then."""
+
     def tolist(self) -> Any:  # noqa: ANN401 - nested lists
         """The numbers, as Python's."""
         return self.cpu().tolist()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cxml.checkpoint.pieces import Pieces, deal
 from cxml.parallel import Engine, Ranks
+from cxml.parallel.plain_engine import Fp32Copies
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -55,7 +56,7 @@ class Home:
 def engine_homes(engine: Engine, ranks: Ranks) -> list[Home]:
     """This rank's part of every parameter that it holds a part of, in an order that all ranks share."""
     names = {parameter: name for name, parameter in cast(nn.Module, engine.module).named_parameters()}
-    homes = [*_trained_homes(engine, names), *_frozen_homes(names, ranks)]
+    homes = [*_trained_homes(engine, names, ranks), *_frozen_homes(names, ranks)]
     return [home for home in homes if len(home.weights)]
 
 
@@ -85,78 +86,80 @@ def finish_loading(engine: Engine, step: int) -> None:
     """
     for state in _inner(engine).state.values():
         state["step"].fill_(step)
-    optimizer = cast(Any, engine.optimizer)
-    match _kind(engine):
-        case "zero12":
-            optimizer.update_lp_params()
-        case "zero3":
-            _refresh_zero3(optimizer)
-        case "unfused":
-            for masters, weights in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
-                for master, weight in zip(masters, weights, strict=True):
-                    weight.data.copy_(master.data)
+    match engine.zero_optimization_stage():
+        case 0 if isinstance(engine.optimizer, Fp32Copies):
+            engine.optimizer.update_weights()
+        case 1 | 2:
+            engine.optimizer.update_lp_params()
+        case 3:
+            _refresh_zero3([weight for group in engine.trained for weight in group])
 
 
-def _trained_homes(engine: Engine, names: dict[nn.Parameter, str]) -> Iterator[Home]:
-    optimizer = cast(Any, engine.optimizer)
-    match _kind(engine):
-        case "plain":
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                yield _home(engine, names[parameter], parameter, parameter)
-        case "unfused":
-            for masters, weights in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
-                for master, weight in zip(masters, weights, strict=True):
-                    yield _home(engine, names[weight], weight, master)
-        case "zero12":
-            for parameter in (p for group in optimizer.bit16_groups for p in group):
-                if (place := parameter._hp_mapping) is not None:
-                    flat = optimizer.single_partition_of_fp32_groups[place.param_group_index]
-                    inside, here = place.lp_fragment_address, place.hp_fragment_address
-                    yield _home(
-                        engine, names[parameter], parameter, flat,
-                        start=inside.start, offset=here.start, length=here.numel,
-                    )  # fmt: skip
-        case "zero3":
-            for parameter in (p for group in optimizer.fp16_groups for p in group):
-                group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-                start = size * torch.distributed.get_rank(optimizer.dp_process_group)
-                inside = max(0, min(size, parameter.ds_numel - start))  # the last ranks' parts are padded
-                flat = optimizer.fp32_partitioned_groups_flat[group]
-                yield _home(engine, names[parameter], parameter, flat, start=start, offset=offset, length=inside)
+def _trained_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
+    match engine.zero_optimization_stage():
+        case 0:
+            copies = engine.optimizer.copies if isinstance(engine.optimizer, Fp32Copies) else {}
+            for weight in (weight for group in engine.trained for weight in group):
+                holder = copies.get(weight, weight)
+                state = _state_of(engine, holder)
+                yield _home(names[weight], weight.numel(), 0, holder, state, is_replicated=True)
+        case 1 | 2:
+            yield from _cut_homes(engine, names, ranks)
+        case 3:
+            yield from _zero3_homes(engine, names, ranks)
+
+
+def _cut_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
+    """The homes under ZeRO-1 and ZeRO-2.
+
+    Each group's weights are put one after the other, then cut into equal parts; AdamW has this rank's part. DeepSpeed's
+    `safe_get_full_fp32_param` would bring every weight to every rank, and knows no moments before the first step.
+    """
+    for weights, group in zip(engine.trained, _inner(engine).param_groups, strict=True):
+        (part,) = group["params"]
+        state = _state_of(engine, part)
+        begin, end = len(part) * ranks.rank, len(part) * (ranks.rank + 1)  # of the part in the whole group
+        place = 0  # of the weight in the whole group
+        for weight in weights:
+            first, last = max(place, begin), min(place + weight.numel(), end)
+            if first < last:
+                inside = slice(first - begin, last - begin)
+                moments = {moment: state[moment][inside] for moment in MOMENTS}
+                yield _home(names[weight], weight.numel(), first - place, part[inside], moments)
+            place += weight.numel()
+
+
+def _zero3_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
+    """The homes under ZeRO-3, which cuts every weight into equal parts, the last ones padded."""
+    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state  # noqa: PLC0415
+
+    for flat in engine.optimizer.fp32_partitioned_groups_flat:
+        _state_of(engine, flat)
+    for weight in (weight for group in engine.trained for weight in group):
+        part, numel = safe_get_local_fp32_param(weight), cast(Any, weight).ds_numel
+        start = len(part) * ranks.rank
+        inside = slice(0, max(0, min(len(part), numel - start)))
+        moments = {moment: safe_get_local_optimizer_state(weight, moment)[inside] for moment in MOMENTS}
+        yield _home(names[weight], numel, start, part[inside], moments)
 
 
 def _home(
-    engine: Engine,
-    name: str,
-    parameter: nn.Parameter,
-    flat: Tensor,
-    *,
-    start: int = 0,
-    offset: int = 0,
-    length: int | None = None,
+    name: str, numel: int, start: int, weights: Tensor, state: dict[str, Tensor], *, is_replicated: bool = False
 ) -> Home:
-    """The home of `length` elements of `parameter` from `start` on, at `offset` of `flat`; without a length, of all."""
-    state = _state_of(engine, flat)
-    part = slice(offset, offset + (parameter.numel() if length is None else length))
-    return Home(
-        name=name,
-        numel=getattr(parameter, "ds_numel", parameter.numel()),
-        start=start,
-        weights=flat.detach().view(-1)[part],
-        moments={moment: state[moment].view(-1)[part] for moment in MOMENTS},
-        is_replicated=length is None,
-    )
+    """The home of a part, from `start` on, of a parameter of `numel` elements."""
+    moments = {moment: state[moment].view(-1) for moment in MOMENTS}
+    return Home(name, numel, start, weights.detach().view(-1), moments, is_replicated)
 
 
-def _state_of(engine: Engine, flat: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of a buffer, made as AdamW would before its first step if there is none yet."""
+def _state_of(engine: Engine, holder: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of what it updates, made as AdamW would before its first step if there is none yet."""
     optimizer = _inner(engine)
-    state = optimizer.state[flat]
+    state = optimizer.state[holder]
     if "exp_avg" not in state:
-        device = flat.device if optimizer.defaults["fused"] else "cpu"
+        device = holder.device if optimizer.defaults["fused"] else "cpu"
         state["step"] = torch.zeros((), dtype=torch.float32, device=device)
         for moment in MOMENTS:
-            state[moment] = torch.zeros_like(flat, memory_format=torch.preserve_format)
+            state[moment] = torch.zeros_like(holder, memory_format=torch.preserve_format)
     return state
 
 
@@ -173,29 +176,18 @@ def _frozen_homes(names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home
             yield Home(name, parameter.numel(), 0, parameter.detach().view(-1), {}, is_replicated=True)
 
 
-def _refresh_zero3(optimizer: Any) -> None:  # noqa: ANN401  DeepSpeed's class has no types
-    for group, master in enumerate(optimizer.fp32_partitioned_groups_flat):
-        optimizer.fp16_partitioned_groups_flat[group].data.copy_(master.data)
-        parts = optimizer.unflatten(
-            optimizer.fp16_partitioned_groups_flat[group], optimizer.fp16_partitioned_groups[group]
-        )
-        for part, values in zip(optimizer.fp16_partitioned_groups[group], parts, strict=True):
-            part.data = values.data
-    if optimizer.persistent_parameters:  # small ones, which every rank keeps whole
-        optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+def _refresh_zero3(weights: list[nn.Parameter]) -> None:
+    """Make the weights that the model computes with of those in fp32, of which each rank has its part."""
+    from deepspeed.utils import safe_get_local_fp32_param  # noqa: PLC0415
+
+    for weight in weights:
+        cast(Any, weight).ds_tensor.data.copy_(safe_get_local_fp32_param(weight).detach())
+    small = [cast(Any, weight) for weight in weights if cast(Any, weight).ds_persist]  # which every rank keeps whole
+    if small:
+        small[0].partition(small)
+        small[0].all_gather(small)
 
 
 def _inner(engine: Engine) -> torch.optim.Optimizer:
     """The AdamW inside DeepSpeed's wrapper, if there is one."""
     return cast(torch.optim.Optimizer, engine.basic_optimizer)
-
-
-def _kind(engine: Engine) -> str:
-    """How the engine keeps its fp32 weights."""
-    stage = engine.zero_optimization_stage()
-    if stage == 3:
-        return "zero3"
-    if stage in (1, 2):
-        return "zero12"
-    return "plain" if engine.optimizer is engine.basic_optimizer else "unfused"

@@ -13,7 +13,7 @@ In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each s
 Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
 
-from cxml.data.batch import Batch, BatchLimits, collate
+from cxml.data.batch import Batch, BatchLimits, collate, few_lengths
 from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, verify
@@ -34,7 +34,7 @@ from cxml.data.writer import DatasetWriter, Examples
 __all__ = [
     "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache",
     "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows",
-    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order",
+    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order", "few_lengths",
     "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names",
     "prefetch", "read_labels", "read_sparse_npz", "refuse_repeated_values", "resolve_encoder", "stage",
     "step_facts", "tokenizer_fingerprint", "verify", "with_names",

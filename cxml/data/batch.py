@@ -101,8 +101,19 @@ class Batch:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
+def few_lengths(max_length: int) -> tuple[int, ...]:
+    """At most four lengths to pad batches to, in tokens: the quarters of the longest one, but for that in eights."""
+    return tuple(sorted({min(max_length, 8 * -(-max_length * quarter // 32)) for quarter in range(1, 5)}))
+
+
 def collate(
-    input_ids: Ragged, labels: Ragged, *, pad_id: int, global_size: int, limits: BatchLimits | None = None
+    input_ids: Ragged,
+    labels: Ragged,
+    *,
+    pad_id: int,
+    global_size: int,
+    limits: BatchLimits | None = None,
+    pad_to: tuple[int, ...] = (),
 ) -> Batch:
     """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels.
 
@@ -112,11 +123,13 @@ def collate(
         pad_id: the token that pads.
         global_size: texts in the whole optimiser step.
         limits: of all batches that are worked on at the same time; None if this is the only one.
+        pad_to: pad to the first of these that is long enough, ascending; empty, or all too short: to the longest row.
     """
     import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
 
-    lengths = input_ids.lengths
-    mask_BT = np.arange(lengths.max(initial=1)) < lengths[:, None]
+    longest = int(input_ids.lengths.max(initial=1))
+    padded = next((length for length in pad_to if length >= longest), longest)
+    mask_BT = np.arange(padded) < input_ids.lengths[:, None]
     ids_BT = np.full(mask_BT.shape, pad_id, np.int64)
     ids_BT[mask_BT] = input_ids.values  # both run through the tokens row by row
     return Batch(
@@ -124,7 +137,7 @@ def collate(
         attention_mask=torch.from_numpy(mask_BT.astype(np.int64)),
         label_values=torch.from_numpy(labels.values.astype(np.int64)),
         label_offsets=torch.from_numpy(labels.offsets.astype(np.int64)),
-        lengths=lengths,
+        lengths=input_ids.lengths,
         global_size=global_size,
         limits=limits or BatchLimits.of(labels.lengths, np.array([0, len(labels.lengths)])),
     )

@@ -51,8 +51,9 @@ class TrainLoader:
         bucket_by_length: bool = False,
         batch_tokens: int = 0,
         device: torch.device | None = None,
+        pad_to: tuple[int, ...] = (),
     ) -> None:
-        """Plan the steps.
+        """Plan the steps; the other arguments are of `collate` and of the config.
 
         Args:
             dataset: the texts.
@@ -65,6 +66,7 @@ class TrainLoader:
             bucket_by_length: see above.
             batch_tokens: most tokens of a global batch, padding counted; 0: as many texts as batch_size says.
             device: where batches go ahead of their step; None is the CPU.
+            pad_to: see `collate`.
 
         Raises:
             ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
@@ -76,7 +78,7 @@ class TrainLoader:
         self._order = StepOrder(dataset.lengths, self._rule, seed)
         self._device = device
         self._position = (0, 0)
-        self._pad_id = pad_id
+        self._pad_id, self._pad_to = pad_id, pad_to
         self._parts = world_size * accumulation
         self._first_part = rank * accumulation
         self._accumulation = accumulation
@@ -155,7 +157,9 @@ class TrainLoader:
 
     def _collate(self, indices: np.ndarray, global_size: int, limits: BatchLimits) -> Batch:
         rows = self._dataset.gather(indices)
-        return collate(*rows, pad_id=self._pad_id, global_size=global_size, limits=limits)
+        return collate(
+            *rows, pad_id=self._pad_id, global_size=global_size, limits=limits, pad_to=self._pad_to
+        )  # fmt: skip
 
 
 class EvalLoader:

@@ -11,6 +11,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from cxml.config import ModelConfig
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
+from cxml.model.compilation import compile_layers
 from cxml.model.taps import Tap, default_taps, parse_taps
 
 
@@ -77,6 +78,20 @@ class TappedEncoder(nn.Module):
         """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
         self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
+        """Let the transformer's layers train by compiled code; see `cxml.model.compilation`.
+
+        Args:
+            device: where they compute.
+            recompute: do what `recompute_activations` does.
+
+        Raises:
+            ConfigError: nothing can be compiled for this device, or the layers cannot be told apart.
+        """
+        compile_layers(
+            layers_of(self.transformer, "train.compile", True, "Set it to false."), device, recompute=recompute
+        )
+
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         if self.pooling == "cls":
             return states_BTD[:, 0]
@@ -131,11 +146,20 @@ def _freeze(transformer: PreTrainedModel, num_frozen: int) -> None:
     num_layers = transformer.config.num_hidden_layers
     if num_frozen > num_layers:
         raise ConfigError("model.freeze_layers", num_frozen, f"the encoder has {num_layers} layers", "Use fewer.")
+    layers = layers_of(transformer, "model.freeze_layers", num_frozen, "Set it to 0.")
+    embeddings = cast(nn.Module, getattr(transformer, "embeddings", transformer.get_input_embeddings()))
+    for module in (embeddings, *list(layers)[:num_frozen]):
+        module.requires_grad_(False)
+
+
+def layers_of(transformer: PreTrainedModel, field: str, value: object, remedy: str) -> nn.ModuleList:
+    """The transformer's layers in their order.
+
+    Raises:
+        ConfigError: they cannot be found; names the field that asks for them, its value, and the remedy.
+    """
+    num_layers = transformer.config.num_hidden_layers
     stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if not stacks:
-        raise ConfigError(
-            "model.freeze_layers", num_frozen, "this encoder's layers cannot be told apart", "Set it to 0."
-        )
-    embeddings = cast(nn.Module, getattr(transformer, "embeddings", transformer.get_input_embeddings()))
-    for module in (embeddings, *list(stacks[0])[:num_frozen]):
-        module.requires_grad_(False)
+        raise ConfigError(field, value, "this encoder's layers cannot be told apart", remedy)
+    return stacks[0]

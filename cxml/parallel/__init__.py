@@ -1,6 +1,6 @@
 """Processes and devices: who computes what, and where it lies.
 
-workers start -> process_group (ranks, backend, device) -> engine (DeepSpeed around the model);
+workers start -> process_group (ranks, backend, device) -> engine (plain, or DeepSpeed, around the model);
 plan says before any of it how many bytes and steps it will be
 """
 

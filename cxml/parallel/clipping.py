@@ -15,5 +15,6 @@ def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
     """
     norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
     if largest:
-        scale_all(gradients, (largest / (norm + 1e-6)).clamp(max=1))
+        # `number / tensor` would be the number times a reciprocal, which rounds twice.
+        scale_all(gradients, (norm.new_full((), largest) / (norm + 1e-6)).clamp(max=1))
     return norm

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from cxml import extras
 from cxml.config import OptimConfig, TrainConfig
 from cxml.optim import parameter_groups
-from cxml.parallel.clipping import clip_gradients
+from cxml.parallel.gradient_buckets import BUCKET_ELEMENTS
 from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.process_group import Ranks
 from cxml.parallel.step_check import StepCheck
@@ -30,6 +28,7 @@ class Engine(Protocol):
         module: the model.
         basic_optimizer: torch's AdamW.
         optimizer: what updates the model: AdamW, or a wrapper of it.
+        trained: the weights that learn, by parameter group of AdamW, which may have parts or copies of them instead.
         step_check: counts the steps whose numbers are not finite.
     """
 
@@ -37,6 +36,7 @@ class Engine(Protocol):
     module: nn.Module
     basic_optimizer: Any
     optimizer: Any
+    trained: list[list[nn.Parameter]]
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
         """The model's outputs."""
@@ -72,7 +72,7 @@ class Engine(Protocol):
 
 
 def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks: Ranks) -> Engine:
-    """Wrap `model` in an engine with AdamW: DeepSpeed's, or a plain one where one process trains without DeepSpeed.
+    """Wrap `model` in an engine with AdamW: DeepSpeed's for the stages of ZeRO from 1 on, else a plain one.
 
     The process group must exist.
 
@@ -80,39 +80,39 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     `world_size * accumulation / texts of the step` before `engine.backward`.
 
     Raises:
-        ConfigError: several processes train, and DeepSpeed is not installed.
+        ConfigError: several processes are to partition something, and DeepSpeed is not installed.
     """
-    require_engine(ranks.world_size)
+    require_engine(train.zero_stage, ranks.world_size)
     # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
     optimizer = torch.optim.AdamW(
         parameter_groups(model.to(ranks.device), optim),
         betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True,
     )  # fmt: skip
-    if not extras.is_installed("deepspeed"):
+    if train.zero_stage and extras.is_installed("deepspeed"):
+        return _deepspeed_engine(model, optimizer, train, ranks)
+    if train.zero_stage:
         _log.info("DeepSpeed is not installed: one process trains in plain PyTorch; train.zero_stage changes nothing")
-        return PlainEngine(
-            model, optimizer, StepCheck(ranks.device),
-            accumulation=train.accumulation, clipping=train.gradient_clipping, is_bf16=train.precision == "bf16",
-        )  # fmt: skip
+    return PlainEngine(
+        model, optimizer, StepCheck(ranks.device), accumulation=train.accumulation, clipping=train.gradient_clipping,
+        is_bf16=train.precision == "bf16", world_size=ranks.world_size,
+    )  # fmt: skip
+
+
+def _deepspeed_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, ranks: Ranks) -> Engine:
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
     # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind
     # that every later one waits for, for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with _no_step_counted(optimizer):
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=engine_config(train, ranks.world_size),
-            dist_init_required=False,
-        )
-    if engine.optimizer is optimizer:  # the wrappers check it themselves
-        check = functools.partial(_clip_and_check, module=model, largest=train.gradient_clipping)
-        optimizer.register_step_pre_hook(check)
-    if ranks.world_size == 1 and train.zero_stage == 0:
-        engine.enable_backward_allreduce = False  # with nobody to share with, it would copy every gradient twice
+    trained = [list(group["params"]) for group in optimizer.param_groups]
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=engine_config(train, ranks.world_size),
+        dist_init_required=False,
+    )
     ours = cast(Engine, engine)
-    ours.step_check = StepCheck(ranks.device)
+    ours.step_check, ours.trained = StepCheck(ranks.device), trained
     return ours
 
 
@@ -140,61 +140,32 @@ def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
     return is_applied if engine.was_step_applied() else torch.zeros_like(is_applied)
 
 
-@contextmanager
-def _no_step_counted(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Steps taken within this context leave weights and step counts as they were.
-
-    DeepSpeed's wrapper for bf16 without ZeRO takes one to allocate AdamW's state: the weights decayed, and every later
-    step had the bias correction of the next.
-    """
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    yield
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    for state in optimizer.state.values():
-        state["step"].zero_()
-
-
-def _clip_and_check(
-    optimizer: Any,  # noqa: ANN401 - AdamW, see `take_step`
-    *_: object,
-    module: nn.Module,
-    largest: float,
-) -> None:
-    """Clip gradients, and let a step change no weight if one is not finite; all ranks hold the same sums.
-
-    DeepSpeed's own clipping makes the host wait for an accelerator, and forgets the norm.
-    """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    if gradients and hasattr(optimizer, "found_inf"):
-        norm = clip_gradients(gradients, largest)
-        optimizer._global_grad_norm = norm  # where `get_global_grad_norm` looks for it
-        optimizer.found_inf = torch.maximum(optimizer.found_inf, (~norm.isfinite()).float())
-
-
-def require_engine(num_processes: int) -> None:
-    """Refuse a training of several processes where DeepSpeed is not installed.
+def require_engine(zero_stage: int, num_processes: int) -> None:
+    """Refuse a training whose processes partition something where DeepSpeed is not installed.
 
     Raises:
         ConfigError: it is not; names the `pip install` that brings it.
     """
-    if num_processes > 1:
-        extras.require("train.num_workers", num_processes, "deepspeed", otherwise="set it to 1")
+    if zero_stage and num_processes > 1:
+        extras.require("train.zero_stage", zero_stage, "deepspeed", otherwise="set it to 0")
 
 
 def engine_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration for these settings."""
-    return {
+    is_bf16 = train.precision == "bf16"
+    settings = {
         "train_micro_batch_size_per_gpu": math.ceil(train.batch_size / (world_size * train.accumulation)),
         "gradient_accumulation_steps": train.accumulation,
-        "gradient_clipping": 0.0 if train.zero_stage == 0 and train.precision == "fp32" else train.gradient_clipping,
-        "zero_optimization": {"stage": train.zero_stage},
-        "bf16": {"enabled": train.precision == "bf16"},
+        "gradient_clipping": train.gradient_clipping,
+        # By default buckets have 500 million elements, for which it sets memory aside whatever the model's size.
+        "zero_optimization": {"stage": train.zero_stage, "overlap_comm": True, "reduce_bucket_size": BUCKET_ELEMENTS},
+        "bf16": {"enabled": is_bf16},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
     }
+    in_fp32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+    return settings | in_fp32 if is_bf16 else settings
 
 
 def gathered_state_dict(engine: Engine, ranks: Ranks) -> dict[str, Tensor]:

@@ -1,27 +1,29 @@
-"""Training in one process without DeepSpeed: the same steps with the same numbers, in plain PyTorch."""
+"""Training in plain PyTorch: every process holds the whole engine, and the processes share the texts."""
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cxml.accelerators import copy_all
 from cxml.parallel.clipping import clip_gradients
+from cxml.parallel.gradient_buckets import GradientBuckets
 from cxml.parallel.step_check import StepCheck
 
 
 class PlainEngine:
-    """The part of DeepSpeed's engine that a training in one process uses: accumulation, clipping, bf16.
+    """What a training needs where nothing is partitioned: accumulation, clipping, bf16, the mean over processes.
 
-    In bf16 the model computes in bf16, and AdamW updates copies of its weights in fp32.
+    In bf16 the model computes in bf16; gradients are added up in fp32, and AdamW updates copies of the weights in fp32.
 
     Attributes:
         module: the model.
         basic_optimizer: torch's AdamW.
         optimizer: what updates the model; the same object in fp32.
+        trained: the weights that learn, by parameter group of AdamW.
         step_check: counts the steps whose numbers are not finite.
     """
 
@@ -34,8 +36,9 @@ class PlainEngine:
         accumulation: int,
         clipping: float,
         is_bf16: bool,
+        world_size: int = 1,
     ) -> None:
-        """Wrap a model and the optimiser of its parameters.
+        """Wrap a model and the optimiser of its parameters; with several processes a collective call.
 
         Args:
             module: on the device where it is to compute.
@@ -44,14 +47,22 @@ class PlainEngine:
             accumulation: micro-batches per step.
             clipping: the largest norm of the gradient; 0 never clips.
             is_bf16: whether the model computes in bf16.
+            world_size: processes that train this model; all begin with the weights of the first.
         """
         self.module = module.bfloat16() if is_bf16 else module
+        if world_size > 1:
+            for parameter in module.parameters():
+                dist.broadcast(parameter.detach(), src=0)
         self.basic_optimizer = optimizer
+        self.trained: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self.optimizer = Fp32Copies(optimizer) if is_bf16 else optimizer
         self._accumulation, self._clipping = accumulation, clipping
         self.step_check = step_check
         self._micro_batches = 0
         self._norm: Tensor | None = None
+        self._weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        is_direct = world_size == 1 and not is_bf16  # autograd's own sums are what AdamW takes
+        self._buckets = None if is_direct else GradientBuckets(self._weights, world_size)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
         """The model's outputs."""
@@ -59,7 +70,11 @@ class PlainEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a scalar loss, divided by the number of micro-batches of a step."""
-        (loss / self._accumulation if self._accumulation > 1 else loss).backward()
+        part = loss / self._accumulation if self._accumulation > 1 else loss
+        if self._buckets is None:
+            part.backward()
+        else:
+            self._buckets.backward(part, is_last=(self._micro_batches + 1) % self._accumulation == 0)
 
     def step(self) -> None:
         """End a micro-batch, and with the last of a step update the weights, if the gradient is finite: `take_step`."""
@@ -76,9 +91,13 @@ class PlainEngine:
 
     def _gradients(self) -> list[Tensor]:
         """What the optimiser is to apply, fp32."""
-        if isinstance(self.optimizer, Fp32Copies):
-            return self.optimizer.take_gradients()
-        return [p.grad for p in self.module.parameters() if p.grad is not None]
+        if self._buckets is None:
+            return [weight.grad for weight in self._weights if weight.grad is not None]
+        gradients = self._buckets.take()
+        copies = self.optimizer.copies if isinstance(self.optimizer, Fp32Copies) else {}
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            copies.get(weight, weight).grad = gradient
+        return gradients
 
     def was_step_applied(self) -> bool:
         """Whether the last step went as far as the optimiser, which itself looks whether it counts."""
@@ -102,43 +121,29 @@ class PlainEngine:
 
 
 class Fp32Copies:
-    """AdamW on fp32 copies of bf16 weights. Its attributes have the names that DeepSpeed gives them.
+    """AdamW on fp32 copies of bf16 weights.
 
     Attributes:
-        fp16_groups: the model's own weights by parameter group, bf16.
-        fp32_groups: their copies.
+        copies: by weight of the model.
         param_groups: those of the optimiser, of the copies.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self.fp16_groups: list[list[Tensor]] = [group["params"] for group in optimizer.param_groups]
-        self.fp32_groups = [[p.detach().float().requires_grad_() for p in group] for group in self.fp16_groups]
-        for group, copies in zip(optimizer.param_groups, self.fp32_groups, strict=True):
-            group["params"] = copies
+        self.copies: dict[Tensor, Tensor] = {}
+        for group in optimizer.param_groups:
+            copies = {weight: weight.detach().float().requires_grad_() for weight in group["params"]}
+            group["params"] = list(copies.values())
+            self.copies |= copies
         self.param_groups = optimizer.param_groups
-
-    def take_gradients(self) -> list[Tensor]:
-        """Give the copies the gradients of the model's weights, 0 where there is none.
-
-        Returns:
-            The gradients of the copies, fp32: what `step` applies.
-        """
-        pairs = self._pairs()
-        gradients = [torch.empty_like(copy) for _, copy in pairs]
-        copy_all(gradients, [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight, _ in pairs])
-        for (_, copy), gradient in zip(pairs, gradients, strict=True):
-            copy.grad = gradient
-        return gradients
 
     def step(self) -> None:
         """Update the copies by their gradients, then the model's weights by the copies."""
         self._optimizer.step()
-        weights, copies = zip(*self._pairs(), strict=True)
-        copy_all([weight.data for weight in weights], [copy.data for copy in copies])
-        for copy in copies:
+        self.update_weights()
+        for copy in self.copies.values():
             copy.grad = None
 
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each weight of the model with its copy."""
-        return list(zip(chain(*self.fp16_groups), chain(*self.fp32_groups), strict=True))
+    def update_weights(self) -> None:
+        """Make the model's weights of the copies."""
+        copy_all([weight.data for weight in self.copies], [copy.data for copy in self.copies.values()])

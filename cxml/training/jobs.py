@@ -35,6 +35,7 @@ from cxml.data import (
     collate,
     cut,
     data_url,
+    few_lengths,
     read_labels,
     with_names,
 )
@@ -114,6 +115,7 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
         bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
+        pad_to=few_lengths(config.data.max_length) if config.train.compile else (),
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
@@ -123,7 +125,9 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:
         start_from_centroids(model, dataset, ranks, config.evaluate.batch_size)
-    if config.train.activation_checkpointing:
+    if config.train.compile:
+        model.encoder.compile_layers(ranks.device, recompute=config.train.activation_checkpointing)
+    elif config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)
     set_patience(config.train.hang_minutes)  # of the groups that were made on the way, too

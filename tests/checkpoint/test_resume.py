@@ -33,7 +33,9 @@ EXACT_SLOW = {
     "two processes, a copy of the rows each": (2, {"head": {"group_size": 1}}),
     "two processes, every label scored": (2, {"head": {"candidates": "all"}}),
     "two processes, rows clipped together": (2, {"head": {"clip_global_norm": 0.1}}),
+    "two processes, bf16": (2, {"train": {"precision": "bf16"}}),
     "two processes, ZeRO 1": (2, {"train": {"zero_stage": 1}}),
+    "two processes, bf16, ZeRO 1": (2, {"train": {"precision": "bf16", "zero_stage": 1}}),
     "two processes, ZeRO 3": (2, {"train": {"zero_stage": 3}}),
     "two processes, bf16, ZeRO 2": (2, {"train": {"precision": "bf16", "zero_stage": 2}}),
 }

@@ -1,4 +1,4 @@
-"""One process trains without DeepSpeed, bit by bit as with it, and each goes on from what the other saved."""
+"""Where DeepSpeed is not installed, training gives the same model, and either goes on from what the other saved."""
 
 import json
 
@@ -19,9 +19,12 @@ SETTINGS = {
     "accumulated and clipped": {"train": {"accumulation": 2, "gradient_clipping": 0.05}},
     "a frozen layer": {"model": {"freeze_layers": 1}},
     "bf16": {"train": {"precision": "bf16"}},
+    "ZeRO 1": {"train": {"zero_stage": 1}},
+    "ZeRO 2, bf16": {"train": {"zero_stage": 2, "precision": "bf16"}},
     "zero3 head": {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}},
 }
-ROUNDED = {"zero3 head", "accumulated and clipped", "bf16"}  # sums in other orders
+ROUNDED = {"ZeRO 1", "ZeRO 2, bf16", "zero3 head"}  # sums in other orders
+TOGETHER = "two processes"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,8 @@ def runs(tmp_path_factory):
             onwards[other].append((stopped, None, "auto"))
     assert run_workers(train_each, (with_it,), 1) == [True, False] * len(SETTINGS)
     assert run_workers(train_each_plainly, (without_it,), 1) == [True, False] * len(SETTINGS)
+    for way, train in (("deepspeed", train_each), ("plain", train_each_plainly)):
+        assert run_workers(train, ([(off(checkpointed(base, folder / TOGETHER / way)), None, "auto")],), 2) == [True]
     for way, jobs in onwards.items():
         assert all(run_workers(way, (jobs,), 1))
     return folder
@@ -68,8 +73,15 @@ def test_both_engines_record_the_same_gradient_norms_before_clipping(runs, name)
         assert min(norms[0]) > 0.05
 
 
-def test_several_processes_without_deepspeed_are_refused_with_both_remedies(monkeypatch):
+def test_several_processes_train_without_deepspeed(runs):
+    expected = model_tensors(runs / TOGETHER / "deepspeed")
+    for parameter, values in model_tensors(runs / TOGETHER / "plain").items():
+        assert torch.equal(values, expected[parameter]), parameter
+
+
+def test_zero_on_several_processes_without_deepspeed_is_refused_with_both_remedies(monkeypatch):
     monkeypatch.setattr(engine.extras, "is_installed", lambda name: name != "deepspeed")
-    require_engine(1)
-    with pytest.raises(ConfigError, match=r"train\.num_workers = 2: .*pip install 'cxml\[train\]', or set it to 1"):
-        require_engine(2)
+    require_engine(0, 2)
+    require_engine(3, 1)
+    with pytest.raises(ConfigError, match=r"train\.zero_stage = 2: .*pip install 'cxml\[train\]', or set it to 0"):
+        require_engine(2, 2)

@@ -25,9 +25,9 @@ from cxml.run_plan import require_packages
 RUN = ["--config", "config.yaml"]
 NEEDS = [
     ("cxml.train", RUN, {"simple_icd_10_cm": "quickstart"}),
-    ("cxml.train", [*RUN, "--train.num-workers", "2"], {"deepspeed": "train"}),
+    ("cxml.train", [*RUN, "--train.num-workers", "2", "--train.zero-stage", "1"], {"deepspeed": "train"}),
     ("cxml.train", [*RUN, "--dry-run"], {"simple_icd_10_cm": "quickstart"}),
-    ("cxml.train", [*RUN, "--dry-run", "--train.num-workers", "2"], {"deepspeed": "train"}),
+    ("cxml.train", [*RUN, "--dry-run", "--train.num-workers", "2", "--train.zero-stage", "2"], {"deepspeed": "train"}),
     ("cxml.train", [*RUN, "--log.tensorboard"], {"tensorboard": "tensorboard"}),
     ("cxml.train", [*RUN, "--evaluate.baseline"], {"omikuji": "quickstart", "sklearn": "train"}),
     ("cxml.train", [*RUN, "--tree.name-features", "tfidf"], {"sklearn": "train"}),

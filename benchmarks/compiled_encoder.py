@@ -1,0 +1,77 @@
+"""What `train.compile` brings: forward and backward pass of MiniLM-L6 on one thread, compiled and as it is, in turn.
+
+    python benchmarks/compiled_encoder.py [--quick]
+
+Batches are padded to one length. Medians of the time of each; compiling is timed apart, for it happens once per length
+and number format of a run. The last line is JSON: the better of the two number formats, compiled, against the same one
+not compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from support.closing_line import print_closing_line
+
+from cxml.config import ModelConfig
+from cxml.model import build_encoder
+from cxml.model.encoder import TappedEncoder
+
+TEXTS = 32
+GOAL = 1.0
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="batches of 32 tokens, 3 of each: under 50 s on two cores")
+    is_quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    table = Table(title=f"Training passes of MiniLM-L6 over {TEXTS} texts", title_justify="left")
+    for heading in ("tokens", "format", "plain, ms", "compiled, ms", "speed-up", "to compile, s"):
+        table.add_column(heading, justify="right")
+    times: dict[str, tuple[float, float]] = {}
+    for length in (32,) if is_quick else (32, 128):
+        for dtype in (torch.float32, torch.bfloat16):
+            plain, compiled, first = measure(length, dtype, 3 if is_quick else 9)
+            name = f"{length} tokens, {str(dtype).removeprefix('torch.')}"
+            times[name] = plain, compiled
+            cells = f"{1000 * plain:.0f}", f"{1000 * compiled:.0f}", f"{plain / compiled:.2f}", f"{first:.0f}"
+            table.add_row(*name.split(" tokens, "), *cells)
+    Console().print(table)
+    best = min((name for name in times if name.startswith("32")), key=lambda name: min(times[name]))
+    plain, compiled = times[best]
+    print_closing_line(
+        f"compiled_encoder, {best}", 1000 * compiled, "ms", 1000 * plain, goal=GOAL, lower_is_better=True
+    )  # fmt: skip
+
+
+def measure(length: int, dtype: torch.dtype, passes: int) -> tuple[float, float, float]:
+    """Seconds of a pass not compiled, of one compiled, and of the first compiled one."""
+    torch.manual_seed(0)
+    plain = build_encoder(ModelConfig(taps=("5",)), num_levels=1).to(dtype).train()
+    compiled = copy.deepcopy(plain)
+    compiled.compile_layers(torch.device("cpu"), recompute=False)
+    first = timed(compiled, length)
+    timed(plain, length)
+    pairs = [(timed(plain, length), timed(compiled, length)) for _ in range(passes)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), first
+
+
+def timed(encoder: TappedEncoder, length: int) -> float:
+    """Seconds of a forward and backward pass."""
+    input_ids = torch.randint(1000, 30000, (TEXTS, length))
+    began = time.perf_counter()
+    (features,) = encoder(input_ids, torch.ones_like(input_ids))
+    features.backward(torch.ones_like(features))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

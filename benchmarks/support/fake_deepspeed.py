@@ -1,0 +1,125 @@
+"""DeepSpeed on the pretended accelerator of `support.fake_accelerator`: the real engine, whose costs can be counted.
+
+    with fake_accelerator() as device, deepspeed_on_fake_accelerator():
+        engine, *_ = deepspeed.initialize(...)
+
+A wait for a stream or an event counts as one of the host. Work on any stream is done at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import deepspeed.accelerator
+import torch
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from torch import Tensor
+
+
+class _Stream:
+    """A stream or an event: there is nothing to wait for, but waiting is noted."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        """Make the host wait."""
+        torch.accelerator.synchronize()
+
+    def wait_stream(self, _: object = None) -> None:
+        """Make the device wait."""
+
+    wait_event = record_event = record = wait = wait_stream
+
+    def query(self) -> bool:
+        """Whether all is done."""
+        return True
+
+
+class FakeDeepSpeedAccelerator(CPU_Accelerator):
+    """What DeepSpeed asks of an accelerator."""
+
+    _communication_backend_name = "fake"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name, self._communication_backend_name = "fake", "fake"
+
+    def is_synchronized_device(self) -> bool:
+        """It is like a GPU: the host goes on before the device has done what it was given."""
+        return False
+
+    def device_name(self, device_index: int | None = None) -> str:
+        """What torch calls the device."""
+        return "fake" if device_index is None else f"fake:{device_index}"
+
+    def current_device(self) -> int:
+        """The one."""
+        return 0
+
+    def current_device_name(self) -> str:
+        """What torch calls the one."""
+        return "fake:0"
+
+    def device(self, device_index: int | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
+        """There is nothing to choose."""
+        return nullcontext()
+
+    def device_count(self) -> int:
+        """One."""
+        return 1
+
+    def synchronize(self, device_index: int | None = None) -> None:  # noqa: ARG002
+        """Make the host wait."""
+        torch.accelerator.synchronize()
+
+    @property
+    def Stream(self) -> type[_Stream]:  # noqa: N802 - DeepSpeed's name
+        """A class."""
+        return _Stream
+
+    Event = Stream
+
+    def stream(self, stream: object) -> AbstractContextManager[None]:  # noqa: ARG002
+        """All work is done at once."""
+        return nullcontext()
+
+    def current_stream(self, device_index: int | None = None) -> _Stream:  # noqa: ARG002
+        """Any will do."""
+        return _Stream()
+
+    default_stream = current_stream  # pyright: ignore[reportAssignmentType]
+
+    def on_accelerator(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies there."""
+        return tensor.device.type == "fake"
+
+
+def _tensor_maker(dtype: torch.dtype) -> property:
+    def make(_: object) -> Callable[..., Tensor]:
+        return functools.partial(torch.tensor, dtype=dtype, device="fake:0")
+
+    return property(make)
+
+
+for _name, _dtype in (
+    ("BFloat16Tensor", torch.bfloat16), ("ByteTensor", torch.uint8), ("DoubleTensor", torch.float64),
+    ("FloatTensor", torch.float32), ("HalfTensor", torch.float16), ("IntTensor", torch.int32),
+    ("LongTensor", torch.int64),
+):  # fmt: skip
+    setattr(FakeDeepSpeedAccelerator, _name, _tensor_maker(_dtype))
+
+
+@contextmanager
+def deepspeed_on_fake_accelerator() -> Iterator[None]:
+    """Within this context DeepSpeed computes on the pretended accelerator."""
+    choose: Any = deepspeed.accelerator.set_accelerator
+    before = deepspeed.accelerator.get_accelerator()
+    choose(FakeDeepSpeedAccelerator())
+    try:
+        yield
+    finally:
+        choose(before)

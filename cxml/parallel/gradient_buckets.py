@@ -1,0 +1,139 @@
+"""Gradients of one step in fp32: of all its micro-batches, and of all processes, added up during the backward pass.
+
+backward pass -> a bucket has the gradients of all of its weights -> copied into it, or added to it, in fp32
+              -> on the last micro-batch: all-reduce, while the backward pass goes on
+step          -> the last reductions are waited for, on the device where there is one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cxml.accelerators import copy_all, scale_all
+
+BUCKET_ELEMENTS = 8 << 20
+"""A bucket is reduced as soon as it is full: small ones begin early, large ones use a network better."""
+
+
+@dataclass(eq=False)
+class _Bucket:
+    """Weights whose gradients come one after the other.
+
+    Attributes:
+        weights: in the order in which a backward pass is likely to reach them.
+        sums: their gradients one after the other, fp32 [elements]; None before the first micro-batch of a step.
+        missing: how many of them the backward pass has yet to reach.
+        reduction: under way; None before that, and in one process.
+    """
+
+    weights: list[Tensor]
+    sums: Tensor | None = None
+    missing: int = 0
+    reduction: Any = None
+
+    def parts(self, sums: Tensor) -> list[Tensor]:
+        """Views of a flat tensor in the shapes of the weights."""
+        cuts = sums.split([weight.numel() for weight in self.weights])
+        return [cut.view_as(weight) for cut, weight in zip(cuts, self.weights, strict=True)]
+
+    def collect(self) -> None:
+        """Add the weights' gradients, and take them away from the weights; 0 where there is none."""
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
+        elements = sum(weight.numel() for weight in self.weights)
+        new = torch.empty(elements, dtype=torch.float32, device=self.weights[0].device)
+        copy_all(self.parts(new), gradients)
+        self.sums = new if self.sums is None else self.sums.add_(new)
+        self.missing = 0
+        for weight in self.weights:
+            weight.grad = None
+
+
+class GradientBuckets:
+    """The gradients of a model's weights on their way from the backward pass to the optimiser.
+
+    All processes have to reduce the same buckets in the same order: a bucket waits for those before it.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], world_size: int) -> None:
+        """Watch the backward passes of these weights.
+
+        Args:
+            weights: leaves that require gradients, on one device, in the order in which the model applies them.
+            world_size: processes, which all have the same weights.
+        """
+        self._weights, self._world_size = list(weights), world_size
+        self._buckets = _fill_buckets(self._weights)
+        self._is_last = False
+        self._num_reduced = 0
+        for bucket in self._buckets:
+            for weight in bucket.weights:
+                weight.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradients of a scalar loss.
+
+        Args:
+            loss: of this process's micro-batch.
+            is_last: whether it is the last one of its step.
+        """
+        self._is_last = is_last
+        for bucket in self._buckets:
+            bucket.missing = len(bucket.weights)
+        loss.backward()
+        for bucket in self._buckets:
+            if bucket.missing:  # not every weight has a part in every loss
+                bucket.collect()
+        self._reduce_full_ones()
+
+    def take(self) -> list[Tensor]:
+        """The mean over processes of the summed gradients, fp32, in the order and shapes of the weights.
+
+        The next step begins with none.
+        """
+        found: dict[Tensor, Tensor] = {}
+        for bucket in self._buckets:
+            assert bucket.sums is not None, "a backward pass comes before"
+            if bucket.reduction is not None:
+                bucket.reduction.wait()
+            found |= zip(bucket.weights, bucket.parts(bucket.sums), strict=True)
+        if self._world_size > 1:
+            scale_all([bucket.sums for bucket in self._buckets if bucket.sums is not None], 1 / self._world_size)
+        for bucket in self._buckets:
+            bucket.sums = bucket.reduction = None
+        self._num_reduced = 0
+        return [found[weight] for weight in self._weights]
+
+    def _arrived(self, bucket: _Bucket) -> None:
+        bucket.missing -= 1
+        if not bucket.missing:
+            bucket.collect()
+            self._reduce_full_ones()
+
+    def _reduce_full_ones(self) -> None:
+        """Begin the reductions whose turn it is."""
+        if not self._is_last or self._world_size == 1:
+            return
+        for bucket in self._buckets[self._num_reduced :]:
+            if bucket.missing:
+                return
+            bucket.reduction = dist.all_reduce(bucket.sums, async_op=True)
+            self._num_reduced += 1
+
+
+def _fill_buckets(weights: Sequence[Tensor]) -> list[_Bucket]:
+    """Weights by bucket, the last ones first, where a backward pass begins."""
+    buckets: list[_Bucket] = []
+    room = 0
+    for weight in reversed(weights):
+        if weight.numel() > room:
+            buckets.append(_Bucket([]))
+            room = BUCKET_ELEMENTS
+        buckets[-1].weights.append(weight)
+        room -= weight.numel()
+    return buckets

@@ -1,0 +1,111 @@
+"""A small model trained in several engines, one after the other, on the same numbers; DeepSpeed's own among them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+TEXTS, WIDTH, STEPS = 24, 12, 6
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        train: fields of `TrainConfig`.
+        bucket_elements: of the plain engine; None leaves it as it is.
+        is_reference: train in DeepSpeed's engine without ZeRO, as far as it is from ours.
+        unsound: steps that are told not to count.
+        skips_nothing: every micro-batch goes through every layer.
+    """
+
+    train: dict = field(default_factory=dict)
+    bucket_elements: int | None = None
+    is_reference: bool = False
+    unsound: tuple[int, ...] = ()
+    skips_nothing: bool = False
+
+
+class Model(nn.Module):
+    """Layers for every text, one for some of the micro-batches, and a weight that nothing ever uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.Tanh(), nn.Linear(2 * WIDTH, WIDTH))
+        self.sometimes = nn.Linear(WIDTH, WIDTH)
+        self.unused = nn.Parameter(torch.ones(3, 2))
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, size) for size in (5, 9))
+
+    def forward(self, x, *, with_more):
+        x = self.encoder(x)
+        if with_more:
+            x = x + self.sometimes(x).sin()
+        return sum(head(x).float().square().mean(1).sum() for head in self.heads)
+
+
+def train_in_engines(jobs):
+    """Train for each job in one process group; its weights by name as fp32 arrays, and whether all ranks have those."""
+    from cxml.parallel import distributed
+
+    with distributed(threads=1) as ranks:
+        return [_train(job, ranks) for job in jobs]
+
+
+def _train(job, ranks):
+    from cxml.config import OptimConfig, TrainConfig
+    from cxml.parallel import build_engine, gathered_state_dict, gradient_buckets, take_step
+
+    train = TrainConfig(batch_size=TEXTS, **job.train)
+    optim = OptimConfig(encoder_lr=0.01, classifier_lr=0.02, encoder_weight_decay=0.3)
+    size = gradient_buckets.BUCKET_ELEMENTS
+    gradient_buckets.BUCKET_ELEMENTS = job.bucket_elements or size
+    torch.manual_seed(0)
+    model = Model()
+    engine = _reference(model, train, optim, ranks) if job.is_reference else build_engine(model, train, optim, ranks)
+    gradient_buckets.BUCKET_ELEMENTS = size
+    generator = torch.Generator().manual_seed(1)
+    for step in range(STEPS):
+        parts = torch.randn(TEXTS, WIDTH, generator=generator).chunk(train.accumulation * ranks.world_size)
+        own = parts[ranks.rank :: ranks.world_size]
+        for number, texts in enumerate(own):
+            dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+            loss = engine(texts.to(dtype), with_more=job.skips_nothing or number % 2 == step % 2)
+            engine.backward(loss * (len(own) * ranks.world_size / TEXTS))
+            if job.is_reference:
+                engine.step()
+            else:
+                is_last = number == len(own) - 1
+                take_step(engine, torch.tensor(step not in job.unsound) if is_last else None)
+    weights = gathered_state_dict(engine, ranks)
+    return {name: tensor.float().numpy() for name, tensor in weights.items()}, _are_alike(engine, ranks)
+
+
+def _reference(model, train, optim, ranks):
+    import deepspeed
+
+    from cxml.optim import parameter_groups
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True
+    )
+    config = {
+        "train_micro_batch_size_per_gpu": TEXTS // (ranks.world_size * train.accumulation),
+        "gradient_accumulation_steps": train.accumulation,
+        "gradient_clipping": train.gradient_clipping,
+        "bf16": {"enabled": train.precision == "bf16"},
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine.enable_backward_allreduce = ranks.world_size > 1
+    return engine
+
+
+def _are_alike(engine, ranks):
+    """Whether all ranks have the same weights, where each has all of them."""
+    if engine.zero_optimization_stage() == 3:
+        return True
+    own = torch.cat([parameter.detach().float().view(-1) for parameter in engine.module.parameters()])
+    everyone = [torch.empty_like(own) for _ in range(ranks.world_size)]
+    torch.distributed.all_gather(everyone, own)
+    return all(torch.equal(own, each) for each in everyone)
