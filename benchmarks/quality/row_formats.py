@@ -105,9 +105,11 @@ def report(found: dict[str, np.ndarray]) -> None:
 
 
 def cells(values: np.ndarray, *, signed: bool) -> list[str]:
-    """Mean and standard error of each column."""
-    errors = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    """Mean of each column, and its standard error where there are several seeds."""
     form = "+.2f" if signed else ".2f"
+    if len(values) == 1:
+        return [f"{value:{form}}" for value in values[0]]
+    errors = values.std(0, ddof=1) / np.sqrt(len(values))
     return [f"{mean:{form}} ± {error:.2f}" for mean, error in zip(values.mean(0), errors, strict=True)]
 
 
