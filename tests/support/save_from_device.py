@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from device_step import CASES, LABELS, config_of, engine_without_deepspeed, make_encoder, make_texts
+from device_step import CASES, LABELS, config_of, make_encoder, make_texts
 
 from cxml.checkpoint import Progress, Saver, ShardReader, list_checkpoints, row_state
 from cxml.config import CheckpointConfig
@@ -23,7 +23,7 @@ row_state.PIECE_BYTES = 1 << 14  # many blocks
 
 def main():
     case = next(case for case in CASES if case.name == sys.argv[1])
-    with tempfile.TemporaryDirectory() as scratch, fake_accelerator() as device, engine_without_deepspeed():
+    with tempfile.TemporaryDirectory() as scratch, fake_accelerator() as device:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         folder = Path(scratch)
         make_encoder(folder / "encoder")
