@@ -193,6 +193,8 @@ def shortlist_losses(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> 
 
 def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:
     """Which nodes of the shortlist are true, bool [B, C]; `keys` are the level's from `positive_keys`."""
+    if not len(keys):
+        return torch.zeros_like(shortlist.mask)
     texts = torch.arange(len(shortlist.nodes), device=keys.device)[:, None]
     wanted = texts * num_nodes + shortlist.nodes
     found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)

@@ -11,7 +11,7 @@ import numpy as np
 from cxml import extras
 from cxml.accelerators import accelerator_type
 from cxml.config import Config, HeadConfig, OptimConfig
-from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels, RowSchedule
+from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.process_group import ranks_per_machine
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
@@ -42,7 +42,7 @@ def sharded_levels(
     clusters = sharded_clusters(tree, own_head) if trains else []
 
     def make(width: int) -> tuple[list[ShardedLevel], ShardedLevel]:
-        def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: RowSchedule) -> ShardedLevel:
+        def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: Any) -> ShardedLevel:  # noqa: ANN401
             return make_level(
                 RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
                 deterministic=config.train.deterministic, copies=copies, accumulation=config.train.accumulation,
@@ -53,7 +53,12 @@ def sharded_levels(
         by_shortlist = dataclasses.replace(own_head, candidates="shortlist")
         sizes = tree.level_sizes
         return [
-            level_of(leaf_offsets_of(tree.offsets[:level], sizes[level]), by_shortlist, schedule=labels.schedule)
+            level_of(
+                leaf_offsets_of(tree.offsets[:level], sizes[level]),
+                by_shortlist,
+                schedule=labels.schedule,
+                is_last=False,
+            )
             for level in clusters
         ], labels
 

@@ -122,6 +122,7 @@ def send(
     positive_keys: Tensor | None = None,
     logits_BK: Tensor | None = None,
     most_texts: int | None = None,
+    has_copies: bool = False,
 ) -> Visit[Shortlists]:
     """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
 
@@ -135,9 +136,10 @@ def send(
             are left out.
         logits_BK: float32, of the leaves, to send along.
         most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
+        has_copies: whether ranks of other exchanges hold the same rows. Accelerators have as many texts as those then.
     """
     num_texts, is_exact = len(features_BD), host_may_wait(features_BD)
-    if exchange.size > 1 and not is_exact:
+    if (exchange.size > 1 or has_copies) and not is_exact:
         if most_texts is None:
             most_texts = int(exchange.gather_sizes(num_texts).max())
         features_BD = _pad_rows(features_BD, most_texts)
@@ -152,7 +154,10 @@ def send(
     if exchange.size == 1:
         parent_logits = None if logits_BK is None else pairs.values
         candidates = Shortlists(features_BD, pairs.leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
-        return Visit(candidates, parent_logits, lambda sums: sums, lambda keys, positions: (keys, positions))
+        return Visit(
+            candidates, parent_logits,
+            lambda sums: sums[:num_texts], lambda keys, positions: (keys[:num_texts], positions[:num_texts]),
+        )  # fmt: skip
     if is_exact:
         return _send_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
     return _send_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
@@ -310,6 +315,7 @@ def send_everywhere(
     share: float = 1.0,
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
+    has_copies: bool = False,
 ) -> Visit[EveryRow]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
@@ -320,12 +326,13 @@ def send_everywhere(
         share: what a loss counts.
         positive_keys: see `send`.
         limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
+        has_copies: see `send`.
     """
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
-    counts = [num_texts]
-    if exchange.size > 1:
-        if limits is None or host_may_wait(features_BD):
+    counts, is_exact = [num_texts], host_may_wait(features_BD)
+    if exchange.size > 1 or (has_copies and not is_exact):
+        if limits is None or is_exact:
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
         else:
             most_keys = 0 if positive_keys is None else limits.labels
@@ -344,7 +351,7 @@ def send_everywhere(
 
     def bring_best(best: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         if exchange.size == 1:
-            return best, positions
+            return best[:num_texts], positions[:num_texts]
         both = torch.stack([best, positions], dim=2)
         every = exchange.gather_rows(both, [len(both)] * exchange.size).view(exchange.size, *both.shape)
         return _best_of_owners(every[:, start : start + num_texts])

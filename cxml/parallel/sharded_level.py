@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.accelerators import current_device
+from cxml.accelerators import current_device, host_may_wait
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
 from cxml.model import HandDown, Leaves
@@ -73,6 +73,7 @@ class ShardedLevel:
         copies: Exchange | None = None,
         accumulation: int = 1,
         trains: bool = True,
+        is_last: bool = True,
         rows: RowTensors | None = None,
     ) -> None:
         """Allocate the rows.
@@ -89,6 +90,7 @@ class ShardedLevel:
             copies: the ranks that hold the same rows, for other texts; None if there is but this.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
+            is_last: whether a step scores no other level after this one.
             rows: rows that exist already, which the level takes over; None makes fresh ones.
         """
         self.layout, self.exchange, self.copies = layout, exchange, copies or Exchange(is_alone=True)
@@ -109,8 +111,8 @@ class ShardedLevel:
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
-        # Else rows wait for the end of the step, when all of its gradients are there.
-        waits = accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
+        # Else rows wait for the end of the step, when all of its losses and gradients are there.
+        waits = not is_last or accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
         self._waiting = WaitingUpdate()
         self._one: Tensor | None = None
@@ -200,6 +202,11 @@ class ShardedLevel:
             return None
         factor = self._waiting.factor * self.copies.size
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
+
+    def _is_bounded_here(self) -> bool:
+        """`is_bounded` of the CPU, which need not wait for the answer; True elsewhere."""
+        bounded = self.is_bounded()
+        return bounded is None or not host_may_wait(bounded) or bool(bounded)
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Update the rows from what the step's micro-batches left, if that was not done in passing.
@@ -309,13 +316,15 @@ class ShardedLevel:
         if self._scores_all:
             share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
             return send_everywhere(
-                self.exchange, shard, features, share=share, positive_keys=keys, limits=limits
+                self.exchange, shard, features,
+                share=share, positive_keys=keys, limits=limits, has_copies=self.copies.size > 1,
             )  # fmt: skip
         logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
         nodes, mask = self._wanted(leaves, len(features), features.device)
         return send(
             self.exchange, shard, features, nodes, mask_BK=mask,
             positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
+            has_copies=self.copies.size > 1,
         )  # fmt: skip
 
     def _wanted(
@@ -344,8 +353,8 @@ class ShardedLevel:
             update_scale = scale if is_admitted else None
         rows, shard = self._rows_on(candidates.features.device)
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
-        if not is_admitted:
-            sums[:, -1] += torch.inf
+        if not (is_admitted and self._is_bounded_here()):
+            sums[:, -1] += torch.inf  # so that no level after this one is updated in passing
         if torch.is_grad_enabled() and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))

@@ -148,9 +148,10 @@ def fit(
                 steps_done = step + 1
                 if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
                     engine.step_check.report(is_last=steps_done == loader.steps_per_epoch * epochs)
-                    report = recorder.report(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor)
-                    for callback in callbacks:
-                        callback.on_record(report)
+                    if recorder.num_counted:  # else there is no loss to record
+                        report = recorder.report(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor)
+                        for callback in callbacks:
+                            callback.on_record(report)
                 for callback in callbacks:
                     callback.on_step_end(recorder.progress(steps_done))
                 if any(callback.wants_stop for callback in callbacks):
@@ -210,9 +211,14 @@ class _Recorder:
         """Leave out the time that callbacks took at an epoch's end; every epoch ends with a report."""
         self._began = time.perf_counter()
 
+    @property
+    def num_counted(self) -> int:
+        """Steps since the last record that counted, as far as the host knows: all that `StepCheck.report` told of."""
+        return self._steps - (self._engine.step_check.num_skipped - self._skipped_before)
+
     def progress(self, step: int) -> Progress:
         """Where the loop stands after `step` steps."""
-        return Progress(step, self._losses, self._steps)
+        return Progress(step, self._losses, self.num_counted)
 
     def add(self, level_losses: torch.Tensor, micro_batches: Sequence[Batch]) -> None:
         self._losses = level_losses if self._losses is None else self._losses + level_losses
@@ -256,7 +262,7 @@ class _Recorder:
         """Mean losses of the levels; tokens, tokens with padding, and operations of all ranks since the last record."""
         assert self._losses is not None, "a report follows at least one step"
         own = torch.tensor([self._tokens, self._computed_tokens, self._flops], dtype=torch.float64)
-        sums = torch.cat([(self._losses / self._steps).double(), own.to(self._ranks.device)])
+        sums = torch.cat([(self._losses / self.num_counted).double(), own.to(self._ranks.device)])
         if self._ranks.world_size > 1:
             dist.all_reduce(sums)
         *losses, tokens, computed_tokens, flops = sums.tolist()

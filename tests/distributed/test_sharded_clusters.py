@@ -29,10 +29,18 @@ COPIES = {
     "two copies": (dataclasses.replace(SGD, group_size=2), 1),
     "two copies, sent as between accelerators": (dataclasses.replace(SGD, group_size=2), 1, True),
 }
+COPIES_OF_ONE = {
+    "a copy on each rank": (dataclasses.replace(SGD, group_size=1), 1),
+    "a copy on each rank, as on accelerators": (dataclasses.replace(SGD, group_size=1), 1, True),
+    "all labels, a copy on each rank": (dataclasses.replace(SGD, group_size=1, candidates="all"), 1),
+    "all labels, a copy on each rank, as on accelerators": (
+        dataclasses.replace(SGD, group_size=1, candidates="all"), 1, True,
+    ),
+}  # fmt: skip
 
 
 def cases_of(counts):
-    return CASES | (COPIES if len(counts) == 4 else {})
+    return CASES | {2: COPIES_OF_ONE, 4: COPIES}.get(len(counts), {})
 
 
 @functools.cache
@@ -57,7 +65,7 @@ def test_losses_gradients_rows_and_shortlists_equal_those_of_ordinary_parameters
     heads = [*model.cluster_heads, *model.label_head.blocks]
     num_ranks = len(RANKS[counts])
     for case, gathered in by_case.items():
-        if case == "all labels":
+        if case.startswith("all labels"):
             continue
         for rank, (results, whole, found) in enumerate(gathered):
             for step, (losses, gradients) in enumerate(results):
@@ -85,6 +93,19 @@ def test_clusters_learn_alike_whatever_candidates_the_labels_have(counts):
         for (weight, bias), (expected_weight, expected_bias) in zip(other[:-1], own[:-1], strict=True):
             np.testing.assert_array_equal(weight, expected_weight)
             np.testing.assert_array_equal(bias, expected_bias)
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("case", [case for case in COPIES_OF_ONE if case.startswith("all labels")])
+def test_scored_on_all_labels_copies_learn_what_shared_rows_learn(case, tree):
+    _, by_case = trained(tree, "two ranks")
+    for (results, whole, _), (expected_results, expected_whole, _) in zip(
+        by_case[case], by_case["all labels"], strict=True
+    ):
+        for (losses, _), (expected, _) in zip(results, expected_results, strict=True):
+            np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+        for found, expected in zip(itertools.chain(*whole), itertools.chain(*expected_whole), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_adamw_keeps_the_same_rows_on_one_rank_and_on_three():

@@ -133,7 +133,8 @@ def train_sharded(jobs):
         return gathered
 
 
-def _train_sharded(problem, head_config, accumulation, ranks):
+def build_sharded(problem, head_config, accumulation=1):
+    """A cascade with the problem's weights, and its sharded levels."""
     tree = problem.tree
     config = Config(
         output="unused",
@@ -152,10 +153,15 @@ def _train_sharded(problem, head_config, accumulation, ranks):
         for head, (weight, bias) in zip(model.cluster_heads, problem.weights, strict=False):
             head.weight.copy_(torch.from_numpy(weight))
             head.bias.copy_(torch.from_numpy(bias))
+    return model, levels
+
+
+def _train_sharded(problem, head_config, accumulation, ranks):
+    model, levels = build_sharded(problem, head_config, accumulation)
     seen = []
     for features, texts in zip(problem.features, problem.labels, strict=True):
         total, limits = sum(len(rank) for rank in texts), limits_of(texts)
-        labels.schedule.begin_step(LR, 0.9)
+        levels[-1].schedule.begin_step(LR, 0.9)
         own, own_texts = features[ranks.rank], texts[ranks.rank]
         cuts = np.linspace(0, len(own_texts), accumulation + 1).astype(int)
         parts = []
