@@ -82,7 +82,7 @@ class Case:
         """Texts that all want the leaf."""
         features = torch.zeros(TEXTS, self.width, dtype=self.features)
         if kind == "every_row":
-            return EveryRow(features, torch.arange(TEXTS), torch.arange(TEXTS), 0.1)
+            return EveryRow(features, torch.arange(TEXTS), torch.arange(TEXTS), torch.ones(TEXTS))
         pairs = torch.arange(TEXTS, dtype=torch.int32)
         return Shortlists(features, pairs * 0, pairs, torch.ones(TEXTS), pairs[:, None].expand(-1, ROWS // 32))
 

@@ -102,13 +102,13 @@ class EveryRow:
         features: float [B, D].
         true_rows: int64 [T], rising; R where a true label is another rank's.
         true_texts: int64 [T].
-        share: what a loss counts.
+        shares: float32 [B], what a loss counts; 0 for padding, which no row learns from.
     """
 
     features: Tensor
     true_rows: Tensor
     true_texts: Tensor
-    share: float
+    shares: Tensor
 
     @staticmethod
     def join(parts: list[EveryRow]) -> EveryRow:
@@ -120,7 +120,7 @@ class EveryRow:
             features=torch.cat([part.features for part in parts]),
             true_rows=rows,
             true_texts=torch.cat(_renumbered(parts, [part.true_texts for part in parts]))[place],
-            share=parts[0].share,
+            shares=torch.cat([part.shares for part in parts]),
         )
 
 

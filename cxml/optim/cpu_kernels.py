@@ -218,10 +218,10 @@ def _chunks(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> It
     for run, (first, last) in zip(runs, pairwise(cuts.tolist()), strict=True):
         weight, settled, logits = _score(rows, run, features, schedule, schedule.settled_step)
         place = candidates.true_texts[first:last], candidates.true_rows[first:last] - run.start
-        losses = F.softplus(logits).sum(1).index_add_(0, place[0], logits[place], alpha=-1) * candidates.share
+        losses = F.softplus(logits).sum(1).index_add_(0, place[0], logits[place], alpha=-1) * candidates.shares
         slopes = logits.sigmoid_()
         slopes[place] -= 1
-        yield _Chunk(run, features, weight, settled, slopes.mul_(candidates.share), losses)
+        yield _Chunk(run, features, weight, settled, slopes.mul_(candidates.shares[:, None]), losses)
 
 
 def _score(

@@ -156,8 +156,9 @@ class TorchEveryRowKernels:
         truth = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
         truth[candidates.true_texts, candidates.true_rows] = 1
         truth = truth[:, :-1]
-        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * candidates.share
-        return (logits.sigmoid() - truth) * candidates.share, losses, weight
+        shares = candidates.shares[:, None]
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * shares
+        return (logits.sigmoid() - truth) * shares, losses, weight
 
 
 def best_of_pairs(

@@ -37,7 +37,7 @@ _CHANGING = ["num_texts", "num_rows", "num_leaves", "rows_per_share", "step", "f
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_loss(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
-    num_texts, num_rows, rows_per_share, step, share,
+    num_texts, num_rows, rows_per_share, step, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -58,7 +58,7 @@ def every_row_loss(
         is_row = rows < num_rows
         settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         slopes, losses = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, share,
+            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         loss += tl.sum(losses, 1)
@@ -89,7 +89,7 @@ def every_row_loss(
 @triton.jit(do_not_specialize=_CHANGING)
 def every_row_squares(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
-    num_texts, num_rows, step, share, scale,
+    num_texts, num_rows, step, shares, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Write each program's sum of the squares of its rows' gradients to `sums`, float64 [programs]."""
@@ -99,7 +99,7 @@ def every_row_squares(
         is_row = first_row + tl.arange(0, ROWS) < num_rows
         bias_gradient = scale * _write_slopes(
             first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
-            log_decay, slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            log_decay, slopes, shares, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = bias_gradient * bias_gradient
         for begin in range(0, WIDTH, BLOCK):
@@ -115,7 +115,7 @@ def every_row_update(
     true_rows, true_texts, bounds, starts, positions, features,
     weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
     log_decay, slopes, factor, is_sound,
-    num_texts, num_rows, num_leaves, step, share, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
+    num_texts, num_rows, num_leaves, step, shares, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
@@ -129,7 +129,7 @@ def every_row_update(
         is_row = rows < num_rows
         bias_gradient = scale * _write_slopes(
             first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
-            log_decay, slopes, share, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
+            log_decay, slopes, shares, step, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         squares = tl.zeros([ROWS], tl.float32)
         if CLIPS or SECOND == 1:
@@ -227,7 +227,7 @@ def _either(a, b):
 
 @triton.jit
 def _score_tile(
-    first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, share,
+    first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Slopes and losses of a tile of texts and a tile of rows, both float32 [TEXTS, ROWS]."""
@@ -246,6 +246,7 @@ def _score_tile(
         words = words | tl.reduce(marks, 1, _either)
     truth = ((words[:, None] >> tl.arange(0, ROWS)[None, :]) & 1).to(tl.float32)
     own_bias = tl.load(bias + rows, is_row, other=0)
+    share = tl.load(shares + texts, is_text, other=0)[:, None]
     slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], truth, share)
     inside = is_text[:, None] & is_row[None, :]
     return tl.where(inside, slopes, 0.0), tl.where(inside, losses, 0.0)
@@ -255,7 +256,7 @@ def _score_tile(
 def _write_slopes(
     first_row, is_row, num_texts, true_rows, true_texts, bounds, features, weight, bias, last_step, scales,
     log_decay, slopes,
-    share, step,
+    shares, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]; returns their sums by row."""
@@ -266,7 +267,7 @@ def _write_slopes(
         texts = begin_text + tl.arange(0, TEXTS)
         is_text = texts < num_texts
         slope, _ = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, share,
+            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         total += tl.sum(slope, 0)

@@ -143,7 +143,7 @@ class TritonEveryRowKernels:
         sums = rows.bias.new_empty(-(-tiles // tiles_per_share), num_texts, width + 1)
         triton_ops.launch_every_row_loss(
             sums, _tensors(rows), _texts(candidates), _bounds(candidates, num_rows, tile), schedule.log_decay,
-            schedule.step, candidates.share, tiles_per_share * tile,
+            schedule.step, tiles_per_share * tile,
         )  # fmt: skip
         return sums.sum(0)
 
@@ -158,7 +158,7 @@ class TritonEveryRowKernels:
             bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
             triton_ops.launch_every_row_squares(
                 sums, slopes, _tensors(rows), _texts(candidates), bounds, schedule.log_decay, schedule.step,
-                candidates.share, scale,
+                scale,
             )  # fmt: skip
         return sums.sum()
 
@@ -171,7 +171,7 @@ class TritonEveryRowKernels:
             bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
             triton_ops.launch_every_row_update(
                 _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
-                [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, candidates.share, scale,
+                [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, scale,
                 _numbers(schedule), factor, is_sound,
             )  # fmt: skip
 
@@ -218,7 +218,7 @@ def _shortlist(
 
 
 def _texts(candidates: EveryRow) -> list[Tensor]:
-    return [candidates.features.contiguous(), candidates.true_rows, candidates.true_texts]
+    return [candidates.features.contiguous(), candidates.true_rows, candidates.true_texts, candidates.shares]
 
 
 def _leaf_slopes(rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists) -> Tensor:

@@ -30,7 +30,7 @@ _TEXTS = 16
 _MOST_PARTS = 4  # see every_row_loss
 _MOST_COLUMNS = 1024  # of which a program of every_row_loss keeps gradients
 _SHORTLIST = "Tensor[] rows, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, int step"
-_EVERY_ROW = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step, float share"
+_EVERY_ROW = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step"
 
 
 @operator(f"Tensor(a!) sums, {_SHORTLIST}, bool by_pair", ["sums"], stand_ins.shortlist_loss)
@@ -115,17 +115,17 @@ def launch_add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) ->
 @operator(f"Tensor(a!) sums, {_EVERY_ROW}, int rows_per_share", ["sums"], stand_ins.every_row_loss)
 def launch_every_row_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,
-    share: float, rows_per_share: int,
+    rows_per_share: int,
 ) -> None:  # fmt: skip
     """Write the features' gradients and losses by share of the rows, float32 [shares, B, D + 1]."""
-    features, true_rows, true_texts = texts
+    features, true_rows, true_texts, shares = texts
     weight, bias, _, _, _, last_step, _, _, scales = rows
     width = weight.shape[1]
     part = max(16, triton.next_power_of_2(triton.cdiv(min(width, _MOST_COLUMNS), _MOST_PARTS)))
     parts = min(_MOST_PARTS, triton.cdiv(width, part))
     grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
-        len(features), len(bias), rows_per_share, step, share,
+        len(features), len(bias), rows_per_share, step, shares,
         TEXTS=LEVEL_TEXTS, PART=part, PARTS=parts, **_tiles(weight, loss_rows(weight)), **_limits(weight, 8, 255),
     )  # fmt: skip
 
@@ -135,33 +135,33 @@ def launch_every_row_loss(
 )
 def launch_every_row_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor,
-    step: int, share: float, scale: float,
+    step: int, scale: float,
 ) -> None:  # fmt: skip
     """Write the sums of squares of the rows' gradients, float64 [programs]; slopes: scratch [programs, B, 32]."""
-    features, true_rows, true_texts = texts
+    features, true_rows, true_texts, shares = texts
     weight, bias, _, _, _, last_step, _, _, scales = rows
     grid(every_row_squares, len(sums))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
-        len(features), len(bias), step, share, scale,
+        len(features), len(bias), step, shares, scale,
         TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS, 32), **_limits(weight, 8, 128),
     )  # fmt: skip
 
 
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
-    "int step, float share, float scale, float[] numbers, Tensor factor, Tensor is_sound",
+    "int step, float scale, float[] numbers, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.every_row_update,
 )  # fmt: skip
 def launch_every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],
-    log_decay: Tensor, step: int, share: float, scale: float, numbers: Sequence[float], factor: Tensor,
+    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor,
     is_sound: Tensor,
 ) -> None:  # fmt: skip
     """Update all rows; slopes: scratch float32 [programs, B, 32]."""
-    features, true_rows, true_texts = texts
+    features, true_rows, true_texts, shares = texts
     grid(every_row_update, len(slopes))(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
-        is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, share, scale,
+        is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, shares, scale,
         *_by_value(numbers),
         TEXTS=LEVEL_TEXTS, **_tiles(rows[0], LEVEL_ROWS, 32), **_format(rows, numbers), **_limits(rows[0], 8, 128),
     )  # fmt: skip

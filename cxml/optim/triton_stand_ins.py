@@ -74,32 +74,32 @@ def add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
 
 def every_row_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,  # noqa: ARG001
-    share: float, rows_per_share: int,  # noqa: ARG001
+    rows_per_share: int,  # noqa: ARG001
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_loss`."""
     sums.zero_()[0] = TorchEveryRowKernels().loss(
-        _rows(rows), _no_leaves(), _texts(texts, share), _schedule(log_decay, step)
+        _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step)
     )
 
 
 def every_row_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor,  # noqa: ARG001
-    step: int, share: float, scale: float,
+    step: int, scale: float,
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_squares`."""
     sums.zero_()[0] = TorchEveryRowKernels().squares(
-        _rows(rows), _no_leaves(), _texts(texts, share), _schedule(log_decay, step), scale
+        _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step), scale
     )
 
 
 def every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],  # noqa: ARG001
-    log_decay: Tensor, step: int, share: float, scale: float, numbers: Sequence[float], factor: Tensor,
+    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor,
     is_sound: Tensor,
 ) -> None:  # fmt: skip
     """See `triton_ops.launch_every_row_update`."""
     TorchEveryRowKernels().update(
-        _rows(rows), _leaves(leaf_rows), _texts(texts, share), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, numbers), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -112,7 +112,9 @@ def every_row_keys(
     run = slice(first_row, first_row + keys.shape[1])
     chunk = RowTensors(**{name: tensor[run] for name, tensor in vars(_rows(rows)).items()})
     no_labels = torch.zeros(0, dtype=torch.int64)
-    logits, _ = all_logits(chunk, EveryRow(features, no_labels, no_labels, 0.0), _schedule(log_decay, step), step)
+    logits, _ = all_logits(
+        chunk, EveryRow(features, no_labels, no_labels, torch.zeros(len(features))), _schedule(log_decay, step), step
+    )
     positions = _leaves(leaf_rows).row_positions(len(rows[1]))[run]
     keys.copy_((ranking_keys(logits, logits) >> 32 << 32) + 0xFFFFFFFF - positions)
 
@@ -124,11 +126,6 @@ def _rows(rows: Sequence[Tensor]) -> RowTensors:
 def _pairs(pairs: Sequence[Tensor]) -> Shortlists:
     features, leaves, texts, shares, truth = pairs
     return Shortlists(features, leaves, texts, shares, truth)
-
-
-def _texts(texts: Sequence[Tensor], share: float) -> EveryRow:
-    features, true_rows, true_texts = texts
-    return EveryRow(features, true_rows, true_texts, share)
 
 
 def _leaves(leaf_rows: Sequence[Tensor], most_rows: int = 0) -> LeafRows:

@@ -331,19 +331,21 @@ def send_everywhere(
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
     counts, is_exact = [num_texts], host_may_wait(features_BD)
+    shares = features_BD.new_full((num_texts,), share, dtype=torch.float32)
     if exchange.size > 1 or (has_copies and not is_exact):
         if limits is None or is_exact:
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
         else:
             most_keys = 0 if positive_keys is None else limits.labels
             counts, key_counts = [limits.texts] * exchange.size, [most_keys] * exchange.size
-            features_BD, keys = _pad_rows(features_BD, limits.texts), _pad_rows(keys, most_keys, value=-1)
+            features_BD, shares = (_pad_rows(values, limits.texts) for values in (features_BD, shares))
+            keys = _pad_rows(keys, most_keys, value=-1)
         first = sum(counts[: exchange.rank])
         keys = exchange.gather_rows(torch.where(keys < 0, -1, keys + first * shard.num_positions), key_counts)
-        features_BD = exchange.gather_rows(features_BD, counts)
+        features_BD, shares = (exchange.gather_rows(values, counts) for values in (features_BD, shares))
     rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
     rows, order = rows.sort(stable=True)
-    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, share)
+    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
     start = sum(counts[: exchange.rank])
 
     def bring_back(sums: Tensor) -> Tensor:

@@ -76,10 +76,10 @@ def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists |
         texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
     else:  # padded alike on all ranks
         texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
+    by_text = {"features"} if isinstance(candidates, Shortlists) else {"features", "shares"}
     columns = []
     for name, values in vars(candidates).items():
-        sizes = texts if name == "features" else rest
-        is_alike = not isinstance(values, Tensor)
-        columns.append([values] * copies.size if is_alike else copies.gather_rows(values, sizes).split(sizes))
+        sizes = texts if name in by_text else rest
+        columns.append(copies.gather_rows(values, sizes).split(sizes))
     kind = type(candidates)
     return _join([kind(*own) for own in zip(*columns, strict=True)])

@@ -87,15 +87,16 @@ def make_shortlists(width, device, *, seed=1, dtype=torch.float32, wants=WANTS):
 
 
 def make_every_row(width, device, *, seed=1, dtype=torch.float32):
-    """Texts with true labels: one row that all have, a few at random, and some that are another rank's."""
+    """Texts with true labels: one row that all have, a few at random, and some that are another rank's; one padding."""
     rng = np.random.default_rng(seed)
     pairs = {(7, text) for text in range(NUM_TEXTS)}
     pairs |= set(zip(rng.integers(0, NUM_ROWS, 30).tolist(), rng.integers(0, NUM_TEXTS, 30).tolist(), strict=True))
     pairs |= {(NUM_ROWS, text) for text in range(5)}
     true_rows, true_texts = torch.tensor(sorted(pairs)).T.contiguous()
-    return EveryRow(
-        make_features(rng, width).to(dtype).to(device), true_rows.to(device), true_texts.contiguous().to(device), 0.02
-    )
+    shares = torch.full((NUM_TEXTS,), 0.02)
+    shares[4] = 0
+    found = EveryRow(make_features(rng, width).to(dtype), true_rows, true_texts.contiguous(), shares)
+    return EveryRow(*(tensor.to(device) for tensor in vars(found).values()))
 
 
 def update(kernels, rows, leaf_rows, candidates, schedule, *, is_sound=True, factor=FACTOR):
