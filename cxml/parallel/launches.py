@@ -53,15 +53,16 @@ def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_copy
     if not is_counted or has_copies or (head.candidates == "all" and not is_alone):
         return None
     names = [*(f"level {number}" for number in range(len(levels) - 1)), "labels"]
-    counts = [_of_level(levels, number, train.accumulation, ranks_per_copy) for number in range(len(levels))]
+    counts = [_of_level(levels, number, config, ranks_per_copy) for number in range(len(levels))]
     return dict(zip(names, counts, strict=True)) | {"rest": _rest(levels, config)}
 
 
-def _of_level(levels: Sequence[LevelKind], number: int, micro_batches: int, ranks: int) -> int:
-    kind, is_last = levels[number], number == len(levels) - 1
+def _of_level(levels: Sequence[LevelKind], number: int, config: Config, ranks: int) -> int:
+    kind, is_last, micro_batches = levels[number], number == len(levels) - 1, config.train.accumulation
     if not kind.sharded:
         own = _ENGINE_LEVEL + (_CHILDREN if number else 0)
-        return own * micro_batches + 2 * (micro_batches - 1)  # sums of the gradients of weights and biases
+        sums = 0 if _has_buckets(config) else 2 * (micro_batches - 1)  # of the gradients of weights and biases
+        return own * micro_batches + sums
     if kind.scores_all:
         return _EVERY_ROW + _EVERY_ROW_UPDATE
     own = _SHORTLIST + (0 if is_last else _HANDED_DOWN) + (_EXCHANGED if ranks > 1 else 0)
@@ -80,5 +81,10 @@ def _rest(levels: Sequence[LevelKind], config: Config) -> int:
     if sum(kind.sharded for kind in levels) > 1:
         found += 2  # all updates have to be bounded
     if train.precision == "bf16":
-        found += 2 + micro_batches * (len(levels) + 2)  # copies of weights; losses and their gradients as float32
-    return found + (train.num_workers > 1)  # the losses of all processes
+        found += 1 + 3 * micro_batches  # copies of weights; losses and gradients of rows between float32 and bfloat16
+    return found + 2 * (train.num_workers > 1)  # the losses of all processes, and the mean of their gradients
+
+
+def _has_buckets(config: Config) -> bool:
+    """Whether gradients are added up in buckets, of all weights at once and while the encoder goes backwards."""
+    return config.train.num_workers > 1 or config.train.precision == "bf16"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.accelerators import current_device, host_may_wait
+from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
 from cxml.model import HandDown, Leaves
@@ -204,9 +204,9 @@ class ShardedLevel:
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _is_bounded_here(self) -> bool:
-        """`is_bounded` of the CPU, which need not wait for the answer; True elsewhere."""
-        bounded = self.is_bounded()
-        return bounded is None or not host_may_wait(bounded) or bool(bounded)
+        """`is_bounded` of the CPU, which need not wait for the answer; True for rows on an accelerator."""
+        bounded = None if self.on_device else self.is_bounded()
+        return bounded is None or bool(bounded)
 
     def finish_step(self, is_sound: Tensor) -> None:
         """Update the rows from what the step's micro-batches left, if that was not done in passing.
