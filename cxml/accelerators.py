@@ -56,10 +56,15 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def current_stream(device: torch.device) -> torch.Stream:
+    """Where what this thread gives an accelerator goes."""
+    return torch.accelerator.current_stream(device)
+
+
 @contextmanager
 def on_stream(stream: torch.Stream) -> Iterator[None]:
     """Within this context what this thread gives an accelerator goes to this stream of it."""
-    before = torch.accelerator.current_stream(stream.device)
+    before = current_stream(stream.device)
     torch.accelerator.set_stream(stream)
     try:
         yield

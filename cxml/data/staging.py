@@ -27,9 +27,9 @@ class StagedStep:
     def take(self) -> list[Batch]:
         """The micro-batches, for this thread's current stream, which waits for the copies; the host does not."""
         if self.copied is not None:
-            import torch  # noqa: PLC0415 - see `collate`
+            from cxml.accelerators import current_stream  # noqa: PLC0415 - it imports torch
 
-            stream = torch.accelerator.current_stream(self.micro_batches[0].input_ids.device)
+            stream = current_stream(self.micro_batches[0].input_ids.device)
             stream.wait_event(self.copied)
             for batch in self.micro_batches:
                 for tensor in batch.tensors().values():
