@@ -39,7 +39,7 @@ from cxml.data import (
     read_labels,
     with_names,
 )
-from cxml.errors import ConfigError, DataError
+from cxml.errors import DataError
 from cxml.metrics import PropensityConstants, by_frequency, inverse_propensities
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
@@ -121,9 +121,6 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
     is_sharded = config.head.implementation == "rows"
     make_levels = sharded_levels(tree, Exchange(), config) if is_sharded else None
     model = build_model(config.model, tree, make_levels=make_levels)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        problem = "leaves nothing but sharded levels to train, and the engine needs a weight"
-        raise ConfigError("model.freeze_layers", config.model.freeze_layers, problem, "Leave a layer free.")
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:
