@@ -174,17 +174,22 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
 
 
 def model_of(config: Config, sizes: Sizes) -> CascadeXML:
-    """A model with fresh weights, in host memory."""
+    """A model with fresh weights, in host memory; its rows are zeros there, which takes none."""
     tree = LabelTree(np.arange(sizes.labels, dtype=np.int32), plan_splits(sizes.labels, LEVELS).offsets)
     levels = sharded_levels(tree, Exchange(is_alone=True), config)
-    model = build_model(config.model, tree, read_encoder_config(config.model), levels)
+    with mock.patch("cxml.parallel.sharded_level.current_device", return_value=torch.device("cpu")):
+        model = build_model(config.model, tree, read_encoder_config(config.model), levels)
     if config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     return model
 
 
-def move_without_data(model: nn.Module, device: torch.device) -> None:
-    """Replace weights and buffers by such without data on a device."""
+def move_without_data(model: CascadeXML, device: torch.device) -> None:
+    """Replace weights, buffers and rows by such without data on a device."""
+    for level in (*model.cluster_levels, model.label_head):
+        rows = cast(ShardedLevel, level).rows
+        for name, values in vars(rows).items():
+            setattr(rows, name, torch.empty_like(values, device=device))
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty_like(weight, device=device)))

@@ -53,7 +53,8 @@ def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
     rates = [_texts_per_second(each) for each in (more, plan)]
     return (
         f"With {more.world_size} processes instead of {plan.world_size}: {memory[0]} MiB per rank instead of "
-        f"{memory[1]} (without activations), {more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}; "
+        f"{memory[1]}{'' if plan.activations else ' (without activations)'}, "
+        f"{more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}; "
         f"what accelerators send allows {rates[0]} texts/s instead of {rates[1]} at {_LINK / 1e9:.0f} GB/s per process."
     )
 

@@ -42,6 +42,7 @@ from cxml.report import require_baseline
 from cxml.tree import fit_levels
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
+_USUAL_SHORTLIST = 64  # see model.shortlist_sizes
 _MOST_LENGTHS = 2_000_000  # of prepared texts, so that a plan takes seconds
 
 
@@ -212,7 +213,8 @@ def _traffic(config: Config, level: int, sizes: Sequence[int], *, width: int, ra
     """What a process sends for a sharded level; every node has as many children as any other."""
     above = sizes[level - 1] if level else sizes[0]
     scores_all = level == len(sizes) - 1 and config.head.candidates == "all"
-    handed_down = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else above
+    wanted = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else _USUAL_SHORTLIST
+    handed_down = min(wanted, above) if level else above
     return LevelTraffic(
         ranks=ranks,
         texts=texts,

@@ -58,20 +58,14 @@ class Plan:
         return self.weights + self.gradients + self.optimizer + self.label_rows + (self.activations or 0)
 
     @property
-    def gradient_bytes(self) -> int:
-        """Of one weight's gradient."""
-        learning, partitions = sum(self.trained.values()), self.world_size if self.zero_stage >= 2 else 1
-        return round(self.gradients * partitions / learning) if learning else 0
-
-    @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.steps.steps_per_epoch * self.epochs
 
     @property
     def gradient_traffic(self) -> int:
-        """Bytes that a process sends for the engine's gradients in a step."""
-        return 2 * sum(self.trained.values()) * self.gradient_bytes * (self.world_size - 1) // self.world_size
+        """Bytes that a process sends for the engine's gradients in a step, in fp32."""
+        return 2 * 4 * sum(self.trained.values()) * (self.world_size - 1) // self.world_size
 
     def sent(self, *, padded: bool) -> int:
         """Bytes that a process sends in a step: between accelerators, where they are `padded`, or between CPUs."""

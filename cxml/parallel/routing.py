@@ -331,7 +331,7 @@ def send_everywhere(
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
     counts, is_exact = [num_texts], host_may_wait(features_BD)
-    shares = features_BD.new_full((num_texts,), share, dtype=torch.float32)
+    shares = features_BD.new_empty(num_texts, dtype=torch.float32).fill_(share)
     if exchange.size > 1 or (has_copies and not is_exact):
         if limits is None or is_exact:
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
