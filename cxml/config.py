@@ -282,7 +282,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The head of the labels, the part that grows with their number."""
+    """The head of the labels, and levels of clusters large enough to be kept like it (`shard_from`).
+
+    All fields but `candidates` hold for both.
+    """
 
     implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
     """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
@@ -396,7 +399,9 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
-    """DeepSpeed ZeRO: what is partitioned over the processes. 1: optimiser state; 2: and gradients; 3: and weights."""
+    """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training is plain PyTorch and needs no
+    DeepSpeed. 1: optimiser state; 2: and gradients; 3: and weights. From 1 on several processes need DeepSpeed (the
+    extra `train`)."""
     activation_checkpointing: bool = setting(False, "none")
     """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
     compile: bool = setting(False, "none", since_files=True)
@@ -414,8 +419,8 @@ class TrainConfig:
     evaluate_every: int = setting(0, "none")
     """Epochs between evaluations on the test split during training; 0: only at the end."""
     hang_minutes: float = setting(30.0, "none")
-    """A process that gets no step done for so long, saves left out, prints the stacks of its threads and ends, and the
-    job with it; 0: it waits for ever."""
+    """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
+    it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
     deterministic: bool = setting(False, "none", since_files=True)
     """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
     threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,
