@@ -30,8 +30,8 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
+from support.encoder_alone import EncoderAlone
 from support.label_heads import Problem, Rows, build, bytes_needed
-from torch import nn
 
 from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, TrainConfig, TreeConfig
 from cxml.console import set_up_logging
@@ -170,7 +170,9 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
     torch.manual_seed(0)
     model = build_model(config.model, tree, make_levels=sharded_levels(tree, Exchange(), config))
     engine = build_engine(model, config.train, config.optim, ranks)
-    encoder = build_engine(_EncoderAlone(config.model, config.num_levels), config.train, config.optim, ranks)
+    encoder = build_engine(
+        EncoderAlone(build_encoder(config.model, config.num_levels)), config.train, config.optim, ranks
+    )
     rows = cast(ShardedLevel, model.label_head).schedule
     figures = {"step": Figures(), "encoder": Figures()}
 
@@ -187,17 +189,6 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
         for name, take in (("encoder", encoder_alone), ("step", whole)):
             time_step(take, 100 * step, figures[name])
     return {name: figure.seconds[1:] for name, figure in figures.items()}
-
-
-class _EncoderAlone(nn.Module):
-    """The encoder with the least loss that reaches all of it."""
-
-    def __init__(self, config: ModelConfig, num_levels: int) -> None:
-        super().__init__()
-        self.encoder = build_encoder(config, num_levels)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return torch.stack(self.encoder(input_ids, attention_mask)).sum()
 
 
 def whole_step_config(options: Options, ranks: Ranks) -> Config:

@@ -4,7 +4,7 @@
     python benchmarks/gpu/levels.py [--rehearse] [--labels 2812281] [--texts 64 256 1024] [--steps 12]
 
 The model has the shape of BERT-base with random weights, bf16, 128 tokens a text, and Amazon-3M's label tree; rows are
-bf16 with one second moment per row. The engine is the plain one of a single process, DeepSpeed or not.
+bf16 with one second moment per row. The engine is that of a single process.
 
 1. Steps of a small model in fp32 on the card against the same on the CPU: losses differ by less than 1 %.
 2. Per number of texts: seconds of a whole step and of its encoder alone (forward, backward, update), in turn, medians
@@ -39,7 +39,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
-from torch import nn
+from support.encoder_alone import EncoderAlone
 from transformers import BertConfig
 
 from cxml.accelerators import device_name, device_of, synchronize
@@ -47,19 +47,17 @@ from cxml.config import Config, DataConfig, HeadConfig, ModelConfig, SourceConfi
 from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML, build_model
 from cxml.model.encoder import build_encoder
-from cxml.optim import RowSchedule, RowState, RowTensors, Shortlists, parameter_groups
+from cxml.optim import RowSchedule, RowState, RowTensors, Shortlists
 from cxml.parallel import (
-    Engine,
     Exchange,
     Ranks,
     RowLayout,
     ShardedLevel,
-    StepCheck,
+    build_engine,
     kernels_for,
     sharded_clusters,
     sharded_levels,
 )
-from cxml.parallel.plain_engine import PlainEngine
 from cxml.parallel.routing import Shard, send
 from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
@@ -260,11 +258,11 @@ def counted_waits(device: torch.device) -> Iterator[list[warnings.WarningMessage
 def whole_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[int, int], torch.Tensor]:
     """A function of a number of texts and a seed that takes a training step and returns its losses."""
     tree = sizes.tree()
-    ranks = Ranks(rank=0, world_size=1, local_rank=0, device=device)
+    ranks = alone_on(device)
     levels = sharded_levels(tree, Exchange(is_alone=True), config)
     model = build_model(config.model, tree, sizes.encoder, levels)
     spread_choices(model, tree, config)
-    engine = plain_engine(model, config, device)
+    engine = build_engine(model, config.train, config.optim, ranks)
     schedule = cast(ShardedLevel, model.label_head).schedule
     batches = kept_batches(sizes)
     count = 0
@@ -279,6 +277,11 @@ def whole_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[
     return take
 
 
+def alone_on(device: torch.device) -> Ranks:
+    """This process, without others."""
+    return Ranks(rank=0, world_size=1, local_rank=0, device=device)
+
+
 def spread_choices(model: CascadeXML, tree: LabelTree, config: Config) -> None:
     """Give sharded clusters random rows, as after some training: fresh ones are zero, and every text wants the same."""
     for level, number in zip(
@@ -291,7 +294,8 @@ def spread_choices(model: CascadeXML, tree: LabelTree, config: Config) -> None:
 
 def encoder_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[int, int], object]:
     """A function of a number of texts and a seed that takes a training step of the encoder alone."""
-    engine = plain_engine(_EncoderAlone(config.model, sizes), config, device)
+    encoder = build_encoder(config.model, config.num_levels, sizes.encoder)
+    engine = build_engine(EncoderAlone(encoder), config.train, config.optim, alone_on(device))
     batches = kept_batches(sizes)
 
     def take(num_texts: int, seed: int) -> None:
@@ -301,29 +305,6 @@ def encoder_step(sizes: Sizes, config: Config, device: torch.device) -> Callable
 
     engine.train()
     return take
-
-
-class _EncoderAlone(nn.Module):
-    """The encoder with the least loss that reaches all of it."""
-
-    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
-        super().__init__()
-        self.encoder = build_encoder(config, len(sizes.level_sizes) + 1, sizes.encoder)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return torch.stack(self.encoder(input_ids, attention_mask)).float().sum() * 1e-3
-
-
-def plain_engine(model: nn.Module, config: Config, device: torch.device) -> Engine:
-    """What `build_engine` makes where DeepSpeed is not installed, installed or not."""
-    train, optim = config.train, config.optim
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model.to(device), optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True
-    )
-    return PlainEngine(
-        model, optimizer, StepCheck(device),
-        accumulation=1, clipping=train.gradient_clipping, is_bf16=train.precision == "bf16",
-    )  # fmt: skip
 
 
 def kept_batches(sizes: Sizes) -> Callable[[int, int], Batch]:

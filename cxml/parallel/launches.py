@@ -49,9 +49,11 @@ def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_copy
     """
     train, head = config.train, config.head
     is_alone = ranks_per_copy == train.accumulation == 1
-    is_counted = head.implementation == "rows" and head.rows_in == "device" and not head.clip_global_norm
+    is_counted = (
+        head.implementation == "rows" and head.rows_in == "device" and not head.clip_global_norm
+        and not train.zero_stage and not train.deterministic
+    )  # fmt: skip
     has_copies = ranks_per_copy != train.num_workers
-    is_counted &= not train.zero_stage and not train.deterministic
     if not is_counted or has_copies or (head.candidates == "all" and not is_alone):
         return None
     names = [*(f"level {number}" for number in range(len(levels) - 1)), "labels"]

@@ -1,0 +1,19 @@
+"""The encoder of a training as a model of its own, to compare whole steps with."""
+
+import torch
+from torch import nn
+
+from cxml.model import TappedEncoder
+
+
+class EncoderAlone(nn.Module):
+    """An encoder with the least loss that reaches all of it."""
+
+    def __init__(self, encoder: TappedEncoder) -> None:
+        """Take over an encoder."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar; see `TappedEncoder.forward`."""
+        return torch.stack(self.encoder(input_ids, attention_mask)).sum()
