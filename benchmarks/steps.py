@@ -9,7 +9,7 @@ rule, over the first epoch:
 padding   share of padding among the tokens that are computed
 peak      tokens of the largest step, padding counted, over those of the mean one: what memory has to be kept for
 waiting   share of the ranks' time spent waiting for the rank with the most tokens, if time goes by tokens
-useful    what is left of the ranks' time for tokens that are no padding
+useful    share of the ranks' time spent on tokens other than padding
 
 Attention without padding would save at most the padding: the last line of the table is its bound. Also: seconds to plan
 an epoch of 1.7 million texts. The last line is JSON.

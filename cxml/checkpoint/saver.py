@@ -63,7 +63,7 @@ class Saver:
         return self._pending is not None and not self._pending.done()
 
     def start(self, snapshot: Snapshot) -> None:
-        """Write a snapshot: a copy, in the background, or if there is no memory for one, before this returns.
+        """Write a snapshot. If memory allows a copy, it is written in the background; else this waits for it.
 
         A collective call. No rank may be busy.
         """

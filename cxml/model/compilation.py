@@ -31,7 +31,7 @@ def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, recompu
         recompute: keep no activations inside a layer, whose backward pass computes them again.
 
     Raises:
-        ConfigError: nothing can be compiled for this device.
+        ConfigError: no compiler works for this device.
     """
     require_compiler(device)
     for layer in layers:

@@ -86,7 +86,7 @@ class TappedEncoder(nn.Module):
             recompute: do what `recompute_activations` does.
 
         Raises:
-            ConfigError: nothing can be compiled for this device, or the layers cannot be told apart.
+            ConfigError: no compiler works for this device, or the encoder has no list of layers.
         """
         compile_layers(
             layers_of(self.transformer, "train.compile", True, "Set it to false."), device, recompute=recompute

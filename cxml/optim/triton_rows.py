@@ -31,7 +31,7 @@ _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
 def load_block(
     matrix, first_row, is_row, begin, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """Columns `begin` .. of a tile of rows: [ROWS, BLOCK], 0 where there is no row or column; e4m3 as float16."""
+    """Load columns of a tile of rows, from `begin` on, [ROWS, BLOCK]; missing ones are 0, e4m3 becomes float16."""
     lanes, columns = tl.arange(0, ROWS), begin + tl.arange(0, BLOCK)
     cells = lanes[:, None] * WIDTH + columns[None, :]
     stored = tl.load(matrix + first_row * WIDTH + cells, is_cell(is_row, columns, WIDTH, BLOCK), other=0)

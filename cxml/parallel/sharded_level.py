@@ -365,7 +365,7 @@ class ShardedLevel:
             self._magnitude.measure(self.rows, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
         if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
-            own = math.inf  # of NaN there is no largest
+            own = math.inf  # the maximum over ranks is not defined for NaN
         # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
         largest, most_texts = self.exchange.largest_of_all(own, len(features))
         num_texts = most_texts * self.exchange.size

@@ -148,7 +148,7 @@ def fit(
                 steps_done = step + 1
                 if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
                     engine.step_check.report(is_last=steps_done == loader.steps_per_epoch * epochs)
-                    if recorder.num_counted:  # else there is no loss to record
+                    if recorder.num_counted:  # if no step counted, the next record covers this window too
                         report = recorder.report(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor)
                         for callback in callbacks:
                             callback.on_record(report)

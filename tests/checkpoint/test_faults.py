@@ -11,18 +11,15 @@ import torch.distributed as dist
 from support.checkpoints import Ranks, checkpointed, read_whole
 from support.disks import small_disk
 from support.object_store import BUCKET, KEY, SECRET, failing_proxy
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import storage
 from cxml.checkpoint import Saver, Snapshot, list_checkpoints, sweep
 from cxml.checkpoint.manifest import RunState
 from cxml.checkpoint.pieces import Pieces
 from cxml.config import CheckpointConfig
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.errors import StorageError
 from cxml.parallel import Ranks as Place
-from cxml.tree import build
 
 ALONE = Place(0, 1, 0, torch.device("cpu"))
 
@@ -162,7 +159,7 @@ def test_a_training_on_a_store_stops_goes_on_and_never_tells_its_credentials(
     use_store(store)
     url = f"s3://{BUCKET}/training"
     base = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"epochs": 2, "batch_size": 64})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(tmp_path / "tree"), {})
+    prepare_with_tree(base)
     parts = {"every_minutes": 0.0, "every_steps": 3, "url": url}
     config = checkpointed(base, tmp_path / "out", checkpoint=parts)
     environment = {

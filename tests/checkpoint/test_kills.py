@@ -24,15 +24,12 @@ from support.checkpoints import (
     wait_for_save,
     wait_for_step,
 )
-from support.runs import make_encoder, read_losses, small_config
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import checkpoints_url, list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 NUM_RANKS = 2
 
@@ -41,7 +38,7 @@ NUM_RANKS = 2
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     config = small_config(folder, make_encoder(folder / "encoder", dropout=0.1), train={"epochs": 2, "num_workers": 2})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     return config
 
 

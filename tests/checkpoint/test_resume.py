@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, off, train_each
-from support.runs import make_encoder, read_losses, small_config
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import list_checkpoints
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 STOP = 7  # in the first of two epochs of 11 steps
 ZERO3_HEAD = {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}}
@@ -61,7 +58,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     encoder = make_encoder(folder / "encoder", dropout=0.1)  # dropout: the generators' state must come back too
     config = small_config(folder, encoder, train={"epochs": 2, "batch_size": 64}, log={"every_steps": 5})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     return config
 
 

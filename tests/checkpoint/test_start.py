@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, train_each
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import pipeline
 from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
 from cxml.data import ShardedDataset, collate
-from cxml.data_tools.preparation import prepare
 from cxml.errors import DataError, StaleArtefactError
 from cxml.model import build_model
 from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.relabel import main as relabel_command
 from cxml.relabelling import relabel
-from cxml.tree import LabelTree, build
+from cxml.tree import LabelTree
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def trained(tmp_path_factory):
     """A short run with a model and checkpoints of its last step."""
     folder = tmp_path_factory.mktemp("start")
     config = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1, "batch_size": 64})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     config = checkpointed(config, folder / "out", checkpoint={"every_minutes": 0, "every_steps": 11})
     assert run_workers(train_each, ([(config, None, "auto")],), 1) == [True]
     return config

@@ -5,15 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml.config import Config
 from cxml.data import ShardedDataset, collate, data_url
-from cxml.data_tools.preparation import prepare
 from cxml.model import build_model
 from cxml.parallel import Exchange, distributed, run_workers, sharded_levels
 from cxml.training.centroids import start_from_centroids
-from cxml.tree import LabelTree, build, tree_url
+from cxml.tree import LabelTree, tree_url
 
 HEADS = {
     "rows": {},
@@ -28,7 +27,7 @@ HEADS = {
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("centroids")
     base = small_config(folder, make_encoder(folder / "encoder"), model={"pooling": "mean"})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(base)
     return base
 
 

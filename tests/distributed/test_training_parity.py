@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from support.runs import make_encoder, read_losses, small_config, train_one_after_the_other
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config, train_one_after_the_other
 
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 TWO_PROCESSES = {
     "two processes": {},
@@ -39,7 +36,7 @@ def variant(tmp_path_factory):
     """Makes configs of runs on the same data and tree, each in an output folder of its own name."""
     folder = tmp_path_factory.mktemp("parity")
     base = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(base)
 
     def make(name, train, model=None, head=None):
         return dataclasses.replace(

@@ -3,12 +3,9 @@
 import time
 
 import pytest
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import distributed, run_workers, set_patience
-from cxml.tree import build
 
 
 def wait_for_a_late_rank(hang_minutes):
@@ -47,7 +44,7 @@ def test_a_group_that_exists_waits_as_long_as_it_is_told_to():
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("patience")
     config = small_config(folder, make_encoder(folder / "encoder"), train={"num_workers": 2, "hang_minutes": 6})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     return config
 
 

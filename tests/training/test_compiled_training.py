@@ -5,14 +5,11 @@ import pytest
 import safetensors.torch
 import torch
 from support.checkpoints import checkpointed, model_tensors, off, train_each
-from support.runs import make_encoder, read_losses, small_config
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.config import config_from_dict
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 STOP = 7
 PLAIN = "not compiled"
@@ -30,7 +27,7 @@ def runs(tmp_path_factory):
     """Runs without dropout, and one with dropout through and with a stop, by name."""
     folder = tmp_path_factory.mktemp("compiled")
     base = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(base)
     dropout = {"encoder": make_encoder(folder / "with dropout", dropout=0.1)}
     through = off(checkpointed(base, folder / "through", model=dropout, train={"compile": True}))
     stopped = checkpointed(base, folder / "stopped", model=dropout, train={"compile": True})

@@ -12,15 +12,13 @@ import torch
 from support.checkpoints import checkpointed
 from support.diverging import train_until_it_fails
 from support.heads import level_of, make_problem
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml.accelerators import device_of
 from cxml.checkpoint import list_checkpoints
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import Exchange, RowLayout, run_workers
-from cxml.tree import build
 
 HEADS = {
     "AdamW": ("cpu", HeadConfig(), 1),
@@ -130,7 +128,7 @@ def runs(tmp_path_factory):
     """By name the config of each run on two processes, and what its ranks raised."""
     folder = tmp_path_factory.mktemp("divergence")
     base = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(base)
     broken = folder / "broken"
     make_encoder(broken)
     tensors = safetensors.torch.load_file(broken / "model.safetensors")

@@ -5,13 +5,10 @@ import json
 import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, off, train_each, train_each_plainly
-from support.runs import make_encoder, small_config
+from support.runs import make_encoder, prepare_with_tree, small_config
 
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
 from cxml.parallel import engine, require_engine, run_workers
-from cxml.tree import build
 
 STOP = 7
 SETTINGS = {
@@ -33,7 +30,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     encoder = make_encoder(folder / "encoder", dropout=0.1)
     base = small_config(folder, encoder, train={"epochs": 1, "batch_size": 64}, log={"every_steps": 5})
-    build(base, ShardedDataset(prepare(base), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(base)
     with_it, without_it, onwards = [], [], {train_each: [], train_each_plainly: []}
     for name, parts in SETTINGS.items():
         for jobs, way, other in ((with_it, "deepspeed", train_each_plainly), (without_it, "plain", train_each)):

@@ -13,15 +13,12 @@ import pytest
 import torch
 from support.checkpoints import checkpointed, model_tensors, train_each
 from support.launching import launch_environment, wait_until
-from support.runs import make_encoder, read_losses, small_config
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import ShardReader, list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import config_to_dict
-from cxml.data import ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 STEPS_PER_EPOCH = 22
 
@@ -30,7 +27,7 @@ STEPS_PER_EPOCH = 22
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopping")
     config = small_config(folder, make_encoder(folder / "encoder", dropout=0.1), train={"epochs": 2, "num_workers": 2})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     return config
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import checkpointed, off, train_each
-from support.runs import make_encoder, read_losses, small_config
+from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import list_checkpoints
 from cxml.data import ShardedDataset, StepOrder, StepRule
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import run_workers
-from cxml.tree import build
 
 BUDGET, STOP = 900, 5
 TOKENS = {"train": {"batch_tokens": BUDGET, "epochs": 1}}
@@ -22,7 +20,7 @@ TOKENS = {"train": {"batch_tokens": BUDGET, "epochs": 1}}
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("budget")
     config = small_config(folder, make_encoder(folder / "encoder"), train={"epochs": 1})
-    build(config, ShardedDataset(prepare(config), "train")).save(str(folder / "tree"), {})
+    prepare_with_tree(config)
     return config
 
 
