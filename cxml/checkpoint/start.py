@@ -14,7 +14,7 @@ from cxml.checkpoint.row_arrays import SavedLevel
 from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
-from cxml.config import ModelConfig
+from cxml.config import ModelConfig, config_from_dict
 from cxml.errors import DataError
 from cxml.model import CascadeXML
 from cxml.tree import LabelTree
@@ -41,9 +41,10 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
     wanted = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if not is_label_row(name) and (takes_all or name.startswith("encoder."))
+        if not is_label_row(name) and (takes_all or _is_of_any_labels(name))
     }
-    clusters = [SavedLevel.clusters(level, size) for level, size in enumerate(tree.level_sizes[:-1])]
+    nodes = zip(tree.level_sizes[:-1], model.encoder.feature_sizes[:-1], strict=True)
+    clusters = [SavedLevel.clusters(level, size, width) for level, (size, width) in enumerate(nodes)]
     found = source.weights(list(wanted), clusters if takes_all else [])
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -60,9 +61,14 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
         _take_rows(source.rows(), model, url)
 
 
+def _is_of_any_labels(name: str) -> bool:
+    """Whether a parameter is the encoder's, apart from the bottleneck: that is the space of the label rows."""
+    return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
+
+
 def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:
     head = model.label_head
-    width, seen = model.encoder.hidden_size, torch.zeros(model.level_sizes[-1], dtype=torch.bool)
+    width, seen = model.encoder.feature_sizes[-1], torch.zeros(model.level_sizes[-1], dtype=torch.bool)
     taken = 0
     for positions, weight, bias in blocks:
         if weight.shape != (len(positions), width) or not mark_new(seen, positions):
@@ -93,7 +99,8 @@ class _Checkpoint:
         return found
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        labels = SavedLevel.labels(self._reader.manifest.run.num_labels)
+        run = self._reader.manifest.run
+        labels = SavedLevel.labels(run.num_labels, config_from_dict(run.config).model.label_width(run.width))
         if not labels.are_parameters(self._reader):
             for block in saved_rows(self._reader, labels, with_state=False):
                 yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)

@@ -38,9 +38,10 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         batch_size: texts per batch and process.
     """
     model.to(ranks.device).eval()
-    width = model.encoder.hidden_size
-    heads = [_Centroids(size, width, ranks.device) for size in model.level_sizes[: len(model.cluster_heads)]]
-    levels = [_RowsOfALevel(rows, width) for rows in (*model.cluster_levels, model.label_head)]
+    sizes, widths, num_heads = model.level_sizes, model.encoder.feature_sizes, len(model.cluster_heads)
+    heads = [_Centroids(sizes[level], widths[level], ranks.device) for level in range(num_heads)]
+    sharded = zip((*model.cluster_levels, model.label_head), widths[num_heads:], strict=True)
+    levels = [_RowsOfALevel(rows, width) for rows, width in sharded]
     loader = EvalLoader(
         dataset, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
@@ -50,8 +51,7 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         features = [each[: len(rows)] for each in every]
         keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
         for level, centroids in enumerate(heads):
-            size = model.level_sizes[level]
-            centroids.add(features[level].float(), keys[level] // size, keys[level] % size)
+            centroids.add(features[level].float(), keys[level] // sizes[level], keys[level] % sizes[level])
         for level, rows_of_level in enumerate(levels, start=len(heads)):
             rows_of_level.add(features[level], keys[level])
     for centroids, level_head in zip(heads, model.cluster_heads, strict=True):

@@ -23,7 +23,7 @@ def plan_of(head, world_size):
     )
     return make_plan(
         {}, {}, TrainConfig(), steps=STEPS, world_size=world_size,
-        sharded={"labels": LABELS}, label_state=state, group_size=head.group_size,
+        sharded={"labels": LABELS}, row_state={"labels": state}, group_size=head.group_size,
     )  # fmt: skip
 
 
@@ -66,8 +66,8 @@ def test_copies_of_the_rows_cost_each_group_all_of_them():
 
 def test_the_printed_plan_names_what_each_state_of_a_label_takes():
     plan = plan_of(HeadConfig(weights="bf16"), 2)
-    assert plan.label_state["weight"] == 2 * WIDTH
-    assert plan.label_state["second"] == 4 * WIDTH
+    assert plan.row_state["labels"]["weight"] == 2 * WIDTH
+    assert plan.row_state["labels"]["second"] == 4 * WIDTH
     cells = [cell for column in plan.table().columns for cell in column.cells]
     assert any(f"moment {4 * WIDTH:,}" in str(cell) for cell in cells)
 
@@ -91,6 +91,6 @@ def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
     head = HeadConfig(group_size=group_size, candidates="all")
     config = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"num_workers": 8})
     plan, facts = plan_run(dataclasses.replace(config, head=head))
-    bytes_per_label = sum(plan.label_state.values())
+    bytes_per_label = sum(plan.row_state["labels"].values())
     assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_copy)
     assert plan.sharded == {"labels": facts.num_labels}
