@@ -358,13 +358,13 @@ class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
     encoder_lr: float = 1e-4
-    """Peak learning rate of the encoder, with its projections of joined layers and its bottleneck."""
+    """Peak learning rate of the encoder, projections of joined layers included."""
     classifier_lr: float = 1e-3
-    """Peak learning rate of the level heads; the paper takes ten times the encoder's."""
+    """Peak learning rate of the level heads and of a bottleneck; the paper takes ten times the encoder's."""
     encoder_weight_decay: float = 0.05
     """Decoupled weight decay of the encoder; biases and norms have none."""
     classifier_weight_decay: float = 0.005
-    """Decoupled weight decay of the level heads; the paper takes a tenth of the encoder's."""
+    """Decoupled weight decay of the level heads and of a bottleneck; the paper takes a tenth of the encoder's."""
     beta1_high: float = 0.95
     """AdamW's beta1 at the start and the end of the cycle, in [0, 1)."""
     beta1_low: float = 0.85

@@ -17,6 +17,7 @@ from cxml.checkpoint.training_state import tree_digest
 from cxml.config import ModelConfig, config_from_dict
 from cxml.errors import DataError
 from cxml.model import CascadeXML
+from cxml.model.encoder import is_pretrained
 from cxml.tree import LabelTree
 
 _REMEDY = "Point model.start_from to a model of the same architecture, or leave it empty."
@@ -41,7 +42,7 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
     wanted = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if not is_label_row(name) and (takes_all or _is_of_any_labels(name))
+        if not is_label_row(name) and (takes_all or is_pretrained(name))
     }
     nodes = zip(tree.level_sizes[:-1], model.encoder.feature_sizes[:-1], strict=True)
     clusters = [SavedLevel.clusters(level, size, width) for level, (size, width) in enumerate(nodes)]
@@ -59,11 +60,6 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
                 raise DataError(url, f"has no {saved.num_rows} rows of {saved.parameter}", _REMEDY)
             level.import_rows(torch.arange(saved.num_rows), weight.view(saved.num_rows, -1), bias)
         _take_rows(source.rows(), model, url)
-
-
-def _is_of_any_labels(name: str) -> bool:
-    """Whether a parameter is the encoder's, apart from the bottleneck: that is the space of the label rows."""
-    return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
 
 
 def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:

@@ -124,6 +124,11 @@ def _mean_of(num_layers: int, width: int) -> nn.Linear:
     return linear
 
 
+def is_pretrained(name: str) -> bool:
+    """Whether a parameter of a cascade is the encoder's, apart from the bottleneck: that begins with the labels."""
+    return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
+
+
 def _orthogonal(width: int, narrow: int) -> nn.Linear:
     """A map to orthogonal directions that keeps the mean length of vectors; the rows have biases of their own."""
     linear = nn.Linear(width, narrow, bias=False)

@@ -76,7 +76,9 @@ def _of_level(levels: Sequence[LevelKind], number: int, config: Config, ranks: i
 
 def _rest(levels: Sequence[LevelKind], config: Config) -> int:
     train, micro_batches = config.train, config.train.accumulation
-    groups = 4 if any(not kind.sharded for kind in levels) else 2  # weights and the rest, of encoder and classifiers
+    groups = 2 if all(kind.sharded for kind in levels) else 4  # weights and the rest, of encoder and classifiers
+    if config.model.bottleneck:
+        groups = max(groups, 3)  # its weights are in the classifiers' group
     found = _STEP + _OF_A_GROUP * groups + _MICRO_BATCH * micro_batches
     if micro_batches > 1:
         found += 3 * micro_batches - 1  # division of each loss and of its gradient; the sum of the losses

@@ -64,6 +64,20 @@ def test_copies_of_the_rows_cost_each_group_all_of_them():
     assert plan_of(HeadConfig(group_size=2), 8).label_rows == plan_of(HeadConfig(), 2).label_rows
 
 
+def test_rows_behind_a_bottleneck_are_planned_narrow_and_clusters_wide(tmp_path):
+    encoder = make_encoder(tmp_path / "encoder")
+    config = small_config(tmp_path, encoder, model={"bottleneck": 8}, train={"num_workers": 2})
+    plan, facts = plan_run(dataclasses.replace(config, head=HeadConfig(shard_from=8)))
+    assert plan.sharded == {"clusters of level 1": 32, "labels": facts.num_labels}
+    assert [state["weight"] for state in plan.row_state.values()] == [4 * 32, 4 * 8]
+    wide, narrow = (sum(state.values()) for state in plan.row_state.values())
+    assert plan.label_rows == -(-(32 * wide + facts.num_labels * narrow) // 2)
+    assert [level.width for level in plan.traffic] == [32, 8]
+    full, _ = plan_run(dataclasses.replace(config, model=dataclasses.replace(config.model, bottleneck=0)))
+    assert plan.parameters["encoder"] - full.parameters["encoder"] == 8 * 32
+    assert plan.parameters["level 0 head (8 nodes)"] == 8 * 33
+
+
 def test_the_printed_plan_names_what_each_state_of_a_label_takes():
     plan = plan_of(HeadConfig(weights="bf16"), 2)
     assert plan.row_state["labels"]["weight"] == 2 * WIDTH
