@@ -22,7 +22,7 @@ HEADS = {
     "zero3": {"implementation": "zero3"},
     "rows behind a bottleneck": {},
 }
-NARROW = 8
+WIDE, NARROW = 32, 8
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ def expected(config, bottleneck):
             own = [row for row, each in enumerate(labels) if node in of_label[each]]
             if 0 < len(own) < len(texts):  # else it has no direction of its own
                 direction = texts[own].mean(0) - mean
-                weight[node] = 16 * direction / np.linalg.norm(direction) / spread
+                scale = 16 * np.sqrt(texts.shape[1] / WIDE)
+                weight[node] = scale * direction / np.linalg.norm(direction) / spread
             bias[node] = -6 + np.log(max(len(own), 0.5) / (len(texts) - len(own) + 1)) / 2 - weight[node] @ mean
         levels.append((weight, bias))
     return levels
