@@ -95,7 +95,8 @@ class Plan:
         for name, rows in self.sharded.items():
             state = self.row_state[name]
             parts = ", ".join(f"{kind.replace('_', ' ')} {size:,}" for kind, size in state.items())
-            table.add_row(f"sharded: {name}", f"{rows:,} rows of {sum(state.values()):,} bytes: {parts}")
+            table.add_row(f"sharded: {name}", f"{rows:,} rows")
+            table.add_row("bytes per row", f"{sum(state.values()):,}: {parts}")
         if self.world_size > 1 and self.traffic:
             exact, padded = (sum(getattr(level, kind) for level in self.traffic) for kind in ("exact", "padded"))
             sent = f"{exact / 2**20:,.1f} MiB between CPUs, {padded / 2**20:,.1f} MiB between accelerators"
