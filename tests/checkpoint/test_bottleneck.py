@@ -11,7 +11,7 @@ from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml.checkpoint import list_checkpoints, load_model, load_start
 from cxml.data import ShardedDataset
-from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.errors import ConfigError, DataError
 from cxml.model import build_model
 from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.prediction import Predictor
@@ -127,12 +127,6 @@ def test_all_of_a_model_comes_with_its_map_or_not_at_all(trained, source):
     for other in (0, 16):
         with pytest.raises(DataError, match=r"encoder\.bottleneck|label rows do not fit"):
             started(trained, tree_of(trained), **start, bottleneck=other)
-
-
-def test_a_run_with_another_width_does_not_resume(trained):
-    other = dataclasses.replace(trained, model=dataclasses.replace(trained.model, bottleneck=0))
-    with pytest.raises(StaleArtefactError, match=r"model\.bottleneck"):
-        run_workers(train_each, ([(other, None, sources(trained)["checkpoint"])],), 1)
 
 
 def test_labels_may_be_added_to_rows_of_the_same_width(trained, tmp_path):
