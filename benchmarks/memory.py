@@ -58,12 +58,14 @@ class Case:
     Attributes:
         name: for people.
         head: fields of the config's section.
+        bottleneck: width of the label rows; 0 for that of the encoder.
         recomputes: `train.activation_checkpointing`.
         most: the limit in GiB; 0 for none.
     """
 
     name: str
     head: dict[str, Any]
+    bottleneck: int = 0
     recomputes: bool
     most: float = 0.0
 
@@ -79,6 +81,12 @@ CASES = (
         head=ALL | {"weights": "bf16", "second_moment": "row"},
     ),
     Case(name="fp8, SGD, shortlists, recomputed", head={"weights": "fp8", "optimizer": "sgd"}, recomputes=True),
+    Case(
+        name="bf16, SGD, rows 64 wide, recomputed", bottleneck=64, recomputes=True,
+        head=ALL | {"weights": "bf16", "optimizer": "sgd"},
+    ),
+    Case(name="fp32, AdamW, rows 64 wide, recomputed", head=ALL, bottleneck=64, recomputes=True),
+    Case(name="fp32, AdamW, rows 64 wide, shortlists, recomputed", head={}, bottleneck=64, recomputes=True),
 )  # fmt: skip
 
 
@@ -166,7 +174,7 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
             "output": str(folder / "output"),
             "data": {"source": {"kind": "xmc", "path": str(folder)}, "max_length": sizes.tokens},
             "tree": {"level_sizes": LEVELS},
-            "model": {"encoder": str(folder)},
+            "model": {"encoder": str(folder), "bottleneck": case.bottleneck},
             "head": case.head,
             "train": {"batch_size": sizes.texts, "precision": "bf16", "activation_checkpointing": case.recomputes},
         }
