@@ -39,6 +39,7 @@ from cxml.parallel import (
     require_engine,
 )
 from cxml.report import require_baseline
+from cxml.training import precision_here
 from cxml.tree import fit_levels
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
@@ -99,7 +100,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     Raises:
         CxmlError: an unknown encoder, or more clusters than labels.
     """
-    config = fit_levels(config, facts.num_labels)
+    config = precision_here(fit_levels(config, facts.num_labels))
     steps = step_facts(
         facts.lengths,
         StepRule(
