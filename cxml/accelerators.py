@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_MOST_PRODUCTS = 256  # those of ten sizes of a batch, forward and backward
 _PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, by the makers' data sheets; the first name found counts
     "B200": 2250e12, "GH200": 990e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
     "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "MI300X": 1307e12,
@@ -98,6 +99,15 @@ def encoder_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.devi
     """The number format in which an encoder predicts on a device; `auto` takes that of `fast_precision`."""
     chosen = fast_precision(device) if precision == "auto" else precision
     return torch.bfloat16 if chosen == "bf16" else torch.float32
+
+
+def bound_caches() -> None:
+    """Let oneDNN keep the code of fewer products than usual; before this process computes anything.
+
+    It makes and keeps code of about a megabyte for each product of matrices in bf16 of a size that it has not met yet,
+    by default of 1,024 of them. A training on texts of many lengths meets more. A value in the environment stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_PRODUCTS))
 
 
 def _has_amx() -> bool:

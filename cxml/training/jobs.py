@@ -73,6 +73,8 @@ from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
+_MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
+
 
 def train(config: Config, fingerprints: Mapping[str, str], choice: str = "auto") -> bool:
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
@@ -125,7 +127,7 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
         bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
-        pad_to=few_lengths(config.data.max_length) if config.train.compile else (),
+        pad_to=_lengths(config, ranks),
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
@@ -151,6 +153,17 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
+    """The lengths to pad batches to where code is made for each size of a batch; empty: to the longest text of each."""
+    train = config.train
+    if train.compile:
+        return few_lengths(config.data.max_length)
+    has_like_batches = not train.bucket_by_length and not train.batch_tokens  # else few would have the same size anyway
+    if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
+        return few_lengths(config.data.max_length, _MOST_LENGTHS)
+    return ()
 
 
 def _train_texts(config: Config) -> TextRows:
