@@ -122,7 +122,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     state = RowState.bytes_by_state(
         encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
     )
-    dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return make_plan(
         parameters,
         trained,

@@ -31,16 +31,25 @@ def settle_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) 
     """
     if config.train.precision != "auto":
         return config
-    own = fast_precision(ranks.device)
-    num_fast = torch.tensor(int(own == "bf16"), device=ranks.device)
-    dist.all_reduce(num_fast)
-    everywhere = "bf16" if int(num_fast) == ranks.world_size else "fp32"
-    found: list[Precision | None] = [_precision_of(offered) if ranks.is_first else None]
-    dist.broadcast_object_list(found)
+    everywhere = _fast_everywhere(ranks)
+    found: list[Precision | None] = [None]
+    if offered:
+        found = [_precision_of(offered) if ranks.is_first else None]
+        dist.broadcast_object_list(found)
     precision = found[0] or everywhere
     if ranks.is_first:
         _log.info("train.precision is auto: %s", _reason(precision, everywhere, is_resumed=found[0] is not None))
     return with_precision(config, precision)
+
+
+def _fast_everywhere(ranks: Ranks) -> Precision:
+    """bf16 where all processes compute fast in it; a collective call."""
+    own = fast_precision(ranks.device)
+    if ranks.world_size == 1:
+        return own
+    num_fast = torch.tensor(int(own == "bf16"), device=ranks.device)
+    dist.all_reduce(num_fast)
+    return "bf16" if int(num_fast) == ranks.world_size else "fp32"
 
 
 def precision_here(config: Config) -> Config:
