@@ -100,7 +100,7 @@ class TappedEncoder(nn.Module):
 
     def recompute_activations(self) -> None:
         """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
-        options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._attention())}
+        options = {"use_reentrant": False, "context_fn": self._contexts}
         self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
@@ -114,8 +114,13 @@ class TappedEncoder(nn.Module):
             ConfigError: no compiler works for this device, or the encoder has no list of layers.
         """
         compile_layers(
-            layers_of(self.transformer, "train.compile", True, "Set it to false."), device, recompute=recompute
-        )
+            layers_of(self.transformer, "train.compile", True, "Set it to false."), device,
+            contexts=self._contexts if recompute else None,
+        )  # fmt: skip
+
+    def _contexts(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Those of the forward pass, which has its own already, and of computing activations again."""
+        return nullcontext(), self._attention()
 
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         dtype = self._feature_dtype or states_BTD.dtype

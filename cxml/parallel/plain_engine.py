@@ -64,7 +64,7 @@ class PlainEngine:
         self._norm: Tensor | None = None
         self._weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # Where nothing else is added to them, gradients are taken as autograd leaves them, by compiled loops in bf16.
-        self._is_compiled = is_bf16 and world_size == accumulation == 1 and self._is_on_cpu()
+        self._is_compiled = is_bf16 and world_size == accumulation == 1 and self._can_be_compiled()
         is_direct = self._is_compiled or (world_size == 1 and not is_bf16)
         self._buckets = None if is_direct else GradientBuckets(self._weights, world_size)
 
@@ -109,8 +109,8 @@ class PlainEngine:
         self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0, but for a norm that is not finite
         return self.basic_optimizer.found_inf
 
-    def _is_on_cpu(self) -> bool:
-        return all(weight.device.type == "cpu" for weight in self._weights)
+    def _can_be_compiled(self) -> bool:
+        return all(weight.device.type == "cpu" and weight.is_contiguous() for weight in self._weights)
 
     def _gradients(self) -> list[Tensor]:
         """What the optimiser is to apply, fp32."""
