@@ -34,6 +34,10 @@ value. `none`: where things lie and who does the work; nothing counts it.
 """
 
 
+Precision = Literal["fp32", "bf16"]
+"""A number format that an encoder computes in."""
+
+
 def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
     """A field with what its value changes.
 
@@ -406,8 +410,10 @@ class TrainConfig:
     """Training processes to start on this machine; one per accelerator is usual."""
     threads_per_worker: int = setting(0, "none")
     """CPU threads of each process; 0: the machine's cores shared out evenly."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights. auto: bf16 where all
+    processes compute fast in it (accelerators that have it, processors with AMX), else fp32; a run that resumes keeps
+    the format in which it began. The log and the saved model say which it was."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
     """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training is plain PyTorch and needs no
     DeepSpeed. 1: optimiser state; 2: and gradients; 3: and weights. From 1 on several processes need DeepSpeed (the
@@ -462,6 +468,10 @@ class EvaluateConfig:
     """Texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
     """The k of P@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
+    auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX), else fp32.
+    Features and scores are fp32 always."""
     baseline: bool = False
     """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
     examples: int = 3

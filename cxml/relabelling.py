@@ -23,8 +23,9 @@ from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.data.architecture import read_architecture
 from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.pipeline import model_fingerprint
+from cxml.pipeline import model_fingerprints
 from cxml.storage.locks import locked
+from cxml.training import with_precision
 from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url
 
 
@@ -62,6 +63,8 @@ def _relabel(config: Config, model: str) -> LabelCounts:
         prepare(config)
     old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
     config = fit_levels(config, len(new_names))
+    if config.train.precision == "auto" and old_config.train.precision != "auto":
+        config = with_precision(config, old_config.train.precision)
     _require_levels(config, old_config.num_levels)
     old_ids = _old_ids(old_names, new_names)
     kept = int((old_ids >= 0).sum())
@@ -106,6 +109,6 @@ def _change_model(config: Config, changed: Relabelling, model: str, manifest: Mo
         changed.cluster_weights(read_weights(model, manifest)),
         changed.label_rows(read_label_rows(model, manifest), width),
         config=config,
-        fingerprint=model_fingerprint(config),
+        fingerprint=model_fingerprints(config)[config.train.precision],
         tree=tree_digest(changed.tree),
     )

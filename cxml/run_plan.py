@@ -39,6 +39,7 @@ from cxml.parallel import (
     require_engine,
 )
 from cxml.report import require_baseline
+from cxml.training import precision_here
 from cxml.tree import fit_levels
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
@@ -99,7 +100,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     Raises:
         CxmlError: an unknown encoder, or more clusters than labels.
     """
-    config = fit_levels(config, facts.num_labels)
+    config = precision_here(fit_levels(config, facts.num_labels))
     steps = step_facts(
         facts.lengths,
         StepRule(
@@ -117,7 +118,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     sizes, widths = [*config.tree.sizes, facts.num_labels], encoder.feature_sizes
     sharded = _sharded_levels(config, sizes)
     parameters, trained = _count_weights(encoder, {i: size for i, size in enumerate(sizes) if i not in sharded})
-    dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return make_plan(
         parameters,
         trained,

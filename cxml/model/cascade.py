@@ -5,6 +5,7 @@ Paper, section 3: level 0 scores all of its clusters; level l scores the childre
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -95,6 +96,18 @@ class CascadeXML(nn.Module):
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         offsets = self.get_buffer("offsets")
         return [offsets[start:end] for start, end in pairwise(self._offset_starts)]
+
+    def predicting_in(self, dtype: torch.dtype) -> CascadeXML:
+        """A model with these weights whose transformer computes in a number format, and all else in float32.
+
+        It is for prediction. What is in the right format already is shared with this model, which stays as it is.
+        """
+        model = copy.copy(self)
+        model._modules = {
+            **self._modules, "encoder": self.encoder.predicting_in(dtype),
+            "cluster_heads": _in_float32(self.cluster_heads),
+        }  # fmt: skip
+        return model
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
@@ -245,3 +258,10 @@ class CascadeXML(nn.Module):
         slots, mask = select_slots(logits_BC, shortlist.mask, wanted.size, is_true, wanted.most_true)
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())
+
+
+def _in_float32(modules: nn.ModuleList) -> nn.ModuleList:
+    """The modules if their weights are float32, else a copy."""
+    if all(parameter.dtype == torch.float32 for parameter in modules.parameters()):
+        return modules
+    return copy.deepcopy(modules).float()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
@@ -45,6 +48,7 @@ class TappedEncoder(nn.Module):
         self.taps = taps
         self.pooling = pooling
         self.hidden_size: int = transformer.config.hidden_size
+        self._feature_dtype: torch.dtype | None = None
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
             if len(tap) > 1
@@ -64,7 +68,7 @@ class TappedEncoder(nn.Module):
             attention_mask: 1 for tokens, 0 for padding, int64 [B, T].
 
         Returns:
-            One tensor [B, feature_sizes[level]] per level, in the weights' dtype.
+            One tensor [B, feature_sizes[level]] per level, in the weights' dtype; float32 from `predicting_in`.
         """
         *features, last = self.wide_features(input_ids, attention_mask)
         return [*features, self.bottleneck(last)]
@@ -72,7 +76,8 @@ class TappedEncoder(nn.Module):
     def wide_features(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """What `forward` gives, the labels' before the bottleneck: one tensor [B, D] per level."""
         mask = self._shown(attention_mask)
-        states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        with self._attention():
+            states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
             pooled = torch.cat([self._pool(states[layer], attention_mask) for layer in tap], dim=-1)
@@ -90,9 +95,29 @@ class TappedEncoder(nn.Module):
             return mask_BT
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
+    def _attention(self) -> AbstractContextManager[object]:
+        """Within this context attention is computed in the way that trains fastest.
+
+        The backward pass of PyTorch's fused attention for processors multiplies the matrices of each text and head one
+        by one. In bf16 that takes several times as long as products over the whole batch.
+        """
+        is_slow = self.transformer.dtype == torch.bfloat16 and self.transformer.device.type == "cpu"
+        return sdpa_kernel(SDPBackend.MATH) if is_slow and torch.is_grad_enabled() else nullcontext()
+
+    def predicting_in(self, dtype: torch.dtype) -> TappedEncoder:
+        """An encoder whose transformer computes in a number format, with features in float32: this one, or a copy."""
+        rest = next(self.projections.parameters(), torch.empty(0))
+        if self.transformer.dtype == dtype == torch.float32 == rest.dtype:
+            return self
+        found = copy.deepcopy(self).float()
+        found.transformer.to(dtype)
+        found._feature_dtype = torch.float32
+        return found
+
     def recompute_activations(self) -> None:
         """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
-        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {"use_reentrant": False, "context_fn": self._contexts}
+        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
         """Let the transformer's layers train by compiled code; see `cxml.model.compilation`.
@@ -105,15 +130,21 @@ class TappedEncoder(nn.Module):
             ConfigError: no compiler works for this device, or the encoder has no list of layers.
         """
         compile_layers(
-            layers_of(self.transformer, "train.compile", True, "Set it to false."), device, recompute=recompute
-        )
+            layers_of(self.transformer, "train.compile", True, "Set it to false."), device,
+            contexts=self._contexts if recompute else None,
+        )  # fmt: skip
+
+    def _contexts(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Those of the forward pass, which has its own already, and of computing activations again."""
+        return nullcontext(), self._attention()
 
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        dtype = self._feature_dtype or states_BTD.dtype
         if self.pooling == "cls":
-            return states_BTD[:, 0]
+            return states_BTD[:, 0].to(dtype)
         # In fp32: bf16 counts no further than 256.
         sums_BD = (states_BTD * mask_BT.unsqueeze(-1)).sum(1, dtype=torch.float32)
-        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(states_BTD.dtype)
+        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(dtype)
 
 
 def _mean_of(num_layers: int, width: int) -> nn.Linear:

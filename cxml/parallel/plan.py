@@ -147,8 +147,8 @@ def make_plan(
     row_state, sharded = row_state or {}, sharded or {}
     row_bytes = sum(rows * sum(row_state[name].values()) for name, rows in sharded.items())
     total, learning = sum(parameters.values()), sum(trained.values())
-    width = 4 if config.precision == "fp32" else 2
-    state = 8 if config.precision == "fp32" else 12  # two fp32 moments; beside bf16 weights also an fp32 copy of them
+    width = 2 if config.precision == "bf16" else 4
+    state = 12 if config.precision == "bf16" else 8  # two fp32 moments; beside bf16 weights also an fp32 copy of them
     share = [1 if config.zero_stage < stage else world_size for stage in (1, 2, 3)]
     return Plan(
         parameters=parameters,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.runs import FINGERPRINTS
 
 from cxml.checkpoint import ShardReader, list_checkpoints
 from cxml.checkpoint.row_arrays import SavedLevel
@@ -36,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 def test_models_and_checkpoints_predict_what_they_predicted(folder, part):
     expected = json.loads(Path("expected.json").read_text())[part]
     texts = [json.loads(line)["text"] for line in Path("raw/test.jsonl").read_text().splitlines()]
-    found = Predictor.from_checkpoint(part, device="cpu").predict(texts, k=5)
+    found = Predictor.from_checkpoint(part, device="cpu", precision="fp32").predict(texts, k=5)
     np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-4)
     assert found.labels.tolist() == expected["labels"]
 
@@ -56,7 +57,7 @@ def resume(folder, shard_from, then_train):
         train = dataclasses.replace(config.train, num_workers=ranks.world_size)
         config = dataclasses.replace(config, head=head, train=train)
         offered = offered_checkpoints(config, ranks, "auto")
-        state, _ = set_up(config, ranks, is_new=False)
+        state, _ = set_up(config, ranks, offered)
         progress = go_on(state, offered)
         found = {}
         for level in state.model.cluster_levels:
@@ -69,7 +70,7 @@ def resume(folder, shard_from, then_train):
             }  # fmt: skip
         heads = [head.weight.detach().numpy().copy() for head in state.model.cluster_heads]
         if then_train:
-            train_in_group(config, "test", ranks)
+            train_in_group(config, FINGERPRINTS, ranks)
         gathered = [None] * ranks.world_size
         torch.distributed.all_gather_object(gathered, (progress.step, found, heads))
         return gathered
