@@ -238,7 +238,7 @@ def save_rows(way: str, num_rows: int, folder: str) -> dict[str, float]:
         for tensor in vars(level.rows).values():
             tensor.add_(1)  # memory counts once it is written to
         save = {"cxml": save_rows_with_cxml, "DCP": save_rows_with_dcp}[way.split(maxsplit=1)[0].rstrip(",")]
-        pieces = rows_to_save(level, SavedLevel.labels(num_rows))
+        pieces = rows_to_save(level, SavedLevel.labels(num_rows, WIDTH))
         before = psutil.Process().memory_info().rss
         Path("/proc/self/clear_refs").write_text("5")  # Linux counts the peak anew
         began = time.perf_counter()

@@ -58,12 +58,14 @@ class Case:
     Attributes:
         name: for people.
         head: fields of the config's section.
+        bottleneck: width of the label rows; 0 for that of the encoder.
         recomputes: `train.activation_checkpointing`.
         most: the limit in GiB; 0 for none.
     """
 
     name: str
     head: dict[str, Any]
+    bottleneck: int = 0
     recomputes: bool
     most: float = 0.0
 
@@ -93,6 +95,9 @@ CASES = (
     case_of("bf16, SGD", recomputes=False),
     case_of("bf16, AdamW, one second moment per row", recomputes=True),
     Case(name="fp8, SGD, shortlists, recomputed", head=FORMATS["fp8, SGD"], recomputes=True),
+    Case(name="bf16, SGD, rows 64 wide, recomputed", head=ALL | FORMATS["bf16, SGD"], bottleneck=64, recomputes=True),
+    Case(name="fp32, AdamW, rows 64 wide, recomputed", head=ALL, bottleneck=64, recomputes=True),
+    Case(name="fp32, AdamW, rows 64 wide, shortlists, recomputed", head={}, bottleneck=64, recomputes=True),
 )
 
 
@@ -190,7 +195,7 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
             "output": str(folder / "output"),
             "data": {"source": {"kind": "xmc", "path": str(folder)}, "max_length": sizes.tokens},
             "tree": {"level_sizes": sizes.level_sizes},
-            "model": {"encoder": str(folder)},
+            "model": {"encoder": str(folder), "bottleneck": case.bottleneck},
             "head": case.head,
             "train": {"batch_size": sizes.texts, "precision": "bf16", "activation_checkpointing": case.recomputes},
         }

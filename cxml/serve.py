@@ -48,6 +48,9 @@ class ServeCommand:
     """Number format of the label rows in memory."""
     memory_map: bool = False
     """Leave the label rows of an exported folder on the disk, mapped into memory; replicas of a machine share them."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
+    the run's evaluate.precision says."""
     limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
 
@@ -62,7 +65,8 @@ def _run(command: ServeCommand) -> None:
     from cxml.serving.service import ModelPlace  # noqa: PLC0415
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
-    place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
+    rows = None if command.rows == "stored" else command.rows
+    place = ModelPlace(command.model, rows, command.memory_map, command.precision)
     serve_until_signalled(
         place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus,
         device=command.device,

@@ -18,7 +18,7 @@ from ray.serve._private import replica
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from cxml.prediction import Predictor, RowFormat
+from cxml.prediction import PrecisionChoice, Predictor, RowFormat
 from cxml.serving.api import Answer
 from cxml.serving.options import ServeOptions
 
@@ -34,6 +34,7 @@ class ModelPlace:
     url: str
     rows: RowFormat | None
     memory_map: bool
+    precision: PrecisionChoice | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Service:
         """Load the model. Raises what `Predictor.from_checkpoint` raises."""
         _open_no_side_door()
         self._predictor = Predictor.from_checkpoint(
-            place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts
-        )
+            place.url, rows=place.rows, memory_map=place.memory_map, precision=place.precision,
+            batch_size=options.batch_texts,
+        )  # fmt: skip
         together: Any = self._together  # what serve.batch makes of it has settings
         together.set_max_batch_size(options.batch_texts)
         together.set_batch_wait_timeout_s(options.batch_wait_ms / 1000)
