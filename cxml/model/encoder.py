@@ -94,7 +94,7 @@ class TappedEncoder(nn.Module):
         if self.transformer.dtype == dtype == torch.float32 == rest.dtype:
             return self
         found = copy.deepcopy(self).float()
-        found.transformer.to(dtype)
+        cast(nn.Module, found.transformer).to(dtype)
         found._feature_dtype = torch.float32
         return found
 
