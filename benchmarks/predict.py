@@ -316,7 +316,7 @@ def random_predictor(of_run: Parts, num_labels: int) -> Predictor:
     for start in range(0, num_labels, 65536):
         positions = torch.arange(start, min(start + 65536, num_labels))
         rows.import_rows(
-            positions, torch.randn(len(positions), model.encoder.hidden_size) / 20, torch.zeros(len(positions))
+            positions, torch.randn(len(positions), model.encoder.feature_sizes[-1]) / 20, torch.zeros(len(positions))
         )
     names = [str(label) for label in range(num_labels)]
     parts = dataclasses.replace(

@@ -42,7 +42,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
     """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
 
     Raises:
-        ConfigError: the run has another number of levels than the model.
+        ConfigError: the run has another number of levels than the model, or another bottleneck.
         StaleArtefactError: the run has a model already.
         DataError: the model or its tree is missing or damaged, or no label stays.
         InUseError: another command writes to the run's output.
@@ -54,6 +54,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
 def _relabel(config: Config, model: str) -> LabelCounts:
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
+    _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
@@ -80,6 +81,12 @@ def _require_levels(config: Config, num_levels: int) -> None:
         raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
 
 
+def _require_bottleneck(config: Config, width: int) -> None:
+    if config.model.bottleneck != width:
+        problem = f"the rows of the model's labels were trained with {width}"
+        raise ConfigError("model.bottleneck", config.model.bottleneck, problem, f"Set it to {width}.")
+
+
 def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:
     """The id that each new label had, -1 where it had none, int64 [L]."""
     id_of = {name: i for i, name in enumerate(old_names)}
@@ -94,7 +101,8 @@ def _change_tree(config: Config, old: LabelTree, old_ids: np.ndarray) -> Relabel
 
 
 def _change_model(config: Config, changed: Relabelling, model: str, manifest: ModelManifest) -> None:
-    width = read_architecture(manifest.encoder, model, "Train the model again.").hidden_size
+    architecture = read_architecture(manifest.encoder, model, "Train the model again.")
+    width = config.model.label_width(architecture.hidden_size)
     write_changed_model(
         model_url(config),
         manifest,

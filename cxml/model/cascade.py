@@ -74,7 +74,8 @@ class CascadeXML(nn.Module):
         self.cluster_levels = tuple(cluster_levels)
         num_heads = len(self.level_sizes) - 1 - len(self.cluster_levels)
         self.cluster_heads = nn.ModuleList(
-            LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:num_heads]
+            LevelHead(size, width)
+            for size, width in zip(self.level_sizes[:num_heads], encoder.feature_sizes[:num_heads], strict=True)
         )
         self.register_buffer("loss_weights", torch.tensor(self.level_weights), persistent=False)
         flat, starts = np.concatenate([np.zeros(0, np.int64), *tree.offsets]), np.cumsum([0, *map(len, tree.offsets)])
@@ -85,7 +86,9 @@ class CascadeXML(nn.Module):
         self.register_buffer("label_order", label_order, persistent=False)
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
         leaf_offsets = torch.tensor(tree.offsets[-1] if tree.offsets else [0, tree.num_labels], dtype=torch.int64)
-        self.label_head = label_head or EngineHead(leaf_offsets, tree.num_labels, encoder.hidden_size, _BLOCK_ROWS)
+        self.label_head = label_head or EngineHead(
+            leaf_offsets, tree.num_labels, encoder.feature_sizes[-1], _BLOCK_ROWS
+        )
         self._most_children = [most_children(offsets) for offsets in self.tree_offsets[: num_heads - 1]]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -23,7 +24,13 @@ class TappedEncoder(nn.Module):
 
     Each level pools the hidden states of the layers it taps; a level that taps several layers concatenates them
     and projects them back to the hidden size (the paper's level 0), at first to their mean, which the pretrained layers
-    already made something of; then each level has its own dropout.
+    already made something of; then each level has its own dropout. The last level's feature may pass a bottleneck, a
+    linear map to fewer dimensions, which begins as random orthogonal directions.
+
+    Attributes:
+        hidden_size: of the transformer, D.
+        feature_sizes: width of each level's feature: D, or for the labels that of the bottleneck.
+        bottleneck: the map to the labels' feature; the identity if there is none.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class TappedEncoder(nn.Module):
         pooling: str,
         projection_dropout: float,
         dropouts: tuple[float, ...],
+        bottleneck: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -48,6 +56,9 @@ class TappedEncoder(nn.Module):
             for tap in taps
         )
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in dropouts)
+        label_width = bottleneck or self.hidden_size
+        self.feature_sizes = (*(self.hidden_size for _ in taps[1:]), label_width)
+        self.bottleneck = _orthogonal(self.hidden_size, bottleneck) if bottleneck else nn.Identity()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Features of each level.
@@ -57,8 +68,13 @@ class TappedEncoder(nn.Module):
             attention_mask: 1 for tokens, 0 for padding, int64 [B, T].
 
         Returns:
-            One tensor [B, D] per level, in the weights' dtype; float32 from `predicting_in`.
+            One tensor [B, feature_sizes[level]] per level, in the weights' dtype; float32 from `predicting_in`.
         """
+        *features, last = self.wide_features(input_ids, attention_mask)
+        return [*features, self.bottleneck(last)]
+
+    def wide_features(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """What `forward` gives, the labels' before the bottleneck: one tensor [B, D] per level."""
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -139,6 +155,18 @@ def _mean_of(num_layers: int, width: int) -> nn.Linear:
     return linear
 
 
+def is_pretrained(name: str) -> bool:
+    """Whether a parameter of a cascade is the encoder's, apart from the bottleneck: that begins with the labels."""
+    return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
+
+
+def _orthogonal(width: int, narrow: int) -> nn.Linear:
+    """A map to orthogonal directions that keeps the mean length of vectors; the rows have biases of their own."""
+    linear = nn.Linear(width, narrow, bias=False)
+    nn.init.orthogonal_(linear.weight, gain=math.sqrt(width / narrow))
+    return linear
+
+
 def build_encoder(config: ModelConfig, num_levels: int, architecture: PretrainedConfig | None = None) -> TappedEncoder:
     """Build the encoder that `config` asks for.
 
@@ -146,13 +174,19 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         config: the model's settings.
         num_levels: levels of the cascade, labels included.
         architecture: build with fresh weights from this (a checkpoint fills them); None loads the pretrained ones.
+
+    Raises:
+        ConfigError: layers that the encoder does not have, or a bottleneck wider than it.
     """
     transformer = load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = cast(
             nn.Module, None
         )  # the levels read hidden states; an unused head would only be trained to nothing
-    num_layers = transformer.config.num_hidden_layers
+    num_layers, width = transformer.config.num_hidden_layers, transformer.config.hidden_size
+    if config.bottleneck > width:
+        problem = f"is wider than the encoder, which has {width} dimensions"
+        raise ConfigError("model.bottleneck", config.bottleneck, problem, "Use fewer, such as 64, or 0 for none.")
     _freeze(transformer, config.freeze_layers)
     return TappedEncoder(
         transformer,
@@ -160,6 +194,7 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         pooling=config.pooling,
         projection_dropout=config.projection_dropout,
         dropouts=config.dropouts or _evenly_spaced_dropouts(num_levels),
+        bottleneck=config.bottleneck,
     )
 
 

@@ -268,9 +268,9 @@ class Predictor:
 
     @torch.inference_mode()
     def embed(self, texts: Iterable[str]) -> np.ndarray:
-        """The features that the labels' level reads, float32 [N, D]."""
+        """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""
         tokens = self._encode(texts)
-        features = np.zeros((len(tokens), self._model.encoder.hidden_size), np.float32)
+        features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
             features[rows] = last[: len(rows)].float().cpu().numpy()

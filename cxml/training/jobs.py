@@ -122,8 +122,13 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
     is_new, config = not offered, settle_precision(config, ranks, offered)
     if config.train.deterministic:
         use_deterministic_algorithms()
-    dataset = _train_texts(config)
-    tree = LabelTree.load(tree_url(config))
+    return set_up_on(_train_texts(config), LabelTree.load(tree_url(config)), config, ranks, is_new=is_new)
+
+
+def set_up_on(
+    dataset: TextRows, tree: LabelTree, config: Config, ranks: Ranks, *, is_new: bool = True
+) -> tuple[TrainingState, Schedule]:
+    """`set_up` on texts and a tree that need not be those that `config` names."""
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,

@@ -119,7 +119,7 @@ def test_rows_that_were_sharded_become_the_engines_again(folder):
     ((step, found, heads),) = run_workers(resume, (str(folder), 100, True), 1)
     assert (step, found) == (18, {})
     for level, (head, size) in enumerate(zip(heads, (3, 9), strict=True)):
-        saved = SavedLevel.clusters(level, size)
+        saved = SavedLevel.clusters(level, size, 16)
         reader = ShardReader(last.url)
         assert not saved.are_parameters(reader)
         np.testing.assert_array_equal(head, whole_level(reader, saved)[0].numpy())
