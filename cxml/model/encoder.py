@@ -106,11 +106,10 @@ class TappedEncoder(nn.Module):
 
     def predicting_in(self, dtype: torch.dtype) -> TappedEncoder:
         """An encoder whose transformer computes in a number format, with features in float32: this one, or a copy."""
-        rest = next(self.projections.parameters(), torch.empty(0))
-        if self.transformer.dtype == dtype == torch.float32 == rest.dtype:
+        if all(parameter.dtype == dtype == torch.float32 for parameter in self.parameters()):
             return self
         found = copy.deepcopy(self).float()
-        found.transformer.to(dtype)
+        cast(nn.Module, found.transformer).to(dtype)
         found._feature_dtype = torch.float32
         return found
 

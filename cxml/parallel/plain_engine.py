@@ -169,7 +169,8 @@ class Fp32Copies:
 
     def step_from_bf16(self, factor: float) -> None:
         """`step` by the weights' own gradients, each times a factor."""
-        take_step(self._optimizer, {copy: (weight, weight.grad) for weight, copy in self.copies.items()}, factor)
+        gradients = {copy: (weight, cast(Tensor, weight.grad)) for weight, copy in self.copies.items()}
+        take_step(self._optimizer, gradients, factor)
 
     def update_weights(self) -> None:
         """Make the model's weights of the copies."""

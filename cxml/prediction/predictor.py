@@ -72,7 +72,7 @@ class Predictor:
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._label_ids = np.arange(parts.tree.num_labels)
         self._scores_all = parts.config.head.candidates == "all"
-        self.precision = as_precision(parts.config.evaluate.precision if precision is None else precision)
+        self.precision: PrecisionChoice = as_precision(precision or parts.config.evaluate.precision)
         # A copy: another predictor of the same parts keeps its own head.
         model = parts.model.predicting_in(encoder_dtype(self.precision, self.device))
         model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)

@@ -67,6 +67,7 @@ from cxml.training.evaluation import (
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, fit
+from cxml.training.memory import ReturnMemory
 from cxml.training.precision import settle_precision
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.tree import LabelTree, tree_url
@@ -322,6 +323,8 @@ def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict
         callbacks += [records, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
+    if state.ranks.device.type == "cpu":
+        callbacks.append(ReturnMemory())
     if config.train.evaluate_every:
         callbacks.append(_EvaluateDuringTraining(state, records, figures))
     return callbacks

@@ -53,7 +53,9 @@ def test_the_model_is_that_of_deepspeed(runs, name, way):
     found, expected = model_tensors(runs / name / way), model_tensors(runs / name / "deepspeed")
     assert found.keys() == expected.keys()
     for parameter, values in expected.items():
-        if name in ROUNDED:
+        if name == "ZeRO 2, bf16":  # the last bit of a weight hangs on the last bits of its fp32 copy
+            torch.testing.assert_close(found[parameter], values, rtol=2**-7, atol=1e-3)
+        elif name in ROUNDED:
             torch.testing.assert_close(found[parameter], values, rtol=1e-4, atol=1e-5)
         else:
             assert torch.equal(found[parameter], values), parameter
