@@ -32,6 +32,8 @@ SCHEDULER_SIGNALS: tuple[signal.Signals, ...] = tuple(
 """Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
 STOP_SIGNALS = (*SCHEDULER_SIGNALS, signal.SIGINT)
 """Those, and Ctrl-C."""
+RELOAD_SIGNAL: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal that has servers load their files again; None on Windows. A terminal that closes sends it as well."""
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """The signal that a process cannot ignore. On Windows SIGTERM is one already."""
 
@@ -81,6 +83,15 @@ def has_reader(descriptor: int) -> bool:
     pipe = select.poll()
     pipe.register(descriptor, 0)  # errors are told without being asked for
     return not pipe.poll(0)
+
+
+def has_terminal() -> bool:
+    """Whether a terminal controls this process, one that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def free_memory() -> int:
