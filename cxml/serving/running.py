@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -13,10 +14,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cxml.errors import CxmlError, WorkerError
-from cxml.operating_system import RELOAD_SIGNAL, has_terminal
+from cxml.operating_system import RELOAD_SIGNAL, has_terminal, return_freed_memory
 from cxml.serving.addresses import bind, require_loopback, url_of
 from cxml.serving.front import Front
-from cxml.serving.models import Engine, ServedModel
+from cxml.serving.models import Engine, Model, ServedModel
 from cxml.serving.options import ServeOptions
 
 _log = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ def serve_until_signalled(
         front = Front(served, options, sockets, ended=lambda: events.put("front ended"))
         try:
             front.start()
-            served.replace(engine.load())
-            served.metrics.model_loaded()
+            _serve(engine.load(), served)
             _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)
             _watch(engine, served, options, events, address)
         finally:
@@ -97,9 +97,16 @@ def _load_again(engine: Engine, served: ServedModel) -> None:
         reason = str(error) if isinstance(error, CxmlError) else "".join(traceback.format_exception(error))
         _log.error("The new model is not served; the one before goes on answering. %s", reason)
         return
+    _serve(model, served)
+    _log.info("The new model answers")
+
+
+def _serve(model: Model, served: ServedModel) -> None:
+    """Answer by a model that was loaded, and free what loading it and the one before have taken."""
     served.replace(model)
     served.metrics.model_loaded()
-    _log.info("The new model answers")
+    gc.collect()  # a model has references in circles
+    return_freed_memory()
 
 
 def name_of(url: str) -> str:
