@@ -15,7 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "s3": ("s3fs",),
     "similar": ("faiss",),
     "serve": ("fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
-    "serve-ray": ("ray", "fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
+    "serve-ray": ("ray",),
     "quickstart": ("omikuji", "simple_icd_10_cm"),
 }
 """The modules that each extra of pyproject.toml brings. A module of several extras belongs to the first."""

@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: ServeCommand) -> None:
     on_ray = _is_on_ray(command)
-    extra = "serve-ray" if on_ray else "serve"
-    extras.require("cxml.serve", "the server", *extras.EXTRAS[extra], extra=extra)
+    needed = ("serve", "serve-ray") if on_ray else ("serve",)  # the second brings the first
+    modules = [module for extra in needed for module in extras.EXTRAS[extra]]
+    extras.require("cxml.serve", "the server", *modules, extra=needed[-1])
     from cxml.serving.models import ModelPlace  # noqa: PLC0415  the heavy libraries
     from cxml.serving.running import serve_until_signalled  # noqa: PLC0415
 

@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from support.served import AnswersBy
 
-import cxml
 from cxml.serving import ServeOptions
 from cxml.serving.api import build_api
 from cxml.serving.batching import Asked, answer_together
@@ -18,11 +17,6 @@ from cxml.serving.models import ServedModel
 
 OPTIONS = ServeOptions(max_texts=4, max_characters=60, max_k=7)
 TEXTS = ["cholera due to vibrio", "typhoid fever"]
-
-
-@pytest.fixture(scope="module")
-def predictor(output):
-    return cxml.Predictor.from_checkpoint(output)
 
 
 def api_of(predictor, options):
