@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_SECONDS_TO_END = 60.0
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -78,11 +80,11 @@ class Batcher:
         return waiting.answer
 
     def close(self) -> None:
-        """Take no further requests, and wait until all that were accepted are answered."""
+        """Take no further requests, and wait until all that were accepted are answered; not for a model that hangs."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_SECONDS_TO_END)
 
     def _work(self) -> None:
         while batch := self._next_batch():

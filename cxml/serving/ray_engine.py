@@ -114,6 +114,7 @@ class RayEngine:
         self._cpus: float = cpus
         self._device: ray_cluster.Device = device
         self._names: set[str] = set()
+        self._has_started = False
 
     def load(self) -> RayModel:
         """See `Engine`. Raises WorkerError also where the cluster has no room beside the model that answers now."""
@@ -122,6 +123,7 @@ class RayEngine:
             _require_room(resources, self._num_replicas)
         name = f"cxml-{secrets.token_hex(4)}"  # a cluster may serve other models
         serve.start(proxy_location="Disabled")
+        self._has_started = True
         self._names.add(name)
         deployed = application(self._place, self._options, num_replicas=self._num_replicas, resources=resources)
         try:
@@ -137,12 +139,13 @@ class RayEngine:
 
     def close(self) -> None:
         """Take all models off the cluster, and Ray Serve too if it serves nothing else."""
-        if self._names and not ray_cluster.is_lost():  # else Ray would wait for it without end
-            if serve.status().applications.keys() - self._names:
-                for name in self._names:
-                    serve.delete(name)
-            else:
-                serve.shutdown()
+        if not self._has_started or ray_cluster.is_lost():  # Ray would wait for a lost node without end
+            return
+        if serve.status().applications.keys() - self._names:
+            for name in self._names:
+                serve.delete(name)
+        else:
+            serve.shutdown()
 
     def _remove(self, name: str) -> None:
         serve.delete(name)

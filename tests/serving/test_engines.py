@@ -7,9 +7,11 @@ import pytest
 from support.launching import wait_until
 from support.ray import own_ray
 
-from cxml.errors import WorkerError
+from cxml.accelerators import accelerator_type
+from cxml.errors import ConfigError, WorkerError
 from cxml.serve import ServeCommand, _is_on_ray, main
 from cxml.serving import ServeOptions
+from cxml.serving.local_engine import LocalEngine
 from cxml.serving.models import ModelPlace
 
 
@@ -31,15 +33,17 @@ def test_a_command_line_that_no_engine_can_meet_is_refused(words, reason, capsys
     assert reason in capsys.readouterr().err
 
 
-def test_a_gpu_that_is_not_there_is_refused(output, capsys):
-    assert main([output, "--port", "0", "--device", "gpu", "--engine", "local"]) == 2
-    assert "--device = 'gpu'" in capsys.readouterr().err
+@pytest.mark.skipif(accelerator_type() is not None, reason="this machine has one")
+def test_a_gpu_that_is_not_there_is_refused(output):
+    with pytest.raises(ConfigError, match="--device = 'gpu'"):
+        LocalEngine(ModelPlace(output, None, False), ServeOptions(), device="gpu").load()
 
 
 def test_the_local_engine_imports_neither_ray_nor_deepspeed_nor_what_only_training_needs(output):
     program = """
 import sys
 from cxml.serving import ServeOptions, front, running
+from cxml.serving.local_engine import LocalEngine
 from cxml.serving.local_engine import LocalEngine
 from cxml.serving.models import ModelPlace
 model = LocalEngine(ModelPlace(sys.argv[1], None, False), ServeOptions(), cpus=1).load()

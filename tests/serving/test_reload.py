@@ -9,13 +9,15 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 
 import httpx
 import psutil
 import pytest
-from support.launching import wait_until
+from support.launching import ROOT, wait_until
 from support.served import TOKEN, AnswersBy, served
 
 from cxml.parallel import Exchange
@@ -47,7 +49,9 @@ def point_to(link, target):
 def loads(address):
     """How many models were served, and how many failed."""
     found = dict(
-        re.findall(r'^cxml_model_loads_total\{outcome="(\w+)"\} (\d+)', httpx.get(f"{address}/metrics").text, re.M)
+        re.findall(
+            r'^cxml_model_loads_total\{outcome="(\w+)"\} (\d+)', httpx.get(f"{address}/metrics", timeout=60).text, re.M
+        )
     )
     return int(found["served"]), int(found["failed"])
 
@@ -104,7 +108,7 @@ def test_under_load_a_new_model_takes_over_without_a_lost_request_and_a_broken_o
             point_to(link, broken)
             os.kill(pid, signal.SIGHUP)
             wait_until(lambda: loads(address) == (1, 1), "the broken model is not noticed")
-            assert httpx.get(f"{address}/ready").status_code == 200
+            assert httpx.get(f"{address}/ready", timeout=60).status_code == 200
             assert set(clients.ages) == {"old"}
             point_to(link, exported / "new")
             os.kill(pid, signal.SIGHUP)
@@ -132,3 +136,36 @@ def test_a_model_is_closed_only_when_the_requests_that_use_it_are_answered():
     replacing.join(60)
     assert old.is_closed
     assert not new.is_closed
+
+
+PROGRAM = """
+import fcntl, termios
+from queue import SimpleQueue
+from cxml.serving.running import _take_signals
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+events = SimpleQueue()
+_take_signals(events)
+print("ready", flush=True)
+print(events.get(), flush=True)
+events.get()
+"""
+
+
+def test_a_terminal_that_closes_ends_the_server_while_the_signal_alone_reloads():
+    master, slave = os.openpty()
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    ) as process:
+        os.close(slave)
+        read_until(master, b"ready")
+        process.send_signal(signal.SIGHUP)
+        read_until(master, b"reload")
+        os.close(master)
+        assert process.wait(60) == 0
+
+
+def read_until(terminal, word):
+    said = b""
+    while word not in said:
+        said += os.read(terminal, 1024)
