@@ -48,11 +48,8 @@ def point_to(link, target):
 
 def loads(address):
     """How many models were served, and how many failed."""
-    found = dict(
-        re.findall(
-            r'^cxml_model_loads_total\{outcome="(\w+)"\} (\d+)', httpx.get(f"{address}/metrics", timeout=60).text, re.M
-        )
-    )
+    metrics = httpx.get(f"{address}/metrics", timeout=60).text
+    found = dict(re.findall(r'^cxml_model_loads_total\{outcome="(\w+)"\} (\d+)', metrics, re.MULTILINE))
     return int(found["served"]), int(found["failed"])
 
 
