@@ -1,14 +1,17 @@
-"""Millions of labels on one machine: training with the real encoder on real texts, evaluation, and prediction.
+"""Millions of labels on one machine: a training that is killed and goes on, evaluation, and prediction.
 
-    python benchmarks/scale.py [--labels 3000000] [--steps 200] [--predict-labels 10000000] [--wordnet FOLDER] [--quick]
+    python benchmarks/scale.py [--labels 10000000] [--steps 200] [--predict-labels 0] [--wordnet FOLDER] [--quick]
 
 Texts are ICD-10-CM's descriptions and, where its folder in the XMC repository's raw form is given, WordNet's glosses.
 Each of their real labels becomes a family of labels, as many as make up the number asked for; a text takes one or two
 of each family of its own, drawn by a power law, so that most labels are as rare as in the large benchmark sets. The
 tree clusters the real labels by their texts; a family lies together.
 
-Trains CascadeXML on MiniLM-L6 over two processes with row-sparse AdamW, evaluates, saves; then a model of more labels,
-random ones in bf16, predicts the test texts. Memory is the sum over all processes, sampled twice a second. A line of
+Trains CascadeXML on MiniLM-L6 over two processes. Data, tree, checkpoints and model are in an S3 server on this
+machine. When the checkpoint of half of the steps is there, the training is killed; started again, it goes on to the end
+and saves its model, which is then evaluated. Label rows are fp32 with AdamW if that takes less than half of the free
+memory, else bf16 with one second moment per row, else bf16 with SGD. Then a model of more labels, random ones in bf16,
+predicts the test texts. Memory is the sum over all processes, the server's included, sampled twice a second. A line of
 JSON at the end: the labels' loss over the last tenth of the steps against that over the first.
 """
 
@@ -17,12 +20,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import os
+import shutil
 import statistics
+import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import psutil
@@ -34,6 +42,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from support.closing_line import print_closing_line
 
 from cxml import storage
+from cxml.checkpoint import checkpoints_url, list_checkpoints
 from cxml.config import (
     CheckpointConfig,
     Config,
@@ -42,6 +51,7 @@ from cxml.config import (
     HeadConfig,
     LogConfig,
     ModelConfig,
+    OptimConfig,
     SourceConfig,
     TrainConfig,
     TreeConfig,
@@ -51,12 +61,20 @@ from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDatase
 from cxml.data_tools.formats import RawSplit, read_source
 from cxml.data_tools.preparation import load_tokenizer, tokenize
 from cxml.model import build_model
+from cxml.operating_system import free_memory
+from cxml.optim import RowState
 from cxml.parallel import Exchange, ShardedLevel, distributed, run_workers, sharded_levels
 from cxml.training import evaluate_run, train
 from cxml.tree import LabelTree, build_tree, pifa, tree_url
 
-NUM_RANKS, BATCH, EXPONENT = 2, 64, 1.5
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
+
+NUM_RANKS, BATCH, EXPONENT, SHORTLIST = 2, 64, 1.5, 8
 MOST_OF_FIRST_LOSS = 0.8
+WIDTH = 384  # of MiniLM's features
+SHARE_OF_MEMORY = 0.5  # that rows may take: the rest is for two processes, buffers and the files' cache
+SGD_RATE_PER_LABEL = 0.032  # its gradient is that of a mean over the labels scored; 3,000 at ICD-10-CM's 94 thousand
 
 
 def main() -> None:
@@ -69,39 +87,91 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 16384])
     parser.add_argument("--candidates", choices=["shortlist", "all"], default="shortlist")
     parser.add_argument("--wordnet", default="", help="folder of WordNet's texts and labels")
-    parser.add_argument("--folder", default="runs/benchmarks/scale", help="what is in it is replaced")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/scale"), help="what is in it is replaced")
     parser.add_argument("--quick", action="store_true", help="100,000 labels, 12 steps; 200,000 in prediction")
     given = parser.parse_args()
     if given.quick:
         given.labels, given.predict_labels, given.steps, given.clusters = 100_000, 200_000, 12, [64, 2048]
         given.test_texts = 200
     set_up_logging(is_speaker=True)
+    shutil.rmtree(given.folder, ignore_errors=True)
+    files = given.folder / "s3"
+    files.mkdir(parents=True)
+    with s3_server(files, gib=2 + given.labels // 50_000) as port:
+        os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+        measure(given)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """All that needs the store."""
     texts = RealTexts.read(given.wordnet, {"train": given.steps * BATCH, "test": given.test_texts}, given.clusters)
-    config = config_of(given.folder, given.clusters, HeadConfig(candidates=given.candidates))
+    family = -(-given.labels // texts.num_labels)
+    num_labels = family * texts.num_labels
+    head = head_for(num_labels, given.candidates, given.clusters[-1])
+    config = config_of(given.clusters, head, save_every=given.steps // 2)
+    write(config, texts, family)
     table = Table(title="Memory of all processes and time", title_justify="left")
     for heading in ("", "labels", "GiB", "seconds"):
         table.add_column(heading, justify="right")
 
-    family = -(-given.labels // texts.num_labels)
-    write(config, texts, family)
-    for name, work, arguments in (("train, save", train, (config, "scale")), ("evaluate", evaluate_run, (config,))):
-        with Watch() as watch:
-            report = run_workers(work, arguments, NUM_RANKS)
-        table.add_row(name, f"{family * texts.num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
-    first, last = losses(config)
+    saved = watched(table, f"train with rows in {head.weights}, {head.optimizer}", num_labels, killed_training, config)
+    watched(table, "go on, save the model", num_labels, run_workers, train, (config, "scale"), NUM_RANKS)
+    report = watched(table, "evaluate", num_labels, run_workers, evaluate_run, (config,), NUM_RANKS)
     if given.predict_labels:
         family = -(-given.predict_labels // texts.num_labels)
         bf16 = dataclasses.replace(config, head=HeadConfig(weights="bf16"))
-        with Watch() as watch:
-            speed = run_workers(predict, (bf16, texts.tree, family), NUM_RANKS)
-        name = f"predict, {speed * 1000:.1f} ms a text"
-        table.add_row(name, f"{family * texts.num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
+        arguments = (bf16, texts.tree, family)
+        speed = watched(table, "predict", family * texts.num_labels, run_workers, predict, arguments, NUM_RANKS)
+        table.caption = f"prediction: {speed * 1000:.1f} ms a text"
     Console().print(table)
-    print(
-        "Metrics of the labels:",
-        " ".join(f"{name} {value:.2f}" for name, value in cast(dict, report)["levels"][-1].items()),
-    )
+    print(f"Killed when the checkpoint of step {saved} of {given.steps} was there, and gone on from it.")
+    print("Metrics of the labels:", " ".join(f"{name} {value:.2f}" for name, value in report["levels"][-1].items()))
+    first, last = losses(config, given.steps)
     print_closing_line("scale", last, "nats", MOST_OF_FIRST_LOSS * first, goal=1.0, lower_is_better=True)
+
+
+def watched(table: Table, name: str, num_labels: int, work: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+    """What `work` returns; a row of the table says what it took."""
+    with Watch() as watch:
+        outcome = work(*arguments)
+    table.add_row(name, f"{num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
+    return outcome
+
+
+def head_for(num_labels: int, candidates: Literal["shortlist", "all"], leaves: int) -> HeadConfig:
+    """The most exact rows that leave half of the free memory to all else."""
+    scored = num_labels if candidates == "all" else SHORTLIST * num_labels // leaves
+    heads = (
+        HeadConfig(candidates=candidates),
+        HeadConfig(candidates=candidates, weights="bf16", second_moment="row"),
+        HeadConfig(candidates=candidates, weights="bf16", optimizer="sgd", learning_rate=SGD_RATE_PER_LABEL * scored),
+    )
+    room = SHARE_OF_MEMORY * free_memory()
+    return next((head for head in heads if num_labels * bytes_per_row(head) < room), heads[-1])
+
+
+def bytes_per_row(head: HeadConfig) -> int:
+    """What a label takes in training."""
+    return RowState.bytes_per_row(
+        WIDTH, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+    )
+
+
+def killed_training(config: Config) -> int:
+    """Train in a process that is killed once it has saved; the step of its checkpoint."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_workers, args=(train, (config, "scale"), NUM_RANKS)
+    )
+    process.start()
+    while process.is_alive() and not list_checkpoints(checkpoints_url(config)):
+        time.sleep(0.2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    psutil.wait_procs(workers)  # they end with the process that started them
+    (saved,) = list_checkpoints(checkpoints_url(config))
+    return saved.step
 
 
 @dataclass(frozen=True)
@@ -136,17 +206,18 @@ class RealTexts:
         )
 
 
-def config_of(folder: str, clusters: list[int], head: HeadConfig) -> Config:
-    """One pass over the texts; no checkpoints, which take a second copy of the rows while they are written."""
+def config_of(clusters: list[int], head: HeadConfig, save_every: int) -> Config:
+    """One pass over the texts, with a checkpoint at its half."""
     return Config(
-        output=folder,
+        output=f"s3://{BUCKET}/scale",
         data=DataConfig(source=SourceConfig(kind="icd10cm"), max_length=32, keep_text=False),
         tree=TreeConfig(level_sizes=tuple(clusters)),
-        model=ModelConfig(pooling="mean", shortlist_sizes=(*(64,) * (len(clusters) - 1), 8)),
+        model=ModelConfig(pooling="mean", shortlist_sizes=(*(64,) * (len(clusters) - 1), SHORTLIST)),
         head=head,
+        optim=OptimConfig(classifier_weight_decay=0.0 if head.optimizer == "sgd" else 0.005),
         train=TrainConfig(epochs=1, batch_size=BATCH, num_workers=NUM_RANKS),
         evaluate=EvaluateConfig(batch_size=64, examples=0),
-        checkpoint=CheckpointConfig(every_minutes=0),
+        checkpoint=CheckpointConfig(every_minutes=0, every_steps=save_every, keep_last=1),
         log=LogConfig(every_steps=1),
     )
 
@@ -159,7 +230,6 @@ def widened(tree: LabelTree, family: int) -> LabelTree:
 
 def write(config: Config, texts: RealTexts, family: int) -> None:
     """The data set with families of labels, and its tree."""
-    storage.remove(config.output)
     tokenizer, info = load_tokenizer(config)
     writer = DatasetWriter(data_url(config))
     rng = np.random.default_rng(1)
@@ -189,12 +259,13 @@ def family_members(labels: sparse.csr_matrix, family: int, rng: np.random.Genera
     return Ragged((keys % num_labels).astype(np.int32), np.append(0, np.cumsum(counts)).astype(np.int64))
 
 
-def losses(config: Config) -> tuple[float, float]:
-    """Mean loss of the labels over the first and the last tenth of the steps."""
-    lines = Path(config.output, "metrics.jsonl").read_text().splitlines()
+def losses(config: Config, num_steps: int) -> tuple[float, float]:
+    """Mean loss of the labels over the first and the last tenth of the steps, of which each has one record."""
+    lines = storage.read_bytes(storage.join(config.output, "metrics.jsonl")).splitlines()
     records = [record for line in lines if (record := json.loads(line))["kind"] == "train"]
+    assert [record["step"] for record in records] == list(range(1, num_steps + 1))
     by_step = [record["level_losses"][-1] for record in records]
-    tenth = max(1, len(by_step) // 10)
+    tenth = max(1, num_steps // 10)
     return statistics.mean(by_step[:tenth]), statistics.mean(by_step[-tenth:])
 
 

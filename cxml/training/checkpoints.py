@@ -14,6 +14,7 @@ from cxml.errors import CxmlError
 from cxml.parallel import group_patience
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, StepReport
+from cxml.training.trackers import JsonlTracker
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ class CheckpointCallback(Callback):
     """
 
     def __init__(
-        self, state: TrainingState, start: Progress, stop: StopSignal, guard: HangGuard, figures: dict[str, float]
-    ) -> None:
+        self, state: TrainingState, start: Progress, stop: StopSignal, guard: HangGuard, figures: dict[str, float],
+        *, records: JsonlTracker | None,
+    ) -> None:  # fmt: skip
         """Prepare; a collective call.
 
         Args:
@@ -35,6 +37,8 @@ class CheckpointCallback(Callback):
             stop: whether it was asked to stop.
             guard: waits while training waits for a save.
             figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
+            records: put before each save, on the rank that has them: a run that goes on from it has no others of the
+                steps before.
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
@@ -42,6 +46,7 @@ class CheckpointCallback(Callback):
         self._state = state
         self._stop, self._guard = stop, guard
         self._figures = figures
+        self._records = records
         self._evaluated = dict(figures)
         self._progress = start
         self._saved_step = start.step
@@ -89,8 +94,16 @@ class CheckpointCallback(Callback):
 
     def _save(self) -> None:
         with self._guard.paused():
+            self._put_records()
             self._saver.start(self._state.take(self._progress, dict(self._figures)))
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
+
+    def _put_records(self) -> None:
+        try:
+            if self._records is not None:
+                self._records.put()
+        except CxmlError as error:
+            _log.warning("The records of the steps were not put, which is tried again with the next save: %s", error)
 
     def _save_and_stop(self) -> None:
         try:

@@ -156,11 +156,13 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
-    callbacks = [guard, *_callbacks(state, start, figures)]
+    records = _records(state, start) if ranks.is_first else None
+    callbacks = [guard, *_callbacks(state, records, figures)]
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
         if config.checkpoint.is_on:
-            checkpoints = CheckpointCallback(state, start, stack.enter_context(StopSignal()), guard, figures)
+            stop = stack.enter_context(StopSignal())
+            checkpoints = CheckpointCallback(state, start, stop, guard, figures, records=records)
             callbacks.append(checkpoints)
             stack.callback(checkpoints.close)
         return fit(
@@ -278,30 +280,32 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
     return predictor.predict_tokens(dataset.gather(rows)[0], k)
 
 
-def _callbacks(state: TrainingState, start: Progress, figures: dict[str, float]) -> list[Callback]:
-    config, ranks = state.config, state.ranks
+def _records(state: TrainingState, start: Progress) -> JsonlTracker:
     epochs_done = start.step // state.loader.steps_per_epoch - start.before_epoch_end
+    return JsonlTracker(storage.join(state.config.output, "metrics.jsonl"), start.step, epochs_done)
+
+
+def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> list[Callback]:
+    config = state.config
     callbacks: list[Callback] = []
-    jsonl = None
-    if ranks.is_first:
-        jsonl = JsonlTracker(storage.join(config.output, "metrics.jsonl"), start.step, epochs_done)
-        callbacks += [jsonl, ConsoleTracker(config.log.every_seconds)]
+    if records is not None:
+        callbacks += [records, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
     if config.train.evaluate_every:
-        callbacks.append(_EvaluateDuringTraining(state, jsonl, figures))
+        callbacks.append(_EvaluateDuringTraining(state, records, figures))
     return callbacks
 
 
 class _EvaluateDuringTraining(Callback):
     """Metrics of the test split every few epochs, on the console and in metrics.jsonl. Chooses nothing by them."""
 
-    def __init__(self, state: TrainingState, jsonl: JsonlTracker | None, figures: dict[str, float]) -> None:
+    def __init__(self, state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> None:
         self._config = state.config
         self._engine = state.engine
         self._tree = state.tree
         self._ranks = state.ranks
-        self._jsonl = jsonl
+        self._records = records
         self._figures = figures
 
     def on_epoch_end(self, epoch: int) -> None:
@@ -312,8 +316,8 @@ class _EvaluateDuringTraining(Callback):
         levels = _evaluate_test(self._config, self._predict, self._tree, self._ranks)
         self._engine.train()
         self._figures.update(levels[-1])
-        if self._jsonl is not None:
-            self._jsonl.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
+        if self._records is not None:
+            self._records.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
             _log.info("Epoch %d: %s", epoch, " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items()))
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training

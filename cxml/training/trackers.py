@@ -24,7 +24,7 @@ _DIGITS = {  # of the fields of a record; what a run does not know is left out
 
 
 class JsonlTracker(Callback):
-    """One JSON object per record: appended to a local file at once, put whole at each epoch's end elsewhere."""
+    """One JSON object per record: appended to a local file at once, elsewhere put whole at checkpoints and epochs."""
 
     def __init__(self, url: str, steps_done: int = 0, epochs_done: int = 0) -> None:
         """Begin a file; where a run goes on, with the records of its first steps and the evaluations of its epochs."""
@@ -47,14 +47,22 @@ class JsonlTracker(Callback):
         else:
             self._lines.append(line)
 
-    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Put the records so far where they cannot be appended."""
+    def put(self) -> None:
+        """Put the records so far where they cannot be appended.
+
+        Raises:
+            CxmlError: the store does not take them.
+        """
         if self._path is None:
             storage.write_atomic(self._url, "".join(self._lines).encode())
 
+    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
+        """Put the records of the epoch."""
+        self.put()
+
     def on_end(self) -> None:
         """Put what is left."""
-        self.on_epoch_end(0)
+        self.put()
 
 
 class TensorBoardTracker(Callback):

@@ -1,5 +1,6 @@
 """Stores and disks that fail: saving tries again, then says so and lets training go on; nothing half is visible."""
 
+import json
 import logging
 import signal
 import time
@@ -8,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from support.checkpoints import Ranks, checkpointed, read_whole
+from support.checkpoints import Ranks, checkpointed, read_whole, wait_for_step
 from support.disks import small_disk
 from support.object_store import BUCKET, KEY, SECRET, failing_proxy
 from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import storage
-from cxml.checkpoint import Saver, Snapshot, list_checkpoints, sweep
+from cxml.checkpoint import Saver, Snapshot, checkpoints_url, list_checkpoints, sweep
 from cxml.checkpoint.manifest import RunState
 from cxml.checkpoint.pieces import Pieces
 from cxml.config import CheckpointConfig
@@ -153,6 +154,33 @@ def test_no_file_is_so_large_that_it_would_be_uploaded_in_parts():
     assert in_one_request > shards._FILE_BYTES + pieces.PIECE_BYTES
 
 
+def credentials(port):
+    """What a new process needs to reach the store."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+
+
+def test_a_run_on_a_store_that_is_killed_within_an_epoch_keeps_the_records_of_its_steps(store, use_store, tmp_path):
+    use_store(store)
+    url = f"s3://{BUCKET}/output"
+    base = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"epochs": 1, "batch_size": 32})
+    prepare_with_tree(base)
+    config = checkpointed(base, url, checkpoint={"every_minutes": 0.0, "every_steps": 3})
+    first = Ranks(config, 1, tmp_path / "first", environment=credentials(store))
+    assert wait_for_step(first, checkpoints_url(config), 6)
+    first.kill([0])
+    assert first.wait() == [-signal.SIGKILL]
+    second = Ranks(config, 1, tmp_path / "second", environment=credentials(store))
+    assert second.wait() == [0], second.log()
+    assert "Going on from" in second.log()
+    lines = storage.read_bytes(f"{url}/metrics.jsonl").splitlines()
+    steps = [record["step"] for record in map(json.loads, lines) if record["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 6
+
+
 def test_a_training_on_a_store_stops_goes_on_and_never_tells_its_credentials(
     store, use_store, tmp_path, tmp_path_factory
 ):
@@ -162,10 +190,7 @@ def test_a_training_on_a_store_stops_goes_on_and_never_tells_its_credentials(
     prepare_with_tree(base)
     parts = {"every_minutes": 0.0, "every_steps": 3, "url": url}
     config = checkpointed(base, tmp_path / "out", checkpoint=parts)
-    environment = {
-        "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
+    environment = credentials(store)
     first = Ranks(config, 1, tmp_path / "first", environment=environment)
     while first.are_running() and not (tmp_path / "out" / "metrics.jsonl").exists():
         time.sleep(0.05)
