@@ -80,6 +80,7 @@ class Case:
         name: for people.
         level_sizes: clusters of each level above the labels.
         handed_down: of them to the next level.
+        bottleneck: width of the label rows; 0 for that of the encoder.
         ranks: processes, all but one of them pretended.
         head: fields of the config's section.
         train: fields of the config's section.
@@ -89,6 +90,7 @@ class Case:
     name: str
     level_sizes: tuple[int, ...] = (16, 64)
     handed_down: tuple[int, ...] = (12, WANTED)
+    bottleneck: int = 0
     ranks: int = 1
     head: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -104,6 +106,8 @@ CASES = (
     Case(name="clipped", train={"gradient_clipping": 1.0}),
     Case(name="rows clipped", head={"clip_global_norm": 1.0}),
     Case(name="bf16", train={"precision": "bf16"}, head={"weights": "bf16"}),
+    Case(name="bottleneck", bottleneck=16, predicts=True),
+    Case(name="bottleneck, all levels sharded", bottleneck=16, head={"shard_from": 1}),
     Case(name="four ranks", ranks=4),
     Case(name="four ranks, bf16", ranks=4, train={"precision": "bf16", "accumulation": 2}),
     Case(name="four ranks, two copies", ranks=4, head={"group_size": 2}),
@@ -162,7 +166,11 @@ def config_of(case: Case, folder: Path) -> Config:
             "output": str(folder / case.name),
             "data": {"source": source, "max_length": 24, "directory": str(folder / "data")},
             "tree": {"level_sizes": case.level_sizes},
-            "model": {"encoder": str(folder / "encoder"), "shortlist_sizes": case.handed_down},
+            "model": {
+                "encoder": str(folder / "encoder"),
+                "shortlist_sizes": case.handed_down,
+                "bottleneck": case.bottleneck,
+            },
             "head": case.head,
             "train": {"batch_size": num_texts, "gradient_clipping": 0.0, **case.train},
         }

@@ -58,28 +58,47 @@ class Case:
     Attributes:
         name: for people.
         head: fields of the config's section.
+        bottleneck: width of the label rows; 0 for that of the encoder.
         recomputes: `train.activation_checkpointing`.
         most: the limit in GiB; 0 for none.
     """
 
     name: str
     head: dict[str, Any]
+    bottleneck: int = 0
     recomputes: bool
     most: float = 0.0
 
 
 ALL = {"candidates": "all"}
+FORMATS = {
+    "fp8, SGD": {"weights": "fp8", "optimizer": "sgd"},
+    "bf16, SGD": {"weights": "bf16", "optimizer": "sgd"},
+    "bf16, AdamW, one second moment per row": {"weights": "bf16", "second_moment": "row"},
+    "fp32, AdamW": {},
+}
+LIMITS = {"fp8, SGD": 6.6, "bf16, SGD": 10.4}  # GiB
+
+
+def case_of(rows: str, *, recomputes: bool) -> Case:
+    """The case of a format in which all labels are scored; the limit is for recomputed activations."""
+    name = f"{rows}, recomputed" if recomputes else rows
+    return Case(
+        name=name, head=ALL | FORMATS[rows], recomputes=recomputes, most=LIMITS.get(rows, 0.0) if recomputes else 0.0
+    )  # fmt: skip
+
+
 CASES = (
-    Case(name="fp8, SGD, recomputed", head=ALL | {"weights": "fp8", "optimizer": "sgd"}, recomputes=True, most=6.6),
-    Case(name="bf16, SGD, recomputed", head=ALL | {"weights": "bf16", "optimizer": "sgd"}, recomputes=True, most=10.4),
-    Case(name="fp8, SGD", head=ALL | {"weights": "fp8", "optimizer": "sgd"}, recomputes=False),
-    Case(name="bf16, SGD", head=ALL | {"weights": "bf16", "optimizer": "sgd"}, recomputes=False),
-    Case(
-        name="bf16, AdamW, one second moment per row", recomputes=True,
-        head=ALL | {"weights": "bf16", "second_moment": "row"},
-    ),
-    Case(name="fp8, SGD, shortlists, recomputed", head={"weights": "fp8", "optimizer": "sgd"}, recomputes=True),
-)  # fmt: skip
+    case_of("fp8, SGD", recomputes=True),
+    case_of("bf16, SGD", recomputes=True),
+    case_of("fp8, SGD", recomputes=False),
+    case_of("bf16, SGD", recomputes=False),
+    case_of("bf16, AdamW, one second moment per row", recomputes=True),
+    Case(name="fp8, SGD, shortlists, recomputed", head=FORMATS["fp8, SGD"], recomputes=True),
+    Case(name="bf16, SGD, rows 64 wide, recomputed", head=ALL | FORMATS["bf16, SGD"], bottleneck=64, recomputes=True),
+    Case(name="fp32, AdamW, rows 64 wide, recomputed", head=ALL, bottleneck=64, recomputes=True),
+    Case(name="fp32, AdamW, rows 64 wide, shortlists, recomputed", head={}, bottleneck=64, recomputes=True),
+)
 
 
 class Memory(TorchDispatchMode):
@@ -127,11 +146,16 @@ class Memory(TorchDispatchMode):
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of the problem."""
+    """Of the problem: labels, texts of a step, tokens of a text, clusters of each level of the tree."""
 
     labels: int = LABELS
     texts: int = TEXTS
     tokens: int = TOKENS
+    level_sizes: tuple[int, ...] = LEVELS
+
+    def tree(self) -> LabelTree:
+        """A tree as even as can be."""
+        return LabelTree(np.arange(self.labels, dtype=np.int32), plan_splits(self.labels, self.level_sizes).offsets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +171,7 @@ class Found:
 def measure(case: Case, sizes: Sizes, folder: Path) -> Found:
     """Add a case up both ways."""
     config = config_of(case, sizes, folder)
-    num_texts = 100 * sizes.texts
-    facts = DataFacts(num_texts=num_texts, num_labels=sizes.labels, lengths=np.full(num_texts, sizes.tokens))
-    plan = plan_for(config, facts)
+    plan = plan_of(config, sizes)
     with fake_accelerator() as device, patched():
         memory = Memory(device)
         model = model_of(config, sizes)  # it looks at the tree's numbers
@@ -159,14 +181,21 @@ def measure(case: Case, sizes: Sizes, folder: Path) -> Found:
     return Found(plan=plan, live=live, peak=memory.peak, at_peak=memory.at_peak)
 
 
+def plan_of(config: Config, sizes: Sizes) -> Plan:
+    """What `--dry-run` says of a training on texts that are all as long."""
+    num_texts = 100 * sizes.texts
+    facts = DataFacts(num_texts=num_texts, num_labels=sizes.labels, lengths=np.full(num_texts, sizes.tokens))
+    return plan_for(config, facts)
+
+
 def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
     """The config of a case."""
     return config_from_dict(
         {
             "output": str(folder / "output"),
             "data": {"source": {"kind": "xmc", "path": str(folder)}, "max_length": sizes.tokens},
-            "tree": {"level_sizes": LEVELS},
-            "model": {"encoder": str(folder)},
+            "tree": {"level_sizes": sizes.level_sizes},
+            "model": {"encoder": str(folder), "bottleneck": case.bottleneck},
             "head": case.head,
             "train": {"batch_size": sizes.texts, "precision": "bf16", "activation_checkpointing": case.recomputes},
         }
@@ -175,7 +204,7 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
 
 def model_of(config: Config, sizes: Sizes) -> CascadeXML:
     """A model with fresh weights, in host memory; its rows are zeros there, which takes none."""
-    tree = LabelTree(np.arange(sizes.labels, dtype=np.int32), plan_splits(sizes.labels, LEVELS).offsets)
+    tree = sizes.tree()
     levels = sharded_levels(tree, Exchange(is_alone=True), config)
     with mock.patch("cxml.parallel.sharded_level.current_device", return_value=torch.device("cpu")):
         model = build_model(config.model, tree, read_encoder_config(config.model), levels)

@@ -12,14 +12,17 @@ two, each in a fresh process and taking turns: texts per second over the test sp
 - omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from tf-idf that is ready made.
 
 Then one text's time with random models of ever more labels and the same shortlists, and what label rows in bf16 and
-int8 do to the metrics. The last line is JSON: texts per second against the plain loop on all threads; the goal also
-asks that one text's time with the most labels is at most 1.5 times that with the fewest.
+int8 do to the metrics. The encoder computes in the precision that is fastest on this machine, in the plain loop in
+fp32. The last line is JSON: texts per second against the encoder alone on the same batches, on all threads; the goal
+also asks to be ahead of the plain loop, with one text too, and that one text's time with the most labels is at most 1.5
+times that with the fewest.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -46,7 +49,7 @@ from transformers import AutoTokenizer
 from cxml.checkpoint import load_model, model_url, read_label_rows, read_model_manifest
 from cxml.config import Config, ModelConfig
 from cxml.console import set_up_logging
-from cxml.data import ShardedDataset, cut, data_url, resolve_encoder
+from cxml.data import Batch, ShardedDataset, cut, data_url, resolve_encoder
 from cxml.model import build_model
 from cxml.parallel import Exchange, ShardedLevel, run_workers, sharded_levels
 from cxml.pipeline import run
@@ -62,6 +65,8 @@ WIDTHS = {
 }  # fmt: skip
 """Clusters for each number of labels: leaves of about 7."""
 MOST_SLOWDOWN = 1.5
+GOAL = 0.85  # of the encoder alone
+ROUNDS = 3  # of whole prediction and encoder alone, in turns
 
 
 def main() -> None:
@@ -93,10 +98,12 @@ def main() -> None:
     print_speeds(found)
     print_formats(config)
     slowdown = print_scaling(config, options.singles, list(WIDTHS)[: 2 if options.quick else None])
-    fastest = {name: max(result["texts_per_s"] for result in found[name].values()) for name in commands}
+    own, plain = (list(found[name].values())[-1] for name in ("cxml", "plain PyTorch"))  # on all threads
+    is_ahead = own["texts_per_s"] >= plain["texts_per_s"] and own["p50"] <= plain["p50"]
     print_closing_line(
-        "predict", fastest["cxml"], "texts/s", fastest["plain PyTorch"], goal=1.0, provided=slowdown <= MOST_SLOWDOWN
-    )
+        "predict", own["texts_per_s"], "texts/s", own["encoder"], goal=GOAL,
+        provided=is_ahead and slowdown <= MOST_SLOWDOWN,
+    )  # fmt: skip
 
 
 def own_command(system: str) -> Callable[[int], list[str]]:
@@ -140,17 +147,38 @@ def timed(config: Config, system: str, threads: int, options: argparse.Namespace
     torch.set_num_threads(threads)
     test = ShardedDataset(data_url(config), "test")
     texts = test.texts(np.arange(min(options.texts, len(test))))
+    works: dict[str, Callable[[], object]] = {}
     if system == "cxml":
         predictor = Predictor.from_checkpoint(config.output, batch_size=BATCH)
         predict: Callable[[list[str]], object] = lambda part: predictor.predict(part, k=K)  # noqa: E731
+        batches_of(predictor, tuple(texts))
+        works["encoder"] = lambda: encode(predictor, texts)
     else:
         predict = PlainLoop(config).predict
     predict(texts[:BATCH])  # what is compiled or allocated once
-    began = time.perf_counter()
-    predict(texts)
-    speed = len(texts) / (time.perf_counter() - began)
+    works["texts_per_s"] = lambda: predict(texts)
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    speeds = {name: len(texts) / statistics.median(values) for name, values in seconds.items()}
     p50, p99 = np.percentile(single_times(predict, texts, options.singles), [50, 99])
-    return {"texts_per_s": speed, "p50": float(p50), "p99": float(p99)}
+    return {**speeds, "p50": float(p50), "p99": float(p99)}
+
+
+@torch.inference_mode()
+def encode(predictor: Predictor, texts: Sequence[str]) -> None:
+    """The encoder alone, on batches of like lengths that are ready."""
+    for _, batch in batches_of(predictor, tuple(texts)):
+        predictor.model.encoder(batch.input_ids, batch.attention_mask)
+
+
+@functools.cache
+def batches_of(predictor: Predictor, texts: tuple[str, ...]) -> list[tuple[np.ndarray, Batch]]:
+    """The batches that a predictor makes of texts."""
+    return list(predictor._batches(predictor._encode(texts)))
 
 
 def single_times(predict: Callable[[list[str]], object], texts: Sequence[str], count: int) -> list[float]:
@@ -170,7 +198,7 @@ class PlainLoop:
         """Load the same checkpoint."""
         self._tree = LabelTree.load(tree_url(config))
         url = model_url(config)
-        model = load_model(url, self._tree, Exchange())
+        model = load_model(url, self._tree, Exchange()).predicting_in(torch.float32)
         blocks = list(read_label_rows(url, read_model_manifest(url)))
         order = torch.argsort(torch.cat([block["positions"] for block in blocks]))
         rows = [torch.cat([block[name] for block in blocks]).float()[order] for name in ("weight", "bias")]
@@ -288,7 +316,7 @@ def random_predictor(of_run: Parts, num_labels: int) -> Predictor:
     for start in range(0, num_labels, 65536):
         positions = torch.arange(start, min(start + 65536, num_labels))
         rows.import_rows(
-            positions, torch.randn(len(positions), model.encoder.hidden_size) / 20, torch.zeros(len(positions))
+            positions, torch.randn(len(positions), model.encoder.feature_sizes[-1]) / 20, torch.zeros(len(positions))
         )
     names = [str(label) for label in range(num_labels)]
     parts = dataclasses.replace(

@@ -6,11 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_MOST_PRODUCTS = 256  # those of ten sizes of a batch, forward and backward
 _PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, by the makers' data sheets; the first name found counts
     "B200": 2250e12, "GH200": 990e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
     "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "MI300X": 1307e12,
@@ -75,6 +77,43 @@ def on_stream(stream: torch.Stream) -> Iterator[None]:
 def device_name(device: torch.device) -> str:
     """What a person calls a device: the model of a GPU, else its type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
+    """The number format in which a device computes fastest: bf16 where it has matrix units for that, else fp32.
+
+    Of processors these are the ones with AMX. AVX-512 and Arm instructions for bf16 alone do not make an encoder's
+    forward and backward pass faster than in fp32, or hardly so.
+    """
+    if device.type == "cpu":
+        return "bf16" if _has_amx() else "fp32"
+    module = torch.get_device_module(device)
+    ask = getattr(module, "is_bf16_supported", None)
+    if ask is None:
+        return "fp32"
+    is_native = ask(including_emulation=False) if device.type == "cuda" else ask()
+    return "bf16" if is_native else "fp32"
+
+
+def encoder_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
+    """The number format in which an encoder predicts on a device; `auto` takes that of `fast_precision`."""
+    chosen = fast_precision(device) if precision == "auto" else precision
+    return torch.bfloat16 if chosen == "bf16" else torch.float32
+
+
+def bound_caches() -> None:
+    """Let oneDNN keep the code of fewer products than usual; before this process computes anything.
+
+    It makes and keeps code of about a megabyte for each product of matrices in bf16 of a size that it has not met yet,
+    by default of 1,024 of them. A training on texts of many lengths meets more. A value in the environment stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_PRODUCTS))
+
+
+def _has_amx() -> bool:
+    """Whether PyTorch finds AMX in this processor, and oneDNN, which uses it, in this build."""
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
+    return ask is not None and torch.backends.mkldnn.is_available() and bool(ask())
 
 
 def peak_flops(device: torch.device) -> float | None:

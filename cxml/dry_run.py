@@ -13,6 +13,7 @@ from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
 from cxml.run_plan import DataFacts, plan_for, plan_run, require_packages, with_one_more
+from cxml.training import precision_here
 from cxml.tree import fit_levels
 
 _TIMED_STEPS = 3
@@ -32,7 +33,7 @@ def dry_run(config: Config) -> Plan:
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
     console.print(_one_more(config, plan, facts))
-    config = fit_levels(config, facts.num_labels)
+    config = precision_here(fit_levels(config, facts.num_labels))
     seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
     console.print(
         f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like this "

@@ -48,8 +48,9 @@ def _export(command: ExportCommand) -> None:
     from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
 
     predictor = Predictor.from_checkpoint(
-        command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking
-    )
+        command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking,
+        precision="fp32",
+    )  # fmt: skip
     predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
     print(f"Exported to {urls.masked(command.folder)}")
     if command.encoder_program:

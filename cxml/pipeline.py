@@ -33,13 +33,14 @@ from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run, require_packages
 from cxml.storage.locks import locked
-from cxml.training import evaluate_run, train
+from cxml.training import evaluate_run, train, with_precision
 from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
 
 StageName = Literal["prepare", "tree", "train", "baseline", "evaluate"]
 
+_PRECISIONS = ("fp32", "bf16")
 _REMEDY = "Use --force {stage} to make it again, or another output folder to keep both."
 
 
@@ -181,10 +182,10 @@ def _fit_to_data(config: Config) -> Config:
     return fitted
 
 
-def _matches(commit_url: str, fingerprint: str, stage: StageName) -> bool:
-    """Whether the file is there with this fingerprint; another one is refused."""
+def _matches(commit_url: str, fingerprints: Collection[str], stage: StageName) -> bool:
+    """Whether the file is there with one of these fingerprints; another one is refused."""
     found = _fingerprint_in(commit_url, stage)
-    if found not in (None, fingerprint):
+    if found is not None and found not in fingerprints:
         remedy = _REMEDY.format(stage=stage)
         raise StaleArtefactError(f"{commit_url} was made with other settings or from other inputs. {remedy}")
     return found is not None
@@ -205,7 +206,7 @@ def _tree_fingerprint(config: Config) -> str:
 
 
 def _is_tree_done(config: Config) -> bool:
-    return _matches(storage.join(tree_url(config), "manifest.json"), _tree_fingerprint(config), "tree")
+    return _matches(storage.join(tree_url(config), "manifest.json"), [_tree_fingerprint(config)], "tree")
 
 
 def _make_tree(config: Config) -> None:
@@ -217,20 +218,30 @@ def _make_tree(config: Config) -> None:
 # train
 
 
-def model_fingerprint(config: Config) -> str:
-    """Hash of all that a run's model is made from."""
+def model_fingerprints(config: Config) -> dict[str, str]:
+    """Hash of all that a run's model is made from, by the precisions in which it may be trained."""
+    precision = config.train.precision
+    settled = {each: with_precision(config, each) for each in (_PRECISIONS if precision == "auto" else (precision,))}
+    return {name: _model_fingerprint(each) for name, each in settled.items()}
+
+
+def _model_fingerprint(config: Config) -> str:
     sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
     return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config))
 
 
+def _model_manifest_url(config: Config) -> str:
+    return storage.join(model_url(config), "manifest.json")
+
+
 def _is_model_done(config: Config) -> bool:
-    return _matches(storage.join(model_url(config), "manifest.json"), model_fingerprint(config), "train")
+    return _matches(_model_manifest_url(config), model_fingerprints(config).values(), "train")
 
 
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprint(config), resume), config.train.num_workers):
+    if not run_job(train, (config, model_fingerprints(config), resume), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -276,7 +287,10 @@ def _report_url(config: Config) -> str:
 
 def _report_fingerprint(config: Config) -> str:
     return storage.fingerprint(
-        "report", model_fingerprint(config), _metric_settings(config), dataclasses.asdict(config.evaluate)
+        "report",
+        _fingerprint_in(_model_manifest_url(config), "train"),
+        _metric_settings(config),
+        dataclasses.asdict(config.evaluate),
     )
 
 

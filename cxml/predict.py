@@ -60,6 +60,9 @@ class PredictCommand:
     """Leave the label rows of an exported folder on the disk, mapped into memory."""
     batch_size: int = 128
     """Texts per batch."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
+    the run's evaluate.precision says."""
     part_rows: int = 16384
     """Texts per part file."""
     engine: Literal["local", "ray"] = "local"
@@ -89,8 +92,8 @@ def _predict(command: PredictCommand) -> None:
     job = PredictionJob(
         model=command.model, source=source, output=command.output, format=command.format, k=command.k,
         beam=command.beam, rows=None if command.rows == "stored" else command.rows, memory_map=command.memory_map,
-        batch_size=command.batch_size, part_rows=command.part_rows, allowed=command.allowed, excluded=command.excluded,
-        explain=command.explain,
+        batch_size=command.batch_size, precision=command.precision, part_rows=command.part_rows,
+        allowed=command.allowed, excluded=command.excluded, explain=command.explain,
     )  # fmt: skip
     if command.output == "-":
         if command.format != "jsonl" or command.engine != "local" or command.processes != 1:

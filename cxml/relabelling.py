@@ -23,8 +23,9 @@ from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.data.architecture import read_architecture
 from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.pipeline import model_fingerprint
+from cxml.pipeline import model_fingerprints
 from cxml.storage.locks import locked
+from cxml.training import with_precision
 from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url
 
 
@@ -41,7 +42,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
     """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
 
     Raises:
-        ConfigError: the run has another number of levels than the model.
+        ConfigError: the run has another number of levels than the model, or another bottleneck.
         StaleArtefactError: the run has a model already.
         DataError: the model or its tree is missing or damaged, or no label stays.
         InUseError: another command writes to the run's output.
@@ -53,6 +54,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
 def _relabel(config: Config, model: str) -> LabelCounts:
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
+    _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
@@ -61,6 +63,8 @@ def _relabel(config: Config, model: str) -> LabelCounts:
         prepare(config)
     old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
     config = fit_levels(config, len(new_names))
+    if config.train.precision == "auto" and old_config.train.precision != "auto":
+        config = with_precision(config, old_config.train.precision)
     _require_levels(config, old_config.num_levels)
     old_ids = _old_ids(old_names, new_names)
     kept = int((old_ids >= 0).sum())
@@ -77,6 +81,12 @@ def _require_levels(config: Config, num_levels: int) -> None:
         raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
 
 
+def _require_bottleneck(config: Config, width: int) -> None:
+    if config.model.bottleneck != width:
+        problem = f"the rows of the model's labels were trained with {width}"
+        raise ConfigError("model.bottleneck", config.model.bottleneck, problem, f"Set it to {width}.")
+
+
 def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:
     """The id that each new label had, -1 where it had none, int64 [L]."""
     id_of = {name: i for i, name in enumerate(old_names)}
@@ -91,13 +101,14 @@ def _change_tree(config: Config, old: LabelTree, old_ids: np.ndarray) -> Relabel
 
 
 def _change_model(config: Config, changed: Relabelling, model: str, manifest: ModelManifest) -> None:
-    width = read_architecture(manifest.encoder, model, "Train the model again.").hidden_size
+    architecture = read_architecture(manifest.encoder, model, "Train the model again.")
+    width = config.model.label_width(architecture.hidden_size)
     write_changed_model(
         model_url(config),
         manifest,
         changed.cluster_weights(read_weights(model, manifest)),
         changed.label_rows(read_label_rows(model, manifest), width),
         config=config,
-        fingerprint=model_fingerprint(config),
+        fingerprint=model_fingerprints(config)[config.train.precision],
         tree=tree_digest(changed.tree),
     )

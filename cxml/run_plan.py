@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cxml import extras, ray_cluster
-from cxml.config import Config
+from cxml.config import Config, HeadConfig
 from cxml.data import (
     DataManifest,
     ShardedDataset,
@@ -39,6 +39,7 @@ from cxml.parallel import (
     require_engine,
 )
 from cxml.report import require_baseline
+from cxml.training import precision_here
 from cxml.tree import fit_levels
 
 _SAMPLE = 2000  # texts tokenised to learn their lengths
@@ -99,7 +100,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     Raises:
         CxmlError: an unknown encoder, or more clusters than labels.
     """
-    config = fit_levels(config, facts.num_labels)
+    config = precision_here(fit_levels(config, facts.num_labels))
     steps = step_facts(
         facts.lengths,
         StepRule(
@@ -114,14 +115,10 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
     ranks_per_copy = _ranks_per_copy(config)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
-    sizes = [*config.tree.sizes, facts.num_labels]
+    sizes, widths = [*config.tree.sizes, facts.num_labels], encoder.feature_sizes
     sharded = _sharded_levels(config, sizes)
     parameters, trained = _count_weights(encoder, {i: size for i, size in enumerate(sizes) if i not in sharded})
-    head = config.head
-    state = RowState.bytes_by_state(
-        encoder.hidden_size, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
-    )
-    dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return make_plan(
         parameters,
         trained,
@@ -129,10 +126,10 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         steps=steps,
         world_size=config.train.num_workers,
         sharded={_name(level, sizes): sizes[level] for level in sharded},
-        label_state=state if sharded else {},
+        row_state={_name(level, sizes): _bytes_of_a_row(config.head, widths[level]) for level in sharded},
         group_size=ranks_per_copy,
         traffic=[
-            _traffic(config, level, sizes, width=encoder.hidden_size, ranks=ranks_per_copy, texts=steps.texts)
+            _traffic(config, level, sizes, width=widths[level], ranks=ranks_per_copy, texts=steps.texts)
             for level in sharded
         ],
         activations=activation_bytes(
@@ -225,10 +222,18 @@ def _traffic(config: Config, level: int, sizes: Sequence[int], *, width: int, ra
     )
 
 
+def _bytes_of_a_row(head: HeadConfig, width: int) -> dict[str, int]:
+    return RowState.bytes_by_state(
+        width, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+    )
+
+
 def _count_weights(encoder: TappedEncoder, in_engine: Mapping[int, int]) -> tuple[dict[str, int], dict[str, int]]:
     """Weights of each part that the engine holds, and those that learn; `in_engine` has the nodes of its levels."""
-    width = encoder.hidden_size
-    heads = {f"level {level} head ({size:,} nodes)": size * (width + 1) for level, size in in_engine.items()}
+    heads = {
+        f"level {level} head ({size:,} nodes)": size * (encoder.feature_sizes[level] + 1)
+        for level, size in in_engine.items()
+    }
     return {"encoder": _count(encoder), **heads}, {"encoder": _count(encoder, learning=True), **heads}
 
 

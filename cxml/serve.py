@@ -58,6 +58,9 @@ class ServeCommand:
     memory_map: bool = False
     """Map the label rows of an exported folder into memory instead of reading them; the replicas of a machine share
     them."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
+    the run's evaluate.precision says."""
     limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
 
@@ -75,7 +78,8 @@ def _run(command: ServeCommand) -> None:
     from cxml.serving.running import serve_until_signalled  # noqa: PLC0415
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
-    place = ModelPlace(command.model, None if command.rows == "stored" else command.rows, command.memory_map)
+    rows = None if command.rows == "stored" else command.rows
+    place = ModelPlace(command.model, rows, command.memory_map, command.precision)
     if on_ray:
         from cxml.serving.ray_engine import ray_engine  # noqa: PLC0415
 

@@ -42,7 +42,7 @@ EFFECTS = {
         "none": "directory engine num_workers",
     },
     ModelConfig: {
-        "result": "encoder pooling taps projection_dropout dropouts shortlist_sizes level_weights scoring "
+        "result": "encoder pooling taps bottleneck projection_dropout dropouts shortlist_sizes level_weights scoring "
         "teacher_forcing classifier_start start_from start_with freeze_layers trust_remote_code"
     },
     HeadConfig: {
@@ -82,7 +82,7 @@ def config_with(section=None, **changes):
 def another(value):
     """A value other than the default that the section accepts."""
     texts = {"adamw": "sgd", "fp32": "bf16", "full": "row", "shortlist": "all", "device": "host", "cls": "mean"}
-    texts |= {"weighted": "level", "fresh": "centroids", "encoder": "all", "rows": "rows", "": "(.+)"}
+    texts |= {"auto": "fp32", "weighted": "level", "fresh": "centroids", "encoder": "all", "rows": "rows", "": "(.+)"}
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -124,7 +124,7 @@ def test_a_checkpoint_from_before_a_field_resumes_where_the_field_has_its_defaul
 
 
 def test_fingerprints_of_files_that_are_there_already_stay():
-    config = config_with()
+    config = config_with("train", precision="fp32")  # the default when there was no `auto`
     assert storage.fingerprint("model", *(shaping(config, name) for name in SECTIONS), 0, "tree") == MODEL
     assert storage.fingerprint(tree_settings(config_with("tree", level_sizes=(256,)))) == TREE
     assert storage.fingerprint(shaping(config, "data")) == DATA

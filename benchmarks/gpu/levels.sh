@@ -8,16 +8,12 @@
 # to standard output; levels.py says what they mean. --rehearse runs the second part anywhere, with tiny sizes on a
 # pretended accelerator, to see that the script is whole. PYTHON names another interpreter than python3.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-python="${PYTHON:-python3}"
-export PYTHONPATH="$PWD:$PWD/benchmarks/gpu${PYTHONPATH:+:$PYTHONPATH}"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+. "$(dirname "$0")/environment.sh"
 
 if [[ "${1:-}" == --rehearse ]]; then
     PYTHONPATH="$PYTHONPATH:$PWD/benchmarks" exec "$python" benchmarks/gpu/levels.py "$@"
 fi
-"$python" -c 'import torch, triton; assert torch.cuda.is_available(), "PyTorch sees no CUDA card; --rehearse needs none"' ||
-    exit 1
+require_card || exit 1
 
 # Kernels are compiled once per test process, so several processes take less time than one, up to the card's memory.
 "$python" -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))") || workers=()

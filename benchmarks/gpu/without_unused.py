@@ -1,14 +1,16 @@
 """Import this where packages are missing that cxml imports and a training step does not use.
 
 A machine without a network may lack small packages. A package that stands in for one can be imported, and what is
-taken from it fails when it is called.
+taken from it fails when it is called, but for the little that a checkpoint on a local disk takes: dacite's dataclasses
+are made unchecked, of what this machine has written itself, and tenacity tries once.
 """
 
+import dataclasses
 import importlib.util
 import sys
+import typing
+from collections.abc import Callable, Mapping
 from types import ModuleType
-
-_UNUSED = ("dacite", "tenacity", "tyro")
 
 
 class _StandIn(ModuleType):
@@ -22,6 +24,44 @@ def _fail(package: str) -> None:
     raise ModuleNotFoundError(f"{package} is not installed, and was thought to be unused here")
 
 
-for _name in _UNUSED:
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def _from_dict(kind: type, values: Mapping[str, object], _: object = None) -> object:
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _decode(hints[name], value) for name, value in values.items()})
+
+
+def _decode(hint: typing.Any, value: typing.Any) -> object:  # noqa: ANN401
+    kind, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(typing.cast(type, hint), value)
+    if kind is tuple:
+        return tuple(_decode(arguments[0], each) for each in value)
+    if kind is dict:
+        return {name: _decode(arguments[1], each) for name, each in value.items()}
+    return value
+
+
+class _Once:
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def __call__(self, action: Callable[[], object]) -> object:
+        return action()
+
+
+_USED: dict[str, dict[str, object]] = {
+    "dacite": {"from_dict": _from_dict, "Config": _nothing},
+    "tenacity": {
+        "Retrying": _Once, "retry_if_exception": _nothing, "stop_after_attempt": _nothing,
+        "wait_random_exponential": _nothing,
+    },
+    "tyro": {},
+}  # fmt: skip
+
+for _name, _parts in _USED.items():
     if importlib.util.find_spec(_name) is None:
         sys.modules[_name] = _StandIn(_name)
+        vars(sys.modules[_name]).update(_parts)

@@ -18,7 +18,7 @@ from cxml.data import cut
 from cxml.data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
-from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
+from cxml.prediction import PrecisionChoice, Predictions, Predictor, RowFormat, model_identity
 from cxml.ray_cluster import Device
 from cxml.storage.locks import locked
 
@@ -42,6 +42,7 @@ class PredictionJob:
         rows: number format of the label rows; None: as stored.
         memory_map: map an exported folder's label rows.
         batch_size: texts per batch.
+        precision: number format in which the encoder computes, see `Predictor.from_checkpoint`; None: as in evaluation.
         part_rows: texts per part file.
         allowed: file with a label name per line; others are not predicted. Empty: all.
         excluded: file with a line `row label` (ids from 0) for each label that a text must not get, as the LF data
@@ -58,6 +59,7 @@ class PredictionJob:
     rows: RowFormat | None = None
     memory_map: bool = False
     batch_size: int = 128
+    precision: PrecisionChoice | None = None
     part_rows: int = 16384
     allowed: str = ""
     excluded: str = ""
@@ -151,7 +153,12 @@ class Worker:
 
     def __init__(self, job: PredictionJob, exchange: Exchange | None = None) -> None:
         predictor = Predictor.from_checkpoint(
-            job.model, rows=job.rows, memory_map=job.memory_map, batch_size=job.batch_size, exchange=exchange
+            job.model,
+            rows=job.rows,
+            memory_map=job.memory_map,
+            batch_size=job.batch_size,
+            precision=job.precision,
+            exchange=exchange,
         )
         self._job = job
         names = predictor.names
@@ -219,6 +226,8 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     _require_files(job)
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
+    if job.precision is None:
+        del settings["precision"]  # folders that were begun before there was a choice
     settings = json.loads(urls.masked(json.dumps(settings)))  # a new token opens the same texts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))

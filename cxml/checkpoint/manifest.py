@@ -71,7 +71,7 @@ class RunState:
         loader: state of the loader, which holds the fingerprint of the data.
         optimizer_step: updates that the engine's optimiser has taken.
         num_labels: L.
-        width: D, width of the features.
+        width: D, width of the encoder's features.
         label_head: `rows` or `zero3`: how the label rows are stored.
         row_schedule: step, lr and beta1 of the label rows' schedule; empty for `zero3`.
         unrecorded_steps: steps since the last record of the log.

@@ -165,7 +165,8 @@ def load_model(
     weights = read_weights(url, manifest)
     sizes = {name: tensor.numel() for name, tensor in weights.items()}
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
-    if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * architecture.hidden_size:
+    label_width = config.model.label_width(architecture.hidden_size)
+    if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * label_width:
         raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
     make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)
     model = build_model(config.model, tree, architecture, make_levels)
@@ -265,7 +266,7 @@ def _load_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
     assert isinstance(head, ShardedLevel), "built so by load_model"
     taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
     for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
-        if rows["weight"].shape[1] != model.encoder.hidden_size or not mark_new(seen, rows["positions"]):
+        if rows["weight"].shape[1] != model.encoder.feature_sizes[-1] or not mark_new(seen, rows["positions"]):
             raise DataError(storage.join(url, entry.file), "rows do not fit the tree's labels", _TRAIN_AGAIN)
         taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
     if taken != head.layout.num_rows:

@@ -43,14 +43,15 @@ def load_checkpoint_model(
     held = reader.manifest.tensors
     sizes = {name.removeprefix("model/"): entry.numel for name, entry in held.items()
              if name.startswith("model/") and not is_label_row(name)}  # fmt: skip
-    clusters = [SavedLevel.clusters(level, size) for level, size in enumerate(tree.level_sizes[:-1])]
+    clusters = [SavedLevel.clusters(level, size, run.width) for level, size in enumerate(tree.level_sizes[:-1])]
     elsewhere = [saved for saved in clusters if not saved.are_parameters(reader)]
     for saved in elsewhere:
         sizes |= {f"{saved.parameter}.weight": saved.num_rows * run.width, f"{saved.parameter}.bias": saved.num_rows}
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=SKIPPED)
     if (run.num_labels, run.width) != (tree.num_labels, architecture.hidden_size):
-        raise DataError(url, f"holds {run.num_labels} label rows of {run.width}, not those of its tree", SKIPPED)
-    labels = SavedLevel.labels(run.num_labels)
+        problem = f"holds {run.num_labels} label rows, of features {run.width} wide, not those of its tree and encoder"
+        raise DataError(url, problem, SKIPPED)
+    labels = SavedLevel.labels(run.num_labels, config.model.label_width(run.width))
     for saved in (*elsewhere, labels):
         check_rows_are_held(reader, saved)
     make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)

@@ -26,6 +26,7 @@ class SavedLevel:
         optimizer: the folder of moments and counters.
         parameter: names of the engine's blocks of rows, where it holds them; {} stands for the number of a block.
         num_rows: of the whole level.
+        width: weights of a row.
     """
 
     positions: str
@@ -33,17 +34,18 @@ class SavedLevel:
     optimizer: str
     parameter: str
     num_rows: int
+    width: int
 
     @classmethod
-    def labels(cls, num_labels: int) -> SavedLevel:
+    def labels(cls, num_labels: int, width: int) -> SavedLevel:
         """The label rows."""
-        return cls("label_positions", "labels", "label_optimizer", "label_head.blocks.{}", num_labels)
+        return cls("label_positions", "labels", "label_optimizer", "label_head.blocks.{}", num_labels, width)
 
     @classmethod
-    def clusters(cls, level: int, num_nodes: int) -> SavedLevel:
+    def clusters(cls, level: int, num_nodes: int, width: int) -> SavedLevel:
         """The rows of a level of clusters; level 0 is the coarsest."""
-        name = f"cluster_{level}"
-        return cls(f"{name}_positions", f"{name}_rows", f"{name}_optimizer", f"cluster_heads.{level}", num_nodes)
+        name, parameter = f"cluster_{level}", f"cluster_heads.{level}"
+        return cls(f"{name}_positions", f"{name}_rows", f"{name}_optimizer", parameter, num_nodes, width)
 
     def are_parameters(self, reader: ShardReader) -> bool:
         """Whether the engine held the rows when the checkpoint was saved.
@@ -102,7 +104,7 @@ def read_log_decay(reader: ShardReader) -> np.ndarray:
 
 def engine_blocks(reader: ShardReader, level: SavedLevel) -> list[tuple[int, int]]:
     """First position and number of rows of each of the engine's blocks of a level's rows."""
-    width, num_rows = reader.manifest.run.width, level.num_rows
+    width, num_rows = level.width, level.num_rows
     blocks: list[tuple[int, int]] = []
     start = 0
     while start < num_rows:

@@ -78,9 +78,8 @@ def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, tra
         DataError: rows are missing, or do not fit.
     """
     layout, width = head.layout, head.rows.width
-    run = reader.manifest.run
-    if (level.num_rows, run.width) != (layout.num_labels, width):
-        problem = f"holds {level.num_rows} rows of {run.width} in {level.rows}, not {layout.num_labels} of {width}"
+    if (level.num_rows, level.width) != (layout.num_labels, width):
+        problem = f"holds {level.num_rows} rows of {level.width} in {level.rows}, not {layout.num_labels} of {width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
     _load_schedule(head, reader, trains=trains)
     if level.are_parameters(reader):
@@ -103,13 +102,12 @@ def check_rows_are_held(reader: ShardReader, level: SavedLevel) -> None:
     Raises:
         DataError: it holds fewer or more rows than it says.
     """
-    run = reader.manifest.run
     if level.are_parameters(reader):
         engine_blocks(reader, level)
         return
     held = sum(reader.entry(f"{level.rows}/{block}/weight").numel for block in row_blocks(reader, level))
-    if held != level.num_rows * run.width:
-        problem = f"holds {held} weights of {level.rows}, not {level.num_rows} rows of {run.width}"
+    if held != level.num_rows * level.width:
+        problem = f"holds {held} weights of {level.rows}, not {level.num_rows} rows of {level.width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
 
 
@@ -122,8 +120,7 @@ def load_engine_rows(homes: list[Home], level: SavedLevel, block_rows: int, read
         block_rows: rows of each of the engine's blocks but the last.
         reader: of the checkpoint.
     """
-    width = reader.manifest.run.width
-    wanted = [_EngineRows.of(home, level, width, block_rows) for home in homes if level.matches(home.name)]
+    wanted = [_EngineRows.of(home, level, block_rows) for home in homes if level.matches(home.name)]
     for block in saved_rows(reader, level):
         for part in wanted:
             part.take(block, reader.manifest.run.optimizer_step)
@@ -136,7 +133,7 @@ def whole_level(reader: ShardReader, level: SavedLevel) -> tuple[Tensor, Tensor]
         DataError: rows are missing.
     """
     check_rows_are_held(reader, level)
-    weight, bias = torch.zeros(level.num_rows, reader.manifest.run.width), torch.zeros(level.num_rows)
+    weight, bias = torch.zeros(level.num_rows, level.width), torch.zeros(level.num_rows)
     for block in saved_rows(reader, level, with_state=False):
         weight[torch.from_numpy(block.positions)] = torch.from_numpy(block.weight)
         bias[torch.from_numpy(block.positions)] = torch.from_numpy(block.bias)
@@ -154,10 +151,9 @@ def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor
     Raises:
         DataError: the blocks are not those of the level.
     """
-    width = reader.manifest.run.width
     for number, (start, rows) in enumerate(engine_blocks(reader, level)):
         name = f"model/{level.parameter.format(number)}"
-        weight, bias = reader.tensor(f"{name}.weight").view(rows, width), reader.tensor(f"{name}.bias")
+        weight, bias = reader.tensor(f"{name}.weight").view(rows, level.width), reader.tensor(f"{name}.bias")
         yield torch.arange(start, start + rows), weight, bias
 
 
@@ -185,11 +181,10 @@ class SavedRows:
 
 def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = True) -> Iterator[SavedRows]:
     """All rows of a level that the engine did not hold, block by block, with the decay that they had not taken yet."""
-    run = reader.manifest.run
     log_decay = read_log_decay(reader)
     for block in row_blocks(reader, level):
         positions = read_positions(reader, level, block)
-        shape = (len(positions), run.width)
+        shape = (len(positions), level.width)
         last_step = read_steps(reader, f"{level.rows}/{block}/last_step", len(positions))
         factors = np.exp(log_decay[-1] - log_decay[last_step]).astype(np.float32)
         weight = read_array(reader, f"{level.rows}/{block}/weight", shape)
@@ -233,12 +228,12 @@ class _EngineRows:
     width: int
 
     @classmethod
-    def of(cls, home: Home, level: SavedLevel, width: int, block_rows: int) -> _EngineRows:
+    def of(cls, home: Home, level: SavedLevel, block_rows: int) -> _EngineRows:
         """With the position in all rows at which it starts, counted in elements."""
         match = level.matches(home.name)
         assert match, "the caller has checked"
         is_weight = match["kind"] == "weight"
-        columns = width if is_weight else 1
+        columns = level.width if is_weight else 1
         block = int(match.groupdict().get("block", 0))
         return cls(home, is_weight, block * block_rows * columns + home.start, columns)
 

@@ -14,9 +14,10 @@ from cxml.checkpoint.row_arrays import SavedLevel
 from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
-from cxml.config import ModelConfig
+from cxml.config import ModelConfig, config_from_dict
 from cxml.errors import DataError
 from cxml.model import CascadeXML
+from cxml.model.encoder import is_pretrained
 from cxml.tree import LabelTree
 
 _REMEDY = "Point model.start_from to a model of the same architecture, or leave it empty."
@@ -41,9 +42,10 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
     wanted = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if not is_label_row(name) and (takes_all or name.startswith("encoder."))
+        if not is_label_row(name) and (takes_all or is_pretrained(name))
     }
-    clusters = [SavedLevel.clusters(level, size) for level, size in enumerate(tree.level_sizes[:-1])]
+    nodes = zip(tree.level_sizes[:-1], model.encoder.feature_sizes[:-1], strict=True)
+    clusters = [SavedLevel.clusters(level, size, width) for level, (size, width) in enumerate(nodes)]
     found = source.weights(list(wanted), clusters if takes_all else [])
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -62,7 +64,7 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
 
 def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:
     head = model.label_head
-    width, seen = model.encoder.hidden_size, torch.zeros(model.level_sizes[-1], dtype=torch.bool)
+    width, seen = model.encoder.feature_sizes[-1], torch.zeros(model.level_sizes[-1], dtype=torch.bool)
     taken = 0
     for positions, weight, bias in blocks:
         if weight.shape != (len(positions), width) or not mark_new(seen, positions):
@@ -93,7 +95,8 @@ class _Checkpoint:
         return found
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        labels = SavedLevel.labels(self._reader.manifest.run.num_labels)
+        run = self._reader.manifest.run
+        labels = SavedLevel.labels(run.num_labels, config_from_dict(run.config).model.label_width(run.width))
         if not labels.are_parameters(self._reader):
             for block in saved_rows(self._reader, labels, with_state=False):
                 yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)

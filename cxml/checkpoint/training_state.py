@@ -162,9 +162,11 @@ class TrainingState:
     def _levels(self) -> list[tuple[SavedLevel, object]]:
         """Every level's place in a checkpoint, with the level itself, labels last."""
         model, sizes = self.model, self.tree.level_sizes
-        places = [SavedLevel.clusters(level, size) for level, size in enumerate(sizes[:-1])]
+        *widths, label_width = model.encoder.feature_sizes
+        nodes = zip(sizes[:-1], widths, strict=True)
+        places = [SavedLevel.clusters(level, size, width) for level, (size, width) in enumerate(nodes)]
         levels = (*model.cluster_heads, *model.cluster_levels, model.label_head)
-        return list(zip([*places, SavedLevel.labels(sizes[-1])], levels, strict=True))
+        return list(zip([*places, SavedLevel.labels(sizes[-1], label_width)], levels, strict=True))
 
     def finish(self, reader: ShardReader) -> None:
         """Make the engine's weights from what `put` loaded, once every rank has done that; a collective call."""

@@ -101,9 +101,9 @@ class Batch:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
-def few_lengths(max_length: int) -> tuple[int, ...]:
-    """At most four lengths to pad batches to, in tokens: the quarters of the longest one, but for that in eights."""
-    return tuple(sorted({min(max_length, 8 * -(-max_length * quarter // 32)) for quarter in range(1, 5)}))
+def few_lengths(max_length: int, most: int = 4) -> tuple[int, ...]:
+    """At most so many lengths to pad batches to, in tokens: equal parts of the longest one, but for that in eights."""
+    return tuple(sorted({min(max_length, 8 * -(-max_length * part // (8 * most))) for part in range(1, most + 1)}))
 
 
 def collate(

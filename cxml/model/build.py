@@ -22,17 +22,17 @@ def build_model(
     config: ModelConfig,
     tree: LabelTree,
     architecture: PretrainedConfig | None = None,
-    make_levels: Callable[[int], SelfUpdatingLevels] | None = None,
+    make_levels: Callable[[Sequence[int]], SelfUpdatingLevels] | None = None,
 ) -> CascadeXML:
     """The model of `config` over `tree`, with pretrained encoder weights, or fresh ones of a given `architecture`.
 
-    `make_levels` makes the head of the labels, for features of a given width, and the last levels of clusters, as many
-    as are not to be of ordinary parameters; without it all levels are.
+    `make_levels` makes the head of the labels and the last levels of clusters, as many as are not to be of ordinary
+    parameters, for features of the given width of each level; without it all levels are.
 
     Initial weights of the heads come from torch's global generator: seed it first.
     """
     encoder = build_encoder(config, len(tree.level_sizes), architecture)
-    cluster_levels, label_head = make_levels(encoder.hidden_size) if make_levels else ((), None)
+    cluster_levels, label_head = make_levels(encoder.feature_sizes) if make_levels else ((), None)
     return CascadeXML(
         encoder,
         tree,

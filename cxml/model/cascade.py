@@ -5,6 +5,7 @@ Paper, section 3: level 0 scores all of its clusters; level l scores the childre
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -73,7 +74,8 @@ class CascadeXML(nn.Module):
         self.cluster_levels = tuple(cluster_levels)
         num_heads = len(self.level_sizes) - 1 - len(self.cluster_levels)
         self.cluster_heads = nn.ModuleList(
-            LevelHead(size, encoder.hidden_size) for size in self.level_sizes[:num_heads]
+            LevelHead(size, width)
+            for size, width in zip(self.level_sizes[:num_heads], encoder.feature_sizes[:num_heads], strict=True)
         )
         self.register_buffer("loss_weights", torch.tensor(self.level_weights), persistent=False)
         flat, starts = np.concatenate([np.zeros(0, np.int64), *tree.offsets]), np.cumsum([0, *map(len, tree.offsets)])
@@ -84,7 +86,9 @@ class CascadeXML(nn.Module):
         self.register_buffer("label_order", label_order, persistent=False)
         self.register_buffer("label_positions", torch.argsort(label_order), persistent=False)
         leaf_offsets = torch.tensor(tree.offsets[-1] if tree.offsets else [0, tree.num_labels], dtype=torch.int64)
-        self.label_head = label_head or EngineHead(leaf_offsets, tree.num_labels, encoder.hidden_size, _BLOCK_ROWS)
+        self.label_head = label_head or EngineHead(
+            leaf_offsets, tree.num_labels, encoder.feature_sizes[-1], _BLOCK_ROWS
+        )
         self._most_children = [most_children(offsets) for offsets in self.tree_offsets[: num_heads - 1]]
 
     @property
@@ -92,6 +96,18 @@ class CascadeXML(nn.Module):
         """Children ranges of each cluster level, coarse to fine, on the model's device."""
         offsets = self.get_buffer("offsets")
         return [offsets[start:end] for start, end in pairwise(self._offset_starts)]
+
+    def predicting_in(self, dtype: torch.dtype) -> CascadeXML:
+        """A model with these weights whose transformer computes in a number format, and all else in float32.
+
+        It is for prediction. What is in the right format already is shared with this model, which stays as it is.
+        """
+        model = copy.copy(self)
+        model._modules = {
+            **self._modules, "encoder": self.encoder.predicting_in(dtype),
+            "cluster_heads": _in_float32(self.cluster_heads),
+        }  # fmt: skip
+        return model
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
@@ -242,3 +258,10 @@ class CascadeXML(nn.Module):
         slots, mask = select_slots(logits_BC, shortlist.mask, wanted.size, is_true, wanted.most_true)
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())
+
+
+def _in_float32(modules: nn.ModuleList) -> nn.ModuleList:
+    """The modules if their weights are float32, else a copy."""
+    if all(parameter.dtype == torch.float32 for parameter in modules.parameters()):
+        return modules
+    return copy.deepcopy(modules).float()

@@ -10,6 +10,7 @@ import functools
 import time
 import types
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,17 +19,19 @@ from torch.utils.checkpoint import checkpoint
 
 from cxml.errors import ConfigError
 
+Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
 _OPAQUE = ("transformers/utils/deprecation.py", "transformers/modeling_layers.py")
-"""They rename arguments of earlier versions, and recompute activations, for which there is `recompute` here."""
+"""They rename arguments of earlier versions, and recompute activations, for which there are `contexts` here."""
 
 
-def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, recompute: bool = False) -> None:
+def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, contexts: Contexts | None = None) -> None:
     """Let layers compute by compiled code while they train; in prediction they go on as they are.
 
     Args:
         layers: each takes and gives states [B, T, D]. B may be any, T is expected to be one of few.
         device: where they compute.
-        recompute: keep no activations inside a layer, whose backward pass computes them again.
+        contexts: keep no activations inside a layer, whose backward pass computes them again; the contexts of both
+            passes, see `torch.utils.checkpoint`. None keeps them.
 
     Raises:
         ConfigError: no compiler works for this device.
@@ -38,7 +41,7 @@ def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, recompu
         for module in layer.modules():
             if module is not layer and module.forward != (bare := _bare_forward(module)):
                 module.forward = bare
-        layer.forward = _compiled_in_training(layer, recompute=recompute)
+        layer.forward = _compiled_in_training(layer, contexts)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -59,10 +62,12 @@ def require_compiler(device: torch.device) -> None:
         ) from error  # fmt: skip
 
 
-def _compiled_in_training(layer: nn.Module, *, recompute: bool) -> Callable[..., Any]:
+def _compiled_in_training(layer: nn.Module, contexts: Contexts | None) -> Callable[..., Any]:
     plain = layer.forward
     compiled = torch.compile(_bare_forward(layer))
-    run = functools.partial(checkpoint, compiled, use_reentrant=False) if recompute else compiled
+    run = compiled
+    if contexts is not None:
+        run = functools.partial(checkpoint, compiled, use_reentrant=False, context_fn=contexts)
 
     @functools.wraps(plain)
     def forward(*inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the layer's own

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
@@ -20,7 +24,13 @@ class TappedEncoder(nn.Module):
 
     Each level pools the hidden states of the layers it taps; a level that taps several layers concatenates them
     and projects them back to the hidden size (the paper's level 0), at first to their mean, which the pretrained layers
-    already made something of; then each level has its own dropout.
+    already made something of; then each level has its own dropout. The last level's feature may pass a bottleneck, a
+    linear map to fewer dimensions, which begins as random orthogonal directions.
+
+    Attributes:
+        hidden_size: of the transformer, D.
+        feature_sizes: width of each level's feature: D, or for the labels that of the bottleneck.
+        bottleneck: the map to the labels' feature; the identity if there is none.
     """
 
     def __init__(
@@ -31,12 +41,14 @@ class TappedEncoder(nn.Module):
         pooling: str,
         projection_dropout: float,
         dropouts: tuple[float, ...],
+        bottleneck: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.taps = taps
         self.pooling = pooling
         self.hidden_size: int = transformer.config.hidden_size
+        self._feature_dtype: torch.dtype | None = None
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
             if len(tap) > 1
@@ -44,6 +56,9 @@ class TappedEncoder(nn.Module):
             for tap in taps
         )
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in dropouts)
+        label_width = bottleneck or self.hidden_size
+        self.feature_sizes = (*(self.hidden_size for _ in taps[1:]), label_width)
+        self.bottleneck = _orthogonal(self.hidden_size, bottleneck) if bottleneck else nn.Identity()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Features of each level.
@@ -53,10 +68,16 @@ class TappedEncoder(nn.Module):
             attention_mask: 1 for tokens, 0 for padding, int64 [B, T].
 
         Returns:
-            One tensor [B, D] per level, in the weights' dtype.
+            One tensor [B, feature_sizes[level]] per level, in the weights' dtype; float32 from `predicting_in`.
         """
+        *features, last = self.wide_features(input_ids, attention_mask)
+        return [*features, self.bottleneck(last)]
+
+    def wide_features(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """What `forward` gives, the labels' before the bottleneck: one tensor [B, D] per level."""
         mask = self._shown(attention_mask)
-        states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        with self._attention():
+            states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
             pooled = torch.cat([self._pool(states[layer], attention_mask) for layer in tap], dim=-1)
@@ -74,9 +95,29 @@ class TappedEncoder(nn.Module):
             return mask_BT
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
+    def _attention(self) -> AbstractContextManager[object]:
+        """Within this context attention is computed in the way that trains fastest.
+
+        The backward pass of PyTorch's fused attention for processors multiplies the matrices of each text and head one
+        by one. In bf16 that takes several times as long as products over the whole batch.
+        """
+        is_slow = self.transformer.dtype == torch.bfloat16 and self.transformer.device.type == "cpu"
+        return sdpa_kernel(SDPBackend.MATH) if is_slow and torch.is_grad_enabled() else nullcontext()
+
+    def predicting_in(self, dtype: torch.dtype) -> TappedEncoder:
+        """An encoder whose transformer computes in a number format, with features in float32: this one, or a copy."""
+        rest = next(self.projections.parameters(), torch.empty(0))
+        if self.transformer.dtype == dtype == torch.float32 == rest.dtype:
+            return self
+        found = copy.deepcopy(self).float()
+        found.transformer.to(dtype)
+        found._feature_dtype = torch.float32
+        return found
+
     def recompute_activations(self) -> None:
         """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
-        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {"use_reentrant": False, "context_fn": self._contexts}
+        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
         """Let the transformer's layers train by compiled code; see `cxml.model.compilation`.
@@ -89,15 +130,21 @@ class TappedEncoder(nn.Module):
             ConfigError: no compiler works for this device, or the encoder has no list of layers.
         """
         compile_layers(
-            layers_of(self.transformer, "train.compile", True, "Set it to false."), device, recompute=recompute
-        )
+            layers_of(self.transformer, "train.compile", True, "Set it to false."), device,
+            contexts=self._contexts if recompute else None,
+        )  # fmt: skip
+
+    def _contexts(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Those of the forward pass, which has its own already, and of computing activations again."""
+        return nullcontext(), self._attention()
 
     def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        dtype = self._feature_dtype or states_BTD.dtype
         if self.pooling == "cls":
-            return states_BTD[:, 0]
+            return states_BTD[:, 0].to(dtype)
         # In fp32: bf16 counts no further than 256.
         sums_BD = (states_BTD * mask_BT.unsqueeze(-1)).sum(1, dtype=torch.float32)
-        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(states_BTD.dtype)
+        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(dtype)
 
 
 def _mean_of(num_layers: int, width: int) -> nn.Linear:
@@ -108,6 +155,18 @@ def _mean_of(num_layers: int, width: int) -> nn.Linear:
     return linear
 
 
+def is_pretrained(name: str) -> bool:
+    """Whether a parameter of a cascade is the encoder's, apart from the bottleneck: that begins with the labels."""
+    return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
+
+
+def _orthogonal(width: int, narrow: int) -> nn.Linear:
+    """A map to orthogonal directions that keeps the mean length of vectors; the rows have biases of their own."""
+    linear = nn.Linear(width, narrow, bias=False)
+    nn.init.orthogonal_(linear.weight, gain=math.sqrt(width / narrow))
+    return linear
+
+
 def build_encoder(config: ModelConfig, num_levels: int, architecture: PretrainedConfig | None = None) -> TappedEncoder:
     """Build the encoder that `config` asks for.
 
@@ -115,13 +174,19 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         config: the model's settings.
         num_levels: levels of the cascade, labels included.
         architecture: build with fresh weights from this (a checkpoint fills them); None loads the pretrained ones.
+
+    Raises:
+        ConfigError: layers that the encoder does not have, or a bottleneck wider than it.
     """
     transformer = load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = cast(
             nn.Module, None
         )  # the levels read hidden states; an unused head would only be trained to nothing
-    num_layers = transformer.config.num_hidden_layers
+    num_layers, width = transformer.config.num_hidden_layers, transformer.config.hidden_size
+    if config.bottleneck > width:
+        problem = f"is wider than the encoder, which has {width} dimensions"
+        raise ConfigError("model.bottleneck", config.bottleneck, problem, "Use fewer, such as 64, or 0 for none.")
     _freeze(transformer, config.freeze_layers)
     return TappedEncoder(
         transformer,
@@ -129,6 +194,7 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
         pooling=config.pooling,
         projection_dropout=config.projection_dropout,
         dropouts=config.dropouts or _evenly_spaced_dropouts(num_levels),
+        bottleneck=config.bottleneck,
     )
 
 

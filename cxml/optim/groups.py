@@ -1,4 +1,7 @@
-"""Parameter groups of AdamW: the encoder learns slowly, the level heads ten times faster (the paper's settings)."""
+"""Parameter groups of AdamW: the encoder learns slowly, the level heads ten times faster (the paper's settings).
+
+A bottleneck learns as fast as the heads: it begins with random directions (docs/decisions/0019).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from cxml.config import OptimConfig
-
-_ENCODER_PREFIX = "encoder."
+from cxml.model.encoder import is_pretrained
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -27,7 +29,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
                 parameter
                 for name, parameter in model.named_parameters()
                 if parameter.requires_grad
-                and name.startswith(_ENCODER_PREFIX) == (part == "encoder")
+                and is_pretrained(name) == (part == "encoder")
                 and (parameter.ndim >= 2) == decays
             ]
             if params:

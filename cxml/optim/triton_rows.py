@@ -1,8 +1,8 @@
 """What the Triton kernels of a sharded level share: products, losses, and the update of a tile of rows.
 
-A row has as many columns as the encoder has features, more than the registers of a program hold, so every function here
-works on a block of columns. A tile of rows is given by its first row; cells of a tile are addressed by a scalar of 64
-bits and offsets of 32 bits, which takes fewer registers than 64 bits per cell.
+A row has as many columns as its level's features, which may be more than the registers of a program hold, so every
+function here works on a block of columns. A tile of rows is given by its first row; cells of a tile are addressed by a
+scalar of 64 bits and offsets of 32 bits, which takes fewer registers than 64 bits per cell.
 
 Matrix products run on tensor cores and are summed in float32. Float32 rows are multiplied in tf32: its mantissa of 10
 bits leaves a relative error of at most 2^-11 per factor. With bfloat16 rows, features and slopes are rounded to

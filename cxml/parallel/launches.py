@@ -18,6 +18,7 @@ _CLIPPING = 5
 _ENGINE_LEVEL = 9
 _CHILDREN = 1  # of the nodes that the level above hands down
 _SHORTLIST = 8  # rows of a shortlist, of one process
+_NO_LEVEL_ABOVE = 2  # every node is wanted: their numbers, for each text
 _EVERY_ROW = 31  # all rows
 _HANDED_DOWN = 11  # by a sharded level of clusters, from the best of each process
 _EXCHANGED = 27  # of features, pairs and gradients with other processes
@@ -70,13 +71,16 @@ def _of_level(levels: Sequence[LevelKind], number: int, config: Config, ranks: i
     if kind.scores_all:
         return _EVERY_ROW + _EVERY_ROW_UPDATE
     own = _SHORTLIST + (0 if is_last else _HANDED_DOWN) + (_EXCHANGED if ranks > 1 else 0)
+    own += 0 if number else _NO_LEVEL_ABOVE
     merged = _MERGED + 2 * micro_batches + micro_batches - 1 if micro_batches > 1 else 0
     return own * micro_batches + merged + _SHORTLIST_UPDATE
 
 
 def _rest(levels: Sequence[LevelKind], config: Config) -> int:
     train, micro_batches = config.train, config.train.accumulation
-    groups = 4 if any(not kind.sharded for kind in levels) else 2  # weights and the rest, of encoder and classifiers
+    groups = 2 if all(kind.sharded for kind in levels) else 4  # weights and the rest, of encoder and classifiers
+    if config.model.bottleneck:
+        groups = max(groups, 3)  # its weights are in the classifiers' group
     found = _STEP + _OF_A_GROUP * groups + _MICRO_BATCH * micro_batches
     if micro_batches > 1:
         found += 3 * micro_batches - 1  # division of each loss and of its gradient; the sum of the losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +26,8 @@ def sharded_levels(
     *,
     trains: bool = True,
     rows_in: Literal["device", "host"] | None = None,
-) -> Callable[[int], tuple[list[ShardedLevel], ShardedLevel]]:
-    """What makes a run's sharded levels, once the width of the features is known: those of clusters, and the labels.
+) -> Callable[[Sequence[int]], tuple[list[ShardedLevel], ShardedLevel]]:
+    """What makes a run's sharded levels, those of clusters and the labels, of the width of each level's features.
 
     A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all. In
     prediction only the labels are sharded. `rows_in` overrides the config's.
@@ -41,20 +41,21 @@ def sharded_levels(
     shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
     clusters = sharded_clusters(tree, own_head) if trains else []
 
-    def make(width: int) -> tuple[list[ShardedLevel], ShardedLevel]:
-        def level_of(leaf_offsets: np.ndarray, head: HeadConfig, **options: Any) -> ShardedLevel:  # noqa: ANN401
+    def make(widths: Sequence[int]) -> tuple[list[ShardedLevel], ShardedLevel]:
+        def level_of(leaf_offsets: np.ndarray, width: int, head: HeadConfig, **options: Any) -> ShardedLevel:  # noqa: ANN401
             return make_level(
                 RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
                 deterministic=config.train.deterministic, copies=copies, accumulation=config.train.accumulation,
                 trains=trains, **options,
             )  # fmt: skip
 
-        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), own_head)
+        labels = level_of(leaf_offsets_of(tree.offsets, tree.num_labels), widths[-1], own_head)
         by_shortlist = dataclasses.replace(own_head, candidates="shortlist")
         sizes = tree.level_sizes
         return [
             level_of(
                 leaf_offsets_of(tree.offsets[:level], sizes[level]),
+                widths[level],
                 by_shortlist,
                 schedule=labels.schedule,
                 is_last=False,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from cxml.accelerators import copy_all
+from cxml.optim.bf16_adamw import norm_of, take_step
 from cxml.parallel.clipping import clip_gradients
 from cxml.parallel.gradient_buckets import GradientBuckets
 from cxml.parallel.step_check import StepCheck
@@ -18,6 +19,7 @@ class PlainEngine:
     """What a training needs where nothing is partitioned: accumulation, clipping, bf16, the mean over processes.
 
     In bf16 the model computes in bf16; gradients are added up in fp32, and AdamW updates copies of the weights in fp32.
+    On a CPU, where a step of one process has one micro-batch and so nothing to add up, compiled loops do that.
 
     Attributes:
         module: the model.
@@ -61,7 +63,9 @@ class PlainEngine:
         self._micro_batches = 0
         self._norm: Tensor | None = None
         self._weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        is_direct = world_size == 1 and not is_bf16  # autograd's own sums are what AdamW takes
+        # Where nothing else is added to them, gradients are taken as autograd leaves them, by compiled loops in bf16.
+        self._is_compiled = is_bf16 and world_size == accumulation == 1 and self._can_be_compiled()
+        is_direct = self._is_compiled or (world_size == 1 and not is_bf16)
         self._buckets = None if is_direct else GradientBuckets(self._weights, world_size)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - the model's own
@@ -81,13 +85,32 @@ class PlainEngine:
         self._micro_batches += 1
         if self._micro_batches % self._accumulation:
             return
-        gradients = self._gradients()
-        norm = self._norm = clip_gradients(gradients, self._clipping)
+        if self._is_compiled:
+            self._compiled_step(cast(Fp32Copies, self.optimizer))
+        else:
+            self._norm = clip_gradients(self._gradients(), self._clipping)
+            self._note_unsound(self._norm)
+            self.optimizer.step()
+        self.module.zero_grad()
+
+    def _compiled_step(self, optimizer: Fp32Copies) -> None:
+        """The step of bf16 weights on the CPU whose gradients are those of one backward pass."""
+        for weight in self._weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        norm = self._norm = norm_of(weight.grad for weight in self._weights if weight.grad is not None)
+        if not self._note_unsound(norm):
+            optimizer.step_from_bf16(min(1.0, self._clipping / (float(norm) + 1e-6)) if self._clipping else 1.0)
+
+    def _note_unsound(self, norm: Tensor) -> Tensor:
+        """Tell the optimiser of a norm that is not finite; 0 where the step counts, []."""
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
         is_unsound = norm.new_zeros(()) if is_unsound is None else is_unsound
         self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0, but for a norm that is not finite
-        self.optimizer.step()
-        self.module.zero_grad()
+        return self.basic_optimizer.found_inf
+
+    def _can_be_compiled(self) -> bool:
+        return all(weight.device.type == "cpu" and weight.is_contiguous() for weight in self._weights)
 
     def _gradients(self) -> list[Tensor]:
         """What the optimiser is to apply, fp32."""
@@ -143,6 +166,10 @@ class Fp32Copies:
         self.update_weights()
         for copy in self.copies.values():
             copy.grad = None
+
+    def step_from_bf16(self, factor: float) -> None:
+        """`step` by the weights' own gradients, each times a factor."""
+        take_step(self._optimizer, {copy: (weight, weight.grad) for weight, copy in self.copies.items()}, factor)
 
     def update_weights(self) -> None:
         """Make the model's weights of the copies."""

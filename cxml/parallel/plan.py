@@ -26,7 +26,7 @@ class Plan:
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
         label_rows: bytes of sharded rows with their optimiser state per rank: labels, and levels of many clusters.
         activations: bytes that the encoder keeps for the longest texts until the backward pass; None if not known.
-        label_state: what of it one row takes, in bytes, by the names of `RowState`.
+        row_state: by sharded level, what of it one row takes, in bytes, by the names of `RowState`.
         steps: what the optimiser steps of an epoch are like.
         epochs: passes over the texts.
         accumulation: micro-batches of a step and process.
@@ -47,7 +47,7 @@ class Plan:
     epochs: int
     accumulation: int = 1
     activations: int | None = None
-    label_state: Mapping[str, int] = field(default_factory=dict)
+    row_state: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     sharded: Mapping[str, int] = field(default_factory=dict)
     traffic: Sequence[LevelTraffic] = ()
     launches: Mapping[str, int] | None = None
@@ -92,11 +92,11 @@ class Plan:
             if getattr(self, name) is None:
                 continue
             table.add_row(f"{label} per rank", f"{getattr(self, name) / 2**20:,.0f} MiB")
-        if self.label_state:
-            parts = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in self.label_state.items())
-            table.add_row("bytes per row", f"{sum(self.label_state.values()):,}: {parts}")
         for name, rows in self.sharded.items():
+            state = self.row_state[name]
+            parts = ", ".join(f"{kind.replace('_', ' ')} {size:,}" for kind, size in state.items())
             table.add_row(f"sharded: {name}", f"{rows:,} rows")
+            table.add_row("bytes per row", f"{sum(state.values()):,}: {parts}")
         if self.world_size > 1 and self.traffic:
             exact, padded = (sum(getattr(level, kind) for level in self.traffic) for kind in ("exact", "padded"))
             sent = f"{exact / 2**20:,.1f} MiB between CPUs, {padded / 2**20:,.1f} MiB between accelerators"
@@ -121,7 +121,7 @@ def make_plan(
     steps: StepFacts,
     world_size: int,
     sharded: Mapping[str, int] | None = None,
-    label_state: Mapping[str, int] | None = None,
+    row_state: Mapping[str, Mapping[str, int]] | None = None,
     group_size: int = 0,
     traffic: Sequence[LevelTraffic] = (),
     activations: int | None = None,
@@ -138,16 +138,17 @@ def make_plan(
         steps: what the optimiser steps are like.
         world_size: processes.
         sharded: rows of each sharded level, by its name.
-        label_state: bytes of each part of a sharded row.
+        row_state: bytes of each part of a row of these levels, by the level's name.
         group_size: ranks that share a copy of the rows; 0 is all.
         traffic: what a rank sends for each sharded level.
         activations: bytes of one rank, if they are known.
         launches: of a step on an accelerator, by level.
     """
-    label_state, sharded = label_state or {}, sharded or {}
+    row_state, sharded = row_state or {}, sharded or {}
+    row_bytes = sum(rows * sum(row_state[name].values()) for name, rows in sharded.items())
     total, learning = sum(parameters.values()), sum(trained.values())
-    width = 4 if config.precision == "fp32" else 2
-    state = 8 if config.precision == "fp32" else 12  # two fp32 moments; beside bf16 weights also an fp32 copy of them
+    width = 2 if config.precision == "bf16" else 4
+    state = 12 if config.precision == "bf16" else 8  # two fp32 moments; beside bf16 weights also an fp32 copy of them
     share = [1 if config.zero_stage < stage else world_size for stage in (1, 2, 3)]
     return Plan(
         parameters=parameters,
@@ -157,11 +158,11 @@ def make_plan(
         weights=-(-total * width // share[2]),
         gradients=-(-learning * width // share[1]),
         optimizer=-(-learning * state // share[0]),
-        label_rows=-(-sum(sharded.values()) * sum(label_state.values()) // (group_size or world_size)),
+        label_rows=-(-row_bytes // (group_size or world_size)),
         steps=steps,
         epochs=config.epochs,
         accumulation=config.accumulation,
-        label_state=label_state,
+        row_state=row_state,
         sharded=sharded,
         traffic=traffic,
         activations=activations,

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from cxml.accelerators import device_of, use_device
+from cxml.accelerators import bound_caches, device_of, use_device
 from cxml.errors import LaunchError
 from cxml.operating_system import num_cores
 from cxml.parallel.worker import note_failure
@@ -63,6 +63,7 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     torch.set_num_threads(threads or max(1, num_cores() // local_world_size()))
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        bound_caches()
     use_device(ranks.device)
     if dist.is_initialized():
         yield ranks

@@ -33,7 +33,7 @@ def model_card(parts: Parts, config: Config) -> str:
         f"- encoder: `{config.model.encoder}`, {parts.model.encoder.hidden_size} wide, texts up to "
         f"{config.data.max_length} tokens",
         f"- clusters per level, coarse to fine: {levels or 'none'}; labels: {parts.tree.num_labels:,}",
-        f"- label rows: {parts.rows.format}, {parts.rows.num_bytes:,} bytes",
+        f"- label rows: {parts.rows.format}, {parts.rows.weight.shape[1]} wide, {parts.rows.num_bytes:,} bytes",
         *_adjustment(parts), f"- weights of: `{parts.facts['fingerprint']}`\n",
         "## Data\n",
         f"- form `{source.kind}`, source `{source.path or source.kind}`, prepared by the settings below\n",

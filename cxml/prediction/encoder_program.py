@@ -19,7 +19,7 @@ def export_encoder(encoder: TappedEncoder, url: str) -> None:
     """Write the encoder to the file `url` (.pt2), and check that what it gives back is the same.
 
     The program takes token ids and attention mask, int64 [B, T] each, B and T of any size, and returns the features
-    of every level, [B, D] each. `torch.export.load` reads it.
+    of every level, [B, D] each, the labels' after the bottleneck. `torch.export.load` reads it.
 
     Raises:
         CxmlError: torch cannot export this encoder, or the program does not give the same features.

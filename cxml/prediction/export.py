@@ -117,7 +117,8 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     weights = parse_tensors(artefacts.read_file(url, files[_WEIGHTS], _AGAIN), weights_file, _AGAIN)
     sizes = {name: tensor.numel() for name, tensor in weights.items()}
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=weights_file, remedy=_AGAIN)
-    rows, mapped = read_rows(url, files[_ROWS], (tree.num_labels, architecture.hidden_size), _AGAIN)
+    width = config.model.label_width(architecture.hidden_size)
+    rows, mapped = read_rows(url, files[_ROWS], (tree.num_labels, width), _AGAIN)
     if not memory_map:
         rows = rows.take(layout.positions())
         if mapped is not None:

@@ -8,12 +8,15 @@ import operator
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from cxml.errors import ConfigError
+
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+"""In what an encoder computes: a number format, or the one in which the device is fastest."""
 
 _WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
 _SHORT = 80
@@ -165,6 +168,18 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
             raise ConfigError(f"labels[{position}]", _shown(label), "is not a label of this model", _remedy_for(label))
         found.add(ids[0])
     return np.array(sorted(found), np.int64)
+
+
+def as_precision(precision: object) -> PrecisionChoice:
+    """A number format of the encoder.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = next((each for each in get_args(PrecisionChoice) if each == precision), None)
+    if found is None:
+        raise ConfigError("precision", precision, "is not a number format", "Use auto, fp32 or bf16.")
+    return found
 
 
 def as_device(device: object) -> torch.device:

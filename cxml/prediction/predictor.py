@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cxml import storage
-from cxml.accelerators import device_of
+from cxml.accelerators import device_of, encoder_dtype
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction, on_host
@@ -24,11 +23,13 @@ from cxml.parallel import Exchange
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
+    PrecisionChoice,
     as_beam,
     as_device,
     as_excluded,
     as_finite,
     as_label_ids,
+    as_precision,
     as_texts,
     as_url,
     as_whole_number,
@@ -60,6 +61,7 @@ class Predictor:
         *,
         batch_size: int = 128,
         device: torch.device | str | None = None,
+        precision: PrecisionChoice | None = None,
         exchange: Exchange | None = None,
     ) -> None:
         """Use `from_checkpoint` or `from_pretrained`."""
@@ -70,7 +72,9 @@ class Predictor:
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._label_ids = np.arange(parts.tree.num_labels)
         self._scores_all = parts.config.head.candidates == "all"
-        model = copy.copy(parts.model)  # another predictor of the same parts keeps its own head
+        self.precision = as_precision(parts.config.evaluate.precision if precision is None else precision)
+        # A copy: another predictor of the same parts keeps its own head.
+        model = parts.model.predicting_in(encoder_dtype(self.precision, self.device))
         model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)
         self._model = cast(CascadeXML, model.to(self.device).eval())
 
@@ -85,6 +89,7 @@ class Predictor:
         memory_map: bool = False,
         batch_size: int = 128,
         device: torch.device | str | None = None,
+        precision: PrecisionChoice | None = None,
         exchange: Exchange | None = None,
     ) -> Predictor:
         """Load a model.
@@ -99,6 +104,9 @@ class Predictor:
                 processes of the machine.
             batch_size: texts per batch.
             device: where the encoder computes, such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
+            precision: number format in which the encoder computes: `fp32`, `bf16`, or `auto`, which takes bf16 where
+                the device computes fast in it (accelerators that have it, processors with AMX); None: as the run's
+                evaluate.precision says.
             exchange: the ranks that share the label rows; None is this process alone.
 
         Raises:
@@ -111,6 +119,7 @@ class Predictor:
         refuse_file(url)
         device = None if device is None else as_device(device)
         batch_size = as_whole_number("batch_size", batch_size)
+        precision = None if precision is None else as_precision(precision)
         logit_adjustment = as_finite("logit_adjustment", logit_adjustment)
         propensity_ranking = as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
@@ -129,7 +138,7 @@ class Predictor:
                     "rows", rows, f"the mapped rows are {parts.rows.format}", f"Export the model with --rows {rows}."
                 )
             parts = replace(parts, rows=parts.rows.to(rows))
-        return cls(parts, batch_size=batch_size, device=device, exchange=exchange)
+        return cls(parts, batch_size=batch_size, device=device, precision=precision, exchange=exchange)
 
     @classmethod
     def from_pretrained(
@@ -259,9 +268,9 @@ class Predictor:
 
     @torch.inference_mode()
     def embed(self, texts: Iterable[str]) -> np.ndarray:
-        """The features that the labels' level reads, float32 [N, D]."""
+        """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""
         tokens = self._encode(texts)
-        features = np.zeros((len(tokens), self._model.encoder.hidden_size), np.float32)
+        features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
             features[rows] = last[: len(rows)].float().cpu().numpy()
@@ -284,7 +293,8 @@ class Predictor:
         ids = as_label_ids(labels, self.names, self._label_ids)
         positions = np.searchsorted(self._label_ids, ids)
         parts = restrict(self.parts, positions)
-        restricted = Predictor(parts, batch_size=self.batch_size, device=self.device)
+        restricted = Predictor(parts, batch_size=self.batch_size, device=self.device, precision=self.precision)
+        restricted._model.encoder = self._model.encoder  # not a second one in the same precision
         restricted._label_ids = ids
         return restricted
 

@@ -81,7 +81,7 @@ def label_similarity(predictor: Predictor) -> Similarity:
 
 def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity:
     """An index of a split's texts by the features that the labels read, in the order of rows: 4 D bytes a text."""
-    features = np.empty((len(dataset), predictor.model.encoder.hidden_size), np.float32)
+    features = np.empty((len(dataset), predictor.model.encoder.feature_sizes[-1]), np.float32)
     for start in range(0, len(dataset), _TEXTS_AT_ONCE):
         rows = np.arange(start, min(start + _TEXTS_AT_ONCE, len(dataset)))
         features[rows] = predictor.embed(dataset.texts(rows))

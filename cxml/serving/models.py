@@ -15,7 +15,7 @@ from cxml.errors import DataError
 from cxml.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from cxml.prediction import Predictor, RowFormat
+    from cxml.prediction import PrecisionChoice, Predictor, RowFormat
     from cxml.serving.options import ServeOptions
 
 _TEXTS_OF_A_PASS_ON_CPUS = 32
@@ -120,6 +120,7 @@ class ModelPlace:
     url: str
     rows: RowFormat | None
     memory_map: bool
+    precision: PrecisionChoice | None = None
 
 
 def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = None) -> Predictor:
@@ -132,7 +133,12 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
     from cxml.prediction import Predictor  # noqa: PLC0415 - seconds, during which the server answers already
 
     predictor = Predictor.from_checkpoint(
-        place.url, rows=place.rows, memory_map=place.memory_map, batch_size=options.batch_texts, device=device
+        place.url,
+        rows=place.rows,
+        memory_map=place.memory_map,
+        batch_size=options.batch_texts,
+        device=device,
+        precision=place.precision,
     )
     if predictor.device.type == "cpu":
         predictor.batch_size = min(predictor.batch_size, _TEXTS_OF_A_PASS_ON_CPUS)

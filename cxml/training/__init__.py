@@ -10,6 +10,7 @@ from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, StepReport, fit
+from cxml.training.precision import precision_here, with_precision
 from cxml.training.step import train_step
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "evaluate_run",
     "fit",
     "level_truths",
+    "precision_here",
     "predict_split",
     "set_up",
     "train",
     "train_step",
+    "with_precision",
 ]

@@ -38,9 +38,10 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         batch_size: texts per batch and process.
     """
     model.to(ranks.device).eval()
-    width = model.encoder.hidden_size
-    heads = [_Centroids(size, width, ranks.device) for size in model.level_sizes[: len(model.cluster_heads)]]
-    levels = [_RowsOfALevel(rows, width) for rows in (*model.cluster_levels, model.label_head)]
+    sizes, widths, num_heads = model.level_sizes, model.encoder.feature_sizes, len(model.cluster_heads)
+    heads = [_Centroids(sizes[level], widths[level], ranks.device) for level in range(num_heads)]
+    sharded = zip((*model.cluster_levels, model.label_head), widths[num_heads:], strict=True)
+    levels = [_RowsOfALevel(rows, width, _scale(width, model.encoder.hidden_size)) for rows, width in sharded]
     loader = EvalLoader(
         dataset, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
@@ -50,13 +51,12 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         features = [each[: len(rows)] for each in every]
         keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
         for level, centroids in enumerate(heads):
-            size = model.level_sizes[level]
-            centroids.add(features[level].float(), keys[level] // size, keys[level] % size)
+            centroids.add(features[level].float(), keys[level] // sizes[level], keys[level] % sizes[level])
         for level, rows_of_level in enumerate(levels, start=len(heads)):
             rows_of_level.add(features[level], keys[level])
     for centroids, level_head in zip(heads, model.cluster_heads, strict=True):
         centroids.sum_up(Exchange().sum_alike)
-        weight, bias = centroids.classifiers()
+        weight, bias = centroids.classifiers(SCALE)
         level_head.get_parameter("weight").copy_(weight)
         level_head.get_parameter("bias").copy_(bias)
     for rows_of_level in levels:
@@ -64,11 +64,19 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
     model.train()
 
 
+def _scale(width: int, hidden_size: int) -> float:
+    """What cosines are multiplied by: less behind a bottleneck, where vectors with nothing in common differ less.
+
+    Their cosines are about 1 / sqrt(width), so that this keeps their part of a logit as it is without a bottleneck.
+    """
+    return SCALE * math.sqrt(width / hidden_size)
+
+
 class _RowsOfALevel:
     """Centroids of the rows of a level that this process holds."""
 
-    def __init__(self, rows: Rows, width: int) -> None:
-        self._rows, self._positions = rows, rows.own_positions()
+    def __init__(self, rows: Rows, width: int, scale: float) -> None:
+        self._rows, self._positions, self._scale = rows, rows.own_positions(), scale
         self._centroids = _Centroids(len(self._positions), width, self._positions.device)
 
     def add(self, features_BD: Tensor, positive_keys: Tensor) -> None:
@@ -78,7 +86,7 @@ class _RowsOfALevel:
     def finish(self) -> None:
         """Set the rows."""
         self._centroids.sum_up(self._rows.sum_over_copies)
-        parts = (self._positions, *self._centroids.classifiers())
+        parts = (self._positions, *self._centroids.classifiers(self._scale))
         for block in zip(*(part.split(_BLOCK_ROWS) for part in parts), strict=True):
             self._rows.import_rows(*block)
 
@@ -107,14 +115,14 @@ class _Centroids:
         for tensor in (self._sums, self._counts, self._total, self._squares_and_texts):
             over_ranks(tensor)
 
-    def classifiers(self) -> tuple[Tensor, Tensor]:
-        """Weights float32 [n, D] and biases float32 [n]; takes the place of the sums."""
+    def classifiers(self, scale: float) -> tuple[Tensor, Tensor]:
+        """Weights float32 [n, D], of which a logit is `scale` cosines, and biases float32 [n]; in place of the sums."""
         squares, num_texts = self._squares_and_texts.tolist()
         mean_D = self._total / num_texts
         spread = math.sqrt(max(squares / num_texts - float(mean_D.square().sum()), 1e-12))
         mean_D = mean_D.float()
         weight = self._sums.addr_(self._counts, mean_D, alpha=-1).div_(self._counts.clamp(min=1)[:, None])
         # A node of all texts has no direction of its own, only rounding errors; one of no text has none either.
-        F.normalize(weight, eps=1e-3 * spread, out=weight).mul_(SCALE / spread)
+        F.normalize(weight, eps=1e-3 * spread, out=weight).mul_(scale / spread)
         odds = self._counts.clamp(min=0.5) / (num_texts - self._counts + 1)
         return weight, BIAS + torch.log(odds) / 2 - weight @ mean_D

@@ -22,7 +22,7 @@ class StepFlops:
     Attributes:
         per_token: products with the encoder's matrices.
         per_pair: attention, for each pair of tokens of a text.
-        per_text: the levels' scores, and projections of joined layers.
+        per_text: the levels' scores, projections of joined layers, and the bottleneck.
     """
 
     per_token: float
@@ -62,15 +62,17 @@ def step_flops(model: CascadeXML, config: Config) -> StepFlops:
     tables = [module for module in transformer.modules() if isinstance(module, nn.Embedding)]
     embedded = {id(parameter) for table in tables for parameter in table.parameters()}
     matrices = [p for p in transformer.parameters() if id(p) not in embedded and len(_shape(p)) > 1]
-    joined = sum(_shape(p).numel() for p in model.encoder.projections.parameters() if len(_shape(p)) > 1)
+    maps = [*model.encoder.projections.parameters(), *model.encoder.bottleneck.parameters()]
+    mapped = sum(_shape(p).numel() for p in maps if len(_shape(p)) > 1)
     width, layers = model.encoder.hidden_size, transformer.config.num_hidden_layers
     frozen = config.model.freeze_layers
     attention = 2 * width * (_BOTH * (layers - frozen) + _FORWARD * frozen)  # scores, and sums by their weights
-    scored = sum(_scored(model, level, config) for level in range(len(model.level_sizes)))
+    sizes = model.encoder.feature_sizes
+    scored = sum(sizes[level] * _scored(model, level, config) for level in range(len(model.level_sizes)))
     return StepFlops(
         per_token=sum((_BOTH if p.requires_grad else _FORWARD) * _shape(p).numel() for p in matrices),
         per_pair=attention,
-        per_text=_BOTH * (width * scored + joined),
+        per_text=_BOTH * (scored + mapped),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from scipy import sparse
 
 from cxml import storage
-from cxml.accelerators import use_deterministic_algorithms
+from cxml.accelerators import encoder_dtype, use_deterministic_algorithms
 from cxml.checkpoint import (
     Progress,
     TrainingState,
@@ -66,18 +67,21 @@ from cxml.training.evaluation import (
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, fit
+from cxml.training.precision import settle_precision
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
+_MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
 
-def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
+
+def train(config: Config, fingerprints: Mapping[str, str], choice: str = "auto") -> bool:
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
 
     Args:
         config: the run.
-        fingerprint: of what the model is made from; saved with it.
+        fingerprints: of what the model is made from, by `train.precision`; that of its own is saved with it.
         choice: the checkpoint to go on from, see `cxml.checkpoint.offered_checkpoints`.
 
     Returns:
@@ -85,37 +89,50 @@ def train(config: Config, fingerprint: str, choice: str = "auto") -> bool:
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
-        return train_in_group(config, fingerprint, ranks, choice)
+        return train_in_group(config, fingerprints, ranks, choice)
 
 
-def train_in_group(config: Config, fingerprint: str, ranks: Ranks, choice: str = "auto") -> bool:
+def train_in_group(config: Config, fingerprints: Mapping[str, str], ranks: Ranks, choice: str = "auto") -> bool:
     """`train`, for processes that are already one group."""
     offered = offered_checkpoints(config, ranks, choice)
-    state, schedule = set_up(config, ranks, is_new=not offered)
+    state, schedule = set_up(config, ranks, offered)
+    config = state.config
     start = resume(state, offered) or Progress()
     if not _fit(state, schedule, start):
         return False
     weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
     save_model(
         model_url(config), state.model, weights, ranks,
-        config=config, fingerprint=fingerprint, tree=state.tree_digest,
+        config=config, fingerprint=fingerprints[config.train.precision], tree=state.tree_digest,
     )  # fmt: skip
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))
     return True
 
 
-def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[TrainingState, Schedule]:
-    """Data, tree, model, engine and schedule of a run; where it is new, its weights are those that it begins with."""
+def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[TrainingState, Schedule]:
+    """Data, tree, model, engine and schedule of a run; a collective call.
+
+    Args:
+        config: the run; that of the state has a `train.precision` other than `auto`.
+        ranks: this process's place.
+        offered: the checkpoints that it may go on from; without any the weights are those that a new run begins with.
+    """
+    is_new, config = not offered, settle_precision(config, ranks, offered)
     if config.train.deterministic:
         use_deterministic_algorithms()
-    dataset = _train_texts(config)
-    tree = LabelTree.load(tree_url(config))
+    return set_up_on(_train_texts(config), LabelTree.load(tree_url(config)), config, ranks, is_new=is_new)
+
+
+def set_up_on(
+    dataset: TextRows, tree: LabelTree, config: Config, ranks: Ranks, *, is_new: bool = True
+) -> tuple[TrainingState, Schedule]:
+    """`set_up` on texts and a tree that need not be those that `config` names."""
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
         bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
-        pad_to=few_lengths(config.data.max_length) if config.train.compile else (),
+        pad_to=_lengths(config, ranks),
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
@@ -141,6 +158,17 @@ def set_up(config: Config, ranks: Ranks, *, is_new: bool = True) -> tuple[Traini
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
+    """The lengths to pad batches to where code is made for each size of a batch; empty: to the longest text of each."""
+    train = config.train
+    if train.compile:
+        return few_lengths(config.data.max_length)
+    has_like_batches = not train.bucket_by_length and not train.batch_tokens  # else few would have the same size anyway
+    if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
+        return few_lengths(config.data.max_length, _MOST_LENGTHS)
+    return ()
 
 
 def _train_texts(config: Config) -> TextRows:
@@ -186,7 +214,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         dataset = ShardedDataset(data_url(config), "test")
         dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
-        model = load_model(model_url(config), tree, Exchange()).to(ranks.device)
+        dtype = encoder_dtype(config.evaluate.precision, ranks.device)
+        model = load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
 
         @torch.inference_mode()
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
@@ -256,6 +285,7 @@ def predict_test(config: Config, url: str, scores_url: str, variant: Variant) ->
         set_up_logging(is_speaker=ranks.is_first)
         predictor = Predictor.from_checkpoint(
             url, **dataclasses.asdict(variant), batch_size=config.evaluate.batch_size, device=ranks.device,
+            precision=config.evaluate.precision,
             exchange=Exchange(),
         )  # fmt: skip
         names, _ = read_labels(data_url(config))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.runs import FINGERPRINTS
 
 from cxml.checkpoint import ShardReader, list_checkpoints
 from cxml.checkpoint.row_arrays import SavedLevel
@@ -36,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 def test_models_and_checkpoints_predict_what_they_predicted(folder, part):
     expected = json.loads(Path("expected.json").read_text())[part]
     texts = [json.loads(line)["text"] for line in Path("raw/test.jsonl").read_text().splitlines()]
-    found = Predictor.from_checkpoint(part, device="cpu").predict(texts, k=5)
+    found = Predictor.from_checkpoint(part, device="cpu", precision="fp32").predict(texts, k=5)
     np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-4)
     assert found.labels.tolist() == expected["labels"]
 
@@ -56,7 +57,7 @@ def resume(folder, shard_from, then_train):
         train = dataclasses.replace(config.train, num_workers=ranks.world_size)
         config = dataclasses.replace(config, head=head, train=train)
         offered = offered_checkpoints(config, ranks, "auto")
-        state, _ = set_up(config, ranks, is_new=False)
+        state, _ = set_up(config, ranks, offered)
         progress = go_on(state, offered)
         found = {}
         for level in state.model.cluster_levels:
@@ -69,7 +70,7 @@ def resume(folder, shard_from, then_train):
             }  # fmt: skip
         heads = [head.weight.detach().numpy().copy() for head in state.model.cluster_heads]
         if then_train:
-            train_in_group(config, "test", ranks)
+            train_in_group(config, FINGERPRINTS, ranks)
         gathered = [None] * ranks.world_size
         torch.distributed.all_gather_object(gathered, (progress.step, found, heads))
         return gathered
@@ -118,7 +119,7 @@ def test_rows_that_were_sharded_become_the_engines_again(folder):
     ((step, found, heads),) = run_workers(resume, (str(folder), 100, True), 1)
     assert (step, found) == (18, {})
     for level, (head, size) in enumerate(zip(heads, (3, 9), strict=True)):
-        saved = SavedLevel.clusters(level, size)
+        saved = SavedLevel.clusters(level, size, 16)
         reader = ShardReader(last.url)
         assert not saved.are_parameters(reader)
         np.testing.assert_array_equal(head, whole_level(reader, saved)[0].numpy())

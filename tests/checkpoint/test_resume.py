@@ -14,12 +14,14 @@ from cxml.parallel import run_workers
 
 STOP = 7  # in the first of two epochs of 11 steps
 ZERO3_HEAD = {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}}
+NARROW = {"model": {"bottleneck": 8}}
 EXACT = {  # name: ranks, settings
     "one process": (1, {}),
     "one process, bf16": (1, {"train": {"precision": "bf16"}}),
     "two processes, ZeRO 2": (2, {"train": {"zero_stage": 2}}),
     "two processes, ZeRO 3, frozen layer": (2, {"train": {"zero_stage": 3}, "model": {"freeze_layers": 1}}),
     "two processes, zero3 head": (2, ZERO3_HEAD),
+    "two processes, ZeRO 2, bottleneck": (2, {"train": {"zero_stage": 2}, **NARROW}),
 }
 EXACT_SLOW = {
     "one process, four micro-batches": (1, {"train": {"accumulation": 4}}),
@@ -46,10 +48,12 @@ ELSEWHERE = {  # name: what was stopped, ranks and settings that go on
         {"head": {"optimizer": "sgd", "weights": "fp8", "learning_rate": 100.0}},
     ),
     "none as ZeRO 3": ("one process", 2, {"train": {"zero_stage": 3}}),
+    "bottleneck of two processes on one": ("two processes, ZeRO 2, bottleneck", 1, NARROW),
 }
 ACROSS_HEADS = {
     "zero3 head as rows": ("two processes, zero3 head", 1, {}),
     "rows as zero3 head": ("two processes, ZeRO 2", 2, ZERO3_HEAD),
+    "rows behind a bottleneck as zero3 head": ("two processes, ZeRO 2, bottleneck", 2, ZERO3_HEAD | NARROW),
 }
 
 

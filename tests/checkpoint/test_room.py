@@ -142,7 +142,7 @@ def peak_of_a_save(folder, free, queue):
     saver.wait()
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-    saver.start(Snapshot(run, row_state.rows_to_save(level, SavedLevel.labels(87_000))))
+    saver.start(Snapshot(run, row_state.rows_to_save(level, SavedLevel.labels(87_000, 256))))
     saver.wait()
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) << 10

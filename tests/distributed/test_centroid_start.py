@@ -20,7 +20,9 @@ HEADS = {
     "rows in bf16": {"weights": "bf16"},
     "a copy of the rows on each process": {"group_size": 1},
     "zero3": {"implementation": "zero3"},
+    "rows behind a bottleneck": {},
 }
+WIDE, NARROW = 32, 8
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,10 @@ def _rows_of(head):
     return (torch.cat([block[kind] for block in blocks]) for kind in ("weight", "bias"))
 
 
+def bottleneck_of(head):
+    return NARROW if "bottleneck" in head else 0
+
+
 @pytest.fixture(scope="module")
 def starts(config):
     """By head and number of processes: what the first process begins with, the others' rows joined to its own."""
@@ -74,6 +80,7 @@ def starts(config):
         dataclasses.replace(
             config, head=dataclasses.replace(config.head, **head),
             train=dataclasses.replace(config.train, zero_stage=3 if "zero3" in name else 0),
+            model=dataclasses.replace(config.model, bottleneck=bottleneck_of(name)),
         )
         for name, head in HEADS.items()
     ]  # fmt: skip
@@ -84,9 +91,10 @@ def starts(config):
     }
 
 
-def expected(config):
+def expected(config, bottleneck):
     """The same from a loop over the texts, in float64: weights and biases of each level."""
-    model, tree = fresh_model(dataclasses.replace(config, head=dataclasses.replace(config.head)))
+    settings = dataclasses.replace(config.model, bottleneck=bottleneck)
+    model, tree = fresh_model(dataclasses.replace(config, model=settings))
     model.eval()
     dataset = ShardedDataset(data_url(config), "train")
     pad_id = dataset.manifest.tokenizer.pad_id
@@ -108,7 +116,8 @@ def expected(config):
             own = [row for row, each in enumerate(labels) if node in of_label[each]]
             if 0 < len(own) < len(texts):  # else it has no direction of its own
                 direction = texts[own].mean(0) - mean
-                weight[node] = 16 * direction / np.linalg.norm(direction) / spread
+                scale = 16 * np.sqrt(texts.shape[1] / WIDE)
+                weight[node] = scale * direction / np.linalg.norm(direction) / spread
             bias[node] = -6 + np.log(max(len(own), 0.5) / (len(texts) - len(own) + 1)) / 2 - weight[node] @ mean
         levels.append((weight, bias))
     return levels
@@ -119,7 +128,7 @@ def expected(config):
 def test_every_row_is_the_scaled_centroid_of_its_texts(config, starts, head, count):
     found = starts[head, count]
     tolerance = 2e-2 if "bf16" in head else 2e-3
-    for level, (weight, bias) in enumerate(expected(config)):
+    for level, (weight, bias) in enumerate(expected(config, bottleneck_of(head))):
         rows = found["positions"].astype(int) if level == 2 else np.arange(len(weight))
         assert len(rows) > 0
         for name, wanted in (("weight", weight), ("bias", bias)):

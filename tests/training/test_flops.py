@@ -27,9 +27,9 @@ def config_of(folder, encoder, **model):
     return small_config(folder, encoder, tree={"level_sizes": (8,)}, model=settings)
 
 
-@pytest.mark.parametrize("frozen", [0, 1])
-def test_operations_of_the_encoder_are_those_that_pytorch_counts(tmp_path, encoder, frozen):
-    config = config_of(tmp_path, encoder, freeze_layers=frozen)
+@pytest.mark.parametrize(("frozen", "bottleneck"), [(0, 0), (1, 0), (0, 8)])
+def test_operations_of_the_encoder_are_those_that_pytorch_counts(tmp_path, encoder, frozen, bottleneck):
+    config = config_of(tmp_path, encoder, freeze_layers=frozen, bottleneck=bottleneck)
     tree = LabelTree(np.arange(LABELS, dtype=np.int32), plan_splits(LABELS, (8,)).offsets)
     architecture = AutoConfig.from_pretrained(encoder, attn_implementation="eager")  # products that it can count
     model = build_model(config.model, tree, architecture)
@@ -37,7 +37,8 @@ def test_operations_of_the_encoder_are_those_that_pytorch_counts(tmp_path, encod
     with FlopCounterMode(display=False) as counter:
         torch.stack([each.sum() for each in model.encoder(tokens, torch.ones_like(tokens))]).sum().backward()
     found = step_flops(model, config)
-    heads = 6 * model.encoder.hidden_size * (8 + 3 * LABELS / 8)  # all clusters, and the labels of three
+    clusters, labels = model.encoder.feature_sizes
+    heads = 6 * (clusters * 8 + labels * 3 * LABELS / 8)  # all clusters, and the labels of three
     without_heads = StepFlops(found.per_token, found.per_pair, found.per_text - heads)
     lengths = np.full(TEXTS, TOKENS)
     # No gradient goes into the tokens themselves: the first trained layer's queries, keys and values take a third less.

@@ -31,6 +31,9 @@ RUNS = {
     "classifiers at centroids, names as texts": (
         2, 1, {"model": {"classifier_start": "centroids"}, "train": {"name_texts": "(.+)"}}
     ),
+    "rows narrower than the encoder": (
+        8, 8, {"tree": {"level_sizes": [1, 4]}, "model": {"bottleneck": 3, "classifier_start": "centroids"}}
+    ),
     "a baseline": (2, 1, {"evaluate": {"baseline": True}}),
     "evaluated while training, more places than labels": (
         8, 1, {"train": {"evaluate_every": 1, "bucket_by_length": True}, "evaluate": {"top_k": [1, 3, 100]}}

@@ -1,0 +1,42 @@
+"""Texts of no content that a training and an evaluation take for those of a data set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cxml.data import DataManifest, Ragged
+from cxml.data.manifest import ShardInfo, TokenizerInfo
+
+
+class RandomTexts:
+    """N texts, each of one random token over and over, with as many random labels; satisfies `TextRows`.
+
+    An encoder with random weights would give texts of many tokens features that are nearly alike, and one shortlist to
+    all.
+    """
+
+    def __init__(self, count: int, *, tokens: int, labels: int, labels_of_a_text: int, vocabulary: int) -> None:
+        """Draw N texts of so many tokens, with `labels_of_a_text` of all `labels`."""
+        rng = np.random.default_rng(0)
+        self._tokens = rng.integers(vocabulary // 2, vocabulary, count, dtype=np.int32)
+        drawn = rng.integers(0, labels // labels_of_a_text, (count, labels_of_a_text))
+        self._labels = np.sort(drawn * labels_of_a_text + np.arange(labels_of_a_text), axis=1).astype(np.int32)
+        self.lengths = np.full(count, tokens)
+        self.label_counts = np.full(count, labels_of_a_text)
+        file = ShardInfo("none", labels, labels, "")
+        self.manifest = DataManifest(
+            version=1, fingerprint="random", config={}, tokenizer=TokenizerInfo("none", "", 0, vocabulary),
+            num_labels=labels, num_features=0, labels=file, splits={}, source={},
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
+        """See `TextRows.gather`."""
+        tokens = np.repeat(self._tokens[indices], self.lengths[indices])
+        return _even(tokens, len(indices)), _even(self._labels[indices].ravel(), len(indices))
+
+
+def _even(values: np.ndarray, count: int) -> Ragged:
+    return Ragged(values, np.arange(count + 1, dtype=np.int64) * (len(values) // count))

@@ -1,0 +1,55 @@
+"""AdamW on fp32 copies of bf16 weights whose gradients lie in bf16, on the CPU: `cxml.optim.dense_kernels`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxml.optim.dense_kernels import squares_of, update
+
+
+def norm_of(gradients: Iterable[Tensor]) -> Tensor:
+    """The joint L2 norm of bfloat16 gradients, float32 []."""
+    return torch.tensor(math.sqrt(sum(squares_of(_bits(gradient)) for gradient in gradients)), dtype=torch.float32)
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, gradients: Mapping[Tensor, tuple[Tensor, Tensor]], factor: float
+) -> None:
+    """Take the step of torch's AdamW for its fp32 parameters, and round the model's weights from them.
+
+    Args:
+        optimizer: torch's AdamW; its state is updated as its own `step` would.
+        gradients: by parameter of the optimiser, the bfloat16 weight that is made from it, and that weight's gradient.
+        factor: what to multiply the gradients by.
+    """
+    for group in optimizer.param_groups:
+        beta1, beta2 = group["betas"]
+        for copy in group["params"]:
+            state = optimizer.state[copy]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copy), torch.zeros_like(copy)
+            state["step"] += 1
+            step = float(state["step"])
+            numbers = (
+                factor, 1 - beta1, 1 - beta2, 1 - group["lr"] * group["weight_decay"],
+                group["lr"] / (1 - beta1**step), math.sqrt(1 - beta2**step), group["eps"],
+            )  # fmt: skip
+            weight, gradient = gradients[copy]
+            averages = (_flat(each) for each in (copy, state["exp_avg"], state["exp_avg_sq"]))
+            update(_bits(weight), _bits(gradient), *averages, tuple(map(np.float32, numbers)))
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """The same memory, uint16 [n]."""
+    return tensor.detach().contiguous().view(-1).view(torch.int16).numpy().view(np.uint16)
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The same memory, float32 [n]."""
+    return tensor.detach().view(-1).numpy()
