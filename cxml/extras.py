@@ -14,7 +14,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "s3": ("s3fs",),
     "similar": ("faiss",),
-    "serve": ("ray", "fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
+    "serve": ("fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
+    "serve-ray": ("ray",),
     "quickstart": ("omikuji", "simple_icd_10_cm"),
 }
 """The modules that each extra of pyproject.toml brings. A module of several extras belongs to the first."""

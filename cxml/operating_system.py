@@ -32,6 +32,8 @@ SCHEDULER_SIGNALS: tuple[signal.Signals, ...] = tuple(
 """Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
 STOP_SIGNALS = (*SCHEDULER_SIGNALS, signal.SIGINT)
 """Those, and Ctrl-C."""
+RELOAD_SIGNAL: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal that has servers load their files again; None on Windows. A terminal that closes sends it as well."""
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """The signal that a process cannot ignore. On Windows SIGTERM is one already."""
 
@@ -83,9 +85,25 @@ def has_reader(descriptor: int) -> bool:
     return not pipe.poll(0)
 
 
+def has_terminal() -> bool:
+    """Whether a terminal controls this process, one that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
 def free_memory() -> int:
     """The bytes of memory that this process may still take: what the machine has free, or its control groups allow."""
     return min([psutil.virtual_memory().available, *free_in_groups()])
+
+
+def return_freed_memory() -> None:
+    """Give the memory that this process has freed back to the system, where the C library keeps it (glibc)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_in_groups(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> list[int]:

@@ -124,6 +124,13 @@ def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def free_resources() -> dict[str, float]:
+    """What the joined cluster has that nobody has reserved, by Ray's names of resources."""
+    import ray  # noqa: PLC0415 - Ray is an optional package
+
+    return ray.available_resources()
+
+
 def is_lost() -> bool:
     """Whether this process's node of the joined cluster has died, as the cluster sees it: no call comes back then."""
     import ray  # noqa: PLC0415 - Ray is an optional package

@@ -1,4 +1,4 @@
-"""Serve a trained model over HTTP, with Ray Serve.
+"""Serve a trained model over HTTP.
 
 python -m cxml.serve runs/quickstart
 curl -H 'Content-Type: application/json' -d '{"texts": ["a broken wrist"], "k": 3}' http://127.0.0.1:8000/predict
@@ -8,9 +8,11 @@ CXML_SERVE_TOKEN=secret python -m cxml.serve s3://bucket/model --host 0.0.0.0 --
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -18,6 +20,7 @@ import tyro
 
 from cxml import extras
 from cxml.cli import run_tool
+from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
 
 TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
@@ -27,27 +30,34 @@ TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
 class ServeCommand:
     """Serve a trained model over HTTP until SIGINT or SIGTERM.
 
-    POST /predict takes {"texts": [...], "k": 5, "explain": false}; /openapi.json documents it, / is a page to try it
-    on, /health and /ready are for supervisors, /metrics for Prometheus. With the environment variable CXML_SERVE_TOKEN
-    predictions need it as a bearer token. Runs on the Ray cluster of RAY_ADDRESS, or on one of its own.
+    POST /predict takes {"texts": [...], "k": 5, "explain": false}. /openapi.json describes the interface, and / is a
+    page to try it on. /health and /ready are for supervisors, /metrics is for Prometheus. If the environment variable
+    CXML_SERVE_TOKEN is set, predictions need it as a bearer token. SIGHUP loads the model again from the same place.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     host: str = "127.0.0.1"
-    """Address to listen on. One that other machines reach, such as 0.0.0.0, needs a token."""
+    """Address to listen on. An address that other machines reach, such as 0.0.0.0, needs a token."""
     port: int = 8000
     """Port to listen on."""
+    engine: Literal["auto", "local", "ray"] = "auto"
+    """local: the model runs in this process, on this machine. ray: replicas of the model run on the Ray cluster of
+    RAY_ADDRESS, or on one that is started on this machine. auto: ray if RAY_ADDRESS is set or there is more than one
+    replica, else local."""
     replicas: int = 1
-    """Processes, each with the model."""
-    cpus: float = 1.0
-    """CPUs that each of them reserves."""
+    """Processes with the model; more than one needs the engine ray."""
+    cpus: float | None = None
+    """local: threads of the model; the default is OMP_NUM_THREADS, or all cores. ray: CPUs that each replica reserves;
+    the default is 1."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """What each of them computes on; auto: a GPU where the cluster has any. More processes than GPUs share them."""
+    """Device of the model. auto: a GPU if there is one, on this machine or on the Ray cluster. If there are more
+    replicas than GPUs, replicas share them."""
     rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
-    """Leave the label rows of an exported folder on the disk, mapped into memory; replicas of a machine share them."""
+    """Map the label rows of an exported folder into memory instead of reading them; the replicas of a machine share
+    them."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
     the run's evaluate.precision says."""
@@ -60,17 +70,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: ServeCommand) -> None:
-    extras.require("cxml.serve", "the server", *extras.EXTRAS["serve"], extra="serve")
-    from cxml.serving.running import serve_until_signalled  # noqa: PLC0415  the heavy libraries
-    from cxml.serving.service import ModelPlace  # noqa: PLC0415
+    on_ray = _is_on_ray(command)
+    needed = ("serve", "serve-ray") if on_ray else ("serve",)  # the second brings the first
+    modules = [module for extra in needed for module in extras.EXTRAS[extra]]
+    extras.require("cxml.serve", "the server", *modules, extra=needed[-1])
+    from cxml.serving.models import ModelPlace  # noqa: PLC0415  the heavy libraries
+    from cxml.serving.running import serve_until_signalled  # noqa: PLC0415
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
     rows = None if command.rows == "stored" else command.rows
     place = ModelPlace(command.model, rows, command.memory_map, command.precision)
-    serve_until_signalled(
-        place, options, host=command.host, port=command.port, num_replicas=command.replicas, cpus=command.cpus,
-        device=command.device,
-    )  # fmt: skip
+    if on_ray:
+        from cxml.serving.ray_engine import ray_engine  # noqa: PLC0415
+
+        cpus = 1.0 if command.cpus is None else command.cpus
+        opened = ray_engine(place, options, num_replicas=command.replicas, cpus=cpus, device=command.device)
+    else:
+        from cxml.serving.local_engine import LocalEngine  # noqa: PLC0415
+
+        opened = nullcontext(LocalEngine(place, options, cpus=command.cpus, device=command.device))
+    serve_until_signalled(opened, command.model, options, host=command.host, port=command.port)
+
+
+def _is_on_ray(command: ServeCommand) -> bool:
+    """Whether the command asks for Ray.
+
+    Raises:
+        ConfigError: it asks for several replicas, or no CPU, on the local engine.
+    """
+    if command.replicas < 1:
+        raise ConfigError("--replicas", command.replicas, "must be at least 1", "Leave it out for one.")
+    if command.cpus is not None and not 0 < command.cpus < math.inf:
+        raise ConfigError("--cpus", command.cpus, "must be a number above 0", "Leave it out for the default.")
+    if command.engine == "local" and command.replicas > 1:
+        raise ConfigError(
+            "--replicas", command.replicas, "the local engine is one process",
+            "Say --engine ray for several; --cpus sets the threads of one.",
+        )  # fmt: skip
+    return command.engine == "ray" or (
+        command.engine == "auto" and (command.replicas > 1 or bool(os.environ.get("RAY_ADDRESS")))
+    )
 
 
 if __name__ == "__main__":

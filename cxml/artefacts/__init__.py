@@ -10,7 +10,7 @@ A folder may come from anywhere. Nothing is allocated from a number that a file 
 against the file's real size.
 """
 
-from cxml.artefacts.arrow import read_batches
+from cxml.artefacts.arrow import as_numpy, read_batches
 from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
 from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
 from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
@@ -23,6 +23,7 @@ __all__ = [
     "MOST_JSON_BYTES",
     "FileEntry",
     "MappedFile",
+    "as_numpy",
     "entry_problem",
     "format_of",
     "local_file",

@@ -119,7 +119,7 @@ class ShardedDataset:
     def uids(self) -> np.ndarray:
         """Each row's number in its split's source, int64 [N]."""
         self._verification.wait()
-        return np.concatenate([batch.column("uid").to_numpy() for batch in self._batches])
+        return np.concatenate([artefacts.as_numpy(batch.column("uid")) for batch in self._batches])
 
     def column(self, name: str) -> Ragged:
         """A whole list column in memory."""
@@ -162,10 +162,10 @@ class _ChunkedLists:
     def __init__(self, batches: list[pa.RecordBatch], name: str, verify: Callable[[], None]) -> None:
         self._verify = verify
         columns = [batch.column(name) for batch in batches]
-        self._chunks = [column.values.to_numpy() for column in columns]
+        self._chunks = [artefacts.as_numpy(column.values) for column in columns]
         self._chunk_starts = lengths_to_offsets(np.array([len(chunk) for chunk in self._chunks]))
         ends = [
-            column.offsets.to_numpy()[1:] + start
+            artefacts.as_numpy(column.offsets)[1:] + start
             for column, start in zip(columns, self._chunk_starts[:-1], strict=True)
         ]
         self.offsets = np.concatenate([np.zeros(1, np.int64), *ends])
@@ -213,7 +213,7 @@ def read_labels(url: str) -> tuple[list[str], np.ndarray]:
     (file,) = _map_files(url, [info])
     file.verify()
     table = pa.Table.from_batches(_read_batches(info, file, [LABELS_SCHEMA], full=True))
-    frequency = table.column("train_frequency").to_numpy()
+    frequency = artefacts.as_numpy(table.column("train_frequency"))
     if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
         raise DataError(file.where, "a train_frequency is impossible", PREPARE_AGAIN)
     return table.column("name").to_pylist(), frequency
@@ -249,7 +249,7 @@ def _open_shard(shard: ShardInfo, file: MappedFile) -> list[pa.RecordBatch]:
     for batch in batches:
         for name in LIST_COLUMNS:
             column = batch.column(name)
-            offsets = column.offsets.to_numpy()
+            offsets = artefacts.as_numpy(column.offsets)
             if offsets[0] != 0 or offsets[-1] != len(column.values) or (np.diff(offsets) < 0).any():
                 raise DataError(file.where, f"the offsets of its column {name} are broken", file.remedy)
     return batches

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from cxml import artefacts
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest
 from cxml.data.ragged import Ragged
 from cxml.data.schema import TFIDF_COLUMNS
@@ -68,7 +69,7 @@ def _feature_checks(batch: pa.RecordBatch, manifest: DataManifest) -> Iterator[C
 
 def _ragged(batch: pa.RecordBatch, name: str) -> Ragged:
     column = batch.column(name)
-    return Ragged(column.values.to_numpy(), column.offsets.to_numpy())
+    return Ragged(artefacts.as_numpy(column.values), artefacts.as_numpy(column.offsets))
 
 
 def _rows_outside(column: Ragged, limit: int) -> np.ndarray:

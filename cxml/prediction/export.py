@@ -240,7 +240,7 @@ def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str]
     schemas = [pa.schema([names]), pa.schema([names, pa.field("weight", pa.float32())])]
     batches = artefacts.read_batches(artefacts.read_file(url, entry, _AGAIN), schemas, file, _AGAIN)
     table = pa.Table.from_batches(batches, batches[0].schema if batches else schemas[0])
-    weights = table.column("weight").to_numpy() if "weight" in table.column_names else None
+    weights = artefacts.as_numpy(table.column("weight")) if "weight" in table.column_names else None
     if len(table) != num_labels:
         raise DataError(file, f"names {len(table)} labels, the tree has {num_labels}", _AGAIN)
     if weights is not None and not ((weights > 0) & (weights <= 1)).all():

@@ -3,10 +3,9 @@
 # Annotations are values here, not text: FastAPI reads some that only exist inside a function.
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,27 +16,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxml.serving.addresses import LoopbackOnly
 from cxml.serving.guard import guarded_route
-from cxml.serving.metrics import Measured, Metrics
+from cxml.serving.metrics import Measured
+from cxml.serving.models import ServedModel
 from cxml.serving.options import ServeOptions
 
-Answer = Callable[[list[str], int, bool], Awaitable[bytes]]
-"""`await answer(texts, k, explain)`: a `Prediction` as JSON. Raises HTTPException where the model does not answer."""
-
+_LATER = {"Retry-After": "1"}
 _REASONS = 5
 _REASON_CHARACTERS = 200
-
-
-@dataclass
-class ServedModel:
-    """The model behind the interface. Whoever serves it sets these when they change."""
-
-    name: str
-    """What clients see."""
-    num_labels: int = 0
-    answer: Answer | None = None
-    """None while the model loads."""
-    status: Literal["loading", "ready", "not ready"] = "loading"
-    """As of the last time that the server itself asked the model."""
 
 
 class Cluster(BaseModel):
@@ -101,21 +86,20 @@ def build_api(served: ServedModel, options: ServeOptions) -> FastAPI:
         title="cxml", version="1", description="The few right labels of a text, out of very many.",
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
-    metrics = Metrics()
     if not (options.token or options.allow_anyone):
         api.add_middleware(LoopbackOnly)
-    api.add_middleware(Measured, metrics=metrics)
+    api.add_middleware(Measured, metrics=served.metrics)
 
     @api.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": _reasons(error)}, 422)
 
-    api.include_router(_predictions(served, options, metrics))
-    api.include_router(_supervision(served, options, metrics))
+    api.include_router(_predictions(served, options))
+    api.include_router(_supervision(served, options))
     return api
 
 
-def _predictions(served: ServedModel, options: ServeOptions, metrics: Metrics) -> APIRouter:
+def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
     router = APIRouter(route_class=guarded_route(options), redirect_slashes=False)
     request_type = _request_type(options)
     # For the document: the route itself asks for the token, before it reads the body.
@@ -127,22 +111,39 @@ def _predictions(served: ServedModel, options: ServeOptions, metrics: Metrics) -
         415: {"description": "the content type is not JSON"},
         422: {"description": "the request is not valid", "model": Refusal},
         429: {"description": "too many requests wait; try again later"},
+        500: {"description": "the model failed on this request"},
         503: {"description": "the model is still loading or does not answer; try again later"},
     }
 
     @router.post("/predict", response_model=Prediction, responses=refusals, dependencies=bearer)
     async def predict(request: request_type, http: Request) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         """The k best labels of each text; with `explain` also the way through the label tree to each."""
-        if served.answer is None:
-            raise HTTPException(503, "the model is still loading; try again", {"Retry-After": "1"})
-        metrics.texts.inc(len(request.texts))
-        answering = served.answer(request.texts, min(request.k, served.num_labels), request.explain)
-        return Response(await _while_connected(http, answering, options.timeout_s), media_type="application/json")
+        with served.in_use() as model:
+            if model is None:
+                raise HTTPException(503, "the model is still loading; try again", _LATER)
+            served.metrics.texts.inc(len(request.texts))
+            answering = model.answer(request.texts, request.k, request.explain)
+            return Response(await _while_connected(http, answering, options.timeout_s), media_type="application/json")
 
     return router
 
 
-async def _while_connected(request: Request, answering: Awaitable[bytes], seconds: float) -> bytes:
+def queue_full() -> HTTPException:
+    """The refusal of a request for which the queue has no room."""
+    return HTTPException(429, "too many requests wait; try again", _LATER)
+
+
+def not_answering() -> HTTPException:
+    """The answer where the model is not reached."""
+    return HTTPException(503, "the model does not answer; try again", _LATER)
+
+
+def failed() -> HTTPException:
+    """The answer to a request that the model fails on, even alone."""
+    return HTTPException(500, "the model failed on this request; the server's log says more")
+
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, bytes], seconds: float) -> bytes:
     """The answer; it is given up when the time is over or the client hangs up."""
     answer, hung_up = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
     try:
@@ -157,7 +158,7 @@ async def _while_connected(request: Request, answering: Awaitable[bytes], second
     raise HTTPException(408, f"there was no answer within {seconds:g} seconds; send fewer texts at once")
 
 
-def _supervision(served: ServedModel, options: ServeOptions, metrics: Metrics) -> APIRouter:
+def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
     """What everyone may ask: none of it reads a body, waits, or runs the model."""
     router = APIRouter(redirect_slashes=False)
 
@@ -182,7 +183,7 @@ def _supervision(served: ServedModel, options: ServeOptions, metrics: Metrics) -
     @router.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Requests, texts and latencies, for Prometheus."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(served.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     page = resources.files("cxml.serving").joinpath("page.html").read_text()
 

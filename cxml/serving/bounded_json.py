@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+_BYTES_BETWEEN_RESTS = 16 << 10
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _SCALAR = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]{0,40}|true|false|null', re.DOTALL)
 
@@ -22,7 +23,7 @@ class UnreadableError(ValueError):
 async def read_object(body: bytes, *, most_values: int, most_bytes: int) -> dict[str, Any]:
     """The members of a JSON object whose values are scalars or lists of scalars.
 
-    Other tasks run between two long strings.
+    Other tasks run after every `_BYTES_BETWEEN_RESTS`, between two values.
 
     Args:
         body: UTF-8 text.
@@ -49,9 +50,12 @@ async def read_object(body: bytes, *, most_values: int, most_bytes: int) -> dict
 
 async def _values(reader: _Reader) -> list[Any]:
     values: list[Any] = []
+    rested_at = reader.at
     while not reader.ends(b"]", is_first=not values):
         values.append(reader.scalar())
-        await asyncio.sleep(0)
+        if reader.at - rested_at >= _BYTES_BETWEEN_RESTS:
+            rested_at = reader.at
+            await asyncio.sleep(0)
     return values
 
 
@@ -59,21 +63,21 @@ class _Reader:
     """A place in a body, and how much may still be read from there."""
 
     def __init__(self, body: bytes, most_values: int, most_bytes: int) -> None:
-        self._body, self._at = body, 0
+        self._body, self.at = body, 0
         self._left, self._most_bytes = most_values, most_bytes
 
     def _next(self) -> bytes:
         """The first byte of the next token; nothing at the end."""
-        space = _SPACE.match(self._body, self._at)
+        space = _SPACE.match(self._body, self.at)
         assert space
-        self._at = space.end()
-        return self._body[self._at : self._at + 1]
+        self.at = space.end()
+        return self._body[self.at : self.at + 1]
 
     def skips(self, token: bytes) -> bool:
         """Whether the next token is this one; then it is behind the reader."""
         if self._next() != token:
             return False
-        self._at += len(token)
+        self.at += len(token)
         return True
 
     def expect(self, token: bytes) -> None:
@@ -97,12 +101,12 @@ class _Reader:
         first = self._next()
         if first in (b"{", b"["):
             raise UnreadableError("it has values within values, where a request has none")
-        token = _SCALAR.match(self._body, self._at, self._at + self._most_bytes)
+        token = _SCALAR.match(self._body, self.at, self.at + self._most_bytes)
         if not token:
-            if first == b'"' and len(self._body) - self._at > self._most_bytes:
+            if first == b'"' and len(self._body) - self.at > self._most_bytes:
                 raise UnreadableError("a string is longer than any within the limits")
             raise UnreadableError("it is not valid JSON")
-        self._at = token.end()
+        self.at = token.end()
         try:
             return json.loads(token[0].decode())
         except ValueError as error:  # bytes that are not UTF-8, an escape or a number that JSON does not know

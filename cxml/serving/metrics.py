@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,12 +22,27 @@ class Metrics:
         self._requests = Counter("cxml_requests", "Requests answered", names, registry=self._registry)
         self._seconds = Histogram("cxml_request_seconds", "Seconds until the answer", ["path"], registry=self._registry)
         self.texts = Counter("cxml_texts", "Texts of accepted requests", registry=self._registry)
+        self._loads = Counter("cxml_model_loads", "Models loaded, or tried to", ["outcome"], registry=self._registry)
+        self._loaded = Gauge(
+            "cxml_model_loaded_timestamp_seconds", "When the model that answers was loaded", registry=self._registry
+        )
+        for outcome in ("served", "failed"):
+            self._loads.labels(outcome)  # from the start, at 0, so that the first failure is an increase
 
     def observe(self, path: str, status: int, seconds: float) -> None:
         """Count an answer. All paths that do not exist count as one, so that no client adds series."""
         known = path if path in _PATHS else "other"
         self._requests.labels(known, str(status)).inc()
         self._seconds.labels(known).observe(seconds)
+
+    def model_loaded(self) -> None:
+        """Count a model that answers from now on."""
+        self._loads.labels("served").inc()
+        self._loaded.set_to_current_time()
+
+    def model_failed(self) -> None:
+        """Count a model that could not be loaded, or was refused."""
+        self._loads.labels("failed").inc()
 
     def text(self) -> bytes:
         """The figures in Prometheus' format."""

@@ -166,7 +166,7 @@ def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
         raise DataError(storage.join(url, MANIFEST), f"names other files than {_FILE}", _REMEDY)
     content = artefacts.read_file(url, files[_FILE], _REMEDY)
     batches = artefacts.read_batches(content, [_SCHEMA], storage.join(url, _FILE), _REMEDY)
-    return [row.values.to_numpy(zero_copy_only=False) for batch in batches for row in batch["values"]]
+    return [artefacts.as_numpy(row.values) for batch in batches for row in batch["values"]]
 
 
 def _find_problem(label_order: np.ndarray, offsets: tuple[np.ndarray, ...]) -> str:

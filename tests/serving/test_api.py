@@ -8,26 +8,22 @@ import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
+from support.served import AnswersBy
 
-import cxml
 from cxml.serving import ServeOptions
-from cxml.serving.api import ServedModel, build_api
-from cxml.serving.service import Asked, predict_together
+from cxml.serving.api import build_api
+from cxml.serving.batching import Asked, answer_together
+from cxml.serving.models import ServedModel
 
 OPTIONS = ServeOptions(max_texts=4, max_characters=60, max_k=7)
 TEXTS = ["cholera due to vibrio", "typhoid fever"]
 
 
-@pytest.fixture(scope="module")
-def predictor(output):
-    return cxml.Predictor.from_checkpoint(output)
-
-
 def api_of(predictor, options):
     async def answer(texts, k, explain):
-        return json.dumps({"predictions": predict_together(predictor, [Asked(texts, k, explain)])[0]}).encode()
+        return answer_together(predictor, [Asked(texts, k, explain)])[0]
 
-    return build_api(ServedModel("a model", len(predictor.names), answer, "ready"), options)
+    return build_api(ServedModel("a model", AnswersBy(answer, len(predictor.names)), "ready"), options)
 
 
 def client_of(api):
@@ -58,9 +54,9 @@ def test_explanations_show_the_way_through_the_tree(client, predictor):
 
 def test_requests_that_come_together_get_what_they_would_get_alone(predictor):
     asked = [Asked(TEXTS, 3, False), Asked([], 2, False), Asked(TEXTS[:1], 1, True), Asked(TEXTS[1:], 5, False)]
-    together = predict_together(predictor, asked)
+    together = [json.loads(answer)["predictions"] for answer in answer_together(predictor, asked)]
     for one, answer in zip(asked, together, strict=True):
-        alone = predict_together(predictor, [one])[0]
+        alone = json.loads(answer_together(predictor, [one])[0])["predictions"]
         assert [[label["label"] for label in labels] for labels in answer] == [
             [label["label"] for label in labels] for labels in alone
         ]
@@ -121,7 +117,7 @@ def test_a_model_that_takes_too_long_is_not_waited_for():
             raise
 
     options = dataclasses.replace(OPTIONS, timeout_s=0.1)
-    with client_of(build_api(ServedModel("a model", 3, slow, "ready"), options)) as client:
+    with client_of(build_api(ServedModel("a model", AnswersBy(slow), "ready"), options)) as client:
         assert client.post("/predict", json={"texts": TEXTS}).status_code == 408
     assert given_up == [TEXTS]
 

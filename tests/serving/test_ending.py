@@ -9,19 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
+import pytest
 from support.launching import ROOT, wait_until
 from support.object_store import free_ports
 from support.ray import one_at_a_time
 from support.served import TOKEN, is_listening, is_ready, served
 
 
-def test_told_to_end_while_the_model_loads_it_ends_with_code_0_and_leaves_nothing(output, tmp_path):
-    with served(output, tmp_path / "log.txt", until=is_listening):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_told_to_end_while_the_model_loads_it_ends_with_code_0_and_leaves_nothing(output, engine, tmp_path):
+    with served(output, tmp_path / "log.txt", "--engine", engine, until=is_listening):
         pass
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
-def test_told_to_end_it_answers_what_it_has_accepted(output, tmp_path):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_told_to_end_it_answers_what_it_has_accepted(output, engine, tmp_path):
     texts = ["fever " * 3000] * 64
 
     def ask(address):
@@ -32,7 +35,7 @@ def test_told_to_end_it_answers_what_it_has_accepted(output, tmp_path):
         return float(re.search(r"^cxml_texts_total (.*)$", httpx.get(f"{address}/metrics").text, re.MULTILINE)[1])
 
     with ThreadPoolExecutor(4) as pool:
-        with served(output, tmp_path / "log.txt") as address:
+        with served(output, tmp_path / "log.txt", "--engine", engine) as address:
             asked = [pool.submit(ask, address) for _ in range(4)]
             wait_until(lambda: num_accepted(address) == 4 * len(texts), "the requests do not arrive")
         assert [one.result() for one in asked] == [200] * 4
@@ -41,7 +44,7 @@ def test_told_to_end_it_answers_what_it_has_accepted(output, tmp_path):
 
 def test_it_ends_when_the_ray_below_it_has_died(output, tmp_path):
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), "--timeout-s", "2"]
+    command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), "--timeout-s", "2", "--engine", "ray"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     log = tmp_path / "log.txt"
     with one_at_a_time(), log.open("w") as file:

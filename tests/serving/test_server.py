@@ -1,4 +1,4 @@
-"""The server itself: the command, Ray Serve, real requests over HTTP."""
+"""The server itself, with each engine: the command, real requests over HTTP."""
 
 import json
 import subprocess
@@ -13,6 +13,11 @@ from support.served import TOKEN
 import cxml
 
 TEXTS = ["cholera due to vibrio", "typhoid fever"]
+
+
+@pytest.fixture(scope="module", params=["local", "ray"])
+def engine(request):
+    return request.param
 
 
 def ask(address, body, token=TOKEN, timeout=60):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,29 @@ def trained(folder: Path) -> str:
     return str(folder / "out")
 
 
+class AnswersBy:
+    """A model that answers by a function."""
+
+    def __init__(self, answer: Any, num_labels: int = 3) -> None:
+        self.answer, self.num_labels, self.is_closed = answer, num_labels, False
+
+    def is_answering(self, seconds: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
 @contextmanager
 def fronted(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
     """Port of the HTTP server alone, in this process, over a function that answers; and the server, to end it."""
     from cxml.serving.addresses import bind
-    from cxml.serving.api import ServedModel
-    from cxml.serving.running import Front
+    from cxml.serving.front import Front
+    from cxml.serving.models import ServedModel
 
     sockets = bind("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
-    front = Front(ServedModel("a model", 3, answer, "ready"), options, sockets)
+    front = Front(ServedModel("a model", AnswersBy(answer), "ready"), options, sockets)
     front.start()
     try:
         wait_until(lambda: is_listening(port), "the server does not listen")
@@ -73,7 +86,8 @@ def served(
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), *options]
     environment = {**os.environ, "CXML_SERVE_TOKEN": token, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    with one_at_a_time(), log.open("w") as file:
+    alone = one_at_a_time() if "ray" in options else nullcontext()
+    with alone, log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
             wait_until(lambda: until(port) or process.poll() is not None, "the server does not come up")

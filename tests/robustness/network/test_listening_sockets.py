@@ -137,10 +137,11 @@ def test_a_search_listens_on_loopback_only(base):
     assert_guarded_and_quiet_ray(seen)
 
 
-def test_a_server_listens_on_loopback_only(base):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_server_listens_on_loopback_only(base, engine):
     train(base)
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "cxml.serve", str(base / "out"), "--port", str(port)]
+    command = [sys.executable, "-m", "cxml.serve", str(base / "out"), "--port", str(port), "--engine", engine]
     with one_at_a_time(), (base / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
         try:
@@ -153,4 +154,8 @@ def test_a_server_listens_on_loopback_only(base):
             process.kill()
     assert answer.status_code == 200
     assert seen.strangers == set()
-    assert_guarded_and_quiet_ray(seen)
+    if engine == "ray":
+        assert_guarded_and_quiet_ray(seen)
+    else:
+        assert seen.addresses == {"127.0.0.1"}
+        assert len(seen.processes) == 1

@@ -1,0 +1,169 @@
+"""Requests that come together are predicted together: a bounded queue, and a thread that runs the model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic_core import to_json
+
+if TYPE_CHECKING:
+    from cxml.prediction import ExplainedLabel, NamedLabel, Predictor
+
+_log = logging.getLogger(__name__)
+
+_SECONDS_TO_END = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    texts: list[str]
+    k: int
+    explain: bool
+
+
+class QueueFullError(Exception):
+    """As many requests wait as may."""
+
+
+class Batcher:
+    """A queue of requests before one model.
+
+    The model's thread takes what has come while it worked, up to `batch_texts` texts. A request that finds the model
+    idle goes at once. One that came while the model worked waits for others until it is `batch_wait_s` old, not longer.
+    A request that is cancelled while it waits is not predicted.
+    """
+
+    def __init__(self, predictor: Predictor, *, batch_texts: int, batch_wait_s: float, max_waiting: int) -> None:
+        """Start the thread.
+
+        Args:
+            predictor: the model.
+            batch_texts: texts that are predicted together; a request that has more goes alone.
+            batch_wait_s: seconds.
+            max_waiting: requests that wait; those that are being predicted do not count.
+        """
+        self._predictor = predictor
+        self._batch_texts, self._batch_wait_s, self._max_waiting = batch_texts, batch_wait_s, max_waiting
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, asked: Asked) -> Future[bytes]:
+        """The answer to come, as `answer_together` gives it. Cancel it to drop a request that still waits.
+
+        Raises:
+            QueueFullError: too many requests wait.
+            RuntimeError: the batcher is closed.
+        """
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the batcher is closed")
+            if len(self._waiting) >= self._max_waiting:
+                self._waiting = deque(one for one in self._waiting if not one.answer.cancelled())
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFullError
+            waiting = _Waiting(asked)
+            self._waiting.append(waiting)
+            self._changed.notify()
+        return waiting.answer
+
+    def close(self) -> None:
+        """Take no further requests, and wait until all that were accepted are answered; not for a model that hangs."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join(_SECONDS_TO_END)
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            answers = answer_together(self._predictor, [one.asked for one in batch])
+            for one, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Exception):
+                    one.answer.set_exception(answer)
+                else:
+                    one.answer.set_result(answer)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Requests to predict together; none if the batcher is closed and nothing waits any more."""
+        batch: list[_Waiting] = []
+        with self._changed:
+            while not batch:
+                if self._waiting:
+                    left = self._waiting[0].since + self._batch_wait_s - time.monotonic()
+                    self._changed.wait_for(self._is_full, timeout=max(0.0, left))
+                elif self._is_closed:
+                    return []
+                else:
+                    self._changed.wait()
+                batch = self._take()
+        return batch
+
+    def _is_full(self) -> bool:
+        return self._is_closed or sum(len(one.asked.texts) for one in self._waiting) >= self._batch_texts
+
+    def _take(self) -> list[_Waiting]:
+        """The oldest requests that fit a batch, without those that were cancelled."""
+        batch: list[_Waiting] = []
+        room = self._batch_texts
+        while self._waiting and (not batch or len(self._waiting[0].asked.texts) <= room):
+            one = self._waiting.popleft()
+            if one.answer.set_running_or_notify_cancel():
+                batch.append(one)
+                room -= len(one.asked.texts)
+        return batch
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    asked: Asked
+    answer: Future[bytes] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes | Exception]:
+    """The answer to each request, as JSON. Where predicting them together fails, each is predicted alone.
+
+    Returns:
+        For each request the text of a `Prediction`, or the error that it leads to by itself.
+    """
+    try:
+        return [to_json({"predictions": labels}) for labels in _predict_together(predictor, asked)]
+    except Exception as error:
+        if len(asked) > 1:
+            return [answer for one in asked for answer in answer_together(predictor, [one])]
+        # Without the error's message: it may repeat the text.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("The model failed on a request: %s\n%s", type(error).__name__, frames)
+        return [error]
+
+
+def _predict_together(
+    predictor: Predictor, asked: Sequence[Asked]
+) -> list[Sequence[Sequence[NamedLabel | ExplainedLabel]]]:
+    """The labels of each request's texts: one pass for the requests that want explanations, one for the others."""
+    answers: list[Sequence[Sequence[NamedLabel | ExplainedLabel]]] = [[] for _ in asked]
+    for explain in (False, True):
+        places = [place for place, one in enumerate(asked) if one.explain is explain]
+        texts = [text for place in places for text in asked[place].texts]
+        if not texts:
+            continue
+        k = max(asked[place].k for place in places)
+        found = predictor.explain(texts, k) if explain else predictor.predict(texts, k)
+        at = 0
+        for place in places:
+            one = asked[place]
+            answers[place] = [found[at + row][: one.k] for row in range(len(one.texts))]
+            at += len(one.texts)
+    return answers

@@ -1,0 +1,67 @@
+"""The HTTP server, in a thread of its own."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from cxml.serving.api import build_api
+from cxml.serving.connections import ConnectionLimits, GuardedConnection
+
+if TYPE_CHECKING:
+    import socket
+
+    from cxml.serving.models import ServedModel
+    from cxml.serving.options import ServeOptions
+
+
+class Front(threading.Thread):
+    """The HTTP server: it answers while the main thread loads models and waits for signals.
+
+    An event tells its end, for a signal that ends `Thread.join` makes Python 3.11 take a thread for ended.
+    """
+
+    def __init__(
+        self, served: ServedModel, options: ServeOptions, sockets: list[socket.socket],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Start nothing yet.
+
+        Args:
+            served: the model; it may still be loading.
+            options: limits and token.
+            sockets: bound ones, on which the server is to listen.
+            ended: called when the server has ended, in its thread.
+        """
+        super().__init__(name="http", daemon=True)
+        limits = ConnectionLimits(options.head_timeout_s, options.timeout_s, 2 * options.max_body_bytes)
+        connection: Any = functools.partial(GuardedConnection, limits=limits)
+        ending_s = options.body_timeout_s + options.timeout_s + options.head_timeout_s
+        self._sockets = sockets
+        self._tell = ended
+        self._ended = threading.Event()
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                build_api(served, options), http=connection, ws="none", lifespan="off", log_config=None,
+                log_level="error", access_log=False, server_header=False, proxy_headers=False,
+                timeout_graceful_shutdown=int(ending_s) + 1,
+            )
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Answer requests until `end`."""
+        try:
+            self._server.run(self._sockets)
+        finally:
+            self._ended.set()
+            self._tell()
+
+    def end(self) -> None:
+        """Accept no connections any more, and wait until the requests under way are answered."""
+        self._server.should_exit = True
+        if self.ident is not None:
+            self._ended.wait()

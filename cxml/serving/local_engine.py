@@ -1,0 +1,98 @@
+"""The model in the server's own process, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent import futures
+
+from cxml.errors import ConfigError
+from cxml.ray_cluster import Device
+from cxml.serving.api import failed, queue_full
+from cxml.serving.batching import Asked, Batcher, QueueFullError
+from cxml.serving.models import CHECK_TEXTS, ModelPlace, load_checked
+from cxml.serving.options import ServeOptions
+
+_log = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """Loads models into this process. Each has a thread of its own, so the HTTP server answers while it computes."""
+
+    def __init__(
+        self, place: ModelPlace, options: ServeOptions, *, cpus: float | None = None, device: Device = "auto"
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            place: the model.
+            options: limits.
+            cpus: threads of the model; None leaves their number to PyTorch: one per core that the process may use, or
+                OMP_NUM_THREADS.
+            device: what it computes on; auto: a GPU where the machine has any.
+        """
+        self._place, self._options, self._cpus, self._device = place, options, cpus, device
+
+    def load(self) -> LocalModel:
+        """See `Engine`."""
+        import torch  # noqa: PLC0415 - seconds, during which the server answers already
+
+        if self._cpus is not None:
+            torch.set_num_threads(max(1, int(self._cpus)))
+        predictor = load_checked(self._place, self._options, self._device_name())
+        _log.info("The model computes on %s; PyTorch has %d threads", predictor.device, torch.get_num_threads())
+        return LocalModel(
+            Batcher(
+                predictor, batch_texts=self._options.batch_texts, batch_wait_s=self._options.batch_wait_ms / 1000,
+                max_waiting=self._options.max_waiting,
+            ),
+            num_labels=len(predictor.names),
+        )  # fmt: skip
+
+    def is_lost(self) -> str:
+        """See `Engine`; as long as this process lives, its engine does."""
+        return ""
+
+    def _device_name(self) -> str | None:
+        """The device by PyTorch's name; None takes the accelerator if there is one."""
+        if self._device == "cpu":
+            return "cpu"
+        from cxml.accelerators import accelerator_type  # noqa: PLC0415 - imports torch
+
+        if self._device == "gpu" and accelerator_type() is None:
+            raise ConfigError("--device", "gpu", "PyTorch finds no GPU on this machine", "Say --device cpu.")
+        return None
+
+
+class LocalModel:
+    """A model of this process, see `Model`."""
+
+    def __init__(self, batcher: Batcher, *, num_labels: int) -> None:
+        self._batcher = batcher
+        self.num_labels = num_labels
+
+    async def answer(self, texts: list[str], k: int, explain: bool) -> bytes:
+        """See `Model`."""
+        try:
+            answer = self._batcher.submit(Asked(texts, k, explain))
+        except QueueFullError:
+            raise queue_full() from None
+        try:
+            return await asyncio.wrap_future(answer)
+        except Exception:  # the batcher has logged it
+            raise failed() from None
+
+    def is_answering(self, seconds: float) -> bool:
+        """See `Model`."""
+        try:
+            self._batcher.submit(Asked(CHECK_TEXTS, 1, False)).result(seconds)
+        except QueueFullError:
+            return True
+        except (Exception, futures.TimeoutError) as error:  # whatever is wrong, it is not ready
+            _log.warning("The model does not answer: %s", type(error).__name__)
+            return False
+        return True
+
+    def close(self) -> None:
+        """See `Model`."""
+        self._batcher.close()

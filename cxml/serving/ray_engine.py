@@ -1,0 +1,206 @@
+"""The model as a Ray Serve application: replicas on a cluster, behind the HTTP server of the command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
+from ray.serve import Application
+from ray.serve._private import replica
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from cxml import ray_cluster
+from cxml.errors import WorkerError
+from cxml.prediction import is_exported, model_identity
+from cxml.serving.api import failed, not_answering, queue_full
+from cxml.serving.batching import Asked, Batcher
+from cxml.serving.models import CHECK_TEXTS, ModelPlace, load_checked
+from cxml.serving.options import ServeOptions
+
+_log = logging.getLogger(__name__)
+
+_ONGOING_PER_REPLICA = 64
+
+
+class Service:
+    """One replica: a process with the model."""
+
+    def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
+        """Load the model. Raises what `load_checked` raises."""
+        _open_no_side_door()
+        predictor = load_checked(place, options)
+        self._num_labels = len(predictor.names)
+        self._batcher = Batcher(
+            predictor, batch_texts=options.batch_texts, batch_wait_s=options.batch_wait_ms / 1000,
+            max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray hands over fewer; those wait in its own queue
+        )  # fmt: skip
+
+    def num_labels(self) -> int:
+        """L."""
+        return self._num_labels
+
+    async def answer(self, asked: Asked) -> bytes:
+        """The labels of a request's texts, as JSON: the text of an answer."""
+        return await asyncio.wrap_future(self._batcher.submit(asked))
+
+
+def _open_no_side_door() -> None:
+    """Keep this replica from listening for calls of other deployments, of which there are none.
+
+    Ray Serve would do so on all interfaces, and unpickle whatever anyone sends, without asking for a token.
+    """
+    replica.add_port_to_grpc_server = _no_port  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _no_port(server: object, address: str) -> int:  # noqa: ARG001
+    return 0
+
+
+def application(
+    place: ModelPlace, options: ServeOptions, *, num_replicas: int, resources: Mapping[str, float]
+) -> Application:
+    """The deployment, ready for `serve.run`.
+
+    Args:
+        place: the model.
+        options: limits.
+        num_replicas: processes, each with the model.
+        resources: what each of them reserves, see `cxml.ray_cluster.worker_resources`.
+    """
+    deployment: Any = serve.deployment(
+        name="cxml", num_replicas=num_replicas,
+        ray_actor_options={"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)},
+        max_ongoing_requests=_ONGOING_PER_REPLICA, max_queued_requests=options.max_waiting,
+        max_constructor_retry_count=1,
+        logging_config={"log_level": logging.WARNING, "enable_access_log": False},
+    )(Service)  # fmt: skip
+    return deployment.bind(place, options)
+
+
+@contextmanager
+def ray_engine(
+    place: ModelPlace, options: ServeOptions, *, num_replicas: int, cpus: float = 1.0,
+    device: ray_cluster.Device = "auto",
+) -> Iterator[RayEngine]:  # fmt: skip
+    """An engine on the Ray cluster of RAY_ADDRESS, or on one that lives as long as the context.
+
+    Raises:
+        DataError: there is no whole model.
+    """
+    if not is_exported(place.url):
+        model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
+    with ray_cluster.joined_cluster(logs=True):
+        engine = RayEngine(place, options, num_replicas, cpus, device)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+class RayEngine:
+    """Loads models into replicas; each model is an application of its own."""
+
+    def __init__(
+        self, place: ModelPlace, options: ServeOptions, num_replicas: int, cpus: float, device: ray_cluster.Device
+    ) -> None:
+        self._place, self._options, self._num_replicas = place, options, num_replicas
+        self._cpus: float = cpus
+        self._device: ray_cluster.Device = device
+        self._names: set[str] = set()
+        self._has_started = False
+
+    def load(self) -> RayModel:
+        """See `Engine`. Raises WorkerError also where the cluster has no room beside the model that answers now."""
+        resources = ray_cluster.worker_resources(self._device, self._cpus, self._num_replicas)
+        if self._names:
+            _require_room(resources, self._num_replicas)
+        name = f"cxml-{secrets.token_hex(4)}"  # a cluster may serve other models
+        serve.start(proxy_location="Disabled")
+        self._has_started = True
+        self._names.add(name)
+        deployed = application(self._place, self._options, num_replicas=self._num_replicas, resources=resources)
+        try:
+            handle = serve.run(deployed, name=name, route_prefix=None)
+            return RayModel(handle, num_labels=handle.num_labels.remote().result(), end=lambda: self._remove(name))
+        except (RayServeException, RuntimeError) as error:
+            self._remove(name)
+            raise WorkerError(f"{self._place.url}: the model is not served. {error}") from error
+
+    def is_lost(self) -> str:
+        """See `Engine`."""
+        return "this machine's node of Ray has died. Start the command again." if ray_cluster.is_lost() else ""
+
+    def close(self) -> None:
+        """Take all models off the cluster, and Ray Serve too if it serves nothing else."""
+        if not self._has_started or ray_cluster.is_lost():  # Ray would wait for a lost node without end
+            return
+        if serve.status().applications.keys() - self._names:
+            for name in self._names:
+                serve.delete(name)
+        else:
+            serve.shutdown()
+
+    def _remove(self, name: str) -> None:
+        serve.delete(name)
+        self._names.discard(name)
+
+
+def _require_room(resources: Mapping[str, float], num_replicas: int) -> None:
+    """Refuse to start replicas for which the cluster has no room: Ray would wait for it without end.
+
+    Raises:
+        WorkerError: there is none.
+    """
+    free = ray_cluster.free_resources()
+    for name, share in resources.items():
+        if free.get(name, 0.0) < share * num_replicas:
+            raise WorkerError(
+                f"The cluster has {free.get(name, 0.0):g} {name} free, and {num_replicas} replicas of the new model "
+                f"beside the old ones need {share * num_replicas:g}. Add nodes, or start the command again."
+            )
+
+
+class RayModel:
+    """A model of a cluster, see `Model`."""
+
+    def __init__(self, handle: DeploymentHandle, *, num_labels: int, end: Callable[[], None]) -> None:
+        self._handle, self._end = handle, end
+        self.num_labels = num_labels
+
+    async def answer(self, texts: list[str], k: int, explain: bool) -> bytes:
+        """See `Model`."""
+        response: Any = self._handle.answer.remote(Asked(texts, k, explain))
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            raise queue_full() from None
+        except RayTaskError:  # the replica has logged it
+            raise failed() from None
+        except (RayActorError, RayServeException, TaskCancelledError) as error:
+            _log.warning("A replica did not answer: %s", type(error).__name__)
+            raise not_answering() from None
+
+    def is_answering(self, seconds: float) -> bool:
+        """See `Model`."""
+        try:
+            self._handle.answer.remote(Asked(CHECK_TEXTS, 1, False)).result(timeout_s=seconds)
+        except BackPressureError:
+            return True
+        except Exception as error:  # whatever is wrong, it is not ready
+            _log.warning("The model does not answer: %s", type(error).__name__)
+            return False
+        return True
+
+    def close(self) -> None:
+        """See `Model`."""
+        self._end()
