@@ -128,7 +128,7 @@ def free_resources() -> dict[str, float]:
     """What the joined cluster has that nobody has reserved, by Ray's names of resources."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
-    return ray.available_resources()
+    return dict(ray.available_resources())
 
 
 def is_lost() -> bool:
