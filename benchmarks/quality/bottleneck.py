@@ -3,15 +3,14 @@
     python benchmarks/quality/bottleneck.py --config configs/icd10cm.yaml [--share 0.2] [--widths 32 64 128]
     python benchmarks/quality/bottleneck.py --quick
 
-Data and tree are those of `row_formats.py`: of a share of the training texts a fifth is held out; the test texts are
-not looked at. Options of `python -m cxml.train` that follow hold for every run. Runs that are finished are not run
-again. Prints the mean of the seeds and its standard error, and the mean difference to full rows with the same seed. The
-last line is JSON: P@1 of the narrowest rows against that of full ones; the goal is to lose no more than 1 %.
+Of a share of the training texts a fifth is held out; the test texts are not looked at. Options of `python -m cxml.train`
+that follow hold for every run. Runs that are finished are not run again. Prints the mean of the seeds and its standard
+error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the narrowest rows against
+that of full ones; the goal is to lose no more than 1 %.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,35 +18,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from quality.compare import QUICK  # noqa: E402
-from quality.row_formats import METRICS, cells, held_out, metrics  # noqa: E402
-from support.closing_line import print_closing_line  # noqa: E402
-
-from cxml.console import set_up_logging  # noqa: E402
+from quality.held_out import METRICS, cells, metrics, parsed, parser_of
+from support.closing_line import print_closing_line
 
 FULL = 0
 
 
 def main() -> None:
     """Parse, train, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, one width, one seed")
-    parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/bottleneck"), help="where the runs stay")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training texts that is used")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, "bottleneck")
     parser.add_argument("--widths", type=int, nargs="+", default=[64], help="of the label rows")
-    options, rest = parser.parse_known_args()
-    if options.quick:
-        options.folder, options.seeds = options.folder / "quick", 1
-        rest = [*QUICK, "--evaluate.examples", "0", *rest]
-    set_up_logging(is_speaker=True)
-    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
-    words += ["--data.directory", held_out(words, options.folder, options.share)]
-    words += ["--tree.directory", str(options.folder / "tree")]
+    options, words = parsed(parser)
     found: dict[int, list[list[float]]] = {width: [] for width in (FULL, *options.widths)}
     for seed in range(options.seeds):  # whole rounds, so that what is there can be compared at any time
         for width, values in found.items():

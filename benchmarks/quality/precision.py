@@ -12,7 +12,6 @@ same seed, and the minutes of training. The last line is JSON: P@1 of bf16 again
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -21,50 +20,29 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from quality.compare import QUICK  # noqa: E402
-from quality.row_formats import METRICS, cells, held_out  # noqa: E402
-from support.closing_line import print_closing_line  # noqa: E402
-from support.configs import config_of  # noqa: E402
-
-from cxml.console import set_up_logging  # noqa: E402
-from cxml.pipeline import run  # noqa: E402
+from quality.held_out import METRICS, cells, metrics, parsed, parser_of
+from support.closing_line import print_closing_line
 
 
 def main() -> None:
     """Parse, train, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, one seed: under 50 s")
-    parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/precision"), help="where the runs stay")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training texts that is used")
-    parser.add_argument("--seeds", type=int, default=3)
-    options, rest = parser.parse_known_args()
-    if options.quick:
-        options.folder, options.seeds = options.folder / "quick", 1
-        rest = [*QUICK, "--evaluate.examples", "0", *rest]
-    set_up_logging(is_speaker=True)
-    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
-    words += ["--data.directory", held_out(words, options.folder, options.share)]
-    words += ["--tree.directory", str(options.folder / "tree")]
+    options, words = parsed(parser_of(__doc__, "precision"))
     found: dict[tuple[str, str], list[list[float]]] = {}
     for seed in range(options.seeds):
         for trained, predicts in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")):
-            output = str(options.folder / trained / f"seed-{seed}")
+            folder = options.folder / trained
             settings = ["--train.precision", trained, "--evaluate.precision", predicts]
-            row = metrics([*words, *settings, "--seed", str(seed), "--output", output], output)
+            row = [*metrics([*words, *settings], folder, seed), minutes(folder, seed)]
             found.setdefault((trained, predicts), []).append(row)
     report({name: np.array(rows) for name, rows in found.items()})
 
 
-def metrics(words: list[str], output: str) -> list[float]:
-    """METRICS of a run, trained if it is not yet, and the minutes of its training."""
-    labels = run(config_of("precision.py", words))["levels"][-1]
-    records = [json.loads(line) for line in Path(output, "metrics.jsonl").read_text().splitlines()]
-    seconds = [record["seconds"] for record in records if record["kind"] == "train"][-1]
-    return [*(labels[name] for name in METRICS), seconds / 60]
+def minutes(folder: Path, seed: int) -> float:
+    """The minutes that a run trained."""
+    lines = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+    return [record["seconds"] for line in lines if (record := json.loads(line))["kind"] == "train"][-1] / 60
 
 
 def report(found: dict[tuple[str, str], np.ndarray]) -> None:

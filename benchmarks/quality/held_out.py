@@ -1,0 +1,74 @@
+"""Comparisons of settings on held-out training texts, over several seeds; the test texts are not looked at."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from quality.compare import QUICK
+from support.configs import config_of
+
+from cxml import storage
+from cxml.console import set_up_logging
+from cxml.data import data_url
+from cxml.data_tools.preparation import prepare
+from cxml.data_tools.splitting import hold_out
+from cxml.pipeline import run
+
+ROOT = Path(__file__).parent.parent.parent
+HELD_OUT = 0.2
+METRICS = ("P@1", "P@5", "PSP@5")
+
+
+def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
+    """Options that all comparisons have; their runs stay in `folder` of the benchmarks' runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, one seed")
+    parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks") / folder, help="where the runs stay")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training texts that is used")
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what every run has in common, as options of `python -m cxml.train`; the data are prepared."""
+    options, rest = parser.parse_known_args()
+    if options.quick:
+        options.folder, options.seeds = options.folder / "quick", 1
+        rest = [*QUICK, "--evaluate.examples", "0", *rest]
+    set_up_logging(is_speaker=True)
+    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
+    words += ["--data.directory", held_out(words, options.folder, options.share)]
+    return options, [*words, "--tree.directory", str(options.folder / "tree")]
+
+
+def held_out(words: list[str], folder: Path, share: float) -> str:
+    """The data set of a share of the training texts, whose test split is a fifth of them; made if it is not there."""
+    config = config_of("comparison", [*words, "--output", str(folder)])
+    prepare(config)
+    source, part, target = data_url(config), str(folder / "part"), str(folder / "validation")
+    if storage.file_sizes(target):
+        return target
+    if share < 1:
+        hold_out(source, part, fraction=1 - share, seed=0, name="rest")
+        source = part
+    hold_out(source, target, fraction=HELD_OUT, seed=0, name="test")
+    return target
+
+
+def metrics(words: list[str], folder: Path, seed: int) -> list[float]:
+    """METRICS of a run, trained if it is not yet."""
+    output = str(folder / f"seed-{seed}")
+    labels = run(config_of("comparison", [*words, "--seed", str(seed), "--output", output]))["levels"][-1]
+    return [labels[name] for name in METRICS]
+
+
+def cells(values: np.ndarray, *, signed: bool) -> list[str]:
+    """Mean of each column, and its standard error where there are several seeds."""
+    form = "+.2f" if signed else ".2f"
+    if len(values) == 1:
+        return [f"{value:{form}}" for value in values[0]]
+    errors = values.std(0, ddof=1) / np.sqrt(len(values))
+    return [f"{mean:{form}} ± {error:.2f}" for mean, error in zip(values.mean(0), errors, strict=True)]
