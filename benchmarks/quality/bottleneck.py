@@ -3,10 +3,10 @@
     python benchmarks/quality/bottleneck.py --config configs/icd10cm.yaml [--share 0.2] [--widths 32 64 128]
     python benchmarks/quality/bottleneck.py --quick
 
-Of a share of the training texts a fifth is held out; the test texts are not looked at. Options of `python -m cxml.train`
-that follow hold for every run. Runs that are finished are not run again. Prints the mean of the seeds and its standard
-error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the narrowest rows against
-that of full ones; the goal is to lose no more than 1 %.
+Of a share of the training texts a fifth is held out; the test texts are not looked at. Options that follow, of `python
+-m cxml.train`, hold for every run. Runs that are finished are not run again. Prints the mean of the seeds and its
+standard error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the narrowest
+rows against that of full ones; the goal is to lose no more than 1 %.
 """
 
 from __future__ import annotations
