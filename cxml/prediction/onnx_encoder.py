@@ -26,6 +26,8 @@ DATA_SUFFIX = ".data"
 """What the name of a model's file of external data ends with."""
 _MOST_BYTES = 2_000_000_000
 """Weights that go into the model's own file; protocol buffers end at 2 GiB."""
+_OPSET = 18
+"""The one that torch's exporter writes without converting it."""
 _SIZES = ("batch", "length")
 
 
@@ -70,7 +72,10 @@ def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False
     names = [f"features_{level}" for level in levels]
     program = encoder_program(encoder, labels_only=labels_only)
     with naming_the_encoder():
-        written = torch.onnx.export(program, dynamo=True, input_names=INPUTS, output_names=names, verbose=False)
+        written = torch.onnx.export(
+            program, dynamo=True, opset_version=_OPSET, optimize=True, input_names=INPUTS, output_names=names,
+            verbose=False,
+        )  # fmt: skip
         assert written is not None, "the exporter of programs returns one"
         written.save(path, external_data=True)
     model = onnx.load(path, load_external_data=False)

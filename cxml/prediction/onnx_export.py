@@ -149,9 +149,9 @@ def _check_scores(path: Path, parts: Parts) -> None:
     generator = np.random.default_rng(0)
     longest = parts.config.data.max_length
     vocabulary = parts.model.encoder.transformer.config.vocab_size
-    for lengths in ([1], [longest], generator.integers(1, longest + 1, size=6)):
+    for lengths in (np.array([1]), np.array([longest]), generator.integers(1, longest + 1, size=6)):
         tokens = Ragged(
-            generator.integers(0, vocabulary, size=sum(lengths), dtype=np.int32), lengths_to_offsets(lengths)
+            generator.integers(0, vocabulary, size=lengths.sum(), dtype=np.int32), lengths_to_offsets(lengths)
         )
         expected = predictor.predict_tokens(tokens, _CHECKED_K)
         labels, scores = _run(session, tokens, parts.pad_id)
@@ -167,7 +167,7 @@ def _run(session: onnxruntime.InferenceSession, tokens: Ragged, pad_id: int) -> 
     mask = np.arange(tokens.lengths.max()) < tokens.lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = tokens.values
-    inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "k": np.array([_CHECKED_K])}
+    inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "k": np.array([_CHECKED_K], np.int64)}
     return [np.asarray(values) for values in session.run(["labels", "scores"], inputs)]
 
 

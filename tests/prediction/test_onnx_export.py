@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from support.runs import make_encoder
 from support.untrained import untrained_parts
 
-from cxml import export
+from cxml import export, storage
 from cxml.data import Ragged, lengths_to_offsets
 from cxml.errors import CxmlError, DataError
 from cxml.prediction import Predictor, onnx_cascade, onnx_encoder, write_exported
@@ -192,10 +192,13 @@ def test_the_manifest_names_every_file_and_the_card_how_to_use_them(written):
     assert "python predict.py" in (folder / "onnx/README.md").read_text()
 
 
-def test_a_model_of_some_labels_predicts_these_alone(tmp_path, written):
+def test_a_model_of_some_labels_at_a_url_predicts_these_alone(tmp_path, written):
     parts, _ = written
     few = Predictor(parts, device="cpu", precision="fp32").restricted_to([3, 17, 18, 41, 59])
-    few.save_onnx(str(tmp_path / "onnx"))
+    few.save_onnx("memory://onnx/few")
+    (tmp_path / "onnx").mkdir()
+    for file in ("model.onnx", "labels.json", "manifest.json"):
+        (tmp_path / "onnx" / file).write_bytes(storage.read_bytes(f"memory://onnx/few/{file}"))
     expected = few.predict_tokens(random_tokens([4, 9]), 5)
     labels, scores = run_onnx(tmp_path / "onnx", random_tokens([4, 9]), 5)
     names = json.loads((tmp_path / "onnx/labels.json").read_text())
