@@ -88,7 +88,7 @@ class Clients:
             each.join()
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_under_load_a_new_model_takes_over_without_a_lost_request_and_a_broken_one_does_not(
     exported, engine, tmp_path
 ):  # fmt: skip
