@@ -10,7 +10,7 @@ S3 server is a SeaweedFS started for the purpose, on this machine's disk.
 A second table has label rows alone, saved by one process in each of cxml's ways and by torch.distributed.checkpoint's
 own writer, and how far the process's memory grows meanwhile.
 
-With --quick there is no second table, and only cxml saves from two processes: starting others takes most of the time.
+--quick leaves out the second table, and DeepSpeed saves from one process: starting processes takes most of the time.
 
 The last line is JSON: the share of a minute that training stands still for one save, against the limit of 5 %.
 """

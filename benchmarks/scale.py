@@ -72,6 +72,7 @@ from cxml.tree import LabelTree, build_tree, pifa, tree_url
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
 
+FINGERPRINTS = {"fp32": "scale", "bf16": "scale"}  # of the model, by the precision in which it is trained
 NUM_RANKS, BATCH, EXPONENT, SHORTLIST = 2, 64, 1.5, 8
 WIDTH = 384  # of MiniLM's features
 SHARE_OF_MEMORY = 0.5  # that rows may take: the rest is for two processes, buffers and the files' cache
@@ -118,7 +119,7 @@ def measure(given: argparse.Namespace) -> None:
         table.add_column(heading, justify="right")
 
     saved = watched(table, f"train with rows in {head.weights}, {head.optimizer}", num_labels, killed_training, config)
-    watched(table, "go on, save the model", num_labels, run_workers, train, (config, "scale"), NUM_RANKS)
+    watched(table, "go on, save the model", num_labels, run_workers, train, (config, FINGERPRINTS), NUM_RANKS)
     report = watched(table, "evaluate", num_labels, run_workers, evaluate_run, (config,), NUM_RANKS)
     if given.predict_labels:
         family = -(-given.predict_labels // texts.num_labels)
@@ -165,7 +166,7 @@ def killed_training(config: Config) -> int:
     killer = threading.Thread(target=kill_when_saved, args=(checkpoints_url(config),), daemon=True)
     killer.start()
     with contextlib.suppress(WorkerError):
-        run_workers(train, (config, "scale"), NUM_RANKS)
+        run_workers(train, (config, FINGERPRINTS), NUM_RANKS)
     (saved,) = list_checkpoints(checkpoints_url(config))
     return saved.step
 

@@ -36,6 +36,8 @@ value. `none`: where things lie and who does the work; nothing counts it.
 
 Precision = Literal["fp32", "bf16"]
 """A number format that an encoder computes in."""
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+"""What users may ask for: a number format, or the one in which the device is fastest."""
 
 
 def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
@@ -410,7 +412,7 @@ class TrainConfig:
     """Training processes to start on this machine; one per accelerator is usual."""
     threads_per_worker: int = setting(0, "none")
     """CPU threads of each process; 0: the machine's cores shared out evenly."""
-    precision: Literal["auto"] | Precision = "auto"
+    precision: PrecisionChoice = "auto"
     """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights. auto: bf16 where all
     processes compute fast in it (accelerators that have it, processors with AMX), else fp32; a run that resumes keeps
     the format in which it began. The log and the saved model say which it was."""
@@ -468,7 +470,7 @@ class EvaluateConfig:
     """Texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
     """The k of P@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
-    precision: Literal["auto"] | Precision = "auto"
+    precision: PrecisionChoice = "auto"
     """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
     auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX), else fp32.
     Features and scores are fp32 always."""

@@ -16,6 +16,7 @@ import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
+from cxml.config import PrecisionChoice
 from cxml.console import write_out
 from cxml.errors import ConfigError
 
@@ -60,7 +61,7 @@ class PredictCommand:
     """Leave the label rows of an exported folder on the disk, mapped into memory."""
     batch_size: int = 128
     """Texts per batch."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: PrecisionChoice | None = None
     """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
     the run's evaluate.precision says."""
     part_rows: int = 16384

@@ -20,6 +20,7 @@ import tyro
 
 from cxml import extras
 from cxml.cli import run_tool
+from cxml.config import PrecisionChoice
 from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
 
@@ -58,7 +59,7 @@ class ServeCommand:
     memory_map: bool = False
     """Map the label rows of an exported folder into memory instead of reading them; the replicas of a machine share
     them."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: PrecisionChoice | None = None
     """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
     the run's evaluate.precision says."""
     limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)

@@ -80,11 +80,14 @@ def _field_types(section: type) -> dict[str, str]:
     words = {"tuple[int, ...]": "list of int", "tuple[float, ...]": "list of float", "tuple[str, ...]": "list of str",
              "tuple[int, ...] | Literal['auto']": "list of int or auto"}  # fmt: skip
     types: dict[str, str] = {}
+    hints = typing.get_type_hints(section)
     for node in _class_body(section):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             source = ast.unparse(node.annotation)
-            choices = source.removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " or ")
-            types[node.target.id] = choices if source.startswith("Literal[") else words.get(source, source)
+            hint = hints[node.target.id]
+            is_choice = typing.get_origin(hint) is typing.Literal
+            choices = " or ".join(map(str, typing.get_args(hint)))
+            types[node.target.id] = choices if is_choice else words.get(source, source)
     return types
 
 

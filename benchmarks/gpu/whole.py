@@ -354,7 +354,7 @@ def placed(*, is_rehearsal: bool) -> Iterator[tuple[torch.device, Path]]:
 
             torch.set_num_threads(1)
             device = stack.enter_context(fake_accelerator())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # there is no compiler for this device
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # torch.compile does not support this device
         else:
             device = device_of(0)
             use_device(device)

@@ -13,12 +13,13 @@ import torch.distributed as dist
 
 from cxml import storage, urls
 from cxml.batch_prediction.outputs import FORMATS, OutputFormat
+from cxml.config import PrecisionChoice
 from cxml.console import set_up_logging
 from cxml.data import cut
 from cxml.data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
-from cxml.prediction import PrecisionChoice, Predictions, Predictor, RowFormat, model_identity
+from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
 from cxml.ray_cluster import Device
 from cxml.storage.locks import locked
 

@@ -98,7 +98,7 @@ class PlainEngine:
         for weight in self._weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        norm = self._norm = norm_of(weight.grad for weight in self._weights if weight.grad is not None)
+        norm = self._norm = norm_of(cast(Tensor, weight.grad) for weight in self._weights)
         if not self._note_unsound(norm):
             optimizer.step_from_bf16(min(1.0, self._clipping / (float(norm) + 1e-6)) if self._clipping else 1.0)
 

@@ -10,7 +10,6 @@ Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or sha
 from cxml.prediction.encoder_program import export_encoder
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
-from cxml.prediction.inputs import PrecisionChoice
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_parts
@@ -25,7 +24,6 @@ __all__ = [
     "PackedRows",
     "Parts",
     "PathNode",
-    "PrecisionChoice",
     "Predictions",
     "Predictor",
     "RowFormat",

@@ -8,15 +8,13 @@ import operator
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from cxml.config import PrecisionChoice
 from cxml.errors import ConfigError
-
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
-"""In what an encoder computes: a number format, or the one in which the device is fastest."""
 
 _WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
 _SHORT = 80

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cxml import extras, storage
 from cxml.accelerators import device_of, encoder_dtype
+from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.model import CascadeXML, LevelPrediction, on_host
@@ -23,7 +24,6 @@ from cxml.parallel import Exchange
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
-    PrecisionChoice,
     as_beam,
     as_device,
     as_excluded,

@@ -15,7 +15,8 @@ from cxml.errors import DataError
 from cxml.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from cxml.prediction import PrecisionChoice, Predictor, RowFormat
+    from cxml.config import PrecisionChoice
+    from cxml.prediction import Predictor, RowFormat
     from cxml.serving.options import ServeOptions
 
 _TEXTS_OF_A_PASS_ON_CPUS = 32
@@ -54,7 +55,7 @@ class Engine(Protocol):
         """The model as its files are now, checked; models that were loaded before go on answering.
 
         Raises:
-            CxmlError: there is no whole model, or it does not come up.
+            CxmlError: the model is missing or incomplete, or cannot be started.
         """
         ...
 

@@ -92,7 +92,7 @@ def ray_engine(
     """An engine on the Ray cluster of RAY_ADDRESS, or on one that lives as long as the context.
 
     Raises:
-        DataError: there is no whole model.
+        DataError: the model is missing or incomplete.
     """
     if not is_exported(place.url):
         model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines

@@ -43,7 +43,7 @@ def serve_until_signalled(
         port: port to listen on.
 
     Raises:
-        DataError: there is no whole model.
+        DataError: the model is missing or incomplete.
         ConfigError: the port is taken, or other machines could ask without a token.
         WorkerError: the model did not come up, or nothing can be served any more; says why.
     """

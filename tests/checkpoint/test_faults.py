@@ -165,7 +165,7 @@ def credentials(port):
 def test_a_run_on_a_store_that_is_killed_within_an_epoch_keeps_the_records_of_its_steps(store, use_store, tmp_path):
     use_store(store)
     url = f"s3://{BUCKET}/output"
-    base = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"epochs": 1, "batch_size": 32})
+    base = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"epochs": 1, "batch_size": 4})
     prepare_with_tree(base)
     config = checkpointed(base, url, checkpoint={"every_minutes": 0.0, "every_steps": 3})
     first = Ranks(config, 1, tmp_path / "first", environment=credentials(store))

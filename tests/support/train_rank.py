@@ -12,6 +12,8 @@ from cxml.checkpoint import Saver
 from cxml.cli import load_config
 from cxml.training import checkpoints, loop, train
 
+FINGERPRINTS = {"fp32": "test", "bf16": "test"}
+
 
 def hang_at(step_to_hang_at):
     step, done = loop.train_step, 0
@@ -32,4 +34,4 @@ if __name__ == "__main__":
         hang_at(int(rest[rest.index("hang") + 1]))
     if "no-memory" in rest:
         checkpoints.Saver = functools.partial(Saver, free_memory=lambda: 0)
-    sys.exit(0 if train(load_config(config), "test") else 75)
+    sys.exit(0 if train(load_config(config), FINGERPRINTS) else 75)

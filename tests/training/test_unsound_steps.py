@@ -22,7 +22,7 @@ class ScaledFeatures(FixedFeatures):
     """Features that come of a weight, which the engine needs."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(LEVELS)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, input_ids, attention_mask):
