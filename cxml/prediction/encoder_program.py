@@ -60,11 +60,12 @@ def naming_the_encoder() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as error:
-        raise CxmlError(f"torch cannot export this encoder: {str(error)[:500]}") from error
+        remedy = "Try a newer version of PyTorch or transformers; an export of the form cxml does not need this."
+        raise CxmlError(f"torch cannot export this encoder ({str(error)[:500]}). {remedy}") from error
 
 
 def random_inputs(encoder: TappedEncoder, num_texts: int, length: int) -> tuple[Tensor, Tensor]:
-    """Random token ids and their mask, int64 [B, T] each; of several tokens the last text has half."""
+    """Random token ids and their mask, int64 [B, T] each; half of the last text is padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, int(encoder.transformer.config.vocab_size), (num_texts, length), generator=generator)
     mask = torch.ones_like(ids)
@@ -77,7 +78,7 @@ def check_features(encoder: TappedEncoder, written: Callable[[Tensor, Tensor], S
     """Refuse an exported encoder that gives other features than `encoder`.
 
     Raises:
-        CxmlError: it does; names the size of the inputs.
+        CxmlError: its features differ; names the size of the inputs.
     """
     with torch.no_grad():
         for size in CHECKED_SIZES:

@@ -2,8 +2,8 @@
 
 features -> level 0 scores all of its clusters -> its best clusters' children -> ... -> labels -> the k best
 
-Legend: B texts, C nodes in the shortlist of the batch's longest, padded; K nodes handed down. A value is its name
-in the graph.
+Legend: B texts, C nodes in the longest shortlist of the batch (the others are padded), K nodes handed down. A value
+of the graph is represented by its name.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def add_ranking(graph: Graph, parts: Parts, features: Sequence[str], k: str) -> 
     Args:
         graph: that computes the features.
         parts: of the model, its clusters in float32.
-        features: of each level, float32 [B, D]; the labels' alone if all are scored.
+        features: of each level, float32 [B, D]; only the labels' if all labels are scored.
         k: labels wanted, int64 [1].
 
     Returns:
@@ -61,12 +61,12 @@ def add_ranking(graph: Graph, parts: Parts, features: Sequence[str], k: str) -> 
     """
     num_labels = parts.tree.num_labels
     wanted = graph.add("Min", k, [num_labels])
-    spared = wanted if parts.label_weights is None else _at_least_candidates(graph, wanted, num_labels)
+    count = wanted if parts.label_weights is None else graph.add("Max", wanted, [min(CANDIDATES, num_labels)])
     if scores_all_labels(parts):
-        logits, positions = graph.best(_every_logit(graph, parts.rows, features[-1]), spared)
+        logits, positions = graph.best(_every_logit(graph, parts.rows, features[-1]), count)
     else:
         leaves = _best_leaves(graph, parts, features)
-        logits, positions = _best_of_shortlist(graph, parts, features[-1], leaves, spared)
+        logits, positions = _best_of_shortlist(graph, parts, features[-1], leaves, count)
     order = graph.stored("label_order", np.asarray(parts.tree.label_order, np.int64), "int64")
     is_none = graph.add("IsInf", logits)
     labels = graph.add("Where", is_none, -1, graph.add("Gather", order, positions))
@@ -76,10 +76,6 @@ def add_ranking(graph: Graph, parts: Parts, features: Sequence[str], k: str) -> 
     scores = graph.cast(graph.add("Sigmoid", logits), TensorProto.FLOAT)
     missing = graph.add("Concat", [0, 0, 0], graph.add("Sub", wanted, graph.width(labels)), axis=0)
     return graph.add("Pad", labels, missing, -1), graph.add("Pad", scores, missing, 0.0)
-
-
-def _at_least_candidates(graph: Graph, wanted: str, num_labels: int) -> str:
-    return graph.add("Max", wanted, [min(CANDIDATES, num_labels)])
 
 
 def _every_logit(graph: Graph, rows: PackedRows, features: str) -> str:
@@ -159,7 +155,7 @@ def _floats(graph: Graph, weight: str, number_format: RowFormat) -> str:
         return weight
     if number_format != "fp8":
         return graph.cast(weight, TensorProto.FLOAT)
-    # Few runtimes have e4m3, and opset 18 has not: each of its 256 numbers is looked up.
+    # Opset 18 has no e4m3: each byte is looked up in a table of its 256 numbers.
     numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     return graph.add(
         "Gather", graph.stored("label_rows.numbers", numbers, "fp32"), graph.cast(weight, TensorProto.INT32)
@@ -184,7 +180,7 @@ def _children(graph: Graph, offsets: np.ndarray, name: str, above: _HandedDown) 
 
 
 def _parents(graph: Graph, until: str, width: str) -> str:
-    """Which of the clusters each child belongs to, int64 [B, C]: as many end at or before its place.
+    """Index of each child's cluster, int64 [B, C]: the number of clusters that end at or before its place.
 
     Args:
         graph: to add to.

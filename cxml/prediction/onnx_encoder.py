@@ -6,8 +6,11 @@ TappedEncoder -> torch.export -> torch.onnx -> ONNX model, weights in a file of 
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +28,9 @@ INPUTS = ("input_ids", "attention_mask")
 DATA_SUFFIX = ".data"
 """What the name of a model's file of external data ends with."""
 _MOST_BYTES = 2_000_000_000
-"""Weights that go into the model's own file; protocol buffers end at 2 GiB."""
+"""Bytes of a model in one file; protocol buffers end at 2 GiB."""
 _OPSET = 18
-"""The one that torch's exporter writes without converting it."""
+"""The version that torch's exporter writes without a conversion."""
 _SIZES = ("batch", "length")
 
 
@@ -71,7 +74,7 @@ def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False
     levels = [num_levels - 1] if labels_only else list(range(num_levels))
     names = [f"features_{level}" for level in levels]
     program = encoder_program(encoder, labels_only=labels_only)
-    with naming_the_encoder():
+    with naming_the_encoder(), _quiet():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=_OPSET, optimize=True, input_names=INPUTS, output_names=names,
             verbose=False,
@@ -81,6 +84,20 @@ def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False
     model = onnx.load(path, load_external_data=False)
     _name_sizes(model.graph)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within this context the exporter does not warn: of torchvision, which is not needed, and of its own calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
@@ -98,7 +115,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _name_sizes(graph: onnx.GraphProto) -> None:
-    """Give the sizes of inputs and outputs names that say what they are, and drop those of values within."""
+    """Name the dimensions of inputs and outputs, and drop the shapes of the values between them."""
     del graph.value_info[:]
     for value in graph.input:
         for size, name in zip(value.type.tensor_type.shape.dim, _SIZES, strict=True):

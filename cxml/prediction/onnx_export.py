@@ -44,7 +44,7 @@ _MODEL, _LABELS, _TOKENIZER, _EXAMPLE, _CARD = "model.onnx", "labels.json", "tok
 _AGAIN = "Export the model again."
 _CHECKED_K = 10
 _CLOSE, _LEAST = 1e-3, 1e-9
-"""By how much of itself a score may differ, and by how much it may at least."""
+"""Largest relative and absolute difference between two scores that are taken as equal."""
 _USE = """```
 pip install onnxruntime tokenizers numpy
 python predict.py "a text"
@@ -86,7 +86,7 @@ def write_onnx(url: str, parts: Parts) -> None:
 
 @contextmanager
 def _local_folder(url: str) -> Iterator[Path]:
-    """A folder of this machine whose files are those of `url` in the end."""
+    """A folder on this machine whose files are at `url` when the context ends."""
     path = storage.local_path(url)
     if path is not None:
         yield path
@@ -101,7 +101,7 @@ def _write_files(folder: Path, parts: Parts) -> None:
     _write_model(folder / _MODEL, parts)
     (folder / _LABELS).write_text(json.dumps(parts.names, ensure_ascii=False), encoding="utf-8")
     (folder / _TOKENIZER).write_text(_tokenizer(parts).to_str(pretty=False), encoding="utf-8")
-    (folder / _EXAMPLE).write_text(Path(__file__).with_name("predict_with_onnx.py").read_text(encoding="utf-8"))
+    (folder / _EXAMPLE).write_bytes(Path(__file__).with_name("predict_with_onnx.py").read_bytes())
     card = model_card(parts, without_places(parts.config), use=_USE)
     (folder / _CARD).write_text(card, encoding="utf-8")
 
@@ -115,12 +115,12 @@ def _write_model(path: Path, parts: Parts) -> None:
 
 
 def finish_model(begun: onnx.ModelProto, features: list[str], path: Path, parts: Parts) -> None:
-    """Add to a model that computes features what predicts from them, and write it.
+    """Add the cascade to a model that computes features, and write it.
 
     Args:
         begun: without outputs.
         features: of each level, float32 [B, D]; the labels' alone if all are scored.
-        path: of the model; beside it may lie a file of external data, which is added to.
+        path: of the model; its file of external data is created, or appended to.
         parts: of the model, its clusters in float32.
     """
     begun.graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
@@ -144,7 +144,7 @@ def _tokenizer(parts: Parts) -> Tokenizer:
 
 
 def _check_scores(path: Path, parts: Parts) -> None:
-    """Refuse a model that gives random texts other labels or scores than `Predictor`."""
+    """Refuse a model that predicts other labels or scores than `Predictor` for random texts."""
     session, predictor = open_session(path), Predictor(parts, device="cpu", precision="fp32")
     generator = np.random.default_rng(0)
     longest = parts.config.data.max_length
@@ -158,8 +158,9 @@ def _check_scores(path: Path, parts: Parts) -> None:
         for row in range(len(tokens)):
             if not _agree((labels[row], scores[row]), (expected.labels[row], expected.scores[row])):
                 raise CxmlError(
-                    f"the exported model predicts {labels[row].tolist()} with scores {scores[row].tolist()} where it "
-                    f"should {expected.labels[row].tolist()} with {expected.scores[row].tolist()}"
+                    f"the exported model predicts {labels[row].tolist()} with scores {scores[row].tolist()}, not "
+                    f"{expected.labels[row].tolist()} with {expected.scores[row].tolist()}. Try other versions of "
+                    f"PyTorch (this is {torch.__version__}) and onnxruntime ({onnxruntime.__version__})."
                 )
 
 
@@ -172,7 +173,7 @@ def _run(session: onnxruntime.InferenceSession, tokens: Ragged, pad_id: int) -> 
 
 
 def _agree(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether two rankings have the same scores, and the same labels but for those of nearly the last one's score."""
+    """Whether two rankings have the same scores, and the same labels except for those that tie with the last one."""
     if found[0].shape != expected[0].shape or not np.allclose(found[1], expected[1], rtol=_CLOSE, atol=_LEAST):
         return False
     own = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))

@@ -20,9 +20,10 @@ Constant = int | float | list[int] | np.generic
 
 
 class Graph:
-    """The graph of a model to which nodes are added. A value is its name; a number in its place is a constant.
+    """Adds nodes to the graph of a model.
 
-    Rows are axis 0 of all values, and their entries axis 1.
+    A value is represented by its name. A number in its place becomes a constant. Axis 0 of a value are its rows, axis 1
+    the entries of a row.
     """
 
     def __init__(self, model: onnx.ModelProto, data: BinaryIO) -> None:
@@ -35,7 +36,7 @@ class Graph:
         return self._add(op, 1, inputs, attributes)[0]
 
     def best(self, values: str, k: str | Constant) -> tuple[str, str]:
-        """The k largest of each row, largest first, and their places; of equal ones the first comes first."""
+        """The k largest of each row, largest first, and their places; equal ones in the order of their places."""
         largest, places = self._add("TopK", 2, (values, k), {"axis": 1})
         return largest, places
 
@@ -52,7 +53,7 @@ class Graph:
         return self.add("Cast", values, to=to)
 
     def stored(self, name: str, values: np.ndarray, number_format: str) -> str:
-        """An array of the model that is kept in the file of external data, without a copy of it in memory.
+        """Add an array to the file of external data, without a copy of it in memory.
 
         Args:
             name: of the array in the model.

@@ -144,9 +144,10 @@ def test_labels_under_a_certain_cluster_keep_the_order_of_their_own_logits(tmp_p
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, encoder):
-    """An ordinary model's parts, and its folder."""
+    """Parts of a model that was trained in bf16, and the folder of its exports."""
     folder = tmp_path_factory.mktemp("written")
-    parts = make_parts(folder, encoder, (3, 9), "bf16", {})
+    parts = make_parts(folder, encoder, (3, 9), "bf16", {"bottleneck": 8})
+    parts.model.bfloat16()
     write_exported(str(folder / "cxml"), parts)
     assert export.main([str(folder / "cxml"), str(folder / "onnx"), "--form", "onnx",
                         "--encoder-program", str(folder / "encoder.onnx")]) == 0  # fmt: skip
