@@ -193,6 +193,7 @@ def test_the_manifest_names_every_file_and_the_card_how_to_use_them(written):
     assert "python predict.py" in (folder / "onnx/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_of_some_labels_at_a_url_predicts_these_alone(tmp_path, written):
     parts, _ = written
     few = Predictor(parts, device="cpu", precision="fp32").restricted_to([3, 17, 18, 41, 59])
@@ -208,6 +209,7 @@ def test_a_model_of_some_labels_at_a_url_predicts_these_alone(tmp_path, written)
                                                                   for row in expected.labels]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, written, monkeypatch):
     parts, folder = written
     monkeypatch.setattr(onnx_encoder, "_MOST_BYTES", 1000)
@@ -219,6 +221,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, written, monkeyp
     assert_predicts_as(tmp_path / "onnx", Predictor(parts, device="cpu", precision="fp32"))
 
 
+@pytest.mark.slow
 def test_a_model_that_scores_otherwise_is_not_left_there(tmp_path, written, monkeypatch):
     parts, _ = written
     monkeypatch.setattr(onnx_cascade, "_joint_logit", lambda _graph, own, *_: own)
