@@ -5,8 +5,8 @@
 
 Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share
 the data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs
-that are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to fp32
-with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
+that are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to
+fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
 """
 
 from __future__ import annotations
