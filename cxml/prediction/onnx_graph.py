@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -76,7 +76,7 @@ class Graph:
         self._graph.output.append(helper.make_tensor_value_info(name, element_type, sizes))
 
     def _add(
-        self, op: str, num_outputs: int, inputs: tuple[str | Constant, ...], attributes: dict[str, object]
+        self, op: str, num_outputs: int, inputs: tuple[str | Constant, ...], attributes: dict[str, Any]
     ) -> list[str]:  # fmt: skip
         number = len(self._graph.node)
         names = [each if isinstance(each, str) else self._constant(each) for each in inputs]

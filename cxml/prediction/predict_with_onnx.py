@@ -28,7 +28,7 @@ class Model:
         mask = np.array([each.attention_mask or [1] for each in encodings], np.int64)
         mask[:, 0] = 1  # a text without tokens is one of padding
         inputs = {"input_ids": ids, "attention_mask": mask, "k": np.array([k], np.int64)}
-        labels, scores = self.session.run(["labels", "scores"], inputs)
+        labels, scores = map(np.asarray, self.session.run(["labels", "scores"], inputs))
         return [
             [(self.names[label], float(score)) for label, score in zip(*row, strict=True) if label >= 0]
             for row in zip(labels, scores, strict=True)
