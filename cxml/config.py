@@ -434,8 +434,14 @@ class TrainConfig:
     very texts of the test split."""
     bucket_by_length: bool = False
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
+    validation_fraction: float = setting(0.0, since_files=True)
+    """Share of the train texts, in [0, 1), that training leaves out: evaluations during training, and what is chosen
+    with their help, then rest on them instead of the test split. Which texts depends on their number alone, so that
+    runs with other seeds hold out the same. The label tree, tf-idf and propensities still count them. 0: none. A data
+    set with a split `validation` (`python -m cxml.data_tools.split`) needs no share: that split serves."""
     evaluate_every: int = setting(0, "none")
-    """Epochs between evaluations on the test split during training; 0: only at the end."""
+    """Epochs between evaluations during training, on the validation texts if there are any, else on the test split;
+    0: only at the end."""
     hang_minutes: float = setting(30.0, "none")
     """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
     it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
@@ -450,6 +456,7 @@ class TrainConfig:
         for name in ("batch_tokens", "threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
             _require_at_least(f"train.{name}", getattr(self, name), 0)
         _require_group("train.name_texts", self.name_texts)
+        _require_fraction("train.validation_fraction", self.validation_fraction)
         _require(
             not self.compile or self.zero_stage < 3, "train.compile", self.compile,
             "does not go with train.zero_stage 3, which brings weights to a layer as it begins",

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from cxml.config import EvaluateConfig
 from cxml.console import track
-from cxml.data import Batch, EvalLoader, ShardedDataset
+from cxml.data import Batch, EvalLoader, LabelledRows
 from cxml.metrics import MetricSums, metric_sums
 from cxml.model import LevelPrediction, on_host
 from cxml.parallel import Ranks
@@ -77,7 +77,7 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
 
 def evaluate(
     predict: Predict,
-    dataset: ShardedDataset,
+    dataset: LabelledRows,
     tree: LabelTree,
     inverse_propensity: np.ndarray,
     *,
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def predict_share(
-    predict: Predict, dataset: ShardedDataset, tree: LabelTree, config: EvaluateConfig, ranks: Ranks
+    predict: Predict, dataset: LabelledRows, tree: LabelTree, config: EvaluateConfig, ranks: Ranks
 ) -> SplitPrediction:
     """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`."""
     loader = EvalLoader(
@@ -113,7 +113,7 @@ def predict_share(
 
 def score_levels(
     prediction: SplitPrediction,
-    dataset: ShardedDataset,
+    dataset: LabelledRows,
     tree: LabelTree,
     inverse_propensity: np.ndarray,
     *,

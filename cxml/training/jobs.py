@@ -28,6 +28,7 @@ from cxml.checkpoint import (
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import (
+    VALIDATION,
     Batch,
     DataManifest,
     ShardedDataset,
@@ -38,6 +39,8 @@ from cxml.data import (
     data_url,
     few_lengths,
     read_labels,
+    train_texts,
+    validation_texts,
     with_names,
 )
 from cxml.errors import DataError
@@ -173,11 +176,10 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
 
 
 def _train_texts(config: Config) -> TextRows:
-    split = ShardedDataset(data_url(config), "train")
-    split.start_verification()  # while the model loads
+    texts = train_texts(data_url(config), config.train.validation_fraction)
     if not config.train.name_texts:
-        return split
-    return with_names(split, data_url(config), config.train.name_texts, config.data.max_length)
+        return texts
+    return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
 
 
 def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
@@ -331,7 +333,7 @@ def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict
 
 
 class _EvaluateDuringTraining(Callback):
-    """Metrics of the test split every few epochs, on the console and in metrics.jsonl. Chooses nothing by them."""
+    """Metrics of the validation texts, or else of the test split, every few epochs. Chooses nothing by them."""
 
     def __init__(self, state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> None:
         self._config = state.config
@@ -340,27 +342,29 @@ class _EvaluateDuringTraining(Callback):
         self._ranks = state.ranks
         self._records = records
         self._figures = figures
+        validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
+        self._split = "test" if validation is None else VALIDATION
+        self._texts = ShardedDataset(data_url(self._config), "test") if validation is None else validation
 
     def on_epoch_end(self, epoch: int) -> None:
         """Evaluate, if this epoch's turn has come."""
         if epoch % self._config.train.evaluate_every:
             return
         self._engine.eval()
-        levels = _evaluate_test(self._config, self._predict, self._tree, self._ranks)
+        levels = evaluate(
+            self._predict, self._texts, self._tree, label_weights(self._config),
+            config=self._config.evaluate, ranks=self._ranks,
+        )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])
         if self._records is not None:
-            self._records.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
-            _log.info("Epoch %d: %s", epoch, " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items()))
+            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
+            shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
+            _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
     def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
         return self._engine(batch, predict_k=k)
-
-
-def _evaluate_test(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> list[dict[str, float]]:
-    dataset = ShardedDataset(data_url(config), "test")
-    return evaluate(predict, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks)
 
 
 def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:

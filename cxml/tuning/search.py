@@ -92,7 +92,10 @@ def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) ->
         data=dataclasses.replace(config.data, directory=data),
         tree=dataclasses.replace(config.tree, directory=""),  # each trial's own: its fields may be searched too
         train=dataclasses.replace(
-            config.train, evaluate_every=1, threads_per_worker=cpus or config.train.threads_per_worker
+            config.train,
+            evaluate_every=1,
+            threads_per_worker=cpus or config.train.threads_per_worker,
+            validation_fraction=0.0,  # what is held out here serves
         ),
         evaluate=dataclasses.replace(config.evaluate, baseline=False, examples=0),
     )
