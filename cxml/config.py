@@ -79,18 +79,20 @@ def _require_group(name: str, pattern: str) -> None:
 class SourceConfig:
     """Where the raw texts and labels come from."""
 
-    kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "icd10cm"] = "xmc"
+    kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "table", "icd10cm"] = "xmc"
     """Raw form of the files in `path`, each described in docs/formats.md. `xmc`: the XMC repository's texts and label
     matrices. `lightxml`: LightXML's and AttentionXML's texts and labels, line by line. `lf`: the repository's
     trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and matrices. `jsonl`, `csv`,
-    `parquet`: one row per text, any column names. `icd10cm`: the ICD-10-CM code book that the package
-    simple-icd-10-cm ships; needs no path."""
+    `parquet`: one row per text, any column names. `table`: these and TSV, JSON and Hugging Face datasets, one file or a
+    folder; columns may be guessed, and where no file is called test, rows are held out. `icd10cm`: the ICD-10-CM code
+    book that the package simple-icd-10-cm ships; needs no path."""
     path: str = ""
-    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2)."""
+    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2). `table` takes a file
+    too."""
     text_column: str = "text"
-    """Column of the text (`jsonl`, `csv`, `parquet`)."""
+    """Column of the text (`jsonl`, `csv`, `parquet`, `table`)."""
     labels_column: str = "labels"
-    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`)."""
+    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
     label_ids: bool = setting(False, since_files=True)
     """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
     `parquet`)."""
@@ -101,7 +103,8 @@ class SourceConfig:
     chapters: tuple[str, ...] = ()
     """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
     test_fraction: float = 0.2
-    """Share of the texts held out for the test split, in (0, 1) (`icd10cm` only; the others bring their own split)."""
+    """Share of the texts held out for the test split, in (0, 1) (`icd10cm`, and `table` where no file is called test;
+    the others bring their own split)."""
     split_seed: int = 0
     """Seed of that split."""
 
@@ -120,7 +123,8 @@ class SourceConfig:
         )  # fmt: skip
         _require_at_least("data.source.split_seed", self.split_seed, 0)
         _require(
-            not self.label_ids or self.kind in ("jsonl", "csv", "parquet"), "data.source.label_ids", self.label_ids,
+            not self.label_ids or self.kind in ("jsonl", "csv", "parquet", "table"),
+            "data.source.label_ids", self.label_ids,
             f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
         )  # fmt: skip
         for chapter in self.chapters:
