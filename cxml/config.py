@@ -38,6 +38,8 @@ Precision = Literal["fp32", "bf16"]
 """A number format that an encoder computes in."""
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 """What users may ask for: a number format, or the one in which the device is fastest."""
+ThresholdName = Literal["micro-f1", "macro-f1", "precision"]
+"""What thresholds of probabilities are chosen for."""
 
 
 def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
@@ -480,11 +482,14 @@ class EvaluateConfig:
     batch_size: int = 128
     """Texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
-    """The k of P@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    """The k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
     precision: PrecisionChoice = "auto"
     """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
     auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX), else fp32.
     Features and scores are fp32 always."""
+    wanted_precision: float = 0.9
+    """Share of right decisions, above 0 and at most 1, that the threshold named `precision` is chosen for. Thresholds
+    are chosen on the validation texts, see train.validation_fraction."""
     baseline: bool = False
     """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
     examples: int = 3
@@ -496,6 +501,10 @@ class EvaluateConfig:
         for k in self.top_k:
             _require_at_least("evaluate.top_k", k, 1)
         _require_at_least("evaluate.examples", self.examples, 0)
+        _require(
+            0 < self.wanted_precision <= 1, "evaluate.wanted_precision", self.wanted_precision,
+            "must be above 0 and at most 1", "Use 0.9 for nine right decisions in ten.",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

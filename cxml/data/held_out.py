@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -36,21 +35,13 @@ class RowSubset:
         """`rows`: int64 [n], of the split, in the order that they get here."""
         self.manifest: DataManifest = dataset.manifest
         self.rows = rows
+        self.lengths = dataset.lengths[rows]
+        self.label_counts = dataset.label_counts[rows]
         self._dataset = dataset
 
     def __len__(self) -> int:
         """Rows n."""
         return len(self.rows)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 [n]."""
-        return self._dataset.lengths[self.rows]
-
-    @cached_property
-    def label_counts(self) -> np.ndarray:
-        """Labels of each row, int64 [n]."""
-        return self._dataset.label_counts[self.rows]
 
     def gather(self, indices: np.ndarray) -> tuple[Ragged, Ragged]:
         """See `TextRows.gather`."""

@@ -57,9 +57,19 @@ from cxml.parallel import (
     set_patience,
     sharded_levels,
 )
-from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
+from cxml.prediction import (
+    Decisions,
+    Predictions,
+    Predictor,
+    RowFormat,
+    choose_decisions,
+    model_identity,
+    write_run_decisions,
+    write_scores,
+)
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
+from cxml.training.decisions import NUM_CANDIDATES, Ranked, decision_report
 from cxml.training.evaluation import (
     Predict,
     evaluate,
@@ -208,9 +218,11 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
     The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
 
+    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`.
+
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
-        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent.
+        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent, and `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -224,7 +236,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
-        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks)
+        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
         report = {
             "level_sizes": list(tree.level_sizes),
             "levels": score_levels(
@@ -233,10 +245,30 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             "examples": _examples(config, predict, ranks),
         }
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
+        decisions = _choose_decisions(config, predict, tree, ranks)
         if best is not None:
-            write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
+            k = max(config.evaluate.top_k)
+            write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
             report["by_frequency"] = frequency_groups(config, dataset.labels_csr(), best[0])
+            _, frequency = read_labels(data_url(config))
+            report |= decision_report(
+                Ranked(*best, dataset.labels_csr()), decisions, frequency, label_weights(config), config.evaluate.top_k
+            )
         return report
+
+
+def _choose_decisions(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> Decisions:
+    """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
+    texts = validation_texts(data_url(config), config.train.validation_fraction)
+    if texts is None:
+        return Decisions()
+    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
+    best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
+    if best is None:
+        return Decisions()
+    decisions = choose_decisions(*best, texts.labels_csr(), config.evaluate.wanted_precision)
+    write_run_decisions(config.output, model_identity(model_url(config)), decisions)
+    return decisions
 
 
 def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndarray) -> dict[str, Any]:

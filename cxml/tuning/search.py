@@ -78,7 +78,7 @@ def _search(
 
 def _require_metric(config: Config, metric: str) -> None:
     name, _, cutoff = metric.partition("@")
-    if name not in ("P", "nDCG", "PSP", "PSnDCG", "recall") or cutoff not in map(str, config.evaluate.top_k):
+    if name not in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") or cutoff not in map(str, config.evaluate.top_k):
         known = ", ".join(f"P@{k}" for k in config.evaluate.top_k)
         raise ConfigError("--metric", metric, "is not reported by this config", f"Choose one such as {known}, PSP@1.")
 
