@@ -2,6 +2,7 @@
 
 python -m cxml.export runs/quickstart exported
 python -m cxml.export runs/quickstart s3://bucket/model --rows int8
+python -m cxml.export runs/quickstart exported --form onnx
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cxml import urls
+from cxml import extras, urls
 from cxml.cli import run_tool
+
+if TYPE_CHECKING:
+    from cxml.prediction import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,9 @@ class ExportCommand:
     """A run's output, its model folder or a checkpoint; path or fsspec URL."""
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write; path or fsspec URL."""
+    form: Literal["cxml", "onnx"] = "cxml"
+    """`cxml` is read by `cxml.Predictor`. `onnx` predicts by onnxruntime alone, without cxml and without PyTorch; needs
+    the extra `onnx`."""
     rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows."""
     logit_adjustment: float = 0.0
@@ -34,7 +41,8 @@ class ExportCommand:
     """Power of the inverse propensity that a label's score is multiplied by before ranking: 1 ranks for PSP@k, 0 for
     P@k. `python -m cxml.evaluate --propensity-rankings` shows it."""
     encoder_program: str = ""
-    """Also write the encoder alone as a program of torch.export to this file (.pt2); empty: not."""
+    """Also write the encoder alone to this file, as a program of torch.export (.pt2), or as an ONNX model if the name
+    ends with .onnx; empty: not."""
     push_to: str = ""
     """Repository OWNER/NAME of the Hugging Face hub to put the folder into, made private if need be; empty: none."""
 
@@ -45,19 +53,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(command: ExportCommand) -> None:
-    from cxml.prediction import Predictor, export_encoder, upload  # noqa: PLC0415  the heavy libraries
+    if command.form == "onnx":
+        extras.require("--form", command.form, *extras.EXTRAS["onnx"])
+    if command.encoder_program.endswith(".onnx"):
+        extras.require("--encoder-program", command.encoder_program, *extras.EXTRAS["onnx"])
+    from cxml.prediction import Predictor, upload  # noqa: PLC0415  the heavy libraries
 
     predictor = Predictor.from_checkpoint(
         command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking,
         precision="fp32",
     )  # fmt: skip
-    predictor.save_pretrained(command.folder, rows=None if command.rows == "stored" else command.rows)
+    save = predictor.save_onnx if command.form == "onnx" else predictor.save_pretrained
+    save(command.folder, rows=None if command.rows == "stored" else command.rows)
     print(f"Exported to {urls.masked(command.folder)}")
     if command.encoder_program:
-        export_encoder(predictor.model.encoder, command.encoder_program)
+        _export_encoder(predictor, command.encoder_program)
         print(f"Encoder exported to {urls.masked(command.encoder_program)}")
     if command.push_to:
         print(upload(command.folder, command.push_to))
+
+
+def _export_encoder(predictor: Predictor, file: str) -> None:
+    if file.endswith(".onnx"):
+        from cxml.prediction.onnx_encoder import export_onnx_encoder as export  # noqa: PLC0415 - optional
+    else:
+        from cxml.prediction import export_encoder as export  # noqa: PLC0415  the heavy libraries
+    export(predictor.model.encoder, file)
 
 
 if __name__ == "__main__":

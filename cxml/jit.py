@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import stat
 import threading
@@ -18,7 +19,13 @@ from typing import Any
 
 import numba
 from numba import njit
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    InTreeCacheLocator,
+    UserProvidedCacheLocator,
+    UserWideCacheLocator,
+)
 
 from cxml.operating_system import others_may_write, user_id
 
@@ -76,6 +83,18 @@ def _has_safe_threads() -> bool:
         return False
 
 
+class _PackageStamp:
+    """Machine code is as old as the sources of its package: it holds that of other modules' functions.
+
+    numba looks at the function's own file only, and would run the code of before where another file has changed.
+    """
+
+    _py_file: str
+
+    def get_source_stamp(self) -> str:
+        return _digest_of_sources(Path(self._py_file).parent)
+
+
 class _OwnHomeLocator(UserWideCacheLocator):
     """The user's cache folder, unless other users could put code there for this one to run."""
 
@@ -91,7 +110,8 @@ class _OwnHomeLocator(UserWideCacheLocator):
 
 class _KernelCacheImpl(CompileResultCacheImpl):
     _locator_classes = tuple(
-        _OwnHomeLocator if each is UserWideCacheLocator else each for each in CompileResultCacheImpl._locator_classes
+        type(each.__name__, (_PackageStamp, _OwnHomeLocator if each is UserWideCacheLocator else each), {})
+        for each in (UserProvidedCacheLocator, InTreeCacheLocator, UserWideCacheLocator)
     )
 
 
@@ -129,6 +149,14 @@ def is_private(folder: Path) -> bool:
         if facts.st_uid not in (0, user_id()) or is_open:
             return False
     return True
+
+
+@functools.cache
+def _digest_of_sources(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @functools.cache

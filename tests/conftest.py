@@ -20,6 +20,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from support import warm_workers
+
+warm_workers.use()
+
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("cxml", deadline=None)
 settings.load_profile("cxml")

@@ -1,5 +1,8 @@
 """Compiled loops share the machine's cores with PyTorch."""
 
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -31,3 +34,30 @@ def test_a_parallel_loop_takes_the_threads_of_pytorch_and_leaves_them_as_they_we
     # Asked here and not in the loop: Ray replaces `print`, which numba's compiled form of this function calls.
     assert numba.get_num_threads() == min(count, numba.config.NUMBA_NUM_THREADS)
     assert torch.get_num_threads() == count
+
+
+CALLER = """
+from callee import number
+from cxml.jit import cached_njit
+
+@cached_njit()
+def twice():
+    return 2 * number()
+"""
+CALLEE = """
+from cxml.jit import cached_njit
+
+@cached_njit()
+def number():
+    return {}
+"""
+
+
+def test_code_on_the_disk_is_not_run_once_a_module_that_it_calls_has_changed(tmp_path):
+    (tmp_path / "caller.py").write_text(CALLER)
+    for number in (1, 2):
+        (tmp_path / "callee.py").write_text(CALLEE.format(number))
+        command = [sys.executable, "-c", "from caller import twice; print(twice())"]
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert said.stdout == f"{2 * number}\n"
+    assert list(tmp_path.glob("__pycache__/caller.twice*.nbi")), "it was kept on the disk"

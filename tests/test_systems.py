@@ -1,11 +1,15 @@
 """Only one module knows the operating system, and only one the names that differ between versions of torch."""
 
+import os
 import re
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from cxml.operating_system import absolute_path
+from cxml.operating_system import absolute_path, work_behind_others
 
 PACKAGE = Path(__file__).parents[1] / "cxml"
 _MODULES = "fcntl|grp|msvcrt|posix|pty|pwd|resource|syslog|termios|tty|winreg"
@@ -58,3 +62,17 @@ def test_a_path_of_windows_is_made_absolute_with_its_drive(monkeypatch, path, ex
     monkeypatch.setattr("cxml.operating_system.sys.platform", "win32")
     monkeypatch.setattr("cxml.operating_system.Path", _WindowsPath)
     assert absolute_path(path) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has a priority of its own on Linux only")
+def test_a_thread_works_behind_others_with_the_threads_that_it_starts_and_no_other():
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+    with ThreadPoolExecutor(1, initializer=work_behind_others) as behind:
+        assert behind.submit(priority).result() > before
+        with behind.submit(ThreadPoolExecutor, 1).result() as started:
+            inherited = behind.submit(lambda: started.submit(priority).result()).result()
+    assert inherited > before
+    assert priority() == before

@@ -40,8 +40,7 @@ def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[st
         rest = [*QUICK, "--evaluate.examples", "0", *rest]
     set_up_logging(is_speaker=True)
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
-    words += ["--data.directory", held_out(words, options.folder, options.share)]
-    return options, [*words, "--tree.directory", str(options.folder / "tree")]
+    return options, [*words, "--data.directory", held_out(words, options.folder, options.share)]
 
 
 def held_out(words: list[str], folder: Path, share: float) -> str:
@@ -59,9 +58,9 @@ def held_out(words: list[str], folder: Path, share: float) -> str:
 
 
 def metrics(words: list[str], folder: Path, seed: int) -> list[float]:
-    """METRICS of a run, trained if it is not yet."""
-    output = str(folder / f"seed-{seed}")
-    labels = run(config_of("comparison", [*words, "--seed", str(seed), "--output", output]))["levels"][-1]
+    """METRICS of a run, trained if it is not yet; runs of a seed whose folders lie side by side share a tree."""
+    places = ["--output", str(folder / f"seed-{seed}"), "--tree.directory", str(folder.parent / f"tree-{seed}")]
+    labels = run(config_of("comparison", [*words, "--seed", str(seed), *places]))["levels"][-1]
     return [labels[name] for name in METRICS]
 
 

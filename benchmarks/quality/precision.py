@@ -4,8 +4,8 @@
     python benchmarks/quality/precision.py --quick
 
 Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share the
-data and the label tree of the config; options of `python -m cxml.train` that follow hold for every one. Runs that are
-finished are not run again. Each run predicts the held-out texts in the precision in which it was trained, and each
+data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs that
+are finished are not run again. Each run predicts the held-out texts in the precision in which it was trained, and each
 model of fp32 in bf16 too. Prints the mean of the seeds and its standard error, the mean difference to fp32 with the
 same seed, and the minutes of training. The last line is JSON: P@1 of bf16 against that of fp32.
 """

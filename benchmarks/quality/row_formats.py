@@ -4,9 +4,9 @@
     python benchmarks/quality/row_formats.py --quick
 
 Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share
-the data and the label tree of the config; options of `python -m cxml.train` that follow hold for every one. Runs that
-are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to fp32
-with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
+the data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs
+that are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to
+fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Where the machines have memory for it, training waits for a copy to host memory only, and goes on while that is written.
 Else it waits until everything is written from where it lies, block by block, and no memory is taken for a copy.
+
+Training's threads have the processors first (measured by benchmarks/checkpoint.py: how long steps take meanwhile).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure
 from cxml.config import CheckpointConfig
 from cxml.errors import CxmlError
-from cxml.operating_system import free_memory
+from cxml.operating_system import free_memory, work_behind_others
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Saver:
         self._ranks = ranks
         # Threads talk in a group of their own, so that they do not get between the training's messages.
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
-        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint")
+        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=work_behind_others)
         self._pending: Future[str] | None = None
         self._free_memory = free_memory
         self._told: bool | None = None

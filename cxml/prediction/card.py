@@ -7,13 +7,22 @@ import yaml
 from cxml.config import Config, config_to_dict
 from cxml.prediction.parts import Parts
 
+_USE = """```python
+import cxml
 
-def model_card(parts: Parts, config: Config) -> str:
+model = cxml.Predictor.from_pretrained("this folder")
+print(model.predict(["a text"], k=5)[0])
+```
+"""
+
+
+def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
     """Markdown with a YAML head, as the Hugging Face hub reads it.
 
     Args:
         parts: the model.
         config: its run's config, without places.
+        use: how to use the folder, as Markdown.
     """
     head = yaml.safe_dump(
         {"library_name": "cxml", "pipeline_tag": "text-classification",
@@ -26,9 +35,7 @@ def model_card(parts: Parts, config: Config) -> str:
         f"---\n{head}---\n# CascadeXML over {parts.tree.num_labels:,} labels\n",
         "A text in, the few right labels out. Trained with cxml; the method is",
         "CascadeXML (Kharbanda et al., NeurIPS 2022, arXiv 2211.00640).\n",
-        "## Use\n",
-        "```python\nimport cxml\n\nmodel = cxml.Predictor.from_pretrained(\"this folder\")",
-        "print(model.predict([\"a text\"], k=5)[0])\n```\n",
+        "## Use\n", use,
         "## Model\n",
         f"- encoder: `{config.model.encoder}`, {parts.model.encoder.hidden_size} wide, texts up to "
         f"{config.data.max_length} tokens",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch.export import Dim
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from cxml import storage
 from cxml.errors import CxmlError
 from cxml.model import TappedEncoder
 
 _CLOSE = 1e-4
-_SIZES = ((2, 8), (3, 5), (1, 16))
+CHECKED_SIZES = ((2, 8), (3, 5), (1, 16), (1, 1))
+"""Texts and tokens of each, on which an exported encoder is compared."""
 
 
 def export_encoder(encoder: TappedEncoder, url: str) -> None:
@@ -25,30 +29,73 @@ def export_encoder(encoder: TappedEncoder, url: str) -> None:
         CxmlError: torch cannot export this encoder, or the program does not give the same features.
     """
     encoder = encoder.eval()
-    device = next(encoder.parameters()).device
-    vocabulary = int(encoder.transformer.config.vocab_size)
-
-    def inputs(num_texts: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary, (num_texts, length), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[-1, length // 2 :] = 0
-        return ids.to(device), mask.to(device)
-
-    shape = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     sink = io.BytesIO()
-    try:
-        with torch.no_grad():
-            program = torch.export.export(encoder, inputs(*_SIZES[0]), dynamic_shapes=(shape, shape), strict=False)
-        torch.export.save(program, sink)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise CxmlError(f"torch.export cannot export this encoder: {str(error)[:500]}") from error
+    with naming_the_encoder():
+        torch.export.save(encoder_program(encoder), sink)
     written = torch.export.load(io.BytesIO(sink.getvalue())).module()
+    check_features(encoder, written)
+    storage.write_atomic(url, sink.getvalue())
+
+
+def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> ExportedProgram:
+    """The encoder as a program that takes any number of texts of any length.
+
+    Args:
+        encoder: in evaluation mode.
+        labels_only: the program gives the labels' features alone.
+
+    Raises:
+        CxmlError: torch cannot export this encoder.
+    """
+    shape = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    with torch.no_grad(), naming_the_encoder():
+        inputs = random_inputs(encoder, *CHECKED_SIZES[0])
+        module = _LabelFeatures(encoder) if labels_only else encoder
+        return torch.export.export(module, inputs, dynamic_shapes=(shape, shape), strict=False)
+
+
+@contextmanager
+def naming_the_encoder() -> Iterator[None]:
+    """Within this context an exporter's failure is a `CxmlError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:
+        remedy = "Try a newer version of PyTorch or transformers; an export of the form cxml does not need this."
+        raise CxmlError(f"torch cannot export this encoder ({str(error)[:500]}). {remedy}") from error
+
+
+def random_inputs(encoder: TappedEncoder, num_texts: int, length: int) -> tuple[Tensor, Tensor]:
+    """Random token ids and their mask, int64 [B, T] each; half of the last text is padding."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(encoder.transformer.config.vocab_size), (num_texts, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[-1, (length + 1) // 2 :] = 0
+    device = next(encoder.parameters()).device
+    return ids.to(device), mask.to(device)
+
+
+def check_features(encoder: TappedEncoder, written: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> None:
+    """Refuse an exported encoder that gives other features than `encoder`.
+
+    Raises:
+        CxmlError: its features differ; names the size of the inputs.
+    """
     with torch.no_grad():
-        for size in _SIZES:
-            for given, expected in zip(written(*inputs(*size)), encoder(*inputs(*size)), strict=True):
+        for size in CHECKED_SIZES:
+            inputs = random_inputs(encoder, *size)
+            for given, expected in zip(written(*inputs), encoder(*inputs), strict=True):
                 if not torch.allclose(given, expected, atol=_CLOSE):
                     raise CxmlError(
                         f"the exported encoder gives other features for {size[0]} texts of {size[1]} tokens"
                     )
-    storage.write_atomic(url, sink.getvalue())
+
+
+class _LabelFeatures(nn.Module):
+    """An encoder that gives the labels' features alone."""
+
+    def __init__(self, encoder: TappedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        return self.encoder(input_ids, attention_mask)[-1:]

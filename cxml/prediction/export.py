@@ -71,7 +71,7 @@ def _write_exported(url: str, parts: Parts) -> None:
     if storage.file_sizes(url) and not is_exported(url):
         raise DataError(url, "is a folder that holds something else", "Name a new folder.")
     storage.remove_finished(url, _MANIFEST, keep_lock=True)
-    config = _without_places(parts.config)
+    config = without_places(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {
         "model_type": "cxml", "config": config_to_dict(config), "encoder": architecture, "pad_id": parts.pad_id,
@@ -194,7 +194,7 @@ def _are_facts(facts: dict[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def _without_places(config: Config) -> Config:
+def without_places(config: Config) -> Config:
     """The config without the places of the machine that trained it."""
     source = replace(config.data.source, path=posixpath.basename(config.data.source.path.rstrip("/")))
     encoder = config.model.encoder

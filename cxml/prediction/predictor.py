@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml import storage
+from cxml import extras, storage
 from cxml.accelerators import device_of, encoder_dtype
 from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
@@ -186,7 +186,23 @@ class Predictor:
             ConfigError: other ranks hold a part of the label rows.
         """
         folder = as_url(folder, "folder")
-        self._require_all_rows("save_pretrained")
+        write_exported(folder, self._whole_parts("save_pretrained", rows))
+
+    def save_onnx(self, folder: str | PathLike[str], *, rows: RowFormat | None = None) -> None:
+        """Export a folder that predicts by onnxruntime alone; see `cxml.prediction.onnx_export.write_onnx`.
+
+        Raises:
+            ConfigError: other ranks hold a part of the label rows, or a package of the extra `onnx` is missing.
+        """
+        folder = as_url(folder, "folder")
+        extras.require("save_onnx", folder, *extras.EXTRAS["onnx"])
+        from cxml.prediction.onnx_export import write_onnx  # noqa: PLC0415 - optional
+
+        write_onnx(folder, self._whole_parts("save_onnx", rows))
+
+    def _whole_parts(self, what: str, rows: RowFormat | None) -> Parts:
+        """The parts with labels numbered from 0 and rows of a number format, None for theirs; `what` needs them."""
+        self._require_all_rows(what)
         self.parts.check_rows()
         weights = self.parts.label_weights
         parts = replace(
@@ -195,7 +211,7 @@ class Predictor:
             label_weights=None if weights is None else weights[self._label_ids],
             decisions=self.parts.decisions.renumbered(self._label_ids),
         )
-        write_exported(folder, parts if rows is None else replace(parts, rows=parts.rows.to(rows)))
+        return parts if rows is None else replace(parts, rows=parts.rows.to(rows))
 
     @property
     def model(self) -> CascadeXML:

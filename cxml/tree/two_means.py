@@ -2,7 +2,7 @@
 
 Each pass scores every row against the difference of the two centroids, sends the best-scoring `num_left` rows left
 (ties by row order) and the others right, and moves the rows that changed sides from one sum to the other.
-Large nodes first climb with a sample of their rows, which leaves few passes for all of them.
+Nodes first climb with a sample of their rows, which leaves few passes for all of them.
 
 Same seed, same split, bit for bit, on any number of threads: row values are multiples of 1 / GRID and at most 1, so
 float64 sums of up to 2**29 rows are exact, and the order in which threads add them does not matter. Every other sum
@@ -31,6 +31,8 @@ COLUMN_BLOCK = 4096
 _SEED_CANDIDATES = 4
 _TRIALS = 4
 _TRIAL_PASSES = 2
+_TRIAL_ROWS = 32
+_TRIAL_SHARE = 8
 SAMPLE_FROM = 2048
 _SAMPLE_SHARE = 8
 _SAMPLE_MOST = 1 << 15
@@ -123,25 +125,34 @@ def split(node: Node, seed: int, limits: Limits) -> None:
 
 @cached_njit(nogil=True)
 def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
-    """Point `direction` from the best of a few starts, by the first rows alone where there are many.
+    """Point `direction` by the first rows alone, where there are many.
 
-    These are a random sample, since rows start in random order and splits keep it. Returns the number of rows taken;
-    if they are all, their sides are final.
+    The best of a few starts is found among the first of these, climbed there, and then climbed with all of them. First
+    rows are a random sample, since rows start in random order and splits keep it. Returns the number of rows taken; if
+    they are all, their sides are final.
     """
-    count = sample_size(node.count)
-    num_left = min(max(1, node.num_left * count // node.count), count - 1)
-    sample = Node(node.matrix, node.first, count, num_left, node.columns, node.work)
-    trial = Limits(_TRIAL_PASSES, limits.tolerance)
+    sample = _first_rows(node, sample_size(node.count))
+    few = _first_rows(sample, min(sample.count, max(_TRIAL_ROWS, sample.count // _TRIAL_SHARE)))
+    trial, patient = Limits(_TRIAL_PASSES, limits.tolerance), limits.tolerance * _SAMPLE_PATIENCE
     best, best_seed = -np.inf, 0
     for turn in range(_TRIALS):
         trial_seed = seed_of_node(seed, turn, 0)
-        _choose_seeds(sample, trial_seed)
-        mean_cosine = climb(sample, trial)
+        _choose_seeds(few, trial_seed)
+        mean_cosine = climb(few, trial)
         if mean_cosine > best:
             best, best_seed = mean_cosine, trial_seed
-    _choose_seeds(sample, best_seed)
-    climb(sample, Limits(limits.max_iterations, limits.tolerance * _SAMPLE_PATIENCE))
-    return count
+    _choose_seeds(few, best_seed)
+    if few.count < sample.count:
+        climb(few, Limits(limits.max_iterations, patient))
+        sample.work.sides[few.count : sample.count] = NEITHER
+    climb(sample, Limits(limits.max_iterations, patient if sample.count < node.count else limits.tolerance))
+    return sample.count
+
+
+@cached_njit(nogil=True)
+def _first_rows(node: Node, count: int) -> Node:
+    num_left = min(max(1, node.num_left * count // node.count), count - 1)
+    return Node(node.matrix, node.first, count, num_left, node.columns, node.work)
 
 
 @cached_njit(nogil=True)

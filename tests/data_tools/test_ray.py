@@ -69,7 +69,7 @@ def workers(of: psutil.Process):
     found = []
     for process in of.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if process.name().startswith("ray::MapWorker") or "ray::MapWorker" in " ".join(process.cmdline()):
+            if process.name().startswith("ray::_Actor") or "ray::_Actor" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 

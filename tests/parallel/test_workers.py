@@ -8,10 +8,11 @@ import time
 
 import psutil
 import pytest
+from support import warm_workers
 from support.launching import ROOT, launch_environment, wait_until
 
 from cxml.errors import WorkerError
-from cxml.parallel import distributed, run_workers
+from cxml.parallel import distributed, run_workers, workers
 
 SCRIPT = """
 import os, pathlib, signal, sys, time
@@ -24,6 +25,11 @@ if __name__ == "__main__":
     except BaseException as error:
         print("raised", type(error).__name__, flush=True)
 """
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_them(monkeypatch):
+    monkeypatch.setattr(workers, "_start", warm_workers.new_interpreter)
 
 
 def fail_on_one_rank(how):

@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from cxml.checkpoint import ShardReader, list_checkpoints
-from cxml.cli import dump_config
-from cxml.config import CheckpointConfig, Config, config_to_dict
+from cxml.config import CheckpointConfig, Config
 from support.object_store import free_ports
 from support.runs import FINGERPRINTS
+from support.train_rank import train_rank
+from support.warm_workers import LoggedProcess
 
 
 def checkpointed(config: Config, output: Path, *, url: str = "", **parts: object) -> Config:
@@ -82,24 +83,15 @@ class Ranks:
                  hanging: tuple[int, int] | None = None, has_memory: bool = True) -> None:  # fmt: skip
         """Start them; `hanging` is a rank and the step that it never ends, `has_memory` whether copies have room."""
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "config.yaml"
-        file.write_text(dump_config(config_to_dict(config)))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": str(num_ranks)}
         self.logs = [folder / f"rank-{rank}.log" for rank in range(num_ranks)]
         self.processes = []
         for rank, log in enumerate(self.logs):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num_ranks)}
-            command = [sys.executable, str(Path(__file__).parent / "train_rank.py"), str(file)]
-            if hanging and hanging[0] == rank:
-                command += ["hang", str(hanging[1])]
-            if not has_memory:
-                command.append("no-memory")
-            with log.open("ab") as stream:
-                self.processes.append(
-                    subprocess.Popen(
-                        command, stdout=stream, stderr=stream, env={**os.environ, **place, **own, **(environment or {})}
-                    )
-                )
+            whole = {**os.environ, **place, **own, **(environment or {})}
+            step = hanging[1] if hanging and hanging[0] == rank else 0
+            rank_of = functools.partial(train_rank, config, step, has_memory=has_memory)
+            self.processes.append(LoggedProcess(log, whole, rank_of))
 
     def wait(self, seconds: float = 300) -> list[int]:
         """Their exit codes; what is still alive then is killed and fails the test."""

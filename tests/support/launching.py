@@ -72,4 +72,4 @@ def wait_until(is_so, otherwise, seconds=200):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)
+        time.sleep(0.05)

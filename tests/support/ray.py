@@ -41,8 +41,9 @@ def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20, num_gpus: i
 
 
 def _rays_processes() -> Iterator[psutil.Process]:
-    """Children of this process that are Ray's; others, such as multiprocessing's tracker, may stay."""
+    """Children of this process that are Ray's; those of multiprocessing may stay."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "ray" in " ".join(process.cmdline()):
+            words = " ".join(process.cmdline())
+            if "ray" in words and "multiprocessing" not in words:  # Ray's packages are on the path of ours
                 yield process

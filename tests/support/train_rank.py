@@ -1,15 +1,10 @@
-"""One rank of a training as a process of its own, to be killed, stopped or hung: CONFIG [hang STEP] [no-memory].
-
-Its place is in the environment (RANK, WORLD_SIZE, ...). Exits with 0 when the training is finished, 75 when a signal
-stopped it.
-"""
+"""One rank of a training as a process of its own, to be killed, stopped or hung."""
 
 import functools
 import sys
 import time
 
 from cxml.checkpoint import Saver
-from cxml.cli import load_config
 from cxml.training import checkpoints, loop, train
 
 FINGERPRINTS = {"fp32": "test", "bf16": "test"}
@@ -28,10 +23,13 @@ def hang_at(step_to_hang_at):
     loop.train_step = stepping
 
 
-if __name__ == "__main__":
-    config, *rest = sys.argv[1:]
-    if "hang" in rest:
-        hang_at(int(rest[rest.index("hang") + 1]))
-    if "no-memory" in rest:
+def train_rank(config, step_to_hang_at, *, has_memory):
+    """Train as the rank that the environment names (RANK, WORLD_SIZE, ...).
+
+    The process exits with 0 when the training is finished, with 75 when a signal stopped it. `step_to_hang_at` 0: none.
+    """
+    if step_to_hang_at:
+        hang_at(step_to_hang_at)
+    if not has_memory:
         checkpoints.Saver = functools.partial(Saver, free_memory=lambda: 0)
-    sys.exit(0 if train(load_config(config), FINGERPRINTS) else 75)
+    sys.exit(0 if train(config, FINGERPRINTS) else 75)

@@ -1,29 +1,25 @@
-"""The blocks of a preparation as a Ray Data pipeline: a reader per split streams them to actors.
+"""The blocks of a preparation on Ray: this process reads them, and actors that live through both passes work on them.
 
-A block travels as one row of a Ray data set, in Arrow columns; Ray Data bounds how many wait in the object store. A
-worker that dies is started again and its block done again, to the same bytes.
+An actor that dies is started again and its block done again, to the same bytes.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
-import numpy as np
-import pyarrow as pa
-import ray.data
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
+import ray
+from ray.actor import ActorHandle
 
-from cxml.data import Ragged
 from cxml.data_tools.formats import Block
 from cxml.data_tools.preparation.engines import Worker
 from cxml.data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 from cxml.ray_cluster import joined_cluster, own_error
+
+_BLOCKS_AT_ONCE = 2
+"""Of each actor: one it works on, and one that lies ready."""
 
 
 @contextmanager
@@ -34,116 +30,76 @@ def ray_engine(num_workers: int) -> Iterator[RayEngine]:
         num_workers: actors that work on blocks; 0: one per CPU of the cluster.
     """
     with joined_cluster() as cpus:
-        yield RayEngine(num_workers or cpus)
+        engine = RayEngine(num_workers or cpus)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 class RayEngine:
-    """Runs the work of a preparation on `num_workers` actors."""
+    """Runs the work of a preparation on `num_workers` actors, which start at once."""
 
     def __init__(self, num_workers: int) -> None:
         self.threads_per_worker = 1  # there is a worker per core
-        self._num_workers = num_workers
+        self._actors = [cast(ActorHandle, _Actor.remote()) for _ in range(num_workers)]
+        self._free: deque[ActorHandle] = deque()
+        # Only an actor that has answered gets work: a cluster may not have room for all of them.
+        self._busy = {actor.start.remote(): actor for actor in self._actors for _ in range(_BLOCKS_AT_ONCE)}
 
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
     ) -> Iterator[Ticket | SplitEnd]:
         """See `Engine`."""
-        with _one_block_per_task():
-            results = ray.data.read_datasource(_Items(items), num_cpus=0, override_num_blocks=len(items.parts))
-            results = results.map_batches(
-                _Worker,
-                fn_constructor_args=(make_worker, arguments),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=self._num_workers),
-                num_cpus=1,
-            )
-            try:
-                for row in results.iter_rows():
-                    yield row["result"]
-            except Exception as error:
-                raise own_error(error) from error
+        making = [ray.put((make_worker, arguments))]
+        given = done = 0
+        for part in items.parts:
+            for item in items.read(part):
+                if isinstance(item, SplitEnd):
+                    yield item
+                    continue
+                while not self._free:
+                    for ticket in self._finished():
+                        done += 1
+                        yield ticket
+                actor = self._free.popleft()
+                self._busy[actor.work.remote(making, item)] = actor
+                given += 1
+        while done < given:
+            for ticket in self._finished():
+                done += 1
+                yield ticket
+
+    def _finished(self) -> Iterator[Ticket]:
+        """Wait for an actor; the ticket of what it did, if it did not just start."""
+        (ready,), _ = ray.wait(list(self._busy), num_returns=1)
+        self._free.append(self._busy.pop(ready))
+        try:
+            ticket = ray.get(ready)
+        except Exception as error:
+            raise own_error(error) from error
+        if ticket is not None:
+            yield ticket
+
+    def close(self) -> None:
+        """End the actors, whatever they do."""
+        for actor in self._actors:
+            ray.kill(actor)
 
 
-@contextmanager
-def _one_block_per_task() -> Iterator[None]:
-    """Ray Data neither merges nor splits blocks, keeps quiet, and reports a worker's own error."""
-    context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size, context.enable_progress_bars
-    context.target_max_block_size, context.enable_progress_bars = 1, False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        context.target_max_block_size, context.enable_progress_bars = before
+@ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)
+class _Actor:
+    """Makes a pass's function once and calls it on blocks."""
 
+    def __init__(self) -> None:
+        self._making: ray.ObjectRef | None = None
 
-class _Items(Datasource):
-    """One read task per part."""
+    def start(self) -> None:
+        """Answer."""
 
-    def __init__(self, items: RawRows | Tickets) -> None:
-        super().__init__()
-        self._items = items
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ANN401, ARG002
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read, self._items, part), unknown) for part in self._items.parts]
-
-
-def _read(items: RawRows | Tickets, part: str) -> Iterable[pa.Table]:
-    for item in items.read(part):
-        yield _to_row(item)
-
-
-class _Worker:
-    """An actor: makes its function once and calls it on every block."""
-
-    def __init__(self, make_worker: Callable[..., Worker], arguments: tuple[object, ...]) -> None:
-        self._work = make_worker(*arguments)
-
-    def __call__(self, row: pa.Table) -> dict[str, np.ndarray]:
-        item = _from_row(row)
-        result = np.empty(1, object)
-        result[0] = item if isinstance(item, SplitEnd) else self._work(item)
-        return {"result": result}
-
-
-_ROW = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("split", pa.string()),
-        ("number", pa.int64()),
-        ("first_row", pa.int64()),
-        ("skipped", pa.string()),
-        ("texts", pa.large_list(pa.large_string())),
-        ("label_values", pa.large_list(pa.int32())),
-        ("label_offsets", pa.large_list(pa.int64())),
-    ]
-)
-_Item = Block | Ticket | SplitEnd
-
-
-def _to_row(item: _Item) -> pa.Table:
-    """An item as the only row of a table."""
-    is_end = isinstance(item, SplitEnd)
-    place = (-1, -1) if is_end else (item.number, item.first_row)
-    facts = [type(item).__name__, item.split, *place, json.dumps(item.skipped if is_end else {})]
-    lists = (item.texts, item.labels.values, item.labels.offsets) if isinstance(item, Block) else ([], [], [])
-    columns = [pa.array([fact], field.type) for fact, field in zip(facts, _ROW, strict=False)]
-    for values, field in zip(lists, list(_ROW)[len(facts) :], strict=True):
-        flat = pa.array(values, field.type.value_type)
-        columns.append(pa.LargeListArray.from_arrays(pa.array([0, len(flat)], pa.int64()), flat))
-    return pa.Table.from_arrays(columns, schema=_ROW)
-
-
-def _from_row(row: pa.Table) -> _Item:
-    kind, split, number, first_row, skipped = (row[name][0].as_py() for name in _ROW.names[:5])
-    if kind == SplitEnd.__name__:
-        return SplitEnd(split, json.loads(skipped))
-    if kind == Ticket.__name__:
-        return Ticket(split, number, first_row)
-    texts, values, offsets = (row[name][0].values for name in _ROW.names[5:])
-    return Block(split, number, first_row, texts.to_pylist(), Ragged(values.to_numpy(), offsets.to_numpy()))
+    def work(self, making: list[ray.ObjectRef], item: Block | Ticket) -> Ticket:
+        """What the function of `making`, the place of its maker and arguments, does with an item."""
+        if self._making != making[0]:
+            make_worker, arguments = ray.get(making[0])
+            self._work, self._making = make_worker(*arguments), making[0]
+        return self._work(item)

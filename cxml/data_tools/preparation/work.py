@@ -51,7 +51,7 @@ class RawRows:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The splits; each is read by a process of its own where there are several."""
+        """The splits."""
         return SPLITS
 
     def read(self, part: str) -> Iterator[Block | SplitEnd]:

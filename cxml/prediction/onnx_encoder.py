@@ -1,0 +1,134 @@
+"""The encoder as an ONNX model, alone or as the beginning of the whole model.
+
+TappedEncoder -> torch.export -> torch.onnx -> ONNX model, weights in a file of external data -> nodes that others add
+-> one file, or two where the weights exceed what a file of ONNX can hold
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx.external_data_helper import load_external_data_for_model
+from torch import Tensor
+
+from cxml import storage
+from cxml.model import TappedEncoder
+from cxml.prediction.encoder_program import check_features, encoder_program, naming_the_encoder
+
+INPUTS = ("input_ids", "attention_mask")
+DATA_SUFFIX = ".data"
+"""What the name of a model's file of external data ends with."""
+_MOST_BYTES = 2_000_000_000
+"""Bytes of a model in one file; protocol buffers end at 2 GiB."""
+_OPSET = 18
+"""The version that torch's exporter writes without a conversion."""
+_SIZES = ("batch", "length")
+
+
+def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
+    """Write the encoder to the file `url` (.onnx), and check that onnxruntime gets the same features from it.
+
+    The model takes `input_ids` and `attention_mask`, int64 [B, T] each, B and T of any size, and returns `features_0`,
+    `features_1` and so on, one per level, float32 [B, D] each, the labels' after the bottleneck. Weights of more than
+    2 GB lie beside it, in a file of the same name with `.data` added.
+
+    Raises:
+        CxmlError: torch cannot export this encoder, or the model does not give the same features.
+    """
+    encoder = encoder.eval()
+    name = url.rstrip("/").rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        save_model(begin_model(encoder, path), path)
+        check_features(encoder, _as_function(path))
+        data = path.with_name(name + DATA_SUFFIX)
+        storage.remove(url)  # the model before it must not find the new weights
+        if data.exists():
+            storage.write_atomic(url + DATA_SUFFIX, data.read_bytes())
+        else:
+            storage.remove(url + DATA_SUFFIX)
+        storage.write_atomic(url, path.read_bytes())
+
+
+def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False) -> onnx.ModelProto:
+    """The encoder as an ONNX model, whose large weights are written to the file of external data of `path`.
+
+    Args:
+        encoder: in evaluation mode and float32.
+        path: of the model, which `save_model` writes.
+        labels_only: leave out all features but the labels'.
+
+    Returns:
+        A model without its large weights, with the outputs `features_N`, N being the level.
+    """
+    num_levels = len(encoder.taps)
+    levels = [num_levels - 1] if labels_only else list(range(num_levels))
+    names = [f"features_{level}" for level in levels]
+    program = encoder_program(encoder, labels_only=labels_only)
+    with naming_the_encoder(), _quiet():
+        written = torch.onnx.export(
+            program, dynamo=True, opset_version=_OPSET, optimize=True, input_names=INPUTS, output_names=names,
+            verbose=False,
+        )  # fmt: skip
+        assert written is not None, "the exporter of programs returns one"
+        written.save(path, external_data=True)
+    model = onnx.load(path, load_external_data=False)
+    _name_sizes(model.graph)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within this context the exporter does not warn: of torchvision, which is not needed, and of its own calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model: into one file, its external data too, unless that would be too large."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    if not data.exists() or data.stat().st_size + model.ByteSize() <= _MOST_BYTES:
+        load_external_data_for_model(model, str(path.parent))
+        data.unlink(missing_ok=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A session of onnxruntime on the CPU."""
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _name_sizes(graph: onnx.GraphProto) -> None:
+    """Name the dimensions of inputs and outputs, and drop the shapes of the values between them."""
+    del graph.value_info[:]
+    for value in graph.input:
+        for size, name in zip(value.type.tensor_type.shape.dim, _SIZES, strict=True):
+            size.dim_param = name
+    for value in graph.output:
+        value.type.tensor_type.shape.dim[0].dim_param = _SIZES[0]
+
+
+def _as_function(path: Path) -> Callable[..., Sequence[Tensor]]:
+    session = open_session(path)
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        found = session.run(None, {name: values.cpu().numpy() for name, values in zip(INPUTS, inputs, strict=True)})
+        return [torch.from_numpy(np.asarray(values)).to(inputs[0].device) for values in found]
+
+    return run

@@ -1,0 +1,40 @@
+"""Predict labels with this folder's model. Needs onnxruntime, tokenizers and numpy, nothing else.
+
+python predict.py "closed fracture of the left wrist" "another text"
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+
+class Model:
+    """The model of a folder: texts in, names of labels and scores out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        self.pad_id = int(self.session.get_modelmeta().custom_metadata_map["pad_id"])
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # it cuts texts off and pads them
+        self.names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+
+    def predict(self, texts: list[str], k: int = 5) -> list[list[tuple[str, float]]]:
+        """The k best labels of each text, best first, each with its score in [0, 1]."""
+        encodings = self.tokenizer.encode_batch(texts)
+        ids = np.array([each.ids or [self.pad_id] for each in encodings], np.int64)
+        mask = np.array([each.attention_mask or [1] for each in encodings], np.int64)
+        mask[:, 0] = 1  # a text without tokens is one of padding
+        inputs = {"input_ids": ids, "attention_mask": mask, "k": np.array([k], np.int64)}
+        labels, scores = map(np.asarray, self.session.run(["labels", "scores"], inputs))
+        return [
+            [(self.names[label], float(score)) for label, score in zip(*row, strict=True) if label >= 0]
+            for row in zip(labels, scores, strict=True)
+        ]
+
+
+if __name__ == "__main__":
+    for best in Model(Path(__file__).parent).predict(sys.argv[1:]):
+        print(*(f"{score:.4f} {name}" for name, score in best), sep="\n", end="\n\n")
