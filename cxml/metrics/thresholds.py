@@ -87,8 +87,9 @@ class ScoredPairs:
 
     def take(self, chosen: np.ndarray, num_true: np.ndarray) -> ScoredPairs:
         """Some of the pairs, those of texts with `num_true` of each label."""
-        pairs = (each[chosen] for each in (self.texts, self.labels, self.scores, self.is_true))
-        return ScoredPairs(*pairs, num_true)
+        return ScoredPairs(
+            self.texts[chosen], self.labels[chosen], self.scores[chosen], self.is_true[chosen], num_true
+        )  # fmt: skip
 
     def counts(self, thresholds: Thresholds) -> LabelCounts:
         """What these thresholds decide."""

@@ -224,7 +224,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
     """The body of a request; its limits stand in the OpenAPI document too."""
     text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
     texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
-    threshold: Any = Annotated[float, Field(ge=0, le=1, strict=True)] | ThresholdName | None
+    share: Any = Annotated[float, Field(ge=0, le=1, strict=True)]
     return create_model(
         "PredictRequest",
         __config__=ConfigDict(extra="forbid"),
@@ -235,7 +235,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
             Field(min(5, options.max_k), description="labels per text, at most"),
         ),
         threshold=(
-            threshold,
+            share | ThresholdName | None,
             Field(None, description="the least score of a label, or the name of a threshold; null: none"),
         ),
         explain=(Annotated[bool, Field(strict=True, description="add the way through the label tree")], False),
