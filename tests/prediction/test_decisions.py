@@ -14,9 +14,9 @@ import cxml
 from cxml import predict
 from cxml.checkpoint import list_checkpoints
 from cxml.config import config_to_dict
-from cxml.data import ShardedDataset, data_url, read_labels, validation_texts
+from cxml.data import ShardedDataset, data_url, read_labels, train_texts, validation_texts
 from cxml.errors import ConfigError, DataError
-from cxml.metrics import ScoredPairs, calibration, label_counts, micro_f1_threshold
+from cxml.metrics import ScoredPairs, calibration, label_counts, metric_sums, micro_f1_threshold
 from cxml.parallel import run_workers
 from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, parse_decisions
 from cxml.serving.batching import Asked, answer_together
@@ -27,8 +27,9 @@ def decided(tmp_path_factory):
     """The config of a run with validation texts, its report, and its predictor."""
     folder = tmp_path_factory.mktemp("decisions")
     config = small_config(
-        folder / "out", make_encoder(folder / "encoder"), train={"epochs": 2, "validation_fraction": 0.3}
-    )
+        folder / "out", make_encoder(folder / "encoder"),
+        train={"epochs": 2, "validation_fraction": 0.3, "evaluate_every": 2},
+    )  # fmt: skip
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
     checkpoint = dataclasses.replace(config.checkpoint, every_minutes=0.0, every_steps=15, keep_last=1)
     wanted = dataclasses.replace(config.evaluate, wanted_precision=0.6)
@@ -40,6 +41,27 @@ def decided(tmp_path_factory):
 
 def ranked(predictor, texts, k=100):
     return predictor.predict_tokens(texts.gather(np.arange(len(texts)))[0], k)
+
+
+def records(config, kind):
+    lines = Path(config.output, "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_training_visits_the_texts_that_are_not_held_out(decided):
+    config, _, _ = decided
+    kept = len(train_texts(data_url(config), 0.3))
+    assert kept < len(ShardedDataset(data_url(config), "train"))
+    assert max(record["step"] for record in records(config, "train")) == 2 * -(-kept // config.train.batch_size)
+
+
+def test_evaluations_on_the_way_are_those_of_the_validation_texts(decided):
+    config, _, predictor = decided
+    texts = validation_texts(data_url(config), 0.3)
+    expected = metric_sums(ranked(predictor, texts, 5).labels, texts.labels_csr(), (1, 3, 5)).result()
+    (record,) = records(config, "evaluate")
+    assert record["split"] == "validation"
+    assert {name: record["levels"][-1][name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_threshold_of_micro_f1_is_the_best_on_the_validation_texts(decided):
