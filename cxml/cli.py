@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import inspect
 import io
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Annotated, TypeVar
 
 import tyro
@@ -32,6 +34,9 @@ EXIT_NO_READER = 141
 
 _AFTER_A_SIGNAL = "Run the same command again."
 
+_called: ContextVar[str] = ContextVar("called", default="")
+_MODULE_CALL = re.compile(r"python -m cxml\.(data_tools\.)?([a-z_]+)")
+
 _Command = TypeVar("_Command")
 
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -39,6 +44,16 @@ Settings = Annotated[Config, tyro.conf.arg(name="")]
 
 _DEFAULTS = Config(output="runs/mine", data=DataConfig(source=SourceConfig(path="data/mine")))
 """What `--help` shows the defaults of when no config file is named."""
+
+
+@contextlib.contextmanager
+def called_as(program: str) -> Iterator[None]:
+    """Help names commands as those of `cxml`, and the running one `program`, instead of `python -m ...`."""
+    token = _called.set(program)
+    try:
+        yield
+    finally:
+        _called.reset(token)
 
 
 def parse_command(command: type[_Command], program: str, arguments: Sequence[str] | None = None) -> _Command:
@@ -70,7 +85,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     with _masked_errors():
         return tyro.cli(
             command,
-            prog=program,
+            prog=_called.get() or program,
             description=f"{_help(command.__doc__)}\n\n{required}",
             args=rest,
             default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
@@ -171,7 +186,7 @@ def run_tool(
 
     def parse() -> _Command:
         with _masked_errors():
-            return tyro.cli(command, prog=program, description=text, args=words)
+            return tyro.cli(command, prog=_called.get() or program, description=text, args=words)
 
     return _run(parse, action)
 
@@ -179,10 +194,16 @@ def run_tool(
 def _help(text: str | None) -> str:
     """A docstring as `tyro` wants it: it joins the lines of a paragraph, but not indented ones such as examples."""
     paragraphs = (paragraph.splitlines() for paragraph in inspect.cleandoc(text or "").split("\n\n"))
-    return "\n\n".join(
+    text = "\n\n".join(
         textwrap.indent("\n".join(lines), "    ") if all("python -m " in line for line in lines) else "\n".join(lines)
         for lines in paragraphs
     )
+    return _MODULE_CALL.sub(_as_command, text) if _called.get() else text
+
+
+def _as_command(call: re.Match[str]) -> str:
+    """`cxml data split` for `python -m cxml.data_tools.split`."""
+    return f"cxml {'data ' if call[1] else ''}{call[2].replace('_', '-')}"
 
 
 def until_the_reader_ends(act: Callable[[], int]) -> int:

@@ -38,6 +38,8 @@ Precision = Literal["fp32", "bf16"]
 """A number format that an encoder computes in."""
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 """What users may ask for: a number format, or the one in which the device is fastest."""
+ThresholdName = Literal["micro-f1", "macro-f1", "precision"]
+"""What thresholds of probabilities are chosen for."""
 
 
 def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
@@ -79,18 +81,20 @@ def _require_group(name: str, pattern: str) -> None:
 class SourceConfig:
     """Where the raw texts and labels come from."""
 
-    kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "icd10cm"] = "xmc"
+    kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "table", "icd10cm"] = "xmc"
     """Raw form of the files in `path`, each described in docs/formats.md. `xmc`: the XMC repository's texts and label
     matrices. `lightxml`: LightXML's and AttentionXML's texts and labels, line by line. `lf`: the repository's
     trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and matrices. `jsonl`, `csv`,
-    `parquet`: one row per text, any column names. `icd10cm`: the ICD-10-CM code book that the package
-    simple-icd-10-cm ships; needs no path."""
+    `parquet`: one row per text, any column names. `table`: these and TSV, JSON and Hugging Face datasets, one file or a
+    folder; columns may be guessed, and where no file is called test, rows are held out. `icd10cm`: the ICD-10-CM code
+    book that the package simple-icd-10-cm ships; needs no path."""
     path: str = ""
-    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2)."""
+    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2). `table` takes a file
+    too."""
     text_column: str = "text"
-    """Column of the text (`jsonl`, `csv`, `parquet`)."""
+    """Column of the text (`jsonl`, `csv`, `parquet`, `table`)."""
     labels_column: str = "labels"
-    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`)."""
+    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
     label_ids: bool = setting(False, since_files=True)
     """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
     `parquet`)."""
@@ -101,7 +105,8 @@ class SourceConfig:
     chapters: tuple[str, ...] = ()
     """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
     test_fraction: float = 0.2
-    """Share of the texts held out for the test split, in (0, 1) (`icd10cm` only; the others bring their own split)."""
+    """Share of the texts held out for the test split, in (0, 1) (`icd10cm`, and `table` where no file is called test;
+    the others bring their own split)."""
     split_seed: int = 0
     """Seed of that split."""
 
@@ -120,7 +125,8 @@ class SourceConfig:
         )  # fmt: skip
         _require_at_least("data.source.split_seed", self.split_seed, 0)
         _require(
-            not self.label_ids or self.kind in ("jsonl", "csv", "parquet"), "data.source.label_ids", self.label_ids,
+            not self.label_ids or self.kind in ("jsonl", "csv", "parquet", "table"),
+            "data.source.label_ids", self.label_ids,
             f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
         )  # fmt: skip
         for chapter in self.chapters:
@@ -434,8 +440,14 @@ class TrainConfig:
     very texts of the test split."""
     bucket_by_length: bool = False
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
+    validation_fraction: float = setting(0.0, since_files=True)
+    """Share of the train texts, in [0, 1), that training leaves out: evaluations during training, and what is chosen
+    with their help, then rest on them instead of the test split. Which texts depends on their number alone, so that
+    runs with other seeds hold out the same. The label tree, tf-idf and propensities still count them. 0: none. A data
+    set with a split `validation` (`python -m cxml.data_tools.split`) needs no share: that split serves."""
     evaluate_every: int = setting(0, "none")
-    """Epochs between evaluations on the test split during training; 0: only at the end."""
+    """Epochs between evaluations during training, on the validation texts if there are any, else on the test split;
+    0: only at the end."""
     hang_minutes: float = setting(30.0, "none")
     """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
     it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
@@ -450,6 +462,7 @@ class TrainConfig:
         for name in ("batch_tokens", "threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
             _require_at_least(f"train.{name}", getattr(self, name), 0)
         _require_group("train.name_texts", self.name_texts)
+        _require_fraction("train.validation_fraction", self.validation_fraction)
         _require(
             not self.compile or self.zero_stage < 3, "train.compile", self.compile,
             "does not go with train.zero_stage 3, which brings weights to a layer as it begins",
@@ -469,11 +482,14 @@ class EvaluateConfig:
     batch_size: int = 128
     """Texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
-    """The k of P@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    """The k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
     precision: PrecisionChoice = "auto"
     """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
     auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX), else fp32.
     Features and scores are fp32 always."""
+    wanted_precision: float = 0.9
+    """Share of right decisions, above 0 and at most 1, that the threshold named `precision` is chosen for. Thresholds
+    are chosen on the validation texts, see train.validation_fraction."""
     baseline: bool = False
     """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
     examples: int = 3
@@ -485,6 +501,10 @@ class EvaluateConfig:
         for k in self.top_k:
             _require_at_least("evaluate.top_k", k, 1)
         _require_at_least("evaluate.examples", self.examples, 0)
+        _require(
+            0 < self.wanted_precision <= 1, "evaluate.wanted_precision", self.wanted_precision,
+            "must be above 0 and at most 1", "Use 0.9 for nine right decisions in ten.",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Predict the labels of texts with a trained model.
 
 python -m cxml.predict runs/quickstart texts.txt --output predictions
+python -m cxml.predict runs/quickstart texts.txt --output predictions --k 50 --threshold micro-f1
 python -m cxml.predict runs/quickstart s3://bucket/texts.parquet --output s3://bucket/out --format parquet --k 10
 echo "fracture of the left wrist" | python -m cxml.predict runs/quickstart - --explain
 """
@@ -45,7 +46,12 @@ class PredictCommand:
     id_column: str = ""
     """Column of a key that goes with the prediction; empty: none."""
     k: int = 5
-    """Labels per text."""
+    """Labels per text, at most."""
+    threshold: str = ""
+    """Only labels whose score is at least this: a number from 0 to 1, or the name of a threshold that was chosen for
+    the model on validation texts (micro-f1, macro-f1, precision). Empty: no threshold."""
+    calibrated: bool = False
+    """Give calibrated probabilities as scores, where validation texts were there to fit them on."""
     beam: tuple[int, ...] = ()
     """Nodes that each level of the tree above the labels hands down, one per such level; empty: as in training."""
     explain: bool = False
@@ -86,12 +92,14 @@ def _predict(command: PredictCommand) -> None:
     from cxml import ray_cluster  # noqa: PLC0415  the heavy libraries
     from cxml.batch_prediction import PredictionJob, predict_file, predict_stream  # noqa: PLC0415
     from cxml.data_tools.formats import TextSource  # noqa: PLC0415
+    from cxml.prediction import parse_threshold  # noqa: PLC0415
 
     source = TextSource(
         url=command.texts, form=command.form, text_column=command.text_column, id_column=command.id_column
     )
     job = PredictionJob(
         model=command.model, source=source, output=command.output, format=command.format, k=command.k,
+        threshold=parse_threshold(command.threshold), calibrated=command.calibrated,
         beam=command.beam, rows=None if command.rows == "stored" else command.rows, memory_map=command.memory_map,
         batch_size=command.batch_size, precision=command.precision, part_rows=command.part_rows,
         allowed=command.allowed, excluded=command.excluded, explain=command.explain,

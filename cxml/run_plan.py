@@ -183,14 +183,19 @@ def _data_facts(config: Config) -> DataFacts:
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
         names = read_labels(data_url(config))[0] if config.train.name_texts else []
-        num_texts = manifest.rows("train") + _num_names(config, names)
+        num_texts = _num_trained_on(config, manifest.rows("train")) + _num_names(config, names)
         return DataFacts(num_texts, manifest.num_labels, lengths)
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
     lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
-    num_texts = len(texts) + _num_names(config, raw.label_names)
+    num_texts = _num_trained_on(config, len(texts)) + _num_names(config, raw.label_names)
     return DataFacts(num_texts, len(raw.label_names), lengths)
+
+
+def _num_trained_on(config: Config, num_train: int) -> int:
+    """Train texts without those that are held out."""
+    return num_train - round(num_train * config.train.validation_fraction)
 
 
 def _num_names(config: Config, names: Sequence[str]) -> int:

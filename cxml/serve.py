@@ -31,9 +31,10 @@ TOKEN_VARIABLE = "CXML_SERVE_TOKEN"
 class ServeCommand:
     """Serve a trained model over HTTP until SIGINT or SIGTERM.
 
-    POST /predict takes {"texts": [...], "k": 5, "explain": false}. /openapi.json describes the interface, and / is a
-    page to try it on. /health and /ready are for supervisors, /metrics is for Prometheus. If the environment variable
-    CXML_SERVE_TOKEN is set, predictions need it as a bearer token. SIGHUP loads the model again from the same place.
+    POST /predict takes {"texts": [...], "k": 5, "threshold": null, "explain": false}. /openapi.json describes the
+    interface, and / is a page to try it on. /health and /ready are for supervisors, /metrics is for Prometheus. If the
+    environment variable CXML_SERVE_TOKEN is set, predictions need it as a bearer token. SIGHUP loads the model again
+    from the same place.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -59,6 +60,8 @@ class ServeCommand:
     memory_map: bool = False
     """Map the label rows of an exported folder into memory instead of reading them; the replicas of a machine share
     them."""
+    calibrated: bool = False
+    """Give calibrated probabilities as scores, where validation texts were there to fit them on."""
     precision: PrecisionChoice | None = None
     """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
     the run's evaluate.precision says."""
@@ -80,7 +83,7 @@ def _run(command: ServeCommand) -> None:
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
     rows = None if command.rows == "stored" else command.rows
-    place = ModelPlace(command.model, rows, command.memory_map, command.precision)
+    place = ModelPlace(command.model, rows, command.memory_map, command.precision, command.calibrated)
     if on_ray:
         from cxml.serving.ray_engine import ray_engine  # noqa: PLC0415
 

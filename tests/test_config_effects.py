@@ -55,7 +55,8 @@ EFFECTS = {
         "epsilon warmup_epochs decay_epochs"
     },
     TrainConfig: {
-        "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens",
+        "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens "
+        "validation_fraction",
         "resumable": "accumulation",
         "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
         "deterministic compile",
@@ -85,6 +86,8 @@ def another(value):
     texts |= {"auto": "fp32", "weighted": "level", "fresh": "centroids", "encoder": "all", "rows": "rows", "": "(.+)"}
     if isinstance(value, bool):
         return not value
+    if value == 0 and isinstance(value, float):
+        return 0.5  # within every range that begins at 0
     if isinstance(value, (int, float)):
         return value / 2 if 0 < value < 1 else value + 1
     return texts.get(value, f"{value} other") if isinstance(value, str) else value

@@ -19,7 +19,15 @@ from cxml.data import cut
 from cxml.data_tools.formats import STDIN, TextChunk, TextSource, parse_count, read_all_lines, read_texts
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import Exchange, distributed, run_workers
-from cxml.prediction import Predictions, Predictor, RowFormat, model_identity
+from cxml.prediction import (
+    ExplainedLabel,
+    Predictions,
+    Predictor,
+    RowFormat,
+    as_threshold,
+    model_identity,
+    read_decisions,
+)
 from cxml.ray_cluster import Device
 from cxml.storage.locks import locked
 
@@ -38,7 +46,9 @@ class PredictionJob:
         source: the texts.
         output: folder to write.
         format: of the part files.
-        k: labels per text.
+        k: labels per text, at most.
+        threshold: least score, or the name of a threshold that was chosen for the model; see `Predictor.predict`.
+        calibrated: give calibrated probabilities as scores, see `Predictor.from_checkpoint`.
         beam: see `Predictor.predict`.
         rows: number format of the label rows; None: as stored.
         memory_map: map an exported folder's label rows.
@@ -56,6 +66,8 @@ class PredictionJob:
     output: str
     format: OutputFormat = "jsonl"
     k: int = 5
+    threshold: float | str | None = None
+    calibrated: bool = False
     beam: tuple[int, ...] = ()
     rows: RowFormat | None = None
     memory_map: bool = False
@@ -156,6 +168,7 @@ class Worker:
         predictor = Predictor.from_checkpoint(
             job.model,
             rows=job.rows,
+            calibrated=job.calibrated,
             memory_map=job.memory_map,
             batch_size=job.batch_size,
             precision=job.precision,
@@ -169,8 +182,8 @@ class Worker:
 
     def predict(self, chunk: TextChunk) -> bytes:
         """The content of the part file of a chunk."""
-        job, predictor = self._job, self._predictor
-        explained = predictor.explain(chunk.texts, job.k, beam=job.beam) if job.explain else None
+        job = self._job
+        explained = self._explained(chunk.texts) if job.explain else None
         predictions = self._predictions(chunk, 0, len(chunk.texts)) if explained is None else _NONE
         return FORMATS[job.format](chunk, predictions, explained)
 
@@ -181,7 +194,7 @@ class Worker:
         explained = None
         predictions = _NONE
         if self._job.explain:
-            explained = self._predictor.explain(chunk.texts[start:stop], self._job.k, beam=self._job.beam)
+            explained = self._explained(chunk.texts[start:stop])
         else:
             predictions = self._predictions(chunk, start, stop)
         shares: list | None = [None] * num_ranks if rank == 0 else None
@@ -193,12 +206,19 @@ class Worker:
         all_ways = [way for part in ways for way in part] if self._job.explain else None
         return FORMATS[self._job.format](chunk, whole, all_ways)
 
+    def _explained(self, texts: Sequence[str]) -> list[list[ExplainedLabel]]:
+        job = self._job
+        return self._predictor.explain(texts, job.k, threshold=job.threshold, beam=job.beam)
+
     def _predictions(self, chunk: TextChunk, start: int, stop: int) -> Predictions:
         first, last = np.searchsorted(self._excluded[:, 0], [chunk.first + start, chunk.first + stop])
         excluded: dict[int, list[int]] = {}
         for row, label in self._excluded[first:last].tolist():
             excluded.setdefault(row - chunk.first - start, []).append(label)
-        return self._predictor.predict(chunk.texts[start:stop], self._job.k, beam=self._job.beam, excluded=excluded)
+        job = self._job
+        return self._predictor.predict(
+            chunk.texts[start:stop], job.k, threshold=job.threshold, beam=job.beam, excluded=excluded
+        )
 
 
 _NONE = Predictions(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), ())
@@ -225,10 +245,12 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     """Lay the plan into the output folder, or find the same one there; the parts that are done."""
     is_stream = job.source.url == STDIN
     _require_files(job)
+    as_threshold(job.threshold, read_decisions(job.model))  # refused before anything is written
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
-    if job.precision is None:
-        del settings["precision"]  # folders that were begun before there was a choice
+    for name, before in (("precision", None), ("threshold", None), ("calibrated", False)):
+        if settings[name] == before:
+            del settings[name]  # folders that were begun before there was a choice
     settings = json.loads(urls.masked(json.dumps(settings)))  # a new token opens the same texts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))

@@ -18,6 +18,7 @@ from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, verify
 from cxml.data.encoder_path import resolve_encoder
+from cxml.data.held_out import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
@@ -32,10 +33,11 @@ from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_finge
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
-    "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "Ragged", "ShardCache",
-    "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows",
-    "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut", "data_url", "epoch_order", "few_lengths",
-    "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names",
+    "VALIDATION", "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "LabelledRows",
+    "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder", "StepRule",
+    "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "collate", "concatenate", "cut",
+    "data_url", "epoch_order", "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of",
+    "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names",
     "prefetch", "read_labels", "read_sparse_npz", "refuse_repeated_values", "resolve_encoder", "stage",
-    "step_facts", "tokenizer_fingerprint", "verify", "with_names",
+    "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify", "with_names",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cxml.data.dataset import ShardedDataset, read_labels
+from cxml.data.dataset import read_labels
 from cxml.data.manifest import DataManifest
 from cxml.data.ragged import Ragged, concatenate
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of
@@ -42,7 +42,7 @@ class TextRows(Protocol):
 class WithNames:
     """The rows of a split, then one for each label whose name has the wanted part; satisfies `TextRows`."""
 
-    def __init__(self, dataset: ShardedDataset, names: Ragged, labels: np.ndarray) -> None:
+    def __init__(self, dataset: TextRows, names: Ragged, labels: np.ndarray) -> None:
         """`names`: token ids of n names; `labels`: the label of each, int64 [n]."""
         self.manifest = dataset.manifest
         self._dataset = dataset
@@ -66,11 +66,11 @@ class WithNames:
         return ids, labels
 
 
-def with_names(dataset: ShardedDataset, url: str, pattern: str, max_length: int) -> WithNames:
+def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> WithNames:
     """A split of the data set at `url` and the names of its labels.
 
     Args:
-        dataset: the split.
+        dataset: the split, or some rows of it.
         url: of its data set.
         pattern: a regular expression, whose first group is the part of a name to take; its underscores become spaces.
         max_length: most tokens of a name.

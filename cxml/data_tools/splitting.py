@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cxml import storage
-from cxml.data import DataManifest, DatasetWriter, ShardedDataset, epoch_order, read_labels, verify
+from cxml.data import DataManifest, DatasetWriter, ShardedDataset, held_out_rows, read_labels, verify
 from cxml.errors import ConfigError
 from cxml.storage.locks import locked
 
@@ -35,14 +35,13 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
 def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> DataManifest:
     manifest = verify(url)
     num_train = manifest.rows("train")
-    num_held = round(num_train * fraction)
-    if not 0 < num_held < num_train:
+    if not 0 < round(num_train * fraction) < num_train:
         problem = f"leaves one of the two splits of {num_train} texts empty"
         raise ConfigError("--fraction", fraction, problem, "Choose another share, such as 0.1.")
     if (name in manifest.splits and name != "test") or not name.isidentifier():
         raise ConfigError("--name", name, "is taken or is not a plain word", "Choose another name, such as validation.")
-    order = epoch_order(num_train, seed, 0)
-    rows = {"train": np.sort(order[num_held:]), name: np.sort(order[:num_held])}
+    kept, held = held_out_rows(num_train, fraction, seed)
+    rows = {"train": kept, name: held}
 
     writer = DatasetWriter(out)
     names, _ = read_labels(url)

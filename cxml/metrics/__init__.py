@@ -1,4 +1,7 @@
-"""How good a ranking of labels is: precision, recall, nDCG and their propensity-scored forms, at several cut-offs.
+"""How good rankings of labels are, and decisions for labels.
+
+Rankings: precision, recall, nDCG and their propensity-scored forms, at several cut-offs. Decisions: precision, recall
+and F1, micro and macro.
 
 Input: predicted label ids int [N, K], best first, -1 where there is none, and the true labels as CSR [N, L].
 `metric_sums` counts both once and returns `MetricSums`: plain sums over the N examples, which add up over batches,
@@ -8,33 +11,64 @@ The propensity-scored metrics weight a hit by how unlikely it was that an annota
 `inverse_propensities` derives the weights from the labels' frequencies in the training split.
 
 How sure they are: `resampled_metrics` draws the examples again and again. Whether scores are probabilities:
-`calibration`. Which labels they come from: `by_frequency`.
+`calibration`; a map that makes them so: `fit_calibration`. Which labels they come from: `by_frequency`, `by_group`.
+Where a threshold decides: `label_counts`, and the thresholds that are best: `micro_f1_threshold` and its like.
 Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of them.
 """
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics
-from cxml.metrics.calibration import CalibrationBin, calibration
-from cxml.metrics.frequency import FrequencyGroup, by_frequency, log_odds
+from cxml.metrics.calibration import Calibration, CalibrationBin, calibration, fit_calibration
+from cxml.metrics.decisions import LabelCounts, label_counts, r_precision
+from cxml.metrics.frequency import (
+    USUAL_GROUPS,
+    FrequencyGroup,
+    by_frequency,
+    by_group,
+    log_odds,
+    usual_groups,
+    within_group,
+)
 from cxml.metrics.propensity import DEFAULT_PROPENSITY, KNOWN_PROPENSITIES, PropensityConstants, inverse_propensities
 from cxml.metrics.ranking import MetricSums, metric_rows, metric_sums
 from cxml.metrics.rankings import mean_scores, top_labels
+from cxml.metrics.thresholds import (
+    ScoredPairs,
+    Thresholds,
+    macro_f1_thresholds,
+    micro_f1_threshold,
+    precision_threshold,
+)
 
 __all__ = [
     "DEFAULT_PROPENSITY",
     "KNOWN_PROPENSITIES",
+    "USUAL_GROUPS",
+    "Calibration",
     "CalibrationBin",
     "FrequencyGroup",
     "Interval",
+    "LabelCounts",
     "MetricSums",
     "PropensityConstants",
+    "ScoredPairs",
+    "Thresholds",
     "by_frequency",
+    "by_group",
     "calibration",
+    "fit_calibration",
     "interval",
     "inverse_propensities",
+    "label_counts",
     "log_odds",
+    "macro_f1_thresholds",
     "mean_scores",
     "metric_rows",
     "metric_sums",
+    "micro_f1_threshold",
+    "precision_threshold",
+    "r_precision",
     "resampled_metrics",
     "top_labels",
+    "usual_groups",
+    "within_group",
 ]

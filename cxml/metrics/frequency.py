@@ -1,4 +1,4 @@
-"""Metrics by how frequent labels are in training: ten groups of as many labels each, rare to frequent."""
+"""Metrics by how frequent labels are in training: ten groups of as many labels each, or frequent, few and zero-shot."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import cast
 
 import numpy as np
 from scipy import sparse
+
+USUAL_GROUPS = ("frequent", "few", "zero-shot")
+"""Labels of more than 50 train texts, of 1 to 50, and of none: the field's cuts (Chalkidis et al. 2019)."""
+_FREQUENT = 50
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,54 @@ def by_frequency(
         k: cut-off.
         num_groups: at most L.
     """
-    num_rows, num_labels = cast(tuple[int, int], true.shape)
+    num_labels = len(train_frequency)
     num_groups = min(num_groups, num_labels)
     order = np.argsort(train_frequency, kind="stable")
     group = np.empty(num_labels, np.int64)
     group[order] = np.arange(num_labels) * num_groups // num_labels
+    return list(by_group(predicted, true, train_frequency, inverse_propensity, k, group=group).values())
+
+
+def usual_groups(train_frequency: np.ndarray) -> np.ndarray:
+    """The place of each label's group in `USUAL_GROUPS`, int64 [L], from its train texts, int [L]."""
+    return np.where(train_frequency > _FREQUENT, 0, np.where(train_frequency > 0, 1, 2))
+
+
+def within_group(
+    predicted: np.ndarray, true: sparse.csr_matrix, is_in_group: np.ndarray
+) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """What is ranked and true if a group's labels were all there are, of the texts that have one of them.
+
+    Args:
+        predicted: int [N, K], best first, -1 for none.
+        true: [N, L].
+        is_in_group: bool [L].
+
+    Returns:
+        Rankings int [n, K] of the group's labels among the K, and the true ones [n, L].
+    """
+    kept = is_in_group[predicted] & (predicted >= 0)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    ranked = np.take_along_axis(np.where(kept, predicted, -1), order, 1)
+    truth = sparse.csr_matrix(true, dtype=bool)
+    truth = sparse.csr_matrix(truth.multiply(is_in_group[None, :]))
+    truth.eliminate_zeros()
+    rows = np.flatnonzero(np.diff(truth.indptr))
+    return ranked[rows], sparse.csr_matrix(truth[rows])
+
+
+def by_group(
+    predicted: np.ndarray,
+    true: sparse.csr_matrix,
+    train_frequency: np.ndarray,
+    inverse_propensity: np.ndarray,
+    k: int,
+    *,
+    group: np.ndarray,
+) -> dict[int, FrequencyGroup]:
+    """`by_frequency` for groups that are given, int64 [L]; those without a label are left out."""
+    num_rows, _ = cast(tuple[int, int], true.shape)
+    num_groups = int(group.max()) + 1
     truth = sparse.csr_matrix(true, dtype=bool)
     places = predicted[:, :k]
     rows, columns = np.nonzero(places >= 0)
@@ -66,16 +113,14 @@ def by_frequency(
     gains = np.bincount(group[labels], inverse_propensity[labels], minlength=num_groups)
     best = _best_gain(truth, inverse_propensity, k)
     num_true = np.bincount(group[truth.indices], minlength=num_groups)
-    found = []
-    for number in range(num_groups):
+    found = {}
+    for number in np.unique(group).tolist():
         frequencies = train_frequency[group == number]
-        found.append(
-            FrequencyGroup(
-                least=int(frequencies.min()), most=int(frequencies.max()), num_labels=len(frequencies),
-                num_true=int(num_true[number]), precision=float(100 * hits[number] / (k * max(1, num_rows))),
-                psp=float(100 * gains[number] / best) if best else 0.0,
-                recall=float(100 * hits[number] / max(1, num_true[number])),
-            )
+        found[number] = FrequencyGroup(
+            least=int(frequencies.min()), most=int(frequencies.max()), num_labels=len(frequencies),
+            num_true=int(num_true[number]), precision=float(100 * hits[number] / (k * max(1, num_rows))),
+            psp=float(100 * gains[number] / best) if best else 0.0,
+            recall=float(100 * hits[number] / max(1, num_true[number])),
         )  # fmt: skip
     return found
 

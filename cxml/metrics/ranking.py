@@ -75,8 +75,9 @@ def metric_sums(
     ks: Sequence[int],
     inverse_propensity: np.ndarray | None = None,
 ) -> MetricSums:
-    """Sums of P@k, recall@k and nDCG@k, and with `inverse_propensity` of PSP@k and PSnDCG@k too.
+    """Sums of P@k, RP@k, recall@k and nDCG@k, and with `inverse_propensity` of PSP@k and PSnDCG@k too.
 
+    RP divides hits by min(k, true labels), where P divides by k (Chalkidis et al. 2019).
     nDCG divides by the gain of min(k, true labels) hits in front. Propensity-scored sums come with the sums of the
     best possible ranking, for the division over all examples that published results use (Jain et al. 2016).
 
@@ -103,14 +104,12 @@ def metric_rows(
     inverse_propensity: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What each example adds to the sums of `metric_sums`, whose arguments these are: float64 [N, len(ks)] by name."""
-    truth = sparse.csr_array(true, dtype=bool, copy=True)
-    truth.sum_duplicates()
-    truth.eliminate_zeros()
+    truth = plain_truth(true)
     num_rows, num_labels = cast(tuple[int, int], true.shape)
     _check(predicted, num_rows, num_labels, ks, inverse_propensity)
     width = max(1, min(max(ks), num_labels))  # places after the last label cannot be hits
     ranked = _cut(predicted, width)
-    hits = _hits(ranked, truth, num_labels)
+    hits = find_hits(ranked, truth)
     at = np.minimum(ks, width) - 1
     num_true = np.diff(truth.indptr).astype(np.int64)
     discounts = 1 / np.log2(np.arange(2, width + 2))
@@ -120,6 +119,7 @@ def metric_rows(
     found = np.cumsum(hits, axis=1)[:, at]
     rows = {
         "P": found / np.asarray(ks),
+        "RP": found / np.maximum(1, np.minimum(num_true[:, None], np.asarray(ks))),
         "nDCG": np.cumsum(hits * discounts, axis=1)[:, at] / ideal,
         "recall": found / np.maximum(num_true, 1)[:, None],
     }
@@ -156,9 +156,22 @@ def _cut(predicted: np.ndarray, width: int) -> np.ndarray:
     return ranked
 
 
-def _hits(ranked: np.ndarray, truth: sparse.csr_array, num_labels: int) -> np.ndarray:
-    """Whether each ranked label is true, as bool [N, K]; a (row, label) pair is looked up as one integer."""
-    num_rows = ranked.shape[0]
+def plain_truth(true: sparse.csr_array | sparse.csr_matrix) -> sparse.csr_array:
+    """True labels as bool [N, L], each stored once, sorted within its row; a copy."""
+    truth = sparse.csr_array(true, dtype=bool, copy=True)
+    truth.sum_duplicates()
+    truth.eliminate_zeros()
+    return truth
+
+
+def find_hits(ranked: np.ndarray, truth: sparse.csr_array) -> np.ndarray:
+    """Whether each label is true, as bool [N, K]; a (row, label) pair is looked up as one integer.
+
+    Args:
+        ranked: int [N, K], -1 for none, which is not true.
+        truth: [N, L], see `plain_truth`.
+    """
+    num_rows, num_labels = cast(tuple[int, int], truth.shape)
     rows = np.repeat(np.arange(num_rows, dtype=np.int64), np.diff(truth.indptr))
     true_keys = rows * num_labels + truth.indices  # ascending, as the indices of each row are
     if not true_keys.size:

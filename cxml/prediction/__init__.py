@@ -4,21 +4,24 @@
     texts -> token ids -> batches of like lengths -> the model -> Predictions
 
 Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or shared out over ranks (`PackedRows`).
+Where validation texts have chosen thresholds, `Decisions` turns rankings into sets, and scores into probabilities.
 `Predictor.save_pretrained` writes a folder that holds all of it, model card included.
 """
 
+from cxml.prediction.decisions import Decisions, as_threshold, choose_decisions, parse_threshold, write_run_decisions
 from cxml.prediction.encoder_program import export_encoder
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import PackedRows, RowFormat
-from cxml.prediction.parts import Parts, model_identity, read_parts
+from cxml.prediction.parts import Parts, model_identity, read_decisions, read_parts
 from cxml.prediction.predictor import Predictor
 from cxml.prediction.propensity_ranking import require_power, weigh_labels
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
 from cxml.prediction.score_files import read_scores, scores_as_npz, write_scores
 
 __all__ = [
+    "Decisions",
     "ExplainedLabel",
     "NamedLabel",
     "PackedRows",
@@ -28,9 +31,13 @@ __all__ = [
     "Predictor",
     "RowFormat",
     "adjust_logits",
+    "as_threshold",
+    "choose_decisions",
     "export_encoder",
     "is_exported",
     "model_identity",
+    "parse_threshold",
+    "read_decisions",
     "read_exported",
     "read_parts",
     "read_scores",
@@ -39,5 +46,6 @@ __all__ = [
     "upload",
     "weigh_labels",
     "write_exported",
+    "write_run_decisions",
     "write_scores",
 ]

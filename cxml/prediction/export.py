@@ -6,6 +6,7 @@ label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; i
 tree/                     the label tree
 labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
+decisions.json            thresholds and calibration, where they were chosen
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
 """
@@ -34,6 +35,7 @@ from cxml.errors import ConfigError, DataError
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
+from cxml.prediction.decisions import DECISIONS_FILE, Decisions, decisions_as_json, parse_decisions
 from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
 from cxml.storage.locks import locked
@@ -83,6 +85,8 @@ def _write_exported(url: str, parts: Parts) -> None:
     storage.write_atomic(storage.join(url, _LABELS), _labels_file(parts))
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
+    if parts.decisions.num_texts:
+        storage.write_atomic(storage.join(url, DECISIONS_FILE), decisions_as_json(parts.decisions))
     entries = {
         name: {"bytes": size, "sha256": storage.sha256(storage.join(url, name))}
         for name, size in storage.file_sizes(url).items()
@@ -107,7 +111,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
-    for name in files.keys() - {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG}:
+    for name in files.keys() - {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE}:
         artefacts.verify_file(url, files[name], _AGAIN)
     settings = _Settings.parse(artefacts.read_file(url, files[_CONFIG], _AGAIN), storage.join(url, _CONFIG))
     config, architecture = settings.config, settings.architecture
@@ -133,7 +137,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
-        facts=settings.facts, mapped=mapped,
+        facts=settings.facts, mapped=mapped, decisions=_read_decisions(url, files, tree.num_labels),
     )  # fmt: skip
 
 
@@ -246,6 +250,13 @@ def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str]
     if weights is not None and not ((weights > 0) & (weights <= 1)).all():
         raise DataError(file, "a label's weight is not above 0 and at most 1", _AGAIN)
     return table.column("name").to_pylist(), weights
+
+
+def _read_decisions(url: str, files: dict[str, FileEntry], num_labels: int) -> Decisions:
+    if DECISIONS_FILE not in files:
+        return Decisions()
+    content = artefacts.read_file(url, files[DECISIONS_FILE], _AGAIN)
+    return parse_decisions(content, storage.join(url, DECISIONS_FILE), num_labels, _AGAIN)[0]
 
 
 def _read_tokenizer(url: str, entry: FileEntry) -> Tokenizer:

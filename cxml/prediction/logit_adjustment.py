@@ -8,6 +8,7 @@ import numpy as np
 
 from cxml.errors import ConfigError
 from cxml.metrics import log_odds
+from cxml.prediction.decisions import Decisions
 from cxml.prediction.parts import Parts, known_frequency
 
 
@@ -34,4 +35,4 @@ def adjust_logits(parts: Parts, strength: float) -> Parts:
         problem = "takes biases out of the range of float32"
         raise ConfigError("logit_adjustment", strength, problem, "Give a number such as 0.5.")
     facts = {**parts.facts, "logit_adjustment": strength}
-    return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts)
+    return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts, decisions=Decisions())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -25,6 +25,7 @@ from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, ShardedLevel
+from cxml.prediction.decisions import Decisions, read_exported_decisions, read_run_decisions
 from cxml.prediction.packed_rows import PackedRows, pack
 from cxml.tree import LabelTree, tree_url
 
@@ -52,6 +53,8 @@ class Parts:
         num_train_texts: of the training; 0 for an exported model.
         label_weights: what a label's score is multiplied by before labels are ranked, float32 [L], above 0 and at most
             1; None where it is left as it is.
+        decisions: thresholds and calibration that were chosen for the scores of just this model; empty where none were,
+            where the weights are a checkpoint's, and where biases are adjusted or labels weighed.
         mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
     """
 
@@ -67,6 +70,7 @@ class Parts:
     frequency: np.ndarray | None = None
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
+    decisions: Decisions = field(default_factory=Decisions)
     mapped: MappedFile | None = None
 
     def check_rows(self) -> None:
@@ -130,6 +134,19 @@ def model_identity(url: str) -> str:
     return hashlib.sha256(storage.read_bytes(storage.join(place, name))).hexdigest()[:16]
 
 
+def read_decisions(url: str) -> Decisions:
+    """Thresholds and calibration of the model at `url`, a run or an exported folder, without reading its weights.
+
+    Raises:
+        DataError: there is no trained model, or they are damaged.
+    """
+    found = _find(url)
+    if found is None:
+        return read_exported_decisions(url, "Export the model again.")
+    place, is_checkpoint = found
+    return Decisions() if is_checkpoint else read_run_decisions(posixpath.dirname(place), model_identity(place), None)
+
+
 def read_parts(url: str, exchange: Exchange) -> Parts:
     """Load a run's model (`OUTPUT` or `OUTPUT/model`) or a checkpoint; a collective call.
 
@@ -162,13 +179,14 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     names, frequency = read_labels(data)
     if len(names) != tree.num_labels:
         raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
+    decisions = Decisions() if is_checkpoint else read_run_decisions(output, model_identity(place), len(names))
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
     return Parts(
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
-        frequency=frequency, num_train_texts=data_manifest.rows("train"),
+        frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
     )  # fmt: skip
 
 

@@ -18,9 +18,11 @@ from cxml.accelerators import device_of, encoder_dtype
 from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
+from cxml.metrics import Thresholds
 from cxml.model import CascadeXML, LevelPrediction, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
+from cxml.prediction.decisions import as_threshold
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
@@ -59,6 +61,7 @@ class Predictor:
         self,
         parts: Parts,
         *,
+        calibrated: bool = False,
         batch_size: int = 128,
         device: torch.device | str | None = None,
         precision: PrecisionChoice | None = None,
@@ -66,6 +69,11 @@ class Predictor:
     ) -> None:
         """Use `from_checkpoint` or `from_pretrained`."""
         self.parts = parts
+        self.calibrated = calibrated
+        if calibrated and parts.decisions.calibration is None:
+            problem = "no calibration was fitted for the scores of this model"
+            remedy = "Evaluate a run that has validation texts (train.validation_fraction): python -m cxml.evaluate."
+            raise ConfigError("calibrated", calibrated, problem, remedy)
         self.batch_size = as_whole_number("batch_size", batch_size)
         self.device = device_of(0) if device is None else as_device(device)
         self._exchange = exchange or Exchange(is_alone=True)
@@ -86,6 +94,7 @@ class Predictor:
         rows: RowFormat | None = None,
         logit_adjustment: float = 0.0,
         propensity_ranking: float = 0.0,
+        calibrated: bool = False,
         memory_map: bool = False,
         batch_size: int = 128,
         device: torch.device | str | None = None,
@@ -100,6 +109,8 @@ class Predictor:
             logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
             propensity_ranking: ranks by score times so high a power of the inverse propensity; see
                 `cxml.prediction.weigh_labels`. Not for exported folders.
+            calibrated: give probabilities as scores: the shares of true labels that validation texts had at each score,
+                in the order of the scores. Not with the two options above.
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
                 processes of the machine.
             batch_size: texts per batch.
@@ -112,8 +123,8 @@ class Predictor:
         Raises:
             DataError: there is no whole model at `url`.
             StaleArtefactError: its tree or tokenizer has changed since.
-            ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighed, or this machine has
-                no such device.
+            ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighed, no calibration was
+                fitted, or this machine has no such device.
         """
         url = as_url(url)
         refuse_file(url)
@@ -138,7 +149,9 @@ class Predictor:
                     "rows", rows, f"the mapped rows are {parts.rows.format}", f"Export the model with --rows {rows}."
                 )
             parts = replace(parts, rows=parts.rows.to(rows))
-        return cls(parts, batch_size=batch_size, device=device, precision=precision, exchange=exchange)
+        return cls(
+            parts, calibrated=calibrated, batch_size=batch_size, device=device, precision=precision, exchange=exchange
+        )
 
     @classmethod
     def from_pretrained(
@@ -196,6 +209,7 @@ class Predictor:
             self.parts,
             names=[self.names[label] for label in self._label_ids.tolist()],
             label_weights=None if weights is None else weights[self._label_ids],
+            decisions=self.parts.decisions.renumbered(self._label_ids),
         )
         return parts if rows is None else replace(parts, rows=parts.rows.to(rows))
 
@@ -214,27 +228,30 @@ class Predictor:
         texts: Iterable[str],
         k: int = 5,
         *,
+        threshold: float | str | None = None,
         beam: tuple[int, ...] = (),
         excluded: Mapping[int, Sequence[int]] | None = None,
     ) -> Predictions:
-        """The k best labels of each text.
+        """The k best labels of each text, or those of them that reach a threshold.
 
         Args:
             texts: N texts: a list, tuple, generator, NumPy array, pandas Series or Arrow array of strings. Each is cut
                 off at the length of the training.
-            k: labels per text.
+            k: labels per text, at most.
+            threshold: the least score of a label, from 0 to 1; or the name of a threshold that was chosen for this
+                model on validation texts: `micro-f1`, `macro-f1`, `precision`. None: no threshold.
             beam: nodes that each level of the tree above the labels hands down, one per such level; empty takes those
                 of the training.
             excluded: label ids that a text must not get, by the text's place in `texts`.
 
         Returns:
-            Label ids and scores [N, min(k, number of labels)]; -1 and 0 where the shortlist of a text has no more.
+            Label ids and scores [N, min(k, number of labels)]; -1 and 0 where a text has no more labels.
 
         Raises:
-            ConfigError: k, the beam or `excluded` is impossible, or an item of `texts` is not a string; names its
-                position.
+            ConfigError: k, the threshold, the beam or `excluded` is impossible, or an item of `texts` is not a string;
+                names its position.
         """
-        return self.predict_tokens(self._encode(texts), k, beam=beam, excluded=excluded)
+        return self.predict_tokens(self._encode(texts), k, threshold=threshold, beam=beam, excluded=excluded)
 
     @torch.inference_mode()
     def predict_tokens(
@@ -242,14 +259,16 @@ class Predictor:
         tokens: Ragged,
         k: int,
         *,
+        threshold: float | str | None = None,
         beam: tuple[int, ...] = (),
         excluded: Mapping[int, Sequence[int]] | None = None,
     ) -> Predictions:
         """`predict` for token ids of N texts, special tokens included."""
         k, beam = self._checked(k, beam)
+        least = as_threshold(threshold, self.parts.decisions)
         excluded = as_excluded(excluded, len(tokens), len(self.names))
         most = max((len(labels) for labels in excluded.values()), default=0)
-        wanted = self._candidates(k, int(self._exchange.gather_sizes(most).max()))
+        wanted = self._candidates(k, least, int(self._exchange.gather_sizes(most).max()))
         labels = np.full((len(tokens), wanted), -1, np.int64)
         logits = np.full((len(tokens), wanted), -np.inf, np.float32)
         for rows, batch in self._batches(tokens):
@@ -257,22 +276,27 @@ class Predictor:
             labels[rows] = best.nodes[: len(rows)].numpy()
             logits[rows] = best.logits[: len(rows)].numpy()
         labels, logits = self._ranked(labels, logits)
-        labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded, k)
-        return Predictions(labels, scores, self.names)
+        labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
+        labels, scores = self._decided(labels, scores, least)
+        return Predictions(labels[:, :k], scores[:, :k], self.names)
 
     @torch.inference_mode()
-    def explain(self, texts: Iterable[str], k: int = 5, *, beam: tuple[int, ...] = ()) -> list[list[ExplainedLabel]]:
-        """The k best labels of each text, each with the clusters above it and what the model thinks of them."""
+    def explain(
+        self, texts: Iterable[str], k: int = 5, *, threshold: float | str | None = None, beam: tuple[int, ...] = ()
+    ) -> list[list[ExplainedLabel]]:
+        """What `predict` finds, each label with the clusters above it and what the model thinks of them."""
         k, beam = self._checked(k, beam)
+        least = as_threshold(threshold, self.parts.decisions)
         tokens = self._encode(texts)
         is_weighted = self._model.scoring == "weighted" and not self._scores_all
         explained: list[list[ExplainedLabel]] = [[] for _ in range(len(tokens))]
         for rows, batch in self._batches(tokens):
-            best = self._model(batch, predict_k=self._candidates(k), beam=beam)[-1]
+            best = self._model(batch, predict_k=self._candidates(k, least), beam=beam)[-1]
             best = LevelPrediction(best.nodes[: len(rows)], best.logits[: len(rows)])
             found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
             ids, logits = self._ranked(best.nodes.cpu().numpy(), best.logits.cpu().numpy())
             scores = probabilities(torch.from_numpy(logits)).numpy()
+            ids, scores = self._decided(ids, scores, least)
             for row, labels, row_ids, row_scores in zip(rows.tolist(), found, ids[:, :k], scores, strict=True):
                 by_id = {int(self._label_ids[label.label]): label for label in labels}
                 explained[row] = [
@@ -309,15 +333,17 @@ class Predictor:
         ids = as_label_ids(labels, self.names, self._label_ids)
         positions = np.searchsorted(self._label_ids, ids)
         parts = restrict(self.parts, positions)
-        restricted = Predictor(parts, batch_size=self.batch_size, device=self.device, precision=self.precision)
+        restricted = Predictor(
+            parts, calibrated=self.calibrated, batch_size=self.batch_size, device=self.device, precision=self.precision
+        )
         restricted._model.encoder = self._model.encoder  # not a second one in the same precision
         restricted._label_ids = ids
         return restricted
 
-    def _candidates(self, k: int, spare: int = 0) -> int:
+    def _candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
         """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
-        wanted = k if self.parts.label_weights is None else max(k, CANDIDATES)
-        return min(wanted + spare, len(self._label_ids))
+        own_order = self.parts.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
+        return min((max(k, CANDIDATES) if own_order else k) + spare, len(self._label_ids))
 
     def _ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids of labels of the tree and the logits of their scores, both [N, K], in the order that they are ranked."""
@@ -326,6 +352,23 @@ class Predictor:
             return ids, logits
         weighted, order = weigh_logits(ids, logits, self.parts.label_weights)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
+
+    def _decided(
+        self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels that reach a threshold, in front, and their scores, calibrated if asked for; both [N, K]."""
+        kept = labels >= 0
+        if isinstance(least, Thresholds):
+            kept = least.above(labels, scores)
+        if self.calibrated and self.parts.decisions.calibration is not None:
+            scores = np.where(labels >= 0, self.parts.decisions.calibration(scores), np.float32(0))
+        if isinstance(least, float):
+            kept = Thresholds(least).above(labels, scores)
+        if least is None:
+            return labels, scores
+        order = np.argsort(~kept, axis=1, kind="stable")
+        labels, scores = np.where(kept, labels, -1), np.where(kept, scores, np.float32(0))
+        return np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
 
     def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
         """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
@@ -374,12 +417,12 @@ _ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))
 
 
 def _without(
-    labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]], k: int
+    labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first k labels of each row that are not excluded there."""
+    """The labels of each row that are not excluded there, in front."""
     for row, unwanted in excluded.items():
         kept = ~np.isin(labels[row], np.asarray(unwanted, np.int64)) & (labels[row] >= 0)
         order = np.argsort(~kept, kind="stable")
         labels[row] = np.where(kept[order], labels[row, order], -1)
         scores[row] = np.where(kept[order], scores[row, order], 0)
-    return labels[:, :k], scores[:, :k]
+    return labels, scores

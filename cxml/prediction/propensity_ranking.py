@@ -15,6 +15,7 @@ import torch
 from cxml.errors import ConfigError
 from cxml.metrics import PropensityConstants, inverse_propensities
 from cxml.model.ranking import joint_logit
+from cxml.prediction.decisions import Decisions
 from cxml.prediction.parts import Parts, known_frequency
 
 CANDIDATES = 100
@@ -43,7 +44,8 @@ def weigh_labels(parts: Parts, power: float) -> Parts:
     weights = ((inverse / inverse.max()) ** power).astype(np.float32)
     if not weights.all():
         raise ConfigError("propensity_ranking", power, "leaves frequent labels no weight", f"{_USUAL_POWERS}.")
-    return replace(parts, label_weights=weights, facts={**parts.facts, "propensity_ranking": power})
+    facts = {**parts.facts, "propensity_ranking": power}
+    return replace(parts, label_weights=weights, facts=facts, decisions=Decisions())
 
 
 def require_power(option: str, power: float) -> None:

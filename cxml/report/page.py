@@ -45,6 +45,7 @@ def write_page(
     page = template.render(
         output=urls.masked(output), config=config_text, levels=_levels(report), systems=_systems(report, comparison),
         charts=_charts(report, _steps(output)), examples=report["examples"], comparison=comparison,
+        decisions=report.get("decisions"), calibrated=report.get("calibrated"), label_groups=_label_groups(report),
     )  # fmt: skip
     url = storage.join(output, PAGE_FILE)
     storage.write_atomic(url, page.encode())
@@ -72,6 +73,15 @@ def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) ->
     if "baseline" in report:
         systems[BASELINE] = {key: f"{value:.2f}" for key, value in report["baseline"].items()}
     return systems
+
+
+def _label_groups(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The groups with the names of the columns to show."""
+    if "label_groups" not in report:
+        return None
+    k = report["label_groups"]["k"]
+    columns = (f"RP@{k}", f"nDCG@{k}", "R-precision", "micro-P", "micro-R", "micro-F1", "macro-F1")
+    return {**report["label_groups"], "columns": columns}
 
 
 def _steps(output: str) -> list[dict[str, Any]]:

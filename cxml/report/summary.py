@@ -7,15 +7,24 @@ from typing import Any
 
 from rich.console import Console
 
-from cxml.report.tables import BASELINE, OWN, Example, examples_table, levels_table, metrics_table
+from cxml.report.tables import (
+    BASELINE,
+    OWN,
+    Example,
+    decisions_table,
+    examples_table,
+    groups_table,
+    levels_table,
+    metrics_table,
+)
 
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
 
     Args:
-        report: `level_sizes`, `levels`, `examples` and, where there is one, `baseline`, as the run's JSON files hold
-            them.
+        report: `level_sizes`, `levels`, `examples` and, where they are there, `baseline`, `decisions` and
+            `label_groups`, as the run's JSON files hold them.
     """
     console = Console()
     examples = [
@@ -34,3 +43,10 @@ def print_report(report: Mapping[str, Any]) -> None:
     if "baseline" in report:
         systems[BASELINE] = report["baseline"]
     console.print(metrics_table(systems, "Test split"))
+    if "decisions" in report:
+        console.print(decisions_table(report["decisions"]))
+    if "label_groups" in report:
+        console.print(groups_table(report["label_groups"]))
+    if "calibrated" in report:
+        scores, probabilities = (report["calibrated"][name] for name in ("scores", "probabilities"))
+        console.print(f"Expected calibration error: {scores:.3f} of scores, {probabilities:.3f} calibrated")

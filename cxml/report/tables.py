@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -51,6 +52,59 @@ def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, floa
     return _grid(
         dict(zip(level_names(level_sizes), results, strict=True)), "Each level of the cascade", mark_best=False
     )
+
+
+def decisions_table(decisions: Mapping[str, Any]) -> Table:
+    """One column per threshold: F1, precision and recall of the labels above it, micro and macro.
+
+    Args:
+        decisions: `texts`, `thresholds` and `metrics` as `cxml.training.decision_report` gives them.
+    """
+    thresholds, results = decisions["thresholds"], decisions["metrics"]
+    texts = decisions["texts"]
+    chosen = (
+        f"thresholds chosen on {texts:,} validation texts" if texts else "no validation texts to choose thresholds on"
+    )
+    table = Table(
+        title="Labels above a threshold, test split", title_justify="left", caption=f"in percent; {chosen}",
+        caption_justify="left",
+    )  # fmt: skip
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right")
+    table.add_row("threshold", *(_threshold(thresholds[name]) for name in results), end_section=True)
+    metrics = list(next(iter(results.values())))
+    for metric, following in zip(metrics, [*metrics[1:], ""], strict=True):
+        is_last = metric.partition("-")[0] != following.partition("-")[0]
+        table.add_row(metric, *(f"{result[metric]:.2f}" for result in results.values()), end_section=is_last)
+    return table
+
+
+def groups_table(label_groups: Mapping[str, Any]) -> Table:
+    """One row per group of labels by their train texts: rankings of its labels alone, and decisions for them.
+
+    Args:
+        label_groups: `k`, `threshold` and `groups` as `cxml.training.decision_report` gives them.
+    """
+    k = label_groups["k"]
+    columns = (f"RP@{k}", "R-precision", "micro-F1", "macro-F1")
+    table = Table(
+        title="Labels of more than 50 train texts, of 1 to 50, and of none", title_justify="left",
+        caption=f"in percent; rankings within each group; F1 at the threshold {label_groups['threshold']}",
+        caption_justify="left",
+    )  # fmt: skip
+    table.add_column("")
+    for column in ("labels", "true", *columns):
+        table.add_column(column, justify="right")
+    for name, group in label_groups["groups"].items():
+        cells = (f"{group[column]:.2f}" if column in group else "-" for column in columns)
+        table.add_row(name, f"{group['num_labels']:,}", f"{group['num_true']:,}", *cells)
+    return table
+
+
+def _threshold(facts: Mapping[str, Any]) -> str:
+    own = facts["own"]
+    return f"{facts['shared']:.3f}" + (f" + {own:,} own" if own else "")
 
 
 def examples_table(examples: Sequence[Example]) -> Table:

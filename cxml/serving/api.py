@@ -14,7 +14,9 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from cxml.config import ThresholdName
 from cxml.serving.addresses import LoopbackOnly
+from cxml.serving.batching import Asked
 from cxml.serving.guard import guarded_route
 from cxml.serving.metrics import Measured
 from cxml.serving.models import ServedModel
@@ -59,6 +61,7 @@ class Facts(BaseModel):
     max_characters: int
     max_k: int
     needs_token: bool
+    thresholds: list[str] = Field(description="names of thresholds that were chosen for the model")
 
 
 class Reason(BaseModel):
@@ -107,6 +110,7 @@ def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
     refusals: dict[int | str, dict[str, Any]] = {
         **({401: {"description": "no token, or a wrong one"}} if options.token else {}),
         408: {"description": "the body or the answer took too long"},
+        409: {"description": "no threshold of this name was chosen for the model"},
         413: {"description": "the request is too long"},
         415: {"description": "the content type is not JSON"},
         422: {"description": "the request is not valid", "model": Refusal},
@@ -117,15 +121,23 @@ def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
 
     @router.post("/predict", response_model=Prediction, responses=refusals, dependencies=bearer)
     async def predict(request: request_type, http: Request) -> Response:  # pyright: ignore[reportInvalidTypeForm]
-        """The k best labels of each text; with `explain` also the way through the label tree to each."""
+        """The k best labels of each text that reach the threshold; with `explain` also the way through the tree."""
         with served.in_use() as model:
             if model is None:
                 raise HTTPException(503, "the model is still loading; try again", _LATER)
+            if isinstance(request.threshold, str) and request.threshold not in model.threshold_names:
+                raise _no_such_threshold(request.threshold)
             served.metrics.texts.inc(len(request.texts))
-            answering = model.answer(request.texts, request.k, request.explain)
+            asked = Asked(request.texts, request.k, request.explain, request.threshold)
+            answering = model.answer(asked)
             return Response(await _while_connected(http, answering, options.timeout_s), media_type="application/json")
 
     return router
+
+
+def _no_such_threshold(name: str) -> HTTPException:
+    """The refusal of a threshold that was not chosen for the model."""
+    return HTTPException(409, f"no threshold {name} was chosen for this model; /facts lists those that were")
 
 
 def queue_full() -> HTTPException:
@@ -168,6 +180,7 @@ def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
         return Facts(
             model=served.name, num_labels=served.num_labels, max_texts=options.max_texts,
             max_characters=options.max_characters, max_k=options.max_k, needs_token=bool(options.token),
+            thresholds=list(served.threshold_names),
         )  # fmt: skip
 
     @router.get("/health")
@@ -196,7 +209,7 @@ def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
 
 def _reasons(error: RequestValidationError) -> list[dict[str, Any]]:
     """The first reasons, without names and values of the request, which may be long, private or no valid text."""
-    known = {"body", "texts", "k", "explain"}
+    known = {"body", "texts", "k", "explain", "threshold"}
     return [
         {
             "type": reason["type"],
@@ -211,6 +224,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
     """The body of a request; its limits stand in the OpenAPI document too."""
     text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
     texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
+    share: Any = Annotated[float, Field(ge=0, le=1, strict=True)]
     return create_model(
         "PredictRequest",
         __config__=ConfigDict(extra="forbid"),
@@ -218,7 +232,11 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
         texts=texts,
         k=(
             Annotated[int, Field(ge=1, le=options.max_k, strict=True), BeforeValidator(_whole)],
-            Field(min(5, options.max_k), description="labels per text"),
+            Field(min(5, options.max_k), description="labels per text, at most"),
+        ),
+        threshold=(
+            share | ThresholdName | None,
+            Field(None, description="the least score of a label, or the name of a threshold; null: none"),
         ),
         explain=(Annotated[bool, Field(strict=True, description="add the way through the label tree")], False),
     )

@@ -29,6 +29,7 @@ class Asked:
     texts: list[str]
     k: int
     explain: bool
+    threshold: float | str | None = None
 
 
 class QueueFullError(Exception):
@@ -152,15 +153,16 @@ def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes 
 def _predict_together(
     predictor: Predictor, asked: Sequence[Asked]
 ) -> list[Sequence[Sequence[NamedLabel | ExplainedLabel]]]:
-    """The labels of each request's texts: one pass for the requests that want explanations, one for the others."""
+    """The labels of each request's texts: one pass for those that want explanations and thresholds alike."""
     answers: list[Sequence[Sequence[NamedLabel | ExplainedLabel]]] = [[] for _ in asked]
-    for explain in (False, True):
-        places = [place for place, one in enumerate(asked) if one.explain is explain]
+    for explain, threshold in dict.fromkeys((one.explain, one.threshold) for one in asked):
+        places = [place for place, one in enumerate(asked) if (one.explain, one.threshold) == (explain, threshold)]
         texts = [text for place in places for text in asked[place].texts]
         if not texts:
             continue
         k = max(asked[place].k for place in places)
-        found = predictor.explain(texts, k) if explain else predictor.predict(texts, k)
+        predict = predictor.explain if explain else predictor.predict
+        found = predict(texts, k, threshold=threshold)
         at = 0
         for place in places:
             one = asked[place]

@@ -47,6 +47,7 @@ class LocalEngine:
                 max_waiting=self._options.max_waiting,
             ),
             num_labels=len(predictor.names),
+            threshold_names=tuple(predictor.parts.decisions.thresholds),
         )  # fmt: skip
 
     def is_lost(self) -> str:
@@ -67,14 +68,14 @@ class LocalEngine:
 class LocalModel:
     """A model of this process, see `Model`."""
 
-    def __init__(self, batcher: Batcher, *, num_labels: int) -> None:
+    def __init__(self, batcher: Batcher, *, num_labels: int, threshold_names: tuple[str, ...] = ()) -> None:
         self._batcher = batcher
-        self.num_labels = num_labels
+        self.num_labels, self.threshold_names = num_labels, threshold_names
 
-    async def answer(self, texts: list[str], k: int, explain: bool) -> bytes:
+    async def answer(self, asked: Asked) -> bytes:
         """See `Model`."""
         try:
-            answer = self._batcher.submit(Asked(texts, k, explain))
+            answer = self._batcher.submit(asked)
         except QueueFullError:
             raise queue_full() from None
         try:

@@ -17,6 +17,7 @@ from cxml.serving.metrics import Metrics
 if TYPE_CHECKING:
     from cxml.config import PrecisionChoice
     from cxml.prediction import Predictor, RowFormat
+    from cxml.serving.batching import Asked
     from cxml.serving.options import ServeOptions
 
 _TEXTS_OF_A_PASS_ON_CPUS = 32
@@ -35,7 +36,12 @@ class Model(Protocol):
         """L."""
         ...
 
-    async def answer(self, texts: list[str], k: int, explain: bool, /) -> bytes:
+    @property
+    def threshold_names(self) -> tuple[str, ...]:
+        """Thresholds that were chosen for the model, by name."""
+        ...
+
+    async def answer(self, asked: Asked, /) -> bytes:
         """A `Prediction` as JSON. Raises HTTPException where the model does not answer."""
         ...
 
@@ -89,6 +95,12 @@ class ServedModel:
         model = self._model
         return model.num_labels if model else 0
 
+    @property
+    def threshold_names(self) -> tuple[str, ...]:
+        """Those of the model; none while it loads."""
+        model = self._model
+        return model.threshold_names if model else ()
+
     @contextmanager
     def in_use(self) -> Iterator[Model | None]:
         """The model, which is not closed within this context; None while it loads."""
@@ -122,6 +134,7 @@ class ModelPlace:
     rows: RowFormat | None
     memory_map: bool
     precision: PrecisionChoice | None = None
+    calibrated: bool = False
 
 
 def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = None) -> Predictor:
@@ -136,6 +149,7 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
     predictor = Predictor.from_checkpoint(
         place.url,
         rows=place.rows,
+        calibrated=place.calibrated,
         memory_map=place.memory_map,
         batch_size=options.batch_texts,
         device=device,

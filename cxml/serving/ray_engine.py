@@ -36,15 +36,15 @@ class Service:
         """Load the model. Raises what `load_checked` raises."""
         _open_no_side_door()
         predictor = load_checked(place, options)
-        self._num_labels = len(predictor.names)
+        self._facts = len(predictor.names), tuple(predictor.parts.decisions.thresholds)
         self._batcher = Batcher(
             predictor, batch_texts=options.batch_texts, batch_wait_s=options.batch_wait_ms / 1000,
             max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray hands over fewer; those wait in its own queue
         )  # fmt: skip
 
-    def num_labels(self) -> int:
-        """L."""
-        return self._num_labels
+    def facts(self) -> tuple[int, tuple[str, ...]]:
+        """L, and the names of thresholds."""
+        return self._facts
 
     async def answer(self, asked: Asked) -> bytes:
         """The labels of a request's texts, as JSON: the text of an answer."""
@@ -128,7 +128,8 @@ class RayEngine:
         deployed = application(self._place, self._options, num_replicas=self._num_replicas, resources=resources)
         try:
             handle = serve.run(deployed, name=name, route_prefix=None)
-            return RayModel(handle, num_labels=handle.num_labels.remote().result(), end=lambda: self._remove(name))
+            num_labels, names = handle.facts.remote().result()
+            return RayModel(handle, num_labels=num_labels, threshold_names=names, end=lambda: self._remove(name))
         except (RayServeException, RuntimeError) as error:
             self._remove(name)
             raise WorkerError(f"{self._place.url}: the model is not served. {error}") from error
@@ -170,13 +171,15 @@ def _require_room(resources: Mapping[str, float], num_replicas: int) -> None:
 class RayModel:
     """A model of a cluster, see `Model`."""
 
-    def __init__(self, handle: DeploymentHandle, *, num_labels: int, end: Callable[[], None]) -> None:
+    def __init__(
+        self, handle: DeploymentHandle, *, num_labels: int, threshold_names: tuple[str, ...], end: Callable[[], None]
+    ) -> None:
         self._handle, self._end = handle, end
-        self.num_labels = num_labels
+        self.num_labels, self.threshold_names = num_labels, threshold_names
 
-    async def answer(self, texts: list[str], k: int, explain: bool) -> bytes:
+    async def answer(self, asked: Asked) -> bytes:
         """See `Model`."""
-        response: Any = self._handle.answer.remote(Asked(texts, k, explain))
+        response: Any = self._handle.answer.remote(asked)
         try:
             return await response
         except asyncio.CancelledError:

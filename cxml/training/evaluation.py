@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from cxml.config import EvaluateConfig
 from cxml.console import track
-from cxml.data import Batch, EvalLoader, ShardedDataset
+from cxml.data import Batch, EvalLoader, LabelledRows
 from cxml.metrics import MetricSums, metric_sums
 from cxml.model import LevelPrediction, on_host
 from cxml.parallel import Ranks
@@ -38,15 +39,19 @@ class SplitPrediction:
     reached: np.ndarray
 
 
-def predict_split(predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks) -> SplitPrediction:
-    """Predict this rank's share of a split."""
+def predict_split(
+    predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks, *, num_labels: int = 0
+) -> SplitPrediction:
+    """Predict this rank's share of a split: the k best nodes of each level, and more labels if `num_labels` is more."""
+    num_labels = max(k, num_labels)
     rows, predictions = [np.zeros(0, np.int64)], []
     clusters = [tree.cluster_of_label(level) for level in range(len(tree.offsets))]
     reached = np.zeros(len(clusters), np.int64)
     batches = track(loader, len(loader), "predict") if ranks.is_first else loader
     for indices, batch in batches:
         rows.append(indices)
-        found = on_host(predict(batch.to(ranks.device), k))
+        *above, labels = on_host(predict(batch.to(ranks.device), num_labels))
+        found = [*(_best(level, k) for level in above), labels]
         predictions.append([_first(p, len(indices)) for p in found])
         reached += _count_reached(batch, len(indices), found, clusters)
     by_level = list(zip(*predictions, strict=True))
@@ -63,6 +68,12 @@ def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
     return LevelPrediction(nodes=prediction.nodes[:count], logits=prediction.logits[:count])
 
 
+def _best(prediction: LevelPrediction, k: int) -> LevelPrediction:
+    """The k best nodes of each text."""
+    nodes, logits = (each[:, :k].contiguous() for each in (prediction.nodes, prediction.logits))
+    return dataclasses.replace(prediction, nodes=nodes, logits=logits)
+
+
 def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> np.ndarray:
     """Of the true labels of the first `count` texts, those in clusters that were handed down, int64 [levels]."""
     offsets = batch.label_offsets[: count + 1].cpu().numpy()
@@ -77,7 +88,7 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
 
 def evaluate(
     predict: Predict,
-    dataset: ShardedDataset,
+    dataset: LabelledRows,
     tree: LabelTree,
     inverse_propensity: np.ndarray,
     *,
@@ -101,19 +112,24 @@ def evaluate(
 
 
 def predict_share(
-    predict: Predict, dataset: ShardedDataset, tree: LabelTree, config: EvaluateConfig, ranks: Ranks
-) -> SplitPrediction:
-    """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`."""
+    predict: Predict, dataset: LabelledRows, tree: LabelTree, config: EvaluateConfig, ranks: Ranks,
+    *, num_labels: int = 0,
+) -> SplitPrediction:  # fmt: skip
+    """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`.
+
+    Labels are `num_labels` where that is more, as far as there are so many.
+    """
     loader = EvalLoader(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=dataset.manifest.tokenizer.pad_id,
     )  # fmt: skip
-    return predict_split(predict, loader, min(max(config.top_k), tree.num_labels), tree, ranks)
+    k = min(max(config.top_k), tree.num_labels)
+    return predict_split(predict, loader, k, tree, ranks, num_labels=min(num_labels, tree.num_labels))
 
 
 def score_levels(
     prediction: SplitPrediction,
-    dataset: ShardedDataset,
+    dataset: LabelledRows,
     tree: LabelTree,
     inverse_propensity: np.ndarray,
     *,

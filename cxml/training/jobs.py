@@ -28,6 +28,7 @@ from cxml.checkpoint import (
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import (
+    VALIDATION,
     Batch,
     DataManifest,
     ShardedDataset,
@@ -38,6 +39,8 @@ from cxml.data import (
     data_url,
     few_lengths,
     read_labels,
+    train_texts,
+    validation_texts,
     with_names,
 )
 from cxml.errors import DataError
@@ -54,9 +57,19 @@ from cxml.parallel import (
     set_patience,
     sharded_levels,
 )
-from cxml.prediction import Predictions, Predictor, RowFormat, write_scores
+from cxml.prediction import (
+    Decisions,
+    Predictions,
+    Predictor,
+    RowFormat,
+    choose_decisions,
+    model_identity,
+    write_run_decisions,
+    write_scores,
+)
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
+from cxml.training.decisions import NUM_CANDIDATES, Ranked, decision_report
 from cxml.training.evaluation import (
     Predict,
     evaluate,
@@ -173,11 +186,10 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
 
 
 def _train_texts(config: Config) -> TextRows:
-    split = ShardedDataset(data_url(config), "train")
-    split.start_verification()  # while the model loads
+    texts = train_texts(data_url(config), config.train.validation_fraction)
     if not config.train.name_texts:
-        return split
-    return with_names(split, data_url(config), config.train.name_texts, config.data.max_length)
+        return texts
+    return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
 
 
 def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
@@ -206,9 +218,11 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
     The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
 
+    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`.
+
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
-        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent.
+        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent, and `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -222,7 +236,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
-        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks)
+        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
         report = {
             "level_sizes": list(tree.level_sizes),
             "levels": score_levels(
@@ -231,10 +245,30 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             "examples": _examples(config, predict, ranks),
         }
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
+        decisions = _choose_decisions(config, predict, tree, ranks)
         if best is not None:
-            write_scores(predictions_url(config), *best, dataset.manifest.num_labels)
+            k = max(config.evaluate.top_k)
+            write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
             report["by_frequency"] = frequency_groups(config, dataset.labels_csr(), best[0])
+            _, frequency = read_labels(data_url(config))
+            report |= decision_report(
+                Ranked(*best, dataset.labels_csr()), decisions, frequency, label_weights(config), config.evaluate.top_k
+            )
         return report
+
+
+def _choose_decisions(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> Decisions:
+    """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
+    texts = validation_texts(data_url(config), config.train.validation_fraction)
+    if texts is None:
+        return Decisions()
+    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
+    best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
+    if best is None:
+        return Decisions()
+    decisions = choose_decisions(*best, texts.labels_csr(), config.evaluate.wanted_precision)
+    write_run_decisions(config.output, model_identity(model_url(config)), decisions)
+    return decisions
 
 
 def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndarray) -> dict[str, Any]:
@@ -331,7 +365,7 @@ def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict
 
 
 class _EvaluateDuringTraining(Callback):
-    """Metrics of the test split every few epochs, on the console and in metrics.jsonl. Chooses nothing by them."""
+    """Metrics of the validation texts, or else of the test split, every few epochs. Chooses nothing by them."""
 
     def __init__(self, state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> None:
         self._config = state.config
@@ -340,27 +374,29 @@ class _EvaluateDuringTraining(Callback):
         self._ranks = state.ranks
         self._records = records
         self._figures = figures
+        validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
+        self._split = "test" if validation is None else VALIDATION
+        self._texts = ShardedDataset(data_url(self._config), "test") if validation is None else validation
 
     def on_epoch_end(self, epoch: int) -> None:
         """Evaluate, if this epoch's turn has come."""
         if epoch % self._config.train.evaluate_every:
             return
         self._engine.eval()
-        levels = _evaluate_test(self._config, self._predict, self._tree, self._ranks)
+        levels = evaluate(
+            self._predict, self._texts, self._tree, label_weights(self._config),
+            config=self._config.evaluate, ranks=self._ranks,
+        )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])
         if self._records is not None:
-            self._records.write({"kind": "evaluate", "epoch": epoch, "levels": levels})
-            _log.info("Epoch %d: %s", epoch, " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items()))
+            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
+            shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
+            _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
     def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
         return self._engine(batch, predict_k=k)
-
-
-def _evaluate_test(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> list[dict[str, float]]:
-    dataset = ShardedDataset(data_url(config), "test")
-    return evaluate(predict, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks)
 
 
 def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def _search(
 
 def _require_metric(config: Config, metric: str) -> None:
     name, _, cutoff = metric.partition("@")
-    if name not in ("P", "nDCG", "PSP", "PSnDCG", "recall") or cutoff not in map(str, config.evaluate.top_k):
+    if name not in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") or cutoff not in map(str, config.evaluate.top_k):
         known = ", ".join(f"P@{k}" for k in config.evaluate.top_k)
         raise ConfigError("--metric", metric, "is not reported by this config", f"Choose one such as {known}, PSP@1.")
 
@@ -92,7 +92,10 @@ def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) ->
         data=dataclasses.replace(config.data, directory=data),
         tree=dataclasses.replace(config.tree, directory=""),  # each trial's own: its fields may be searched too
         train=dataclasses.replace(
-            config.train, evaluate_every=1, threads_per_worker=cpus or config.train.threads_per_worker
+            config.train,
+            evaluate_every=1,
+            threads_per_worker=cpus or config.train.threads_per_worker,
+            validation_fraction=0.0,  # what is held out here serves
         ),
         evaluate=dataclasses.replace(config.evaluate, baseline=False, examples=0),
     )

@@ -54,6 +54,12 @@ def test_the_package_has_one_top_level_name_and_its_types_and_configs():
     assert load_config("wordnet") == load_config("wordnet")
 
 
+def test_the_console_script_is_installed(folder):
+    script = Path(sys.executable).with_name("cxml.exe" if sys.platform == "win32" else "cxml")
+    done = subprocess.run([str(script), "--version"], cwd=folder, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == f"cxml {cxml.__version__}"
+
+
 def test_a_run_is_prepared_stopped_resumed_predicted_and_exported(folder):
     run(folder, "cxml.data_tools.prepare", "--config", "config.yaml")
     with subprocess.Popen(command("cxml.train", "--config", "config.yaml"), cwd=folder) as training:

@@ -36,6 +36,11 @@ def napkinxc_result(truth, rankings, ks, weights):
     return {f"{name}@{k}": 100 * values[k - 1] for name, values in at_1_to_k.items() for k in ks}
 
 
+def without_rp(metrics):
+    """What napkinxc has too."""
+    return {name: value for name, value in metrics.items() if not name.startswith("RP")}
+
+
 @st.composite
 def rankings_and_truth(draw):
     """Examples with any number of true and of ranked labels, none included; at least one true label in all."""
@@ -53,7 +58,7 @@ def rankings_and_truth(draw):
 def test_every_metric_equals_napkinxc(case):
     truth, rankings, weights = case
     result = metric_sums(as_padded(rankings, 12), as_csr(truth, len(weights)), KS, weights).result()
-    assert result == pytest.approx(napkinxc_result(truth, rankings, KS, weights), abs=1e-9)
+    assert without_rp(result) == pytest.approx(napkinxc_result(truth, rankings, KS, weights), abs=1e-9)
 
 
 def test_a_large_random_case_equals_napkinxc():
@@ -64,7 +69,7 @@ def test_a_large_random_case_equals_napkinxc():
     ]
     weights = rng.uniform(1, 30, 500)
     result = metric_sums(as_padded(rankings, 8), as_csr(truth, 500), KS, weights).result()
-    assert result == pytest.approx(napkinxc_result(truth, rankings, KS, weights), abs=1e-9)
+    assert without_rp(result) == pytest.approx(napkinxc_result(truth, rankings, KS, weights), abs=1e-9)
     assert 5 < result["P@1"] < 95
 
 
@@ -73,7 +78,8 @@ def test_a_perfect_ranking_scores_100_but_for_precision_beyond_the_true_labels()
     weights = np.array([3.0, 1.0, 9.0, 2.0, 8.0, 4.0])
     perfect = [sorted(row, key=lambda label: -weights[label]) for row in truth]
     result = metric_sums(as_padded(perfect, 4), as_csr(truth, 6), (1, 4), weights).result()
-    expected = dict.fromkeys(("P@1", "nDCG@1", "nDCG@4", "PSP@1", "PSP@4", "PSnDCG@1", "PSnDCG@4", "recall@4"), 100)
+    names = ("P@1", "RP@1", "RP@4", "nDCG@1", "nDCG@4", "PSP@1", "PSP@4", "PSnDCG@1", "PSnDCG@4", "recall@4")
+    expected = dict.fromkeys(names, 100)
     assert result == pytest.approx({**expected, "P@4": 75, "recall@1": 37.5})
 
 
@@ -106,7 +112,7 @@ def test_none_is_never_a_hit_even_next_to_the_last_label_of_the_row_before():
 
 def test_without_propensities_only_plain_metrics_are_reported():
     result = metric_sums(np.array([[0]]), as_csr([[0]], 2), (1,)).result()
-    assert result == {"P@1": 100, "recall@1": 100, "nDCG@1": 100}
+    assert result == {"P@1": 100, "RP@1": 100, "recall@1": 100, "nDCG@1": 100}
 
 
 def test_stored_zeros_and_unsorted_rows_do_not_count_and_the_input_is_left_alone():

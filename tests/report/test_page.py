@@ -104,6 +104,23 @@ def test_intervals_of_a_comparison_take_the_place_of_plain_metrics(tmp_path):
     assert "50.00 ± 1.00" in text
 
 
+def test_it_shows_what_thresholds_decide_and_groups_of_labels(tmp_path):
+    metrics = {"micro-F1": 61.25, "labels per text": 2.5}
+    decided = {
+        "decisions": {
+            "texts": 1200, "thresholds": {"micro-f1": {"shared": 0.25, "own": 0}}, "metrics": {"micro-f1": metrics},
+        },
+        "label_groups": {
+            "k": 5, "threshold": "micro-f1",
+            "groups": {"few": {"num_labels": 45, "num_true": 9, "RP@5": 33.25, "micro-F1": 44.5}},
+        },
+        "calibrated": {"scores": 0.1234, "probabilities": 0.0123},
+    }  # fmt: skip
+    _, text, _ = page_of(tmp_path, {**REPORT, **decided})
+    for part in ("1,200 validation texts", "61.25", "0.250", "0.123 of scores, 0.012 calibrated", "33.25", "44.50"):
+        assert part in text
+
+
 @pytest.mark.parametrize("absent", ["baseline", "by_frequency"])
 def test_what_a_run_lacks_is_left_out(tmp_path, absent):
     smaller = {key: value for key, value in REPORT.items() if key != absent}

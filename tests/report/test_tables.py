@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cxml.report import Example, examples_table, levels_table, metrics_table
+from cxml.report import Example, decisions_table, examples_table, groups_table, levels_table, metrics_table
 
 
 def printed(table, **options):
@@ -55,6 +55,39 @@ def test_levels_are_named_and_sized_coarse_to_fine():
     assert re.search(r"256 clusters.*13,728 labels", text)
     assert re.search(r"90\.00.*60\.00", row(text, "P@1"))
     assert re.search(r"99\.50.*70\.00", row(text, "recall@5"))
+
+
+DECISIONS = {
+    "texts": 1200,
+    "thresholds": {"0.5": {"shared": 0.5, "own": 0}, "macro-f1": {"shared": 0.1234, "own": 5678}},
+    "metrics": {
+        name: {"micro-P": 80.0, "micro-F1": value, "macro-F1": 30.0, "labels per text": 2.5}
+        for name, value in (("0.5", 61.25), ("macro-f1", 58.5))
+    },
+}
+GROUPS = {
+    "k": 5,
+    "threshold": "micro-f1",
+    "groups": {
+        "all": {"num_labels": 13728, "num_true": 98765, "RP@5": 70.5, "R-precision": 65.25, "micro-F1": 60.0,
+                "macro-F1": 41.75},
+        "zero-shot": {"num_labels": 12, "num_true": 0, "micro-F1": 0.0, "macro-F1": 0.0},
+    },
+}  # fmt: skip
+
+
+def test_decisions_are_shown_for_each_threshold_with_what_it_was_chosen_on():
+    text = printed(decisions_table(DECISIONS))
+    assert "1,200 validation texts" in " ".join(text.split())
+    assert re.search(r"0\.500.*0\.123 \+ 5,678 own", row(text, "threshold"))
+    assert re.search(r"61\.25.*58\.50", row(text, "micro-F1"))
+    assert "no validation texts" in " ".join(printed(decisions_table({**DECISIONS, "texts": 0})).split())
+
+
+def test_groups_of_labels_are_shown_with_dashes_where_none_is_true():
+    text = printed(groups_table(GROUPS))
+    assert re.search(r"13,728.*98,765.*70\.50.*65\.25.*60\.00.*41\.75", row(text, "all"))
+    assert re.search(r"12.* 0 .*- .*- .*0\.00", row(text, "zero-shot"))
 
 
 def test_sizes_and_results_of_unequal_length_are_refused():

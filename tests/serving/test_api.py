@@ -20,10 +20,12 @@ TEXTS = ["cholera due to vibrio", "typhoid fever"]
 
 
 def api_of(predictor, options):
-    async def answer(texts, k, explain):
-        return answer_together(predictor, [Asked(texts, k, explain)])[0]
+    async def answer(asked):
+        return answer_together(predictor, [asked])[0]
 
-    return build_api(ServedModel("a model", AnswersBy(answer, len(predictor.names)), "ready"), options)
+    model = AnswersBy(answer, len(predictor.names))
+    model.threshold_names = tuple(predictor.parts.decisions.thresholds)
+    return build_api(ServedModel("a model", model, "ready"), options)
 
 
 def client_of(api):
@@ -64,9 +66,24 @@ def test_requests_that_come_together_get_what_they_would_get_alone(predictor):
     assert "path" in together[2][0][0]
 
 
+def test_a_threshold_leaves_out_what_is_less_probable(client, predictor):
+    (labels,) = client.post("/predict", json={"texts": TEXTS[:1], "k": 7}).json()["predictions"]
+    least = labels[3]["score"]
+    (found,) = client.post("/predict", json={"texts": TEXTS[:1], "k": 7, "threshold": least}).json()["predictions"]
+    assert found == [label for label in labels if label["score"] >= least]
+
+
+def test_a_threshold_that_was_not_chosen_for_the_model_is_refused(client):
+    answer = client.post("/predict", json={"texts": TEXTS, "threshold": "micro-f1"})
+    assert answer.status_code == 409
+    assert "micro-f1" in answer.json()["detail"]
+    assert client.get("/facts").json()["thresholds"] == []
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        {"texts": ["a"], "threshold": 1.5}, {"texts": ["a"], "threshold": "f2"}, {"texts": ["a"], "threshold": "0.5"},
         {"texts": ["a"] * 5}, {"texts": ["a" * 61]}, {"texts": ["a"], "k": 8}, {"texts": ["a"], "k": 0},
         {"texts": "a"}, {"texts": [1]}, {}, {"texts": ["a"], "more": 1}, {"texts": ["a"], "k": "3"}, [], None,
     ],
@@ -109,11 +126,11 @@ def test_a_server_is_healthy_and_says_that_its_model_is_not_ready(status):
 def test_a_model_that_takes_too_long_is_not_waited_for():
     given_up = []
 
-    async def slow(texts, k, explain):
+    async def slow(asked):
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            given_up.append(texts)
+            given_up.append(asked.texts)
             raise
 
     options = dataclasses.replace(OPTIONS, timeout_s=0.1)

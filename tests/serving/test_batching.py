@@ -18,13 +18,13 @@ class Watched:
         self._predictor = predictor
         self.batches, self.began, self.may_go = [], threading.Semaphore(0), threading.Semaphore(0)
 
-    def predict(self, texts, k):
+    def predict(self, texts, k, *, threshold=None):
         self.batches.append(list(texts))
         self.began.release()
         assert self.may_go.acquire(timeout=SECONDS)
         if "poison" in texts:
             raise ValueError("poison is not to be repeated")
-        return self._predictor.predict(texts, k)
+        return self._predictor.predict(texts, k, threshold=threshold)
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class AnswersBy:
 
     def __init__(self, answer: Any, num_labels: int = 3) -> None:
         self.answer, self.num_labels, self.is_closed = answer, num_labels, False
+        self.threshold_names = ()
 
     def is_answering(self, seconds: float) -> bool:
         return True

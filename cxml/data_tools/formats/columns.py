@@ -22,8 +22,9 @@ class ColumnReader(RecordReader):
     suffix = ""
     remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
 
-    def __init__(self, source: SourceConfig) -> None:
-        files = {split: find_parts(source.path, split, self.suffix) for split in SPLITS}
+    def __init__(self, source: SourceConfig, files: dict[str, list[str]] | None = None) -> None:
+        """`files`: of each split; None: those that the form's names say."""
+        files = files or {split: find_parts(source.path, split, self.suffix) for split in SPLITS}
         names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names, source.label_separator)
         self._source = source

@@ -44,13 +44,14 @@ class CsvRows:
     Quoted fields may span lines; a row is an error of its own where it is broken.
     """
 
-    def __init__(self, url: str, columns: Mapping[str, str], remedy: str) -> None:
+    def __init__(self, url: str, columns: Mapping[str, str], remedy: str, *, delimiter: str = ",") -> None:
         """Read the column names.
 
         Args:
             url: the file; `-` is standard input.
             columns: those that must be there, once, each with the setting that names it.
             remedy: for the problem of a row.
+            delimiter: between fields.
 
         Raises:
             DataError: the first line is no line of CSV, or does not name each of `columns` once.
@@ -59,7 +60,7 @@ class CsvRows:
         self._remedy = remedy
         self._broken: dict[int, Problem] = {}
         csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses texts from 131,072 characters on
-        self._rows = csv.reader(self._lines(), strict=True)
+        self._rows = csv.reader(self._lines(), strict=True, delimiter=delimiter)
         try:
             self._header = next(self._rows, [])
         except csv.Error as error:
@@ -68,6 +69,11 @@ class CsvRows:
             raise problem.error()
         for name, setting in columns.items():
             require_column(url, name, setting, self._header, line=1)
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        return self._header
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, str] | Problem]]:
         """The line on which each row begins, and its fields by column or what is wrong with it."""

@@ -17,6 +17,7 @@ from cxml.data_tools.formats.lightxml import LightxmlReader
 from cxml.data_tools.formats.pecos import open_pecos
 from cxml.data_tools.formats.raw import RawDataset, RawSplit
 from cxml.data_tools.formats.reader import SPLITS, Reader
+from cxml.data_tools.formats.table import TableReader
 from cxml.data_tools.formats.xmc import open_xmc
 from cxml.errors import DataError
 
@@ -28,6 +29,7 @@ _OPEN = {
     "jsonl": JsonlReader,
     "csv": CsvReader,
     "parquet": ParquetReader,
+    "table": TableReader,
     "icd10cm": lambda source: icd10cm.Icd10cmReader(source.chapters, source.test_fraction, source.split_seed),
 }
 

@@ -12,7 +12,7 @@ from cxml.serving.addresses import bind, require_loopback
 from cxml.serving.running import name_of
 
 
-async def answer(texts, k, explain):
+async def answer(asked):
     return b'{"predictions": [[]]}'
 
 

@@ -20,7 +20,7 @@ BODY = b'{"texts": ["a"]}'
 BEARER = f"Bearer {TOKEN}".encode()
 
 
-async def answer(texts, k, explain):
+async def answer(asked):
     return b'{"predictions": [[]]}'
 
 
@@ -195,7 +195,7 @@ def test_a_request_without_a_body_that_asks_for_an_upgrade_is_answered(port):
 
 
 def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
-    async def long_answer(texts, k, explain):
+    async def long_answer(asked):
         return b"x" * 30_000_000
 
     with fronted(long_answer, dataclasses.replace(OPTIONS, timeout_s=1.0)) as (port, front):
@@ -209,9 +209,9 @@ def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
 def test_bytes_of_all_requests_together_are_limited():
     release = threading.Event()
 
-    async def slow(texts, k, explain):
+    async def slow(asked):
         await asyncio.to_thread(release.wait)
-        return await answer(texts, k, explain)
+        return await answer(asked)
 
     options = ServeOptions(token=TOKEN, max_texts=1, max_characters=4_000_000, body_timeout_s=120, timeout_s=120)
     body = b'{"texts": ["' + b"a" * 4_000_000 + b'"' + b" " * 30_000_000 + b"]}"
@@ -234,10 +234,10 @@ def test_bytes_of_all_requests_together_are_limited():
 def test_told_to_end_it_refuses_new_clients_and_answers_those_that_wait():
     release, waits = threading.Event(), threading.Event()
 
-    async def slow(texts, k, explain):
+    async def slow(asked):
         waits.set()
         await asyncio.to_thread(release.wait)
-        return await answer(texts, k, explain)
+        return await answer(asked)
 
     with fronted(slow, OPTIONS) as (port, front), connect(port) as connection, connect(port) as idle:
         connection.sendall(head(b"Authorization: " + BEARER) + BODY)
@@ -259,7 +259,7 @@ class Told(BaseException):
 def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
     asked, may_answer = threading.Event(), threading.Event()
 
-    async def wait(texts, k, explain):
+    async def wait(asked):
         asked.set()
         while not may_answer.is_set():
             await asyncio.sleep(0.01)

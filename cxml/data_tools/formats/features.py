@@ -1,0 +1,74 @@
+"""What Hugging Face datasets say about their columns, and their Arrow files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cxml import storage
+from cxml.data import most_bytes
+from cxml.data_tools.formats.rows import require_column
+from cxml.errors import DataError
+
+_WRITE_AGAIN = "Write it again."
+_METADATA = b"huggingface"
+
+
+def stored_schema(url: str) -> pa.Schema:
+    """The schema of a Parquet file or of an Arrow stream.
+
+    Raises:
+        DataError: the file is neither.
+    """
+    try:
+        with storage.open_read(url) as stream:
+            return pq.read_schema(stream) if url.endswith(".parquet") else pa.ipc.open_stream(stream).schema
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise DataError(url, f"cannot be read ({str(error)[:300]})", _WRITE_AGAIN) from error
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Names of the classes that a column numbers, one per row or a list of them; None where it does not."""
+    try:
+        feature = json.loads((schema.metadata or {})[_METADATA])["info"]["features"][column]
+    except (KeyError, TypeError, ValueError):
+        return None
+    if isinstance(feature, list) and feature:
+        (feature, *_) = feature
+    if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+        feature = feature["feature"]
+    names = feature.get("names") if isinstance(feature, dict) else None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list else None
+
+
+def read_arrow(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ARG001
+    """`read_parquet` for an Arrow stream, as `datasets.Dataset.save_to_disk` writes; held batch by batch.
+
+    Raises:
+        DataError: it is no Arrow stream, or lacks a column.
+    """
+    number = num_bytes = 0
+    try:
+        with storage.open_read(url) as stream:
+            reader = pa.ipc.open_stream(stream)
+            for name, setting in columns.items():
+                require_column(url, name, setting, reader.schema.names)
+            for batch in reader:
+                batch.validate(full=True)
+                num_bytes += batch.nbytes
+                if num_bytes > most_bytes(storage.size(url)):
+                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, as no text does", _WRITE_AGAIN)
+                for row in batch.select(list(columns)).to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise DataError(url, f"cannot be read as an Arrow stream ({str(error)[:300]})", _WRITE_AGAIN) from error

@@ -1,0 +1,266 @@
+"""Tables in any usual form, one file or a folder of them: CSV, TSV, JSON lines, JSON, Parquet, Hugging Face datasets.
+
+The columns are guessed where only one choice is obvious. Where no file is called test, a share of the rows is held out
+as the test split, so that as few labels as possible are in that alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cxml import storage
+from cxml.config import SourceConfig
+from cxml.data import Ragged, concatenate, epoch_order
+from cxml.data_tools.formats.columns import ColumnReader
+from cxml.data_tools.formats.features import class_names, read_arrow, stored_schema
+from cxml.data_tools.formats.files import read_content, without_compression
+from cxml.data_tools.formats.parquet_rows import read_parquet
+from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
+from cxml.data_tools.formats.rows import CsvRows, read_objects
+from cxml.errors import ConfigError, DataError
+from cxml.urls import path_of
+
+_log = logging.getLogger(__name__)
+
+_FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])", re.IGNORECASE)
+_NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # what Hugging Face writes beside the rows
+_TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
+_LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
+_DEFAULTS = SourceConfig(kind="icd10cm")
+_MEND = f"Correct or remove the row. {LEAVE_OUT}"
+
+
+class TableReader(ColumnReader):
+    """The rows of all tables at a place."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        """Find the files, and settle the columns by the first of them.
+
+        Raises:
+            DataError: there is no table, or which columns hold texts and labels is not clear.
+        """
+        files = _files_by_split(source.path)
+        self._is_cut = not files["test"]
+        super().__init__(_with_columns(source, files["train"][0]), files)
+        if files["train"] == [source.path]:
+            self._folder = posixpath.dirname(source.path)
+
+    def records(self, url: str) -> Iterator[Any]:
+        """The rows of one file."""
+        yield from self._records(url, _rows(url, self._source, self._columns))
+
+    def chunks(self, split: str) -> Iterator[RawChunk]:
+        """The rows of a split; where no file is called test, a part of those of all files."""
+        if not self._is_cut:
+            yield from super().chunks(split)
+            return
+        at = 0
+        for chunk in super().chunks("train"):
+            rows = np.arange(at, at + len(chunk.texts))
+            at += len(rows)
+            kept = np.flatnonzero(self._is_test[rows] == (split == "test"))
+            if len(kept):
+                yield _some_rows(chunk, kept)
+
+    @cached_property
+    def _is_test(self) -> np.ndarray:
+        """Which rows of all files are held out, bool [N]."""
+        labels = [chunk.labels for chunk in super().chunks("train")]
+        if not labels:
+            raise DataError(self._source.path, "has no rows", "Check the files.")
+        fraction, seed = self._source.test_fraction, self._source.split_seed
+        is_test = held_out_with_few_labels_alone(concatenate(labels), fraction, seed)
+        num_test = int(is_test.sum())
+        _log.info("No file is called test: %d of %d rows are the test split", num_test, len(is_test))
+        if not 0 < num_test < len(is_test):
+            problem = f"leaves a split of {len(is_test)} rows empty"
+            remedy = "Give more rows, or a file test.csv or its like."
+            raise ConfigError("data.source.test_fraction", fraction, problem, remedy)
+        return is_test
+
+
+def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -> np.ndarray:
+    """Rows to hold out at random, as few as possible of whose labels are in no other row; bool [N].
+
+    Rows are visited in a random order, and taken if each of their labels is left in another row. Where those are too
+    few, rows follow that take the fewest labels with them.
+
+    Args:
+        labels: label ids of each of N rows; negative ones count as none.
+        fraction: share of the rows to hold out.
+        seed: of the order.
+    """
+    wanted = round(len(labels) * fraction)
+    left = np.bincount(labels.values[labels.values >= 0])
+    is_test = np.zeros(len(labels), bool)
+
+    def lost(row: int) -> int:
+        own = labels.values[labels.offsets[row] : labels.offsets[row + 1]]
+        return int((left[own[own >= 0]] <= 1).sum())
+
+    def take(row: int) -> None:
+        own = labels.values[labels.offsets[row] : labels.offsets[row + 1]]
+        left[own[own >= 0]] -= 1
+        is_test[row] = True
+
+    order = epoch_order(len(labels), seed, 0).tolist()
+    num_taken = 0
+    for row in order:
+        if num_taken < wanted and not lost(row):
+            take(row)
+            num_taken += 1
+    rest = [row for row in order if not is_test[row]] if num_taken < wanted else []
+    for row in sorted(rest, key=lost)[: wanted - num_taken]:
+        take(row)
+    return is_test
+
+
+def _files_by_split(path: str) -> dict[str, list[str]]:
+    """The tables at a path, those called train or test apart; without one called train, all others are for training."""
+    sizes = storage.file_sizes(path)
+    names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
+    if not names:
+        problem = "there is no such file or folder" if not sizes else f"holds no table ({', '.join(_FORMS)})"
+        raise DataError(path, problem, "Name a file or a folder of files: data.source.path.")
+    splits: dict[str, list[str]] = {"train": [], "test": [], "validation": [], "": []}
+    for name in names:
+        splits[_split_of(name)].append(storage.join(path, name) if name else path)
+    if splits["validation"]:
+        _log.warning("Not read: %s. train.validation_fraction holds texts out", ", ".join(splits["validation"])[:300])
+    train = splits["train"] or splits[""]
+    if not train:
+        raise DataError(path, "holds no table to train on", "Call it train.csv or its like.")
+    return {"train": train, "test": splits["test"]}
+
+
+def _is_table(name: str) -> bool:
+    parts = name.split("/")
+    is_hidden = any(part.startswith((".", "_")) and part not in (".", "..") for part in parts)
+    return not is_hidden and parts[-1] not in _NO_TABLES and _form(name) in _FORMS
+
+
+def _form(url: str) -> str:
+    return posixpath.splitext(without_compression(url))[1].lower()
+
+
+def _split_of(name: str) -> str:
+    """The split that a file's name, or that of a folder above it, begins with; empty if none does."""
+    found = next((match[1].lower() for part in name.split("/") if (match := _SPLIT.match(part))), "")
+    return found if found in ("train", "test", "") else "validation"
+
+
+def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
+    """The source with the columns that hold texts and labels in the table `url`."""
+    columns = [name for name in _columns_of(url) if name != source.id_column]
+    text = _known(columns, source.text_column, _DEFAULTS.text_column, _TEXT_NAMES)
+    labels = _known(columns, source.labels_column, _DEFAULTS.labels_column, _LABELS_NAMES)
+    if len(columns) == 2 and (text is None) != (labels is None):
+        (other,) = set(columns) - {text, labels}
+        text, labels = text or other, labels or other
+    for value, field in ((text, "text_column"), (labels, "labels_column")):
+        if value is None:
+            kind = field.split("_")[0]
+            problem = (
+                f"has the columns {', '.join(map(repr, columns))[:500]}; which of them holds the {kind} is not clear"
+            )
+            raise DataError(url, problem, f"Name it: data.source.{field}.")
+    if (text, labels) != (source.text_column, source.labels_column):
+        _log.info("%s: texts are in the column %r, labels in %r", url, text, labels)
+    assert text is not None
+    assert labels is not None
+    return dataclasses.replace(source, text_column=text, labels_column=labels)
+
+
+def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]) -> str | None:
+    """The column that is wanted, or, where that is the default and absent, the only one with a usual name."""
+    if wanted in columns or wanted != default:
+        return wanted
+    found = [name for name in columns if name.lower() in usual]
+    return found[0] if len(found) == 1 else None
+
+
+def _columns_of(url: str) -> list[str]:
+    """Names of a table's columns; of JSON, those of the first row."""
+    form = _form(url)
+    if form in (".parquet", ".arrow"):
+        return stored_schema(url).names
+    if form in (".csv", ".tsv"):
+        return CsvRows(url, {}, _MEND, delimiter=_delimiter(form)).header
+    for _, row in _json_rows(url, form):
+        if isinstance(row, Problem):
+            raise row.error()
+        return list(row)
+    raise DataError(url, "has no rows", "Check the file.")
+
+
+def _rows(
+    url: str, source: SourceConfig, columns: Mapping[str, str]
+) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
+    form = _form(url)
+    if form in (".csv", ".tsv"):
+        yield from CsvRows(url, columns, _MEND, delimiter=_delimiter(form))
+    elif form in (".parquet", ".arrow"):
+        names = class_names(stored_schema(url), source.labels_column)
+        read = read_parquet if form == ".parquet" else read_arrow
+        for number, row in read(url, columns, CHUNK_ROWS):
+            yield number, {**row, source.labels_column: _named(row[source.labels_column], names)}
+    else:
+        yield from _json_rows(url, form)
+
+
+def _named(cell: object, names: list[str] | None) -> object:
+    """The labels of a cell as a list of names where it holds numbers of classes; else as they are."""
+    labels = [cell] if isinstance(cell, int) else cell
+    if names is None or not isinstance(labels, list):
+        return labels
+    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
+
+
+def _delimiter(form: str) -> str:
+    return "\t" if form == ".tsv" else ","
+
+
+def _json_rows(url: str, form: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    """The objects of JSON lines, or of one JSON list, numbered from 1."""
+    if form != ".json" or not _begins_a_list(url):
+        yield from read_objects(url, _MEND)
+        return
+    try:
+        rows = json.loads(b"".join(read_content(url)))
+        json.dumps(rows, ensure_ascii=False).encode()  # no half of a surrogate pair
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            url, f"not valid JSON ({str(error)[:200]})", "Write a list of objects, or JSON lines."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        yield number, row if isinstance(row, dict) else Problem(url, number, "not a JSON object", _MEND)
+
+
+def _begins_a_list(url: str) -> bool:
+    blocks = read_content(url, 1 << 12)
+    first = next((text for block in blocks if (text := block.removeprefix(b"\xef\xbb\xbf").lstrip())), b"")
+    return first.startswith(b"[")
+
+
+def _some_rows(chunk: RawChunk, rows: np.ndarray) -> RawChunk:
+    """Some rows of a chunk, int64 [m]."""
+    place = {int(row): number for number, row in enumerate(rows)}
+    return dataclasses.replace(
+        chunk,
+        lines=chunk.lines[rows],
+        texts=[chunk.texts[row] for row in rows],
+        labels=chunk.labels.take(rows),
+        label_lines=chunk.label_lines[rows],
+        keys=None if chunk.keys is None else [chunk.keys[row] for row in rows],
+        problems={place[row]: problem for row, problem in chunk.problems.items() if row in place},
+    )

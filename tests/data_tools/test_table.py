@@ -1,0 +1,186 @@
+"""`kind: table`: any usual file, columns guessed where that is safe, a test split that keeps labels in training."""
+
+import csv
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxml.config import SourceConfig
+from cxml.data import Ragged
+from cxml.data_tools.formats import read_source
+from cxml.data_tools.formats.table import held_out_with_few_labels_alone
+from cxml.errors import DataError
+
+ROWS = [(f"text {i}, of fruit", [f"n{i % 7}", "all"] if i % 2 else ["all"]) for i in range(40)]
+
+
+def write_csv(path, rows=ROWS, columns=("text", "labels"), delimiter=","):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(columns)
+        writer.writerows((text, ",".join(labels)) for text, labels in rows)
+
+
+def write_lines(path, rows=ROWS):
+    path.write_text("".join(json.dumps({"text": text, "labels": labels}) + "\n" for text, labels in rows))
+
+
+def write_json(path, rows=ROWS):
+    path.write_text(json.dumps([{"text": text, "labels": labels} for text, labels in rows], indent=1))
+
+
+def table_of(rows=ROWS):
+    return pa.table({"text": [text for text, _ in rows], "labels": [labels for _, labels in rows]})
+
+
+def write_zstd(path, rows=ROWS):
+    with pa.output_stream(str(path), compression="zstd") as file:
+        file.write("".join(json.dumps({"text": text, "labels": labels}) + "\n" for text, labels in rows).encode())
+
+
+def write_gzip(path, rows=ROWS):
+    write_csv(path.with_suffix(""), rows)
+    path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+    path.with_suffix("").unlink()
+
+
+def write_arrow(path, rows=ROWS, table=None):
+    table = table or table_of(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+WRITERS = {
+    "rows.csv": write_csv, "rows.tsv": lambda path: write_csv(path, delimiter="\t"), "rows.jsonl": write_lines,
+    "rows.ndjson": write_lines, "lines.json": write_lines, "list.json": write_json, "rows.csv.gz": write_gzip,
+    "rows.jsonl.zst": write_zstd, "rows.parquet": lambda path: pq.write_table(table_of(), path),
+    "rows.arrow": write_arrow,
+}  # fmt: skip
+
+
+def source(path, **settings):
+    return SourceConfig(kind="table", path=str(path), **settings)
+
+
+def pairs(raw):
+    """Text and names of labels of all rows, by split."""
+    return {
+        name: {
+            text: sorted(raw.label_names[label] for label in split.labels[row].indices)
+            for row, text in enumerate(split.texts)
+        }
+        for name, split in raw.splits.items()
+    }
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_one_file_of_any_form_is_enough(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    found = pairs(read_source(source(tmp_path / name, test_fraction=0.25)))
+    assert len(found["test"]) == 10
+    assert found["train"] | found["test"] == {text: sorted(labels) for text, labels in ROWS}
+    assert not found["train"].keys() & found["test"].keys()
+
+
+def test_a_folder_is_all_of_its_tables_and_a_test_file_is_the_test_split(tmp_path):
+    write_csv(tmp_path / "train-1.csv", ROWS[:10])
+    write_lines(tmp_path / "train-2.jsonl", ROWS[10:30])
+    write_json(tmp_path / "test.json", ROWS[30:])
+    write_lines(tmp_path / "validation.jsonl", [("never read", ["all"])])
+    (tmp_path / "README.md").write_text("no table")
+    (tmp_path / ".hidden.csv").write_text("no,table\n")
+    found = pairs(read_source(source(tmp_path)))
+    assert found["train"] == {text: sorted(labels) for text, labels in ROWS[:30]}
+    assert found["test"] == {text: sorted(labels) for text, labels in ROWS[30:]}
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_a_hugging_face_folder_gives_its_classes_by_name(tmp_path, is_list):
+    classes = {"names": ["pear", "plum", "fig"], "_type": "ClassLabel"}
+    feature = {"feature": classes, "_type": "List"} if is_list else classes
+    about = {"info": {"features": {"text": {"dtype": "string", "_type": "Value"}, "label": feature}}}
+    numbers = [[i % 3, (i + 1) % 3] if is_list else i % 3 for i in range(12)]
+    table = pa.table({"text": [f"text {i}" for i in range(12)], "label": numbers})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    for split, rows in (("train", slice(0, 9)), ("test", slice(9, 12))):
+        (tmp_path / split).mkdir()
+        write_arrow(
+            tmp_path / split / "data-00000-of-00001.arrow", table=table.slice(rows.start, rows.stop - rows.start)
+        )
+        (tmp_path / split / "dataset_info.json").write_text("{}")
+        (tmp_path / split / "state.json").write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    raw = read_source(source(tmp_path))
+    assert raw.label_names == ["fig", "pear", "plum"]
+    assert pairs(raw)["test"]["text 10"] == (["fig", "plum"] if is_list else ["plum"])
+    pq.write_table(table, tmp_path / "whole.parquet")
+    assert (
+        pairs(read_source(source(tmp_path / "whole.parquet")))["train"].items()
+        <= {text: labels for split in pairs(raw).values() for text, labels in split.items()}.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [(("Content", "Tags"), True), (("review", "labels"), True), (("text", "genre"), True), (("title", "genre"), False)],
+)
+def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chosen):
+    write_csv(tmp_path / "rows.csv", columns=columns)
+    if chosen:
+        raw = read_source(source(tmp_path / "rows.csv"))
+        assert sum(len(split.texts) for split in raw.splits.values()) == len(ROWS)
+        return
+    with pytest.raises(DataError, match=r"'title', 'genre'.*text_column"):
+        read_source(source(tmp_path / "rows.csv"))
+    named = source(tmp_path / "rows.csv", text_column="title", labels_column="genre")
+    assert "all" in read_source(named).label_names
+
+
+def test_a_column_that_was_named_is_never_replaced(tmp_path):
+    write_csv(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match="has no column 'body'"):
+        read_source(source(tmp_path / "rows.csv", text_column="body"))
+
+
+@pytest.mark.parametrize(("name", "words"), [("gone.csv", "no such file"), ("empty", "holds no table")])
+def test_a_place_without_a_table_is_refused(tmp_path, name, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.md").write_text("nothing")
+    with pytest.raises(DataError, match=words):
+        read_source(source(tmp_path / name))
+
+
+def test_broken_rows_are_named_by_their_line_wherever_the_split_puts_them(tmp_path):
+    write_lines(tmp_path / "rows.jsonl")
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"text": "no labels"}\n')
+    with pytest.raises(DataError, match="line 41"):
+        read_source(source(tmp_path / "rows.jsonl"))
+    kept = read_source(source(tmp_path / "rows.jsonl"), on_error="skip")
+    assert sum(len(split.texts) for split in kept.splits.values()) == len(ROWS)
+
+
+@given(
+    lists=st.lists(st.lists(st.integers(0, 9), unique=True, max_size=4), min_size=1, max_size=40),
+    fraction=st.floats(0, 1),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=80, deadline=None)
+def test_labels_stay_in_training_as_long_as_rows_allow(lists, fraction, seed):
+    """No row was held out that takes a label along while another could have gone without."""
+    labels = Ragged.from_lists(lists)
+    is_test = held_out_with_few_labels_alone(labels, fraction, seed)
+    assert is_test.sum() == round(len(lists) * fraction)
+    left = {label for row, own in enumerate(lists) if not is_test[row] for label in own}
+    is_lost = [any(label not in left for label in own) for own in lists]
+    counts = np.bincount([label for row, own in enumerate(lists) if not is_test[row] for label in own], minlength=10)
+    could_go = [all(counts[label] > 1 for label in own) for row, own in enumerate(lists) if not is_test[row]]
+    if any(could_go):
+        assert not any(is_lost)
+    np.testing.assert_array_equal(is_test, held_out_with_few_labels_alone(labels, fraction, seed))
