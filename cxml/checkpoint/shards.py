@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from os import PathLike
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
@@ -49,7 +48,7 @@ from cxml.checkpoint.manifest import (
     piece_key,
     read_manifest,
 )
-from cxml.checkpoint.tensor_files import parse_tensors
+from cxml.checkpoint.tensor_files import parse_tensors, tensor_file
 from cxml.errors import DataError
 
 _FILE_BYTES = 64 << 20
@@ -246,11 +245,11 @@ def _into_files(items: list[WriteItem]) -> Iterator[list[WriteItem]]:
         yield run
 
 
-def _content(items: list[WriteItem], planner: SavePlanner) -> bytes:
+def _content(items: list[WriteItem], planner: SavePlanner) -> memoryview:
     """A file of some pieces. Copies of those that lie on a device are dropped before it is written."""
     tensors = {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
     require_finite(tensors.items())
-    return safetensors.torch.save(tensors)
+    return tensor_file(tensors)
 
 
 def _kind(item: WriteItem) -> str:

@@ -212,7 +212,7 @@ def sha256(url: str) -> str:
     return _with_retries(url, digest)
 
 
-def write_atomic(url: str, content: bytes) -> None:
+def write_atomic(url: str, content: bytes | memoryview) -> None:
     """Write one file so that a reader sees all of it or none of it, even if this process is killed.
 
     Locally: a temporary file beside it, flushed to disk, then renamed. On object stores one put is atomic.
@@ -220,7 +220,8 @@ def write_atomic(url: str, content: bytes) -> None:
     path = local_path(url)
     if path is None:
         fs, remote = filesystem(url)
-        _with_retries(url, lambda: fs.pipe_file(remote, content))
+        put = bytes(content)  # no copy where it is that already
+        _with_retries(url, lambda: fs.pipe_file(remote, put))
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
