@@ -225,6 +225,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
     text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
     texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
     share: Any = Annotated[float, Field(ge=0, le=1, strict=True)]
+    threshold: Any = share | ThresholdName | None
     return create_model(
         "PredictRequest",
         __config__=ConfigDict(extra="forbid"),
@@ -235,7 +236,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
             Field(min(5, options.max_k), description="labels per text, at most"),
         ),
         threshold=(
-            share | ThresholdName | None,
+            threshold,
             Field(None, description="the least score of a label, or the name of a threshold; null: none"),
         ),
         explain=(Annotated[bool, Field(strict=True, description="add the way through the label tree")], False),
