@@ -27,9 +27,14 @@ from cxml.metrics import (
 )
 from cxml.prediction import Decisions
 
-NUM_CANDIDATES = 100
-"""Labels of a text that are decided about; the others are taken for less probable than every threshold."""
+_MOST_CANDIDATES = 100
+_MOST_PAIRS = 20_000_000  # of which some hundred bytes each are held while thresholds are chosen
 _UNCHOSEN = "0.5"  # the threshold of models that have none of their own
+
+
+def num_candidates(num_texts: int) -> int:
+    """Labels of a text that are decided about; the others are taken for less probable than every threshold."""
+    return min(_MOST_CANDIDATES, max(1, _MOST_PAIRS // max(1, num_texts)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

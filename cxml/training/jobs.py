@@ -69,7 +69,7 @@ from cxml.prediction import (
 )
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
-from cxml.training.decisions import NUM_CANDIDATES, Ranked, decision_report
+from cxml.training.decisions import Ranked, decision_report, num_candidates
 from cxml.training.evaluation import (
     Predict,
     evaluate,
@@ -236,7 +236,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
-        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
+        wanted = num_candidates(len(dataset))
+        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks, num_labels=wanted)
         report = {
             "level_sizes": list(tree.level_sizes),
             "levels": score_levels(
@@ -262,7 +263,7 @@ def _choose_decisions(config: Config, predict: Predict, tree: LabelTree, ranks: 
     texts = validation_texts(data_url(config), config.train.validation_fraction)
     if texts is None:
         return Decisions()
-    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=NUM_CANDIDATES)
+    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=num_candidates(len(texts)))
     best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
     if best is None:
         return Decisions()
