@@ -234,7 +234,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
             Annotated[int, Field(ge=1, le=options.max_k, strict=True), BeforeValidator(_whole)],
             Field(min(5, options.max_k), description="labels per text, at most"),
         ),
-        threshold=(
+        threshold=(  # pyright: ignore[reportArgumentType]  a union is a type here
             share | ThresholdName | None,
             Field(None, description="the least score of a label, or the name of a threshold; null: none"),
         ),
