@@ -225,6 +225,7 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
     text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
     texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
     share: Any = Annotated[float, Field(ge=0, le=1, strict=True)]
+    threshold: Any = share | ThresholdName | None
     return create_model(
         "PredictRequest",
         __config__=ConfigDict(extra="forbid"),
@@ -234,8 +235,8 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
             Annotated[int, Field(ge=1, le=options.max_k, strict=True), BeforeValidator(_whole)],
             Field(min(5, options.max_k), description="labels per text, at most"),
         ),
-        threshold=(  # pyright: ignore[reportArgumentType]  a union is a type here
-            share | ThresholdName | None,
+        threshold=(
+            threshold,
             Field(None, description="the least score of a label, or the name of a threshold; null: none"),
         ),
         explain=(Annotated[bool, Field(strict=True, description="add the way through the label tree")], False),
