@@ -259,7 +259,7 @@ class Told(BaseException):
 def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
     asked, may_answer = threading.Event(), threading.Event()
 
-    async def wait(asked):
+    async def wait(_):
         asked.set()
         while not may_answer.is_set():
             await asyncio.sleep(0.01)
