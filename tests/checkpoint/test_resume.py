@@ -117,7 +117,8 @@ def test_on_as_many_ranks_it_is_the_run_that_never_stopped_bit_by_bit(runs, name
 def test_on_other_ranks_and_stages_the_losses_go_on_closely(runs, name):
     source = ELSEWHERE[name][0]
     found, expected = np.array(read_losses(runs / name / "stopped")), np.array(read_losses(runs / source / "through"))
-    np.testing.assert_allclose(found, expected[-len(found) :], rtol=0.03)
+    # fp8 rows are rounded by numbers that depend on a row's place, which is another one among two processes.
+    np.testing.assert_allclose(found, expected[-len(found) :], rtol=0.1 if "fp8" in name else 0.03)
     assert len(found) == 5  # after steps 10, 11, 15, 20, 22; the first holds what the stopped run had not recorded
 
 
