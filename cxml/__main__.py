@@ -83,7 +83,7 @@ def _run(
     if name not in commands:
         near = difflib.get_close_matches(name, [*commands, *groups], n=1)
         hint = f"Did you mean {near[0]}?" if near else f"See {program} --help."
-        print(f"{program}: there is no command {name[:80]!r}. {hint}", file=sys.stderr)
+        print(f"{program}: unknown command {name[:80]!r}. {hint}", file=sys.stderr)
         return 2
     from cxml.cli import called_as  # noqa: PLC0415 - what only a command needs
 

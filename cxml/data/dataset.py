@@ -127,9 +127,7 @@ class ShardedDataset:
 
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [N, L]."""
-        labels = self._labels.concatenate()
-        ones = np.ones(len(labels.values), np.float32)
-        return sparse.csr_matrix((ones, labels.values, labels.offsets), (len(self), self.manifest.num_labels))
+        return indicators(self._labels.concatenate(), self.manifest.num_labels)
 
     def features_csr(self) -> sparse.csr_matrix:
         """L2-normalised tf-idf, CSR float32 [N, F]; a text without a known term has an empty row."""
@@ -200,6 +198,12 @@ class _ChunkedLists:
             mine = slice(bounds[chunk], bounds[chunk + 1])
             found[mine] = self._chunks[chunk][positions[mine] - self._chunk_starts[chunk]]
         return found
+
+
+def indicators(labels: Ragged, num_labels: int) -> sparse.csr_matrix:
+    """Labels of N texts as indicators, CSR float32 [N, L]."""
+    ones = np.ones(len(labels.values), np.float32)
+    return sparse.csr_matrix((ones, labels.values, labels.offsets), (len(labels), num_labels))
 
 
 def read_labels(url: str) -> tuple[list[str], np.ndarray]:

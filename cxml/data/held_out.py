@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from scipy import sparse
 
-from cxml.data.dataset import ShardedDataset
+from cxml.data.dataset import ShardedDataset, indicators
 from cxml.data.manifest import DataManifest
 from cxml.data.name_texts import TextRows
 from cxml.data.order import epoch_order
@@ -49,9 +49,7 @@ class RowSubset:
 
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [n, L]."""
-        _, labels = self._dataset.gather(self.rows)
-        ones = np.ones(len(labels.values), np.float32)
-        return sparse.csr_matrix((ones, labels.values, labels.offsets), (len(self), self.manifest.num_labels))
+        return indicators(self._dataset.gather(self.rows)[1], self.manifest.num_labels)
 
 
 def held_out_rows(num_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -158,9 +158,17 @@ def read_exported_decisions(url: str, remedy: str) -> Decisions:
         facts = artefacts.read_manifest(url, remedy)["files"][DECISIONS_FILE]
     except (FileNotFoundError, KeyError, TypeError):
         return Decisions()
-    entries = artefacts.named_entries({DECISIONS_FILE: facts}, url, remedy)
-    file = storage.join(url, DECISIONS_FILE)
-    return parse_decisions(artefacts.read_file(url, entries[DECISIONS_FILE], remedy), file, None, remedy)[0]
+    return exported_decisions(url, artefacts.named_entries({DECISIONS_FILE: facts}, url, remedy), None, remedy)
+
+
+def exported_decisions(
+    url: str, files: Mapping[str, artefacts.FileEntry], num_labels: int | None, remedy: str
+) -> Decisions:
+    """`read_exported_decisions` for a folder whose files are known, and so many labels (None: any number of them)."""
+    if DECISIONS_FILE not in files:
+        return Decisions()
+    content = artefacts.read_file(url, files[DECISIONS_FILE], remedy)
+    return parse_decisions(content, storage.join(url, DECISIONS_FILE), num_labels, remedy)[0]
 
 
 def read_run_decisions(output: str, model: str, num_labels: int | None) -> Decisions:

@@ -35,7 +35,7 @@ from cxml.errors import ConfigError, DataError
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
-from cxml.prediction.decisions import DECISIONS_FILE, Decisions, decisions_as_json, parse_decisions
+from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, exported_decisions
 from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
 from cxml.storage.locks import locked
@@ -137,7 +137,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
-        facts=settings.facts, mapped=mapped, decisions=_read_decisions(url, files, tree.num_labels),
+        facts=settings.facts, mapped=mapped, decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
     )  # fmt: skip
 
 
@@ -250,13 +250,6 @@ def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str]
     if weights is not None and not ((weights > 0) & (weights <= 1)).all():
         raise DataError(file, "a label's weight is not above 0 and at most 1", _AGAIN)
     return table.column("name").to_pylist(), weights
-
-
-def _read_decisions(url: str, files: dict[str, FileEntry], num_labels: int) -> Decisions:
-    if DECISIONS_FILE not in files:
-        return Decisions()
-    content = artefacts.read_file(url, files[DECISIONS_FILE], _AGAIN)
-    return parse_decisions(content, storage.join(url, DECISIONS_FILE), num_labels, _AGAIN)[0]
 
 
 def _read_tokenizer(url: str, entry: FileEntry) -> Tokenizer:

@@ -43,7 +43,7 @@ class _Shortlist:
 
 
 def scores_all_labels(parts: Parts) -> bool:
-    """Whether the model scores every label: it was trained so, or there are no clusters to choose from."""
+    """Whether the model scores every label, as it does if it was trained to or if the tree has no clusters."""
     return parts.config.head.candidates == "all" or not parts.tree.offsets
 
 

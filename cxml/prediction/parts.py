@@ -138,7 +138,7 @@ def read_decisions(url: str) -> Decisions:
     """Thresholds and calibration of the model at `url`, a run or an exported folder, without reading its weights.
 
     Raises:
-        DataError: there is no trained model, or they are damaged.
+        DataError: there is no trained model, or the file of its decisions is damaged.
     """
     found = _find(url)
     if found is None:

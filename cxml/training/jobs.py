@@ -250,10 +250,11 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         if best is not None:
             k = max(config.evaluate.top_k)
             write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
-            report["by_frequency"] = frequency_groups(config, dataset.labels_csr(), best[0])
+            true = dataset.labels_csr()
+            report["by_frequency"] = frequency_groups(config, true, best[0])
             _, frequency = read_labels(data_url(config))
             report |= decision_report(
-                Ranked(*best, dataset.labels_csr()), decisions, frequency, label_weights(config), config.evaluate.top_k
+                Ranked(*best, true), decisions, frequency, label_weights(config), config.evaluate.top_k
             )
         return report
 

@@ -47,7 +47,7 @@ class TableReader(ColumnReader):
         """Find the files, and settle the columns by the first of them.
 
         Raises:
-            DataError: there is no table, or which columns hold texts and labels is not clear.
+            DataError: there is no table, or it is not clear which columns hold texts and labels.
         """
         files = _files_by_split(source.path)
         self._is_cut = not files["test"]

@@ -99,10 +99,12 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
 
 def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
-    names = open_source(config.data.source).label_names()
+    source = open_source(config.data.source)
+    names = source.label_names()
     fit_levels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
     done = {split: progress.staged(split) for split in SPLITS}
-    raw_rows = RawRows(config, len(names), {split: frozenset(blocks) for split, blocks in done.items()})
+    blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
+    raw_rows = RawRows(source, config.data, len(names), blocks_done)
     skipped: dict[str, dict[str, int]] = {}
     staged = sum(map(len, done.values()))
     began = last = time.monotonic()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from cxml.config import Config
+from cxml.config import Config, DataConfig
 from cxml.data import Examples, TextEncoder, data_url
 from cxml.data.writer import shard_file, write_shard
-from cxml.data_tools.formats import SPLITS, Block, Cleaner, open_source, read_blocks
+from cxml.data_tools.formats import SPLITS, Block, Cleaner, Reader, read_blocks
 from cxml.data_tools.preparation.progress import Progress
 from cxml.data_tools.preparation.staging import StagedBlock, read_staged, write_staged
 from cxml.data_tools.preparation.terms import find_terms
@@ -37,15 +37,17 @@ class Ticket:
 
 @dataclass(frozen=True)
 class RawRows:
-    """What the first pass works on: the raw rows of a config, but for blocks that are done.
+    """What the first pass works on: the rows of a source, but for blocks that are done.
 
     Attributes:
-        config: names the source.
+        source: one reader for all splits, since it may have read every file to collect the labels' names.
+        data: the config's section.
         num_labels: L.
         done: numbers of the blocks to leave out, per split.
     """
 
-    config: Config
+    source: Reader
+    data: DataConfig
     num_labels: int
     done: Mapping[str, frozenset[int]]
 
@@ -56,9 +58,8 @@ class RawRows:
 
     def read(self, part: str) -> Iterator[Block | SplitEnd]:
         """The blocks of a split in order, then its end."""
-        data = self.config.data
-        cleaner = Cleaner(self.num_labels, data.on_error)
-        yield from read_blocks(open_source(data.source), part, data.shard_rows, cleaner, self.done[part])
+        cleaner = Cleaner(self.num_labels, self.data.on_error)
+        yield from read_blocks(self.source, part, self.data.shard_rows, cleaner, self.done[part])
         yield SplitEnd(part, dict(cleaner.skipped))
 
 
