@@ -30,9 +30,11 @@ class Engine(Protocol):
         optimizer: what updates the model: AdamW, or a wrapper of it.
         trained: the weights that learn, by parameter group of AdamW, which may have parts or copies of them instead.
         step_check: counts the steps whose numbers are not finite.
+        averages_over: what the engine divides the sum of all gradients of a step by.
     """
 
     step_check: StepCheck
+    averages_over: int
     module: nn.Module
     basic_optimizer: Any
     optimizer: Any
@@ -43,7 +45,7 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> object:
-        """Add the gradient of a loss, divided by the number of micro-batches of a step."""
+        """Add the gradient of a scalar loss; the update takes the sum of a step divided by `averages_over`."""
         ...
 
     def step(self) -> object:
@@ -76,8 +78,7 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
 
     The process group must exist.
 
-    The engine averages gradients over ranks and micro-batches, so a loss that is a sum over texts is scaled by
-    `world_size * accumulation / texts of the step` before `engine.backward`.
+    A loss that is a sum over texts is scaled by `engine.averages_over / texts of the step` before `engine.backward`.
 
     Raises:
         ConfigError: several processes are to partition something, and DeepSpeed is not installed.
@@ -113,6 +114,7 @@ def _deepspeed_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train:
     )
     ours = cast(Engine, engine)
     ours.step_check, ours.trained = StepCheck(ranks.device), trained
+    ours.averages_over = ranks.world_size * train.accumulation
     return ours
 
 

@@ -83,7 +83,7 @@ def _rest(levels: Sequence[LevelKind], config: Config) -> int:
         groups = max(groups, 3)  # its weights are in the classifiers' group
     found = _STEP + _OF_A_GROUP * groups + _MICRO_BATCH * micro_batches
     if micro_batches > 1:
-        found += 3 * micro_batches - 1  # division of each loss and of its gradient; the sum of the losses
+        found += micro_batches - 1  # the sum of the losses
     if train.gradient_clipping:
         found += _CLIPPING
     if sum(kind.sharded for kind in levels) > 1:

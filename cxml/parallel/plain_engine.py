@@ -27,6 +27,7 @@ class PlainEngine:
         optimizer: what updates the model; the same object in fp32.
         trained: the weights that learn, by parameter group of AdamW.
         step_check: counts the steps whose numbers are not finite.
+        averages_over: the number of processes; micro-batches are added up.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PlainEngine:
         self.trained: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self.optimizer = Fp32Copies(optimizer) if is_bf16 else optimizer
         self._accumulation, self._clipping = accumulation, clipping
-        self.step_check = step_check
+        self.step_check, self.averages_over = step_check, world_size
         self._micro_batches = 0
         self._norm: Tensor | None = None
         self._weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -73,12 +74,11 @@ class PlainEngine:
         return self.module(*inputs, **options)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a scalar loss, divided by the number of micro-batches of a step."""
-        part = loss / self._accumulation if self._accumulation > 1 else loss
+        """Add the gradient of a scalar loss."""
         if self._buckets is None:
-            part.backward()
+            loss.backward()
         else:
-            self._buckets.backward(part, is_last=(self._micro_batches + 1) % self._accumulation == 0)
+            self._buckets.backward(loss, is_last=(self._micro_batches + 1) % self._accumulation == 0)
 
     def step(self) -> None:
         """End a micro-batch, and with the last of a step update the weights, if the gradient is finite: `take_step`."""

@@ -341,7 +341,7 @@ def send_everywhere(
             features_BD, shares = (_pad_rows(values, limits.texts) for values in (features_BD, shares))
             keys = _pad_rows(keys, most_keys, value=-1)
         first = sum(counts[: exchange.rank])
-        keys = exchange.gather_rows(torch.where(keys < 0, -1, keys + first * shard.num_positions), key_counts)
+        keys = exchange.gather_rows(torch.where(keys < 0, keys, keys + first * shard.num_positions), key_counts)
         features_BD, shares = (exchange.gather_rows(values, counts) for values in (features_BD, shares))
     rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
     rows, order = rows.sort(stable=True)

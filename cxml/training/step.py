@@ -16,8 +16,8 @@ from cxml.parallel import Engine, Ranks, take_step
 def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: int = 0) -> Tensor:
     """Forward, backward and update on this rank's micro-batches of one step; a collective call.
 
-    The engine averages over ranks and micro-batches; scaling by their number over the texts of the whole step makes
-    the gradient that of the mean over those texts, however they are cut.
+    Scaling by what the engine divides by, over the texts of the whole step, makes the gradient that of the mean over
+    those texts, however they are cut.
 
     On an accelerator the host waits for nothing here: what it wants to know it reads with the next record.
 
@@ -38,7 +38,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
     level_losses, is_sound, everywhere = None, None, None
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
-        engine.backward(total * (ranks.world_size * len(micro_batches) / batch.global_size))
+        engine.backward(total * (engine.averages_over / batch.global_size))
         own_losses = by_level / batch.global_size
         level_losses = own_losses if level_losses is None else level_losses + own_losses
         if number == len(micro_batches):
