@@ -420,8 +420,8 @@ class TrainConfig:
     """CPU threads of each process; 0: the machine's cores shared out evenly."""
     precision: PrecisionChoice = "auto"
     """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights. auto: bf16 where all
-    processes compute fast in it (accelerators that have it, processors with AMX), else fp32; a run that resumes keeps
-    the format in which it began. The log and the saved model say which it was."""
+    processes compute fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512 BF16), else fp32; a
+    run that resumes keeps the format in which it began. The log and the saved model say which it was."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
     """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training is plain PyTorch and needs no
     DeepSpeed. 1: optimiser state; 2: and gradients; 3: and weights. From 1 on several processes need DeepSpeed (the
@@ -485,8 +485,8 @@ class EvaluateConfig:
     """The k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
     precision: PrecisionChoice = "auto"
     """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
-    auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX), else fp32.
-    Features and scores are fp32 always."""
+    auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512
+    BF16), else fp32. Features and scores are fp32 always."""
     wanted_precision: float = 0.9
     """Share of right decisions, above 0 and at most 1, that the threshold named `precision` is chosen for. Thresholds
     are chosen on the validation texts, see train.validation_fraction."""

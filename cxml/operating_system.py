@@ -53,6 +53,18 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def processor_vendor() -> str:
+    """What an x86 processor calls its maker, such as "GenuineIntel"; empty where the system does not say it."""
+    if sys.platform == "win32":
+        return os.environ.get("PROCESSOR_IDENTIFIER", "").rpartition(" ")[2]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "vendor_id":
+                return value.strip()
+    return ""
+
+
 def user_id() -> int | None:
     """The number of the user whose rights this process has; None where users have no numbers."""
     return None if sys.platform == "win32" else os.geteuid()

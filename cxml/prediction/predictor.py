@@ -116,8 +116,8 @@ class Predictor:
             batch_size: texts per batch.
             device: where the encoder computes, such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
             precision: number format in which the encoder computes: `fp32`, `bf16`, or `auto`, which takes bf16 where
-                the device computes fast in it (accelerators that have it, processors with AMX); None: as the run's
-                evaluate.precision says.
+                the device computes fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512
+                BF16); None: as the run's evaluate.precision says.
             exchange: the ranks that share the label rows; None is this process alone.
 
         Raises:

@@ -102,12 +102,24 @@ def test_a_model_that_auto_trained_is_one_of_the_precision_that_it_took(tmp_path
     assert answers == {"auto": "reused", "fp32": "refused", "bf16": "reused"}
 
 
-def test_a_processor_computes_fast_in_bf16_if_it_has_amx():
-    flags = Path("/proc/cpuinfo")
-    if not flags.exists() or "flags" not in flags.read_text():
+def test_a_processor_computes_fast_in_bf16_if_it_has_amx_or_is_amd_s_with_instructions_for_it():
+    listed = Path("/proc/cpuinfo")
+    if not listed.exists() or "flags" not in listed.read_text():
         pytest.skip("this system does not list the processor's features")
-    has_amx = " amx_bf16 " in flags.read_text().replace("\n", " ")
-    assert fast_precision(torch.device("cpu")) == ("bf16" if has_amx else "fp32")
+    words = set(listed.read_text().split())
+    is_fast = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
+    assert fast_precision(torch.device("cpu")) == ("bf16" if is_fast else "fp32")
+
+
+@pytest.mark.parametrize(("amx", "avx512", "vendor", "expected"), [
+    (True, True, "GenuineIntel", "bf16"), (False, True, "GenuineIntel", "fp32"), (False, True, "AuthenticAMD", "bf16"),
+    (False, False, "AuthenticAMD", "fp32"), (False, True, "", "fp32"),
+])  # fmt: skip
+def test_processors_that_this_machine_does_not_have(monkeypatch, amx, avx512, vendor, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr("cxml.operating_system.processor_vendor", lambda: vendor)
+    assert fast_precision(torch.device("cpu")) == expected
 
 
 def test_recomputed_activations_give_the_gradient_of_kept_ones_in_bf16(auto):
