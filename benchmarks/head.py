@@ -103,7 +103,7 @@ def parse() -> Options:
     return Options(
         labels=given.labels or ([100_000, 400_000] if quick else [100_000, 400_000, 1_000_000, 3_000_000]),
         heads=given.heads or (["rows", "zero3"] if quick else list(HEADS)),
-        steps=given.steps or (8 if quick else 30),
+        steps=given.steps or (5 if quick else 30),
         whole_step_labels=(100_000 if quick else 1_000_000)
         if given.whole_step_labels is None
         else given.whole_step_labels,

@@ -5,10 +5,11 @@
 Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), and starts
 `python -m cxml.serve` for it, on all cores.
 
-First the speed, in rounds whose medians count. In each round the same texts are asked for twice: of
-`Predictor.predict` in a process of its own, which sorts all of them by length and cuts them into batches, and of the
-server, by 8 clients that ask for 8 texts each without a pause. A round also measures how long `Predictor.predict` takes
-for the 64 texts that the clients ask for at the same time. The clients share the cores with the server.
+First the speed, in rounds whose medians count. In each round the same texts are asked for three times: of
+`Predictor.predict` in a process of its own, which sorts all of them by length and cuts them into batches; of the
+server, by 64 clients that ask for 8 texts each without a pause, so that requests always wait for it; and by 8 such
+clients, whose latencies are measured. A round also measures how long `Predictor.predict` takes for the 64 texts that
+the 8 clients ask for at the same time. The clients share the cores with the server.
 
 Then the soak: clients ask for one to eight texts. Two others disturb them: one sends broken JSON, wrong types, wrong
 tokens, megabytes of unknown keys, texts and bodies that are too long, and hangs up half-way; the other keeps 200
@@ -52,14 +53,17 @@ from rich.console import Console
 from rich.table import Table
 from support.closing_line import print_closing_line
 from support.configs import config_of
+from support.small_runs import run_here
 
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, data_url
+from cxml.parallel import run_workers
 from cxml.pipeline import run
 from cxml.prediction import Predictor
 
 TOKEN = "benchmark"
 CLIENTS = 8
+SATURATING_CLIENTS = 64
 SLOW_CLIENTS = 200
 TEXTS_OF_A_CLIENT = 8
 BUSY = (429, 503)
@@ -85,11 +89,11 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     if options.quick:
-        options.minutes, options.rounds, options.texts = 6 / 60, 3, 512
-        words[2:2] = [*QUICK, "--output", "runs/benchmarks/quality-quick"]
+        options.minutes, options.rounds, options.texts = 6 / 60, 2, 1024
+        words[2:2] = [*QUICK, "--train.epochs", "1", "--output", "runs/benchmarks/predict-quick"]
     config = config_of("serve.py", words)
     set_up_logging(is_speaker=True)
-    run(config)
+    run(config, run_job=run_here if options.quick else run_workers)
     test = ShardedDataset(data_url(config), "test")
     texts = test.texts(np.arange(min(500, len(test))))
     with served(config.output, options.engine) as (address, process), predicting(config.output) as predict:
@@ -181,14 +185,15 @@ class Speed:
             asked = rng.choices(texts, k=num_texts)
             batch_s = predict(asked[: CLIENTS * TEXTS_OF_A_CLIENT])
             all_s = predict(asked)
-            waits, seconds = ask_for_all(address, asked)
+            _, seconds = ask_for_all(address, asked, SATURATING_CLIENTS)
+            waits, _ = ask_for_all(address, asked[: len(asked) // 2], CLIENTS)
             if number:  # the first warms up
                 p50, p99 = np.percentile(waits, [50, 99])
                 figures.append((num_texts / seconds, num_texts / all_s, p50, p99, batch_s))
         return cls(*(float(each) for each in np.median(figures, axis=0)))
 
 
-def ask_for_all(address: str, texts: list[str]) -> tuple[list[float], float]:
+def ask_for_all(address: str, texts: list[str], num_clients: int) -> tuple[list[float], float]:
     """Each request's seconds, and those until all texts are answered."""
     requests = iter([texts[at : at + TEXTS_OF_A_CLIENT] for at in range(0, len(texts), TEXTS_OF_A_CLIENT)])
     waits: list[float] = []
@@ -207,7 +212,7 @@ def ask_for_all(address: str, texts: list[str]) -> tuple[list[float], float]:
                 sys.exit(f"The server answered {answer.status}: {content[:200]!r}")
         connection.close()
 
-    clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    clients = [threading.Thread(target=client) for _ in range(num_clients)]
     began = time.perf_counter()
     for each in clients:
         each.start()
@@ -247,7 +252,7 @@ class Soak:
     num_slow: int = 0
     num_reloads: int = 0
     problems: list[str] = field(default_factory=list)
-    _labels: dict[str, list[str]] = field(default_factory=dict)
+    _labels: dict[str, str] = field(default_factory=dict)
 
     def run(self, server: psutil.Process) -> list[Memory]:
         """Ask until the time is over; the server's memory once a second."""
@@ -282,11 +287,12 @@ class Soak:
                     time.sleep(0.05)
 
     def _check(self, texts: list[str], predictions: list[list[dict]]) -> None:
-        """The same text gets the same best label, whatever batch it came in."""
+        """The same text gets the same best label, whatever batch it came in, but for rounding in bf16."""
         for text, labels in zip(texts, predictions, strict=True):
-            first = self._labels.setdefault(text, [label["name"] for label in labels])
-            if first[0] != labels[0]["name"]:
-                self.problems.append(f"{text!r} got {labels[0]['name']} after {first[0]}")
+            first = self._labels.setdefault(text, labels[0]["name"])
+            scores = {label["name"]: label["score"] for label in labels}
+            if scores.get(first, 0.0) < 0.95 * labels[0]["score"]:
+                self.problems.append(f"{text!r} got {labels[0]['name']} after {first}")
 
     def _disturb(self) -> None:
         rng = random.Random(0)
@@ -337,11 +343,14 @@ class Soak:
 
 def print_speed(speed: Speed, at_start: Memory) -> None:
     """The four figures with their goals, and what they are held against."""
-    table = Table("", "", "goal", title=f"{CLIENTS} clients, {TEXTS_OF_A_CLIENT} texts each", title_justify="left")
+    title = f"Clients that ask for {TEXTS_OF_A_CLIENT} texts at once"
+    table = Table("", "", "goal", title=title, title_justify="left")
     share = speed.texts_per_s / speed.batch_texts_per_s
     table.add_row("texts/s: Predictor.predict", f"{speed.batch_texts_per_s:.0f}", "")
-    table.add_row("texts/s: server", f"{speed.texts_per_s:.0f} ({share:.2f})", "0.8 of it")
-    table.add_row("ms: Predictor.predict for the clients' batch", f"{1000 * speed.batch_s:.0f}", "")
+    table.add_row(
+        f"texts/s: server, {SATURATING_CLIENTS} clients", f"{speed.texts_per_s:.0f} ({share:.2f})", "0.8 of it"
+    )
+    table.add_row(f"ms: Predictor.predict for the batch of {CLIENTS} clients", f"{1000 * speed.batch_s:.0f}", "")
     table.add_row("ms: an answer, p50", f"{1000 * speed.p50_s:.0f}", f"{2000 * speed.batch_s:.0f}")
     table.add_row("ms: an answer, p99", f"{1000 * speed.p99_s:.0f}", f"{3000 * speed.p50_s:.0f}")
     table.add_row("MiB at the start: resident", f"{at_start.resident / 2**20:.0f}", "700")

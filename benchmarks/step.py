@@ -61,7 +61,7 @@ def main() -> None:
     prepare(config)
     if not Path(tree_url(config), "manifest.json").exists():
         build(config, ShardedDataset(data_url(config), "train")).save(tree_url(config), {})
-    steps = 5 if options.quick else 60
+    steps = 3 if options.quick else 60
     figures = run_workers(measure, (config, steps), 1)
     report(config, figures)
 

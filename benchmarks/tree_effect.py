@@ -42,7 +42,7 @@ ON_SHORTLISTS = [
     "--head.candidates", "shortlist", "--model.classifier-start", "fresh", "--train.name-texts", "",
 ]  # fmt: skip
 QUICK = [
-    "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "4", "--optim.decay-epochs", "1",
+    "--data.source.chapters", "3", "--tree.level-sizes", "8", "64", "--train.epochs", "2", "--optim.decay-epochs", "1",
 ]  # fmt: skip
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SECONDS_TO_END = 60.0
+_SECONDS_OF_A_BATCH = 0.5
+"""What a large batch may take. Texts of similar lengths are computed together, so large batches pad less; but those of
+a slow model would keep its clients waiting."""
+_TEXTS_OF_ANY_BATCH = 64
+"""Texts that may always be predicted together, however long they take."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class QueueFullError(Exception):
 class Batcher:
     """A queue of requests before one model.
 
-    The model's thread takes what has come while it worked, up to `batch_texts` texts. A request that finds the model
-    idle goes at once. One that came while the model worked waits for others until it is `batch_wait_s` old, not longer.
+    The model's thread takes what has come while it worked, up to `batch_texts` texts; more than 64 only as far as they
+    take half a second at the speed of the last batch. A request that finds the model idle goes at once. One that came
+    while the model worked waits for others until it is `batch_wait_s` old, not longer.
     A request that is cancelled while it waits is not predicted.
     """
 
@@ -49,12 +55,13 @@ class Batcher:
 
         Args:
             predictor: the model.
-            batch_texts: texts that are predicted together; a request that has more goes alone.
+            batch_texts: texts that are predicted together at most; a request that has more goes alone.
             batch_wait_s: seconds.
             max_waiting: requests that wait; those that are being predicted do not count.
         """
         self._predictor = predictor
         self._batch_texts, self._batch_wait_s, self._max_waiting = batch_texts, batch_wait_s, max_waiting
+        self._room = min(batch_texts, _TEXTS_OF_ANY_BATCH)
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -89,7 +96,10 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._next_batch():
+            began = time.monotonic()
             answers = answer_together(self._predictor, [one.asked for one in batch])
+            num_texts = sum(len(one.asked.texts) for one in batch)
+            self._room = room_for(num_texts, time.monotonic() - began, self._batch_texts)
             for one, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Exception):
                     one.answer.set_exception(answer)
@@ -112,18 +122,24 @@ class Batcher:
         return batch
 
     def _is_full(self) -> bool:
-        return self._is_closed or sum(len(one.asked.texts) for one in self._waiting) >= self._batch_texts
+        return self._is_closed or sum(len(one.asked.texts) for one in self._waiting) >= self._room
 
     def _take(self) -> list[_Waiting]:
         """The oldest requests that fit a batch, without those that were cancelled."""
         batch: list[_Waiting] = []
-        room = self._batch_texts
+        room = self._room
         while self._waiting and (not batch or len(self._waiting[0].asked.texts) <= room):
             one = self._waiting.popleft()
             if one.answer.set_running_or_notify_cancel():
                 batch.append(one)
                 room -= len(one.asked.texts)
         return batch
+
+
+def room_for(num_texts: int, seconds: float, most: int) -> int:
+    """The texts that the next batch may have, `most` at most, after one of `num_texts` that took so many seconds."""
+    in_time = int(_SECONDS_OF_A_BATCH * num_texts / max(seconds, 1e-9))
+    return min(most, max(_TEXTS_OF_ANY_BATCH, in_time))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from cxml.errors import DataError
+from cxml.operating_system import return_freed_memory
 from cxml.serving.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -159,4 +160,7 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
         predictor.batch_size = min(predictor.batch_size, _TEXTS_OF_A_PASS_ON_CPUS)
     if not np.isfinite(predictor.predict(CHECK_TEXTS, 1).scores).all():
         raise DataError(place.url, "the model's scores are not numbers", "Train or export the model again.")
+    # The weights as they were trained are wanted no more, and half of a small server's memory.
+    predictor.parts = replace(predictor.parts, model=predictor.model)
+    return_freed_memory()
     return predictor

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, wait
 
 import pytest
 
-from cxml.serving.batching import Asked, Batcher, QueueFullError
+from cxml.serving.batching import Asked, Batcher, QueueFullError, room_for
 
 SECONDS = 60
 
@@ -73,6 +73,16 @@ def test_a_batch_that_is_full_waits_no_longer(predictor, watched):
     assert [one.result(SECONDS) for one in waiting]
     assert watched.batches[1:] == [["a", "b"]]
     batcher.close()
+
+
+@pytest.mark.parametrize(("num_texts", "seconds", "most", "expected"), [
+    (64, 0.25, 256, 128), (64, 0.01, 256, 256), (64, 30.0, 256, 64), (1, 0.01, 256, 64), (4, 30.0, 4, 4),
+    (100, 0.0, 256, 256),
+])  # fmt: skip
+def test_a_fast_model_gets_more_texts_at_once_but_no_more_than_it_answers_in_half_a_second(
+    num_texts, seconds, most, expected
+):
+    assert room_for(num_texts, seconds, most) == expected
 
 
 def test_a_request_waits_for_others_no_longer_than_it_may(watched):
