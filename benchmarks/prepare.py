@@ -8,7 +8,7 @@ parse, count words, tokenise, weigh, write shards, check, commit. The limit is a
 `encode_batch` over the same texts, already in memory, with all cores. All run in turn in fresh processes; packages are
 loaded and Ray is started before the clock, Ray's workers are not. Besides wall time the CPU time is told, which other
 work on the machine does not change. Memory is the peak of what the preparing process holds. With --scale, that many
-texts are prepared once and nothing is compared. The last line is JSON.
+texts are prepared once and nothing is compared. The last line is JSON: the slower engine at 4 N texts.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from support.raw_texts import write_raw
 from cxml.data import DataManifest
 
 GOAL = 0.8
+GOAL_OF_FEW = 0.4  # where starting takes longer than the texts
 MEMORY_GOAL = 1.15
 MAX_LENGTH = 64
 WORKER = Path(__file__).parent / "peers" / "prepare_texts.py"
@@ -55,9 +56,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         sizes = measure(Path(scratch), num_texts, rounds, engines)
     print_table(sizes)
-    found = sizes[num_texts]
-    limit = found["local"]["texts_per_second"] / found["local"]["ratio"]
-    print_closing_line("prepare", found["local"]["texts_per_second"], "texts/s", limit, goal=GOAL)
+    engine, found = min(((each, sizes[4 * num_texts][each]) for each in engines), key=lambda pair: pair[1]["ratio"])
+    speed, goal = found["texts_per_second"], GOAL_OF_FEW if arguments.quick else GOAL
+    print_closing_line(f"prepare, {engine}", speed, "texts/s", speed / found["ratio"], goal=goal)
 
 
 def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def print_table(sizes: dict[int, dict[str, dict[str, float]]]) -> None:
     table = Table("texts", "", "texts/s", "CPU s", "share of the bare loop", "goal")
     for texts, ways in sizes.items():
         for way, found in ways.items():
-            goal = "" if way == "bare" else f">= {GOAL}"
+            goal = "" if way == "bare" or texts == min(sizes) else f">= {GOAL}"
             ratio = f"{found['ratio']:.2f}"
             table.add_row(
                 f"{texts:,}", way, f"{found['texts_per_second']:,.0f}", f"{found['cpu_seconds']:.1f}", ratio, goal

@@ -1,4 +1,4 @@
-"""The label tree by recursive balanced spherical 2-means: the largest nodes by all threads, then branches by one each.
+"""The label tree by recursive balanced spherical 2-means: the largest nodes by all threads, then nodes by one each.
 
 The rows are kept in tree order in memory, so that every node is a contiguous run of them. Once a node's rows fit a
 core's cache they are copied and the subtree is finished there (`cxml.tree.subtree`).
@@ -25,7 +25,7 @@ from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtree, left_first
 from cxml.tree.threads import Crew, default_threads
 from cxml.tree.two_means import COLUMN_BLOCK, GRID, Limits, Node, Rows, make_work, seed_of_node, split
 
-_BRANCHES_PER_THREAD = 2
+_BRANCHES_PER_THREAD = 8
 
 
 def build_tree(
@@ -120,18 +120,43 @@ def _split_all(
     rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, crew: Crew
 ) -> None:
     """Carry out `splits` (each before those inside it), reordering `order` and the rows in place."""
-    branch_entries = rows.indptr[-1] // (_BRANCHES_PER_THREAD * crew.threads) if crew.threads > 1 else rows.indptr[-1]
-    branches, at = [], 0
+    all_entries = rows.indptr[-1]
+    num_branches = _BRANCHES_PER_THREAD * crew.threads if crew.threads > 1 else 1
+    # The most entries of a node that one thread splits, a little more than its share, and of one that it finishes.
+    node_entries = max(5 * all_entries // (4 * crew.threads), SUBTREE_ENTRIES)
+    branch_entries = max(all_entries // num_branches, SUBTREE_ENTRIES)
+    nodes, at = [], 0
     while at < len(splits):
-        start, _, end = splits[at]
-        after = int(np.searchsorted(splits[:, 0], end))
-        if rows.indptr[end] - rows.indptr[start] <= max(branch_entries, SUBTREE_ENTRIES):
-            branches.append((rows, columns, order, splits[at:after], 0, seed, limits, SUBTREE_ENTRIES))
+        after = _end_of(splits, at)
+        if _entries(rows, splits[at]) <= node_entries:
+            nodes.append((splits[at:after],))
             at = after
         else:
             _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
             at += 1
-    crew.run(finish_branch, branches)
+
+    def split_node(inside: np.ndarray) -> list[tuple[np.ndarray]]:
+        is_branch = _entries(rows, inside[0]) <= branch_entries
+        finish_branch(rows, columns, order, inside if is_branch else inside[:1], 0, seed, limits, SUBTREE_ENTRIES)
+        return [] if is_branch else _children(inside)
+
+    crew.run_growing(split_node, nodes)
+
+
+def _entries(rows: Rows, bounds: np.ndarray) -> int:
+    """The entries of the node that a split (start, middle, end) takes apart."""
+    return rows.indptr[bounds[2]] - rows.indptr[bounds[0]]
+
+
+def _end_of(splits: np.ndarray, at: int) -> int:
+    """Where the splits inside the node of split `at` end."""
+    return int(np.searchsorted(splits[:, 0], splits[at, 2]))
+
+
+def _children(splits: np.ndarray) -> list[tuple[np.ndarray]]:
+    """The splits of each child that is split itself, of the node that the first split takes apart."""
+    middle = 1 + int(np.searchsorted(splits[1:, 0], splits[0, 1]))
+    return [(inside,) for inside in (splits[1:middle], splits[middle:]) if len(inside)]
 
 
 def _split_by_all(

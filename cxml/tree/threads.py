@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from cxml.operating_system import num_cores
@@ -37,6 +37,19 @@ class Crew:
         """
         futures = [self._pool.submit(function, *each) for each in arguments]
         return [future.result() for future in futures]
+
+    def run_growing(
+        self, function: Callable[..., Iterable[tuple[Any, ...]]], arguments: Iterable[tuple[Any, ...]]
+    ) -> None:
+        """Call `function` with each tuple of arguments, and with each that a call returns.
+
+        Raises:
+            Exception: the first that a call raised.
+        """
+        waiting = {self._pool.submit(function, *each) for each in arguments}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            waiting |= {self._pool.submit(function, *each) for one in done for each in one.result()}
 
     def parts(self, count: int) -> list[tuple[int, int]]:
         """The ranges that 0..count is cut into, one per thread."""

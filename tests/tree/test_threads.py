@@ -17,6 +17,23 @@ def test_calls_run_together():
         assert sorted(crew.run(meeting.wait, [(), ()])) == [0, 1]
 
 
+def test_calls_bring_calls():
+    done = []
+
+    def halve(number):
+        done.append(number)
+        return [(number // 2,), (number - number // 2,)] if number > 1 else []
+
+    with Crew(2) as crew:
+        crew.run_growing(halve, [(5,), (1,)])
+    assert sorted(done) == [1, 1, 1, 1, 1, 1, 2, 2, 3, 5]
+
+
+def test_an_error_in_a_call_that_another_brought_is_raised():
+    with Crew(2) as crew, pytest.raises(ZeroDivisionError):
+        crew.run_growing(lambda number: [(number - 1,)] if 1 / number else [], [(3,)])
+
+
 def test_an_error_in_a_call_is_raised():
     with Crew(2) as crew, pytest.raises(ZeroDivisionError):
         crew.run(divmod, [(1, 1), (1, 0)])
