@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent import futures
+from typing import TYPE_CHECKING
 
 from cxml.errors import ConfigError
 from cxml.ray_cluster import Device
@@ -12,6 +13,9 @@ from cxml.serving.api import failed, queue_full
 from cxml.serving.batching import Asked, Batcher, QueueFullError
 from cxml.serving.models import CHECK_TEXTS, ModelPlace, load_checked
 from cxml.serving.options import ServeOptions
+
+if TYPE_CHECKING:
+    from cxml.prediction import Predictor
 
 _log = logging.getLogger(__name__)
 
@@ -35,24 +39,25 @@ class LocalEngine:
 
     def load(self) -> LocalModel:
         """See `Engine`."""
+        return LocalModel(
+            Batcher(
+                self._load, batch_texts=self._options.batch_texts, batch_wait_s=self._options.batch_wait_ms / 1000,
+                max_waiting=self._options.max_waiting,
+            )
+        )  # fmt: skip
+
+    def is_lost(self) -> str:
+        """See `Engine`; as long as this process lives, its engine does."""
+        return ""
+
+    def _load(self) -> Predictor:
         import torch  # noqa: PLC0415 - seconds, during which the server answers already
 
         if self._cpus is not None:
             torch.set_num_threads(max(1, int(self._cpus)))
         predictor = load_checked(self._place, self._options, self._device_name())
         _log.info("The model computes on %s; PyTorch has %d threads", predictor.device, torch.get_num_threads())
-        return LocalModel(
-            Batcher(
-                predictor, batch_texts=self._options.batch_texts, batch_wait_s=self._options.batch_wait_ms / 1000,
-                max_waiting=self._options.max_waiting,
-            ),
-            num_labels=len(predictor.names),
-            threshold_names=tuple(predictor.parts.decisions.thresholds),
-        )  # fmt: skip
-
-    def is_lost(self) -> str:
-        """See `Engine`; as long as this process lives, its engine does."""
-        return ""
+        return predictor
 
     def _device_name(self) -> str | None:
         """The device by PyTorch's name; None takes the accelerator if there is one."""
@@ -68,9 +73,10 @@ class LocalEngine:
 class LocalModel:
     """A model of this process, see `Model`."""
 
-    def __init__(self, batcher: Batcher, *, num_labels: int, threshold_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
-        self.num_labels, self.threshold_names = num_labels, threshold_names
+        self.num_labels = len(batcher.predictor.names)
+        self.threshold_names = tuple(batcher.predictor.parts.decisions.thresholds)
 
     async def answer(self, asked: Asked) -> bytes:
         """See `Model`."""

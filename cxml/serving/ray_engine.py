@@ -35,12 +35,13 @@ class Service:
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `load_checked` raises."""
         _open_no_side_door()
-        predictor = load_checked(place, options)
-        self._facts = len(predictor.names), tuple(predictor.parts.decisions.thresholds)
         self._batcher = Batcher(
-            predictor, batch_texts=options.batch_texts, batch_wait_s=options.batch_wait_ms / 1000,
+            lambda: load_checked(place, options), batch_texts=options.batch_texts,
+            batch_wait_s=options.batch_wait_ms / 1000,
             max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray hands over fewer; those wait in its own queue
         )  # fmt: skip
+        predictor = self._batcher.predictor
+        self._facts = len(predictor.names), tuple(predictor.parts.decisions.thresholds)
 
     def facts(self) -> tuple[int, tuple[str, ...]]:
         """L, and the names of thresholds."""

@@ -34,7 +34,7 @@ def watched(predictor):
 
 @pytest.fixture
 def batcher(watched):
-    batcher = Batcher(watched, batch_texts=4, batch_wait_s=0.0, max_waiting=5)
+    batcher = Batcher(lambda: watched, batch_texts=4, batch_wait_s=0.0, max_waiting=5)
     yield batcher
     watched.may_go.release(100)
     batcher.close()
@@ -52,7 +52,7 @@ def hold_up(batcher, watched):
 
 
 def test_a_request_that_finds_the_model_idle_goes_at_once_however_long_others_may_be_waited_for(predictor):
-    batcher = Batcher(predictor, batch_texts=4, batch_wait_s=10 * SECONDS, max_waiting=5)
+    batcher = Batcher(lambda: predictor, batch_texts=4, batch_wait_s=10 * SECONDS, max_waiting=5)
     assert ask(batcher, "fever").result(SECONDS)
     batcher.close()
 
@@ -66,7 +66,7 @@ def test_requests_that_came_while_the_model_worked_go_together_as_far_as_they_fi
 
 
 def test_a_batch_that_is_full_waits_no_longer(predictor, watched):
-    batcher = Batcher(watched, batch_texts=2, batch_wait_s=10 * SECONDS, max_waiting=5)
+    batcher = Batcher(lambda: watched, batch_texts=2, batch_wait_s=10 * SECONDS, max_waiting=5)
     hold_up(batcher, watched)
     waiting = [ask(batcher, "a"), ask(batcher, "b")]
     watched.may_go.release(100)
@@ -85,8 +85,26 @@ def test_a_fast_model_gets_more_texts_at_once_but_no_more_than_it_answers_in_hal
     assert room_for(num_texts, seconds, most) == expected
 
 
+def test_the_thread_that_runs_a_model_has_loaded_it(predictor):
+    threads = []
+
+    def load():
+        threads.append(threading.current_thread())
+        return predictor
+
+    batcher = Batcher(load, batch_texts=4, batch_wait_s=0.0, max_waiting=5)
+    assert batcher.predictor is predictor
+    assert [thread.name for thread in threads] == ["model"]
+    batcher.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_of_who_asked_for_it():
+    with pytest.raises(ZeroDivisionError):
+        Batcher(lambda: 1 / 0, batch_texts=4, batch_wait_s=0.0, max_waiting=5)  # type: ignore[arg-type]
+
+
 def test_a_request_waits_for_others_no_longer_than_it_may(watched):
-    batcher = Batcher(watched, batch_texts=1000, batch_wait_s=0.05, max_waiting=5)
+    batcher = Batcher(lambda: watched, batch_texts=1000, batch_wait_s=0.05, max_waiting=5)
     hold_up(batcher, watched)
     waiting = ask(batcher, "a")
     watched.may_go.release(100)
@@ -123,7 +141,7 @@ def test_a_request_that_fails_fails_alone_and_its_text_is_not_logged(batcher, wa
 
 
 def test_it_closes_when_all_that_it_accepted_is_answered(watched):
-    batcher = Batcher(watched, batch_texts=1, batch_wait_s=0.0, max_waiting=50)
+    batcher = Batcher(lambda: watched, batch_texts=1, batch_wait_s=0.0, max_waiting=50)
     waiting = [ask(batcher, str(number)) for number in range(20)]
     closing = threading.Thread(target=batcher.close)
     closing.start()
@@ -137,7 +155,7 @@ def test_it_closes_when_all_that_it_accepted_is_answered(watched):
 def test_many_threads_at_once_each_get_their_own_answer(predictor):
     texts = [f"fever {number}" for number in range(64)]
     expected = predictor.predict(texts, 2).labels.tolist()
-    batcher = Batcher(predictor, batch_texts=8, batch_wait_s=0.001, max_waiting=100)
+    batcher = Batcher(lambda: predictor, batch_texts=8, batch_wait_s=0.001, max_waiting=100)
     answers = {}
 
     def client(rows):
