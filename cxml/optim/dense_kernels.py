@@ -2,7 +2,8 @@
 
 A gradient in bf16 is read where the backward pass left it, the fp32 copy of the weight and its moments are updated, and
 the weight is rounded from the copy. Sums are taken chunk by chunk and added in order: the result does not depend on the
-number of threads. The code stands in a file of its own because numba's cache on disk only notices changes of the file
+number of threads. One thread does small tensors, of which a model has many: it has finished by the time that others
+would have begun. The code stands in a file of its own because numba's cache on disk only notices changes of the file
 that a function stands in.
 """
 
@@ -16,6 +17,7 @@ from cxml.jit import cached_njit
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _CHUNK = 1 << 16  # work of a thread, in weights
 _BLOCK = 1 << 10  # stays in the cache of a core while it is gone through several times
+_SMALL = 1 << 18  # weights that one thread does by itself
 
 
 @njit(fastmath=_FAST)
@@ -25,25 +27,40 @@ def _widen(stored, floats):
         floats[i] = np.uint32(stored[i]) << np.uint32(16)
 
 
-@cached_njit(parallel=True, fastmath=_FAST, nogil=True)
 def squares_of(gradient):
     """The sum of the squares of bfloat16 numbers, uint16 [n]; a float64."""
-    num_chunks = (len(gradient) + _CHUNK - 1) // _CHUNK
-    sums = np.zeros(num_chunks)
-    for chunk in prange(num_chunks):
-        bits = np.empty(_BLOCK, np.uint32)
-        values = bits.view(np.float32)
-        for start in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(gradient)), _BLOCK):
-            size = min(_BLOCK, len(gradient) - start)
-            _widen(gradient[start : start + size], bits)
-            total = np.float32(0)
-            for i in range(size):
-                total += values[i] * values[i]
-            sums[chunk] += total
+    sums = np.zeros(_num_chunks(gradient))
+    (_fill_squares_alone if len(gradient) <= _SMALL else _fill_squares)(gradient, sums)
     return sums.sum()
 
 
 @cached_njit(parallel=True, fastmath=_FAST, nogil=True)
+def _fill_squares(gradient, sums):
+    for chunk in prange(len(sums)):
+        sums[chunk] = _squares_of_chunk(gradient, chunk)
+
+
+@cached_njit(fastmath=_FAST, nogil=True)
+def _fill_squares_alone(gradient, sums):
+    for chunk in range(len(sums)):
+        sums[chunk] = _squares_of_chunk(gradient, chunk)
+
+
+@njit(fastmath=_FAST)
+def _squares_of_chunk(gradient, chunk):
+    bits = np.empty(_BLOCK, np.uint32)
+    values = bits.view(np.float32)
+    of_chunk = 0.0
+    for start in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(gradient)), _BLOCK):
+        size = min(_BLOCK, len(gradient) - start)
+        _widen(gradient[start : start + size], bits)
+        total = np.float32(0)
+        for i in range(size):
+            total += values[i] * values[i]
+        of_chunk += total
+    return of_chunk
+
+
 def update(weight, gradient, copy, moment, second, numbers):
     """Take a step of AdamW with decoupled weight decay.
 
@@ -56,19 +73,39 @@ def update(weight, gradient, copy, moment, second, numbers):
         numbers: seven float32: what to multiply gradients by; 1 minus both betas; what decay leaves of a weight; the
             step size, bias correction included; the root of the second moment's bias correction; epsilon.
     """
-    scale, new, new_second, kept, size_of_step, root, epsilon = numbers
-    num_chunks = (len(weight) + _CHUNK - 1) // _CHUNK
+    take = _update_alone if len(weight) <= _SMALL else _update
+    take(weight, gradient, copy, moment, second, numbers, _num_chunks(weight))
+
+
+def _num_chunks(array):
+    return -(-len(array) // _CHUNK)
+
+
+@cached_njit(parallel=True, fastmath=_FAST, nogil=True)
+def _update(weight, gradient, copy, moment, second, numbers, num_chunks):
     for chunk in prange(num_chunks):
-        bits = np.empty(_BLOCK, np.uint32)
-        values = bits.view(np.float32)
-        for start in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(weight)), _BLOCK):
-            stop = min(start + _BLOCK, len(weight))
-            _widen(gradient[start:stop], bits)
-            _adamw(
-                values, copy[start:stop], moment[start:stop], second[start:stop],
-                scale, new, new_second, kept, size_of_step, root, epsilon,
-            )  # fmt: skip
-            _round(copy[start:stop], weight[start:stop])
+        _update_chunk(weight, gradient, copy, moment, second, numbers, chunk)
+
+
+@cached_njit(fastmath=_FAST, nogil=True)
+def _update_alone(weight, gradient, copy, moment, second, numbers, num_chunks):
+    for chunk in range(num_chunks):
+        _update_chunk(weight, gradient, copy, moment, second, numbers, chunk)
+
+
+@njit(fastmath=_FAST)
+def _update_chunk(weight, gradient, copy, moment, second, numbers, chunk):
+    scale, new, new_second, kept, size_of_step, root, epsilon = numbers
+    bits = np.empty(_BLOCK, np.uint32)
+    values = bits.view(np.float32)
+    for start in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(weight)), _BLOCK):
+        stop = min(start + _BLOCK, len(weight))
+        _widen(gradient[start:stop], bits)
+        _adamw(
+            values, copy[start:stop], moment[start:stop], second[start:stop],
+            scale, new, new_second, kept, size_of_step, root, epsilon,
+        )  # fmt: skip
+        _round(copy[start:stop], weight[start:stop])
 
 
 @njit(fastmath=_FAST, error_model="numpy")  # a check of the divisor would keep the loop from being vectorised

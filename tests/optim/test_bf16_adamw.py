@@ -5,7 +5,7 @@ import torch
 
 from cxml.optim.bf16_adamw import norm_of, take_step
 
-SHAPES = [(3,), (1025,), (70, 1000)]  # less than a block, hardly more, more than a chunk
+SHAPES = [(3,), (1025,), (70, 1000), (300, 1000)]  # less than a block, more; more than a chunk, than one thread does
 
 
 def make(shapes):
