@@ -126,9 +126,8 @@ def test_a_restricted_model_gives_the_scores_of_before(model, texts, tree):
     positions = np.sort(tree.label_positions()[labels])
     leaves = np.unique(tree.cluster_of_label(1)[labels])
     tops = np.unique(tree.cluster_of_label(0)[labels])
-    clusters = [
-        np.searchsorted(nodes, tree.cluster_of_label(level)[labels]) for level, nodes in ((0, tops), (1, leaves))
-    ]
+    kept = [tops, leaves]
+    clusters = [np.searchsorted(nodes, tree.cluster_of_label(level)[labels]) for level, nodes in enumerate(kept)]
     smaller = LabelTree.from_clusters(clusters, len(labels))
     # The smaller tree's labels are in the order of their positions before.
     smaller = LabelTree(np.searchsorted(labels, tree.label_order[positions]).astype(np.int32), smaller.offsets)
