@@ -9,8 +9,9 @@ manifest.json             format, fingerprint, sizes and checksums; written last
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -73,47 +74,69 @@ def read_uncombined(url: str, tree: LabelTree) -> WordEvidence:
     """What `write_words` has written in this run, with a combination that takes the cascade alone."""
     sizes = storage.file_sizes(url)
     entries = {name: FileEntry(name, size, storage.sha256(storage.join(url, name))) for name, size in sizes.items()}
-    return _read(url, entries, tree, Combination("cascade", np.zeros(len(FACTS)), 0.0, 0, {}))
+    return _read(_Folder(url, entries, REMEDY), tree, Combination("cascade", np.zeros(len(FACTS)), 0.0, 0, {}))
 
 
-def read_evidence(url: str, tree: LabelTree) -> WordEvidence:
+def read_evidence(url: str, tree: LabelTree, remedy: str = REMEDY) -> WordEvidence:
     """The evidence in the folder `url`.
 
     Raises:
-        DataError: a file is missing or damaged, or does not fit the tree.
+        DataError: a file is missing or damaged, or does not fit the tree; ends with `remedy`.
     """
     file = storage.join(url, _MANIFEST)
     try:
-        manifest = artefacts.read_manifest(url, REMEDY, format=_FORMAT, version=_VERSION)
+        manifest = artefacts.read_manifest(url, remedy, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "is missing: the model's words are not finished", REMEDY) from error
-    entries = artefacts.named_entries(manifest.get("files"), file, REMEDY)
-    return _read(url, entries, tree, _read_combination(url, _entry(url, entries, _COMBINATION)))
+        raise DataError(file, "is missing: the model's words are not finished", remedy) from error
+    folder = _Folder(url, artefacts.named_entries(manifest.get("files"), file, remedy), remedy)
+    return _read(folder, tree, _read_combination(folder))
 
 
-def _read(url: str, entries: dict[str, FileEntry], tree: LabelTree, combination: Combination) -> WordEvidence:
-    content = artefacts.read_file(url, _entry(url, entries, VOCABULARY_FILE), REMEDY)
-    where = storage.join(url, VOCABULARY_FILE)
-    table = pa.Table.from_batches(
-        artefacts.read_batches(content, [VOCABULARY_SCHEMA], where, REMEDY), VOCABULARY_SCHEMA
-    )
-    vocabulary = checked_vocabulary(table, where, REMEDY)
+@dataclass(frozen=True)
+class _Folder:
+    """A folder, the files that its manifest names, and what to do where one is wrong."""
+
+    url: str
+    entries: Mapping[str, FileEntry]
+    remedy: str
+
+    def read(self, name: str) -> bytes:
+        if name not in self.entries:
+            raise DataError(self.url, f"its manifest does not name {name}", self.remedy)
+        return artefacts.read_file(self.url, self.entries[name], self.remedy)
+
+    def read_vectors(self, name: str, types: Mapping[str, type]) -> dict[str, np.ndarray]:
+        """The tensors of a file, which must have these names and types and one dimension."""
+        tensors = parse_tensors(self.read(name), storage.join(self.url, name), self.remedy)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.dim() == 1}
+        found = {name: array.dtype for name, array in arrays.items()}
+        if found != {name: np.dtype(kind) for name, kind in types.items()}:
+            raise self.broken(name, f"does not hold the vectors {', '.join(types)}")
+        return arrays
+
+    def broken(self, name: str, problem: str) -> DataError:
+        return DataError(storage.join(self.url, name), problem, self.remedy)
+
+
+def _read(folder: _Folder, tree: LabelTree, combination: Combination) -> WordEvidence:
+    where = storage.join(folder.url, VOCABULARY_FILE)
+    batches = artefacts.read_batches(folder.read(VOCABULARY_FILE), [VOCABULARY_SCHEMA], where, folder.remedy)
+    vocabulary = checked_vocabulary(pa.Table.from_batches(batches, VOCABULARY_SCHEMA), where, folder.remedy)
     levels = []
     for number, size in enumerate(tree.level_sizes):
-        name = _level_file(number)
-        level = LevelWeights(**_read_tensors(url, _entry(url, entries, name), _TYPES))
+        level = LevelWeights(**folder.read_vectors(_level_file(number), _TYPES))
         children = tree.offsets[number - 1] if number else np.array([0, size])
         if problem := _level_problem(level, children, len(vocabulary.terms)):
-            raise DataError(storage.join(url, name), problem, REMEDY)
+            raise folder.broken(_level_file(number), problem)
         levels.append(level)
-    labels = _read_tensors(url, _entry(url, entries, _LABELS), {"frequency": np.int64, "shift": np.float32})
-    if any(values.shape != (tree.num_labels,) for values in labels.values()) or labels["frequency"].min() < 0:
-        raise DataError(storage.join(url, _LABELS), f"is not about the tree's {tree.num_labels} labels", REMEDY)
+    labels = folder.read_vectors(_LABELS, {"frequency": np.int64, "shift": np.float32})
+    if any(len(values) != tree.num_labels for values in labels.values()) or labels["frequency"].min() < 0:
+        raise folder.broken(_LABELS, f"is not about the tree's {tree.num_labels} labels")
     model = WordModel(tree, tuple(levels), len(vocabulary.terms))
     return WordEvidence(vocabulary, model, labels["frequency"], combination, labels["shift"])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Stored:
     way: str
     weights: tuple[float, ...]
@@ -122,14 +145,14 @@ class _Stored:
     metrics: dict[str, dict[str, float]]
 
 
-def _read_combination(url: str, entry: FileEntry) -> Combination:
-    file = storage.join(url, _COMBINATION)
-    values = artefacts.parse_object(artefacts.read_file(url, entry, REMEDY), file, REMEDY)
-    stored = artefacts.parse_as(_Stored, values, file, REMEDY)
+def _read_combination(folder: _Folder) -> Combination:
+    file = storage.join(folder.url, _COMBINATION)
+    values = artefacts.parse_object(folder.read(_COMBINATION), file, folder.remedy)
+    stored = artefacts.parse_as(_Stored, values, file, folder.remedy)
     ways = {way: way for way in get_args(Way)}
     numbers = np.array([*stored.weights, stored.bias])
     if stored.way not in ways or len(stored.weights) != len(FACTS) or not np.isfinite(numbers).all():
-        raise DataError(file, f"is not a way to combine the scores by {len(FACTS)} facts", REMEDY)
+        raise folder.broken(_COMBINATION, f"is not a way to combine scores by {len(FACTS)} facts")
     return Combination(ways[stored.way], numbers[:-1], stored.bias, stored.num_texts, stored.metrics)
 
 
@@ -155,12 +178,6 @@ def _are_bounds(bounds: np.ndarray, count: int, end: int) -> bool:
     return len(bounds) == count + 1 and bounds[0] == 0 and bounds[-1] == end and bool((np.diff(bounds) >= 0).all())
 
 
-def _entry(url: str, entries: dict[str, FileEntry], name: str) -> FileEntry:
-    if name not in entries:
-        raise DataError(url, f"lacks {name}", REMEDY)
-    return entries[name]
-
-
 def _level_file(number: int) -> str:
     return f"level-{number:02d}.safetensors"
 
@@ -168,16 +185,6 @@ def _level_file(number: int) -> str:
 def _write_tensors(file: str, arrays: dict[str, np.ndarray]) -> None:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     storage.write_atomic(file, tensor_file(tensors))
-
-
-def _read_tensors(url: str, entry: FileEntry, types: dict[str, type]) -> dict[str, np.ndarray]:
-    file = storage.join(url, entry.file)
-    tensors = parse_tensors(artefacts.read_file(url, entry, REMEDY), file, REMEDY)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    found = {name: array.dtype for name, array in arrays.items() if array.ndim == 1}
-    if found != {name: np.dtype(kind) for name, kind in types.items()}:
-        raise DataError(file, f"does not hold the vectors {', '.join(types)}", REMEDY)
-    return arrays
 
 
 def _arrow_file(table: pa.Table) -> bytes:

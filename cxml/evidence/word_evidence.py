@@ -13,6 +13,8 @@ from cxml.evidence.combination import CANDIDATES, Combination, Pairs, Proposals,
 from cxml.evidence.word_model import WordModel
 from cxml.tree import LabelTree
 
+_TEXTS_AT_ONCE = 4096  # each has up to 200 candidates, of some hundred bytes
+
 
 @dataclass(frozen=True, eq=False)
 class WordEvidence:
@@ -46,9 +48,13 @@ class WordEvidence:
         Returns:
             Label ids int64 [N, k], best first, -1 for none, and the logits of their scores, float32, -inf for none.
         """
-        pairs = self.pairs(features, labels, scores, max(k, CANDIDATES))
-        logits = self.combination.score(pairs) + self.shift[pairs.labels]
-        return rank(pairs, logits, len(labels), k)
+        best, logits = np.full((len(labels), k), -1, np.int64), np.full((len(labels), k), -np.inf, np.float32)
+        for start in range(0, len(labels), _TEXTS_AT_ONCE):
+            some = slice(start, start + _TEXTS_AT_ONCE)
+            pairs = self.pairs(features[some], labels[some], scores[some], max(k, CANDIDATES))
+            of_pairs = self.combination.score(pairs) + self.shift[pairs.labels]
+            best[some], logits[some] = rank(pairs, of_pairs, len(labels[some]), k)
+        return best, logits
 
     def pairs(self, features: sparse.csr_matrix, labels: np.ndarray, scores: np.ndarray, num_candidates: int) -> Pairs:
         """The candidates of N texts, of which the words propose `num_candidates`; see `combine`."""
