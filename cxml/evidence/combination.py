@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from scipy import optimize, sparse, special
@@ -84,7 +84,11 @@ class Combination:
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Logits of the pairs' scores, float32 [P]; -inf where the way does not consider the label."""
-        return _score(pairs, self.way, self.weights, self.bias)
+        return self.score_by(self.way, pairs)
+
+    def score_by(self, way: Way, pairs: Pairs) -> np.ndarray:
+        """`score` by another way than the one that was chosen."""
+        return _score(pairs, way, self.weights, self.bias)
 
 
 def pair_up(cascade: Proposals, words: Proposals, frequency: np.ndarray) -> Pairs:
@@ -139,8 +143,8 @@ def choose_combination(
         inverse_propensity: float64 [L], for the metrics.
         ks: their cut-offs; nDCG at the largest decides.
     """
-    num_texts = len(true.indptr) - 1
-    is_true = np.isin(_pair_keys(pairs.rows, pairs.labels, true.shape[1]), _true_keys(true))
+    num_texts, num_labels = cast(tuple[int, int], true.shape)
+    is_true = np.isin(_pair_keys(pairs.rows, pairs.labels, num_labels), _true_keys(true, num_labels))
     rows = _held_out_metrics(pairs, is_true, true, inverse_propensity, ks)
     resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
     metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
@@ -214,6 +218,6 @@ def _pair_keys(rows: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndar
     return rows.astype(np.int64) * num_labels + labels
 
 
-def _true_keys(true: sparse.csr_matrix) -> np.ndarray:
+def _true_keys(true: sparse.csr_matrix, num_labels: int) -> np.ndarray:
     rows = np.repeat(np.arange(len(true.indptr) - 1), np.diff(true.indptr))
-    return _pair_keys(rows, true.indices.astype(np.int64), true.shape[1])
+    return _pair_keys(rows, true.indices.astype(np.int64), num_labels)

@@ -455,7 +455,7 @@ class Predictor:
     def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         return as_whole_number("k", k), as_beam(beam, len(self.parts.tree.offsets))
 
-    def _encode(self, strings: list[str]) -> Ragged:
+    def _encode(self, strings: Sequence[str]) -> Ragged:
         """Token ids of texts; a text without tokens has one of padding."""
         try:
             tokens = self._encoder.encode(strings)

@@ -59,11 +59,12 @@ def train_words(config: Config) -> None:
     vocabulary = read_vocabulary(data_url(config))
     texts = train_texts(data_url(config), config.train.validation_fraction)
     labels = texts.labels_csr()
-    _log.info("Words: %d texts, %d words, %d labels", len(texts), len(vocabulary.terms), labels.shape[1])
+    num_labels = texts.manifest.num_labels
+    _log.info("Words: %d texts, %d words, %d labels", len(texts), len(vocabulary.terms), num_labels)
     features = texts.features(np.arange(len(texts)))
     model = train_word_model(features, labels, LabelTree.load(tree_url(config)), seed=config.seed)
-    frequency = np.bincount(labels.indices, minlength=labels.shape[1]).astype(np.int64)
-    write_words(words_url(config), vocabulary, model, frequency, np.zeros(len(frequency), np.float32))
+    frequency = np.bincount(labels.indices, minlength=num_labels).astype(np.int64)
+    write_words(words_url(config), vocabulary, model, frequency, np.zeros(num_labels, np.float32))
     _log.info("Words: trained in %.1f s, %.1f MB", time.monotonic() - began, model.num_bytes / 1e6)
 
 
