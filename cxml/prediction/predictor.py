@@ -321,7 +321,7 @@ class Predictor:
             (best,) = on_host(self._model(batch, predict_k=self._candidates_of_cascade(wanted), beam=beam)[-1:])
             nodes, own = best.nodes[: len(rows)].numpy(), best.logits[: len(rows)].numpy()
             labels, logits = self._with_words(nodes, own, None if words is None else words[rows], wanted)
-            of_cascade = torch.from_numpy(_looked_up(labels, nodes, own))
+            of_cascade = torch.from_numpy(own if words is None else _looked_up(labels, nodes, own))
             shown = LevelPrediction(torch.from_numpy(labels).to(self.device), of_cascade.to(self.device))
             found = explain_batch(self._model, self.parts.tree, batch, shown, is_weighted=is_weighted)
             ids, logits = self._ranked(labels, logits)
@@ -477,8 +477,12 @@ _ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))
 
 def _looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """The logits of labels [N, K'] among nodes [N, K] with logits, each once per row; -inf where a label is not."""
-    is_same = labels[:, :, None] == nodes[:, None, :]
-    return np.where(is_same, logits[:, None, :], -np.inf).max(2, initial=-np.inf).astype(np.float32)
+    width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
+    wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
+    order = np.argsort(known, axis=None)
+    places = np.minimum(np.searchsorted(known.ravel()[order], wanted), len(order) - 1)
+    is_known = known.ravel()[order][places] == wanted
+    return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
 
 
 def _without(
