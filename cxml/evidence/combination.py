@@ -23,11 +23,12 @@ Way = Literal["cascade", "words", "mean", "learnt"]
 CANDIDATES = 100
 """Labels that either part proposes for a text, at least."""
 FACTS = (
-    "cascade", "words", "words' probability", "not from the cascade", "not from words", "frequency",
-    "cascade x frequency", "words x frequency",
+    "cascade", "cascade's probability", "words", "words' probability", "not from the cascade", "not from words",
+    "frequency", "cascade x frequency", "words x frequency",
 )  # fmt: skip
 """What the regression knows of a pair: logit and log-probability, where a part does not propose the label the least of
-those that it does; frequency is log(1 + train texts of the label)."""
+those that it does; frequency is log(1 + train texts of the label). Nothing of it depends on which other labels are
+better, so that a label keeps its score where others are left out."""
 
 _LOGIT_BOUND = 30.0
 _LEAST = 1e-9  # a probability below it counts as this
@@ -111,7 +112,8 @@ def pair_up(cascade: Proposals, words: Proposals, frequency: np.ndarray) -> Pair
     probabilities = np.stack([special.expit(of_cascade) * ~not_cascade, np.exp(of_words) * ~not_words], 1)
     rarity = np.log1p(frequency[labels])
     columns = [
-        of_cascade, of_words, np.exp(of_words), not_cascade, not_words, rarity, of_cascade * rarity, of_words * rarity
+        of_cascade, special.expit(of_cascade), of_words, np.exp(of_words), not_cascade, not_words, rarity,
+        of_cascade * rarity, of_words * rarity,
     ]  # fmt: skip
     return Pairs(rows, labels, np.stack(columns, 1).astype(np.float64), probabilities)
 

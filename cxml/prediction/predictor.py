@@ -349,8 +349,8 @@ class Predictor:
     def restricted_to(self, labels: Iterable[int | str]) -> Predictor:
         """A predictor of some labels only: the tree without the clusters that hold none of them.
 
-        A label keeps its score, and a beam is spent on clusters of allowed labels alone, so nothing that is allowed
-        is pushed out by what is not.
+        A label keeps its score (in a model with words, where both parts propose it), and a beam is spent on clusters of
+        allowed labels alone, so nothing that is allowed is pushed out by what is not.
 
         Args:
             labels: ids or names; order and repetition do not matter.
