@@ -476,6 +476,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceConfig:
+    """What the model rests on besides the cascade."""
+
+    words: bool = False
+    """Also train a sparse linear model of the words of whole texts (seconds of work), and learn on validation texts how
+    much it counts beside the cascade. It is a part of the saved model. Needs train.validation_fraction, such as 0.05,
+    or a data set with a split `validation`. A finished run gets it by the same command, without training again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Prediction on the test split and its report."""
 
@@ -594,6 +604,7 @@ class Config:
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -12,7 +12,15 @@ from cxml.config import Config
 from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
-from cxml.run_plan import DataFacts, plan_for, plan_run, require_packages, with_one_more
+from cxml.run_plan import (
+    DataFacts,
+    plan_for,
+    plan_run,
+    require_evidence,
+    require_packages,
+    with_one_more,
+    words_bytes,
+)
 from cxml.training import precision_here
 from cxml.tree import fit_levels
 
@@ -27,12 +35,17 @@ def dry_run(config: Config) -> Plan:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     require_packages(config)
+    require_evidence(config)
     plan, facts = plan_run(config)
     console = Console()
     console.print(plan.table())
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
     console.print(_one_more(config, plan, facts))
+    if config.evidence.words:
+        size = words_bytes(config)
+        known = "known once the data are prepared" if size is None else f"at most about {size / 2**20:,.0f} MiB"
+        console.print(f"Words beside the cascade: {known}, whole in each process that predicts, and on the disk")
     config = precision_here(fit_levels(config, facts.num_labels))
     seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
     console.print(

@@ -1,6 +1,6 @@
 """From raw text to metrics: the stages of a run, each made once, reused as long as it fits, redone on demand.
 
-    prepare -> tree -> train -> evaluate
+    prepare -> tree -> train -> words (if asked for) -> evaluate
             -> baseline (if asked for)
 
 A finished stage leaves a JSON file that carries the fingerprint of all it was made from. One that was made from
@@ -31,14 +31,14 @@ from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
-from cxml.run_plan import plan_run, require_packages
+from cxml.run_plan import plan_run, require_evidence, require_packages
 from cxml.storage.locks import locked
-from cxml.training import evaluate_run, train, with_precision
+from cxml.training import combine_words, evaluate_run, train, train_words, with_precision, words_url
 from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
 
-StageName = Literal["prepare", "tree", "train", "baseline", "evaluate"]
+StageName = Literal["prepare", "tree", "train", "words", "baseline", "evaluate"]
 
 _PRECISIONS = ("fp32", "bf16")
 _REMEDY = "Use --force {stage} to make it again, or another output folder to keep both."
@@ -52,7 +52,7 @@ class Stage:
         needs: stages whose results it reads.
         folder: what it makes: a folder or a file, as a URL.
         is_done: whether its result is there. Of data, tree and model, one that was made from something else raises
-            `StaleArtefactError`; metrics are made again instead, since the model that they tell of is still there.
+            `StaleArtefactError`; words and metrics are made again instead: the model of theirs is still there.
         make: makes it; writes the file with its fingerprint last.
     """
 
@@ -94,7 +94,9 @@ def run(
 def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
     began = time.monotonic()
     require_packages(config)
+    require_evidence(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
+    _drop_unwanted_words(config)
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
@@ -138,9 +140,9 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
         config = _fit_to_data(config)
-        is_done = _is_tree_done(config) and _is_model_done(config)
+        is_done = _is_tree_done(config) and _is_model_done(config) and _are_words_as_wanted(config)
     if not is_done:
-        problem = f"{model_url(config)} holds no finished model"
+        problem = f"{model_url(config)} holds no finished model, or none with evidence.words as the config has it"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
         _make_baseline(config)
@@ -160,16 +162,20 @@ def _show_report(config: Config) -> dict[str, Any]:
 def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Stage]:
     """The stages of a run, in order."""
     make_model = functools.partial(_make_model, resume=resume, run_job=run_job)
+    make_words = functools.partial(_make_words, run_job=run_job)
     make_report = functools.partial(_make_report, run_job=run_job)
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
         "train": Stage(("tree",), model_url, _is_model_done, make_model),
+        "words": Stage(("train",), words_url, _are_words_done, make_words),
         "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
-        "evaluate": Stage(("train",), _report_url, _is_report_done, make_report),
+        "evaluate": Stage(("train", "words"), _report_url, _is_report_done, make_report),
     }
     if not config.evaluate.baseline:
         del stages["baseline"]
+    if not config.evidence.words:
+        del stages["words"]
     return stages
 
 
@@ -245,6 +251,37 @@ def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
+# words
+
+
+def _words_manifest_url(config: Config) -> str:
+    return storage.join(words_url(config), "manifest.json")
+
+
+def _words_fingerprint(config: Config) -> str:
+    return storage.fingerprint("words", storage.sha256(_model_manifest_url(config)), config.seed)
+
+
+def _are_words_done(config: Config) -> bool:
+    return _fingerprint_in(_words_manifest_url(config), "words") == _words_fingerprint(config)
+
+
+def _are_words_as_wanted(config: Config) -> bool:
+    return _are_words_done(config) if config.evidence.words else not storage.exists(_words_manifest_url(config))
+
+
+def _drop_unwanted_words(config: Config) -> None:
+    """Delete the words of the run's model where the config asks for none: what predicts takes all that is there."""
+    if not config.evidence.words and storage.exists(_words_manifest_url(config)):
+        _log.info("evidence.words is off: %s is deleted", words_url(config))
+        storage.remove_finished(words_url(config), "manifest.json")
+
+
+def _make_words(config: Config, run_job: RunJob) -> None:
+    train_words(config)
+    run_job(combine_words, (config, _words_fingerprint(config)), config.train.num_workers)
+
+
 # baseline
 
 
@@ -286,11 +323,13 @@ def _report_url(config: Config) -> str:
 
 
 def _report_fingerprint(config: Config) -> str:
+    words = [_words_fingerprint(config)] if config.evidence.words else []
     return storage.fingerprint(
         "report",
         _fingerprint_in(_model_manifest_url(config), "train"),
         _metric_settings(config),
         dataclasses.asdict(config.evaluate),
+        *words,
     )
 
 

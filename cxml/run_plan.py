@@ -14,6 +14,7 @@ from torch import nn
 from cxml import extras, ray_cluster
 from cxml.config import Config, HeadConfig
 from cxml.data import (
+    VALIDATION,
     DataManifest,
     ShardedDataset,
     StepFacts,
@@ -21,6 +22,7 @@ from cxml.data import (
     data_url,
     parts_of_names,
     read_labels,
+    read_vocabulary,
     resolve_encoder,
     step_facts,
 )
@@ -39,9 +41,10 @@ from cxml.parallel import (
     require_engine,
 )
 from cxml.report import require_baseline
-from cxml.training import precision_here
+from cxml.training import no_validation_texts, precision_here
 from cxml.tree import fit_levels
 
+_BYTES_OF_A_WEIGHT = 12  # the number, its node, and its share of a row's word and offset
 _SAMPLE = 2000  # texts tokenised to learn their lengths
 _USUAL_SHORTLIST = 64  # see model.shortlist_sizes
 _MOST_LENGTHS = 2_000_000  # of prepared texts, so that a plan takes seconds
@@ -82,6 +85,36 @@ def require_packages(config: Config) -> None:
         extras.require("tree.name_features", "tfidf", "sklearn")
     if config.evaluate.baseline:
         require_baseline()
+
+
+def require_evidence(config: Config) -> None:
+    """Refuse `evidence.words` where the data do not allow it, before the first stage begins.
+
+    Raises:
+        ConfigError: there are no validation texts to learn the combination on.
+        DataError: the prepared data do not hold the words, since an earlier release prepared them.
+    """
+    if not config.evidence.words:
+        return
+    has_data = is_prepared(config)
+    splits = DataManifest.read(data_url(config)).splits if has_data else {}
+    if not config.train.validation_fraction and VALIDATION not in splits:
+        raise no_validation_texts()
+    if has_data:
+        read_vocabulary(data_url(config))
+
+
+def words_bytes(config: Config) -> int | None:
+    """What the linear model of the words takes in each process that predicts; None where data are not prepared yet.
+
+    An upper estimate: as if each of a text's words got a weight of its own in every node above the text's labels, of 12
+    bytes. Weights that texts share, and those that are dropped, make it a third of that or less.
+    """
+    if not is_prepared(config):
+        return None
+    train = ShardedDataset(data_url(config), "train")
+    levels = len(fit_levels(config, train.manifest.num_labels).tree.sizes) + 1
+    return int((train.feature_counts * train.label_counts).sum()) * levels * _BYTES_OF_A_WEIGHT
 
 
 def plan_run(config: Config) -> tuple[Plan, DataFacts]:

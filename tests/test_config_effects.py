@@ -10,6 +10,7 @@ from cxml.checkpoint.manifest import RunState
 from cxml.config import (
     Config,
     DataConfig,
+    EvidenceConfig,
     HeadConfig,
     ModelConfig,
     OptimConfig,
@@ -65,6 +66,13 @@ EFFECTS = {
 # As the first version of these lists gave them.
 MODEL, TREE, DATA = "73248445829e9ad6", "843df301695e385e", "6aaaf4d196ffa3d2"
 SECTIONS = {"model": ModelConfig, "head": HeadConfig, "optim": OptimConfig, "train": TrainConfig}
+
+
+def test_words_beside_a_model_change_neither_it_nor_its_data():
+    config = config_with()
+    changed = dataclasses.replace(config, evidence=EvidenceConfig(words=True))
+    for section in ("data", "tree", *SECTIONS):
+        assert shaping(config, section) == shaping(changed, section)
 
 
 @pytest.mark.parametrize("section", EFFECTS, ids=lambda section: section.__name__)

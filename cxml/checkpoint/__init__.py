@@ -26,7 +26,7 @@ from cxml.checkpoint.resume import offered_checkpoints, resume
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
-from cxml.checkpoint.tensor_files import load_weights, parse_tensors
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors, tensor_file
 from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "resume",
     "save_model",
     "sweep",
+    "tensor_file",
     "tree_digest",
     "write_changed_model",
 ]

@@ -14,7 +14,16 @@ from cxml.artefacts import MappedFile
 from cxml.data.cache import ShardCache
 from cxml.data.manifest import PREPARE_AGAIN, DataManifest, ShardInfo
 from cxml.data.ragged import Ragged, lengths_to_offsets, range_indices
-from cxml.data.schema import EARLIER_TEXT, LABELS_SCHEMA, LIST_COLUMNS, TEXT, TFIDF_COLUMNS, shard_schema
+from cxml.data.schema import (
+    EARLIER_TEXT,
+    LABELS_SCHEMA,
+    LIST_COLUMNS,
+    TEXT,
+    TFIDF_COLUMNS,
+    VOCABULARY_SCHEMA,
+    shard_schema,
+)
+from cxml.data.terms import Vocabulary, checked_vocabulary
 from cxml.data.values import check_values
 from cxml.data.verification import Verification
 from cxml.data.writer import Examples
@@ -221,6 +230,21 @@ def read_labels(url: str) -> tuple[list[str], np.ndarray]:
     if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
         raise DataError(file.where, "a train_frequency is impossible", PREPARE_AGAIN)
     return table.column("name").to_pylist(), frequency
+
+
+def read_vocabulary(url: str) -> Vocabulary:
+    """The words of the data set's tf-idf.
+
+    Raises:
+        DataError: an earlier release prepared the data set, or the file is missing or damaged.
+    """
+    info = DataManifest.read(url).vocabulary
+    if info is None:
+        raise DataError(url, "holds no vocabulary: an earlier release of cxml prepared it", PREPARE_AGAIN)
+    (file,) = _map_files(url, [info])
+    file.verify()
+    table = pa.Table.from_batches(_read_batches(info, file, [VOCABULARY_SCHEMA], full=True))
+    return checked_vocabulary(table, file.where, PREPARE_AGAIN)
 
 
 def verify(url: str) -> DataManifest:

@@ -21,10 +21,14 @@ _SEED = 0  # of all runs, so that runs with other seeds hold out the same texts 
 
 
 class LabelledRows(TextRows, Protocol):
-    """`TextRows` whose labels can be had as a matrix: a split, or some rows of one."""
+    """`TextRows` whose labels and words can be had as matrices: a split, or some rows of one."""
 
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [N, L]."""
+        ...
+
+    def features(self, indices: np.ndarray) -> sparse.csr_matrix:
+        """Tf-idf of the rows `indices` int64 [n], in that order: CSR float32 [n, F]."""
         ...
 
 
@@ -50,6 +54,10 @@ class RowSubset:
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [n, L]."""
         return indicators(self._dataset.gather(self.rows)[1], self.manifest.num_labels)
+
+    def features(self, indices: np.ndarray) -> sparse.csr_matrix:
+        """See `LabelledRows.features`."""
+        return self._dataset.features(self.rows[indices])
 
 
 def held_out_rows(num_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,7 @@ class DataManifest:
         skipped: raw rows that were left out, per split and reason.
         parent: fingerprint of the data set, made from raw data, that this one was cut from, be it by way of others;
             empty if it was made from raw data itself.
+        vocabulary: the file of the tf-idf's words, F rows; None in data sets of earlier releases.
     """
 
     version: int
@@ -66,6 +67,7 @@ class DataManifest:
     source: dict[str, Any]
     skipped: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     parent: str = ""
+    vocabulary: ShardInfo | None = None
 
     def rows(self, split: str) -> int:
         """Texts in `split`."""
@@ -73,7 +75,8 @@ class DataManifest:
 
     def files(self) -> tuple[ShardInfo, ...]:
         """Every data file."""
-        return (self.labels, *(shard for shards in self.splits.values() for shard in shards))
+        vocabulary = () if self.vocabulary is None else (self.vocabulary,)
+        return (self.labels, *vocabulary, *(shard for shards in self.splits.values() for shard in shards))
 
     def write(self, url: str) -> None:
         """Make the data set under `url` visible; call it when every file it names is in place."""
@@ -109,6 +112,10 @@ def _problems(manifest: DataManifest) -> list[str]:
         found.append("a file is named twice")
     if manifest.labels.rows != manifest.num_labels:
         found.append(f"num_labels is {manifest.num_labels}, but {manifest.labels.file} has {manifest.labels.rows} rows")
+    if manifest.vocabulary is not None and manifest.vocabulary.rows != manifest.num_features:
+        found.append(
+            f"num_features is {manifest.num_features}, but the vocabulary has {manifest.vocabulary.rows} words"
+        )
     if not manifest.splits.get("train"):
         found.append("the train split is missing")
     if not all(manifest.splits.values()):

@@ -7,10 +7,12 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.arrow"
+VOCABULARY_FILE = "vocabulary.arrow"
 
 LABELS_SCHEMA = pa.schema(
     [pa.field("name", pa.string(), nullable=False), pa.field("train_frequency", pa.int64(), nullable=False)]
 )
+VOCABULARY_SCHEMA = pa.schema([("term", pa.string()), ("idf", pa.float64())])
 
 
 def _list_of(name: str, values: pa.DataType) -> pa.Field:

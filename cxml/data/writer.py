@@ -15,15 +15,24 @@ from scipy import sparse
 from cxml import storage
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.ragged import Ragged
-from cxml.data.schema import FORMAT_VERSION, LABELS_FILE, LABELS_SCHEMA, MANIFEST_FILE, TEXT, shard_schema
+from cxml.data.schema import (
+    FORMAT_VERSION,
+    LABELS_FILE,
+    LABELS_SCHEMA,
+    MANIFEST_FILE,
+    TEXT,
+    VOCABULARY_FILE,
+    shard_schema,
+)
+from cxml.data.terms import Vocabulary
 from cxml.errors import StaleArtefactError
 
 # Keeps the 32-bit offsets of a list column far from overflow: 16,384 texts of 32,767 tokens are 2^29 values.
 _ROWS_PER_RECORD_BATCH = 16_384
 
 # What an unfinished run leaves: data files, and the temporary files of a killed atomic write.
-_LEFTOVER = re.compile(r"([\w-]+/\.?shard-\d{5}\.arrow|\.?labels\.arrow)(\.\w+)?")
-_TEMPORARY = re.compile(r"([\w-]+/\.shard-\d{5}|\.labels)\.arrow\.\w+")
+_LEFTOVER = re.compile(r"([\w-]+/\.?shard-\d{5}\.arrow|\.?(labels|vocabulary)\.arrow)(\.\w+)?")
+_TEMPORARY = re.compile(r"([\w-]+/\.shard-\d{5}|\.labels|\.vocabulary)\.arrow\.\w+")
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,16 @@ class DatasetWriter:
         remove_leftovers(url)
         self._url = url
         self._labels: ShardInfo | None = None
+        self._vocabulary: ShardInfo | None = None
         self._splits: dict[str, list[ShardInfo]] = {}
 
     def write_labels(self, names: Sequence[str], train_frequency: np.ndarray) -> None:
         """Write the label table: names [L] and the number of train texts of each label, int64 [L]."""
         self._labels = write_labels(self._url, names, train_frequency)
+
+    def write_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Write the words of the tf-idf; a data set without them can be used, but for words as evidence."""
+        self._vocabulary = write_vocabulary(self._url, vocabulary)
 
     def write_shard(self, split: str, examples: Examples) -> None:
         """Append one shard to `split`; rows are numbered on from the shard before."""
@@ -88,6 +102,7 @@ class DatasetWriter:
             source=source,
             skipped=skipped or {},
             parent=parent,
+            vocabulary=self._vocabulary,
         )
         manifest.write(self._url)
         return manifest
@@ -102,6 +117,11 @@ def write_labels(url: str, names: Sequence[str], train_frequency: np.ndarray) ->
     """Write the label table of the data set under `url`; equal input gives equal bytes."""
     columns = [pa.array(names, pa.string()), pa.array(train_frequency, pa.int64())]
     return _write(url, LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+
+
+def write_vocabulary(url: str, vocabulary: Vocabulary) -> ShardInfo:
+    """Write the words of the tf-idf of the data set under `url`; equal input gives equal bytes."""
+    return _write(url, VOCABULARY_FILE, vocabulary.table())
 
 
 def write_shard(url: str, file: str, examples: Examples, first_uid: int) -> ShardInfo:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cxml.data import DataManifest, ShardedDataset, read_labels, verify
+from cxml.data import DataManifest, ShardedDataset, read_labels, read_vocabulary, verify
 from cxml.data.manifest import PREPARE_AGAIN
 from cxml.data.values import refuse_rows
 from cxml.errors import DataError
@@ -24,6 +24,8 @@ def validate(url: str) -> DataManifest:
         DataError: something is not as the format promises; names the file or split and the row.
     """
     manifest = verify(url)
+    if manifest.vocabulary is not None:
+        read_vocabulary(url)
     frequency = np.zeros(manifest.num_labels, np.int64)
     for split, shards in manifest.splits.items():
         first_row = 0

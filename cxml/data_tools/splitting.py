@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cxml import storage
-from cxml.data import DataManifest, DatasetWriter, ShardedDataset, held_out_rows, read_labels, verify
+from cxml.data import DataManifest, DatasetWriter, ShardedDataset, held_out_rows, read_labels, read_vocabulary, verify
 from cxml.errors import ConfigError
 from cxml.storage.locks import locked
 
@@ -47,6 +47,8 @@ def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> Data
     names, _ = read_labels(url)
     train = ShardedDataset(url, "train")
     writer.write_labels(names, _frequency(train, rows["train"], len(names)))
+    if manifest.vocabulary is not None:
+        writer.write_vocabulary(read_vocabulary(url))
     shard_rows = max(shard.rows for shard in manifest.splits["train"])
     for split in (*rows, *(split for split in manifest.splits if split not in ("train", name))):
         dataset = train if split in rows else ShardedDataset(url, split)

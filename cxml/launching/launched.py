@@ -23,9 +23,9 @@ from cxml.accelerators import device_of
 from cxml.config import Config
 from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
-from cxml.training import evaluate_run, train
+from cxml.training import combine_words, evaluate_run, train
 
-_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, evaluate_run)}
+_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, combine_words, evaluate_run)}
 _FOR_EVER = timedelta(days=365)
 _FAREWELL = timedelta(minutes=1)
 

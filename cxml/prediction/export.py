@@ -6,6 +6,7 @@ label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; i
 tree/                     the label tree
 labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
+words/                    words beside the cascade, where the model has them
 decisions.json            thresholds and calibration, where they were chosen
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
@@ -32,6 +33,7 @@ from cxml.checkpoint import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError
+from cxml.evidence import WORDS, read_evidence, write_evidence
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
@@ -44,6 +46,7 @@ from cxml.tree import LabelTree
 _FORMAT, _VERSION = "cxml-export", 1
 _MANIFEST, _CONFIG, _WEIGHTS, _ROWS = "manifest.json", "config.json", "model.safetensors", "label_rows.safetensors"
 _LABELS, _TOKENIZER, _CARD, _TREE = "labels.arrow", "tokenizer.json", "README.md", "tree"
+_WORDS_MANIFEST = f"{WORDS}/{_MANIFEST}"
 _AGAIN = "Export the model again."
 
 
@@ -85,6 +88,8 @@ def _write_exported(url: str, parts: Parts) -> None:
     storage.write_atomic(storage.join(url, _LABELS), _labels_file(parts))
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
+    if parts.evidence is not None:
+        write_evidence(storage.join(url, WORDS), parts.evidence, str(parts.facts["fingerprint"]))
     if parts.decisions.num_texts:
         storage.write_atomic(storage.join(url, DECISIONS_FILE), decisions_as_json(parts.decisions))
     entries = {
@@ -111,7 +116,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
-    for name in files.keys() - {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE}:
+    of_words = {name for name in files if name.startswith(f"{WORDS}/")} - {_WORDS_MANIFEST}
+    read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_words}
+    for name in files.keys() - read_whole:
         artefacts.verify_file(url, files[name], _AGAIN)
     settings = _Settings.parse(artefacts.read_file(url, files[_CONFIG], _AGAIN), storage.join(url, _CONFIG))
     config, architecture = settings.config, settings.architecture
@@ -137,7 +144,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
-        facts=settings.facts, mapped=mapped, decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
+        facts=settings.facts, mapped=mapped,
+        evidence=read_evidence(storage.join(url, WORDS), tree, _AGAIN) if _WORDS_MANIFEST in files else None,
+        decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
     )  # fmt: skip
 
 

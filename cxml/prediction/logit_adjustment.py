@@ -13,7 +13,7 @@ from cxml.prediction.parts import Parts, known_frequency
 
 
 def adjust_logits(parts: Parts, strength: float) -> Parts:
-    """The model with biases that rank rare labels higher; itself where `strength` is 0.
+    """The model with biases, or logits of words and cascade, that rank rare labels higher; itself for 0.
 
     Args:
         parts: a trained model.
@@ -27,12 +27,14 @@ def adjust_logits(parts: Parts, strength: float) -> Parts:
     if not strength:
         return parts
     frequency = known_frequency(parts, "logit_adjustment", strength)
-    labels = parts.tree.label_order[parts.layout.positions()]
-    odds = log_odds(frequency[labels], parts.num_train_texts)
+    odds = log_odds(frequency, parts.num_train_texts)
     with np.errstate(over="ignore"):
-        bias = parts.rows.bias - np.float32(strength) * odds
+        shift = -np.float32(strength) * odds
+        bias = parts.rows.bias + shift[parts.tree.label_order[parts.layout.positions()]]
     if not np.isfinite(bias).all():
         problem = "takes biases out of the range of float32"
         raise ConfigError("logit_adjustment", strength, problem, "Give a number such as 0.5.")
-    facts = {**parts.facts, "logit_adjustment": strength}
-    return replace(parts, rows=replace(parts.rows, bias=bias), facts=facts, decisions=Decisions())
+    changed = replace(parts, facts={**parts.facts, "logit_adjustment": strength}, decisions=Decisions())
+    if parts.evidence is not None:  # the combination was learnt for the cascade's own logits
+        return replace(changed, evidence=replace(parts.evidence, shift=parts.evidence.shift + shift))
+    return replace(changed, rows=replace(parts.rows, bias=bias))

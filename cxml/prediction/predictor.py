@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from cxml import extras, storage
@@ -18,6 +19,7 @@ from cxml.accelerators import device_of, encoder_dtype
 from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
+from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
 from cxml.metrics import Thresholds
 from cxml.model import CascadeXML, LevelPrediction, on_host
 from cxml.model.ranking import probabilities
@@ -39,7 +41,7 @@ from cxml.prediction.inputs import (
 )
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
+from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file, without_words
 from cxml.prediction.paths import explain_batch
 from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
@@ -94,6 +96,7 @@ class Predictor:
         rows: RowFormat | None = None,
         logit_adjustment: float = 0.0,
         propensity_ranking: float = 0.0,
+        words: bool = True,
         calibrated: bool = False,
         memory_map: bool = False,
         batch_size: int = 128,
@@ -109,6 +112,8 @@ class Predictor:
             logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
             propensity_ranking: ranks by score times so high a power of the inverse propensity; see
                 `cxml.prediction.weigh_labels`. Not for exported folders.
+            words: rank by the words of whole texts too, where the model has them (evidence.words); False: by the
+                cascade alone, without thresholds and calibration, which were chosen for both together.
             calibrated: give probabilities as scores: the shares of true labels that validation texts had at each score,
                 in the order of the scores. Not with the two options above.
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
@@ -142,6 +147,7 @@ class Predictor:
             )
         else:
             parts = read_parts(url, exchange)
+        parts = parts if words else without_words(parts)
         parts = weigh_labels(adjust_logits(parts, logit_adjustment), propensity_ranking)
         if rows is not None:
             if memory_map and rows != parts.rows.format:
@@ -192,8 +198,14 @@ class Predictor:
         """Export a folder that predicts by onnxruntime alone; see `cxml.prediction.onnx_export.write_onnx`.
 
         Raises:
-            ConfigError: other ranks hold a part of the label rows, or a package of the extra `onnx` is missing.
+            ConfigError: other ranks hold a part of the label rows, a package of the extra `onnx` is missing, or the
+                model has words, which this form leaves out.
         """
+        if self.parts.evidence is not None:
+            raise ConfigError(
+                "form", "onnx", "has no place for the words that this model ranks by",
+                "Load the model with words=False (python -m cxml.export --no-words) to export the cascade alone.",
+            )  # fmt: skip
         folder = as_url(folder, "folder")
         extras.require("save_onnx", folder, *extras.EXTRAS["onnx"])
         from cxml.prediction.onnx_export import write_onnx  # noqa: PLC0415 - optional
@@ -251,7 +263,9 @@ class Predictor:
             ConfigError: k, the threshold, the beam or `excluded` is impossible, or an item of `texts` is not a string;
                 names its position.
         """
-        return self.predict_tokens(self._encode(texts), k, threshold=threshold, beam=beam, excluded=excluded)
+        strings = as_texts(texts)
+        tokens, words = self._encode(strings), self._words_of(strings)
+        return self.predict_tokens(tokens, k, threshold=threshold, beam=beam, excluded=excluded, words=words)
 
     @torch.inference_mode()
     def predict_tokens(
@@ -262,20 +276,27 @@ class Predictor:
         threshold: float | str | None = None,
         beam: tuple[int, ...] = (),
         excluded: Mapping[int, Sequence[int]] | None = None,
+        words: sparse.csr_matrix | None = None,
     ) -> Predictions:
-        """`predict` for token ids of N texts, special tokens included."""
+        """`predict` for token ids of N texts, special tokens included.
+
+        `words`: the texts' tf-idf, CSR float32 [N, F], by the vocabulary of the model (`parts.evidence.vocabulary`),
+        which a model with words needs.
+        """
         k, beam = self._checked(k, beam)
+        self._require_words(words, len(tokens))
         least = as_threshold(threshold, self.parts.decisions)
         excluded = as_excluded(excluded, len(tokens), len(self.names))
         most = max((len(labels) for labels in excluded.values()), default=0)
         wanted = self._candidates(k, least, int(self._exchange.gather_sizes(most).max()))
-        labels = np.full((len(tokens), wanted), -1, np.int64)
-        logits = np.full((len(tokens), wanted), -np.inf, np.float32)
+        candidates = self._candidates_of_cascade(wanted)
+        labels = np.full((len(tokens), candidates), -1, np.int64)
+        logits = np.full((len(tokens), candidates), -np.inf, np.float32)
         for rows, batch in self._batches(tokens):
-            (best,) = on_host(self._model(batch, predict_k=wanted, beam=beam)[-1:])
+            (best,) = on_host(self._model(batch, predict_k=candidates, beam=beam)[-1:])
             labels[rows] = best.nodes[: len(rows)].numpy()
             logits[rows] = best.logits[: len(rows)].numpy()
-        labels, logits = self._ranked(labels, logits)
+        labels, logits = self._ranked(*self._with_words(labels, logits, words, wanted))
         labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
         labels, scores = self._decided(labels, scores, least)
         return Predictions(labels[:, :k], scores[:, :k], self.names)
@@ -284,17 +305,26 @@ class Predictor:
     def explain(
         self, texts: Iterable[str], k: int = 5, *, threshold: float | str | None = None, beam: tuple[int, ...] = ()
     ) -> list[list[ExplainedLabel]]:
-        """What `predict` finds, each label with the clusters above it and what the model thinks of them."""
+        """What `predict` finds, each label with the clusters above it and what the cascade thinks of them.
+
+        In a model with words the score of a label rests on both, its `probability` on the cascade alone; that is 0
+        where only the words propose it.
+        """
         k, beam = self._checked(k, beam)
         least = as_threshold(threshold, self.parts.decisions)
-        tokens = self._encode(texts)
+        strings = as_texts(texts)
+        tokens, words = self._encode(strings), self._words_of(strings)
         is_weighted = self._model.scoring == "weighted" and not self._scores_all
         explained: list[list[ExplainedLabel]] = [[] for _ in range(len(tokens))]
         for rows, batch in self._batches(tokens):
-            best = self._model(batch, predict_k=self._candidates(k, least), beam=beam)[-1]
-            best = LevelPrediction(best.nodes[: len(rows)], best.logits[: len(rows)])
-            found = explain_batch(self._model, self.parts.tree, batch, best, is_weighted=is_weighted)
-            ids, logits = self._ranked(best.nodes.cpu().numpy(), best.logits.cpu().numpy())
+            wanted = self._candidates(k, least)
+            (best,) = on_host(self._model(batch, predict_k=self._candidates_of_cascade(wanted), beam=beam)[-1:])
+            nodes, own = best.nodes[: len(rows)].numpy(), best.logits[: len(rows)].numpy()
+            labels, logits = self._with_words(nodes, own, None if words is None else words[rows], wanted)
+            of_cascade = torch.from_numpy(own if words is None else _looked_up(labels, nodes, own))
+            shown = LevelPrediction(torch.from_numpy(labels).to(self.device), of_cascade.to(self.device))
+            found = explain_batch(self._model, self.parts.tree, batch, shown, is_weighted=is_weighted)
+            ids, logits = self._ranked(labels, logits)
             scores = probabilities(torch.from_numpy(logits)).numpy()
             ids, scores = self._decided(ids, scores, least)
             for row, labels, row_ids, row_scores in zip(rows.tolist(), found, ids[:, :k], scores, strict=True):
@@ -309,7 +339,7 @@ class Predictor:
     @torch.inference_mode()
     def embed(self, texts: Iterable[str]) -> np.ndarray:
         """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""
-        tokens = self._encode(texts)
+        tokens = self._encode(as_texts(texts))
         features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
@@ -319,8 +349,8 @@ class Predictor:
     def restricted_to(self, labels: Iterable[int | str]) -> Predictor:
         """A predictor of some labels only: the tree without the clusters that hold none of them.
 
-        A label keeps its score, and a beam is spent on clusters of allowed labels alone, so nothing that is allowed
-        is pushed out by what is not.
+        A label keeps its score (in a model with words, where both parts propose it), and a beam is spent on clusters of
+        allowed labels alone, so nothing that is allowed is pushed out by what is not.
 
         Args:
             labels: ids or names; order and repetition do not matter.
@@ -339,6 +369,36 @@ class Predictor:
         restricted._model.encoder = self._model.encoder  # not a second one in the same precision
         restricted._label_ids = ids
         return restricted
+
+    def _words_of(self, texts: list[str]) -> sparse.csr_matrix | None:
+        """Tf-idf of whole texts, for a model that has words."""
+        return None if self.parts.evidence is None else self.parts.evidence.vocabulary.of_texts(texts)
+
+    def _require_words(self, words: sparse.csr_matrix | None, num_texts: int) -> None:
+        evidence = self.parts.evidence
+        if evidence is None:
+            return
+        wanted = num_texts, len(evidence.vocabulary.terms)
+        if words is None or words.shape != wanted:
+            found = "tokens alone" if words is None else f"words of the shape {words.shape}"
+            raise ConfigError(
+                "words", None, f"the model ranks by the words of whole texts, {wanted}, and got {found}",
+                "Give the texts to `predict`, or load the model with words=False.",
+            )  # fmt: skip
+
+    def _candidates_of_cascade(self, wanted: int) -> int:
+        """How many of the cascade's best labels are needed to rank the `wanted` best of the model."""
+        most = min(EVIDENCE_CANDIDATES, len(self._label_ids))
+        return wanted if self.parts.evidence is None else max(wanted, most)
+
+    def _with_words(
+        self, labels: np.ndarray, logits: np.ndarray, words: sparse.csr_matrix | None, wanted: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The `wanted` best labels and their logits, from the cascade's, [N, K], and the texts' words."""
+        evidence = self.parts.evidence
+        if evidence is None or words is None:
+            return labels, logits
+        return evidence.combine(words, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
 
     def _candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
         """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
@@ -395,9 +455,8 @@ class Predictor:
     def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         return as_whole_number("k", k), as_beam(beam, len(self.parts.tree.offsets))
 
-    def _encode(self, texts: Iterable[str]) -> Ragged:
+    def _encode(self, strings: Sequence[str]) -> Ragged:
         """Token ids of texts; a text without tokens has one of padding."""
-        strings = as_texts(texts)
         try:
             tokens = self._encoder.encode(strings)
         except (TypeError, UnicodeError):
@@ -414,6 +473,16 @@ class Predictor:
 
 
 _ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))
+
+
+def _looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The logits of labels [N, K'] among nodes [N, K] with logits, each once per row; -inf where a label is not."""
+    width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
+    wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
+    order = np.argsort(known, axis=None)
+    places = np.minimum(np.searchsorted(known.ravel()[order], wanted), len(order) - 1)
+    is_known = known.ravel()[order][places] == wanted
+    return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
 
 
 def _without(

@@ -32,9 +32,13 @@ def restrict(parts: Parts, labels: np.ndarray) -> Parts:
     smaller = LabelTree(np.searchsorted(labels, tree.label_order[positions]).astype(np.int32), offsets)
     layout = RowLayout.deal(leaf_offsets_of(offsets, len(labels)), 0, 1)
     rows = parts.rows.take(positions)
+    evidence = parts.evidence
+    if evidence is not None:
+        evidence = evidence.restricted(smaller, [*kept, positions], labels)
     return replace(
-        parts, model=_smaller_model(parts.model, smaller, kept), tree=smaller, layout=layout, rows=rows, mapped=None
-    )
+        parts, model=_smaller_model(parts.model, smaller, kept), tree=smaller, layout=layout, rows=rows, mapped=None,
+        evidence=evidence,
+    )  # fmt: skip
 
 
 def _kept_nodes(tree: LabelTree, positions: np.ndarray) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:

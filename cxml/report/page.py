@@ -9,7 +9,7 @@ from typing import Any
 
 from cxml import extras, storage, urls
 from cxml.artefacts import read_records
-from cxml.report.tables import BASELINE, OWN, level_names
+from cxml.report.tables import ALONE, BASELINE, OWN, level_names
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) ->
     """Each system's metrics as text, with half of their intervals where those are known."""
     if comparison is None:
         found = {OWN: report["levels"][-1]}
+        if "evidence" in report:
+            found[ALONE] = report["evidence"]["cascade"]
         if "baseline" in report:
             found[BASELINE] = report["baseline"]
         return {name: {key: f"{value:.2f}" for key, value in metrics.items()} for name, metrics in found.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cxml.report.tables import (
+    ALONE,
     BASELINE,
     OWN,
     Example,
@@ -23,8 +24,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
 
     Args:
-        report: `level_sizes`, `levels`, `examples` and, where they are there, `baseline`, `decisions` and
-            `label_groups`, as the run's JSON files hold them.
+        report: `level_sizes`, `levels`, `examples` and, where they are there, `evidence`, `baseline`, `decisions`
+            and `label_groups`, as the run's JSON files hold them.
     """
     console = Console()
     examples = [
@@ -40,6 +41,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     if len(report["levels"]) > 1:
         console.print(levels_table(report["level_sizes"], report["levels"]))
     systems = {OWN: report["levels"][-1]}
+    if "evidence" in report:
+        systems[ALONE] = report["evidence"]["cascade"]
     if "baseline" in report:
         systems[BASELINE] = report["baseline"]
     console.print(metrics_table(systems, "Test split"))

@@ -11,6 +11,8 @@ from rich.text import Text
 
 OWN, BASELINE = "CascadeXML", "tf-idf + linear (Parabel)"
 """What readers call the two models of a run."""
+ALONE = "CascadeXML, without its words"
+"""What readers call the cascade of a model that has words beside it."""
 
 _MOST_TRUE_LABELS = 10  # an example's true labels beyond these are counted, not listed
 

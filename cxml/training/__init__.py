@@ -2,6 +2,7 @@
 
 config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
        -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging -> saved model
+config -> train_words(), combine_words(): words beside a saved model, if asked for
 config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
 """
 
@@ -12,6 +13,7 @@ from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, StepReport, fit
 from cxml.training.precision import precision_here, with_precision
 from cxml.training.step import train_step
+from cxml.training.words import combine_words, no_validation_texts, train_words, words_url
 
 __all__ = [
     "Callback",
@@ -19,14 +21,18 @@ __all__ = [
     "HangGuard",
     "StepReport",
     "StopSignal",
+    "combine_words",
     "evaluate",
     "evaluate_run",
     "fit",
     "level_truths",
+    "no_validation_texts",
     "precision_here",
     "predict_split",
     "set_up",
     "train",
     "train_step",
+    "train_words",
     "with_precision",
+    "words_url",
 ]

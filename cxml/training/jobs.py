@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -30,11 +30,10 @@ from cxml.console import set_up_logging
 from cxml.data import (
     VALIDATION,
     Batch,
-    DataManifest,
+    LabelledRows,
     ShardedDataset,
     TextRows,
     TrainLoader,
-    collate,
     cut,
     data_url,
     few_lengths,
@@ -44,7 +43,8 @@ from cxml.data import (
     with_names,
 )
 from cxml.errors import DataError
-from cxml.metrics import PropensityConstants, by_frequency, inverse_propensities
+from cxml.evidence import CANDIDATES, WordEvidence
+from cxml.metrics import by_frequency
 from cxml.model import LevelPrediction, build_model
 from cxml.optim import Schedule
 from cxml.parallel import (
@@ -72,6 +72,7 @@ from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.decisions import Ranked, decision_report, num_candidates
 from cxml.training.evaluation import (
     Predict,
+    SplitPrediction,
     evaluate,
     gather_labels,
     predict_share,
@@ -83,6 +84,8 @@ from cxml.training.loop import Callback, fit
 from cxml.training.memory import ReturnMemory
 from cxml.training.precision import settle_precision
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
+from cxml.training.weights import label_weights
+from cxml.training.words import run_evidence, with_words
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
@@ -221,8 +224,9 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`.
 
     Returns:
-        `level_sizes`; `levels`: metrics per level in percent, the labels last; `examples`: texts with their true and
-        best labels; on the first rank `by_frequency`: groups of labels, rare to frequent, and `decision_report`.
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; on the first rank `examples`: texts with
+        their true and best labels; `by_frequency`: groups of labels, rare to frequent; and `decision_report`. Where the
+        model has words, `evidence`: how they are combined, and metrics without them.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -236,17 +240,24 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         def predict(batch: Batch, k: int) -> list[LevelPrediction]:
             return model(batch, predict_k=k)
 
-        wanted = num_candidates(len(dataset))
-        prediction = predict_share(predict, dataset, tree, config.evaluate, ranks, num_labels=wanted)
+        evidence = run_evidence(config, tree)
+
+        def predict_texts(texts: LabelledRows) -> tuple[SplitPrediction, SplitPrediction]:
+            return _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
+
+        of_cascade, prediction = predict_texts(dataset)
+        of_levels = {"config": config.evaluate, "ranks": ranks}
+        weights = label_weights(config)
         report = {
             "level_sizes": list(tree.level_sizes),
-            "levels": score_levels(
-                prediction, dataset, tree, label_weights(config), config=config.evaluate, ranks=ranks
-            ),
-            "examples": _examples(config, predict, ranks),
+            "levels": score_levels(prediction, dataset, tree, weights, **of_levels),
         }
+        if evidence is not None:
+            alone = score_levels(of_cascade, dataset, tree, weights, **of_levels)[-1]
+            report["evidence"] = _evidence_report(evidence, alone)
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
-        decisions = _choose_decisions(config, predict, tree, ranks)
+        decisions = _choose_decisions(config, predict_texts, ranks)
+        report["examples"] = _examples(config, best)
         if best is not None:
             k = max(config.evaluate.top_k)
             write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
@@ -259,12 +270,34 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         return report
 
 
-def _choose_decisions(config: Config, predict: Predict, tree: LabelTree, ranks: Ranks) -> Decisions:
+def _predict_texts(
+    predict: Predict, texts: LabelledRows, tree: LabelTree, evidence: WordEvidence | None, *, config: Config,
+    ranks: Ranks,
+) -> tuple[SplitPrediction, SplitPrediction]:  # fmt: skip
+    """This rank's share of some texts as the cascade predicts it, and as the model does: with words, if it has any."""
+    wanted = num_candidates(len(texts))
+    candidates = wanted if evidence is None else max(wanted, CANDIDATES)
+    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=candidates)
+    return found, with_words(found, texts, evidence, min(max(wanted, *config.evaluate.top_k), tree.num_labels))
+
+
+def _evidence_report(evidence: WordEvidence, cascade: Mapping[str, float]) -> dict[str, Any]:
+    """The part of a report that is about words: metrics of the cascade alone, and of each way on validation texts."""
+    chosen = evidence.combination
+    return {
+        "way": chosen.way, "texts": chosen.num_texts, "validation": chosen.metrics, "cascade": cascade,
+        "bytes": evidence.model.num_bytes,
+    }  # fmt: skip
+
+
+def _choose_decisions(
+    config: Config, predict_texts: Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]], ranks: Ranks
+) -> Decisions:
     """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
     texts = validation_texts(data_url(config), config.train.validation_fraction)
     if texts is None:
         return Decisions()
-    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=num_candidates(len(texts)))
+    _, found = predict_texts(texts)
     best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
     if best is None:
         return Decisions()
@@ -288,13 +321,6 @@ def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndar
 def predictions_url(config: Config) -> str:
     """Where evaluation leaves the scores of each test text's best labels."""
     return storage.join(config.output, "predictions.npz")
-
-
-def label_weights(config: Config) -> np.ndarray:
-    """The inverse propensity of each label, float64 [L]."""
-    _, frequency = read_labels(data_url(config))
-    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
-    return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +370,8 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
     if predictor.parts.facts["tokenizer"] != dataset.manifest.tokenizer.fingerprint:
         problem = "has another tokenizer, and the data set keeps no texts"
         raise DataError(url, problem, "Prepare the data with data.keep_text: true.")
-    return predictor.predict_tokens(dataset.gather(rows)[0], k)
+    words = predictor.parts.evidence and dataset.features(rows)  # of the run's own words, as its own tokens
+    return predictor.predict_tokens(dataset.gather(rows)[0], k, words=words)
 
 
 def _records(state: TrainingState, start: Progress) -> JsonlTracker:
@@ -401,24 +428,25 @@ class _EvaluateDuringTraining(Callback):
         return self._engine(batch, predict_k=k)
 
 
-def _examples(config: Config, predict: Predict, ranks: Ranks) -> list[dict[str, Any]]:
-    """A few test texts, spread over the split, with their true labels and the five best predicted ones."""
+def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> list[dict[str, Any]]:
+    """A few test texts, spread over the split, with their true labels and the five best predicted ones.
+
+    `best` are the labels of the whole split and their scores; None gives no examples.
+    """
     dataset = ShardedDataset(data_url(config), "test")
-    names, _ = read_labels(data_url(config))
     count = min(config.evaluate.examples, len(dataset)) if config.data.keep_text else 0
     rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
-    if not len(rows):
+    if best is None or not len(rows):
         return []
-    input_ids, labels = dataset.gather(rows)
-    batch = collate(input_ids, labels, pad_id=dataset.manifest.tokenizer.pad_id, global_size=len(rows))
-    best = predict(batch.to(ranks.device), 5)[-1]
+    names, _ = read_labels(data_url(config))
+    _, labels = dataset.gather(rows)
     return [
         {
             "text": text,
             "true": [names[label] for label in labels.values[labels.offsets[i] : labels.offsets[i + 1]]],
             "predicted": [
                 {"label": names[label], "score": round(score, 4)}
-                for label, score in zip(best.nodes[i].tolist(), best.scores[i].tolist(), strict=True)
+                for label, score in zip(best[0][rows[i], :5].tolist(), best[1][rows[i], :5].tolist(), strict=True)
                 if label >= 0
             ],
         }

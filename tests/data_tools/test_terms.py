@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cxml.config import SourceConfig
+from cxml.data.terms import Vocabulary, add_counts, find_terms
 from cxml.data_tools.formats import read_source
-from cxml.data_tools.preparation.terms import Vocabulary, add_counts, find_terms
 from cxml.errors import DataError
 
 texts_strategy = st.lists(
@@ -71,7 +71,7 @@ def test_the_most_frequent_terms_stay_and_ties_go_to_the_first(real):
 def test_more_texts_than_are_worked_on_at_once_change_nothing(real, monkeypatch):
     train, test = real
     whole = fit(train)
-    monkeypatch.setattr("cxml.data_tools.preparation.terms._TEXTS_AT_ONCE", 11)
+    monkeypatch.setattr("cxml.data.terms._TEXTS_AT_ONCE", 11)
     pieces = fit(train)
     assert pieces.terms == whole.terms
     np.testing.assert_array_equal(pieces.idf, whole.idf)

@@ -20,14 +20,14 @@ from cxml.config import Config
 from cxml.console import track
 from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
-from cxml.data.writer import remove_leftovers, write_labels
+from cxml.data.terms import Vocabulary, add_counts
+from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
 from cxml.data_tools.formats import SPLITS, open_source
 from cxml.data_tools.formats.reader import show
 from cxml.data_tools.preparation.engines import Engine, open_engine
 from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
 from cxml.data_tools.preparation.progress import FOLDER, Progress, Scan
 from cxml.data_tools.preparation.staging import read_label_counts, read_term_counts
-from cxml.data_tools.preparation.terms import Vocabulary, add_counts
 from cxml.data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 from cxml.errors import DataError
 from cxml.storage.locks import locked
@@ -73,7 +73,7 @@ def _prepare(config: Config, url: str) -> None:
             scan = _scan(config, inputs.tokenizer_rules, engine, progress)
             progress.save_scan(scan)
         splits = _make_shards(config, engine, scan, progress)
-    manifest = _manifest(inputs, scan, splits)
+    manifest = _manifest(url, inputs, scan, splits)
     remove_leftovers(url, keep_whole=True)  # of workers that were killed on the way, and replaced
     manifest.write(url)
     progress.clear()
@@ -169,7 +169,7 @@ def _other_shards(config: Config, split: str) -> DataError:
     return DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
 
 
-def _manifest(inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
+def _manifest(url: str, inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
     return DataManifest(
         version=FORMAT_VERSION,
         fingerprint=inputs.fingerprint,
@@ -180,5 +180,6 @@ def _manifest(inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...
         labels=scan.labels,
         splits=splits,
         source=inputs.source,
+        vocabulary=write_vocabulary(url, scan.vocabulary),
         skipped={split: reasons for split, reasons in scan.skipped.items() if reasons},
     )

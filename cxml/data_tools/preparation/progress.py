@@ -12,14 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
 from cxml import artefacts, storage
 from cxml.data import ShardInfo
+from cxml.data.schema import VOCABULARY_SCHEMA
+from cxml.data.terms import Vocabulary
 from cxml.data.writer import remove_leftovers
 from cxml.data_tools.formats import SPLITS
-from cxml.data_tools.preparation.terms import Vocabulary
 from cxml.errors import DataError
 
 FOLDER = ".progress"
@@ -28,7 +26,6 @@ _BLOCK = re.compile(r"block-([0-9]{5,9})\.json")
 _SHARD = re.compile(r"shard-([0-9]{5,9})\.arrow\.json")
 _INPUTS, _SCAN = "inputs.json", "scan.json"
 _AGAIN = "Delete the folder .progress and prepare the data again."
-_VOCABULARY_SCHEMA = pa.schema([("term", pa.string()), ("idf", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,7 @@ class Progress:
 
     def save_scan(self, scan: Scan) -> None:
         """Note the result of the first pass."""
-        columns = [pa.array(scan.vocabulary.terms, pa.string()), pa.array(scan.vocabulary.idf)]
-        artefacts.write_sealed_table(self._vocabulary_file, pa.table(columns, schema=_VOCABULARY_SCHEMA))
+        artefacts.write_sealed_table(self._vocabulary_file, scan.vocabulary.table())
         facts = {"rows": scan.rows, "skipped": scan.skipped, "labels": dataclasses.asdict(scan.labels)}
         storage.write_json(storage.join(self._folder, _SCAN), facts)
 
@@ -110,9 +106,8 @@ class Progress:
         if problem := artefacts.entry_problem(facts.labels):
             raise DataError(file, problem, _AGAIN)
         artefacts.verify_file(self._url, facts.labels, _AGAIN)
-        table = artefacts.read_sealed_table(self._vocabulary_file, (_VOCABULARY_SCHEMA,), _AGAIN)
-        vocabulary = Vocabulary(table["term"].to_pylist(), np.asarray(table["idf"]))
-        return Scan(facts.rows, facts.skipped, facts.labels, vocabulary)
+        table = artefacts.read_sealed_table(self._vocabulary_file, (VOCABULARY_SCHEMA,), _AGAIN)
+        return Scan(facts.rows, facts.skipped, facts.labels, Vocabulary.of_table(table))
 
     def stem(self, split: str, number: int) -> str:
         """What the files of a staged block begin with."""

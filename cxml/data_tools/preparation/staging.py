@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cxml import artefacts
 from cxml.data import Ragged
-from cxml.data_tools.preparation.terms import COUNTS_SCHEMA, TermRows
+from cxml.data.terms import COUNTS_SCHEMA, TermRows
 from cxml.errors import DataError
 
 _LISTS = ("input_ids", "labels", "term_codes", "term_counts")

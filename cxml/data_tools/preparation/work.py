@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 
 from cxml.config import Config, DataConfig
 from cxml.data import Examples, TextEncoder, data_url
+from cxml.data.terms import find_terms
 from cxml.data.writer import shard_file, write_shard
 from cxml.data_tools.formats import SPLITS, Block, Cleaner, Reader, read_blocks
 from cxml.data_tools.preparation.progress import Progress
 from cxml.data_tools.preparation.staging import StagedBlock, read_staged, write_staged
-from cxml.data_tools.preparation.terms import find_terms
 
 
 @dataclass(frozen=True)

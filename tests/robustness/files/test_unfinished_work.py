@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cxml import artefacts
 from cxml.data import Ragged
+from cxml.data.terms import TermRows, Vocabulary
 from cxml.data.writer import write_labels
 from cxml.data_tools.preparation.progress import Progress, Scan
 from cxml.data_tools.preparation.staging import (
@@ -23,7 +24,6 @@ from cxml.data_tools.preparation.staging import (
     read_term_counts,
     write_staged,
 )
-from cxml.data_tools.preparation.terms import TermRows, Vocabulary
 from cxml.errors import CxmlError, DataError
 from cxml.tree.distributed import Progress as TreeProgress
 from cxml.tree.distributed.build import _apply_finished

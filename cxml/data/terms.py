@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from cxml.data import Ragged
-from cxml.data.ragged import lengths_to_offsets
+from cxml.artefacts import as_numpy
+from cxml.data.ragged import Ragged, lengths_to_offsets
+from cxml.data.schema import VOCABULARY_SCHEMA
 from cxml.errors import DataError
 
 _WORDS = re.compile(r"\w+|\n")  # a newline ends a text; it is in no word
@@ -105,6 +106,21 @@ class Vocabulary:
         documents = kept["documents"].to_numpy()
         return cls(kept["term"].to_pylist(), 1 + np.log((1 + num_texts) / (1 + documents)))
 
+    def table(self) -> pa.Table:
+        """The terms and their weights (columns of `VOCABULARY_SCHEMA`)."""
+        return pa.table([pa.array(self.terms, pa.string()), pa.array(self.idf)], schema=VOCABULARY_SCHEMA)
+
+    @classmethod
+    def of_table(cls, table: pa.Table) -> Vocabulary:
+        """What `table` made."""
+        return cls(table["term"].to_pylist(), as_numpy(table["idf"]))
+
+    def of_texts(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """`features` of raw texts."""
+        if not texts:
+            return sparse.csr_matrix((0, len(self.terms)), dtype=np.float32)
+        return self.features(find_terms(texts))
+
     def features(self, rows: TermRows) -> sparse.csr_matrix:
         """Tf-idf of n texts, CSR float32 [n, F] with sorted indices; a text without a known term has an empty row."""
         numbers = map(self._numbers.get, rows.terms, itertools.repeat(_UNKNOWN))
@@ -120,6 +136,20 @@ class Vocabulary:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {term: number for number, term in enumerate(self.terms)}
+
+
+def checked_vocabulary(table: pa.Table, file: str, remedy: str) -> Vocabulary:
+    """The vocabulary in a table that comes from elsewhere.
+
+    Raises:
+        DataError: a word occurs twice, or a weight is not a positive number.
+    """
+    vocabulary = Vocabulary.of_table(table)
+    if len(set(vocabulary.terms)) != len(vocabulary.terms):
+        raise DataError(file, "names a word twice", remedy)
+    if not ((vocabulary.idf > 0) & np.isfinite(vocabulary.idf)).all():
+        raise DataError(file, "gives a word a weight that is not a positive number", remedy)
+    return vocabulary
 
 
 def _words(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -1,0 +1,99 @@
+"""The combination: no source is privileged, and it is not worse than the best part."""
+
+import numpy as np
+import pytest
+from scipy import sparse, special
+
+from cxml.evidence import Proposals, choose_combination, pair_up, rank
+from cxml.evidence.combination import FACTS, Combination
+from cxml.metrics import metric_sums
+
+NUM_LABELS, NUM_TEXTS = 40, 1500
+KS = (1, 3, 5)
+
+
+def synthetic(of_cascade, of_words, seed=0, num_texts=NUM_TEXTS):
+    """Texts with two true labels, and two parts whose scores know so much of them (0: noise)."""
+    generator = np.random.default_rng(seed)
+    true = np.zeros((num_texts, NUM_LABELS))
+    for row in true:
+        row[generator.choice(NUM_LABELS, 2, replace=False)] = 1
+    scores = [strength * true + generator.normal(size=true.shape) for strength in (of_cascade, of_words)]
+    parts = []
+    for each, transform in zip(scores, (special.expit, lambda x: -np.log1p(np.exp(1 - x))), strict=True):
+        labels = np.argsort(-each, axis=1)[:, :15]
+        parts.append(Proposals(labels, transform(np.take_along_axis(each, labels, 1)).astype(np.float32)))
+    return (*parts, sparse.csr_matrix(true))
+
+
+FREQUENCY = np.random.default_rng(9).integers(1, 50, NUM_LABELS)
+WEIGHTS = np.linspace(1, 3, NUM_LABELS)
+
+
+def ndcg(pairs, logits, true):
+    return metric_sums(rank(pairs, logits, true.shape[0], 5)[0], true, KS).result()["nDCG@5"]
+
+
+@pytest.mark.parametrize(("of_cascade", "of_words"), [(3, 0), (0, 3), (2, 2), (3, 1)])
+def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascade, of_words):
+    cascade, words, true = synthetic(of_cascade, of_words)
+    chosen = choose_combination(pair_up(cascade, words, FREQUENCY), true, WEIGHTS, KS)
+    cascade, words, true = synthetic(of_cascade, of_words, seed=1)
+    pairs = pair_up(cascade, words, FREQUENCY)
+    parts = [ndcg(pairs, Combination(way, chosen.weights, 0, 1, {}).score(pairs), true) for way in ("cascade", "words")]
+    assert ndcg(pairs, chosen.score(pairs), true) >= max(parts) - 0.5
+    if of_cascade == of_words:
+        assert ndcg(pairs, chosen.score(pairs), true) > max(parts) + 5
+
+
+def test_its_scores_are_probabilities():
+    cascade, words, true = synthetic(2, 2, seed=3)
+    pairs = pair_up(cascade, words, FREQUENCY)
+    chosen = choose_combination(pairs, true, WEIGHTS, KS)
+    assert chosen.way == "learnt"
+    probability = special.expit(chosen.score(pairs))
+    is_true = np.asarray(true[pairs.rows, pairs.labels]).ravel() > 0
+    for low, high in ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)):
+        inside = (probability >= low) & (probability < high)
+        assert abs(probability[inside].mean() - is_true[inside].mean()) < 0.05
+
+
+def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
+    cascade, words, _ = synthetic(2, 1)
+    generator = np.random.default_rng(0)
+    columns, rows, ids = generator.permutation(15), generator.permutation(NUM_TEXTS), generator.permutation(NUM_LABELS)
+
+    def moved(part):
+        return Proposals(ids[part.labels[rows][:, columns]], part.scores[rows][:, columns])
+
+    frequency = np.empty_like(FREQUENCY)
+    frequency[ids] = FREQUENCY
+    plain, changed = pair_up(cascade, words, FREQUENCY), pair_up(moved(cascade), moved(words), frequency)
+    facts = {(row, ids[label]): each for row, label, each in zip(plain.rows, plain.labels, plain.facts, strict=True)}
+    for row, label, each in zip(changed.rows, changed.labels, changed.facts, strict=True):
+        np.testing.assert_array_equal(each, facts[rows[row], label])
+    assert len(facts) == len(changed.rows)
+
+
+def test_a_part_that_proposes_nothing_is_known_as_such():
+    cascade = Proposals(np.array([[1, -1], [-1, -1]]), np.array([[0.9, 0], [0, 0]], np.float32))
+    words = Proposals(np.array([[2, 1], [0, -1]]), np.array([[-0.1, -3], [-1, -np.inf]], np.float32))
+    pairs = pair_up(cascade, words, np.array([3, 0, 7]))
+    assert list(zip(pairs.rows.tolist(), pairs.labels.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
+    facts = dict(zip(FACTS, pairs.facts.T, strict=True))
+    np.testing.assert_allclose(facts["cascade"], [special.logit(0.9), special.logit(0.9), 0], rtol=1e-5)
+    np.testing.assert_allclose(facts["words"], [-3, -0.1, -1], rtol=1e-6)
+    np.testing.assert_array_equal(facts["not from the cascade"], [0, 1, 1])
+    np.testing.assert_array_equal(facts["not from words"], [0, 0, 0])
+    np.testing.assert_allclose(facts["frequency"], np.log1p([0, 7, 3]))
+    labels, logits = rank(pairs, np.array([1.0, 2.0, -np.inf]), 2, 3)
+    assert labels.tolist() == [[2, 1, -1], [-1, -1, -1]]
+    assert logits.tolist() == [[2, 1, -np.inf], [-np.inf] * 3]
+
+
+def test_single_parts_rank_as_they_did_alone():
+    cascade, words, _ = synthetic(2, 1, num_texts=50)
+    pairs = pair_up(cascade, words, FREQUENCY)
+    for way, part in (("cascade", cascade), ("words", words)):
+        logits = Combination(way, np.zeros(len(FACTS)), 0, 1, {}).score(pairs)
+        np.testing.assert_array_equal(rank(pairs, logits, 50, 15)[0], part.labels)

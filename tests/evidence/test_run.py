@@ -1,0 +1,230 @@
+"""A small real run with words: one model, the same labels by whatever way it predicts."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxml import pipeline, storage
+from cxml.batch_prediction import PredictionJob, predict_file
+from cxml.config import EvidenceConfig
+from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.data_tools.formats import TextSource
+from cxml.dry_run import dry_run
+from cxml.errors import ConfigError, DataError
+from cxml.evidence import read_evidence
+from cxml.metrics import log_odds
+from cxml.prediction import Predictor, read_scores
+from cxml.run_plan import words_bytes
+from cxml.serving.batching import Asked, answer_together
+from cxml.training import words_url
+
+
+@pytest.fixture(scope="module")
+def texts(run):
+    dataset = ShardedDataset(data_url(run[0]), "test")
+    return [text.replace("\n", " ") for text in dataset.texts(np.arange(len(dataset)))]
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return Predictor.from_checkpoint(run[0].output)
+
+
+@pytest.fixture(scope="module")
+def expected(predictor, texts):
+    return predictor.predict(texts, 5)
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    """A copy of the finished run, to be changed."""
+    shutil.copytree(run[0].output, tmp_path / "out")
+    return dataclasses.replace(run[0], output=str(tmp_path / "out"))
+
+
+def assert_same(found, expected, atol=2e-6):
+    np.testing.assert_allclose(found.scores, expected.scores, atol=atol)
+    ties = np.abs(np.diff(expected.scores, axis=1, append=0)) < atol
+    assert ((found.labels == expected.labels) | ties | np.roll(ties, 1, 1)).all()
+
+
+def test_the_predictor_gives_the_scores_of_the_evaluation(run, texts, expected):
+    scores = read_scores(f"{run[0].output}/predictions.npz", len(texts), len(expected.names)).toarray()
+    np.testing.assert_allclose(np.take_along_axis(scores, expected.labels, 1), expected.scores, atol=2e-6)
+
+
+def test_the_report_has_the_combination_and_the_cascade_alone(run, texts):
+    config, report = run
+    evidence = report["evidence"]
+    assert evidence["way"] == "learnt"
+    assert evidence["texts"] == round(DataManifest.read(data_url(config)).rows("train") * 0.25)
+    assert report["levels"][-1]["P@5"] > evidence["cascade"]["P@5"]
+    alone = Predictor.from_checkpoint(config.output, words=False).predict(texts, 5)
+    truth = ShardedDataset(data_url(config), "test").labels_csr().toarray()
+    hits = 100 * np.take_along_axis(truth, alone.labels, 1).mean()
+    assert evidence["cascade"]["P@5"] == pytest.approx(hits)
+
+
+def test_words_beyond_the_encoders_length_count(predictor, run):
+    known = "anemia due to iron deficiency " * 20
+    other = known + "neutropenia agranulocytosis"
+    assert predictor._encode([known]).values.tolist() == predictor._encode([other]).values.tolist()
+    scores = [predictor.predict([text], 249) for text in (known, other)]
+    agranulocytosis = next(i for i, name in enumerate(predictor.names) if name.startswith("D70 "))
+    before, after = (dict(zip(each.labels[0], each.scores[0], strict=True)).get(agranulocytosis, 0) for each in scores)
+    assert after > before
+    assert run[0].data.max_length == 32
+
+
+def test_batch_prediction_and_serving_give_the_same_labels(run, texts, expected, predictor, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(texts[:20]))
+    source = TextSource(url=str(tmp_path / "texts.txt"))
+    predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), part_rows=9))
+    lines = [line for part in sorted((tmp_path / "out").glob("part-*")) for line in part.read_text().splitlines()]
+    batch = [[each["label"] for each in json.loads(line)["labels"]] for line in lines]
+    asked = [Asked(texts[start : start + 5], 5, False) for start in range(0, 20, 5)]
+    answers = [json.loads(answer) for answer in answer_together(predictor, asked)]
+    served = [[label["label"] for label in row] for answer in answers for row in answer["predictions"]]
+    assert batch == served == expected.labels[:20].tolist()
+
+
+def test_an_exported_folder_gives_the_same_also_mapped(predictor, texts, expected, tmp_path):
+    predictor.save_pretrained(tmp_path / "export")
+    for memory_map in (False, True):
+        assert_same(Predictor.from_pretrained(tmp_path / "export", memory_map=memory_map).predict(texts, 5), expected)
+    assert "words of whole texts" in (tmp_path / "export" / "README.md").read_text()
+    (tmp_path / "export" / "words" / "level-02.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"words/level-02\.safetensors.*Export the model again"):
+        Predictor.from_pretrained(tmp_path / "export")
+
+
+def test_a_restricted_model_gives_the_scores_of_before(predictor, texts):
+    kept = np.arange(3, 249, 7)
+    everything = predictor.predict(texts[:30], 249, beam=(8, 32))
+    found = predictor.restricted_to(kept.tolist()).predict(texts[:30], 5, beam=(8, 32))
+    for row in range(30):
+        scores = dict(zip(everything.labels[row].tolist(), everything.scores[row].tolist(), strict=True))
+        assert np.isin(found.labels[row], kept).all()
+        # A label that a part has not proposed before may be proposed among fewer; most were.
+        close = [abs(scores.get(label, 0) - score) < 1e-4 for label, score in zip(*found_row(found, row), strict=True)]
+        assert np.mean(close) >= 0.6
+
+
+def found_row(found, row):
+    return found.labels[row].tolist(), found.scores[row].tolist()
+
+
+def test_excluded_labels_and_thresholds_hold_for_the_combination(predictor, texts, expected):
+    best = int(expected.labels[0, 0])
+    without = predictor.predict(texts[:3], 5, excluded={0: [best]})
+    assert best not in without.labels[0]
+    assert without.labels[0, :4].tolist() == expected.labels[0, 1:].tolist()
+    sure = predictor.predict(texts, 5, threshold="micro-f1")
+    least = predictor.parts.decisions.threshold("micro-f1").shared
+    assert 0 < (sure.labels >= 0).sum() < sure.labels.size
+    assert sure.scores[sure.labels >= 0].min() >= least
+    assert (sure.labels >= 0).sum() == (expected.scores >= least).sum()
+
+
+def test_an_explanation_has_the_scores_of_the_combination(run, predictor, texts, expected):
+    explained = predictor.explain(texts[:10], 5)
+    assert [[each.label for each in row] for row in explained] == expected.labels[:10].tolist()
+    np.testing.assert_allclose([[each.score for each in row] for row in explained], expected.scores[:10], atol=2e-6)
+    leaves = predictor.parts.tree.cluster_of_label(1)
+    assert all(each.path[1].node == leaves[each.label] for row in explained for each in row)
+    alone = Predictor.from_checkpoint(run[0].output, words=False).predict(texts[:10], 249)
+    for row, labels in zip(predictor.explain(texts[:10], 249), alone.labels, strict=True):
+        of_cascade = {each.label for each in row if each.probability > 0}
+        assert of_cascade <= set(labels.tolist())
+        assert of_cascade != {each.label for each in row}  # the words have proposed others
+
+
+def test_logit_adjustment_and_propensity_ranking_work_on_the_combination(run, predictor, texts):
+    adjusted = Predictor.from_checkpoint(run[0].output, logit_adjustment=0.5).predict(texts[:20], 249)
+    plain = predictor.predict(texts[:20], 249)
+    odds = log_odds(predictor.parts.frequency, predictor.parts.num_train_texts)
+    for row in range(20):
+        logit = {label: np.log(score / (1 - score)) for label, score in zip(*found_row(plain, row), strict=True)}
+        for label, score in zip(*found_row(adjusted, row), strict=True):
+            if 1e-4 < score < 0.999 and abs(logit[label]) < 9:
+                assert np.log(score / (1 - score)) == pytest.approx(logit[label] - 0.5 * odds[label], abs=0.01)
+    rare = Predictor.from_checkpoint(run[0].output, propensity_ranking=1.0).predict(texts, 5)
+    frequency = predictor.parts.frequency
+    assert frequency[rare.labels].mean() < frequency[predictor.predict(texts, 5).labels].mean()
+
+
+def test_onnx_and_bare_tokens_are_refused_with_the_remedy(predictor, texts, tmp_path):
+    with pytest.raises(ConfigError, match="no-words"):
+        predictor.save_onnx(tmp_path / "onnx")
+    with pytest.raises(ConfigError, match="words=False"):
+        predictor.predict_tokens(predictor._encode(texts[:2]), 5)
+    words = predictor.parts.evidence.vocabulary.of_texts(texts[:2])
+    assert_same(predictor.predict_tokens(predictor._encode(texts[:2]), 5, words=words), predictor.predict(texts[:2]))
+
+
+def test_a_run_without_validation_texts_is_refused_before_it_begins(run, tmp_path):
+    train = dataclasses.replace(run[0].train, validation_fraction=0.0)
+    config = dataclasses.replace(run[0], output=str(tmp_path / "new"), train=train)
+    for begin in (pipeline.run, dry_run):
+        with pytest.raises(ConfigError, match=r"evidence\.words.*train\.validation_fraction: 0\.05"):
+            begin(config)
+    assert not (tmp_path / "new" / "data").exists()
+
+
+def test_data_of_an_earlier_release_are_refused_with_the_remedy(own_run):
+    file = Path(data_url(own_run)) / "manifest.json"
+    values = json.loads(file.read_text())
+    del values["vocabulary"], values["checksum"]
+    file.write_text(json.dumps(values))
+    DataManifest.read(data_url(own_run))
+    with pytest.raises(DataError, match="an earlier release of cxml prepared it"):
+        pipeline.run(own_run)
+    model = Path(own_run.output) / "model" / "manifest.json"
+    before = model.read_bytes()
+    shutil.rmtree(data_url(own_run))
+    pipeline.run(own_run)  # the remedy: data alone are made again
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["level-00.safetensors", "vocabulary.arrow", "combination.json", "labels.safetensors"])
+def test_a_damaged_file_is_refused_by_name(own_run, file):
+    path = Path(words_url(own_run)) / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"words/{file}"):
+        Predictor.from_checkpoint(own_run.output)
+    path.unlink()
+    with pytest.raises(DataError, match=f"words/{file}"):
+        Predictor.from_checkpoint(own_run.output)
+
+
+def test_unfinished_words_are_made_again_without_training_by_any_number_of_processes(own_run, run, texts, expected):
+    model = Path(own_run.output) / "model" / "manifest.json"
+    before = model.read_bytes()
+    Path(words_url(own_run), "manifest.json").unlink()
+    alone = Predictor.from_checkpoint(own_run.output)
+    assert alone.parts.evidence is None
+    two = dataclasses.replace(own_run, train=dataclasses.replace(own_run.train, num_workers=2))
+    report = pipeline.run(two)
+    assert model.read_bytes() == before
+    assert_same(Predictor.from_checkpoint(own_run.output).predict(texts, 5), expected, atol=1e-4)
+    assert report["levels"][-1] == pytest.approx(run[1]["levels"][-1], abs=0.5)
+    assert report["evidence"]["cascade"] == pytest.approx(run[1]["evidence"]["cascade"], abs=0.5)
+
+
+def test_words_that_are_no_longer_wanted_go(own_run, run):
+    report = pipeline.run(dataclasses.replace(own_run, evidence=EvidenceConfig()))
+    assert not storage.exists(words_url(own_run))
+    assert report["levels"][-1] == run[1]["evidence"]["cascade"]
+    assert "evidence" not in report
+
+
+def test_the_planned_size_is_an_upper_one(run):
+    config, _ = run
+    evidence = read_evidence(words_url(config), Predictor.from_checkpoint(config.output).parts.tree)
+    assert evidence.model.num_bytes < words_bytes(config) < 20 * evidence.model.num_bytes
