@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -44,7 +45,7 @@ def dry_run(config: Config) -> Plan:
     console.print(_one_more(config, plan, facts))
     if config.evidence.words:
         size = words_bytes(config)
-        known = "known once the data are prepared" if size is None else f"at most about {size / 2**20:,.0f} MiB"
+        known = "known once the data are prepared" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
         console.print(f"Words beside the cascade: {known}, whole in each process that predicts, and on the disk")
     config = precision_here(fit_levels(config, facts.num_labels))
     seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
