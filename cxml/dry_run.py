@@ -13,6 +13,8 @@ from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
 from cxml.run_plan import DataFacts, plan_for, plan_run, require_packages, with_one_more
+from cxml.run_settings import foresee
+from cxml.settings import choices_table
 from cxml.training import precision_here
 from cxml.tree import fit_levels
 
@@ -27,8 +29,11 @@ def dry_run(config: Config) -> Plan:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     require_packages(config)
-    plan, facts = plan_run(config)
     console = Console()
+    config, choices = foresee(config)
+    if choices:
+        console.print(choices_table(choices))
+    plan, facts = plan_run(config)
     console.print(plan.table())
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")

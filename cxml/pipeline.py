@@ -3,6 +3,8 @@
     prepare -> tree -> train -> evaluate
             -> baseline (if asked for)
 
+Fields that the config leaves open are settled once the data are prepared (`cxml.run_settings`).
+
 A finished stage leaves a JSON file that carries the fingerprint of all it was made from. One that was made from
 something else is refused, never overwritten silently: `--force STAGE` redoes it and all that depends on it.
 """
@@ -32,9 +34,10 @@ from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run, require_packages
+from cxml.run_settings import settle, settled
 from cxml.storage.locks import locked
 from cxml.training import evaluate_run, train, with_precision
-from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
+from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
             stage.make(config)
             _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
         if name == "prepare":
-            config = _fit_to_data(config)
+            config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
     report = _show_report(config)
     _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
@@ -137,7 +140,7 @@ def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, A
 def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
-        config = _fit_to_data(config)
+        config = settled(config)
         is_done = _is_tree_done(config) and _is_model_done(config)
     if not is_done:
         problem = f"{model_url(config)} holds no finished model"
@@ -171,15 +174,6 @@ def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Sta
     if not config.evaluate.baseline:
         del stages["baseline"]
     return stages
-
-
-def _fit_to_data(config: Config) -> Config:
-    """The config with the level sizes of its tree as numbers, which the number of labels settles."""
-    num_labels = DataManifest.read(data_url(config)).num_labels
-    fitted = fit_levels(config, num_labels)
-    if fitted != config:
-        _log.info("tree.level_sizes is auto: %s for %d labels", list(fitted.tree.sizes), num_labels)
-    return fitted
 
 
 def _matches(commit_url: str, fingerprints: Collection[str], stage: StageName) -> bool:
