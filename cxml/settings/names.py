@@ -9,20 +9,20 @@ import numpy as np
 
 from cxml.data import Ragged, parts_of_names
 
-_WORDS = re.compile(r"[^\W\d_]+")
+_WORDS = re.compile(r"\b[^\W\d_]+\b")
+_WORDS_AND_NUMBERS = re.compile(r"[^\W_]+")
 _PATTERNS = ("(.+)", r"^([^\W\d_]+(?:[ _'-][^\W\d_]+)*)")  # a whole name, or its words up to a number or a full stop
-_ODD = re.compile(r"[^\W_]+")  # words and numbers
-_KNOWN = 0.8  # share of names' words that the texts know
-_OWN, _TIMES_OTHERS = 0.1, 5  # share of a name's words in its own texts, and how much rarer they are in others'
-_VERBATIM = 0.02  # share of names that are whole texts
+_LEAST_SHARE = 0.1  # of a name's words that its own texts have
+_TIMES_OTHERS = 5  # as many as the texts of another label
+_VERBATIM = 0.02  # most names that are whole texts, as a share
 _FEWEST = 10  # names that can be looked at
 
 
 def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> str:
     """The expression for `train.name_texts` that finds words in the labels' names; empty where that would not help.
 
-    Names help where most of their words occur in texts, and more so in those of their own label. They do not where they
-    are codes or numbers, nor where they are whole texts themselves: test texts may be others of them.
+    Names help where their words occur in the texts of their own label, and much less in those of others. They do not
+    where they are codes or numbers, nor where they are whole texts themselves: test texts may be others of them.
 
     Args:
         names: of all L labels.
@@ -30,17 +30,19 @@ def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> 
         labels: label ids of each of them.
     """
     spoken = [text.lower() for text in texts]
-    own_texts = _texts_of_labels(labels)
-    seen = sorted(own_texts)
-    whole = {text.strip() for text in spoken}
-    for pattern in _PATTERNS:
-        parts = {label: part.lower() for label, part in parts_of_names([names[i] for i in seen], pattern).items()}
-        parts = {seen[place]: part for place, part in parts.items()}
-        if len(parts) < _FEWEST or sum(part in whole for part in parts.values()) > _VERBATIM * len(parts):
-            continue
-        if _are_words_of_their_texts(parts, spoken, own_texts):
-            return pattern
-    return ""
+    words = [frozenset(_WORDS.findall(text)) for text in spoken]
+    words_of_label = {
+        label: frozenset().union(*(words[row] for row in rows)) for label, rows in _texts_of_labels(labels).items()
+    }
+    whole = {_plain(text) for text in spoken}
+    found = [(_share_in_own_texts(names, pattern, words_of_label, whole), pattern) for pattern in _PATTERNS]
+    best, pattern = max(found, key=lambda pair: pair[0])  # the first of equally good ones
+    return pattern if best >= _LEAST_SHARE else ""
+
+
+def _plain(text: str) -> str:
+    """Its words alone, without numbers, codes such as D50 and what stands between."""
+    return " ".join(_WORDS.findall(text))
 
 
 def _texts_of_labels(labels: Ragged) -> dict[int, list[int]]:
@@ -52,21 +54,24 @@ def _texts_of_labels(labels: Ragged) -> dict[int, list[int]]:
     return found
 
 
-def _are_words_of_their_texts(parts: dict[int, str], texts: Sequence[str], own_texts: dict[int, list[int]]) -> bool:
-    words_of_text = [frozenset(_WORDS.findall(text)) for text in texts]
-    vocabulary = frozenset().union(*words_of_text)
-    words = {label: frozenset(_ODD.findall(part)) for label, part in parts.items()}
-    known = [len(each & vocabulary) / len(each) for each in words.values() if each]
-    if not known or np.mean(known) < _KNOWN:
-        return False
-    order = sorted(words)
-    others = dict(zip(order, order[len(order) // 2 :] + order[: len(order) // 2], strict=True))
+def _share_in_own_texts(
+    names: Sequence[str], pattern: str, words_of_label: dict[int, frozenset[str]], texts: set[str]
+) -> float:
+    """The mean share of a name's words that occur in the label's texts; 0 where names are no use as texts.
 
-    def share(label: int, of: int) -> float:
-        """Of a name's words those in the texts of the label `of`."""
-        heard = frozenset().union(*(words_of_text[row] for row in own_texts[of]))
-        return len(words[label] & heard) / max(len(words[label]), 1)
-
-    own = np.mean([share(label, label) for label in order])
-    other = np.mean([share(label, others[label]) for label in order])
-    return bool(own >= _OWN and own >= _TIMES_OTHERS * other)
+    `texts` are whole texts as `_plain` has them.
+    """
+    seen = sorted(words_of_label)
+    parts = {seen[place]: part.lower() for place, part in parts_of_names([names[i] for i in seen], pattern).items()}
+    if len(parts) < _FEWEST or sum(_plain(part) in texts for part in parts.values()) > _VERBATIM * len(parts):
+        return 0.0
+    words = {label: frozenset(_WORDS_AND_NUMBERS.findall(part)) for label, part in parts.items()}
+    order = [label for label, own in words.items() if own]
+    if not order:
+        return 0.0
+    others = order[len(order) // 2 :] + order[: len(order) // 2]
+    own, other = (
+        float(np.mean([len(words[label] & words_of_label[of]) / len(words[label]) for label, of in pairs]))
+        for pairs in (zip(order, order, strict=True), zip(order, others, strict=True))
+    )
+    return own if own >= _TIMES_OTHERS * other else 0.0

@@ -25,6 +25,7 @@ _REPETITIVE = 50  # texts of a label, above which its name adds nothing to them
 _SHARE_OF_STEP = 0.2  # of the encoder's work, that scoring all labels may add
 _SHARE_OF_MEMORY = 0.5  # of what is free, for the label rows
 _LONG_TAIL = 1.25  # longest text to mean, from which padding is worth avoiding
+_RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2, 384
 _USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
 _SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
@@ -156,19 +157,27 @@ def freeze_layers(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG
 
 
 def encoder_lr(facts: Facts, config: Config) -> tuple[float, str]:
-    """The paper's 1e-4 for 12 layers of 768, and in inverse proportion to depth and width for others."""
+    """The paper's 1e-4 for 12 layers of 768 and batches of 64.
+
+    It falls with the depth and the width of an encoder, and rises with the square root of the batch size, as is usual
+    with AdamW.
+    """
     encoder = facts.encoder
     scale = (_PAPER_WIDTH / encoder.hidden_size) * (_DEEP / encoder.num_layers)
-    rate = 1e-4 * min(max(scale, 0.1), 5.0) * _batch_scale(config)
+    rate = 1e-4 * min(max(scale, 0.1), 5.0) * math.sqrt(config.train.batch_size / 64)
     return _rounded(rate), f"the paper's for 12 layers of 768, scaled to {encoder.num_layers} of {encoder.hidden_size}"
 
 
 def classifier_lr(facts: Facts, config: Config) -> tuple[float, str]:
-    """A share of a row's own scale; see docs/decisions/0028."""
+    """In inverse proportion to the square root of the steps there are to learn in, and to the rows' width.
+
+    AdamW moves a weight by about the rate in every step, whatever the loss is divided by, and back and forth where
+    gradients disagree. Rows have the same length whatever their width, so a weight of a wider one is smaller.
+    """
+    steps = config.train.epochs * math.ceil(facts.num_texts / config.train.batch_size)
     width = config.model.label_width(facts.encoder.hidden_size)
-    start = config.model.classifier_start
-    rate = (5e-3 if start == "centroids" else 1e-2) * min(384 / width, 10.0) * _batch_scale(config)
-    return _rounded(rate), f"rows {width} wide that start {'at centroids' if start == 'centroids' else 'near zero'}"
+    rate = min(max(_RATE_OF_ONE_STEP / math.sqrt(steps), _LEAST_RATE), _MOST_RATE)
+    return _rounded(rate * min(_WIDTH_OF_RATES / width, 4.0)), f"{steps:,} steps on rows of {width} weights"
 
 
 def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:  # noqa: ARG001 - the form of all rules
@@ -205,11 +214,6 @@ RULES: dict[str, Rule] = {
 def _texts(facts: Facts) -> str:
     count = round(facts.texts_per_label)
     return f"at most {count} text{'' if count == 1 else 's'}"
-
-
-def _batch_scale(config: Config) -> float:
-    """AdamW's rate goes with the square root of the batch size; 64 is the paper's."""
-    return math.sqrt(config.train.batch_size / 64)
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:
