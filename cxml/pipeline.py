@@ -94,8 +94,27 @@ def run(
         return _run_stages(config, force, _stages(config, resume, run_job))
 
 
+def make_model(config: Config, run_job: RunJob = run_workers) -> Config:
+    """Run the stages that are missing up to the model, without evaluating it; raises what `run` raises.
+
+    Returns:
+        The config without open fields.
+    """
+    stages = _stages(config, "auto", run_job)
+    with locked(config.output):
+        return _make_stages(config, (), {name: stages[name] for name in ("prepare", "tree", "train")})
+
+
 def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
     began = time.monotonic()
+    config = _make_stages(config, force, stages)
+    report = _show_report(config)
+    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    return report
+
+
+def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> Config:
+    """Make what is missing; the config without open fields."""
     require_packages(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     redone: set[StageName] = set()
@@ -112,9 +131,7 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
             _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
-    report = _show_report(config)
-    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
-    return report
+    return config
 
 
 def _discard(config: Config, name: StageName, stage: Stage) -> None:
