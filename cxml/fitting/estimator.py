@@ -72,7 +72,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         labelled = [row for row, own in enumerate(rows) if own]
         self.predictor_: Predictor = train(
             [texts[row] for row in labelled], [rows[row] for row in labelled],
-            verbose=self.verbose, seed=self.random_state, **(self.settings or {}),
+            verbose=self.verbose, **{"seed": self.random_state, **(self.settings or {})},
         )  # fmt: skip
         return self
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from cxml.data import Ragged, indicators
+from cxml.data import Ragged
+from cxml.data.dataset import indicators
 
 
 def indicators_of(names: Sequence[Sequence[str]], known: Sequence[str]) -> sparse.csr_matrix:

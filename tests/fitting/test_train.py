@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -126,6 +125,6 @@ def test_indicators_have_a_column_for_each_unknown_name():
 
 def test_a_path_is_read_as_tables(tmp_path, encoder):
     rows = "".join(f"{text},{own[0]}\n" for text, own in zip(TEXTS, LABELS, strict=True))
-    Path(tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
     model = cxml.train(tmp_path / "rows.csv", model={"encoder": encoder}, train={"epochs": 1}, verbose=False)
     assert sorted(model.names) == ["apples", "pears", "plums"]
