@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from scipy import sparse
 
 from cxml.data import Ragged
@@ -20,4 +19,4 @@ def indicators_of(names: Sequence[Sequence[str]], known: Sequence[str]) -> spars
     """
     id_of = {name: number for number, name in enumerate(known)}
     ids = [sorted({id_of.setdefault(name, len(id_of)) for name in each}) for each in names]
-    return indicators(Ragged.from_lists([np.array(each, np.int32) for each in ids]), len(id_of))
+    return indicators(Ragged.from_lists(ids), len(id_of))

@@ -114,7 +114,7 @@ def test_impossible_rows_are_refused_by_their_position(texts, labels, problem):
 
 def test_impossible_fields_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.epoch .*Did you mean epochs"):
-        cxml.train(TEXTS, LABELS, output=tmp_path / "run", **{"train.epoch": 3})
+        cxml.train(TEXTS, LABELS, output=tmp_path / "run", train={"epoch": 3})
     assert not (tmp_path / "run").exists()
 
 
