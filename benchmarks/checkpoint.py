@@ -119,6 +119,7 @@ def make_run(scratch: Path, num_labels: int) -> Config:
     clusters = num_labels // LABELS_PER_LEAF
     config = config_from_dict(
         {
+            "auto": [],
             "output": str(scratch / "run"),
             "data": {"source": {"kind": "xmc", "path": str(raw)}, "max_length": 24},
             "tree": {"level_sizes": [clusters]},
@@ -182,7 +183,12 @@ def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
     values = {"train": {"zero_stage": 3, "batch_size": BATCH}, "head": {"implementation": "zero3"}}
     source = {"kind": "xmc", "path": config.data.source.path}
     config = config_from_dict(
-        {"output": config.output, "data": {"source": source}, "tree": {"level_sizes": list(config.tree.level_sizes)}}
+        {
+            "auto": [],
+            "output": config.output,
+            "data": {"source": source},
+            "tree": {"level_sizes": list(config.tree.level_sizes)},
+        }
         | values
     )
     set_up_logging(is_speaker=False)

@@ -163,6 +163,7 @@ def config_of(case: Case, folder: Path) -> Config:
     source = {"kind": "xmc", "path": str(folder / "raw")}
     return config_from_dict(
         {
+            "auto": [],
             "output": str(folder / case.name),
             "data": {"source": source, "max_length": 24, "directory": str(folder / "data")},
             "tree": {"level_sizes": case.level_sizes},

@@ -83,7 +83,7 @@ def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) ->
     """Examples per second of every loader, and the start with many shards."""
     write_raw(scratch / "raw", texts)
     data = {"source": {"path": str(scratch / "raw")}, "max_length": 64}
-    url = prepare(config_from_dict({"output": str(scratch), "data": data, "model": {"encoder": ENCODER}}))
+    url = prepare(config_from_dict({"auto": [], "output": str(scratch), "data": data, "model": {"encoder": ENCODER}}))
     work("write-mosaic", url, scratch / "mosaic", peers)
     all_ways = [way for ways in WAYS.values() for way in ways]
     runs = [{way: work(way, url, scratch / "mosaic", peers) for way in all_ways} for _ in range(rounds)]
@@ -127,7 +127,7 @@ def data_wait(scratch: Path) -> float:
     """Share of a short real training that waits for batches."""
     source = {"kind": "icd10cm", "chapters": ["3"]}
     config = {
-        "output": str(scratch / "train"), "data": {"source": source, "max_length": 64},
+        "auto": [], "output": str(scratch / "train"), "data": {"source": source, "max_length": 64},
         "tree": {"level_sizes": [32]}, "model": {"encoder": ENCODER, "pooling": "mean"},
         "train": {"epochs": 2, "batch_size": 32}, "log": {"every_steps": 1},
     }  # fmt: skip

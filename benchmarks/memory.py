@@ -192,6 +192,7 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
     """The config of a case."""
     return config_from_dict(
         {
+            "auto": [],
             "output": str(folder / "output"),
             "data": {"source": {"kind": "xmc", "path": str(folder)}, "max_length": sizes.tokens},
             "tree": {"level_sizes": sizes.level_sizes},

@@ -7,16 +7,22 @@ The data's way, left to right; each arrow is a stage that is made once and reuse
 Packages, in the order in which the data meets them: `data` (shards to batches), `tree` (labels to clusters), `model`
 (the cascade), `optim`, `parallel` (processes, DeepSpeed), `checkpoint`, `training`, `metrics`, `report`. `pipeline`
 runs the stages; `python -m cxml.train` is its command line. `cxml.Predictor` uses what was trained.
+
+In Python, `cxml.train(texts, labels)` trains and returns a `Predictor`; `cxml.CascadeClassifier` is a classifier of
+scikit-learn's kind.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cxml.fitting import train
+    from cxml.fitting.estimator import CascadeClassifier
     from cxml.prediction import Predictor
 
-__all__ = ["Predictor"]
+__all__ = ["CascadeClassifier", "Predictor", "train"]
 __version__ = "0.2.0"
 
 
@@ -25,4 +31,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the library's own names, lo
         from cxml.prediction import Predictor  # noqa: PLC0415 - PyTorch takes seconds to load
 
         return Predictor
+    if name == "CascadeClassifier":
+        from cxml.fitting.estimator import CascadeClassifier  # noqa: PLC0415 - so does scikit-learn
+
+        return CascadeClassifier
+    if name == "train":
+        return importlib.import_module("cxml.train")  # the command's module, which can be called
     raise AttributeError(f"module 'cxml' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import inspect
 import io
 import re
@@ -11,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
@@ -83,13 +84,21 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     names = ", ".join(name for name in own_configs() if "/" not in name)
     required = f"Required: --config FILE, a YAML file with the fields below, or one of cxml's own configs: {names}."
     with _masked_errors():
-        return tyro.cli(
+        parsed: Any = tyro.cli(
             command,
             prog=_called.get() or program,
             description=f"{_help(command.__doc__)}\n\n{required}",
             args=rest,
             default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
         )
+    return dataclasses.replace(parsed, settings=_without_given(parsed.settings, rest))
+
+
+def _without_given(settings: Config, words: Sequence[str]) -> Config:
+    """The config in which the run does not choose what options give, even where that is the default."""
+    options = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("--")}
+    given = {option.replace(".no_", ".") for option in options}
+    return dataclasses.replace(settings, auto=tuple(name for name in settings.auto if name not in given))
 
 
 @contextlib.contextmanager

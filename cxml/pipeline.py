@@ -3,6 +3,8 @@
     prepare -> tree -> train -> words (if asked for) -> evaluate
             -> baseline (if asked for)
 
+Fields that the config leaves open are settled once the data are prepared (`cxml.run_settings`).
+
 A finished stage leaves a JSON file that carries the fingerprint of all it was made from. One that was made from
 something else is refused, never overwritten silently: `--force STAGE` redoes it and all that depends on it.
 """
@@ -32,9 +34,10 @@ from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run, require_evidence, require_packages
+from cxml.run_settings import settle, settled
 from cxml.storage.locks import locked
 from cxml.training import combine_words, evaluate_run, train, train_words, with_precision, words_url
-from cxml.tree import build, fit_levels, tree_fingerprint, tree_url
+from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +94,27 @@ def run(
         return _run_stages(config, force, _stages(config, resume, run_job))
 
 
+def make_model(config: Config, run_job: RunJob = run_workers) -> Config:
+    """Run the stages that are missing up to the model, without evaluating it; raises what `run` raises.
+
+    Returns:
+        The config without open fields.
+    """
+    stages = _stages(config, "auto", run_job)
+    with locked(config.output):
+        return _make_stages(config, (), {name: stages[name] for name in stages if name not in ("baseline", "evaluate")})
+
+
 def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
     began = time.monotonic()
+    config = _make_stages(config, force, stages)
+    report = _show_report(config)
+    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    return report
+
+
+def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> Config:
+    """Make what is missing; the config without open fields."""
     require_packages(config)
     require_evidence(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
@@ -110,10 +132,8 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
             stage.make(config)
             _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
         if name == "prepare":
-            config = _fit_to_data(config)
-    report = _show_report(config)
-    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
-    return report
+            config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+    return config
 
 
 def _discard(config: Config, name: StageName, stage: Stage) -> None:
@@ -139,7 +159,7 @@ def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, A
 def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
-        config = _fit_to_data(config)
+        config = settled(config)
         is_done = _is_tree_done(config) and _is_model_done(config) and _are_words_as_wanted(config)
     if not is_done:
         problem = f"{model_url(config)} holds no finished model, or none with evidence.words as the config has it"
@@ -177,15 +197,6 @@ def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Sta
     if not config.evidence.words:
         del stages["words"]
     return stages
-
-
-def _fit_to_data(config: Config) -> Config:
-    """The config with the level sizes of its tree as numbers, which the number of labels settles."""
-    num_labels = DataManifest.read(data_url(config)).num_labels
-    fitted = fit_levels(config, num_labels)
-    if fitted != config:
-        _log.info("tree.level_sizes is auto: %s for %d labels", list(fitted.tree.sizes), num_labels)
-    return fitted
 
 
 def _matches(commit_url: str, fingerprints: Collection[str], stage: StageName) -> bool:

@@ -12,8 +12,9 @@ from cxml.data import ShardedDataset, data_url
 from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
+from cxml.settings import fit_to_labels
 from cxml.storage.locks import locked
-from cxml.tree import LabelTree, cluster_labels, fit_levels, save_tree, tree_url
+from cxml.tree import LabelTree, cluster_labels, save_tree, tree_url
 
 _TEXTS_AT_ONCE = 4096
 
@@ -42,7 +43,7 @@ def _recluster(config: Config, model: str, url: str) -> LabelTree:
     if not is_prepared(config):
         prepare(config)
     train = ShardedDataset(data_url(config), "train")
-    config = fit_levels(config, train.manifest.num_labels)
+    config = fit_to_labels(config, train.manifest.num_labels)
     if not train.has_texts:
         problem = f"{data_url(config)} holds no texts, which the model has to read"
         raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")

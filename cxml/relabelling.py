@@ -18,7 +18,7 @@ from cxml.checkpoint import (
     tree_digest,
     write_changed_model,
 )
-from cxml.config import Config, config_from_dict
+from cxml.config import Config, config_from_dict, plain_values, with_values
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.data.architecture import read_architecture
 from cxml.data_tools.preparation import is_prepared, prepare
@@ -54,6 +54,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
 def _relabel(config: Config, model: str) -> LabelCounts:
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
+    config = with_values(config, plain_values(old_config, config.auto))  # what the run does not say is the model's
     _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)

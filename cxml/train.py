@@ -8,9 +8,10 @@ python -m cxml.train --config configs/quickstart.yaml --dry-run
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cxml import extras
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command, until_the_reader_ends
@@ -21,6 +22,7 @@ from cxml.stopping import stopping_on_signals
 
 if TYPE_CHECKING:
     from cxml.launching import RunJob
+    from cxml.prediction import Predictor
 
 _AFTER_A_SIGNAL = "Run the same command again to go on from there."
 
@@ -90,6 +92,19 @@ def _act(command: TrainCommand, run_job: RunJob | None) -> None:
         from cxml.pipeline import run  # noqa: PLC0415
 
         run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config))
+
+
+class _CallableModule(types.ModuleType):
+    """`cxml.train` is this module and, for users of the library, the function `cxml.fitting.train` too."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Predictor:  # noqa: ANN401 - those of the function
+        """See `cxml.fitting.train`."""
+        from cxml.fitting import train  # noqa: PLC0415 - PyTorch takes seconds to load
+
+        return train(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 
 if __name__ == "__main__":

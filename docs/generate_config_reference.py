@@ -28,6 +28,10 @@ leaves out has the default. Each field is also an option of the command line, wh
 there twice and aliases. Numbers are plain decimals: `010`, `1:30`, `1_000`, `yes` and `.inf` are not accepted.
 `--print-config` shows what a run would use.
 
+"Chosen" fields that a config leaves out, or gives the value `auto`, are chosen from the data, the encoder and the
+machine when the run starts ([how](../decisions/0028-settings-from-the-data.md)); `--dry-run` shows the choices with
+their reasons. The other value is the default with `auto: []`.
+
 This page is written by `docs/generate_config_reference.py` from `cxml/config.py`.
 """
 
@@ -94,10 +98,9 @@ def _field_types(section: type) -> dict[str, str]:
 def _default(field: dataclasses.Field[object]) -> str:
     if field.default is dataclasses.MISSING:
         return "required"
-    if field.default in ("", ()):
-        return "empty"
     value = list(field.default) if isinstance(field.default, tuple) else field.default
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    shown = "empty" if value in ("", []) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return f"chosen; else {shown}" if field.metadata.get("choosable") else shown
 
 
 def main() -> int:

@@ -77,7 +77,7 @@ def prepared(engine: str, raw: str, out: str, max_length: int) -> Callable[[], N
     from cxml.data_tools.preparation import prepare  # noqa: PLC0415
 
     data = {"source": {"path": raw}, "max_length": max_length, "engine": engine}
-    config = config_from_dict({"output": out, "data": data, "model": {"encoder": ENCODER}})
+    config = config_from_dict({"auto": [], "output": out, "data": data, "model": {"encoder": ENCODER}})
     if engine == "ray":
         import ray  # noqa: PLC0415
 

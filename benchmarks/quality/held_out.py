@@ -32,9 +32,13 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and what every run has in common, as options of `python -m cxml.train`; the data are prepared."""
+def parsed(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what every run has in common, as options of `python -m cxml.train`; the data are prepared.
+
+    `further` are options of `python -m cxml.train` that come before those of the command line.
+    """
     options, rest = parser.parse_known_args()
+    rest = [*further, *rest]
     if options.quick:
         options.folder, options.seeds = options.folder / "quick", 1
         rest = [*QUICK, "--evaluate.examples", "0", *rest]

@@ -5,9 +5,12 @@ Not part of what `cxml.data` exports: importing transformers takes seconds, and 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from huggingface_hub import hf_hub_download
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,6 +24,10 @@ from cxml.config import ModelConfig
 from cxml.data.architecture import read_architecture
 from cxml.data.encoder_path import resolve_encoder
 from cxml.errors import ConfigError, DataError
+
+_POOLING = "1_Pooling/config.json"
+_SENTENCES = "sentence_bert_config.json"
+_MOST_BYTES = 1 << 16  # of either
 
 _REMEDY = "Give a hub name (needs the network the first time), a folder with config.json, or pip:PACKAGE."
 
@@ -67,6 +74,42 @@ def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrain
     except Exception as error:
         problem = f"its tokenizer cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", name, problem, _REMEDY) from error
+
+
+def read_pooling(config: ModelConfig) -> Literal["cls", "mean"] | None:
+    """How the encoder was pretrained to make one feature of a text, by the files that sentence-transformers writes.
+
+    None where it has no such file, or one that names another way.
+
+    Raises:
+        ConfigError: the encoder's package is not installed.
+    """
+    found = _extra_file(config.encoder, _POOLING)
+    if found.get("pooling_mode_mean_tokens") is True:
+        return "mean"
+    return "cls" if found.get("pooling_mode_cls_token") is True else None
+
+
+def read_sentence_length(config: ModelConfig) -> int | None:
+    """Tokens of the longest text that the encoder was pretrained on as a whole, where its files say so.
+
+    Raises:
+        ConfigError: the encoder's package is not installed.
+    """
+    found = _extra_file(config.encoder, _SENTENCES).get("max_seq_length")
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+
+def _extra_file(encoder: str, file: str) -> dict[str, Any]:
+    """A JSON object beside the encoder's weights; empty where there is none that can be read."""
+    path = _checked_path(encoder)
+    try:
+        local = Path(path, file) if Path(path).is_dir() else Path(hf_hub_download(path, file))
+        with local.open("rb") as stream:
+            found = json.loads(stream.read(_MOST_BYTES))
+    except Exception:  # of the hub's many kinds; the file only adds to what the encoder says of itself
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _checked_path(name: str) -> str:

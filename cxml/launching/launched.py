@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from cxml.accelerators import device_of
-from cxml.config import Config
+from cxml.config import Config, plain_values, with_values
 from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
 from cxml.training import combine_words, evaluate_run, train
@@ -50,9 +50,14 @@ class LaunchedJobs:
         return self._rank == 0
 
     def run_job(self, work: Callable[..., Any], arguments: tuple[Any, ...], num_workers: int) -> Any:  # noqa: ANN401
-        """`RunJob` of the leader: the first argument is the config, which all have; the rest travels as JSON."""
+        """`RunJob` of the leader.
+
+        All have what the user gave of the config, the first argument; what the run chose of it travels as JSON, as do
+        the other arguments.
+        """
         assert num_workers == self._world_size, "launch/train.py sets train.num_workers"
-        self._call({"job": work.__name__, "arguments": arguments[1:]})
+        chosen = plain_values(arguments[0], self._config.auto)
+        self._call({"job": work.__name__, "chosen": chosen, "arguments": arguments[1:]})
         return self._join(work, arguments)
 
     def follow(self) -> int:
@@ -69,7 +74,7 @@ class LaunchedJobs:
             if "exit" in call:
                 self._store.set(f"gone/{self._rank}", "")
                 return call["exit"]
-            self._join(_JOBS[call["job"]], (self._config, *call["arguments"]))
+            self._join(_JOBS[call["job"]], (with_values(self._config, call["chosen"]), *call["arguments"]))
 
     def dismiss(self, exit_code: int) -> None:
         """The leader's last call; it returns when all have heard it, so that the store can end with this process."""

@@ -23,7 +23,7 @@ from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.sharded_level import ShardedLevel
 from cxml.parallel.step_check import StepCheck
 from cxml.parallel.traffic import LevelTraffic
-from cxml.parallel.workers import run_workers
+from cxml.parallel.workers import run_here, run_workers
 
 __all__ = [
     "Engine",
@@ -49,6 +49,7 @@ __all__ = [
     "make_plan",
     "ranks_per_machine",
     "require_engine",
+    "run_here",
     "run_workers",
     "set_patience",
     "sharded_clusters",

@@ -76,6 +76,25 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
     return cast(_T, cast(Success, outcomes[0]).result)
 
 
+def run_here(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:
+    """`run_workers` for one process, which is this one: no start of another, and no import of the main module in it.
+
+    The environment names this process the only one while it works.
+    """
+    assert num_workers == 1, num_workers
+    with tempfile.TemporaryDirectory(prefix="cxml-here-") as folder:
+        own = rank_environment(0, 1, folder)
+        before = {name: os.environ.get(name) for name in own}
+        os.environ |= own
+        try:
+            return work(*arguments)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
 def _start(
     work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str]
 ) -> tuple[BaseProcess, Connection]:

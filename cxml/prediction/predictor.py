@@ -20,7 +20,7 @@ from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
 from cxml.errors import ConfigError
 from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
-from cxml.metrics import Thresholds
+from cxml.metrics import Thresholds, metric_sums
 from cxml.model import CascadeXML, LevelPrediction, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
@@ -40,6 +40,7 @@ from cxml.prediction.inputs import (
     refuse_surrogates,
 )
 from cxml.prediction.logit_adjustment import adjust_logits
+from cxml.prediction.named import indicators_of
 from cxml.prediction.packed_rows import RowFormat, prediction_head
 from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file, without_words
 from cxml.prediction.paths import explain_batch
@@ -266,6 +267,32 @@ class Predictor:
         strings = as_texts(texts)
         tokens, words = self._encode(strings), self._words_of(strings)
         return self.predict_tokens(tokens, k, threshold=threshold, beam=beam, excluded=excluded, words=words)
+
+    def evaluate(
+        self, texts: Iterable[str], labels: Sequence[Iterable[str] | str], ks: Sequence[int] = (1, 3, 5)
+    ) -> dict[str, float]:
+        """How well the model ranks the labels of texts whose labels are known.
+
+        Args:
+            texts: N texts, as `predict` takes them.
+            labels: for each text the names of its labels, or one name. Names that the model does not know count as
+                labels that it misses.
+            ks: the cut-offs.
+
+        Returns:
+            P@k, RP@k, recall@k and nDCG@k in percent, by name.
+
+        Raises:
+            ConfigError: there are not as many labels as texts, there are no texts, or a k is impossible.
+        """
+        cutoffs = [as_whole_number("ks", k) for k in ks]
+        found = self.predict(texts, max(cutoffs))
+        names = [[each] if isinstance(each, str) else [str(name) for name in each] for each in labels]
+        if len(names) != len(found) or not names:
+            problem = f"there are labels for {len(names)} texts, but {len(found)} texts"
+            raise ConfigError("labels", f"{len(names)} items", problem, "Give the labels of each text.")
+        true = indicators_of(names, self.names)
+        return metric_sums(found.labels, true, cutoffs).result()
 
     @torch.inference_mode()
     def predict_tokens(

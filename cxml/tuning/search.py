@@ -15,14 +15,15 @@ from rich.table import Table
 
 from cxml import ray_cluster, storage
 from cxml.cli import dump_config
-from cxml.config import Config, config_to_dict
+from cxml.config import Config, config_to_dict, with_values
 from cxml.console import table_console
 from cxml.data import data_url
 from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError, CxmlError
+from cxml.run_settings import settled
 from cxml.storage.locks import locked
-from cxml.tuning.space import read_space, with_values
+from cxml.tuning.space import read_space
 from cxml.tuning.trial import Trial
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def _search(
     folder = folder.absolute()
     space = read_space(space_file, config)
     _require_metric(config, metric)
+    prepare(config)
+    config = settled(config)  # trials differ in what is drawn alone
     base = _base_of_trials(config, folder, held_out, cpus)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray Tune would take Ctrl-C for the end of the search
@@ -85,7 +88,6 @@ def _require_metric(config: Config, metric: str) -> None:
 
 def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) -> Config:
     """The config that all trials share: on a part of the train texts, evaluated on the rest."""
-    prepare(config)
     data = str(folder / "data")
     shared = dataclasses.replace(
         config,

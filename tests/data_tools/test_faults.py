@@ -21,7 +21,7 @@ def make(tmp_path, wordnet_slice):
     def make_config(**data):
         source = {"path": str(wordnet_slice)}
         section = {"source": source, "max_length": 24, "shard_rows": 25, "engine": "local", **data}
-        return config_from_dict({"output": str(tmp_path / "run"), "data": section})
+        return config_from_dict({"auto": [], "output": str(tmp_path / "run"), "data": section})
 
     return make_config
 

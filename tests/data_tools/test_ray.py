@@ -42,7 +42,7 @@ def make(tmp_path_factory, raw_folder):
     def make_config(**data):
         output = str(tmp_path_factory.mktemp("run"))
         section = {"source": {"path": str(raw_folder)}, "max_length": 32, "shard_rows": 400, **data}
-        return config_from_dict({"output": output, "data": section})
+        return config_from_dict({"auto": [], "output": output, "data": section})
 
     return make_config
 

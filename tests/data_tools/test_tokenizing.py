@@ -7,7 +7,7 @@ from cxml.data_tools.preparation import load_tokenizer, tokenize
 
 @pytest.mark.parametrize("characters", [1, 100, 1000, 10**9])
 def test_how_many_texts_go_into_a_call_changes_no_token(wordnet_slice, monkeypatch, characters):
-    config = config_from_dict({"output": "unused", "data": {"source": {"path": str(wordnet_slice)}}})
+    config = config_from_dict({"auto": [], "output": "unused", "data": {"source": {"path": str(wordnet_slice)}}})
     tokenizer, _ = load_tokenizer(config)
     texts = read_source(SourceConfig(path=str(wordnet_slice))).splits["train"].texts
     monkeypatch.setattr("cxml.data.tokenizing._CHARACTERS_PER_CALL", characters)

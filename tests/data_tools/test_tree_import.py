@@ -27,7 +27,8 @@ def config(tmp_path):
     labels = sparse.csr_matrix(np.eye(9))
     data = write_dataset(tmp_path / "set", {"train": (labels, random_rows(rng, 9, 20, 5))})
     sections = {"source": {"kind": "icd10cm"}, "directory": data}
-    return config_from_dict({"output": str(tmp_path / "run"), "data": sections, "tree": {"level_sizes": [2, 4]}})
+    tree = {"level_sizes": [2, 4]}
+    return config_from_dict({"auto": [], "output": str(tmp_path / "run"), "data": sections, "tree": tree})
 
 
 def one_hot(of_child, num_parents):

@@ -15,7 +15,7 @@ from cxml.tree import build, tree_url
 def built(tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     data = {"source": {"kind": "icd10cm", "chapters": ["3"]}, "max_length": 24}
-    config = config_from_dict({"output": str(output), "data": data, "tree": {"level_sizes": [4, 16]}})
+    config = config_from_dict({"auto": [], "output": str(output), "data": data, "tree": {"level_sizes": [4, 16]}})
     prepare(config)
     return config, build(config, ShardedDataset(data_url(config), "train"))
 
@@ -48,7 +48,7 @@ def test_without_a_data_set_sizes_are_shown_and_another_ones_is_refused(built, c
     config, _ = built
     assert tree_report.main([tree_url(config)]) == 0
     assert "mean cosine" not in capsys.readouterr().out
-    other = config_from_dict({"output": str(tmp_path), "data": {"source": {"path": str(wordnet_slice)}}})
+    other = config_from_dict({"auto": [], "output": str(tmp_path), "data": {"source": {"path": str(wordnet_slice)}}})
     prepare(other)
     assert tree_report.main([tree_url(config), "--data", data_url(other)]) == 2
     assert "Name the data set that the tree was built from" in capsys.readouterr().err

@@ -1,9 +1,14 @@
 """The same run started in four ways: real launchers, a real Ray cluster with its job server."""
 
+import math
 import sys
 
+import yaml
 from support.launching import BIN, assert_same_run, launch
 from support.object_store import free_ports
+from support.runs import read_losses
+
+from cxml.config import CHOOSABLE, config_from_dict
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):
@@ -26,3 +31,16 @@ def test_a_ray_job_takes_the_same_steps_and_its_logs_show_them(expected, job_ser
     assert_same_run(tmp_path / "run", expected)
     assert "Processes run on Ray Train" in done.stdout
     assert "epoch 1.00" in done.stdout
+
+
+def test_all_processes_of_a_launcher_take_what_the_first_has_chosen(expected, tmp_path):
+    values = yaml.safe_load(expected[0].read_text())
+    values["train"]["batch_size"] = values["optim"]["classifier_lr"] = "auto"
+    file = tmp_path / "open.yaml"
+    file.write_text(yaml.safe_dump(values))
+    (port,) = free_ports(1)
+    launcher = [str(BIN / "torchrun"), "--nproc-per-node=2", f"--master-port={port}", "launch/train.py"]
+    launch(launcher, tmp_path / "run", file)
+    chosen = config_from_dict(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()))
+    assert chosen.train.batch_size != CHOOSABLE["train.batch_size"]
+    assert len(read_losses(tmp_path / "run")) == math.ceil(668 / chosen.train.batch_size)

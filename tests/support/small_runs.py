@@ -21,6 +21,7 @@ def write_rows(folder: Path, num_labels: int, num_texts: int) -> Path:
 def small_values(folder: Path, encoder: str, raw: Path, **sections: dict) -> dict:
     """The mapping of a config with few steps; `sections` add fields."""
     values = {
+        "auto": [],
         "output": str(folder),
         "data": {"source": {"kind": "jsonl", "path": str(raw)}, "max_length": 8},
         "model": {"encoder": encoder},

@@ -31,7 +31,7 @@ def config_for(data, out, engine="ray", num_workers=2, **tree):
     sections = {"level_sizes": [8, 64, 700], "engine": engine, "num_workers": num_workers, "feature_top_k": 50, **tree}
     source = {"kind": "icd10cm"}
     return config_from_dict(
-        {"output": str(out), "data": {"source": source, "directory": data}, "tree": sections, "seed": 5}
+        {"auto": [], "output": str(out), "data": {"source": source, "directory": data}, "tree": sections, "seed": 5}
     )
 
 

@@ -13,7 +13,7 @@ NAMES = ["red shoes", "running shoes of a red kind", "books", "old books and map
 
 
 def config(**sections):
-    return config_from_dict({"output": "none", "data": {"source": {"kind": "icd10cm"}}, **sections})
+    return config_from_dict({"auto": [], "output": "none", "data": {"source": {"kind": "icd10cm"}}, **sections})
 
 
 def test_words_are_weighed_by_how_rare_they_are_and_rows_have_norm_one():

@@ -57,7 +57,7 @@ def test_the_parts_together_are_the_features_of_the_whole_in_tree_order(job):
 def test_parts_smoothed_over_the_graph_with_names_beside_them_are_what_one_process_makes(job):
     tree = {"feature_top_k": 12, "walk_length": 60, "walk_max_frequency": 25, "name_features": "tfidf"}
     data = {"source": {"kind": "icd10cm"}, "directory": job.data_url}
-    config = config_from_dict({"output": "none", "data": data, "tree": tree, "seed": 3})
+    config = config_from_dict({"auto": [], "output": "none", "data": data, "tree": tree, "seed": 3})
     expected = features_of_labels(config, ShardedDataset(job.data_url, "train"))[initial_order(90, 3)]
     job = make_job(config, ShardedDataset(job.data_url, "train"), job.tree_url)
     assert job.num_name_features == 91  # "label" and the numbers 0 to 89

@@ -2,6 +2,7 @@
 
 In: a raw form, read block by block (`cxml.data_tools.formats`).
 
+0. `lengths` settles how long a text may be, where the user leaves that open.
 1. `inputs` settles what shapes the data set, and tells whether it is there already (`is_prepared`).
 2. `prepare` makes two passes: the first tokenises each block of rows, finds its terms and stages both (`staging`), then
    the counts of all blocks are added up; the second weighs the terms and writes the shards.
@@ -13,7 +14,8 @@ Out: a folder that `cxml.data.ShardedDataset` opens, its manifest written last.
 """
 
 from cxml.data_tools.preparation.inputs import expected_fingerprint, is_prepared
+from cxml.data_tools.preparation.lengths import with_length
 from cxml.data_tools.preparation.prepare import prepare
 from cxml.data_tools.preparation.tokenizing import load_tokenizer, tokenize
 
-__all__ = ["expected_fingerprint", "is_prepared", "load_tokenizer", "prepare", "tokenize"]
+__all__ = ["expected_fingerprint", "is_prepared", "load_tokenizer", "prepare", "tokenize", "with_length"]

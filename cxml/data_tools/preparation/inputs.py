@@ -14,6 +14,7 @@ from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
 from cxml.data_tools.formats import open_source, source_facts
 from cxml.data_tools.formats.records import find_names
+from cxml.data_tools.preparation.lengths import with_length
 from cxml.data_tools.preparation.tokenizing import load_tokenizer
 from cxml.errors import StaleArtefactError
 
@@ -96,6 +97,7 @@ class Inputs:
 
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
     """The inputs of `config`; `source` stands for raw files that are not there any more."""
+    config = with_length(config)
     settings = shaping(config, "data")
     # Named even where it is false: a manifest without it is of a version that took digits for numbers.
     settings["source"]["label_ids"] = config.data.source.label_ids

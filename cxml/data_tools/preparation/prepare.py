@@ -22,16 +22,16 @@ from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
-from cxml.data_tools.formats import SPLITS, open_source
+from cxml.data_tools.formats import SPLITS, Reader, open_source
 from cxml.data_tools.formats.reader import show
 from cxml.data_tools.preparation.engines import Engine, open_engine
 from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
+from cxml.data_tools.preparation.lengths import with_length
 from cxml.data_tools.preparation.progress import FOLDER, Progress, Scan
 from cxml.data_tools.preparation.staging import read_label_counts, read_term_counts
 from cxml.data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 from cxml.errors import DataError
 from cxml.storage.locks import locked
-from cxml.tree import fit_levels
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +64,15 @@ def prepare(config: Config) -> str:
 
 def _prepare(config: Config, url: str) -> None:
     progress = Progress(url)
+    source = open_source(config.data.source)
+    config = with_length(config, source)
     inputs = gather_inputs(config)
     if progress.begin(inputs.fingerprint):
         _log.info("Going on with what an earlier run left at %s", url)
     with open_engine(config.data, inputs.source) as engine:
         scan = progress.load_scan()
         if scan is None:
-            scan = _scan(config, inputs.tokenizer_rules, engine, progress)
+            scan = _scan(config, source, inputs.tokenizer_rules, engine, progress)
             progress.save_scan(scan)
         splits = _make_shards(config, engine, scan, progress)
     manifest = _manifest(url, inputs, scan, splits)
@@ -97,11 +99,12 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
     return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
 
 
-def _scan(config: Config, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
+def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
-    source = open_source(config.data.source)
+    from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
+
     names = source.label_names()
-    fit_levels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
+    fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
     done = {split: progress.staged(split) for split in SPLITS}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
     raw_rows = RawRows(source, config.data, len(names), blocks_done)

@@ -315,7 +315,7 @@ def test_labels_named_by_numbers_keep_their_order(tmp_path):
 
 def config_of(folder, kind="csv", output="run", **source):
     data = {"source": {"kind": kind, "path": str(folder), **source}, "max_length": 8}
-    return config_from_dict({"output": str(folder / output), "data": data})
+    return config_from_dict({"auto": [], "output": str(folder / output), "data": data})
 
 
 def test_a_preparation_tells_of_its_labels(tmp_path, caplog):

@@ -1,0 +1,58 @@
+"""`data.max_length` where the user leaves it open: from the texts, before they are tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cxml import storage
+from cxml.config import Config, with_values
+from cxml.data import DataManifest, data_url
+from cxml.data.schema import MANIFEST_FILE
+from cxml.data_tools.formats import Reader, open_source
+from cxml.data_tools.preparation.tokenizing import tokenize
+
+_FIELD = "data.max_length"
+_SAMPLE = 20_000  # texts whose lengths are looked at
+
+
+def with_length(config: Config, source: Reader | None = None) -> Config:
+    """The config with a settled `data.max_length`: that of the prepared data set if it is there, else by its texts.
+
+    Args:
+        config: of the run.
+        source: the raw data, if it is open already.
+
+    Raises:
+        ConfigError: the encoder or its tokenizer cannot be read.
+        DataError: the raw data are missing or broken.
+    """
+    if _FIELD not in config.auto:
+        return config
+    if storage.exists(storage.join(data_url(config), MANIFEST_FILE)):
+        chosen = DataManifest.read(data_url(config)).config.get("max_length", config.data.max_length)
+    else:
+        chosen = _by_the_texts(config, source or open_source(config.data.source))
+    return with_values(config, {_FIELD: chosen})
+
+
+def _by_the_texts(config: Config, source: Reader) -> int:
+    # Importing transformers takes seconds, which workers need not wait.
+    from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
+    from cxml.settings import longest_possible, longest_text  # noqa: PLC0415
+
+    model = config.model
+    tokenizer = load_pretrained_tokenizer(model.encoder, trust_remote_code=model.trust_remote_code)
+    longest = longest_possible(model, tokenizer.model_max_length)
+    texts = list(_some_texts(source))
+    return longest_text(tokenize(tokenizer, texts, longest).lengths, longest) if texts else longest
+
+
+def _some_texts(source: Reader) -> Iterator[str]:
+    """The first train texts that can be read."""
+    left = _SAMPLE
+    for chunk in source.chunks("train"):
+        readable = [text for place, text in enumerate(chunk.texts) if place not in chunk.problems][:left]
+        yield from readable
+        left -= len(readable)
+        if not left:
+            return

@@ -1,0 +1,79 @@
+"""Texts and labels of Python as files that a run reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from cxml.errors import ConfigError
+from cxml.prediction.inputs import as_texts, refuse_surrogates
+
+_LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'
+
+
+def write_rows(folder: Path, texts: Sequence[str], labels: Sequence[Sequence[str]]) -> None:
+    """Write all rows as the train split, and the first as the test split, which no data set goes without."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"text": pa.array(texts, pa.string()), "labels": pa.array(labels, pa.list_(pa.string()))})
+    pyarrow.parquet.write_table(table, folder / "train.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 1), folder / "test.parquet")
+
+
+def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # noqa: ANN401 - of many libraries
+    """Texts and the names of their labels as plain lists.
+
+    Args:
+        texts: N strings in what `Predictor.predict` takes; or a pandas DataFrame or an Arrow table with the columns
+            `text` and `labels`, where there are no `labels`.
+        labels: for each text a name or several, in a list, array, Series or Arrow array. Numbers become names.
+
+    Raises:
+        ConfigError: texts and labels do not go together, or a text has no label; names its position.
+    """
+    if labels is None:
+        texts, labels = _columns(texts)
+    found = as_texts(texts)
+    refuse_surrogates(found)
+    names = [_names(each, position) for position, each in enumerate(_plain(labels))]
+    if len(found) != len(names):
+        problem = f"there are {len(found)} texts, but labels of {len(names)}"
+        raise ConfigError("labels", f"{len(names)} items", problem, f"{_LABELS_WANTED}.")
+    if not found:
+        raise ConfigError("texts", "0 items", "are empty", "Give texts to train on.")
+    return found, names
+
+
+def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    names = getattr(table, "column_names", None) or list(getattr(table, "columns", ()))
+    if "text" not in names or "labels" not in names:
+        remedy = "Give labels too, or a table with the columns text and labels, or the path of one."
+        raise ConfigError("labels", None, "is missing", remedy)
+    return table["text"], table["labels"]
+
+
+def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
+    """Labels as a list of one item per text."""
+    to_list = getattr(labels, "to_pylist", None) or getattr(labels, "tolist", None)
+    if to_list is not None:
+        labels = to_list()
+    if isinstance(labels, str | bytes) or not hasattr(labels, "__iter__"):
+        raise ConfigError("labels", type(labels).__name__, "is no sequence", f"{_LABELS_WANTED}.")
+    return list(labels)
+
+
+def _names(item: Any, position: int) -> list[str]:  # noqa: ANN401
+    """The names of one text's labels."""
+    several = [item] if isinstance(item, str | int | np.integer) else item
+    if not isinstance(several, list | tuple | set | frozenset | np.ndarray):
+        problem = "is neither a label nor a list of labels"
+        raise ConfigError(f"labels[{position}]", repr(item)[:80], problem, f"{_LABELS_WANTED}.")
+    names = [str(each) for each in several]
+    if not names or not all(name.strip() for name in names):
+        problem = "is empty" if names else "names no label"
+        raise ConfigError(f"labels[{position}]", names, problem, "Leave out texts without labels.")
+    return names

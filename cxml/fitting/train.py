@@ -1,0 +1,124 @@
+"""Train a model on texts and labels that Python holds, or on tables at a path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cxml.cli import dump_config
+from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.errors import CxmlError
+from cxml.fitting.tables import rows_of, write_rows
+from cxml.operating_system import ending_with_parent
+from cxml.prediction import Predictor
+
+_TAIL = 20  # last lines of what the process says that its error shows
+
+
+def train(
+    texts: Any,  # noqa: ANN401 - of many libraries
+    labels: Any = None,  # noqa: ANN401
+    *,
+    output: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+    **fields: Any,  # noqa: ANN401 - of the config
+) -> Predictor:
+    """Train a model. The settings are chosen from the data, but for those that are given.
+
+    The training runs in a process of its own, with as many as `train={"num_workers": ...}` says below it.
+
+    Args:
+        texts: N texts in a list, NumPy array, pandas Series or Arrow array; a pandas DataFrame or Arrow table with the
+            columns `text` and `labels`; or the path of a table or a folder of tables, as `data.source.kind: table`
+            reads them: of these, files called test, or a fifth of the rows, are left out.
+        labels: for each text the name of its label or a list of names. None for a table or a path.
+        output: a folder for data, checkpoints and model. The same call goes on with what is there, and refuses what was
+            made from other data. None: a temporary folder, which is deleted.
+        verbose: show what the process says on standard error.
+        **fields: fields of the config (docs/reference/config.md): sections as mappings, such as
+            `train={"epochs": 3}`, or dotted names, such as `**{"train.epochs": 3}`.
+
+    Returns:
+        The model, loaded.
+
+    Raises:
+        ConfigError: texts, labels or fields are impossible; names the field or the position.
+        CxmlError: the training failed.
+    """
+    with _folder(output) as folder:
+        config = _config(texts, labels, folder, fields)
+        _train_apart(config, verbose=verbose)
+        return Predictor.from_checkpoint(config.output)
+
+
+@contextlib.contextmanager
+def _folder(output: str | os.PathLike[str] | None) -> Iterator[str]:
+    if output is not None:
+        yield os.fspath(output)
+        return
+    with tempfile.TemporaryDirectory(prefix="cxml-train-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def _config(texts: Any, labels: Any, output: str, fields: Mapping[str, Any]) -> Config:  # noqa: ANN401
+    """The config of the run; rows in memory are written to its output."""
+    is_path = isinstance(texts, str | os.PathLike) and labels is None
+    raw = os.fspath(texts) if is_path else str(Path(output, "raw"))
+    source = {"kind": "table" if is_path else "parquet", "path": raw}
+    values: dict[str, Any] = {"output": output, "data": {"source": source}}
+    for name, value in fields.items():
+        _put(values, name.split("."), value)
+    config = config_from_dict(values)
+    if not is_path:
+        write_rows(Path(raw), *rows_of(texts, labels))
+    return config
+
+
+def _put(values: dict[str, Any], path: list[str], value: object) -> None:
+    """Set a field in nested mappings; a mapping sets those that it names."""
+    name, *rest = path
+    if rest:
+        _put(values.setdefault(name, {}), rest, value)
+    elif isinstance(value, Mapping):
+        for inner, each in value.items():
+            _put(values.setdefault(name, {}), str(inner).split("."), each)
+    else:
+        values[name] = list(value) if isinstance(value, tuple) else value
+
+
+def _train_apart(config: Config, *, verbose: bool) -> None:
+    """Train in a new process.
+
+    Raises:
+        CxmlError: it failed; carries what it said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="cxml-config-") as folder:  # for this user alone, as URLs may have secrets
+        file = Path(folder, "config.yaml")
+        file.write_text(dump_config(config_to_dict(config, with_credentials=True)))
+        process = subprocess.Popen(
+            [*ending_with_parent(signal.SIGTERM), sys.executable, "-m", "cxml.fitting.process", str(file)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+        )  # fmt: skip
+        said: deque[str] = deque(maxlen=_TAIL)
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                said.append(line)
+                if verbose:
+                    print(line, end="", file=sys.stderr)  # not inherited: a notebook shows what Python prints
+            code = process.wait()
+        except BaseException:  # Ctrl-C reaches a notebook's own process alone
+            process.terminate()
+            process.wait()
+            raise
+    if code:
+        last = said[-1].strip() if said else f"the training ended with {code}"
+        raise CxmlError(last if code == 2 else "".join(said) or last)

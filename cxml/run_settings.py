@@ -1,0 +1,146 @@
+"""The settings of a run: what the user gave, and what the run chooses from its data, its encoder and the machine.
+
+A run chooses once. It keeps its choices in its output, and every later start takes them from there: a training resumes
+with the values that it began with, on another machine or with a newer version too.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from rich.console import Console
+
+from cxml import storage
+from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, read_manifest, read_model_manifest
+from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
+from cxml.data import DataManifest, Ragged, data_url
+from cxml.data.schema import MANIFEST_FILE
+from cxml.data_tools.formats import read_source
+from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize, with_length
+from cxml.settings import Choice, Facts, choices_table, choose, facts_of, prepared_facts, read_record, write_record
+from cxml.tree import fit_levels
+
+_log = logging.getLogger(__name__)
+
+_LENGTH = "data.max_length"
+_SAMPLE = 2000  # raw texts that are looked at before any is prepared
+_WIDTH = 140  # of the table in a log
+_SECTIONS = ("tree", "model", "head", "optim", "train")
+
+
+def settle(config: Config, *, again: bool = False) -> Config:
+    """The config of a run whose data are prepared, without open fields. New choices are printed and kept.
+
+    Args:
+        config: of the run.
+        again: choose anew, whatever was chosen before.
+
+    Raises:
+        ConfigError: given values contradict each other, or do not fit the data.
+        DataError: the data set, or the record of an earlier start, is damaged.
+    """
+    if not config.auto:
+        return _fit_levels(config)
+    fingerprint = _fingerprint(config)
+    choices = None if again else read_record(config.output, fingerprint)
+    if choices is not None:
+        _log.info("The run keeps the settings that it chose at first (settings.json)")
+        return _taking(config, choices)
+    fitted, choices = _choose(config) if again else _choose_or_keep(config)
+    write_record(config.output, fingerprint, fitted, choices)
+    Console(stderr=True, width=_WIDTH).print(choices_table(choices))
+    return fitted
+
+
+def settled(config: Config) -> Config:
+    """`settle` without printing or keeping anything. A config whose data are not prepared is returned as it is."""
+    if not storage.exists(storage.join(data_url(config), MANIFEST_FILE)):
+        return config
+    return _fitted(config)[0] if config.auto else _fit_levels(config)
+
+
+def foresee(config: Config) -> tuple[Config, list[Choice]]:
+    """What a run would choose, from its prepared data or from the raw ones; writes nothing.
+
+    Raises:
+        CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
+    """
+    if not config.auto:
+        return config, []
+    if is_prepared(config):
+        return _fitted(config)
+    with_known_length = with_length(config)
+    return _choose_by(config, with_known_length, _raw_facts(with_known_length))
+
+
+def _fitted(config: Config) -> tuple[Config, list[Choice]]:
+    """As the run has chosen, or would."""
+    choices = read_record(config.output, _fingerprint(config))
+    return (_taking(config, choices), choices) if choices is not None else _choose_or_keep(config)
+
+
+def _choose_or_keep(config: Config) -> tuple[Config, list[Choice]]:
+    """Choose by the prepared data, but keep the values of a model or checkpoint of the run that has no record."""
+    trained = _trained_config(config)
+    if trained is None:
+        return _choose(config)
+    values = plain_values(trained, config.auto)
+    choices = [Choice(name, value, "what the run was trained with") for name, value in values.items()]
+    return _taking(config, choices), choices
+
+
+def _choose(config: Config) -> tuple[Config, list[Choice]]:
+    return _choose_by(config, with_length(config), prepared_facts(config))
+
+
+def _choose_by(config: Config, with_known_length: Config, facts: Facts) -> tuple[Config, list[Choice]]:
+    fitted, choices = choose(with_known_length, facts)
+    if _LENGTH not in config.auto:
+        return fitted, choices
+    length = with_known_length.data.max_length
+    reason = f"99 % of the texts have at most {facts.long_length} tokens, within what the encoder reads"
+    return fitted, [Choice(_LENGTH, length, reason), *choices]
+
+
+def _taking(config: Config, choices: list[Choice]) -> Config:
+    return with_values(config, {choice.name: choice.value for choice in choices})
+
+
+def _fit_levels(config: Config) -> Config:
+    """The config with the level sizes of its tree as numbers, which the number of labels settles."""
+    num_labels = DataManifest.read(data_url(config)).num_labels
+    fitted = fit_levels(config, num_labels)
+    if fitted != config:
+        _log.info("tree.level_sizes is auto: %s for %d labels", list(fitted.tree.sizes), num_labels)
+    return fitted
+
+
+def _fingerprint(config: Config) -> str:
+    """Hash of what choices depend on besides the machine: the data, and what the user gave."""
+    data = DataManifest.read(data_url(config)).fingerprint
+    return storage.fingerprint("settings", data, [shaping(config, name) for name in _SECTIONS], sorted(config.auto))
+
+
+def _trained_config(config: Config) -> Config | None:
+    """The config that the run's model, or its newest checkpoint, was trained with; None where there is neither."""
+    if storage.exists(storage.join(model_url(config), "manifest.json")):
+        return config_from_dict(read_model_manifest(model_url(config)).config)
+    entries = list_checkpoints(checkpoints_url(config))
+    if not entries:
+        return None
+    newest = max(entries, key=lambda entry: entry.step)
+    return config_from_dict(read_manifest(newest.url).run.config)
+
+
+def _raw_facts(config: Config) -> Facts:
+    """The facts of raw data; lengths and names are those of the first texts."""
+    raw = read_source(config.data.source, config.data.on_error)
+    split = raw.splits["train"]
+    texts, labels = split.texts[:_SAMPLE], split.labels[:_SAMPLE]
+    tokenizer, _ = load_tokenizer(config)
+    return facts_of(
+        config, num_texts=len(split.texts), lengths=tokenize(tokenizer, texts, config.data.max_length).lengths,
+        frequency=np.bincount(split.labels.indices, minlength=len(raw.label_names)), names=raw.label_names,
+        texts=texts, labels=Ragged(labels.indices, labels.indptr),
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Go through the rules, and leave alone what the user gave."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from cxml.config import Config
+from cxml.settings.facts import Facts
+from cxml.settings.rules import RULES, num_levels_given
+from cxml.tree import fit_levels
+from cxml.tree.levels import level_sizes_for
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that was chosen for a field.
+
+    Attributes:
+        name: of the field, dotted.
+        value: plain, as a config file holds it.
+        reason: why, in a few words.
+    """
+
+    name: str
+    value: Any
+    reason: str
+
+
+def choose(config: Config, facts: Facts) -> tuple[Config, list[Choice]]:
+    """The config with values for all fields that its `auto` names, and what was chosen.
+
+    `data.max_length` has to be settled before: facts count tokens of texts that are cut off there.
+
+    Raises:
+        ConfigError: given values contradict each other, or do not fit the number of labels.
+    """
+    choices = []
+    for name, rule in RULES.items():
+        if name in config.auto:
+            value, reason = rule(facts, config)
+            config = _replaced(config, name, value)
+            choices.append(Choice(name, list(value) if isinstance(value, tuple) else value, reason))
+        elif name == "tree.level_sizes":
+            config = fit_levels(config, facts.num_labels)
+    assert not config.auto, config.auto
+    return config, choices
+
+
+def fit_to_labels(config: Config, num_labels: int) -> Config:
+    """The config with `tree.level_sizes` as numbers; its other open fields stay open.
+
+    Raises:
+        ConfigError: the levels do not fit the number of labels, or a field of `model` with a value per level.
+    """
+    if "tree.level_sizes" not in config.auto:
+        return fit_levels(config, num_labels)
+    sizes = level_sizes_for(num_labels, num_levels_given(config))
+    return fit_levels(_replaced(config, "tree.level_sizes", sizes), num_labels)
+
+
+def _replaced(config: Config, name: str, value: object) -> Config:
+    """The config with a value for one of its open fields."""
+    section, field = name.split(".")
+    changed = dataclasses.replace(getattr(config, section), **{field: value})
+    still_open = tuple(each for each in config.auto if each != name)
+    return dataclasses.replace(config, **{section: changed, "auto": still_open})

@@ -1,0 +1,110 @@
+"""Look at the data, the encoder's files and the machine, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cxml.accelerators import accelerator_type, device_of
+from cxml.config import Config, HeadConfig, ModelConfig
+from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_labels
+from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
+from cxml.operating_system import free_memory
+from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
+from cxml.settings.names import name_pattern
+
+_MOST_LENGTHS = 2_000_000  # of texts, so that facts take seconds
+_MOST_TEXTS = 20_000  # that are read for the names of labels
+_MOST_TOKENS = 512  # time grows with them; encoders that read more are asked to by name
+
+
+def prepared_facts(config: Config) -> Facts:
+    """The facts of the prepared data set of `config`.
+
+    Raises:
+        DataError: it is missing or damaged.
+        ConfigError: the encoder cannot be read.
+    """
+    url = data_url(config)
+    names, frequency = read_labels(url)
+    split = ShardedDataset(url, "train")
+    rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST_TEXTS), dtype=np.int64))
+    is_asked = "train.name_texts" in config.auto and split.has_texts
+    texts, labels = (split.texts(rows), split.gather(rows)[1]) if is_asked else ([], Ragged.from_lists([]))
+    return facts_of(
+        config, num_texts=DataManifest.read(url).rows("train"), lengths=split.lengths[:_MOST_LENGTHS],
+        frequency=frequency, names=names, texts=texts, labels=labels,
+    )  # fmt: skip
+
+
+def facts_of(
+    config: Config,
+    *,
+    num_texts: int,
+    lengths: np.ndarray,
+    frequency: np.ndarray,
+    names: Sequence[str],
+    texts: Sequence[str],
+    labels: Ragged,
+) -> Facts:
+    """Facts from what was read of a data set.
+
+    Args:
+        config: of the run.
+        num_texts: train texts, with those that are held out for validation.
+        lengths: int64 [n], tokens of some train texts.
+        frequency: int64 [L], train texts of each label.
+        names: of the L labels.
+        texts: some train texts, to compare the names with.
+        labels: label ids of each of these.
+    """
+    seen = frequency[frequency > 0]
+    return Facts(
+        num_texts=max(1, num_texts - round(num_texts * config.train.validation_fraction)),
+        num_labels=len(frequency),
+        texts_per_label=float(np.median(seen)) if len(seen) else 0.0,
+        mean_length=float(lengths.mean()),
+        long_length=int(np.quantile(lengths, 0.99, method="higher")),
+        name_pattern=name_pattern(names, texts, labels) if len(texts) else "",
+        encoder=encoder_facts(config.model),
+        machine=machine_facts(config.head),
+    )
+
+
+def encoder_facts(model: ModelConfig) -> EncoderFacts:
+    """The facts of an encoder, without its weights. Raises `ConfigError` where it cannot be read."""
+    architecture = read_encoder_config(model)
+    layers, width = architecture.num_hidden_layers, architecture.hidden_size
+    return EncoderFacts(
+        num_layers=layers,
+        hidden_size=width,
+        num_parameters=12 * layers * width**2,  # four maps of attention, two of four times the width
+        pooling=read_pooling(model),
+    )
+
+
+def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
+    """Tokens that a text may have: what the encoder was pretrained on, has positions for, or 512.
+
+    Args:
+        model: names the encoder.
+        tokenizer_limit: what its tokenizer says, which leaves out positions that are reserved.
+
+    Raises:
+        ConfigError: the encoder cannot be read.
+    """
+    positions = getattr(read_encoder_config(model), "max_position_embeddings", None)
+    known = [each for each in (read_sentence_length(model), positions, tokenizer_limit) if each is not None]
+    return min([*known, _MOST_TOKENS])
+
+
+def machine_facts(head: HeadConfig) -> MachineFacts:
+    """The facts of this machine, for rows that `head` describes."""
+    has_accelerator = accelerator_type() is not None
+    if accelerator_type() == "cuda" and head.rows_in == "device":
+        free = torch.cuda.get_device_properties(device_of(0)).total_memory
+    else:
+        free = free_memory()
+    return MachineFacts(has_accelerator=has_accelerator, free_bytes=free)

@@ -1,0 +1,43 @@
+"""What a run has chosen, kept in its output: the next start takes the same values, on another machine too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from cxml import storage
+from cxml.cli import dump_config
+from cxml.config import CHOOSABLE, Config, config_to_dict
+from cxml.errors import DataError
+from cxml.settings.choose import Choice
+
+_RECORD, _CONFIG = "settings.json", "config.yaml"
+_REMEDY = "Delete it: the settings are then chosen again, which another version or machine may do differently."
+
+
+def read_record(output: str, fingerprint: str) -> list[Choice] | None:
+    """The choices that the run in `output` has made from the same data and given values; None where there are none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    url = storage.join(output, _RECORD)
+    if not storage.exists(url):
+        return None
+    found = storage.read_json(url, _REMEDY)
+    if found.get("fingerprint") != fingerprint:
+        return None
+    try:
+        choices = [Choice(**each) for each in found["choices"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(url, "does not list what was chosen", _REMEDY) from error
+    if any(choice.name not in CHOOSABLE for choice in choices):
+        raise DataError(url, "names fields that cannot be chosen", _REMEDY)
+    return choices
+
+
+def write_record(output: str, fingerprint: str, config: Config, choices: Sequence[Choice]) -> None:
+    """Keep the choices, and beside them the config that they make, as a file to train with again."""
+    storage.write_atomic(storage.join(output, _CONFIG), dump_config(config_to_dict(config)).encode())
+    record = {"fingerprint": fingerprint, "choices": [dataclasses.asdict(choice) for choice in choices]}
+    storage.write_json(storage.join(output, _RECORD), record)

@@ -1,0 +1,226 @@
+"""One rule per field: facts about the data, and the config as it stands so far -> a value and the reason for it.
+
+The reasons, and what was measured, are in docs/decisions/0028. A rule reads fields of the config that are settled
+before its own, in the order of `RULES`, whether the user gave them or another rule did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from cxml.config import Config
+from cxml.model.taps import default_taps
+from cxml.optim import RowState
+from cxml.settings.facts import Facts
+from cxml.tree.levels import level_sizes_for
+
+Rule = Callable[[Facts, Config], tuple[Any, str]]
+
+_DEEP = 12  # layers from which an encoder is like the paper's
+_PAPER_WIDTH = 768
+_FEW_TEXTS = 100  # of a label, below which centroids begin better than zeros
+_REPETITIVE = 50  # texts of a label, above which its name adds nothing to them
+_SHARE_OF_STEP = 0.2  # of the encoder's work, that scoring all labels may add
+_SHARE_OF_MEMORY = 0.5  # of what is free, for the label rows
+_LONG_TAIL = 1.25  # longest text to mean, from which padding is worth avoiding
+_RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2, 384
+_USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
+_FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
+_SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
+
+
+def pooling(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
+    """The encoder's own, else the mean: a pretrained first token says little of a text until it is trained to."""
+    if facts.encoder.pooling:
+        return facts.encoder.pooling, "what the encoder's own files say it was pretrained with"
+    return "mean", "the encoder's files name none, and the mean of its tokens needs no training to tell texts apart"
+
+
+def level_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
+    """See `cxml.tree.levels.level_sizes_for`."""
+    sizes = level_sizes_for(facts.num_labels, num_levels_given(config))
+    if not sizes:
+        return (), f"{facts.num_labels:,} labels need no clusters"
+    return sizes, f"leaves of about {facts.num_labels / sizes[-1]:.0f} of the {facts.num_labels:,} labels"
+
+
+def num_levels_given(config: Config) -> int | None:
+    """Levels, labels included, that a list with one value per level asks for; None where no list was given."""
+    model = config.model
+    for values in (model.taps, model.dropouts, model.level_weights):
+        if values:
+            return len(values)
+    return len(model.shortlist_sizes) + 1 if model.shortlist_sizes else None
+
+
+def taps(facts: Facts, config: Config) -> tuple[tuple[str, ...], str]:
+    """The paper's layers in a deep encoder; a small one gives all levels its last layer (decision 14)."""
+    layers, levels = facts.encoder.num_layers, config.num_levels
+    if layers < _DEEP or levels == 1:
+        return (str(layers),) * levels, f"the last of {layers} layers alone was pretrained to tell texts apart"
+    chosen = tuple("+".join(map(str, tap)) for tap in default_taps(layers, levels))
+    return chosen, f"the paper's, for an encoder of {layers} layers"
+
+
+def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
+    """The paper's 64; fewer where an epoch would have few steps, more on accelerators where it has very many."""
+    size = _power_of_two(facts.num_texts / 64, 16, 64)
+    if facts.machine.has_accelerator and facts.num_texts >= 1_000_000:
+        size = 256
+    parts = config.train.num_workers * config.train.accumulation
+    steps = math.ceil(facts.num_texts / size)
+    return max(size, parts), f"an epoch of {facts.num_texts:,} texts has {steps:,} steps of {size}"
+
+
+def epochs(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
+    """Small sets need more passes for as much training; the fourth root of their size is a compromise with the time."""
+    wanted = _USUAL_EPOCHS * (_USUAL_TEXTS / facts.num_texts) ** 0.25
+    if facts.machine.has_accelerator and wanted < _PAPER_EPOCHS:
+        wanted = min(2 * wanted, _PAPER_EPOCHS)
+    chosen = min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    return chosen, f"{facts.num_texts:,} texts: the fewer there are, the more passes over them"
+
+
+def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
+    """Where texts differ in length, batches of like ones have less padding."""
+    longest = min(facts.long_length, config.data.max_length)
+    worthwhile = longest > _LONG_TAIL * facts.mean_length
+    return worthwhile, f"texts have {facts.mean_length:.0f} tokens on average, and {longest} for 1 in 100"
+
+
+def name_texts(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
+    """Names as texts where they are words that their texts use, and labels have few texts (decision 13)."""
+    if not facts.name_pattern:
+        return "", "labels' names are no words of their texts, or are whole texts themselves"
+    if facts.texts_per_label > _REPETITIVE:
+        return "", f"half of the labels have {facts.texts_per_label:.0f} texts or more to learn from"
+    return facts.name_pattern, f"names share words with their texts, of which half of the labels have {_texts(facts)}"
+
+
+def classifier_start(facts: Facts, config: Config) -> tuple[str, str]:
+    """Centroids where labels have too few texts to lead a row from zero to its direction (decision 13)."""
+    if config.model.start_from and config.model.start_with == "all":
+        return "fresh", "model.start_from brings classifiers along"
+    if facts.texts_per_label >= _FEW_TEXTS:
+        return "fresh", f"half of the labels have {facts.texts_per_label:.0f} texts or more"
+    return "centroids", f"half of the labels have {_texts(facts)}"
+
+
+def candidates(facts: Facts, config: Config) -> tuple[str, str]:
+    """All labels where they add at most a fifth to the encoder's work and their rows fit (decision 7)."""
+    encoder, head = facts.encoder, config.head
+    if head.implementation != "rows":
+        return "shortlist", f"head.implementation {head.implementation} scores no other"
+    if not config.tree.sizes:
+        return "all", "there are no clusters that a shortlist could come from"
+    width = config.model.label_width(encoder.hidden_size)
+    share = facts.num_labels * width / (encoder.num_parameters * facts.mean_length)
+    per_row = RowState.bytes_per_row(
+        width, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
+    )
+    taken = facts.num_labels * per_row / config.train.num_workers
+    if share > _SHARE_OF_STEP:
+        return "shortlist", f"scoring all labels would take {share:.1f} times the encoder's work"
+    if taken > _SHARE_OF_MEMORY * facts.machine.free_bytes:
+        return "shortlist", f"the label rows take {taken / 2**30:.1f} GiB of a process's memory"
+    return "all", f"scoring all labels takes {share:.0%} of the encoder's work, and no shortlist misses one"
+
+
+def shortlist_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
+    """The paper's: 64 a level, and for large label sets 128, 256, 512 towards the labels."""
+    sizes = config.tree.sizes
+    if facts.num_labels < _MANY_LABELS:
+        wanted = (_SHORTLIST,) * len(sizes)
+    else:
+        wanted = (*_LONG_SHORTLISTS, *(_LONG_SHORTLISTS[-1:] * len(sizes)))[: len(sizes)]
+    chosen = tuple(min(pair) for pair in zip(wanted, sizes, strict=True))
+    return chosen, f"the paper's for {'large' if facts.num_labels >= _MANY_LABELS else 'small'} label sets"
+
+
+def dropouts(facts: Facts, config: Config) -> tuple[tuple[float, ...], str]:  # noqa: ARG001 - the form of all rules
+    """Little where a text is seen a few times; up to the paper's at its number of passes."""
+    seen, levels = config.train.epochs, config.num_levels
+    if seen < _PAPER_EPOCHS:
+        return (*(0.0,) * (levels - 1), 0.1), f"{seen} passes over the texts overfit little"
+    spaced = tuple(round(0.1 + 0.2 * level / max(levels - 1, 1), 3) for level in range(levels))
+    return spaced, f"{seen} passes over the texts"
+
+
+def freeze_layers(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
+    """A third of the layers on a CPU, for a quarter of the time."""
+    if facts.machine.has_accelerator:
+        return 0, "an accelerator has time for all layers"
+    third = facts.encoder.num_layers // 3
+    return third, "a third of the layers: a quarter less time on a CPU"
+
+
+def encoder_lr(facts: Facts, config: Config) -> tuple[float, str]:
+    """The paper's 1e-4 for 12 layers of 768 and batches of 64.
+
+    It falls with the depth and the width of an encoder, and rises with the square root of the batch size, as is usual
+    with AdamW.
+    """
+    encoder = facts.encoder
+    scale = (_PAPER_WIDTH / encoder.hidden_size) * (_DEEP / encoder.num_layers)
+    rate = 1e-4 * min(max(scale, 0.1), 5.0) * math.sqrt(config.train.batch_size / 64)
+    return _rounded(rate), f"the paper's for 12 layers of 768, scaled to {encoder.num_layers} of {encoder.hidden_size}"
+
+
+def classifier_lr(facts: Facts, config: Config) -> tuple[float, str]:
+    """In inverse proportion to the square root of the steps there are to learn in, and to the rows' width.
+
+    AdamW moves a weight by about the rate in every step, whatever the loss is divided by, and back and forth where
+    gradients disagree. Rows have the same length whatever their width, so a weight of a wider one is smaller.
+    """
+    steps = config.train.epochs * math.ceil(facts.num_texts / config.train.batch_size)
+    width = config.model.label_width(facts.encoder.hidden_size)
+    rate = min(max(_RATE_OF_ONE_STEP / math.sqrt(steps), _LEAST_RATE), _MOST_RATE)
+    return _rounded(rate * min(_WIDTH_OF_RATES / width, 4.0)), f"{steps:,} steps on rows of {width} weights"
+
+
+def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:  # noqa: ARG001 - the form of all rules
+    """A twentieth of the training."""
+    return _rounded(config.train.epochs / 20), f"a twentieth of {config.train.epochs} epochs"
+
+
+def decay_epochs(facts: Facts, config: Config) -> tuple[float, str]:  # noqa: ARG001 - the form of all rules
+    """All but an eighth of the training, in which the rate stays at its peak."""
+    return _rounded(0.85 * config.train.epochs), f"from the peak on, nearly all of {config.train.epochs} epochs"
+
+
+RULES: dict[str, Rule] = {
+    "model.pooling": pooling,
+    "tree.level_sizes": level_sizes,
+    "model.taps": taps,
+    "head.candidates": candidates,
+    "model.shortlist_sizes": shortlist_sizes,
+    "train.name_texts": name_texts,
+    "model.classifier_start": classifier_start,
+    "model.freeze_layers": freeze_layers,
+    "train.batch_size": batch_size,
+    "train.bucket_by_length": bucket_by_length,
+    "train.epochs": epochs,
+    "model.dropouts": dropouts,
+    "optim.encoder_lr": encoder_lr,
+    "optim.classifier_lr": classifier_lr,
+    "optim.warmup_epochs": warmup_epochs,
+    "optim.decay_epochs": decay_epochs,
+}
+"""All rules but that of `data.max_length`, in the order in which they are asked."""
+
+
+def _texts(facts: Facts) -> str:
+    count = round(facts.texts_per_label)
+    return f"at most {count} text{'' if count == 1 else 's'}"
+
+
+def _power_of_two(wanted: float, least: int, most: int) -> int:
+    """The largest power of two that is at most `wanted`, within the bounds, which are powers of two."""
+    return min(max(2 ** math.floor(math.log2(max(wanted, 1))), least), most)
+
+
+def _rounded(value: float) -> float:
+    """Two digits that count."""
+    return float(f"{value:.2g}")

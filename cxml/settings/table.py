@@ -1,0 +1,25 @@
+"""What was chosen, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from cxml.settings.choose import Choice
+
+
+def choices_table(choices: Sequence[Choice]) -> Table:
+    """One row per choice: field, value and reason."""
+    table = Table("field", "value", "reason", title="Settings chosen from the data", title_justify="left")
+    for choice in choices:
+        table.add_row(choice.name, _shown(choice.value), choice.reason)
+    return table
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return str(value) or "none"

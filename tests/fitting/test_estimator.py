@@ -1,0 +1,78 @@
+"""The classifier in scikit-learn's tools, and those of scikit-learn's own checks that apply to texts.
+
+Checks that fit on matrices of numbers do not apply: the input is a sequence of strings.
+"""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
+from sklearn.utils import estimator_checks
+from support.runs import make_encoder
+
+from cxml import CascadeClassifier
+from cxml.errors import ConfigError
+
+TEXTS = np.array([f"{word} or {word} {i}" for i in range(6) for word in ("violin", "hammer")])
+CLASSES = np.array([name for _ in range(6) for name in ("music", "tools")])
+APPLICABLE = (
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_get_params_invariance",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_valid_tag_types",
+)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    encoder = make_encoder(tmp_path_factory.mktemp("encoder"))
+    fields = {"model.encoder": encoder, "train.epochs": 6, "train.precision": "fp32", "evaluate.precision": "fp32"}
+    return CascadeClassifier(settings=fields)
+
+
+def fresh(classifier):
+    return CascadeClassifier(**classifier.get_params())
+
+
+@pytest.mark.parametrize("name", APPLICABLE)
+def test_scikit_learns_checks_that_need_no_numbers_pass(name):
+    getattr(estimator_checks, name)("CascadeClassifier", CascadeClassifier())
+
+
+def test_it_cross_validates_in_a_pipeline(classifier):
+    lower = FunctionTransformer(lambda texts: [text.lower() for text in texts])
+    scores = cross_val_score(make_pipeline(lower, classifier), TEXTS, CLASSES, cv=2)
+    assert len(scores) == 2
+    assert scores.mean() > 0.6
+
+
+def test_indicators_go_in_and_come_out_sparse(classifier):
+    binarizer = MultiLabelBinarizer(sparse_output=True)
+    rows = [[name, "all"] for name in CLASSES]
+    rows[3] = []
+    fitted = fresh(classifier).fit(TEXTS, binarizer.fit_transform(rows))
+    scores = fitted.predict_proba(TEXTS)
+    assert sparse.issparse(scores)
+    assert scores.shape == (12, 3)
+    assert scores.data.min() >= 0
+    assert scores.data.max() <= 1
+    found = fitted.predict(TEXTS)
+    assert sparse.issparse(found)
+    np.testing.assert_array_equal(found.toarray(), scores.toarray() >= 0.5)
+    columns = [list(binarizer.classes_).index(name) for name in CLASSES]
+    np.testing.assert_array_equal(scores.toarray().argmax(1), columns)
+
+
+def test_what_is_no_target_of_texts_is_refused(classifier):
+    with pytest.raises(ConfigError, match="MultiLabelBinarizer"):
+        fresh(classifier).fit(["a", "b"], [0.5, 1.7])
+    with pytest.raises(ConfigError, match="3 rows, but there are 2 texts"):
+        fresh(classifier).fit(["a", "b"], ["x", "y", "x"])
+    with pytest.raises(NotFittedError):
+        CascadeClassifier().predict(["a"])

@@ -1,0 +1,130 @@
+"""Training from Python: what goes in, what comes out, and that the module of the command can be called."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from support.runs import make_encoder
+
+import cxml
+from cxml.errors import ConfigError, CxmlError
+from cxml.fitting.tables import rows_of
+from cxml.prediction.named import indicators_of
+
+TEXTS = [f"{fruit} and {fruit} {i}" for i in range(8) for fruit in ("apple", "pear", "plum")]
+LABELS = [[fruit, "fruit"] for _ in range(8) for fruit in ("apples", "pears", "plums")]
+QUICK = {"train.epochs": 12, "train.precision": "fp32", "optim.encoder_lr": 1e-3, "evaluate.precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, encoder):
+    """A model and where its run lies."""
+    output = tmp_path_factory.mktemp("trained")
+    return cxml.train(TEXTS, LABELS, output=output, model={"encoder": encoder}, verbose=False, **QUICK), output
+
+
+def test_lists_become_a_model_that_knows_them(trained):
+    model, _ = trained
+    assert isinstance(model, cxml.Predictor)
+    found = model.evaluate(TEXTS, LABELS, ks=(1, 2))
+    assert found["P@2"] > 80
+    assert found["recall@2"] == pytest.approx(found["P@2"])
+
+
+def test_labels_that_the_model_does_not_know_count_as_missed(trained):
+    model, _ = trained
+    known = model.evaluate(TEXTS, LABELS, ks=(2,))["recall@2"]
+    assert model.evaluate(TEXTS, [[*own, "unknown"] for own in LABELS], ks=(2,))["recall@2"] == pytest.approx(
+        known * 2 / 3
+    )
+
+
+def test_given_fields_win_and_the_rest_is_chosen_and_kept(trained):
+    from cxml.cli import load_config
+
+    config = load_config(f"{trained[1]}/config.yaml")
+    assert (config.train.epochs, config.optim.encoder_lr) == (12, 1e-3)
+    assert config.model.classifier_start == "centroids"
+
+
+def test_the_same_call_again_finds_its_model_and_other_texts_are_refused(trained, encoder):
+    model, output = trained
+    again = cxml.train(TEXTS, LABELS, output=output, model={"encoder": encoder}, verbose=False, **QUICK)
+    np.testing.assert_array_equal(again.predict(TEXTS[:3]).scores, model.predict(TEXTS[:3]).scores)
+    with pytest.raises(CxmlError, match="made from other inputs"):
+        cxml.train(TEXTS[1:], LABELS[1:], output=output, model={"encoder": encoder}, verbose=False, **QUICK)
+
+
+def test_a_script_without_a_main_guard_trains(tmp_path, encoder):
+    (tmp_path / "script.py").write_text(
+        "import cxml.train\nimport cxml\n"
+        f"model = cxml.train({TEXTS!r}, {LABELS!r}, model={{'encoder': {encoder!r}}}, train={{'epochs': 1}})\n"
+        "print(len(model.names), callable(cxml.train), cxml.train.main.__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["4", "True", "main"]
+    assert "train" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (["a", "b"], [["x"], ["y", "z"]]),
+        (np.array(["a", "b"]), np.array(["x", "y"])),
+        (pd.Series(["a", "b"]), pd.Series([["x"], ("y", "z")])),
+        (pa.array(["a", "b"]), pa.array([["x"], ["y", "z"]])),
+        (pd.DataFrame({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None),
+        (pa.table({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None),
+        (("a", "b"), [1, np.int64(2)]),
+    ],
+)
+def test_rows_come_in_what_people_hold_them_in(texts, labels):
+    found, names = rows_of(texts, labels)
+    assert found == ["a", "b"]
+    assert [own[0] for own in names] in (["x", "y"], ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "problem"),
+    [
+        (["a"], ["x", "y"], r"labels.*1 texts, but labels of 2"),
+        (["a", 3], ["x", "y"], r"texts\[1\]"),
+        (["a", "b"], ["x", []], r"labels\[1\].*Leave out texts without labels"),
+        (["a"], [3.5], r"labels\[0\].*neither a label nor a list"),
+        (["a"], "x", "labels.*is no sequence"),
+        (["a"], None, "labels.*is missing"),
+        ([], [], "texts.*are empty"),
+    ],
+)
+def test_impossible_rows_are_refused_by_their_position(texts, labels, problem):
+    with pytest.raises(ConfigError, match=problem):
+        rows_of(texts, labels)
+
+
+def test_impossible_fields_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.epoch .*Did you mean epochs"):
+        cxml.train(TEXTS, LABELS, output=tmp_path / "run", train={"epoch": 3})
+    assert not (tmp_path / "run").exists()
+
+
+def test_indicators_have_a_column_for_each_unknown_name():
+    found = indicators_of([["b", "new", "b"], ["a"]], ["a", "b"])
+    np.testing.assert_array_equal(found.toarray(), [[0, 1, 1], [1, 0, 0]])
+
+
+def test_a_path_is_read_as_tables(tmp_path, encoder):
+    rows = "".join(f"{text},{own[0]}\n" for text, own in zip(TEXTS, LABELS, strict=True))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    model = cxml.train(tmp_path / "rows.csv", model={"encoder": encoder}, train={"epochs": 1}, verbose=False)
+    assert sorted(model.names) == ["apples", "pears", "plums"]

@@ -1,0 +1,93 @@
+"""Facts: whether labels' names are words of their texts, and what an encoder's files say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.runs import MINILM, make_encoder
+
+from cxml.config import ModelConfig, SourceConfig
+from cxml.data import Ragged, parts_of_names, resolve_encoder
+from cxml.data_tools.formats import icd10cm, read_source
+from cxml.settings import encoder_facts, longest_possible
+from cxml.settings.names import name_pattern
+
+WORDNET = Path(__file__).parents[1] / "fixtures/wordnet"
+
+
+def pattern_of(raw):
+    split = raw.splits["train"]
+    return name_pattern(raw.label_names, split.texts, Ragged(split.labels.indices, split.labels.indptr))
+
+
+@pytest.fixture(scope="module")
+def wordnet():
+    return read_source(SourceConfig(kind="xmc", path=str(WORDNET)))
+
+
+def test_the_words_of_wordnets_names_are_found_and_their_numbers_left_out(wordnet):
+    pattern = pattern_of(wordnet)
+    assert pattern
+    parts = parts_of_names(["dog.n.02084071", "New_York.n.1"], pattern)
+    assert parts == {0: "dog", 1: "New York"}
+
+
+def test_codes_are_no_words_of_their_texts():
+    assert pattern_of(icd10cm.read(["3"], test_fraction=0.2, split_seed=0)) == ""
+
+
+def rows(texts, labels):
+    return texts, Ragged.from_lists([[label] for label in labels])
+
+
+def test_plain_names_that_their_texts_use_are_taken_whole():
+    names = [f"{a} {b}" for a in ("red", "blue", "green") for b in ("shoes", "shirts", "hats", "socks")]
+    texts, labels = rows([f"{name} for summer" for name in names], range(12))
+    assert name_pattern(names, texts, labels) == "(.+)"
+
+
+def test_names_that_are_whole_texts_would_give_test_texts_away():
+    names = [f"{a} {b}" for a in ("red", "blue", "green") for b in ("shoes", "shirts", "hats", "socks")]
+    assert name_pattern(names, *rows(names, range(12))) == ""
+
+
+def test_names_in_words_that_all_texts_use_alike_say_nothing():
+    names = [f"text about {letter}" for letter in "abcdefghijkl"]
+    texts, labels = rows([f"a text about {' '.join('abcdefghijkl')}"] * 12, range(12))
+    assert name_pattern(names, texts, labels) == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_max_tokens": True}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_pooling_is_what_the_encoders_files_say(tmp_path, written, pooling):
+    encoder = make_encoder(tmp_path)
+    if written is not None:
+        (tmp_path / "1_Pooling").mkdir()
+        (tmp_path / "1_Pooling/config.json").write_text(json.dumps(written))
+    facts = encoder_facts(ModelConfig(encoder=encoder))
+    assert facts.pooling == pooling
+    assert (facts.num_layers, facts.hidden_size) == (2, 32)
+
+
+def test_a_file_that_is_no_json_says_nothing(tmp_path):
+    encoder = make_encoder(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text("{")
+    assert encoder_facts(ModelConfig(encoder=encoder)).pooling is None
+
+
+def test_the_longest_text_is_what_the_encoder_was_pretrained_on(tmp_path):
+    assert longest_possible(ModelConfig(encoder=MINILM), 512) == 256
+    folder = Path(shutil.copytree(resolve_encoder(MINILM), tmp_path / "encoder"))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": true}')
+    assert longest_possible(ModelConfig(encoder=str(folder)), 10**30) == 512
+    assert longest_possible(ModelConfig(encoder=str(folder)), 100) == 100

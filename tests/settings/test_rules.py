@@ -1,0 +1,166 @@
+"""Rules for settings: bounded, monotone, and never outside what the config accepts, for any data set and encoder."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxml.config import CHOOSABLE, config_from_dict, plain_values
+from cxml.model.taps import parse_taps
+from cxml.settings import Choice, EncoderFacts, Facts, MachineFacts, choose, fit_to_labels, longest_text
+from cxml.tree.levels import level_sizes_for
+from cxml.tree.plan import check_level_sizes
+
+ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
+CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30)
+FACTS = Facts(
+    num_texts=76_194, num_labels=13_728, texts_per_label=4, mean_length=18, long_length=50, name_pattern="",
+    encoder=ENCODER, machine=CPU,
+)  # fmt: skip
+
+encoders = st.builds(
+    EncoderFacts,
+    num_layers=st.integers(1, 48),
+    hidden_size=st.sampled_from([32, 128, 384, 768, 1024, 4096]),
+    num_parameters=st.integers(10_000, 10**10),
+    pooling=st.sampled_from([None, "cls", "mean"]),
+)
+machines = st.builds(MachineFacts, has_accelerator=st.booleans(), free_bytes=st.integers(1 << 20, 1 << 40))
+any_facts = st.builds(
+    Facts,
+    num_texts=st.integers(10, 10**8),
+    num_labels=st.integers(1, 10**8),
+    texts_per_label=st.floats(0, 10**8),
+    mean_length=st.floats(3, 512),
+    long_length=st.integers(3, 512),
+    name_pattern=st.sampled_from(["", "(.+)"]),
+    encoder=encoders,
+    machine=machines,
+)
+
+
+def config_of(**sections):
+    data = {"source": {"kind": "icd10cm"}, "max_length": 64}
+    return config_from_dict({"output": "run", "data": data, **sections})
+
+
+def chosen(facts=FACTS, **sections):
+    """The values by name that are chosen for these facts."""
+    return {choice.name: choice.value for choice in choose(config_of(**sections), facts)[1]}
+
+
+@given(facts=any_facts, workers=st.sampled_from([1, 3, 64, 1000]))
+def test_any_data_set_encoder_and_machine_get_settings_that_the_config_accepts(facts, workers):
+    config, choices = choose(config_of(train={"num_workers": workers}), facts)
+    assert config.auto == ()
+    assert {choice.name for choice in choices} == CHOOSABLE.keys() - {"data.max_length"}
+    assert plain_values(config, CHOOSABLE) == {"data.max_length": 64} | {each.name: each.value for each in choices}
+    assert all(each.reason for each in choices)
+    check_level_sizes(facts.num_labels, config.tree.sizes)
+    levels = config.num_levels
+    assert len(config.model.taps) == len(config.model.dropouts) == levels
+    parse_taps(config.model.taps, facts.encoder.num_layers)
+    assert len(config.model.shortlist_sizes) == levels - 1
+    assert all(k <= size for k, size in zip(config.model.shortlist_sizes, config.tree.sizes, strict=True))
+    assert 0 <= config.model.freeze_layers < facts.encoder.num_layers
+    assert 1e-6 < config.optim.encoder_lr < 1e-2
+    assert 1e-5 < config.optim.classifier_lr < 1
+    assert config.optim.warmup_epochs + config.optim.decay_epochs <= config.train.epochs + 0.05
+    assert config.train.epochs <= 40
+
+
+@given(facts=any_facts, labels=st.lists(st.integers(1, 10**8), min_size=2, max_size=2))
+def test_more_labels_get_no_fewer_clusters_and_no_more_of_them_are_all_scored(facts, labels):
+    few, many = (chosen(dataclasses.replace(facts, num_labels=number)) for number in sorted(labels))
+    assert [*few["tree.level_sizes"], 0][-2:][0] <= [*many["tree.level_sizes"], 0][-2:][0]
+    assert (few["head.candidates"], many["head.candidates"]) != ("shortlist", "all") or not many["tree.level_sizes"]
+
+
+@given(facts=any_facts, texts=st.lists(st.integers(10, 10**8), min_size=2, max_size=2))
+def test_more_texts_get_no_more_epochs_and_no_smaller_batches(facts, texts):
+    few, many = (chosen(dataclasses.replace(facts, num_texts=number)) for number in sorted(texts))
+    assert few["train.epochs"] >= many["train.epochs"]
+    assert few["train.batch_size"] <= many["train.batch_size"]
+
+
+@given(num_labels=st.integers(1, 10**8))
+def test_levels_are_powers_of_two_whose_leaves_hold_about_seven_labels(num_labels):
+    sizes = level_sizes_for(num_labels)
+    assert all(size & (size - 1) == 0 for size in sizes)
+    assert all(large == 8 * small for small, large in itertools.pairwise(sizes))
+    if sizes:
+        assert 7 / math.sqrt(2) <= num_labels / sizes[-1] * (1 + 1e-9)
+        assert num_labels / sizes[-1] <= 7 * math.sqrt(2) * (1 + 1e-9)
+        assert sizes[0] <= 8192
+    else:
+        assert num_labels < 100
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes"), [(13_728, (256, 2048)), (28_163, (512, 4096)), (501_070, (1024, 8192, 65536)), (300, (32,))]
+)
+def test_known_sets_get_the_levels_of_their_published_configs(labels, sizes):
+    assert level_sizes_for(labels) == sizes
+
+
+@given(lengths=st.lists(st.integers(2, 3000), min_size=1), longest=st.integers(16, 512))
+def test_the_longest_text_is_a_multiple_of_8_that_cuts_one_text_in_a_hundred_or_what_the_encoder_reads(
+    lengths, longest
+):
+    found = longest_text(np.array(lengths), longest)
+    assert found <= longest
+    if found < longest:
+        assert found % 8 == 0
+        assert np.mean(np.array(lengths) <= found) >= 0.99
+        assert found == 16 or found - 8 < np.quantile(lengths, 0.99, method="higher")
+
+
+@pytest.mark.parametrize("name", sorted(CHOOSABLE.keys() - {"data.max_length"}))
+def test_a_value_that_the_user_gives_stays_and_is_not_listed(name):
+    values = {
+        "tree.level_sizes": [4, 128], "model.taps": ["1", "2", "3"], "model.shortlist_sizes": [3, 9],
+        "model.dropouts": [0.1, 0.2, 0.3], "model.pooling": "cls", "model.classifier_start": "fresh",
+        "head.candidates": "shortlist", "train.name_texts": "x(.+)", "train.bucket_by_length": False,
+    }  # fmt: skip
+    value = values.get(name, 7)
+    section, field = name.split(".")
+    config, choices = choose(config_of(**{section: {field: value}}), FACTS)
+    assert plain_values(config, [name])[name] == value
+    assert name not in {choice.name for choice in choices}
+
+
+def test_other_choices_adapt_to_what_the_user_gives():
+    assert len(chosen(model={"dropouts": [0.0, 0.1, 0.2, 0.3]})["tree.level_sizes"]) == 3
+    assert len(chosen(model={"shortlist_sizes": [8]})["model.taps"]) == 2
+    assert chosen(tree={"level_sizes": []})["head.candidates"] == "all"
+    assert chosen(head={"implementation": "zero3"}, train={"zero_stage": 3})["head.candidates"] == "shortlist"
+    assert chosen(train={"num_workers": 40, "accumulation": 3})["train.batch_size"] == 120
+    assert chosen(train={"epochs": 40})["optim.decay_epochs"] > chosen(train={"epochs": 4})["optim.decay_epochs"]
+    assert chosen(model={"start_from": "other", "start_with": "all"})["model.classifier_start"] == "fresh"
+    large, small = (chosen(train={"batch_size": size})["optim.encoder_lr"] for size in (256, 64))
+    assert large == pytest.approx(2 * small, rel=0.05)
+
+
+def test_levels_that_are_left_open_fit_lists_with_a_value_per_level():
+    config = fit_to_labels(config_of(model={"shortlist_sizes": [4]}), 8)
+    assert config.num_levels == 2
+
+
+def test_the_papers_encoder_gets_the_papers_rate_and_layers():
+    bert = EncoderFacts(num_layers=12, hidden_size=768, num_parameters=85_000_000, pooling=None)
+    gpu = MachineFacts(has_accelerator=True, free_bytes=80 << 30)
+    found = chosen(dataclasses.replace(FACTS, num_labels=501_070, num_texts=1_779_881, encoder=bert, machine=gpu),
+                   train={"batch_size": 64})  # fmt: skip
+    assert found["optim.encoder_lr"] == 1e-4
+    assert found["model.taps"] == ["5+6", "8", "10", "12"]
+    assert found["model.shortlist_sizes"] == [128, 256, 512]
+    assert found["model.freeze_layers"] == 0
+
+
+def test_a_choice_reads_like_a_line_of_a_config():
+    choice = next(each for each in choose(config_of(), FACTS)[1] if each.name == "model.classifier_start")
+    assert choice == Choice("model.classifier_start", "centroids", "half of the labels have at most 4 texts")

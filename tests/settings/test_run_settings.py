@@ -1,0 +1,160 @@
+"""A run with nothing but its data: it chooses its settings, says so, keeps them, and trains."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from support.runs import make_encoder
+
+from cxml import pipeline
+from cxml.checkpoint import model_url, read_model_manifest
+from cxml.cli import load_config
+from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, with_values
+from cxml.data import DataManifest, data_url
+from cxml.data_tools.preparation import is_prepared, prepare
+from cxml.dry_run import dry_run
+from cxml.errors import DataError
+from cxml.parallel import run_here
+from cxml.prediction import Predictor
+from cxml.run_settings import settle, settled
+from cxml.train import main
+
+LABELS = ("fruit", "tools", "music", "water")
+WORDS = ("apple pear", "hammer saw", "violin drum", "river lake")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A CSV of 60 short texts and one of twelve words."""
+    file = tmp_path_factory.mktemp("raw") / "texts.csv"
+    rng = np.random.default_rng(0)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        for i in range(60):
+            first, second = WORDS[i % 4].split()
+            writer.writerow([f"{first} and {second} {rng.integers(100)}" + " or" * (6 * (i == 7)), LABELS[i % 4]])
+    return file
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, raw, encoder):
+    """The config of a finished run, as its user gave it."""
+    config = mine(tmp_path_factory.mktemp("trained") / "run", raw, encoder)
+    pipeline.run(config, run_job=run_here)
+    return config
+
+
+def mine(output, raw, encoder, **sections):
+    """A config that says where the data are, and names an encoder that is quick to train."""
+    source = {"kind": "table", "path": str(raw)}
+    model = {"encoder": encoder, **sections.pop("model", {})}
+    return config_from_dict({"output": str(output), "data": {"source": source}, "model": model, **sections})
+
+
+def test_a_run_without_settings_trains_a_model_that_knows_its_texts(trained):
+    found = Predictor.from_checkpoint(trained.output).predict(["apple and pear 5", "violin and drum 7"], k=1)
+    assert [found[row][0].name for row in range(2)] == ["fruit", "music"]
+
+
+def test_what_was_chosen_is_kept_with_its_reasons_and_as_a_config_to_train_with(trained):
+    record = json.loads(Path(trained.output, "settings.json").read_text())
+    assert {each["name"] for each in record["choices"]} == CHOOSABLE.keys()
+    assert all(each["reason"] for each in record["choices"])
+    resolved = load_config(f"{trained.output}/config.yaml")
+    assert resolved.auto == ()
+    assert plain_values(resolved, CHOOSABLE) == {each["name"]: each["value"] for each in record["choices"]}
+    in_model = config_from_dict(read_model_manifest(model_url(trained)).config)
+    assert plain_values(in_model, CHOOSABLE) == plain_values(resolved, CHOOSABLE)
+
+
+def test_a_finished_run_is_found_by_the_same_config_and_by_the_resolved_one(trained, caplog):
+    with caplog.at_level("INFO"):
+        pipeline.run(trained, run_job=run_here)
+        pipeline.run(load_config(f"{trained.output}/config.yaml"), run_job=run_here)
+    assert sum("train    found" in record.message for record in caplog.records) == 2
+
+
+def test_later_starts_keep_what_the_first_chose_until_something_else_is_given(tmp_path, raw, encoder):
+    config = mine(tmp_path, raw, encoder)
+    prepare(config)
+    first = settle(config)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    for choice in record["choices"]:  # as on another machine, or by another version's rules
+        if choice["name"] == "optim.encoder_lr":
+            choice["value"] = 1.23e-4
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    assert settle(config).optim.encoder_lr == settled(config).optim.encoder_lr == 1.23e-4
+    assert settle(config, again=True) == first
+    other = with_values(config, {"train.epochs": 3})
+    assert (settled(other).train.epochs, settled(other).optim.encoder_lr) == (3, first.optim.encoder_lr)
+    assert settled(other).optim.decay_epochs < first.optim.decay_epochs
+
+
+def test_a_run_of_a_version_that_kept_no_choices_goes_on_with_what_it_trained_with(tmp_path, raw, encoder):
+    fixed = mine(tmp_path, raw, encoder, auto=[], train={"epochs": 1, "precision": "fp32"})
+    pipeline.run(fixed, run_job=run_here)
+    left_out = mine(tmp_path, raw, encoder, train={"precision": "fp32"})
+    assert plain_values(settled(left_out), CHOOSABLE.keys() - {"tree.level_sizes"}) == plain_values(
+        fixed, CHOOSABLE.keys() - {"tree.level_sizes"}
+    )
+
+
+def test_a_damaged_record_is_refused_by_name(tmp_path, raw, encoder):
+    config = mine(tmp_path, raw, encoder)
+    prepare(config)
+    settle(config)
+    record = json.loads((tmp_path / "settings.json").read_text())
+    for choices in ([{"name": "optim.encoder_lr"}], [{"name": "output", "value": "x", "reason": "y"}]):
+        (tmp_path / "settings.json").write_text(json.dumps({**record, "choices": choices}))
+        with pytest.raises(DataError, match=r"settings\.json: .*Delete it"):
+            settled(config)
+
+
+def test_texts_are_cut_off_where_all_but_one_in_a_hundred_end_and_prepared_data_keep_their_length(
+    tmp_path, raw, encoder
+):
+    config = mine(tmp_path, raw, encoder)
+    prepare(config)
+    assert DataManifest.read(data_url(config)).config["max_length"] == 16
+    assert is_prepared(config)
+    assert settled(config).data.max_length == 16
+    assert is_prepared(with_values(config, {"data.max_length": 16}))
+
+
+def test_the_dry_run_shows_the_choices_and_writes_nothing(tmp_path, raw, encoder, capsys):
+    dry_run(mine(tmp_path / "run", raw, encoder, optim={"encoder_lr": 3e-4}))
+    printed = capsys.readouterr().out
+    assert "Settings chosen from the data" in printed
+    assert "model.pooling" in printed
+    assert "optim.encoder_lr" not in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_count_as_given_even_where_they_repeat_the_default(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("output: run\ndata: {source: {kind: icd10cm}}\nmodel: {pooling: auto}\n")
+    options = ["--optim.encoder-lr", "1e-4", "--train.no-bucket-by-length", "--train.epochs=10"]
+    assert main(["--config", str(file), "--print-config", *options]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["optim"]["encoder_lr"], printed["train"]["epochs"]) == (1e-4, 10)
+    assert printed["train"]["bucket_by_length"] is False
+    assert printed["optim"]["classifier_lr"] == printed["model"]["pooling"] == "auto"
+    given = {"optim.encoder_lr", "train.bucket_by_length", "train.epochs"}
+    assert set(config_from_dict(printed).auto) == CHOOSABLE.keys() - given
+
+
+def test_an_option_leaves_a_field_of_a_published_config_to_the_run():
+    config = load_config("wordnet")
+    assert config.auto == ()
+    left = config_from_dict({**config_to_dict(config), "auto": ["optim.encoder_lr"]})
+    assert left.auto == ("optim.encoder_lr",)
+    assert config_to_dict(left)["optim"]["encoder_lr"] == "auto"
