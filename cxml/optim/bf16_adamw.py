@@ -41,8 +41,8 @@ def take_step(
                 group["lr"] / (1 - beta1**step), math.sqrt(1 - beta2**step), group["eps"],
             )  # fmt: skip
             weight, gradient = gradients[copy]
-            averages = (_flat(each) for each in (copy, state["exp_avg"], state["exp_avg_sq"]))
-            update(_bits(weight), _bits(gradient), *averages, tuple(map(np.float32, numbers)))
+            moment, second = _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])
+            update(_bits(weight), _bits(gradient), _flat(copy), moment, second, tuple(map(np.float32, numbers)))
 
 
 def _bits(tensor: Tensor) -> np.ndarray:
