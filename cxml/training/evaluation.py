@@ -11,12 +11,14 @@ import torch
 import torch.distributed as dist
 from scipy import sparse
 
-from cxml.config import EvaluateConfig
+from cxml.accelerators import encoder_dtype
+from cxml.checkpoint import load_model, model_url
+from cxml.config import Config, EvaluateConfig
 from cxml.console import track
 from cxml.data import Batch, EvalLoader, LabelledRows
 from cxml.metrics import MetricSums, metric_sums
 from cxml.model import LevelPrediction, on_host
-from cxml.parallel import Ranks
+from cxml.parallel import Exchange, Ranks
 from cxml.tree import LabelTree
 
 Predict = Callable[[Batch, int], list[LevelPrediction]]
@@ -84,6 +86,18 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
         handed_down = level.handed_down.numpy()
         reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
     return np.array(reached, np.int64)
+
+
+def predict_by_model(config: Config, tree: LabelTree, ranks: Ranks) -> Predict:
+    """What the run's saved cascade predicts: a function of a batch and the number of labels; a collective call."""
+    dtype = encoder_dtype(config.evaluate.precision, ranks.device)
+    model = load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
+
+    @torch.inference_mode()
+    def predict(batch: Batch, k: int) -> list[LevelPrediction]:
+        return model(batch, predict_k=k)
+
+    return predict
 
 
 def evaluate(

@@ -13,12 +13,11 @@ import torch
 from scipy import sparse
 
 from cxml import storage
-from cxml.accelerators import encoder_dtype, use_deterministic_algorithms
+from cxml.accelerators import use_deterministic_algorithms
 from cxml.checkpoint import (
     Progress,
     TrainingState,
     gathered_clusters,
-    load_model,
     load_start,
     model_url,
     offered_checkpoints,
@@ -75,6 +74,7 @@ from cxml.training.evaluation import (
     SplitPrediction,
     evaluate,
     gather_labels,
+    predict_by_model,
     predict_share,
     score_levels,
 )
@@ -233,13 +233,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         dataset = ShardedDataset(data_url(config), "test")
         dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
-        dtype = encoder_dtype(config.evaluate.precision, ranks.device)
-        model = load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
-
-        @torch.inference_mode()
-        def predict(batch: Batch, k: int) -> list[LevelPrediction]:
-            return model(batch, predict_k=k)
-
+        predict = predict_by_model(config, tree, ranks)
         evidence = run_evidence(config, tree)
 
         def predict_texts(texts: LabelledRows) -> tuple[SplitPrediction, SplitPrediction]:

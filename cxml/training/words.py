@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from cxml import storage
-from cxml.accelerators import encoder_dtype
-from cxml.checkpoint import load_model, model_url
+from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import Batch, LabelledRows, data_url, read_vocabulary, train_texts, validation_texts
+from cxml.data import LabelledRows, data_url, read_vocabulary, train_texts, validation_texts
 from cxml.errors import ConfigError
 from cxml.evidence import (
     CANDIDATES,
@@ -31,10 +30,9 @@ from cxml.evidence import (
     train_word_model,
     write_words,
 )
-from cxml.model import LevelPrediction
 from cxml.model.ranking import probabilities
-from cxml.parallel import Exchange, distributed
-from cxml.training.evaluation import SplitPrediction, gather_labels, predict_share
+from cxml.parallel import distributed
+from cxml.training.evaluation import SplitPrediction, gather_labels, predict_by_model, predict_share
 from cxml.training.weights import label_weights
 from cxml.tree import LabelTree, tree_url
 
@@ -84,13 +82,7 @@ def combine_words(config: Config, fingerprint: str) -> None:
         if texts is None:
             raise no_validation_texts()
         tree = LabelTree.load(tree_url(config))
-        dtype = encoder_dtype(config.evaluate.precision, ranks.device)
-        model = load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
-
-        @torch.inference_mode()
-        def predict(batch: Batch, k: int) -> list[LevelPrediction]:
-            return model(batch, predict_k=k)
-
+        predict = predict_by_model(config, tree, ranks)
         found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES)
         best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
         if best is not None:
