@@ -696,9 +696,9 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
     """
     _refuse_unknown_keys(Config, values, "")
-    open_names = [name for name in CHOOSABLE if _value_at(values, name) == AUTO]
-    if "auto" not in values:
-        open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
+    open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
+    if "auto" in values:  # what is left out has its default, which for one field is `auto`
+        open_names = [name for name in open_names if _value_at(values, name) == AUTO != CHOOSABLE[name]]
     given = _without(values, open_names)
     given["auto"] = [*given.get("auto", ()), *(name for name in open_names if name not in given.get("auto", ()))]
     try:
@@ -713,13 +713,15 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
     """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
 
-    Fields that the run chooses have the value `auto`. URLs are without their credentials, so that it can be shown and
-    saved; `with_credentials` keeps them.
+    Fields that the run chooses have the value `auto`; they are listed too where `tree.level_sizes` has its default of
+    the same name. URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
     """
     text = str if with_credentials else urls.masked
     values: dict[str, Any]
     values = dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
-    del values["auto"]
+    is_told_apart = config.tree.level_sizes != AUTO or "tree.level_sizes" in config.auto
+    if is_told_apart:
+        del values["auto"]
     for name in config.auto:
         section, field_name = name.split(".")
         values[section][field_name] = AUTO
@@ -741,6 +743,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
             if not isinstance(place, dict):
                 raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
         place[last] = value
+    if "auto" in changed:
+        changed["auto"] = [name for name in changed["auto"] if name not in values]
     return config_from_dict(changed)
 
 

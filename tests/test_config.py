@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 
-from cxml.config import config_from_dict, config_to_dict
+from cxml.config import CHOOSABLE, Config, TreeConfig, config_from_dict, config_to_dict, with_values
 from cxml.errors import ConfigError
 
 BASE = {
@@ -13,6 +15,22 @@ BASE = {
 def test_a_config_survives_the_way_through_plain_values():
     config = config_from_dict(BASE)
     assert config_from_dict(config_to_dict(config)) == config
+
+
+@pytest.mark.parametrize("auto", [(), ("optim.encoder_lr",), ("tree.level_sizes",), tuple(CHOOSABLE)])
+@pytest.mark.parametrize("level_sizes", ["auto", (8,)])
+def test_the_same_fields_are_left_to_the_run_after_a_round_trip(auto, level_sizes):
+    sizes = "auto" if "tree.level_sizes" in auto else level_sizes
+    config = Config(output="run", data=config_from_dict(BASE).data, tree=TreeConfig(level_sizes=sizes), auto=auto)
+    found = config_from_dict(config_to_dict(config))
+    assert set(found.auto) == set(auto)
+    assert dataclasses.replace(found, auto=auto) == config
+
+
+@pytest.mark.parametrize("auto", [("optim.encoder_lr",), ("optim.encoder_lr", "tree.level_sizes")])
+def test_a_field_that_gets_a_value_is_no_longer_left_to_the_run(auto):
+    config = Config(output="run", data=config_from_dict(BASE).data, auto=auto)
+    assert with_values(config, {"optim.encoder_lr": 0.5}).auto == auto[1:]
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():

@@ -11,7 +11,7 @@ SETTINGS = {
     "fp32": {},
     "clipped": {"gradient_clipping": 0.05},
     "not clipped": {"gradient_clipping": 0.0},
-    "accumulated": {"accumulation": 3, "gradient_clipping": 0.0},
+    "accumulated": {"accumulation": 2, "gradient_clipping": 0.0},  # a power of two: ours are added up, not averaged
     "accumulated and clipped": {"accumulation": 4, "gradient_clipping": 0.05},
 }
 ONE_EACH, FEW = 1, 250  # elements of a bucket

@@ -71,7 +71,8 @@ def _train(job, ranks):
         for number, texts in enumerate(own):
             dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
             loss = engine(texts.to(dtype), with_more=job.skips_nothing or number % 2 == step % 2)
-            engine.backward(loss * (len(own) * ranks.world_size / TEXTS))
+            divided_by = len(own) * ranks.world_size if job.is_reference else engine.averages_over
+            engine.backward(loss * (divided_by / TEXTS))
             if job.is_reference:
                 engine.step()
             else:
