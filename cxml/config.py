@@ -111,7 +111,7 @@ class SourceConfig:
     id_column: str = ""
     """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
     label_separator: str = ","
-    """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`)."""
+    """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`, `table`)."""
     chapters: tuple[str, ...] = ()
     """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
     test_fraction: float = 0.2
