@@ -142,6 +142,37 @@ def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chos
     assert "all" in read_source(named).label_names
 
 
+@pytest.mark.parametrize("separator", [";", " | ", "\n"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_separates_labels_is_guessed_where_the_same_names_come_back_in_other_company(tmp_path, separator, suffix):
+    rows = [(f"text {i}", [separator.join((f"n{i % 7}", f"m{i % 5}"))]) for i in range(40)]
+    file = tmp_path / f"rows{suffix}"
+    if suffix == ".csv":
+        write_csv(file, rows)
+    else:
+        file.write_text("".join(json.dumps({"text": text, "labels": labels[0]}) + "\n" for text, labels in rows))
+    assert sorted(read_source(source(file)).label_names) == sorted(
+        {f"n{i}" for i in range(7)} | {f"m{i}" for i in range(5)}
+    )
+
+
+@pytest.mark.parametrize("cells", [
+    [f"name {i}; of one label" for i in range(20)],  # no shared names
+    [f"n{i % 7}; m{i % 5}, x" for i in range(40)],  # commas
+    [f"plain {i % 3}" for i in range(20)],
+])  # fmt: skip
+def test_labels_stay_whole_where_nothing_says_that_a_separator_is_one(tmp_path, cells):
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [cell]) for i, cell in enumerate(cells)])
+    expected = {name.strip() for cell in cells for name in cell.split(",")}
+    assert set(read_source(source(tmp_path / "rows.csv")).label_names) == expected
+
+
+def test_a_separator_that_was_given_stays(tmp_path):
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [f"n{i % 7};m{i % 5}"]) for i in range(40)])
+    names = read_source(source(tmp_path / "rows.csv", label_separator="|")).label_names
+    assert "n0;m0" in names
+
+
 def test_a_column_that_was_named_is_never_replaced(tmp_path):
     write_csv(tmp_path / "rows.csv")
     with pytest.raises(DataError, match="has no column 'body'"):

@@ -1,7 +1,7 @@
 """Tables in any usual form, one file or a folder of them: CSV, TSV, JSON lines, JSON, Parquet, Hugging Face datasets.
 
-The columns are guessed where only one choice is obvious. Where no file is called test, a share of the rows is held out
-as the test split, so that as few labels as possible are in that alone.
+The columns, and what separates labels, are guessed where only one choice is obvious. Where no file is called test, a
+share of the rows is held out as the test split, so that as few labels as possible are in that alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # what Hu
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
 _DEFAULTS = SourceConfig(kind="icd10cm")
+_SEPARATORS = (";", "|", "\t", "\n")
+_FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
 
@@ -44,14 +47,15 @@ class TableReader(ColumnReader):
     """The rows of all tables at a place."""
 
     def __init__(self, source: SourceConfig) -> None:
-        """Find the files, and settle the columns by the first of them.
+        """Find the files, and settle the columns and what separates labels by the first of them.
 
         Raises:
             DataError: there is no table, or it is not clear which columns hold texts and labels.
         """
         files = _files_by_split(source.path)
         self._is_cut = not files["test"]
-        super().__init__(_with_columns(source, files["train"][0]), files)
+        first = files["train"][0]
+        super().__init__(_with_separator(_with_columns(source, first), first), files)
         if files["train"] == [source.path]:
             self._folder = posixpath.dirname(source.path)
 
@@ -179,6 +183,26 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     assert text is not None
     assert labels is not None
     return dataclasses.replace(source, text_column=text, labels_column=labels)
+
+
+def _with_separator(source: SourceConfig, url: str) -> SourceConfig:
+    """The source with what separates labels in the table `url`, where its first rows have no comma.
+
+    Something else does if the names between it are fewer than the cells: the same names come back in other company.
+    """
+    if source.label_separator != _DEFAULTS.label_separator or source.label_ids:
+        return source
+    rows = islice(_rows(url, source, {source.labels_column: "data.source.labels_column"}), _FIRST_ROWS)
+    cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
+    texts = {cell for cell in cells if isinstance(cell, str)}
+    if any(source.label_separator in text for text in texts):
+        return source
+    for separator in _SEPARATORS:
+        names = {name.strip() for text in texts for name in text.split(separator)}
+        if len(names) < len(texts) and any(separator in text for text in texts):
+            _log.info("%s: labels are separated by %r", url, separator)
+            return dataclasses.replace(source, label_separator=separator)
+    return source
 
 
 def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]) -> str | None:
