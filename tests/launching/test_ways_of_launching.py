@@ -9,6 +9,7 @@ from support.object_store import free_ports
 from support.runs import read_losses
 
 from cxml.config import CHOOSABLE, config_from_dict
+from cxml.data import DataManifest, data_url
 
 
 def test_torchrun_takes_the_same_steps(expected, tmp_path):
@@ -43,4 +44,5 @@ def test_all_processes_of_a_launcher_take_what_the_first_has_chosen(expected, tm
     launch(launcher, tmp_path / "run", file)
     chosen = config_from_dict(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()))
     assert chosen.train.batch_size != CHOOSABLE["train.batch_size"]
-    assert len(read_losses(tmp_path / "run")) == math.ceil(668 / chosen.train.batch_size)
+    num_texts = DataManifest.read(data_url(chosen)).rows("train")
+    assert len(read_losses(tmp_path / "run")) == math.ceil(num_texts / chosen.train.batch_size)
