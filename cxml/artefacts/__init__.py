@@ -10,10 +10,18 @@ A folder may come from anywhere. Nothing is allocated from a number that a file 
 against the file's real size.
 """
 
-from cxml.artefacts.arrow import as_numpy, read_batches
+from cxml.artefacts.arrow import arrow_file, as_numpy, read_batches
 from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
 from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
-from cxml.artefacts.manifests import MANIFEST, format_of, named_entries, parse_as, read_manifest, write_manifest
+from cxml.artefacts.manifests import (
+    MANIFEST,
+    file_entries,
+    format_of,
+    named_entries,
+    parse_as,
+    read_manifest,
+    write_manifest,
+)
 from cxml.artefacts.mapped import MappedFile
 from cxml.artefacts.records import read_records
 from cxml.artefacts.sealed import read_sealed_table, unseal, write_sealed, write_sealed_table
@@ -23,8 +31,10 @@ __all__ = [
     "MOST_JSON_BYTES",
     "FileEntry",
     "MappedFile",
+    "arrow_file",
     "as_numpy",
     "entry_problem",
+    "file_entries",
     "format_of",
     "local_file",
     "named_entries",

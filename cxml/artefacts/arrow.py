@@ -1,4 +1,4 @@
-"""Arrow IPC files from elsewhere: uncompressed record batches without nulls, of a known schema, not copied."""
+"""Arrow IPC files: written whole; read as uncompressed record batches without nulls, of a known schema, not copied."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def read_batches(
             raise
         raise DataError(file, f"is broken ({str(error)[:200]})", remedy) from error
     return batches
+
+
+def arrow_file(table: pa.Table) -> bytes:
+    """The bytes of an Arrow file that holds a table."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 def as_numpy(numbers: pa.Array | pa.ChunkedArray) -> np.ndarray:

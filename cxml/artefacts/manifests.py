@@ -25,6 +25,14 @@ def write_manifest(folder: str, values: Mapping[str, Any]) -> None:
     storage.write_json(storage.join(folder, MANIFEST), {**values, _CHECKSUM: _checksum(values)})
 
 
+def file_entries(folder: str) -> dict[str, dict[str, Any]]:
+    """Size and checksum of each file that lies in `folder` now, by its path there, as a manifest lists them."""
+    return {
+        name: {"bytes": size, "sha256": storage.sha256(storage.join(folder, name))}
+        for name, size in storage.file_sizes(folder).items()
+    }
+
+
 def read_manifest(folder: str, remedy: str, **wanted: object) -> dict[str, Any]:
     """The values of the folder's manifest. Folders of earlier releases, without a checksum in it, are read as well.
 

@@ -42,7 +42,7 @@ REMEDY = "Delete the folder and run python -m cxml.train with the same config: i
 def write_words(url: str, vocabulary: Vocabulary, model: WordModel, frequency: np.ndarray, shift: np.ndarray) -> None:
     """Write all but how it is combined with a cascade, into a folder that is emptied first."""
     storage.remove_finished(url, _MANIFEST)
-    storage.write_atomic(storage.join(url, VOCABULARY_FILE), _arrow_file(vocabulary.table()))
+    storage.write_atomic(storage.join(url, VOCABULARY_FILE), artefacts.arrow_file(vocabulary.table()))
     for number, level in enumerate(model.levels):
         _write_tensors(storage.join(url, _level_file(number)), level._asdict())
     _write_tensors(storage.join(url, _LABELS), {"frequency": frequency, "shift": shift})
@@ -55,13 +55,8 @@ def commit_words(url: str, combination: Combination, fingerprint: str) -> None:
         "num_texts": combination.num_texts, "metrics": {way: dict(each) for way, each in combination.metrics.items()},
     }  # fmt: skip
     storage.write_atomic(storage.join(url, _COMBINATION), json.dumps(values).encode())
-    files = {
-        name: {"bytes": size, "sha256": storage.sha256(storage.join(url, name))}
-        for name, size in storage.file_sizes(url).items()
-    }
-    artefacts.write_manifest(
-        url, {"format": _FORMAT, "version": _VERSION, "fingerprint": fingerprint, "files": files}
-    )  # fmt: skip
+    manifest = {"format": _FORMAT, "version": _VERSION, "fingerprint": fingerprint}
+    artefacts.write_manifest(url, {**manifest, "files": artefacts.file_entries(url)})
 
 
 def write_evidence(url: str, evidence: WordEvidence, fingerprint: str) -> None:
@@ -185,10 +180,3 @@ def _level_file(number: int) -> str:
 def _write_tensors(file: str, arrays: dict[str, np.ndarray]) -> None:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     storage.write_atomic(file, tensor_file(tensors))
-
-
-def _arrow_file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()

@@ -101,7 +101,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
             return [[place] for place in places.tolist()]
         if kind != "multilabel-indicator":
             remedy = "Give one class label per text, or the indicators that sklearn's MultiLabelBinarizer makes."
-            raise ConfigError("y", kind, "is no target of a classifier of texts", remedy)
+            raise ConfigError("y", kind, "is not a kind of target that a classifier of texts learns", remedy)
         self.is_multilabel_ = True
         matrix = sparse.csr_matrix(y)
         matrix.eliminate_zeros()

@@ -40,8 +40,8 @@ def train(
             columns `text` and `labels`; or the path of a table or a folder of tables, as `data.source.kind: table`
             reads them: of these, files called test, or a fifth of the rows, are left out.
         labels: for each text the name of its label or a list of names. None for a table or a path.
-        output: a folder for data, checkpoints and model. The same call goes on with what is there, and refuses what was
-            made from other data. None: a temporary folder, which is deleted.
+        output: the folder for data, checkpoints and model. A second call with the same folder continues the run, and
+            raises an error if the folder was made from other data. None: a temporary folder, which is deleted.
         verbose: show what the process says on standard error.
         **fields: fields of the config (docs/reference/config.md): sections as mappings, such as
             `train={"epochs": 3}`, or dotted names, such as `**{"train.epochs": 3}`.

@@ -92,11 +92,7 @@ def _write_exported(url: str, parts: Parts) -> None:
         write_evidence(storage.join(url, WORDS), parts.evidence, str(parts.facts["fingerprint"]))
     if parts.decisions.num_texts:
         storage.write_atomic(storage.join(url, DECISIONS_FILE), decisions_as_json(parts.decisions))
-    entries = {
-        name: {"bytes": size, "sha256": storage.sha256(storage.join(url, name))}
-        for name, size in storage.file_sizes(url).items()
-    }
-    artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": entries})
+    artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": artefacts.file_entries(url)})
 
 
 def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> Parts:
@@ -239,11 +235,7 @@ def _labels_file(parts: Parts) -> bytes:
     columns: dict[str, pa.Array] = {"name": pa.array(parts.names, pa.string())}
     if parts.label_weights is not None:
         columns["weight"] = pa.array(parts.label_weights, pa.float32())
-    table = pa.table(columns)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return artefacts.arrow_file(pa.table(columns))
 
 
 def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str], np.ndarray | None]:

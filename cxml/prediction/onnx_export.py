@@ -77,11 +77,7 @@ def write_onnx(url: str, parts: Parts) -> None:
         except BaseException:
             storage.remove(url, keep_lock=True)
             raise
-        entries = {
-            name: {"bytes": size, "sha256": storage.sha256(storage.join(url, name))}
-            for name, size in storage.file_sizes(url).items()
-        }
-        artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": entries})
+        artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": artefacts.file_entries(url)})
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from cxml.errors import DataError
-from cxml.operating_system import return_freed_memory
 from cxml.serving.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -162,5 +161,4 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
         raise DataError(place.url, "the model's scores are not numbers", "Train or export the model again.")
     # The weights as they were trained are wanted no more, and half of a small server's memory.
     predictor.parts = replace(predictor.parts, model=predictor.model)
-    return_freed_memory()
     return predictor

@@ -46,8 +46,8 @@ class Facts:
         texts_per_label: median over the labels that have any text.
         mean_length: tokens of a text, special ones included.
         long_length: tokens that 99 % of the texts do not exceed.
-        name_pattern: expression whose group finds the words in the labels' names; empty where names are no words that
-            their texts use.
+        name_pattern: regular expression whose first group is the part of a label's name to train on; empty if texts do
+            not use the words of their labels' names.
         encoder: what reads the texts.
         machine: what computes.
     """

@@ -57,7 +57,7 @@ def _texts_of_labels(labels: Ragged) -> dict[int, list[int]]:
 def _share_in_own_texts(
     names: Sequence[str], pattern: str, words_of_label: dict[int, frozenset[str]], texts: set[str]
 ) -> float:
-    """The mean share of a name's words that occur in the label's texts; 0 where names are no use as texts.
+    """The mean share of a name's words that occur in the label's texts; 0 if names should not be trained on.
 
     `texts` are whole texts as `_plain` has them.
     """

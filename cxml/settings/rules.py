@@ -93,7 +93,7 @@ def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
 def name_texts(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
     """Names as texts where they are words that their texts use, and labels have few texts (decision 13)."""
     if not facts.name_pattern:
-        return "", "labels' names are no words of their texts, or are whole texts themselves"
+        return "", "texts do not use the words of their labels' names, or the names are whole texts"
     if facts.texts_per_label > _REPETITIVE:
         return "", f"half of the labels have {facts.texts_per_label:.0f} texts or more to learn from"
     return facts.name_pattern, f"names share words with their texts, of which half of the labels have {_texts(facts)}"
@@ -114,7 +114,7 @@ def candidates(facts: Facts, config: Config) -> tuple[str, str]:
     if head.implementation != "rows":
         return "shortlist", f"head.implementation {head.implementation} scores no other"
     if not config.tree.sizes:
-        return "all", "there are no clusters that a shortlist could come from"
+        return "all", "there are no clusters to make shortlists from"
     width = config.model.label_width(encoder.hidden_size)
     share = facts.num_labels * width / (encoder.num_parameters * facts.mean_length)
     per_row = RowState.bytes_per_row(

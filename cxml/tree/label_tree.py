@@ -106,10 +106,7 @@ class LabelTree:
         names = ["label_order", *(f"offsets_{level}" for level in range(len(self.offsets)))]
         arrays = [self.label_order, *self.offsets]
         values = pa.array([array.astype(np.int64) for array in arrays], _SCHEMA.field("values").type)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_table(pa.table([pa.array(names), values], schema=_SCHEMA))
-        content = sink.getvalue().to_pybytes()
+        content = artefacts.arrow_file(pa.table([pa.array(names), values], schema=_SCHEMA))
         storage.write_atomic(storage.join(url, _FILE), content)
         checksum = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         manifest = {"format": _FORMAT, "version": FORMAT_VERSION, "level_sizes": list(self.level_sizes)}

@@ -22,7 +22,8 @@ _ID = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)  # fits 64 bits
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
 _QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 _MULTI_HOT = (0, 1, "0", "1", "0.0", "1.0", "False", "True", "false", "true")
-_SEPARATORS = ("|", ";", "\t", "\n", ",", " ")
+SEPARATORS = ("|", ";", "\t", "\n")
+"""What may separate labels, besides commas and blanks, which are common in names too."""
 _MISSING_VALUES = ("nan", "NaN", "None", "null", "NULL", "NA", "<NA>", "NaT")
 _NAMES_WANTED = "Write the names of the text's labels, each once: a list of strings, or one string with separators."
 
@@ -116,7 +117,7 @@ def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Ite
 
 def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
     """Every text has one label: perhaps labels are separated by something else than `separator`."""
-    for other in _SEPARATORS:
+    for other in (*SEPARATORS, ",", " "):
         hits = [name for name in texts_of if other in name]
         count = sum(texts_of[name] for name in hits)
         # Blanks are common in names; where they separate labels, the same labels come back in other company.

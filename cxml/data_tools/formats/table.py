@@ -24,6 +24,7 @@ from cxml.data import Ragged, concatenate, epoch_order
 from cxml.data_tools.formats.columns import ColumnReader
 from cxml.data_tools.formats.features import class_names, read_arrow, stored_schema
 from cxml.data_tools.formats.files import read_content, without_compression
+from cxml.data_tools.formats.label_text import SEPARATORS
 from cxml.data_tools.formats.parquet_rows import read_parquet
 from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
 from cxml.data_tools.formats.rows import CsvRows, read_objects
@@ -38,7 +39,6 @@ _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # what Hu
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
 _DEFAULTS = SourceConfig(kind="icd10cm")
-_SEPARATORS = (";", "|", "\t", "\n")
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
@@ -197,7 +197,7 @@ def _with_separator(source: SourceConfig, url: str) -> SourceConfig:
     texts = {cell for cell in cells if isinstance(cell, str)}
     if any(source.label_separator in text for text in texts):
         return source
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         names = {name.strip() for text in texts for name in text.split(separator)}
         if len(names) < len(texts) and any(separator in text for text in texts):
             _log.info("%s: labels are separated by %r", url, separator)
