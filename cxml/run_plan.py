@@ -26,7 +26,7 @@ from cxml.data import (
     resolve_encoder,
     step_facts,
 )
-from cxml.data_tools.formats import read_source
+from cxml.data_tools.formats import open_source, read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.launching import processes_per_machine
 from cxml.model import TappedEncoder, activation_bytes, build_encoder, read_encoder_config
@@ -97,7 +97,7 @@ def require_evidence(config: Config) -> None:
     if not config.evidence.words:
         return
     has_data = is_prepared(config)
-    splits = DataManifest.read(data_url(config)).splits if has_data else {}
+    splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
     if not config.train.validation_fraction and VALIDATION not in splits:
         raise no_validation_texts()
     if has_data:

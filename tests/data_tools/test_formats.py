@@ -167,6 +167,22 @@ def test_raw_files_in_an_object_store_read_as_local_ones(tmp_path, raw, kind):
     assert rows_of(remote, "train") == rows_of(read_source(SourceConfig(kind=kind, path=str(tmp_path))), "train")
 
 
+@pytest.mark.parametrize(("name", "is_read"), [
+    ("validation.jsonl", True), ("valid.jsonl.gz", True), ("val-00.jsonl", True), ("dev.jsonl", True),
+    ("values.jsonl", False), ("devices.jsonl", False), ("dev.csv", False),
+])  # fmt: skip
+def test_rows_of_a_file_called_after_validation_are_that_split(tmp_path, name, is_read):
+    row = json.dumps({"text": "a", "labels": ["x"]})
+    for file in ("train.jsonl", "test.jsonl"):
+        put(tmp_path / file, row)
+    compression = ".gz" if name.endswith(".gz") else ""
+    put(tmp_path / name.removesuffix(".gz"), json.dumps({"text": "b", "labels": ["y"]}), compression)
+    raw = read_source(SourceConfig(kind="jsonl", path=str(tmp_path)))
+    assert raw.label_names == (["x", "y"] if is_read else ["x"])
+    assert ("validation" in raw.splits) == is_read
+    assert not is_read or rows_of(raw, "validation") == [("b", [1])]
+
+
 def test_names_without_a_list_are_sorted_numbers_by_value(tmp_path):
     rows = [{"text": "a", "labels": [10, 9]}, {"text": "b", "labels": ["x", 9]}]
     for split in SUFFIXES:

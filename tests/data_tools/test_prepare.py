@@ -1,4 +1,6 @@
 import collections
+import dataclasses
+import json
 import math
 import re
 import shutil
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from cxml.config import SourceConfig, config_from_dict, config_to_dict
+from cxml.config import EvidenceConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
 from cxml.data_tools.checking import validate
 from cxml.data_tools.formats import RawDataset, RawSplit, read_source
 from cxml.data_tools.preparation import expected_fingerprint, is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.run_plan import require_evidence
 
 
 def content_of(folder):
@@ -75,6 +78,28 @@ def test_tfidf_is_fitted_on_train_alone_and_equals_the_formula(make_config, raw_
         for row, expected in enumerate(by_hand_tfidf(train, raw_chapter.splits[split].texts)):
             got = {vocabulary[i]: value for i, value in zip(features[row].indices, features[row].data, strict=True)}
             assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_validation_texts_are_prepared_and_count_in_neither_words_nor_frequencies(make_config, raw_chapter, tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    parts = raw_chapter.splits
+    rows = {"train": parts["train"], "dev": parts["test"], "test": parts["test"]}
+    for name, part in rows.items():
+        lines = [
+            json.dumps({"text": text, "labels": part.labels[row].indices.tolist()})
+            for row, text in enumerate(part.texts)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    config = make_config(source={"kind": "jsonl", "path": str(folder)}, shard_rows=40)
+    url = prepare(config)
+    validate(url)
+    require_evidence(dataclasses.replace(config, evidence=EvidenceConfig(words=True)))
+    validation, test = ShardedDataset(url, "validation"), ShardedDataset(url, "test")
+    assert len(DataManifest.read(url).splits["validation"]) > 1
+    assert validation.texts(np.arange(len(validation))) == parts["test"].texts
+    assert (validation.features_csr() != test.features_csr()).nnz == 0
+    assert read_labels(url)[1].sum() == parts["train"].labels.nnz
 
 
 def test_a_text_without_a_known_term_keeps_its_row_with_no_features(make_config, xmc_folder):

@@ -88,11 +88,25 @@ def test_one_file_of_any_form_is_enough(tmp_path, name):
     assert not found["train"].keys() & found["test"].keys()
 
 
+@pytest.mark.parametrize("name", ["validation.jsonl", "val-2.jsonl", "dev/rows.jsonl", "Valid.jsonl"])
+@pytest.mark.parametrize("has_test", [True, False])
+def test_a_file_called_after_validation_is_that_split_and_nothing_else_is(tmp_path, name, has_test):
+    write_csv(tmp_path / "train.csv", ROWS[:20])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_lines(tmp_path / name, ROWS[20:30])
+    if has_test:
+        write_json(tmp_path / "test.json", ROWS[30:])
+    found = pairs(read_source(source(tmp_path, test_fraction=0.25)))
+    assert found["validation"] == {text: sorted(labels) for text, labels in ROWS[20:30]}
+    others = {**found["train"], **found["test"]}
+    expected = ROWS[:20] + ROWS[30:] if has_test else ROWS[:20]
+    assert others == {text: sorted(labels) for text, labels in expected}
+
+
 def test_a_folder_is_all_of_its_tables_and_a_test_file_is_the_test_split(tmp_path):
     write_csv(tmp_path / "train-1.csv", ROWS[:10])
     write_lines(tmp_path / "train-2.jsonl", ROWS[10:30])
     write_json(tmp_path / "test.json", ROWS[30:])
-    write_lines(tmp_path / "validation.jsonl", [("never read", ["all"])])
     (tmp_path / "README.md").write_text("no table")
     (tmp_path / ".hidden.csv").write_text("no,table\n")
     found = pairs(read_source(source(tmp_path)))

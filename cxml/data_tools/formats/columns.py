@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats.files import find_parts, require_file
+from cxml.data_tools.formats.files import find_splits, require_file
 from cxml.data_tools.formats.label_text import NoLabelsError, parse_labels
 from cxml.data_tools.formats.parquet_rows import read_parquet
-from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, SPLITS, Problem, show
+from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, show
 from cxml.data_tools.formats.records import NAMES_FILE, Record, RecordReader, find_names
 from cxml.data_tools.formats.rows import CsvRows, read_objects
 
@@ -23,8 +23,8 @@ class ColumnReader(RecordReader):
     remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
 
     def __init__(self, source: SourceConfig, files: dict[str, list[str]] | None = None) -> None:
-        """`files`: of each split; None: those that the form's names say."""
-        files = files or {split: find_parts(source.path, split, self.suffix) for split in SPLITS}
+        """`files`: of each split; None: those that are called after a split."""
+        files = files or find_splits(source.path, self.suffix)
         names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names, source.label_separator)
         self._source = source
@@ -62,7 +62,7 @@ class ColumnReader(RecordReader):
 
 
 class JsonlReader(ColumnReader):
-    """`train*.jsonl` and `test*.jsonl`: a JSON object per line."""
+    """`train*.jsonl` and its like: a JSON object per line."""
 
     suffix = ".jsonl"
 
@@ -72,7 +72,7 @@ class JsonlReader(ColumnReader):
 
 
 class CsvReader(ColumnReader):
-    """`train*.csv` and `test*.csv`: a line of column names, then rows; quoted fields may span lines."""
+    """`train*.csv` and its like: a line of column names, then rows; quoted fields may span lines."""
 
     suffix = ".csv"
 
@@ -82,7 +82,7 @@ class CsvReader(ColumnReader):
 
 
 class ParquetReader(ColumnReader):
-    """`train*.parquet` and `test*.parquet`: strings, and lists (or strings) of labels."""
+    """`train*.parquet` and its like: strings, and lists (or strings) of labels."""
 
     suffix = ".parquet"
 

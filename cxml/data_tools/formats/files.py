@@ -10,11 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from cxml import storage
-from cxml.data import most_bytes
+from cxml.data import VALIDATION, most_bytes
+from cxml.data_tools.formats.reader import SPLITS
 from cxml.errors import DataError
 from cxml.urls import path_of
 
 STDIN = "-"
+VALIDATION_NAMES = (VALIDATION, "valid", "val", "dev")
+"""What files of validation texts may be called."""
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 
 
@@ -38,17 +41,28 @@ def require_file(folder: str, names: Sequence[str]) -> str:
     return url
 
 
-def find_parts(folder: str, split: str, suffix: str) -> list[str]:
-    """`train.jsonl`, or several files `train*.jsonl` in the order of their names; each may be compressed.
+def find_splits(folder: str, suffix: str) -> dict[str, list[str]]:
+    """The files of each split, each perhaps compressed: `train.jsonl`, or several `train*.jsonl` by their names.
+
+    The same for `test`, and for validation texts (`VALIDATION_NAMES`) if there are any.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none to train on, or none to test on.
     """
-    whole = find_file(folder, [f"{split}{suffix}"])
+    files = {split: _find_parts(folder, split, suffix) for split in SPLITS}
+    found = {split: parts or [require_file(folder, [f"{split}{suffix}"])] for split, parts in files.items()}
+    for name in VALIDATION_NAMES:
+        parts = _find_parts(folder, name, suffix)
+        if own := [url for url in parts if not posixpath.basename(path_of(url))[len(name)].isalpha()]:  # not values.csv
+            return {**found, VALIDATION: own}
+    return found
+
+
+def _find_parts(folder: str, name: str, suffix: str) -> list[str]:
+    whole = find_file(folder, [f"{name}{suffix}"])
     if whole is not None:
         return [whole]
-    parts = [url for url in storage.list_files(folder, split) if without_compression(url).endswith(suffix)]
-    return parts or [require_file(folder, [f"{split}{suffix}"])]
+    return [url for url in storage.list_files(folder, name) if without_compression(url).endswith(suffix)]
 
 
 def without_compression(url: str) -> str:

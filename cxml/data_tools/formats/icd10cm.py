@@ -20,7 +20,7 @@ from scipy import sparse
 from cxml import extras
 from cxml.data import Ragged, epoch_order
 from cxml.data_tools.formats.raw import RawDataset, RawSplit
-from cxml.data_tools.formats.reader import RawChunk
+from cxml.data_tools.formats.reader import SPLITS, RawChunk
 
 _PACKAGE = "simple-icd-10-cm"
 _MIN_TEXTS_PER_LABEL = 2
@@ -63,6 +63,11 @@ class Icd10cmReader:
         """Settle what to read. Raises `ConfigError` where the package is not installed."""
         _require_package()
         self._settings = chapters, test_fraction, split_seed
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See `Reader.splits`."""
+        return SPLITS
 
     def facts(self) -> dict[str, Any]:
         """The version of the code book's package, which settles its content."""

@@ -44,6 +44,11 @@ class PairedReader:
         self._labels = {split: require_file(folder, layout.labels[split]) for split in SPLITS}
         self._names = find_file(folder, layout.names)
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See `Reader.splits`."""
+        return SPLITS
+
     def facts(self) -> dict[str, Any]:
         """Size and hash of each file."""
         urls = [*self._texts.values(), *self._labels.values(), *([self._names] if self._names else [])]

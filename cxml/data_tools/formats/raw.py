@@ -23,7 +23,7 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The splits `train` and `test`, and a name for each of the L labels."""
+    """The splits, see `Reader.splits`, and a name for each of the L labels."""
 
     splits: dict[str, RawSplit]
     label_names: list[str]

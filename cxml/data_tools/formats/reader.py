@@ -76,6 +76,11 @@ def show(value: object) -> str:
 class Reader(Protocol):
     """One raw data set. Reading it again gives the same chunks."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`SPLITS`, and `validation` where the source has such texts."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """What identifies the content, such as hashes of the files. Raises `DataError` where a file is missing."""
         ...
@@ -85,5 +90,5 @@ class Reader(Protocol):
         ...
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
-        """The rows of `train` or `test`, in order, in bounded memory."""
+        """The rows of a split, in order, in bounded memory."""
         ...

@@ -7,7 +7,7 @@ import posixpath
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from cxml.data import Ragged
 from cxml.data_tools.formats.files import file_facts, find_file
 from cxml.data_tools.formats.label_text import are_multi_hot, doubts
 from cxml.data_tools.formats.paired import read_names
-from cxml.data_tools.formats.reader import CHUNK_ROWS, SPLITS, Problem, RawChunk, show
+from cxml.data_tools.formats.reader import CHUNK_ROWS, Problem, RawChunk, show
 from cxml.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class RecordReader(ABC):
     """What to do where names turn out to be ids."""
 
     def __init__(
-        self, folder: str, files: dict[str, list[str]], names_file: str | None, separator: str | None = None
+        self, folder: str, files: Mapping[str, list[str]], names_file: str | None, separator: str | None = None
     ) -> None:
         """`separator` is what separates labels in these files, None where blanks do."""
         self._folder = folder
@@ -67,13 +67,18 @@ class RecordReader(ABC):
     def records(self, url: str) -> Iterator[Record]:
         """The rows of one file."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See `Reader.splits`."""
+        return tuple(self._files)
+
     def facts(self) -> dict[str, Any]:
         """Size and hash of each file."""
         return file_facts(self._folder, [*self._source_files(), *([self._names_file] if self._names_file else [])])
 
     def _source_files(self) -> list[str]:
         """All files but the names'."""
-        return [url for split in SPLITS for url in self._files[split]]
+        return [url for urls in self._files.values() for url in urls]
 
     def label_names(self) -> list[str]:
         """Those of the names' file, or all that occur, sorted: numbers by value, then the rest by code point.
@@ -138,12 +143,11 @@ class RecordReader(ABC):
             return read_names(self._names_file, are_unique=posixpath.basename(self._names_file).startswith(NAMES_FILE))
         texts_of: Counter[str] = Counter()
         num_texts, first_problem = 0, None
-        for split in SPLITS:
-            for url in self._files[split]:
-                for record in self.records(url):
-                    texts_of.update({str(label) for label in record.labels})
-                    num_texts += bool(record.labels)
-                    first_problem = first_problem or record.problem
+        for url in (url for urls in self._files.values() for url in urls):
+            for record in self.records(url):
+                texts_of.update({str(label) for label in record.labels})
+                num_texts += bool(record.labels)
+                first_problem = first_problem or record.problem
         if not texts_of and first_problem:
             raise first_problem.error()
         if not texts_of:

@@ -16,7 +16,7 @@ from cxml.data_tools.formats.lf import LfReader
 from cxml.data_tools.formats.lightxml import LightxmlReader
 from cxml.data_tools.formats.pecos import open_pecos
 from cxml.data_tools.formats.raw import RawDataset, RawSplit
-from cxml.data_tools.formats.reader import SPLITS, Reader
+from cxml.data_tools.formats.reader import Reader
 from cxml.data_tools.formats.table import TableReader
 from cxml.data_tools.formats.xmc import open_xmc
 from cxml.errors import DataError
@@ -58,7 +58,7 @@ def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "ref
     """
     reader = open_source(source)
     names = list(reader.label_names())
-    return RawDataset({split: _read_split(reader, split, len(names), on_error) for split in SPLITS}, names)
+    return RawDataset({split: _read_split(reader, split, len(names), on_error) for split in reader.splits}, names)
 
 
 def _read_split(reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"]) -> RawSplit:

@@ -20,10 +20,10 @@ import numpy as np
 
 from cxml import storage
 from cxml.config import SourceConfig
-from cxml.data import Ragged, concatenate, epoch_order
+from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.data_tools.formats.columns import ColumnReader
 from cxml.data_tools.formats.features import class_names, read_arrow, stored_schema
-from cxml.data_tools.formats.files import read_content, without_compression
+from cxml.data_tools.formats.files import VALIDATION_NAMES, read_content, without_compression
 from cxml.data_tools.formats.label_text import SEPARATORS
 from cxml.data_tools.formats.parquet_rows import read_parquet
 from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
@@ -34,7 +34,7 @@ from cxml.urls import path_of
 _log = logging.getLogger(__name__)
 
 _FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])", re.IGNORECASE)
+_SPLIT = re.compile(rf"(train|test|{'|'.join(VALIDATION_NAMES)})(?![a-z])", re.IGNORECASE)
 _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # what Hugging Face writes beside the rows
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
@@ -65,7 +65,7 @@ class TableReader(ColumnReader):
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
         """The rows of a split; where no file is called test, a part of those of all files."""
-        if not self._is_cut:
+        if not self._is_cut or split == VALIDATION:
             yield from super().chunks(split)
             return
         at = 0
@@ -130,21 +130,20 @@ def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -
 
 
 def _files_by_split(path: str) -> dict[str, list[str]]:
-    """The tables at a path, those called train or test apart; without one called train, all others are for training."""
+    """The tables at a path by the split that they are called after; without one called train, all others are it."""
     sizes = storage.file_sizes(path)
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
     if not names:
         problem = "there is no such file or folder" if not sizes else f"holds no table ({', '.join(_FORMS)})"
         raise DataError(path, problem, "Name a file or a folder of files: data.source.path.")
-    splits: dict[str, list[str]] = {"train": [], "test": [], "validation": [], "": []}
+    splits: dict[str, list[str]] = {"train": [], "test": [], VALIDATION: [], "": []}
     for name in names:
         splits[_split_of(name)].append(storage.join(path, name) if name else path)
-    if splits["validation"]:
-        _log.warning("Not read: %s. train.validation_fraction holds texts out", ", ".join(splits["validation"])[:300])
     train = splits["train"] or splits[""]
     if not train:
         raise DataError(path, "holds no table to train on", "Call it train.csv or its like.")
-    return {"train": train, "test": splits["test"]}
+    found = {"train": train, "test": splits["test"]}
+    return {**found, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else found
 
 
 def _is_table(name: str) -> bool:
@@ -160,7 +159,7 @@ def _form(url: str) -> str:
 def _split_of(name: str) -> str:
     """The split that a file's name, or that of a folder above it, begins with; empty if none does."""
     found = next((match[1].lower() for part in name.split("/") if (match := _SPLIT.match(part))), "")
-    return found if found in ("train", "test", "") else "validation"
+    return found if found in ("train", "test", "") else VALIDATION
 
 
 def _with_columns(source: SourceConfig, url: str) -> SourceConfig:

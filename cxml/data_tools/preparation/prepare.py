@@ -22,7 +22,7 @@ from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
-from cxml.data_tools.formats import SPLITS, Reader, open_source
+from cxml.data_tools.formats import Reader, open_source
 from cxml.data_tools.formats.reader import show
 from cxml.data_tools.preparation.engines import Engine, open_engine
 from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
@@ -105,7 +105,7 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
 
     names = source.label_names()
     fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
-    done = {split: progress.staged(split) for split in SPLITS}
+    done = {split: progress.staged(split) for split in source.splits}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
     raw_rows = RawRows(source, config.data, len(names), blocks_done)
     skipped: dict[str, dict[str, int]] = {}
@@ -119,8 +119,8 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
         if time.monotonic() - last > _LOG_SECONDS:
             last = time.monotonic()
             _log.info("Tokenised %d blocks of %d texts in %.0f s", staged, config.data.shard_rows, last - began)
-    rows = {split: sum(progress.staged(split).values()) for split in SPLITS}
-    for split in SPLITS:
+    rows = {split: sum(progress.staged(split).values()) for split in source.splits}
+    for split in source.splits:
         for reason, count in sorted(skipped[split].items()):
             _log.warning("%s: %d rows left out: %s", split, count, reason)
         if not rows[split]:

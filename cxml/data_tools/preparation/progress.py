@@ -17,7 +17,6 @@ from cxml.data import ShardInfo
 from cxml.data.schema import VOCABULARY_SCHEMA
 from cxml.data.terms import Vocabulary
 from cxml.data.writer import remove_leftovers
-from cxml.data_tools.formats import SPLITS
 from cxml.errors import DataError
 
 FOLDER = ".progress"
@@ -101,7 +100,7 @@ class Progress:
         if not storage.exists(file):
             return None
         facts = artefacts.parse_as(_ScanFacts, artefacts.read_object(self._folder, _SCAN, _AGAIN), file, _AGAIN)
-        if facts.rows != {split: sum(self.staged(split).values()) for split in SPLITS}:
+        if facts.rows != {split: sum(self.staged(split).values()) for split in facts.rows}:
             raise DataError(file, "has other rows than the staged blocks", _AGAIN)
         if problem := artefacts.entry_problem(facts.labels):
             raise DataError(file, problem, _AGAIN)

@@ -13,7 +13,7 @@ from cxml.config import Config, DataConfig
 from cxml.data import Examples, TextEncoder, data_url
 from cxml.data.terms import find_terms
 from cxml.data.writer import shard_file, write_shard
-from cxml.data_tools.formats import SPLITS, Block, Cleaner, Reader, read_blocks
+from cxml.data_tools.formats import Block, Cleaner, Reader, read_blocks
 from cxml.data_tools.preparation.progress import Progress
 from cxml.data_tools.preparation.staging import StagedBlock, read_staged, write_staged
 
@@ -54,7 +54,7 @@ class RawRows:
     @property
     def parts(self) -> tuple[str, ...]:
         """The splits."""
-        return SPLITS
+        return self.source.splits
 
     def read(self, part: str) -> Iterator[Block | SplitEnd]:
         """The blocks of a split in order, then its end."""
