@@ -49,7 +49,7 @@ def load(name: str) -> Config:
 
 
 def test_there_is_a_config_for_each_data_set():
-    assert {*PUBLISHED, "quickstart", "icd10cm", "wordnet"} == set(NAMES)
+    assert {*PUBLISHED, "quickstart", "icd10cm", "wordnet", "eurlex57k"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
