@@ -3,7 +3,7 @@
 python -m cxml.predict runs/quickstart texts.txt --output predictions
 python -m cxml.predict runs/quickstart texts.txt --output predictions --k 50 --threshold micro-f1
 python -m cxml.predict runs/quickstart s3://bucket/texts.parquet --output s3://bucket/out --format parquet --k 10
-echo "fracture of the left wrist" | python -m cxml.predict runs/quickstart - --explain
+echo "heart attack of the front wall" | python -m cxml.predict runs/quickstart - --explain
 """
 
 from __future__ import annotations

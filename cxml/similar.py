@@ -1,7 +1,7 @@
 """Look into what a model has learnt: labels and training texts that it holds for alike.
 
-python -m cxml.similar runs/quickstart --label "S52.5"
-python -m cxml.similar runs/quickstart --text "closed fracture of the left wrist"
+python -m cxml.similar runs/quickstart --label "I21 Acute myocardial infarction"
+python -m cxml.similar runs/quickstart --text "heart attack of the front wall"
 python -m cxml.similar runs/quickstart --duplicates 0.999 > pairs.tsv
 """
 

@@ -1,6 +1,6 @@
 """Predict labels with this folder's model. Needs onnxruntime, tokenizers and numpy, nothing else.
 
-python predict.py "closed fracture of the left wrist" "another text"
+python predict.py "heart attack of the front wall" "another text"
 """
 
 import json
