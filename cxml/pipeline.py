@@ -33,10 +33,22 @@ from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
-from cxml.run_plan import plan_run, require_evidence, require_packages
+from cxml.run_plan import plan_run, require_packages, require_validation
 from cxml.run_settings import settle, settled
+from cxml.settings import add_to_record
 from cxml.storage.locks import locked
-from cxml.training import combine_words, evaluate_run, train, train_words, with_precision, words_url
+from cxml.training import (
+    combine_as,
+    combine_words,
+    evaluate_run,
+    read_selection,
+    selection_run,
+    selection_url,
+    train,
+    train_words,
+    with_precision,
+    words_url,
+)
 from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
@@ -116,7 +128,7 @@ def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[St
 def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> Config:
     """Make what is missing; the config without open fields."""
     require_packages(config)
-    require_evidence(config)
+    require_validation(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_words(config)
     redone: set[StageName] = set()
@@ -124,16 +136,22 @@ def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[S
         if name in force or redone & set(stage.needs):
             redone.add(name)
             _discard(config, name, stage)
-        if name not in redone and stage.is_done(config):
-            _log.info("%-8s found: %s", name, stage.folder(config))
-        else:
-            _log.info("%-8s begins: %s", name, stage.folder(config))
-            stage_began = time.monotonic()
-            stage.make(config)
-            _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+        _make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+        if name == "train" and config.train.selects:
+            add_to_record(config.output, "selection", read_selection(config))
     return config
+
+
+def _make_stage(config: Config, name: StageName, stage: Stage, *, is_done: bool) -> None:
+    if is_done:
+        _log.info("%-8s found: %s", name, stage.folder(config))
+        return
+    _log.info("%-8s begins: %s", name, stage.folder(config))
+    began = time.monotonic()
+    stage.make(config)
+    _log.info("%-8s done in %.0f s", name, time.monotonic() - began)
 
 
 def _discard(config: Config, name: StageName, stage: Stage) -> None:
@@ -143,6 +161,10 @@ def _discard(config: Config, name: StageName, stage: Stage) -> None:
         storage.remove(folder, keep_lock=True)
     if name == "train":
         storage.remove(checkpoints_url(config), keep_lock=True)
+        storage.remove(selection_url(config.output))
+        storage.remove(selection_run(config).output)
+    elif name == "words":
+        storage.remove(words_url(selection_run(config)))
 
 
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
@@ -244,7 +266,8 @@ def model_fingerprints(config: Config) -> dict[str, str]:
 
 def _model_fingerprint(config: Config) -> str:
     sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
-    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config))
+    interval = [config.train.evaluation_interval] if config.train.selects else []  # which epochs are compared
+    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config), *interval)
 
 
 def _model_manifest_url(config: Config) -> str:
@@ -256,10 +279,30 @@ def _is_model_done(config: Config) -> bool:
 
 
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
+    epochs = None
+    if config.train.keep == "refit":
+        is_selected = _is_model_done(selection_run(config))
+        epochs, resume = _select_epochs(config, resume, run_job), resume if is_selected else "auto"
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprints(config), resume), config.train.num_workers):
+    if not run_job(train, (config, model_fingerprints(config), resume, epochs), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
+
+
+def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
+    """How many epochs the final fit takes: those of the best epoch of a training that leaves the validation texts out.
+
+    Its words are made here too: nothing that is chosen on validation texts may rest on a model that has seen them.
+    """
+    judged = selection_run(config)
+    stages = _stages(judged, resume, run_job)
+    for name in ("train", "words"):
+        if name in stages:
+            _log.info("Choosing the epochs of the final fit by the validation texts: %s", judged.output)
+            _make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
+    found = read_selection(config)
+    _log.info("The final fit on all texts takes %d of %d epochs: %s", found["epoch"], found["epochs"], found["reason"])
+    return found["epoch"]
 
 
 # words
@@ -289,6 +332,11 @@ def _drop_unwanted_words(config: Config) -> None:
 
 
 def _make_words(config: Config, run_job: RunJob) -> None:
+    if config.train.keep == "refit":
+        _select_epochs(config, "auto", run_job)
+        train_words(config)
+        combine_as(selection_run(config), config, _words_fingerprint(config))
+        return
     train_words(config)
     run_job(combine_words, (config, _words_fingerprint(config)), config.train.num_workers)
 
@@ -350,4 +398,6 @@ def _is_report_done(config: Config) -> bool:
 
 def _make_report(config: Config, run_job: RunJob) -> None:
     report = run_job(evaluate_run, (config,), config.train.num_workers)
+    if config.train.selects:
+        report["selection"] = read_selection(config)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})

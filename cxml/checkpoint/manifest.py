@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 _FILE_BYTES = 1 << 28
 _TENSOR_ELEMENTS = 1 << 44
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
+_SELECTION = {"epoch", "step", "value", "waited"}
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -77,6 +78,7 @@ class RunState:
         unrecorded_steps: steps since the last record of the log.
         metrics: figures of this moment, by name.
         before_epoch_end: the last step of an epoch is done, and its evaluation, where there is one, is not.
+        selection: the best epoch so far: epoch, step, value and waited, see `cxml.training.Selection`; empty if none.
     """
 
     step: int
@@ -93,6 +95,12 @@ class RunState:
     unrecorded_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     before_epoch_end: bool = False
+    selection: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_step(self) -> int:
+        """Steps done at the end of the best epoch so far; 0: there is none."""
+        return int(self.selection.get("step", 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,7 @@ class Commit:
         metrics: figures of this moment, by name; retention may choose by them.
         manifest_bytes: size of the manifest.
         manifest_sha256: its checksum.
+        best_step: step of the checkpoint with the best weights until then, which has to stay; 0: there is none.
     """
 
     format: str = FORMAT
@@ -129,6 +138,7 @@ class Commit:
     metrics: dict[str, float]
     manifest_bytes: int
     manifest_sha256: str
+    best_step: int = 0
 
     @property
     def manifest_entry(self) -> FileEntry:
@@ -141,7 +151,7 @@ class Commit:
         content = manifest.encode()
         return cls(
             step=manifest.run.step, saved_at=saved_at, metrics=manifest.run.metrics, manifest_bytes=len(content),
-            manifest_sha256=hashlib.sha256(content).hexdigest(),
+            manifest_sha256=hashlib.sha256(content).hexdigest(), best_step=manifest.run.best_step,
         )  # fmt: skip
 
     def encode(self) -> bytes:
@@ -158,7 +168,7 @@ def read_commit(url: str) -> Commit:
     """
     file = storage.join(url, COMMIT_FILE)
     commit = _decode(Commit, artefacts.read_object(url, COMMIT_FILE, SKIPPED), file)
-    if commit.step < 0 or artefacts.entry_problem(commit.manifest_entry):
+    if not 0 <= commit.best_step <= commit.step or artefacts.entry_problem(commit.manifest_entry):
         raise DataError(file, "a field has an impossible value", SKIPPED)
     return commit
 
@@ -178,8 +188,9 @@ def read_manifest(url: str) -> Manifest:
     manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
     for problem in _problems(manifest):
         raise DataError(file, problem, SKIPPED)
-    if (commit.step, commit.metrics) != (manifest.run.step, manifest.run.metrics):
-        raise DataError(file, "has another step or other metrics than its commit", SKIPPED)
+    run = manifest.run
+    if (commit.step, commit.metrics, commit.best_step) != (run.step, run.metrics, run.best_step):
+        raise DataError(file, "has another step, other metrics or another best step than its commit", SKIPPED)
     return manifest
 
 
@@ -203,6 +214,8 @@ def _problems(manifest: Manifest) -> list[str]:
     elif run.unrecorded_steps > run.step or run.step > _most_steps(run) or run.optimizer_step > run.step + 1:
         # The engine's AdamW for bf16 counts one update before the first.
         found.append(f"step {run.step} does not fit the run's other counts")
+    if run.selection and set(run.selection) != _SELECTION:
+        found.append("selection does not have the fields of a best epoch")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
     if found:

@@ -109,6 +109,15 @@ def _threshold(facts: Mapping[str, Any]) -> str:
     return f"{facts['shared']:.3f}" + (f" + {own:,} own" if own else "")
 
 
+def selection_line(selection: Mapping[str, Any]) -> str:
+    """Which epoch the model is of, and why.
+
+    Args:
+        selection: `epoch`, `epochs` and `reason` as `cxml.training.read_selection` gives them.
+    """
+    return f"Epoch {selection['epoch']} of {selection['epochs']} was taken: {selection['reason']}"
+
+
 def examples_table(examples: Sequence[Example]) -> Table:
     """Each text with its true labels and the model's best labels and scores; a star marks a true one."""
     table = Table(

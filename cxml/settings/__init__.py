@@ -15,7 +15,7 @@ from cxml.settings.choose import Choice, choose, fit_to_labels
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
 from cxml.settings.gather import encoder_facts, facts_of, longest_possible, machine_facts, prepared_facts
 from cxml.settings.lengths import longest_text
-from cxml.settings.record import read_record, write_record
+from cxml.settings.record import add_to_record, read_record, write_record
 from cxml.settings.table import choices_table
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "EncoderFacts",
     "Facts",
     "MachineFacts",
+    "add_to_record",
     "choices_table",
     "choose",
     "encoder_facts",

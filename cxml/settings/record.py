@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cxml import storage
 from cxml.cli import dump_config
@@ -34,6 +35,14 @@ def read_record(output: str, fingerprint: str) -> list[Choice] | None:
     if any(choice.name not in CHOOSABLE for choice in choices):
         raise DataError(url, "names fields that cannot be chosen", _REMEDY)
     return choices
+
+
+def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
+    """Keep something else that the run has decided beside its choices."""
+    url = storage.join(output, _RECORD)
+    record = storage.read_json(url, _REMEDY) if storage.exists(url) else {}
+    if record.get(name) != values:
+        storage.write_json(url, {**record, name: dict(values)})
 
 
 def write_record(output: str, fingerprint: str, config: Config, choices: Sequence[Choice]) -> None:

@@ -15,6 +15,7 @@ from cxml.parallel import group_patience
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, StepReport
 from cxml.training.trackers import JsonlTracker
+from cxml.training.validation import EvaluateDuringTraining
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class CheckpointCallback(Callback):
 
     def __init__(
         self, state: TrainingState, start: Progress, stop: StopSignal, guard: HangGuard, figures: dict[str, float],
-        *, records: JsonlTracker | None,
+        *, records: JsonlTracker | None, evaluation: EvaluateDuringTraining | None = None,
     ) -> None:  # fmt: skip
         """Prepare; a collective call.
 
@@ -39,6 +40,7 @@ class CheckpointCallback(Callback):
             figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
             records: put before each save, on the rank that has them: a run that goes on from it has no others of the
                 steps before.
+            evaluation: what selects the best epoch, if anything does; it is called before this.
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
@@ -47,6 +49,7 @@ class CheckpointCallback(Callback):
         self._stop, self._guard = stop, guard
         self._figures = figures
         self._records = records
+        self._evaluation = evaluation
         self._evaluated = dict(figures)
         self._progress = start
         self._saved_step = start.step
@@ -67,11 +70,11 @@ class CheckpointCallback(Callback):
         self._act(is_due=not is_last and self._is_due())
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Save if it is time, and after an evaluation if checkpoints are kept by its metrics."""
+        """Save if it is time, after an evaluation if checkpoints are kept by its metrics, and the best epoch always."""
         has_news = self._config.keep_best > 0 and self._figures != self._evaluated
         self._evaluated = dict(self._figures)
         self._progress = dataclasses.replace(self._progress, before_epoch_end=False)
-        self._act(is_due=has_news or self._is_due())
+        self._act(is_due=has_news or self._is_due(), is_best=self._evaluation is not None and self._evaluation.has_best)
 
     def close(self) -> None:
         """Wait for the last save."""
@@ -83,18 +86,24 @@ class CheckpointCallback(Callback):
         seconds = time.monotonic() - self._saved_at
         return by_steps or (config.every_minutes > 0 and seconds >= 60 * config.every_minutes)
 
-    def _act(self, *, is_due: bool) -> None:
+    def _act(self, *, is_due: bool, is_best: bool = False) -> None:
         wanted = torch.tensor([is_due, self._stop.is_set, self._saver.is_busy], dtype=torch.int32)
         dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self._group)
         is_due, must_stop, is_busy = map(bool, wanted.tolist())
         if must_stop:
             self._save_and_stop()
+        elif is_best:  # every rank says so
+            self._finish_save()
+            self._save()
         elif is_due and not is_busy:  # if an upload takes longer than the interval, the next save waits for it
             self._save()
 
     def _save(self) -> None:
         with self._guard.paused():
             self._put_records()
+            if self._evaluation is not None:
+                selection = self._evaluation.selection.state_dict()
+                self._progress = dataclasses.replace(self._progress, selection=selection)
             self._saver.start(self._state.take(self._progress, dict(self._figures)))
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
 
@@ -105,11 +114,15 @@ class CheckpointCallback(Callback):
         except CxmlError as error:
             _log.warning("The records of the steps were not put, which is tried again with the next save: %s", error)
 
-    def _save_and_stop(self) -> None:
+    def _finish_save(self) -> None:
         try:
-            self._saver.wait()
+            with self._guard.paused():
+                self._saver.wait()
         except CxmlError as error:
             _log.warning("The checkpoint under way was not saved: %s", error)
+
+    def _save_and_stop(self) -> None:
+        self._finish_save()
         self._save()
         self._saver.wait()
         self.wants_stop = True

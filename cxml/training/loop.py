@@ -79,9 +79,11 @@ class Callback:
 
     Attributes:
         wants_stop: set on all ranks together, it ends the loop after the step or epoch under way.
+        is_finished: set on all ranks together at an epoch's end, it says that more epochs would be of no use.
     """
 
     wants_stop = False
+    is_finished = False
 
     def on_epoch_begin(self) -> None:
         """Before the first step of an epoch, or of what is left of one."""
@@ -125,14 +127,16 @@ def fit(
         utilisation: what the devices can do; None if it is not known.
 
     Returns:
-        Whether the last epoch was finished; if not, a callback wanted to stop.
+        Whether the training is finished: after its last epoch, or after one with which a callback was content. If not,
+        a callback wanted to stop.
     """
     start = start or Progress()
     recorder = _Recorder(engine, ranks, loader.steps_per_epoch * epochs, start, utilisation)
     first_epoch, first_step = divmod(start.step, loader.steps_per_epoch)
     try:
-        if start.before_epoch_end and _end_epoch(callbacks, first_epoch):
-            return first_epoch == epochs
+        ended = _end_epoch(callbacks, first_epoch) if start.before_epoch_end else _ended(callbacks)
+        if ended is not None:
+            return ended or first_epoch == epochs
         for epoch in range(first_epoch, epochs):
             engine.train()
             for callback in callbacks:
@@ -157,8 +161,8 @@ def fit(
                 if any(callback.wants_stop for callback in callbacks):
                     return False
                 recorder.start_waiting()
-            if _end_epoch(callbacks, epoch + 1):
-                return epoch + 1 == epochs
+            if (ended := _end_epoch(callbacks, epoch + 1)) is not None:
+                return ended or epoch + 1 == epochs
             recorder.restart_clock()
         return True
     finally:
@@ -166,11 +170,17 @@ def fit(
             callback.on_end()
 
 
-def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool:
-    """Do what comes after an epoch; whether a callback wants to stop."""
+def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool | None:
+    """Do what comes after an epoch; see `_ended`."""
     for callback in callbacks:
         callback.on_epoch_end(epochs_done)
-    return any(callback.wants_stop for callback in callbacks)
+    return _ended(callbacks)
+
+
+def _ended(callbacks: Sequence[Callback]) -> bool | None:
+    """None if training goes on; else whether it is finished, or only stopped."""
+    is_finished = any(callback.is_finished for callback in callbacks)
+    return is_finished if is_finished or any(callback.wants_stop for callback in callbacks) else None
 
 
 class _Recorder:
