@@ -29,6 +29,9 @@ from cxml.errors import ConfigError
 
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_DURATION = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?", re.ASCII)
+
 Effect = Literal["result", "resumable", "none"]
 """What the value of a field changes.
 
@@ -416,6 +419,12 @@ class TrainConfig:
 
     epochs: int = setting(10, choosable=True)
     """Passes over the training texts."""
+    steps: int = setting(0, since_files=True)
+    """Optimiser steps after which training ends, within an epoch too, if `epochs` are not over before; 0: none."""
+    budget: str = setting("", since_files=True)
+    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. A few timed steps on this machine
+    tell how many fit, at most those of `epochs`, and the schedule is made for them; the number follows the speed on the
+    way (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
     batch_size: int = setting(64, choosable=True)
     """Texts per optimiser step, over all processes and micro-batches together."""
     batch_tokens: int = setting(0, since_files=True)
@@ -478,7 +487,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):
             _require_at_least(f"train.{name}", getattr(self, name), 1)
-        counts = "batch_tokens threads_per_worker gradient_clipping evaluate_every patience hang_minutes"
+        if self.budget:
+            parse_duration("train.budget", self.budget)
+        for name, value in (("steps", self.steps), ("budget", self.budget)):
+            _require(
+                self.keep != "refit" or not value, f"train.{name}", value,
+                "does not go with train.keep refit, which trains twice", "Set train.keep to best, or leave this out.",
+            )  # fmt: skip
+        counts = "steps batch_tokens threads_per_worker gradient_clipping evaluate_every patience hang_minutes"
         for name in counts.split():
             _require_at_least(f"train.{name}", getattr(self, name), 0)
         _require(
@@ -502,6 +518,19 @@ class TrainConfig:
     def evaluation_interval(self) -> int:
         """Epochs between evaluations during training; 0: there are none."""
         return self.evaluate_every or int(self.selects)
+
+
+def parse_duration(name: str, text: str) -> float:
+    """The seconds of a duration such as 90s, 30m, 1h30m, which the field `name` holds.
+
+    Raises:
+        ConfigError: it is none, or no time at all.
+    """
+    found = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    _require(total > 0, name, text, "is not a duration", "Write hours, minutes and seconds, such as 1h30m, 30m or 90s.")
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

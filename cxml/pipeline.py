@@ -37,7 +37,9 @@ from cxml.run_plan import plan_run, require_packages, require_validation
 from cxml.run_settings import settle, settled
 from cxml.settings import add_to_record
 from cxml.storage.locks import locked
+from cxml.time_budget import BudgetClock, budget_report, kept_plan, make_plan, time_limit
 from cxml.training import (
+    TimeLimit,
     combine_as,
     combine_words,
     evaluate_run,
@@ -82,6 +84,7 @@ def run(
     force: Collection[StageName] = (),
     resume: str = "auto",
     run_job: RunJob = run_workers,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Run the stages that are missing, and print the report.
 
@@ -90,6 +93,7 @@ def run(
         force: stages to make again, with all that depends on them.
         resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
         run_job: how the processes of training and evaluation come to be.
+        began: when the time of `train.budget` began, by `time.monotonic`; None: now.
 
     Returns:
         The report: `levels`, `examples`, and `baseline` if there is one.
@@ -99,38 +103,53 @@ def run(
         InterruptionError: a signal stopped the training; the same call goes on with it.
         InUseError: another command writes to the output.
     """
+    began = time.monotonic() if began is None else began
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(config.output))
         if config.checkpoint.url:
             stack.enter_context(locked(config.checkpoint.url))
-        return _run_stages(config, force, _stages(config, resume, run_job))
+        return _run_stages(config, force, _stages(config, resume, run_job), run_job, began)
 
 
-def make_model(config: Config, run_job: RunJob = run_workers) -> Config:
-    """Run the stages that are missing up to the model, without evaluating it; raises what `run` raises.
+def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
+    """Run the stages that are missing up to the model, without evaluating it; arguments and errors as of `run`.
 
     Returns:
         The config without open fields.
     """
     stages = _stages(config, "auto", run_job)
     with locked(config.output):
-        return _make_stages(config, (), {name: stages[name] for name in stages if name not in ("baseline", "evaluate")})
+        wanted = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
+        return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
 
 
-def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
-    began = time.monotonic()
-    config = _make_stages(config, force, stages)
+def _run_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> dict[str, Any]:
+    config = _make_stages(config, force, stages, run_job, began)
     report = _show_report(config)
     _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
 
 
-def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> Config:
-    """Make what is missing; the config without open fields."""
+def _make_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> Config:
+    """Make what is missing; the config without open fields.
+
+    Args:
+        config: as the user gave it.
+        force: stages to make again.
+        stages: of the run, in order.
+        run_job: how processes come to be.
+        began: when the run did, by `time.monotonic`.
+    """
     require_packages(config)
     require_validation(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_words(config)
+    given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
+    clock = BudgetClock.of(config.output, began)
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
@@ -139,9 +158,23 @@ def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[S
         _make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_plan(given) is None:
+            clock.keep(config.output)
+        if config.train.budget and name == last_before_training:
+            config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
         if name == "train" and config.train.selects:
             add_to_record(config.output, "selection", read_selection(config))
     return config
+
+
+def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:
+    """The config of a run that is about to train, with the steps that its time budget allows."""
+    plan = kept_plan(given)
+    if plan is not None:
+        _log.info("The run keeps its plan: %s", plan)
+        return config
+    make_plan(given, config, clock, run_job, evaluates=evaluates)
+    return settled(given)
 
 
 def _make_stage(config: Config, name: StageName, stage: Stage, *, is_done: bool) -> None:
@@ -209,9 +242,9 @@ def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Sta
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
+        "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "train": Stage(("tree",), model_url, _is_model_done, make_model),
         "words": Stage(("train",), words_url, _are_words_done, make_words),
-        "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "evaluate": Stage(("train", "words"), _report_url, _is_report_done, make_report),
     }
     if not config.evaluate.baseline:
@@ -279,13 +312,13 @@ def _is_model_done(config: Config) -> bool:
 
 
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
-    epochs = None
+    end: int | TimeLimit | None = time_limit(config.output) if config.train.budget else None
     if config.train.keep == "refit":
         is_selected = _is_model_done(selection_run(config))
-        epochs, resume = _select_epochs(config, resume, run_job), resume if is_selected else "auto"
+        end, resume = _select_epochs(config, resume, run_job), resume if is_selected else "auto"
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprints(config), resume, epochs), config.train.num_workers):
+    if not run_job(train, (config, model_fingerprints(config), resume, end), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -400,4 +433,6 @@ def _make_report(config: Config, run_job: RunJob) -> None:
     report = run_job(evaluate_run, (config,), config.train.num_workers)
     if config.train.selects:
         report["selection"] = read_selection(config)
+    if config.train.budget:
+        report["budget"] = budget_report(config)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})

@@ -57,7 +57,7 @@ EFFECTS = {
     },
     TrainConfig: {
         "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens "
-        "validation_fraction keep keep_by patience",
+        "validation_fraction keep keep_by patience steps budget",
         "resumable": "accumulation",
         "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
         "deterministic compile",

@@ -79,6 +79,8 @@ class RunState:
         metrics: figures of this moment, by name.
         before_epoch_end: the last step of an epoch is done, and its evaluation, where there is one, is not.
         selection: the best epoch so far: epoch, step, value and waited, see `cxml.training.Selection`; empty if none.
+        pace: step and total steps of each plan that was made for a run with a time to keep; empty for others.
+        used_seconds: of that time, what training has used.
     """
 
     step: int
@@ -96,6 +98,8 @@ class RunState:
     metrics: dict[str, float] = field(default_factory=dict)
     before_epoch_end: bool = False
     selection: dict[str, float] = field(default_factory=dict)
+    pace: list[list[int]] = field(default_factory=list)
+    used_seconds: float = 0.0
 
     @property
     def best_step(self) -> int:
@@ -216,6 +220,8 @@ def _problems(manifest: Manifest) -> list[str]:
         found.append(f"step {run.step} does not fit the run's other counts")
     if run.selection and set(run.selection) != _SELECTION:
         found.append("selection does not have the fields of a best epoch")
+    if not _is_pace(run.pace, run.step) or not 0 <= run.used_seconds < math.inf:
+        found.append("pace is not one that a run can have had")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
     if found:
@@ -227,6 +233,14 @@ def _problems(manifest: Manifest) -> list[str]:
             return [f"tensor {name[:200]!r} {problem}"]
     return [f"file {entry.file} is smaller than its tensors"
             for entry, size in zip(manifest.files, filled, strict=True) if size > entry.bytes]  # fmt: skip
+
+
+def _is_pace(pace: list[list[int]], step: int) -> bool:
+    """Whether these are rising steps from 0, none later than `step`, each with a larger total."""
+    if not all(len(turn) == 2 and turn[0] < turn[1] for turn in pace):
+        return False
+    starts = [turn[0] for turn in pace]
+    return not pace or (starts[0] == 0 and starts[-1] <= step and starts == sorted(set(starts)))
 
 
 def _most_steps(run: RunState) -> float:

@@ -29,6 +29,8 @@ def print_report(report: Mapping[str, Any]) -> None:
             `decisions` and `label_groups`, as the run's JSON files hold them.
     """
     console = Console()
+    if "budget" in report:
+        console.print(f"{report['budget']['plan'].capitalize()}. {report['budget']['more']}")
     if "selection" in report:
         console.print(selection_line(report["selection"]))
     examples = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,7 @@ class CheckpointCallback(Callback):
 
     def __init__(
         self, state: TrainingState, start: Progress, stop: StopSignal, guard: HangGuard, figures: dict[str, float],
-        *, records: JsonlTracker | None, evaluation: EvaluateDuringTraining | None = None,
+        *, others: Sequence[Callback], records: JsonlTracker | None, evaluation: EvaluateDuringTraining | None = None,
     ) -> None:  # fmt: skip
         """Prepare; a collective call.
 
@@ -38,6 +39,7 @@ class CheckpointCallback(Callback):
             stop: whether it was asked to stop.
             guard: waits while training waits for a save.
             figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
+            others: callbacks with a state to save along.
             records: put before each save, on the rank that has them: a run that goes on from it has no others of the
                 steps before.
             evaluation: what selects the best epoch, if anything does; it is called before this.
@@ -48,6 +50,7 @@ class CheckpointCallback(Callback):
         self._state = state
         self._stop, self._guard = stop, guard
         self._figures = figures
+        self._others = others
         self._records = records
         self._evaluation = evaluation
         self._evaluated = dict(figures)
@@ -64,10 +67,9 @@ class CheckpointCallback(Callback):
 
         What else happens at an epoch's end may take long, and a signal leaves little time. A run that goes on does it.
         """
-        is_last = progress.step % self._state.loader.steps_per_epoch == 0
-        self._progress = dataclasses.replace(progress, before_epoch_end=is_last)
+        self._progress = progress
         self._saver.report()
-        self._act(is_due=not is_last and self._is_due())
+        self._act(is_due=not progress.before_epoch_end and self._is_due())
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
         """Save if it is time, after an evaluation if checkpoints are kept by its metrics, and the best epoch always."""
@@ -101,9 +103,8 @@ class CheckpointCallback(Callback):
     def _save(self) -> None:
         with self._guard.paused():
             self._put_records()
-            if self._evaluation is not None:
-                selection = self._evaluation.selection.state_dict()
-                self._progress = dataclasses.replace(self._progress, selection=selection)
+            for callback in self._others:
+                self._progress = callback.describe(self._progress)
             self._saver.start(self._state.take(self._progress, dict(self._figures)))
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -65,6 +67,7 @@ from cxml.prediction import (
     write_run_decisions,
     write_scores,
 )
+from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.decisions import Ranked, decision_report, num_candidates
@@ -78,8 +81,9 @@ from cxml.training.evaluation import (
 )
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, fit
+from cxml.training.loop import Callback, Pacer, fit
 from cxml.training.memory import ReturnMemory
+from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
 from cxml.training.selection import judged_run, write_selection
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
@@ -93,33 +97,46 @@ _log = logging.getLogger(__name__)
 _MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
 
 
-def train(config: Config, fingerprints: Mapping[str, str], choice: str = "auto", epochs: int | None = None) -> bool:
+def train(
+    config: Config,
+    fingerprints: Mapping[str, str],
+    choice: str = "auto",
+    end: int | TimeLimit | None = None,
+) -> bool:
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
 
     Args:
         config: the run.
         fingerprints: of what the model is made from, by `train.precision`; that of its own is saved with it.
         choice: the checkpoint to go on from, see `cxml.checkpoint.offered_checkpoints`.
-        epochs: passes over the texts after which training ends, on the learning rates of `train.epochs`; None: all.
+        end: passes over the texts after which training ends, on the learning rates of `train.epochs`, or the time that
+            it may take; None: all epochs, in any time.
 
     Returns:
         Whether it was finished; if not, a signal stopped it and a checkpoint holds its state.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
-        return train_in_group(config, fingerprints, ranks, choice, epochs)
+        return train_in_group(config, fingerprints, ranks, choice, end)
 
 
 def train_in_group(
-    config: Config, fingerprints: Mapping[str, str], ranks: Ranks, choice: str = "auto", epochs: int | None = None
+    config: Config,
+    fingerprints: Mapping[str, str],
+    ranks: Ranks,
+    choice: str = "auto",
+    end: int | TimeLimit | None = None,
 ) -> bool:
     """`train`, for processes that are already one group."""
+    began = time.monotonic()
     offered = offered_checkpoints(config, ranks, choice)
     state, schedule = set_up(config, ranks, offered)
     config = state.config
     start = resume(state, offered) or Progress()
     fingerprint = fingerprints[config.train.precision]
-    if not _fit(state, schedule, start, epochs or config.train.epochs, fingerprint):
+    spent = start.used_seconds + time.monotonic() - began
+    pacer = _pacer(state, start, dataclasses.replace(end, used=spent) if isinstance(end, TimeLimit) else end)
+    if not _fit(state, schedule, start, pacer, fingerprint):
         return False
     weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
     save_model(
@@ -175,12 +192,18 @@ def set_up_on(
     schedule = Schedule(
         cast(torch.optim.Optimizer, engine.optimizer),
         steps_per_epoch=loader.steps_per_epoch,
-        epochs=config.train.epochs,
+        epochs=_planned_epochs(config, loader),
         config=config.optim,
         rows=model.label_head.schedule if isinstance(model.label_head, ShardedLevel) else None,
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _planned_epochs(config: Config, loader: TrainLoader) -> float:
+    """Epochs that the schedule is made for, with the fraction of the last one."""
+    epochs, steps = config.train.epochs, config.train.steps
+    return min(steps / loader.steps_per_epoch, epochs) if steps else epochs
 
 
 def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
@@ -200,16 +223,26 @@ def _with_names(texts: TextRows, config: Config) -> TextRows:
     return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
 
 
-def _fit(state: TrainingState, schedule: Schedule, start: Progress, epochs: int, fingerprint: str) -> bool:
+def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -> Pacer:
+    """How long the run is: as many epochs as given, or by its config, or as fit into a time."""
+    train, steps_per_epoch = state.config.train, state.loader.steps_per_epoch
+    most = (end if isinstance(end, int) else train.epochs) * steps_per_epoch
+    pace = Pace.from_state(start.pace, min(train.steps or most, most))
+    if isinstance(end, TimeLimit):
+        return BudgetPacer(pace, state.ranks, end, steps_per_epoch=steps_per_epoch)
+    return Pacer(pace)
+
+
+def _fit(state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, fingerprint: str) -> bool:
     """Train to the end, or until a signal asks to stop; whether the end was reached: the weights are the model's."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
     records = _records(state, start) if ranks.is_first else None
-    callbacks = [guard, *_callbacks(state, records)]
+    callbacks = [guard, pacer, *_callbacks(state, records)]
     evaluation = None
     if config.train.evaluation_interval and config.train.keep != "refit":  # which leaves no text to validate on
-        evaluation = EvaluateDuringTraining(state, start, records, figures)
+        evaluation = EvaluateDuringTraining(state, start, pacer, records, figures)
         callbacks.append(evaluation)
     selecting = evaluation if config.train.keep == "best" else None
     if start.selection:
@@ -218,12 +251,14 @@ def _fit(state: TrainingState, schedule: Schedule, start: Progress, epochs: int,
         stack.callback(guard.close)
         if config.checkpoint.is_on or selecting is not None:
             stop = stack.enter_context(StopSignal())
-            checkpoints = CheckpointCallback(state, start, stop, guard, figures, records=records, evaluation=selecting)
+            checkpoints = CheckpointCallback(
+                state, start, stop, guard, figures, others=callbacks.copy(), records=records, evaluation=selecting
+            )
             callbacks.append(checkpoints)
             stack.callback(checkpoints.close)
         is_finished = fit(
             state.engine, state.loader, schedule, ranks,
-            epochs=epochs, record_every=config.log.every_steps, callbacks=callbacks, start=start,
+            pacer=pacer, record_every=config.log.every_steps, callbacks=callbacks, start=start,
             utilisation=utilisation(state.model, config, ranks.device),
         )  # fmt: skip
     if is_finished and selecting is not None:
@@ -405,7 +440,7 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
 
 
 def _records(state: TrainingState, start: Progress) -> JsonlTracker:
-    epochs_done = start.step // state.loader.steps_per_epoch - start.before_epoch_end
+    epochs_done = math.ceil(start.step / state.loader.steps_per_epoch) - start.before_epoch_end
     return JsonlTracker(storage.join(state.config.output, "metrics.jsonl"), start.step, epochs_done)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import torch
@@ -11,7 +12,7 @@ from cxml.checkpoint import Progress, TrainingState
 from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts
 from cxml.model import LevelPrediction
 from cxml.training.evaluation import evaluate
-from cxml.training.loop import Callback
+from cxml.training.loop import Callback, Pacer
 from cxml.training.selection import Selection
 from cxml.training.trackers import JsonlTracker
 from cxml.training.weights import label_weights
@@ -26,13 +27,15 @@ class EvaluateDuringTraining(Callback):
     """
 
     def __init__(
-        self, state: TrainingState, start: Progress, records: JsonlTracker | None, figures: dict[str, float]
-    ) -> None:
+        self, state: TrainingState, start: Progress, pacer: Pacer, records: JsonlTracker | None,
+        figures: dict[str, float],
+    ) -> None:  # fmt: skip
         """Prepare.
 
         Args:
             state: of the run.
             start: where it stands.
+            pacer: how long it is.
             records: where metrics go, on the rank that has them.
             figures: metrics of the last evaluation, which it fills in.
         """
@@ -48,6 +51,8 @@ class EvaluateDuringTraining(Callback):
         self._step = start.step
         self.selection = Selection.from_state(start.selection)
         self.last_epoch = start.step // state.loader.steps_per_epoch
+        self._pacer = pacer
+        self._steps_per_epoch = state.loader.steps_per_epoch
         self._settle_end()
 
     @property
@@ -68,7 +73,8 @@ class EvaluateDuringTraining(Callback):
         """Evaluate, if this epoch's turn has come; one that may become the model's is evaluated in any case."""
         train = self._config.train
         self.last_epoch = epoch
-        if epoch % train.evaluation_interval and not (train.selects and epoch == train.epochs):
+        is_last = self._step >= self._pacer.pace.total
+        if epoch % train.evaluation_interval and not (train.selects and is_last):
             return
         self._engine.eval()
         levels = evaluate(
@@ -83,6 +89,10 @@ class EvaluateDuringTraining(Callback):
             _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
         if train.selects:
             self._select(epoch, levels[-1][train.keep_by])
+
+    def describe(self, progress: Progress) -> Progress:
+        """With the best epoch so far."""
+        return dataclasses.replace(progress, selection=self.selection.state_dict())
 
     def _select(self, epoch: int, value: float) -> None:
         """Compare with the epochs before; the first rank's figure counts, so that all ranks decide alike."""

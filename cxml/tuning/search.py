@@ -97,6 +97,7 @@ def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) ->
             evaluate_every=1,
             keep="last",  # the search compares epochs itself, on texts that are the trials' test split
             patience=0,
+            budget="",
             threads_per_worker=cpus or config.train.threads_per_worker,
             validation_fraction=0.0,  # what is held out here serves
         ),
