@@ -149,7 +149,7 @@ def _make_stages(
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_words(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
-    clock = BudgetClock.of(config.output, began)
+    clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name in force or redone & set(stage.needs):

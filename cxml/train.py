@@ -71,8 +71,9 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
         command: options and config.
         run_job: how processes come to be; None takes what the config says.
     """
-    began, config = time.monotonic(), _config_of(command)
+    began = time.monotonic()
     try:
+        config = _config_of(command)
         if command.print_config:
             print(dump_config(config_to_dict(config)), end="")
             return 0

@@ -12,6 +12,7 @@ from cxml.report.tables import (
     BASELINE,
     OWN,
     Example,
+    budget_line,
     decisions_table,
     examples_table,
     groups_table,
@@ -25,12 +26,12 @@ def print_report(report: Mapping[str, Any]) -> None:
     """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
 
     Args:
-        report: `level_sizes`, `levels`, `examples` and, where they are there, `selection`, `evidence`, `baseline`,
-            `decisions` and `label_groups`, as the run's JSON files hold them.
+        report: `level_sizes`, `levels`, `examples` and, where they are there, `budget`, `selection`, `evidence`,
+            `baseline`, `decisions` and `label_groups`, as the run's JSON files hold them.
     """
     console = Console()
     if "budget" in report:
-        console.print(f"{report['budget']['plan'].capitalize()}. {report['budget']['more']}")
+        console.print(budget_line(report["budget"]))
     if "selection" in report:
         console.print(selection_line(report["selection"]))
     examples = [

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ from support.runs import FINGERPRINTS, make_encoder, prepare_with_tree, small_co
 from support.small_runs import small_values, write_rows
 
 from cxml import pipeline, storage
-from cxml.config import OptimConfig, config_from_dict, parse_duration, with_values
+from cxml.checkpoint import list_checkpoints, read_manifest
+from cxml.cli import dump_config
+from cxml.config import OptimConfig, config_from_dict, config_to_dict, parse_duration, with_values
 from cxml.errors import ConfigError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
 from cxml.run_settings import settled
 from cxml.settings.rules import BY_LENGTH
-from cxml.time_budget import Costs, plan_steps, worth_of_more
+from cxml.time_budget import BudgetClock, Costs, plan_steps, worth_of_more
+from cxml.train import main
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, steps_in_time, train
 
 SECONDS = st.floats(0.001, 100.0)
@@ -218,11 +222,10 @@ def test_a_stopped_run_goes_on_with_its_plan_and_with_the_time_that_it_has_used(
     limit = TimeLimit(100.0, 40)
     jobs = [(config, limit, Clock(9, 2.0), 12), (config, limit, Clock(0, 1.0), None)]
     assert run_here(train_by_clock, (jobs,), 1) == [False, True]
-    from cxml.checkpoint import list_checkpoints, read_manifest
-
     states = {entry.step: read_manifest(entry.url).run for entry in list_checkpoints(str(tmp_path / "checkpoints"))}
-    assert states[12].pace == states[15].pace[: len(states[12].pace)]
-    assert 0 < states[5].used_seconds < states[12].used_seconds < states[15].used_seconds
+    later = min(step for step in states if step > 12)
+    assert states[12].pace == states[later].pace[: len(states[12].pace)]
+    assert 0 < states[5].used_seconds < states[12].used_seconds < states[later].used_seconds
 
 
 def test_two_processes_take_the_plan_of_the_first(base, tmp_path):
@@ -274,6 +277,19 @@ def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole
     assert [choice["name"] for choice in kept["choices"]] == ["train.steps", *BY_LENGTH]
     again = pipeline.run(config, run_job=refuse)
     assert again["levels"]
+
+
+def test_the_option_budget_is_that_field_and_a_bad_one_is_refused(base, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(dump_config(config_to_dict(base)))
+    assert main(["--config", str(tmp_path / "mine.yaml"), "--budget", "30m", "--print-config"]) == 0
+    assert "budget: 30m" in capsys.readouterr().out
+    assert main(["--config", str(tmp_path / "mine.yaml"), "--budget", "soon"]) == 2
+    assert "train.budget" in capsys.readouterr().err
+
+
+def test_what_earlier_starts_have_used_counts(tmp_path):
+    BudgetClock(40.0, time.monotonic() - 5).keep(str(tmp_path))
+    assert BudgetClock.of(str(tmp_path), time.monotonic()).used >= 45
 
 
 def refuse(work, arguments, num_workers):
