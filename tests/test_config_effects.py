@@ -109,7 +109,7 @@ def test_a_run_resumes_with_other_values_of_what_changes_no_result(section):
         "config": config_to_dict(before), "tree": "t",
     })  # fmt: skip
     for name, effect in effects(SECTIONS[section]).items():
-        value = another(getattr(getattr(before, section), name))
+        value = "30m" if name == "budget" else another(getattr(getattr(before, section), name))
         if value == getattr(getattr(before, section), name):
             continue
         with_it = {"accumulation": {"batch_size": 640}, "patience": {"keep": "best"}}.get(name, {})
