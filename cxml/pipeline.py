@@ -119,7 +119,7 @@ def make_model(config: Config, run_job: RunJob = run_workers, began: float | Non
     """
     stages = _stages(config, "auto", run_job)
     with locked(config.output):
-        wanted = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
+        wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
         return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
 
 

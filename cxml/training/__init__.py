@@ -13,7 +13,7 @@ from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, Pacer, StepReport, fit
-from cxml.training.pace import Pace, steps_in_time
+from cxml.training.pace import Pace, smoothed, steps_in_time
 from cxml.training.precision import precision_here, with_precision
 from cxml.training.selection import Selection, judged_run, read_selection, selection_run, selection_url
 from cxml.training.speed import Speed, measure_speed
@@ -47,6 +47,7 @@ __all__ = [
     "selection_run",
     "selection_url",
     "set_up",
+    "smoothed",
     "steps_in_time",
     "train",
     "train_step",

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from cxml.checkpoint import Progress
 from cxml.parallel import Ranks
 from cxml.training.loop import Pacer
-from cxml.training.pace import Pace, steps_in_time
+from cxml.training.pace import Pace, smoothed, steps_in_time
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class BudgetPacer(Pacer):
         self._began = clock() - limit.used
         self._step_began = clock()
         self._in_steps, self._num_steps = 0.0, 0  # since the last look
+        self._per_step: float | None = None
         self._end_began: float | None = None
         self._end_seconds, self._num_ends = limit.end_seconds, 0  # mean, and how many it is of
 
@@ -89,11 +90,12 @@ class BudgetPacer(Pacer):
             self._turn(progress.step)
 
     def _turn(self, step: int) -> None:
+        self._per_step = smoothed(self._per_step, self._in_steps / self._num_steps)
         at_ends = self._end_seconds / self._steps_per_epoch
         totals = [
             steps_in_time(
                 step, seconds_left=self._seconds - self.used_seconds - self._end_seconds,
-                seconds_per_step=max(self._in_steps / self._num_steps + at_ends, 1e-9), most=self._most,
+                seconds_per_step=max(self._per_step + at_ends, 1e-9), most=self._most,
             )
         ]  # fmt: skip
         dist.broadcast_object_list(totals)

@@ -61,6 +61,14 @@ class Pace:
         return place
 
 
+def smoothed(before: float | None, seconds: float) -> float:
+    """An estimate of a step's seconds from the one before and what the last steps took: half of each.
+
+    The last steps alone would follow every hiccup of a shared machine, and the mean of all none of its changes.
+    """
+    return seconds if before is None else (before + seconds) / 2
+
+
 def steps_in_time(step: int, *, seconds_left: float, seconds_per_step: float, most: int) -> int:
     """Steps of a whole run of which `step` are done, so that it ends in time; at least one more, at most `most`."""
     more = int(seconds_left / seconds_per_step) if seconds_left > 0 else 0

@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import json
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,7 +25,7 @@ from cxml.run_settings import settled
 from cxml.settings.rules import BY_LENGTH
 from cxml.time_budget import BudgetClock, Costs, plan_steps, worth_of_more
 from cxml.train import main
-from cxml.training import Pace, Speed, TimeLimit, budget_pacer, steps_in_time, train
+from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
 SECONDS = st.floats(0.001, 100.0)
 
@@ -102,13 +102,14 @@ def test_a_speed_that_drifts_is_followed_until_the_time_is_over(drift, change, p
     """A training whose steps take another time than was measured, and from its middle on a third one."""
     late_drift = drift * change
     seconds, pace, used = float(planned), Pace.of(planned), 0.0
-    step, recent = 0, []
+    step, recent, estimate = 0, [], None
     while step < pace.total:
         took = drift if step < planned / 2 else late_drift
         step, used = step + 1, used + took
         recent.append(took)
         if step == pace.next_look and step < pace.total:
-            total = steps_in_time(step, seconds_left=seconds - used, seconds_per_step=np.mean(recent), most=10**6)
+            estimate = smoothed(estimate, sum(recent) / len(recent))
+            total = steps_in_time(step, seconds_left=seconds - used, seconds_per_step=estimate, most=10**6)
             pace, recent = pace.after(step, total), []
     assert used == pytest.approx(seconds, rel=0.1, abs=3 * max(drift, late_drift))
 
@@ -259,7 +260,7 @@ def test_with_more_time_than_needed_the_run_is_the_one_without_a_budget(whole):
 
 
 def path(config):
-    return storage.local_path(config.output)
+    return Path(config.output)
 
 
 def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole, monkeypatch):
