@@ -95,7 +95,7 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
     """
     metric, waited = config.train.keep_by, found.waited
     reason = f"{metric} {found.value:.2f} on {num_texts:,} validation texts, the best of {last_epoch} epochs"
-    if last_epoch < config.train.epochs:
+    if last_epoch < config.train.epochs and found.has_waited(config.train.patience):
         reason += f"; training stopped after {waited} evaluation{'' if waited == 1 else 's'} without a better one"
     values = {
         "fingerprint": fingerprint, "epoch": found.epoch, "epochs": config.train.epochs, "metric": metric,

@@ -115,6 +115,7 @@ def test_the_model_is_that_of_a_run_that_ends_with_the_best_epoch(base, through)
     assert_same_model(through, alone)
     found = storage.read_json(str(through / "selection.json"), "")
     assert (found["epoch"], found["epochs"], found["value"]) == (best, EPOCHS, values[best])
+    assert "stopped" not in found["reason"]
 
 
 def test_retention_leaves_the_checkpoint_of_the_best_epoch(through):
@@ -152,7 +153,9 @@ def test_training_stops_after_patience_evaluations_without_a_better_one(base, th
     config = selecting(base, tmp_path / "out", train={"patience": 1})
     assert train_all([(config, STEPS + 3, "auto"), (config, None, "auto"), (config, None, "auto")])[1:] == [True, True]
     assert sorted(curve(tmp_path / "out")) == list(range(1, epoch + 1))
-    assert storage.read_json(str(tmp_path / "out" / "selection.json"), "")["epoch"] == best
+    found = storage.read_json(str(tmp_path / "out" / "selection.json"), "")
+    assert found["epoch"] == best
+    assert ("stopped after 1 evaluation" in found["reason"]) == (epoch < EPOCHS)
 
 
 def test_two_processes_select_alike_and_a_stopped_run_of_theirs_is_the_same(base, tmp_path):
