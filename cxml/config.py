@@ -29,6 +29,9 @@ from cxml.errors import ConfigError
 
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_DURATION = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?", re.ASCII)
+
 Effect = Literal["result", "resumable", "none"]
 """What the value of a field changes.
 
@@ -416,6 +419,12 @@ class TrainConfig:
 
     epochs: int = setting(10, choosable=True)
     """Passes over the training texts."""
+    steps: int = setting(0, since_files=True)
+    """Optimiser steps after which training ends, within an epoch too, if `epochs` are not over before; 0: none."""
+    budget: str = setting("", since_files=True)
+    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. A few timed steps on this machine
+    tell how many fit, at most those of `epochs`, and the schedule is made for them; the number follows the speed on the
+    way (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
     batch_size: int = setting(64, choosable=True)
     """Texts per optimiser step, over all processes and micro-batches together."""
     batch_tokens: int = setting(0, since_files=True)
@@ -457,7 +466,16 @@ class TrainConfig:
     set with a split `validation` (`python -m cxml.data_tools.split`) needs no share: that split serves."""
     evaluate_every: int = setting(0, "none")
     """Epochs between evaluations during training, on the validation texts if there are any, else on the test split;
-    0: only at the end."""
+    0: only at the end, or after every epoch where `keep` is not `last`."""
+    keep: Literal["last", "best", "refit"] = setting("last", since_files=True)
+    """Which weights become the model. `last`: those after the last epoch. `best`: those of the epoch that is best by
+    keep_by on the validation texts. `refit`: new ones, trained for as many epochs as the best one had seen on all
+    texts, those of validation included; words and thresholds are combined and chosen before (docs/decisions/0029).
+    Without validation texts, `best` and `refit` are refused."""
+    keep_by: str = setting("nDCG@5", since_files=True)
+    """Metric of the labels that `keep` goes by: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
+    patience: int = setting(0, since_files=True)
+    """Evaluations without a better epoch after which training stops, where `keep` is `best` or `refit`; 0: none."""
     hang_minutes: float = setting(30.0, "none")
     """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
     it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
@@ -469,8 +487,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):
             _require_at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("batch_tokens", "threads_per_worker", "gradient_clipping", "evaluate_every", "hang_minutes"):
+        if self.budget:
+            parse_duration("train.budget", self.budget)
+        for name, value in (("steps", self.steps), ("budget", self.budget)):
+            _require(
+                self.keep != "refit" or not value, f"train.{name}", value,
+                "does not go with train.keep refit, which trains twice", "Set train.keep to best, or leave this out.",
+            )  # fmt: skip
+        counts = "steps batch_tokens threads_per_worker gradient_clipping evaluate_every patience hang_minutes"
+        for name in counts.split():
             _require_at_least(f"train.{name}", getattr(self, name), 0)
+        _require(
+            self.keep != "last" or not self.patience, "train.patience", self.patience,
+            "needs a best epoch to wait for, but train.keep is last", "Set train.keep to best, or leave this out.",
+        )  # fmt: skip
         _require_group("train.name_texts", self.name_texts)
         _require_fraction("train.validation_fraction", self.validation_fraction)
         _require(
@@ -478,6 +508,29 @@ class TrainConfig:
             "does not go with train.zero_stage 3, which brings weights to a layer as it begins",
             "Set it to false, or train.zero_stage to 2.",
         )  # fmt: skip
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation texts decide how many epochs the model is trained for."""
+        return self.keep != "last"
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Epochs between evaluations during training; 0: there are none."""
+        return self.evaluate_every or int(self.selects)
+
+
+def parse_duration(name: str, text: str) -> float:
+    """The seconds of a duration such as 90s, 30m, 1h30m, which the field `name` holds.
+
+    Raises:
+        ConfigError: it is none, or no time at all.
+    """
+    found = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    _require(total > 0, name, text, "is not a duration", "Write hours, minutes and seconds, such as 1h30m, 30m or 90s.")
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -540,8 +593,8 @@ class CheckpointConfig:
     """Also keep so many checkpoints that are best by best_metric."""
     best_metric: str = "loss"
     """`loss`, the training loss of all levels (lower is better), or a metric of the labels that train.evaluate_every
-    reports, such as P@1 (higher is better): then a checkpoint follows every evaluation. The final model is the last one
-    all the same."""
+    reports, such as P@1 (higher is better): then a checkpoint follows every evaluation. Which weights become the model
+    is for train.keep to say; the checkpoint of its best epoch stays in any case."""
 
     def __post_init__(self) -> None:
         for name in ("every_minutes", "every_steps", "keep_every_steps", "keep_best"):
@@ -642,6 +695,11 @@ class Config:
             f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
             "Set train.zero_stage to 3, or head.implementation to rows.",
         )  # fmt: skip
+        _require(
+            not self.train.selects or is_reported(self.train.keep_by, self.evaluate.top_k), "train.keep_by",
+            self.train.keep_by, f"is not a metric at one of evaluate.top_k = {list(self.evaluate.top_k)}",
+            f"Choose one such as nDCG@{max(self.evaluate.top_k)}, or add its k to evaluate.top_k.",
+        )  # fmt: skip
         row_rate = self.head.learning_rate or self.optim.classifier_lr
         _require(
             row_rate * self.optim.classifier_weight_decay < 1,
@@ -666,6 +724,12 @@ class Config:
     def num_levels(self) -> int:
         """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` as `tree.sizes` does."""
         return len(self.tree.sizes) + 1
+
+
+def is_reported(metric: str, top_k: Sequence[int]) -> bool:
+    """Whether an evaluation with these cut-offs reports a metric of the labels, such as P@1."""
+    name, _, cutoff = metric.partition("@")
+    return name in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") and cutoff in map(str, top_k)
 
 
 def _choosable(section: type, path: str = "") -> dict[str, Any]:

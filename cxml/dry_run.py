@@ -17,8 +17,8 @@ from cxml.run_plan import (
     DataFacts,
     plan_for,
     plan_run,
-    require_evidence,
     require_packages,
+    require_validation,
     with_one_more,
     words_bytes,
 )
@@ -38,7 +38,7 @@ def dry_run(config: Config) -> Plan:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     require_packages(config)
-    require_evidence(config)
+    require_validation(config)
     console = Console()
     config, choices = foresee(config)
     if choices:

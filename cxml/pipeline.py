@@ -33,10 +33,24 @@ from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
-from cxml.run_plan import plan_run, require_evidence, require_packages
+from cxml.run_plan import plan_run, require_packages, require_validation
 from cxml.run_settings import settle, settled
+from cxml.settings import add_to_record
 from cxml.storage.locks import locked
-from cxml.training import combine_words, evaluate_run, train, train_words, with_precision, words_url
+from cxml.time_budget import BudgetClock, budget_report, kept_plan, make_plan, time_limit
+from cxml.training import (
+    TimeLimit,
+    combine_as,
+    combine_words,
+    evaluate_run,
+    read_selection,
+    selection_run,
+    selection_url,
+    train,
+    train_words,
+    with_precision,
+    words_url,
+)
 from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
@@ -70,6 +84,7 @@ def run(
     force: Collection[StageName] = (),
     resume: str = "auto",
     run_job: RunJob = run_workers,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Run the stages that are missing, and print the report.
 
@@ -78,6 +93,7 @@ def run(
         force: stages to make again, with all that depends on them.
         resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
         run_job: how the processes of training and evaluation come to be.
+        began: when the time of `train.budget` began, by `time.monotonic`; None: now.
 
     Returns:
         The report: `levels`, `examples`, and `baseline` if there is one.
@@ -87,53 +103,88 @@ def run(
         InterruptionError: a signal stopped the training; the same call goes on with it.
         InUseError: another command writes to the output.
     """
+    began = time.monotonic() if began is None else began
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(config.output))
         if config.checkpoint.url:
             stack.enter_context(locked(config.checkpoint.url))
-        return _run_stages(config, force, _stages(config, resume, run_job))
+        return _run_stages(config, force, _stages(config, resume, run_job), run_job, began)
 
 
-def make_model(config: Config, run_job: RunJob = run_workers) -> Config:
-    """Run the stages that are missing up to the model, without evaluating it; raises what `run` raises.
+def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
+    """Run the stages that are missing up to the model, without evaluating it; arguments and errors as of `run`.
 
     Returns:
         The config without open fields.
     """
     stages = _stages(config, "auto", run_job)
     with locked(config.output):
-        return _make_stages(config, (), {name: stages[name] for name in stages if name not in ("baseline", "evaluate")})
+        wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
+        return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
 
 
-def _run_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> dict[str, Any]:
-    began = time.monotonic()
-    config = _make_stages(config, force, stages)
+def _run_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> dict[str, Any]:
+    config = _make_stages(config, force, stages, run_job, began)
     report = _show_report(config)
     _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
     return report
 
 
-def _make_stages(config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage]) -> Config:
-    """Make what is missing; the config without open fields."""
+def _make_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> Config:
+    """Make what is missing; the config without open fields.
+
+    Args:
+        config: as the user gave it.
+        force: stages to make again.
+        stages: of the run, in order.
+        run_job: how processes come to be.
+        began: when the run did, by `time.monotonic`.
+    """
     require_packages(config)
-    require_evidence(config)
+    require_validation(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_words(config)
+    given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
+    clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
             _discard(config, name, stage)
-        if name not in redone and stage.is_done(config):
-            _log.info("%-8s found: %s", name, stage.folder(config))
-        else:
-            _log.info("%-8s begins: %s", name, stage.folder(config))
-            stage_began = time.monotonic()
-            stage.make(config)
-            _log.info("%-8s done in %.0f s", name, time.monotonic() - stage_began)
+        _make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_plan(given) is None:
+            clock.keep(config.output)
+        if config.train.budget and name == last_before_training:
+            config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
+        if name == "train" and config.train.selects:
+            add_to_record(config.output, "selection", read_selection(config))
     return config
+
+
+def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:
+    """The config of a run that is about to train, with the steps that its time budget allows."""
+    plan = kept_plan(given)
+    if plan is not None:
+        _log.info("The run keeps its plan: %s", plan)
+        return config
+    make_plan(given, config, clock, run_job, evaluates=evaluates)
+    return settled(given)
+
+
+def _make_stage(config: Config, name: StageName, stage: Stage, *, is_done: bool) -> None:
+    if is_done:
+        _log.info("%-8s found: %s", name, stage.folder(config))
+        return
+    _log.info("%-8s begins: %s", name, stage.folder(config))
+    began = time.monotonic()
+    stage.make(config)
+    _log.info("%-8s done in %.0f s", name, time.monotonic() - began)
 
 
 def _discard(config: Config, name: StageName, stage: Stage) -> None:
@@ -143,6 +194,10 @@ def _discard(config: Config, name: StageName, stage: Stage) -> None:
         storage.remove(folder, keep_lock=True)
     if name == "train":
         storage.remove(checkpoints_url(config), keep_lock=True)
+        storage.remove(selection_url(config.output))
+        storage.remove(selection_run(config).output)
+    elif name == "words":
+        storage.remove(words_url(selection_run(config)))
 
 
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
@@ -187,9 +242,9 @@ def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Sta
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
+        "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "train": Stage(("tree",), model_url, _is_model_done, make_model),
         "words": Stage(("train",), words_url, _are_words_done, make_words),
-        "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "evaluate": Stage(("train", "words"), _report_url, _is_report_done, make_report),
     }
     if not config.evaluate.baseline:
@@ -244,7 +299,8 @@ def model_fingerprints(config: Config) -> dict[str, str]:
 
 def _model_fingerprint(config: Config) -> str:
     sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
-    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config))
+    interval = [config.train.evaluation_interval] if config.train.selects else []  # which epochs are compared
+    return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config), *interval)
 
 
 def _model_manifest_url(config: Config) -> str:
@@ -256,10 +312,30 @@ def _is_model_done(config: Config) -> bool:
 
 
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
+    end: int | TimeLimit | None = time_limit(config.output) if config.train.budget else None
+    if config.train.keep == "refit":
+        is_selected = _is_model_done(selection_run(config))
+        end, resume = _select_epochs(config, resume, run_job), resume if is_selected else "auto"
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprints(config), resume), config.train.num_workers):
+    if not run_job(train, (config, model_fingerprints(config), resume, end), config.train.num_workers):
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
+
+
+def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
+    """How many epochs the final fit takes: those of the best epoch of a training that leaves the validation texts out.
+
+    Its words are made here too: nothing that is chosen on validation texts may rest on a model that has seen them.
+    """
+    judged = selection_run(config)
+    stages = _stages(judged, resume, run_job)
+    for name in ("train", "words"):
+        if name in stages:
+            _log.info("Choosing the epochs of the final fit by the validation texts: %s", judged.output)
+            _make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
+    found = read_selection(config)
+    _log.info("The final fit on all texts takes %d of %d epochs: %s", found["epoch"], found["epochs"], found["reason"])
+    return found["epoch"]
 
 
 # words
@@ -289,6 +365,11 @@ def _drop_unwanted_words(config: Config) -> None:
 
 
 def _make_words(config: Config, run_job: RunJob) -> None:
+    if config.train.keep == "refit":
+        _select_epochs(config, "auto", run_job)
+        train_words(config)
+        combine_as(selection_run(config), config, _words_fingerprint(config))
+        return
     train_words(config)
     run_job(combine_words, (config, _words_fingerprint(config)), config.train.num_workers)
 
@@ -350,4 +431,8 @@ def _is_report_done(config: Config) -> bool:
 
 def _make_report(config: Config, run_job: RunJob) -> None:
     report = run_job(evaluate_run, (config,), config.train.num_workers)
+    if config.train.selects:
+        report["selection"] = read_selection(config)
+    if config.train.budget:
+        report["budget"] = budget_report(config)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})

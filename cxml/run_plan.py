@@ -87,20 +87,23 @@ def require_packages(config: Config) -> None:
         require_baseline()
 
 
-def require_evidence(config: Config) -> None:
-    """Refuse `evidence.words` where the data do not allow it, before the first stage begins.
+def require_validation(config: Config) -> None:
+    """Refuse `evidence.words` and a selection of epochs where the data do not allow it, before the first stage begins.
 
     Raises:
-        ConfigError: there are no validation texts to learn the combination on.
+        ConfigError: there are no validation texts to learn the combination on, or to choose an epoch on.
         DataError: the prepared data do not hold the words, since an earlier release prepared them.
     """
-    if not config.evidence.words:
+    wanted: dict[str, object] = {"evidence.words": config.evidence.words} if config.evidence.words else {}
+    if config.train.selects:
+        wanted["train.keep"] = config.train.keep
+    if not wanted:
         return
     has_data = is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
     if not config.train.validation_fraction and VALIDATION not in splits:
-        raise no_validation_texts()
-    if has_data:
+        raise no_validation_texts(*next(iter(wanted.items())))
+    if has_data and config.evidence.words:
         read_vocabulary(data_url(config))
 
 

@@ -18,7 +18,19 @@ from cxml.data import DataManifest, Ragged, data_url
 from cxml.data.schema import MANIFEST_FILE
 from cxml.data_tools.formats import read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize, with_length
-from cxml.settings import Choice, Facts, choices_table, choose, facts_of, prepared_facts, read_record, write_record
+from cxml.settings import (
+    Choice,
+    Facts,
+    choices_table,
+    choose,
+    choose_by_length,
+    facts_of,
+    prepared_facts,
+    read_budget,
+    read_record,
+    write_budget,
+    write_record,
+)
 from cxml.tree import fit_levels
 
 _log = logging.getLogger(__name__)
@@ -40,9 +52,15 @@ def settle(config: Config, *, again: bool = False) -> Config:
         ConfigError: given values contradict each other, or do not fit the data.
         DataError: the data set, or the record of an earlier start, is damaged.
     """
+    if again and config.train.budget:
+        write_budget(config.output, {})
+    return _within_budget(config, _settle(config, again=again))
+
+
+def _settle(config: Config, *, again: bool) -> Config:
     if not config.auto:
         return _fit_levels(config)
-    fingerprint = _fingerprint(config)
+    fingerprint = settings_fingerprint(config)
     choices = None if again else read_record(config.output, fingerprint)
     if choices is not None:
         _log.info("The run keeps the settings that it chose at first (settings.json)")
@@ -57,7 +75,7 @@ def settled(config: Config) -> Config:
     """`settle` without printing or keeping anything. A config whose data are not prepared is returned as it is."""
     if not storage.exists(storage.join(data_url(config), MANIFEST_FILE)):
         return config
-    return _fitted(config)[0] if config.auto else _fit_levels(config)
+    return _within_budget(config, _fitted(config)[0] if config.auto else _fit_levels(config))
 
 
 def foresee(config: Config) -> tuple[Config, list[Choice]]:
@@ -74,9 +92,32 @@ def foresee(config: Config) -> tuple[Config, list[Choice]]:
     return _choose_by(config, with_known_length, _raw_facts(with_known_length))
 
 
+def adapt_to_steps(config: Config, fitted: Config, steps: int) -> list[Choice]:
+    """What a training of so many steps takes other values of: its length, and what was chosen by that.
+
+    Args:
+        config: as the user gave it.
+        fitted: without open fields.
+        steps: optimiser steps.
+    """
+    shorter = with_values(fitted, {"train.steps": steps})
+    reason = f"what fits into the budget of {config.train.budget}"
+    return [Choice("train.steps", steps, reason), *choose_by_length(shorter, prepared_facts(config), config.auto)]
+
+
+def _within_budget(config: Config, fitted: Config) -> Config:
+    """The config with what its plan for a time budget says, if it has one."""
+    if not config.train.budget:
+        return fitted
+    kept = read_budget(config.output)
+    if kept.get("fingerprint") != settings_fingerprint(config):
+        return fitted
+    return with_values(fitted, kept["values"])
+
+
 def _fitted(config: Config) -> tuple[Config, list[Choice]]:
     """As the run has chosen, or would."""
-    choices = read_record(config.output, _fingerprint(config))
+    choices = read_record(config.output, settings_fingerprint(config))
     return (_taking(config, choices), choices) if choices is not None else _choose_or_keep(config)
 
 
@@ -116,7 +157,7 @@ def _fit_levels(config: Config) -> Config:
     return fitted
 
 
-def _fingerprint(config: Config) -> str:
+def settings_fingerprint(config: Config) -> str:
     """Hash of what choices depend on besides the machine: the data, and what the user gave."""
     data = DataManifest.read(data_url(config)).fingerprint
     return storage.fingerprint("settings", data, [shaping(config, name) for name in _SECTIONS], sorted(config.auto))

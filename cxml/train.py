@@ -2,12 +2,15 @@
 
 python -m cxml.train --config configs/quickstart.yaml
 python -m cxml.train --config configs/quickstart.yaml --train.epochs 2 --force train
+python -m cxml.train --config configs/quickstart.yaml --budget 30m
 python -m cxml.train --config configs/quickstart.yaml --dry-run
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import time
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cxml import extras
 from cxml.cli import Settings, dump_config, exit_with_message, parse_command, until_the_reader_ends
-from cxml.config import config_to_dict
+from cxml.config import Config, config_to_dict
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
 from cxml.stopping import stopping_on_signals
@@ -40,6 +43,8 @@ class TrainCommand:
     resume: str = "auto"
     """The checkpoint that training goes on from: `auto` is the newest whole one of this run, if there is one; or the
     folder or URL of a checkpoint."""
+    budget: str = ""
+    """Time that the whole run may take, such as 30m: the same as --train.budget."""
     print_config: bool = False
     """Print the resolved config as YAML and stop."""
     dry_run: bool = False
@@ -66,23 +71,30 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
         command: options and config.
         run_job: how processes come to be; None takes what the config says.
     """
-    config = command.settings
+    began = time.monotonic()
     try:
+        config = _config_of(command)
         if command.print_config:
             print(dump_config(config_to_dict(config)), end="")
             return 0
         with stopping_on_signals():
             set_up_logging(is_speaker=True)
             with extras.named():
-                _act(command, run_job)
+                _act(command, config, run_job, began)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error, _AFTER_A_SIGNAL)
     return 0
 
 
-def _act(command: TrainCommand, run_job: RunJob | None) -> None:
+def _config_of(command: TrainCommand) -> Config:
+    if not command.budget:
+        return command.settings
+    train = dataclasses.replace(command.settings.train, budget=command.budget)
+    return dataclasses.replace(command.settings, train=train)
+
+
+def _act(command: TrainCommand, config: Config, run_job: RunJob | None, began: float) -> None:
     # The heavy libraries wait until a command line is known to be good.
-    config = command.settings
     if command.dry_run:
         from cxml.dry_run import dry_run  # noqa: PLC0415
 
@@ -91,7 +103,7 @@ def _act(command: TrainCommand, run_job: RunJob | None) -> None:
         from cxml.launching import run_job_for  # noqa: PLC0415
         from cxml.pipeline import run  # noqa: PLC0415
 
-        run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config))
+        run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config), began=began)
 
 
 class _CallableModule(types.ModuleType):

@@ -57,7 +57,7 @@ EFFECTS = {
     },
     TrainConfig: {
         "result": "epochs batch_size precision gradient_clipping name_texts bucket_by_length batch_tokens "
-        "validation_fraction",
+        "validation_fraction keep keep_by patience steps budget",
         "resumable": "accumulation",
         "none": "num_workers threads_per_worker zero_stage activation_checkpointing evaluate_every hang_minutes "
         "deterministic compile",
@@ -92,6 +92,7 @@ def another(value):
     """A value other than the default that the section accepts."""
     texts = {"adamw": "sgd", "fp32": "bf16", "full": "row", "shortlist": "all", "device": "host", "cls": "mean"}
     texts |= {"auto": "fp32", "weighted": "level", "fresh": "centroids", "encoder": "all", "rows": "rows", "": "(.+)"}
+    texts |= {"last": "best", "nDCG@5": "P@1"}
     if isinstance(value, bool):
         return not value
     if value == 0 and isinstance(value, float):
@@ -108,10 +109,12 @@ def test_a_run_resumes_with_other_values_of_what_changes_no_result(section):
         "config": config_to_dict(before), "tree": "t",
     })  # fmt: skip
     for name, effect in effects(SECTIONS[section]).items():
-        value = another(getattr(getattr(before, section), name))
+        value = "30m" if name == "budget" else another(getattr(getattr(before, section), name))
         if value == getattr(getattr(before, section), name):
             continue
-        now = config_with(section, **({name: value, "batch_size": 640} if name == "accumulation" else {name: value}))
+        with_it = {"accumulation": {"batch_size": 640}, "patience": {"keep": "best"}}.get(name, {})
+        run.config["train"]["keep"] = with_it.get("keep", "last")
+        now = config_with(section, **{name: value}, **with_it)
         if name == "accumulation":
             run.config["train"]["batch_size"] = 640
         if effect == "result":

@@ -22,7 +22,7 @@ from cxml.checkpoint.model_store import (
 )
 from cxml.checkpoint.prediction import load_checkpoint_model
 from cxml.checkpoint.relabelling import Relabelling, relabel_tree
-from cxml.checkpoint.resume import offered_checkpoints, resume
+from cxml.checkpoint.resume import offered_checkpoints, require_best, resume, return_to_best
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
@@ -54,7 +54,9 @@ __all__ = [
     "read_model_manifest",
     "read_weights",
     "relabel_tree",
+    "require_best",
     "resume",
+    "return_to_best",
     "save_model",
     "sweep",
     "tensor_file",

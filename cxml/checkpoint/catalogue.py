@@ -81,7 +81,10 @@ def retain(url: str, config: CheckpointConfig) -> None:
 
 
 def kept_checkpoints(entries: list[Entry], config: CheckpointConfig) -> list[Entry]:
-    """Those of `entries` (newest first) that stay: the last ones, one of every so many steps, the best."""
+    """Those of `entries` (newest first) that stay: the last ones, one of every so many steps, the best.
+
+    And those that one of these names as the best epoch so far: a run that resumes from it may need their weights.
+    """
     kept = entries[: config.keep_last]
     if config.keep_every_steps:
         first_of = {entry.step // config.keep_every_steps: entry for entry in entries}  # newest first: the oldest wins
@@ -91,7 +94,18 @@ def kept_checkpoints(entries: list[Entry], config: CheckpointConfig) -> list[Ent
         known = [entry for entry in entries if entry.commit is not None and name in entry.commit.metrics]
         known.sort(key=lambda entry: (sign * entry.commit.metrics[name] if entry.commit else 0, -entry.step))
         kept = kept + known[: config.keep_best]
-    return [entry for entry in entries if entry in kept]
+    named = {entry.commit.best_step for entry in kept if entry.commit is not None}
+    return [entry for entry in entries if entry in kept or (entry.step in named and _holds_best(entry))]
+
+
+def best_checkpoint(entries: list[Entry], step: int) -> Entry | None:
+    """The checkpoint that was saved after the evaluation of the best epoch, which ended with `step`."""
+    return next((entry for entry in entries if entry.step == step and _holds_best(entry)), None)
+
+
+def _holds_best(entry: Entry) -> bool:
+    """Whether a checkpoint's own weights were the best so far."""
+    return entry.commit is not None and 0 < entry.commit.best_step == entry.step
 
 
 def _attempts(url: str) -> list[tuple[str, int]]:

@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 _FILE_BYTES = 1 << 28
 _TENSOR_ELEMENTS = 1 << 44
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}-[0-9]{5,10}-[0-9]{5,10}\.safetensors")
+_SELECTION = {"epoch", "step", "value", "waited"}
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -77,6 +78,9 @@ class RunState:
         unrecorded_steps: steps since the last record of the log.
         metrics: figures of this moment, by name.
         before_epoch_end: the last step of an epoch is done, and its evaluation, where there is one, is not.
+        selection: the best epoch so far: epoch, step, value and waited, see `cxml.training.Selection`; empty if none.
+        pace: step and total steps of each plan that was made for a run with a time to keep; empty for others.
+        used_seconds: of that time, what training has used.
     """
 
     step: int
@@ -93,6 +97,14 @@ class RunState:
     unrecorded_steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     before_epoch_end: bool = False
+    selection: dict[str, float] = field(default_factory=dict)
+    pace: list[list[int]] = field(default_factory=list)
+    used_seconds: float = 0.0
+
+    @property
+    def best_step(self) -> int:
+        """Steps done at the end of the best epoch so far; 0: there is none."""
+        return int(self.selection.get("step", 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +132,7 @@ class Commit:
         metrics: figures of this moment, by name; retention may choose by them.
         manifest_bytes: size of the manifest.
         manifest_sha256: its checksum.
+        best_step: step of the checkpoint with the best weights until then, which has to stay; 0: there is none.
     """
 
     format: str = FORMAT
@@ -129,6 +142,7 @@ class Commit:
     metrics: dict[str, float]
     manifest_bytes: int
     manifest_sha256: str
+    best_step: int = 0
 
     @property
     def manifest_entry(self) -> FileEntry:
@@ -141,7 +155,7 @@ class Commit:
         content = manifest.encode()
         return cls(
             step=manifest.run.step, saved_at=saved_at, metrics=manifest.run.metrics, manifest_bytes=len(content),
-            manifest_sha256=hashlib.sha256(content).hexdigest(),
+            manifest_sha256=hashlib.sha256(content).hexdigest(), best_step=manifest.run.best_step,
         )  # fmt: skip
 
     def encode(self) -> bytes:
@@ -158,7 +172,7 @@ def read_commit(url: str) -> Commit:
     """
     file = storage.join(url, COMMIT_FILE)
     commit = _decode(Commit, artefacts.read_object(url, COMMIT_FILE, SKIPPED), file)
-    if commit.step < 0 or artefacts.entry_problem(commit.manifest_entry):
+    if not 0 <= commit.best_step <= commit.step or artefacts.entry_problem(commit.manifest_entry):
         raise DataError(file, "a field has an impossible value", SKIPPED)
     return commit
 
@@ -178,8 +192,9 @@ def read_manifest(url: str) -> Manifest:
     manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
     for problem in _problems(manifest):
         raise DataError(file, problem, SKIPPED)
-    if (commit.step, commit.metrics) != (manifest.run.step, manifest.run.metrics):
-        raise DataError(file, "has another step or other metrics than its commit", SKIPPED)
+    run = manifest.run
+    if (commit.step, commit.metrics, commit.best_step) != (run.step, run.metrics, run.best_step):
+        raise DataError(file, "has another step, other metrics or another best step than its commit", SKIPPED)
     return manifest
 
 
@@ -203,6 +218,10 @@ def _problems(manifest: Manifest) -> list[str]:
     elif run.unrecorded_steps > run.step or run.step > _most_steps(run) or run.optimizer_step > run.step + 1:
         # The engine's AdamW for bf16 counts one update before the first.
         found.append(f"step {run.step} does not fit the run's other counts")
+    if run.selection and set(run.selection) != _SELECTION:
+        found.append("selection does not have the fields of a best epoch")
+    if not _is_pace(run.pace, run.step) or not 0 <= run.used_seconds < math.inf:
+        found.append("pace is not one that a run can have had")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
     if found:
@@ -214,6 +233,14 @@ def _problems(manifest: Manifest) -> list[str]:
             return [f"tensor {name[:200]!r} {problem}"]
     return [f"file {entry.file} is smaller than its tensors"
             for entry, size in zip(manifest.files, filled, strict=True) if size > entry.bytes]  # fmt: skip
+
+
+def _is_pace(pace: list[list[int]], step: int) -> bool:
+    """Whether these are rising steps from 0, none later than `step`, each with a larger total."""
+    if not all(len(turn) == 2 and turn[0] < turn[1] for turn in pace):
+        return False
+    starts = [turn[0] for turn in pace]
+    return not pace or (starts[0] == 0 and starts[-1] <= step and starts == sorted(set(starts)))
 
 
 def _most_steps(run: RunState) -> float:

@@ -6,7 +6,7 @@ import logging
 
 import torch.distributed as dist
 
-from cxml.checkpoint.catalogue import checkpoints_url, list_checkpoints, sweep
+from cxml.checkpoint.catalogue import Entry, best_checkpoint, checkpoints_url, list_checkpoints, sweep
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import Progress, TrainingState
 from cxml.config import Config
@@ -15,6 +15,7 @@ from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
 AUTO = "auto"
+_WITHOUT_BEST = "Run the same command again: it goes on from an earlier checkpoint, or begins anew."
 
 
 def resume(state: TrainingState, offered: list[str]) -> Progress | None:
@@ -59,9 +60,49 @@ def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> lis
     """
     offered: list[list[str]] = [[]]
     if ranks.is_first:
-        offered = [[entry.url for entry in list_checkpoints(checkpoints_url(config))] if choice == AUTO else [choice]]
+        offered = [_complete(list_checkpoints(checkpoints_url(config))) if choice == AUTO else [choice]]
     dist.broadcast_object_list(offered)
     return offered[0]
+
+
+def _complete(entries: list[Entry]) -> list[str]:
+    """Checkpoints whose best epoch, if they name one, has its checkpoint too: its save may have failed."""
+    return [
+        entry.url for entry in entries
+        if not (entry.commit and entry.commit.best_step) or best_checkpoint(entries, entry.commit.best_step)
+    ]  # fmt: skip
+
+
+def return_to_best(state: TrainingState, step: int) -> None:
+    """Put a run back to the end of its best epoch, after `step` steps; a collective call.
+
+    Raises:
+        DataError: there is no checkpoint of it, or it is damaged.
+    """
+    url = _best_url(state, step)
+    if _try(state, url) is None:
+        raise DataError(url, "is damaged, and holds the weights of the best epoch", f"Delete it. {_WITHOUT_BEST}")
+
+
+def require_best(state: TrainingState, step: int) -> None:
+    """Refuse to go on where the checkpoint of the best epoch so far is missing; a collective call.
+
+    Raises:
+        DataError: it is.
+    """
+    _best_url(state, step)
+
+
+def _best_url(state: TrainingState, step: int) -> str:
+    folder = checkpoints_url(state.config)
+    found: list[str | None] = [None]
+    if state.ranks.is_first:
+        entry = best_checkpoint(list_checkpoints(folder), step)
+        found = [entry and entry.url]
+    dist.broadcast_object_list(found)
+    if found[0] is None:
+        raise DataError(folder, f"holds no checkpoint of step {step}, where the best epoch ended", _WITHOUT_BEST)
+    return found[0]
 
 
 def _try(state: TrainingState, url: str) -> Progress | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
@@ -43,12 +43,18 @@ class Progress:
         losses: this rank's summed level losses since the last record, float32 [levels]; None right after one.
         unrecorded_steps: steps that these are of.
         before_epoch_end: the last step of an epoch is done, and what follows it, such as an evaluation, is not.
+        selection: the best epoch so far, see `RunState`.
+        pace: see `RunState`.
+        used_seconds: see `RunState`.
     """
 
     step: int = 0
     losses: Tensor | None = None
     unrecorded_steps: int = 0
     before_epoch_end: bool = False
+    selection: dict[str, float] = field(default_factory=dict)
+    pace: list[list[int]] = field(default_factory=list)
+    used_seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +131,9 @@ class TrainingState:
             unrecorded_steps=progress.unrecorded_steps,
             before_epoch_end=progress.before_epoch_end,
             metrics=metrics,
+            selection=progress.selection,
+            pace=progress.pace,
+            used_seconds=progress.used_seconds,
         )
         return Snapshot(run, pieces)
 
@@ -157,7 +166,10 @@ class TrainingState:
                 block_rows = level.block_rows if isinstance(level, EngineHead) else saved.num_rows
                 load_engine_rows(homes, saved, block_rows, reader)
         self._put_random(reader)
-        return Progress(run.step, self._losses(reader), run.unrecorded_steps, run.before_epoch_end)
+        return Progress(
+            run.step, self._losses(reader), run.unrecorded_steps, run.before_epoch_end, run.selection, run.pace,
+            run.used_seconds,
+        )  # fmt: skip
 
     def _levels(self) -> list[tuple[SavedLevel, object]]:
         """Every level's place in a checkpoint, with the level itself, labels last."""

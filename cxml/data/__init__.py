@@ -19,6 +19,7 @@ from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
 from cxml.data.held_out import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
+from cxml.data.joined import JoinedRows, all_labelled_texts
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
@@ -34,13 +35,12 @@ from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_finge
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
-    "VALIDATION", "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "LabelledRows",
-    "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder", "StepRule",
-    "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary", "checked_vocabulary",
-    "collate", "concatenate", "cut",
-    "data_url", "epoch_order", "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of",
-    "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names",
-    "prefetch", "read_labels", "read_sparse_npz", "read_vocabulary", "refuse_repeated_values", "resolve_encoder",
-    "stage",
-    "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify", "with_names",
+    "VALIDATION", "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "JoinedRows",
+    "LabelledRows", "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder",
+    "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary",
+    "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url", "epoch_order",
+    "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes",
+    "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "read_vocabulary",
+    "refuse_repeated_values", "resolve_encoder", "stage", "step_facts", "tokenizer_fingerprint", "train_texts",
+    "validation_texts", "verify", "with_names",
 ]  # fmt: skip

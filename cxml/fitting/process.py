@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from cxml import extras
 from cxml.cli import exit_with_message, load_config
@@ -17,11 +18,12 @@ from cxml.stopping import stopping_on_signals
 
 def main() -> int:
     """Make data, tree and model of the config; the exit code of `python -m cxml.train`."""
+    began = time.monotonic()
     config = load_config(sys.argv[1])
     set_up_logging(is_speaker=True)
     try:
         with stopping_on_signals(), extras.named():
-            make_model(config, _run_job(config))
+            make_model(config, _run_job(config), began)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
     return 0

@@ -28,6 +28,7 @@ def train(
     labels: Any = None,  # noqa: ANN401
     *,
     output: str | os.PathLike[str] | None = None,
+    budget: str | None = None,
     verbose: bool = True,
     **fields: Any,  # noqa: ANN401 - of the config
 ) -> Predictor:
@@ -42,6 +43,7 @@ def train(
         labels: for each text the name of its label or a list of names. None for a table or a path.
         output: the folder for data, checkpoints and model. A second call with the same folder continues the run, and
             raises an error if the folder was made from other data. None: a temporary folder, which is deleted.
+        budget: time that the training may take, data and tree included, such as `30m`; None: as long as it does.
         verbose: show what the process says on standard error.
         **fields: fields of the config (docs/reference/config.md): sections as mappings, such as
             `train={"epochs": 3}`, or dotted names, such as `**{"train.epochs": 3}`.
@@ -54,7 +56,7 @@ def train(
         CxmlError: the training failed.
     """
     with _folder(output) as folder:
-        config = _config(texts, labels, folder, fields)
+        config = _config(texts, labels, folder, fields if budget is None else {**fields, "train.budget": budget})
         _train_apart(config, verbose=verbose)
         return Predictor.from_checkpoint(config.output)
 

@@ -22,15 +22,15 @@ class Cycle:
     beta1: float
 
 
-def one_cycle(step: int, *, steps_per_epoch: int, epochs: int, config: OptimConfig) -> Cycle:
+def one_cycle(step: float, *, steps_per_epoch: int, epochs: float, config: OptimConfig) -> Cycle:
     """Cosine rise over the warm-up epochs, flat, cosine fall over the last epochs; beta1 mirrors it.
 
     A run shorter than warm-up and fall together shrinks both in proportion.
 
     Args:
-        step: optimiser steps already taken, from 0.
+        step: optimiser steps already taken, from 0; between two where the run is stretched or squeezed.
         steps_per_epoch: optimiser steps per epoch.
-        epochs: epochs of the whole run.
+        epochs: epochs of the whole run, with the fraction of the last one.
         config: the phases' lengths and beta1's range.
     """
     shrink = min(1.0, epochs / max(config.warmup_epochs + config.decay_epochs, 1e-9))
@@ -62,7 +62,7 @@ class Schedule:
         optimizer: Optimizer,
         *,
         steps_per_epoch: int,
-        epochs: int,
+        epochs: float,
         config: OptimConfig,
         rows: RowSchedule | None = None,
         rows_lr: float = 0.0,
@@ -79,7 +79,7 @@ class Schedule:
         self._epochs = epochs
         self._config = config
 
-    def apply(self, step: int) -> Cycle:
+    def apply(self, step: float) -> Cycle:
         """Set the values for `step` (optimiser steps already taken) and return them."""
         cycle = one_cycle(step, steps_per_epoch=self._steps_per_epoch, epochs=self._epochs, config=self._config)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxml import extras, storage, urls
 from cxml.artefacts import read_records
-from cxml.report.tables import ALONE, BASELINE, OWN, level_names
+from cxml.report.tables import ALONE, BASELINE, OWN, budget_line, level_names, selection_line
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ def write_page(
     page = template.render(
         output=urls.masked(output), config=config_text, levels=_levels(report), systems=_systems(report, comparison),
         charts=_charts(report, _steps(output)), examples=report["examples"], comparison=comparison,
+        budget=budget_line(report["budget"]) if "budget" in report else None,
+        selection=selection_line(report["selection"]) if "selection" in report else None,
         decisions=report.get("decisions"), calibrated=report.get("calibrated"), label_groups=_label_groups(report),
     )  # fmt: skip
     url = storage.join(output, PAGE_FILE)

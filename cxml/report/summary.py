@@ -12,11 +12,13 @@ from cxml.report.tables import (
     BASELINE,
     OWN,
     Example,
+    budget_line,
     decisions_table,
     examples_table,
     groups_table,
     levels_table,
     metrics_table,
+    selection_line,
 )
 
 
@@ -24,10 +26,14 @@ def print_report(report: Mapping[str, Any]) -> None:
     """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
 
     Args:
-        report: `level_sizes`, `levels`, `examples` and, where they are there, `evidence`, `baseline`, `decisions`
-            and `label_groups`, as the run's JSON files hold them.
+        report: `level_sizes`, `levels`, `examples` and, where they are there, `budget`, `selection`, `evidence`,
+            `baseline`, `decisions` and `label_groups`, as the run's JSON files hold them.
     """
     console = Console()
+    if "budget" in report:
+        console.print(budget_line(report["budget"]))
+    if "selection" in report:
+        console.print(selection_line(report["selection"]))
     examples = [
         Example(
             text=example["text"],

@@ -109,6 +109,20 @@ def _threshold(facts: Mapping[str, Any]) -> str:
     return f"{facts['shared']:.3f}" + (f" + {own:,} own" if own else "")
 
 
+def budget_line(budget: Mapping[str, str]) -> str:
+    """How a time budget was spent, and what more would buy: `plan` and `more` as `cxml.time_budget` gives them."""
+    return f"{budget['plan'][0].upper()}{budget['plan'][1:]}. {budget['more']}"
+
+
+def selection_line(selection: Mapping[str, Any]) -> str:
+    """Which epoch the model is of, and why.
+
+    Args:
+        selection: `epoch`, `epochs` and `reason` as `cxml.training.read_selection` gives them.
+    """
+    return f"Epoch {selection['epoch']} of {selection['epochs']} was taken: {selection['reason']}"
+
+
 def examples_table(examples: Sequence[Example]) -> Table:
     """Each text with its true labels and the model's best labels and scores; a star marks a true one."""
     table = Table(

@@ -11,11 +11,11 @@ Out: a config without open fields, and the list of choices, which `table` shows 
 `longest_text` stands apart: it is asked before the texts are tokenised.
 """
 
-from cxml.settings.choose import Choice, choose, fit_to_labels
+from cxml.settings.choose import Choice, choose, choose_by_length, fit_to_labels
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
 from cxml.settings.gather import encoder_facts, facts_of, longest_possible, machine_facts, prepared_facts
 from cxml.settings.lengths import longest_text
-from cxml.settings.record import read_record, write_record
+from cxml.settings.record import add_to_record, read_budget, read_record, write_budget, write_record
 from cxml.settings.table import choices_table
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "EncoderFacts",
     "Facts",
     "MachineFacts",
+    "add_to_record",
     "choices_table",
     "choose",
+    "choose_by_length",
     "encoder_facts",
     "facts_of",
     "fit_to_labels",
@@ -32,6 +34,8 @@ __all__ = [
     "longest_text",
     "machine_facts",
     "prepared_facts",
+    "read_budget",
     "read_record",
+    "write_budget",
     "write_record",
 ]

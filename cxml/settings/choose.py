@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cxml.config import Config
 from cxml.settings.facts import Facts
-from cxml.settings.rules import RULES, num_levels_given
+from cxml.settings.rules import BY_LENGTH, RULES, num_levels_given
 from cxml.tree import fit_levels
 from cxml.tree.levels import level_sizes_for
 
@@ -46,6 +47,22 @@ def choose(config: Config, facts: Facts) -> tuple[Config, list[Choice]]:
             config = fit_levels(config, facts.num_labels)
     assert not config.auto, config.auto
     return config, choices
+
+
+def choose_by_length(config: Config, facts: Facts, open_names: Sequence[str]) -> list[Choice]:
+    """What was chosen by the length of the training, chosen again for another one.
+
+    Args:
+        config: with values for all fields.
+        facts: of the run.
+        open_names: fields that the user left to the run.
+    """
+    choices = []
+    for name in BY_LENGTH:
+        if name in open_names:
+            value, reason = RULES[name](facts, config)
+            choices.append(Choice(name, list(value) if isinstance(value, tuple) else value, reason))
+    return choices
 
 
 def fit_to_labels(config: Config, num_labels: int) -> Config:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cxml import storage
 from cxml.cli import dump_config
@@ -11,7 +12,7 @@ from cxml.config import CHOOSABLE, Config, config_to_dict
 from cxml.errors import DataError
 from cxml.settings.choose import Choice
 
-_RECORD, _CONFIG = "settings.json", "config.yaml"
+_RECORD, _CONFIG, _BUDGET = "settings.json", "config.yaml", "budget.json"
 _REMEDY = "Delete it: the settings are then chosen again, which another version or machine may do differently."
 
 
@@ -34,6 +35,33 @@ def read_record(output: str, fingerprint: str) -> list[Choice] | None:
     if any(choice.name not in CHOOSABLE for choice in choices):
         raise DataError(url, "names fields that cannot be chosen", _REMEDY)
     return choices
+
+
+def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
+    """Keep something else that the run has decided beside its choices."""
+    url = storage.join(output, _RECORD)
+    record = storage.read_json(url, _REMEDY) if storage.exists(url) else {}
+    if record.get(name) != values:
+        storage.write_json(url, {**record, name: dict(values)})
+
+
+def read_budget(output: str) -> dict[str, Any]:
+    """What the run in `output` keeps of its time budget: see `cxml.time_budget`; empty where there is nothing.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    url = storage.join(output, _BUDGET)
+    return storage.read_json(url, "Train again with --force train.") if storage.exists(url) else {}
+
+
+def write_budget(output: str, values: Mapping[str, Any]) -> None:
+    """Keep something more of a run's time budget; without anything, forget all of it."""
+    url = storage.join(output, _BUDGET)
+    if values:
+        storage.write_json(url, {**read_budget(output), **values})
+    else:
+        storage.remove(url)
 
 
 def write_record(output: str, fingerprint: str, config: Config, choices: Sequence[Choice]) -> None:

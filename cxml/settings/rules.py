@@ -139,13 +139,13 @@ def shortlist_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]
     return chosen, f"the paper's for {'large' if facts.num_labels >= _MANY_LABELS else 'small'} label sets"
 
 
-def dropouts(facts: Facts, config: Config) -> tuple[tuple[float, ...], str]:  # noqa: ARG001 - the form of all rules
+def dropouts(facts: Facts, config: Config) -> tuple[tuple[float, ...], str]:
     """Little where a text is seen a few times; up to the paper's at its number of passes."""
-    seen, levels = config.train.epochs, config.num_levels
+    seen, levels = _passes(facts, config), config.num_levels
     if seen < _PAPER_EPOCHS:
-        return (*(0.0,) * (levels - 1), 0.1), f"{seen} passes over the texts overfit little"
+        return (*(0.0,) * (levels - 1), 0.1), f"{seen:.3g} passes over the texts overfit little"
     spaced = tuple(round(0.1 + 0.2 * level / max(levels - 1, 1), 3) for level in range(levels))
-    return spaced, f"{seen} passes over the texts"
+    return spaced, f"{seen:.3g} passes over the texts"
 
 
 def freeze_layers(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
@@ -174,20 +174,22 @@ def classifier_lr(facts: Facts, config: Config) -> tuple[float, str]:
     AdamW moves a weight by about the rate in every step, whatever the loss is divided by, and back and forth where
     gradients disagree. Rows have the same length whatever their width, so a weight of a wider one is smaller.
     """
-    steps = config.train.epochs * math.ceil(facts.num_texts / config.train.batch_size)
+    steps = max(1, round(_passes(facts, config) * _steps_per_epoch(facts, config)))
     width = config.model.label_width(facts.encoder.hidden_size)
     rate = min(max(_RATE_OF_ONE_STEP / math.sqrt(steps), _LEAST_RATE), _MOST_RATE)
     return _rounded(rate * min(_WIDTH_OF_RATES / width, 4.0)), f"{steps:,} steps on rows of {width} weights"
 
 
-def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:  # noqa: ARG001 - the form of all rules
+def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:
     """A twentieth of the training."""
-    return _rounded(config.train.epochs / 20), f"a twentieth of {config.train.epochs} epochs"
+    passes = _passes(facts, config)
+    return _rounded(passes / 20), f"a twentieth of {passes:.3g} epochs"
 
 
-def decay_epochs(facts: Facts, config: Config) -> tuple[float, str]:  # noqa: ARG001 - the form of all rules
+def decay_epochs(facts: Facts, config: Config) -> tuple[float, str]:
     """All but an eighth of the training, in which the rate stays at its peak."""
-    return _rounded(0.85 * config.train.epochs), f"from the peak on, nearly all of {config.train.epochs} epochs"
+    passes = _passes(facts, config)
+    return _rounded(0.85 * passes), f"from the peak on, nearly all of {passes:.3g} epochs"
 
 
 RULES: dict[str, Rule] = {
@@ -209,6 +211,20 @@ RULES: dict[str, Rule] = {
     "optim.decay_epochs": decay_epochs,
 }
 """All rules but that of `data.max_length`, in the order in which they are asked."""
+
+
+BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "optim.decay_epochs")
+"""Fields whose rules go by the length of the training."""
+
+
+def _passes(facts: Facts, config: Config) -> float:
+    """Over the texts, in the whole training."""
+    steps, epochs = config.train.steps, config.train.epochs
+    return min(steps / _steps_per_epoch(facts, config), epochs) if steps else epochs
+
+
+def _steps_per_epoch(facts: Facts, config: Config) -> int:
+    return math.ceil(facts.num_texts / config.train.batch_size)
 
 
 def _texts(facts: Facts) -> str:

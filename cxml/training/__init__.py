@@ -1,37 +1,57 @@
 """Training and evaluation of one model, in every process of a job.
 
 config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
-       -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging -> saved model
+       -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging
+       -> the weights of the last epoch or, by validation texts, of the best one -> saved model
 config -> train_words(), combine_words(): words beside a saved model, if asked for
 config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
 """
 
+from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.jobs import evaluate_run, set_up, train
-from cxml.training.loop import Callback, StepReport, fit
+from cxml.training.loop import Callback, Pacer, StepReport, fit
+from cxml.training.pace import Pace, smoothed, steps_in_time
 from cxml.training.precision import precision_here, with_precision
+from cxml.training.selection import Selection, judged_run, read_selection, selection_run, selection_url
+from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
-from cxml.training.words import combine_words, no_validation_texts, train_words, words_url
+from cxml.training.words import combine_as, combine_words, no_validation_texts, train_texts_of, train_words, words_url
 
 __all__ = [
+    "BudgetPacer",
     "Callback",
     "CheckpointCallback",
     "HangGuard",
+    "Pace",
+    "Pacer",
+    "Selection",
+    "Speed",
     "StepReport",
     "StopSignal",
+    "TimeLimit",
+    "combine_as",
     "combine_words",
     "evaluate",
     "evaluate_run",
     "fit",
+    "judged_run",
     "level_truths",
+    "measure_speed",
     "no_validation_texts",
     "precision_here",
     "predict_split",
+    "read_selection",
+    "selection_run",
+    "selection_url",
     "set_up",
+    "smoothed",
+    "steps_in_time",
     "train",
     "train_step",
+    "train_texts_of",
     "train_words",
     "with_precision",
     "words_url",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,14 +23,14 @@ from cxml.checkpoint import (
     load_start,
     model_url,
     offered_checkpoints,
+    require_best,
     resume,
+    return_to_best,
     save_model,
 )
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import (
-    VALIDATION,
-    Batch,
     LabelledRows,
     ShardedDataset,
     TextRows,
@@ -37,14 +39,13 @@ from cxml.data import (
     data_url,
     few_lengths,
     read_labels,
-    train_texts,
     validation_texts,
     with_names,
 )
 from cxml.errors import DataError
 from cxml.evidence import CANDIDATES, WordEvidence
 from cxml.metrics import by_frequency
-from cxml.model import LevelPrediction, build_model
+from cxml.model import build_model
 from cxml.optim import Schedule
 from cxml.parallel import (
     Exchange,
@@ -66,13 +67,13 @@ from cxml.prediction import (
     write_run_decisions,
     write_scores,
 )
+from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.decisions import Ranked, decision_report, num_candidates
 from cxml.training.evaluation import (
     Predict,
     SplitPrediction,
-    evaluate,
     gather_labels,
     predict_by_model,
     predict_share,
@@ -80,12 +81,15 @@ from cxml.training.evaluation import (
 )
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, fit
+from cxml.training.loop import Callback, Pacer, fit
 from cxml.training.memory import ReturnMemory
+from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
+from cxml.training.selection import judged_run, write_selection
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
+from cxml.training.validation import EvaluateDuringTraining
 from cxml.training.weights import label_weights
-from cxml.training.words import run_evidence, with_words
+from cxml.training.words import run_evidence, train_texts_of, with_words
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
@@ -93,34 +97,51 @@ _log = logging.getLogger(__name__)
 _MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
 
 
-def train(config: Config, fingerprints: Mapping[str, str], choice: str = "auto") -> bool:
+def train(
+    config: Config,
+    fingerprints: Mapping[str, str],
+    choice: str = "auto",
+    end: int | TimeLimit | None = None,
+) -> bool:
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
 
     Args:
         config: the run.
         fingerprints: of what the model is made from, by `train.precision`; that of its own is saved with it.
         choice: the checkpoint to go on from, see `cxml.checkpoint.offered_checkpoints`.
+        end: passes over the texts after which training ends, on the learning rates of `train.epochs`, or the time that
+            it may take; None: all epochs, in any time.
 
     Returns:
         Whether it was finished; if not, a signal stopped it and a checkpoint holds its state.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
-        return train_in_group(config, fingerprints, ranks, choice)
+        return train_in_group(config, fingerprints, ranks, choice, end)
 
 
-def train_in_group(config: Config, fingerprints: Mapping[str, str], ranks: Ranks, choice: str = "auto") -> bool:
+def train_in_group(
+    config: Config,
+    fingerprints: Mapping[str, str],
+    ranks: Ranks,
+    choice: str = "auto",
+    end: int | TimeLimit | None = None,
+) -> bool:
     """`train`, for processes that are already one group."""
+    began = time.monotonic()
     offered = offered_checkpoints(config, ranks, choice)
     state, schedule = set_up(config, ranks, offered)
     config = state.config
     start = resume(state, offered) or Progress()
-    if not _fit(state, schedule, start):
+    fingerprint = fingerprints[config.train.precision]
+    spent = start.used_seconds + time.monotonic() - began
+    pacer = _pacer(state, start, dataclasses.replace(end, used=spent) if isinstance(end, TimeLimit) else end)
+    if not _fit(state, schedule, start, pacer, fingerprint):
         return False
     weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
     save_model(
         model_url(config), state.model, weights, ranks,
-        config=config, fingerprint=fingerprints[config.train.precision], tree=state.tree_digest,
+        config=config, fingerprint=fingerprint, tree=state.tree_digest,
     )  # fmt: skip
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))
@@ -138,7 +159,9 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
     is_new, config = not offered, settle_precision(config, ranks, offered)
     if config.train.deterministic:
         use_deterministic_algorithms()
-    return set_up_on(_train_texts(config), LabelTree.load(tree_url(config)), config, ranks, is_new=is_new)
+    return set_up_on(
+        _with_names(train_texts_of(config), config), LabelTree.load(tree_url(config)), config, ranks, is_new=is_new
+    )
 
 
 def set_up_on(
@@ -169,12 +192,18 @@ def set_up_on(
     schedule = Schedule(
         cast(torch.optim.Optimizer, engine.optimizer),
         steps_per_epoch=loader.steps_per_epoch,
-        epochs=config.train.epochs,
+        epochs=_planned_epochs(config, loader),
         config=config.optim,
         rows=model.label_head.schedule if isinstance(model.label_head, ShardedLevel) else None,
         rows_lr=config.head.learning_rate,
     )
     return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _planned_epochs(config: Config, loader: TrainLoader) -> float:
+    """Epochs that the schedule is made for, with the fraction of the last one."""
+    epochs, steps = config.train.epochs, config.train.steps
+    return min(steps / loader.steps_per_epoch, epochs) if steps else epochs
 
 
 def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
@@ -188,32 +217,66 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
     return ()
 
 
-def _train_texts(config: Config) -> TextRows:
-    texts = train_texts(data_url(config), config.train.validation_fraction)
+def _with_names(texts: TextRows, config: Config) -> TextRows:
     if not config.train.name_texts:
         return texts
     return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
 
 
-def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
-    """Train to the end, or until a signal asks to stop; whether the end was reached."""
+def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -> Pacer:
+    """How long the run is: as many epochs as given, or by its config, or as fit into a time."""
+    train, steps_per_epoch = state.config.train, state.loader.steps_per_epoch
+    most = (end if isinstance(end, int) else train.epochs) * steps_per_epoch
+    pace = Pace.from_state(start.pace, min(train.steps or most, most))
+    if isinstance(end, TimeLimit):
+        return BudgetPacer(pace, state.ranks, end, steps_per_epoch=steps_per_epoch)
+    return Pacer(pace)
+
+
+def _fit(state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, fingerprint: str) -> bool:
+    """Train to the end, or until a signal asks to stop; whether the end was reached: the weights are the model's."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
     records = _records(state, start) if ranks.is_first else None
-    callbacks = [guard, *_callbacks(state, records, figures)]
+    callbacks = [guard, pacer, *_callbacks(state, records)]
+    evaluation = None
+    if config.train.evaluation_interval and config.train.keep != "refit":  # which leaves no text to validate on
+        evaluation = EvaluateDuringTraining(state, start, pacer, records, figures)
+        callbacks.append(evaluation)
+    selecting = evaluation if config.train.keep == "best" else None
+    if start.selection:
+        require_best(state, int(start.selection["step"]))
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
-        if config.checkpoint.is_on:
+        if config.checkpoint.is_on or selecting is not None:
             stop = stack.enter_context(StopSignal())
-            checkpoints = CheckpointCallback(state, start, stop, guard, figures, records=records)
+            checkpoints = CheckpointCallback(
+                state, start, stop, guard, figures, others=callbacks.copy(), records=records, evaluation=selecting
+            )
             callbacks.append(checkpoints)
             stack.callback(checkpoints.close)
-        return fit(
+        is_finished = fit(
             state.engine, state.loader, schedule, ranks,
-            epochs=config.train.epochs, record_every=config.log.every_steps, callbacks=callbacks, start=start,
+            pacer=pacer, record_every=config.log.every_steps, callbacks=callbacks, start=start,
             utilisation=utilisation(state.model, config, ranks.device),
         )  # fmt: skip
+    if is_finished and selecting is not None:
+        _take_best(state, selecting, fingerprint)
+    return is_finished
+
+
+def _take_best(state: TrainingState, evaluation: EvaluateDuringTraining, fingerprint: str) -> None:
+    """Go back to the weights of the best epoch, and keep which one that was; a collective call."""
+    found = evaluation.selection
+    if not evaluation.has_best:
+        return_to_best(state, found.step)
+    if state.ranks.is_first:
+        write_selection(
+            state.config, found, last_epoch=evaluation.last_epoch, num_texts=evaluation.num_texts,
+            fingerprint=fingerprint,
+        )  # fmt: skip
+        _log.info("The model takes the weights after epoch %d of %d", found.epoch, evaluation.last_epoch)
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -221,7 +284,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
     The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
 
-    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`.
+    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`: with the model, or
+    with the one that chose its epochs where the final fit has seen the validation texts.
 
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; on the first rank `examples`: texts with
@@ -233,12 +297,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         dataset = ShardedDataset(data_url(config), "test")
         dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
-        predict = predict_by_model(config, tree, ranks)
         evidence = run_evidence(config, tree)
-
-        def predict_texts(texts: LabelledRows) -> tuple[SplitPrediction, SplitPrediction]:
-            return _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
-
+        predict_texts = _predict_texts_by(config, tree, evidence, ranks)
         of_cascade, prediction = predict_texts(dataset)
         of_levels = {"config": config.evaluate, "ranks": ranks}
         weights = label_weights(config)
@@ -250,6 +310,9 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             alone = score_levels(of_cascade, dataset, tree, weights, **of_levels)[-1]
             report["evidence"] = _evidence_report(evidence, alone)
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
+        judged = judged_run(config)
+        if judged is not config:
+            predict_texts = _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks)
         decisions = _choose_decisions(config, predict_texts, ranks)
         report["examples"] = _examples(config, best)
         if best is not None:
@@ -262,6 +325,14 @@ def evaluate_run(config: Config) -> dict[str, Any]:
                 Ranked(*best, true), decisions, frequency, label_weights(config), config.evaluate.top_k
             )
         return report
+
+
+def _predict_texts_by(
+    config: Config, tree: LabelTree, evidence: WordEvidence | None, ranks: Ranks
+) -> Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]:
+    """`_predict_texts` by the saved model of `config`."""
+    predict = predict_by_model(config, tree, ranks)
+    return lambda texts: _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
 
 
 def _predict_texts(
@@ -369,11 +440,11 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
 
 
 def _records(state: TrainingState, start: Progress) -> JsonlTracker:
-    epochs_done = start.step // state.loader.steps_per_epoch - start.before_epoch_end
+    epochs_done = math.ceil(start.step / state.loader.steps_per_epoch) - start.before_epoch_end
     return JsonlTracker(storage.join(state.config.output, "metrics.jsonl"), start.step, epochs_done)
 
 
-def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> list[Callback]:
+def _callbacks(state: TrainingState, records: JsonlTracker | None) -> list[Callback]:
     config = state.config
     callbacks: list[Callback] = []
     if records is not None:
@@ -382,44 +453,7 @@ def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
     if state.ranks.device.type == "cpu":
         callbacks.append(ReturnMemory())
-    if config.train.evaluate_every:
-        callbacks.append(_EvaluateDuringTraining(state, records, figures))
     return callbacks
-
-
-class _EvaluateDuringTraining(Callback):
-    """Metrics of the validation texts, or else of the test split, every few epochs. Chooses nothing by them."""
-
-    def __init__(self, state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> None:
-        self._config = state.config
-        self._engine = state.engine
-        self._tree = state.tree
-        self._ranks = state.ranks
-        self._records = records
-        self._figures = figures
-        validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
-        self._split = "test" if validation is None else VALIDATION
-        self._texts = ShardedDataset(data_url(self._config), "test") if validation is None else validation
-
-    def on_epoch_end(self, epoch: int) -> None:
-        """Evaluate, if this epoch's turn has come."""
-        if epoch % self._config.train.evaluate_every:
-            return
-        self._engine.eval()
-        levels = evaluate(
-            self._predict, self._texts, self._tree, label_weights(self._config),
-            config=self._config.evaluate, ranks=self._ranks,
-        )  # fmt: skip
-        self._engine.train()
-        self._figures.update(levels[-1])
-        if self._records is not None:
-            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
-            shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
-            _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
-
-    @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
-    def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
-        return self._engine(batch, predict_k=k)
 
 
 def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> list[dict[str, Any]]:

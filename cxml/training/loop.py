@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from cxml.data import Batch, TrainLoader
 from cxml.optim import Schedule
 from cxml.parallel import Engine, Ranks
 from cxml.training.flops import Utilisation
+from cxml.training.pace import Pace
 from cxml.training.step import train_step
 
 
@@ -79,9 +81,11 @@ class Callback:
 
     Attributes:
         wants_stop: set on all ranks together, it ends the loop after the step or epoch under way.
+        is_finished: set on all ranks together at an epoch's end, it says that more epochs would be of no use.
     """
 
     wants_stop = False
+    is_finished = False
 
     def on_epoch_begin(self) -> None:
         """Before the first step of an epoch, or of what is left of one."""
@@ -98,6 +102,18 @@ class Callback:
     def on_end(self) -> None:
         """After the last epoch, and also when training stops with an error."""
 
+    def describe(self, progress: Progress) -> Progress:
+        """With what a checkpoint of this moment keeps of this callback."""
+        return progress
+
+
+class Pacer(Callback):
+    """Tells the loop how long the run is; this one never changes it."""
+
+    def __init__(self, pace: Pace) -> None:
+        """Begin with a pace, that of a checkpoint where the run resumes."""
+        self.pace = pace
+
 
 def fit(
     engine: Engine,
@@ -105,83 +121,97 @@ def fit(
     schedule: Schedule,
     ranks: Ranks,
     *,
-    epochs: int,
+    pacer: Pacer,
     record_every: int,
     callbacks: Sequence[Callback],
     start: Progress | None = None,
     utilisation: Utilisation | None = None,
 ) -> bool:
-    """Train for `epochs` passes over the loader's texts, recording every `record_every` steps.
+    """Train for as many steps as the pacer says, recording every `record_every` steps.
+
+    The last epoch may be a part of one; what happens at the end of epochs happens then too.
 
     Args:
         engine: around the model.
         loader: the batches.
         schedule: learning rates.
         ranks: this process's place.
-        epochs: of the whole run.
+        pacer: the length of the run; one of the callbacks.
         record_every: steps between records.
         callbacks: in the order in which they are called.
         start: where a run that goes on stands.
         utilisation: what the devices can do; None if it is not known.
 
     Returns:
-        Whether the last epoch was finished; if not, a callback wanted to stop.
+        Whether the training is finished: after its last step, or after an epoch with which a callback was content. If
+        not, a callback wanted to stop.
     """
     start = start or Progress()
-    recorder = _Recorder(engine, ranks, loader.steps_per_epoch * epochs, start, utilisation)
+    recorder = _Recorder(engine, ranks, pacer, start, utilisation)
     first_epoch, first_step = divmod(start.step, loader.steps_per_epoch)
     try:
-        if start.before_epoch_end and _end_epoch(callbacks, first_epoch):
-            return first_epoch == epochs
-        for epoch in range(first_epoch, epochs):
+        epochs_done = math.ceil(start.step / loader.steps_per_epoch)
+        ended = _end_epoch(callbacks, epochs_done) if start.before_epoch_end else _ended(callbacks)
+        if ended is not None:
+            return ended or start.step >= pacer.pace.total
+        for epoch in itertools.count(first_epoch):
+            if epoch * loader.steps_per_epoch + first_step >= pacer.pace.total:
+                return True
             engine.train()
             for callback in callbacks:
                 callback.on_epoch_begin()
             recorder.start_waiting()
-            skipped = first_step if epoch == first_epoch else 0
-            steps_before = epoch * loader.steps_per_epoch + skipped
-            for step, micro_batches in enumerate(loader.epoch(epoch, skipped), start=steps_before):
+            steps_before = epoch * loader.steps_per_epoch + first_step
+            for step, micro_batches in enumerate(loader.epoch(epoch, first_step), start=steps_before):
                 recorder.stop_waiting()
-                cycle = schedule.apply(step)
+                cycle = schedule.apply(pacer.pace.position(step))
                 level_losses = train_step(engine, micro_batches, ranks, step + 1)
                 recorder.add(level_losses, micro_batches)
                 steps_done = step + 1
-                if steps_done % record_every == 0 or steps_done % loader.steps_per_epoch == 0:
-                    engine.step_check.report(is_last=steps_done == loader.steps_per_epoch * epochs)
-                    if recorder.num_counted:  # if no step counted, the next record covers this window too
-                        report = recorder.report(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor)
-                        for callback in callbacks:
-                            callback.on_record(report)
+                is_last = steps_done >= pacer.pace.total
+                is_epoch_end = is_last or steps_done % loader.steps_per_epoch == 0
+                if steps_done % record_every == 0 or is_epoch_end:
+                    engine.step_check.report(is_last=is_last)
+                    recorder.record(steps_done, steps_done / loader.steps_per_epoch, cycle.lr_factor, callbacks)
                 for callback in callbacks:
-                    callback.on_step_end(recorder.progress(steps_done))
+                    callback.on_step_end(recorder.progress(steps_done, is_epoch_end=is_epoch_end))
                 if any(callback.wants_stop for callback in callbacks):
                     return False
+                if is_last:
+                    break
                 recorder.start_waiting()
-            if _end_epoch(callbacks, epoch + 1):
-                return epoch + 1 == epochs
+            first_step = 0
+            if (ended := _end_epoch(callbacks, epoch + 1)) is not None:
+                return ended or is_last
             recorder.restart_clock()
-        return True
+        raise AssertionError("the loop returns")
     finally:
         for callback in callbacks:
             callback.on_end()
 
 
-def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool:
-    """Do what comes after an epoch; whether a callback wants to stop."""
+def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool | None:
+    """Do what comes after an epoch; see `_ended`."""
     for callback in callbacks:
         callback.on_epoch_end(epochs_done)
-    return any(callback.wants_stop for callback in callbacks)
+    return _ended(callbacks)
+
+
+def _ended(callbacks: Sequence[Callback]) -> bool | None:
+    """None if training goes on; else whether it is finished, or only stopped."""
+    is_finished = any(callback.is_finished for callback in callbacks)
+    return is_finished if is_finished or any(callback.wants_stop for callback in callbacks) else None
 
 
 class _Recorder:
     """Adds up losses, times and tokens between two records; waits for the device with a record only."""
 
     def __init__(
-        self, engine: Engine, ranks: Ranks, total_steps: int, start: Progress, utilisation: Utilisation | None
+        self, engine: Engine, ranks: Ranks, pacer: Pacer, start: Progress, utilisation: Utilisation | None
     ) -> None:
         self._engine = engine
         self._ranks = ranks
-        self._total_steps = total_steps
+        self._pacer = pacer
         self._first_step = start.step
         self._utilisation = utilisation
         self._process = psutil.Process()
@@ -216,9 +246,9 @@ class _Recorder:
         """Steps since the last record that counted, as far as the host knows: all that `StepCheck.report` told of."""
         return self._steps - (self._engine.step_check.num_skipped - self._skipped_before)
 
-    def progress(self, step: int) -> Progress:
-        """Where the loop stands after `step` steps."""
-        return Progress(step, self._losses, self.num_counted)
+    def progress(self, step: int, *, is_epoch_end: bool) -> Progress:
+        """Where the loop stands after `step` steps, before what happens at the end of an epoch."""
+        return Progress(step, self._losses, self.num_counted, before_epoch_end=is_epoch_end)
 
     def add(self, level_losses: torch.Tensor, micro_batches: Sequence[Batch]) -> None:
         self._losses = level_losses if self._losses is None else self._losses + level_losses
@@ -230,6 +260,13 @@ class _Recorder:
             if self._utilisation is not None:
                 self._flops += self._utilisation.flops.of(batch.lengths)
 
+    def record(self, step: int, epoch: float, lr_factor: float, callbacks: Sequence[Callback]) -> None:
+        """Tell all callbacks; if no step counted, the next record covers this window too."""
+        if self.num_counted:
+            report = self.report(step, epoch, lr_factor)
+            for callback in callbacks:
+                callback.on_record(report)
+
     def report(self, step: int, epoch: float, lr_factor: float) -> StepReport:
         losses, tokens, computed_tokens, flops = self._sums()
         seconds = time.perf_counter() - self._began
@@ -237,7 +274,7 @@ class _Recorder:
         memory = device_memory(self._ranks.device)
         report = StepReport(
             step=step,
-            total_steps=self._total_steps,
+            total_steps=self._pacer.pace.total,
             epoch=epoch,
             level_losses=tuple(losses),
             lr_factor=lr_factor,

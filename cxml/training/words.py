@@ -16,7 +16,17 @@ from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import LabelledRows, data_url, read_vocabulary, train_texts, validation_texts
+from cxml.data import (
+    JoinedRows,
+    LabelledRows,
+    RowSubset,
+    ShardedDataset,
+    all_labelled_texts,
+    data_url,
+    read_vocabulary,
+    train_texts,
+    validation_texts,
+)
 from cxml.errors import ConfigError
 from cxml.evidence import (
     CANDIDATES,
@@ -55,7 +65,7 @@ def train_words(config: Config) -> None:
     """
     began = time.monotonic()
     vocabulary = read_vocabulary(data_url(config))
-    texts = train_texts(data_url(config), config.train.validation_fraction)
+    texts = train_texts_of(config)
     labels = texts.labels_csr()
     num_labels = texts.manifest.num_labels
     _log.info("Words: %d texts, %d words, %d labels", len(texts), len(vocabulary.terms), num_labels)
@@ -64,6 +74,25 @@ def train_words(config: Config) -> None:
     frequency = np.bincount(labels.indices, minlength=num_labels).astype(np.int64)
     write_words(words_url(config), vocabulary, model, frequency, np.zeros(num_labels, np.float32))
     _log.info("Words: trained in %.1f s, %.1f MB", time.monotonic() - began, model.num_bytes / 1e6)
+
+
+def train_texts_of(config: Config) -> ShardedDataset | RowSubset | JoinedRows:
+    """The texts that a run's model is trained on; after a selection all that are not for the test."""
+    if config.train.keep == "refit":
+        return all_labelled_texts(data_url(config))
+    return train_texts(data_url(config), config.train.validation_fraction)
+
+
+def combine_as(judged: Config, config: Config, fingerprint: str) -> None:
+    """Combine words and cascade as another run's are, and make the folder whole.
+
+    Args:
+        judged: the run, whose combination was learnt on validation texts.
+        config: one that was trained on these texts too.
+        fingerprint: of what its words are made from.
+    """
+    evidence = read_evidence(words_url(judged), LabelTree.load(tree_url(judged)))
+    commit_words(words_url(config), evidence.combination, fingerprint)
 
 
 def combine_words(config: Config, fingerprint: str) -> None:
@@ -80,7 +109,7 @@ def combine_words(config: Config, fingerprint: str) -> None:
         set_up_logging(is_speaker=ranks.is_first)
         texts = validation_texts(data_url(config), config.train.validation_fraction)
         if texts is None:
-            raise no_validation_texts()
+            raise no_validation_texts("evidence.words", True)
         tree = LabelTree.load(tree_url(config))
         predict = predict_by_model(config, tree, ranks)
         found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES)
@@ -89,12 +118,17 @@ def combine_words(config: Config, fingerprint: str) -> None:
             commit_words(words_url(config), _choose(config, texts, tree, *best), fingerprint)
 
 
-def no_validation_texts() -> ConfigError:
-    """The error for a run that has nothing to learn the combination on."""
+def no_validation_texts(field: str, value: object) -> ConfigError:
+    """The error for a run whose `field`, `evidence.words` or `train.keep`, has nothing to be decided on."""
+    uses = {
+        "evidence.words": "on which it learns how much words count beside the cascade",
+        "train.keep": "on which the best epoch is chosen; the test split never serves for it",
+    }
+    otherwise = {"evidence.words": "false", "train.keep": "last"}
     return ConfigError(
-        "evidence.words", True, "needs validation texts, on which it learns how much words count beside the cascade",
+        field, value, f"needs validation texts, {uses[field]}",
         "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least some hundred texts), or set "
-        "evidence.words to false.",
+        f"{field} to {otherwise[field]}.",
     )  # fmt: skip
 
 

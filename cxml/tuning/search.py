@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cxml import ray_cluster, storage
 from cxml.cli import dump_config
-from cxml.config import Config, config_to_dict, with_values
+from cxml.config import Config, config_to_dict, is_reported, with_values
 from cxml.console import table_console
 from cxml.data import data_url
 from cxml.data_tools.preparation import is_prepared, prepare
@@ -80,8 +80,7 @@ def _search(
 
 
 def _require_metric(config: Config, metric: str) -> None:
-    name, _, cutoff = metric.partition("@")
-    if name not in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") or cutoff not in map(str, config.evaluate.top_k):
+    if not is_reported(metric, config.evaluate.top_k):
         known = ", ".join(f"P@{k}" for k in config.evaluate.top_k)
         raise ConfigError("--metric", metric, "is not reported by this config", f"Choose one such as {known}, PSP@1.")
 
@@ -96,6 +95,9 @@ def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) ->
         train=dataclasses.replace(
             config.train,
             evaluate_every=1,
+            keep="last",  # the search compares epochs itself, on texts that are the trials' test split
+            patience=0,
+            budget="",
             threads_per_worker=cpus or config.train.threads_per_worker,
             validation_fraction=0.0,  # what is held out here serves
         ),

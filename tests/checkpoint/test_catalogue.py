@@ -1,11 +1,21 @@
 """Which checkpoints there are, which stay, and what interrupted saves leave."""
 
+import dataclasses
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxml.checkpoint.catalogue import Entry, delete, kept_checkpoints, list_checkpoints, new_folder, retain, sweep
+from cxml.checkpoint.catalogue import (
+    Entry,
+    best_checkpoint,
+    delete,
+    kept_checkpoints,
+    list_checkpoints,
+    new_folder,
+    retain,
+    sweep,
+)
 from cxml.checkpoint.manifest import Commit, Manifest, RunState
 from cxml.config import CheckpointConfig
 from cxml.errors import ConfigError
@@ -120,3 +130,16 @@ def test_keeping_none_is_refused():
 
     with pytest.raises(ConfigError, match="keep_last"):
         CheckpointConfig(keep_last=0)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 3))
+def test_the_best_checkpoint_that_a_kept_one_names_stays(values, keep_last):
+    bests = [10 * (1 + values.index(max(values[: i + 1]))) for i in range(len(values))]
+    entries = [
+        Entry(f"at {step}", step, dataclasses.replace(commit(step), best_step=best))
+        for step, best in zip(range(10, 10 * len(values) + 1, 10), bests, strict=True)
+    ][::-1]  # fmt: skip
+    kept = kept_checkpoints(entries, CheckpointConfig(keep_last=keep_last))
+    assert {bests[entry.step // 10 - 1] for entry in kept} <= {entry.step for entry in kept}
+    assert len(kept) <= 2 * keep_last
+    assert best_checkpoint(kept, bests[-1]) == entries[len(values) - bests[-1] // 10]

@@ -1,0 +1,279 @@
+"""A run that is held to a time: what of it goes to which stage, and how many steps that leaves (docs/decisions/0029).
+
+time used so far, measured speed, sizes of the splits -> plan_steps() -> budget.json -> train.steps and what goes by it
+
+The plan is made once, before the training. `budget.json` in the output keeps it, and what earlier starts have used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxml import artefacts, storage
+from cxml.artefacts import read_records
+from cxml.config import Config, is_reported, parse_duration
+from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
+from cxml.errors import ConfigError
+from cxml.evidence import train_word_model
+from cxml.launching import RunJob
+from cxml.run_settings import adapt_to_steps, settings_fingerprint
+from cxml.settings import add_to_record, read_budget, write_budget
+from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
+from cxml.tree import LabelTree, tree_url
+
+_log = logging.getLogger(__name__)
+
+_MARGIN = 0.02  # of the budget, for what no stage counts: manifests, the report
+_TIMED = 0.02  # of what is left, for the timed steps
+_MOST_TIMED = 30.0  # seconds of them
+_WORD_TEXTS = 2000  # that the linear model is timed on
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run takes besides the steps of its training, in seconds.
+
+    Attributes:
+        job: to start the processes of a job and load the model.
+        start: what a training does before its first step.
+        epoch_end: evaluation at the end of an epoch, on average over all epochs.
+        after: all that follows the training.
+    """
+
+    job: float
+    start: float
+    epoch_end: float
+    after: float
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """How a budget is spent.
+
+    Attributes:
+        budget: seconds of the whole run.
+        used: of these, what was over when the plan was made.
+        training: what training may take, from the start of its processes' work.
+        steps: optimiser steps that fit, at most those of all epochs.
+        most: optimiser steps of all epochs.
+        epochs: passes over the texts that the steps make.
+        speed: what was measured.
+        costs: what was estimated by it.
+    """
+
+    budget: float
+    used: float
+    training: float
+    steps: int
+    most: int
+    epochs: float
+    speed: Speed
+    costs: Costs
+
+    @property
+    def time_limit(self) -> TimeLimit:
+        """What training is held to."""
+        return TimeLimit(self.training, self.most, self.costs.epoch_end)
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.steps == self.most:
+            share = f"all {self.epochs:.0f} epochs fit"
+        else:
+            share = (
+                f"{self.steps:,} steps fit, {self.epochs:.2f} of {self.most / self.speed.steps_per_epoch:.0f} epochs"
+            )
+        return (
+            f"budget of {self.budget:.0f} s: {self.used:.0f} s are used, about {self.costs.after:.0f} s follow the "
+            f"training, a step takes {self.speed.step_seconds:.3g} s: {share}"
+        )
+
+
+def plan_steps(budget: float, used: float, speed: Speed, costs: Costs, most: int) -> BudgetPlan:
+    """The steps that fit into what is left of a budget.
+
+    Args:
+        budget: seconds of the whole run.
+        used: of these, what is over.
+        speed: of the run here.
+        costs: of what is not a step.
+        most: steps that the run has without a budget.
+
+    Raises:
+        ConfigError: nothing is left for a single step.
+    """
+    training = (1 - _MARGIN) * budget - used - costs.job - costs.after
+    in_steps = training - costs.start - costs.epoch_end
+    per_step = speed.step_seconds + costs.epoch_end / speed.steps_per_epoch
+    if in_steps < per_step:
+        needed = (budget - in_steps + per_step) / (1 - _MARGIN)
+        raise ConfigError(
+            "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and what else is to be "
+            f"done takes about {costs.job + costs.start + costs.epoch_end + costs.after:.0f} s",
+            f"Give more than {needed:.0f}s.",
+        )  # fmt: skip
+    steps = min(int(in_steps / per_step), most)
+    return BudgetPlan(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
+
+
+def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: str) -> str:
+    """What more time would buy, as far as the run can tell.
+
+    Args:
+        is_whole: whether all epochs fit.
+        curve: epoch and metric of each evaluation on validation texts, in order.
+        metric: its name.
+    """
+    if is_whole:
+        return "All epochs fit: more time changes nothing, unless train.epochs is raised."
+    if len(curve) < 2:
+        return (
+            "What more time would buy is not known: that takes two evaluations on validation texts "
+            "(train.validation_fraction and train.evaluate_every)."
+        )
+    (before, low), (after, high) = curve[-2:]
+    gained = f"From epoch {before} to {after}, {metric} went from {low:.2f} to {high:.2f} on validation texts"
+    if high <= low:
+        return f"{gained}: more time is not likely to buy anything."
+    return f"{gained}: a longer run is likely to gain more, by less for each further epoch."
+
+
+# The plan of a run
+
+
+@dataclass(frozen=True)
+class BudgetClock:
+    """What a run has used of its time, by all its starts until its plan was made.
+
+    Attributes:
+        before: seconds of earlier starts.
+        began: of this start, by `time.monotonic`.
+    """
+
+    before: float
+    began: float
+
+    @classmethod
+    def of(cls, output: str, began: float) -> BudgetClock:
+        """That of the run in `output`, which has just started again, or begun."""
+        return cls(float(read_budget(output).get("used_before", 0.0)), began)
+
+    @property
+    def used(self) -> float:
+        """Seconds."""
+        return self.before + time.monotonic() - self.began
+
+    def keep(self, output: str) -> None:
+        """Keep what was used for a later start."""
+        write_budget(output, {"used_before": self.used})
+
+
+def make_plan(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
+    """Measure the speed of a run whose data and tree are there, plan its steps, and keep the plan in its output.
+
+    Args:
+        config: as the user gave it.
+        fitted: without open fields.
+        clock: of the run.
+        run_job: how the processes of a training come to be.
+        evaluates: whether the run ends with an evaluation.
+
+    Raises:
+        ConfigError: the budget leaves no time to train.
+    """
+    began, budget = time.monotonic(), parse_duration("train.budget", config.train.budget)
+    wanted = min(_TIMED * max(budget - clock.used, 0.0), _MOST_TIMED)
+    speed = run_job(measure_speed, (fitted, wanted), fitted.train.num_workers)
+    job = max(time.monotonic() - began - speed.seconds, 0.0)
+    costs = _costs(fitted, speed, job, evaluates=evaluates)
+    most = fitted.train.epochs * speed.steps_per_epoch
+    most = min(fitted.train.steps or most, most)
+    plan = plan_steps(budget, clock.used, speed, costs, most)
+    _log.info("%s", plan)
+    choices = adapt_to_steps(config, fitted, plan.steps) if plan.steps < most else []
+    values = {choice.name: choice.value for choice in choices}
+    kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(plan), "values": values}
+    write_budget(config.output, kept)
+    add_to_record(config.output, "budget", {"plan": str(plan), "choices": [dataclasses.asdict(c) for c in choices]})
+
+
+def kept_plan(config: Config) -> BudgetPlan | None:
+    """The plan in the output of a run; None where there is none, or it is of other data or settings.
+
+    Args:
+        config: as the user gave it.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    kept = read_budget(config.output)
+    return _parse(config.output, kept) if kept.get("fingerprint") == settings_fingerprint(config) else None
+
+
+def time_limit(output: str) -> TimeLimit:
+    """What the training of the run in `output` is held to, by its plan."""
+    return _parse(output, read_budget(output)).time_limit
+
+
+def _parse(output: str, kept: Mapping[str, Any]) -> BudgetPlan:
+    return artefacts.parse_as(BudgetPlan, kept.get("plan", {}), output, "Train again with --force train.")
+
+
+def budget_report(config: Config) -> dict[str, str]:
+    """The part of a report that is about the budget of a run whose training is over.
+
+    Returns:
+        `plan`, how it was spent, and `more`, what more time would buy.
+    """
+    plan = _parse(config.output, read_budget(config.output))
+    records = [record for _, record in read_records(storage.join(config.output, "metrics.jsonl"))]
+    steps = max((record["step"] for record in records if record["kind"] == "train"), default=0)
+    metric = config.train.keep_by
+    if not is_reported(metric, config.evaluate.top_k):
+        metric = f"nDCG@{max(config.evaluate.top_k)}"
+    curve = [
+        (record["epoch"], record["levels"][-1][metric])
+        for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
+    ]  # fmt: skip
+    trained = f"{steps:,} steps were trained, {steps / plan.speed.steps_per_epoch:.2f} epochs"
+    return {"plan": f"{plan}; {trained}", "more": worth_of_more(steps >= plan.most, curve, metric)}
+
+
+def _costs(config: Config, speed: Speed, job: float, *, evaluates: bool) -> Costs:
+    """What the parts of a run take that are not steps, at the measured speed."""
+    manifest, validation = DataManifest.read(data_url(config)), _num_validation(config)
+    num_train = manifest.rows("train")
+    after = job + (manifest.rows("test") + validation) * speed.text_seconds if evaluates else 0.0
+    if config.evidence.words:
+        after += _seconds_of_words(config) + job + validation * speed.text_seconds
+    interval, evaluated = config.train.evaluation_interval, validation or manifest.rows("test")
+    return Costs(
+        job=job,
+        start=num_train * speed.text_seconds if config.model.classifier_start == "centroids" else 0.0,
+        epoch_end=evaluated * speed.text_seconds / interval if interval else 0.0,
+        after=after,
+    )
+
+
+def _num_validation(config: Config) -> int:
+    texts = validation_texts(data_url(config), config.train.validation_fraction)
+    return 0 if texts is None else len(texts)
+
+
+def _seconds_of_words(config: Config) -> float:
+    """Estimate for the linear model, from one of some of its texts: its time grows with them, or a bit less."""
+    texts = train_texts_of(config)
+    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _WORD_TEXTS)).astype(np.int64))
+    features, labels = texts.features(rows), texts.labels_csr()[rows]
+    tree = LabelTree.load(tree_url(config))
+    train_word_model(features[:2], labels[:2], tree, seed=config.seed)  # its code is compiled first
+    began = time.monotonic()
+    train_word_model(features, labels, tree, seed=config.seed)
+    return (time.monotonic() - began) * len(texts) / len(rows)

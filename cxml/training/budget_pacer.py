@@ -1,0 +1,113 @@
+"""A run that is held to a time: at few points, time left and seconds per step give a new number of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from cxml.checkpoint import Progress
+from cxml.parallel import Ranks
+from cxml.training.loop import Pacer
+from cxml.training.pace import Pace, smoothed, steps_in_time
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """What a training may take.
+
+    Attributes:
+        seconds: from its first start on, whatever stopped it between.
+        most: steps that the run has at most, however much time is left.
+        end_seconds: estimate of what happens at the end of an epoch, until one has ended.
+        used: of the seconds, what is over.
+    """
+
+    seconds: float
+    most: int
+    end_seconds: float = 0.0
+    used: float = 0.0
+
+
+class BudgetPacer(Pacer):
+    """Keeps a run within the time that it may take: the number of its steps follows the speed that it has.
+
+    The first rank's clock counts. Steps are timed without what happens at the ends of epochs, which is timed apart.
+    """
+
+    def __init__(
+        self, pace: Pace, ranks: Ranks, limit: TimeLimit, *, steps_per_epoch: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """Begin.
+
+        Args:
+            pace: of the run so far.
+            ranks: this process's place.
+            limit: the time.
+            steps_per_epoch: optimiser steps.
+            clock: tells the time, in seconds.
+        """
+        super().__init__(pace)
+        self._ranks = ranks
+        self._seconds, self._most, self._steps_per_epoch = limit.seconds, limit.most, steps_per_epoch
+        self._clock = clock
+        self._began = clock() - limit.used
+        self._step_began = clock()
+        self._in_steps, self._num_steps = 0.0, 0  # since the last look
+        self._per_step: float | None = None
+        self._end_began: float | None = None
+        self._end_seconds, self._num_ends = limit.end_seconds, 0  # mean, and how many it is of
+
+    @property
+    def used_seconds(self) -> float:
+        """Of the time that the training may take, what is over."""
+        return self._clock() - self._began
+
+    def on_epoch_begin(self) -> None:
+        """Time steps from here, and what has happened at the end of the epoch before."""
+        self._step_began = self._clock()
+        if self._end_began is not None:
+            self._num_ends += 1
+            took = self._step_began - self._end_began
+            self._end_seconds = took if self._num_ends == 1 else self._end_seconds + (
+                (took - self._end_seconds) / self._num_ends
+            )  # fmt: skip
+            self._end_began = None
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Look at the pace if it is time."""
+        now = self._clock()
+        self._in_steps, self._step_began = self._in_steps + now - self._step_began, now
+        self._num_steps += 1
+        if progress.step == self.pace.next_look and progress.step < self.pace.total:
+            self._turn(progress.step)
+
+    def _turn(self, step: int) -> None:
+        self._per_step = smoothed(self._per_step, self._in_steps / self._num_steps)
+        at_ends = self._end_seconds / self._steps_per_epoch
+        totals = [
+            steps_in_time(
+                step, seconds_left=self._seconds - self.used_seconds - self._end_seconds,
+                seconds_per_step=max(self._per_step + at_ends, 1e-9), most=self._most,
+            )
+        ]  # fmt: skip
+        dist.broadcast_object_list(totals)
+        if self._ranks.is_first and totals[0] != self.pace.total:
+            _log.info("The time allows %d steps instead of %d, of which %d are done", totals[0], self.pace.total, step)
+        self.pace = self.pace.after(step, totals[0])
+        self._in_steps, self._num_steps = 0.0, 0
+
+    def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
+        """Time what follows; it is called first."""
+        self._end_began = self._clock()
+
+    def describe(self, progress: Progress) -> Progress:
+        """With the plan that was taken and the time that was used."""
+        return dataclasses.replace(progress, pace=self.pace.state(), used_seconds=self.used_seconds)

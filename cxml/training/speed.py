@@ -1,0 +1,114 @@
+"""How fast a run trains and predicts on this machine, by a few real steps whose weights are thrown away."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cxml.accelerators import synchronize
+from cxml.checkpoint import TrainingState
+from cxml.config import Config
+from cxml.console import set_up_logging
+from cxml.data import Batch, RowSubset, ShardedDataset, data_url
+from cxml.model import LevelPrediction
+from cxml.optim import Schedule
+from cxml.parallel import Ranks, distributed
+from cxml.training.decisions import num_candidates
+from cxml.training.evaluation import predict_share
+from cxml.training.jobs import set_up
+from cxml.training.step import train_step
+
+_UNTIMED = 2  # first steps and batches, in which caches fill and memory is found
+_FEWEST, _MOST = 3, 200  # timed steps
+_BATCHES = 4  # that are predicted
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured, of all processes together.
+
+    Attributes:
+        steps_per_epoch: optimiser steps.
+        step_seconds: of an optimiser step.
+        text_seconds: of the prediction of a text.
+        seconds: that the measurement took in its processes.
+    """
+
+    steps_per_epoch: int
+    step_seconds: float
+    text_seconds: float
+    seconds: float
+
+
+def measure_speed(config: Config, seconds: float) -> Speed:
+    """Time the training and the prediction of a run that is about to begin. Runs in every process of the job.
+
+    Args:
+        config: of the run.
+        seconds: that timed steps may take, about; there are a few in any case.
+    """
+    with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        # Centroids take a pass over all texts, and change no step's time.
+        fresh = dataclasses.replace(config, model=dataclasses.replace(config.model, classifier_start="fresh"))
+        state, schedule = set_up(fresh, ranks)
+        began = time.perf_counter()
+        step_seconds = _time_steps(state, schedule, ranks, seconds)
+        text_seconds = _time_prediction(state, ranks)
+        figures = [step_seconds, text_seconds, time.perf_counter() - began]
+        dist.broadcast_object_list(figures)
+        return Speed(state.loader.steps_per_epoch, *figures)
+
+
+def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds: float) -> float:
+    """Mean seconds of a step; how many are timed follows from the first rank's first ones."""
+    state.engine.train()
+    began, timed, wanted = 0.0, 0, _FEWEST
+    for step, micro_batches in enumerate(_batches(state)):
+        if step == _UNTIMED:
+            began = _now(ranks)
+        schedule.apply(0.0)
+        train_step(state.engine, micro_batches, ranks, step + 1)
+        timed = step + 1 - _UNTIMED
+        if timed == _FEWEST:
+            counts = [round(seconds / max((_now(ranks) - began) / timed, 1e-9))]
+            dist.broadcast_object_list(counts)
+            wanted = min(max(counts[0], _FEWEST), _MOST)
+        if timed == wanted:
+            break
+    return (_now(ranks) - began) / timed
+
+
+def _batches(state: TrainingState) -> Iterator[list[Batch]]:
+    """Those of all epochs, one after the other: a small set has few steps in one."""
+    epoch = 0
+    while True:
+        yield from state.loader.epoch(epoch)
+        epoch += 1
+
+
+def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
+    """Seconds of a text, of some that are spread over the test split; what is predicted is not looked at."""
+    config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "test")
+    wanted = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
+    texts = RowSubset(split, np.linspace(0, len(split) - 1, wanted).astype(np.int64))
+    state.engine.eval()
+
+    @torch.no_grad()
+    def predict(batch: Batch, k: int) -> list[LevelPrediction]:
+        return state.engine(batch, predict_k=k)
+
+    began = _now(ranks)
+    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_candidates(len(split)))
+    return (_now(ranks) - began) / wanted
+
+
+def _now(ranks: Ranks) -> float:
+    synchronize(ranks.device)
+    return time.perf_counter()

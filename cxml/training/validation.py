@@ -1,0 +1,112 @@
+"""Evaluations during training, and what follows from them: the best epoch, and an early end."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import torch
+import torch.distributed as dist
+
+from cxml.checkpoint import Progress, TrainingState
+from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts
+from cxml.model import LevelPrediction
+from cxml.training.evaluation import evaluate
+from cxml.training.loop import Callback, Pacer
+from cxml.training.selection import Selection
+from cxml.training.trackers import JsonlTracker
+from cxml.training.weights import label_weights
+
+_log = logging.getLogger(__name__)
+
+
+class EvaluateDuringTraining(Callback):
+    """Metrics of the validation texts, or else of the test split, every few epochs.
+
+    Only where `train.keep` says so do they decide anything, and then they are those of validation texts.
+    """
+
+    def __init__(
+        self, state: TrainingState, start: Progress, pacer: Pacer, records: JsonlTracker | None,
+        figures: dict[str, float],
+    ) -> None:  # fmt: skip
+        """Prepare.
+
+        Args:
+            state: of the run.
+            start: where it stands.
+            pacer: how long it is.
+            records: where metrics go, on the rank that has them.
+            figures: metrics of the last evaluation, which it fills in.
+        """
+        self._config = state.config
+        self._engine = state.engine
+        self._tree = state.tree
+        self._ranks = state.ranks
+        self._records = records
+        self._figures = figures
+        validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
+        self._split = "test" if validation is None else VALIDATION
+        self._texts = ShardedDataset(data_url(self._config), "test") if validation is None else validation
+        self._step = start.step
+        self.selection = Selection.from_state(start.selection)
+        self.last_epoch = start.step // state.loader.steps_per_epoch
+        self._pacer = pacer
+        self._steps_per_epoch = state.loader.steps_per_epoch
+        self._settle_end()
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that are evaluated."""
+        return len(self._texts)
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the weights of this moment are those of the best epoch so far."""
+        return 0 < self.selection.step == self._step
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Keep the step for the next evaluation."""
+        self._step = progress.step
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Evaluate, if this epoch's turn has come; one that may become the model's is evaluated in any case."""
+        train = self._config.train
+        self.last_epoch = epoch
+        is_last = self._step >= self._pacer.pace.total
+        if epoch % train.evaluation_interval and not (train.selects and is_last):
+            return
+        self._engine.eval()
+        levels = evaluate(
+            self._predict, self._texts, self._tree, label_weights(self._config),
+            config=self._config.evaluate, ranks=self._ranks,
+        )  # fmt: skip
+        self._engine.train()
+        self._figures.update(levels[-1])
+        if self._records is not None:
+            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
+            shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
+            _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
+        if train.selects:
+            self._select(epoch, levels[-1][train.keep_by])
+
+    def describe(self, progress: Progress) -> Progress:
+        """With the best epoch so far."""
+        return dataclasses.replace(progress, selection=self.selection.state_dict())
+
+    def _select(self, epoch: int, value: float) -> None:
+        """Compare with the epochs before; the first rank's figure counts, so that all ranks decide alike."""
+        values = [value]
+        dist.broadcast_object_list(values)
+        self.selection = self.selection.after(epoch, self._step, values[0])
+        self._settle_end()
+        if self._ranks.is_first:
+            best = self.selection
+            _log.info("Best by %s so far: %.2f after epoch %d", self._config.train.keep_by, best.value, best.epoch)
+
+    def _settle_end(self) -> None:
+        self.is_finished = self.selection.has_waited(self._config.train.patience)
+
+    @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
+    def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
+        return self._engine(batch, predict_k=k)
