@@ -34,3 +34,10 @@ def test_without_an_address_pictures_are_left_out(tmp_path):
     text, readme = described(tmp_path / "project"), (ROOT / "README.md").read_text()
     assert "![" in readme
     assert text.split() == re.sub(r"!\[[^\]]*\]\([^)]*\)", "", readme).split(), "and nothing else"
+
+
+def test_every_file_that_the_readme_leads_to_is_there():
+    targets = {target.split("#")[0] for _, target in LINK.findall((ROOT / "README.md").read_text())}
+    files = {target for target in targets if target and not target.startswith("https://")}
+    assert {"docs/images/system.svg", "docs/images/quality.svg", "docs/images/serve.png"} <= files
+    assert not [name for name in files if not (ROOT / name).is_file()]
