@@ -143,7 +143,7 @@ def _draw_steps(axes: Axes, table: Table) -> None:
 
 
 def _draw_tree(axes: Axes, table: Table) -> None:
-    """Seconds of both systems for each number of labels."""
+    """Seconds of both systems for each number of labels; those of other machines than the table's first have a star."""
     newest = table.rows[0]["machine"]
     names = [row["labels"] + ("" if row["machine"] == newest else " *") for row in table.rows]
     own, other = ([number(row[column]) for row in table.rows] for column in ("cxml, s", "PECOS, s"))
@@ -154,7 +154,8 @@ def _draw_tree(axes: Axes, table: Table) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xscale="log", xlim=(0.03, 400), ylim=(len(names) - 0.5, -0.7))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("* earlier version on another machine", fontsize=8)
+    others = "; ".join(dict.fromkeys(row["machine"] for row in table.rows if row["machine"] != newest))
+    axes.set_xlabel(textwrap.fill(f"* {others}", 44) if others else "", fontsize=8)
     axes.set_ylabel("labels", fontsize=8)
     axes.set_title("Building the tree, seconds", fontsize=10, fontweight="bold")
     axes.legend(frameon=False, loc="upper right", fontsize=8)
