@@ -3,6 +3,7 @@
 # make test-versions   the wheel on other versions of Python
 # make check        lint, types, import contract      make format   what of it can be mended by a program
 # make docs         the site, into site/              make bench    one table per performance claim
+# make charts       the charts of docs/, from the tables of docs/results.md
 #
 # Everything is installed into VENV, made with PYTHON; both can be set: make test VENV=/elsewhere PYTHON=/my/python3
 
@@ -16,7 +17,7 @@ BASE_PYTHON := $(shell command -v $(PYTHON))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test test-versions check format docs bench
+.PHONY: quickstart test test-versions check format docs charts bench
 
 quickstart: $(VENV)/.installed-quickstart
 	$(RUN) -m cxml.train --config configs/quickstart.yaml
@@ -47,6 +48,9 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(RUN) docs/generate_config_reference.py
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+charts: $(VENV)/.installed-docs
+	$(RUN) docs/draw_charts.py
 
 bench: $(VENV)/.installed-quickstart
 	set -e; for script in benchmarks/*.py; do $(RUN) $$script; done

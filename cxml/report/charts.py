@@ -62,6 +62,16 @@ def _draw_losses(axes: Axes, steps: Sequence[Mapping[str, Any]], level_names: Se
 
 
 def _chart(draw: Callable[[Axes], None]) -> str:
+    return svg_of(lambda figure: draw(figure.subplots()), _SIZE)
+
+
+def svg_of(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """A figure as SVG text without a background, its text and axes in the page's colour; the same bytes every time.
+
+    Args:
+        draw: fills the empty figure.
+        size: width and height in inches.
+    """
     style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "cxml", "font.family": "sans-serif", "text.color": _INK,
         "axes.labelcolor": _INK,
@@ -69,8 +79,8 @@ def _chart(draw: Callable[[Axes], None]) -> str:
         "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
     with rc_context(style):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
