@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from cxml import extras, storage
 from cxml.artefacts import read_records
+from cxml.progress import live_bar
 from cxml.training.loop import Callback, StepReport
 
 _log = logging.getLogger(__name__)
@@ -88,31 +86,25 @@ class TensorBoardTracker(Callback):
 
 
 class ConsoleTracker(Callback):
-    """A bar on a terminal, a line every few seconds elsewhere (bars garble a job's log)."""
+    """A bar where one can be shown, else a line every few seconds; see `cxml.progress`."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
         self._last_line = 0.0
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns)
-            self._bar.start()
-            self._task = self._bar.add_task("training")
+        self._bar = live_bar()
 
     def on_record(self, report: StepReport) -> None:
         """Show the record, if enough time has passed since the last one."""
         if self._bar is not None:
-            text = _line(report)
-            self._bar.update(self._task, completed=report.step, total=report.total_steps, description=text)
+            self._bar.update(report.step, report.total_steps, _line(report))
         elif time.monotonic() - self._last_line >= self._every_seconds or report.step == report.total_steps:
             self._last_line = time.monotonic()
             _log.info("%s", f"{_line(report)} | {_duration(report.seconds_left)} left")
 
     def on_end(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
 
 
 def _records_until(url: str, step: int, epoch: int) -> list[str]:
