@@ -36,7 +36,16 @@ from cxml.report import linear_baseline, print_report, write_page
 from cxml.run_plan import plan_run, require_evidence, require_packages
 from cxml.run_settings import settle, settled
 from cxml.storage.locks import locked
-from cxml.training import combine_words, evaluate_run, train, train_words, with_precision, words_url
+from cxml.training import (
+    combine_words,
+    ending_lost_runs,
+    evaluate_run,
+    track_report,
+    train,
+    train_words,
+    with_precision,
+    words_url,
+)
 from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
@@ -258,7 +267,9 @@ def _is_model_done(config: Config) -> bool:
 def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprints(config), resume), config.train.num_workers):
+    with ending_lost_runs(config):
+        is_finished = run_job(train, (config, model_fingerprints(config), resume), config.train.num_workers)
+    if not is_finished:
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -351,3 +362,4 @@ def _is_report_done(config: Config) -> bool:
 def _make_report(config: Config, run_job: RunJob) -> None:
     report = run_job(evaluate_run, (config,), config.train.num_workers)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})
+    track_report(config, report)

@@ -80,9 +80,10 @@ from cxml.training.evaluation import (
 )
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, fit
+from cxml.training.loop import Callback, Evaluation, fit
 from cxml.training.memory import ReturnMemory
 from cxml.training.precision import settle_precision
+from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.weights import label_weights
 from cxml.training.words import run_evidence, with_words
@@ -115,13 +116,15 @@ def train_in_group(config: Config, fingerprints: Mapping[str, str], ranks: Ranks
     state, schedule = set_up(config, ranks, offered)
     config = state.config
     start = resume(state, offered) or Progress()
-    if not _fit(state, schedule, start):
-        return False
-    weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
-    save_model(
-        model_url(config), state.model, weights, ranks,
-        config=config, fingerprint=fingerprints[config.train.precision], tree=state.tree_digest,
-    )  # fmt: skip
+    with tracking(config, start, is_first=ranks.is_first) as tracked:
+        if not _fit(state, schedule, start, tracked):
+            tracked.is_stopped = True
+            return False
+        weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
+        save_model(
+            model_url(config), state.model, weights, ranks,
+            config=config, fingerprint=fingerprints[config.train.precision], tree=state.tree_digest,
+        )  # fmt: skip
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))
     return True
@@ -195,13 +198,13 @@ def _train_texts(config: Config) -> TextRows:
     return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
 
 
-def _fit(state: TrainingState, schedule: Schedule, start: Progress) -> bool:
+def _fit(state: TrainingState, schedule: Schedule, start: Progress, tracked: Callback) -> bool:
     """Train to the end, or until a signal asks to stop; whether the end was reached."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
     records = _records(state, start) if ranks.is_first else None
-    callbacks = [guard, *_callbacks(state, records, figures)]
+    callbacks = [guard, *_callbacks(state, records, tracked, figures)]
     with contextlib.ExitStack() as stack:
         stack.callback(guard.close)
         if config.checkpoint.is_on:
@@ -373,29 +376,33 @@ def _records(state: TrainingState, start: Progress) -> JsonlTracker:
     return JsonlTracker(storage.join(state.config.output, "metrics.jsonl"), start.step, epochs_done)
 
 
-def _callbacks(state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> list[Callback]:
+def _callbacks(
+    state: TrainingState, records: JsonlTracker | None, tracked: Callback, figures: dict[str, float]
+) -> list[Callback]:
     config = state.config
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [tracked]
     if records is not None:
         callbacks += [records, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
+    told = list(callbacks)
     if state.ranks.device.type == "cpu":
         callbacks.append(ReturnMemory())
     if config.train.evaluate_every:
-        callbacks.append(_EvaluateDuringTraining(state, records, figures))
+        callbacks.append(_EvaluateDuringTraining(state, told, figures))
     return callbacks
 
 
 class _EvaluateDuringTraining(Callback):
     """Metrics of the validation texts, or else of the test split, every few epochs. Chooses nothing by them."""
 
-    def __init__(self, state: TrainingState, records: JsonlTracker | None, figures: dict[str, float]) -> None:
+    def __init__(self, state: TrainingState, told: Sequence[Callback], figures: dict[str, float]) -> None:
         self._config = state.config
         self._engine = state.engine
         self._tree = state.tree
         self._ranks = state.ranks
-        self._records = records
+        self._steps_per_epoch = state.loader.steps_per_epoch
+        self._told = told
         self._figures = figures
         validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
         self._split = "test" if validation is None else VALIDATION
@@ -412,8 +419,9 @@ class _EvaluateDuringTraining(Callback):
         )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])
-        if self._records is not None:
-            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
+        for callback in self._told:
+            callback.on_evaluation(Evaluation(epoch * self._steps_per_epoch, epoch, self._split, levels))
+        if self._ranks.is_first:
             shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
             _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
 

@@ -1,4 +1,7 @@
-"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye."""
+"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye.
+
+`cxml.training.tracked` has MLflow and Weights & Biases.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from cxml import extras, storage
 from cxml.artefacts import read_records
 from cxml.progress import live_bar
-from cxml.training.loop import Callback, StepReport
+from cxml.training.loop import Callback, Evaluation, StepReport
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +22,12 @@ _DIGITS = {  # of the fields of a record; what a run does not know is left out
     "device_memory_gib": 3, "device_peak_gib": 3, "gradient_norm": 6, "skipped_steps": 0, "flop_utilisation": 4,
     "seconds": 2,
 }  # fmt: skip
+
+
+def known_figures(report: StepReport) -> dict[str, float]:
+    """The loss and the other numbers of a record by name, without those that the machine does not know."""
+    figures = {name: getattr(report, name) for name in ("loss", *_DIGITS)}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 class JsonlTracker(Callback):
@@ -35,6 +44,11 @@ class JsonlTracker(Callback):
     def on_record(self, report: StepReport) -> None:
         """Append the record."""
         self.write({"kind": "train", **_rounded(report)})
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Append the metrics."""
+        levels = [dict(level) for level in evaluation.levels]
+        self.write({"kind": "evaluate", "epoch": evaluation.epoch, "split": evaluation.split, "levels": levels})
 
     def write(self, record: dict[str, Any]) -> None:
         """Append any record."""
@@ -76,9 +90,13 @@ class TensorBoardTracker(Callback):
         """Write the record's scalars."""
         for level, loss in enumerate(report.level_losses):
             self._writer.add_scalar(f"loss/level_{level}", loss, report.step)
-        for name in ("loss", *_DIGITS):
-            if (value := getattr(report, name)) is not None:
-                self._writer.add_scalar(name, value, report.step)
+        for name, value in known_figures(report).items():
+            self._writer.add_scalar(name, value, report.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Write the metrics of the labels as scalars."""
+        for name, value in evaluation.levels[-1].items():
+            self._writer.add_scalar(f"{evaluation.split}/{name}", value, evaluation.step)
 
     def on_end(self) -> None:
         """Close the event file."""
@@ -141,8 +159,8 @@ def _line(report: StepReport) -> str:
 def _rounded(report: StepReport) -> dict[str, Any]:
     record: dict[str, Any] = {"loss": report.loss, "level_losses": list(report.level_losses)}
     record |= {"step": report.step, "epoch": round(report.epoch, 4)}
-    known = {name: (getattr(report, name), digits) for name, digits in _DIGITS.items()}
-    return record | {name: round(value, digits) for name, (value, digits) in known.items() if value is not None}
+    known = known_figures(report)
+    return record | {name: round(known[name], digits) for name, digits in _DIGITS.items() if name in known}
 
 
 def _duration(seconds: float) -> str:
