@@ -1,6 +1,7 @@
 """The classifier in scikit-learn's tools, and those of scikit-learn's own checks that apply to texts.
 
-Checks that fit on matrices of numbers do not apply: the input is a sequence of strings.
+Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. That of pickling is made behind
+a step that turns numbers into texts.
 """
 
 import copy
@@ -17,6 +18,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
 from sklearn.utils import estimator_checks
+from support.number_texts import texts_of_numbers
 from support.runs import make_encoder
 from support.untrained import untrained_export
 
@@ -54,6 +56,11 @@ def fresh(classifier):
 @pytest.mark.parametrize("name", APPLICABLE)
 def test_scikit_learns_checks_that_need_no_numbers_pass(name):
     getattr(estimator_checks, name)("CascadeClassifier", CascadeClassifier())
+
+
+def test_scikit_learns_check_of_pickling_passes_behind_a_step_that_makes_texts(classifier):
+    pipeline = make_pipeline(FunctionTransformer(texts_of_numbers), fresh(classifier))
+    estimator_checks.check_estimators_pickle("Pipeline", pipeline)
 
 
 def test_it_cross_validates_in_a_pipeline(classifier):
