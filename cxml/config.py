@@ -644,6 +644,12 @@ class LogConfig:
     """Optimiser steps between records in metrics.jsonl."""
     tensorboard: bool = False
     """Also write TensorBoard event files to `tensorboard` in the output (needs the extra `tensorboard`)."""
+    mlflow: bool = False
+    """Also log to MLflow: settings, records, evaluations, where the model lies (needs the extra `mlflow`).
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where."""
+    wandb: bool = False
+    """Also log to Weights & Biases, the same (needs the extra `wandb`). WANDB_MODE, WANDB_PROJECT and WANDB_ENTITY say
+    where."""
 
     def __post_init__(self) -> None:
         _require_at_least("log.every_seconds", self.every_seconds, 0)

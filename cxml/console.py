@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a line now and then in a log."""
+"""What a command writes to its standard output and standard error, whether a person or a file is at the other end."""
 
 from __future__ import annotations
 
@@ -7,57 +7,21 @@ import io
 import logging
 import os
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import TextIO
 
-import rich.progress
 from rich.console import Console
 
 from cxml import urls
 from cxml.errors import StorageError
-
-_T = TypeVar("_T")
-_log = logging.getLogger(__name__)
-
-
-def track(items: Iterable[_T], total: int, description: str, every_seconds: float = 10.0) -> Iterator[_T]:
-    """Yield `items` and tell how far they are: a progress bar where standard error is a terminal, else log lines.
-
-    Args:
-        items: what is worked on, one after the other.
-        total: how many there will be.
-        description: what is done with them, such as "Tokenising train".
-        every_seconds: least seconds between two log lines.
-    """
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from rich.progress.track(items, description, total, console=console)
-    else:
-        yield from _log_progress(items, total, description, every_seconds)
 
 
 def table_console(log_width: int) -> Console:
     """Where to print tables: as wide as the terminal, or `log_width` columns where there is none, as in a log."""
     console = Console()
     return console if console.is_terminal else Console(width=log_width)
-
-
-def _log_progress(items: Iterable[_T], total: int, description: str, every_seconds: float) -> Iterator[_T]:
-    started = last = time.monotonic()
-    done = 0
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= every_seconds:
-            last = now
-            per_second = done / (now - started)
-            left = (total - done) / per_second
-            _log.info("%s: %d of %d, %.0f/s, %.0f s left", description, done, total, per_second, left)
-    _log.info("%s: %d done in %.1f s", description, done, time.monotonic() - started)
 
 
 def escape_what_cannot_be_printed() -> None:
@@ -96,6 +60,17 @@ def drop_what_is_left(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+class _ErrorStreamHandler(logging.StreamHandler):
+    """Writes to what is standard error by then: a progress bar stands in for it, to keep the log above itself."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None: ...
+
+
 class _MaskingFormatter(logging.Formatter):
     """Shows no credentials of URLs, in messages and in tracebacks."""
 
@@ -116,7 +91,7 @@ def set_up_logging(*, is_speaker: bool) -> None:
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy, and not needed for --help
 
     level = logging.INFO if is_speaker else logging.WARNING
-    handler = logging.StreamHandler()
+    handler = _ErrorStreamHandler()
     handler.setFormatter(_MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     sys.excepthook = _print_masked

@@ -12,6 +12,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("deepspeed", "ray", "sklearn", "pandas", "tensorboardX"),
     "plots": ("jinja2", "matplotlib"),
     "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
     "s3": ("s3fs",),
     "similar": ("faiss",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

@@ -42,10 +42,12 @@ from cxml.training import (
     TimeLimit,
     combine_as,
     combine_words,
+    ending_lost_runs,
     evaluate_run,
     read_selection,
     selection_run,
     selection_url,
+    track_report,
     train,
     train_words,
     with_precision,
@@ -318,7 +320,9 @@ def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
         end, resume = _select_epochs(config, resume, run_job), resume if is_selected else "auto"
     plan, _ = plan_run(config)
     Console(stderr=True).print(plan.table())
-    if not run_job(train, (config, model_fingerprints(config), resume, end), config.train.num_workers):
+    with ending_lost_runs(config):
+        is_finished = run_job(train, (config, model_fingerprints(config), resume, end), config.train.num_workers)
+    if not is_finished:
         raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
 
 
@@ -436,3 +440,4 @@ def _make_report(config: Config, run_job: RunJob) -> None:
     if config.train.budget:
         report["budget"] = budget_report(config)
     storage.write_json(_report_url(config), {"fingerprint": _report_fingerprint(config), **report})
+    track_report(config, report)

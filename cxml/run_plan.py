@@ -41,7 +41,7 @@ from cxml.parallel import (
     require_engine,
 )
 from cxml.report import require_baseline
-from cxml.training import no_validation_texts, precision_here
+from cxml.training import no_validation_texts, precision_here, require_trackers
 from cxml.tree import fit_levels
 
 _BYTES_OF_A_WEIGHT = 12  # the number, its node, and its share of a row's word and offset
@@ -69,7 +69,7 @@ def require_packages(config: Config) -> None:
     """Refuse a training whose optional packages and encoder are not all installed, before its first stage begins.
 
     Raises:
-        ConfigError: one is missing; names the `pip install` that brings it.
+        ConfigError: one is missing; names the `pip install` that brings it. Or a tracker cannot be written to.
     """
     resolve_encoder(config.model.encoder)
     require_engine(config.train.zero_stage, config.train.num_workers)
@@ -81,6 +81,7 @@ def require_packages(config: Config) -> None:
             ray_cluster.require_ray(field)
     if config.log.tensorboard:
         extras.require("log.tensorboard", True, "tensorboard", otherwise="set it to false")
+    require_trackers(config)
     if config.tree.name_features == "tfidf":
         extras.require("tree.name_features", "tfidf", "sklearn")
     if config.evaluate.baseline:

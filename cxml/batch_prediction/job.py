@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,6 +30,7 @@ from cxml.prediction import (
     model_identity,
     read_decisions,
 )
+from cxml.progress import meter
 from cxml.ray_cluster import Device
 from cxml.storage.locks import locked
 
@@ -150,13 +153,15 @@ def predict_in_group(job: PredictionJob, done: frozenset[int]) -> list[int]:
         set_up_logging(is_speaker=ranks.is_first)
         worker = Worker(job, Exchange())
         sizes = []
-        for part, chunk in _parts(job):
-            sizes.append(len(chunk.texts))
-            if part in done:
-                continue
-            content = worker.predict_share(chunk, ranks.rank, ranks.world_size)
-            if content is not None:
-                storage.write_atomic(job.part_file(part), content)
+        with _meter() if ranks.is_first else contextlib.nullcontext(lambda _: None) as advance:
+            for part, chunk in _parts(job):
+                sizes.append(len(chunk.texts))
+                if part in done:
+                    continue
+                content = worker.predict_share(chunk, ranks.rank, ranks.world_size)
+                if content is not None:
+                    storage.write_atomic(job.part_file(part), content)
+                advance(len(chunk.texts))
         dist.barrier()
         return sizes
 
@@ -232,13 +237,18 @@ def _predict_parts(job: PredictionJob, done: frozenset[int]) -> list[int]:
     """The sizes of all parts; those that are not there yet are predicted."""
     sizes = []
     worker = None
-    for part, chunk in _parts(job):
-        sizes.append(len(chunk.texts))
-        if part not in done:
-            worker = worker or Worker(job)
-            storage.write_atomic(job.part_file(part), worker.predict(chunk))
-            _log.info("%d texts done", sum(sizes))
+    with _meter() as advance:
+        for part, chunk in _parts(job):
+            sizes.append(len(chunk.texts))
+            if part not in done:
+                worker = worker or Worker(job)
+                storage.write_atomic(job.part_file(part), worker.predict(chunk))
+                advance(len(chunk.texts))
     return sizes
+
+
+def _meter() -> AbstractContextManager[Callable[[int], None]]:
+    return meter("Predicting texts", None)
 
 
 def _begin(job: PredictionJob) -> frozenset[int]:

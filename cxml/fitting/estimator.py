@@ -10,6 +10,7 @@ from scipy import sparse
 
 from cxml import extras
 from cxml.errors import ConfigError
+from cxml.fitting.packing import pack, unpack
 from cxml.fitting.train import train
 from cxml.prediction import Predictor
 from cxml.prediction.inputs import as_texts
@@ -27,6 +28,10 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
     `fit` takes a sequence of N strings and either N class labels, or indicators [N, L] of several labels per text,
     dense or sparse, as `sklearn.preprocessing.MultiLabelBinarizer` makes them. Rows without a label are left out of
     the training.
+
+    A fitted classifier can be pickled, copied and dumped with joblib: its pickle holds the files of the exported model,
+    so its size is that of the model, and it loads without the output of the training. As every pickle, it can run code
+    when it is loaded: load none that others made. To pass a model on, use `predictor_.save_pretrained` instead.
 
     Args:
         settings: fields of the config, as nested mappings or by dotted names, such as `{"train.epochs": 3}`; None
@@ -91,6 +96,18 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         columns = np.array([int(name) for name in self.predictor_.names])[found.labels[rows, places]]
         shape = (len(found.labels), len(self.classes_))
         return sparse.csr_matrix((found.scores[rows, places], (rows, columns)), shape, dtype=np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy holds: the model as the bytes of its files."""
+        state = dict(super().__getstate__())
+        if "predictor_" in state:
+            state["predictor_"] = pack(state["predictor_"])
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Load the model from the bytes of its files."""
+        loaded = {"predictor_": unpack(state["predictor_"])} if "predictor_" in state else {}
+        super().__setstate__({**state, **loaded})
 
     def _label_rows(self, y: Any) -> list[list[int]]:  # noqa: ANN401
         """Places in `classes_` of each text's labels; settles `classes_`."""

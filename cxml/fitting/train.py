@@ -19,6 +19,7 @@ from cxml.errors import CxmlError
 from cxml.fitting.tables import rows_of, write_rows
 from cxml.operating_system import ending_with_parent
 from cxml.prediction import Predictor
+from cxml.progress import Relay, relayed_environment
 
 _TAIL = 20  # last lines of what the process says that its error shows
 
@@ -108,14 +109,11 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
         process = subprocess.Popen(
             [*ending_with_parent(signal.SIGTERM), sys.executable, "-m", "cxml.fitting.process", str(file)],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+            env={**os.environ, **(relayed_environment() if verbose else {})},
         )  # fmt: skip
         said: deque[str] = deque(maxlen=_TAIL)
-        assert process.stderr is not None
         try:
-            for line in process.stderr:
-                said.append(line)
-                if verbose:
-                    print(line, end="", file=sys.stderr)  # not inherited: a notebook shows what Python prints
+            _listen(process, said, verbose=verbose)
             code = process.wait()
         except BaseException:  # Ctrl-C reaches a notebook's own process alone
             process.terminate()
@@ -124,3 +122,18 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
     if code:
         last = said[-1].strip() if said else f"the training ended with {code}"
         raise CxmlError(last if code == 2 else "".join(said) or last)
+
+
+def _listen(process: subprocess.Popen[str], said: deque[str], *, verbose: bool) -> None:
+    """Show what the process says on standard error until it ends, and keep its last lines."""
+    assert process.stderr is not None
+    relay = Relay()
+    try:
+        for line in process.stderr:
+            if relay.take(line):
+                continue
+            said.append(line)
+            if verbose:
+                print(line, end="", file=sys.stderr)  # not inherited: a notebook shows what Python prints
+    finally:
+        relay.close()

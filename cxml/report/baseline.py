@@ -13,9 +13,9 @@ import numpy as np
 from scipy import sparse
 
 from cxml import extras
-from cxml.console import track
 from cxml.errors import CxmlError
 from cxml.operating_system import KILL, ending_with_parent
+from cxml.progress import track
 
 _log = logging.getLogger(__name__)
 

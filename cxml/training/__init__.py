@@ -1,6 +1,7 @@
 """Training and evaluation of one model, in every process of a job.
 
 config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
+       -> tracking(): runs of experiment trackers, if asked for
        -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging
        -> the weights of the last epoch or, by validation texts, of the best one -> saved model
 config -> train_words(), combine_words(): words beside a saved model, if asked for
@@ -18,6 +19,7 @@ from cxml.training.precision import precision_here, with_precision
 from cxml.training.selection import Selection, judged_run, read_selection, selection_run, selection_url
 from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
+from cxml.training.tracked import ending_lost_runs, require_trackers, track_report
 from cxml.training.words import combine_as, combine_words, no_validation_texts, train_texts_of, train_words, words_url
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "TimeLimit",
     "combine_as",
     "combine_words",
+    "ending_lost_runs",
     "evaluate",
     "evaluate_run",
     "fit",
@@ -44,11 +47,13 @@ __all__ = [
     "precision_here",
     "predict_split",
     "read_selection",
+    "require_trackers",
     "selection_run",
     "selection_url",
     "set_up",
     "smoothed",
     "steps_in_time",
+    "track_report",
     "train",
     "train_step",
     "train_texts_of",

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxml.console import track
 from cxml.data import EvalLoader, TextRows
 from cxml.model import CascadeXML, Rows
 from cxml.parallel import Exchange, Ranks
+from cxml.progress import track
 
 # logit = 16 cos(feature, centroid) - 6 + log(odds that a text is the node's) / 2, both vectors centred at the
 # mean of all features. Of the values tried on features of WordNet these gave test texts the least cross-entropy.

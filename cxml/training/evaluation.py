@@ -14,11 +14,11 @@ from scipy import sparse
 from cxml.accelerators import encoder_dtype
 from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
-from cxml.console import track
 from cxml.data import Batch, EvalLoader, LabelledRows
 from cxml.metrics import MetricSums, metric_sums
 from cxml.model import LevelPrediction, on_host
 from cxml.parallel import Exchange, Ranks
+from cxml.progress import track
 from cxml.tree import LabelTree
 
 Predict = Callable[[Batch, int], list[LevelPrediction]]

@@ -86,6 +86,7 @@ from cxml.training.memory import ReturnMemory
 from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
 from cxml.training.selection import judged_run, write_selection
+from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.validation import EvaluateDuringTraining
 from cxml.training.weights import label_weights
@@ -136,13 +137,15 @@ def train_in_group(
     fingerprint = fingerprints[config.train.precision]
     spent = start.used_seconds + time.monotonic() - began
     pacer = _pacer(state, start, dataclasses.replace(end, used=spent) if isinstance(end, TimeLimit) else end)
-    if not _fit(state, schedule, start, pacer, fingerprint):
-        return False
-    weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
-    save_model(
-        model_url(config), state.model, weights, ranks,
-        config=config, fingerprint=fingerprint, tree=state.tree_digest,
-    )  # fmt: skip
+    with tracking(config, start, is_first=ranks.is_first) as tracked:
+        if not _fit(state, schedule, start, pacer, tracked=tracked, fingerprint=fingerprint):
+            tracked.is_stopped = True
+            return False
+        weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
+        save_model(
+            model_url(config), state.model, weights, ranks,
+            config=config, fingerprint=fingerprint, tree=state.tree_digest,
+        )  # fmt: skip
     if ranks.is_first:
         _log.info("Model saved to %s", model_url(config))
     return True
@@ -233,16 +236,19 @@ def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -
     return Pacer(pace)
 
 
-def _fit(state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, fingerprint: str) -> bool:
+def _fit(
+    state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, *, tracked: Callback, fingerprint: str
+) -> bool:
     """Train to the end, or until a signal asks to stop; whether the end was reached: the weights are the model's."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
     records = _records(state, start) if ranks.is_first else None
-    callbacks = [guard, pacer, *_callbacks(state, records)]
+    trackers = _trackers(state, records, tracked)
+    callbacks = [guard, pacer, *trackers, *([ReturnMemory()] if ranks.device.type == "cpu" else [])]
     evaluation = None
     if config.train.evaluation_interval and config.train.keep != "refit":  # which leaves no text to validate on
-        evaluation = EvaluateDuringTraining(state, start, pacer, records, figures)
+        evaluation = EvaluateDuringTraining(state, start, pacer, trackers, figures)
         callbacks.append(evaluation)
     selecting = evaluation if config.train.keep == "best" else None
     if start.selection:
@@ -444,15 +450,13 @@ def _records(state: TrainingState, start: Progress) -> JsonlTracker:
     return JsonlTracker(storage.join(state.config.output, "metrics.jsonl"), start.step, epochs_done)
 
 
-def _callbacks(state: TrainingState, records: JsonlTracker | None) -> list[Callback]:
+def _trackers(state: TrainingState, records: JsonlTracker | None, tracked: Callback) -> list[Callback]:
     config = state.config
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [tracked]
     if records is not None:
         callbacks += [records, ConsoleTracker(config.log.every_seconds)]
         if config.log.tensorboard:
             callbacks.append(TensorBoardTracker(storage.join(config.output, "tensorboard")))
-    if state.ranks.device.type == "cpu":
-        callbacks.append(ReturnMemory())
     return callbacks
 
 

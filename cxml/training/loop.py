@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -76,6 +76,23 @@ class StepReport:
         return self.seconds / (self.step - self.first_step) * (self.total_steps - self.step)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of held-out texts at the end of an epoch.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: epochs done.
+        split: of the texts, such as `validation`.
+        levels: metrics of each level in percent, labels last.
+    """
+
+    step: int
+    epoch: int
+    split: str
+    levels: Sequence[Mapping[str, float]]
+
+
 class Callback:
     """What happens around the loop. Called on every rank, in the same order, so collective calls are fine.
 
@@ -98,6 +115,9 @@ class Callback:
 
     def on_epoch_end(self, epoch: int) -> None:
         """After `epoch` epochs, counted from 1."""
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """After an evaluation at an epoch's end."""
 
     def on_end(self) -> None:
         """After the last epoch, and also when training stops with an error."""

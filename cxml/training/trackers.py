@@ -1,18 +1,19 @@
-"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye."""
+"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye.
+
+`cxml.training.tracked` has MLflow and Weights & Biases.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from cxml import extras, storage
 from cxml.artefacts import read_records
-from cxml.training.loop import Callback, StepReport
+from cxml.progress import live_bar
+from cxml.training.loop import Callback, Evaluation, StepReport
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +22,12 @@ _DIGITS = {  # of the fields of a record; what a run does not know is left out
     "device_memory_gib": 3, "device_peak_gib": 3, "gradient_norm": 6, "skipped_steps": 0, "flop_utilisation": 4,
     "seconds": 2,
 }  # fmt: skip
+
+
+def known_figures(report: StepReport) -> dict[str, float]:
+    """The loss and the other numbers of a record by name, without those that the machine does not know."""
+    figures = {name: getattr(report, name) for name in ("loss", *_DIGITS)}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 class JsonlTracker(Callback):
@@ -37,6 +44,11 @@ class JsonlTracker(Callback):
     def on_record(self, report: StepReport) -> None:
         """Append the record."""
         self.write({"kind": "train", **_rounded(report)})
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Append the metrics."""
+        levels = [dict(level) for level in evaluation.levels]
+        self.write({"kind": "evaluate", "epoch": evaluation.epoch, "split": evaluation.split, "levels": levels})
 
     def write(self, record: dict[str, Any]) -> None:
         """Append any record."""
@@ -78,9 +90,13 @@ class TensorBoardTracker(Callback):
         """Write the record's scalars."""
         for level, loss in enumerate(report.level_losses):
             self._writer.add_scalar(f"loss/level_{level}", loss, report.step)
-        for name in ("loss", *_DIGITS):
-            if (value := getattr(report, name)) is not None:
-                self._writer.add_scalar(name, value, report.step)
+        for name, value in known_figures(report).items():
+            self._writer.add_scalar(name, value, report.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Write the metrics of the labels as scalars."""
+        for name, value in evaluation.levels[-1].items():
+            self._writer.add_scalar(f"{evaluation.split}/{name}", value, evaluation.step)
 
     def on_end(self) -> None:
         """Close the event file."""
@@ -88,31 +104,25 @@ class TensorBoardTracker(Callback):
 
 
 class ConsoleTracker(Callback):
-    """A bar on a terminal, a line every few seconds elsewhere (bars garble a job's log)."""
+    """A bar where one can be shown, else a line every few seconds; see `cxml.progress`."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
         self._last_line = 0.0
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns)
-            self._bar.start()
-            self._task = self._bar.add_task("training")
+        self._bar = live_bar()
 
     def on_record(self, report: StepReport) -> None:
         """Show the record, if enough time has passed since the last one."""
         if self._bar is not None:
-            text = _line(report)
-            self._bar.update(self._task, completed=report.step, total=report.total_steps, description=text)
+            self._bar.update(report.step, report.total_steps, _line(report))
         elif time.monotonic() - self._last_line >= self._every_seconds or report.step == report.total_steps:
             self._last_line = time.monotonic()
             _log.info("%s", f"{_line(report)} | {_duration(report.seconds_left)} left")
 
     def on_end(self) -> None:
-        """Leave the terminal in order."""
+        """Close the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
 
 
 def _records_until(url: str, step: int, epoch: int) -> list[str]:
@@ -149,8 +159,8 @@ def _line(report: StepReport) -> str:
 def _rounded(report: StepReport) -> dict[str, Any]:
     record: dict[str, Any] = {"loss": report.loss, "level_losses": list(report.level_losses)}
     record |= {"step": report.step, "epoch": round(report.epoch, 4)}
-    known = {name: (getattr(report, name), digits) for name, digits in _DIGITS.items()}
-    return record | {name: round(value, digits) for name, (value, digits) in known.items() if value is not None}
+    known = known_figures(report)
+    return record | {name: round(known[name], digits) for name, digits in _DIGITS.items() if name in known}
 
 
 def _duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,9 +13,8 @@ from cxml.checkpoint import Progress, TrainingState
 from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts
 from cxml.model import LevelPrediction
 from cxml.training.evaluation import evaluate
-from cxml.training.loop import Callback, Pacer
+from cxml.training.loop import Callback, Evaluation, Pacer
 from cxml.training.selection import Selection
-from cxml.training.trackers import JsonlTracker
 from cxml.training.weights import label_weights
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class EvaluateDuringTraining(Callback):
     """
 
     def __init__(
-        self, state: TrainingState, start: Progress, pacer: Pacer, records: JsonlTracker | None,
+        self, state: TrainingState, start: Progress, pacer: Pacer, trackers: Sequence[Callback],
         figures: dict[str, float],
     ) -> None:  # fmt: skip
         """Prepare.
@@ -36,14 +36,14 @@ class EvaluateDuringTraining(Callback):
             state: of the run.
             start: where it stands.
             pacer: how long it is.
-            records: where metrics go, on the rank that has them.
+            trackers: callbacks that are told of each evaluation.
             figures: metrics of the last evaluation, which it fills in.
         """
         self._config = state.config
         self._engine = state.engine
         self._tree = state.tree
         self._ranks = state.ranks
-        self._records = records
+        self._trackers = trackers
         self._figures = figures
         validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
         self._split = "test" if validation is None else VALIDATION
@@ -83,8 +83,9 @@ class EvaluateDuringTraining(Callback):
         )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])
-        if self._records is not None:
-            self._records.write({"kind": "evaluate", "epoch": epoch, "split": self._split, "levels": levels})
+        for tracker in self._trackers:
+            tracker.on_evaluation(Evaluation(self._step, epoch, self._split, levels))
+        if self._ranks.is_first:
             shown = " ".join(f"{name} {value:.2f}" for name, value in levels[-1].items())
             _log.info("Epoch %d, %s: %s", epoch, self._split, shown)
         if train.selects:

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from cxml.errors import DataError
 from cxml.jit import cached_njit
+from cxml.progress import meter
 from cxml.tree import two_means as kernels
 from cxml.tree.label_tree import LabelTree
 from cxml.tree.plan import plan_splits
@@ -126,21 +127,25 @@ def _split_all(
     node_entries = max(5 * all_entries // (4 * crew.threads), SUBTREE_ENTRIES)
     branch_entries = max(all_entries // num_branches, SUBTREE_ENTRIES)
     nodes, at = [], 0
-    while at < len(splits):
-        after = _end_of(splits, at)
-        if _entries(rows, splits[at]) <= node_entries:
-            nodes.append((splits[at:after],))
-            at = after
-        else:
-            _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
-            at += 1
+    with meter("Splitting clusters of labels", len(splits)) as advance:
+        while at < len(splits):
+            after = _end_of(splits, at)
+            if _entries(rows, splits[at]) <= node_entries:
+                nodes.append((splits[at:after],))
+                at = after
+            else:
+                _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
+                at += 1
+                advance(1)
 
-    def split_node(inside: np.ndarray) -> list[tuple[np.ndarray]]:
-        is_branch = _entries(rows, inside[0]) <= branch_entries
-        finish_branch(rows, columns, order, inside if is_branch else inside[:1], 0, seed, limits, SUBTREE_ENTRIES)
-        return [] if is_branch else _children(inside)
+        def split_node(inside: np.ndarray) -> list[tuple[np.ndarray]]:
+            is_branch = _entries(rows, inside[0]) <= branch_entries
+            own = inside if is_branch else inside[:1]
+            finish_branch(rows, columns, order, own, 0, seed, limits, SUBTREE_ENTRIES)
+            advance(len(own))
+            return [] if is_branch else _children(inside)
 
-    crew.run_growing(split_node, nodes)
+        crew.run_growing(split_node, nodes)
 
 
 def _entries(rows: Rows, bounds: np.ndarray) -> int:

@@ -1,27 +1,40 @@
 """The classifier in scikit-learn's tools, and those of scikit-learn's own checks that apply to texts.
 
-Checks that fit on matrices of numbers do not apply: the input is a sequence of strings.
+Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. That of pickling is made behind
+a step that turns numbers into texts.
 """
 
+import copy
+import pickle
+import shutil
+
+import joblib
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
 from sklearn.utils import estimator_checks
+from support.number_texts import texts_of_numbers
 from support.runs import make_encoder
+from support.untrained import untrained_export
 
-from cxml import CascadeClassifier
-from cxml.errors import ConfigError
+from cxml import CascadeClassifier, Predictor
+from cxml.errors import ConfigError, DataError
 
 TEXTS = np.array([f"{word} or {word} {i}" for i in range(6) for word in ("violin", "hammer")])
 CLASSES = np.array([name for _ in range(6) for name in ("music", "tools")])
 APPLICABLE = (
     "check_estimator_cloneable",
+    "check_do_not_raise_errors_in_init_or_set_params",
     "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_estimators_unfitted",
     "check_get_params_invariance",
+    "check_mixin_order",
     "check_no_attributes_set_in_init",
     "check_parameters_default_constructible",
     "check_set_params",
@@ -43,6 +56,11 @@ def fresh(classifier):
 @pytest.mark.parametrize("name", APPLICABLE)
 def test_scikit_learns_checks_that_need_no_numbers_pass(name):
     getattr(estimator_checks, name)("CascadeClassifier", CascadeClassifier())
+
+
+def test_scikit_learns_check_of_pickling_passes_behind_a_step_that_makes_texts(classifier):
+    pipeline = make_pipeline(FunctionTransformer(texts_of_numbers), fresh(classifier))
+    estimator_checks.check_estimators_pickle("Pipeline", pipeline)
 
 
 def test_it_cross_validates_in_a_pipeline(classifier):
@@ -67,6 +85,30 @@ def test_indicators_go_in_and_come_out_sparse(classifier):
     np.testing.assert_array_equal(found.toarray(), scores.toarray() >= 0.5)
     columns = [list(binarizer.classes_).index(name) for name in CLASSES]
     np.testing.assert_array_equal(scores.toarray().argmax(1), columns)
+
+
+def test_stored_and_copied_classifiers_predict_the_same_without_the_folder_of_the_model(tmp_path):
+    untrained_export(tmp_path / "model", [str(place) for place in range(8)])
+    fitted = CascadeClassifier(threshold=0.3)
+    fitted.classes_, fitted.is_multilabel_ = np.array(list("abcdefgh")), False
+    fitted.predictor_ = Predictor.from_pretrained(tmp_path / "model" / "exported")
+    shutil.rmtree(tmp_path / "model")
+    joblib.dump(fitted, tmp_path / "classifier.joblib")
+    loaded = joblib.load(tmp_path / "classifier.joblib")
+    for copied in (loaded, copy.deepcopy(fitted), pickle.loads(pickle.dumps(loaded))):
+        assert copied.get_params() == fitted.get_params()
+        expected = fitted.predict_proba(TEXTS).toarray()
+        np.testing.assert_array_equal(copied.predict_proba(TEXTS).toarray(), expected)
+        np.testing.assert_array_equal(copied.predict(TEXTS), fitted.predict(TEXTS))
+        assert (expected > 0).any(axis=1).all()
+    with pytest.raises(NotFittedError):
+        clone(fitted).predict(TEXTS)
+
+
+def test_a_damaged_model_in_a_state_is_refused(classifier):
+    state = {**classifier.get_params(), "predictor_": {"manifest.json": b"{}"}}
+    with pytest.raises(DataError):
+        CascadeClassifier().__setstate__(state)
 
 
 def test_what_is_no_target_of_texts_is_refused(classifier):

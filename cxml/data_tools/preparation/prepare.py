@@ -9,7 +9,6 @@ The manifest comes last. A run that was stopped is gone on with: staged blocks a
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,6 @@ import pyarrow as pa
 
 from cxml import storage
 from cxml.config import Config
-from cxml.console import track
 from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
@@ -31,12 +29,12 @@ from cxml.data_tools.preparation.progress import FOLDER, Progress, Scan
 from cxml.data_tools.preparation.staging import read_label_counts, read_term_counts
 from cxml.data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 from cxml.errors import DataError
+from cxml.progress import meter, track
 from cxml.storage.locks import locked
 
 _log = logging.getLogger(__name__)
 
 _TABLES_AT_ONCE = 32  # counts of so many blocks wait to be added up
-_LOG_SECONDS = 10.0
 _NAMES_SHOWN = 3
 
 
@@ -109,16 +107,12 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
     raw_rows = RawRows(source, config.data, len(names), blocks_done)
     skipped: dict[str, dict[str, int]] = {}
-    staged = sum(map(len, done.values()))
-    began = last = time.monotonic()
-    for item in engine.map(raw_rows, BlockStager, config, tokenizer_rules, engine.threads_per_worker):
-        if isinstance(item, SplitEnd):
-            skipped[item.split] = item.skipped
-        else:
-            staged += 1
-        if time.monotonic() - last > _LOG_SECONDS:
-            last = time.monotonic()
-            _log.info("Tokenised %d blocks of %d texts in %.0f s", staged, config.data.shard_rows, last - began)
+    with meter(f"Tokenising, in blocks of {config.data.shard_rows:,} texts", None) as advance:
+        for item in engine.map(raw_rows, BlockStager, config, tokenizer_rules, engine.threads_per_worker):
+            if isinstance(item, SplitEnd):
+                skipped[item.split] = item.skipped
+            else:
+                advance(1)
     rows = {split: sum(progress.staged(split).values()) for split in source.splits}
     for split in source.splits:
         for reason, count in sorted(skipped[split].items()):

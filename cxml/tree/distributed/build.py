@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from cxml.config import Config
-from cxml.console import track
 from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.progress import track
 from cxml.ray_cluster import joined_cluster
 from cxml.tree.distributed.fleet import Fleet
 from cxml.tree.distributed.parts import Job, label_work, part_bounds

@@ -29,6 +29,8 @@ NEEDS = [
     ("cxml.train", [*RUN, "--dry-run"], {"simple_icd_10_cm": "quickstart"}),
     ("cxml.train", [*RUN, "--dry-run", "--train.num-workers", "2", "--train.zero-stage", "2"], {"deepspeed": "train"}),
     ("cxml.train", [*RUN, "--log.tensorboard"], {"tensorboard": "tensorboard"}),
+    ("cxml.train", [*RUN, "--log.mlflow"], {"mlflow": "mlflow"}),
+    ("cxml.train", [*RUN, "--log.wandb"], {"wandb": "wandb"}),
     ("cxml.train", [*RUN, "--evaluate.baseline"], {"omikuji": "quickstart", "sklearn": "train"}),
     ("cxml.train", [*RUN, "--tree.name-features", "tfidf"], {"sklearn": "train"}),
     ("cxml.train", [*RUN, "--launch.launcher", "ray"], {"ray": "train", "pandas": "train"}),

@@ -1,0 +1,148 @@
+"""A run in MLflow. Its own variables say where: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and those of the login.
+
+A thread sends what is logged, since MLflow repeats requests that fail for minutes. While a server does not answer,
+records wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+# MLflow prints the address of the server with the credentials in it.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from cxml import urls
+from cxml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cxml.training.tracked import Outcome
+
+_log = logging.getLogger(__name__)
+
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_MOST_METRICS, _MOST_PARAMETERS = 1000, 100  # of a request
+_REMEDY = (
+    "Set MLFLOW_TRACKING_URI to a tracking server that answers (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
+    "MLFLOW_TRACKING_TOKEN hold its login); for a database on this machine, pip install mlflow"
+)
+_CONTINUE = "; to begin another run there, delete tracked.json from the output"
+
+
+def check() -> None:
+    """Refuse a tracking server that cannot be read.
+
+    Raises:
+        ConfigError: it does not answer, refuses the login, or is of a kind that the installed package does not know.
+    """
+    with _refused(_REMEDY):
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def open_run(name: str, run_id: str | None, parameters: Mapping[str, Any]) -> MlflowRun:
+    """Begin a run with these parameters, or continue the one that has an id.
+
+    Raises:
+        ConfigError: see `check`; or the server does not know the run.
+    """
+    with _refused(_REMEDY + (_CONTINUE if run_id else "")):
+        if run_id is not None:
+            run = mlflow.start_run(run_id=run_id)
+        else:
+            run = mlflow.start_run(run_name=name)
+            _send_parameters(run.info.run_id, parameters)
+        return MlflowRun(run.info.run_id, is_new=run_id is None)
+
+
+def end_lost(run_id: str, outcome: Outcome) -> None:
+    """End a run whose process did not, if it is still open. Raises `ConfigError` as `check` does."""
+    client = mlflow.MlflowClient()
+    with _refused(_REMEDY):
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, _STATUS[outcome])
+
+
+class MlflowRun:
+    """The active run of this process, see `TrackedRun`."""
+
+    def __init__(self, run_id: str, *, is_new: bool) -> None:
+        self.id = run_id
+        self._is_new = is_new
+        self._client = mlflow.MlflowClient()
+        self._thread = ThreadPoolExecutor(1, "cxml-mlflow")
+        self._waiting: list[Metric] = []
+        self._sending: Future[None] | None = None
+        self._last_step: dict[str, int] = {}
+        _log.info("MLflow run %s at %s", run_id, urls.masked(mlflow.get_tracking_uri()))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add metrics, but for steps whose metrics the run has already from before it was continued."""
+        self._waiting += _entries(metrics, step)
+        if self._sending is None or self._sending.done():
+            self._sending = self._thread.submit(self._send)
+
+    def conclude(self, metrics: Mapping[str, float], step: int) -> None:
+        """Set metrics of the whole run; the last value at a step counts."""
+        with _warned():
+            self._client.log_batch(self.id, metrics=_entries(metrics, step))
+
+    def end(self, outcome: Outcome) -> None:
+        """Send what waits, and end the run."""
+        self._thread.submit(self._send)
+        self._thread.shutdown()
+        with _warned():
+            mlflow.end_run(_STATUS[outcome])
+
+    def _send(self) -> None:
+        with _warned():
+            while batch := self._waiting[:_MOST_METRICS]:
+                if new := [metric for metric in batch if self._is_missing(metric)]:
+                    self._client.log_batch(self.id, metrics=new)
+                del self._waiting[: len(batch)]  # the thread of training appends meanwhile
+
+    def _is_missing(self, metric: Metric) -> bool:
+        """Whether the run has no value of this metric at this step or a later one from before it was continued."""
+        if metric.key not in self._last_step:
+            history = [] if self._is_new else self._client.get_metric_history(self.id, metric.key)
+            self._last_step[metric.key] = max((each.step for each in history), default=-1)
+        return metric.step > self._last_step[metric.key]
+
+
+def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    """Metrics as MLflow takes them; it has no @ in names."""
+    now = int(1000 * time.time())
+    return [Metric(name.replace("@", "_at_"), float(value), now, step) for name, value in metrics.items()]
+
+
+def _send_parameters(run_id: str, parameters: Mapping[str, Any]) -> None:
+    client = mlflow.MlflowClient()
+    entries = (Param(name, str(value)) for name, value in parameters.items() if value not in ("", None))
+    while part := list(itertools.islice(entries, _MOST_PARAMETERS)):
+        client.log_batch(run_id, params=part)
+
+
+@contextlib.contextmanager
+def _refused(remedy: str) -> Iterator[None]:
+    urls.learn(mlflow.get_tracking_uri())
+    try:
+        yield
+    except MlflowException as error:
+        raise ConfigError("log.mlflow", True, f"MLflow says: {str(error).strip()}", f"{remedy}.") from error
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        _log.warning("MLflow did not take what was logged: %s", error)

@@ -1,0 +1,230 @@
+"""The runs of a training in experiment trackers, MLflow and Weights & Biases: opened, continued, and ended as they end.
+
+A training has one run in each tracker that `log` asks for. The first process writes to it. Its id lies in
+`tracked.json` of the output: a training that resumes from a checkpoint continues its run, and the process that walks
+through the stages adds the metrics of the test split to it.
+
+Where a tracker keeps its runs, and who may write there, is settled by the tracker's own environment variables and
+files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from cxml import artefacts, extras, storage, urls
+from cxml.checkpoint import Progress, model_url
+from cxml.config import Config, config_to_dict
+from cxml.errors import CxmlError, InterruptionError
+from cxml.training.loop import Callback, Evaluation, StepReport
+from cxml.training.trackers import known_figures
+
+_log = logging.getLogger(__name__)
+
+Tracker = Literal["mlflow", "wandb"]
+Outcome = Literal["finished", "stopped", "failed"]
+
+_FILE = "tracked.json"
+_REMEDY = f"Delete {_FILE} from the output: the training then begins a new run in its trackers."
+
+
+class TrackedRun(Protocol):
+    """A run of a tracker that this process writes to. What cannot be written is logged as a warning."""
+
+    @property
+    def id(self) -> str:
+        """What the tracker knows the run by."""
+        ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add metrics after so many optimiser steps; does not wait until they are written."""
+        ...
+
+    def conclude(self, metrics: Mapping[str, float], step: int) -> None:
+        """Set metrics of the whole run, in place of earlier values of theirs."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """Write what is left and close the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """What `tracked.json` holds.
+
+    Attributes:
+        steps: optimiser steps of the training, once it is finished; until then 0.
+        runs: ids by tracker.
+    """
+
+    steps: int = 0
+    runs: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class TrackRuns(Callback):
+    """Passes records and evaluations on to runs.
+
+    Attributes:
+        is_stopped: set where the training ends before its last step without an error.
+        steps: optimiser steps done, as of the last record.
+    """
+
+    def __init__(self, runs: Sequence[TrackedRun], steps: int = 0) -> None:
+        self._runs = runs
+        self.is_stopped = False
+        self.steps = steps
+
+    def on_record(self, report: StepReport) -> None:
+        """Log the record's figures."""
+        self.steps = report.step
+        figures = {f"train/{name}": value for name, value in known_figures(report).items()}
+        levels = {f"train/level_loss/{level}": loss for level, loss in enumerate(report.level_losses)}
+        self._log({"epoch": report.epoch, **figures, **levels}, report.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Log the metrics of the labels."""
+        self._log(_named(evaluation.split, evaluation.levels[-1]), evaluation.step)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        for run in self._runs:
+            run.log(metrics, step)
+
+
+def require_trackers(config: Config) -> None:
+    """Refuse a training whose trackers cannot be written to, before its first stage begins.
+
+    Raises:
+        ConfigError: a package or a login is missing, or a server does not answer; names the remedy.
+    """
+    for tracker in _wanted(config):
+        extras.require(f"log.{tracker}", True, tracker, otherwise="set it to false")
+        _adapter(tracker).check()
+
+
+@contextlib.contextmanager
+def tracking(config: Config, start: Progress, *, is_first: bool) -> Iterator[TrackRuns]:
+    """While entered, the runs of a training are open on the first process; they end as the body does.
+
+    Args:
+        config: of the training, with all values settled.
+        start: where the training begins; from a checkpoint on it continues the runs of that training.
+        is_first: whether this process is the one that writes.
+
+    Raises:
+        ConfigError: a tracker cannot be written to, or does not know the run to continue.
+    """
+    wanted = _wanted(config) if is_first else []
+    known = _read(config).runs if start.step and wanted else {}
+    outcome: Outcome = "failed"
+    with contextlib.ExitStack() as stack:
+        runs: dict[str, TrackedRun] = {}
+        for tracker in wanted:
+            runs[tracker] = _adapter(tracker).open_run(_name(config), known.get(tracker), _parameters(config))
+            stack.callback(lambda run=runs[tracker]: run.end(outcome))
+        ids = {tracker: run.id for tracker, run in runs.items()}
+        if runs:
+            _write(config, _Tracked(runs=ids))
+        try:
+            callback = TrackRuns(list(runs.values()), start.step)
+            yield callback
+            outcome = "stopped" if callback.is_stopped else "finished"
+            if runs and outcome == "finished":
+                _write(config, _Tracked(steps=callback.steps, runs=ids))
+        except (InterruptionError, KeyboardInterrupt):
+            outcome = "stopped"
+            raise
+
+
+@contextlib.contextmanager
+def ending_lost_runs(config: Config) -> Iterator[None]:
+    """End the runs of a training whose first process was killed in the body: a tracker would take it to be at work.
+
+    Weights & Biases notices that by itself.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if config.log.mlflow:
+            outcome = "stopped" if isinstance(error, InterruptionError | KeyboardInterrupt) else "failed"
+            with _warning("the end of the training"):
+                if run := _read(config).runs.get("mlflow"):
+                    _adapter("mlflow").end_lost(run, outcome)
+        raise
+
+
+def track_report(config: Config, report: Mapping[str, Any]) -> None:
+    """Add the labels' metrics on the test split to the runs of a finished training."""
+    for tracker in _wanted(config):
+        with _warning("the metrics of the test split"):
+            tracked = _read(config)
+            if run_id := tracked.runs.get(tracker):
+                run = _adapter(tracker).open_run(_name(config), run_id, {})
+                run.conclude(_named("test", report["levels"][-1]), tracked.steps)
+                run.end("finished")
+
+
+@contextlib.contextmanager
+def _warning(what: str) -> Iterator[None]:
+    """Warn of what a tracker refuses: the run's own files have it."""
+    try:
+        yield
+    except CxmlError as error:
+        _log.warning("A tracker does not have %s: %s", what, error)
+
+
+def _wanted(config: Config) -> list[Tracker]:
+    choices: dict[Tracker, bool] = {"mlflow": config.log.mlflow, "wandb": config.log.wandb}
+    return [tracker for tracker, is_wanted in choices.items() if is_wanted]
+
+
+def _adapter(tracker: Tracker) -> Any:  # noqa: ANN401 - a module with `check` and `open_run`
+    if tracker == "mlflow":
+        from cxml.training import mlflow_run  # noqa: PLC0415 - an extra
+
+        return mlflow_run
+    from cxml.training import wandb_run  # noqa: PLC0415 - an extra
+
+    return wandb_run
+
+
+def _name(config: Config) -> str:
+    return posixpath.basename(urls.path_of(config.output).rstrip("/")) or "cxml"
+
+
+def _named(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items()}
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    """Every field by its dotted name, and where the model will lie; no credentials."""
+    values = config_to_dict(config)
+    values.pop("auto", None)
+    found: dict[str, Any] = {"model": urls.masked(model_url(config))}
+    _flatten(values, "", found)
+    return found
+
+
+def _flatten(values: Mapping[str, Any], path: str, found: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _flatten(value, f"{path}{name}.", found)
+        else:
+            found[f"{path}{name}"] = value
+
+
+def _read(config: Config) -> _Tracked:
+    if not storage.exists(storage.join(config.output, _FILE)):
+        return _Tracked()
+    values = artefacts.read_object(config.output, _FILE, _REMEDY)
+    return artefacts.parse_as(_Tracked, values, storage.join(config.output, _FILE), _REMEDY)
+
+
+def _write(config: Config, tracked: _Tracked) -> None:
+    storage.write_json(storage.join(config.output, _FILE), dataclasses.asdict(tracked))
