@@ -43,7 +43,7 @@ EFFECTS = {
         "none": "directory engine num_workers",
     },
     ModelConfig: {
-        "result": "encoder pooling taps bottleneck projection_dropout dropouts shortlist_sizes level_weights scoring "
+        "result": "encoder pooling window taps bottleneck projection_dropout dropouts shortlist_sizes level_weights scoring "
         "teacher_forcing classifier_start start_from start_with freeze_layers trust_remote_code"
     },
     HeadConfig: {

@@ -16,7 +16,7 @@ from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import LabelledRows, data_url, read_vocabulary, train_texts, validation_texts
+from cxml.data import LabelledRows, data_url, read_vocabulary, train_texts, validation_texts, window_rule
 from cxml.errors import ConfigError
 from cxml.evidence import (
     CANDIDATES,
@@ -83,7 +83,8 @@ def combine_words(config: Config, fingerprint: str) -> None:
             raise no_validation_texts()
         tree = LabelTree.load(tree_url(config))
         predict = predict_by_model(config, tree, ranks)
-        found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES)
+        windows = window_rule(config, device=ranks.device)
+        found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES, windows=windows)
         best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
         if best is not None:
             commit_words(words_url(config), _choose(config, texts, tree, *best), fingerprint)
