@@ -27,7 +27,6 @@ import dacite
 from cxml import urls
 from cxml.errors import ConfigError
 
-_LEAST_WINDOW = 16  # tokens, of which some begin and end each window
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
 Effect = Literal["result", "resumable", "none"]
@@ -294,10 +293,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.encoder), "model.encoder", self.encoder, "is empty", "Name a hub model or a folder.")
-        _require(
-            self.window == 0 or self.window >= _LEAST_WINDOW, "model.window", self.window,
-            f"must be 0 or at least {_LEAST_WINDOW}", "Set it to what the encoder sees at once, such as 256; 0 is off.",
-        )  # fmt: skip
+        _require_at_least("model.window", self.window, 0)
         _require_at_least("model.bottleneck", self.bottleneck, 0)
         _require_fraction("model.projection_dropout", self.projection_dropout)
         for dropout in self.dropouts:
