@@ -131,7 +131,9 @@ def window_rule(
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[int, int]:
     """How many special tokens begin a text, and how many end it."""
-    is_special = tokenizer.encode(_WORD).special_tokens_mask
+    found = tokenizer.encode(_WORD)
+    marks = zip(found.special_tokens_mask, found.attention_mask, strict=True)
+    is_special = [special for special, shown in marks if shown]  # a tokenizer may be set to pad
     places = [place for place, special in enumerate(is_special) if not special]
     return places[0], len(is_special) - 1 - places[-1]
 
