@@ -69,7 +69,7 @@ class StepFacts:
         steps_per_epoch: optimiser steps.
         texts: of a micro-batch, in the mean, rounded up.
         width: tokens of a text with its padding, over all of its windows, in the mean.
-        padding: share of padding among the tokens of an epoch.
+        padding: share of padding, and of special tokens that windows add, among the tokens of an epoch.
         mean_tokens: of a step over all processes and micro-batches, padding counted.
         most_tokens: of the largest step.
     """

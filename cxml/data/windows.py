@@ -122,19 +122,22 @@ def window_rule(
     size = config.tokens_at_once
     if size == config.data.max_length:
         return None
-    begin, end = _special_tokens(tokenizer or _tokenizer_of(config))
+    begin, end = _special_tokens(tokenizer or _tokenizer_of(config), size)
     if size <= begin + end:
         problem = f"has no room beside the {begin + end} special tokens of each window"
         raise ConfigError("model.window", size, problem, "Set it to what the encoder sees at once, such as 256.")
     return WindowRule(size, begin, end, pads=device is not None and device.type != "cpu")
 
 
-def _special_tokens(tokenizer: Tokenizer) -> tuple[int, int]:
-    """How many special tokens begin a text, and how many end it."""
+def _special_tokens(tokenizer: Tokenizer, size: int) -> tuple[int, int]:
+    """How many special tokens begin a text, and how many end it; `size` is that of the windows."""
     found = tokenizer.encode(_WORD)
     marks = zip(found.special_tokens_mask, found.attention_mask, strict=True)
     is_special = [special for special, shown in marks if shown]  # a tokenizer may be set to pad
     places = [place for place, special in enumerate(is_special) if not special]
+    if not places:
+        problem = f"the encoder's tokenizer finds no token in {_WORD!r}, so its special tokens cannot be told apart"
+        raise ConfigError("model.window", size, problem, "Leave it out.")
     return places[0], len(is_special) - 1 - places[-1]
 
 

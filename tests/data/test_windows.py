@@ -222,5 +222,13 @@ def test_special_tokens_are_counted_wherever_a_tokenizer_puts_them(template, cou
         single=template, special_tokens=special
     )
     found = window_rule(config_of(64, 32), tokenizer)
+    tokenizer.enable_padding(length=20, pad_id=0, pad_token="a")
+    assert found == window_rule(config_of(64, 32), tokenizer), "padding is not counted"
     assert found is not None
     assert (found.begin, found.end) == counts
+
+
+def test_a_tokenizer_that_shows_no_special_tokens_is_refused():
+    tokenizer = Tokenizer(models.WordLevel({"b": 0}))
+    with pytest.raises(ConfigError, match=r"model\.window = 32: .*finds no token"):
+        window_rule(config_of(64, 32), tokenizer)
