@@ -184,8 +184,8 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
     train = config.train
     if train.compile:
         return few_lengths(config.tokens_at_once)
-    # else few would have the same size anyway
-    has_like_batches = not train.bucket_by_length and not train.batch_tokens and not config.model.window
+    is_whole = config.tokens_at_once == config.data.max_length
+    has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else few have the same size
     if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
         return few_lengths(config.data.max_length, _MOST_LENGTHS)
     return ()
