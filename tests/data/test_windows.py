@@ -229,6 +229,6 @@ def test_special_tokens_are_counted_wherever_a_tokenizer_puts_them(template, cou
 
 
 def test_a_tokenizer_that_shows_no_special_tokens_is_refused():
-    tokenizer = Tokenizer(models.WordLevel({"b": 0}))
+    tokenizer = Tokenizer(models.BPE({"b": 0}, []))
     with pytest.raises(ConfigError, match=r"model\.window = 32: .*finds no token"):
         window_rule(config_of(64, 32), tokenizer)
