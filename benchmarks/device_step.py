@@ -81,6 +81,7 @@ class Case:
         level_sizes: clusters of each level above the labels.
         handed_down: of them to the next level.
         bottleneck: width of the label rows; 0 for that of the encoder.
+        window: tokens that the encoder sees at once; 0 for all of a text.
         ranks: processes, all but one of them pretended.
         head: fields of the config's section.
         train: fields of the config's section.
@@ -91,6 +92,7 @@ class Case:
     level_sizes: tuple[int, ...] = (16, 64)
     handed_down: tuple[int, ...] = (12, WANTED)
     bottleneck: int = 0
+    window: int = 0
     ranks: int = 1
     head: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +109,7 @@ CASES = (
     Case(name="rows clipped", head={"clip_global_norm": 1.0}),
     Case(name="bf16", train={"precision": "bf16"}, head={"weights": "bf16"}),
     Case(name="bottleneck", bottleneck=16, predicts=True),
+    Case(name="windows", window=16, predicts=True),
     Case(name="bottleneck, all levels sharded", bottleneck=16, head={"shard_from": 1}),
     Case(name="four ranks", ranks=4),
     Case(name="four ranks, bf16", ranks=4, train={"precision": "bf16", "accumulation": 2}),
@@ -171,6 +174,7 @@ def config_of(case: Case, folder: Path) -> Config:
                 "encoder": str(folder / "encoder"),
                 "shortlist_sizes": case.handed_down,
                 "bottleneck": case.bottleneck,
+                "window": case.window,
             },
             "head": case.head,
             "train": {"batch_size": num_texts, "gradient_clipping": 0.0, **case.train},

@@ -163,7 +163,8 @@ class DataConfig:
     num_workers: int = setting(0, "none")
     """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
     max_length: int = setting(128, choosable=True)
-    """Longest text in tokens, special tokens included; the rest of a longer text is cut off."""
+    """Longest text in tokens, special tokens included; the rest of a longer text is cut off. More than the encoder has
+    positions for needs model.window."""
     shard_rows: int = 65536
     """Texts per Arrow shard."""
     keep_text: bool = True
@@ -254,6 +255,11 @@ class ModelConfig:
     """A Hugging Face hub name, a folder, or `pip:NAME` for a model that an installed Python package ships."""
     pooling: Literal["cls", "mean"] = setting("cls", choosable=True)
     """How a layer's hidden states become one feature: the first token (as in the paper) or the mean over tokens."""
+    window: int = setting(0, since_files=True)
+    """Tokens of a text that the encoder sees at once, special ones included. A longer text is cut into windows of
+    nearly equal lengths, each with special tokens of its own, and its feature is the mean over all of them: over their
+    tokens, or with `cls` over their first tokens. Time and memory grow with the windows of a text. 0, or
+    data.max_length and more: the encoder sees every text whole."""
     taps: tuple[str, ...] = setting((), choosable=True)
     """Encoder layers that each level reads, 1 = the first; layers joined by `+` are concatenated and projected, such
     as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the encoder's depth."""
@@ -290,6 +296,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.encoder), "model.encoder", self.encoder, "is empty", "Name a hub model or a folder.")
+        _require_at_least("model.window", self.window, 0)
         _require_at_least("model.bottleneck", self.bottleneck, 0)
         _require_fraction("model.projection_dropout", self.projection_dropout)
         for dropout in self.dropouts:
@@ -730,6 +737,11 @@ class Config:
     def num_levels(self) -> int:
         """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` as `tree.sizes` does."""
         return len(self.tree.sizes) + 1
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens that the encoder sees at once: those of a window, or of a text."""
+        return min(self.data.max_length, self.model.window or self.data.max_length)
 
 
 def is_reported(metric: str, top_k: Sequence[int]) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cxml.accelerators import device_name, device_of, synchronize
 from cxml.config import Config
+from cxml.data import window_rule
 from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
@@ -19,6 +20,7 @@ from cxml.run_plan import (
     plan_run,
     require_packages,
     require_validation,
+    rows_of_text,
     with_one_more,
     words_bytes,
 )
@@ -53,7 +55,10 @@ def dry_run(config: Config) -> Plan:
         known = "known once the data are prepared" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
         console.print(f"Words beside the cascade: {known}, whole in each process that predicts, and on the disk")
     config = precision_here(fit_levels(config, facts.num_labels))
-    seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
+    rows, length = rows_of_text(width, window_rule(config))
+    if rows > 1:
+        console.print(f"The encoder sees them in windows: {rows} of {length} tokens for a text of that width")
+    seconds = rows * _seconds_per_row(config, rows * plan.steps.texts, length) * facts.num_texts * config.train.epochs
     console.print(
         f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like this "
         f"one ({device_name(device_of(0))}), from timed steps of the encoder; label heads, data preparation and the "
@@ -85,7 +90,7 @@ def _texts_per_second(plan: Plan) -> str:
     return f"{texts * _LINK / sent:,.0f}" if (sent := plan.sent(padded=True)) else "any number of"
 
 
-def _seconds_per_text(config: Config, size: int, length: int) -> float:
+def _seconds_per_row(config: Config, size: int, length: int) -> float:
     """Forward and backward of the encoder on random tokens, on the device and in the precision of a training.
 
     A random encoder takes as long as a pretrained one.

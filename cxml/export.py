@@ -60,12 +60,14 @@ def _export(command: ExportCommand) -> None:
         extras.require("--form", command.form, *extras.EXTRAS["onnx"])
     if command.encoder_program.endswith(".onnx"):
         extras.require("--encoder-program", command.encoder_program, *extras.EXTRAS["onnx"])
-    from cxml.prediction import Predictor, upload  # noqa: PLC0415  the heavy libraries
+    from cxml.prediction import Predictor, refuse_windows, upload  # noqa: PLC0415  the heavy libraries
 
     predictor = Predictor.from_checkpoint(
         command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking,
         words=command.words, precision="fp32",
     )  # fmt: skip
+    if command.encoder_program:
+        refuse_windows(predictor.parts.config, "--encoder-program", command.encoder_program)
     save = predictor.save_onnx if command.form == "onnx" else predictor.save_pretrained
     save(command.folder, rows=None if command.rows == "stored" else command.rows)
     print(f"Exported to {urls.masked(command.folder)}")

@@ -19,12 +19,14 @@ from cxml.data import (
     ShardedDataset,
     StepFacts,
     StepRule,
+    WindowRule,
     data_url,
     parts_of_names,
     read_labels,
     read_vocabulary,
     resolve_encoder,
     step_facts,
+    window_rule,
 )
 from cxml.data_tools.formats import open_source, read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
@@ -138,12 +140,14 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         CxmlError: an unknown encoder, or more clusters than labels.
     """
     config = precision_here(fit_levels(config, facts.num_labels))
+    windows = window_rule(config)
     steps = step_facts(
         facts.lengths,
         StepRule(
             batch_size=config.train.batch_size,
             bucket_by_length=config.train.bucket_by_length,
             batch_tokens=config.train.batch_tokens,
+            windows=windows,
         ),
         seed=config.seed,
         parts=config.train.num_workers * config.train.accumulation,
@@ -170,19 +174,31 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
             for level in sharded
         ],
         activations=activation_bytes(
-            encoder, *_largest_micro_batch(config, steps, int(facts.lengths.max(initial=1))), dtype,
+            encoder, *_largest_micro_batch(config, steps, int(facts.lengths.max(initial=1)), windows), dtype,
             recomputes=config.train.activation_checkpointing,
         ),
         launches=planned_launches(config, facts.num_labels, ranks_per_copy),
     )  # fmt: skip
 
 
-def _largest_micro_batch(config: Config, steps: StepFacts, longest: int) -> tuple[int, int]:
-    """The texts of a micro-batch of the longest texts, and their tokens."""
+def _largest_micro_batch(
+    config: Config, steps: StepFacts, longest: int, windows: WindowRule | None
+) -> tuple[int, int]:  # fmt: skip
+    """The texts, or windows, of a micro-batch of the longest texts, and the tokens of each."""
     parts = config.train.num_workers * config.train.accumulation
+    rows, width = rows_of_text(longest, windows)
     if config.train.batch_tokens:
-        return max(1, config.train.batch_tokens // (parts * longest)), longest
-    return steps.texts, longest
+        most = rows * windows.size if windows is not None and rows > 1 else longest
+        return rows * max(1, config.train.batch_tokens // (parts * most)), width
+    return rows * steps.texts, width
+
+
+def rows_of_text(length: int, windows: WindowRule | None) -> tuple[int, int]:
+    """The rows that a text of so many tokens makes in a batch, and the tokens of each."""
+    if windows is None:
+        return 1, length
+    lengths = np.array([length])
+    return int(windows.counts(lengths)[0]), int(windows.widths(lengths)[0])
 
 
 def planned_launches(config: Config, num_labels: int, ranks_per_copy: int) -> dict[str, int] | None:

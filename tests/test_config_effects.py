@@ -43,8 +43,8 @@ EFFECTS = {
         "none": "directory engine num_workers",
     },
     ModelConfig: {
-        "result": "encoder pooling taps bottleneck projection_dropout dropouts shortlist_sizes level_weights scoring "
-        "teacher_forcing classifier_start start_from start_with freeze_layers trust_remote_code"
+        "result": "encoder pooling window taps bottleneck projection_dropout dropouts shortlist_sizes level_weights "
+        "scoring teacher_forcing classifier_start start_from start_with freeze_layers trust_remote_code"
     },
     HeadConfig: {
         "result": "candidates optimizer learning_rate weights second_moment clip_row_norm clip_global_norm",

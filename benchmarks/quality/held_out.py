@@ -33,7 +33,13 @@ def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
 
 
 def parsed(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and what every run has in common, as options of `python -m cxml.train`; the data are prepared.
+    """`parsed_without_data`, with the held-out texts that all runs share; they are prepared."""
+    options, words = parsed_without_data(parser, *further)
+    return options, [*words, "--data.directory", held_out(words, options.folder, options.share)]
+
+
+def parsed_without_data(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what every run has in common, as options of `python -m cxml.train`.
 
     `further` are options of `python -m cxml.train` that come before those of the command line.
     """
@@ -43,8 +49,7 @@ def parsed(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Nam
         options.folder, options.seeds = options.folder / "quick", 1
         rest = [*QUICK, "--evaluate.examples", "0", *rest]
     set_up_logging(is_speaker=True)
-    words = ["--config", options.config, "--evaluate.no-baseline", *rest]
-    return options, [*words, "--data.directory", held_out(words, options.folder, options.share)]
+    return options, ["--config", options.config, "--evaluate.no-baseline", *rest]
 
 
 def held_out(words: list[str], folder: Path, share: float) -> str:

@@ -32,15 +32,16 @@ from cxml.data.staging import stage
 from cxml.data.step_order import StepFacts, StepOrder, StepRule, micro_batch_shapes, step_facts
 from cxml.data.terms import Vocabulary, checked_vocabulary
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint
+from cxml.data.windows import WindowRule, Windows, window_rule
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "VALIDATION", "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "JoinedRows",
     "LabelledRows", "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder",
-    "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary",
-    "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url", "epoch_order",
+    "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary", "WindowRule",
+    "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url", "epoch_order",
     "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes",
     "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "read_vocabulary",
     "refuse_repeated_values", "resolve_encoder", "stage", "step_facts", "tokenizer_fingerprint", "train_texts",
-    "validation_texts", "verify", "with_names",
+    "validation_texts", "verify", "window_rule", "with_names",
 ]  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxml.data.ragged import Ragged
+from cxml.data.windows import WindowRule, Windows
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +46,19 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of B texts, padded to the longest of them, T tokens.
+    """Tensors of B texts, or of their n windows where any is longer than the encoder sees at once (`data.windows`).
+
+    Rows are texts or windows, padded to the longest of them, T tokens.
 
     Attributes:
-        input_ids: int64 [B, T].
-        attention_mask: int64 [B, T], 1 on tokens and 0 on padding.
+        input_ids: int64 [B or n, T].
+        attention_mask: int64 [B or n, T], 1 on tokens and 0 on padding.
         label_values: int64 [nnz], the label ids of all texts end to end, sorted and unique within a text.
         label_offsets: int64 [B + 1]; text i has label_values[label_offsets[i]:label_offsets[i + 1]].
         lengths: int64 [B], tokens of each text without padding, in host memory.
         global_size: texts in the whole optimiser step, over all processes and micro-batches.
         limits: of all batches that are worked on at the same time.
+        windows: whose the rows are; None where each is a whole text.
     """
 
     input_ids: torch.Tensor
@@ -64,29 +68,39 @@ class Batch:
     lengths: np.ndarray
     global_size: int
     limits: BatchLimits
+    windows: Windows | None = None
 
     @property
     def size(self) -> int:
         """B, the texts in this batch."""
-        return self.input_ids.shape[0]
+        return self.label_offsets.shape[0] - 1
+
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of each text or window, without padding, int64."""
+        return self.lengths if self.windows is None else self.windows.lengths
 
     def first(self, size: int) -> Batch:
         """The first `size` texts."""
         offsets = self.label_offsets[: size + 1]
+        windows = None if self.windows is None else self.windows.first(size)
+        num_rows = size if windows is None else len(windows.texts)
         return replace(
             self,
-            input_ids=self.input_ids[:size],
-            attention_mask=self.attention_mask[:size],
+            input_ids=self.input_ids[:num_rows],
+            attention_mask=self.attention_mask[:num_rows],
             label_values=self.label_values[: int(offsets[-1])],
             label_offsets=offsets,
             lengths=self.lengths[:size],
             limits=replace(self.limits, texts=min(size, self.limits.texts)),
+            windows=windows,
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Those of its fields that lie on a device, by name."""
+        """What of it lies on a device, by name; `windows` are the texts of the windows."""
         names = ("input_ids", "attention_mask", "label_values", "label_offsets")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found if self.windows is None else {**found, "windows": self.windows.texts}
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`. To an accelerator it is copied from pinned memory, and the host does not wait."""
@@ -98,7 +112,10 @@ class Batch:
         tensors = self.tensors()
         if device.type != "meta":
             tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        copies: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        if self.windows is not None:
+            copies["windows"] = replace(self.windows, texts=copies["windows"])
+        return replace(self, **copies)
 
 
 def few_lengths(max_length: int, most: int = 4) -> tuple[int, ...]:
@@ -114,30 +131,42 @@ def collate(
     global_size: int,
     limits: BatchLimits | None = None,
     pad_to: tuple[int, ...] = (),
+    rule: WindowRule | None = None,
 ) -> Batch:
-    """Pad B rows of tokens with `pad_id` to the longest and pair them with their labels.
+    """Pad the tokens of B texts with `pad_id` to the longest and pair them with their labels.
 
     Args:
-        input_ids: token ids of B rows.
-        labels: label ids of the rows.
+        input_ids: token ids of B texts.
+        labels: label ids of the texts.
         pad_id: the token that pads.
         global_size: texts in the whole optimiser step.
         limits: of all batches that are worked on at the same time; None if this is the only one.
         pad_to: pad to the first of these that is long enough, ascending; empty, or all too short: to the longest row.
+        rule: how long texts are cut into windows; None leaves them whole.
     """
     import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
 
-    longest = int(input_ids.lengths.max(initial=1))
+    rows, windows, num_rows = input_ids, None, len(input_ids)
+    if rule is not None:
+        cut, counts = rule.cut(input_ids)
+        if len(cut) > len(input_ids):
+            rows, num_rows = cut, rule.padded(counts)
+            texts = np.repeat(np.arange(len(counts) + 1), np.append(counts, num_rows - len(cut)))
+            windows = Windows(torch.from_numpy(texts), counts, cut.lengths)
+    longest = int(rows.lengths.max(initial=1))
     padded = next((length for length in pad_to if length >= longest), longest)
-    mask_BT = np.arange(padded) < input_ids.lengths[:, None]
-    ids_BT = np.full(mask_BT.shape, pad_id, np.int64)
-    ids_BT[mask_BT] = input_ids.values  # both run through the tokens row by row
+    mask_NT = np.zeros((num_rows, padded), bool)
+    mask_NT[: len(rows)] = np.arange(padded) < rows.lengths[:, None]
+    ids_NT = np.full(mask_NT.shape, pad_id, np.int64)
+    ids_NT[mask_NT] = rows.values  # both run through the tokens row by row
+    mask_NT[len(rows) :, 0] = True  # where nothing is shown, attention and its gradient are no numbers
     return Batch(
-        input_ids=torch.from_numpy(ids_BT),
-        attention_mask=torch.from_numpy(mask_BT.astype(np.int64)),
+        input_ids=torch.from_numpy(ids_NT),
+        attention_mask=torch.from_numpy(mask_NT.astype(np.int64)),
         label_values=torch.from_numpy(labels.values.astype(np.int64)),
         label_offsets=torch.from_numpy(labels.offsets.astype(np.int64)),
         lengths=input_ids.lengths,
         global_size=global_size,
         limits=limits or BatchLimits.of(labels.lengths, np.array([0, len(labels.lengths)])),
+        windows=windows,
     )

@@ -16,12 +16,13 @@ from cxml.data.order import cut
 from cxml.data.prefetch import prefetch
 from cxml.data.staging import stage
 from cxml.data.step_order import StepOrder, StepRule
+from cxml.data.windows import WindowRule
 from cxml.errors import ConfigError, StaleArtefactError
 
 if TYPE_CHECKING:
     import torch
 
-_SINCE_STATES = {"batch_tokens": 0}  # facts that older states do not have, and what they then were
+_SINCE_STATES = {"batch_tokens": 0, "window": 0}  # facts that older states do not have, and what they then were
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class TrainLoader:
         batch_tokens: int = 0,
         device: torch.device | None = None,
         pad_to: tuple[int, ...] = (),
+        windows: WindowRule | None = None,
     ) -> None:
         """Plan the steps; the other arguments are of `collate` and of the config.
 
@@ -67,6 +69,7 @@ class TrainLoader:
             batch_tokens: most tokens of a global batch, padding counted; 0: as many texts as batch_size says.
             device: where batches go ahead of their step; None is the CPU.
             pad_to: see `collate`.
+            windows: how long texts are cut; None leaves them whole.
 
         Raises:
             ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
@@ -74,7 +77,9 @@ class TrainLoader:
         self._dataset = dataset
         self._label_counts = dataset.label_counts
         self._seed = seed
-        self._rule = StepRule(batch_size=batch_size, bucket_by_length=bucket_by_length, batch_tokens=batch_tokens)
+        self._rule = StepRule(
+            batch_size=batch_size, bucket_by_length=bucket_by_length, batch_tokens=batch_tokens, windows=windows
+        )  # fmt: skip
         self._order = StepOrder(dataset.lengths, self._rule, seed)
         self._device = device
         self._position = (0, 0)
@@ -83,15 +88,16 @@ class TrainLoader:
         self._first_part = rank * accumulation
         self._accumulation = accumulation
         self.steps_per_epoch = self._order.steps_per_epoch
+        taken = self._rule.most_tokens(dataset.lengths)
         if (smallest := self._order.smallest) < self._parts:
             field, value = ("batch_tokens", batch_tokens) if batch_tokens else ("batch_size", batch_size)
             raise ConfigError(
                 f"train.{field}", value,
                 f"{len(dataset)} texts make batches of {smallest}, too few for {world_size} processes x {accumulation} "
                 "micro-batches", f"Lower num_workers or accumulation so that their product is at most {smallest}"
-                + (f", or set it to {self._parts * int(dataset.lengths.max())} or more." if batch_tokens else "."),
+                + (f", or set it to {self._parts * int(taken.max())} or more." if batch_tokens else "."),
             )  # fmt: skip
-        longer = int((dataset.lengths > batch_tokens).sum()) if batch_tokens else 0
+        longer = int((taken > batch_tokens).sum()) if batch_tokens else 0
         if longer and rank == 0:
             _log.warning(
                 "%d texts are longer than train.batch_tokens %d; each has a step of its own", longer, batch_tokens
@@ -144,6 +150,7 @@ class TrainLoader:
             "batch_size": self._rule.batch_size,
             "bucket_by_length": int(self._rule.bucket_by_length),
             "batch_tokens": self._rule.batch_tokens,
+            "window": 0 if self._rule.windows is None else self._rule.windows.size,
         }
 
     def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
@@ -158,7 +165,8 @@ class TrainLoader:
     def _collate(self, indices: np.ndarray, global_size: int, limits: BatchLimits) -> Batch:
         rows = self._dataset.gather(indices)
         return collate(
-            *rows, pad_id=self._pad_id, global_size=global_size, limits=limits, pad_to=self._pad_to
+            *rows, pad_id=self._pad_id, global_size=global_size, limits=limits, pad_to=self._pad_to,
+            rule=self._rule.windows,
         )  # fmt: skip
 
 
@@ -170,7 +178,10 @@ class EvalLoader:
     that share label rows predict in step; one without a text left gets a batch of some text, with no row numbers.
     """
 
-    def __init__(self, dataset: TextRows, *, batch_size: int, rank: int, world_size: int, pad_id: int) -> None:
+    def __init__(
+        self, dataset: TextRows, *, batch_size: int, rank: int, world_size: int, pad_id: int,
+        windows: WindowRule | None = None,
+    ) -> None:  # fmt: skip
         start, stop = cut(len(dataset), world_size)[rank : rank + 2]
         longest_first = np.argsort(-dataset.lengths[start:stop], kind="stable")
         self._indices = start + longest_first
@@ -179,7 +190,7 @@ class EvalLoader:
         self._bounds = cut(len(self._indices), num_batches)
         self._limits = BatchLimits(texts=max(1, math.ceil(largest_share / num_batches)), labels=0, labels_of_a_text=0)
         self._dataset = dataset
-        self._pad_id = pad_id
+        self._pad_id, self._windows = pad_id, windows
 
     def __len__(self) -> int:
         """Batches of each rank."""
@@ -199,4 +210,6 @@ class EvalLoader:
             indices = self._indices[start:stop]
             rows = indices if len(indices) else np.zeros(1, np.int64)
             texts = self._dataset.gather(rows)
-            yield indices, collate(*texts, pad_id=self._pad_id, global_size=len(rows), limits=self._limits)
+            yield indices, collate(
+                *texts, pad_id=self._pad_id, global_size=len(rows), limits=self._limits, rule=self._windows
+            )  # fmt: skip

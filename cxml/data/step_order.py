@@ -10,15 +10,21 @@ import numpy as np
 from cxml.data.buckets import bucket, smallest_batch
 from cxml.data.order import cut, epoch_order
 from cxml.data.token_steps import TokenSteps
+from cxml.data.windows import WindowRule
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRule:
-    """How texts make steps; see the fields of the same names of `TrainConfig`."""
+    """How texts make steps; see the fields of the same names of `TrainConfig`, and how they are cut into windows."""
 
     batch_size: int
     bucket_by_length: bool = False
     batch_tokens: int = 0
+    windows: WindowRule | None = None
+
+    def most_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """What texts of so many tokens add to any step in which none is longer, padding counted, at most, int64 [N]."""
+        return lengths if self.windows is None else self.windows.most_tokens(lengths)
 
 
 class StepOrder:
@@ -34,7 +40,7 @@ class StepOrder:
         self._lengths = lengths
         self._seed = seed
         self._bucket_by_length = rule.bucket_by_length
-        self._by_tokens = TokenSteps.plan(lengths, rule.batch_tokens) if rule.batch_tokens else None
+        self._by_tokens = TokenSteps.plan(rule.most_tokens(lengths), rule.batch_tokens) if rule.batch_tokens else None
         if self._by_tokens is not None:
             self.steps_per_epoch = self._by_tokens.num_steps
             self.smallest = int(np.diff(self._by_tokens.bounds).min())
@@ -62,8 +68,8 @@ class StepFacts:
     Attributes:
         steps_per_epoch: optimiser steps.
         texts: of a micro-batch, in the mean, rounded up.
-        width: tokens of a text with its padding, in the mean.
-        padding: share of padding among the tokens of an epoch.
+        width: tokens of a text with its padding, over all of its windows, in the mean.
+        padding: share of padding, and of special tokens that windows add, among the tokens of an epoch.
         mean_tokens: of a step over all processes and micro-batches, padding counted.
         most_tokens: of the largest step.
     """
@@ -88,8 +94,8 @@ def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, nu
     """
     order = StepOrder(lengths, rule, seed)
     rows, bounds = order.epoch(0)
-    texts, widths = micro_batch_shapes(lengths[rows], bounds, min(parts, order.smallest))
-    tokens = (texts * widths).sum(1)
+    padded, widths = micro_batch_shapes(lengths[rows], bounds, min(parts, order.smallest), rule.windows)
+    tokens = (padded * widths).sum(1)
     steps = round(order.steps_per_epoch * num_texts / len(lengths))
     if not rule.batch_tokens:
         steps = math.ceil(num_texts / rule.batch_size)
@@ -103,15 +109,19 @@ def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, nu
     )
 
 
-def micro_batch_shapes(lengths: np.ndarray, bounds: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts and width in tokens of each padded micro-batch, both int64 [steps, parts].
+def micro_batch_shapes(
+    lengths: np.ndarray, bounds: np.ndarray, parts: int, rule: WindowRule | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts, or windows, and width in tokens of each padded micro-batch, both int64 [steps, parts].
 
     Args:
         lengths: int64 [N], tokens of the texts, step after step.
         bounds: int64 [steps + 1], of the steps.
         parts: micro-batches of a step, over all processes; at most as many as the smallest step has texts.
+        rule: how texts are cut into windows; None leaves them whole.
     """
+    counts, widths = (np.ones_like(lengths), lengths) if rule is None else (rule.counts(lengths), rule.widths(lengths))
     sizes = np.diff(bounds)[:, None]
     starts = bounds[:-1, None] + np.arange(parts) * sizes // parts
-    widths = np.maximum.reduceat(lengths, starts.ravel()).reshape(starts.shape)
-    return np.diff(np.append(starts.ravel(), len(lengths))).reshape(starts.shape), widths
+    rows, widths = np.add.reduceat(counts, starts.ravel()), np.maximum.reduceat(widths, starts.ravel())
+    return rows.reshape(starts.shape), widths.reshape(starts.shape)

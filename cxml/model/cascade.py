@@ -153,7 +153,7 @@ class CascadeXML(nn.Module):
             In training a scalar, summed over the texts and weighted over the levels, and float32 [levels], detached.
             In prediction one `LevelPrediction` per level, labels last.
         """
-        features = self.encoder(batch.input_ids, batch.attention_mask)
+        features = self.encoder(batch.input_ids, batch.attention_mask, batch.windows)
         if predict_k is None:
             return self._loss(features, batch)
         return self._predict(features, predict_k, beam or self.shortlist_sizes, batch.limits)

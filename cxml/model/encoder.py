@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
+from cxml.data import Windows
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.model.compilation import compile_layers
@@ -22,10 +23,11 @@ from cxml.model.taps import Tap, default_taps, parse_taps
 class TappedEncoder(nn.Module):
     """Text in, one feature vector per level out.
 
-    Each level pools the hidden states of the layers it taps; a level that taps several layers concatenates them
-    and projects them back to the hidden size (the paper's level 0), at first to their mean, which the pretrained layers
-    already made something of; then each level has its own dropout. The last level's feature may pass a bottleneck, a
-    linear map to fewer dimensions, which begins as random orthogonal directions.
+    Each level pools the hidden states of the layers it taps, over all windows of a text (`cxml.data.windows`); a level
+    that taps several layers concatenates them and projects them back to the hidden size (the paper's level 0), at first
+    to their mean, which the pretrained layers already made something of; then each level has its own dropout. The last
+    level's feature may pass a bottleneck, a linear map to fewer dimensions, which begins as random orthogonal
+    directions.
 
     Attributes:
         hidden_size: of the transformer, D.
@@ -60,27 +62,28 @@ class TappedEncoder(nn.Module):
         self.feature_sizes = (*(self.hidden_size for _ in taps[1:]), label_width)
         self.bottleneck = _orthogonal(self.hidden_size, bottleneck) if bottleneck else nn.Identity()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
         """Features of each level.
 
         Args:
-            input_ids: token ids, int64 [B, T].
-            attention_mask: 1 for tokens, 0 for padding, int64 [B, T].
+            input_ids: token ids of texts, int64 [B, T], or of their windows, [n, T].
+            attention_mask: 1 for tokens, 0 for padding, of the same shape.
+            windows: whose the windows are; None: each row is a text.
 
         Returns:
             One tensor [B, feature_sizes[level]] per level, in the weights' dtype; float32 from `predicting_in`.
         """
-        *features, last = self.wide_features(input_ids, attention_mask)
+        *features, last = self.wide_features(input_ids, attention_mask, windows)
         return [*features, self.bottleneck(last)]
 
-    def wide_features(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+    def wide_features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
         """What `forward` gives, the labels' before the bottleneck: one tensor [B, D] per level."""
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         features = []
         for tap, projection, dropout in zip(self.taps, self.projections, self.dropouts, strict=True):
-            pooled = torch.cat([self._pool(states[layer], attention_mask) for layer in tap], dim=-1)
+            pooled = torch.cat([self._pool(states[layer], attention_mask, windows) for layer in tap], dim=-1)
             features.append(dropout(projection(pooled)))
         return features
 
@@ -137,13 +140,20 @@ class TappedEncoder(nn.Module):
         """Those of the forward pass, which has its own already, and of computing activations again."""
         return nullcontext(), self._attention()
 
-    def _pool(self, states_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        dtype = self._feature_dtype or states_BTD.dtype
-        if self.pooling == "cls":
-            return states_BTD[:, 0].to(dtype)
+    def _pool(self, states_NTD: Tensor, mask_NT: Tensor, windows: Windows | None = None) -> Tensor:
+        """The mean over all tokens of a text, [B, D], or over the first tokens of its windows."""
+        dtype = self._feature_dtype or states_NTD.dtype
+        if self.pooling == "cls" and windows is None:
+            return states_NTD[:, 0].to(dtype)
         # In fp32: bf16 counts no further than 256.
-        sums_BD = (states_BTD * mask_BT.unsqueeze(-1)).sum(1, dtype=torch.float32)
-        return (sums_BD / mask_BT.sum(1, keepdim=True)).to(dtype)
+        if self.pooling == "cls":
+            sums_ND, counts_N1 = states_NTD[:, 0].float(), torch.ones_like(mask_NT[:, :1])
+        else:
+            sums_ND = (states_NTD * mask_NT.unsqueeze(-1)).sum(1, dtype=torch.float32)
+            counts_N1 = mask_NT.sum(1, keepdim=True)
+        if windows is not None:
+            sums_ND, counts_N1 = windows.sum(sums_ND), windows.sum(counts_N1)
+        return (sums_ND / counts_N1).to(dtype)
 
 
 def _mean_of(num_layers: int, width: int) -> nn.Linear:

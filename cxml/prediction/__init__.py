@@ -9,7 +9,7 @@ Where validation texts have chosen thresholds, `Decisions` turns rankings into s
 """
 
 from cxml.prediction.decisions import Decisions, as_threshold, choose_decisions, parse_threshold, write_run_decisions
-from cxml.prediction.encoder_program import export_encoder
+from cxml.prediction.encoder_program import export_encoder, refuse_windows
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
 from cxml.prediction.logit_adjustment import adjust_logits
@@ -41,6 +41,7 @@ __all__ = [
     "read_exported",
     "read_parts",
     "read_scores",
+    "refuse_windows",
     "require_power",
     "scores_as_npz",
     "upload",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cxml import storage
-from cxml.errors import CxmlError
+from cxml.config import Config
+from cxml.errors import ConfigError, CxmlError
 from cxml.model import TappedEncoder
 
 _CLOSE = 1e-4
@@ -35,6 +36,17 @@ def export_encoder(encoder: TappedEncoder, url: str) -> None:
     written = torch.export.load(io.BytesIO(sink.getvalue())).module()
     check_features(encoder, written)
     storage.write_atomic(url, sink.getvalue())
+
+
+def refuse_windows(config: Config, field: str, value: object) -> None:
+    """Refuse a model that cuts texts into windows, which programs outside of this library do not.
+
+    Raises:
+        ConfigError: names the field that asks for the export, its value, and the remedy.
+    """
+    if config.tokens_at_once < config.data.max_length:
+        problem = f"has no place for the windows of {config.model.window} tokens that this model cuts texts into"
+        raise ConfigError(field, value, problem, "Export the form cxml alone, which `cxml.Predictor` reads.")
 
 
 def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> ExportedProgram:

@@ -183,8 +183,9 @@ class _Settings:
         pad_id = values.get("pad_id")
         if not isinstance(pad_id, int) or not 0 <= pad_id < architecture.vocab_size:
             raise DataError(file, f"pad_id is {pad_id!r}, which is not a token of the encoder", _AGAIN)
-        if config.data.max_length > getattr(architecture, "max_position_embeddings", config.data.max_length):
-            raise DataError(file, "data.max_length exceeds the encoder's positions", _AGAIN)
+        if config.tokens_at_once > getattr(architecture, "max_position_embeddings", config.tokens_at_once):
+            field = "model.window" if config.model.window else "data.max_length"
+            raise DataError(file, f"{field} exceeds the encoder's positions", _AGAIN)
         if not _are_facts(values["facts"]):
             raise DataError(file, "its facts are not names, numbers and metrics", _AGAIN)
         return cls(config, architecture, pad_id, values["facts"])

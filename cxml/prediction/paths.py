@@ -26,7 +26,7 @@ def explain_batch(
         best: labels [B, K] and the logits of their scores.
         is_weighted: whether a score is the label's probability times that of the cluster above it.
     """
-    features = model.encoder(batch.input_ids, batch.attention_mask)
+    features = model.encoder(batch.input_ids, batch.attention_mask, batch.windows)
     labels = best.nodes.cpu().numpy()
     nodes, logits = [], []
     for level in range(len(tree.offsets)):

@@ -17,7 +17,7 @@ from torch import Tensor
 from cxml import extras, storage
 from cxml.accelerators import device_of, encoder_dtype
 from cxml.config import PrecisionChoice
-from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets
+from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets, window_rule
 from cxml.errors import ConfigError
 from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
 from cxml.metrics import Thresholds, metric_sums
@@ -25,6 +25,7 @@ from cxml.model import CascadeXML, LevelPrediction, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction.decisions import as_threshold
+from cxml.prediction.encoder_program import refuse_windows
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
@@ -81,6 +82,7 @@ class Predictor:
         self.device = device_of(0) if device is None else as_device(device)
         self._exchange = exchange or Exchange(is_alone=True)
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
+        self._windows = window_rule(parts.config, parts.tokenizer, device=self.device)
         self._label_ids = np.arange(parts.tree.num_labels)
         self._scores_all = parts.config.head.candidates == "all"
         self.precision: PrecisionChoice = as_precision(precision or parts.config.evaluate.precision)
@@ -200,13 +202,14 @@ class Predictor:
 
         Raises:
             ConfigError: other ranks hold a part of the label rows, a package of the extra `onnx` is missing, or the
-                model has words, which this form leaves out.
+                model has words or cuts texts into windows, which this form leaves out.
         """
         if self.parts.evidence is not None:
             raise ConfigError(
                 "form", "onnx", "has no place for the words that this model ranks by",
                 "Load the model with words=False (python -m cxml.export --no-words) to export the cascade alone.",
             )  # fmt: skip
+        refuse_windows(self.parts.config, "form", "onnx")
         folder = as_url(folder, "folder")
         extras.require("save_onnx", folder, *extras.EXTRAS["onnx"])
         from cxml.prediction.onnx_export import write_onnx  # noqa: PLC0415 - optional
@@ -369,7 +372,7 @@ class Predictor:
         tokens = self._encode(as_texts(texts))
         features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
-            last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask)[-1]
+            last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask, batch.windows)[-1]
             features[rows] = last[: len(rows)].float().cpu().numpy()
         return features
 
@@ -475,7 +478,9 @@ class Predictor:
             own = tokens.take(rows) if len(rows) else _ONE_TOKEN
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
             self.parts.check_rows()  # right before they are read
-            batch = collate(own, none, pad_id=self.parts.pad_id, global_size=len(own), limits=limits)
+            batch = collate(
+                own, none, pad_id=self.parts.pad_id, global_size=len(own), limits=limits, rule=self._windows
+            )  # fmt: skip
             yield rows, batch.to(self.device)
             self.parts.check_rows()  # so that nothing is answered from rows that changed meanwhile
 

@@ -17,6 +17,7 @@ from cxml.settings.names import name_pattern
 
 _MOST_LENGTHS = 2_000_000  # of texts, so that facts take seconds
 _MOST_TEXTS = 20_000  # that are read for the names of labels
+_MOST_WINDOWS = 8  # of a text; each costs as much as the first
 _MOST_TOKENS = 512  # time grows with them; encoders that read more are asked to by name
 
 
@@ -86,7 +87,7 @@ def encoder_facts(model: ModelConfig) -> EncoderFacts:
 
 
 def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
-    """Tokens that a text may have: what the encoder was pretrained on, has positions for, or 512.
+    """Tokens that a text may have: what the encoder was pretrained on, has positions for, or 512; or 8 windows.
 
     Args:
         model: names the encoder.
@@ -95,6 +96,8 @@ def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
     Raises:
         ConfigError: the encoder cannot be read.
     """
+    if model.window:
+        return _MOST_WINDOWS * model.window
     positions = getattr(read_encoder_config(model), "max_position_embeddings", None)
     known = [each for each in (read_sentence_length(model), positions, tokenizer_limit) if each is not None]
     return min([*known, _MOST_TOKENS])

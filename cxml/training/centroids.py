@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxml.data import EvalLoader, TextRows
+from cxml.data import EvalLoader, TextRows, WindowRule
 from cxml.model import CascadeXML, Rows
 from cxml.parallel import Exchange, Ranks
 from cxml.progress import track
@@ -26,7 +26,9 @@ _BLOCK_ROWS = 65536  # copied at once
 
 
 @torch.no_grad()
-def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, batch_size: int) -> None:
+def start_from_centroids(
+    model: CascadeXML, dataset: TextRows, ranks: Ranks, batch_size: int, windows: WindowRule | None = None
+) -> None:
     """Set the heads of all levels from one pass over the texts; a collective call, on a model in no engine yet.
 
     Needs 4 D bytes per label row of this process while it runs.
@@ -36,6 +38,7 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
         dataset: the texts of the training.
         ranks: this process's place.
         batch_size: texts per batch and process.
+        windows: how long texts are cut; None leaves them whole.
     """
     model.to(ranks.device).eval()
     sizes, widths, num_heads = model.level_sizes, model.encoder.feature_sizes, len(model.cluster_heads)
@@ -44,10 +47,11 @@ def start_from_centroids(model: CascadeXML, dataset: TextRows, ranks: Ranks, bat
     levels = [_RowsOfALevel(rows, width, _scale(width, model.encoder.hidden_size)) for rows, width in sharded]
     loader = EvalLoader(
         dataset, batch_size=batch_size, rank=ranks.rank, world_size=ranks.world_size,
-        pad_id=dataset.manifest.tokenizer.pad_id,
+        pad_id=dataset.manifest.tokenizer.pad_id, windows=windows,
     )  # fmt: skip
     for rows, batch in track(loader, len(loader), "centroids") if ranks.is_first else loader:
-        every = model.encoder(batch.input_ids.to(ranks.device), batch.attention_mask.to(ranks.device))
+        there = batch.to(ranks.device)
+        every = model.encoder(there.input_ids, there.attention_mask, there.windows)
         features = [each[: len(rows)] for each in every]
         keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
         for level, centroids in enumerate(heads):

@@ -14,7 +14,7 @@ from scipy import sparse
 from cxml.accelerators import encoder_dtype
 from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
-from cxml.data import Batch, EvalLoader, LabelledRows
+from cxml.data import Batch, EvalLoader, LabelledRows, WindowRule
 from cxml.metrics import MetricSums, metric_sums
 from cxml.model import LevelPrediction, on_host
 from cxml.parallel import Exchange, Ranks
@@ -108,6 +108,7 @@ def evaluate(
     *,
     config: EvaluateConfig,
     ranks: Ranks,
+    windows: WindowRule | None = None,
 ) -> list[dict[str, float]]:
     """Metrics over a split in percent, per level, coarse to fine; the labels' come last, with PSP and PSnDCG.
 
@@ -120,14 +121,15 @@ def evaluate(
         inverse_propensity: float [L], see `cxml.metrics.inverse_propensities`.
         config: batch size and cut-offs.
         ranks: this process's place.
+        windows: how long texts are cut; None leaves them whole.
     """
-    prediction = predict_share(predict, dataset, tree, config, ranks)
+    prediction = predict_share(predict, dataset, tree, config, ranks, windows=windows)
     return score_levels(prediction, dataset, tree, inverse_propensity, config=config, ranks=ranks)
 
 
 def predict_share(
     predict: Predict, dataset: LabelledRows, tree: LabelTree, config: EvaluateConfig, ranks: Ranks,
-    *, num_labels: int = 0,
+    *, num_labels: int = 0, windows: WindowRule | None = None,
 ) -> SplitPrediction:  # fmt: skip
     """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`.
 
@@ -135,7 +137,7 @@ def predict_share(
     """
     loader = EvalLoader(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
-        pad_id=dataset.manifest.tokenizer.pad_id,
+        pad_id=dataset.manifest.tokenizer.pad_id, windows=windows,
     )  # fmt: skip
     k = min(max(config.top_k), tree.num_labels)
     return predict_split(predict, loader, k, tree, ranks, num_labels=min(num_labels, tree.num_labels))

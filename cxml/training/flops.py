@@ -21,7 +21,7 @@ class StepFlops:
 
     Attributes:
         per_token: products with the encoder's matrices.
-        per_pair: attention, for each pair of tokens of a text.
+        per_pair: attention, for each pair of tokens of a text, or of a window of one.
         per_text: the levels' scores, projections of joined layers, and the bottleneck.
     """
 
@@ -29,10 +29,10 @@ class StepFlops:
     per_pair: float
     per_text: float
 
-    def of(self, lengths: np.ndarray) -> float:
-        """The operations for texts of so many tokens, int64 [B]."""
+    def of(self, lengths: np.ndarray, num_texts: int) -> float:
+        """The operations for B texts, whole or in windows, of so many tokens, int64 [B or n]."""
         tokens, pairs = float(lengths.sum()), float(np.square(lengths).sum())
-        return self.per_token * tokens + self.per_pair * pairs + self.per_text * len(lengths)
+        return self.per_token * tokens + self.per_pair * pairs + self.per_text * num_texts
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from cxml.data import (
     few_lengths,
     read_labels,
     validation_texts,
+    window_rule,
     with_names,
 )
 from cxml.errors import DataError
@@ -171,11 +172,12 @@ def set_up_on(
     dataset: TextRows, tree: LabelTree, config: Config, ranks: Ranks, *, is_new: bool = True
 ) -> tuple[TrainingState, Schedule]:
     """`set_up` on texts and a tree that need not be those that `config` names."""
+    windows = window_rule(config, device=ranks.device)
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
         accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
         bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
-        pad_to=_lengths(config, ranks),
+        pad_to=_lengths(config, ranks), windows=windows,
     )  # fmt: skip
     torch.manual_seed(config.seed)  # every rank starts from the same weights
     is_sharded = config.head.implementation == "rows"
@@ -184,7 +186,7 @@ def set_up_on(
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:
-        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size)
+        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size, windows)
     if config.train.compile:
         model.encoder.compile_layers(ranks.device, recompute=config.train.activation_checkpointing)
     elif config.train.activation_checkpointing:
@@ -213,8 +215,9 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
     """The lengths to pad batches to where code is made for each size of a batch; empty: to the longest text of each."""
     train = config.train
     if train.compile:
-        return few_lengths(config.data.max_length)
-    has_like_batches = not train.bucket_by_length and not train.batch_tokens  # else few would have the same size anyway
+        return few_lengths(config.tokens_at_once)
+    is_whole = config.tokens_at_once == config.data.max_length
+    has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else few have the same size
     if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
         return few_lengths(config.data.max_length, _MOST_LENGTHS)
     return ()
@@ -348,7 +351,8 @@ def _predict_texts(
     """This rank's share of some texts as the cascade predicts it, and as the model does: with words, if it has any."""
     wanted = num_candidates(len(texts))
     candidates = wanted if evidence is None else max(wanted, CANDIDATES)
-    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=candidates)
+    windows = window_rule(config, device=ranks.device)
+    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=candidates, windows=windows)
     return found, with_words(found, texts, evidence, min(max(wanted, *config.evaluate.top_k), tree.num_labels))
 
 

@@ -275,10 +275,10 @@ class _Recorder:
         self._steps += 1
         self._texts += micro_batches[0].global_size
         for batch in micro_batches:
-            self._tokens += int(batch.lengths.sum())
+            self._tokens += int(batch.row_lengths.sum())
             self._computed_tokens += batch.input_ids.numel()
             if self._utilisation is not None:
-                self._flops += self._utilisation.flops.of(batch.lengths)
+                self._flops += self._utilisation.flops.of(batch.row_lengths, batch.size)
 
     def record(self, step: int, epoch: float, lr_factor: float, callbacks: Sequence[Callback]) -> None:
         """Tell all callbacks; if no step counted, the next record covers this window too."""

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from cxml.checkpoint import Progress, TrainingState
-from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts
+from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts, window_rule
 from cxml.model import LevelPrediction
 from cxml.training.evaluation import evaluate
 from cxml.training.loop import Callback, Evaluation, Pacer
@@ -43,6 +43,7 @@ class EvaluateDuringTraining(Callback):
         self._engine = state.engine
         self._tree = state.tree
         self._ranks = state.ranks
+        self._windows = window_rule(state.config, device=state.ranks.device)
         self._trackers = trackers
         self._figures = figures
         validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
@@ -79,7 +80,7 @@ class EvaluateDuringTraining(Callback):
         self._engine.eval()
         levels = evaluate(
             self._predict, self._texts, self._tree, label_weights(self._config),
-            config=self._config.evaluate, ranks=self._ranks,
+            config=self._config.evaluate, ranks=self._ranks, windows=self._windows,
         )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])

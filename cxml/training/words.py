@@ -26,6 +26,7 @@ from cxml.data import (
     read_vocabulary,
     train_texts,
     validation_texts,
+    window_rule,
 )
 from cxml.errors import ConfigError
 from cxml.evidence import (
@@ -112,7 +113,8 @@ def combine_words(config: Config, fingerprint: str) -> None:
             raise no_validation_texts("evidence.words", True)
         tree = LabelTree.load(tree_url(config))
         predict = predict_by_model(config, tree, ranks)
-        found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES)
+        windows = window_rule(config, device=ranks.device)
+        found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=CANDIDATES, windows=windows)
         best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
         if best is not None:
             commit_words(words_url(config), _choose(config, texts, tree, *best), fingerprint)

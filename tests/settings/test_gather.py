@@ -91,3 +91,7 @@ def test_the_longest_text_is_what_the_encoder_was_pretrained_on(tmp_path):
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": true}')
     assert longest_possible(ModelConfig(encoder=str(folder)), 10**30) == 512
     assert longest_possible(ModelConfig(encoder=str(folder)), 100) == 100
+
+
+def test_with_windows_the_longest_text_has_eight_of_them():
+    assert longest_possible(ModelConfig(encoder=MINILM, window=128), 512) == 1024

@@ -42,6 +42,7 @@ MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see 
     "rows clipped": 85,
     "bf16": 80,
     "bottleneck": 75,
+    "windows": 75,
     "bottleneck, all levels sharded": 110,
     "four ranks": 105,
     "four ranks, two copies": 120,
@@ -55,6 +56,7 @@ PREDICTED = {
     "all labels, predicted": 70,
     "four levels, predicted": 55,
     "bottleneck, predicted": 45,
+    "windows, predicted": 45,
 }
 
 

@@ -43,7 +43,7 @@ def test_operations_of_the_encoder_are_those_that_pytorch_counts(tmp_path, encod
     lengths = np.full(TEXTS, TOKENS)
     # No gradient goes into the tokens themselves: the first trained layer's queries, keys and values take a third less.
     untaken = 2 * TEXTS * TOKENS * 3 * model.encoder.hidden_size**2 if frozen else 0
-    assert counter.get_total_flops() == pytest.approx(without_heads.of(lengths) - untaken, rel=1e-6)
+    assert counter.get_total_flops() == pytest.approx(without_heads.of(lengths, TEXTS) - untaken, rel=1e-6)
 
 
 def test_utilisation_is_told_where_the_peak_is_known_and_in_bf16_alone(tmp_path, encoder, monkeypatch):

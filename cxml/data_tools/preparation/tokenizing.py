@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from tokenizers import Tokenizer
 
 from cxml.config import Config
-from cxml.data import Ragged, TextEncoder, TokenizerInfo, tokenizer_fingerprint
+from cxml.data import Ragged, TextEncoder, TokenizerInfo, tokenizer_fingerprint, window_rule
 from cxml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     """The tokenizer of `model.encoder`, and the facts that identify it.
 
     Raises:
-        ConfigError: it cannot be loaded, is not a fast one, has no padding token, or `data.max_length` exceeds the
-            encoder's positions.
+        ConfigError: it cannot be loaded, is not a fast one, has no padding token, `data.max_length`, or `model.window`
+            if it is set, exceeds the encoder's positions, or a window has no room for tokens of a text.
     """
     # Importing transformers takes seconds; workers get the rules instead.
     from cxml.data.pretrained import load_pretrained_tokenizer, read_encoder_config  # noqa: PLC0415
@@ -31,13 +31,24 @@ def load_tokenizer(config: Config) -> tuple[PreTrainedTokenizerBase, TokenizerIn
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         remedy = "Choose an encoder with a tokenizer.json that names a padding token."
         raise ConfigError("model.encoder", name, "has no fast tokenizer with a padding token", remedy)
-    positions = getattr(encoder, "max_position_embeddings", None)
-    if positions is not None and config.data.max_length > positions:
-        problem = f"the encoder has {positions} positions"
-        raise ConfigError("data.max_length", config.data.max_length, problem, f"Set it to {positions} or less.")
-    rules = tokenizer_fingerprint(cast(Tokenizer, tokenizer.backend_tokenizer))
+    _refuse_too_long(config, getattr(encoder, "max_position_embeddings", None))
+    backend = cast(Tokenizer, tokenizer.backend_tokenizer)
+    window_rule(config, backend)
+    rules = tokenizer_fingerprint(backend)
     info = TokenizerInfo(name, rules, cast(int, tokenizer.pad_token_id), len(tokenizer))
     return tokenizer, info
+
+
+def _refuse_too_long(config: Config, positions: int | None) -> None:
+    """Raise `ConfigError` where the encoder would see more tokens at once than it has positions for."""
+    length, window = config.data.max_length, config.model.window
+    if positions is None or config.tokens_at_once <= positions:
+        return
+    problem = f"the encoder has {positions} positions"
+    if window:
+        raise ConfigError("model.window", window, problem, f"Set it to {positions} or less.")
+    remedy = f"Set it to {positions} or less, or cut longer texts into windows: model.window {min(positions, 256)}."
+    raise ConfigError("data.max_length", length, problem, remedy)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Ragged:

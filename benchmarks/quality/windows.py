@@ -1,0 +1,107 @@
+"""Long texts: their first tokens alone against windows over more of them, at equal training work, on held-out texts.
+
+    python benchmarks/quality/windows.py --config FILE [--share 0.1] [--length 1024] [--passes 2]
+    python benchmarks/quality/windows.py --quick
+
+Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Each way trains
+for as many epochs as have about as many tokens, padding counted, as --passes epochs of the costliest way. Options of
+`python -m cxml.train` that follow hold for every run. Runs that are finished are not run again. Prints metrics of the
+held-out texts, epochs, and CPU seconds of the whole run: tree, training, prediction. The last line is JSON: P@5 of the
+best windows against that of the best first tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from quality.held_out import cells, held_out, parsed_without_data, parser_of
+from support.closing_line import print_closing_line
+from support.configs import config_of
+
+from cxml.data import ShardedDataset, StepRule, data_url, step_facts, window_rule
+from cxml.pipeline import run
+from cxml.run_settings import settled
+
+METRICS = ("P@1", "P@3", "P@5", "RP@5", "nDCG@5")
+SECONDS = "cpu-seconds.txt"
+
+
+def main() -> None:
+    """Parse, train, print."""
+    parser = parser_of(__doc__, "windows")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a text that is cut into windows")
+    parser.add_argument("--first", type=int, nargs="+", default=[128, 256, 512], help="tokens of a text that is not")
+    parser.add_argument("--windows", type=int, nargs="+", default=[128, 256], help="tokens of a window")
+    parser.add_argument("--passes", type=int, default=2, help="epochs of the costliest way")
+    options, words = parsed_without_data(parser)
+    if options.quick:
+        options.length, options.first, options.windows, options.passes = 32, [8], [16], 1
+    ways = {f"first {length}": ways_words(words, options, length, 0) for length in options.first}
+    ways |= {f"windows of {size}": ways_words(words, options, options.length, size) for size in options.windows}
+    costs = {name: tokens_of_an_epoch(each) for name, each in ways.items()}
+    epochs = {name: max(1, round(options.passes * max(costs.values()) / cost)) for name, cost in costs.items()}
+    found = {
+        name: np.array([measure(each, epochs[name], options.folder / name, seed) for seed in range(options.seeds)])
+        for name, each in ways.items()
+    }
+    report(found, epochs, costs)
+
+
+def ways_words(words: list[str], options: argparse.Namespace, length: int, window: int) -> list[str]:
+    """Options of the runs of one way; its data are prepared."""
+    own = [*words, "--data.max-length", str(length), "--model.window", str(window)]
+    return [*own, "--data.directory", held_out(own, options.folder / f"data-{length}", options.share)]
+
+
+def tokens_of_an_epoch(words: list[str]) -> float:
+    """Tokens that the encoder computes for all texts once, padding counted."""
+    config = settled(config_of("windows", words))
+    lengths = ShardedDataset(data_url(config), "train").lengths
+    rule = StepRule(
+        batch_size=config.train.batch_size, bucket_by_length=config.train.bucket_by_length,
+        windows=window_rule(config),
+    )  # fmt: skip
+    return len(lengths) * step_facts(lengths, rule, seed=0, parts=1, num_texts=len(lengths)).width
+
+
+def measure(words: list[str], epochs: int, folder: Path, seed: int) -> list[float]:
+    """METRICS of a run, trained if it is not yet, and its CPU seconds."""
+    own = ["--train.epochs", str(epochs), "--seed", str(seed), "--output", str(folder / f"seed-{seed}")]
+    began = cpu_seconds()
+    labels = run(config_of("windows", [*words, *own]))["levels"][-1]
+    file = folder / f"seed-{seed}" / SECONDS
+    if not file.exists():
+        file.write_text(f"{cpu_seconds() - began:.1f}")
+    return [*(labels[name] for name in METRICS), float(file.read_text())]
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those it started that have ended."""
+    usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def report(found: dict[str, np.ndarray], epochs: dict[str, int], costs: dict[str, float]) -> None:
+    """Print the table and the closing line; of each way METRICS and CPU seconds, [seeds, 6]."""
+    table = Table("", *METRICS, "CPU s", "epochs", "tokens of an epoch")
+    for name, values in found.items():
+        table.add_row(name, *cells(values, signed=False), str(epochs[name]), f"{costs[name]:,.0f}")
+    Console(width=140).print(table)
+    best = {
+        kind: max(float(values[:, METRICS.index("P@5")].mean()) for name, values in found.items() if kind in name)
+        for kind in ("first", "windows")
+    }
+    print_closing_line("windows", best["windows"], "P@5, %", best["first"], goal=1.0)
+
+
+if __name__ == "__main__":
+    main()
