@@ -15,7 +15,7 @@ from cxml.accelerators import synchronize
 from cxml.checkpoint import TrainingState
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import Batch, RowSubset, ShardedDataset, data_url
+from cxml.data import Batch, RowSubset, ShardedDataset, data_url, window_rule
 from cxml.model import LevelPrediction
 from cxml.optim import Schedule
 from cxml.parallel import Ranks, distributed
@@ -105,7 +105,8 @@ def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
         return state.engine(batch, predict_k=k)
 
     began = _now(ranks)
-    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_candidates(len(split)))
+    windows = window_rule(state.config, device=ranks.device)
+    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_candidates(len(split)), windows=windows)
     return (_now(ranks) - began) / wanted
 
 
