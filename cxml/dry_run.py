@@ -15,12 +15,12 @@ from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
 from cxml.run_plan import (
     DataFacts,
+    evidence_bytes,
     plan_for,
     plan_run,
     require_evidence,
     require_packages,
     with_one_more,
-    words_bytes,
 )
 from cxml.run_settings import foresee
 from cxml.settings import choices_table
@@ -48,10 +48,12 @@ def dry_run(config: Config) -> Plan:
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
     console.print(_one_more(config, plan, facts))
-    if config.evidence.words:
-        size = words_bytes(config)
+    sizes = evidence_bytes(config)
+    for name in config.evidence.sources:
+        size = sizes.get(name)
         known = "known once the data are prepared" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
-        console.print(f"Words beside the cascade: {known}, whole in each process that predicts, and on the disk")
+        spoken = name.capitalize()
+        console.print(f"{spoken} beside the cascade: {known}, whole in each process that predicts, and on the disk")
     config = precision_here(fit_levels(config, facts.num_labels))
     seconds = _seconds_per_text(config, plan.steps.texts, width) * facts.num_texts * config.train.epochs
     console.print(

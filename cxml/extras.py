@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "s3": ("s3fs",),
     "similar": ("faiss",),
+    "neighbours": ("faiss",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "serve": ("fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
     "serve-ray": ("ray",),

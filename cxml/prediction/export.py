@@ -6,7 +6,7 @@ label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; i
 tree/                     the label tree
 labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
-words/                    words beside the cascade, where the model has them
+evidence/                 sources beside the cascade, where the model has them
 decisions.json            thresholds and calibration, where they were chosen
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
@@ -33,7 +33,7 @@ from cxml.checkpoint import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError
-from cxml.evidence import WORDS, read_evidence, write_evidence
+from cxml.evidence import EVIDENCE, FOLDERS, read_evidence, write_evidence
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
@@ -46,7 +46,6 @@ from cxml.tree import LabelTree
 _FORMAT, _VERSION = "cxml-export", 1
 _MANIFEST, _CONFIG, _WEIGHTS, _ROWS = "manifest.json", "config.json", "model.safetensors", "label_rows.safetensors"
 _LABELS, _TOKENIZER, _CARD, _TREE = "labels.arrow", "tokenizer.json", "README.md", "tree"
-_WORDS_MANIFEST = f"{WORDS}/{_MANIFEST}"
 _AGAIN = "Export the model again."
 
 
@@ -89,7 +88,7 @@ def _write_exported(url: str, parts: Parts) -> None:
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
     if parts.evidence is not None:
-        write_evidence(storage.join(url, WORDS), parts.evidence, str(parts.facts["fingerprint"]))
+        write_evidence(storage.join(url, EVIDENCE), parts.evidence, str(parts.facts["fingerprint"]))
     if parts.decisions.num_texts:
         storage.write_atomic(storage.join(url, DECISIONS_FILE), decisions_as_json(parts.decisions))
     artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": artefacts.file_entries(url)})
@@ -112,8 +111,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
-    of_words = {name for name in files if name.startswith(f"{WORDS}/")} - {_WORDS_MANIFEST}
-    read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_words}
+    evidence = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
+    of_evidence = {name for name in files if evidence and name.startswith(f"{evidence}/")} - {f"{evidence}/{_MANIFEST}"}
+    read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_evidence}
     for name in files.keys() - read_whole:
         artefacts.verify_file(url, files[name], _AGAIN)
     settings = _Settings.parse(artefacts.read_file(url, files[_CONFIG], _AGAIN), storage.join(url, _CONFIG))
@@ -141,7 +141,7 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
         facts=settings.facts, mapped=mapped,
-        evidence=read_evidence(storage.join(url, WORDS), tree, _AGAIN) if _WORDS_MANIFEST in files else None,
+        evidence=read_evidence(storage.join(url, evidence), tree, _AGAIN, width=width) if evidence else None,
         decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from cxml.checkpoint import (
 from cxml.config import Config, config_from_dict
 from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.evidence import WORDS, WordEvidence, read_evidence
+from cxml.evidence import CASCADE, Evidence, evidence_folder, read_evidence
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, ShardedLevel
 from cxml.prediction.decisions import Decisions, read_exported_decisions, read_run_decisions
@@ -59,7 +59,7 @@ class Parts:
             1; None where it is left as it is.
         decisions: thresholds and calibration that were chosen for the scores of just this model; empty where none were,
             where the weights are a checkpoint's, and where biases are adjusted or labels weighed.
-        evidence: words beside the cascade; None where the model has none, or ranks better without, and for checkpoints.
+        evidence: sources beside the cascade; None for checkpoints and where the model has none or ranks better without.
         mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
     """
 
@@ -76,7 +76,7 @@ class Parts:
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
     decisions: Decisions = field(default_factory=Decisions)
-    evidence: WordEvidence | None = None
+    evidence: Evidence | None = None
     mapped: MappedFile | None = None
 
     def check_rows(self) -> None:
@@ -138,9 +138,8 @@ def model_identity(url: str) -> str:
     except FileNotFoundError:
         raise no_model(url) from None
     digest = hashlib.sha256(storage.read_bytes(storage.join(place, name)))
-    words = storage.join(place, WORDS, _MANIFEST)
-    if storage.exists(words):
-        digest.update(storage.read_bytes(words))
+    if name := evidence_folder(place):
+        digest.update(storage.read_bytes(storage.join(place, name, _MANIFEST)))
     return digest.hexdigest()[:16]
 
 
@@ -197,22 +196,24 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
         frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
-        evidence=None if is_checkpoint else _read_evidence(place, tree, config),
+        evidence=None if is_checkpoint else _read_evidence(place, tree, config, model),
     )  # fmt: skip
 
 
-def _read_evidence(place: str, tree: LabelTree, config: Config) -> WordEvidence | None:
-    """The words of the model in the folder `place`, if it has any that it ranks by."""
-    url = storage.join(place, WORDS)
-    if not storage.exists(storage.join(url, _MANIFEST)):
-        if config.evidence.words:
-            _log.warning("%s has no words yet and predicts by the cascade alone: python -m cxml.train adds them", place)
+def _read_evidence(place: str, tree: LabelTree, config: Config, model: CascadeXML) -> Evidence | None:
+    """The evidence of the model in the folder `place`, if it has any that it ranks by."""
+    name = evidence_folder(place)
+    if name is None:
+        if config.evidence.sources:
+            _log.warning(
+                "%s has no evidence yet and predicts by the cascade alone: python -m cxml.train adds it", place
+            )
         return None
-    evidence = read_evidence(url, tree)
-    return None if evidence.combination.way == "cascade" else evidence
+    evidence = read_evidence(storage.join(place, name), tree, width=model.encoder.feature_sizes[-1])
+    return None if evidence.combination.way == CASCADE else evidence
 
 
-def without_words(parts: Parts) -> Parts:
+def without_evidence(parts: Parts) -> Parts:
     """The cascade alone, without decisions that were chosen for other scores."""
     return parts if parts.evidence is None else replace(parts, evidence=None, decisions=Decisions())
 
