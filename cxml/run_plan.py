@@ -97,8 +97,9 @@ def require_evidence(config: Config) -> None:
     """
     if not config.evidence.sources:
         return
-    for name in {"neighbours", "names"} & set(config.evidence.sources):
-        extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
+    for name in config.evidence.sources:
+        if name != "words":
+            extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
     has_data = is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else {}
     if not config.train.validation_fraction and VALIDATION not in splits:

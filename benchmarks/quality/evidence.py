@@ -42,14 +42,15 @@ from cxml.evidence import (
     read_evidence,
     ways_of,
 )
-from cxml.metrics import metric_sums
+from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
 from cxml.prediction import Predictor
 from cxml.training import evidence_url
 from cxml.training.weights import label_weights
 
 KS = (1, 3, 5)
-METRICS = tuple(f"{name}@{k}" for name in ("P", "PSP") for k in KS)
+ZERO_SHOT = f"zero-shot recall@{max(KS)}"
+METRICS = (*(f"{name}@{k}" for name in ("P", "PSP") for k in KS), ZERO_SHOT)
 ASKED = ["--evidence.words", "--evidence.neighbours", "--evidence.names", "--train.validation-fraction", "0.15"]
 
 
@@ -80,14 +81,17 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
     assert validation is not None, "the runs hold some out"
     milliseconds: dict[str, float] = {}
     learnt_from, proposed = (propose(each, cascade, evidence, milliseconds) for each in (validation, test))
-    truth, weights = test.labels_csr(), label_weights(config)
+    truth, weights, frequency = test.labels_csr(), label_weights(config), evidence.frequency
 
     def metrics_of(combination: Combination, way: str, pairs: Pairs) -> list[float]:
         labels, _ = rank(pairs, combination.score_by(way, pairs), len(test), max(KS))
         metrics = metric_sums(labels, truth, KS, weights).result()
+        groups = by_group(labels, truth, frequency, weights, max(KS), group=usual_groups(frequency))
+        unseen = groups.get(USUAL_GROUPS.index("zero-shot"))
+        metrics[ZERO_SHOT] = unseen.recall if unseen else float("nan")
         return [metrics[name] for name in METRICS]
 
-    pairs = pair_up(proposed[CASCADE], [proposed[name] for name in evidence.names], evidence.frequency)
+    pairs = pair_up(proposed[CASCADE], [proposed[name] for name in evidence.names], frequency)
     found = {way: metrics_of(evidence.combination, way, pairs) for way in ways_of(evidence.names)}
     for name in evidence.names if len(evidence.names) > 1 else ():
         own, of_validation = (

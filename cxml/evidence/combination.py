@@ -41,9 +41,9 @@ def ways_of(sources: Sequence[str]) -> tuple[str, ...]:
 def facts_of(sources: Sequence[str]) -> tuple[str, ...]:
     """What the regression knows of a pair.
 
-    Logit of the cascade and log-probability of each source, where a part does not propose the label the least of those
-    that it does; their probabilities; frequency is log(1 + train texts of the label). Nothing of it depends on which
-    other labels are better, so that a label keeps its score where others are left out.
+    Logit of the cascade and log-probability of each source, where a part does not propose the label its floor or the
+    least of those that it does; their probabilities; frequency is log(1 + train texts of the label). Nothing of it
+    depends on which other labels are better, so that a label keeps its score where others are left out.
     """
     parts = (CASCADE, *sources)
     scores = [fact for part in parts for fact in (part, f"{part}'s probability")]
@@ -125,10 +125,11 @@ def pair_up(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndar
     union = np.unique(np.concatenate(keys))
     rows, labels = np.divmod(union, num_labels)
     scores, probabilities, missing = [], [], []
-    for number, (own, value) in enumerate(zip(keys, values, strict=True)):
+    for number, (part, own, value) in enumerate(zip(parts, keys, values, strict=True)):
         least = np.full(len(cascade.labels), np.inf)
         np.minimum.at(least, own // num_labels, value)
-        filled, is_missing = np.where(np.isinf(least), 0, least)[rows], np.ones(len(union), bool)
+        least = np.where(np.isinf(least), 0, least) if part.floor is None else np.full_like(least, part.floor)
+        filled, is_missing = least[rows], np.ones(len(union), bool)
         places = np.searchsorted(union, own)
         filled[places], is_missing[places] = value, False
         scores.append(filled)

@@ -5,6 +5,7 @@ Its folder has the texts as `cxml.evidence.vectors` writes them; the parameter i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,7 +26,8 @@ far away and count for next to nothing at the temperature that is chosen."""
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3)
 """One of them is chosen on validation texts: the difference of cosines at which a vote counts a factor e less."""
 
-_LEAST_VOTE = 1e-9
+_LEAST_SHARE = 1e-3  # of the votes; smaller ones are noise, and count as much as none
+_TINY = 1e-9
 _K = 5  # of the nDCG that chooses the temperature
 
 
@@ -77,13 +79,14 @@ class NeighbourSource:
         """What neighbours, int64 [N, K] with -1 for none, propose."""
         is_found = rows >= 0
         votes = np.where(is_found, np.exp((cosines - cosines[:, :1]) / temperature), 0.0)
-        votes /= np.maximum(votes.sum(1, keepdims=True), _LEAST_VOTE)
+        votes /= np.maximum(votes.sum(1, keepdims=True), _TINY)
         own = self.labels.take(rows[is_found])
         keys = np.repeat(np.nonzero(is_found)[0], own.lengths) * self.num_labels + own.values
         pairs, place = np.unique(keys, return_inverse=True)
         shares = np.bincount(place, np.repeat(votes[is_found], own.lengths), minlength=len(pairs))
-        scores = np.log(np.clip(shares, _LEAST_VOTE, 1))
-        return Proposals(*best_of_rows(*np.divmod(pairs, self.num_labels), scores, len(rows), k))
+        scores = np.log(np.clip(shares, _LEAST_SHARE, 1))
+        best = best_of_rows(*np.divmod(pairs, self.num_labels), scores, len(rows), k)
+        return Proposals(*best, floor=math.log(_LEAST_SHARE))
 
     @property
     def parameters(self) -> list[float]:

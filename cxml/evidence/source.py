@@ -36,10 +36,12 @@ class Proposals(NamedTuple):
     Attributes:
         labels: int64 [N, K], each once per row, -1 for none.
         scores: float [N, K]: probabilities of the cascade, log-probabilities of a source.
+        floor: the score of labels that are not proposed; None: not known, but not more than the least of a text.
     """
 
     labels: np.ndarray
     scores: np.ndarray
+    floor: float | None = None
 
 
 class LabelSubset(NamedTuple):

@@ -37,7 +37,7 @@ from cxml.evidence import EVIDENCE, FOLDERS, read_evidence, write_evidence
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
-from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, exported_decisions
+from cxml.prediction.decisions import DECISIONS_FILE, Decisions, decisions_as_json, exported_decisions
 from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
 from cxml.storage.locks import locked
@@ -94,13 +94,14 @@ def _write_exported(url: str, parts: Parts) -> None:
     artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": artefacts.file_entries(url)})
 
 
-def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> Parts:
+def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evidence: bool = True) -> Parts:
     """Load an exported folder.
 
     Args:
         url: the folder.
         exchange: the ranks that share the label rows; each keeps its own.
         memory_map: map the label rows into memory instead of reading them.
+        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
 
     Raises:
         DataError: a file is missing or damaged, or does not fit the others.
@@ -111,8 +112,8 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
-    evidence = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
-    of_evidence = {name for name in files if evidence and name.startswith(f"{evidence}/")} - {f"{evidence}/{_MANIFEST}"}
+    folder = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
+    of_evidence = {name for name in files if folder and name.startswith(f"{folder}/")} - {f"{folder}/{_MANIFEST}"}
     read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_evidence}
     for name in files.keys() - read_whole:
         artefacts.verify_file(url, files[name], _AGAIN)
@@ -137,12 +138,13 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     )
     load_weights(model, weights, weights_file, _AGAIN)
     names, label_weights = _read_labels(url, files[_LABELS], tree.num_labels)
+    has_decisions = evidence or folder is None
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
         facts=settings.facts, mapped=mapped,
-        evidence=read_evidence(storage.join(url, evidence), tree, _AGAIN, width=width) if evidence else None,
-        decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
+        evidence=read_evidence(storage.join(url, folder), tree, _AGAIN, width=width) if folder and evidence else None,
+        decisions=exported_decisions(url, files, tree.num_labels, _AGAIN) if has_decisions else Decisions(),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import posixpath
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -156,10 +156,15 @@ def read_decisions(url: str) -> Decisions:
     return Decisions() if is_checkpoint else read_run_decisions(posixpath.dirname(place), model_identity(place), None)
 
 
-def read_parts(url: str, exchange: Exchange) -> Parts:
+def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     """Load a run's model (`OUTPUT` or `OUTPUT/model`) or a checkpoint; a collective call.
 
     Data and tree are looked for where the run's config has them, and beside the model, should the run have moved.
+
+    Args:
+        url: what to load.
+        exchange: the ranks that share the label rows.
+        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
 
     Raises:
         DataError: there is no model, or a part of it is missing or damaged.
@@ -188,7 +193,9 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     names, frequency = read_labels(data)
     if len(names) != tree.num_labels:
         raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
-    decisions = Decisions() if is_checkpoint else read_run_decisions(output, model_identity(place), len(names))
+    is_left_out = not evidence and evidence_folder(place) is not None
+    has_decisions = not is_checkpoint and not is_left_out
+    decisions = read_run_decisions(output, model_identity(place), len(names)) if has_decisions else Decisions()
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
@@ -196,7 +203,7 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
         frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
-        evidence=None if is_checkpoint else _read_evidence(place, tree, config, model),
+        evidence=None if is_checkpoint or not evidence else _read_evidence(place, tree, config, model),
     )  # fmt: skip
 
 
@@ -211,11 +218,6 @@ def _read_evidence(place: str, tree: LabelTree, config: Config, model: CascadeXM
         return None
     evidence = read_evidence(storage.join(place, name), tree, width=model.encoder.feature_sizes[-1])
     return None if evidence.combination.way == CASCADE else evidence
-
-
-def without_evidence(parts: Parts) -> Parts:
-    """The cascade alone, without decisions that were chosen for other scores."""
-    return parts if parts.evidence is None else replace(parts, evidence=None, decisions=Decisions())
 
 
 def _find(url: str) -> tuple[str, bool] | None:

