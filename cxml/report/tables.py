@@ -89,8 +89,8 @@ def groups_table(label_groups: Mapping[str, Any]) -> Table:
         label_groups: `k`, `threshold` and `groups` as `cxml.training.decision_report` gives them.
     """
     k = label_groups["k"]
-    columns = (f"recall@{k}", f"RP@{k}", "R-precision", "micro-F1", "macro-F1")
-    within = "recall among all labels, rankings within each group"
+    columns = (f"recall@{k}", "R-precision", "micro-F1", "macro-F1")
+    within = "recall among all labels, R-precision within each group"
     table = Table(
         title="Labels of more than 50 train texts, of 1 to 50, and of none", title_justify="left",
         caption=f"in percent; {within}; F1 at the threshold {label_groups['threshold']}", caption_justify="left",
