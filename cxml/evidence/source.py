@@ -27,7 +27,8 @@ class TextViews(NamedTuple):
 
     def take(self, rows: slice | np.ndarray) -> TextViews:
         """The views of some of the texts."""
-        return TextViews(*(None if view is None else view[rows] for view in self))
+        words = None if self.words is None else sparse.csr_matrix(self.words[rows])
+        return TextViews(words, None if self.features is None else self.features[rows])
 
 
 class Proposals(NamedTuple):

@@ -409,9 +409,8 @@ class Predictor:
 
     def _words_of(self, texts: list[str]) -> sparse.csr_matrix | None:
         """Tf-idf of whole texts, for a model that has words."""
-        evidence = self.parts.evidence
-        has_words = evidence is not None and evidence.vocabulary is not None
-        return evidence.vocabulary.of_texts(texts) if has_words else None
+        vocabulary = None if self.parts.evidence is None else self.parts.evidence.vocabulary
+        return None if vocabulary is None else vocabulary.of_texts(texts)
 
     def _no_features(self, num_texts: int) -> np.ndarray | None:
         """Room for the features of texts, float32 [N, D], for a model with a source that reads them."""
