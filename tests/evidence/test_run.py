@@ -231,7 +231,7 @@ def test_unfinished_evidence_is_made_again_without_training_by_any_number_of_pro
     (whole,) = (safetensors.numpy.load_file(file) for file in Path(evidence_url(run[0])).glob("neighbours/part-*"))
     both = np.concatenate([part["vectors"] for part in parts])
     cosines = whole["vectors"].astype(np.float32) @ both.T.astype(np.float32)
-    assert min(cosines.max(0).min(), cosines.max(1).min()) > 0.9999
+    assert min(cosines.max(0).min(), cosines.max(1).min()) > 0.999
     found = Predictor.from_checkpoint(own_run.output).predict(texts, 5)
     assert_same(found, expected, atol=5e-3)  # texts are padded to others in their batches, and fp16 rounds
     assert report["levels"][-1] == pytest.approx(run[1]["levels"][-1], abs=0.5)
