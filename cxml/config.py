@@ -542,12 +542,26 @@ def parse_duration(name: str, text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceConfig:
-    """What the model rests on besides the cascade."""
+    """What the model rests on besides the cascade.
+
+    How much each source counts is learnt on validation texts: any needs train.validation_fraction, such as 0.05, or a
+    data set with a split `validation`. Sources are a part of the saved model. A finished run gets them by the same
+    command, without training again.
+    """
 
     words: bool = False
-    """Also train a sparse linear model of the words of whole texts (seconds of work), and learn on validation texts how
-    much it counts beside the cascade. It is a part of the saved model. Needs train.validation_fraction, such as 0.05,
-    or a data set with a split `validation`. A finished run gets it by the same command, without training again."""
+    """Also train a sparse linear model of the words of whole texts (seconds of work)."""
+    neighbours: bool = False
+    """Also let the nearest training texts vote for their labels, by what the model has learnt (RAE-XMC's idea). Takes
+    two bytes per number of a text's feature. Needs faiss: pip install 'cxml[neighbours]'."""
+    names: bool = False
+    """Also propose the labels whose names are nearest to a text by what the model has learnt: labels without a single
+    train text can be predicted. train.name_texts says which part of a name to take; empty: all of it. Needs faiss."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that are asked for, in the order in which a model has them."""
+        return tuple(each.name for each in dataclasses.fields(self) if getattr(self, each.name))
 
 
 @dataclass(frozen=True, kw_only=True)

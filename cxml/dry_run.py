@@ -16,13 +16,13 @@ from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
 from cxml.run_plan import (
     DataFacts,
+    evidence_bytes,
     plan_for,
     plan_run,
     require_packages,
     require_validation,
     rows_of_text,
     with_one_more,
-    words_bytes,
 )
 from cxml.run_settings import foresee
 from cxml.settings import choices_table
@@ -50,10 +50,12 @@ def dry_run(config: Config) -> Plan:
     width = round(plan.steps.width)
     console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
     console.print(_one_more(config, plan, facts))
-    if config.evidence.words:
-        size = words_bytes(config)
+    sizes = evidence_bytes(config)
+    for name in config.evidence.sources:
+        size = sizes.get(name)
         known = "known once the data are prepared" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
-        console.print(f"Words beside the cascade: {known}, whole in each process that predicts, and on the disk")
+        spoken = name.capitalize()
+        console.print(f"{spoken} beside the cascade: {known}, whole in each process that predicts, and on the disk")
     config = precision_here(fit_levels(config, facts.num_labels))
     rows, length = rows_of_text(width, window_rule(config))
     if rows > 1:

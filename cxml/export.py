@@ -40,9 +40,9 @@ class ExportCommand:
     propensity_ranking: float = 0.0
     """Power of the inverse propensity that a label's score is multiplied by before ranking: 1 ranks for PSP@k, 0 for
     P@k. `python -m cxml.evaluate --propensity-rankings` shows it."""
-    words: bool = True
-    """Keep the words beside the cascade, where the model has them. `onnx` needs --no-words then: it has no place for
-    them."""
+    evidence: bool = True
+    """Keep the sources beside the cascade (evidence.*), where the model has them. `onnx` needs --no-evidence then: it
+    has no place for them."""
     encoder_program: str = ""
     """Also write the encoder alone to this file, as a program of torch.export (.pt2), or as an ONNX model if the name
     ends with .onnx; empty: not."""
@@ -64,7 +64,7 @@ def _export(command: ExportCommand) -> None:
 
     predictor = Predictor.from_checkpoint(
         command.model, logit_adjustment=command.logit_adjustment, propensity_ranking=command.propensity_ranking,
-        words=command.words, precision="fp32",
+        evidence=command.evidence, precision="fp32",
     )  # fmt: skip
     if command.encoder_program:
         refuse_windows(predictor.parts.config, "--encoder-program", command.encoder_program)

@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "s3": ("s3fs",),
     "similar": ("faiss",),
+    "neighbours": ("faiss",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "serve": ("fastapi", "prometheus_client", "uvicorn", "httptools", "starlette"),
     "serve-ray": ("ray",),

@@ -1,6 +1,6 @@
 """From raw text to metrics: the stages of a run, each made once, reused as long as it fits, redone on demand.
 
-    prepare -> tree -> train -> words (if asked for) -> evaluate
+    prepare -> tree -> train -> evidence (if asked for) -> evaluate
             -> baseline (if asked for)
 
 Fields that the config leaves open are settled once the data are prepared (`cxml.run_settings`).
@@ -29,6 +29,7 @@ from cxml.config import Config, config_to_dict, shaping
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import InterruptionError, StaleArtefactError
+from cxml.evidence import evidence_folder
 from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
@@ -40,24 +41,24 @@ from cxml.storage.locks import locked
 from cxml.time_budget import BudgetClock, budget_report, kept_plan, make_plan, time_limit
 from cxml.training import (
     TimeLimit,
-    combine_as,
-    combine_words,
+    begin_evidence,
+    complete_evidence,
     ending_lost_runs,
     evaluate_run,
+    evidence_url,
     read_selection,
+    remove_evidence,
     selection_run,
     selection_url,
     track_report,
     train,
-    train_words,
     with_precision,
-    words_url,
 )
 from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
 
-StageName = Literal["prepare", "tree", "train", "words", "baseline", "evaluate"]
+StageName = Literal["prepare", "tree", "train", "evidence", "baseline", "evaluate"]
 
 _PRECISIONS = ("fp32", "bf16")
 _REMEDY = "Use --force {stage} to make it again, or another output folder to keep both."
@@ -71,7 +72,7 @@ class Stage:
         needs: stages whose results it reads.
         folder: what it makes: a folder or a file, as a URL.
         is_done: whether its result is there. Of data, tree and model, one that was made from something else raises
-            `StaleArtefactError`; words and metrics are made again instead: the model of theirs is still there.
+            `StaleArtefactError`; evidence and metrics are made again instead: the model of theirs is still there.
         make: makes it; writes the file with its fingerprint last.
     """
 
@@ -149,7 +150,7 @@ def _make_stages(
     require_packages(config)
     require_validation(config)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
-    _drop_unwanted_words(config)
+    _drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
     clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
     redone: set[StageName] = set()
@@ -198,8 +199,8 @@ def _discard(config: Config, name: StageName, stage: Stage) -> None:
         storage.remove(checkpoints_url(config), keep_lock=True)
         storage.remove(selection_url(config.output))
         storage.remove(selection_run(config).output)
-    elif name == "words":
-        storage.remove(words_url(selection_run(config)))
+    elif name == "evidence":
+        storage.remove(evidence_url(selection_run(config)))
 
 
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
@@ -217,9 +218,9 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
         config = settled(config)
-        is_done = _is_tree_done(config) and _is_model_done(config) and _are_words_as_wanted(config)
+        is_done = _is_tree_done(config) and _is_model_done(config) and _is_evidence_as_wanted(config)
     if not is_done:
-        problem = f"{model_url(config)} holds no finished model, or none with evidence.words as the config has it"
+        problem = f"{model_url(config)} holds no finished model, or none with evidence as the config has it"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
         _make_baseline(config)
@@ -239,20 +240,20 @@ def _show_report(config: Config) -> dict[str, Any]:
 def _stages(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Stage]:
     """The stages of a run, in order."""
     make_model = functools.partial(_make_model, resume=resume, run_job=run_job)
-    make_words = functools.partial(_make_words, run_job=run_job)
+    make_evidence = functools.partial(_make_evidence, run_job=run_job)
     make_report = functools.partial(_make_report, run_job=run_job)
     stages: dict[StageName, Stage] = {
         "prepare": Stage((), data_url, is_prepared, prepare),
         "tree": Stage(("prepare",), tree_url, _is_tree_done, _make_tree),
         "baseline": Stage(("prepare",), _baseline_url, _is_baseline_done, _make_baseline),
         "train": Stage(("tree",), model_url, _is_model_done, make_model),
-        "words": Stage(("train",), words_url, _are_words_done, make_words),
-        "evaluate": Stage(("train", "words"), _report_url, _is_report_done, make_report),
+        "evidence": Stage(("train",), evidence_url, _is_evidence_done, make_evidence),
+        "evaluate": Stage(("train", "evidence"), _report_url, _is_report_done, make_report),
     }
     if not config.evaluate.baseline:
         del stages["baseline"]
-    if not config.evidence.words:
-        del stages["words"]
+    if not config.evidence.sources:
+        del stages["evidence"]
     return stages
 
 
@@ -329,11 +330,11 @@ def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
 def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
     """How many epochs the final fit takes: those of the best epoch of a training that leaves the validation texts out.
 
-    Its words are made here too: nothing that is chosen on validation texts may rest on a model that has seen them.
+    Its evidence is made here too: nothing that is chosen on validation texts may rest on a model that has seen them.
     """
     judged = selection_run(config)
     stages = _stages(judged, resume, run_job)
-    for name in ("train", "words"):
+    for name in ("train", "evidence"):
         if name in stages:
             _log.info("Choosing the epochs of the final fit by the validation texts: %s", judged.output)
             _make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
@@ -342,40 +343,39 @@ def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
     return found["epoch"]
 
 
-# words
+# evidence
 
 
-def _words_manifest_url(config: Config) -> str:
-    return storage.join(words_url(config), "manifest.json")
+def _evidence_manifest_url(config: Config) -> str:
+    return storage.join(evidence_url(config), "manifest.json")
 
 
-def _words_fingerprint(config: Config) -> str:
-    return storage.fingerprint("words", storage.sha256(_model_manifest_url(config)), config.seed)
+def _evidence_fingerprint(config: Config) -> str:
+    model = storage.sha256(_model_manifest_url(config))
+    return storage.fingerprint("evidence", model, config.seed, config.evidence.sources)
 
 
-def _are_words_done(config: Config) -> bool:
-    return _fingerprint_in(_words_manifest_url(config), "words") == _words_fingerprint(config)
+def _is_evidence_done(config: Config) -> bool:
+    return _fingerprint_in(_evidence_manifest_url(config), "evidence") == _evidence_fingerprint(config)
 
 
-def _are_words_as_wanted(config: Config) -> bool:
-    return _are_words_done(config) if config.evidence.words else not storage.exists(_words_manifest_url(config))
+def _is_evidence_as_wanted(config: Config) -> bool:
+    return _is_evidence_done(config) if config.evidence.sources else evidence_folder(model_url(config)) is None
 
 
-def _drop_unwanted_words(config: Config) -> None:
-    """Delete the words of the run's model where the config asks for none: what predicts takes all that is there."""
-    if not config.evidence.words and storage.exists(_words_manifest_url(config)):
-        _log.info("evidence.words is off: %s is deleted", words_url(config))
-        storage.remove_finished(words_url(config), "manifest.json")
+def _drop_unwanted_evidence(config: Config) -> None:
+    """Delete the evidence of the run's model where the config asks for none: what predicts takes all that is there."""
+    name = evidence_folder(model_url(config))
+    if not config.evidence.sources and name:
+        _log.info("evidence is off: %s is deleted", storage.join(model_url(config), name))
+        remove_evidence(config)
 
 
-def _make_words(config: Config, run_job: RunJob) -> None:
+def _make_evidence(config: Config, run_job: RunJob) -> None:
     if config.train.keep == "refit":
         _select_epochs(config, "auto", run_job)
-        train_words(config)
-        combine_as(selection_run(config), config, _words_fingerprint(config))
-        return
-    train_words(config)
-    run_job(combine_words, (config, _words_fingerprint(config)), config.train.num_workers)
+    begin_evidence(config)
+    run_job(complete_evidence, (config, _evidence_fingerprint(config)), config.train.num_workers)
 
 
 # baseline
@@ -419,13 +419,13 @@ def _report_url(config: Config) -> str:
 
 
 def _report_fingerprint(config: Config) -> str:
-    words = [_words_fingerprint(config)] if config.evidence.words else []
+    evidence = [_evidence_fingerprint(config)] if config.evidence.sources else []
     return storage.fingerprint(
         "report",
         _fingerprint_in(_model_manifest_url(config), "train"),
         _metric_settings(config),
         dataclasses.asdict(config.evaluate),
-        *words,
+        *evidence,
     )
 
 

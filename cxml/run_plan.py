@@ -30,6 +30,7 @@ from cxml.data import (
 )
 from cxml.data_tools.formats import open_source, read_source
 from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
+from cxml.evidence import num_lists
 from cxml.launching import processes_per_machine
 from cxml.model import TappedEncoder, activation_bytes, build_encoder, read_encoder_config
 from cxml.optim import RowState
@@ -91,17 +92,21 @@ def require_packages(config: Config) -> None:
 
 
 def require_validation(config: Config) -> None:
-    """Refuse `evidence.words` and a selection of epochs where the data do not allow it, before the first stage begins.
+    """Refuse evidence and a selection of epochs where data or packages do not allow them, before any stage begins.
 
     Raises:
-        ConfigError: there are no validation texts to learn the combination on, or to choose an epoch on.
-        DataError: the prepared data do not hold the words, since an earlier release prepared them.
+        ConfigError: there are no validation texts to learn the combination on, or to choose an epoch on, or a package
+            is not installed.
+        DataError: words are wanted, and the prepared data do not hold them, since an earlier release prepared them.
     """
-    wanted: dict[str, object] = {"evidence.words": config.evidence.words} if config.evidence.words else {}
+    wanted: dict[str, object] = {f"evidence.{name}": True for name in config.evidence.sources}
     if config.train.selects:
         wanted["train.keep"] = config.train.keep
     if not wanted:
         return
+    for name in config.evidence.sources:
+        if name != "words":
+            extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
     has_data = is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
     if not config.train.validation_fraction and VALIDATION not in splits:
@@ -110,17 +115,42 @@ def require_validation(config: Config) -> None:
         read_vocabulary(data_url(config))
 
 
-def words_bytes(config: Config) -> int | None:
-    """What the linear model of the words takes in each process that predicts; None where data are not prepared yet.
+def evidence_bytes(config: Config) -> dict[str, int]:
+    """What each source takes at most in every process that predicts; empty where the data are not prepared yet."""
+    if not is_prepared(config):
+        return {}
+    sizes = {"words": words_bytes, "neighbours": neighbours_bytes, "names": names_bytes}
+    return {name: sizes[name](config) for name in config.evidence.sources}
+
+
+def words_bytes(config: Config) -> int:
+    """What the linear model of the words takes in each process that predicts; the data are prepared.
 
     An upper estimate: as if each of a text's words got a weight of its own in every node above the text's labels, of 12
     bytes. Weights that texts share, and those that are dropped, make it a third of that or less.
     """
-    if not is_prepared(config):
-        return None
     train = ShardedDataset(data_url(config), "train")
     levels = len(fit_levels(config, train.manifest.num_labels).tree.sizes) + 1
     return int((train.feature_counts * train.label_counts).sum()) * levels * _BYTES_OF_A_WEIGHT
+
+
+def neighbours_bytes(config: Config) -> int:
+    """What the training texts take in each process that predicts, with their labels; the data are prepared."""
+    train = ShardedDataset(data_url(config), "train")
+    return _bytes_of_vectors(config, len(train)) + 4 * int(train.label_counts.sum())
+
+
+def names_bytes(config: Config) -> int:
+    """What the labels' names take in each process that predicts; the data are prepared."""
+    return _bytes_of_vectors(config, DataManifest.read(data_url(config)).num_labels)
+
+
+def _bytes_of_vectors(config: Config, count: int) -> int:
+    config = fit_levels(config, DataManifest.read(data_url(config)).num_labels)
+    with torch.device("meta"):
+        encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
+    width = encoder.feature_sizes[-1]
+    return count * (2 * width + 8) + 8 + 4 * width * num_lists(count)
 
 
 def plan_run(config: Config) -> tuple[Plan, DataFacts]:

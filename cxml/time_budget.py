@@ -251,8 +251,11 @@ def _costs(config: Config, speed: Speed, job: float, *, evaluates: bool) -> Cost
     manifest, validation = DataManifest.read(data_url(config)), _num_validation(config)
     num_train = manifest.rows("train")
     after = job + (manifest.rows("test") + validation) * speed.text_seconds if evaluates else 0.0
+    if config.evidence.sources:
+        embedded = num_train * config.evidence.neighbours + manifest.num_labels * config.evidence.names
+        after += job + (validation + embedded) * speed.text_seconds
     if config.evidence.words:
-        after += _seconds_of_words(config) + job + validation * speed.text_seconds
+        after += _seconds_of_words(config)
     interval, evaluated = config.train.evaluation_interval, validation or manifest.rows("test")
     return Costs(
         job=job,

@@ -38,7 +38,7 @@ class TrainCommand:
     """
 
     settings: Settings
-    force: tuple[Literal["prepare", "tree", "train", "words", "baseline", "evaluate"], ...] = ()
+    force: tuple[Literal["prepare", "tree", "train", "evidence", "baseline", "evaluate"], ...] = ()
     """Stages to make again, with all that depends on them. Forcing `train` deletes the run's checkpoints."""
     resume: str = "auto"
     """The checkpoint that training goes on from: `auto` is the newest whole one of this run, if there is one; or the

@@ -68,9 +68,9 @@ MODEL, TREE, DATA = "73248445829e9ad6", "843df301695e385e", "6aaaf4d196ffa3d2"
 SECTIONS = {"model": ModelConfig, "head": HeadConfig, "optim": OptimConfig, "train": TrainConfig}
 
 
-def test_words_beside_a_model_change_neither_it_nor_its_data():
+def test_evidence_beside_a_model_changes_neither_it_nor_its_data():
     config = config_with()
-    changed = dataclasses.replace(config, evidence=EvidenceConfig(words=True))
+    changed = dataclasses.replace(config, evidence=EvidenceConfig(words=True, neighbours=True, names=True))
     for section in ("data", "tree", *SECTIONS):
         assert shaping(config, section) == shaping(changed, section)
 

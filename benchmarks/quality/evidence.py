@@ -1,13 +1,13 @@
-"""What the words of whole texts add to the cascade, on held-out training texts, over several seeds.
+"""What each source of evidence adds to the cascade, on held-out training texts, over several seeds.
 
     python benchmarks/quality/evidence.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/evidence.py --quick
 
 Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Of the others some
-are validation texts, on which the combination is learnt. Options of `python -m cxml.train` that follow hold for every
-run. Runs that are finished are not run again. Prints the metrics of the cascade, of the words, of the mean of both and
-of what was learnt of both; what the words cost to train (CPU seconds, once more), to predict and to keep. The last line
-is JSON: P@1 of what was learnt against that of the cascade.
+are validation texts, on which combinations are learnt. Options of `python -m cxml.train` that follow hold for every
+run. Runs that are finished are not run again. Prints the metrics of the cascade, of each source, of all parts by the
+mean and as learnt, and of the cascade with each source, learnt on the same validation texts; and what each source costs
+to predict and to keep. The last line is JSON: P@1 of what was learnt of all against that of the cascade.
 """
 
 from __future__ import annotations
@@ -27,81 +27,111 @@ from support.closing_line import print_closing_line
 from support.configs import config_of
 
 from cxml.config import Config
-from cxml.data import ShardedDataset, data_url, train_texts
-from cxml.evidence import CANDIDATES, WordEvidence, rank, read_evidence, train_word_model
-from cxml.metrics import metric_sums
+from cxml.data import LabelledRows, ShardedDataset, data_url, validation_texts
+from cxml.evidence import (
+    CANDIDATES,
+    CASCADE,
+    Combination,
+    Evidence,
+    Pairs,
+    Proposals,
+    TextViews,
+    choose_combination,
+    pair_up,
+    rank,
+    read_evidence,
+    ways_of,
+)
+from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
 from cxml.prediction import Predictor
-from cxml.training import words_url
+from cxml.training import evidence_url
 from cxml.training.weights import label_weights
-from cxml.tree import LabelTree, tree_url
 
-WAYS = ("cascade", "words", "mean", "learnt")
 KS = (1, 3, 5)
-METRICS = tuple(f"{name}@{k}" for name in ("P", "PSP") for k in KS)
-COSTS = ("words: training, CPU s", "cascade: ms per text", "words and combination: ms per text", "words: MB")
-VALIDATION = ["--evidence.words", "--train.validation-fraction", "0.15"]
+ZERO_SHOT = f"zero-shot recall@{max(KS)}"
+METRICS = (*(f"{name}@{k}" for name in ("P", "PSP") for k in KS), ZERO_SHOT)
+ASKED = ["--evidence.words", "--evidence.neighbours", "--evidence.names", "--train.validation-fraction", "0.15"]
 
 
 def main() -> None:
     """Parse, train, print."""
     options, words = parsed(parser_of(__doc__, "evidence"))
-    figures, costs = [], []
+    figures: dict[str, list[list[float]]] = {}
+    costs: dict[str, list[list[float]]] = {}
     for seed in range(options.seeds):
         places = ["--output", str(options.folder / f"seed-{seed}")]
-        config = config_of("evidence", [*words, *VALIDATION, "--seed", str(seed), *places])
+        config = config_of("evidence", [*ASKED, *words, "--seed", str(seed), *places])
         run(config)
-        evidence = read_evidence(words_url(config), LabelTree.load(tree_url(config)))
-        found, seconds = measure(config, evidence)
-        figures.append(found)
-        costs.append([train_again(config), *seconds, evidence.model.num_bytes / 1e6])
-    report(np.array(figures), np.array(costs))
+        cascade = Predictor.from_checkpoint(config.output, evidence=False)
+        evidence = read_evidence(evidence_url(config), cascade.parts.tree)
+        found, milliseconds = measure(config, cascade, evidence)
+        for way, metrics in found.items():
+            figures.setdefault(way, []).append(metrics)
+        costs.setdefault("cascade", []).append([milliseconds["cascade"], float("nan")])
+        for source in evidence.sources:
+            costs.setdefault(source.name, []).append([milliseconds[source.name], source.num_bytes / 1e6])
+    report(*({name: np.array(rows) for name, rows in each.items()} for each in (figures, costs)))
 
 
-def measure(config: Config, evidence: WordEvidence) -> tuple[list[list[float]], list[float]]:
-    """METRICS of each way on the held-out texts, and milliseconds per text: of the cascade, of what words add."""
-    dataset = ShardedDataset(data_url(config), "test")
-    rows = np.arange(len(dataset))
-    cascade = Predictor.from_checkpoint(config.output, words=False)
-    k = min(CANDIDATES, len(cascade.names))
-    evidence.model.predict(dataset.features(rows[:1]), k)  # loads its compiled code
-    began = time.perf_counter()
-    alone = cascade.predict_tokens(dataset.gather(rows)[0], k)
-    after_cascade = time.perf_counter()
-    features = evidence.vocabulary.of_texts(dataset.texts(rows))
-    evidence.combine(features, alone.labels, alone.scores, max(KS))
-    after_words = time.perf_counter()
-    pairs = evidence.pairs(features, alone.labels, alone.scores, k)
-    truth, weights = dataset.labels_csr(), label_weights(config)
-    found = []
-    for way in WAYS:
-        labels, _ = rank(pairs, evidence.combination.score_by(way, pairs), len(rows), max(KS))
+def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """METRICS of each way on the held-out texts, and milliseconds per text of each part."""
+    test = ShardedDataset(data_url(config), "test")
+    validation = validation_texts(data_url(config), config.train.validation_fraction)
+    assert validation is not None, "the runs hold some out"
+    milliseconds: dict[str, float] = {}
+    learnt_from, proposed = (propose(each, cascade, evidence, milliseconds) for each in (validation, test))
+    truth, weights, frequency = test.labels_csr(), label_weights(config), evidence.frequency
+
+    def metrics_of(combination: Combination, way: str, pairs: Pairs) -> list[float]:
+        labels, _ = rank(pairs, combination.score_by(way, pairs), len(test), max(KS))
         metrics = metric_sums(labels, truth, KS, weights).result()
-        found.append([metrics[name] for name in METRICS])
-    seconds = (after_cascade - began, after_words - after_cascade)
-    return found, [1000 * each / len(rows) for each in seconds]
+        groups = by_group(labels, truth, frequency, weights, max(KS), group=usual_groups(frequency))
+        unseen = groups.get(USUAL_GROUPS.index("zero-shot"))
+        metrics[ZERO_SHOT] = unseen.recall if unseen else float("nan")
+        return [metrics[name] for name in METRICS]
+
+    pairs = pair_up(proposed[CASCADE], [proposed[name] for name in evidence.names], frequency)
+    found = {way: metrics_of(evidence.combination, way, pairs) for way in ways_of(evidence.names)}
+    for name in evidence.names if len(evidence.names) > 1 else ():
+        own, of_validation = (
+            pair_up(each[CASCADE], [each[name]], evidence.frequency) for each in (proposed, learnt_from)
+        )
+        combination = choose_combination(of_validation, validation.labels_csr(), weights, KS, sources=(name,))
+        found[f"cascade and {name}, learnt"] = metrics_of(combination, "learnt", own)
+    return found, milliseconds
 
 
-def train_again(config: Config) -> float:
-    """CPU seconds of training the word model, its code compiled."""
-    texts = train_texts(data_url(config), config.train.validation_fraction)
-    features, labels = texts.features(np.arange(len(texts))), texts.labels_csr()
-    began = time.process_time()
-    train_word_model(features, labels, LabelTree.load(tree_url(config)), seed=config.seed)
-    return time.process_time() - began
+def propose(
+    texts: LabelledRows, cascade: Predictor, evidence: Evidence, milliseconds: dict[str, float]
+) -> dict[str, Proposals]:
+    """What each part proposes; `milliseconds` gets the time of each per text."""
+    rows = np.arange(len(texts))
+    tokens, k = texts.gather(rows)[0], min(CANDIDATES, len(cascade.names))
+    began = time.perf_counter()
+    alone = cascade.predict_tokens(tokens, k)
+    milliseconds[CASCADE] = 1000 * (time.perf_counter() - began) / len(rows)
+    views = TextViews(texts.features(rows), cascade.embed_tokens(tokens))
+    found = {CASCADE: Proposals(alone.labels, alone.scores)}
+    for source in evidence.sources:
+        source.propose(views.take(slice(1)), k)  # loads its compiled code
+        began = time.perf_counter()
+        found[source.name] = source.propose(views, k)
+        milliseconds[source.name] = 1000 * (time.perf_counter() - began) / len(rows)
+    return found
 
 
-def report(figures: np.ndarray, costs: np.ndarray) -> None:
-    """Print the tables and the closing line; `figures` are [seeds, WAYS, METRICS], `costs` [seeds, COSTS]."""
+def report(figures: dict[str, np.ndarray], costs: dict[str, np.ndarray]) -> None:
+    """Print the tables and the closing line: [seeds, METRICS] of each way, [seeds, 2] of each part."""
     table = Table("", *METRICS, *(f"{name} - cascade's" for name in METRICS))
-    for number, way in enumerate(WAYS):
-        own = figures[:, number]
-        table.add_row(way, *cells(own, signed=False), *cells(own - figures[:, 0], signed=True))
-    Console(width=170).print(table)
-    table = Table(*COSTS)
-    table.add_row(*cells(costs, signed=False))
+    for way, own in figures.items():
+        table.add_row(way, *cells(own, signed=False), *cells(own - figures[CASCADE], signed=True))
+    Console(width=190).print(table)
+    table = Table("", "ms per text", "MB")
+    for name, own in costs.items():
+        table.add_row(name, *cells(own, signed=False))
     Console(width=140).print(table)
-    cascade, learnt = (float(figures[:, WAYS.index(way), 0].mean()) for way in ("cascade", "learnt"))
+    cascade, learnt = (float(figures[way][:, 0].mean()) for way in (CASCADE, "learnt"))
     print_closing_line("evidence, learnt", learnt, "P@1, %", cascade, goal=1.0)
 
 

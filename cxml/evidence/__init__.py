@@ -1,55 +1,88 @@
-"""Words as evidence beside the dense cascade: a sparse linear model of whole texts, and how both are combined.
+"""Evidence beside the dense cascade: sources that propose labels, and how all are combined.
 
-In: the tf-idf of a prepared data set, whose words are those of whole texts; its labels; the cascade's tree.
+In: a prepared data set and a trained cascade with its tree.
 
-1. `train_word_model`: a linear classifier for every node of the tree, trained on the texts of its parent.
-2. `pair_up`: the labels that the cascade or the words propose for a text, with a few facts about each.
+1. Sources, each of which satisfies `Source`: `WordSource`, a linear model of whole texts over the cascade's tree;
+   `NeighbourSource`, the nearest training texts in the cascade's feature space, which vote for their labels;
+   `NameSource`, the nearest names of labels there.
+2. `pair_up`: the labels that the cascade or a source proposes for a text, with a few facts about each.
 3. `choose_combination`: a logistic regression over these facts, learnt on validation texts, or the best single part
    where it is better.
-4. `write_words`, `commit_words`: the folder `words` inside that of a model; the manifest comes last.
+4. `commit_evidence`: the folder `evidence` inside that of a model; the manifest comes last.
 
-Out: `WordEvidence`, whose `combine` turns the cascade's best labels of some texts into the model's.
+Out: `Evidence`, whose `combine` turns the cascade's best labels of some texts into the model's.
 """
 
 from cxml.evidence.combination import (
     CANDIDATES,
+    CASCADE,
     Combination,
     Pairs,
-    Proposals,
-    Way,
     choose_combination,
+    facts_of,
     pair_up,
     rank,
+    ways_of,
 )
+from cxml.evidence.evidence import Evidence
 from cxml.evidence.files import (
+    EVIDENCE,
+    FOLDERS,
     REMEDY,
-    WORDS,
-    commit_words,
+    commit_evidence,
+    evidence_folder,
     read_evidence,
     read_uncombined,
+    source_url,
     write_evidence,
-    write_words,
+    write_labels,
 )
-from cxml.evidence.word_evidence import WordEvidence
+from cxml.evidence.names import NameSource
+from cxml.evidence.nearest import list_centres, load_faiss, nearest_lists, num_lists, sample_size, unit_rows
+from cxml.evidence.neighbours import NeighbourSource
+from cxml.evidence.source import LabelSubset, Proposals, Source, TextViews
+from cxml.evidence.vectors import LabelledVectors, indexed, write_lists, write_part
 from cxml.evidence.word_model import WordModel, train_word_model
+from cxml.evidence.words import WordSource
 
 __all__ = [
     "CANDIDATES",
+    "CASCADE",
+    "EVIDENCE",
+    "FOLDERS",
     "REMEDY",
-    "WORDS",
     "Combination",
+    "Evidence",
+    "LabelSubset",
+    "LabelledVectors",
+    "NameSource",
+    "NeighbourSource",
     "Pairs",
     "Proposals",
-    "Way",
-    "WordEvidence",
+    "Source",
+    "TextViews",
     "WordModel",
+    "WordSource",
     "choose_combination",
-    "commit_words",
+    "commit_evidence",
+    "evidence_folder",
+    "facts_of",
+    "indexed",
+    "list_centres",
+    "load_faiss",
+    "nearest_lists",
+    "num_lists",
     "pair_up",
     "rank",
     "read_evidence",
     "read_uncombined",
+    "sample_size",
+    "source_url",
     "train_word_model",
+    "unit_rows",
+    "ways_of",
     "write_evidence",
-    "write_words",
+    "write_labels",
+    "write_lists",
+    "write_part",
 ]

@@ -1,7 +1,7 @@
-"""How the cascade's scores and those of words become one: learnt on validation texts, never guessed.
+"""How the scores of the cascade and of the sources beside it become one: learnt on validation texts, never guessed.
 
-Candidates of a text are the best labels of the cascade and those of the words. Four ways to score them are compared on
-validation texts, each half by what was learnt on the other: either part alone, the mean of both probabilities, and a
+Candidates of a text are the best labels of the cascade and those of each source. A few ways to score them are compared
+on validation texts, each half by what was learnt on the other: each part alone, the mean of all probabilities, and a
 logistic regression over a few facts of each pair of text and label. The last one is taken unless it is worse than the
 best of the others by more than chance.
 """
@@ -9,44 +9,45 @@ best of the others by more than chance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast, get_args
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import numpy as np
-from scipy import optimize, sparse, special
+from scipy import sparse, special
 
 from cxml.data import held_out_rows
+from cxml.evidence.logistic import fit_logistic
+from cxml.evidence.source import Proposals, best_of_rows
 from cxml.metrics import interval, metric_rows, resampled_metrics
 
-Way = Literal["cascade", "words", "mean", "learnt"]
-
 CANDIDATES = 100
-"""Labels that either part proposes for a text, at least."""
-FACTS = (
-    "cascade", "cascade's probability", "words", "words' probability", "not from the cascade", "not from words",
-    "frequency", "cascade x frequency", "words x frequency",
-)  # fmt: skip
-"""What the regression knows of a pair: logit and log-probability, where a part does not propose the label the least of
-those that it does; frequency is log(1 + train texts of the label). Nothing of it depends on which other labels are
-better, so that a label keeps its score where others are left out."""
+"""Labels that the cascade and each source propose for a text, at least."""
+CASCADE, MEAN, LEARNT = "cascade", "mean", "learnt"
+NAMES = "names"
+"""The source that knows labels without a train text."""
 
 _LOGIT_BOUND = 30.0
 _LEAST = 1e-9  # a probability below it counts as this
-_PENALTY = 1.0  # of half the squared weights of standardised facts, against the sum of the pairs' losses
+_ENOUGH = 50  # true pairs of rare labels to learn two weights from
 _RESAMPLES = 200
 _SEED = 0
 
 
-class Proposals(NamedTuple):
-    """Labels that a part proposes for N texts.
+def ways_of(sources: Sequence[str]) -> tuple[str, ...]:
+    """The ways to score candidates: each part alone, the mean of all, and what was learnt."""
+    return (CASCADE, *sources, MEAN, LEARNT)
 
-    Attributes:
-        labels: int64 [N, K], each once per row, -1 for none.
-        scores: float [N, K]: probabilities of the cascade, log-probabilities of the words.
+
+def facts_of(sources: Sequence[str]) -> tuple[str, ...]:
+    """What the regression knows of a pair.
+
+    Logit of the cascade and log-probability of each source, where a part does not propose the label its floor or the
+    least of those that it does; their probabilities; frequency is log(1 + train texts of the label). Nothing of it
+    depends on which other labels are better, so that a label keeps its score where others are left out.
     """
-
-    labels: np.ndarray
-    scores: np.ndarray
+    parts = (CASCADE, *sources)
+    scores = [fact for part in parts for fact in (part, f"{part}'s probability")]
+    return (*scores, *(f"not from {part}" for part in parts), "frequency", *(f"{part} x frequency" for part in parts))
 
 
 class Pairs(NamedTuple):
@@ -55,8 +56,9 @@ class Pairs(NamedTuple):
     Attributes:
         rows: int64 [P], text.
         labels: int64 [P].
-        facts: float64 [P, facts], see `FACTS`.
-        probabilities: float64 [P, 2], those of the cascade and of the words, 0 where a part does not propose the label.
+        facts: float64 [P, facts], see `facts_of`.
+        probabilities: float64 [P, parts], those of the cascade and of each source, 0 where a part does not propose the
+            label.
     """
 
     rows: np.ndarray
@@ -70,72 +72,88 @@ class Combination:
     """A way to score candidates.
 
     Attributes:
-        way: which one.
+        sources: names of the parts beside the cascade.
+        way: one of `ways_of(sources)`.
         weights: of the facts, float64 [facts]; used by the way `learnt`.
         bias: beside them.
+        unseen: weights and bias in their place for labels without a train text, see `_fit_unseen`; None where no source
+            knows more of such labels than of others.
         num_texts: validation texts that it was chosen on.
         metrics: of each way, on validation texts that it has not learnt from, in percent.
     """
 
-    way: Way
+    sources: tuple[str, ...]
+    way: str
     weights: np.ndarray
     bias: float
     num_texts: int
     metrics: Mapping[str, Mapping[str, float]]
+    unseen: tuple[np.ndarray, float] | None = None
 
     def score(self, pairs: Pairs) -> np.ndarray:
         """Logits of the pairs' scores, float32 [P]; -inf where the way does not consider the label."""
         return self.score_by(self.way, pairs)
 
-    def score_by(self, way: Way, pairs: Pairs) -> np.ndarray:
+    def score_by(self, way: str, pairs: Pairs) -> np.ndarray:
         """`score` by another way than the one that was chosen."""
-        return _score(pairs, way, self.weights, self.bias)
+        if way == LEARNT:
+            return self._learnt(pairs.facts).astype(np.float32)
+        places = slice(None) if way == MEAN else slice((place := (CASCADE, *self.sources).index(way)), place + 1)
+        probability = pairs.probabilities[:, places].mean(1)
+        with np.errstate(divide="ignore"):
+            return special.logit(probability).clip(-np.inf, _LOGIT_BOUND).astype(np.float32)
+
+    def _learnt(self, facts: np.ndarray) -> np.ndarray:
+        logits = facts @ self.weights + self.bias
+        if self.unseen is None:
+            return logits
+        weights, bias = self.unseen
+        return np.where(facts[:, facts_of(self.sources).index("frequency")] > 0, logits, facts @ weights + bias)
 
 
-def pair_up(cascade: Proposals, words: Proposals, frequency: np.ndarray) -> Pairs:
+def cascade_alone(sources: tuple[str, ...]) -> Combination:
+    """The combination that takes the cascade as it is, before another one is chosen."""
+    return Combination(sources, CASCADE, np.zeros(len(facts_of(sources))), 0.0, 0, {})
+
+
+def pair_up(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndarray) -> Pairs:
     """The candidates of N texts; `frequency` int64 [L] counts the labels' train texts."""
-    num_labels = len(frequency)
+    num_labels, parts = len(frequency), (cascade, *sources)
     logits = special.logit(np.clip(cascade.scores.astype(np.float64), 0, 1)).clip(-_LOGIT_BOUND, _LOGIT_BOUND)
-    keys = [_keys(part.labels, num_labels) for part in (cascade, words)]
-    values = [logits[cascade.labels >= 0], words.scores[words.labels >= 0].astype(np.float64)]
-    union = np.union1d(*keys)
+    keys = [_keys(part.labels, num_labels) for part in parts]
+    values = [logits[cascade.labels >= 0], *(part.scores[part.labels >= 0].astype(np.float64) for part in sources)]
+    union = np.unique(np.concatenate(keys))
     rows, labels = np.divmod(union, num_labels)
-    found = []
-    for own, value in zip(keys, values, strict=True):
+    scores, probabilities, missing = [], [], []
+    for number, (part, own, value) in enumerate(zip(parts, keys, values, strict=True)):
         least = np.full(len(cascade.labels), np.inf)
         np.minimum.at(least, own // num_labels, value)
-        filled, is_missing = np.where(np.isinf(least), 0, least)[rows], np.ones(len(union), bool)
+        least = np.where(np.isinf(least), 0, least) if part.floor is None else np.full_like(least, part.floor)
+        filled, is_missing = least[rows], np.ones(len(union), bool)
         places = np.searchsorted(union, own)
         filled[places], is_missing[places] = value, False
-        found.append((filled, is_missing))
-    (of_cascade, not_cascade), (of_words, not_words) = found
-    probabilities = np.stack([special.expit(of_cascade) * ~not_cascade, np.exp(of_words) * ~not_words], 1)
+        scores.append(filled)
+        probabilities.append(np.exp(filled) if number else special.expit(filled))
+        missing.append(is_missing)
     rarity = np.log1p(frequency[labels])
-    columns = [
-        of_cascade, special.expit(of_cascade), of_words, np.exp(of_words), not_cascade, not_words, rarity,
-        of_cascade * rarity, of_words * rarity,
-    ]  # fmt: skip
-    return Pairs(rows, labels, np.stack(columns, 1).astype(np.float64), probabilities)
+    of_parts = [fact for both in zip(scores, probabilities, strict=True) for fact in both]
+    columns = [*of_parts, *missing, rarity, *(score * rarity for score in scores)]
+    proposed = [each * ~is_missing for each, is_missing in zip(probabilities, missing, strict=True)]
+    return Pairs(rows, labels, np.stack(columns, 1).astype(np.float64), np.stack(proposed, 1))
 
 
 def rank(pairs: Pairs, logits: np.ndarray, num_texts: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best candidates of each text: label ids int64 [N, k], -1 for none, and logits float32, -inf for none.
-
-    Equal scores are in the order of the label ids.
-    """
-    order = np.lexsort((pairs.labels, -logits, pairs.rows))
-    order = order[logits[order] > -np.inf]
-    rows = pairs.rows[order]
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = places < k
-    labels, best = np.full((num_texts, k), -1, np.int64), np.full((num_texts, k), -np.inf, np.float32)
-    labels[rows[kept], places[kept]] = pairs.labels[order][kept]
-    best[rows[kept], places[kept]] = logits[order][kept]
-    return labels, best
+    """The k best candidates of each text: see `best_of_rows`."""
+    return best_of_rows(pairs.rows, pairs.labels, logits, num_texts, k)
 
 
 def choose_combination(
-    pairs: Pairs, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int]
+    pairs: Pairs,
+    true: sparse.csr_matrix,
+    inverse_propensity: np.ndarray,
+    ks: Sequence[int],
+    *,
+    sources: tuple[str, ...],
 ) -> Combination:
     """Learn the weights on validation texts and choose the way.
 
@@ -144,30 +162,63 @@ def choose_combination(
         true: CSR [N, L].
         inverse_propensity: float64 [L], for the metrics.
         ks: their cut-offs; nDCG at the largest decides.
+        sources: names of the parts beside the cascade, in the order of `pair_up`.
     """
-    num_texts, num_labels = cast(tuple[int, int], true.shape)
-    is_true = np.isin(_pair_keys(pairs.rows, pairs.labels, num_labels), _true_keys(true, num_labels))
-    rows = _held_out_metrics(pairs, is_true, true, inverse_propensity, ks)
+    rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
     resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
     metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
     deciding = f"nDCG@{max(ks)}"
-    *parts, learnt = get_args(Way)
-    best = max(parts, key=lambda way: metrics[way][deciding])
+    *others, learnt = ways_of(sources)
+    best = max(others, key=lambda way: metrics[way][deciding])
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
-    weights, bias = _fit(pairs.facts, is_true)
-    return Combination(learnt if lead.high >= 0 else best, weights, bias, num_texts, metrics)
+    weights, bias, unseen = _fit(pairs.facts, _are_true(pairs, true), sources)
+    way = learnt if lead.high >= 0 else best
+    return Combination(sources, way, weights, bias, len(true.indptr) - 1, metrics, unseen)
+
+
+def _fit(
+    facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
+) -> tuple[np.ndarray, float, tuple[np.ndarray, float] | None]:
+    """Weights and bias for labels with train texts, and for those without."""
+    weights, bias = fit_logistic(facts, is_true)
+    return weights, bias, _fit_unseen(facts, is_true, sources) if NAMES in sources else None
+
+
+def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]) -> tuple[np.ndarray, float]:
+    """Weights and bias for labels without a train text.
+
+    They are learnt on such labels where validation texts have enough of them. Else on the rarest of the other labels,
+    as few as are needed, by the two facts about names alone: that the cascade, words or neighbours propose a label that
+    they know tells nothing about one that they have not seen.
+    """
+    names = facts_of(sources)
+    frequency = facts[:, names.index("frequency")]
+    columns, rows = np.arange(len(names)), frequency == 0
+    if np.count_nonzero(is_true[rows]) < _ENOUGH:
+        columns = np.array([names.index(NAMES), names.index(f"{NAMES}'s probability")])
+        others = (facts[:, names.index(f"not from {NAMES}")] == 0) & (frequency > 0)
+        of_true = np.sort(frequency[others & is_true])
+        most = of_true[min(_ENOUGH, len(of_true)) - 1] if len(of_true) else np.inf
+        rows = others & (frequency <= most)
+    weights, bias = np.zeros(len(names)), -_LOGIT_BOUND
+    if rows.any():
+        weights[columns], bias = fit_logistic(facts[rows][:, columns], is_true[rows])
+    return weights, bias
 
 
 def _held_out_metrics(
-    pairs: Pairs, is_true: np.ndarray, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int]
-) -> dict[Way, dict[str, np.ndarray]]:
+    pairs: Pairs, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int], sources: tuple[str, ...]
+) -> dict[str, dict[str, np.ndarray]]:
     """`metric_rows` of each way; either half of the texts is scored by what the other has taught."""
+    is_true = _are_true(pairs, true)
     num_texts = len(true.indptr) - 1
     in_first = np.isin(pairs.rows, held_out_rows(num_texts, 0.5, _SEED)[0])
-    logits = {way: _score(pairs, way, np.zeros(len(FACTS)), 0.0) for way in get_args(Way)}
+    unlearnt = cascade_alone(sources)
+    logits = {way: unlearnt.score_by(way, pairs) for way in ways_of(sources)}
     for half in (in_first, ~in_first):
-        weights, bias = _fit(pairs.facts[~half], is_true[~half])
-        logits["learnt"][half] = _score(pairs, "learnt", weights, bias)[half]
+        weights, bias, unseen = _fit(pairs.facts[~half], is_true[~half], sources)
+        learnt = replace(unlearnt, weights=weights, bias=bias, unseen=unseen)
+        logits[LEARNT][half] = learnt.score_by(LEARNT, pairs)[half]
     return {
         way: metric_rows(rank(pairs, each, num_texts, max(ks))[0], true, ks, inverse_propensity)
         for way, each in logits.items()
@@ -184,33 +235,6 @@ def _means(rows: Mapping[str, np.ndarray], ks: Sequence[int]) -> list[tuple[str,
     return found
 
 
-def _score(pairs: Pairs, way: Way, weights: np.ndarray, bias: float) -> np.ndarray:
-    if way == "learnt":
-        return (pairs.facts @ weights + bias).astype(np.float32)
-    parts = {"cascade": [0], "words": [1], "mean": [0, 1]}[way]
-    probability = pairs.probabilities[:, parts].mean(1)
-    with np.errstate(divide="ignore"):
-        return special.logit(probability).clip(-np.inf, _LOGIT_BOUND).astype(np.float32)
-
-
-def _fit(facts: np.ndarray, is_true: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights and bias of a logistic regression with a penalty on the weights of standardised facts."""
-    mean, scale = facts.mean(0), facts.std(0) + _LEAST
-    standard = (facts - mean) / scale
-    target = is_true.astype(np.float64)
-
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = parameters[:-1]
-        logits = standard @ weights + parameters[-1]
-        miss = (special.expit(logits) - target) / len(target)
-        value = (np.logaddexp(0, logits) - target * logits).mean() + _PENALTY / 2 * (weights @ weights) / len(target)
-        return value, np.append(standard.T @ miss + _PENALTY * weights / len(target), miss.sum())
-
-    found = optimize.minimize(loss, np.zeros(facts.shape[1] + 1), jac=True, method="L-BFGS-B").x
-    weights = found[:-1] / scale
-    return weights, float(found[-1] - weights @ mean)
-
-
 def _keys(labels: np.ndarray, num_labels: int) -> np.ndarray:
     rows = np.nonzero(labels >= 0)[0]
     return _pair_keys(rows, labels[labels >= 0], num_labels)
@@ -220,6 +244,9 @@ def _pair_keys(rows: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndar
     return rows.astype(np.int64) * num_labels + labels
 
 
-def _true_keys(true: sparse.csr_matrix, num_labels: int) -> np.ndarray:
-    rows = np.repeat(np.arange(len(true.indptr) - 1), np.diff(true.indptr))
-    return _pair_keys(rows, true.indices.astype(np.int64), num_labels)
+def _are_true(pairs: Pairs, true: sparse.csr_matrix) -> np.ndarray:
+    """Whether each pair's label is one of its text, bool [P]."""
+    num_texts, num_labels = cast(tuple[int, int], true.shape)
+    rows = np.repeat(np.arange(num_texts), np.diff(true.indptr))
+    own = _pair_keys(rows, true.indices.astype(np.int64), num_labels)
+    return np.isin(_pair_keys(pairs.rows, pairs.labels, num_labels), own)

@@ -23,9 +23,9 @@ from cxml.accelerators import device_of
 from cxml.config import Config, plain_values, with_values
 from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
-from cxml.training import combine_words, evaluate_run, train
+from cxml.training import complete_evidence, evaluate_run, train
 
-_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, combine_words, evaluate_run)}
+_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, complete_evidence, evaluate_run)}
 _FOR_EVER = timedelta(days=365)
 _FAREWELL = timedelta(minutes=1)
 

@@ -11,7 +11,7 @@ from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
 from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead
-from cxml.model.prediction import LevelPrediction, on_host
+from cxml.model.prediction import LevelPrediction, host_features, on_host
 
 __all__ = [
     "CascadeXML",
@@ -28,6 +28,7 @@ __all__ = [
     "build_encoder",
     "build_model",
     "check_weights_fit",
+    "host_features",
     "on_host",
     "read_encoder_config",
 ]

@@ -229,7 +229,7 @@ class CascadeXML(nn.Module):
             predictions.append(LevelPrediction(nodes, scores, handed_down))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
-        return [*predictions, LevelPrediction(labels, logits)]
+        return [*predictions, LevelPrediction(labels, logits, features=features[-1])]
 
     def _best_and_choice(
         self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: HandDown

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +20,13 @@ class LevelPrediction:
         nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
         logits: float32 [B, K], of the scores; -inf where there is none.
         handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
+        features: what the labels' level has read, float [B, D], where the model computed; None for clusters.
     """
 
     nodes: Tensor
     logits: Tensor
     handed_down: Tensor | None = None
+    features: Tensor | None = None
 
     @property
     def scores(self) -> Tensor:
@@ -32,7 +35,10 @@ class LevelPrediction:
 
 
 def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
-    """The same in host memory: all of it is one copy from an accelerator, since the host waits for each."""
+    """The same in host memory, but for features.
+
+    All of it is one copy from an accelerator, since the host waits for each.
+    """
     if levels[0].nodes.device.type == "cpu":
         return list(levels)
     parts = [part for level in levels for part in (level.nodes, level.logits.view(torch.int32), level.handed_down)]
@@ -41,5 +47,12 @@ def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
     found, levels_on_host = iter(copied), []
     for level in levels:
         nodes, logits = next(found), next(found).int().view(torch.float32)
-        levels_on_host.append(LevelPrediction(nodes, logits, None if level.handed_down is None else next(found)))
+        handed_down = None if level.handed_down is None else next(found)
+        levels_on_host.append(LevelPrediction(nodes, logits, handed_down, level.features))
     return levels_on_host
+
+
+def host_features(labels: LevelPrediction, count: int) -> np.ndarray:
+    """What the labels' level has read of the first `count` texts, float32 [count, D], in host memory."""
+    assert labels.features is not None, "of the labels"
+    return labels.features[:count].float().cpu().numpy()

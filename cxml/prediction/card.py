@@ -41,7 +41,7 @@ def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
         f"{config.data.max_length} tokens",
         f"- clusters per level, coarse to fine: {levels or 'none'}; labels: {parts.tree.num_labels:,}",
         f"- label rows: {parts.rows.format}, {parts.rows.weight.shape[1]} wide, {parts.rows.num_bytes:,} bytes",
-        *_words(parts), *_adjustment(parts), f"- weights of: `{parts.facts['fingerprint']}`\n",
+        *_evidence(parts), *_adjustment(parts), f"- weights of: `{parts.facts['fingerprint']}`\n",
         "## Data\n",
         f"- form `{source.kind}`, source `{source.path or source.kind}`, prepared by the settings below\n",
         "## Metrics\n", *_metrics(parts), "",
@@ -52,13 +52,14 @@ def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
     ])  # fmt: skip
 
 
-def _words(parts: Parts) -> list[str]:
-    if parts.evidence is None:
+def _evidence(parts: Parts) -> list[str]:
+    evidence = parts.evidence
+    if evidence is None:
         return []
-    words, texts = len(parts.evidence.vocabulary.terms), parts.evidence.combination.num_texts
+    texts = evidence.combination.num_texts
     return [
-        f"- beside the cascade, a linear model of the {words:,} words of whole texts; how much each counts was learnt "
-        f"on {texts:,} validation texts"
+        *(f"- beside the cascade, {source.described}" for source in evidence.sources),
+        f"- how much each of these counts was learnt on {texts:,} validation texts",
     ]
 
 

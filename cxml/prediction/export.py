@@ -6,7 +6,7 @@ label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; i
 tree/                     the label tree
 labels.arrow              label names and, where labels are weighed, their weights; row = label id
 tokenizer.json            the encoder's tokenizer
-words/                    words beside the cascade, where the model has them
+evidence/                 sources beside the cascade, where the model has them
 decisions.json            thresholds and calibration, where they were chosen
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
@@ -33,11 +33,11 @@ from cxml.checkpoint import load_weights, parse_tensors
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError
-from cxml.evidence import WORDS, read_evidence, write_evidence
+from cxml.evidence import EVIDENCE, FOLDERS, read_evidence, write_evidence
 from cxml.model import build_model, check_weights_fit
 from cxml.parallel import Exchange, RowLayout, leaf_offsets_of
 from cxml.prediction.card import model_card
-from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, exported_decisions
+from cxml.prediction.decisions import DECISIONS_FILE, Decisions, decisions_as_json, exported_decisions
 from cxml.prediction.packed_rows import PackedRows, prediction_head, read_rows
 from cxml.prediction.parts import Parts
 from cxml.storage.locks import locked
@@ -46,7 +46,6 @@ from cxml.tree import LabelTree
 _FORMAT, _VERSION = "cxml-export", 1
 _MANIFEST, _CONFIG, _WEIGHTS, _ROWS = "manifest.json", "config.json", "model.safetensors", "label_rows.safetensors"
 _LABELS, _TOKENIZER, _CARD, _TREE = "labels.arrow", "tokenizer.json", "README.md", "tree"
-_WORDS_MANIFEST = f"{WORDS}/{_MANIFEST}"
 _AGAIN = "Export the model again."
 
 
@@ -89,19 +88,20 @@ def _write_exported(url: str, parts: Parts) -> None:
     storage.write_atomic(storage.join(url, _TOKENIZER), parts.tokenizer.to_str(pretty=False).encode())
     storage.write_atomic(storage.join(url, _CARD), model_card(parts, config).encode())
     if parts.evidence is not None:
-        write_evidence(storage.join(url, WORDS), parts.evidence, str(parts.facts["fingerprint"]))
+        write_evidence(storage.join(url, EVIDENCE), parts.evidence, str(parts.facts["fingerprint"]))
     if parts.decisions.num_texts:
         storage.write_atomic(storage.join(url, DECISIONS_FILE), decisions_as_json(parts.decisions))
     artefacts.write_manifest(url, {"format": _FORMAT, "version": _VERSION, "files": artefacts.file_entries(url)})
 
 
-def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> Parts:
+def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evidence: bool = True) -> Parts:
     """Load an exported folder.
 
     Args:
         url: the folder.
         exchange: the ranks that share the label rows; each keeps its own.
         memory_map: map the label rows into memory instead of reading them.
+        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
 
     Raises:
         DataError: a file is missing or damaged, or does not fit the others.
@@ -112,8 +112,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
         )
     files = _read_manifest(url)
-    of_words = {name for name in files if name.startswith(f"{WORDS}/")} - {_WORDS_MANIFEST}
-    read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_words}
+    folder = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
+    of_evidence = {name for name in files if folder and name.startswith(f"{folder}/")} - {f"{folder}/{_MANIFEST}"}
+    read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_evidence}
     for name in files.keys() - read_whole:
         artefacts.verify_file(url, files[name], _AGAIN)
     settings = _Settings.parse(artefacts.read_file(url, files[_CONFIG], _AGAIN), storage.join(url, _CONFIG))
@@ -137,12 +138,13 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False) -> 
     )
     load_weights(model, weights, weights_file, _AGAIN)
     names, label_weights = _read_labels(url, files[_LABELS], tree.num_labels)
+    has_decisions = evidence or folder is None
     return Parts(
         model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
         facts=settings.facts, mapped=mapped,
-        evidence=read_evidence(storage.join(url, WORDS), tree, _AGAIN) if _WORDS_MANIFEST in files else None,
-        decisions=exported_decisions(url, files, tree.num_labels, _AGAIN),
+        evidence=read_evidence(storage.join(url, folder), tree, _AGAIN, width=width) if folder and evidence else None,
+        decisions=exported_decisions(url, files, tree.num_labels, _AGAIN) if has_decisions else Decisions(),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from cxml.prediction.parts import Parts, known_frequency
 
 
 def adjust_logits(parts: Parts, strength: float) -> Parts:
-    """The model with biases, or logits of words and cascade, that rank rare labels higher; itself for 0.
+    """The model with biases, or logits of all parts together, that rank rare labels higher; itself for 0.
 
     Args:
         parts: a trained model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import posixpath
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ from cxml.checkpoint import (
 from cxml.config import Config, config_from_dict
 from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.evidence import WORDS, WordEvidence, read_evidence
+from cxml.evidence import CASCADE, Evidence, evidence_folder, read_evidence
 from cxml.model import CascadeXML
 from cxml.parallel import Exchange, RowLayout, ShardedLevel
 from cxml.prediction.decisions import Decisions, read_exported_decisions, read_run_decisions
@@ -59,7 +59,7 @@ class Parts:
             1; None where it is left as it is.
         decisions: thresholds and calibration that were chosen for the scores of just this model; empty where none were,
             where the weights are a checkpoint's, and where biases are adjusted or labels weighed.
-        evidence: words beside the cascade; None where the model has none, or ranks better without, and for checkpoints.
+        evidence: sources beside the cascade; None for checkpoints and where the model has none or ranks better without.
         mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
     """
 
@@ -76,7 +76,7 @@ class Parts:
     num_train_texts: int = 0
     label_weights: np.ndarray | None = None
     decisions: Decisions = field(default_factory=Decisions)
-    evidence: WordEvidence | None = None
+    evidence: Evidence | None = None
     mapped: MappedFile | None = None
 
     def check_rows(self) -> None:
@@ -138,9 +138,8 @@ def model_identity(url: str) -> str:
     except FileNotFoundError:
         raise no_model(url) from None
     digest = hashlib.sha256(storage.read_bytes(storage.join(place, name)))
-    words = storage.join(place, WORDS, _MANIFEST)
-    if storage.exists(words):
-        digest.update(storage.read_bytes(words))
+    if name := evidence_folder(place):
+        digest.update(storage.read_bytes(storage.join(place, name, _MANIFEST)))
     return digest.hexdigest()[:16]
 
 
@@ -157,10 +156,15 @@ def read_decisions(url: str) -> Decisions:
     return Decisions() if is_checkpoint else read_run_decisions(posixpath.dirname(place), model_identity(place), None)
 
 
-def read_parts(url: str, exchange: Exchange) -> Parts:
+def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     """Load a run's model (`OUTPUT` or `OUTPUT/model`) or a checkpoint; a collective call.
 
     Data and tree are looked for where the run's config has them, and beside the model, should the run have moved.
+
+    Args:
+        url: what to load.
+        exchange: the ranks that share the label rows.
+        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
 
     Raises:
         DataError: there is no model, or a part of it is missing or damaged.
@@ -189,7 +193,9 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
     names, frequency = read_labels(data)
     if len(names) != tree.num_labels:
         raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
-    decisions = Decisions() if is_checkpoint else read_run_decisions(output, model_identity(place), len(names))
+    is_left_out = not evidence and evidence_folder(place) is not None
+    has_decisions = not is_checkpoint and not is_left_out
+    decisions = read_run_decisions(output, model_identity(place), len(names)) if has_decisions else Decisions()
     facts: dict[str, object] = {
         "fingerprint": fingerprint, "metrics": _metrics_beside(output), "tokenizer": info.fingerprint
     }  # fmt: skip
@@ -197,24 +203,21 @@ def read_parts(url: str, exchange: Exchange) -> Parts:
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
         frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
-        evidence=None if is_checkpoint else _read_evidence(place, tree, config),
+        evidence=None if is_checkpoint or not evidence else _read_evidence(place, tree, config, model),
     )  # fmt: skip
 
 
-def _read_evidence(place: str, tree: LabelTree, config: Config) -> WordEvidence | None:
-    """The words of the model in the folder `place`, if it has any that it ranks by."""
-    url = storage.join(place, WORDS)
-    if not storage.exists(storage.join(url, _MANIFEST)):
-        if config.evidence.words:
-            _log.warning("%s has no words yet and predicts by the cascade alone: python -m cxml.train adds them", place)
+def _read_evidence(place: str, tree: LabelTree, config: Config, model: CascadeXML) -> Evidence | None:
+    """The evidence of the model in the folder `place`, if it has any that it ranks by."""
+    name = evidence_folder(place)
+    if name is None:
+        if config.evidence.sources:
+            _log.warning(
+                "%s has no evidence yet and predicts by the cascade alone: python -m cxml.train adds it", place
+            )
         return None
-    evidence = read_evidence(url, tree)
-    return None if evidence.combination.way == "cascade" else evidence
-
-
-def without_words(parts: Parts) -> Parts:
-    """The cascade alone, without decisions that were chosen for other scores."""
-    return parts if parts.evidence is None else replace(parts, evidence=None, decisions=Decisions())
+    evidence = read_evidence(storage.join(place, name), tree, width=model.encoder.feature_sizes[-1])
+    return None if evidence.combination.way == CASCADE else evidence
 
 
 def _find(url: str) -> tuple[str, bool] | None:

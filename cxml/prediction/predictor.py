@@ -20,8 +20,9 @@ from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets, window_rule
 from cxml.errors import ConfigError
 from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
+from cxml.evidence import TextViews
 from cxml.metrics import Thresholds, metric_sums
-from cxml.model import CascadeXML, LevelPrediction, on_host
+from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction.decisions import as_threshold
@@ -43,7 +44,7 @@ from cxml.prediction.inputs import (
 from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.named import indicators_of
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file, without_words
+from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
 from cxml.prediction.paths import explain_batch
 from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
@@ -99,7 +100,7 @@ class Predictor:
         rows: RowFormat | None = None,
         logit_adjustment: float = 0.0,
         propensity_ranking: float = 0.0,
-        words: bool = True,
+        evidence: bool = True,
         calibrated: bool = False,
         memory_map: bool = False,
         batch_size: int = 128,
@@ -115,8 +116,9 @@ class Predictor:
             logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
             propensity_ranking: ranks by score times so high a power of the inverse propensity; see
                 `cxml.prediction.weigh_labels`. Not for exported folders.
-            words: rank by the words of whole texts too, where the model has them (evidence.words); False: by the
-                cascade alone, without thresholds and calibration, which were chosen for both together.
+            evidence: rank by the sources beside the cascade too, where the model has them (the config's section
+                evidence); False: by the cascade alone, without thresholds and calibration, which were chosen for all
+                together.
             calibrated: give probabilities as scores: the shares of true labels that validation texts had at each score,
                 in the order of the scores. Not with the two options above.
             memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
@@ -143,14 +145,13 @@ class Predictor:
         propensity_ranking = as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
         if is_exported(url):
-            parts = read_exported(url, exchange, memory_map=memory_map)
+            parts = read_exported(url, exchange, memory_map=memory_map, evidence=evidence)
         elif memory_map:
             raise ConfigError(
                 "memory_map", True, f"{url} is not an exported folder", "Export it first: python -m cxml.export."
             )
         else:
-            parts = read_parts(url, exchange)
-        parts = parts if words else without_words(parts)
+            parts = read_parts(url, exchange, evidence=evidence)
         parts = weigh_labels(adjust_logits(parts, logit_adjustment), propensity_ranking)
         if rows is not None:
             if memory_map and rows != parts.rows.format:
@@ -202,12 +203,13 @@ class Predictor:
 
         Raises:
             ConfigError: other ranks hold a part of the label rows, a package of the extra `onnx` is missing, or the
-                model has words or cuts texts into windows, which this form leaves out.
+                model has evidence or cuts texts into windows, which this form leaves out.
         """
         if self.parts.evidence is not None:
+            names = " and ".join(self.parts.evidence.names)
             raise ConfigError(
-                "form", "onnx", "has no place for the words that this model ranks by",
-                "Load the model with words=False (python -m cxml.export --no-words) to export the cascade alone.",
+                "form", "onnx", f"has no place for the {names} that this model ranks by",
+                "Load the model with evidence=False (python -m cxml.export --no-evidence) to export the cascade alone.",
             )  # fmt: skip
         refuse_windows(self.parts.config, "form", "onnx")
         folder = as_url(folder, "folder")
@@ -322,11 +324,14 @@ class Predictor:
         candidates = self._candidates_of_cascade(wanted)
         labels = np.full((len(tokens), candidates), -1, np.int64)
         logits = np.full((len(tokens), candidates), -np.inf, np.float32)
+        views = TextViews(words, self._no_features(len(tokens)))
         for rows, batch in self._batches(tokens):
             (best,) = on_host(self._model(batch, predict_k=candidates, beam=beam)[-1:])
             labels[rows] = best.nodes[: len(rows)].numpy()
             logits[rows] = best.logits[: len(rows)].numpy()
-        labels, logits = self._ranked(*self._with_words(labels, logits, words, wanted))
+            if views.features is not None:
+                views.features[rows] = host_features(best, len(rows))
+        labels, logits = self._ranked(*self._with_evidence(labels, logits, views, wanted))
         labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
         labels, scores = self._decided(labels, scores, least)
         return Predictions(labels[:, :k], scores[:, :k], self.names)
@@ -337,8 +342,8 @@ class Predictor:
     ) -> list[list[ExplainedLabel]]:
         """What `predict` finds, each label with the clusters above it and what the cascade thinks of them.
 
-        In a model with words the score of a label rests on both, its `probability` on the cascade alone; that is 0
-        where only the words propose it.
+        In a model with evidence the score of a label rests on all parts, its `probability` on the cascade alone, which
+        is 0 where the cascade does not propose it.
         """
         k, beam = self._checked(k, beam)
         least = as_threshold(threshold, self.parts.decisions)
@@ -350,8 +355,10 @@ class Predictor:
             wanted = self._candidates(k, least)
             (best,) = on_host(self._model(batch, predict_k=self._candidates_of_cascade(wanted), beam=beam)[-1:])
             nodes, own = best.nodes[: len(rows)].numpy(), best.logits[: len(rows)].numpy()
-            labels, logits = self._with_words(nodes, own, None if words is None else words[rows], wanted)
-            of_cascade = torch.from_numpy(own if words is None else _looked_up(labels, nodes, own))
+            features = None if self.parts.evidence is None else host_features(best, len(rows))
+            views = TextViews(None if words is None else words[rows], features)
+            labels, logits = self._with_evidence(nodes, own, views, wanted)
+            of_cascade = torch.from_numpy(own if self.parts.evidence is None else _looked_up(labels, nodes, own))
             shown = LevelPrediction(torch.from_numpy(labels).to(self.device), of_cascade.to(self.device))
             found = explain_batch(self._model, self.parts.tree, batch, shown, is_weighted=is_weighted)
             ids, logits = self._ranked(labels, logits)
@@ -366,10 +373,13 @@ class Predictor:
                 ]
         return explained
 
-    @torch.inference_mode()
     def embed(self, texts: Iterable[str]) -> np.ndarray:
         """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""
-        tokens = self._encode(as_texts(texts))
+        return self.embed_tokens(self._encode(as_texts(texts)))
+
+    @torch.inference_mode()
+    def embed_tokens(self, tokens: Ragged) -> np.ndarray:
+        """`embed` for token ids of N texts, special tokens included."""
         features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask, batch.windows)[-1]
@@ -379,8 +389,8 @@ class Predictor:
     def restricted_to(self, labels: Iterable[int | str]) -> Predictor:
         """A predictor of some labels only: the tree without the clusters that hold none of them.
 
-        A label keeps its score (in a model with words, where both parts propose it), and a beam is spent on clusters of
-        allowed labels alone, so nothing that is allowed is pushed out by what is not.
+        A label keeps its score (in a model with evidence, where all parts propose it), and a beam is spent on clusters
+        of allowed labels alone, so nothing that is allowed is pushed out by what is not.
 
         Args:
             labels: ids or names; order and repetition do not matter.
@@ -402,18 +412,22 @@ class Predictor:
 
     def _words_of(self, texts: list[str]) -> sparse.csr_matrix | None:
         """Tf-idf of whole texts, for a model that has words."""
-        return None if self.parts.evidence is None else self.parts.evidence.vocabulary.of_texts(texts)
+        vocabulary = None if self.parts.evidence is None else self.parts.evidence.vocabulary
+        return None if vocabulary is None else vocabulary.of_texts(texts)
+
+    def _no_features(self, num_texts: int) -> np.ndarray | None:
+        """Room for the features of texts, float32 [N, D], for a model with a source that reads them."""
+        width = None if self.parts.evidence is None else self.parts.evidence.width("features")
+        return None if width is None else np.zeros((num_texts, width), np.float32)
 
     def _require_words(self, words: sparse.csr_matrix | None, num_texts: int) -> None:
-        evidence = self.parts.evidence
-        if evidence is None:
-            return
-        wanted = num_texts, len(evidence.vocabulary.terms)
-        if words is None or words.shape != wanted:
+        num_words = None if self.parts.evidence is None else self.parts.evidence.width("words")
+        if num_words is not None and (words is None or words.shape != (num_texts, num_words)):
+            wanted = num_texts, num_words
             found = "tokens alone" if words is None else f"words of the shape {words.shape}"
             raise ConfigError(
                 "words", None, f"the model ranks by the words of whole texts, {wanted}, and got {found}",
-                "Give the texts to `predict`, or load the model with words=False.",
+                "Give the texts to `predict`, or load the model with evidence=False.",
             )  # fmt: skip
 
     def _candidates_of_cascade(self, wanted: int) -> int:
@@ -421,14 +435,14 @@ class Predictor:
         most = min(EVIDENCE_CANDIDATES, len(self._label_ids))
         return wanted if self.parts.evidence is None else max(wanted, most)
 
-    def _with_words(
-        self, labels: np.ndarray, logits: np.ndarray, words: sparse.csr_matrix | None, wanted: int
+    def _with_evidence(
+        self, labels: np.ndarray, logits: np.ndarray, texts: TextViews, wanted: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The `wanted` best labels and their logits, from the cascade's, [N, K], and the texts' words."""
+        """The `wanted` best labels and their logits, from the cascade's, [N, K], and what sources read of the texts."""
         evidence = self.parts.evidence
-        if evidence is None or words is None:
+        if evidence is None:
             return labels, logits
-        return evidence.combine(words, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
+        return evidence.combine(texts, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
 
     def _candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
         """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""

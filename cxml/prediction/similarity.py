@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from cxml import extras
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
+from cxml.evidence import load_faiss, unit_rows
 from cxml.prediction.predictor import Predictor
 
 _TEXTS_AT_ONCE = 8192
@@ -38,8 +37,8 @@ class Similarity:
         Raises:
             ConfigError: faiss is not installed.
         """
-        faiss = _faiss()
-        self._vectors = _unit(vectors)
+        faiss = load_faiss("cxml.similar", "the search", "similar")
+        self._vectors = unit_rows(vectors)
         self._index = faiss.IndexFlatIP(self._vectors.shape[1])
         self._index.add(self._vectors)
 
@@ -48,7 +47,7 @@ class Similarity:
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
         """The k nearest vectors of each query float [Q, D]; fewer where there are not so many."""
-        cosines, ids = self._index.search(_unit(queries), min(k, len(self)))
+        cosines, ids = self._index.search(unit_rows(queries), min(k, len(self)))
         return Neighbours(ids, cosines)
 
     def nearest_of(self, rows: np.ndarray, k: int) -> Neighbours:
@@ -97,16 +96,3 @@ def label_id(predictor: Predictor, name: str) -> int:
         alike = [other for other in names if name.lower() in other.lower()][:3]
         remedy = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else "Names are matched whole."
         raise ConfigError("--label", name, "is not a label of this model", remedy) from error
-
-
-def _faiss() -> Any:  # noqa: ANN401 - faiss has no types
-    extras.require("cxml.similar", "the search", "faiss")
-    import faiss  # noqa: PLC0415 - an optional package
-
-    return faiss
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    floats = np.array(vectors, np.float32, order="C")
-    lengths = np.linalg.norm(floats, axis=1, keepdims=True)
-    return np.divide(floats, lengths, out=floats, where=lengths > 0)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cxml.data import lengths_to_offsets
+from cxml.evidence import LabelSubset
 from cxml.model import CascadeXML, LevelHead
 from cxml.parallel import RowLayout, leaf_offsets_of
 from cxml.prediction.parts import Parts
@@ -34,7 +35,7 @@ def restrict(parts: Parts, labels: np.ndarray) -> Parts:
     rows = parts.rows.take(positions)
     evidence = parts.evidence
     if evidence is not None:
-        evidence = evidence.restricted(smaller, [*kept, positions], labels)
+        evidence = evidence.restricted(LabelSubset(smaller, [*kept, positions], labels))
     return replace(
         parts, model=_smaller_model(parts.model, smaller, kept), tree=smaller, layout=layout, rows=rows, mapped=None,
         evidence=evidence,

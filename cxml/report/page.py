@@ -84,7 +84,7 @@ def _label_groups(report: Mapping[str, Any]) -> dict[str, Any] | None:
     if "label_groups" not in report:
         return None
     k = report["label_groups"]["k"]
-    columns = (f"RP@{k}", f"nDCG@{k}", "R-precision", "micro-P", "micro-R", "micro-F1", "macro-F1")
+    columns = (f"recall@{k}", f"RP@{k}", f"nDCG@{k}", "R-precision", "micro-P", "micro-R", "micro-F1", "macro-F1")
     return {**report["label_groups"], "columns": columns}
 
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 OWN, BASELINE = "CascadeXML", "tf-idf + linear (Parabel)"
 """What readers call the two models of a run."""
-ALONE = "CascadeXML, without its words"
-"""What readers call the cascade of a model that has words beside it."""
+ALONE = "CascadeXML alone"
+"""What readers call the cascade of a model that has evidence beside it."""
 
 _MOST_TRUE_LABELS = 10  # an example's true labels beyond these are counted, not listed
 
@@ -89,11 +89,11 @@ def groups_table(label_groups: Mapping[str, Any]) -> Table:
         label_groups: `k`, `threshold` and `groups` as `cxml.training.decision_report` gives them.
     """
     k = label_groups["k"]
-    columns = (f"RP@{k}", "R-precision", "micro-F1", "macro-F1")
+    columns = (f"recall@{k}", "R-precision", "micro-F1", "macro-F1")
+    within = "recall among all labels, R-precision within each group"
     table = Table(
         title="Labels of more than 50 train texts, of 1 to 50, and of none", title_justify="left",
-        caption=f"in percent; rankings within each group; F1 at the threshold {label_groups['threshold']}",
-        caption_justify="left",
+        caption=f"in percent; {within}; F1 at the threshold {label_groups['threshold']}", caption_justify="left",
     )  # fmt: skip
     table.add_column("")
     for column in ("labels", "true", *columns):

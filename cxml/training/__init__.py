@@ -4,23 +4,36 @@ config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if 
        -> tracking(): runs of experiment trackers, if asked for
        -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging
        -> the weights of the last epoch or, by validation texts, of the best one -> saved model
-config -> train_words(), combine_words(): words beside a saved model, if asked for
+config -> begin_evidence(), complete_evidence(): sources of labels beside a saved model, if asked for
 config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
 """
 
 from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.evaluation import evaluate, level_truths, predict_split
+from cxml.training.evidence import (
+    begin_evidence,
+    complete_evidence,
+    evidence_url,
+    no_validation_texts,
+    remove_evidence,
+)
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, Pacer, StepReport, fit
 from cxml.training.pace import Pace, smoothed, steps_in_time
 from cxml.training.precision import precision_here, with_precision
-from cxml.training.selection import Selection, judged_run, read_selection, selection_run, selection_url
+from cxml.training.selection import (
+    Selection,
+    judged_run,
+    read_selection,
+    selection_run,
+    selection_url,
+    train_texts_of,
+)
 from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
 from cxml.training.tracked import ending_lost_runs, require_trackers, track_report
-from cxml.training.words import combine_as, combine_words, no_validation_texts, train_texts_of, train_words, words_url
 
 __all__ = [
     "BudgetPacer",
@@ -34,11 +47,12 @@ __all__ = [
     "StepReport",
     "StopSignal",
     "TimeLimit",
-    "combine_as",
-    "combine_words",
+    "begin_evidence",
+    "complete_evidence",
     "ending_lost_runs",
     "evaluate",
     "evaluate_run",
+    "evidence_url",
     "fit",
     "judged_run",
     "level_truths",
@@ -47,6 +61,7 @@ __all__ = [
     "precision_here",
     "predict_split",
     "read_selection",
+    "remove_evidence",
     "require_trackers",
     "selection_run",
     "selection_url",
@@ -57,7 +72,5 @@ __all__ = [
     "train",
     "train_step",
     "train_texts_of",
-    "train_words",
     "with_precision",
-    "words_url",
 ]

@@ -105,6 +105,7 @@ def _groups(
     return {
         name: {
             **dataclasses.asdict(facts),
+            f"recall@{k}": facts.recall,
             **_ranking_within(test, is_in_group, k),
             **counts.of(is_in_group).metrics(),
         }

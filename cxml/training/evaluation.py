@@ -16,7 +16,7 @@ from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
 from cxml.data import Batch, EvalLoader, LabelledRows, WindowRule
 from cxml.metrics import MetricSums, metric_sums
-from cxml.model import LevelPrediction, on_host
+from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.parallel import Exchange, Ranks
 from cxml.progress import track
 from cxml.tree import LabelTree
@@ -33,20 +33,23 @@ class SplitPrediction:
         nodes: one int64 [n, K] per level, best first, -1 where there is none; labels, the last, as label ids.
         scores: one float32 [n, K] per level.
         reached: int64 [cluster levels]: of the texts' true labels, how many lie in clusters that the level handed down.
+        features: what the labels' level has read, float32 [n, D]; None where they were not asked for.
     """
 
     rows: np.ndarray
     nodes: list[np.ndarray]
     scores: list[np.ndarray]
     reached: np.ndarray
+    features: np.ndarray | None = None
 
 
 def predict_split(
-    predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks, *, num_labels: int = 0
-) -> SplitPrediction:
+    predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks, *, num_labels: int = 0,
+    with_features: bool = False,
+) -> SplitPrediction:  # fmt: skip
     """Predict this rank's share of a split: the k best nodes of each level, and more labels if `num_labels` is more."""
     num_labels = max(k, num_labels)
-    rows, predictions = [np.zeros(0, np.int64)], []
+    rows, predictions, features = [np.zeros(0, np.int64)], [], []
     clusters = [tree.cluster_of_label(level) for level in range(len(tree.offsets))]
     reached = np.zeros(len(clusters), np.int64)
     batches = track(loader, len(loader), "predict") if ranks.is_first else loader
@@ -54,6 +57,8 @@ def predict_split(
         rows.append(indices)
         *above, labels = on_host(predict(batch.to(ranks.device), num_labels))
         found = [*(_best(level, k) for level in above), labels]
+        if with_features:
+            features.append(host_features(labels, len(indices)))
         predictions.append([_first(p, len(indices)) for p in found])
         reached += _count_reached(batch, len(indices), found, clusters)
     by_level = list(zip(*predictions, strict=True))
@@ -62,6 +67,7 @@ def predict_split(
         nodes=[torch.cat([p.nodes for p in level]).numpy() for level in by_level],
         scores=[torch.cat([p.scores for p in level]).numpy() for level in by_level],
         reached=reached,
+        features=np.concatenate(features) if with_features else None,
     )
 
 
@@ -90,8 +96,17 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
 
 def predict_by_model(config: Config, tree: LabelTree, ranks: Ranks) -> Predict:
     """What the run's saved cascade predicts: a function of a batch and the number of labels; a collective call."""
+    return predict_with(saved_cascade(config, tree, ranks))
+
+
+def saved_cascade(config: Config, tree: LabelTree, ranks: Ranks) -> CascadeXML:
+    """The run's saved cascade on this rank's device, in the precision of prediction; a collective call."""
     dtype = encoder_dtype(config.evaluate.precision, ranks.device)
-    model = load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
+    return load_model(model_url(config), tree, Exchange()).predicting_in(dtype).to(ranks.device)
+
+
+def predict_with(model: CascadeXML) -> Predict:
+    """What a cascade predicts: a function of a batch and the number of labels."""
 
     @torch.inference_mode()
     def predict(batch: Batch, k: int) -> list[LevelPrediction]:
@@ -129,7 +144,7 @@ def evaluate(
 
 def predict_share(
     predict: Predict, dataset: LabelledRows, tree: LabelTree, config: EvaluateConfig, ranks: Ranks,
-    *, num_labels: int = 0, windows: WindowRule | None = None,
+    *, num_labels: int = 0, windows: WindowRule | None = None, with_features: bool = False,
 ) -> SplitPrediction:  # fmt: skip
     """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`.
 
@@ -140,7 +155,9 @@ def predict_share(
         pad_id=dataset.manifest.tokenizer.pad_id, windows=windows,
     )  # fmt: skip
     k = min(max(config.top_k), tree.num_labels)
-    return predict_split(predict, loader, k, tree, ranks, num_labels=min(num_labels, tree.num_labels))
+    return predict_split(
+        predict, loader, k, tree, ranks, num_labels=min(num_labels, tree.num_labels), with_features=with_features
+    )
 
 
 def score_levels(
@@ -182,9 +199,7 @@ def gather_labels(
         num_rows: texts in the split.
         ranks: this process's place.
     """
-    share = rows, labels, scores
-    shares: list | None = [None] * ranks.world_size if ranks.is_first else None
-    dist.gather_object(share, shares)
+    shares = gather_shares((rows, labels, scores), ranks)
     if shares is None:
         return None
     width = max(nodes.shape[1] for _, nodes, _ in shares)
@@ -192,6 +207,29 @@ def gather_labels(
     for own, nodes, values in shares:
         all_labels[own, : nodes.shape[1]], all_scores[own, : nodes.shape[1]] = nodes, values
     return all_labels, all_scores
+
+
+def gather_features(found: SplitPrediction, num_rows: int, ranks: Ranks) -> np.ndarray | None:
+    """Features of the whole split on the first rank, float32 [num_rows, D]; a collective call.
+
+    None on other ranks, and where no features were asked for.
+    """
+    if found.features is None:
+        return None
+    shares = gather_shares((found.rows, found.features), ranks)
+    if shares is None:
+        return None
+    features = np.zeros((num_rows, found.features.shape[1]), np.float32)
+    for rows, own in shares:
+        features[rows] = own
+    return features
+
+
+def gather_shares(share: tuple[np.ndarray, ...], ranks: Ranks) -> list | None:
+    """The shares of all ranks on the first one, in their order; None elsewhere. A collective call."""
+    shares: list | None = [None] * ranks.world_size if ranks.is_first else None
+    dist.gather_object(share, shares)
+    return shares
 
 
 def level_truths(labels: sparse.csr_matrix, tree: LabelTree) -> Iterator[sparse.csr_matrix]:

@@ -44,7 +44,7 @@ from cxml.data import (
     with_names,
 )
 from cxml.errors import DataError
-from cxml.evidence import CANDIDATES, WordEvidence
+from cxml.evidence import CANDIDATES, Evidence
 from cxml.metrics import by_frequency
 from cxml.model import build_model
 from cxml.optim import Schedule
@@ -80,18 +80,18 @@ from cxml.training.evaluation import (
     predict_share,
     score_levels,
 )
+from cxml.training.evidence import run_evidence, with_evidence
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, Pacer, fit
 from cxml.training.memory import ReturnMemory
 from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
-from cxml.training.selection import judged_run, write_selection
+from cxml.training.selection import judged_run, train_texts_of, write_selection
 from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.validation import EvaluateDuringTraining
 from cxml.training.weights import label_weights
-from cxml.training.words import run_evidence, train_texts_of, with_words
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     Returns:
         `level_sizes`; `levels`: metrics per level in percent, the labels last; on the first rank `examples`: texts with
         their true and best labels; `by_frequency`: groups of labels, rare to frequent; and `decision_report`. Where the
-        model has words, `evidence`: how they are combined, and metrics without them.
+        model has evidence, `evidence`: how it is combined, and metrics of the cascade alone.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -337,7 +337,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
 
 def _predict_texts_by(
-    config: Config, tree: LabelTree, evidence: WordEvidence | None, ranks: Ranks
+    config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks
 ) -> Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]:
     """`_predict_texts` by the saved model of `config`."""
     predict = predict_by_model(config, tree, ranks)
@@ -345,23 +345,26 @@ def _predict_texts_by(
 
 
 def _predict_texts(
-    predict: Predict, texts: LabelledRows, tree: LabelTree, evidence: WordEvidence | None, *, config: Config,
+    predict: Predict, texts: LabelledRows, tree: LabelTree, evidence: Evidence | None, *, config: Config,
     ranks: Ranks,
 ) -> tuple[SplitPrediction, SplitPrediction]:  # fmt: skip
-    """This rank's share of some texts as the cascade predicts it, and as the model does: with words, if it has any."""
+    """This rank's share of some texts as the cascade predicts it, and as the model does, with its evidence."""
     wanted = num_candidates(len(texts))
     candidates = wanted if evidence is None else max(wanted, CANDIDATES)
-    windows = window_rule(config, device=ranks.device)
-    found = predict_share(predict, texts, tree, config.evaluate, ranks, num_labels=candidates, windows=windows)
-    return found, with_words(found, texts, evidence, min(max(wanted, *config.evaluate.top_k), tree.num_labels))
+    with_features = evidence is not None and evidence.width("features") is not None
+    found = predict_share(
+        predict, texts, tree, config.evaluate, ranks,
+        num_labels=candidates, windows=window_rule(config, device=ranks.device), with_features=with_features,
+    )  # fmt: skip
+    return found, with_evidence(found, texts, evidence, min(max(wanted, *config.evaluate.top_k), tree.num_labels))
 
 
-def _evidence_report(evidence: WordEvidence, cascade: Mapping[str, float]) -> dict[str, Any]:
-    """The part of a report that is about words: metrics of the cascade alone, and of each way on validation texts."""
+def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[str, Any]:
+    """The part of a report about evidence: metrics of the cascade alone, and of each way on validation texts."""
     chosen = evidence.combination
     return {
         "way": chosen.way, "texts": chosen.num_texts, "validation": chosen.metrics, "cascade": cascade,
-        "bytes": evidence.model.num_bytes,
+        "bytes": {source.name: source.num_bytes for source in evidence.sources},
     }  # fmt: skip
 
 
@@ -445,7 +448,9 @@ def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarra
     if predictor.parts.facts["tokenizer"] != dataset.manifest.tokenizer.fingerprint:
         problem = "has another tokenizer, and the data set keeps no texts"
         raise DataError(url, problem, "Prepare the data with data.keep_text: true.")
-    words = predictor.parts.evidence and dataset.features(rows)  # of the run's own words, as its own tokens
+    evidence = predictor.parts.evidence
+    has_words = evidence is not None and evidence.vocabulary is not None
+    words = dataset.features(rows) if has_words else None  # of the run's own words, as its own tokens
     return predictor.predict_tokens(dataset.gather(rows)[0], k, words=words)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cxml import storage
 from cxml.config import Config
-from cxml.data import data_url
+from cxml.data import JoinedRows, RowSubset, ShardedDataset, all_labelled_texts, data_url, train_texts
 from cxml.tree import tree_url
 
 _REMEDY = "Train again with --force train."
@@ -76,6 +76,13 @@ def selection_run(config: Config) -> Config:
 def judged_run(config: Config) -> Config:
     """The run whose model the validation texts judge: this one, or that which chose the epochs of a final fit."""
     return selection_run(config) if config.train.keep == "refit" else config
+
+
+def train_texts_of(config: Config) -> ShardedDataset | RowSubset | JoinedRows:
+    """The texts that a run's model is trained on; after a selection all that are not for the test."""
+    if config.train.keep == "refit":
+        return all_labelled_texts(data_url(config))
+    return train_texts(data_url(config), config.train.validation_fraction)
 
 
 def selection_url(output: str) -> str:

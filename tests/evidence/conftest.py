@@ -1,4 +1,4 @@
-"""Texts of random words and a tree over their labels; a run whose model has words."""
+"""Texts of random words and a tree over their labels; a run whose model has all sources."""
 
 import dataclasses
 
@@ -26,11 +26,11 @@ def tree():
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """The config of a finished run whose model has words, and its report."""
+    """The config of a finished run whose model has all sources, and its report."""
     folder = tmp_path_factory.mktemp("evidence")
     config = small_config(
         folder / "out", make_encoder(folder / "encoder"), train={"epochs": 6, "validation_fraction": 0.25}
     )  # fmt: skip
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
-    config = dataclasses.replace(config, optim=faster, evidence=EvidenceConfig(words=True))
+    config = dataclasses.replace(config, optim=faster, evidence=EvidenceConfig(words=True, neighbours=True, names=True))
     return config, pipeline.run(config)

@@ -3,31 +3,35 @@
 import numpy as np
 import pytest
 from scipy import sparse, special
+from sklearn.linear_model import LogisticRegression
 
-from cxml.evidence import Proposals, choose_combination, pair_up, rank
-from cxml.evidence.combination import FACTS, Combination
+from cxml.evidence import Proposals, choose_combination, pair_up, rank, ways_of
+from cxml.evidence.combination import cascade_alone, facts_of
+from cxml.evidence.logistic import fit_logistic
 from cxml.metrics import metric_sums
 
 NUM_LABELS, NUM_TEXTS = 40, 1500
 KS = (1, 3, 5)
 
 
-def synthetic(of_cascade, of_words, seed=0, num_texts=NUM_TEXTS):
-    """Texts with two true labels, and two parts whose scores know so much of them (0: noise)."""
+def synthetic(*strengths, seed=0, num_texts=NUM_TEXTS):
+    """Texts with two true labels, a cascade and sources whose scores know so much of them (0: noise)."""
     generator = np.random.default_rng(seed)
     true = np.zeros((num_texts, NUM_LABELS))
     for row in true:
         row[generator.choice(NUM_LABELS, 2, replace=False)] = 1
-    scores = [strength * true + generator.normal(size=true.shape) for strength in (of_cascade, of_words)]
+    scores = [strength * true + generator.normal(size=true.shape) for strength in strengths]
     parts = []
-    for each, transform in zip(scores, (special.expit, lambda x: -np.log1p(np.exp(1 - x))), strict=True):
+    for number, each in enumerate(scores):
         labels = np.argsort(-each, axis=1)[:, :15]
-        parts.append(Proposals(labels, transform(np.take_along_axis(each, labels, 1)).astype(np.float32)))
+        best = np.take_along_axis(each, labels, 1)
+        parts.append(Proposals(labels, (-np.log1p(np.exp(1 - best)) if number else special.expit(best)).astype("f4")))
     return (*parts, sparse.csr_matrix(true))
 
 
 FREQUENCY = np.random.default_rng(9).integers(1, 50, NUM_LABELS)
 WEIGHTS = np.linspace(1, 3, NUM_LABELS)
+FACTS = facts_of(["words"])
 
 
 def ndcg(pairs, logits, true):
@@ -37,10 +41,10 @@ def ndcg(pairs, logits, true):
 @pytest.mark.parametrize(("of_cascade", "of_words"), [(3, 0), (0, 3), (2, 2), (3, 1)])
 def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascade, of_words):
     cascade, words, true = synthetic(of_cascade, of_words)
-    chosen = choose_combination(pair_up(cascade, words, FREQUENCY), true, WEIGHTS, KS)
+    chosen = choose_combination(pair_up(cascade, [words], FREQUENCY), true, WEIGHTS, KS, sources=("words",))
     cascade, words, true = synthetic(of_cascade, of_words, seed=1)
-    pairs = pair_up(cascade, words, FREQUENCY)
-    parts = [ndcg(pairs, Combination(way, chosen.weights, 0, 1, {}).score(pairs), true) for way in ("cascade", "words")]
+    pairs = pair_up(cascade, [words], FREQUENCY)
+    parts = [ndcg(pairs, chosen.score_by(way, pairs), true) for way in ("cascade", "words")]
     assert ndcg(pairs, chosen.score(pairs), true) >= max(parts) - 0.5
     if of_cascade == of_words:
         assert ndcg(pairs, chosen.score(pairs), true) > max(parts) + 5
@@ -48,8 +52,8 @@ def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascad
 
 def test_its_scores_are_probabilities():
     cascade, words, true = synthetic(2, 2, seed=3)
-    pairs = pair_up(cascade, words, FREQUENCY)
-    chosen = choose_combination(pairs, true, WEIGHTS, KS)
+    pairs = pair_up(cascade, [words], FREQUENCY)
+    chosen = choose_combination(pairs, true, WEIGHTS, KS, sources=("words",))
     assert chosen.way == "learnt"
     probability = special.expit(chosen.score(pairs))
     is_true = np.asarray(true[pairs.rows, pairs.labels]).ravel() > 0
@@ -68,7 +72,7 @@ def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
 
     frequency = np.empty_like(FREQUENCY)
     frequency[ids] = FREQUENCY
-    plain, changed = pair_up(cascade, words, FREQUENCY), pair_up(moved(cascade), moved(words), frequency)
+    plain, changed = pair_up(cascade, [words], FREQUENCY), pair_up(moved(cascade), [moved(words)], frequency)
     facts = {(row, ids[label]): each for row, label, each in zip(plain.rows, plain.labels, plain.facts, strict=True)}
     for row, label, each in zip(changed.rows, changed.labels, changed.facts, strict=True):
         np.testing.assert_array_equal(each, facts[rows[row], label])
@@ -78,12 +82,12 @@ def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
 def test_a_part_that_proposes_nothing_is_known_as_such():
     cascade = Proposals(np.array([[1, -1], [-1, -1]]), np.array([[0.9, 0], [0, 0]], np.float32))
     words = Proposals(np.array([[2, 1], [0, -1]]), np.array([[-0.1, -3], [-1, -np.inf]], np.float32))
-    pairs = pair_up(cascade, words, np.array([3, 0, 7]))
+    pairs = pair_up(cascade, [words], np.array([3, 0, 7]))
     assert list(zip(pairs.rows.tolist(), pairs.labels.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
     facts = dict(zip(FACTS, pairs.facts.T, strict=True))
     np.testing.assert_allclose(facts["cascade"], [special.logit(0.9), special.logit(0.9), 0], rtol=1e-5)
     np.testing.assert_allclose(facts["words"], [-3, -0.1, -1], rtol=1e-6)
-    np.testing.assert_array_equal(facts["not from the cascade"], [0, 1, 1])
+    np.testing.assert_array_equal(facts["not from cascade"], [0, 1, 1])
     np.testing.assert_array_equal(facts["not from words"], [0, 0, 0])
     np.testing.assert_allclose(facts["frequency"], np.log1p([0, 7, 3]))
     labels, logits = rank(pairs, np.array([1.0, 2.0, -np.inf]), 2, 3)
@@ -93,7 +97,46 @@ def test_a_part_that_proposes_nothing_is_known_as_such():
 
 def test_single_parts_rank_as_they_did_alone():
     cascade, words, _ = synthetic(2, 1, num_texts=50)
-    pairs = pair_up(cascade, words, FREQUENCY)
+    pairs = pair_up(cascade, [words], FREQUENCY)
     for way, part in (("cascade", cascade), ("words", words)):
-        logits = Combination(way, np.zeros(len(FACTS)), 0, 1, {}).score(pairs)
+        logits = cascade_alone(("words",)).score_by(way, pairs)
         np.testing.assert_array_equal(rank(pairs, logits, 50, 15)[0], part.labels)
+
+
+@pytest.mark.parametrize("strengths", [(2, 2, 2, 2), (1, 0, 0, 3), (0, 2, 0, 2)])
+def test_three_sources_are_combined_no_worse_than_the_best_part_on_other_texts(strengths):
+    names = ("words", "neighbours", "names")
+    cascade, *sources, true = synthetic(*strengths)
+    chosen = choose_combination(pair_up(cascade, sources, FREQUENCY), true, WEIGHTS, KS, sources=names)
+    assert set(chosen.metrics) == set(ways_of(names)) == {"cascade", *names, "mean", "learnt"}
+    cascade, *sources, true = synthetic(*strengths, seed=1)
+    pairs = pair_up(cascade, sources, FREQUENCY)
+    alone = [ndcg(pairs, chosen.score_by(way, pairs), true) for way in ("cascade", *names)]
+    assert ndcg(pairs, chosen.score(pairs), true) >= max(alone) - 0.5
+    if min(strengths) > 0:
+        assert ndcg(pairs, chosen.score(pairs), true) > max(alone) + 10
+
+
+def test_each_way_of_a_single_part_ranks_by_it_alone_wherever_it_stands():
+    cascade, *sources, _ = synthetic(1, 2, 1, num_texts=50)
+    pairs, unlearnt = pair_up(cascade, sources, FREQUENCY), cascade_alone(("neighbours", "names"))
+    for way, part in zip(("cascade", "neighbours", "names"), (cascade, *sources), strict=True):
+        np.testing.assert_array_equal(rank(pairs, unlearnt.score_by(way, pairs), 50, 15)[0], part.labels)
+    swapped = pair_up(cascade, sources[::-1], FREQUENCY)
+    columns = {fact: number for number, fact in enumerate(facts_of(("names", "neighbours")))}
+    for own, fact in zip(pairs.facts.T, facts_of(("neighbours", "names")), strict=True):
+        np.testing.assert_array_equal(swapped.facts[:, columns[fact]], own)
+    for way in ("cascade", "names", "mean"):
+        found = cascade_alone(("names", "neighbours")).score_by(way, swapped)
+        np.testing.assert_allclose(found, unlearnt.score_by(way, pairs), rtol=1e-6)
+
+
+def test_the_regression_is_that_of_scikit_learn():
+    cascade, *sources, true = synthetic(1, 2, 1, seed=4, num_texts=300)
+    pairs = pair_up(cascade, sources, FREQUENCY)
+    is_true = np.asarray(true[pairs.rows, pairs.labels]).ravel() > 0
+    weights, bias = fit_logistic(pairs.facts, is_true)
+    mean, scale = pairs.facts.mean(0), pairs.facts.std(0)
+    oracle = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit((pairs.facts - mean) / scale, is_true)
+    expected = oracle.decision_function((pairs.facts - mean) / scale)
+    np.testing.assert_allclose(pairs.facts @ weights + bias, expected, atol=0.02)

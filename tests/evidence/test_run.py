@@ -1,26 +1,29 @@
-"""A small real run with words: one model, the same labels by whatever way it predicts."""
+"""A small real run with all sources: one model, the same labels by whatever way it predicts."""
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cxml import pipeline, storage
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.config import EvidenceConfig
-from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.data import DataManifest, ShardedDataset, data_url, validation_texts
 from cxml.data_tools.formats import TextSource
 from cxml.dry_run import dry_run
 from cxml.errors import ConfigError, DataError
-from cxml.evidence import read_evidence
 from cxml.metrics import log_odds
+from cxml.parallel import run_workers
 from cxml.prediction import Predictor, read_scores
-from cxml.run_plan import words_bytes
+from cxml.run_plan import evidence_bytes
 from cxml.serving.batching import Asked, answer_together
-from cxml.training import words_url
+from cxml.training import complete_evidence, evidence, evidence_url
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_the_report_has_the_combination_and_the_cascade_alone(run, texts):
     assert evidence["way"] == "learnt"
     assert evidence["texts"] == round(DataManifest.read(data_url(config)).rows("train") * 0.25)
     assert report["levels"][-1]["P@5"] > evidence["cascade"]["P@5"]
-    alone = Predictor.from_checkpoint(config.output, words=False).predict(texts, 5)
+    alone = Predictor.from_checkpoint(config.output, evidence=False).predict(texts, 5)
     truth = ShardedDataset(data_url(config), "test").labels_csr().toarray()
     hits = 100 * np.take_along_axis(truth, alone.labels, 1).mean()
     assert evidence["cascade"]["P@5"] == pytest.approx(hits)
@@ -96,9 +99,12 @@ def test_an_exported_folder_gives_the_same_also_mapped(predictor, texts, expecte
     predictor.save_pretrained(tmp_path / "export")
     for memory_map in (False, True):
         assert_same(Predictor.from_pretrained(tmp_path / "export", memory_map=memory_map).predict(texts, 5), expected)
-    assert "words of whole texts" in (tmp_path / "export" / "README.md").read_text()
-    (tmp_path / "export" / "words" / "level-02.safetensors").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"words/level-02\.safetensors.*Export the model again"):
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "words of whole texts" in card
+    assert "506 training texts" in card
+    assert "249 names of labels" in card
+    (tmp_path / "export" / "evidence" / "words" / "level-02.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"evidence/words/level-02\.safetensors.*Export the model again"):
         Predictor.from_pretrained(tmp_path / "export")
 
 
@@ -136,11 +142,11 @@ def test_an_explanation_has_the_scores_of_the_combination(run, predictor, texts,
     np.testing.assert_allclose([[each.score for each in row] for row in explained], expected.scores[:10], atol=2e-6)
     leaves = predictor.parts.tree.cluster_of_label(1)
     assert all(each.path[1].node == leaves[each.label] for row in explained for each in row)
-    alone = Predictor.from_checkpoint(run[0].output, words=False).predict(texts[:10], 249)
+    alone = Predictor.from_checkpoint(run[0].output, evidence=False).predict(texts[:10], 249)
     for row, labels in zip(predictor.explain(texts[:10], 249), alone.labels, strict=True):
         of_cascade = {each.label for each in row if each.probability > 0}
         assert of_cascade <= set(labels.tolist())
-        assert of_cascade != {each.label for each in row}  # the words have proposed others
+        assert of_cascade != {each.label for each in row}  # the sources have proposed others
 
 
 def test_logit_adjustment_and_propensity_ranking_work_on_the_combination(run, predictor, texts):
@@ -158,9 +164,9 @@ def test_logit_adjustment_and_propensity_ranking_work_on_the_combination(run, pr
 
 
 def test_onnx_and_bare_tokens_are_refused_with_the_remedy(predictor, texts, tmp_path):
-    with pytest.raises(ConfigError, match="no-words"):
+    with pytest.raises(ConfigError, match=r"words and neighbours and names.*no-evidence"):
         predictor.save_onnx(tmp_path / "onnx")
-    with pytest.raises(ConfigError, match="words=False"):
+    with pytest.raises(ConfigError, match="evidence=False"):
         predictor.predict_tokens(predictor._encode(texts[:2]), 5)
     words = predictor.parts.evidence.vocabulary.of_texts(texts[:2])
     assert_same(predictor.predict_tokens(predictor._encode(texts[:2]), 5, words=words), predictor.predict(texts[:2]))
@@ -190,41 +196,101 @@ def test_data_of_an_earlier_release_are_refused_with_the_remedy(own_run):
     assert model.read_bytes() == before
 
 
-@pytest.mark.parametrize("file", ["level-00.safetensors", "vocabulary.arrow", "combination.json", "labels.safetensors"])
+FILES = (
+    "combination.json", "labels.safetensors", "words/level-00.safetensors", "words/vocabulary.arrow",
+    "neighbours/part-00000.safetensors", "neighbours/lists.safetensors", "names/part-00000.safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_file_is_refused_by_name(own_run, file):
-    path = Path(words_url(own_run)) / file
+    path = Path(evidence_url(own_run)) / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"words/{file}"):
+    with pytest.raises(DataError, match=f"evidence/{file}"):
         Predictor.from_checkpoint(own_run.output)
     path.unlink()
-    with pytest.raises(DataError, match=f"words/{file}"):
+    with pytest.raises(DataError, match=f"evidence/{file}"):
         Predictor.from_checkpoint(own_run.output)
 
 
-def test_unfinished_words_are_made_again_without_training_by_any_number_of_processes(own_run, run, texts, expected):
+def test_unfinished_evidence_is_made_again_without_training_by_any_number_of_processes(own_run, run, texts, expected):
     model = Path(own_run.output) / "model" / "manifest.json"
     before = model.read_bytes()
-    Path(words_url(own_run), "manifest.json").unlink()
+    Path(evidence_url(own_run), "manifest.json").unlink()
     alone = Predictor.from_checkpoint(own_run.output)
     assert alone.parts.evidence is None
     two = dataclasses.replace(own_run, train=dataclasses.replace(own_run.train, num_workers=2))
     report = pipeline.run(two)
     assert model.read_bytes() == before
-    assert_same(Predictor.from_checkpoint(own_run.output).predict(texts, 5), expected, atol=1e-4)
+    parts = [
+        safetensors.numpy.load_file(file) for file in sorted(Path(evidence_url(own_run)).glob("neighbours/part-*"))
+    ]
+    assert [len(part["vectors"]) for part in parts] == [253, 253]
+    (whole,) = (safetensors.numpy.load_file(file) for file in Path(evidence_url(run[0])).glob("neighbours/part-*"))
+    both = np.concatenate([part["vectors"] for part in parts])
+    cosines = whole["vectors"].astype(np.float32) @ both.T.astype(np.float32)
+    assert min(cosines.max(0).min(), cosines.max(1).min()) > 0.999
+    found = Predictor.from_checkpoint(own_run.output).predict(texts, 5)
+    assert_same(found, expected, atol=5e-3)  # texts are padded to others in their batches, and fp16 rounds
     assert report["levels"][-1] == pytest.approx(run[1]["levels"][-1], abs=0.5)
     assert report["evidence"]["cascade"] == pytest.approx(run[1]["evidence"]["cascade"], abs=0.5)
 
 
-def test_words_that_are_no_longer_wanted_go(own_run, run):
+def test_evidence_that_is_no_longer_wanted_goes(own_run, run):
     report = pipeline.run(dataclasses.replace(own_run, evidence=EvidenceConfig()))
-    assert not storage.exists(words_url(own_run))
+    assert not storage.exists(evidence_url(own_run))
     assert report["levels"][-1] == run[1]["evidence"]["cascade"]
     assert "evidence" not in report
 
 
-def test_the_planned_size_is_an_upper_one(run):
+def test_the_planned_sizes_are_upper_ones(run):
+    config, report = run
+    planned, found = evidence_bytes(config), report["evidence"]["bytes"]
+    assert set(found) == {"words", "neighbours", "names"}
+    assert found["words"] < planned["words"] < 20 * found["words"]
+    for name in ("neighbours", "names"):
+        assert found[name] < planned[name] < 2 * found[name]
+
+
+def test_only_texts_that_were_trained_on_are_stored(run, predictor):
     config, _ = run
-    evidence = read_evidence(words_url(config), Predictor.from_checkpoint(config.output).parts.tree)
-    assert evidence.model.num_bytes < words_bytes(config) < 20 * evidence.model.num_bytes
+    dataset = ShardedDataset(data_url(config), "train")
+    held = validation_texts(config.data.directory or data_url(config), config.train.validation_fraction)
+    kept = np.setdiff1d(np.arange(len(dataset)), held.rows)
+    (neighbours,) = (each for each in predictor.parts.evidence.sources if each.name == "neighbours")
+    assert len(neighbours.index) == len(kept)
+    features = predictor.embed(dataset.texts(kept))
+    cosines, rows = neighbours.index.search(features, 1)
+    assert cosines.min() > 0.999  # each is its own nearest, or a twin's
+    truth = dataset.labels_csr()[kept].toarray()
+    stored = np.zeros_like(truth)
+    stored[np.repeat(np.arange(len(kept)), neighbours.labels.lengths), neighbours.labels.values] = 1
+    assert (stored[rows[:, 0]] == truth).all(1).mean() > 0.8
+    assert sorted(map(tuple, stored)) == sorted(map(tuple, truth))
+
+
+def die_before_the_manifest(config):
+    """On a worker: make the evidence, but end as by a kill when all is written but the manifest."""
+    evidence.commit_evidence = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    complete_evidence(config, "a fingerprint")
+
+
+def test_a_stage_that_was_killed_leaves_nothing_that_is_taken_for_whole(own_run, run, texts, expected):
+    Path(evidence_url(own_run), "manifest.json").unlink()
+    with pytest.raises(Exception, match=r"9|KILL"):
+        run_workers(die_before_the_manifest, (own_run,), 1)
+    assert list(Path(evidence_url(own_run)).glob("neighbours/part-*"))
+    assert Predictor.from_checkpoint(own_run.output).parts.evidence is None
+    pipeline.make_model(own_run)
+    assert_same(Predictor.from_checkpoint(own_run.output).predict(texts, 5), expected)
+
+
+def test_neighbours_without_faiss_are_refused_before_a_run_begins_and_by_the_predictor(own_run, monkeypatch):
+    monkeypatch.setattr("cxml.extras.is_installed", lambda module: module != "faiss")
+    with pytest.raises(ConfigError, match=r"evidence\.neighbours.*pip install 'cxml\[neighbours\]'"):
+        pipeline.run(own_run)
+    with pytest.raises(ConfigError, match=r"pip install 'cxml\[neighbours\]'"):
+        Predictor.from_checkpoint(own_run.output)
+    assert Predictor.from_checkpoint(own_run.output, evidence=False).parts.evidence is None

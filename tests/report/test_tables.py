@@ -69,7 +69,7 @@ GROUPS = {
     "k": 5,
     "threshold": "micro-f1",
     "groups": {
-        "all": {"num_labels": 13728, "num_true": 98765, "RP@5": 70.5, "R-precision": 65.25, "micro-F1": 60.0,
+        "all": {"num_labels": 13728, "num_true": 98765, "recall@5": 70.5, "R-precision": 65.25, "micro-F1": 60.0,
                 "macro-F1": 41.75},
         "zero-shot": {"num_labels": 12, "num_true": 0, "micro-F1": 0.0, "macro-F1": 0.0},
     },

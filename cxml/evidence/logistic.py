@@ -1,0 +1,27 @@
+"""Logistic regression over a few facts, with a penalty on the weights of standardised facts."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import optimize, special
+
+_PENALTY = 1.0  # of half the squared weights of standardised facts, against the sum of the losses
+_LEAST = 1e-9  # of a standard deviation
+
+
+def fit_logistic(facts: np.ndarray, is_true: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and bias of a logistic regression with a penalty on the weights of standardised facts."""
+    mean, scale = facts.mean(0), facts.std(0) + _LEAST
+    standard = (facts - mean) / scale
+    target = is_true.astype(np.float64)
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = parameters[:-1]
+        logits = standard @ weights + parameters[-1]
+        miss = (special.expit(logits) - target) / len(target)
+        value = (np.logaddexp(0, logits) - target * logits).mean() + _PENALTY / 2 * (weights @ weights) / len(target)
+        return value, np.append(standard.T @ miss + _PENALTY * weights / len(target), miss.sum())
+
+    found = optimize.minimize(loss, np.zeros(facts.shape[1] + 1), jac=True, method="L-BFGS-B").x
+    weights = found[:-1] / scale
+    return weights, float(found[-1] - weights @ mean)
