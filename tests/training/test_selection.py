@@ -20,7 +20,7 @@ from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError, InterruptionError
 from cxml.evidence import read_evidence
 from cxml.parallel import run_here, run_workers
-from cxml.training import Selection, train, words_url
+from cxml.training import Selection, evidence_url, train
 from cxml.tree import LabelTree, tree_url
 
 EPOCHS, STEPS, NUM_TEXTS = 5, 6, 240  # of each: 192 texts are trained on, in steps of 32
@@ -186,7 +186,7 @@ def test_the_best_epoch_is_kept_in_an_object_store(base, through, tmp_path):
 def whole(base, output, keep, **parts):
     """A run from data to report."""
     config = selecting(base, output, train={"keep": keep}, **parts)
-    return dataclasses.replace(config, tree=base.tree, evidence=EvidenceConfig(words=True))
+    return dataclasses.replace(config, tree=base.tree, evidence=EvidenceConfig(words=True, neighbours=True))
 
 
 class Jobs:
@@ -224,15 +224,20 @@ def test_the_final_fit_trains_anew_on_all_texts_for_the_epochs_that_were_best(ba
         assert f"Epoch {best} of {EPOCHS} was taken" in (output / "report.html").read_text()
 
 
-def test_thresholds_and_the_weight_of_words_are_those_from_before_the_final_fit(base, both):
+def test_thresholds_and_what_tunes_the_evidence_are_those_from_before_the_final_fit(base, both):
     outputs, _, _ = both
     decisions = [storage.read_json(str(output / "decisions.json"), "") for output in outputs.values()]
     identities = {each.pop("model") for each in decisions}
     assert len(identities) == 2
     assert decisions[0] == decisions[1]
     tree = LabelTree.load(tree_url(whole(base, outputs["best"], "best")))
-    best, refit = (read_evidence(words_url(whole(base, outputs[keep], keep)), tree) for keep in ("best", "refit"))
+    best, refit = (read_evidence(evidence_url(whole(base, outputs[keep], keep)), tree) for keep in ("best", "refit"))
     assert np.array_equal(best.combination.weights, refit.combination.weights)
+    (near_best,), (near_refit,) = (
+        [each for each in part.sources if each.name == "neighbours"] for part in (best, refit)
+    )
+    assert np.array_equal(near_best.parameters, near_refit.parameters)
+    assert len(near_refit.labels) == len(ShardedDataset(data_url(base), "train")) > len(near_best.labels)
     train_split = ShardedDataset(data_url(base), "train")
     assert refit.frequency.sum() == train_split.label_counts.sum() > best.frequency.sum()
 
