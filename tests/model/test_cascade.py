@@ -27,7 +27,7 @@ class FixedFeatures(nn.Module):
         self.features = nn.ParameterList(features)
         self.feature_sizes = (HIDDEN,) * len(features)
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, windows=None):
         return list(self.features)
 
 

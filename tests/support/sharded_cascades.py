@@ -37,7 +37,7 @@ class FixedFeatures(nn.Module):
         self.features = []
         self.feature_sizes = (WIDTH,) * num_levels
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, windows=None):
         return self.features
 
 

@@ -25,7 +25,7 @@ class ScaledFeatures(FixedFeatures):
         super().__init__(LEVELS)
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, input_ids, attention_mask):
+    def forward(self, input_ids, attention_mask, windows=None):
         return [values * self.scale for values in self.features]
 
 

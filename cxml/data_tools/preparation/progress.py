@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cxml import artefacts, storage
-from cxml.data import ShardInfo
+from cxml.data import VALIDATION, ShardInfo
 from cxml.data.schema import VOCABULARY_SCHEMA
 from cxml.data.terms import Vocabulary
 from cxml.data.writer import remove_leftovers
+from cxml.data_tools.formats import SPLITS
 from cxml.errors import DataError
 
 FOLDER = ".progress"
@@ -100,7 +101,8 @@ class Progress:
         if not storage.exists(file):
             return None
         facts = artefacts.parse_as(_ScanFacts, artefacts.read_object(self._folder, _SCAN, _AGAIN), file, _AGAIN)
-        if facts.rows != {split: sum(self.staged(split).values()) for split in facts.rows}:
+        staged = {split: sum(self.staged(split).values()) for split in (*SPLITS, VALIDATION)}
+        if facts.rows != {split: rows for split, rows in staged.items() if rows or split in SPLITS}:
             raise DataError(file, "has other rows than the staged blocks", _AGAIN)
         if problem := artefacts.entry_problem(facts.labels):
             raise DataError(file, problem, _AGAIN)

@@ -93,7 +93,7 @@ def test_a_run_state_that_does_not_fit_is_refused_whatever_loads_it(copies, load
 def test_a_commit_of_another_step_than_its_manifest_is_refused(copies):
     file = copies["checkpoint"] / "commit.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "step": 3}))
-    with pytest.raises(DataError, match="another step or other metrics than its commit"):
+    with pytest.raises(DataError, match="another step, other metrics or another best step than its commit"):
         ShardReader(str(copies["checkpoint"]))
 
 
