@@ -119,7 +119,7 @@ def draw_quality(figure: Figure, page: str) -> None:
 def draw_speed(figure: Figure, page: str) -> None:
     """Training steps beside their encoder, tree building, and prediction."""
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    _draw_steps(upper.subplots(), find_table(page, "Training speed against its limit", ("machine", "encoder alone")))
+    _draw_steps(upper.subplots(), find_table(page, "Training speed", ("machine", "encoder alone")))
     tree, prediction = lower.subplots(1, 2)
     _draw_tree(tree, find_table(page, "Label tree", ("labels", "cxml, s", "PECOS, s")))
     _draw_prediction(prediction, find_table(page, "Prediction", ("system", "threads", "texts/s")))

@@ -58,7 +58,7 @@ def test_quality_shows_the_figures_of_the_results(heading):
 @pytest.mark.parametrize(
     ("heading", "first", "columns"),
     [
-        ("Training speed against its limit", " machine ", ["training, texts/s", "encoder alone", "plain"]),
+        ("Training speed", " machine ", ["training, texts/s", "encoder alone", "plain"]),
         ("Label tree", " machine ", ["cxml, s", "PECOS, s"]),
         ("Prediction", " system ", ["texts/s"]),
     ],
