@@ -72,7 +72,7 @@ def test_the_mean_loss_of_a_record_is_that_of_the_steps_that_counted():
     first = step(1)
     recorder.add(first, [batch])
     recorder.add(step(2, 0, float("nan")), [batch])
-    assert recorder.progress(2).unrecorded_steps == 1
+    assert recorder.progress(2, is_epoch_end=False).unrecorded_steps == 1
     report = recorder.report(2, 0.2, 1.0)
     assert report.skipped_steps == 1
     assert report.level_losses == pytest.approx(tuple(first.tolist()))
