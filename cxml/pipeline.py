@@ -148,7 +148,7 @@ def _make_stages(
         began: when the run did, by `time.monotonic`.
     """
     require_packages(config)
-    require_validation(config)
+    require_validation(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"

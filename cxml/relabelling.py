@@ -42,7 +42,8 @@ def relabel(config: Config, model: str) -> LabelCounts:
     """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
 
     Raises:
-        ConfigError: the run has another number of levels than the model, or another bottleneck.
+        ConfigError: the run has another number of levels than the model, or another bottleneck; or it asks for what
+            only a training leaves behind.
         StaleArtefactError: the run has a model already.
         DataError: the model or its tree is missing or damaged, or no label stays.
         InUseError: another command writes to the run's output.
@@ -52,6 +53,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
 
 
 def _relabel(config: Config, model: str) -> LabelCounts:
+    _require_no_training(config)
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
     config = with_values(config, plain_values(old_config, config.auto))  # what the run does not say is the model's
@@ -74,6 +76,16 @@ def _relabel(config: Config, model: str) -> LabelCounts:
     changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
     _change_model(config, changed, model, manifest)
     return LabelCounts(kept, len(new_names) - kept, len(old_names) - kept)
+
+
+def _require_no_training(config: Config) -> None:
+    """Refuse settings whose results evaluation would look for: a model that is carried over is not trained."""
+    for field, value, otherwise in (
+        ("train.keep", config.train.keep, "last"), ("train.budget", config.train.budget, "")
+    ):  # fmt: skip
+        if value != otherwise:
+            problem = "is about a training, but the model is carried over without one"
+            raise ConfigError(field, value, problem, f"Set it to {otherwise or 'nothing'} for this run.")
 
 
 def _require_levels(config: Config, num_levels: int) -> None:

@@ -91,8 +91,12 @@ def require_packages(config: Config) -> None:
         require_baseline()
 
 
-def require_validation(config: Config) -> None:
+def require_validation(config: Config, *, prepares_again: bool = False) -> None:
     """Refuse evidence and a selection of epochs where data or packages do not allow them, before any stage begins.
+
+    Args:
+        config: of the run.
+        prepares_again: whether the run prepares its data anew, whatever is there.
 
     Raises:
         ConfigError: there are no validation texts to learn the combination on, or to choose an epoch on, or a package
@@ -107,7 +111,7 @@ def require_validation(config: Config) -> None:
     for name in config.evidence.sources:
         if name != "words":
             extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
-    has_data = is_prepared(config)
+    has_data = not prepares_again and is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
     if not config.train.validation_fraction and VALIDATION not in splits:
         raise no_validation_texts(*next(iter(wanted.items())))

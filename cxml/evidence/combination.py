@@ -155,10 +155,10 @@ def choose_combination(
     *,
     sources: tuple[str, ...],
 ) -> Combination:
-    """Learn the weights on validation texts and choose the way.
+    """Learn the weights on validation texts and choose the way: the cascade alone where no candidate is true.
 
     Args:
-        pairs: candidates of N validation texts, at least 2.
+        pairs: candidates of N validation texts.
         true: CSR [N, L].
         inverse_propensity: float64 [L], for the metrics.
         ks: their cut-offs; nDCG at the largest decides.
@@ -167,13 +167,16 @@ def choose_combination(
     rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
     resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
     metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
+    is_true, num_texts = _are_true(pairs, true), len(true.indptr) - 1
+    if not is_true.any():
+        return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
     *others, learnt = ways_of(sources)
     best = max(others, key=lambda way: metrics[way][deciding])
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
-    weights, bias, unseen = _fit(pairs.facts, _are_true(pairs, true), sources)
+    weights, bias, unseen = _fit(pairs.facts, is_true, sources)
     way = learnt if lead.high >= 0 else best
-    return Combination(sources, way, weights, bias, len(true.indptr) - 1, metrics, unseen)
+    return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
 
 
 def _fit(
@@ -216,6 +219,9 @@ def _held_out_metrics(
     unlearnt = cascade_alone(sources)
     logits = {way: unlearnt.score_by(way, pairs) for way in ways_of(sources)}
     for half in (in_first, ~in_first):
+        if not is_true[~half].any():  # nothing to learn from
+            logits[LEARNT][half] = logits[CASCADE][half]
+            continue
         weights, bias, unseen = _fit(pairs.facts[~half], is_true[~half], sources)
         learnt = replace(unlearnt, weights=weights, bias=bias, unseen=unseen)
         logits[LEARNT][half] = learnt.score_by(LEARNT, pairs)[half]

@@ -14,9 +14,11 @@ from typing import Any
 from cxml import storage
 from cxml.config import Config
 from cxml.data import JoinedRows, RowSubset, ShardedDataset, all_labelled_texts, data_url, train_texts
+from cxml.errors import DataError
 from cxml.tree import tree_url
 
 _REMEDY = "Train again with --force train."
+_KINDS = {"epoch": int, "epochs": int, "metric": str, "value": float, "reason": str}  # of what `read_selection` gives
 
 
 @dataclass(frozen=True)
@@ -117,4 +119,11 @@ def read_selection(config: Config) -> dict[str, Any]:
     Raises:
         DataError: it is missing or damaged.
     """
-    return storage.read_json(selection_url(judged_run(config).output), _REMEDY)
+    url = selection_url(judged_run(config).output)
+    try:
+        values = storage.read_json(url, _REMEDY)
+    except FileNotFoundError as error:
+        raise DataError(url, "is missing: it says which epoch the model is of", _REMEDY) from error
+    if not all(type(values.get(name)) is kind for name, kind in _KINDS.items()) or values["epoch"] < 1:
+        raise DataError(url, f"does not hold {', '.join(_KINDS)} of a selection", _REMEDY)
+    return values

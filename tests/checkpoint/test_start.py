@@ -13,7 +13,7 @@ from support.runs import make_encoder, prepare_with_tree, small_config
 from cxml import pipeline
 from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
 from cxml.data import ShardedDataset, collate
-from cxml.errors import DataError, StaleArtefactError
+from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.model import build_model
 from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.relabel import main as relabel_command
@@ -137,3 +137,13 @@ def test_a_run_with_no_label_in_common_is_refused(trained, tmp_path):
     )  # fmt: skip
     with pytest.raises(DataError, match="none of its labels"):
         relabel(other, f"{trained.output}/model")
+
+
+@pytest.mark.parametrize(("field", "value"), [("keep", "best"), ("keep", "refit"), ("budget", "1h")])
+def test_a_model_is_not_carried_over_to_a_run_that_asks_about_its_training(trained, tmp_path, field, value):
+    other = dataclasses.replace(
+        trained, output=str(tmp_path / "other"), train=dataclasses.replace(trained.train, **{field: value})
+    )
+    with pytest.raises(ConfigError, match=rf"train\.{field}.*carried over"):
+        relabel(other, f"{trained.output}/model")
+    assert not (tmp_path / "other" / "model").exists()

@@ -140,3 +140,22 @@ def test_the_regression_is_that_of_scikit_learn():
     oracle = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit((pairs.facts - mean) / scale, is_true)
     expected = oracle.decision_function((pairs.facts - mean) / scale)
     np.testing.assert_allclose(pairs.facts @ weights + bias, expected, atol=0.02)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_validation_texts_have_nothing_to_learn_from_the_cascade_alone_ranks():
+    cascade, words, true = synthetic(2, 2, num_texts=10)
+    pairs = pair_up(cascade, [words], FREQUENCY)
+    none_true = sparse.csr_matrix(true.shape)
+    chosen = choose_combination(pairs, none_true, WEIGHTS, KS, sources=("words",))
+    assert chosen.way == "cascade"
+    assert set(chosen.metrics) == set(ways_of(["words"]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_validation_text_gives_finite_weights():
+    cascade, words, true = synthetic(3, 3, num_texts=1)
+    pairs = pair_up(cascade, [words], FREQUENCY)
+    chosen = choose_combination(pairs, true, WEIGHTS, KS, sources=("words",))
+    assert np.isfinite([*chosen.weights, chosen.bias]).all()
+    assert np.isfinite([value for each in chosen.metrics.values() for value in each.values()]).all()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from support.runs import FINGERPRINTS, make_encoder, prepare_with_tree, small_co
 from cxml import pipeline, storage
 from cxml.checkpoint import list_checkpoints
 from cxml.config import EvidenceConfig, SourceConfig
-from cxml.data import ShardedDataset, all_labelled_texts, data_url
+from cxml.data import DataManifest, ShardedDataset, all_labelled_texts, data_url
+from cxml.data_tools.preparation import prepare
 from cxml.data_tools.splitting import hold_out
-from cxml.errors import ConfigError, InterruptionError
+from cxml.errors import ConfigError, DataError, InterruptionError, StaleArtefactError
 from cxml.evidence import read_evidence
 from cxml.parallel import run_here, run_workers
-from cxml.training import Selection, evidence_url, train
+from cxml.training import Selection, evidence_url, read_selection, train
 from cxml.tree import LabelTree, tree_url
 
 EPOCHS, STEPS, NUM_TEXTS = 5, 6, 240  # of each: 192 texts are trained on, in steps of 32
@@ -185,7 +187,7 @@ def test_the_best_epoch_is_kept_in_an_object_store(base, through, tmp_path):
 
 def whole(base, output, keep, **parts):
     """A run from data to report."""
-    config = selecting(base, output, train={"keep": keep}, **parts)
+    config = selecting(base, output, train={"keep": keep, **parts.pop("train", {})}, **parts)
     return dataclasses.replace(config, tree=base.tree, evidence=EvidenceConfig(words=True, neighbours=True))
 
 
@@ -261,6 +263,29 @@ def test_without_validation_texts_a_selection_is_refused_before_anything_is_made
     with pytest.raises(ConfigError, match=r"train\.keep.*train\.validation_fraction: 0\.05"):
         pipeline.run(config)
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_validation_files_that_were_added_later_serve_once_the_data_are_prepared_again(base, tmp_path):
+    shutil.copytree(base.data.source.path, tmp_path / "raw")
+    source = dataclasses.replace(base.data.source, path=str(tmp_path / "raw"))
+    data = dataclasses.replace(base.data, directory="", source=source)
+    config = whole(base, tmp_path / "out", "best", train={"epochs": 1, "validation_fraction": 0.0})
+    config = dataclasses.replace(config, data=data, tree=dataclasses.replace(base.tree, directory=""))
+    prepare(config)
+    shutil.copy(tmp_path / "raw" / "test.jsonl", tmp_path / "raw" / "dev.jsonl")
+    with pytest.raises(StaleArtefactError, match="--force prepare"):
+        pipeline.run(config, run_job=run_here)
+    with pytest.raises(InterruptionError):
+        pipeline.run(config, ("prepare",), run_job=Jobs(1))
+    assert "validation" in DataManifest.read(data_url(config)).splits
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"epoch": "2"}', '{"epoch": 1e400}'])
+def test_a_missing_or_damaged_selection_is_refused_by_name(base, tmp_path, content):
+    if content is not None:
+        (tmp_path / "selection.json").write_text(content)
+    with pytest.raises(DataError, match=r"selection\.json.*--force train"):
+        read_selection(selecting(base, tmp_path))
 
 
 def test_impossible_selections_are_refused(base, tmp_path):
