@@ -927,3 +927,5 @@ def _refuse_unknown_keys(section: type, values: object, path: str) -> None:
             raise ConfigError(name, value, "is not a known field", known)
         if dataclasses.is_dataclass(hints[key]):
             _refuse_unknown_keys(typing.cast(type, hints[key]), value, name)
+        elif isinstance(value, Mapping):
+            raise ConfigError(name, value, "is a mapping, which no field of its kind takes", "See --help.")

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -78,3 +79,12 @@ def test_what_cannot_be_is_refused_with_field_and_remedy(part, field, remedy):
         config_from_dict({**BASE, **part})
     assert caught.value.field == field
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.taps", "model.dropouts", "train.epochs", "data.max_length", "output"])
+def test_a_mapping_in_place_of_a_value_is_refused_by_the_field_name(name):
+    values = {"a": 1}
+    for key in reversed(name.split(".")):
+        values = {key: values}
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)}.*is a mapping"):
+        config_from_dict(values)
