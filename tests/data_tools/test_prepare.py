@@ -19,7 +19,7 @@ from cxml.data_tools.checking import validate
 from cxml.data_tools.formats import RawDataset, RawSplit, read_source
 from cxml.data_tools.preparation import expected_fingerprint, is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.run_plan import require_evidence
+from cxml.run_plan import require_validation
 
 
 def content_of(folder):
@@ -94,7 +94,7 @@ def test_validation_texts_are_prepared_and_count_in_neither_words_nor_frequencie
     config = make_config(source={"kind": "jsonl", "path": str(folder)}, shard_rows=40)
     url = prepare(config)
     validate(url)
-    require_evidence(dataclasses.replace(config, evidence=EvidenceConfig(words=True)))
+    require_validation(dataclasses.replace(config, evidence=EvidenceConfig(words=True)))
     validation, test = ShardedDataset(url, "validation"), ShardedDataset(url, "test")
     assert len(DataManifest.read(url).splits["validation"]) > 1
     assert validation.texts(np.arange(len(validation))) == parts["test"].texts

@@ -11,7 +11,7 @@ import pytest
 from support.object_store import BUCKET
 
 from cxml import storage, urls
-from cxml.data_tools.formats.files import file_facts, find_parts, read_content
+from cxml.data_tools.formats.files import file_facts, find_splits, read_content
 from cxml.errors import StorageError
 
 NAMES = [
@@ -125,7 +125,7 @@ def test_the_files_of_a_source_are_found_in_a_folder_of_any_name(base, name):
     for file in ("train-1.jsonl", "train-2.jsonl", "test.jsonl"):
         storage.write_atomic(storage.join(folder, file), file.encode())
     storage.write_atomic(storage.join(base, "brv", "train-3.jsonl"), b"not this one")
-    parts = find_parts(folder, "train", ".jsonl")
+    parts = find_splits(folder, ".jsonl")["train"]
     assert parts == [storage.join(folder, file) for file in ("train-1.jsonl", "train-2.jsonl")]
     assert file_facts(folder, parts)["files"].keys() == {"train-1.jsonl", "train-2.jsonl"}
     assert b"".join(read_content(parts[1])) == b"train-2.jsonl"
@@ -137,8 +137,9 @@ def archive(tmp_path):
     path = tmp_path / "br[v1]" / "raw data.zip"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as file:
-        for name in ("in [1]/train.jsonl", "in [1]/train.jsonl2", "in 1/train.jsonl", "in [1]/deep/test.jsonl"):
-            file.writestr(name, name)
+        for name in ("train.jsonl", "train.jsonl2", "test.jsonl", "deep/test.jsonl"):
+            file.writestr(f"in [1]/{name}", f"in [1]/{name}")
+        file.writestr("in 1/train.jsonl", "in 1/train.jsonl")
     return path
 
 
@@ -147,8 +148,8 @@ def test_a_path_is_appended_to_the_first_path_of_a_chain(archive):
     file = storage.join(root, "train.jsonl")
     assert file == f"zip://in [1]/train.jsonl::{archive}"
     assert storage.read_bytes(file) == b"in [1]/train.jsonl"
-    assert storage.file_sizes(root).keys() == {"train.jsonl", "train.jsonl2", "deep/test.jsonl"}
-    assert find_parts(root, "train", ".jsonl") == [file]
+    assert storage.file_sizes(root).keys() == {"train.jsonl", "train.jsonl2", "test.jsonl", "deep/test.jsonl"}
+    assert find_splits(root, ".jsonl")["train"] == [file]
     assert storage.list_files(f"zip::{archive}") == []
     assert storage.list_folders(f"zip::{archive}") == ["in 1", "in [1]"]
     assert storage.read_bytes(storage.join(f"zip::{archive}", "in 1", "train.jsonl")) == b"in 1/train.jsonl"
