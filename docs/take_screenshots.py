@@ -4,9 +4,7 @@ python docs/take_screenshots.py RUN_FOLDER                    report.png and ser
 python docs/take_screenshots.py RUN_FOLDER --text "asthma"    with another text on the served page
 
 It needs the packages of the extra `test`, and a Chromium as the tests of these pages do. The served page shows the name
-of the run's folder. The pictures are of `cxml train --config quickstart --output runs/respiratory` with the options
-`--data.source.chapters 10 --train.epochs 5 --optim.decay-epochs 2 --model.classifier-start centroids
---head.candidates all --train.precision fp32 --evaluate.precision fp32`.
+of the run's folder. The pictures are of `make quickstart`'s run.
 """
 
 from __future__ import annotations
