@@ -184,8 +184,8 @@ def no_validation_texts(field: str, value: object) -> ConfigError:
         use, otherwise = "on which the best epoch is chosen; the test split never serves for it", "last"
     return ConfigError(
         field, value, f"needs validation texts, {use}",
-        "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least some hundred texts), or set "
-        f"{field} to {otherwise}.",
+        "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least some hundred texts). Or put a "
+        f"file called validation beside those called train and test. Or set {field} to {otherwise}.",
     )  # fmt: skip
 
 

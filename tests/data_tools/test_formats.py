@@ -183,6 +183,13 @@ def test_rows_of_a_file_called_after_validation_are_that_split(tmp_path, name, i
     assert not is_read or rows_of(raw, "validation") == [("b", [1])]
 
 
+def test_validation_texts_under_two_names_are_refused(tmp_path):
+    for file in ("train.jsonl", "test.jsonl", "validation.jsonl", "dev.jsonl"):
+        put(tmp_path / file, json.dumps({"text": "a", "labels": ["x"]}))
+    with pytest.raises(DataError, match=r"dev\.jsonl.*as validation\.jsonl does.*one name"):
+        read_source(SourceConfig(kind="jsonl", path=str(tmp_path)))
+
+
 def test_names_without_a_list_are_sorted_numbers_by_value(tmp_path):
     rows = [{"text": "a", "labels": [10, 9]}, {"text": "b", "labels": ["x", 9]}]
     for split in SUFFIXES:

@@ -47,15 +47,20 @@ def find_splits(folder: str, suffix: str) -> dict[str, list[str]]:
     The same for `test`, and for validation texts (`VALIDATION_NAMES`) if there are any.
 
     Raises:
-        DataError: there is none to train on, or none to test on.
+        DataError: there is none to train on, or none to test on, or validation texts have several names.
     """
     files = {split: _find_parts(folder, split, suffix) for split in SPLITS}
     found = {split: parts or [require_file(folder, [f"{split}{suffix}"])] for split, parts in files.items()}
-    for name in VALIDATION_NAMES:
-        parts = _find_parts(folder, name, suffix)
-        if own := [url for url in parts if not posixpath.basename(path_of(url))[len(name)].isalpha()]:  # not values.csv
-            return {**found, VALIDATION: own}
-    return found
+    named = {name: _find_parts(folder, name, suffix) for name in VALIDATION_NAMES}
+    validation = [
+        [url for url in parts if not posixpath.basename(path_of(url))[len(name)].isalpha()]  # not values.csv
+        for name, parts in named.items()
+    ]
+    first, *others = [parts for parts in validation if parts] or [[]]
+    if others:
+        problem = f"holds validation texts too, as {posixpath.basename(path_of(first[0]))} does"
+        raise DataError(others[0][0], problem, "Give all files of validation texts one name, such as validation-1.")
+    return {**found, VALIDATION: first} if first else found
 
 
 def _find_parts(folder: str, name: str, suffix: str) -> list[str]:
