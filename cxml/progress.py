@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ _RELAYED = "CXML_PROGRESS"  # variable of processes that pass their progress on
 _LEAST_SECONDS = 0.1  # between two updates of a bar
 
 
-class Bar:
+class Bar(ABC):
     """A bar that shows how much of some work is done; of many updates in a row it shows some, and the last."""
 
     def __init__(self) -> None:
@@ -47,11 +48,12 @@ class Bar:
             self._shown_at = now
             self._show(done, total, text)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most bars have nothing to close
         """Leave the bar as it is."""
 
+    @abstractmethod
     def _show(self, done: int, total: int | None, text: str) -> None:
-        raise NotImplementedError
+        """Show this state."""
 
 
 def live_bar() -> Bar | None:

@@ -99,9 +99,8 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
         prepares_again: whether the run prepares its data anew, whatever is there.
 
     Raises:
-        ConfigError: there are no validation texts to learn the combination on, or to choose an epoch on, or a package
-            is not installed.
-        DataError: words are wanted, and the prepared data do not hold them, since an earlier release prepared them.
+        ConfigError: the data have no validation texts, or a package is not installed.
+        DataError: `evidence.words` is on and an earlier release prepared the data, without a vocabulary.
     """
     wanted: dict[str, object] = {f"evidence.{name}": True for name in config.evidence.sources}
     if config.train.selects:

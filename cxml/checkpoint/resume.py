@@ -77,7 +77,7 @@ def return_to_best(state: TrainingState, step: int) -> None:
     """Put a run back to the end of its best epoch, after `step` steps; a collective call.
 
     Raises:
-        DataError: there is no checkpoint of it, or it is damaged.
+        DataError: its checkpoint is missing or damaged.
     """
     url = _best_url(state, step)
     if _try(state, url) is None:

@@ -159,7 +159,7 @@ def collate(
     mask_NT[: len(rows)] = np.arange(padded) < rows.lengths[:, None]
     ids_NT = np.full(mask_NT.shape, pad_id, np.int64)
     ids_NT[mask_NT] = rows.values  # both run through the tokens row by row
-    mask_NT[len(rows) :, 0] = True  # where nothing is shown, attention and its gradient are no numbers
+    mask_NT[len(rows) :, 0] = True  # attention over an empty row, and its gradient, are NaN
     return Batch(
         input_ids=torch.from_numpy(ids_NT),
         attention_mask=torch.from_numpy(mask_NT.astype(np.int64)),

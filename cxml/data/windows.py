@@ -117,7 +117,7 @@ def window_rule(
         device: where batches go; None is the CPU, which computes just the windows that there are.
 
     Raises:
-        ConfigError: the window has no room for a text's tokens beside the special ones, or there is no tokenizer.
+        ConfigError: the special tokens fill the window, or the tokenizer is missing.
     """
     size = config.tokens_at_once
     if size == config.data.max_length:

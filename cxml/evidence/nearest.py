@@ -35,7 +35,7 @@ class VectorIndex:
             bounds: int64 [C + 1], the rows of each list.
             centres: of the C lists, float32 [C, D].
         """
-        faiss = load_faiss("evidence.neighbours", True)
+        faiss = load_faiss()
         self.centres = np.ascontiguousarray(centres)
         self.bounds = bounds
         self.width = centres.shape[1]
@@ -70,7 +70,7 @@ class VectorIndex:
 
     def vectors(self) -> np.ndarray:
         """A copy of the vectors, float16 [N, D]."""
-        faiss = load_faiss("evidence.neighbours", True)
+        faiss = load_faiss()
         found = np.empty((len(self), self.width), np.float16)
         for number, (start, stop) in enumerate(itertools.pairwise(self.bounds.tolist())):
             if start < stop:
@@ -97,7 +97,7 @@ def list_centres(sample: np.ndarray, count: int) -> np.ndarray:
     count = min(count, max(1, len(sample)))
     if count == 1:
         return np.zeros((1, sample.shape[1]), np.float32)
-    faiss = load_faiss("evidence.neighbours", True)
+    faiss = load_faiss()
     means = faiss.Kmeans(sample.shape[1], count, seed=_SEED, spherical=True, max_points_per_centroid=_SAMPLE_OF_A_LIST)
     means.train(np.ascontiguousarray(sample, np.float32))
     return means.centroids
@@ -107,7 +107,7 @@ def nearest_lists(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """The list of each vector, float [N, D], int32 [N]."""
     if len(centres) == 1:
         return np.zeros(len(vectors), np.int32)
-    faiss = load_faiss("evidence.neighbours", True)
+    faiss = load_faiss()
     found = np.zeros(len(vectors), np.int32)
     for start in range(0, len(vectors), _VECTORS_AT_ONCE):
         some = slice(start, start + _VECTORS_AT_ONCE)
@@ -116,7 +116,7 @@ def nearest_lists(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return found
 
 
-def load_faiss(field: str, value: object, extra: str = "neighbours") -> Any:  # noqa: ANN401 - faiss has no types
+def load_faiss(field: str = "evidence.neighbours", value: object = True, extra: str = "neighbours") -> Any:  # noqa: ANN401 - faiss has no types
     """The package faiss, which `field` needs.
 
     Raises:

@@ -129,7 +129,7 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
         fingerprint: of what the evidence is made from.
 
     Raises:
-        ConfigError: there are no validation texts.
+        ConfigError: validation texts are missing.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)

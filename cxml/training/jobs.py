@@ -330,9 +330,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             true = dataset.labels_csr()
             report["by_frequency"] = frequency_groups(config, true, best[0])
             _, frequency = read_labels(data_url(config))
-            report |= decision_report(
-                Ranked(*best, true), decisions, frequency, label_weights(config), config.evaluate.top_k
-            )
+            report |= decision_report(Ranked(*best, true), decisions, frequency, weights, config.evaluate.top_k)
         return report
 
 

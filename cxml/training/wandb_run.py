@@ -33,7 +33,7 @@ def check() -> None:
     """Refuse a missing or wrong login, without asking for one.
 
     Raises:
-        ConfigError: there is no login, or the server refuses it or does not answer.
+        ConfigError: the login is missing, or the server refuses it or does not answer.
     """
     with _refused():
         try:

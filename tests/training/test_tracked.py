@@ -72,6 +72,11 @@ def tracked_ids(config):
     return storage.read_json(storage.join(config.output, "tracked.json"), "")["runs"]
 
 
+def own_files(config, environment):
+    """What a training has kept offline, oldest first."""
+    return [file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+
+
 def mlflow_run(config):
     import mlflow
 
@@ -115,7 +120,7 @@ def test_mlflow_has_the_evaluations_at_the_ends_of_epochs(trained):
 
 def test_wandb_has_the_same_run_twice_offline_with_the_steps_of_each_part(trained, environment):
     config = trained
-    parts = [history(file) for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+    parts = [history(file) for file in own_files(config, environment)]
     steps = [[row["step"] for row in part if "train/loss" in row] for part in parts]
     assert steps == [[1, 2], [3, 4, 5, 6]]
     losses = {row["step"]: row["train/loss"] for part in parts for row in part if "train/loss" in row}
@@ -125,7 +130,7 @@ def test_wandb_has_the_same_run_twice_offline_with_the_steps_of_each_part(traine
 
 def test_a_run_in_wandb_ends_as_the_training_does(trained, environment):
     config = trained
-    files = [file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+    files = own_files(config, environment)
     assert [exit_code(file) for file in files] == [75, 0]
     assert [any(record.HasField("preempting") for record in wandb_records(file)) for file in files] == [True, False]
 
@@ -137,7 +142,7 @@ def test_settings_are_there_and_no_credentials_anywhere(trained, environment):
     assert parameters["optim.encoder_lr"] == str(config.optim.encoder_lr)
     assert parameters["model"] == f"{config.output}/model"
     assert "***" in parameters["data.source.path"]
-    first = next(file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name)
+    first = own_files(config, environment)[0]
     updates = [item for record in wandb_records(first) for item in record.config.update]
     found = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
     assert found["train.epochs"] == 2
@@ -155,7 +160,7 @@ def test_the_report_of_the_test_split_joins_the_runs_and_a_later_one_replaces_it
     assert (run.data.metrics["test/P_at_1"], run.data.metrics["test/nDCG_at_5"]) == (60.0, 2.0)
     assert run.info.status == "FINISHED"
     assert max(mlflow_steps(config, "test/nDCG_at_5")[0]) == STEPS
-    files = [file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+    files = own_files(config, environment)
     summaries = [item for file in files for record in wandb_records(file) for item in record.summary.update]
     assert 60.0 in [json.loads(item.value_json) for item in summaries if item.key == "test/P@1"]
 
@@ -191,8 +196,7 @@ def test_a_training_that_fails_or_is_stopped_says_so_and_its_library_listens_now
         fail()
     assert all(address.ip in ("127.0.0.1", "::1") for address in addresses)
     assert mlflow_run(small).info.status == status
-    own = [file for file in offline_runs(environment) if tracked_ids(small)["wandb"] in file.name]
-    assert exit_code(own[-1]) == code
+    assert exit_code(own_files(small, environment)[-1]) == code
 
 
 def test_a_run_whose_process_was_killed_is_ended_in_mlflow(small, tmp_path):
