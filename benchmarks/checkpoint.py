@@ -50,9 +50,9 @@ from cxml.checkpoint.row_state import rows_to_save
 from cxml.config import CheckpointConfig, Config, HeadConfig, OptimConfig, config_from_dict
 from cxml.console import set_up_logging
 from cxml.data import DataManifest, data_url
-from cxml.data_tools.preparation import prepare
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, RowLayout, distributed, make_level, run_workers
+from cxml.preparation import prepare
 from cxml.training import set_up, train_step
 from cxml.tree import LabelTree, tree_url
 

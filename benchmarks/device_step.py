@@ -50,10 +50,10 @@ from transformers.utils import logging
 from cxml.checkpoint import TrainingState, model_url, save_model
 from cxml.config import Config, config_from_dict
 from cxml.data import ShardedDataset, TrainLoader, data_url, resolve_encoder, stage
-from cxml.data_tools.preparation import prepare
 from cxml.optim import Schedule
 from cxml.parallel import Ranks, gathered_state_dict
 from cxml.prediction import Predictor
+from cxml.preparation import prepare
 from cxml.training import set_up, train_step
 from cxml.tree import LabelTree, plan_splits, tree_url
 

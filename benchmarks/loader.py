@@ -32,7 +32,7 @@ from support.raw_texts import write_raw
 
 from cxml.config import config_from_dict
 from cxml.data import DatasetWriter, ShardedDataset
-from cxml.data_tools.preparation import prepare
+from cxml.preparation import prepare
 
 BATCH = 256
 WAIT_GOAL = 0.01

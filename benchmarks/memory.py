@@ -40,7 +40,7 @@ from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML, build_model, read_encoder_config
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Plan, Ranks, ShardedLevel, build_engine, sharded_levels
-from cxml.run_plan import DataFacts, plan_for
+from cxml.pipeline.plan import DataFacts, plan_for
 from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
 

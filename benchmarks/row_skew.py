@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from support.closing_line import print_closing_line
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import read_source
+from cxml.formats import read_source
 from cxml.parallel import RowLayout
 from cxml.tree import build_tree, pifa
 

@@ -59,13 +59,13 @@ from cxml.config import (
 )
 from cxml.console import set_up_logging
 from cxml.data import DatasetWriter, EvalLoader, Examples, Ragged, ShardedDataset, data_url
-from cxml.data_tools.formats import RawSplit, read_source
-from cxml.data_tools.preparation import load_tokenizer, tokenize
 from cxml.errors import WorkerError
+from cxml.formats import RawSplit, read_source
 from cxml.model import build_model
 from cxml.operating_system import free_memory
 from cxml.optim import RowState
 from cxml.parallel import Exchange, ShardedLevel, distributed, run_workers, sharded_levels
+from cxml.preparation import load_tokenizer, tokenize
 from cxml.training import evaluate_run, train
 from cxml.tree import LabelTree, build_tree, pifa, tree_url
 

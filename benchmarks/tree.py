@@ -38,7 +38,7 @@ from support.closing_line import print_closing_line
 from support.peers import PECOS, PEERS_FOLDER, peer_python
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import RawSplit, read_source
+from cxml.formats import RawSplit, read_source
 from cxml.tree import mean_cosine, pifa, reach
 from cxml.tree.threads import default_threads
 

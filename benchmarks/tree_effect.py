@@ -31,9 +31,9 @@ from support.peers import PECOS, PEERS_FOLDER, peer_python
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import ShardedDataset, data_url
-from cxml.data_tools.preparation import prepare
-from cxml.data_tools.tree_import import import_tree
 from cxml.pipeline import run
+from cxml.preparation import prepare
+from cxml.preparation.tree_import import import_tree
 from cxml.tree import features_of_labels
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from tree import NUM_TERMS, SYNTHETIC_TERMS, synthetic_labels
 
 from cxml.config import Config, DataConfig, SourceConfig, TreeConfig
 from cxml.data import DatasetWriter, Examples, Ragged, ShardedDataset, TokenizerInfo
-from cxml.data_tools.formats import read_source
+from cxml.formats import read_source
 from cxml.tree import plan_splits
 from cxml.tree.distributed import Progress
 from cxml.tree.distributed.build import carry_out, make_job

@@ -36,5 +36,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the library's own names, lo
 
         return CascadeClassifier
     if name == "train":
-        return importlib.import_module("cxml.train")  # the command's module, which can be called
+        return importlib.import_module("cxml.train")  # a module that can be called, for `python -m cxml.train`
     raise AttributeError(f"module 'cxml' has no attribute {name!r}")

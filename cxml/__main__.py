@@ -16,26 +16,26 @@ from collections.abc import Mapping, Sequence
 from cxml import __version__
 
 COMMANDS = {
-    "train": ("cxml.train", "From raw text to a trained and evaluated model, stage by stage."),
-    "predict": ("cxml.predict", "Predict the labels of texts: files of any size, or standard input."),
-    "evaluate": ("cxml.evaluate", "Evaluate a trained model again, beside other models and systems."),
-    "export": ("cxml.export", "Write a trained model as one self-contained folder."),
-    "serve": ("cxml.serve", "Serve a trained model over HTTP."),
-    "tune": ("cxml.tune", "Search a config's fields for better values, on held-out texts."),
-    "similar": ("cxml.similar", "Show labels and training texts that a model holds for alike."),
-    "relabel": ("cxml.relabel", "Carry a trained model over to a changed label set."),
-    "recluster": ("cxml.recluster", "Build a label tree from what a trained model has learnt."),
+    "train": ("cxml.commands.train", "From raw text to a trained and evaluated model, stage by stage."),
+    "predict": ("cxml.commands.predict", "Predict the labels of texts: files of any size, or standard input."),
+    "evaluate": ("cxml.commands.evaluate", "Evaluate a trained model again, beside other models and systems."),
+    "export": ("cxml.commands.export", "Write a trained model as one self-contained folder."),
+    "serve": ("cxml.commands.serve", "Serve a trained model over HTTP."),
+    "tune": ("cxml.commands.tune", "Search a config's fields for better values, on held-out texts."),
+    "similar": ("cxml.commands.similar", "Show labels and training texts that a model holds for alike."),
+    "relabel": ("cxml.commands.relabel", "Carry a trained model over to a changed label set."),
+    "recluster": ("cxml.commands.recluster", "Build a label tree from what a trained model has learnt."),
 }
 """Module and summary of each command."""
 
 DATA_COMMANDS = {
-    "prepare": ("cxml.data_tools.prepare", "Make the prepared data set of a config from raw texts and labels."),
-    "inspect": ("cxml.data_tools.inspect", "Show counts, lengths, labels and examples of a prepared data set."),
-    "validate": ("cxml.data_tools.validate", "Check everything that a prepared data set promises."),
-    "split": ("cxml.data_tools.split", "Hold out a validation split from a prepared data set."),
-    "propensity": ("cxml.data_tools.propensity", "Write the inverse propensity of every label."),
-    "tree-report": ("cxml.data_tools.tree_report", "Show sizes, balance and examples of a label tree."),
-    "import-tree": ("cxml.data_tools.import_tree", "Use a label tree that another tool made."),
+    "prepare": ("cxml.commands.data.prepare", "Make the prepared data set of a config from raw texts and labels."),
+    "inspect": ("cxml.commands.data.inspect", "Show counts, lengths, labels and examples of a prepared data set."),
+    "validate": ("cxml.commands.data.validate", "Check everything that a prepared data set promises."),
+    "split": ("cxml.commands.data.split", "Hold out a validation split from a prepared data set."),
+    "propensity": ("cxml.commands.data.propensity", "Write the inverse propensity of every label."),
+    "tree-report": ("cxml.commands.data.tree_report", "Show sizes, balance and examples of a label tree."),
+    "import-tree": ("cxml.commands.data.import_tree", "Use a label tree that another tool made."),
 }
 """The same of the commands of `cxml data`."""
 

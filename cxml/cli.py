@@ -15,16 +15,14 @@ from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
 import tyro
-import yaml
 
 from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
+from cxml.config_files import load_config, own_configs
 from cxml.console import drop_what_is_left, escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, InterruptionError
 from cxml.operating_system import has_reader
-from cxml.own_configs import config_file, own_configs
 from cxml.stopping import Stopped, stopping_on_signals
-from cxml.yaml_files import read_yaml
 
 EXIT_STOPPED = 75
 """A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
@@ -110,21 +108,6 @@ def _masked_errors() -> Iterator[None]:
             yield
     finally:
         print(urls.masked(said.getvalue()), file=sys.stderr, end="")
-
-
-def load_config(file: str) -> Config:
-    """Read a config from a YAML file at a path or fsspec URL, or one of cxml's own by its name.
-
-    Raises:
-        ConfigError: a field is unknown or its value impossible.
-        DataError: the file is missing or no YAML, or says something twice.
-    """
-    return config_from_dict(read_yaml(config_file(file)))
-
-
-def dump_config(values: object) -> str:
-    """YAML text that `load_config` reads back."""
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
 
 
 def exit_with_message(error: CxmlError | KeyboardInterrupt, remedy: str = "") -> int:

@@ -1,13 +1,35 @@
-"""The configs that come with cxml, by name: `--config wordnet` works wherever cxml is installed."""
+"""Configs as YAML files: read, written, and those that come with cxml by name.
+
+`--config wordnet` works wherever cxml is installed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from cxml import storage, urls
+from cxml.config import Config, config_from_dict
 from cxml.errors import DataError
+from cxml.yaml_files import read_yaml
 
 _PACKAGE = Path(__file__).parent
+
+
+def load_config(file: str) -> Config:
+    """Read a config from a YAML file at a path or fsspec URL, or one of cxml's own by its name.
+
+    Raises:
+        ConfigError: a field is unknown or its value impossible.
+        DataError: the file is missing or no YAML, or says something twice.
+    """
+    return config_from_dict(read_yaml(config_file(file)))
+
+
+def dump_config(values: object) -> str:
+    """YAML text that `load_config` reads back."""
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
 
 
 def config_file(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Write docs/reference/config.md from the dataclasses of cxml/config.py and the docstrings below their fields.
+"""Write docs/reference/config.md from the dataclasses of cxml/config/ and the docstrings below their fields.
 
 python docs/generate_config_reference.py           write the page
 python docs/generate_config_reference.py --check   exit with 1 if the page is out of date
@@ -15,7 +15,6 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from cxml import config as config_module
 from cxml.config import Config
 
 PAGE = Path(__file__).parent / "reference" / "config.md"
@@ -32,7 +31,7 @@ there twice and aliases. Numbers are plain decimals: `010`, `1:30`, `1_000`, `ye
 machine when the run starts ([how](../decisions/0028-settings-from-the-data.md)); `--dry-run` shows the choices with
 their reasons. The other value is the default with `auto: []`.
 
-This page is written by `docs/generate_config_reference.py` from `cxml/config.py`.
+This page is written by `docs/generate_config_reference.py` from `cxml/config/`.
 """
 
 
@@ -61,8 +60,9 @@ def _sections(section: type, prefix: str) -> Iterator[str]:
 
 
 def _class_body(section: type) -> list[ast.stmt]:
-    tree = ast.parse(inspect.getsource(config_module))
-    return next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef), "a section is a class"
+    return definition.body
 
 
 def _field_docs(section: type) -> dict[str, str]:

@@ -18,11 +18,11 @@ import os
 import sys
 
 from cxml.cli import exit_with_message, parse_command
+from cxml.commands.train import TrainCommand, run_command
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
 from cxml.launching import LaunchedJobs, complete_rank_environment
-from cxml.train import TrainCommand, run_command
 
 
 def main() -> int:

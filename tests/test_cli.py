@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cxml.cli import dump_config, load_config
+from cxml.commands.train import main
 from cxml.config import Config, config_from_dict
+from cxml.config_files import dump_config, load_config
 from cxml.errors import DataError
-from cxml.train import main
 
 QUICKSTART = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
 
@@ -100,7 +100,7 @@ def test_help_shows_each_example_on_a_line_of_its_own(command, capsys):
 
 
 def test_help_fills_paragraphs_of_prose(capsys):
-    from cxml.data_tools.prepare import main as prepare_main
+    from cxml.commands.data.prepare import main as prepare_main
 
     with pytest.raises(SystemExit):
         prepare_main(["--help"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cxml.cli import load_config
 from cxml.config import Config, config_from_dict
+from cxml.config_files import load_config
 from cxml.errors import DataError
 from cxml.metrics import KNOWN_PROPENSITIES
 

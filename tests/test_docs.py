@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 from support.pyproject import project
 
 from cxml.config import Config, config_from_dict
-from cxml.data_tools.formats import read_source
 from cxml.extras import EXTRAS
+from cxml.formats import read_source
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -13,11 +13,11 @@ from support.launching import ROOT, wait_until
 from support.ray import one_at_a_time
 from support.runs import make_encoder, small_config
 
-from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict, with_values
+from cxml.config_files import dump_config
 from cxml.data import DataManifest, ShardedDataset
-from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
+from cxml.preparation import prepare
 from cxml.tuning.space import read_space
 
 

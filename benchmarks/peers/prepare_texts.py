@@ -74,7 +74,7 @@ def prepared(engine: str, raw: str, out: str, max_length: int) -> Callable[[], N
     from transformers import AutoConfig, AutoTokenizer  # noqa: F401, PLC0415 - loads what preparing loads when called
 
     from cxml.config import config_from_dict  # noqa: PLC0415
-    from cxml.data_tools.preparation import prepare  # noqa: PLC0415
+    from cxml.preparation import prepare  # noqa: PLC0415
 
     data = {"source": {"path": raw}, "max_length": max_length, "engine": engine}
     config = config_from_dict({"auto": [], "output": out, "data": data, "model": {"encoder": ENCODER}})

@@ -34,8 +34,8 @@ from support.configs import config_of  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import resolve_encoder  # noqa: E402
-from cxml.data_tools.preparation import prepare  # noqa: E402
 from cxml.metrics import log_odds  # noqa: E402
+from cxml.preparation import prepare  # noqa: E402
 from cxml.progress import track  # noqa: E402
 from cxml.training.centroids import BIAS, SCALE  # noqa: E402
 from cxml.training.jobs import label_weights  # noqa: E402

@@ -45,10 +45,10 @@ from cxml.comparison import OWN, Comparison  # noqa: E402
 from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import DataManifest, ShardedDataset, data_url, resolve_encoder  # noqa: E402
-from cxml.data_tools.preparation import prepare  # noqa: E402
 from cxml.metrics import metric_sums  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
+from cxml.preparation import prepare  # noqa: E402
 from cxml.training.jobs import label_weights  # noqa: E402
 
 K = 5

@@ -12,9 +12,9 @@ from support.configs import config_of
 from cxml import storage
 from cxml.console import set_up_logging
 from cxml.data import data_url
-from cxml.data_tools.preparation import prepare
-from cxml.data_tools.splitting import hold_out
 from cxml.pipeline import run
+from cxml.preparation import prepare
+from cxml.preparation.validation_split import hold_out
 
 ROOT = Path(__file__).parent.parent.parent
 HELD_OUT = 0.2

@@ -27,8 +27,8 @@ from support.closing_line import print_closing_line
 from support.configs import config_of
 from support.peers import PEERS_FOLDER, linear_command
 
-from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import data_url
 
 OURS, TUNED = "no settings", "tuned"

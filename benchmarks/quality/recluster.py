@@ -29,7 +29,7 @@ from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import data_url  # noqa: E402
 from cxml.parallel import run_workers  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
-from cxml.reclustering import recluster  # noqa: E402
+from cxml.transfer.learnt_tree import recluster  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
 SHORTLISTS = ["--head.candidates", "shortlist", "--model.shortlist-sizes", "4", "12"]  # where the tree matters

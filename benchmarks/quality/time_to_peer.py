@@ -34,10 +34,10 @@ from cxml.checkpoint import COMMIT_FILE, checkpoints_url, list_checkpoints  # no
 from cxml.config import CheckpointConfig, Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import ShardedDataset, data_url  # noqa: E402
-from cxml.data_tools.preparation import prepare  # noqa: E402
 from cxml.parallel import run_workers  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
+from cxml.preparation import prepare  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
 XR_LINEAR = "PECOS XR-Linear"

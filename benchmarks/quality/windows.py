@@ -29,7 +29,7 @@ from support.configs import config_of
 
 from cxml.data import ShardedDataset, StepRule, data_url, step_facts, window_rule
 from cxml.pipeline import run
-from cxml.run_settings import settled
+from cxml.pipeline.settled_config import settled
 
 METRICS = ("P@1", "P@3", "P@5", "RP@5", "nDCG@5")
 SECONDS = "cpu-seconds.txt"

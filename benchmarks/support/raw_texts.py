@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import RawDataset, read_source
+from cxml.formats import RawDataset, read_source
 
 _TEXTS_AT_ONCE = 100_000
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cxml.data import lengths_to_offsets
-from cxml.data_tools.formats import TextChunk
+from cxml.formats import TextChunk
 from cxml.prediction import ExplainedLabel, Predictions, scores_as_npz
 
 OutputFormat = Literal["jsonl", "parquet", "npz"]

@@ -13,8 +13,9 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from cxml import storage
-from cxml.batch_prediction.job import PredictionJob, Worker
-from cxml.data_tools.formats import TextChunk, read_texts
+from cxml.batch_prediction.job import PredictionJob
+from cxml.batch_prediction.worker import Worker
+from cxml.formats import TextChunk, read_texts
 from cxml.ray_cluster import Device, joined_cluster, num_gpus, own_error, worker_resources
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cxml.cli import Settings, dump_config, run_with_config
+from cxml.cli import Settings, run_with_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.errors import ConfigError
 
 
@@ -54,8 +55,8 @@ def _evaluate(command: EvaluateCommand) -> None:
     from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
     from cxml.launching import run_job_for  # noqa: PLC0415
     from cxml.pipeline import evaluate_again  # noqa: PLC0415
+    from cxml.pipeline.settled_config import settled  # noqa: PLC0415
     from cxml.report import write_page  # noqa: PLC0415
-    from cxml.run_settings import settled  # noqa: PLC0415
     from cxml.storage.locks import locked  # noqa: PLC0415
 
     comparison = Comparison(

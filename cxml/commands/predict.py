@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(command: PredictCommand) -> None:
     from cxml import ray_cluster  # noqa: PLC0415  the heavy libraries
     from cxml.batch_prediction import PredictionJob, predict_file, predict_stream  # noqa: PLC0415
-    from cxml.data_tools.formats import TextSource  # noqa: PLC0415
+    from cxml.formats import TextSource  # noqa: PLC0415
     from cxml.prediction import parse_threshold  # noqa: PLC0415
 
     source = TextSource(

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _recluster(command: ReclusterCommand) -> None:
     if not command.model:
         raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
-    from cxml.reclustering import recluster  # noqa: PLC0415  the heavy libraries
+    from cxml.transfer.learnt_tree import recluster  # noqa: PLC0415  the heavy libraries
 
     tree = recluster(command.settings, command.model)
     print(f"Label tree of {' > '.join(f'{size:,}' for size in tree.level_sizes)} nodes, the labels last")

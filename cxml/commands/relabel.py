@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _relabel(command: RelabelCommand) -> None:
     if not command.model:
         raise ConfigError("--model", None, "is missing", "Name the folder of a trained model, such as runs/old/model.")
-    from cxml.relabelling import relabel  # noqa: PLC0415  the heavy libraries
+    from cxml.transfer.label_set import relabel  # noqa: PLC0415  the heavy libraries
 
     counts = relabel(command.settings, command.model)
     print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are gone")

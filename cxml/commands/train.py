@@ -11,21 +11,20 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cxml import extras
-from cxml.cli import Settings, dump_config, exit_with_message, parse_command, until_the_reader_ends
+from cxml.cli import Settings, exit_with_message, parse_command, until_the_reader_ends
 from cxml.config import Config, config_to_dict
+from cxml.config_files import dump_config
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
 from cxml.stopping import stopping_on_signals
 
 if TYPE_CHECKING:
     from cxml.launching import RunJob
-    from cxml.prediction import Predictor
 
 _AFTER_A_SIGNAL = "Run the same command again to go on from there."
 
@@ -96,7 +95,7 @@ def _config_of(command: TrainCommand) -> Config:
 def _act(command: TrainCommand, config: Config, run_job: RunJob | None, began: float) -> None:
     # The heavy libraries wait until a command line is known to be good.
     if command.dry_run:
-        from cxml.dry_run import dry_run  # noqa: PLC0415
+        from cxml.pipeline.dry_run import dry_run  # noqa: PLC0415
 
         dry_run(config)
     else:
@@ -104,19 +103,6 @@ def _act(command: TrainCommand, config: Config, run_job: RunJob | None, began: f
         from cxml.pipeline import run  # noqa: PLC0415
 
         run(config, force=command.force, resume=command.resume, run_job=run_job or run_job_for(config), began=began)
-
-
-class _CallableModule(types.ModuleType):
-    """`cxml.train` is this module and, for users of the library, the function `cxml.fitting.train` too."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Predictor:  # noqa: ANN401 - those of the function
-        """See `cxml.fitting.train`."""
-        from cxml.fitting import train  # noqa: PLC0415 - PyTorch takes seconds to load
-
-        return train(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
 
 
 if __name__ == "__main__":

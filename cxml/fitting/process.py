@@ -6,8 +6,9 @@ import sys
 import time
 
 from cxml import extras
-from cxml.cli import exit_with_message, load_config
+from cxml.cli import exit_with_message
 from cxml.config import Config
+from cxml.config_files import load_config
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
 from cxml.launching import RunJob, run_job_for

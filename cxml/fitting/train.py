@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cxml.cli import dump_config
 from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.config_files import dump_config
 from cxml.errors import CxmlError
 from cxml.fitting.tables import rows_of, write_rows
 from cxml.operating_system import ending_with_parent

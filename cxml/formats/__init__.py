@@ -10,14 +10,14 @@ In: `data.source` of the config.
 Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_source`).
 """
 
-from cxml.data_tools.formats.blocks import Block, read_blocks
-from cxml.data_tools.formats.cleaning import Cleaner
-from cxml.data_tools.formats.lines import read_all_lines
-from cxml.data_tools.formats.numbers import parse_count
-from cxml.data_tools.formats.raw import RawDataset, RawSplit
-from cxml.data_tools.formats.reader import SPLITS, Problem, RawChunk, Reader
-from cxml.data_tools.formats.sources import open_source, read_source, source_facts
-from cxml.data_tools.formats.texts import STDIN, TextChunk, TextSource, read_texts
+from cxml.formats.blocks import Block, read_blocks
+from cxml.formats.cleaning import Cleaner
+from cxml.formats.lines import read_all_lines
+from cxml.formats.numbers import parse_count
+from cxml.formats.raw import RawDataset, RawSplit
+from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
+from cxml.formats.sources import open_source, read_source, source_facts
+from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",

@@ -6,8 +6,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from cxml.data import Ragged, concatenate
-from cxml.data_tools.formats.cleaning import Cleaner
-from cxml.data_tools.formats.reader import Reader
+from cxml.formats.cleaning import Cleaner
+from cxml.formats.reader import Reader
 
 
 @dataclass(frozen=True)

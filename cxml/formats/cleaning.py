@@ -9,8 +9,8 @@ import numpy as np
 
 from cxml.data import Ragged
 from cxml.data.ragged import lengths_to_offsets, range_indices
-from cxml.data_tools.formats.keys import SeenKeys
-from cxml.data_tools.formats.reader import LEAVE_OUT, Problem, RawChunk
+from cxml.formats.keys import SeenKeys
+from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
 
 
 class Cleaner:

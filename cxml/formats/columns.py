@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats.files import find_splits, require_file
-from cxml.data_tools.formats.label_text import NoLabelsError, parse_labels
-from cxml.data_tools.formats.parquet_rows import read_parquet
-from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, show
-from cxml.data_tools.formats.records import NAMES_FILE, Record, RecordReader, find_names
-from cxml.data_tools.formats.rows import CsvRows, read_objects
+from cxml.formats.files import find_splits, require_file
+from cxml.formats.label_text import NoLabelsError, parse_labels
+from cxml.formats.parquet_rows import read_parquet
+from cxml.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, show
+from cxml.formats.records import NAMES_FILE, Record, RecordReader, find_names
+from cxml.formats.rows import CsvRows, read_objects
 
 _MEND = "Correct or remove the row."
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from cxml import storage
 from cxml.data import VALIDATION, most_bytes
-from cxml.data_tools.formats.reader import SPLITS
 from cxml.errors import DataError
+from cxml.formats.reader import SPLITS
 from cxml.urls import path_of
 
 STDIN = "-"

@@ -19,8 +19,8 @@ from scipy import sparse
 
 from cxml import extras
 from cxml.data import Ragged, epoch_order
-from cxml.data_tools.formats.raw import RawDataset, RawSplit
-from cxml.data_tools.formats.reader import SPLITS, RawChunk
+from cxml.formats.raw import RawDataset, RawSplit
+from cxml.formats.reader import SPLITS, RawChunk
 
 _PACKAGE = "simple-icd-10-cm"
 _MIN_TEXTS_PER_LABEL = 2

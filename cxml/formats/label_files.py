@@ -14,11 +14,11 @@ import numpy as np
 from cxml import storage
 from cxml.data import Ragged, StoredMatrix, read_sparse_npz
 from cxml.data.ragged import lengths_to_offsets
-from cxml.data_tools.formats.files import read_content, without_compression
-from cxml.data_tools.formats.lines import Lines, read_lines
-from cxml.data_tools.formats.numbers import parse_count, parse_entries
-from cxml.data_tools.formats.reader import CHUNK_ROWS, Problem
 from cxml.errors import DataError
+from cxml.formats.files import read_content, without_compression
+from cxml.formats.lines import Lines, read_lines
+from cxml.formats.numbers import parse_count, parse_entries
+from cxml.formats.reader import CHUNK_ROWS, Problem
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a matrix of texts x labels."
 # Some pairs at a time: what `re` remembers to go back to grows with each.

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from cxml.data_tools.formats.reader import show
+from cxml.formats.reader import show
 
 _LIST_AS_TEXT = re.compile(
     r"""[\[{].*[\]}] | \[\s*['"].* | [\w.]*\(\s*['"\[{(].*\) | (?:set|frozenset|list|tuple|dict)\(\)""",

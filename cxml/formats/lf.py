@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from cxml.data_tools.formats.files import find_file, require_file
-from cxml.data_tools.formats.lines import NOT_UTF8, read_all_lines
-from cxml.data_tools.formats.numbers import parse_count
-from cxml.data_tools.formats.reader import SPLITS, Problem
-from cxml.data_tools.formats.records import Record, RecordReader
-from cxml.data_tools.formats.rows import read_objects
 from cxml.errors import DataError
+from cxml.formats.files import find_file, require_file
+from cxml.formats.lines import NOT_UTF8, read_all_lines
+from cxml.formats.numbers import parse_count
+from cxml.formats.reader import SPLITS, Problem
+from cxml.formats.records import Record, RecordReader
+from cxml.formats.rows import read_objects
 
 _LABEL_FORM = "Each line is an object that describes one label; its title is the label's name."
 _FORM = "Each line is an object with title, target_ind and uid. Or leave such rows out: --data.on-error skip."

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from cxml.data_tools.formats.files import require_file
-from cxml.data_tools.formats.label_text import NoLabelsError, parse_labels
-from cxml.data_tools.formats.lines import read_lines
-from cxml.data_tools.formats.reader import LEAVE_OUT, SPLITS, Problem
-from cxml.data_tools.formats.records import Record, RecordReader, find_names
 from cxml.errors import DataError
+from cxml.formats.files import require_file
+from cxml.formats.label_text import NoLabelsError, parse_labels
+from cxml.formats.lines import read_lines
+from cxml.formats.reader import LEAVE_OUT, SPLITS, Problem
+from cxml.formats.records import Record, RecordReader, find_names
 
 
 class LightxmlReader(RecordReader):

@@ -6,9 +6,9 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cxml.data_tools.formats.files import read_content
-from cxml.data_tools.formats.reader import CHUNK_ROWS, Problem
 from cxml.errors import DataError
+from cxml.formats.files import read_content
+from cxml.formats.reader import CHUNK_ROWS, Problem
 
 LONGEST_LINE = 64 << 20
 """In bytes."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from cxml import storage
 from cxml.data import most_items
-from cxml.data_tools.formats.files import file_facts, find_file, require_file
-from cxml.data_tools.formats.label_files import LabelFile, open_label_file
-from cxml.data_tools.formats.lines import count_lines, read_all_lines, read_lines
-from cxml.data_tools.formats.reader import SPLITS, RawChunk, show
 from cxml.errors import DataError
+from cxml.formats.files import file_facts, find_file, require_file
+from cxml.formats.label_files import LabelFile, open_label_file
+from cxml.formats.lines import count_lines, read_all_lines, read_lines
+from cxml.formats.reader import SPLITS, RawChunk, show
 from cxml.urls import path_of
 
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from cxml import storage
 from cxml.data import most_bytes, refuse_repeated_values
-from cxml.data_tools.formats.rows import require_column
 from cxml.errors import DataError
+from cxml.formats.rows import require_column
 
 _WRITE_AGAIN = "Write it again."
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cxml.data_tools.formats.files import find_file, require_file
-from cxml.data_tools.formats.lines import read_lines
-from cxml.data_tools.formats.numbers import parse_entries
-from cxml.data_tools.formats.paired import Layout, PairedReader
-from cxml.data_tools.formats.reader import SPLITS, Problem, Reader
-from cxml.data_tools.formats.records import Record, RecordReader
+from cxml.formats.files import find_file, require_file
+from cxml.formats.lines import read_lines
+from cxml.formats.numbers import parse_entries
+from cxml.formats.paired import Layout, PairedReader
+from cxml.formats.reader import SPLITS, Problem, Reader
+from cxml.formats.records import Record, RecordReader
 
 _NAMES = "output-labels.txt"
 _LAYOUT = Layout(

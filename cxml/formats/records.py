@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from cxml.data import Ragged
-from cxml.data_tools.formats.files import file_facts, find_file
-from cxml.data_tools.formats.label_text import are_multi_hot, doubts
-from cxml.data_tools.formats.paired import read_names
-from cxml.data_tools.formats.reader import CHUNK_ROWS, Problem, RawChunk, show
 from cxml.errors import DataError
+from cxml.formats.files import file_facts, find_file
+from cxml.formats.label_text import are_multi_hot, doubts
+from cxml.formats.paired import read_names
+from cxml.formats.reader import CHUNK_ROWS, Problem, RawChunk, show
 
 _log = logging.getLogger(__name__)
 

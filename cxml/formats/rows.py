@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cxml.data_tools.formats.lines import LONGEST_LINE, read_filled_lines
-from cxml.data_tools.formats.reader import Problem
 from cxml.errors import DataError
+from cxml.formats.lines import LONGEST_LINE, read_filled_lines
+from cxml.formats.reader import Problem
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

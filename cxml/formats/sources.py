@@ -9,17 +9,17 @@ from scipy import sparse
 
 from cxml.config import SourceConfig
 from cxml.data import concatenate
-from cxml.data_tools.formats import icd10cm
-from cxml.data_tools.formats.cleaning import Cleaner
-from cxml.data_tools.formats.columns import CsvReader, JsonlReader, ParquetReader
-from cxml.data_tools.formats.lf import LfReader
-from cxml.data_tools.formats.lightxml import LightxmlReader
-from cxml.data_tools.formats.pecos import open_pecos
-from cxml.data_tools.formats.raw import RawDataset, RawSplit
-from cxml.data_tools.formats.reader import Reader
-from cxml.data_tools.formats.table import TableReader
-from cxml.data_tools.formats.xmc import open_xmc
 from cxml.errors import DataError
+from cxml.formats import icd10cm
+from cxml.formats.cleaning import Cleaner
+from cxml.formats.columns import CsvReader, JsonlReader, ParquetReader
+from cxml.formats.lf import LfReader
+from cxml.formats.lightxml import LightxmlReader
+from cxml.formats.pecos import open_pecos
+from cxml.formats.raw import RawDataset, RawSplit
+from cxml.formats.reader import Reader
+from cxml.formats.table import TableReader
+from cxml.formats.xmc import open_xmc
 
 _OPEN = {
     "xmc": lambda source: open_xmc(source.path),

@@ -21,14 +21,14 @@ import numpy as np
 from cxml import storage
 from cxml.config import SourceConfig
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
-from cxml.data_tools.formats.columns import ColumnReader
-from cxml.data_tools.formats.features import class_names, read_arrow, stored_schema
-from cxml.data_tools.formats.files import VALIDATION_NAMES, read_content, without_compression
-from cxml.data_tools.formats.label_text import SEPARATORS
-from cxml.data_tools.formats.parquet_rows import read_parquet
-from cxml.data_tools.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
-from cxml.data_tools.formats.rows import CsvRows, read_objects
 from cxml.errors import ConfigError, DataError
+from cxml.formats.columns import ColumnReader
+from cxml.formats.features import class_names, read_arrow, stored_schema
+from cxml.formats.files import VALIDATION_NAMES, read_content, without_compression
+from cxml.formats.label_text import SEPARATORS
+from cxml.formats.parquet_rows import read_parquet
+from cxml.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
+from cxml.formats.rows import CsvRows, read_objects
 from cxml.urls import path_of
 
 _log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cxml import storage
-from cxml.data_tools.formats.files import STDIN, without_compression
-from cxml.data_tools.formats.lines import read_lines
-from cxml.data_tools.formats.parquet_rows import read_parquet
-from cxml.data_tools.formats.reader import Problem
-from cxml.data_tools.formats.rows import CsvRows, read_objects
 from cxml.errors import ConfigError, DataError
+from cxml.formats.files import STDIN, without_compression
+from cxml.formats.lines import read_lines
+from cxml.formats.parquet_rows import read_parquet
+from cxml.formats.reader import Problem
+from cxml.formats.rows import CsvRows, read_objects
 
 TextForm = Literal["auto", "text", "jsonl", "csv", "parquet"]
 _BY_SUFFIX: dict[str, TextForm] = {".txt": "text", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}

@@ -6,7 +6,7 @@ matrices [N, L], or sparse text in `Y.trn.txt` or `trn_X_Y.txt`. `Y.txt`, if the
 
 from __future__ import annotations
 
-from cxml.data_tools.formats.paired import Layout, PairedReader
+from cxml.formats.paired import Layout, PairedReader
 
 _LAYOUT = Layout(
     texts={"train": ["train_raw_texts.txt"], "test": ["test_raw_texts.txt"]},

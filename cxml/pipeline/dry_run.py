@@ -14,7 +14,7 @@ from cxml.data import window_rule
 from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
-from cxml.run_plan import (
+from cxml.pipeline.plan import (
     DataFacts,
     evidence_bytes,
     plan_for,
@@ -24,7 +24,7 @@ from cxml.run_plan import (
     rows_of_text,
     with_one_more,
 )
-from cxml.run_settings import foresee
+from cxml.pipeline.settled_config import foresee
 from cxml.settings import choices_table
 from cxml.training import precision_here
 from cxml.tree import fit_levels

@@ -28,9 +28,8 @@ from cxml.data import (
     step_facts,
     window_rule,
 )
-from cxml.data_tools.formats import open_source, read_source
-from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.evidence import num_lists
+from cxml.formats import open_source, read_source
 from cxml.launching import processes_per_machine
 from cxml.model import TappedEncoder, activation_bytes, build_encoder, read_encoder_config
 from cxml.optim import RowState
@@ -43,6 +42,7 @@ from cxml.parallel import (
     make_plan,
     require_engine,
 )
+from cxml.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.report import require_baseline
 from cxml.training import no_validation_texts, precision_here, require_trackers
 from cxml.tree import fit_levels

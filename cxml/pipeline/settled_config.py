@@ -16,8 +16,8 @@ from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, read_m
 from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
 from cxml.data import DataManifest, Ragged, data_url
 from cxml.data.schema import MANIFEST_FILE
-from cxml.data_tools.formats import read_source
-from cxml.data_tools.preparation import is_prepared, load_tokenizer, tokenize, with_length
+from cxml.formats import read_source
+from cxml.preparation import is_prepared, load_tokenizer, tokenize, with_length
 from cxml.settings import (
     Choice,
     Facts,

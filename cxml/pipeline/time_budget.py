@@ -23,7 +23,7 @@ from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
 from cxml.errors import ConfigError
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
-from cxml.run_settings import adapt_to_steps, settings_fingerprint
+from cxml.pipeline.settled_config import adapt_to_steps, settings_fingerprint
 from cxml.settings import add_to_record, read_budget, write_budget
 from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
 from cxml.tree import LabelTree, tree_url

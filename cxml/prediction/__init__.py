@@ -12,11 +12,10 @@ from cxml.prediction.decisions import Decisions, as_threshold, choose_decisions,
 from cxml.prediction.encoder_program import export_encoder, refuse_windows
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
-from cxml.prediction.logit_adjustment import adjust_logits
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_decisions, read_parts
 from cxml.prediction.predictor import Predictor
-from cxml.prediction.propensity_ranking import require_power, weigh_labels
+from cxml.prediction.rare_labels import adjust_logits, require_power, weigh_labels
 from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
 from cxml.prediction.score_files import read_scores, scores_as_npz, write_scores
 

@@ -12,8 +12,11 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from cxml.config import PrecisionChoice
+from cxml.data import Ragged
+from cxml.data.dataset import indicators
 from cxml.errors import ConfigError
 
 _WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
@@ -256,3 +259,15 @@ def _shown(value: object) -> object:
 
 def _article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def indicators_of(names: Sequence[Sequence[str]], known: Sequence[str]) -> sparse.csr_matrix:
+    """Indicators of N texts' labels, CSR float32 [N, L and one column for each name that is not known].
+
+    Args:
+        names: of each text's labels; one that is there twice counts once.
+        known: names of the L labels.
+    """
+    id_of = {name: number for number, name in enumerate(known)}
+    ids = [sorted({id_of.setdefault(name, len(id_of)) for name in each}) for each in names]
+    return indicators(Ragged.from_lists(ids), len(id_of))

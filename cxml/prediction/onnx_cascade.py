@@ -19,7 +19,7 @@ from cxml.model import LevelHead
 from cxml.prediction.onnx_graph import Graph
 from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts
-from cxml.prediction.propensity_ranking import CANDIDATES
+from cxml.prediction.rare_labels import CANDIDATES
 
 _LOWEST = float("-inf")
 
@@ -204,7 +204,7 @@ def _joint_logit(graph: Graph, a: str, b: str, zero: float | np.generic, one: fl
 
 
 def _weighed(graph: Graph, labels: str, logits: str, weights: np.ndarray, k: str) -> tuple[str, str]:
-    """The k best of candidates by score times label weight; see `cxml.prediction.propensity_ranking`."""
+    """The k best of candidates by score times label weight; see `cxml.prediction.rare_labels`."""
     stored = graph.stored("label_weights", weights.astype(np.float32), "fp32")
     weight = graph.add("Gather", stored, graph.add("Max", labels, 0))
     weight = graph.cast(weight, TensorProto.DOUBLE)

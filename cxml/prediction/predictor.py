@@ -27,6 +27,7 @@ from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction.decisions import as_threshold
 from cxml.prediction.encoder_program import refuse_windows
+from cxml.prediction.explanations import explain_batch
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
@@ -39,14 +40,12 @@ from cxml.prediction.inputs import (
     as_texts,
     as_url,
     as_whole_number,
+    indicators_of,
     refuse_surrogates,
 )
-from cxml.prediction.logit_adjustment import adjust_logits
-from cxml.prediction.named import indicators_of
 from cxml.prediction.packed_rows import RowFormat, prediction_head
 from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
-from cxml.prediction.paths import explain_batch
-from cxml.prediction.propensity_ranking import CANDIDATES, weigh_labels, weigh_logits
+from cxml.prediction.rare_labels import CANDIDATES, adjust_logits, weigh_labels, weigh_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
 from cxml.prediction.subset import restrict
 

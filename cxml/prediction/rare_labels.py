@@ -1,7 +1,10 @@
-"""Rank by the probability times a power of the inverse propensity: what PSP@k asks for (Jain et al. 2016, section 3).
+"""Rank rare labels higher: by logit adjustment, or by probability times a power of the inverse propensity.
+
+Logit adjustment takes a part of each label's log odds off its logit (Menon et al. 2021, post hoc).
 
 PSP@k counts a hit by its label's inverse propensity, so its expectation is largest where labels are ranked by
-probability times inverse propensity; a power below 1 lies between that and the ranking for P@k.
+probability times inverse propensity (Jain et al. 2016, section 3); a power below 1 lies between that and the ranking
+for P@k.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 
 from cxml.errors import ConfigError
-from cxml.metrics import PropensityConstants, inverse_propensities
+from cxml.metrics import PropensityConstants, inverse_propensities, log_odds
 from cxml.model.ranking import joint_logit
 from cxml.prediction.decisions import Decisions
 from cxml.prediction.parts import Parts, known_frequency
@@ -22,6 +25,34 @@ CANDIDATES = 100
 """The most probable labels of a text, which are ranked anew; even a rare label below them has next to no weight."""
 
 _USUAL_POWERS = "Give 1 to rank for PSP@k, or less to give up less of P@k"
+
+
+def adjust_logits(parts: Parts, strength: float) -> Parts:
+    """The model with biases, or logits of all parts together, that rank rare labels higher; itself for 0.
+
+    Args:
+        parts: a trained model.
+        strength: the part of the log odds, among the train texts, that comes off; 1 would rank as if all labels were
+            equally frequent.
+
+    Raises:
+        ConfigError: an exported model, which does not know how frequent its labels are; or a strength that leaves the
+            range of float32.
+    """
+    if not strength:
+        return parts
+    frequency = known_frequency(parts, "logit_adjustment", strength)
+    odds = log_odds(frequency, parts.num_train_texts)
+    with np.errstate(over="ignore"):
+        shift = -np.float32(strength) * odds
+        bias = parts.rows.bias + shift[parts.tree.label_order[parts.layout.positions()]]
+    if not np.isfinite(bias).all():
+        problem = "takes biases out of the range of float32"
+        raise ConfigError("logit_adjustment", strength, problem, "Give a number such as 0.5.")
+    changed = replace(parts, facts={**parts.facts, "logit_adjustment": strength}, decisions=Decisions())
+    if parts.evidence is not None:  # the combination was learnt for the cascade's own logits
+        return replace(changed, evidence=replace(parts.evidence, shift=parts.evidence.shift + shift))
+    return replace(changed, rows=replace(parts.rows, bias=bias))
 
 
 def weigh_labels(parts: Parts, power: float) -> Parts:

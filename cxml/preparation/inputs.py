@@ -12,11 +12,11 @@ from cxml import storage
 from cxml.config import Config, shaping
 from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
-from cxml.data_tools.formats import open_source, source_facts
-from cxml.data_tools.formats.records import find_names
-from cxml.data_tools.preparation.lengths import with_length
-from cxml.data_tools.preparation.tokenizing import load_tokenizer
 from cxml.errors import StaleArtefactError
+from cxml.formats import open_source, source_facts
+from cxml.formats.records import find_names
+from cxml.preparation.lengths import with_length
+from cxml.preparation.tokenizing import load_tokenizer
 
 
 def expected_fingerprint(config: Config) -> str:

@@ -17,8 +17,8 @@ from cxml.data import VALIDATION, ShardInfo
 from cxml.data.schema import VOCABULARY_SCHEMA
 from cxml.data.terms import Vocabulary
 from cxml.data.writer import remove_leftovers
-from cxml.data_tools.formats import SPLITS
 from cxml.errors import DataError
+from cxml.formats import SPLITS
 
 FOLDER = ".progress"
 _VERSION = 2  # of the files here
@@ -62,7 +62,7 @@ class _BlockNote:
     rows: int
 
 
-class Progress:
+class PreparationJournal:
     """Notes about the preparation of the data set under `url`."""
 
     def __init__(self, url: str) -> None:

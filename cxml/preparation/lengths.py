@@ -8,8 +8,8 @@ from cxml import storage
 from cxml.config import Config, with_values
 from cxml.data import DataManifest, data_url
 from cxml.data.schema import MANIFEST_FILE
-from cxml.data_tools.formats import Reader, open_source
-from cxml.data_tools.preparation.tokenizing import tokenize
+from cxml.formats import Reader, open_source
+from cxml.preparation.tokenizing import tokenize
 
 _FIELD = "data.max_length"
 _SAMPLE = 20_000  # texts whose lengths are looked at

@@ -20,15 +20,16 @@ from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
-from cxml.data_tools.formats import Reader, open_source
-from cxml.data_tools.formats.reader import show
-from cxml.data_tools.preparation.engines import Engine, open_engine
-from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
-from cxml.data_tools.preparation.lengths import with_length
-from cxml.data_tools.preparation.progress import FOLDER, Progress, Scan
-from cxml.data_tools.preparation.staging import read_label_counts, read_term_counts
-from cxml.data_tools.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 from cxml.errors import DataError
+from cxml.formats import Reader, open_source
+from cxml.formats.reader import show
+from cxml.preparation.choice import open_engine
+from cxml.preparation.engines import Engine
+from cxml.preparation.inputs import Inputs, gather_inputs, is_prepared
+from cxml.preparation.journal import FOLDER, PreparationJournal, Scan
+from cxml.preparation.lengths import with_length
+from cxml.preparation.staging import read_label_counts, read_term_counts
+from cxml.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
 from cxml.progress import meter, track
 from cxml.storage.locks import locked
 
@@ -55,28 +56,28 @@ def prepare(config: Config) -> str:
             if not is_prepared(config):
                 _prepare(config, url)
                 return url
-    Progress(url).clear()
+    PreparationJournal(url).clear()
     _log.info("Prepared data found at %s", url)
     return url
 
 
 def _prepare(config: Config, url: str) -> None:
-    progress = Progress(url)
+    journal = PreparationJournal(url)
     source = open_source(config.data.source)
     config = with_length(config, source)
     inputs = gather_inputs(config)
-    if progress.begin(inputs.fingerprint):
+    if journal.begin(inputs.fingerprint):
         _log.info("Going on with what an earlier run left at %s", url)
     with open_engine(config.data, inputs.source) as engine:
-        scan = progress.load_scan()
+        scan = journal.load_scan()
         if scan is None:
-            scan = _scan(config, source, inputs.tokenizer_rules, engine, progress)
-            progress.save_scan(scan)
-        splits = _make_shards(config, engine, scan, progress)
+            scan = _scan(config, source, inputs.tokenizer_rules, engine, journal)
+            journal.save_scan(scan)
+        splits = _make_shards(config, engine, scan, journal)
     manifest = _manifest(url, inputs, scan, splits)
     remove_leftovers(url, keep_whole=True)  # of workers that were killed on the way, and replaced
     manifest.write(url)
-    progress.clear()
+    journal.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
     _log.info("%s", describe_labels(*read_labels(url), manifest.rows("train")))
@@ -97,13 +98,13 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
     return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
 
 
-def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, progress: Progress) -> Scan:
+def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, journal: PreparationJournal) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
     names = source.label_names()
     fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
-    done = {split: progress.staged(split) for split in source.splits}
+    done = {split: journal.staged(split) for split in source.splits}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
     raw_rows = RawRows(source, config.data, len(names), blocks_done)
     skipped: dict[str, dict[str, int]] = {}
@@ -113,22 +114,24 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
                 skipped[item.split] = item.skipped
             else:
                 advance(1)
-    rows = {split: sum(progress.staged(split).values()) for split in source.splits}
+    rows = {split: sum(journal.staged(split).values()) for split in source.splits}
     for split in source.splits:
         for reason, count in sorted(skipped[split].items()):
             _log.warning("%s: %d rows left out: %s", split, count, reason)
         if not rows[split]:
             raise DataError(split, "no text is left in this split", "Check the raw files.")
-    frequency, vocabulary = _add_up(config, progress, len(names), rows["train"])
+    frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
     return Scan(rows, skipped, write_labels(data_url(config), names, frequency), vocabulary)
 
 
-def _add_up(config: Config, progress: Progress, num_labels: int, num_texts: int) -> tuple[np.ndarray, Vocabulary]:
+def _add_up(
+    config: Config, journal: PreparationJournal, num_labels: int, num_texts: int
+) -> tuple[np.ndarray, Vocabulary]:
     """Texts of each label, int64 [L], and the vocabulary; the train split alone counts."""
     frequency = np.zeros(num_labels, np.int64)
     tables: list[pa.Table] = []
-    for number in progress.staged("train"):
-        stem = progress.stem("train", number)
+    for number in journal.staged("train"):
+        stem = journal.stem("train", number)
         labels, texts = read_label_counts(stem, num_labels)
         frequency[labels] += texts
         tables.append(read_term_counts(stem))
@@ -137,23 +140,25 @@ def _add_up(config: Config, progress: Progress, num_labels: int, num_texts: int)
     return frequency, Vocabulary.choose(add_counts(tables), num_texts, config.data.tfidf_max_features)
 
 
-def _make_shards(config: Config, engine: Engine, scan: Scan, progress: Progress) -> dict[str, tuple[ShardInfo, ...]]:
+def _make_shards(
+    config: Config, engine: Engine, scan: Scan, journal: PreparationJournal
+) -> dict[str, tuple[ShardInfo, ...]]:
     """The second pass: the shards that are missing; then all of them."""
     rows = config.data.shard_rows
     numbers = {split: range(-(-total // rows)) for split, total in scan.rows.items()}
     for split, expected in numbers.items():
-        if expected != range(len(progress.staged(split))):
+        if expected != range(len(journal.staged(split))):
             raise _other_shards(config, split)
     missing = {
         split: tuple(Ticket(split, number, number * rows) for number in sorted({*numbers[split]} - {*done}))
         for split in numbers
-        for done in [progress.finished(split)]
+        for done in [journal.finished(split)]
     }
     count = sum(map(len, missing.values()))
     if count:
         for _ in track(engine.map(Tickets(missing), ShardMaker, config), count, "Making shards"):
             pass
-    found = {split: progress.finished(split) for split in numbers}
+    found = {split: journal.finished(split) for split in numbers}
     for split, shards in found.items():
         if list(shards) != list(numbers[split]) or sum(info.rows for info in shards.values()) != scan.rows[split]:
             raise _other_shards(config, split)

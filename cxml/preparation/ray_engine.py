@@ -13,9 +13,9 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from cxml.data_tools.formats import Block
-from cxml.data_tools.preparation.engines import Worker
-from cxml.data_tools.preparation.work import RawRows, SplitEnd, Ticket, Tickets
+from cxml.formats import Block
+from cxml.preparation.engines import Worker
+from cxml.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 from cxml.ray_cluster import joined_cluster, own_error
 
 _BLOCKS_AT_ONCE = 2

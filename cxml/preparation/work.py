@@ -13,9 +13,9 @@ from cxml.config import Config, DataConfig
 from cxml.data import Examples, TextEncoder, data_url
 from cxml.data.terms import find_terms
 from cxml.data.writer import shard_file, write_shard
-from cxml.data_tools.formats import Block, Cleaner, Reader, read_blocks
-from cxml.data_tools.preparation.progress import Progress
-from cxml.data_tools.preparation.staging import StagedBlock, read_staged, write_staged
+from cxml.formats import Block, Cleaner, Reader, read_blocks
+from cxml.preparation.journal import PreparationJournal
+from cxml.preparation.staging import StagedBlock, read_staged, write_staged
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class BlockStager:
         self._data = config.data
         pool = ThreadPoolExecutor(num_threads)
         self._encoder = TextEncoder(Tokenizer.from_str(tokenizer_rules), config.data.max_length, pool)
-        self._progress = Progress(data_url(config))
+        self._journal = PreparationJournal(data_url(config))
 
     def __call__(self, block: Block) -> Ticket:
         """Stage the block; its ticket."""
         texts = block.texts if self._data.keep_text else None
         staged = StagedBlock(self._encoder.encode(block.texts), block.labels, find_terms(block.texts), texts)
-        write_staged(self._progress.stem(block.split, block.number), staged)
-        self._progress.record_staged(block.split, block.number, len(block.texts))
+        write_staged(self._journal.stem(block.split, block.number), staged)
+        self._journal.record_staged(block.split, block.number, len(block.texts))
         return Ticket(block.split, block.number, block.first_row)
 
 
@@ -107,15 +107,15 @@ class ShardMaker:
     def __init__(self, config: Config) -> None:
         """Load what the first pass has found."""
         self._url = data_url(config)
-        self._progress = Progress(self._url)
-        scan = self._progress.load_scan()
+        self._journal = PreparationJournal(self._url)
+        scan = self._journal.load_scan()
         assert scan is not None, "the first pass comes first"
         self._vocabulary, self._num_labels = scan.vocabulary, scan.labels.rows
 
     def __call__(self, ticket: Ticket) -> Ticket:
         """Write the shard; the ticket again."""
-        block = read_staged(self._progress.stem(ticket.split, ticket.number), self._num_labels)
+        block = read_staged(self._journal.stem(ticket.split, ticket.number), self._num_labels)
         examples = Examples(block.input_ids, block.labels, self._vocabulary.features(block.terms), block.texts)
         file = shard_file(ticket.split, ticket.number)
-        self._progress.record(write_shard(self._url, file, examples, ticket.first_row))
+        self._journal.record(write_shard(self._url, file, examples, ticket.first_row))
         return ticket

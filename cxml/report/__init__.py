@@ -7,7 +7,7 @@ and tables (`metrics_table`, `levels_table`, `decisions_table`, `groups_table`, 
 """
 
 from cxml.report.baseline import linear_baseline, require_baseline
-from cxml.report.comparison import calibration_table, frequency_table, intervals_table, print_comparison
+from cxml.report.comparison_tables import calibration_table, frequency_table, intervals_table, print_comparison
 from cxml.report.page import PAGE_FILE, write_page
 from cxml.report.summary import print_report
 from cxml.report.tables import (

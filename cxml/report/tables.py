@@ -110,7 +110,7 @@ def _threshold(facts: Mapping[str, Any]) -> str:
 
 
 def budget_line(budget: Mapping[str, str]) -> str:
-    """How a time budget was spent, and what more would buy: `plan` and `more` as `cxml.time_budget` gives them."""
+    """How a time budget was spent, and what more would buy: `plan` and `more` of `cxml.pipeline.time_budget`."""
     return f"{budget['plan'][0].upper()}{budget['plan'][1:]}. {budget['more']}"
 
 

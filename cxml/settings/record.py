@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxml import storage
-from cxml.cli import dump_config
 from cxml.config import CHOOSABLE, Config, config_to_dict
+from cxml.config_files import dump_config
 from cxml.errors import DataError
 from cxml.settings.choose import Choice
 
@@ -46,7 +46,7 @@ def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
 
 
 def read_budget(output: str) -> dict[str, Any]:
-    """What the run in `output` keeps of its time budget: see `cxml.time_budget`; empty where there is nothing.
+    """What the run in `output` keeps of its time budget: see `cxml.pipeline.time_budget`; empty where there is nothing.
 
     Raises:
         DataError: the file is damaged.

@@ -21,9 +21,9 @@ from cxml.checkpoint import (
 from cxml.config import Config, config_from_dict, plain_values, with_values
 from cxml.data import ShardedDataset, data_url, read_labels
 from cxml.data.architecture import read_architecture
-from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprints
+from cxml.preparation import is_prepared, prepare
 from cxml.storage.locks import locked
 from cxml.training import with_precision
 from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree_url

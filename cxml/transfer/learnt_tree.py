@@ -8,9 +8,9 @@ from scipy import sparse
 from cxml import storage
 from cxml.config import Config
 from cxml.data import ShardedDataset, data_url
-from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, StaleArtefactError
 from cxml.prediction import Predictor
+from cxml.preparation import is_prepared, prepare
 from cxml.progress import track
 from cxml.settings import fit_to_labels
 from cxml.storage.locks import locked

@@ -14,14 +14,14 @@ from ray.tune.search import BasicVariantGenerator
 from rich.table import Table
 
 from cxml import ray_cluster, storage
-from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict, is_reported, with_values
+from cxml.config_files import dump_config
 from cxml.console import table_console
 from cxml.data import data_url
-from cxml.data_tools.preparation import is_prepared, prepare
-from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError, CxmlError
-from cxml.run_settings import settled
+from cxml.pipeline.settled_config import settled
+from cxml.preparation import is_prepared, prepare
+from cxml.preparation.validation_split import hold_out
 from cxml.storage.locks import locked
 from cxml.tuning.space import read_space
 from cxml.tuning.trial import Trial

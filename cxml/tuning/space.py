@@ -8,8 +8,8 @@ from typing import Any
 from ray import tune
 
 from cxml.config import Config, with_values
+from cxml.config_files import config_file
 from cxml.errors import ConfigError
-from cxml.own_configs import config_file
 from cxml.yaml_files import read_yaml
 
 _KINDS: dict[str, Callable[..., Any]] = {

@@ -16,8 +16,8 @@ from ray import tune
 
 from cxml import storage
 from cxml.artefacts import read_records
-from cxml.cli import dump_config
 from cxml.config import config_from_dict, config_to_dict, with_values
+from cxml.config_files import dump_config
 from cxml.operating_system import ending_with_parent
 from cxml.storage.locks import locked
 

@@ -17,8 +17,8 @@ from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.prediction import Predictor
 from cxml.prediction.encoder_program import export_encoder
 from cxml.prediction.similarity import label_similarity, text_similarity
-from cxml.reclustering import recluster
-from cxml.relabelling import relabel
+from cxml.transfer.label_set import relabel
+from cxml.transfer.learnt_tree import recluster
 from cxml.tree import LabelTree
 
 WIDE, NARROW = 32, 8

@@ -46,9 +46,9 @@ def resume(folder, shard_from, then_train):
     """On this rank: go on from the checkpoint; what the levels of clusters hold right after it was read."""
     from cxml.checkpoint import offered_checkpoints
     from cxml.checkpoint import resume as go_on
-    from cxml.cli import load_config
+    from cxml.config_files import load_config
     from cxml.parallel import ShardedLevel, distributed
-    from cxml.run_settings import settled
+    from cxml.pipeline.settled_config import settled
     from cxml.training.jobs import set_up, train_in_group
 
     os.chdir(folder)

@@ -27,8 +27,8 @@ from support.checkpoints import (
 from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import checkpoints_url, list_checkpoints
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.parallel import run_workers
 
 NUM_RANKS = 2

@@ -12,12 +12,12 @@ from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import pipeline
 from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
+from cxml.commands.relabel import main as relabel_command
 from cxml.data import ShardedDataset, collate
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.model import build_model
 from cxml.parallel import Exchange, run_workers, sharded_levels
-from cxml.relabel import main as relabel_command
-from cxml.relabelling import relabel
+from cxml.transfer.label_set import relabel
 from cxml.tree import LabelTree
 
 
@@ -97,8 +97,8 @@ def test_what_is_no_model_is_refused(trained, tmp_path):
 
 
 def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, capsys):
-    from cxml.cli import dump_config
     from cxml.config import config_to_dict
+    from cxml.config_files import dump_config
 
     source = dataclasses.replace(trained.data.source, chapters=("3", "22"))
     more = dataclasses.replace(

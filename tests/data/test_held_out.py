@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from cxml.data import Ragged, ShardedDataset, held_out_rows, train_texts, validation_texts
 from cxml.data.name_texts import WithNames
-from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError
+from cxml.preparation.validation_split import hold_out
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from support.runs import make_encoder, small_config
 
 from cxml.data import Ragged, ShardedDataset, TextEncoder, load_tokenizer_of, read_labels, with_names
 from cxml.data.name_texts import WithNames, parts_of_names
-from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError
+from cxml.preparation import prepare
 
 
 @pytest.fixture(scope="module")

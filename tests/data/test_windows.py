@@ -19,8 +19,8 @@ from cxml.data import (
     step_facts,
     window_rule,
 )
-from cxml.data_tools.preparation import load_tokenizer
 from cxml.errors import ConfigError, StaleArtefactError
+from cxml.preparation import load_tokenizer
 
 BEGIN, END = 1_000_000, 2_000_000  # of special tokens; all others are numbered over the texts
 NO_LABELS = 0

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from cxml.config import Config, config_from_dict
-from cxml.data_tools.formats import RawDataset, icd10cm
+from cxml.formats import RawDataset, icd10cm
 
 CHAPTER = "3"
 

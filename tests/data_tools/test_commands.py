@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import yaml
 
+from cxml.commands.data import inspect as inspect_command
+from cxml.commands.data import prepare as prepare_command
+from cxml.commands.data import propensity as propensity_command
+from cxml.commands.data import split as split_command
+from cxml.commands.data import validate as validate_command
 from cxml.config import config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
-from cxml.data_tools import inspect as inspect_command
-from cxml.data_tools import prepare as prepare_command
-from cxml.data_tools import propensity as propensity_command
-from cxml.data_tools import split as split_command
-from cxml.data_tools import validate as validate_command
-from cxml.data_tools.checking import validate
-from cxml.data_tools.preparation import is_prepared, prepare
+from cxml.inspection.checks import validate
 from cxml.metrics import inverse_propensities
+from cxml.preparation import is_prepared, prepare
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

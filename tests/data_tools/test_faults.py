@@ -11,9 +11,9 @@ from support.object_store import BUCKET, failing_proxy
 
 from cxml.config import config_from_dict
 from cxml.data import DataManifest, ShardedDataset, data_url
-from cxml.data_tools.checking import validate
-from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import CxmlError, DataError, StorageError
+from cxml.inspection.checks import validate
+from cxml.preparation import is_prepared, prepare
 
 
 @pytest.fixture

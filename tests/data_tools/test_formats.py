@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import Cleaner, open_source, read_blocks, read_source, source_facts
-from cxml.data_tools.formats.keys import SeenKeys
-from cxml.data_tools.formats.label_files import _parse_whole
-from cxml.data_tools.formats.lines import read_lines
 from cxml.errors import DataError
+from cxml.formats import Cleaner, open_source, read_blocks, read_source, source_facts
+from cxml.formats.keys import SeenKeys
+from cxml.formats.label_files import _parse_whole
+from cxml.formats.lines import read_lines
 
 SUFFIXES = {"train": "trn", "test": "tst"}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import simple_icd_10_cm as book
 
-from cxml.data_tools.formats import icd10cm
+from cxml.formats import icd10cm
 
 
 @pytest.fixture(scope="module")

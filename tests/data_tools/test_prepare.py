@@ -15,11 +15,11 @@ from transformers import AutoTokenizer
 
 from cxml.config import EvidenceConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
-from cxml.data_tools.checking import validate
-from cxml.data_tools.formats import RawDataset, RawSplit, read_source
-from cxml.data_tools.preparation import expected_fingerprint, is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.run_plan import require_validation
+from cxml.formats import RawDataset, RawSplit, read_source
+from cxml.inspection.checks import validate
+from cxml.pipeline.plan import require_validation
+from cxml.preparation import expected_fingerprint, is_prepared, prepare
 
 
 def content_of(folder):
@@ -186,7 +186,7 @@ def test_moved_or_absent_raw_files_and_new_propensities_leave_the_data_valid(mak
 KILLED_AFTER_TWO = """
 import os, signal
 from cxml.config import config_from_dict
-from cxml.data_tools.preparation import prepare, work
+from cxml.preparation import prepare, work
 record, done = work.Progress.record, []
 def killed(progress, info):
     if len(done) >= 2:

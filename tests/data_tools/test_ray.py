@@ -15,8 +15,8 @@ from support.ray import own_ray
 
 from cxml.config import config_from_dict, config_to_dict
 from cxml.data import data_url
-from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import DataError
+from cxml.preparation import is_prepared, prepare
 
 COPIES = 120  # of the 240 real train texts: work for a few seconds, time enough to be killed
 
@@ -111,7 +111,7 @@ def test_a_killed_driver_is_followed_by_a_run_that_makes_the_missing_shards(ray_
     config = make(engine="ray", num_workers=1)
     url = data_url(config)
     script = (
-        "from cxml.config import config_from_dict\nfrom cxml.data_tools.preparation import prepare\n"
+        "from cxml.config import config_from_dict\nfrom cxml.preparation import prepare\n"
         f"prepare(config_from_dict({config_to_dict(config)!r}))\n"
     )
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}

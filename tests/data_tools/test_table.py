@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cxml.config import SourceConfig
 from cxml.data import Ragged
-from cxml.data_tools.formats import read_source
-from cxml.data_tools.formats.table import held_out_with_few_labels_alone
 from cxml.errors import DataError
+from cxml.formats import read_source
+from cxml.formats.table import held_out_with_few_labels_alone
 
 ROWS = [(f"text {i}, of fruit", [f"n{i % 7}", "all"] if i % 2 else ["all"]) for i in range(40)]
 

@@ -8,8 +8,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cxml.config import SourceConfig
 from cxml.data.terms import Vocabulary, add_counts, find_terms
-from cxml.data_tools.formats import read_source
 from cxml.errors import DataError
+from cxml.formats import read_source
 
 texts_strategy = st.lists(
     st.text(alphabet=st.sampled_from("aAbBßİΣσς_1é٣ -.\n\u0301\u2028漢"), max_size=12), min_size=1, max_size=12

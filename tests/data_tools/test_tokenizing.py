@@ -1,8 +1,8 @@
 import pytest
 
 from cxml.config import SourceConfig, config_from_dict
-from cxml.data_tools.formats import read_source
-from cxml.data_tools.preparation import load_tokenizer, tokenize
+from cxml.formats import read_source
+from cxml.preparation import load_tokenizer, tokenize
 
 
 @pytest.mark.parametrize("characters", [1, 100, 1000, 10**9])

@@ -10,11 +10,11 @@ import yaml
 from scipy import sparse
 from support.datasets import random_rows, write_dataset
 
+from cxml.commands.data import import_tree as import_command
 from cxml.config import config_from_dict, config_to_dict
-from cxml.data_tools import import_tree as import_command
-from cxml.data_tools.formats.plain_pickle import load_plain
-from cxml.data_tools.tree_import import import_tree
 from cxml.errors import ConfigError, DataError
+from cxml.formats.plain_pickle import load_plain
+from cxml.preparation.tree_import import import_tree
 from cxml.tree import LabelTree, tree_fingerprint, tree_url
 
 FINE = np.array([3, 0, 1, 2, 0, 3, 1, 2, 2])  # cluster of each label

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from cxml.commands.data import tree_report
 from cxml.config import config_from_dict
 from cxml.data import ShardedDataset, data_url, read_labels
-from cxml.data_tools import tree_report
-from cxml.data_tools.preparation import prepare
-from cxml.data_tools.tree_statistics import collect_tree_statistics
+from cxml.inspection.tree_statistics import collect_tree_statistics
+from cxml.preparation import prepare
 from cxml.tree import build, tree_url
 
 

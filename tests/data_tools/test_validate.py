@@ -5,9 +5,9 @@ import pytest
 from scipy import sparse
 
 from cxml.data import DatasetWriter, Examples, Ragged, TokenizerInfo
-from cxml.data_tools.checking import validate
-from cxml.data_tools.preparation import prepare
 from cxml.errors import DataError
+from cxml.inspection.checks import validate
+from cxml.preparation import prepare
 
 SOUND = Examples(
     input_ids=Ragged.from_lists([[1, 5, 2], [1, 6, 7, 2], [1, 2]]),

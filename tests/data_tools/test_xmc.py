@@ -6,8 +6,8 @@ import pytest
 from scipy import sparse
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import read_source, source_facts
 from cxml.errors import DataError
+from cxml.formats import read_source, source_facts
 
 
 def read(folder):

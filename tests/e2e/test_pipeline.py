@@ -12,8 +12,8 @@ import pytest
 from support.runs import make_encoder, small_config
 
 from cxml import pipeline
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import ShardedDataset
 from cxml.errors import StaleArtefactError
 from cxml.metrics import metric_sums
@@ -149,7 +149,7 @@ def test_a_failing_worker_ends_the_command_with_its_reason(finished, tmp_path):
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys):
     config, _ = finished
-    from cxml.dry_run import dry_run
+    from cxml.pipeline.dry_run import dry_run
 
     fresh = dataclasses.replace(config, output=str(tmp_path / "never"))
     plan = dry_run(fresh)

@@ -15,13 +15,13 @@ from cxml import pipeline, storage
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.config import EvidenceConfig
 from cxml.data import DataManifest, ShardedDataset, data_url, validation_texts
-from cxml.data_tools.formats import TextSource
-from cxml.dry_run import dry_run
 from cxml.errors import ConfigError, DataError
+from cxml.formats import TextSource
 from cxml.metrics import log_odds
 from cxml.parallel import run_workers
+from cxml.pipeline.dry_run import dry_run
+from cxml.pipeline.plan import evidence_bytes
 from cxml.prediction import Predictor, read_scores
-from cxml.run_plan import evidence_bytes
 from cxml.serving.batching import Asked, answer_together
 from cxml.training import complete_evidence, evidence, evidence_url
 

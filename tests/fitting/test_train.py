@@ -12,7 +12,7 @@ from support.runs import make_encoder
 import cxml
 from cxml.errors import ConfigError, CxmlError
 from cxml.fitting.tables import rows_of
-from cxml.prediction.named import indicators_of
+from cxml.prediction.inputs import indicators_of
 
 TEXTS = [f"{fruit} and {fruit} {i}" for i in range(8) for fruit in ("apple", "pear", "plum")]
 LABELS = [[fruit, "fruit"] for _ in range(8) for fruit in ("apples", "pears", "plums")]
@@ -48,7 +48,7 @@ def test_labels_that_the_model_does_not_know_count_as_missed(trained):
 
 
 def test_given_fields_win_and_the_rest_is_chosen_and_kept(trained):
-    from cxml.cli import load_config
+    from cxml.config_files import load_config
 
     config = load_config(f"{trained[1]}/config.yaml")
     assert (config.train.epochs, config.optim.encoder_lr) == (12, 1e-3)

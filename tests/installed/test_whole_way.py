@@ -14,8 +14,8 @@ import yaml
 from support.runs import make_encoder, small_config
 
 import cxml
-from cxml.cli import dump_config, load_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config, load_config
 
 pytestmark = pytest.mark.slow
 TEXTS = ["iron deficiency anemia", "sickle-cell disease with crisis", "hereditary factor VIII deficiency"]
@@ -89,7 +89,7 @@ def test_one_process_trains_without_deepspeed_and_ray(folder):
     (folder / "alone.yaml").write_text(dump_config(words))
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('deepspeed', 'ray', 'sklearn'))); "
-        "from cxml.train import main; sys.exit(main(['--config', 'alone.yaml']))"
+        "from cxml.commands.train import main; sys.exit(main(['--config', 'alone.yaml']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, timeout=600, check=False, capture_output=True, text=True

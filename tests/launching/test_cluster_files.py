@@ -11,7 +11,7 @@ import yaml
 from support.launching import ROOT
 
 from cxml.cli import parse_command
-from cxml.train import TrainCommand
+from cxml.commands.train import TrainCommand
 
 KUBERAY = ROOT / "launch" / "kuberay"
 

@@ -14,10 +14,10 @@ from support.runs import make_encoder, small_config
 
 from cxml import pipeline, ray_cluster
 from cxml.batch_prediction import PredictionJob, predict_file
-from cxml.data_tools.formats import TextSource
+from cxml.formats import TextSource
 from cxml.launching import processes_per_machine
 from cxml.launching.on_ray import run_on_ray
-from cxml.run_plan import plan_run
+from cxml.pipeline.plan import plan_run
 
 GPU, CPU = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}
 

@@ -11,7 +11,7 @@ from cxml.config import HeadConfig, OptimConfig, TrainConfig
 from cxml.data import StepFacts
 from cxml.optim import RowState
 from cxml.parallel import Exchange, RowLayout, make_level, make_plan
-from cxml.run_plan import plan_run
+from cxml.pipeline.plan import plan_run
 
 LABELS, WIDTH = 100_000, 256
 STEPS = StepFacts(steps_per_epoch=1, texts=1, width=1.0, padding=0.0, mean_tokens=1.0, most_tokens=1)

@@ -13,8 +13,8 @@ from scipy import sparse
 import cxml
 from cxml import evaluate
 from cxml.checkpoint import list_checkpoints
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import ShardedDataset, collate
 from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels

@@ -10,8 +10,8 @@ import cxml
 from cxml import export
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.checkpoint import list_checkpoints
-from cxml.data_tools.formats import TextSource
 from cxml.errors import ConfigError, DataError
+from cxml.formats import TextSource
 from cxml.prediction import Predictor
 
 FILES = ("config.json", "model.safetensors", "label_rows.safetensors", "tree/tree.arrow", "labels.arrow",

@@ -13,8 +13,8 @@ from support.ray import own_ray
 import cxml
 from cxml import predict, storage
 from cxml.batch_prediction import PredictionJob, predict_file
-from cxml.data_tools.formats import TextSource, read_texts
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.formats import TextSource, read_texts
 
 
 @pytest.fixture(scope="module")

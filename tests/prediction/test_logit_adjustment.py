@@ -8,8 +8,8 @@ import pytest
 
 import cxml
 from cxml import evaluate, export
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums

@@ -12,12 +12,12 @@ from support.rankings import check_ranking, joint
 
 import cxml
 from cxml import evaluate, export
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
-from cxml.prediction.propensity_ranking import weigh_logits
+from cxml.prediction.rare_labels import weigh_logits
 from cxml.training.jobs import label_weights
 
 POWER = 0.5

@@ -8,10 +8,10 @@ from scipy import sparse
 
 import cxml
 from cxml import pipeline, recluster
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.data import ShardedDataset
-from cxml.reclustering import learnt_features
+from cxml.transfer.learnt_tree import learnt_features
 from cxml.tree import LabelTree, build_tree
 
 
@@ -21,7 +21,7 @@ def train(run):
 
 
 def test_a_labels_features_are_the_sum_of_its_texts_less_the_mean_of_all(run, train, monkeypatch):
-    monkeypatch.setattr("cxml.reclustering._TEXTS_AT_ONCE", 100)
+    monkeypatch.setattr("cxml.transfer.learnt_tree._TEXTS_AT_ONCE", 100)
     predictor = cxml.Predictor.from_checkpoint(run[0].output)
     vectors = predictor.embed(train.texts(np.arange(len(train)))).astype(np.float64)
     expected = train.labels_csr().T @ (vectors - vectors.mean(0))

@@ -14,7 +14,7 @@ from support.rankings import check_ranking, joint
 import cxml
 from cxml import storage
 from cxml.batch_prediction import FORMATS
-from cxml.data_tools.formats import TextChunk
+from cxml.formats import TextChunk
 from cxml.metrics import top_labels
 from cxml.model.ranking import probabilities
 from cxml.prediction import Predictions, read_scores, write_scores

@@ -8,8 +8,8 @@ from support.launching import wait_until
 from support.ray import own_ray
 
 from cxml.accelerators import accelerator_type
+from cxml.commands.serve import ServeCommand, _is_on_ray, main
 from cxml.errors import ConfigError, WorkerError
-from cxml.serve import ServeCommand, _is_on_ray, main
 from cxml.serving import ServeOptions
 from cxml.serving.local_engine import LocalEngine
 from cxml.serving.models import ModelPlace

@@ -9,7 +9,7 @@ from support.runs import MINILM, make_encoder
 
 from cxml.config import ModelConfig, SourceConfig
 from cxml.data import Ragged, parts_of_names, resolve_encoder
-from cxml.data_tools.formats import icd10cm, read_source
+from cxml.formats import icd10cm, read_source
 from cxml.settings import encoder_facts, longest_possible
 from cxml.settings.names import name_pattern
 

@@ -11,16 +11,16 @@ from support.runs import make_encoder
 
 from cxml import pipeline
 from cxml.checkpoint import model_url, read_model_manifest
-from cxml.cli import load_config
+from cxml.commands.train import main
 from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, with_values
+from cxml.config_files import load_config
 from cxml.data import DataManifest, data_url
-from cxml.data_tools.preparation import is_prepared, prepare
-from cxml.dry_run import dry_run
 from cxml.errors import DataError
 from cxml.parallel import run_here
+from cxml.pipeline.dry_run import dry_run
+from cxml.pipeline.settled_config import settle, settled
 from cxml.prediction import Predictor
-from cxml.run_settings import settle, settled
-from cxml.train import main
+from cxml.preparation import is_prepared, prepare
 
 LABELS = ("fruit", "tools", "music", "water")
 WORDS = ("apple pear", "hammer saw", "violin drum", "river lake")

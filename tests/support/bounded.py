@@ -35,7 +35,7 @@ def outcomes(cases: dict[str, tuple[str, dict]]) -> dict[str, str]:
 def _source(**arguments: object) -> object:
     """Rows of the train split, the first texts and labels, and the names."""
     from cxml.config import SourceConfig
-    from cxml.data_tools.formats import read_source
+    from cxml.formats import read_source
 
     on_error = arguments.pop("on_error", "refuse")
     raw = read_source(SourceConfig(**arguments), on_error)
@@ -46,7 +46,7 @@ def _source(**arguments: object) -> object:
 
 def _texts(**arguments: object) -> object:
     """Number of texts, and the first ones."""
-    from cxml.data_tools.formats import TextSource, read_texts
+    from cxml.formats import TextSource, read_texts
 
     count, first = 0, []
     for chunk in read_texts(TextSource(**arguments), 4096):
@@ -56,13 +56,13 @@ def _texts(**arguments: object) -> object:
 
 
 def _clusters(file: str) -> object:
-    from cxml.data_tools.tree_import import read_clusters
+    from cxml.preparation.tree_import import read_clusters
 
     return [level.tolist() for level in read_clusters(file)]
 
 
 def _chain(folder: str) -> object:
-    from cxml.data_tools.tree_import import read_chain
+    from cxml.preparation.tree_import import read_chain
 
     return [level.tolist() for level in read_chain(folder)]
 
@@ -82,7 +82,7 @@ def _num_scores(file: str, rows: int, labels: int) -> object:
 
 
 def _config(file: str) -> object:
-    from cxml.cli import load_config
+    from cxml.config_files import load_config
 
     config = load_config(file)
     return [config.output, config.seed, config.train.epochs, config.optim.encoder_lr]
@@ -119,9 +119,6 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 
 if __name__ == "__main__":
     # Loaded once, before any process is forked.
-    import cxml.data_tools.formats
-    import cxml.data_tools.tree_import
-    import cxml.prediction.score_files  # noqa: F401
 
     print(json.dumps({name: _attempt(_ACTIONS[action], arguments)
                       for name, (action, arguments) in json.loads(sys.stdin.read()).items()}))  # fmt: skip

@@ -14,9 +14,9 @@ from cxml.extras import EXTRAS
 HIDEABLE = sorted({module for modules in EXTRAS.values() for module in modules})
 _hidden = set(HIDEABLE)
 _LOADED_ONCE = (
-    "cxml.pipeline", "cxml.dry_run", "cxml.comparison", "cxml.relabelling", "cxml.reclustering",
-    "cxml.batch_prediction", "cxml.prediction.similarity", "cxml.data_tools.statistics", "cxml.data_tools.checking",
-    "cxml.data_tools.tree_import", "cxml.data_tools.tree_statistics",
+    "cxml.pipeline", "cxml.pipeline.dry_run", "cxml.comparison", "cxml.transfer", "cxml.batch_prediction",
+    "cxml.prediction.similarity", "cxml.inspection.dataset_statistics", "cxml.inspection.checks",
+    "cxml.preparation.tree_import", "cxml.inspection.tree_statistics",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from cxml.config import (
     TreeConfig,
 )
 from cxml.data import ShardedDataset, resolve_encoder
-from cxml.data_tools.preparation import prepare
+from cxml.preparation import prepare
 from cxml.tree import build, tree_url
 
 FINGERPRINTS = {"fp32": "test", "bf16": "test"}

@@ -12,8 +12,8 @@ from device_step import CASES, LABELS, config_of, make_encoder, make_texts
 
 from cxml.checkpoint import Progress, Saver, ShardReader, list_checkpoints, row_state
 from cxml.config import CheckpointConfig
-from cxml.data_tools.preparation import prepare
 from cxml.parallel import Ranks
+from cxml.preparation import prepare
 from cxml.training import set_up, train_step
 from cxml.tree import LabelTree, plan_splits, tree_url
 from support.fake_accelerator import counted, fake_accelerator

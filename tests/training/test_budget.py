@@ -16,15 +16,15 @@ from support.small_runs import small_values, write_rows
 
 from cxml import pipeline, storage
 from cxml.checkpoint import list_checkpoints, read_manifest
-from cxml.cli import dump_config
+from cxml.commands.train import main
 from cxml.config import OptimConfig, config_from_dict, config_to_dict, parse_duration, with_values
+from cxml.config_files import dump_config
 from cxml.errors import ConfigError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
-from cxml.run_settings import settled
+from cxml.pipeline.settled_config import settled
+from cxml.pipeline.time_budget import BudgetClock, Costs, plan_steps, worth_of_more
 from cxml.settings.rules import BY_LENGTH
-from cxml.time_budget import BudgetClock, Costs, plan_steps, worth_of_more
-from cxml.train import main
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
 SECONDS = st.floats(0.001, 100.0)
@@ -269,7 +269,7 @@ def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole
         with_values(configs["without"], {"train.budget": "10h"}),
         output=str(path(configs["without"]).parent / "short"), auto=BY_LENGTH,
     )  # fmt: skip
-    monkeypatch.setattr("cxml.time_budget.plan_steps", lambda *a: dataclasses.replace(plan_steps(*a), steps=5))
+    monkeypatch.setattr("cxml.pipeline.time_budget.plan_steps", lambda *a: dataclasses.replace(plan_steps(*a), steps=5))
     pipeline.run(config, run_job=run_here)
     monkeypatch.undo()
     fitted = settled(config)

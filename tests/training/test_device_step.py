@@ -19,7 +19,7 @@ import json, sys
 from cxml import extras
 import dataclasses
 from pathlib import Path
-from cxml.run_plan import planned_launches
+from cxml.pipeline.plan import planned_launches
 from device_step import CASES, LABELS, config_of, counts_of
 is_installed, hidden, *names = extras.is_installed, *sys.argv[1:]
 extras.is_installed = lambda name: name != hidden and is_installed(name)

@@ -17,11 +17,11 @@ from cxml import pipeline, storage
 from cxml.checkpoint import list_checkpoints
 from cxml.config import EvidenceConfig, SourceConfig
 from cxml.data import DataManifest, ShardedDataset, all_labelled_texts, data_url
-from cxml.data_tools.preparation import prepare
-from cxml.data_tools.splitting import hold_out
 from cxml.errors import ConfigError, DataError, InterruptionError, StaleArtefactError
 from cxml.evidence import read_evidence
 from cxml.parallel import run_here, run_workers
+from cxml.preparation import prepare
+from cxml.preparation.validation_split import hold_out
 from cxml.training import Selection, evidence_url, read_selection, train
 from cxml.tree import LabelTree, tree_url
 

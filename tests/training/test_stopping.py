@@ -16,8 +16,8 @@ from support.launching import launch_environment, wait_until
 from support.runs import make_encoder, prepare_with_tree, read_losses, small_config
 
 from cxml.checkpoint import ShardReader, list_checkpoints
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.parallel import run_workers
 
 STEPS_PER_EPOCH = 22

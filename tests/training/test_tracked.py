@@ -202,12 +202,12 @@ def test_a_training_that_fails_or_is_stopped_says_so_and_its_library_listens_now
 def test_a_run_whose_process_was_killed_is_ended_in_mlflow(small, tmp_path):
     small = with_trackers(small, wandb=False)
     program = (
-        "import os, sys\nfrom cxml.cli import load_config\nfrom cxml.checkpoint import Progress\n"
+        "import os, sys\nfrom cxml.config_files import load_config\nfrom cxml.checkpoint import Progress\n"
         "from cxml.training.tracked import tracking\n"
         "with tracking(load_config(sys.argv[1]), Progress(), is_first=True):\n    os._exit(9)\n"
     )
-    from cxml.cli import dump_config
     from cxml.config import config_to_dict
+    from cxml.config_files import dump_config
 
     (tmp_path / "config.yaml").write_text(dump_config(config_to_dict(small)))
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "config.yaml")], check=False, timeout=300)

@@ -14,8 +14,8 @@ from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
 from cxml.parallel import distributed, run_workers
+from cxml.pipeline.plan import plan_run
 from cxml.prediction import Predictor
-from cxml.run_plan import plan_run
 from cxml.training.jobs import evaluate_run
 
 WINDOW, LONGEST = 12, 48

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: ImportTreeCommand) -> None:
-    from cxml.data_tools.tree_import import import_tree  # noqa: PLC0415  heavy
+    from cxml.preparation.tree_import import import_tree  # noqa: PLC0415  heavy
 
     tree = import_tree(command.settings, command.source)
     print(f"Label tree of {' > '.join(f'{size:,}' for size in tree.level_sizes)} nodes, the labels last")

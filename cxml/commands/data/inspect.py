@@ -31,7 +31,7 @@ class InspectCommand:
 def _run(command: InspectCommand) -> None:
     if command.plot:
         extras.require("--plot", command.plot, "matplotlib")
-    from cxml.data_tools.statistics import collect_statistics, draw, print_statistics  # noqa: PLC0415  heavy
+    from cxml.inspection.dataset_statistics import collect_statistics, draw, print_statistics  # noqa: PLC0415  heavy
 
     statistics = collect_statistics(command.url)
     print_statistics(command.url, statistics, command.examples)

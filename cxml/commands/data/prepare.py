@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: PrepareCommand) -> None:
-    from cxml.data_tools.preparation import prepare  # noqa: PLC0415  heavy
+    from cxml.preparation import prepare  # noqa: PLC0415  heavy
 
     print(urls.masked(prepare(command.settings)))
 

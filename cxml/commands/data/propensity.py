@@ -34,7 +34,7 @@ class PropensityCommand:
 
 
 def _run(command: PropensityCommand) -> None:
-    from cxml.data_tools.weights import write_inverse_propensities  # noqa: PLC0415  heavy
+    from cxml.inspection.propensities import write_inverse_propensities  # noqa: PLC0415  heavy
 
     weights = write_inverse_propensities(command.url, command.out, command.a, command.b)
     bounds = f"from {weights.min():.3f} to {weights.max():.3f}"

@@ -37,7 +37,7 @@ class SplitCommand:
 
 
 def _run(command: SplitCommand) -> None:
-    from cxml.data_tools.splitting import hold_out  # noqa: PLC0415  heavy: waits until a command line is good
+    from cxml.preparation.validation_split import hold_out  # noqa: PLC0415  heavy: waits until a command line is good
 
     manifest = hold_out(command.url, command.out, fraction=command.fraction, seed=command.seed, name=command.name)
     counts = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)

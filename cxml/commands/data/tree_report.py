@@ -36,7 +36,7 @@ class TreeReportCommand:
 
 
 def _run(command: TreeReportCommand) -> None:
-    from cxml.data_tools.tree_statistics import print_tree_report  # noqa: PLC0415  heavy
+    from cxml.inspection.tree_statistics import print_tree_report  # noqa: PLC0415  heavy
 
     print_tree_report(
         command.url, command.data, top_k=command.top_k, max_texts=command.texts, num_examples=command.examples

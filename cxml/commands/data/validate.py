@@ -25,7 +25,7 @@ class ValidateCommand:
 
 
 def _run(command: ValidateCommand) -> None:
-    from cxml.data_tools.checking import validate  # noqa: PLC0415  heavy: waits until a command line is good
+    from cxml.inspection.checks import validate  # noqa: PLC0415  heavy: waits until a command line is good
 
     manifest = validate(command.url)
     rows = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)

@@ -15,9 +15,9 @@ import pytest
 from cxml import storage
 from cxml.config import SourceConfig, config_from_dict
 from cxml.data import read_labels
-from cxml.data_tools.formats import read_source
-from cxml.data_tools.preparation import is_prepared, prepare
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.formats import read_source
+from cxml.preparation import is_prepared, prepare
 
 KINDS = ("jsonl", "csv", "parquet")
 

@@ -17,10 +17,10 @@ from support.runs import small_config
 from support.untrained import untrained_export
 
 from cxml import extras, ray_cluster, storage
-from cxml.cli import dump_config
 from cxml.config import LaunchConfig, config_to_dict
+from cxml.config_files import dump_config
 from cxml.errors import ConfigError, StorageError
-from cxml.run_plan import require_packages
+from cxml.pipeline.plan import require_packages
 
 RUN = ["--config", "config.yaml"]
 NEEDS = [

@@ -11,8 +11,8 @@ import pytest
 from support.object_store import BUCKET
 
 from cxml import storage, urls
-from cxml.data_tools.formats.files import file_facts, find_splits, read_content
 from cxml.errors import StorageError
+from cxml.formats.files import file_facts, find_splits, read_content
 
 NAMES = [
     "run[12]", "run[!1]", "[v1]", "a [v1]", "run*", "*", "run?", "r**n", "{run,b}", "run{1..3}", "a#b", "a%20b",

@@ -11,8 +11,8 @@ from support.launching import launch_environment, wait_until
 from support.ray import one_at_a_time
 from support.runs import make_encoder, small_config
 
-from cxml.cli import dump_config
 from cxml.config import config_to_dict
+from cxml.config_files import dump_config
 from cxml.storage.locks import locked
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]

@@ -7,10 +7,10 @@ from support.runs import make_encoder
 from support.small_runs import run_all, small_values, write_rows
 
 from cxml.config import TreeConfig, config_from_dict
-from cxml.data_tools.preparation import prepare
 from cxml.errors import ConfigError, DataError
 from cxml.parallel import run_workers
-from cxml.run_plan import plan_run
+from cxml.pipeline.plan import plan_run
+from cxml.preparation import prepare
 from cxml.tree import fit_levels, tree_fingerprint
 
 RUNS = {

@@ -12,8 +12,8 @@ from scipy import sparse
 from support.datasets import write_dataset
 
 from cxml.config import SourceConfig
-from cxml.data_tools.formats import TextSource, read_source, read_texts
 from cxml.errors import DataError
+from cxml.formats import TextSource, read_source, read_texts
 
 JSONL = ['{"text": "one", "labels": ["a"]}', '{"text": "two", "labels": ["a", "b"]}']
 CSV = ["text,labels", "one,a", '"two","a,b"']

@@ -16,15 +16,15 @@ from cxml import artefacts
 from cxml.data import Ragged
 from cxml.data.terms import TermRows, Vocabulary
 from cxml.data.writer import write_labels
-from cxml.data_tools.preparation.progress import Progress, Scan
-from cxml.data_tools.preparation.staging import (
+from cxml.errors import CxmlError, DataError
+from cxml.preparation.journal import PreparationJournal, Scan
+from cxml.preparation.staging import (
     StagedBlock,
     read_label_counts,
     read_staged,
     read_term_counts,
     write_staged,
 )
-from cxml.errors import CxmlError, DataError
 from cxml.tree.distributed import Progress as TreeProgress
 from cxml.tree.distributed.build import _apply_finished
 
@@ -36,27 +36,27 @@ def rows(*lists):
 
 
 def begin_preparation(folder: Path) -> None:
-    progress = Progress(str(folder))
-    progress.begin("f")
+    journal = PreparationJournal(str(folder))
+    journal.begin("f")
     for split in ("train", "test"):
         terms = TermRows(["a", "b"], rows([0, 1], [1]), np.array([1, 2, 1], np.int32))
         block = StagedBlock(rows([5, 6], [7]), rows([0, 2], [1]), terms, ["a b", "b"])
-        write_staged(progress.stem(split, 0), block)
-        progress.record_staged(split, 0, 2)
+        write_staged(journal.stem(split, 0), block)
+        journal.record_staged(split, 0, 2)
     labels = write_labels(str(folder), ["x", "y", "z"], np.array([1, 1, 1]))
-    progress.save_scan(Scan({"train": 2, "test": 2}, {"train": {}, "test": {}}, labels, Vocabulary(["a"], np.ones(1))))
+    journal.save_scan(Scan({"train": 2, "test": 2}, {"train": {}, "test": {}}, labels, Vocabulary(["a"], np.ones(1))))
 
 
 def read_preparation(folder: Path) -> list[object]:
-    progress = Progress(str(folder))
-    scan = progress.load_scan() if progress.begin("f") else None
+    journal = PreparationJournal(str(folder))
+    scan = journal.load_scan() if journal.begin("f") else None
     if scan is None:
         return []
     found: list[object] = [scan.rows, scan.skipped, scan.labels, scan.vocabulary.terms, scan.vocabulary.idf.tolist()]
     for split in ("train", "test"):
-        found.append(progress.finished(split))
-        for number in progress.staged(split):
-            stem = progress.stem(split, number)
+        found.append(journal.finished(split))
+        for number in journal.staged(split):
+            stem = journal.stem(split, number)
             block = read_staged(stem, NUM_LABELS)
             lists = (block.input_ids, block.labels, block.terms.codes)
             found += [part.tolist() for each in lists for part in (each.values, each.offsets)]
@@ -208,7 +208,7 @@ def test_a_scan_that_lies_is_refused_before_anything_is_made_from_it(tmp_path, l
     file = tmp_path / ".progress/scan.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **lie}))
     with pytest.raises(DataError):
-        Progress(str(tmp_path)).load_scan()
+        PreparationJournal(str(tmp_path)).load_scan()
 
 
 @pytest.mark.parametrize("lie", [{"number": 1}, {"number": -1}, {"rows": 0}, {"rows": None}, {"file": "x"}])
@@ -217,18 +217,18 @@ def test_a_note_about_a_block_that_lies_is_refused(tmp_path, lie):
     file = tmp_path / ".progress/train/block-00000.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **lie}))
     with pytest.raises(DataError, match=r"block-00000\.json"):
-        Progress(str(tmp_path)).staged("train")
+        PreparationJournal(str(tmp_path)).staged("train")
 
 
 @pytest.mark.parametrize("name", ["../x", "train/shard-00009.arrow", "/etc/passwd", 5])
 def test_a_note_about_a_shard_elsewhere_is_refused(tmp_path, name):
-    progress = Progress(str(tmp_path))
-    progress.begin("f")
+    journal = PreparationJournal(str(tmp_path))
+    journal.begin("f")
     note = tmp_path / ".progress/train/shard-00000.arrow.json"
     note.parent.mkdir()
     note.write_text(json.dumps({"file": name, "rows": 2, "bytes": 5, "sha256": "0" * 64}))
     with pytest.raises(DataError, match=r"shard-00000\.arrow\.json"):
-        progress.finished("train")
+        journal.finished("train")
 
 
 def test_labels_and_terms_outside_of_their_range_are_refused(tmp_path):

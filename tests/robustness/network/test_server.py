@@ -14,7 +14,7 @@ import pytest
 from support.launching import ROOT
 from support.served import served, trained
 
-from cxml.serve import main
+from cxml.commands.serve import main
 
 JSON = {"Content-Type": "application/json"}
 EMOJI = b'"' + b"\\ud83d\\ude00" * 20_000 + b'"'

@@ -1,0 +1,32 @@
+"""What the fields of a config change, and those that count in a fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cxml.config.fields import Effect
+from cxml.config.plain import config_to_dict
+from cxml.config.run import Config
+
+
+def effects(section: type) -> dict[str, Effect]:
+    """What each field of a section changes, by name."""
+    return {each.name: each.metadata.get("effect", "result") for each in dataclasses.fields(section)}
+
+
+def shaping(config: Config, section: str) -> dict[str, Any]:
+    """The fields of a section that its fingerprint counts, as plain values without credentials."""
+    return _shaping(getattr(config, section), config_to_dict(config)[section])
+
+
+def _shaping(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any section
+    found = {}
+    for each in dataclasses.fields(section):
+        value = getattr(section, each.name)
+        is_uncounted = each.metadata.get("since_files", False) and value == each.default
+        if each.metadata.get("effect") != "none" and not is_uncounted:
+            is_section = dataclasses.is_dataclass(value)
+            found[each.name] = _shaping(value, values[each.name]) if is_section else values[each.name]
+    return found

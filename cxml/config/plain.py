@@ -1,0 +1,132 @@
+"""Configs as plain mappings, which YAML files and manifests hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import dacite
+
+from cxml import urls
+from cxml.config.run import AUTO, CHOOSABLE, Config
+from cxml.errors import ConfigError
+
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Build a `Config` from nested mappings, as a YAML file or a manifest holds them.
+
+    `CHOOSABLE` fields that are left out, or whose value is `auto`, are named by `Config.auto`, unless `values` have a
+    list of that name.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
+    """
+    _refuse_unknown_keys(Config, values, "")
+    open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
+    if "auto" in values:  # what is left out has its default, which for one field is `auto`
+        open_names = [name for name in open_names if _value_at(values, name) == AUTO != CHOOSABLE[name]]
+    given = _without(values, open_names)
+    given["auto"] = [*given.get("auto", ()), *(name for name in open_names if name not in given.get("auto", ()))]
+    try:
+        return dacite.from_dict(Config, given, dacite.Config(cast=[tuple], type_hooks={float: _to_float}))
+    except dacite.MissingValueError as error:
+        raise ConfigError(str(error.field_path), None, "is missing", "Add it to the config file.") from error
+    except dacite.DaciteFieldError as error:
+        value = getattr(error, "value", None)
+        raise ConfigError(str(error.field_path), value, f"has the wrong type ({error})", "See --help.") from error
+
+
+def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
+    """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
+
+    Fields that the run chooses have the value `auto`; they are listed too where `tree.level_sizes` has its default of
+    the same name. URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
+    """
+    text = str if with_credentials else urls.masked
+    values: dict[str, Any]
+    values = dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
+    is_told_apart = config.tree.level_sizes != AUTO or "tree.level_sizes" in config.auto
+    if is_told_apart:
+        del values["auto"]
+    for name in config.auto:
+        section, field_name = name.split(".")
+        values[section][field_name] = AUTO
+    return values
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of some fields, by their dotted names; the run does not choose these any more.
+
+    Raises:
+        ConfigError: a field is unknown, or its value impossible.
+    """
+    changed = config_to_dict(config, with_credentials=True)
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        place = changed
+        for section in sections:
+            place = place.get(section)
+            if not isinstance(place, dict):
+                raise ConfigError(name, value, "is not a known field", "See docs/reference/config.md.")
+        place[last] = value
+    if "auto" in changed:
+        changed["auto"] = [name for name in changed["auto"] if name not in values]
+    return config_from_dict(changed)
+
+
+def plain_values(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The values of fields as a config file holds them, by their dotted names."""
+    values = config_to_dict(config, with_credentials=True)
+    return {name: _value_at(values, name) for name in names}
+
+
+def _value_at(values: Mapping[str, Any], name: str, default: object = None) -> object:
+    """What nested mappings hold for a dotted name."""
+    section, last = name.split(".")
+    return (values.get(section) or {}).get(last, default)
+
+
+def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A copy of the two upper levels of `values` without fields of these dotted names."""
+    copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for name in names:
+        section, last = name.split(".")
+        copied.get(section, {}).pop(last, None)
+    return copied
+
+
+def _plain(value: object, text: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return text(value)
+    return [_plain(each, text) for each in value] if isinstance(value, tuple) else value
+
+
+def _to_float(value: object) -> object:
+    """The number `1` and the text `5e-4` are fine where a float is wanted; Python's other spellings are not."""
+    if type(value) is int or (isinstance(value, str) and _DECIMAL.fullmatch(value)):
+        return float(value)
+    return value
+
+
+def _refuse_unknown_keys(section: type, values: object, path: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            path or "config", values, "is not a mapping of fields to values", "See configs/ for examples."
+        )
+    hints = typing.get_type_hints(section)
+    for key, value in values.items():
+        name = f"{path}.{key}".lstrip(".")
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            known = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(hints)}."
+            raise ConfigError(name, value, "is not a known field", known)
+        if dataclasses.is_dataclass(hints[key]):
+            _refuse_unknown_keys(typing.cast(type, hints[key]), value, name)
+        elif isinstance(value, Mapping):
+            raise ConfigError(name, value, "is a mapping, which no field of its kind takes", "See --help.")

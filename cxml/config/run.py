@@ -1,0 +1,138 @@
+"""The config of a run: all sections, what holds between them, and the fields that a run may choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cxml.config.data import DataConfig
+from cxml.config.evaluation import EvaluateConfig, EvidenceConfig
+from cxml.config.fields import require, require_at_least
+from cxml.config.model import HeadConfig, ModelConfig
+from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
+from cxml.config.training import OptimConfig, TrainConfig
+from cxml.config.tree import TreeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: from raw text to metrics."""
+
+    output: str
+    """Folder or fsspec URL that holds everything the run makes."""
+    data: DataConfig
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    seed: int = 0
+    """Seed of initial weights, dropout, the order of the texts and the tree."""
+    auto: tuple[str, ...] = ()
+    """Fields whose values the run chooses from its data, its encoder and the machine, by their dotted names, such as
+    optim.encoder_lr (docs/decisions/0028). A config file or command line that leaves this out leaves it to the run to
+    choose every such field that it does not give a value, or that it gives the value auto; an empty list keeps the
+    defaults instead."""
+
+    def __post_init__(self) -> None:
+        _refuse_odd_numbers(self)
+        require(bool(self.output), "output", self.output, "is empty", "Name a folder, such as runs/mine.")
+        require_at_least("seed", self.seed, 0)
+        for name in self.auto:
+            near = difflib.get_close_matches(name, CHOOSABLE, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else f"Such fields: {', '.join(CHOOSABLE)}."
+            require(name in CHOOSABLE, "auto", name, "is not a field that a run can choose", remedy)
+        parts = self.train.num_workers * self.train.accumulation
+        require(
+            self.train.batch_size >= parts or self.train.batch_tokens > 0 or "train.batch_size" in self.auto,
+            "train.batch_size", self.train.batch_size, f"is smaller than num_workers x accumulation = {parts}",
+            f"Set it to {parts} or more.",
+        )  # fmt: skip
+        require(
+            self.head.implementation != "zero3" or self.train.zero_stage == 3,
+            "head.implementation", self.head.implementation,
+            f"needs ZeRO stage 3, but train.zero_stage is {self.train.zero_stage}",
+            "Set train.zero_stage to 3, or head.implementation to rows.",
+        )  # fmt: skip
+        require(
+            not self.train.selects or is_reported(self.train.keep_by, self.evaluate.top_k), "train.keep_by",
+            self.train.keep_by, f"is not a metric at one of evaluate.top_k = {list(self.evaluate.top_k)}",
+            f"Choose one such as nDCG@{max(self.evaluate.top_k)}, or add its k to evaluate.top_k.",
+        )  # fmt: skip
+        row_rate = self.head.learning_rate or self.optim.classifier_lr
+        require(
+            row_rate * self.optim.classifier_weight_decay < 1,
+            "optim.classifier_weight_decay", self.optim.classifier_weight_decay,
+            f"times the rows' learning rate {row_rate:g} is 1 or more: a step would change the sign of their weights",
+            "Set it to 0, as is usual with SGD at a high rate.",
+        )  # fmt: skip
+        if self.tree.level_sizes == "auto":
+            return  # the number of levels is known once that of the labels is
+        levels = self.num_levels
+        for name, expected in (
+            ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),
+        ):  # fmt: skip
+            values = getattr(self.model, name)
+            require(
+                len(values) in (0, expected), f"model.{name}", values,
+                f"has {len(values)} entries, but tree.level_sizes and the labels make {levels} levels",
+                f"Give {expected} entries, or leave it empty for the default.",
+            )  # fmt: skip
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` as `tree.sizes` does."""
+        return len(self.tree.sizes) + 1
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens that the encoder sees at once: those of a window, or of a text."""
+        return min(self.data.max_length, self.model.window or self.data.max_length)
+
+
+def is_reported(metric: str, top_k: Sequence[int]) -> bool:
+    """Whether an evaluation with these cut-offs reports a metric of the labels, such as P@1."""
+    name, _, cutoff = metric.partition("@")
+    return name in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") and cutoff in map(str, top_k)
+
+
+def _choosable(section: type, path: str = "") -> dict[str, Any]:
+    """Default of each choosable field of a section and of those that it holds, by dotted name."""
+    found = {}
+    for name, hint in typing.get_type_hints(section).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _choosable(typing.cast(type, hint), f"{path}{name}.")
+    for each in dataclasses.fields(section):
+        if each.metadata.get("choosable"):
+            found[f"{path}{each.name}"] = each.default
+    return found
+
+
+CHOOSABLE: Mapping[str, Any] = _choosable(Config)
+"""Fields that `Config.auto` may name, and their defaults."""
+AUTO = "auto"
+"""What stands for the value of a field that the run chooses."""
+
+
+def _refuse_odd_numbers(section: Any, path: str = "") -> None:  # noqa: ANN401 - any of the dataclasses above
+    """Refuse what passes for a number in Python: true and false, fractions for integers, infinity and NaN."""
+    for each in dataclasses.fields(section):
+        name, value = f"{path}{each.name}", getattr(section, each.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_odd_numbers(value, f"{name}.")
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            is_known = not isinstance(part, (bool, float)) or type(part).__name__ in str(each.type)
+            require(is_known, name, value, f"is not of the type {each.type}", "See --help.")
+            is_finite = not isinstance(part, float) or math.isfinite(part)
+            require(is_finite, name, value, "is not a finite number", "Write it in decimals, such as 0.5 or 5e-4.")

@@ -1,0 +1,190 @@
+"""Run the stages of a config that are missing, and show its report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from cxml import storage
+from cxml.checkpoint import checkpoints_url, model_url
+from cxml.config import Config, config_to_dict
+from cxml.config_files import dump_config
+from cxml.errors import StaleArtefactError
+from cxml.launching import RunJob
+from cxml.parallel import run_workers
+from cxml.pipeline.plan import require_packages, require_validation
+from cxml.pipeline.settled_config import settle, settled
+from cxml.pipeline.stages import (
+    STAGE_REMEDY,
+    Stage,
+    StageName,
+    baseline_url,
+    drop_unwanted_evidence,
+    is_model_current,
+    make_baseline,
+    make_report,
+    make_stage,
+    report_url,
+    stages_of,
+)
+from cxml.pipeline.time_budget import BudgetClock, kept_plan, make_plan
+from cxml.preparation import is_prepared
+from cxml.report import print_report, write_page
+from cxml.settings import add_to_record
+from cxml.storage.locks import locked
+from cxml.training import (
+    evidence_url,
+    read_selection,
+    selection_run,
+    selection_url,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def run(
+    config: Config,
+    force: Collection[StageName] = (),
+    resume: str = "auto",
+    run_job: RunJob = run_workers,
+    began: float | None = None,
+) -> dict[str, Any]:
+    """Run the stages that are missing, and print the report.
+
+    Args:
+        config: the run.
+        force: stages to make again, with all that depends on them.
+        resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
+        run_job: how the processes of training and evaluation come to be.
+        began: when the time of `train.budget` began, by `time.monotonic`; None: now.
+
+    Returns:
+        The report: `levels`, `examples`, and `baseline` if there is one.
+
+    Raises:
+        ConfigError: an optional package that the run needs is not installed.
+        InterruptionError: a signal stopped the training; the same call goes on with it.
+        InUseError: another command writes to the output.
+    """
+    began = time.monotonic() if began is None else began
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(config.output))
+        if config.checkpoint.url:
+            stack.enter_context(locked(config.checkpoint.url))
+        return _run_stages(config, force, stages_of(config, resume, run_job), run_job, began)
+
+
+def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
+    """Run the stages that are missing up to the model, without evaluating it; arguments and errors as of `run`.
+
+    Returns:
+        The config without open fields.
+    """
+    stages = stages_of(config, "auto", run_job)
+    with locked(config.output):
+        wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
+        return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
+
+
+def _run_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> dict[str, Any]:
+    config = _make_stages(config, force, stages, run_job, began)
+    report = _show_report(config)
+    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    return report
+
+
+def _make_stages(
+    config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
+) -> Config:
+    """Make what is missing; the config without open fields.
+
+    Args:
+        config: as the user gave it.
+        force: stages to make again.
+        stages: of the run, in order.
+        run_job: how processes come to be.
+        began: when the run did, by `time.monotonic`.
+    """
+    require_packages(config)
+    require_validation(config, prepares_again="prepare" in force)
+    _log.info("Config:\n%s", dump_config(config_to_dict(config)))
+    drop_unwanted_evidence(config)
+    given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
+    clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
+    redone: set[StageName] = set()
+    for name, stage in stages.items():
+        if name in force or redone & set(stage.needs):
+            redone.add(name)
+            _discard(config, name, stage)
+        make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
+        if name == "prepare":
+            config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_plan(given) is None:
+            clock.keep(config.output)
+        if config.train.budget and name == last_before_training:
+            config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
+        if name == "train" and config.train.selects:
+            add_to_record(config.output, "selection", read_selection(config))
+    return config
+
+
+def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:
+    """The config of a run that is about to train, with the steps that its time budget allows."""
+    plan = kept_plan(given)
+    if plan is not None:
+        _log.info("The run keeps its plan: %s", plan)
+        return config
+    make_plan(given, config, clock, run_job, evaluates=evaluates)
+    return settled(given)
+
+
+def _discard(config: Config, name: StageName, stage: Stage) -> None:
+    """Delete what a stage has made. Other runs may share data and tree, and be at work on them."""
+    folder = stage.folder(config)
+    with locked(folder, wait=True) if name in ("prepare", "tree") else contextlib.nullcontext():
+        storage.remove(folder, keep_lock=True)
+    if name == "train":
+        storage.remove(checkpoints_url(config), keep_lock=True)
+        storage.remove(selection_url(config.output))
+        storage.remove(selection_run(config).output)
+    elif name == "evidence":
+        storage.remove(evidence_url(selection_run(config)))
+
+
+def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
+    """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
+
+    Raises:
+        StaleArtefactError: the model is missing, or was trained with other settings than these.
+        InUseError: another command writes to the output.
+    """
+    with locked(config.output):
+        return _evaluate_again(config, run_job)
+
+
+def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
+    is_done = is_prepared(config)
+    if is_done:
+        config = settled(config)
+        is_done = is_model_current(config)
+    if not is_done:
+        problem = f"{model_url(config)} holds no finished model, or none with evidence as the config has it"
+        raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
+    if config.evaluate.baseline:
+        make_baseline(config)
+    make_report(config, run_job)
+    return _show_report(config)
+
+
+def _show_report(config: Config) -> dict[str, Any]:
+    report = storage.read_json(report_url(config), STAGE_REMEDY.format(stage="evaluate"))
+    if config.evaluate.baseline:
+        report["baseline"] = storage.read_json(baseline_url(config), STAGE_REMEDY.format(stage="baseline"))["metrics"]
+    print_report(report)
+    write_page(config.output, report, dump_config(config_to_dict(config)))
+    return report
