@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from cxml.prediction.onnx_cascade import add_ranking, scores_all_labels
 from cxml.prediction.onnx_encoder import DATA_SUFFIX, begin_model, open_session, save_model
 from cxml.prediction.onnx_graph import Graph
 from cxml.prediction.parts import Parts
-from cxml.prediction.predictor import Predictor
+from cxml.prediction.results import Predictions
 from cxml.storage.locks import locked
 
 _FORMAT, _VERSION = "cxml-onnx", 1
@@ -52,14 +52,15 @@ python predict.py "a text"
 """
 
 
-def write_onnx(url: str, parts: Parts) -> None:
+def write_onnx(url: str, parts: Parts, predict: Callable[[Ragged, int], Predictions]) -> None:
     """Write the folder `url`; what an earlier export to ONNX left there is replaced.
 
-    The written model is run by onnxruntime and its scores are compared with those of `Predictor` in float32.
+    The written model is run by onnxruntime and its scores are compared with those of `predict`.
 
     Args:
         url: path or fsspec URL of a folder that is new, or such an export.
         parts: the model, all of its label rows, in the number format to write.
+        predict: `Predictor.predict_tokens` of the same parts, in float32.
 
     Raises:
         DataError: something else lies at `url`.
@@ -73,7 +74,7 @@ def write_onnx(url: str, parts: Parts) -> None:
         try:
             with _local_folder(url) as folder:
                 _write_files(folder, parts)
-                _check_scores(folder / _MODEL, parts)
+                _check_scores(folder / _MODEL, parts, predict)
         except BaseException:
             storage.remove(url, keep_lock=True)
             raise
@@ -139,9 +140,9 @@ def _tokenizer(parts: Parts) -> Tokenizer:
     return tokenizer
 
 
-def _check_scores(path: Path, parts: Parts) -> None:
-    """Refuse a model that predicts other labels or scores than `Predictor` for random texts."""
-    session, predictor = open_session(path), Predictor(parts, device="cpu", precision="fp32")
+def _check_scores(path: Path, parts: Parts, predict: Callable[[Ragged, int], Predictions]) -> None:
+    """Refuse a model that gives random texts other labels or scores than `predict`."""
+    session = open_session(path)
     generator = np.random.default_rng(0)
     longest = parts.config.data.max_length
     vocabulary = parts.model.encoder.transformer.config.vocab_size
@@ -149,7 +150,7 @@ def _check_scores(path: Path, parts: Parts) -> None:
         tokens = Ragged(
             generator.integers(0, vocabulary, size=lengths.sum(), dtype=np.int32), lengths_to_offsets(lengths)
         )
-        expected = predictor.predict_tokens(tokens, _CHECKED_K)
+        expected = predict(tokens, _CHECKED_K)
         labels, scores = _run(session, tokens, parts.pad_id)
         for row in range(len(tokens)):
             if not _agree((labels[row], scores[row]), (expected.labels[row], expected.scores[row])):

@@ -19,16 +19,15 @@ from cxml.accelerators import device_of, encoder_dtype
 from cxml.config import PrecisionChoice
 from cxml.data import Batch, BatchLimits, Ragged, TextEncoder, collate, cut, lengths_to_offsets, window_rule
 from cxml.errors import ConfigError
-from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
 from cxml.evidence import TextViews
-from cxml.metrics import Thresholds, metric_sums
+from cxml.metrics import metric_sums
 from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.model.ranking import probabilities
 from cxml.parallel import Exchange
 from cxml.prediction.decisions import as_threshold
 from cxml.prediction.encoder_program import refuse_windows
 from cxml.prediction.explanations import explain_batch
-from cxml.prediction.export import is_exported, read_exported, write_exported
+from cxml.prediction.export import is_exported, write_exported
 from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.inputs import (
     as_beam,
@@ -43,9 +42,10 @@ from cxml.prediction.inputs import (
     indicators_of,
     refuse_surrogates,
 )
+from cxml.prediction.loading import load_parts
 from cxml.prediction.packed_rows import RowFormat, prediction_head
-from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
-from cxml.prediction.rare_labels import CANDIDATES, adjust_logits, weigh_labels, weigh_logits
+from cxml.prediction.parts import Parts, no_model, refuse_file
+from cxml.prediction.ranker import Ranker, looked_up, without
 from cxml.prediction.results import ExplainedLabel, Predictions
 from cxml.prediction.subset import restrict
 
@@ -83,7 +83,7 @@ class Predictor:
         self._exchange = exchange or Exchange(is_alone=True)
         self._encoder = TextEncoder(parts.tokenizer, parts.config.data.max_length)
         self._windows = window_rule(parts.config, parts.tokenizer, device=self.device)
-        self._label_ids = np.arange(parts.tree.num_labels)
+        self._ranker = self._ranker_of(np.arange(parts.tree.num_labels))
         self._scores_all = parts.config.head.candidates == "all"
         self.precision: PrecisionChoice = as_precision(precision or parts.config.evaluate.precision)
         # A copy: another predictor of the same parts keeps its own head.
@@ -143,21 +143,10 @@ class Predictor:
         logit_adjustment = as_finite("logit_adjustment", logit_adjustment)
         propensity_ranking = as_finite("propensity_ranking", propensity_ranking)
         exchange = exchange or Exchange(is_alone=True)
-        if is_exported(url):
-            parts = read_exported(url, exchange, memory_map=memory_map, evidence=evidence)
-        elif memory_map:
-            raise ConfigError(
-                "memory_map", True, f"{url} is not an exported folder", "Export it first: python -m cxml.export."
-            )
-        else:
-            parts = read_parts(url, exchange, evidence=evidence)
-        parts = weigh_labels(adjust_logits(parts, logit_adjustment), propensity_ranking)
-        if rows is not None:
-            if memory_map and rows != parts.rows.format:
-                raise ConfigError(
-                    "rows", rows, f"the mapped rows are {parts.rows.format}", f"Export the model with --rows {rows}."
-                )
-            parts = replace(parts, rows=parts.rows.to(rows))
+        parts = load_parts(
+            url, exchange, rows=rows, logit_adjustment=logit_adjustment, propensity_ranking=propensity_ranking,
+            evidence=evidence, memory_map=memory_map,
+        )  # fmt: skip
         return cls(
             parts, calibrated=calibrated, batch_size=batch_size, device=device, precision=precision, exchange=exchange
         )
@@ -215,7 +204,8 @@ class Predictor:
         extras.require("save_onnx", folder, *extras.EXTRAS["onnx"])
         from cxml.prediction.onnx_export import write_onnx  # noqa: PLC0415 - optional
 
-        write_onnx(folder, self._whole_parts("save_onnx", rows))
+        parts = self._whole_parts("save_onnx", rows)
+        write_onnx(folder, parts, Predictor(parts, device="cpu", precision="fp32").predict_tokens)
 
     def _whole_parts(self, what: str, rows: RowFormat | None) -> Parts:
         """The parts with labels numbered from 0 and rows of a number format, None for theirs; `what` needs them."""
@@ -224,9 +214,9 @@ class Predictor:
         weights = self.parts.label_weights
         parts = replace(
             self.parts,
-            names=[self.names[label] for label in self._label_ids.tolist()],
-            label_weights=None if weights is None else weights[self._label_ids],
-            decisions=self.parts.decisions.renumbered(self._label_ids),
+            names=[self.names[label] for label in self._ranker.label_ids.tolist()],
+            label_weights=None if weights is None else weights[self._ranker.label_ids],
+            decisions=self.parts.decisions.renumbered(self._ranker.label_ids),
         )
         return parts if rows is None else replace(parts, rows=parts.rows.to(rows))
 
@@ -319,8 +309,8 @@ class Predictor:
         least = as_threshold(threshold, self.parts.decisions)
         excluded = as_excluded(excluded, len(tokens), len(self.names))
         most = max((len(labels) for labels in excluded.values()), default=0)
-        wanted = self._candidates(k, least, int(self._exchange.gather_sizes(most).max()))
-        candidates = self._candidates_of_cascade(wanted)
+        wanted = self._ranker.num_candidates(k, least, int(self._exchange.gather_sizes(most).max()))
+        candidates = self._ranker.num_of_cascade(wanted)
         labels = np.full((len(tokens), candidates), -1, np.int64)
         logits = np.full((len(tokens), candidates), -np.inf, np.float32)
         views = TextViews(words, self._no_features(len(tokens)))
@@ -330,9 +320,9 @@ class Predictor:
             logits[rows] = best.logits[: len(rows)].numpy()
             if views.features is not None:
                 views.features[rows] = host_features(best, len(rows))
-        labels, logits = self._ranked(*self._with_evidence(labels, logits, views, wanted))
-        labels, scores = _without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
-        labels, scores = self._decided(labels, scores, least)
+        labels, logits = self._ranker.ranked(*self._ranker.with_evidence(labels, logits, views, wanted))
+        labels, scores = without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
+        labels, scores = self._ranker.decided(labels, scores, least)
         return Predictions(labels[:, :k], scores[:, :k], self.names)
 
     @torch.inference_mode()
@@ -351,20 +341,20 @@ class Predictor:
         is_weighted = self._model.scoring == "weighted" and not self._scores_all
         explained: list[list[ExplainedLabel]] = [[] for _ in range(len(tokens))]
         for rows, batch in self._batches(tokens):
-            wanted = self._candidates(k, least)
-            (best,) = on_host(self._model(batch, predict_k=self._candidates_of_cascade(wanted), beam=beam)[-1:])
+            wanted = self._ranker.num_candidates(k, least)
+            (best,) = on_host(self._model(batch, predict_k=self._ranker.num_of_cascade(wanted), beam=beam)[-1:])
             nodes, own = best.nodes[: len(rows)].numpy(), best.logits[: len(rows)].numpy()
             features = None if self.parts.evidence is None else host_features(best, len(rows))
             views = TextViews(None if words is None else words[rows], features)
-            labels, logits = self._with_evidence(nodes, own, views, wanted)
-            of_cascade = torch.from_numpy(own if self.parts.evidence is None else _looked_up(labels, nodes, own))
+            labels, logits = self._ranker.with_evidence(nodes, own, views, wanted)
+            of_cascade = torch.from_numpy(own if self.parts.evidence is None else looked_up(labels, nodes, own))
             shown = LevelPrediction(torch.from_numpy(labels).to(self.device), of_cascade.to(self.device))
             found = explain_batch(self._model, self.parts.tree, batch, shown, is_weighted=is_weighted)
-            ids, logits = self._ranked(labels, logits)
+            ids, logits = self._ranker.ranked(labels, logits)
             scores = probabilities(torch.from_numpy(logits)).numpy()
-            ids, scores = self._decided(ids, scores, least)
+            ids, scores = self._ranker.decided(ids, scores, least)
             for row, labels, row_ids, row_scores in zip(rows.tolist(), found, ids[:, :k], scores, strict=True):
-                by_id = {int(self._label_ids[label.label]): label for label in labels}
+                by_id = {int(self._ranker.label_ids[label.label]): label for label in labels}
                 explained[row] = [
                     replace(by_id[label], label=label, name=self.names[label], score=score)
                     for label, score in zip(row_ids.tolist(), row_scores.tolist(), strict=False)
@@ -399,15 +389,21 @@ class Predictor:
                 the label rows.
         """
         self._require_all_rows("restricted_to")
-        ids = as_label_ids(labels, self.names, self._label_ids)
-        positions = np.searchsorted(self._label_ids, ids)
+        ids = as_label_ids(labels, self.names, self._ranker.label_ids)
+        positions = np.searchsorted(self._ranker.label_ids, ids)
         parts = restrict(self.parts, positions)
         restricted = Predictor(
             parts, calibrated=self.calibrated, batch_size=self.batch_size, device=self.device, precision=self.precision
         )
         restricted._model.encoder = self._model.encoder  # not a second one in the same precision
-        restricted._label_ids = ids
+        restricted._ranker = restricted._ranker_of(ids)
         return restricted
+
+    def _ranker_of(self, label_ids: np.ndarray) -> Ranker:
+        """What ranks labels; `label_ids` are those of the labels of the tree, int64 [L]."""
+        parts = self.parts
+        calibration = parts.decisions.calibration if self.calibrated else None
+        return Ranker(label_ids, parts.label_weights, parts.evidence, calibration)
 
     def _words_of(self, texts: list[str]) -> sparse.csr_matrix | None:
         """Tf-idf of whole texts, for a model that has words."""
@@ -428,50 +424,6 @@ class Predictor:
                 "words", None, f"the model ranks by the words of whole texts, {wanted}, and got {found}",
                 "Give the texts to `predict`, or load the model with evidence=False.",
             )  # fmt: skip
-
-    def _candidates_of_cascade(self, wanted: int) -> int:
-        """How many of the cascade's best labels are needed to rank the `wanted` best of the model."""
-        most = min(EVIDENCE_CANDIDATES, len(self._label_ids))
-        return wanted if self.parts.evidence is None else max(wanted, most)
-
-    def _with_evidence(
-        self, labels: np.ndarray, logits: np.ndarray, texts: TextViews, wanted: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The `wanted` best labels and their logits, from the cascade's, [N, K], and what sources read of the texts."""
-        evidence = self.parts.evidence
-        if evidence is None:
-            return labels, logits
-        return evidence.combine(texts, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
-
-    def _candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
-        """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
-        own_order = self.parts.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
-        return min((max(k, CANDIDATES) if own_order else k) + spare, len(self._label_ids))
-
-    def _ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of labels of the tree and the logits of their scores, both [N, K], in the order that they are ranked."""
-        ids = np.where(labels >= 0, self._label_ids[np.maximum(labels, 0)], -1)
-        if self.parts.label_weights is None:
-            return ids, logits
-        weighted, order = weigh_logits(ids, logits, self.parts.label_weights)
-        return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
-
-    def _decided(
-        self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels that reach a threshold, in front, and their scores, calibrated if asked for; both [N, K]."""
-        kept = labels >= 0
-        if isinstance(least, Thresholds):
-            kept = least.above(labels, scores)
-        if self.calibrated and self.parts.decisions.calibration is not None:
-            scores = np.where(labels >= 0, self.parts.decisions.calibration(scores), np.float32(0))
-        if isinstance(least, float):
-            kept = Thresholds(least).above(labels, scores)
-        if least is None:
-            return labels, scores
-        order = np.argsort(~kept, axis=1, kind="stable")
-        labels, scores = np.where(kept, labels, -1), np.where(kept, scores, np.float32(0))
-        return np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
 
     def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
         """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
@@ -518,25 +470,3 @@ class Predictor:
 
 
 _ONE_TOKEN = Ragged(np.zeros(1, np.int32), np.array([0, 1]))
-
-
-def _looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The logits of labels [N, K'] among nodes [N, K] with logits, each once per row; -inf where a label is not."""
-    width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
-    wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
-    order = np.argsort(known, axis=None)
-    places = np.minimum(np.searchsorted(known.ravel()[order], wanted), len(order) - 1)
-    is_known = known.ravel()[order][places] == wanted
-    return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
-
-
-def _without(
-    labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of each row that are not excluded there, in front."""
-    for row, unwanted in excluded.items():
-        kept = ~np.isin(labels[row], np.asarray(unwanted, np.int64)) & (labels[row] >= 0)
-        order = np.argsort(~kept, kind="stable")
-        labels[row] = np.where(kept[order], labels[row, order], -1)
-        scores[row] = np.where(kept[order], scores[row, order], 0)
-    return labels, scores

@@ -11,8 +11,8 @@ from support.runs import make_encoder, small_config
 from support.small_runs import run_all
 
 import cxml
-from cxml import predict
 from cxml.checkpoint import list_checkpoints
+from cxml.commands import predict
 from cxml.config import config_to_dict
 from cxml.data import ShardedDataset, data_url, read_labels, train_texts, validation_texts
 from cxml.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ import torch
 from scipy import sparse
 
 import cxml
-from cxml import evaluate
 from cxml.checkpoint import list_checkpoints
+from cxml.commands import evaluate
 from cxml.config import config_to_dict
 from cxml.config_files import dump_config
 from cxml.data import ShardedDataset, collate

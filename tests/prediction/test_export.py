@@ -7,9 +7,9 @@ import torch
 import yaml
 
 import cxml
-from cxml import export
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.checkpoint import list_checkpoints
+from cxml.commands import export
 from cxml.errors import ConfigError, DataError
 from cxml.formats import TextSource
 from cxml.prediction import Predictor

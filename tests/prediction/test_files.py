@@ -11,8 +11,9 @@ from scipy import sparse
 from support.ray import own_ray
 
 import cxml
-from cxml import predict, storage
+from cxml import storage
 from cxml.batch_prediction import PredictionJob, predict_file
+from cxml.commands import predict
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats import TextSource, read_texts
 

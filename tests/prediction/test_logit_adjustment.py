@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cxml
-from cxml import evaluate, export
+from cxml.commands import evaluate, export
 from cxml.config import config_to_dict
 from cxml.config_files import dump_config
 from cxml.data import ShardedDataset

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from support.runs import make_encoder
 from support.untrained import untrained_parts
 
-from cxml import export, storage
+from cxml import storage
+from cxml.commands import export
 from cxml.data import Ragged, lengths_to_offsets
 from cxml.errors import CxmlError, DataError
 from cxml.prediction import Predictor, onnx_cascade, onnx_encoder, write_exported
@@ -114,6 +115,10 @@ def assert_ranks_as_the_predictor(folder, parts, sizes=SIZES):
     return expected
 
 
+def write(url, parts):
+    write_onnx(url, parts, Predictor(parts, device="cpu", precision="fp32").predict_tokens)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_graph_ranks_as_the_predictor(tmp_path, encoder, model):
     assert_ranks_as_the_predictor(tmp_path, make_parts(tmp_path, encoder, *MODELS[model]))
@@ -123,7 +128,7 @@ def test_the_graph_ranks_as_the_predictor(tmp_path, encoder, model):
 @pytest.mark.parametrize("model", MODELS)
 def test_onnxruntime_predicts_as_the_predictor(tmp_path, encoder, model):
     parts = make_parts(tmp_path, encoder, *MODELS[model])
-    write_onnx(str(tmp_path / "onnx"), parts)
+    write(str(tmp_path / "onnx"), parts)
     assert_predicts_as(tmp_path / "onnx", Predictor(parts, device="cpu", precision="fp32"))
 
 
@@ -213,7 +218,7 @@ def test_a_model_of_some_labels_at_a_url_predicts_these_alone(tmp_path, written)
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, written, monkeypatch):
     parts, folder = written
     monkeypatch.setattr(onnx_encoder, "_MOST_BYTES", 1000)
-    write_onnx(str(tmp_path / "onnx"), parts)
+    write(str(tmp_path / "onnx"), parts)
     data = (tmp_path / "onnx/model.onnx.data").stat().st_size
     assert data > parts.rows.num_bytes
     assert (tmp_path / "onnx/model.onnx").stat().st_size < (folder / "onnx/model.onnx").stat().st_size - data // 2
@@ -226,7 +231,7 @@ def test_a_model_that_scores_otherwise_is_not_left_there(tmp_path, written, monk
     parts, _ = written
     monkeypatch.setattr(onnx_cascade, "_joint_logit", lambda _graph, own, *_: own)
     with pytest.raises(CxmlError, match=re.escape("the exported model predicts [")):
-        write_onnx(str(tmp_path / "onnx"), parts)
+        write(str(tmp_path / "onnx"), parts)
     assert not [file for file in (tmp_path / "onnx").rglob("*") if file.name != ".lock"]
 
 
@@ -234,5 +239,5 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, written):
     parts, _ = written
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="something else"):
-        write_onnx(str(tmp_path), parts)
+        write(str(tmp_path), parts)
     assert [file.name for file in tmp_path.iterdir() if file.name != ".lock"] == ["mine.txt"]

@@ -11,7 +11,7 @@ from support.ranked_heads import LOGITS
 from support.rankings import check_ranking, joint
 
 import cxml
-from cxml import evaluate, export
+from cxml.commands import evaluate, export
 from cxml.config import config_to_dict
 from cxml.config_files import dump_config
 from cxml.data import ShardedDataset

@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse
 
 import cxml
-from cxml import pipeline, recluster
+from cxml import pipeline
+from cxml.commands import recluster
 from cxml.config import config_to_dict
 from cxml.config_files import dump_config
 from cxml.data import ShardedDataset

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import cxml
-from cxml import similar
+from cxml.commands import similar
 from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.prediction.similarity import Similarity, label_id, label_similarity, text_similarity

@@ -139,7 +139,7 @@ def test_no_cut_off_makes_more_places_than_labels(run, lines, tmp_path):
 
 
 def test_the_command_takes_any_number_of_labels_per_text(run, lines, tmp_path):
-    from cxml import predict
+    from cxml.commands import predict
 
     (tmp_path / "texts.txt").write_text("\n".join(lines[:3]))
     num_labels = len(cxml.Predictor.from_checkpoint(run[0].output).names)

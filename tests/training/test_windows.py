@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from support.runs import make_encoder, prepare_with_tree, read_losses, small_config, train_one_after_the_other
 
-from cxml import export
+from cxml.commands import export
 from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums

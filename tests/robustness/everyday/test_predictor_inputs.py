@@ -17,7 +17,7 @@ from support.untrained import untrained_export
 from tokenizers import Tokenizer
 
 import cxml
-from cxml import evaluate, predict
+from cxml.commands import evaluate, predict
 from cxml.errors import ConfigError, CxmlError, DataError
 from cxml.prediction import adjust_logits, weigh_labels
 

@@ -182,7 +182,7 @@ import cxml
 predictor = cxml.Predictor.from_pretrained({exported!r})
 print(predictor.predict(["a text"], 3).labels.tolist())
 (__import__("pathlib").Path("texts.txt")).write_text("a text\\n")
-from cxml import predict
+from cxml.commands import predict
 sys.exit(predict.main([{exported!r}, "texts.txt", "--output", "predicted"]))
 """
     done = run_as(STRANGER, source, place, program)

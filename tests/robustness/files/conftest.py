@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from support.runs import make_encoder, small_config
 
-from cxml import export, pipeline
+from cxml import pipeline
 from cxml.checkpoint import list_checkpoints
+from cxml.commands import export
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,98 @@
+"""From the cascade's best labels of a text to those that are given back: evidence, label weights, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
+from cxml.evidence import Evidence, TextViews
+from cxml.metrics import Calibration, Thresholds
+from cxml.model.ranking import probabilities
+from cxml.prediction.rare_labels import CANDIDATES, weigh_logits
+
+
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """How a model ranks the labels that are proposed for a text, and which of them it keeps.
+
+    Attributes:
+        label_ids: id of each label of the tree, int64 [L], in the order of the tree's ids.
+        label_weights: see `Parts`.
+        evidence: sources beside the cascade; None where there are none.
+        calibration: of the scores that are given back; None leaves them as they are.
+    """
+
+    label_ids: np.ndarray
+    label_weights: np.ndarray | None
+    evidence: Evidence | None
+    calibration: Calibration | None
+
+    def num_of_cascade(self, wanted: int) -> int:
+        """How many of the cascade's best labels are needed to rank the `wanted` best of the model."""
+        most = min(EVIDENCE_CANDIDATES, len(self.label_ids))
+        return wanted if self.evidence is None else max(wanted, most)
+
+    def with_evidence(
+        self, labels: np.ndarray, logits: np.ndarray, texts: TextViews, wanted: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The `wanted` best labels and their logits, from the cascade's, [N, K], and what sources read of the texts."""
+        evidence = self.evidence
+        if evidence is None:
+            return labels, logits
+        return evidence.combine(texts, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
+
+    def num_candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
+        """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
+        own_order = self.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
+        return min((max(k, CANDIDATES) if own_order else k) + spare, len(self.label_ids))
+
+    def ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of labels of the tree and the logits of their scores, both [N, K], in the order that they are ranked."""
+        ids = np.where(labels >= 0, self.label_ids[np.maximum(labels, 0)], -1)
+        if self.label_weights is None:
+            return ids, logits
+        weighted, order = weigh_logits(ids, logits, self.label_weights)
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
+
+    def decided(
+        self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels that reach a threshold, in front, and their scores, after `calibration`; both [N, K]."""
+        kept = labels >= 0
+        if isinstance(least, Thresholds):
+            kept = least.above(labels, scores)
+        if self.calibration is not None:
+            scores = np.where(labels >= 0, self.calibration(scores), np.float32(0))
+        if isinstance(least, float):
+            kept = Thresholds(least).above(labels, scores)
+        if least is None:
+            return labels, scores
+        order = np.argsort(~kept, axis=1, kind="stable")
+        labels, scores = np.where(kept, labels, -1), np.where(kept, scores, np.float32(0))
+        return np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The logits of labels [N, K'] among nodes [N, K] with logits, each once per row; -inf where a label is not."""
+    width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
+    wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
+    order = np.argsort(known, axis=None)
+    places = np.minimum(np.searchsorted(known.ravel()[order], wanted), len(order) - 1)
+    is_known = known.ravel()[order][places] == wanted
+    return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
+
+
+def without(
+    labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of each row that are not excluded there, in front."""
+    for row, unwanted in excluded.items():
+        kept = ~np.isin(labels[row], np.asarray(unwanted, np.int64)) & (labels[row] >= 0)
+        order = np.argsort(~kept, kind="stable")
+        labels[row] = np.where(kept[order], labels[row, order], -1)
+        scores[row] = np.where(kept[order], scores[row, order], 0)
+    return labels, scores
