@@ -2,11 +2,12 @@
 
 The data's way, left to right; each arrow is a stage that is made once and reused:
 
-    raw text + labels --cxml.data_tools--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
+    raw text + labels --cxml.preparation--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
 
 Packages, in the order in which the data meets them: `data` (shards to batches), `tree` (labels to clusters), `model`
 (the cascade), `optim`, `parallel` (processes, DeepSpeed), `checkpoint`, `training`, `metrics`, `report`. `pipeline`
-runs the stages; `python -m cxml.train` is its command line. `cxml.Predictor` uses what was trained.
+runs the stages. The command lines are in `commands`; `cxml train` or `python -m cxml.train` starts one.
+`cxml.Predictor` uses what was trained.
 
 In Python, `cxml.train(texts, labels)` trains and returns a `Predictor`; `cxml.CascadeClassifier` is a classifier of
 scikit-learn's kind.

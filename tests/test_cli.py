@@ -90,7 +90,7 @@ def test_a_config_survives_its_own_yaml(tmp_path):
 
 @pytest.mark.parametrize("command", ["predict", "export", "similar"])
 def test_help_shows_each_example_on_a_line_of_its_own(command, capsys):
-    module = importlib.import_module(f"cxml.{command}")
+    module = importlib.import_module(f"cxml.commands.{command}")
     with pytest.raises(SystemExit):
         module.main(["--help"])
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,30 @@ HEAVY = ("torch", "ray", "transformers", "numpy", "scipy", "pyarrow", "numba", "
 def test_every_module_with_a_command_is_listed():
     listed = {module for module, _ in (*COMMANDS.values(), *DATA_COMMANDS.values())}
     found = set()
-    for folder, package in ((ROOT, "cxml"), (ROOT / "data_tools", "cxml.data_tools")):
-        for file in folder.glob("*.py"):
-            functions = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
-            if "main" in functions and file.stem != "__main__":
-                found.add(f"{package}.{file.stem}")
-    assert listed == found
+    for file in ROOT.rglob("*.py"):
+        functions = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)}
+        if "main" in functions and file.stem != "__main__":
+            found.add(".".join(file.relative_to(ROOT.parent).with_suffix("").parts))
+    assert listed - found == set()
+    assert {module for module in found - listed if module.startswith("cxml.commands")} == set()
+
+
+def test_every_command_runs_as_a_module_too():
+    names = {module: f"cxml.{name}" for name, (module, _) in COMMANDS.items()}
+    names |= {module: module.replace("commands.data", "data_tools") for module, _ in DATA_COMMANDS.values()}
+    for module, name in names.items():
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        same_main = importlib.import_module(name).main is importlib.import_module(module).main
+        assert same_main or found.origin == importlib.import_module(module).__file__
+
+
+@pytest.mark.parametrize("module", ["cxml.similar", "cxml.data_tools.split", "data_tools.split"])
+def test_a_module_run_by_python_is_the_command(module):
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    called = f"python -m cxml.{module.removeprefix('cxml.')}"
+    assert f"usage: {called} " in " ".join(done.stdout.split())
 
 
 def test_help_teaches_every_command_in_a_line_and_an_example(capsys):

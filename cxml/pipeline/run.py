@@ -30,7 +30,7 @@ from cxml.pipeline.stages import (
     report_url,
     stages_of,
 )
-from cxml.pipeline.time_budget import BudgetClock, kept_plan, make_plan
+from cxml.pipeline.time_budget import BudgetClock, kept_step_budget, make_step_budget
 from cxml.preparation import is_prepared
 from cxml.report import print_report, write_page
 from cxml.settings import add_to_record
@@ -124,7 +124,7 @@ def _make_stages(
         make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
-        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_plan(given) is None:
+        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:
             config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
@@ -135,11 +135,11 @@ def _make_stages(
 
 def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:
     """The config of a run that is about to train, with the steps that its time budget allows."""
-    plan = kept_plan(given)
-    if plan is not None:
-        _log.info("The run keeps its plan: %s", plan)
+    step_budget = kept_step_budget(given)
+    if step_budget is not None:
+        _log.info("The run keeps its plan: %s", step_budget)
         return config
-    make_plan(given, config, clock, run_job, evaluates=evaluates)
+    make_step_budget(given, config, clock, run_job, evaluates=evaluates)
     return settled(given)
 
 

@@ -1,8 +1,10 @@
 """A run that is held to a time: what of it goes to which stage, and how many steps that leaves (docs/decisions/0029).
 
-time used so far, measured speed, sizes of the splits -> plan_steps() -> budget.json -> train.steps and what goes by it
+    time used so far, measured speed, sizes of the splits --steps_within_budget--> budget.json
+        -> train.steps, and what is chosen by it
 
-The plan is made once, before the training. `budget.json` in the output keeps it, and what earlier starts have used.
+The steps are counted once, before the training. `budget.json` in the output keeps their number, and what earlier starts
+have used.
 """
 
 from __future__ import annotations
@@ -54,12 +56,12 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class BudgetPlan:
+class StepBudget:
     """How a budget is spent.
 
     Attributes:
         budget: seconds of the whole run.
-        used: of these, what was over when the plan was made.
+        used: of these, what was over when the steps were counted.
         training: what training may take, from the start of its processes' work.
         steps: optimiser steps that fit, at most those of all epochs.
         most: optimiser steps of all epochs.
@@ -96,7 +98,7 @@ class BudgetPlan:
         )
 
 
-def plan_steps(budget: float, used: float, speed: Speed, costs: Costs, most: int) -> BudgetPlan:
+def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, most: int) -> StepBudget:
     """The steps that fit into what is left of a budget.
 
     Args:
@@ -120,7 +122,7 @@ def plan_steps(budget: float, used: float, speed: Speed, costs: Costs, most: int
             f"Give more than {needed:.0f}s.",
         )  # fmt: skip
     steps = min(int(in_steps / per_step), most)
-    return BudgetPlan(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
+    return StepBudget(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
 
 
 def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: str) -> str:
@@ -145,12 +147,12 @@ def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: st
     return f"{gained}: a longer run is likely to gain more, by less for each further epoch."
 
 
-# The plan of a run
+# The budget of a run
 
 
 @dataclass(frozen=True)
 class BudgetClock:
-    """What a run has used of its time, by all its starts until its plan was made.
+    """What a run has used of its time, by all its starts until its steps were counted.
 
     Attributes:
         before: seconds of earlier starts.
@@ -175,8 +177,8 @@ class BudgetClock:
         write_budget(output, {"used_before": self.used})
 
 
-def make_plan(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
-    """Measure the speed of a run whose data and tree are there, plan its steps, and keep the plan in its output.
+def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
+    """Measure the speed of a run whose data and tree are there, count the steps that fit, and keep them in its output.
 
     Args:
         config: as the user gave it.
@@ -195,17 +197,19 @@ def make_plan(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJo
     costs = _costs(fitted, speed, job, evaluates=evaluates)
     most = fitted.train.epochs * speed.steps_per_epoch
     most = min(fitted.train.steps or most, most)
-    plan = plan_steps(budget, clock.used, speed, costs, most)
-    _log.info("%s", plan)
-    choices = adapt_to_steps(config, fitted, plan.steps) if plan.steps < most else []
+    step_budget = steps_within_budget(budget, clock.used, speed, costs, most)
+    _log.info("%s", step_budget)
+    choices = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
     values = {choice.name: choice.value for choice in choices}
-    kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(plan), "values": values}
+    kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(step_budget), "values": values}
     write_budget(config.output, kept)
-    add_to_record(config.output, "budget", {"plan": str(plan), "choices": [dataclasses.asdict(c) for c in choices]})
+    add_to_record(
+        config.output, "budget", {"plan": str(step_budget), "choices": [dataclasses.asdict(c) for c in choices]}
+    )
 
 
-def kept_plan(config: Config) -> BudgetPlan | None:
-    """The plan in the output of a run; None where there is none, or it is of other data or settings.
+def kept_step_budget(config: Config) -> StepBudget | None:
+    """What the output of a run keeps of its budget; None where there is none, or it is of other data or settings.
 
     Args:
         config: as the user gave it.
@@ -218,12 +222,12 @@ def kept_plan(config: Config) -> BudgetPlan | None:
 
 
 def time_limit(output: str) -> TimeLimit:
-    """What the training of the run in `output` is held to, by its plan."""
+    """What the training of the run in `output` is held to, by its budget."""
     return _parse(output, read_budget(output)).time_limit
 
 
-def _parse(output: str, kept: Mapping[str, Any]) -> BudgetPlan:
-    return artefacts.parse_as(BudgetPlan, kept.get("plan", {}), output, "Train again with --force train.")
+def _parse(output: str, kept: Mapping[str, Any]) -> StepBudget:
+    return artefacts.parse_as(StepBudget, kept.get("plan", {}), output, "Train again with --force train.")
 
 
 def budget_report(config: Config) -> dict[str, str]:
@@ -232,7 +236,7 @@ def budget_report(config: Config) -> dict[str, str]:
     Returns:
         `plan`, how it was spent, and `more`, what more time would buy.
     """
-    plan = _parse(config.output, read_budget(config.output))
+    step_budget = _parse(config.output, read_budget(config.output))
     records = [record for _, record in read_records(storage.join(config.output, "metrics.jsonl"))]
     steps = max((record["step"] for record in records if record["kind"] == "train"), default=0)
     metric = config.train.keep_by
@@ -242,8 +246,8 @@ def budget_report(config: Config) -> dict[str, str]:
         (record["epoch"], record["levels"][-1][metric])
         for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
     ]  # fmt: skip
-    trained = f"{steps:,} steps were trained, {steps / plan.speed.steps_per_epoch:.2f} epochs"
-    return {"plan": f"{plan}; {trained}", "more": worth_of_more(steps >= plan.most, curve, metric)}
+    trained = f"{steps:,} steps were trained, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
+    return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
 
 
 def _costs(config: Config, speed: Speed, job: float, *, evaluates: bool) -> Costs:

@@ -23,7 +23,7 @@ from cxml.errors import ConfigError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
 from cxml.pipeline.settled_config import settled
-from cxml.pipeline.time_budget import BudgetClock, Costs, plan_steps, worth_of_more
+from cxml.pipeline.time_budget import BudgetClock, Costs, steps_within_budget, worth_of_more
 from cxml.settings.rules import BY_LENGTH
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
@@ -44,7 +44,7 @@ def test_a_planned_run_ends_in_its_budget_and_one_epoch_end_more_would_not(
     costs = Costs(job=job, start=start, epoch_end=per_end, after=after)
     most, used = epochs * steps_per_epoch, 0.1 * budget
     try:
-        plan = plan_steps(budget, used, speed, costs, most)
+        plan = steps_within_budget(budget, used, speed, costs, most)
     except ConfigError:
         least = used + job + start + after + simulated(1, per_step, per_end, steps_per_epoch)
         assert least > 0.98 * budget - per_end
@@ -61,9 +61,9 @@ def test_a_planned_run_ends_in_its_budget_and_one_epoch_end_more_would_not(
 def test_a_budget_that_leaves_no_time_says_how_much_is_needed():
     speed, costs = Speed(10, 1.0, 0.0, 0.0), Costs(job=5.0, start=0.0, epoch_end=0.0, after=20.0)
     with pytest.raises(ConfigError, match=r"train\.budget.*Give more than (\d+)s") as error:
-        plan_steps(30.0, 10.0, speed, costs, 100)
+        steps_within_budget(30.0, 10.0, speed, costs, 100)
     needed = float(str(error.value).split("Give more than ")[1].split("s")[0])
-    assert plan_steps(needed + 1, 10.0, speed, costs, 100).steps >= 1
+    assert steps_within_budget(needed + 1, 10.0, speed, costs, 100).steps >= 1
 
 
 @given(st.integers(1, 5000), st.lists(st.floats(0.2, 3.0), max_size=20))
@@ -269,7 +269,10 @@ def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole
         with_values(configs["without"], {"train.budget": "10h"}),
         output=str(path(configs["without"]).parent / "short"), auto=BY_LENGTH,
     )  # fmt: skip
-    monkeypatch.setattr("cxml.pipeline.time_budget.plan_steps", lambda *a: dataclasses.replace(plan_steps(*a), steps=5))
+    monkeypatch.setattr(
+        "cxml.pipeline.time_budget.steps_within_budget",
+        lambda *a: dataclasses.replace(steps_within_budget(*a), steps=5),
+    )
     pipeline.run(config, run_job=run_here)
     monkeypatch.undo()
     fitted = settled(config)
