@@ -187,13 +187,13 @@ KILLED_AFTER_TWO = """
 import os, signal
 from cxml.config import config_from_dict
 from cxml.preparation import prepare, work
-record, done = work.Progress.record, []
-def killed(progress, info):
+record, done = work.PreparationJournal.record, []
+def killed(journal, info):
     if len(done) >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    record(progress, info)
+    record(journal, info)
     done.append(info)
-work.Progress.record = killed
+work.PreparationJournal.record = killed
 prepare(config_from_dict(VALUES))
 """
 
