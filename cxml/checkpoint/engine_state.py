@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from cxml.checkpoint.pieces import Pieces, deal
+from cxml.internals.deepspeed import flat_groups, is_partitioned, partition_of, update_partitions, update_weights
 from cxml.parallel import Engine, Ranks
 from cxml.parallel.plain_engine import Fp32Copies
 
@@ -90,9 +91,9 @@ def finish_loading(engine: Engine, step: int) -> None:
         case 0 if isinstance(engine.optimizer, Fp32Copies):
             engine.optimizer.update_weights()
         case 1 | 2:
-            engine.optimizer.update_lp_params()
+            update_weights(engine.optimizer)
         case 3:
-            _refresh_zero3([weight for group in engine.trained for weight in group])
+            update_partitions([weight for group in engine.trained for weight in group])
 
 
 def _trained_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
@@ -133,10 +134,10 @@ def _zero3_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -
     """The homes under ZeRO-3, which cuts every weight into equal parts, the last ones padded."""
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state  # noqa: PLC0415
 
-    for flat in engine.optimizer.fp32_partitioned_groups_flat:
+    for flat in flat_groups(engine.optimizer):
         _state_of(engine, flat)
     for weight in (weight for group in engine.trained for weight in group):
-        part, numel = safe_get_local_fp32_param(weight), cast(Any, weight).ds_numel
+        part, (_, numel) = safe_get_local_fp32_param(weight), partition_of(weight)
         start = len(part) * ranks.rank
         inside = slice(0, max(0, min(len(part), numel - start)))
         moments = {moment: safe_get_local_optimizer_state(weight, moment)[inside] for moment in MOMENTS}
@@ -167,25 +168,13 @@ def _frozen_homes(names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home
     for parameter, name in names.items():
         if parameter.requires_grad:
             continue
-        if hasattr(parameter, "ds_tensor"):
-            shard = cast(Any, parameter).ds_tensor
-            start, numel = shard.numel() * ranks.rank, cast(Any, parameter).ds_numel
-            part = shard.detach().view(-1)[: max(0, min(shard.numel(), numel - start))]
+        if is_partitioned(parameter):
+            part, numel = partition_of(parameter)
+            start = len(part) * ranks.rank
+            part = part[: max(0, min(len(part), numel - start))]
             yield Home(name, numel, start, part, {}, is_replicated=False)
         else:
             yield Home(name, parameter.numel(), 0, parameter.detach().view(-1), {}, is_replicated=True)
-
-
-def _refresh_zero3(weights: list[nn.Parameter]) -> None:
-    """Make the weights that the model computes with of those in fp32, of which each rank has its part."""
-    from deepspeed.utils import safe_get_local_fp32_param  # noqa: PLC0415
-
-    for weight in weights:
-        cast(Any, weight).ds_tensor.data.copy_(safe_get_local_fp32_param(weight).detach())
-    small = [cast(Any, weight) for weight in weights if cast(Any, weight).ds_persist]  # which every rank keeps whole
-    if small:
-        small[0].partition(small)
-        small[0].all_gather(small)
 
 
 def _inner(engine: Engine) -> torch.optim.Optimizer:

@@ -29,6 +29,7 @@ from cxml.checkpoint.shards import ShardReader
 from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
 from cxml.errors import CxmlError, DataError
+from cxml.internals.torch import load_state_dict
 from cxml.model import CascadeXML, EngineHead
 from cxml.parallel import Engine, Ranks, ShardedLevel
 from cxml.tree import LabelTree
@@ -250,8 +251,6 @@ def _set_random_state(states: Tensor) -> None:
 
 _load_alone = functools.partial(
     # Each rank reads for itself. Torch 2.6 and 2.7 know that only below `load`.
-    state_dict_loader.load
-    if "no_dist" in inspect.signature(state_dict_loader.load).parameters
-    else state_dict_loader._load_state_dict,
+    state_dict_loader.load if "no_dist" in inspect.signature(state_dict_loader.load).parameters else load_state_dict(),
     no_dist=True,
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cxml.data import Batch, BatchLimits
 from cxml.fused import is_fused
+from cxml.internals.torch import with_modules
 from cxml.model.encoder import TappedEncoder
 from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
 from cxml.model.level_head import LevelHead, scores_whole_level
@@ -102,12 +103,8 @@ class CascadeXML(nn.Module):
 
         It is for prediction. What is in the right format already is shared with this model, which stays as it is.
         """
-        model = copy.copy(self)
-        model._modules = {
-            **self._modules, "encoder": self.encoder.predicting_in(dtype),
-            "cluster_heads": _in_float32(self.cluster_heads),
-        }  # fmt: skip
-        return model
+        encoder, heads = self.encoder.predicting_in(dtype), _in_float32(self.cluster_heads)
+        return with_modules(self, {"encoder": encoder, "cluster_heads": heads})
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""

@@ -16,6 +16,7 @@ from cxml.config import ModelConfig
 from cxml.data import Windows
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
+from cxml.internals.transformers import attention_kind
 from cxml.model.compilation import compile_layers
 from cxml.model.taps import Tap, default_taps, parse_taps
 
@@ -93,7 +94,7 @@ class TappedEncoder(nn.Module):
         One of two dimensions is looked at by the host, which may leave it out; on an accelerator the host would wait.
         So there it is [B, 1, T, T], where the attention is PyTorch's own, which takes that.
         """
-        attention = getattr(self.transformer.config, "_attn_implementation", None)
+        attention = attention_kind(self.transformer.config)
         if mask_BT.device.type == "cpu" or attention != "sdpa":
             return mask_BT
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)

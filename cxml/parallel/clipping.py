@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cxml.accelerators import norms, scale_all
+from cxml.internals.torch import norms, scale_all
 
 
 def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:

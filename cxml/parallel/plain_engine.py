@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cxml.accelerators import copy_all
+from cxml.internals.torch import copy_all
 from cxml.optim.bf16_adamw import norm_of, take_step
 from cxml.parallel.clipping import clip_gradients
 from cxml.parallel.gradient_buckets import GradientBuckets
