@@ -40,7 +40,7 @@ from support.peers import PECOS, PEERS_FOLDER, peer_python
 from cxml.config import SourceConfig
 from cxml.data_tools.formats import RawSplit, read_source
 from cxml.tree import mean_cosine, pifa, reach
-from cxml.tree.threads import default_threads
+from cxml.tree.thread_pool import default_threads
 
 GOAL = 2.0
 SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart

@@ -7,7 +7,7 @@
 Nothing is unpickled on the way back.
 """
 
-from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
+from cxml.checkpoint.changed_labels import Relabelling, relabel_tree
 from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
 from cxml.checkpoint.model_store import (
     ModelManifest,
@@ -21,8 +21,8 @@ from cxml.checkpoint.model_store import (
     write_changed_model,
 )
 from cxml.checkpoint.prediction import load_checkpoint_model
-from cxml.checkpoint.relabelling import Relabelling, relabel_tree
 from cxml.checkpoint.resume import offered_checkpoints, require_best, resume, return_to_best
+from cxml.checkpoint.retention import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start

@@ -6,7 +6,7 @@ import logging
 
 import torch.distributed as dist
 
-from cxml.checkpoint.catalogue import Entry, best_checkpoint, checkpoints_url, list_checkpoints, sweep
+from cxml.checkpoint.retention import Entry, best_checkpoint, checkpoints_url, list_checkpoints, sweep
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import Progress, TrainingState
 from cxml.config import Config

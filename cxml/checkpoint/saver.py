@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from cxml import storage
 from cxml.accelerators import synchronize
-from cxml.checkpoint.catalogue import new_folder, retain
 from cxml.checkpoint.pieces import SavePlanner
+from cxml.checkpoint.retention import new_folder, retain
 from cxml.checkpoint.room import Room, find_room
 from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure

@@ -18,7 +18,6 @@ from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
-from cxml.data.held_out import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
 from cxml.data.joined import JoinedRows, all_labelled_texts
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.location import data_url
@@ -28,6 +27,7 @@ from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
 from cxml.data.sparse_npz import StoredMatrix, read_sparse_npz
+from cxml.data.splits import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
 from cxml.data.staging import stage
 from cxml.data.step_order import StepFacts, StepOrder, StepRule, micro_batch_shapes, step_facts
 from cxml.data.terms import Vocabulary, checked_vocabulary

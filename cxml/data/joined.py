@@ -8,9 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from cxml.data.dataset import ShardedDataset
-from cxml.data.held_out import VALIDATION
 from cxml.data.manifest import DataManifest
 from cxml.data.ragged import Ragged, concatenate
+from cxml.data.splits import VALIDATION
 
 
 class JoinedRows:

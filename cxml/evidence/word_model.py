@@ -20,7 +20,7 @@ from cxml.data import lengths_to_offsets
 from cxml.evidence.beam import LevelWeights, Step, descend
 from cxml.evidence.classifiers import Groups, Level, Solver, Texts, train_nodes
 from cxml.tree import LabelTree
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import Crew, default_threads
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, requ
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.launches import LevelKind, launches_of_step
 from cxml.parallel.levels import kernels_for, make_level, sharded_clusters, sharded_levels
-from cxml.parallel.plan import Plan, make_plan
+from cxml.parallel.memory_plan import Plan, make_plan
 from cxml.parallel.process_group import (
     Ranks,
     begin_group,

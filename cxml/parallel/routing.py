@@ -191,7 +191,7 @@ def _fused_pairs(
 ) -> _Pairs:
     """As `_sort_pairs`."""
     from cxml.parallel.fused_pairs import sort_pairs  # noqa: PLC0415 - optional
-    from cxml.parallel.triton_ops import RoutingShape  # noqa: PLC0415
+    from cxml.parallel.triton_step_ops import RoutingShape  # noqa: PLC0415
 
     num_texts, num_nodes = nodes_BK.shape
     shape = RoutingShape(

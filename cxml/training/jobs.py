@@ -71,7 +71,8 @@ from cxml.prediction import (
 from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.centroids import start_from_centroids
 from cxml.training.checkpoints import CheckpointCallback
-from cxml.training.decisions import Ranked, decision_report, num_candidates
+from cxml.training.decision_report import Ranked, decision_report, num_candidates
+from cxml.training.epoch_selection import judged_run, train_texts_of, write_selection
 from cxml.training.evaluation import (
     Predict,
     SplitPrediction,
@@ -87,7 +88,6 @@ from cxml.training.loop import Callback, Pacer, fit
 from cxml.training.memory import ReturnMemory
 from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
-from cxml.training.selection import judged_run, train_texts_of, write_selection
 from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.validation import EvaluateDuringTraining

@@ -19,8 +19,8 @@ from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import LabelTree
 from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names
-from cxml.tree.plan import SplitPlan, plan_splits
 from cxml.tree.quality import mean_cosine, reach
+from cxml.tree.shape import SplitPlan, plan_splits
 
 __all__ = [
     "LabelGraph",

@@ -21,9 +21,9 @@ from cxml.jit import cached_njit
 from cxml.progress import meter
 from cxml.tree import two_means as kernels
 from cxml.tree.label_tree import LabelTree
-from cxml.tree.plan import plan_splits
+from cxml.tree.shape import plan_splits
 from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtree, left_first
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import Crew, default_threads
 from cxml.tree.two_means import COLUMN_BLOCK, GRID, Limits, Node, Rows, make_work, seed_of_node, split
 
 _BRANCHES_PER_THREAD = 8

@@ -14,8 +14,8 @@ from scipy import sparse
 
 from cxml.errors import DataError
 from cxml.jit import cached_njit
-from cxml.tree.selection import kth_largest
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.kth_largest import kth_largest
+from cxml.tree.thread_pool import Crew, default_threads
 
 _GRID = 2.0**24
 _BLOCK_ENTRIES = 1 << 24

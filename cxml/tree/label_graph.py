@@ -21,7 +21,7 @@ from scipy import sparse
 from cxml.config import TreeConfig
 from cxml.jit import cached_njit
 from cxml.tree.label_features import keep_largest
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import Crew, default_threads
 from cxml.tree.two_means import mix
 
 _PARTS_PER_THREAD = 4

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from cxml.config import Config
-from cxml.tree.plan import check_level_sizes
+from cxml.tree.shape import check_level_sizes
 
 _DEFAULT_CLUSTERS = 256
 _LABELS_PER_LEAF = 7  # the paper's leaves of its largest trees hold 8 to 10

@@ -4,7 +4,7 @@ from scipy import sparse
 
 from cxml.tree import two_means
 from cxml.tree.kmeans import _prepare
-from cxml.tree.threads import Crew
+from cxml.tree.thread_pool import Crew
 from cxml.tree.two_means import LEFT, RIGHT, Limits, Node, make_work
 
 

@@ -20,9 +20,9 @@ from cxml.tree import two_means as kernels
 from cxml.tree.distributed.parts import Job, PartMaker
 from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.kmeans import finish_branch, initial_order, normalised_rows, reorder
-from cxml.tree.selection import ordered_bits
+from cxml.tree.kth_largest import ordered_bits
 from cxml.tree.subtree import SUBTREE_ENTRIES, left_first
-from cxml.tree.threads import Crew
+from cxml.tree.thread_pool import Crew
 from cxml.tree.two_means import COLUMN_BLOCK, LEFT, Limits, Node, Rows, make_work
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]

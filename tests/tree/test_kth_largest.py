@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxml.tree.selection import key_of_bits, kth_largest, ordered_bits
+from cxml.tree.kth_largest import key_of_bits, kth_largest, ordered_bits
 
 floats = st.floats(-100, 100, width=32)
 

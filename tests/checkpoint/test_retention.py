@@ -6,7 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxml.checkpoint.catalogue import (
+from cxml.checkpoint.manifest import Commit, Manifest, RunState
+from cxml.checkpoint.retention import (
     Entry,
     best_checkpoint,
     delete,
@@ -16,7 +17,6 @@ from cxml.checkpoint.catalogue import (
     retain,
     sweep,
 )
-from cxml.checkpoint.manifest import Commit, Manifest, RunState
 from cxml.config import CheckpointConfig
 from cxml.errors import ConfigError
 
@@ -80,7 +80,7 @@ def test_a_deletion_that_is_interrupted_leaves_no_checkpoint_but_a_rest_to_sweep
     place = put(tmp_path, 5)
     (place / "model-00000-00000.safetensors").write_bytes(b"data")
     removed = []
-    monkeypatch.setattr("cxml.checkpoint.catalogue.storage.remove", lambda path, **_: removed.append(path))
+    monkeypatch.setattr("cxml.checkpoint.retention.storage.remove", lambda path, **_: removed.append(path))
     delete(Entry(str(place), 5, None))
     assert removed[0].endswith("commit.json")
     assert removed[1:] == [str(place)]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxml.errors import ConfigError
-from cxml.tree.plan import deal_children, plan_splits
+from cxml.tree.shape import deal_children, plan_splits
 
 
 @st.composite

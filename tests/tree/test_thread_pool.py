@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import Crew, default_threads
 
 
 def test_results_come_in_order_and_parts_cover_the_whole():
