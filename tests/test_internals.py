@@ -59,7 +59,8 @@ def _mentions(owner, attribute):
         sources = [inspect.getsource(importlib.import_module(owner))]
     except ModuleNotFoundError:
         module, _, name = owner.rpartition(".")
-        sources = [inspect.getsource(kind) for kind in getattr(importlib.import_module(module), name).__mro__[:-1]]
+        kinds = getattr(importlib.import_module(module), name).__mro__
+        sources = [inspect.getsource(kind) for kind in kinds if kind.__module__.startswith(owner.split(".")[0])]
     return any(re.search(rf"\b{attribute}\b", source) for source in sources)
 
 

@@ -32,7 +32,7 @@ from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import data_url  # noqa: E402
 from cxml.model import read_encoder_config  # noqa: E402
-from cxml.model.taps import default_taps  # noqa: E402
+from cxml.model.encoder import default_taps  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 

@@ -12,7 +12,7 @@ from cxml.model import triton_ranking_ops as ranking_ops
 from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
 from cxml.parallel import triton_step_ops as parallel_ops
-from cxml.parallel.fused_pairs import sort_pairs
+from cxml.parallel.triton_step_ops import sort_pairs
 
 _TEXTS, _NODES = 8, 2000  # more nodes than a block
 

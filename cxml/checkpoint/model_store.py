@@ -21,8 +21,7 @@ from torch import Tensor
 
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
-from cxml.checkpoint.finite import require_finite
-from cxml.checkpoint.tensor_files import load_weights, parse_tensors
+from cxml.checkpoint.tensor_files import load_weights, parse_tensors, require_finite
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError, DivergenceError

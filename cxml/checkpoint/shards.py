@@ -36,7 +36,6 @@ from torch.futures import Future
 from cxml import artefacts, storage
 from cxml.accelerators import host_memory
 from cxml.artefacts import FileEntry
-from cxml.checkpoint.finite import require_finite
 from cxml.checkpoint.manifest import (
     COMMIT_FILE,
     MANIFEST_FILE,
@@ -48,7 +47,7 @@ from cxml.checkpoint.manifest import (
     piece_key,
     read_manifest,
 )
-from cxml.checkpoint.tensor_files import parse_tensors, tensor_file
+from cxml.checkpoint.tensor_files import parse_tensors, require_finite, tensor_file
 from cxml.errors import DataError
 
 _FILE_BYTES = 64 << 20

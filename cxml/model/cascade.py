@@ -17,8 +17,7 @@ from cxml.data import Batch, BatchLimits
 from cxml.fused import is_fused
 from cxml.internals.torch import with_modules
 from cxml.model.encoder import TappedEncoder
-from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
-from cxml.model.level_head import LevelHead, scores_whole_level
+from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows, scores_whole_level
 from cxml.model.level_prediction import LevelPrediction
 from cxml.model.shortlist import (
     Shortlist,

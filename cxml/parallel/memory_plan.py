@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cxml.config import TrainConfig
 from cxml.data import StepFacts
-from cxml.parallel.traffic import LevelTraffic
+from cxml.parallel.step_costs import LevelTraffic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,8 +190,7 @@ def _fused_pairs(
     shard: Shard, nodes_BK: Tensor, mask_BK: Tensor | None, positive_keys: Tensor | None, logits_BK: Tensor | None
 ) -> _Pairs:
     """As `_sort_pairs`."""
-    from cxml.parallel.fused_pairs import sort_pairs  # noqa: PLC0415 - optional
-    from cxml.parallel.triton_step_ops import RoutingShape  # noqa: PLC0415
+    from cxml.parallel.triton_step_ops import RoutingShape, sort_pairs  # noqa: PLC0415 - optional
 
     num_texts, num_nodes = nodes_BK.shape
     shape = RoutingShape(

@@ -72,11 +72,11 @@ from cxml.training.evaluation import (
     gather_features,
     gather_labels,
     gather_shares,
+    label_weights,
     predict_share,
     predict_with,
     saved_cascade,
 )
-from cxml.training.weights import label_weights
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)

@@ -77,6 +77,7 @@ from cxml.training.evaluation import (
     Predict,
     SplitPrediction,
     gather_labels,
+    label_weights,
     predict_by_model,
     predict_share,
     score_levels,
@@ -84,14 +85,12 @@ from cxml.training.evaluation import (
 from cxml.training.evidence import run_evidence, with_evidence
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, Pacer, fit
-from cxml.training.memory import ReturnMemory
+from cxml.training.loop import Callback, Pacer, ReturnMemory, fit
 from cxml.training.pace import Pace
 from cxml.training.precision import settle_precision
 from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.validation import EvaluateDuringTraining
-from cxml.training.weights import label_weights
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)

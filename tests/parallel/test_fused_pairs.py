@@ -15,9 +15,9 @@ from cxml.accelerators import device_of
 from cxml.optim import RowSchedule
 from cxml.parallel import RowLayout, triton_step_ops
 from cxml.parallel import magnitude as magnitude_module
-from cxml.parallel.fused_pairs import sort_pairs
 from cxml.parallel.routing import Shard, _sort_pairs
 from cxml.parallel.step_check import StepCheck
+from cxml.parallel.triton_step_ops import sort_pairs
 
 DEVICE = device_of(0)
 HOST = torch.device("cpu")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxml.data import TrainLoader, cut, epoch_order
-from cxml.data.buckets import bucket, smallest_batch
+from cxml.data.order import bucket, smallest_batch
 
 
 @settings(deadline=None, max_examples=150)
