@@ -1,7 +1,7 @@
 """A training on its way and a trained model, on disk or in an object store.
 
     running job -> Snapshot (views, or a copy) -> Saver (a thread) -> checkpoint folder, its commit written last
-    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.put -> running job, on any number of ranks
+    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.load_state_dict -> running job, on any ranks
     model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
     checkpoint or model -> start: weights for another run, its encoder alone or all
 Nothing is unpickled on the way back.

@@ -110,7 +110,7 @@ def _try(state: TrainingState, url: str) -> Progress | None:
     progress, problem, reader = None, "", None
     try:
         reader = ShardReader(url)
-        progress = state.put(reader)
+        progress = state.load_state_dict(reader)
     except DataError as error:
         problem = str(error)
     problems: list[str] = [""] * state.ranks.world_size

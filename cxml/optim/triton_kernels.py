@@ -86,7 +86,7 @@ class TritonShortlistKernels:
             own, *others = _shortlist(rows, leaf_rows, candidates)
             triton_row_ops.launch_shortlist_update(
                 own, _leaf_slopes(rows, leaf_rows, candidates), *others, schedule.log_decay, schedule.step, scale,
-                _numbers(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_sound,
             )  # fmt: skip
 
     def best(
@@ -172,7 +172,7 @@ class TritonEveryRowKernels:
             triton_row_ops.launch_every_row_update(
                 _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
                 [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, scale,
-                _numbers(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_sound,
             )  # fmt: skip
 
     def best(
@@ -241,5 +241,6 @@ def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
     return torch.searchsorted(candidates.true_rows, begins.clamp_(max=num_rows))
 
 
-def _numbers(schedule: RowSchedule) -> list[float]:
+def _hyperparameters(schedule: RowSchedule) -> list[float]:
+    """Those of the step under way, as operators take them."""
     return [schedule.lr, schedule.beta1, schedule.beta2, schedule.epsilon, schedule.clip_row_norm]

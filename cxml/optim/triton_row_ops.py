@@ -3,8 +3,8 @@
 Numbers that change from step to step are passed by value.
 
 Tensor lists, in this order: `rows` are the fields of `RowTensors`, `pairs` those of `Shortlists`, `texts` the tensors
-of `EveryRow`, `leaf_rows` those of `LeafRows`. `numbers` are lr, beta1, beta2, epsilon and the largest norm of a row's
-gradient.
+of `EveryRow`, `leaf_rows` those of `LeafRows`. `hyperparameters` are lr, beta1, beta2, epsilon and the largest norm of
+a row's gradient.
 """
 
 from __future__ import annotations
@@ -68,19 +68,20 @@ def launch_shortlist_squares(
 
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, "
-    "int step, float scale, float[] numbers, Tensor factor, Tensor is_sound",
+    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.shortlist_update,
 )  # fmt: skip
 def launch_shortlist_update(
     rows: Sequence[Tensor], slopes: Tensor, pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor, is_sound: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_sound: Tensor,
 ) -> None:  # fmt: skip
     """Update the touched rows; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
     grid(shortlist_update, len(leaves), leaf_splits(most_rows))(
         leaves, texts, shares, truth, *leaf_rows, features, *rows, log_decay, slopes, factor,
-        is_sound.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale, *_by_value(numbers),
-        TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, numbers), **_limits(rows[0], 4, 128),
+        is_sound.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale,
+        *_by_value(hyperparameters),
+        TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, hyperparameters), **_limits(rows[0], 4, 128),
     )  # fmt: skip
 
 
@@ -152,12 +153,12 @@ def launch_every_row_squares(
 
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
-    "int step, float scale, float[] numbers, Tensor factor, Tensor is_sound",
+    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_sound",
     ["rows", "slopes"], stand_ins.every_row_update,
 )  # fmt: skip
 def launch_every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
     is_sound: Tensor,
 ) -> None:  # fmt: skip
     """Update all rows; slopes: scratch float32 [programs, B, 32]."""
@@ -165,8 +166,9 @@ def launch_every_row_update(
     grid(every_row_update, len(slopes))(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, shares, scale,
-        *_by_value(numbers),
-        TEXTS=LEVEL_TEXTS, **_tiles(rows[0], LEVEL_ROWS, 32), **_format(rows, numbers), **_limits(rows[0], 8, 128),
+        *_by_value(hyperparameters),
+        TEXTS=LEVEL_TEXTS, **_tiles(rows[0], LEVEL_ROWS, 32), **_format(rows, hyperparameters),
+        **_limits(rows[0], 8, 128),
     )  # fmt: skip
 
 
@@ -209,20 +211,21 @@ def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
     return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype != torch.float32}
 
 
-def _format(rows: Sequence[Tensor], numbers: Sequence[float]) -> dict[str, Any]:
+def _format(rows: Sequence[Tensor], hyperparameters: Sequence[float]) -> dict[str, Any]:
     """What updates are compiled for besides."""
     _, _, moment, second, _, _, _, compensation, _ = rows
+    _, _, _, _, clip_row_norm = hyperparameters
     kind = 0 if not moment.shape[1] else 1 if second.shape[1] == 1 else 2
-    return {"SECOND": kind, "IS_KAHAN": compensation.shape[1] > 0, "CLIPS": numbers[4] > 0}
+    return {"SECOND": kind, "IS_KAHAN": compensation.shape[1] > 0, "CLIPS": clip_row_norm > 0}
 
 
-def _by_value(numbers: Sequence[float]) -> tuple[float, ...]:
+def _by_value(hyperparameters: Sequence[float]) -> tuple[float, ...]:
     """lr, log(beta1), 1 - beta1, log(beta2), 1 - beta2, epsilon and the largest norm.
 
     Logarithms and differences are taken in float64 and passed in float32: 1 - beta ** n from them has an error of one
     unit in the last place of float32, whatever n is.
     """
-    lr, beta1, beta2, epsilon, clip = numbers
+    lr, beta1, beta2, epsilon, clip = hyperparameters
     log1, log2 = (math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2))
     return lr, log1, 1 - beta1, log2, 1 - beta2, epsilon, clip
 

@@ -267,7 +267,7 @@ def _round(value, noise):
 
 @triton.jit
 def _noise(step, row_ids, columns):
-    """The 32 bits of `row_kernels._noise`."""
+    """The 32 bits of `row_values.noise_of`."""
     mixed = (row_ids.to(tl.uint32) * 2654435761)[:, None] ^ (columns.to(tl.uint32) * 2246822519)[None, :]
     mixed = mixed ^ (step.to(tl.uint32) * 3266489917)
     mixed = (mixed ^ (mixed >> 15)) * 2246822519

@@ -45,11 +45,11 @@ def shortlist_squares(
 
 def shortlist_update(
     rows: Sequence[Tensor], slopes: Tensor, pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,  # noqa: ARG001
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor, is_sound: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_sound: Tensor,
 ) -> None:  # fmt: skip
     """See `triton_row_ops.launch_shortlist_update`."""
     TorchShortlistKernels().update(
-        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, hyperparameters), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -94,12 +94,12 @@ def every_row_squares(
 
 def every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],  # noqa: ARG001
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
     is_sound: Tensor,
 ) -> None:  # fmt: skip
     """See `triton_row_ops.launch_every_row_update`."""
     TorchEveryRowKernels().update(
-        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, hyperparameters), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -137,8 +137,10 @@ def _no_leaves() -> LeafRows:
     return LeafRows(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
 
 
-def _schedule(log_decay: Tensor, step: int, numbers: Sequence[float] = (0.0, 0.0, 0.0, 1.0, 0.0)) -> RowSchedule:
-    lr, beta1, beta2, epsilon, clip = numbers
+def _schedule(
+    log_decay: Tensor, step: int, hyperparameters: Sequence[float] = (0.0, 0.0, 0.0, 1.0, 0.0)
+) -> RowSchedule:
+    lr, beta1, beta2, epsilon, clip = hyperparameters
     return RowSchedule(
         decay=0.0, beta2=beta2, epsilon=epsilon, clip_row_norm=clip, step=step, lr=lr, beta1=beta1, log_decay=log_decay
     )

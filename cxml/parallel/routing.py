@@ -122,7 +122,7 @@ def send(
     positive_keys: Tensor | None = None,
     logits_BK: Tensor | None = None,
     most_texts: int | None = None,
-    has_copies: bool = False,
+    has_replicas: bool = False,
 ) -> Visit[Shortlists]:
     """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
 
@@ -136,10 +136,11 @@ def send(
             are left out.
         logits_BK: float32, of the leaves, to send along.
         most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
-        has_copies: whether ranks of other exchanges hold the same rows. Accelerators have as many texts as those then.
+        has_replicas: whether ranks of other exchanges hold the same rows. Accelerators then have as many
+            texts as those.
     """
     num_texts, is_exact = len(features_BD), host_may_wait(features_BD)
-    if (exchange.size > 1 or has_copies) and not is_exact:
+    if (exchange.size > 1 or has_replicas) and not is_exact:
         if most_texts is None:
             most_texts = int(exchange.gather_sizes(num_texts).max())
         features_BD = _pad_rows(features_BD, most_texts)
@@ -314,7 +315,7 @@ def send_everywhere(
     share: float = 1.0,
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
-    has_copies: bool = False,
+    has_replicas: bool = False,
 ) -> Visit[EveryRow]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
@@ -325,13 +326,13 @@ def send_everywhere(
         share: what a loss counts.
         positive_keys: see `send`.
         limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
-        has_copies: see `send`.
+        has_replicas: see `send`.
     """
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
     counts, is_exact = [num_texts], host_may_wait(features_BD)
     shares = features_BD.new_empty(num_texts, dtype=torch.float32).fill_(share)
-    if exchange.size > 1 or (has_copies and not is_exact):
+    if exchange.size > 1 or (has_replicas and not is_exact):
         if limits is None or is_exact:
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
         else:

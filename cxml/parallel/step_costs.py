@@ -83,30 +83,30 @@ class LevelKind:
     scores_all: bool = False
 
 
-def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_copy: int) -> dict[str, int] | None:
+def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_replica: int) -> dict[str, int] | None:
     """Launches of each level, labels last, and of the rest of a step.
 
     Args:
         levels: coarse to fine, labels last.
         config: micro-batches, clipping, number format.
-        ranks_per_copy: processes that share the rows.
+        ranks_per_replica: processes that share the rows.
 
     Returns:
-        By name; None for settings of which nothing was counted: copies of the rows, a clipped norm of all rows, all
+        By name; None for settings of which nothing was counted: replicas of the rows, a clipped norm of all rows, all
         rows on several processes or in several micro-batches, rows in host memory, the zero3 head, ZeRO,
         `train.deterministic`.
     """
     train, head = config.train, config.head
-    is_alone = ranks_per_copy == train.accumulation == 1
+    is_alone = ranks_per_replica == train.accumulation == 1
     is_counted = (
         head.implementation == "rows" and head.rows_in == "device" and not head.clip_global_norm
         and not train.zero_stage and not train.deterministic
     )  # fmt: skip
-    has_copies = ranks_per_copy != train.num_workers
-    if not is_counted or has_copies or (head.candidates == "all" and not is_alone):
+    has_replicas = ranks_per_replica != train.num_workers
+    if not is_counted or has_replicas or (head.candidates == "all" and not is_alone):
         return None
     names = [*(f"level {number}" for number in range(len(levels) - 1)), "labels"]
-    counts = [_of_level(levels, number, config, ranks_per_copy) for number in range(len(levels))]
+    counts = [_of_level(levels, number, config, ranks_per_replica) for number in range(len(levels))]
     return dict(zip(names, counts, strict=True)) | {"rest": _rest(levels, config)}
 
 

@@ -171,7 +171,8 @@ def score_levels(
 ) -> list[dict[str, float]]:
     """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`.
 
-    A level of clusters also has its `reach`: the share of the true labels that can still be found below it, in percent.
+    A level of clusters also has its `cluster_recall`: the share of the true labels that can still be found below it, in
+    percent.
     """
     truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))
     weights = [None] * len(tree.offsets) + [inverse_propensity]
@@ -183,7 +184,8 @@ def score_levels(
     dist.all_reduce(counts)
     *reached, num_true = counts.tolist()
     return [
-        {**metrics, "reach": 100 * count / max(num_true, 1)} for metrics, count in zip(levels, reached, strict=False)
+        {**metrics, "cluster_recall": 100 * count / max(num_true, 1)}
+        for metrics, count in zip(levels, reached, strict=False)
     ] + levels[-1:]
 
 

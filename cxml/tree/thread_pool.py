@@ -16,14 +16,14 @@ def default_threads() -> int:
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else num_cores()
 
 
-class Crew:
+class ThreadPool:
     """A pool of threads. Use it in a `with` block."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> ThreadPool:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -87,7 +87,7 @@ def test_the_printed_plan_names_what_each_state_of_a_label_takes():
 
 
 @pytest.mark.parametrize(
-    ("group_size", "environment", "ranks_per_copy"),
+    ("group_size", "environment", "ranks_per_replica"),
     [
         (0, {}, 8),
         (2, {}, 2),
@@ -97,7 +97,7 @@ def test_the_printed_plan_names_what_each_state_of_a_label_takes():
     ids=["all", "two", "node, on this machine", "node, under a launcher on two machines"],
 )
 def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
-    tmp_path, monkeypatch, group_size, environment, ranks_per_copy
+    tmp_path, monkeypatch, group_size, environment, ranks_per_replica
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name, value in environment.items():
@@ -106,5 +106,5 @@ def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
     config = small_config(tmp_path, make_encoder(tmp_path / "encoder"), train={"num_workers": 8})
     plan, facts = plan_run(dataclasses.replace(config, head=head))
     bytes_per_label = sum(plan.row_state["labels"].values())
-    assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_copy)
+    assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_replica)
     assert plan.sharded == {"labels": facts.num_labels}

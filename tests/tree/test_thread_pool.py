@@ -2,19 +2,19 @@ import threading
 
 import pytest
 
-from cxml.tree.thread_pool import Crew, default_threads
+from cxml.tree.thread_pool import ThreadPool, default_threads
 
 
 def test_results_come_in_order_and_parts_cover_the_whole():
-    with Crew(3) as crew:
-        assert crew.run(pow, [(base, 2) for base in range(20)]) == [base**2 for base in range(20)]
-        assert crew.parts(10) == [(0, 3), (3, 6), (6, 10)]
+    with ThreadPool(3) as pool:
+        assert pool.run(pow, [(base, 2) for base in range(20)]) == [base**2 for base in range(20)]
+        assert pool.parts(10) == [(0, 3), (3, 6), (6, 10)]
 
 
 def test_calls_run_together():
     meeting = threading.Barrier(2, timeout=30)
-    with Crew(2) as crew:
-        assert sorted(crew.run(meeting.wait, [(), ()])) == [0, 1]
+    with ThreadPool(2) as pool:
+        assert sorted(pool.run(meeting.wait, [(), ()])) == [0, 1]
 
 
 def test_calls_bring_calls():
@@ -24,19 +24,19 @@ def test_calls_bring_calls():
         done.append(number)
         return [(number // 2,), (number - number // 2,)] if number > 1 else []
 
-    with Crew(2) as crew:
-        crew.run_growing(halve, [(5,), (1,)])
+    with ThreadPool(2) as pool:
+        pool.run_growing(halve, [(5,), (1,)])
     assert sorted(done) == [1, 1, 1, 1, 1, 1, 2, 2, 3, 5]
 
 
 def test_an_error_in_a_call_that_another_brought_is_raised():
-    with Crew(2) as crew, pytest.raises(ZeroDivisionError):
-        crew.run_growing(lambda number: [(number - 1,)] if 1 / number else [], [(3,)])
+    with ThreadPool(2) as pool, pytest.raises(ZeroDivisionError):
+        pool.run_growing(lambda number: [(number - 1,)] if 1 / number else [], [(3,)])
 
 
 def test_an_error_in_a_call_is_raised():
-    with Crew(2) as crew, pytest.raises(ZeroDivisionError):
-        crew.run(divmod, [(1, 1), (1, 0)])
+    with ThreadPool(2) as pool, pytest.raises(ZeroDivisionError):
+        pool.run(divmod, [(1, 1), (1, 0)])
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("1", 1)])
