@@ -6,7 +6,8 @@ Loss, gradient of the features and gradients of the rows for a batch of texts th
 eight, drawn evenly or by a power law (leaf c with weight (c + 50)^-power, so that texts share many). The first way is
 `cxml.optim.row_kernels.train_groups`; the second gathers the union's rows in chunks, multiplies all texts by all of
 them with torch and masks what no text asked for. Nothing is updated. Medians of CPU time of alternating runs, one
-thread. The last line is JSON: the first way against the second where labels are drawn most evenly, with the fewest texts.
+thread. The last line is JSON: the first way against the second where labels are drawn most evenly, with the fewest
+texts.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.checkpoint import checkpoints_url, model_url
 from cxml.cli import dump_config
 from cxml.config import Config, config_to_dict, shaping
@@ -229,9 +229,9 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
 
 
 def _show_report(config: Config) -> dict[str, Any]:
-    report = storage.read_json(_report_url(config), _REMEDY.format(stage="evaluate"))
+    report = artefacts.read_json(_report_url(config), _REMEDY.format(stage="evaluate"))
     if config.evaluate.baseline:
-        report["baseline"] = storage.read_json(_baseline_url(config), _REMEDY.format(stage="baseline"))["metrics"]
+        report["baseline"] = artefacts.read_json(_baseline_url(config), _REMEDY.format(stage="baseline"))["metrics"]
     print_report(report)
     write_page(config.output, report, dump_config(config_to_dict(config)))
     return report
@@ -270,7 +270,7 @@ def _fingerprint_in(commit_url: str, stage: StageName) -> str | None:
     """The fingerprint in the file of a stage; None where there is no such file."""
     if not storage.exists(commit_url):
         return None
-    return str(storage.read_json(commit_url, _REMEDY.format(stage=stage)).get("fingerprint"))
+    return str(artefacts.read_json(commit_url, _REMEDY.format(stage=stage)).get("fingerprint"))
 
 
 # tree

@@ -22,11 +22,20 @@ def read_object(folder: str, name: str, remedy: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is not a regular file, or see `parse_object`.
+        DataError: it is a link or no regular file, or see `parse_object`.
     """
-    url = storage.join(folder, name)
-    path = local_file(folder, name, remedy)
-    size = storage.size(url) if path is None else path.stat().st_size
+    local_file(folder, name, remedy)
+    return read_json(storage.join(folder, name), remedy)
+
+
+def read_json(url: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of a run, which may be a link.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: see `parse_object`.
+    """
+    size = storage.size(url)
     if size > MOST_JSON_BYTES:
         raise DataError(url, f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read", remedy)
     return parse_object(storage.read_bytes(url), url, remedy)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch.distributed as dist
 
-from cxml import storage, urls
+from cxml import artefacts, storage, urls
 from cxml.batch_prediction.outputs import FORMATS, OutputFormat
 from cxml.config import PrecisionChoice
 from cxml.console import set_up_logging
@@ -266,7 +266,7 @@ def _begin(job: PredictionJob) -> frozenset[int]:
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     plan = storage.join(job.output, _PLAN)
     if storage.exists(plan):
-        found = storage.read_json(plan, _ELSEWHERE).get("fingerprint")
+        found = artefacts.read_json(plan, _ELSEWHERE).get("fingerprint")
         if is_stream or found != fingerprint:
             raise StaleArtefactError(f"{job.output} holds predictions of another model, input or setting. {_ELSEWHERE}")
     elif storage.file_sizes(job.output):

@@ -10,10 +10,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from cxml.model.heads import INITIAL_BIAS
 from cxml.tree import LabelTree
 
 _ROWS_AT_ONCE = 4096
-_NEW_BIAS = -4.0  # as rows begin in training: weights of zero, and few labels are true
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Relabelling:
                 yield {"positions": positions, "weight": block["weight"][stays], "bias": block["bias"][stays]}
         added = torch.from_numpy(np.flatnonzero(self.old_positions < 0))
         for positions in added.split(_ROWS_AT_ONCE) if len(added) else ():
-            weight, bias = torch.zeros(len(positions), width), torch.full((len(positions),), _NEW_BIAS)
+            weight, bias = torch.zeros(len(positions), width), torch.full((len(positions),), INITIAL_BIAS)
             yield {"positions": positions.clone(), "weight": weight, "bias": bias}
 
 

@@ -12,7 +12,6 @@ labels in blocks. What was saved in one way is read in the other: here it is con
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,13 +33,13 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
+from cxml.model.heads import LABEL_BLOCK
 from cxml.optim import as_tensor
 from cxml.optim.row_formats import to_float32
 from cxml.parallel import ShardedLevel
 
 _READ_FOR_PREDICTION = ("weight", "scale", "bias", "last_step")
 _STORED_AS = {torch.bfloat16: torch.uint16, torch.uint8: torch.float8_e4m3fn}
-_LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
 def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
@@ -142,7 +141,7 @@ def whole_level(reader: ShardReader, level: SavedLevel) -> tuple[Tensor, Tensor]
 
 def is_label_row(name: str) -> bool:
     """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
-    return _LABEL_ROW.search(name) is not None
+    return LABEL_BLOCK.search(name) is not None
 
 
 def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

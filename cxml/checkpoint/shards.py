@@ -38,14 +38,13 @@ from cxml.accelerators import host_memory
 from cxml.artefacts import FileEntry
 from cxml.checkpoint.manifest import (
     COMMIT_FILE,
-    MANIFEST_FILE,
     SKIPPED,
     Commit,
     Manifest,
     RunState,
     TensorEntry,
     piece_key,
-    read_manifest,
+    read_checkpoint_manifest,
 )
 from cxml.checkpoint.tensor_files import parse_tensors, require_finite, tensor_file
 from cxml.errors import DataError
@@ -118,7 +117,7 @@ class ShardWriter(StorageWriter):
             tensors={name: _entry(metadata, name, sorted(pieces)) for name, pieces in tensors.items()},
             files=tuple(files),
         )
-        storage.write_atomic(storage.join(self._url, MANIFEST_FILE), manifest.encode())
+        storage.write_atomic(storage.join(self._url, artefacts.MANIFEST), manifest.encode())
         commit = Commit.of(manifest, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         storage.create(storage.join(self._url, COMMIT_FILE), commit.encode())
 
@@ -138,7 +137,7 @@ class ShardReader(StorageReader):
             DataError: there is no finished checkpoint, or its manifest is damaged or impossible.
         """
         self.url = url
-        self.manifest = read_manifest(url)
+        self.manifest = read_checkpoint_manifest(url)
         self._files: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
 
     def tensor(self, name: str) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cxml import artefacts, storage
 from cxml.config import Config
-from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
+from cxml.data.schema import FORMAT_VERSION
 from cxml.errors import DataError
 
 PREPARE_AGAIN = "Delete the folder and prepare the data again (python -m cxml.data_tools.prepare --config ...)."
@@ -90,7 +90,7 @@ class DataManifest:
         Raises:
             DataError: there is none, it is of another version, or a field is missing, unknown or impossible.
         """
-        file = storage.join(url, MANIFEST_FILE)
+        file = storage.join(url, artefacts.MANIFEST)
         try:
             values = artefacts.read_manifest(
                 url, f"Use the cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION

@@ -14,7 +14,7 @@ from cxml import urls
 from cxml.data import ShardedDataset, read_labels
 from cxml.errors import DataError
 from cxml.tree import LabelTree, cluster_recall, mean_cosine, pifa
-from cxml.tree.label_tree import read_manifest
+from cxml.tree.label_tree import read_tree_manifest
 
 _TERMS_PER_LABEL = 1000
 _NAMES_SHOWN = 8
@@ -81,7 +81,7 @@ def _some_texts(data_url: str, max_texts: int) -> tuple[sparse.csr_matrix, spars
 
 
 def _facts(url: str, tree: LabelTree) -> Table:
-    manifest = read_manifest(url)
+    manifest = read_tree_manifest(url)
     table = Table(title=Text(urls.masked(url)), show_header=False)
     table.add_row("labels", f"{tree.num_labels:,}")
     table.add_row("clusters", " > ".join(f"{size:,}" for size in tree.level_sizes[:-1]) or "none")

@@ -8,6 +8,7 @@ time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets featur
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from cxml.data import BatchLimits
 from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, most_children, shortlist_loss
 
-# Few nodes are true for a text, so training starts from a small probability instead of one half.
-_INITIAL_BIAS = -4.0
+INITIAL_BIAS = -4.0
+"""Few nodes are true for a text, so training starts from a small probability instead of one half."""
+LABEL_BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+"""Names of the parameters of an `EngineHead` in the model: number of the block, and which of its two tensors."""
 _INITIAL_STD = 0.02
 
 
@@ -31,7 +34,7 @@ class LevelHead(nn.Module):
     def __init__(self, num_nodes: int, hidden_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_nodes, hidden_size).normal_(std=_INITIAL_STD))
-        self.bias = nn.Parameter(torch.full((num_nodes,), _INITIAL_BIAS))
+        self.bias = nn.Parameter(torch.full((num_nodes,), INITIAL_BIAS))
 
     def forward(self, features_BD: Tensor, nodes_BC: Tensor | None) -> Tensor:
         """Logits [B, C] of the shortlisted nodes, or [B, n] of all nodes if `nodes_BC` is None."""

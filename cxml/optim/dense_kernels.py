@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from cxml.jit import cached_njit
+from cxml.jit import FAST_MATH, cached_njit
 
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
 _CHUNK = 1 << 16  # work of a thread, in weights
 _BLOCK = 1 << 10  # stays in the cache of a core while it is gone through several times
 _SMALL = 1 << 18  # weights that one thread does by itself
@@ -43,7 +42,7 @@ class Hyperparameters(NamedTuple):
     epsilon: np.float32
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def _widen(stored, floats):
     """Fill float32 (its bits as uint32) from bfloat16 (its bits as uint16)."""
     for i in range(len(stored)):
@@ -57,19 +56,19 @@ def squares_of(gradient):
     return sums.sum()
 
 
-@cached_njit(parallel=True, fastmath=_FAST, nogil=True)
+@cached_njit(parallel=True, fastmath=FAST_MATH, nogil=True)
 def _fill_squares(gradient, sums):
     for chunk in prange(len(sums)):
         sums[chunk] = _squares_of_chunk(gradient, chunk)
 
 
-@cached_njit(fastmath=_FAST, nogil=True)
+@cached_njit(fastmath=FAST_MATH, nogil=True)
 def _fill_squares_alone(gradient, sums):
     for chunk in range(len(sums)):
         sums[chunk] = _squares_of_chunk(gradient, chunk)
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def _squares_of_chunk(gradient, chunk):
     bits = np.empty(_BLOCK, np.uint32)
     values = bits.view(np.float32)
@@ -103,19 +102,19 @@ def _num_chunks(array):
     return -(-len(array) // _CHUNK)
 
 
-@cached_njit(parallel=True, fastmath=_FAST, nogil=True)
+@cached_njit(parallel=True, fastmath=FAST_MATH, nogil=True)
 def _update(weight, gradient, copy, moment, second, hyperparameters, num_chunks):
     for chunk in prange(num_chunks):
         _update_chunk(weight, gradient, copy, moment, second, hyperparameters, chunk)
 
 
-@cached_njit(fastmath=_FAST, nogil=True)
+@cached_njit(fastmath=FAST_MATH, nogil=True)
 def _update_alone(weight, gradient, copy, moment, second, hyperparameters, num_chunks):
     for chunk in range(num_chunks):
         _update_chunk(weight, gradient, copy, moment, second, hyperparameters, chunk)
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def _update_chunk(weight, gradient, copy, moment, second, hyperparameters, chunk):
     bits = np.empty(_BLOCK, np.uint32)
     values = bits.view(np.float32)
@@ -130,7 +129,7 @@ def _update_chunk(weight, gradient, copy, moment, second, hyperparameters, chunk
         _round(copy[start:stop], weight[start:stop])
 
 
-@njit(fastmath=_FAST, error_model="numpy")  # a check of the divisor would keep the loop from being vectorised
+@njit(fastmath=FAST_MATH, error_model="numpy")  # a check of the divisor would keep the loop from being vectorised
 def _adamw(gradient, copy, moment, second, scale, new, new_second, kept, step_size, root, epsilon):
     for i in range(len(copy)):
         slope = gradient[i] * scale

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from cxml.jit import cached_njit
+from cxml.jit import FAST_MATH, cached_njit
+from cxml.model.ranking import NO_KEY
 from cxml.optim.row_values import load, scale_of, store, to_float
 
 LOSS, LOSS_AND_UPDATE, UPDATE, SQUARES = range(4)
 """Modes of `train_groups`."""
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
-_NO_KEY = -(2**63)  # cxml.model.ranking.NO_KEY
 
 
 class Hyperparameters(NamedTuple):
@@ -59,7 +58,7 @@ def pending_decay(last_step, log_decay, step):
     return np.float32(math.exp(log_decay[step] - log_decay[last_step]))
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def update_row(r, gradient, bias_gradient, row_id, hyperparameters, log_decay, rows):
     """One update of row `r` of `RowArrays`; `row_id` names the row for rounding.
 
@@ -130,7 +129,7 @@ def _add_up(sums, text_ptr, text_sums):
     return total
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
 def train_groups(
     groups, partial_sums, features, texts, shares, truth, scale, mode, hyperparameters, log_decay, rows, squares
 ):
@@ -224,7 +223,7 @@ def _ordered(value):
     return bits ^ 0x7FFFFFFF if bits < 0 else bits
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def joint_logit(logit, parent_logit):
     """`cxml.model.ranking.joint_logit` of one row."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
@@ -232,7 +231,7 @@ def joint_logit(logit, parent_logit):
     return np.float32(low + min(high, np.float32(0)) - math.log1p(rest))
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def _offer(keys, positions, logit, parent_logit, position):
     """Put a row among the best of a text, both arrays [k] and best first, if it belongs there."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
@@ -251,7 +250,7 @@ def _offer(keys, positions, logit, parent_logit, position):
     positions[place] = position
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
 def best_rows(features, wanted, k, log_decay, step, rows):
     """The k best rows of each text among the leaves that it wants of this shard.
 
@@ -271,7 +270,7 @@ def best_rows(features, wanted, k, log_decay, step, rows):
     leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
     leaf_logits, shift = wanted.leaf_logits, wanted.shift
     width = features.shape[1]
-    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
+    keys = np.full((features.shape[0], k), NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
@@ -285,7 +284,7 @@ def best_rows(features, wanted, k, log_decay, step, rows):
     return keys, positions
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
 def best_int8_rows(features, wanted, k, weight, scale, bias):
     """The k best rows of each text; `best_rows` for rows of `weight[r] * scale[r]`.
 
@@ -303,7 +302,7 @@ def best_int8_rows(features, wanted, k, weight, scale, bias):
     leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
     leaf_logits, shift = wanted.leaf_logits, wanted.shift
     width = features.shape[1]
-    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
+    keys = np.full((features.shape[0], k), NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
@@ -316,7 +315,7 @@ def best_int8_rows(features, wanted, k, weight, scale, bias):
     return keys, positions
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
 def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step, rows):
     """Logits of the rows of each pair's leaf.
 

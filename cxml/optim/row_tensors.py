@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from cxml.optim.row_adamw import RowSchedule, RowState
-from cxml.optim.row_formats import NEAREST_FP8, to_fp8
+from cxml.optim.row_formats import NEAREST_BF16, NEAREST_FP8, to_fp8
 from cxml.optim.row_values import RowArrays
-
-_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
 
 
 @dataclass(kw_only=True)
@@ -183,7 +181,7 @@ def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Ten
     if rows.weight.dtype == torch.float32:
         rows.weight[run] = values
     elif rows.compensation.shape[1]:
-        rounded = _rounded(values, torch.tensor(_HALF, dtype=torch.int32, device=values.device))
+        rounded = _rounded(values, torch.tensor(NEAREST_BF16, dtype=torch.int32, device=values.device))
         rows.weight[run] = rounded
         rows.compensation[run] = values - rounded.float()
     elif rows.weight.dtype == torch.uint8:

@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit, uint32
 from numba.extending import overload
 
-_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
+from cxml.optim.row_formats import NEAREST_BF16
+
 _LEAST_NORMAL = np.float32(2**-6)  # of e4m3
 
 
@@ -137,8 +138,8 @@ def _store_overload(weight, compensation, scale, r, values, step, row_id):
 
     def rounded_to_nearest(weight, compensation, scale, r, values, step, row_id):
         for d in range(len(values)):
-            weight[r, d] = _stored(weight[r, d], values[d], _HALF)
-            compensation[r, d] = _stored(compensation[r, d], values[d] - to_float(weight[r, d]), _HALF)
+            weight[r, d] = _stored(weight[r, d], values[d], NEAREST_BF16)
+            compensation[r, d] = _stored(compensation[r, d], values[d] - to_float(weight[r, d]), NEAREST_BF16)
 
     def scaled(weight, compensation, scale, r, values, step, row_id):
         exponent = _exponent_of_scale(values)

@@ -21,7 +21,9 @@ import torch
 import triton
 import triton.language as tl
 
-_HALF = tl.constexpr(0x8000)  # as noise it makes rounding to bfloat16 go to nearest
+from cxml.optim.row_formats import NEAREST_BF16
+
+_HALF = tl.constexpr(NEAREST_BF16)
 # Few AMD cards have tf32.
 _PRECISION = tl.constexpr("ieee" if torch.version.hip else "tf32")
 _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")

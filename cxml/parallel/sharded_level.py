@@ -24,6 +24,7 @@ from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
 from cxml.model import HandDown, Leaves
+from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
     EveryRow,
@@ -124,7 +125,7 @@ class ShardedLevel:
         In a shortlist as in `cxml.model.LevelHead`. Of all rows one is expected, so that all the others together do not
         outweigh it.
         """
-        return -math.log(max(2, self.layout.num_labels)) if self._scores_all else -4.0
+        return -math.log(max(2, self.layout.num_labels)) if self._scores_all else INITIAL_BIAS
 
     def loss(
         self,

@@ -297,17 +297,6 @@ def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> Non
     remove(url, keep_lock=keep_lock)
 
 
-def read_json(url: str, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError` with `remedy` where the file is not a JSON object."""
-    try:
-        value = json.loads(read_bytes(url))
-    except (ValueError, RecursionError) as error:
-        raise DataError(url, f"not valid JSON ({error})", remedy) from error
-    if not isinstance(value, dict):
-        raise DataError(url, f"a JSON object was expected, found {type(value).__name__}", remedy)
-    return value
-
-
 def write_json(url: str, value: object) -> None:
     """Write `value` as indented JSON, atomically, with a fixed key order so that equal values give equal bytes."""
     write_atomic(url, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())

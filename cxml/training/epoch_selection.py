@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.config import Config
 from cxml.data import JoinedRows, RowSubset, ShardedDataset, all_labelled_texts, data_url, train_texts
 from cxml.errors import DataError
@@ -121,7 +121,7 @@ def read_selection(config: Config) -> dict[str, Any]:
     """
     url = selection_url(judged_run(config).output)
     try:
-        values = storage.read_json(url, _REMEDY)
+        values = artefacts.read_json(url, _REMEDY)
     except FileNotFoundError as error:
         raise DataError(url, "is missing: it says which epoch the model is of", _REMEDY) from error
     if not all(type(values.get(name)) is kind for name, kind in _KINDS.items()) or values["epoch"] < 1:

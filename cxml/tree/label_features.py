@@ -16,8 +16,8 @@ from cxml.errors import DataError
 from cxml.jit import cached_njit
 from cxml.tree.kth_largest import kth_largest
 from cxml.tree.thread_pool import ThreadPool, default_threads
+from cxml.tree.two_means import GRID
 
-_GRID = 2.0**24
 _BLOCK_ENTRIES = 1 << 24
 """Most entries of the labels that are worked on together: bounds the memory beside the result to about 130 MB."""
 _PARTS_PER_THREAD = 4
@@ -120,7 +120,7 @@ def _sum_members(
             row, weight = members.indices[member], np.float64(members.values[member])
             for at in range(features.indptr[row], features.indptr[row + 1]):
                 column = features.indices[at]
-                sums[column] += np.rint(weight * features.values[at] * _GRID) / _GRID
+                sums[column] += np.rint(weight * features.values[at] * GRID) / GRID
                 if not seen[column]:
                     seen[column] = True
                     touched[count] = column

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.checkpoints import checkpointed, model_tensors, off, train_each
 from support.runs import FINGERPRINTS, make_encoder, prepare_with_tree, small_config
 
-from cxml import pipeline, storage
+from cxml import artefacts, pipeline, storage
 from cxml.checkpoint import list_checkpoints
 from cxml.config import EvidenceConfig, SourceConfig
 from cxml.data import DataManifest, ShardedDataset, all_labelled_texts, data_url
@@ -115,7 +115,7 @@ def test_the_model_is_that_of_a_run_that_ends_with_the_best_epoch(base, through)
     shorter = {**SELECTING, "keep": "last", "epochs": best, "evaluate_every": 1}
     train_all([(off(checkpointed(base, alone, train=shorter)), None, "auto")])
     assert_same_model(through, alone)
-    found = storage.read_json(str(through / "selection.json"), "")
+    found = artefacts.read_json(str(through / "selection.json"), "")
     assert (found["epoch"], found["epochs"], found["value"]) == (best, EPOCHS, values[best])
     assert "stopped" not in found["reason"]
 
@@ -155,7 +155,7 @@ def test_training_stops_after_patience_evaluations_without_a_better_one(base, th
     config = selecting(base, tmp_path / "out", train={"patience": 1})
     assert train_all([(config, STEPS + 3, "auto"), (config, None, "auto"), (config, None, "auto")])[1:] == [True, True]
     assert sorted(curve(tmp_path / "out")) == list(range(1, epoch + 1))
-    found = storage.read_json(str(tmp_path / "out" / "selection.json"), "")
+    found = artefacts.read_json(str(tmp_path / "out" / "selection.json"), "")
     assert found["epoch"] == best
     assert ("stopped after 1 evaluation" in found["reason"]) == (epoch < EPOCHS)
 
@@ -166,7 +166,7 @@ def test_two_processes_select_alike_and_a_stopped_run_of_theirs_is_the_same(base
     jobs = [(configs[0], None, "auto"), (configs[1], 2 * STEPS + 2, "auto"), (configs[1], None, "auto")]
     assert run_workers(train_each, (jobs,), 2) == [True, False, True]
     assert_same_model(outputs[1], outputs[0])
-    found = [storage.read_json(str(output / "selection.json"), "") for output in outputs]
+    found = [artefacts.read_json(str(output / "selection.json"), "") for output in outputs]
     assert found[0] == found[1]
     assert found[0]["epoch"] == best_of(curve(outputs[0]))
 
@@ -215,20 +215,20 @@ def both(base):
 
 def test_the_final_fit_trains_anew_on_all_texts_for_the_epochs_that_were_best(base, both):
     outputs, reports, _ = both
-    best = storage.read_json(str(outputs["best"] / "selection.json"), "")["epoch"]
+    best = artefacts.read_json(str(outputs["best"] / "selection.json"), "")["epoch"]
     alone = Path(base.output) / "all"
     config = off(checkpointed(base, alone, train={"epochs": best}))  # without a share for validation
     run_here(train, (config, FINGERPRINTS), 1)
     assert_same_model(outputs["refit"], alone)
     for keep, output in outputs.items():
         assert reports[keep]["selection"]["epoch"] == best
-        assert storage.read_json(str(output / "settings.json"), "")["selection"]["epoch"] == best
+        assert artefacts.read_json(str(output / "settings.json"), "")["selection"]["epoch"] == best
         assert f"Epoch {best} of {EPOCHS} was taken" in (output / "report.html").read_text()
 
 
 def test_thresholds_and_what_tunes_the_evidence_are_those_from_before_the_final_fit(base, both):
     outputs, _, _ = both
-    decisions = [storage.read_json(str(output / "decisions.json"), "") for output in outputs.values()]
+    decisions = [artefacts.read_json(str(output / "decisions.json"), "") for output in outputs.values()]
     identities = {each.pop("model") for each in decisions}
     assert len(identities) == 2
     assert decisions[0] == decisions[1]

@@ -1,4 +1,4 @@
-"""The model of a checkpoint, for prediction: weights only, on any number of ranks."""
+"""The model in a folder, of a finished training or of a checkpoint: weights only, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ from typing import Literal
 
 import torch
 
-from cxml.checkpoint.manifest import SKIPPED
+from cxml import storage
+from cxml.artefacts import MANIFEST
+from cxml.checkpoint.manifest import COMMIT_FILE, SKIPPED
+from cxml.checkpoint.model_store import (
+    TRAIN_AGAIN,
+    WEIGHTS_FILE,
+    ModelManifest,
+    mark_new,
+    read_label_rows,
+    read_model_manifest,
+    read_weights,
+)
 from cxml.checkpoint.pieces import Pieces
 from cxml.checkpoint.row_arrays import SavedLevel
 from cxml.checkpoint.row_state import check_rows_are_held, is_label_row, load_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
+from cxml.checkpoint.tensor_files import load_weights
 from cxml.checkpoint.training_state import load_pieces, tree_digest
 from cxml.config import config_from_dict
 from cxml.data.architecture import read_architecture
@@ -20,20 +32,56 @@ from cxml.parallel import Exchange, ShardedLevel, sharded_levels
 from cxml.tree import LabelTree
 
 
-def load_checkpoint_model(
+def load_model(
     url: str, tree: LabelTree, exchange: Exchange, *, rows_in: Literal["device", "host"] | None = None
 ) -> CascadeXML:
-    """Build the model that a checkpoint holds, in fp32 on the CPU, in evaluation mode; optimiser state is not read.
+    """Build the model in a folder over the tree of its training, in fp32 on the CPU, in evaluation mode.
 
     Args:
-        url: folder of the checkpoint.
+        url: folder of a trained model or of a checkpoint, whose optimiser state is not read.
         tree: the tree of its training.
         exchange: the ranks that share the label rows; each keeps its own.
         rows_in: memory for the label rows; None: as the run's config says.
 
     Raises:
-        DataError: the checkpoint is damaged, or belongs to another tree.
+        DataError: there is no whole model or checkpoint at `url`, or it is damaged or belongs to another tree.
     """
+    is_checkpoint = storage.exists(storage.join(url, COMMIT_FILE))
+    return (_of_checkpoint if is_checkpoint else _of_trained)(url, tree, exchange, rows_in).eval()
+
+
+def _of_trained(url: str, tree: LabelTree, exchange: Exchange, rows_in: Literal["device", "host"] | None) -> CascadeXML:
+    manifest = read_model_manifest(url)
+    config = config_from_dict(manifest.config)
+    architecture = read_architecture(manifest.encoder, storage.join(url, MANIFEST), TRAIN_AGAIN)
+    weights = read_weights(url, manifest)
+    sizes = {name: tensor.numel() for name, tensor in weights.items()}
+    check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=TRAIN_AGAIN)
+    label_width = config.model.label_width(architecture.hidden_size)
+    if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * label_width:
+        raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", TRAIN_AGAIN)
+    make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)
+    model = build_model(config.model, tree, architecture, make_levels)
+    load_weights(model, weights, storage.join(url, WEIGHTS_FILE), TRAIN_AGAIN)
+    _load_label_rows(url, manifest, model)
+    return model
+
+
+def _load_label_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
+    head = model.label_head
+    assert isinstance(head, ShardedLevel), "built so"
+    taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
+    for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
+        if rows["weight"].shape[1] != model.encoder.feature_sizes[-1] or not mark_new(seen, rows["positions"]):
+            raise DataError(storage.join(url, entry.file), "rows do not fit the tree's labels", TRAIN_AGAIN)
+        taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
+    if taken != head.layout.num_rows:
+        raise DataError(url, f"holds {taken} of the {head.layout.num_rows} label rows wanted here", TRAIN_AGAIN)
+
+
+def _of_checkpoint(
+    url: str, tree: LabelTree, exchange: Exchange, rows_in: Literal["device", "host"] | None
+) -> CascadeXML:
     reader = ShardReader(url)
     run = reader.manifest.run
     if run.tree != tree_digest(tree):
@@ -65,4 +113,4 @@ def load_checkpoint_model(
         load_pieces(reader, {f"model/{name}": Pieces.whole(values.detach()) for name, values in weights.items()})
     assert isinstance(model.label_head, ShardedLevel), "built so"
     load_rows(model.label_head, labels, reader, trains=False)
-    return model.eval()
+    return model
