@@ -26,7 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from cxml import extras, urls
-from cxml.errors import DataError, StorageError
+from cxml.errors import StorageError
 from cxml.operating_system import absolute_path
 from cxml.storage.folders import remove_all, sizes_below
 
