@@ -49,7 +49,7 @@ from cxml.data import Batch, EvalLoader, TrainLoader
 from cxml.model import LevelPrediction
 from cxml.parallel import ShardedLevel
 from cxml.training import predict_split, train_step
-from cxml.training.jobs import set_up_on
+from cxml.training.setting_up import set_up_on
 
 GIB = 2**30
 EPOCH_TEXTS, LABELS_OF_A_TEXT = 1_717_899, 36  # of Amazon-3M

@@ -20,7 +20,7 @@ from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
 from cxml.parallel import run_workers
 from cxml.prediction import read_scores, write_scores
-from cxml.training.jobs import Variant, predict_test
+from cxml.training.evaluate_job import Variant, predict_test
 
 
 @pytest.fixture(scope="module")

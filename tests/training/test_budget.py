@@ -161,7 +161,7 @@ def train_by_clock(jobs):
 
     from cxml.parallel import distributed
     from cxml.training import loop
-    from cxml.training.jobs import train_in_group
+    from cxml.training.train_job import train_in_group
 
     real, finished, step = budget_pacer.BudgetPacer.__init__, [], loop.train_step
     with distributed(threads=1) as ranks:
