@@ -27,7 +27,8 @@ from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
 from cxml.optim import CpuShortlistKernels
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
-from cxml.parallel.routing import Shard, send
+from cxml.parallel.routing import send
+from cxml.parallel.row_layout import Shard
 
 WANTED_LEAVES = 125
 ROUNDS = 7

@@ -12,7 +12,6 @@ from cxml.model import triton_ranking_ops as ranking_ops
 from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
 from cxml.parallel import triton_step_ops as parallel_ops
-from cxml.parallel.triton_step_ops import sort_pairs
 
 _TEXTS, _NODES = 8, 2000  # more nodes than a block
 
@@ -78,7 +77,7 @@ def _pairs() -> None:
     offsets = torch.arange(_NODES + 1)
     for mask in (None, nodes == 0):
         for logits in (None, nodes.float()):
-            sort_pairs(offsets, nodes, mask, nodes[0], logits, shape=shape, num_words=2)
+            parallel_ops.launch_sort_pairs(offsets, nodes, mask, nodes[0], logits, shape=shape, num_words=2)
 
 
 def _step_check() -> None:

@@ -38,8 +38,8 @@ from cxml.optim import (
 from cxml.parallel.choice import best_nodes, choose
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
-from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
-from cxml.parallel.row_layout import RowLayout
+from cxml.parallel.routing import Visit, send, send_everywhere
+from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 from cxml.parallel.waiting_update import WaitingUpdate
 
 _BLOCK_ROWS = 65536  # handed out at once

@@ -1,7 +1,7 @@
 """The kernels of `triton_pairs` and `triton_step_check` as operators of torch, see `cxml.triton_operators`.
 
-`sort_pairs` puts those of `triton_pairs` together: what `cxml.parallel.routing` asks for takes three launches, one of
-them a sort. The `shape` of an operator are the numbers of `RoutingShape`.
+`launch_sort_pairs` puts those of `triton_pairs` together: what `cxml.parallel.pairs` asks for takes three launches,
+one of them a sort. The `shape` of an operator are the numbers of `RoutingShape`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RoutingShape(NamedTuple):
     no_leaf: int
 
 
-def sort_pairs(
+def launch_sort_pairs(
     leaf_offsets: Tensor,
     nodes_BK: Tensor,
     mask_BK: Tensor | None,
@@ -52,7 +52,7 @@ def sort_pairs(
     shape: RoutingShape,
     num_words: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Owners int64, leaves int32, texts int32, values float32 and truth int32 of the B times K pairs, see `_Pairs`."""
+    """Owners int64, leaves int32, texts int32, values float32 and truth int32 of the B times K pairs, see `Pairs`."""
     nodes_BK = nodes_BK.contiguous()
     numbers, shares = nodes_BK.new_empty(nodes_BK.shape), nodes_BK.new_empty(len(nodes_BK), dtype=torch.float32)
     if numbers.numel():
