@@ -1,9 +1,13 @@
-"""JSON objects from elsewhere, read within bounds that no file of this project reaches."""
+"""JSON objects from elsewhere, read within bounds that no file of this project reaches.
+
+`read_records` reads those of a run: one per line of a file that grows while others read it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from cxml import storage
@@ -104,3 +108,20 @@ def _check_nesting_and_text(value: object, levels: int) -> None:
         for item in value.values() if isinstance(value, dict) else value:
             if not isinstance(item, int | float):
                 _check_nesting_and_text(item, levels - 1)
+
+
+def read_records(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a file of records, and what they hold: up to the first that is torn or damaged. None without it."""
+    content = storage.read_bytes(url) if storage.exists(url) else b""
+    for line in content.splitlines(keepends=True):
+        try:
+            text = line.decode()
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        are_numbers = isinstance(record, dict) and all(
+            isinstance(record.get(name, 0), int | float) for name in ("step", "epoch")
+        )
+        if not are_numbers or not isinstance(record.get("kind"), str):
+            return
+        yield text, record

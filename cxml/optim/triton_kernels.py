@@ -18,6 +18,7 @@ from cxml.optim import triton_row_ops
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.row_values import RowArrays
 from cxml.optim.torch_kernels import best_of_pairs
 
 _PROGRAMS = 264  # two for each multiprocessor of a large card
@@ -206,15 +207,21 @@ def _has_work(leaf_rows: LeafRows, candidates: Shortlists) -> bool:
 
 
 def _tensors(rows: RowTensors) -> list[Tensor]:
-    return list(vars(rows).values())
+    return [getattr(rows, name) for name in RowArrays._fields]
 
 
 def _shortlist(
     rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
     """Rows, pairs, the leaves' rows and those of the largest, as operators take them."""
-    pairs = [tensor.contiguous() for tensor in vars(candidates).values()]
-    return _tensors(rows), pairs, [leaf_rows.starts, leaf_rows.positions], leaf_rows.most_rows
+    own = candidates
+    pairs = [own.features, own.leaves, own.texts, own.shares, own.truth]
+    return (
+        _tensors(rows),
+        [tensor.contiguous() for tensor in pairs],
+        [leaf_rows.starts, leaf_rows.positions],
+        leaf_rows.most_rows,
+    )
 
 
 def _texts(candidates: EveryRow) -> list[Tensor]:

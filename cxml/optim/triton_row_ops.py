@@ -2,7 +2,7 @@
 
 Numbers that change from step to step are passed by value.
 
-Tensor lists, in this order: `rows` are the fields of `RowTensors`, `pairs` those of `Shortlists`, `texts` the tensors
+Tensor lists, in this order: `rows` are those of `RowArrays`, `pairs` those of `Shortlists`, `texts` the tensors
 of `EveryRow`, `leaf_rows` those of `LeafRows`. `hyperparameters` are lr, beta1, beta2, epsilon and the largest norm of
 a row's gradient.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cxml import triton_operators
 from cxml.optim import triton_stand_ins as stand_ins
+from cxml.optim.row_values import RowArrays
 from cxml.optim.triton_every_row import every_row_keys, every_row_loss, every_row_squares, every_row_update
 from cxml.optim.triton_shortlist import add_up, shortlist_loss, shortlist_scores, shortlist_squares, shortlist_update
 from cxml.triton_operators import grid, operator
@@ -213,10 +214,10 @@ def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
 
 def _format(rows: Sequence[Tensor], hyperparameters: Sequence[float]) -> dict[str, Any]:
     """What updates are compiled for besides."""
-    _, _, moment, second, _, _, _, compensation, _ = rows
+    by_name = dict(zip(RowArrays._fields, rows, strict=True))
     _, _, _, _, clip_row_norm = hyperparameters
-    kind = 0 if not moment.shape[1] else 1 if second.shape[1] == 1 else 2
-    return {"SECOND": kind, "IS_KAHAN": compensation.shape[1] > 0, "CLIPS": clip_row_norm > 0}
+    kind = 0 if not by_name["moment"].shape[1] else 1 if by_name["second"].shape[1] == 1 else 2
+    return {"SECOND": kind, "IS_KAHAN": by_name["compensation"].shape[1] > 0, "CLIPS": clip_row_norm > 0}
 
 
 def _by_value(hyperparameters: Sequence[float]) -> tuple[float, ...]:

@@ -12,9 +12,8 @@ from cxml.model.ranking import ranking_keys
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.row_values import RowArrays
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits
-
-_FIELDS = ("weight", "bias", "moment", "second", "bias_moments", "last_step", "updates", "compensation", "scale")
 
 
 def shortlist_loss(
@@ -120,7 +119,7 @@ def every_row_keys(
 
 
 def _rows(rows: Sequence[Tensor]) -> RowTensors:
-    return RowTensors(**dict(zip(_FIELDS, rows, strict=True)))
+    return RowTensors(**dict(zip(RowArrays._fields, rows, strict=True)))
 
 
 def _pairs(pairs: Sequence[Tensor]) -> Shortlists:
