@@ -75,6 +75,14 @@ def test_it_shows_metrics_charts_examples_and_config(tmp_path):
     assert content.count("<svg") == 6
 
 
+def test_the_cluster_recall_of_a_report_of_version_0_2_0_is_drawn_too(tmp_path):
+    coarse, *finer = REPORT["levels"]
+    earlier = REPORT | {"levels": [{"P@1": coarse["P@1"], "reach": coarse["cluster_recall"]}, *finer]}
+    content, text, _ = page_of(tmp_path, earlier)
+    assert "True labels that each level hands down" in text
+    assert content.count("<svg") == 6
+
+
 def test_figures_that_only_newer_records_have_are_drawn_where_they_are(tmp_path):
     newer = [{**step, "gradient_norm": 0.5, "tokens_per_second": 900.0, "device_peak_gib": 2.0} for step in STEPS[4:]]
     content, text, _ = page_of(tmp_path, REPORT, steps=[*STEPS[:4], *newer])
