@@ -35,8 +35,8 @@ from cxml.optim import (
     Shortlists,
     settled_weights,
 )
-from cxml.parallel.choice import best_nodes, choose
 from cxml.parallel.exchange import Exchange
+from cxml.parallel.handing_down import best_nodes, choose
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.routing import Visit, send, send_everywhere
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
