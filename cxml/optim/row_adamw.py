@@ -146,10 +146,10 @@ class RowSchedule:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """Those of the step under way."""
+        """Those of the step under way, of one type whatever a config says, so that kernels are compiled once."""
         return Hyperparameters(
-            lr=self.lr, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, clip_row_norm=self.clip_row_norm,
-            step=self.step,
+            lr=float(self.lr), beta1=float(self.beta1), beta2=float(self.beta2), epsilon=float(self.epsilon),
+            clip_row_norm=float(self.clip_row_norm), step=self.step,
         )  # fmt: skip
 
 
