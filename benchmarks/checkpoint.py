@@ -155,21 +155,21 @@ def save_with_cxml(config: Config, url: str) -> dict[str, float]:
         saver = Saver(url, config.checkpoint, ranks)
         dist.barrier()
         began = time.perf_counter()
-        snapshot = state.take(Progress(step=6), {})
+        snapshot = state.state_dict(Progress(step=6), {})
         saver.start(snapshot)
         stall = time.perf_counter() - began
         del snapshot
         beside = steps_of(state, schedule, batches, 4)
         saver.wait()
         began = time.perf_counter()
-        saver.start(state.take(Progress(step=10), {}))  # another one, with nothing beside it
+        saver.start(state.state_dict(Progress(step=10), {}))  # another one, with nothing beside it
         saver.wait()
         seconds = time.perf_counter() - began
         entry = list_checkpoints(url)[0]
         dist.barrier()
         began = time.perf_counter()
         reader = ShardReader(entry.url)
-        state.put(reader)
+        state.load_state_dict(reader)
         state.finish(reader)
         dist.barrier()
         return {
@@ -214,7 +214,7 @@ def save_with_torch(config: Config, url: str) -> dict[str, float]:
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
         steps_of(state, schedule, state.loader.epoch(0), 1)
-        snapshot = state.take(Progress(step=1), {})
+        snapshot = state.state_dict(Progress(step=1), {})
         tensors = {f"{name}@{start}": part for name, p in snapshot.pieces.items() for start, part in p.parts.items()}
         storage.write_atomic(f"{url}/place", b"here")
         began = time.perf_counter()

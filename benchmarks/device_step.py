@@ -113,8 +113,8 @@ CASES = (
     Case(name="bottleneck, all levels sharded", bottleneck=16, head={"shard_from": 1}),
     Case(name="four ranks", ranks=4),
     Case(name="four ranks, bf16", ranks=4, train={"precision": "bf16", "accumulation": 2}),
-    Case(name="four ranks, two copies", ranks=4, head={"group_size": 2}),
-    Case(name="all labels, two copies", ranks=4, head={"group_size": 2, "candidates": "all"}),
+    Case(name="four ranks, two replicas", ranks=4, head={"group_size": 2}),
+    Case(name="all labels, two replicas", ranks=4, head={"group_size": 2, "candidates": "all"}),
     Case(name=ON_HOST, head={"rows_in": "host"}),
 )
 

@@ -40,6 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel
 
 from cxml.config import OptimConfig, TrainConfig
+from cxml.internals.deepspeed import without_extensions
 from cxml.optim import parameter_groups
 from cxml.parallel import Ranks, build_engine, distributed, run_workers, take_step
 
@@ -90,7 +91,7 @@ def make_engine(name: str, model: nn.Module, ranks: Ranks, accumulation: int) ->
         return build_engine(model, train, OptimConfig(), ranks)
     import deepspeed  # noqa: PLC0415 - seconds
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_extensions()
     optimizer = torch.optim.AdamW(parameter_groups(model.to(ranks.device), OptimConfig()), fused=True)
     precision = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}} if name == AUTOCAST else {}
     config = {

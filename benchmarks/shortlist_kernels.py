@@ -4,9 +4,10 @@
 
 Loss, gradient of the features and gradients of the rows for a batch of texts that want 1,000 labels each, in leaves of
 eight, drawn evenly or by a power law (leaf c with weight (c + 50)^-power, so that texts share many). The first way is
-`cxml.optim.train_groups`; the second gathers the union's rows in chunks, multiplies all texts by all of them with torch
-and masks what no text asked for. Nothing is updated. Medians of CPU time of alternating runs, one thread. The last line
-is JSON: the first way against the second where labels are drawn most evenly, with the fewest texts.
+`cxml.optim.row_kernels.train_groups`; the second gathers the union's rows in chunks, multiplies all texts by all of
+them with torch and masks what no text asked for. Nothing is updated. Medians of CPU time of alternating runs, one
+thread. The last line is JSON: the first way against the second where labels are drawn most evenly, with the fewest
+texts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
 from cxml.optim import CpuShortlistKernels
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
-from cxml.parallel.routing import Shard, send
+from cxml.parallel.routing import send
+from cxml.parallel.row_layout import Shard
 
 WANTED_LEAVES = 125
 ROUNDS = 7

@@ -38,7 +38,7 @@ from cxml.model import CascadeXML, build_model
 from cxml.parallel import distributed, run_workers
 from cxml.preparation import prepare
 from cxml.training import train_step, with_precision
-from cxml.training.jobs import set_up
+from cxml.training.setting_up import set_up
 from cxml.tree import LabelTree, build, tree_url
 
 ROOT = Path(__file__).parent.parent

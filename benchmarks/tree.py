@@ -9,8 +9,8 @@ of their labels and to a text of that.
 
 Both builders split two ways to leaves of at most 16 labels, with the same threads, in fresh processes, in turn; the
 figures are medians. CPU seconds say more than seconds where the machine has other work. Quality: the mean cosine of
-labels and their cluster's centroid at each level, and the reach, the share of the test texts' labels that lie in the 10
-clusters whose centroids are nearest the text. The last line is JSON.
+labels and their cluster's centroid at each level, and the cluster recall, the share of the test texts' labels that lie
+in the 10 clusters whose centroids are nearest the text. The last line is JSON.
 
 omikuji's clustering is not here, since it cannot be had alone: its interface trains whole models, in which each node's
 clustering is followed by the training of that node's classifiers.
@@ -39,15 +39,15 @@ from support.peers import PECOS, PEERS_FOLDER, peer_python
 
 from cxml.config import SourceConfig
 from cxml.formats import RawSplit, read_source
-from cxml.tree import mean_cosine, pifa, reach
-from cxml.tree.threads import default_threads
+from cxml.tree import cluster_recall, mean_cosine, pifa
+from cxml.tree.thread_pool import default_threads
 
 GOAL = 2.0
 SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart
 WORKER = Path(__file__).parent / "peers" / "build_tree.py"
 NUM_TERMS = 60_000
 SYNTHETIC_TERMS = 25
-REACH_CLUSTERS = 10
+RECALL_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Outcome:
     cpu_seconds: float
     bytes: float
     cosines: list[float]
-    reach: list[float]
+    recall: list[float]
 
 
 def main() -> None:
@@ -151,19 +151,21 @@ def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int
             cpu_seconds=statistics.median(run["cpu_seconds"] for run in runs[builder]),
             bytes=statistics.median(run["bytes"] for run in runs[builder]),
             cosines=np.median([cosines for cosines, _ in quality[builder]], axis=0).tolist(),
-            reach=np.median([reach for _, reach in quality[builder]], axis=0).tolist(),
+            recall=np.median([recall for _, recall in quality[builder]], axis=0).tolist(),
         )
         for builder in pythons
     }
 
 
 def assess(problem: Problem, clusters: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean cosine and reach at each level; `clusters` int32 [levels, L] holds each label's cluster."""
+    """Mean cosine and cluster recall at each level; `clusters` int32 [levels, L] holds each label's cluster."""
     texts, labels = problem.test_features, problem.test_labels
     cosines = [mean_cosine(problem.features, of_label) for of_label in clusters]
     if texts is None or labels is None:
         return cosines, []
-    return cosines, [reach(problem.features, of_label, texts, labels, REACH_CLUSTERS) for of_label in clusters]
+    return cosines, [
+        cluster_recall(problem.features, of_label, texts, labels, RECALL_CLUSTERS) for of_label in clusters
+    ]
 
 
 def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None:
@@ -177,10 +179,10 @@ def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None
     cpu = ours.cpu_seconds, peer.cpu_seconds
     table.add_row("CPU seconds", f"{cpu[0]:.2f}", f"{cpu[1]:.2f}", f"{cpu[1] / cpu[0]:.2f}")
     table.add_row("peak, MB", f"{ours.bytes / 1e6:.0f}", f"{peer.bytes / 1e6:.0f}", f"{peer.bytes / ours.bytes:.2f}")
-    for name in ("cosines", "reach"):
+    for name in ("cosines", "recall"):
         for level, (mine, theirs) in enumerate(zip(getattr(ours, name), getattr(peer, name), strict=True), 1):
-            if name == "cosines" or 2**level > REACH_CLUSTERS:
-                label = "mean cosine" if name == "cosines" else f"reach in {REACH_CLUSTERS}"
+            if name == "cosines" or 2**level > RECALL_CLUSTERS:
+                label = "mean cosine" if name == "cosines" else f"cluster recall in {RECALL_CLUSTERS}"
                 table.add_row(f"{label}, {2**level:,} clusters", f"{mine:.4f}", f"{theirs:.4f}", "")
     Console(width=110).print(table)
 

@@ -171,18 +171,3 @@ def host_memory(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu":
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
-
-
-def norms(tensors: list[Tensor]) -> Tensor:
-    """The L2 norm of each of n tensors, [n]; one launch for all where they lie on an accelerator."""
-    return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]
-
-
-def scale_all(tensors: list[Tensor], factor: Tensor | float) -> None:
-    """Multiply each tensor in place by a factor, a number or []; one launch for all on an accelerator."""
-    torch._foreach_mul_(tensors, factor)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each source into its target, which may be of another type; one launch for all on an accelerator."""
-    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]

@@ -34,7 +34,8 @@ from cxml.parallel import run_workers
 from cxml.prediction import RowFormat, model_identity, read_scores, require_power
 from cxml.prediction.inputs import as_finite
 from cxml.report import print_comparison
-from cxml.training.jobs import Variant, frequency_groups, label_weights, predict_test, predictions_url
+from cxml.training.evaluate_job import Variant, frequency_groups, predict_test, predictions_url
+from cxml.training.evaluation import label_weights
 
 _log = logging.getLogger(__name__)
 OWN, ENSEMBLE = "CascadeXML", "ensemble"

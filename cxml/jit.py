@@ -19,16 +19,19 @@ from typing import Any
 
 import numba
 from numba import njit
-from numba.core.caching import (
+
+from cxml.internals.numba import (
     CompileResultCacheImpl,
     FunctionCache,
     InTreeCacheLocator,
     UserProvidedCacheLocator,
     UserWideCacheLocator,
+    set_cache,
 )
-
 from cxml.operating_system import others_may_write, user_id
 
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+"""What numba may do to arithmetic for speed: sums in another order, fused products; NaN and infinity stay."""
 _log = logging.getLogger(__name__)
 _running = threading.Lock()
 
@@ -44,7 +47,7 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
         kernel: Any = njit(**options)(function)
         if hasattr(kernel, "enable_caching"):  # NUMBA_DISABLE_JIT leaves the function as it is
             try:
-                kernel._cache = _KernelCache(function)
+                set_cache(kernel, _KernelCache(function))
             except RuntimeError:
                 _tell_once("no writable folder was found")
         return _beside_torch(kernel) if options.get("parallel") else kernel

@@ -15,6 +15,7 @@ from typing import Literal
 
 from cxml import extras, urls
 from cxml.errors import CxmlError
+from cxml.internals.ray import clusters_switch, on_one_machine
 from cxml.stopping import handlers_kept
 
 _log = logging.getLogger(__name__)
@@ -83,17 +84,14 @@ def _on_loopback() -> Iterator[None]:
     Ray resolves even a loopback address to that of another interface, except where it takes this machine for one that
     never belongs to a cluster.
     """
-    from ray._private import ray_constants  # noqa: PLC0415 - Ray is an optional package
-
-    mine = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    before = {name: os.environ.get(name) for name in mine}, ray_constants.ENABLE_RAY_CLUSTER
+    mine = {clusters_switch(): "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    before = {name: os.environ.get(name) for name in mine}
     os.environ |= mine
-    ray_constants.ENABLE_RAY_CLUSTER = False  # it may have read the environment already
     try:
-        yield
+        with on_one_machine():
+            yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before[1]
-        for name, value in before[0].items():
+        for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value

@@ -57,5 +57,5 @@ def patient(monkeypatch):
     """Many attempts with short pauses: the pauses of a real store would be most of the test's time."""
     from tenacity import wait_fixed
 
-    monkeypatch.setattr("cxml.storage._ATTEMPTS", 40)
-    monkeypatch.setattr("cxml.storage.wait_random_exponential", lambda **_: wait_fixed(0.01))
+    monkeypatch.setattr("cxml.storage.opening._ATTEMPTS", 40)
+    monkeypatch.setattr("cxml.storage.opening.wait_random_exponential", lambda **_: wait_fixed(0.01))

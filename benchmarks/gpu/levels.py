@@ -58,7 +58,8 @@ from cxml.parallel import (
     sharded_clusters,
     sharded_levels,
 )
-from cxml.parallel.routing import Shard, send
+from cxml.parallel.routing import send
+from cxml.parallel.row_layout import Shard
 from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
 

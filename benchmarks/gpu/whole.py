@@ -49,7 +49,7 @@ from cxml.data import Batch, EvalLoader, TrainLoader
 from cxml.model import LevelPrediction
 from cxml.parallel import ShardedLevel
 from cxml.training import predict_split, train_step
-from cxml.training.jobs import set_up_on
+from cxml.training.setting_up import set_up_on
 
 GIB = 2**30
 EPOCH_TEXTS, LABELS_OF_A_TEXT = 1_717_899, 36  # of Amazon-3M
@@ -180,7 +180,7 @@ def measure_checkpoint(bench: Bench, rows: str) -> None:
     training = Training(bench, config_of(case_of(rows, recomputes=True), bench.sizes, bench.folder), bench.sizes)
     training.steps(WARM_UP)
     kept = {name: tensor.to("cpu", copy=True) for name, tensor in label_rows(training).items()}
-    num_bytes = training.state.take(Progress(step=training.num_steps), {}).num_bytes
+    num_bytes = training.state.state_dict(Progress(step=training.num_steps), {}).num_bytes
     if shutil.disk_usage(bench.folder).free < 1.2 * num_bytes:
         bench.results.note(f"{rows}: checkpoint, for which the disk is too small", None, "GiB")
         return
@@ -205,7 +205,7 @@ def save(bench: Bench, training: Training, what: str, url: str, free_memory: int
     synchronize(bench.device)
     with Growth(bench.device) as growth:
         began = time.perf_counter()
-        saver.start(training.state.take(Progress(step=training.num_steps), {}))
+        saver.start(training.state.state_dict(Progress(step=training.num_steps), {}))
         stall = time.perf_counter() - began
         saver.wait()
         seconds = time.perf_counter() - began
@@ -221,7 +221,7 @@ def load(bench: Bench, training: Training, what: str, url: str, kept: dict[str, 
     with Growth(bench.device) as growth:
         began = time.perf_counter()
         reader = ShardReader(list_checkpoints(url)[0].url)
-        state.put(reader)
+        state.load_state_dict(reader)
         state.finish(reader)
         synchronize(bench.device)
         seconds = time.perf_counter() - began

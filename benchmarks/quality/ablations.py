@@ -32,7 +32,7 @@ from cxml.config import Config  # noqa: E402
 from cxml.console import set_up_logging  # noqa: E402
 from cxml.data import data_url  # noqa: E402
 from cxml.model import read_encoder_config  # noqa: E402
-from cxml.model.taps import default_taps  # noqa: E402
+from cxml.model.encoder import default_taps  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.tree import tree_url  # noqa: E402
 
@@ -132,15 +132,15 @@ def result(config: Config) -> dict[str, Any]:
     levels = run(config)["levels"]
     lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
     seconds = [line for line in lines if line["kind"] == "train"][-1]["seconds"]
-    reach = levels[-2]["reach"] if len(levels) > 1 else 100.0
-    return {**levels[-1], "reach": reach, "minutes": seconds / 60}
+    recall = levels[-2]["cluster_recall"] if len(levels) > 1 else 100.0
+    return {**levels[-1], "cluster_recall": recall, "minutes": seconds / 60}
 
 
 def report(found: dict[str, dict[str, Any]]) -> None:
     """Print the table and the closing line."""
-    table = Table("", *COLUMNS, "reach", "train, min")
+    table = Table("", *COLUMNS, "cluster recall", "train, min")
     for name, one in found.items():
-        table.add_row(name, *(f"{one[column]:.2f}" for column in (*COLUMNS, "reach")), f"{one['minutes']:.1f}")
+        table.add_row(name, *(f"{one[column]:.2f}" for column in (*COLUMNS, "cluster_recall")), f"{one['minutes']:.1f}")
     Console(width=140).print(table)
     best = max(one["P@1"] for name, one in found.items() if name != CONFIGURED)
     print_closing_line("ablations", found[CONFIGURED]["P@1"], "P@1, %", best, goal=1.0)

@@ -38,7 +38,7 @@ from cxml.metrics import log_odds  # noqa: E402
 from cxml.preparation import prepare  # noqa: E402
 from cxml.progress import track  # noqa: E402
 from cxml.training.centroids import BIAS, SCALE  # noqa: E402
-from cxml.training.jobs import label_weights  # noqa: E402
+from cxml.training.evaluation import label_weights  # noqa: E402
 
 BATCH, RATE, EPOCHS = 256, 0.02, 3
 EMA = 0.99  # about the last 100 steps

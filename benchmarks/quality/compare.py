@@ -49,7 +49,7 @@ from cxml.metrics import metric_sums  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
 from cxml.preparation import prepare  # noqa: E402
-from cxml.training.jobs import label_weights  # noqa: E402
+from cxml.training.evaluation import label_weights  # noqa: E402
 
 K = 5
 COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]

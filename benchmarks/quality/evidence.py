@@ -46,7 +46,7 @@ from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
 from cxml.prediction import Predictor
 from cxml.training import evidence_url
-from cxml.training.weights import label_weights
+from cxml.training.evaluation import label_weights
 
 KS = (1, 3, 5)
 ZERO_SHOT = f"zero-shot recall@{max(KS)}"

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import torch
 from support.ahead_of_time import Launch, recorded_launches
 
-from cxml.model import HandDown, triton_ops
+from cxml.model import HandDown, triton_shortlist_ops
 from cxml.model import triton_ranking_ops as ranking_ops
 from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
-from cxml.parallel import triton_ops as parallel_ops
-from cxml.parallel.fused_pairs import sort_pairs
+from cxml.parallel import triton_step_ops as parallel_ops
 
 _TEXTS, _NODES = 8, 2000  # more nodes than a block
 
@@ -38,14 +37,16 @@ def _positive_keys() -> None:
     values, label_offsets = torch.zeros(32, dtype=torch.int64), torch.arange(_TEXTS + 1) * 4
     for levels in (1, 3):
         keys = torch.empty(levels, len(values), dtype=torch.int64)
-        triton_ops.launch_positive_keys(keys, values, torch.arange(_NODES), label_offsets, values, values[:levels])
+        triton_shortlist_ops.launch_positive_keys(
+            keys, values, torch.arange(_NODES), label_offsets, values, values[:levels]
+        )
 
 
 def _levels() -> None:
     nodes = torch.zeros(_TEXTS, _NODES, dtype=torch.int64)
     mask = torch.ones_like(nodes, dtype=torch.bool)
     shortlist, offsets = Shortlist(nodes, mask, nodes.clone()), torch.arange(_NODES + 1)
-    triton_ops.launch_expand_children(nodes.clone(), mask.clone(), nodes.clone(), offsets, nodes, mask)
+    triton_shortlist_ops.launch_expand_children(nodes.clone(), mask.clone(), nodes.clone(), offsets, nodes, mask)
     for form in (torch.float32, torch.bfloat16):
         for own, width in ((None, _NODES), (shortlist, _NODES), (shortlist, 2 * _NODES)):
             logits = torch.zeros(_TEXTS, width, dtype=form)
@@ -76,7 +77,7 @@ def _pairs() -> None:
     offsets = torch.arange(_NODES + 1)
     for mask in (None, nodes == 0):
         for logits in (None, nodes.float()):
-            sort_pairs(offsets, nodes, mask, nodes[0], logits, shape=shape, num_words=2)
+            parallel_ops.launch_sort_pairs(offsets, nodes, mask, nodes[0], logits, shape=shape, num_words=2)
 
 
 def _step_check() -> None:

@@ -12,7 +12,7 @@ against the file's real size.
 
 from cxml.artefacts.arrow import arrow_file, as_numpy, read_batches
 from cxml.artefacts.files import FileEntry, entry_problem, local_file, open_file, read_file, verify_file
-from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_object
+from cxml.artefacts.json_objects import MOST_JSON_BYTES, parse_object, read_json, read_object, read_records
 from cxml.artefacts.manifests import (
     MANIFEST,
     file_entries,
@@ -23,7 +23,6 @@ from cxml.artefacts.manifests import (
     write_manifest,
 )
 from cxml.artefacts.mapped import MappedFile
-from cxml.artefacts.records import read_records
 from cxml.artefacts.sealed import read_sealed_table, unseal, write_sealed, write_sealed_table
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "parse_object",
     "read_batches",
     "read_file",
+    "read_json",
     "read_manifest",
     "read_object",
     "read_records",

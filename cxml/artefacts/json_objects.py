@@ -1,9 +1,13 @@
-"""JSON objects from elsewhere, read within bounds that no file of this project reaches."""
+"""JSON objects from elsewhere, read within bounds that no file of this project reaches.
+
+`read_records` reads those of a run: one per line of a file that grows while others read it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from cxml import storage
@@ -22,11 +26,20 @@ def read_object(folder: str, name: str, remedy: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is not a regular file, or see `parse_object`.
+        DataError: it is a link or no regular file, or see `parse_object`.
     """
-    url = storage.join(folder, name)
-    path = local_file(folder, name, remedy)
-    size = storage.size(url) if path is None else path.stat().st_size
+    local_file(folder, name, remedy)
+    return read_json(storage.join(folder, name), remedy)
+
+
+def read_json(url: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of a run, which may be a link.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: see `parse_object`.
+    """
+    size = storage.size(url)
     if size > MOST_JSON_BYTES:
         raise DataError(url, f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read", remedy)
     return parse_object(storage.read_bytes(url), url, remedy)
@@ -95,3 +108,20 @@ def _check_nesting_and_text(value: object, levels: int) -> None:
         for item in value.values() if isinstance(value, dict) else value:
             if not isinstance(item, int | float):
                 _check_nesting_and_text(item, levels - 1)
+
+
+def read_records(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a file of records, and what they hold: up to the first that is torn or damaged. None without it."""
+    content = storage.read_bytes(url) if storage.exists(url) else b""
+    for line in content.splitlines(keepends=True):
+        try:
+            text = line.decode()
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        are_numbers = isinstance(record, dict) and all(
+            isinstance(record.get(name, 0), int | float) for name in ("step", "epoch")
+        )
+        if not are_numbers or not isinstance(record.get("kind"), str):
+            return
+        yield text, record

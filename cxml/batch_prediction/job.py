@@ -7,7 +7,7 @@ import logging
 import re
 from dataclasses import asdict, dataclass
 
-from cxml import storage, urls
+from cxml import artefacts, storage, urls
 from cxml.batch_prediction.outputs import OutputFormat
 from cxml.config import PrecisionChoice
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -101,7 +101,7 @@ def begin(job: PredictionJob) -> frozenset[int]:
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     file = storage.join(job.output, _FINGERPRINT_FILE)
     if storage.exists(file):
-        found = storage.read_json(file, _ELSEWHERE).get("fingerprint")
+        found = artefacts.read_json(file, _ELSEWHERE).get("fingerprint")
         if is_stream or found != fingerprint:
             raise StaleArtefactError(f"{job.output} holds predictions of another model, input or setting. {_ELSEWHERE}")
     elif storage.file_sizes(job.output):

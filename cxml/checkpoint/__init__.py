@@ -1,18 +1,18 @@
 """A training on its way and a trained model, on disk or in an object store.
 
     running job -> Snapshot (views, or a copy) -> Saver (a thread) -> checkpoint folder, its commit written last
-    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.put -> running job, on any number of ranks
+    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.load_state_dict -> running job, on any ranks
     model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
     checkpoint or model -> start: weights for another run, its encoder alone or all
 Nothing is unpickled on the way back.
 """
 
-from cxml.checkpoint.catalogue import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
-from cxml.checkpoint.manifest import COMMIT_FILE, read_manifest
+from cxml.checkpoint.changed_labels import Relabelling, relabel_tree
+from cxml.checkpoint.loading import load_model
+from cxml.checkpoint.manifest import COMMIT_FILE, read_checkpoint_manifest
 from cxml.checkpoint.model_store import (
     ModelManifest,
     gathered_clusters,
-    load_model,
     model_url,
     read_label_rows,
     read_model_manifest,
@@ -20,9 +20,8 @@ from cxml.checkpoint.model_store import (
     save_model,
     write_changed_model,
 )
-from cxml.checkpoint.prediction import load_checkpoint_model
-from cxml.checkpoint.relabelling import Relabelling, relabel_tree
 from cxml.checkpoint.resume import offered_checkpoints, require_best, resume, return_to_best
+from cxml.checkpoint.retention import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.start import load_start
@@ -42,15 +41,14 @@ __all__ = [
     "gathered_clusters",
     "kept_checkpoints",
     "list_checkpoints",
-    "load_checkpoint_model",
     "load_model",
     "load_start",
     "load_weights",
     "model_url",
     "offered_checkpoints",
     "parse_tensors",
+    "read_checkpoint_manifest",
     "read_label_rows",
-    "read_manifest",
     "read_model_manifest",
     "read_weights",
     "relabel_tree",

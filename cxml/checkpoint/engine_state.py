@@ -1,8 +1,8 @@
 """Weights and optimiser state inside a DeepSpeed engine, as pieces of global tensors, whatever the ZeRO stage.
 
-Every ZeRO stage keeps fp32 weights and AdamW's moments in flat buffers, cut over the ranks in ways of its own. A `Home`
-says which part of which parameter lies where in this rank's buffers, so saving and loading are copies between homes and
-pieces, and what one stage saved another can load.
+Every ZeRO stage keeps fp32 weights and AdamW's moments in flat buffers, cut over the ranks in ways of its own. A
+`ParameterShard` says which part of which parameter lies where in this rank's buffers, so saving and loading are copies
+between shards and pieces, and what one stage saved another can load.
 
     model/NAME                  weights, fp32 where they are trained
     optimizer/exp_avg/NAME      AdamW's first moment
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from cxml.checkpoint.pieces import Pieces, deal
+from cxml.internals.deepspeed import flat_groups, is_partitioned, partition_of, update_partitions, update_weights
 from cxml.parallel import Engine, Ranks
 from cxml.parallel.plain_engine import Fp32Copies
 
@@ -26,7 +27,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, eq=False)
-class Home:
+class ParameterShard:
     """Where a part of a parameter lies in this rank's memory.
 
     Attributes:
@@ -53,25 +54,25 @@ class Home:
         return found
 
 
-def engine_homes(engine: Engine, ranks: Ranks) -> list[Home]:
+def parameter_shards(engine: Engine, ranks: Ranks) -> list[ParameterShard]:
     """This rank's part of every parameter that it holds a part of, in an order that all ranks share."""
     names = {parameter: name for name, parameter in cast(nn.Module, engine.module).named_parameters()}
-    homes = [*_trained_homes(engine, names, ranks), *_frozen_homes(names, ranks)]
-    return [home for home in homes if len(home.weights)]
+    shards = [*_trained_shards(engine, names, ranks), *_frozen_shards(names, ranks)]
+    return [shard for shard in shards if len(shard.weights)]
 
 
-def pieces_to_save(homes: list[Home], ranks: Ranks) -> dict[str, Pieces]:
+def pieces_to_save(shards: list[ParameterShard], ranks: Ranks) -> dict[str, Pieces]:
     """What this rank has to write, where it lies: its own parts, and its share of those that all hold."""
-    replicated = [home for home in homes if home.is_replicated]
-    owners = deal((len(home.weights) for home in replicated), ranks.world_size)
-    mine = [home for home, owner in zip(replicated, owners, strict=True) if owner == ranks.rank]
-    mine += [home for home in homes if not home.is_replicated]
-    return {name: pieces for home in mine for name, pieces in home.pieces().items()}
+    replicated = [shard for shard in shards if shard.is_replicated]
+    owners = deal((len(shard.weights) for shard in replicated), ranks.world_size)
+    mine = [shard for shard, owner in zip(replicated, owners, strict=True) if owner == ranks.rank]
+    mine += [shard for shard in shards if not shard.is_replicated]
+    return {name: pieces for shard in mine for name, pieces in shard.pieces().items()}
 
 
-def pieces_to_load(homes: list[Home]) -> dict[str, Pieces]:
+def pieces_to_load(shards: list[ParameterShard]) -> dict[str, Pieces]:
     """The pieces to fill in place."""
-    return {name: pieces for home in homes for name, pieces in home.pieces().items()}
+    return {name: pieces for shard in shards for name, pieces in shard.pieces().items()}
 
 
 def optimizer_step(engine: Engine) -> int:
@@ -80,7 +81,7 @@ def optimizer_step(engine: Engine) -> int:
 
 
 def finish_loading(engine: Engine, step: int) -> None:
-    """Make what was loaded into the homes valid: AdamW's count, and the weights that are made from fp32 copies.
+    """Make what was loaded into the shards valid: AdamW's count, and the weights that are made from fp32 copies.
 
     A collective call.
     """
@@ -90,27 +91,27 @@ def finish_loading(engine: Engine, step: int) -> None:
         case 0 if isinstance(engine.optimizer, Fp32Copies):
             engine.optimizer.update_weights()
         case 1 | 2:
-            engine.optimizer.update_lp_params()
+            update_weights(engine.optimizer)
         case 3:
-            _refresh_zero3([weight for group in engine.trained for weight in group])
+            update_partitions([weight for group in engine.trained for weight in group])
 
 
-def _trained_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
+def _trained_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
     match engine.zero_optimization_stage():
         case 0:
             copies = engine.optimizer.copies if isinstance(engine.optimizer, Fp32Copies) else {}
             for weight in (weight for group in engine.trained for weight in group):
                 holder = copies.get(weight, weight)
                 state = _state_of(engine, holder)
-                yield _home(names[weight], weight.numel(), 0, holder, state, is_replicated=True)
+                yield _shard(names[weight], weight.numel(), 0, holder, state, is_replicated=True)
         case 1 | 2:
-            yield from _cut_homes(engine, names, ranks)
+            yield from _cut_shards(engine, names, ranks)
         case 3:
-            yield from _zero3_homes(engine, names, ranks)
+            yield from _zero3_shards(engine, names, ranks)
 
 
-def _cut_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
-    """The homes under ZeRO-1 and ZeRO-2.
+def _cut_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
+    """The shards under ZeRO-1 and ZeRO-2.
 
     Each group's weights are put one after the other, then cut into equal parts; AdamW has this rank's part. DeepSpeed's
     `safe_get_full_fp32_param` would bring every weight to every rank, and knows no moments before the first step.
@@ -125,30 +126,30 @@ def _cut_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> 
             if first < last:
                 inside = slice(first - begin, last - begin)
                 moments = {moment: state[moment][inside] for moment in MOMENTS}
-                yield _home(names[weight], weight.numel(), first - place, part[inside], moments)
+                yield _shard(names[weight], weight.numel(), first - place, part[inside], moments)
             place += weight.numel()
 
 
-def _zero3_homes(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
-    """The homes under ZeRO-3, which cuts every weight into equal parts, the last ones padded."""
+def _zero3_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
+    """The shards under ZeRO-3, which cuts every weight into equal parts, the last ones padded."""
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state  # noqa: PLC0415
 
-    for flat in engine.optimizer.fp32_partitioned_groups_flat:
+    for flat in flat_groups(engine.optimizer):
         _state_of(engine, flat)
     for weight in (weight for group in engine.trained for weight in group):
-        part, numel = safe_get_local_fp32_param(weight), cast(Any, weight).ds_numel
+        part, (_, numel) = safe_get_local_fp32_param(weight), partition_of(weight)
         start = len(part) * ranks.rank
         inside = slice(0, max(0, min(len(part), numel - start)))
         moments = {moment: safe_get_local_optimizer_state(weight, moment)[inside] for moment in MOMENTS}
-        yield _home(names[weight], numel, start, part[inside], moments)
+        yield _shard(names[weight], numel, start, part[inside], moments)
 
 
-def _home(
+def _shard(
     name: str, numel: int, start: int, weights: Tensor, state: dict[str, Tensor], *, is_replicated: bool = False
-) -> Home:
-    """The home of a part, from `start` on, of a parameter of `numel` elements."""
+) -> ParameterShard:
+    """The shard of a part, from `start` on, of a parameter of `numel` elements."""
     moments = {moment: state[moment].view(-1) for moment in MOMENTS}
-    return Home(name, numel, start, weights.detach().view(-1), moments, is_replicated)
+    return ParameterShard(name, numel, start, weights.detach().view(-1), moments, is_replicated)
 
 
 def _state_of(engine: Engine, holder: Tensor) -> dict[str, Tensor]:
@@ -163,29 +164,17 @@ def _state_of(engine: Engine, holder: Tensor) -> dict[str, Tensor]:
     return state
 
 
-def _frozen_homes(names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[Home]:
+def _frozen_shards(names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
     for parameter, name in names.items():
         if parameter.requires_grad:
             continue
-        if hasattr(parameter, "ds_tensor"):
-            shard = cast(Any, parameter).ds_tensor
-            start, numel = shard.numel() * ranks.rank, cast(Any, parameter).ds_numel
-            part = shard.detach().view(-1)[: max(0, min(shard.numel(), numel - start))]
-            yield Home(name, numel, start, part, {}, is_replicated=False)
+        if is_partitioned(parameter):
+            part, numel = partition_of(parameter)
+            start = len(part) * ranks.rank
+            part = part[: max(0, min(len(part), numel - start))]
+            yield ParameterShard(name, numel, start, part, {}, is_replicated=False)
         else:
-            yield Home(name, parameter.numel(), 0, parameter.detach().view(-1), {}, is_replicated=True)
-
-
-def _refresh_zero3(weights: list[nn.Parameter]) -> None:
-    """Make the weights that the model computes with of those in fp32, of which each rank has its part."""
-    from deepspeed.utils import safe_get_local_fp32_param  # noqa: PLC0415
-
-    for weight in weights:
-        cast(Any, weight).ds_tensor.data.copy_(safe_get_local_fp32_param(weight).detach())
-    small = [cast(Any, weight) for weight in weights if cast(Any, weight).ds_persist]  # which every rank keeps whole
-    if small:
-        small[0].partition(small)
-        small[0].all_gather(small)
+            yield ParameterShard(name, parameter.numel(), 0, parameter.detach().view(-1), {}, is_replicated=True)
 
 
 def _inner(engine: Engine) -> torch.optim.Optimizer:

@@ -22,7 +22,7 @@ from cxml.artefacts import FileEntry
 from cxml.errors import DataError
 
 FORMAT, VERSION = "cxml-checkpoint", 1
-MANIFEST_FILE, COMMIT_FILE = "manifest.json", "commit.json"
+COMMIT_FILE = "commit.json"
 SKIPPED = "Use an older checkpoint, or train again with --force train."
 
 _T = TypeVar("_T")
@@ -147,7 +147,7 @@ class Commit:
     @property
     def manifest_entry(self) -> FileEntry:
         """The manifest as a file."""
-        return FileEntry(MANIFEST_FILE, self.manifest_bytes, self.manifest_sha256)
+        return FileEntry(artefacts.MANIFEST, self.manifest_bytes, self.manifest_sha256)
 
     @classmethod
     def of(cls, manifest: Manifest, saved_at: str) -> Commit:
@@ -177,7 +177,7 @@ def read_commit(url: str) -> Commit:
     return commit
 
 
-def read_manifest(url: str) -> Manifest:
+def read_checkpoint_manifest(url: str) -> Manifest:
     """The manifest of the checkpoint at `url`, checked against its commit and within itself.
 
     Raises:
@@ -187,7 +187,7 @@ def read_manifest(url: str) -> Manifest:
         commit = read_commit(url)
     except FileNotFoundError as error:
         raise DataError(url, "holds no finished checkpoint", SKIPPED) from error
-    file = storage.join(url, MANIFEST_FILE)
+    file = storage.join(url, artefacts.MANIFEST)
     content = artefacts.read_file(url, commit.manifest_entry, SKIPPED, most_bytes=artefacts.MOST_JSON_BYTES)
     manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
     for problem in _problems(manifest):

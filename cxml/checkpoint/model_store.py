@@ -1,4 +1,4 @@
-"""Save a trained model as one folder, by all ranks together, and build it again from there on any number of ranks.
+"""A trained model as one folder, written by all ranks together; `cxml.checkpoint.loading` builds it again from there.
 
 weights.safetensors                  encoder and cluster levels
 labels-00000-00000.safetensors       label rows: positions int64 [R], weight [R, D], bias [R]; files in any cut
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -21,19 +20,16 @@ from torch import Tensor
 
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
-from cxml.checkpoint.finite import require_finite
-from cxml.checkpoint.tensor_files import load_weights, parse_tensors
-from cxml.config import Config, config_from_dict, config_to_dict
-from cxml.data.architecture import read_architecture
+from cxml.checkpoint.tensor_files import parse_tensors, require_finite
+from cxml.config import Config, config_to_dict
 from cxml.errors import DataError, DivergenceError
-from cxml.model import CascadeXML, build_model, check_weights_fit
-from cxml.parallel import Exchange, Ranks, ShardedLevel, sharded_levels
-from cxml.tree import LabelTree
+from cxml.model import CascadeXML
+from cxml.model.heads import LABEL_BLOCK
+from cxml.parallel import Ranks, ShardedLevel
 
 _FORMAT, _VERSION = "cxml-model", 1
-_MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
-_TRAIN_AGAIN = "Train again with --force train, or point to another model."
-_BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+WEIGHTS_FILE = "weights.safetensors"
+TRAIN_AGAIN = "Train again with --force train, or point to another model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ def save_model(
     head = model.label_head
     _require_finite_everywhere(weights, head.export_rows() if isinstance(head, ShardedLevel) else ())
     if ranks.is_first:
-        storage.remove_finished(url, _MANIFEST)
+        storage.remove_finished(url, artefacts.MANIFEST)
     dist.barrier()
     if isinstance(head, ShardedLevel):
         own_files = [
@@ -109,7 +105,7 @@ def save_model(
     if ranks.is_first:
         ModelManifest(
             fingerprint=fingerprint, tree=tree, config=config_to_dict(config),
-            encoder=model.encoder.transformer.config.to_dict(), weights=_write(url, _WEIGHTS, weights),
+            encoder=model.encoder.transformer.config.to_dict(), weights=_write(url, WEIGHTS_FILE, weights),
             labels=tuple(file for part in files for file in part),
         ).write(url)  # fmt: skip
     dist.barrier()
@@ -145,51 +141,21 @@ def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict
             raise each
 
 
-def load_model(
-    url: str, tree: LabelTree, exchange: Exchange, *, rows_in: Literal["device", "host"] | None = None
-) -> CascadeXML:
-    """Build a saved model over the tree that it was trained with, on the CPU, in evaluation mode.
-
-    Args:
-        url: folder that `save_model` wrote.
-        tree: the tree of its training.
-        exchange: the ranks that share the label rows; each keeps its own.
-        rows_in: memory for the label rows; None: as the model's config says.
-
-    Raises:
-        DataError: there is no whole model at `url`, or it is damaged or belongs to another tree.
-    """
-    manifest = read_model_manifest(url)
-    config = config_from_dict(manifest.config)
-    architecture = read_architecture(manifest.encoder, storage.join(url, _MANIFEST), _TRAIN_AGAIN)
-    weights = read_weights(url, manifest)
-    sizes = {name: tensor.numel() for name, tensor in weights.items()}
-    check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=_TRAIN_AGAIN)
-    label_width = config.model.label_width(architecture.hidden_size)
-    if sum(file.bytes for file in manifest.labels) < 2 * tree.num_labels * label_width:
-        raise DataError(url, f"its files are too small for the rows of {tree.num_labels} labels", _TRAIN_AGAIN)
-    make_levels = sharded_levels(tree, exchange, config, trains=False, rows_in=rows_in)
-    model = build_model(config.model, tree, architecture, make_levels)
-    load_weights(model, weights, storage.join(url, _WEIGHTS), _TRAIN_AGAIN)
-    _load_rows(url, manifest, model)
-    return model.eval()
-
-
 def read_model_manifest(url: str) -> ModelManifest:
     """What a saved model says about itself.
 
     Raises:
         DataError: there is no whole model at `url`, or none of this format.
     """
-    file = storage.join(url, _MANIFEST)
+    file = storage.join(url, artefacts.MANIFEST)
     try:
-        values = artefacts.read_manifest(url, _TRAIN_AGAIN, format=_FORMAT, version=_VERSION)
+        values = artefacts.read_manifest(url, TRAIN_AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "is missing, so this folder holds no finished model", _TRAIN_AGAIN) from error
-    manifest = artefacts.parse_as(ModelManifest, values, file, _TRAIN_AGAIN)
+        raise DataError(file, "is missing, so this folder holds no finished model", TRAIN_AGAIN) from error
+    manifest = artefacts.parse_as(ModelManifest, values, file, TRAIN_AGAIN)
     for entry in (manifest.weights, *manifest.labels):
         if problem := artefacts.entry_problem(entry):
-            raise DataError(file, problem, _TRAIN_AGAIN)
+            raise DataError(file, problem, TRAIN_AGAIN)
     return manifest
 
 
@@ -197,7 +163,7 @@ def read_weights(url: str, manifest: ModelManifest) -> dict[str, Tensor]:
     """Encoder and cluster levels of a saved model, by parameter name; finite numbers."""
     weights = _read(url, manifest.weights)
     if not weights:
-        raise DataError(storage.join(url, manifest.weights.file), "holds no weights", _TRAIN_AGAIN)
+        raise DataError(storage.join(url, manifest.weights.file), "holds no weights", TRAIN_AGAIN)
     return weights
 
 
@@ -210,7 +176,7 @@ def read_label_rows(url: str, manifest: ModelManifest) -> Iterator[dict[str, Ten
     for entry in manifest.labels:
         rows = _read(url, entry)
         if not _are_rows(rows):
-            raise DataError(storage.join(url, entry.file), "holds no label rows", _TRAIN_AGAIN)
+            raise DataError(storage.join(url, entry.file), "holds no label rows", TRAIN_AGAIN)
         yield rows
 
 
@@ -253,31 +219,19 @@ def write_changed_model(
         fingerprint: of what it was made from.
         tree: digest of its label tree.
     """
-    storage.remove_finished(url, _MANIFEST)
+    storage.remove_finished(url, artefacts.MANIFEST)
     labels = [_write(url, f"labels-00000-{i:05d}.safetensors", block) for i, block in enumerate(rows)]
     dataclasses.replace(
         manifest, fingerprint=fingerprint, tree=tree, config=config_to_dict(config),
-        weights=_write(url, _WEIGHTS, weights), labels=tuple(labels),
+        weights=_write(url, WEIGHTS_FILE, weights), labels=tuple(labels),
     ).write(url)  # fmt: skip
-
-
-def _load_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> None:
-    head = model.label_head
-    assert isinstance(head, ShardedLevel), "built so by load_model"
-    taken, seen = 0, torch.zeros(head.layout.num_labels, dtype=torch.bool)
-    for entry, rows in zip(manifest.labels, read_label_rows(url, manifest), strict=True):
-        if rows["weight"].shape[1] != model.encoder.feature_sizes[-1] or not mark_new(seen, rows["positions"]):
-            raise DataError(storage.join(url, entry.file), "rows do not fit the tree's labels", _TRAIN_AGAIN)
-        taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
-    if taken != head.layout.num_rows:
-        raise DataError(url, f"holds {taken} of the {head.layout.num_rows} label rows wanted here", _TRAIN_AGAIN)
 
 
 def _take_blocks(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Move the engine's label blocks out of `weights`, as rows with their positions."""
     blocks: dict[int, dict[str, Tensor]] = {}
     for name in list(weights):
-        if match := _BLOCK.fullmatch(name):
+        if match := LABEL_BLOCK.fullmatch(name):
             blocks.setdefault(int(match[1]), {})[match[2]] = weights.pop(name)
     start = 0
     for _, block in sorted(blocks.items()):
@@ -293,4 +247,4 @@ def _write(url: str, file: str, tensors: dict[str, Tensor]) -> FileEntry:
 
 
 def _read(url: str, entry: FileEntry) -> dict[str, Tensor]:
-    return parse_tensors(artefacts.read_file(url, entry, _TRAIN_AGAIN), storage.join(url, entry.file), _TRAIN_AGAIN)
+    return parse_tensors(artefacts.read_file(url, entry, TRAIN_AGAIN), storage.join(url, entry.file), TRAIN_AGAIN)

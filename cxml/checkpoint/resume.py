@@ -6,7 +6,7 @@ import logging
 
 import torch.distributed as dist
 
-from cxml.checkpoint.catalogue import Entry, best_checkpoint, checkpoints_url, list_checkpoints, sweep
+from cxml.checkpoint.retention import Entry, best_checkpoint, checkpoints_url, list_checkpoints, sweep
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import Progress, TrainingState
 from cxml.config import Config
@@ -110,7 +110,7 @@ def _try(state: TrainingState, url: str) -> Progress | None:
     progress, problem, reader = None, "", None
     try:
         reader = ShardReader(url)
-        progress = state.put(reader)
+        progress = state.load_state_dict(reader)
     except DataError as error:
         problem = str(error)
     problems: list[str] = [""] * state.ranks.world_size

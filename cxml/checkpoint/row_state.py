@@ -12,7 +12,6 @@ labels in blocks. What was saved in one way is read in the other: here it is con
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.checkpoint.engine_state import Home
+from cxml.checkpoint.engine_state import ParameterShard
 from cxml.checkpoint.pieces import PIECE_BYTES, Pieces
 from cxml.checkpoint.row_arrays import (
     ANOTHER_MODEL,
@@ -34,18 +33,18 @@ from cxml.checkpoint.row_arrays import (
 )
 from cxml.checkpoint.shards import ShardReader
 from cxml.errors import DataError
+from cxml.model.heads import LABEL_BLOCK
 from cxml.optim import as_tensor
 from cxml.optim.row_formats import to_float32
 from cxml.parallel import ShardedLevel
 
 _READ_FOR_PREDICTION = ("weight", "scale", "bias", "last_step")
 _STORED_AS = {torch.bfloat16: torch.uint16, torch.uint8: torch.float8_e4m3fn}
-_LABEL_ROW = re.compile(r"label_head\.blocks\.\d+\.(weight|bias)")
 
 
 def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
-    """A rank's rows of a level, where they lie; of several copies of the rows only the first is saved."""
-    if head.copies.rank:
+    """A rank's rows of a level, where they lie; of several replicas of the rows only the first is saved."""
+    if head.replicas.rank:
         return {}
     tensors = {name: values for name, values in vars(head.rows).items() if values.numel()}
     tensors["positions"] = torch.from_numpy(head.layout.positions())
@@ -111,16 +110,16 @@ def check_rows_are_held(reader: ShardReader, level: SavedLevel) -> None:
         raise DataError(reader.url, problem, ANOTHER_MODEL)
 
 
-def load_engine_rows(homes: list[Home], level: SavedLevel, block_rows: int, reader: ShardReader) -> None:
+def load_engine_rows(shards: list[ParameterShard], level: SavedLevel, block_rows: int, reader: ShardReader) -> None:
     """Fill the engine's rows of a level from a checkpoint in which they were not the engine's.
 
     Args:
-        homes: of the engine; those of the level's rows are filled.
+        shards: of the engine; those of the level's rows are filled.
         level: where the rows are.
         block_rows: rows of each of the engine's blocks but the last.
         reader: of the checkpoint.
     """
-    wanted = [_EngineRows.of(home, level, block_rows) for home in homes if level.matches(home.name)]
+    wanted = [_EngineRows.of(shard, level, block_rows) for shard in shards if level.matches(shard.name)]
     for block in saved_rows(reader, level):
         for part in wanted:
             part.take(block, reader.manifest.run.optimizer_step)
@@ -142,7 +141,7 @@ def whole_level(reader: ShardReader, level: SavedLevel) -> tuple[Tensor, Tensor]
 
 def is_label_row(name: str) -> bool:
     """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
-    return _LABEL_ROW.search(name) is not None
+    return LABEL_BLOCK.search(name) is not None
 
 
 def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -222,34 +221,34 @@ def _saved_moments(reader: ShardReader, level: SavedLevel, block: str, shape: tu
 class _EngineRows:
     """The part of a block parameter of the engine's rows that this rank holds."""
 
-    home: Home
+    shard: ParameterShard
     is_weight: bool
     first: int
     width: int
 
     @classmethod
-    def of(cls, home: Home, level: SavedLevel, block_rows: int) -> _EngineRows:
+    def of(cls, shard: ParameterShard, level: SavedLevel, block_rows: int) -> _EngineRows:
         """With the position in all rows at which it starts, counted in elements."""
-        match = level.matches(home.name)
+        match = level.matches(shard.name)
         assert match, "the caller has checked"
         is_weight = match["kind"] == "weight"
         columns = level.width if is_weight else 1
         block = int(match.groupdict().get("block", 0))
-        return cls(home, is_weight, block * block_rows * columns + home.start, columns)
+        return cls(shard, is_weight, block * block_rows * columns + shard.start, columns)
 
     def take(self, block: SavedRows, step: int) -> None:
         """Copy what of a block of rows lies in this part."""
         places = block.positions[:, None] * self.width + np.arange(self.width) - self.first
-        own = (places >= 0) & (places < len(self.home.weights))
+        own = (places >= 0) & (places < len(self.shard.weights))
         if not own.any():
             return
         targets = torch.from_numpy(places[own])
         values = block.weight if self.is_weight else block.bias[:, None]
-        self.home.weights[targets] = torch.from_numpy(values[own]).to(self.home.weights)
+        self.shard.weights[targets] = torch.from_numpy(values[own]).to(self.shard.weights)
         if block.moment is None or block.second is None or block.bias_moments is None or block.updates is None:
             return
         pairs = (block.moment, block.second) if self.is_weight else np.split(block.bias_moments, 2, axis=1)
-        for moment, beta, saved in zip(self.home.moments.values(), block.betas, pairs, strict=True):
+        for moment, beta, saved in zip(self.shard.moments.values(), block.betas, pairs, strict=True):
             # A moment counts for moment / (1 - beta^updates): the engine divides all by its own count's factor.
             has = np.maximum(1 - beta ** block.updates.astype(np.float64), 1e-12)
             factor = np.where(block.updates > 0, (1 - beta**step) / has, 0).astype(np.float32)

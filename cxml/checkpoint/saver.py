@@ -9,8 +9,9 @@ Training's threads have the processors first (measured by benchmarks/checkpoint.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
@@ -20,14 +21,13 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from cxml import storage
 from cxml.accelerators import synchronize
-from cxml.checkpoint.catalogue import new_folder, retain
 from cxml.checkpoint.pieces import SavePlanner
-from cxml.checkpoint.room import Room, find_room
+from cxml.checkpoint.retention import new_folder, retain
 from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure
 from cxml.config import CheckpointConfig
 from cxml.errors import CxmlError
-from cxml.operating_system import free_memory, work_behind_others
+from cxml.operating_system import free_memory, machine_id, work_behind_others
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
@@ -140,3 +140,55 @@ class Saver:
             retain(self._url, self._config)
         except CxmlError as error:
             _log.warning("Older checkpoints could not be deleted, which is tried again after the next save: %s", error)
+
+
+_SHARE = (
+    0.8  # of free memory that copies may take: files are written through buffers, and batches are prepared meanwhile
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The machine of a job that has the least memory for copies.
+
+    Attributes:
+        needed: bytes of the copies of all of its ranks.
+        free: bytes that it has free.
+    """
+
+    needed: int
+    free: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether every machine has room for the copies of its ranks."""
+        return self.needed <= _SHARE * self.free
+
+    def __str__(self) -> str:
+        return f"{self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
+
+
+def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:
+    """Find the machine that has the least memory for copies; a collective call, and all ranks get the same answer.
+
+    Args:
+        needed: bytes of this rank's copy.
+        free: bytes that this rank's machine has free.
+        group: of all ranks, on the CPU.
+    """
+    everyone: list[tuple[str, int, int]] = [("", 0, 0)] * group.size()
+    dist.all_gather_object(everyone, (machine_id(), needed, free), group=group)
+    return least_room(everyone)
+
+
+def least_room(ranks: Sequence[tuple[str, int, int]]) -> Room:
+    """The machine with the least memory to spare; of each rank its machine, what it needs, and what it sees free."""
+    machines = {machine for machine, _, _ in ranks}
+    rooms = [
+        Room(
+            sum(needed for machine, needed, _ in ranks if machine == one),
+            min(free for machine, _, free in ranks if machine == one),
+        )
+        for one in machines
+    ]
+    return min(rooms, key=lambda room: _SHARE * room.free - room.needed)

@@ -36,19 +36,17 @@ from torch.futures import Future
 from cxml import artefacts, storage
 from cxml.accelerators import host_memory
 from cxml.artefacts import FileEntry
-from cxml.checkpoint.finite import require_finite
 from cxml.checkpoint.manifest import (
     COMMIT_FILE,
-    MANIFEST_FILE,
     SKIPPED,
     Commit,
     Manifest,
     RunState,
     TensorEntry,
     piece_key,
-    read_manifest,
+    read_checkpoint_manifest,
 )
-from cxml.checkpoint.tensor_files import parse_tensors, tensor_file
+from cxml.checkpoint.tensor_files import parse_tensors, require_finite, tensor_file
 from cxml.errors import DataError
 
 _FILE_BYTES = 64 << 20
@@ -119,7 +117,7 @@ class ShardWriter(StorageWriter):
             tensors={name: _entry(metadata, name, sorted(pieces)) for name, pieces in tensors.items()},
             files=tuple(files),
         )
-        storage.write_atomic(storage.join(self._url, MANIFEST_FILE), manifest.encode())
+        storage.write_atomic(storage.join(self._url, artefacts.MANIFEST), manifest.encode())
         commit = Commit.of(manifest, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         storage.create(storage.join(self._url, COMMIT_FILE), commit.encode())
 
@@ -139,7 +137,7 @@ class ShardReader(StorageReader):
             DataError: there is no finished checkpoint, or its manifest is damaged or impossible.
         """
         self.url = url
-        self.manifest = read_manifest(url)
+        self.manifest = read_checkpoint_manifest(url)
         self._files: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
 
     def tensor(self, name: str) -> Tensor:

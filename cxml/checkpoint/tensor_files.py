@@ -1,9 +1,12 @@
-"""Tensors as safetensors files: those of this process, and files from elsewhere."""
+"""Tensors as safetensors files: those of this process, and files from elsewhere.
+
+What holds a number that is infinite or not a number is neither saved nor loaded.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import safetensors
@@ -11,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cxml.checkpoint.finite import is_finite
-from cxml.errors import DataError
+from cxml.errors import DataError, DivergenceError
+from cxml.optim.row_formats import has_finite_fp8
 
 _TYPES = {
     torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.uint32: "U32",
@@ -82,3 +85,28 @@ def check_finite(tensor: Tensor, name: str, file: str, remedy: str) -> None:
     """Raise `DataError` if a number of a tensor is NaN or infinite; uint16 holds the bits of bfloat16."""
     if not is_finite(tensor):
         raise DataError(file, f"{name[:200]} holds numbers that are NaN or infinite", remedy)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite; uint16 holds the bits of bfloat16, other integers are."""
+    if tensor.dtype == torch.float8_e4m3fn:  # torch compares none of these
+        return has_finite_fp8(tensor.view(torch.uint8).numpy())
+    values = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+    # The extremes are NaN if any value is; unlike isfinite they need no memory.
+    return not (
+        values.is_floating_point() and values.numel() and not torch.stack(torch.aminmax(values)).isfinite().all()
+    )
+
+
+def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Check tensors by name before they are saved.
+
+    Raises:
+        DivergenceError: names the first one that holds a number that is not finite.
+    """
+    for name, tensor in named:
+        if not is_finite(tensor):
+            raise DivergenceError(
+                f"{name} holds numbers that are not finite, so it is not saved. The last update was too large: lower "
+                "optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again."
+            )

@@ -20,7 +20,13 @@ from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from cxml.checkpoint.compatibility import check_same_run
-from cxml.checkpoint.engine_state import engine_homes, finish_loading, optimizer_step, pieces_to_load, pieces_to_save
+from cxml.checkpoint.engine_state import (
+    finish_loading,
+    optimizer_step,
+    parameter_shards,
+    pieces_to_load,
+    pieces_to_save,
+)
 from cxml.checkpoint.manifest import SKIPPED, RunState
 from cxml.checkpoint.pieces import LoadPlanner, Pieces
 from cxml.checkpoint.row_arrays import SavedLevel
@@ -29,6 +35,7 @@ from cxml.checkpoint.shards import ShardReader
 from cxml.config import Config, config_to_dict
 from cxml.data import TrainLoader
 from cxml.errors import CxmlError, DataError
+from cxml.internals.torch import load_state_dict
 from cxml.model import CascadeXML, EngineHead
 from cxml.parallel import Engine, Ranks, ShardedLevel
 from cxml.tree import LabelTree
@@ -100,10 +107,10 @@ class TrainingState:
         """The model inside the engine."""
         return cast(CascadeXML, self.engine.module)
 
-    def take(self, progress: Progress, metrics: dict[str, float]) -> Snapshot:
+    def state_dict(self, progress: Progress, metrics: dict[str, float]) -> Snapshot:
         """What this rank saves of this moment, where it lies."""
         head, ranks = self.model.label_head, self.ranks
-        pieces = pieces_to_save(engine_homes(self.engine, ranks), ranks)
+        pieces = pieces_to_save(parameter_shards(self.engine, ranks), ranks)
         row_schedule = {}
         for saved, level in self._levels():
             if isinstance(level, ShardedLevel):
@@ -137,7 +144,7 @@ class TrainingState:
         )
         return Snapshot(run, pieces)
 
-    def put(self, reader: ShardReader) -> Progress:
+    def load_state_dict(self, reader: ShardReader) -> Progress:
         """Go back to the moment that a checkpoint was saved at, of any number of ranks, ZeRO stage and label head.
 
         A collective call. With as many ranks as then, the run goes on as if it had never stopped, bit by bit.
@@ -153,18 +160,18 @@ class TrainingState:
         if run.step != expected or expected > self.config.train.epochs * self.loader.steps_per_epoch:
             problem = f"was saved after {run.step} steps, but its loader stands at step {expected}"
             raise DataError(reader.url, problem, SKIPPED)
-        homes = engine_homes(self.engine, self.ranks)
+        shards = parameter_shards(self.engine, self.ranks)
         if run.num_labels != self.tree.num_labels:
             raise DataError(reader.url, f"is of {run.num_labels} labels, not {self.tree.num_labels}", SKIPPED)
         elsewhere = [saved for saved, _ in self._levels() if not saved.are_parameters(reader)]
-        in_pieces = [home for home in homes if not any(saved.matches(home.name) for saved in elsewhere)]
+        in_pieces = [shard for shard in shards if not any(saved.matches(shard.name) for saved in elsewhere)]
         load_pieces(reader, pieces_to_load(in_pieces))
         for saved, level in self._levels():
             if isinstance(level, ShardedLevel):
                 load_rows(level, saved, reader)
             elif saved in elsewhere:
                 block_rows = level.block_rows if isinstance(level, EngineHead) else saved.num_rows
-                load_engine_rows(homes, saved, block_rows, reader)
+                load_engine_rows(shards, saved, block_rows, reader)
         self._put_random(reader)
         return Progress(
             run.step, self._losses(reader), run.unrecorded_steps, run.before_epoch_end, run.selection, run.pace,
@@ -250,8 +257,6 @@ def _set_random_state(states: Tensor) -> None:
 
 _load_alone = functools.partial(
     # Each rank reads for itself. Torch 2.6 and 2.7 know that only below `load`.
-    state_dict_loader.load
-    if "no_dist" in inspect.signature(state_dict_loader.load).parameters
-    else state_dict_loader._load_state_dict,
+    state_dict_loader.load if "no_dist" in inspect.signature(state_dict_loader.load).parameters else load_state_dict(),
     no_dist=True,
 )

@@ -18,17 +18,23 @@ from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
-from cxml.data.held_out import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
-from cxml.data.joined import JoinedRows, all_labelled_texts
 from cxml.data.loader import EvalLoader, TrainLoader
-from cxml.data.location import data_url
-from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
+from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
 from cxml.data.name_texts import TextRows, parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
-from cxml.data.prefetch import prefetch
+from cxml.data.prefetch import prefetch, stage
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
 from cxml.data.sparse_npz import StoredMatrix, read_sparse_npz
-from cxml.data.staging import stage
+from cxml.data.splits import (
+    VALIDATION,
+    JoinedRows,
+    LabelledRows,
+    RowSubset,
+    all_labelled_texts,
+    held_out_rows,
+    train_texts,
+    validation_texts,
+)
 from cxml.data.step_order import StepFacts, StepOrder, StepRule, micro_batch_shapes, step_facts
 from cxml.data.terms import Vocabulary, checked_vocabulary
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint

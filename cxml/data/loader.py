@@ -13,8 +13,7 @@ import numpy as np
 from cxml.data.batch import Batch, BatchLimits, collate
 from cxml.data.name_texts import TextRows
 from cxml.data.order import cut
-from cxml.data.prefetch import prefetch
-from cxml.data.staging import stage
+from cxml.data.prefetch import prefetch, stage
 from cxml.data.step_order import StepOrder, StepRule
 from cxml.data.windows import WindowRule
 from cxml.errors import ConfigError, StaleArtefactError
@@ -35,7 +34,7 @@ class TrainLoader:
     whatever the number of ranks, and (epoch, step) is all the state that resuming needs.
 
     With `bucket_by_length` a global batch holds texts of similar length and about as many tokens as the others, but
-    not as many texts (`cxml.data.buckets`). With `batch_tokens` it holds as many texts of similar length as fit with
+    not as many texts (`cxml.data.order`). With `batch_tokens` it holds as many texts of similar length as fit with
     their padding (`cxml.data.token_steps`). The rest holds as before.
     """
 

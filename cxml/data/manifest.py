@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: written last, checked on every read, the only file readers believe."""
+"""The manifest of a prepared data set: where it lies, written last, checked on every read, all that readers believe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxml import artefacts, storage
-from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
+from cxml.config import Config
+from cxml.data.schema import FORMAT_VERSION
 from cxml.errors import DataError
 
 PREPARE_AGAIN = "Delete the folder and prepare the data again (python -m cxml.data_tools.prepare --config ...)."
@@ -89,7 +90,7 @@ class DataManifest:
         Raises:
             DataError: there is none, it is of another version, or a field is missing, unknown or impossible.
         """
-        file = storage.join(url, MANIFEST_FILE)
+        file = storage.join(url, artefacts.MANIFEST)
         try:
             values = artefacts.read_manifest(
                 url, f"Use the cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION
@@ -125,3 +126,8 @@ def _problems(manifest: DataManifest) -> list[str]:
     if not 0 <= manifest.tokenizer.pad_id < manifest.tokenizer.vocab_size:
         found.append("the tokenizer's pad_id is out of range")
     return found
+
+
+def data_url(config: Config) -> str:
+    """Folder of the prepared data set: `data.directory`, or `data` inside the run's output."""
+    return config.data.directory or storage.join(config.output, "data")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pyarrow as pa
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.arrow"
 VOCABULARY_FILE = "vocabulary.arrow"
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxml.data.buckets import bucket, smallest_batch
-from cxml.data.order import cut, epoch_order
+from cxml.data.order import bucket, cut, epoch_order, smallest_batch
 from cxml.data.token_steps import TokenSteps
 from cxml.data.windows import WindowRule
 

@@ -13,13 +13,13 @@ import pyarrow as pa
 from scipy import sparse
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
 from cxml.data.ragged import Ragged
 from cxml.data.schema import (
     FORMAT_VERSION,
     LABELS_FILE,
     LABELS_SCHEMA,
-    MANIFEST_FILE,
     TEXT,
     VOCABULARY_FILE,
     shard_schema,
@@ -61,7 +61,7 @@ class DatasetWriter:
         Raises:
             StaleArtefactError: a whole data set is there already.
         """
-        manifest = storage.join(url, MANIFEST_FILE)
+        manifest = storage.join(url, MANIFEST)
         if storage.exists(manifest):
             raise StaleArtefactError(f"{manifest}: there is a data set here already. Name another folder.")
         remove_leftovers(url)

@@ -40,7 +40,7 @@ SOURCES: dict[str, Callable[[Folder, LabelTree], Source]] = {
 REMEDY = "Delete the folder and run python -m cxml.train with the same config: it makes the evidence again."
 
 _VERSION = 1
-_MANIFEST, _LABELS, _COMBINATION = "manifest.json", "labels.safetensors", "combination.json"
+_LABELS, _COMBINATION = "labels.safetensors", "combination.json"
 
 
 def write_labels(url: str, frequency: np.ndarray, shift: np.ndarray) -> None:
@@ -69,7 +69,7 @@ def commit_evidence(url: str, combination: Combination, fingerprint: str) -> Non
 
 def write_evidence(url: str, evidence: Evidence, fingerprint: str) -> None:
     """Write a whole folder, which is emptied first."""
-    storage.remove_finished(url, _MANIFEST)
+    storage.remove_finished(url, artefacts.MANIFEST)
     for source in evidence.sources:
         source.write(source_url(url, source.name))
     write_labels(url, evidence.frequency, evidence.shift)
@@ -85,7 +85,7 @@ def read_uncombined(url: str, tree: LabelTree, sources: Sequence[str]) -> Eviden
 
 def evidence_folder(model_url: str) -> str | None:
     """Name of the folder of evidence in a model's folder; None where the model has no finished one."""
-    return next((name for name in FOLDERS if storage.exists(storage.join(model_url, name, _MANIFEST))), None)
+    return next((name for name in FOLDERS if storage.exists(storage.join(model_url, name, artefacts.MANIFEST))), None)
 
 
 def read_evidence(url: str, tree: LabelTree, remedy: str = REMEDY, *, width: int | None = None) -> Evidence:
@@ -101,7 +101,7 @@ def read_evidence(url: str, tree: LabelTree, remedy: str = REMEDY, *, width: int
         DataError: it is not finished, or a file is missing or damaged, or does not fit the model.
         ConfigError: a package that a source needs is not installed.
     """
-    file = storage.join(url, _MANIFEST)
+    file = storage.join(url, artefacts.MANIFEST)
     is_flat = artefacts.format_of(url, remedy) == FOLDERS["words"]
     try:
         wanted = FOLDERS["words" if is_flat else EVIDENCE]

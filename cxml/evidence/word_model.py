@@ -20,7 +20,7 @@ from cxml.data import lengths_to_offsets
 from cxml.evidence.beam import LevelWeights, Step, descend
 from cxml.evidence.classifiers import Groups, Level, Solver, Texts, train_nodes
 from cxml.tree import LabelTree
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import ThreadPool, default_threads
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ class WordModel:
         if len(blocks) < 2:
             found = [self._predict_block(texts, k, beam, *block) for block in blocks]
         else:
-            with Crew(threads or default_threads()) as crew:
-                found = crew.run(self._predict_block, [(texts, k, beam, *block) for block in blocks])
+            with ThreadPool(threads or default_threads()) as pool:
+                found = pool.run(self._predict_block, [(texts, k, beam, *block) for block in blocks])
         positions = np.concatenate([np.zeros((0, k), np.int64), *(nodes for nodes, _ in found)])
         scores = np.concatenate([np.zeros((0, k), np.float32), *(scores for _, scores in found)])
         return np.where(positions >= 0, self.tree.label_order[np.maximum(positions, 0)], -1), scores
@@ -176,9 +176,9 @@ def _blocks(work: np.ndarray) -> list[tuple[int, int]]:
 def _train_level(arguments: list[tuple], name: str, threads: int) -> tuple[np.ndarray, ...]:
     """CSR rows and biases of all nodes, from blocks of them."""
     parts, last = [], time.monotonic()
-    with Crew(threads) as crew:
+    with ThreadPool(threads) as pool:
         for start in range(0, len(arguments), threads):
-            parts += crew.run(train_nodes, arguments[start : start + threads])
+            parts += pool.run(train_nodes, arguments[start : start + threads])
             if time.monotonic() - last > _LOG_SECONDS:
                 last = time.monotonic()
                 _log.info("Words: %s, block %d of %d", name, len(parts), len(arguments))

@@ -1,4 +1,4 @@
-"""What a label tree looks like: sizes, balance, likeness of the labels in a cluster, reach, examples."""
+"""What a label tree looks like: sizes, balance, likeness of the labels in a cluster, cluster recall, examples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scipy import sparse
 from cxml import urls
 from cxml.data import ShardedDataset, read_labels
 from cxml.errors import DataError
-from cxml.tree import LabelTree, mean_cosine, pifa, reach
-from cxml.tree.label_tree import read_manifest
+from cxml.tree import LabelTree, cluster_recall, mean_cosine, pifa
+from cxml.tree.label_tree import read_tree_manifest
 
 _TERMS_PER_LABEL = 1000
 _NAMES_SHOWN = 8
@@ -28,13 +28,14 @@ class LevelStatistics:
         children: of each cluster, int64 [n].
         labels: of each cluster, int64 [n].
         cosine: mean cosine of labels and their cluster's centroid, by the tf-idf of their texts; None: no data set.
-        reach: share of the test labels in the clusters nearest to their texts; None: no data set with a test split.
+        cluster_recall: share of the test labels in the clusters nearest to their texts; None: no data set with a test
+            split.
     """
 
     children: np.ndarray
     labels: np.ndarray
     cosine: float | None = None
-    reach: float | None = None
+    cluster_recall: float | None = None
 
 
 def collect_tree_statistics(tree: LabelTree, data_url: str, *, top_k: int, max_texts: int) -> list[LevelStatistics]:
@@ -56,8 +57,8 @@ def collect_tree_statistics(tree: LabelTree, data_url: str, *, top_k: int, max_t
     found = []
     for level, size in zip(levels, sizes, strict=True):
         of_label = tree.cluster_of_label(level)
-        reached = reach(features, of_label, *test, top_k) if test else None
-        found.append(LevelStatistics(size.children, size.labels, mean_cosine(features, of_label), reached))
+        recall = cluster_recall(features, of_label, *test, top_k) if test else None
+        found.append(LevelStatistics(size.children, size.labels, mean_cosine(features, of_label), recall))
     return found
 
 
@@ -80,7 +81,7 @@ def _some_texts(data_url: str, max_texts: int) -> tuple[sparse.csr_matrix, spars
 
 
 def _facts(url: str, tree: LabelTree) -> Table:
-    manifest = read_manifest(url)
+    manifest = read_tree_manifest(url)
     table = Table(title=Text(urls.masked(url)), show_header=False)
     table.add_row("labels", f"{tree.num_labels:,}")
     table.add_row("clusters", " > ".join(f"{size:,}" for size in tree.level_sizes[:-1]) or "none")
@@ -99,7 +100,10 @@ def _levels(levels: list[LevelStatistics], top_k: int) -> Table:
         cells = [str(number), f"{len(level.labels):,}", _range(level.children), _range(level.labels)]
         cells.append(f"{level.labels.mean():,.1f}")
         if with_data:
-            cells += [f"{level.cosine:.4f}", "no test split" if level.reach is None else f"{level.reach:.1%}"]
+            cells += [
+                f"{level.cosine:.4f}",
+                "no test split" if level.cluster_recall is None else f"{level.cluster_recall:.1%}",
+            ]
         table.add_row(*cells)
     return table
 

@@ -18,7 +18,6 @@ Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of th
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics
 from cxml.metrics.calibration import Calibration, CalibrationBin, calibration, fit_calibration
-from cxml.metrics.decisions import LabelCounts, label_counts, r_precision
 from cxml.metrics.frequency import (
     USUAL_GROUPS,
     FrequencyGroup,
@@ -28,9 +27,10 @@ from cxml.metrics.frequency import (
     usual_groups,
     within_group,
 )
+from cxml.metrics.label_counts import LabelCounts, label_counts, r_precision
 from cxml.metrics.propensity import DEFAULT_PROPENSITY, KNOWN_PROPENSITIES, PropensityConstants, inverse_propensities
 from cxml.metrics.ranking import MetricSums, metric_rows, metric_sums
-from cxml.metrics.rankings import mean_scores, top_labels
+from cxml.metrics.score_matrices import mean_scores, top_labels
 from cxml.metrics.thresholds import (
     ScoredPairs,
     Thresholds,

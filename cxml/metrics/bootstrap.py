@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BEST = " best"
+from cxml.metrics.ranking import BEST_SUM
+
 _AT_ONCE = 16
 
 
@@ -53,9 +54,9 @@ def resampled_metrics(
     by_name = dict(zip(rows, np.split(sums, len(rows), axis=1), strict=True))
     found = {}
     for name, totals in by_name.items():
-        if name.endswith(_BEST):
+        if name.endswith(BEST_SUM):
             continue
-        best = by_name.get(name + _BEST, np.full_like(totals, num_examples))
+        best = by_name.get(name + BEST_SUM, np.full_like(totals, num_examples))
         shares = 100 * np.divide(totals, best, out=np.zeros_like(totals), where=best > 0)
         found |= {f"{name}@{k}": shares[:, column] for column, k in enumerate(ks)}
     return found

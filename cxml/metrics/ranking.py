@@ -10,7 +10,8 @@ from typing import cast
 import numpy as np
 from scipy import sparse
 
-_BEST = " best"  # suffix of a propensity-scored metric's normaliser: the same sum for a perfect ranking
+BEST_SUM = " best"
+"""Suffix of a propensity-scored metric's normaliser: the same sum for a perfect ranking."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +56,12 @@ class MetricSums:
         return {
             f"{name}@{k}": float(100 * value)
             for name, values in self.sums.items()
-            if not name.endswith(_BEST)
+            if not name.endswith(BEST_SUM)
             for k, value in zip(self.ks, self._mean(name, values), strict=True)
         }
 
     def _mean(self, name: str, values: np.ndarray) -> np.ndarray:
-        best = self.sums.get(name + _BEST)
+        best = self.sums.get(name + BEST_SUM)
         if best is None:
             return values / self.num_examples
         return np.divide(values, best, out=np.zeros_like(values), where=best > 0)
@@ -126,7 +127,7 @@ def metric_rows(
     if inverse_propensity is not None:
         gains = hits * inverse_propensity[np.maximum(ranked, 0)]
         best = _best_gains(truth, inverse_propensity, width)
-        for suffix, gain in (("", gains), (_BEST, best)):
+        for suffix, gain in (("", gains), (BEST_SUM, best)):
             rows["PSP" + suffix] = np.cumsum(gain, axis=1)[:, at] / np.asarray(ks)
             rows["PSnDCG" + suffix] = np.cumsum(gain * discounts, axis=1)[:, at] / ideal
     return rows

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from scipy import sparse
 
-from cxml.metrics.decisions import LabelCounts
+from cxml.metrics.label_counts import LabelCounts
 from cxml.metrics.ranking import find_hits, plain_truth
 
 _LEAST_TRUE = (1, 2, 3, 5, 10, 20, 50, 100)

@@ -9,9 +9,8 @@ from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
-from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
-from cxml.model.level_head import LevelHead
-from cxml.model.prediction import LevelPrediction, host_features, on_host
+from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows
+from cxml.model.level_prediction import LevelPrediction, host_features, on_host
 
 __all__ = [
     "CascadeXML",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from cxml.internals.torch import flash_attention, storage_id
 from cxml.model.encoder import TappedEncoder
 
 
@@ -31,11 +32,11 @@ def activation_bytes(
     """
     encoder.to(dtype).train()
     tokens = torch.ones(num_texts, length, dtype=torch.int64, device="meta")
-    weights = {parameter.untyped_storage()._cdata for parameter in encoder.parameters()}
+    weights = {storage_id(parameter) for parameter in encoder.parameters()}
     kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        kept[storage_id(tensor)] = tensor
         return tensor
 
     try:
@@ -62,6 +63,6 @@ class _FusedAttention(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         if func is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
+            return flash_attention(*args[:3])
         assert callable(func), "torch hands over functions"
         return func(*args, **(kwargs or {}))

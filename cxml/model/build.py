@@ -12,7 +12,7 @@ from cxml.data.architecture import check_counts
 from cxml.errors import CxmlError, DataError
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import build_encoder
-from cxml.model.label_head import ClusterLevel, LabelHead
+from cxml.model.heads import ClusterLevel, LabelHead
 from cxml.tree import LabelTree
 
 SelfUpdatingLevels = tuple[Sequence[ClusterLevel], LabelHead]

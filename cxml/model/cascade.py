@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cxml.data import Batch, BatchLimits
 from cxml.fused import is_fused
+from cxml.internals.torch import with_modules
 from cxml.model.encoder import TappedEncoder
-from cxml.model.label_head import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, Rows
-from cxml.model.level_head import LevelHead, scores_whole_level
-from cxml.model.prediction import LevelPrediction
+from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows, scores_whole_level
+from cxml.model.level_prediction import LevelPrediction
 from cxml.model.shortlist import (
     Shortlist,
     every_node,
@@ -102,12 +102,8 @@ class CascadeXML(nn.Module):
 
         It is for prediction. What is in the right format already is shared with this model, which stays as it is.
         """
-        model = copy.copy(self)
-        model._modules = {
-            **self._modules, "encoder": self.encoder.predicting_in(dtype),
-            "cluster_heads": _in_float32(self.cluster_heads),
-        }  # fmt: skip
-        return model
+        encoder, heads = self.encoder.predicting_in(dtype), _in_float32(self.cluster_heads)
+        return with_modules(self, {"encoder": encoder, "cluster_heads": heads})
 
     def is_bounded(self) -> Tensor | None:
         """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
@@ -132,11 +128,13 @@ class CascadeXML(nn.Module):
         if not is_fused(positions):
             own = positions[batch.label_values]
             return positive_keys(own, batch.label_offsets, self.tree_offsets, self.level_sizes[-1])
-        from cxml.model import triton_ops  # noqa: PLC0415 - optional
+        from cxml.model import triton_shortlist_ops  # noqa: PLC0415 - optional
 
         keys = positions.new_empty(len(self.level_sizes), len(batch.label_values))
         offsets, starts = self.get_buffer("offsets"), self.get_buffer("offset_starts")
-        triton_ops.launch_positive_keys(keys, batch.label_values, positions, batch.label_offsets, offsets, starts)
+        triton_shortlist_ops.launch_positive_keys(
+            keys, batch.label_values, positions, batch.label_offsets, offsets, starts
+        )
         return list(keys)
 
     def forward(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cxml.errors import ConfigError
+from cxml.internals.torch import compile_for_any_batch
 
 Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
 _OPAQUE = ("transformers/utils/deprecation.py", "transformers/modeling_layers.py")
@@ -75,7 +76,7 @@ def _compiled_in_training(layer: nn.Module, contexts: Contexts | None) -> Callab
             return plain(*inputs, **options)
         for given in (*inputs, *options.values()):
             if isinstance(given, Tensor):
-                _let_texts_vary(given)
+                compile_for_any_batch(given)
         return run(*inputs, **options)
 
     return forward
@@ -87,10 +88,3 @@ def _bare_forward(module: nn.Module) -> Callable[..., Any]:
     while hasattr(function, "__wrapped__") and function.__code__.co_filename.endswith(_OPAQUE):
         function = function.__wrapped__
     return types.MethodType(function, module)
-
-
-def _let_texts_vary(states: Tensor) -> None:
-    """Compile for any number of texts, the first dimension, and for the other sizes as they are."""
-    torch._dynamo.maybe_mark_dynamic(states, 0)
-    for dimension in range(1, states.ndim):
-        torch._dynamo.mark_static(states, dimension)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cxml.model import triton_ops
 from cxml.model import triton_ranking_ops as ops
-from cxml.model.label_head import HandDown, Leaves
+from cxml.model import triton_shortlist_ops
+from cxml.model.heads import HandDown, Leaves
 from cxml.model.shortlist import Shortlist
 
 
@@ -69,7 +69,7 @@ def _chosen(
     """The nodes of slots [B, K]."""
     chosen, own = slots.new_empty(slots.shape), logits.new_empty(slots.shape, dtype=torch.float32)
     is_chosen = slots.new_empty(slots.shape, dtype=torch.bool)
-    triton_ops.launch_hand_down(chosen, is_chosen, own, slots, logits, nodes, mask, num_wanted, by_node)
+    triton_shortlist_ops.launch_hand_down(chosen, is_chosen, own, slots, logits, nodes, mask, num_wanted, by_node)
     return Leaves(chosen, is_chosen, own)
 
 
@@ -83,7 +83,7 @@ class _LevelLoss(torch.autograd.Function):
         slopes = losses.new_empty(logits.shape)
         ranking = losses.new_empty(num_texts, num_nodes if nodes is None else nodes.shape[1])
         num_wanted = losses.new_empty(num_texts, dtype=torch.int32)
-        triton_ops.launch_level_loss(
+        triton_shortlist_ops.launch_level_loss(
             losses, slopes, ranking, num_wanted, logits, nodes, mask, keys, num_nodes, wanted.size, by_node,
             wanted.is_forced,
         )  # fmt: skip

@@ -116,11 +116,13 @@ def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Se
     width = most[min(nodes_BK.shape[1], len(most) - 1)]
     if not is_fused(offsets):
         return children_of(offsets, nodes_BK, mask_BK, width)
-    from cxml.model import triton_ops  # noqa: PLC0415 - optional
+    from cxml.model import triton_shortlist_ops  # noqa: PLC0415 - optional
 
     nodes, parents = (nodes_BK.new_empty(len(nodes_BK), width) for _ in range(2))
     mask = mask_BK.new_empty(nodes.shape)
-    triton_ops.launch_expand_children(nodes, mask, parents, offsets, nodes_BK.contiguous(), mask_BK.contiguous())
+    triton_shortlist_ops.launch_expand_children(
+        nodes, mask, parents, offsets, nodes_BK.contiguous(), mask_BK.contiguous()
+    )
     return Shortlist(nodes, mask, parents)
 
 

@@ -7,8 +7,8 @@ import triton
 from torch import Tensor
 
 from cxml.model import ranking as plain
-from cxml.model.triton_ops import block, pointers, shortlist_of
 from cxml.model.triton_ranking import best_nodes, choose_keys, key_scores, rank_nodes, rank_pairs, take_best
+from cxml.model.triton_shortlist_ops import block, pointers, shortlist_of
 from cxml.triton_operators import grid, operator
 
 _CELLS = 256

@@ -5,13 +5,12 @@ the learning rates and beta1 of the three-phase one-cycle
 """
 
 from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
-from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, pairs_by_text
-from cxml.optim.groups import parameter_groups
+from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, wanted_leaves
 from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, update_rows
 from cxml.optim.row_kernels import best_int8_rows
 from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, pending_decay, settled_weights, update_run
-from cxml.optim.schedule import Cycle, Schedule, one_cycle
+from cxml.optim.schedule import Cycle, Schedule, one_cycle, parameter_groups
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, best_per_text
 
 __all__ = [
@@ -35,10 +34,10 @@ __all__ = [
     "best_int8_rows",
     "best_per_text",
     "one_cycle",
-    "pairs_by_text",
     "parameter_groups",
     "pending_decay",
     "settled_weights",
     "update_rows",
     "update_run",
+    "wanted_leaves",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.optim.dense_kernels import squares_of, update
+from cxml.optim.dense_kernels import Hyperparameters, squares_of, update
 
 
 def norm_of(gradients: Iterable[Tensor]) -> Tensor:
@@ -36,13 +36,15 @@ def take_step(
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(copy), torch.zeros_like(copy)
             state["step"] += 1
             step = float(state["step"])
-            numbers = (
-                factor, 1 - beta1, 1 - beta2, 1 - group["lr"] * group["weight_decay"],
-                group["lr"] / (1 - beta1**step), math.sqrt(1 - beta2**step), group["eps"],
+            hyperparameters = Hyperparameters(
+                scale=np.float32(factor), new=np.float32(1 - beta1), new_second=np.float32(1 - beta2),
+                kept=np.float32(1 - group["lr"] * group["weight_decay"]),
+                step_size=np.float32(group["lr"] / (1 - beta1**step)),
+                root=np.float32(math.sqrt(1 - beta2**step)), epsilon=np.float32(group["eps"]),
             )  # fmt: skip
             weight, gradient = gradients[copy]
             moment, second = _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])
-            update(_bits(weight), _bits(gradient), _flat(copy), moment, second, tuple(map(np.float32, numbers)))
+            update(_bits(weight), _bits(gradient), _flat(copy), moment, second, hyperparameters)
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

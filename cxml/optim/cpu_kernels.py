@@ -16,10 +16,19 @@ from cxml.model.ranking import NO_KEY, ranking_keys
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.leaf_groups import LeafGroups
 from cxml.optim.row_adamw import RowSchedule
-from cxml.optim.row_kernels import best_rows, score_pairs, train_groups, update_distinct_rows
+from cxml.optim.row_kernels import (
+    LOSS,
+    LOSS_AND_UPDATE,
+    SQUARES,
+    UPDATE,
+    WantedLeaves,
+    best_rows,
+    score_pairs,
+    train_groups,
+    update_distinct_rows,
+)
 from cxml.optim.row_tensors import RowTensors, pending_decay
 
-_LOSS, _LOSS_AND_UPDATE, _UPDATE, _SQUARES = range(4)  # modes of `train_groups`
 _CHUNK_ROWS = 512  # a chunk and its update stay in a core's cache
 _PREDICTED_AT_ONCE = 2**20  # logits of a chunk
 _MOST_PREDICTED_ROWS = 65536
@@ -35,14 +44,14 @@ class CpuShortlistKernels:
         update_scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.loss`."""
-        mode = _LOSS if update_scale is None else _LOSS_AND_UPDATE
+        mode = LOSS if update_scale is None else LOSS_AND_UPDATE
         return _train(rows, leaf_rows, candidates, schedule, mode, update_scale or 0.0)[0]
 
     def squares(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float
     ) -> Tensor:
         """See `RowKernels.squares`."""
-        return _train(rows, leaf_rows, candidates, schedule, _SQUARES, scale)[1]
+        return _train(rows, leaf_rows, candidates, schedule, SQUARES, scale)[1]
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float, *,
@@ -50,17 +59,17 @@ class CpuShortlistKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if is_sound:
-            _train(rows, leaf_rows, candidates, schedule, _UPDATE, scale * float(factor))
+            _train(rows, leaf_rows, candidates, schedule, UPDATE, scale * float(factor))
 
     def best(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, k: int,
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
-        wanted = pairs_by_text(leaf_rows, candidates, parent_logits)
+        wanted = wanted_leaves(leaf_rows, candidates, parent_logits)
         log_decay = schedule.log_decay.numpy()
         features = candidates.features.float().numpy()
-        keys, positions = best_rows(features, *wanted, k, log_decay, schedule.step, rows.arrays())
+        keys, positions = best_rows(features, wanted, k, log_decay, schedule.step, rows.arrays())
         return torch.from_numpy(keys), torch.from_numpy(positions)
 
     def scores(
@@ -76,10 +85,8 @@ class CpuShortlistKernels:
         return logits, positions
 
 
-def pairs_by_text(
-    leaf_rows: LeafRows, candidates: Shortlists, parent_logits: Tensor | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs in the order of their texts, as `best_rows` takes them: its arguments `leaf_ptr` to `shift`."""
+def wanted_leaves(leaf_rows: LeafRows, candidates: Shortlists, parent_logits: Tensor | None) -> WantedLeaves:
+    """The pairs in the order of their texts, as `best_rows` takes them."""
     starts, positions = leaf_rows.starts.numpy(), leaf_rows.positions.numpy()
     leaves = candidates.leaves.numpy()
     leaves = leaves[: np.searchsorted(leaves, len(positions))]
@@ -92,7 +99,7 @@ def pairs_by_text(
     else:
         logits = parent_logits.numpy()[: len(order)][order]
     leaf_ptr = lengths_to_offsets(np.bincount(texts, minlength=len(candidates.features)))
-    return leaf_ptr, first, starts[leaves + 1], logits, positions[leaves] - first
+    return WantedLeaves(leaf_ptr, first, starts[leaves + 1], logits, positions[leaves] - first)
 
 
 def _train(
@@ -102,12 +109,12 @@ def _train(
     starts, positions = leaf_rows.starts.numpy(), leaf_rows.positions.numpy()
     groups = LeafGroups.of(candidates.leaves.numpy(), starts, positions)
     texts = candidates.texts.numpy()
-    partial_sums = groups.partial_sums(texts, len(candidates.features) if mode <= _LOSS_AND_UPDATE else 0)
+    partial_sums = groups.partial_sums(texts, len(candidates.features) if mode <= LOSS_AND_UPDATE else 0)
     squares = np.zeros(len(partial_sums.chunks) - 1)
     sums = train_groups(
-        groups.arrays(), partial_sums.arrays(), candidates.features.float().numpy(), texts, candidates.shares.numpy(),
-        candidates.truth.numpy(), np.float32(scale), mode, schedule.pack(), schedule.log_decay.numpy(), rows.arrays(),
-        squares,
+        groups, partial_sums, candidates.features.float().numpy(), texts, candidates.shares.numpy(),
+        candidates.truth.numpy(), np.float32(scale), mode, schedule.hyperparameters, schedule.log_decay.numpy(),
+        rows.arrays(), squares,
     )  # fmt: skip
     return torch.from_numpy(sums), torch.tensor(squares.sum())
 
@@ -205,7 +212,7 @@ class _Chunk:
         gradients, bias_gradients = self.gradients(scale)
         update_distinct_rows(
             np.arange(self.run.start, self.run.stop), np.ascontiguousarray(gradients.numpy()),
-            np.ascontiguousarray(bias_gradients.numpy()), row_ids[self.run].numpy(), schedule.pack(),
+            np.ascontiguousarray(bias_gradients.numpy()), row_ids[self.run].numpy(), schedule.hyperparameters,
             schedule.log_decay.numpy(), rows.arrays(),
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from cxml.data import lengths_to_offsets
 _CHUNKS = 64
 
 
-@dataclass(frozen=True)
-class PartialSums:
+class PartialSums(NamedTuple):
     """Groups cut into a fixed number of chunks, which add up what their texts get each for itself.
 
     The order of additions does not depend on the number of threads. A chunk has sums for the texts of its pairs only.
@@ -31,13 +30,8 @@ class PartialSums:
     text_ptr: np.ndarray
     text_sums: np.ndarray
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All arrays, for the kernels."""
-        return tuple(vars(self).values())
 
-
-@dataclass(frozen=True)
-class LeafGroups:
+class LeafGroups(NamedTuple):
     """P pairs (text, leaf), sorted by leaf, in G groups of one leaf each.
 
     Attributes:
@@ -91,7 +85,3 @@ class LeafGroups:
             text_ptr=lengths_to_offsets(np.bincount(own, minlength=num_texts)),
             text_sums=np.argsort(own, kind="stable").astype(np.int64),
         )
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """All arrays, for the kernels."""
-        return tuple(vars(self).values())

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxml.optim.row_kernels import update_distinct_rows
+from cxml.optim.row_kernels import Hyperparameters, update_distinct_rows
+from cxml.optim.row_values import RowArrays
 
 _DTYPES = {"fp32": np.float32, "bf16": np.uint16, "bf16-kahan": np.uint16, "fp8": np.uint8}
 
@@ -143,9 +144,13 @@ class RowSchedule:
         own = self.log_decay[self.step]
         torch.where(is_sound, own, self.log_decay[self.step - 1], out=own)
 
-    def pack(self) -> np.ndarray:
-        """The step's numbers for the kernels, float64."""
-        return np.array([self.lr, self.beta1, self.beta2, self.epsilon, self.clip_row_norm, self.step], np.float64)
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Those of the step under way, of one type whatever a config says, so that kernels are compiled once."""
+        return Hyperparameters(
+            lr=float(self.lr), beta1=float(self.beta1), beta2=float(self.beta2), epsilon=float(self.epsilon),
+            clip_row_norm=float(self.clip_row_norm), step=self.step,
+        )  # fmt: skip
 
 
 def update_rows(
@@ -167,6 +172,7 @@ def update_rows(
         bias_gradients: float32 [n].
         row_ids: int64 [n], a number that names each row whatever the rank that holds it (its label position).
     """
-    arrays = tuple(vars(state).values())
-    log_decay = schedule.log_decay.numpy()
-    update_distinct_rows(rows, gradients.copy(), bias_gradients, row_ids, schedule.pack(), log_decay, arrays)
+    update_distinct_rows(
+        rows, gradients.copy(), bias_gradients, row_ids, schedule.hyperparameters, schedule.log_decay.numpy(),
+        RowArrays(**vars(state)),
+    )  # fmt: skip

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 LARGEST_FP8 = 448.0
+NEAREST_BF16 = 0x8000
+"""As noise of 16 bits, it rounds to nearest."""
 NEAREST_FP8 = 0x80000
 """As noise of 20 bits, it rounds to nearest."""
 _VALUES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()  # by bits

@@ -4,147 +4,52 @@ Pairs (text, leaf) are grouped by leaf, so that a leaf's rows are read once, in 
 in that one visit a row is scored, its loss and both gradients are taken, and it is updated.
 
 The work is cut into a fixed number of chunks, each with sums of its own that are added in order: the result does not
-depend on the number of threads. All compiled code stands in this one file because numba's cache on disk only notices
-changes of the file that a function stands in.
+depend on the number of threads. Arrays and numbers that belong together are passed as named tuples.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange, uint32
-from numba.extending import overload
+from numba import njit, prange
 
-from cxml.jit import cached_njit
+from cxml.jit import FAST_MATH, cached_njit
+from cxml.model.ranking import NO_KEY
+from cxml.optim.row_values import load, scale_of, store, to_float
 
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
-_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
-_LEAST_NORMAL = np.float32(2**-6)  # of e4m3
-_NO_KEY = -(2**63)  # cxml.model.ranking.NO_KEY
-
-
-def _value(stored):
-    raise AssertionError("only compiled code calls this")
+LOSS, LOSS_AND_UPDATE, UPDATE, SQUARES = range(4)
+"""Modes of `train_groups`."""
 
 
-@overload(_value)
-def _value_overload(stored):
-    """A stored weight as float32: itself, a bfloat16's bits in the upper half, or e4m3 before it is scaled."""
-    if str(stored) == "uint8":
-        return lambda stored: _value_of_fp8(stored)  # noqa: PLW0108 - numba takes no compiled function here
-    if str(stored) == "uint16":
-        # The shift widens to 64 bits, so its result is narrowed again.
-        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
-    return lambda stored: stored
+class Hyperparameters(NamedTuple):
+    """What the update of a row depends on in a step besides its gradient and the decay, see `RowSchedule`."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    clip_row_norm: float
+    step: int
 
 
-@njit
-def _value_of_fp8(bits):
-    """See `cxml.optim.row_formats`; the exponent is moved, but where there is none."""
-    size = np.uint32(bits & np.uint8(0x7F))
-    normal = np.uint32((size << np.uint32(20)) + np.uint32(120 << 23)).view(np.float32)
-    value = normal if size >= np.uint32(8) else np.float32(np.int32(size)) * np.float32(2**-9)
-    return -value if bits & np.uint8(0x80) else value
+class WantedLeaves(NamedTuple):
+    """P leaves of a shard that B texts want, text by text.
 
+    Attributes:
+        leaf_ptr: int64 [B + 1]; text b wants the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
+        first_rows: int64 [P], first local row of each.
+        last_rows: int64 [P], one past its last.
+        leaf_logits: float32 [P], see `joint_logit`; infinity leaves the rows' scores as they are.
+        shift: int64 [P], label position minus local row.
+    """
 
-@njit
-def _fp8_of(value, noise):
-    """`cxml.optim.row_formats.to_fp8` of one number that is scaled already; `noise` has at least 20 random bits."""
-    size = abs(np.float32(value))
-    is_small = size < _LEAST_NORMAL
-    rounded = size + _LEAST_NORMAL if is_small else size
-    code = uint32(uint32(np.float32(rounded).view(np.uint32) + uint32(noise & uint32(0xFFFFF))) >> uint32(20))
-    sign = uint32(uint32(np.float32(value).view(np.uint32) >> uint32(24)) & uint32(0x80))
-    return np.uint8(uint32(code - uint32(968 if is_small else 960)) | sign)
-
-
-@njit
-def _exponent_of_scale(values):
-    """As float32 has it, of the scale that `cxml.optim.row_formats.to_fp8` gives a row."""
-    largest = np.float32(0)
-    for d in range(len(values)):
-        largest = max(largest, abs(values[d]))
-    return max((np.int32(np.float32(largest).view(np.int32)) - 1) >> 23, 27) - 7
-
-
-def _scale_of(weight, scale, r):
-    raise AssertionError("only compiled code calls this")
-
-
-@overload(_scale_of)
-def _scale_of_overload(weight, scale, r):
-    """What the values of a row are multiplied by."""
-    if str(weight.dtype) == "uint8":
-        return lambda weight, scale, r: scale[r]
-    return lambda weight, scale, r: np.float32(1)
-
-
-def _stored(like, value, noise):
-    raise AssertionError("only compiled code calls this")
-
-
-@overload(_stored)
-def _stored_overload(like, value, noise):
-    """A float32 as it is stored: itself, or rounded to bfloat16 up or down in proportion (`noise`: 16 random bits)."""
-    if str(like) == "uint16":
-        return lambda like, value, noise: np.uint16(
-            np.uint32(np.float32(value).view(np.uint32) + np.uint32(noise & 0xFFFF)) >> np.uint32(16)
-        )
-    return lambda like, value, noise: np.float32(value)
-
-
-@njit
-def _noise(step, row, column):
-    """32 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
-    # Products widen to 64 bits, so each is narrowed again.
-    mixed = uint32(
-        uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)
-    )
-    mixed = uint32(uint32(mixed ^ (mixed >> uint32(15))) * uint32(2246822519))
-    mixed = uint32(uint32(mixed ^ (mixed >> uint32(13))) * uint32(3266489917))
-    return uint32(mixed ^ (mixed >> uint32(16)))
-
-
-def _load(weight, lost, r, d):
-    raise AssertionError("only compiled code calls this")
-
-
-@overload(_load)
-def _load_overload(weight, lost, r, d):
-    """A weight as float32, with what rounding took from it where that is kept, which its type tells: no branch."""
-    if str(lost.dtype) == "uint16":
-        return lambda weight, lost, r, d: _value(weight[r, d]) + _value(lost[r, d])
-    return lambda weight, lost, r, d: _value(weight[r, d])
-
-
-def _store(weight, lost, scale, r, values, step, row_id):
-    raise AssertionError("only compiled code calls this")
-
-
-@overload(_store)
-def _store_overload(weight, lost, scale, r, values, step, row_id):
-    """Write a row of float32, rounded as the arrays say."""
-
-    def rounded_at_random(weight, lost, scale, r, values, step, row_id):
-        for d in range(len(values)):
-            weight[r, d] = _stored(weight[r, d], values[d], _noise(step, row_id, d))
-
-    def rounded_to_nearest(weight, lost, scale, r, values, step, row_id):
-        for d in range(len(values)):
-            weight[r, d] = _stored(weight[r, d], values[d], _HALF)
-            lost[r, d] = _stored(lost[r, d], values[d] - _value(weight[r, d]), _HALF)
-
-    def scaled(weight, lost, scale, r, values, step, row_id):
-        exponent = _exponent_of_scale(values)
-        scale[r] = np.int32(exponent << 23).view(np.float32)
-        inverse = np.int32((254 - exponent) << 23).view(np.float32)
-        for d in range(len(values)):
-            weight[r, d] = _fp8_of(values[d] * inverse, _noise(step, row_id, d))
-
-    if str(weight.dtype) == "uint8":
-        return scaled
-    return rounded_to_nearest if str(lost.dtype) == "uint16" else rounded_at_random
+    leaf_ptr: np.ndarray
+    first_rows: np.ndarray
+    last_rows: np.ndarray
+    leaf_logits: np.ndarray
+    shift: np.ndarray
 
 
 @njit
@@ -153,14 +58,17 @@ def pending_decay(last_step, log_decay, step):
     return np.float32(math.exp(log_decay[step] - log_decay[last_step]))
 
 
-@njit(fastmath=_FAST)
-def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
-    """One update of row `r`; `state` holds the arrays of `RowState` in order, `row_id` names the row for rounding.
+@njit(fastmath=FAST_MATH)
+def update_row(r, gradient, bias_gradient, row_id, hyperparameters, log_decay, rows):
+    """One update of row `r` of `RowArrays`; `row_id` names the row for rounding.
 
     The row's new weights stand in `gradient` in the end.
     """
-    weight, bias, moment, second, bias_moments, last_step, updates, lost, scales = state
-    lr, beta1, beta2, epsilon, clip, step = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], int(numbers[5])
+    weight, bias, moment, second = rows.weight, rows.bias, rows.moment, rows.second
+    bias_moments, last_step, updates = rows.bias_moments, rows.last_step, rows.updates
+    compensation, scales = rows.compensation, rows.scale
+    lr, beta1, beta2 = hyperparameters.lr, hyperparameters.beta1, hyperparameters.beta2
+    epsilon, clip, step = hyperparameters.epsilon, hyperparameters.clip_row_norm, hyperparameters.step
     width = weight.shape[1]
     square = np.float32(bias_gradient * bias_gradient)
     for d in range(width):
@@ -168,13 +76,13 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
     scale = np.float32(1.0)
     if clip > 0 and square > clip * clip:
         scale = np.float32(clip / math.sqrt(square))
-    decay = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
+    decay = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
     last_step[r] = step
     updates[r] += 1
     if moment.shape[1] == 0:
         for d in range(width):
-            gradient[d] = _load(weight, lost, r, d) * decay - np.float32(lr) * scale * gradient[d]
-        _store(weight, lost, scales, r, gradient, step, row_id)
+            gradient[d] = load(weight, compensation, r, d) * decay - np.float32(lr) * scale * gradient[d]
+        store(weight, compensation, scales, r, gradient, step, row_id)
         bias[r] -= np.float32(lr) * scale * bias_gradient
         return
     b1, b2 = np.float32(beta1), np.float32(beta2)
@@ -188,15 +96,15 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
         inverse = size / (math.sqrt(second[r, 0]) * root + eps)
         for d in range(width):
             moment[r, d] = b1 * moment[r, d] + (one - b1) * scale * gradient[d]
-            gradient[d] = _load(weight, lost, r, d) * decay - np.float32(inverse) * moment[r, d]
+            gradient[d] = load(weight, compensation, r, d) * decay - np.float32(inverse) * moment[r, d]
     else:
         for d in range(width):
             g = scale * gradient[d]
             moment[r, d] = b1 * moment[r, d] + (one - b1) * g
             second[r, d] = b2 * second[r, d] + (one - b2) * g * g
             change = size * moment[r, d] / (np.sqrt(second[r, d]) * root + eps)
-            gradient[d] = _load(weight, lost, r, d) * decay - change
-    _store(weight, lost, scales, r, gradient, step, row_id)
+            gradient[d] = load(weight, compensation, r, d) * decay - change
+    store(weight, compensation, scales, r, gradient, step, row_id)
     g = scale * np.float32(bias_gradient)
     bias_moments[r, 0] = b1 * bias_moments[r, 0] + (one - b1) * g
     bias_moments[r, 1] = b2 * bias_moments[r, 1] + (one - b2) * g * g
@@ -204,10 +112,10 @@ def update_row(r, gradient, bias_gradient, row_id, numbers, log_decay, state):
 
 
 @cached_njit(parallel=True, nogil=True)
-def update_distinct_rows(rows, gradients, bias_gradients, row_ids, numbers, log_decay, state):
-    """Update rows from gradients at hand, which are overwritten; see `cxml.optim.row_adamw.update_rows`."""
-    for i in prange(len(rows)):
-        update_row(rows[i], gradients[i], bias_gradients[i], row_ids[i], numbers, log_decay, state)
+def update_distinct_rows(chosen, gradients, bias_gradients, row_ids, hyperparameters, log_decay, rows):
+    """Update chosen rows from gradients at hand, which are overwritten; see `cxml.optim.row_adamw.update_rows`."""
+    for i in prange(len(chosen)):
+        update_row(chosen[i], gradients[i], bias_gradients[i], row_ids[i], hyperparameters, log_decay, rows)
 
 
 @njit(parallel=True)
@@ -221,45 +129,47 @@ def _add_up(sums, text_ptr, text_sums):
     return total
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mode, numbers, log_decay, state, squares):
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
+def train_groups(
+    groups, partial_sums, features, texts, shares, truth, scale, mode, hyperparameters, log_decay, rows, squares
+):
     """Loss and gradients of all pairs, and the update of their rows.
 
     Args:
-        groups: `LeafGroups.arrays()`.
-        partial_sums: `PartialSums.arrays()`; only its chunks are used in modes 2 and 3.
+        groups: `cxml.optim.leaf_groups.LeafGroups`.
+        partial_sums: their `PartialSums`; only its chunks are used in the modes `UPDATE` and `SQUARES`.
         features: float32 [S, D].
         texts: int32 [P].
         shares: float32 [P].
         truth: int32 [P, words], see `cxml.optim.candidates.Shortlists`.
         scale: factor of the rows' gradients; the features' gradient is that of the plain sum.
-        mode: 0 is the loss and the features' gradient, 1 updates the rows as well, 2 only updates the rows, 3 only adds
-            up the squares of their gradients.
-        numbers: `RowSchedule.pack()`.
+        mode: `LOSS` is the loss and the features' gradient, `LOSS_AND_UPDATE` updates the rows as well, `UPDATE` only
+            updates the rows, `SQUARES` only adds up the squares of their gradients.
+        hyperparameters: of the step.
         log_decay: `RowSchedule.log_decay`.
-        state: the arrays of `RowState`.
-        squares: float64 [chunks], zeros; written in mode 3.
+        rows: `RowArrays`.
+        squares: float64 [chunks], zeros; written in the mode `SQUARES`.
 
     Returns:
         float32 [S, D + 1]: the gradient of the features of the summed loss, and in the last column each text's loss.
-        Zeros in modes 2 and 3.
+        Not to be read in the modes `UPDATE` and `SQUARES`.
     """
-    starts, ends, shift, pair_ptr = groups
-    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
-    width, step = features.shape[1], int(numbers[5])
-    chunks, sum_ptr, pair_sums, text_ptr, text_sums = partial_sums
-    sums = np.empty((len(text_sums), width + 1), np.float32)
+    starts, ends, shift, pair_ptr = groups.starts, groups.ends, groups.position_shift, groups.pair_ptr
+    chunks, sum_ptr, pair_sums = partial_sums.chunks, partial_sums.sum_ptr, partial_sums.pair_sums
+    weight, bias, last_step, scales = rows.weight, rows.bias, rows.last_step, rows.scale
+    width, step = features.shape[1], hyperparameters.step
+    sums = np.empty((len(partial_sums.text_sums), width + 1), np.float32)
     for chunk in prange(len(chunks) - 1):
-        if mode < 2:
+        if mode <= LOSS_AND_UPDATE:
             sums[sum_ptr[chunk] : sum_ptr[chunk + 1]] = 0
         row_gradient = np.empty(width, np.float32)
         row = np.empty(width, np.float32)
         for g in range(chunks[chunk], chunks[chunk + 1]):
             for r in range(starts[g], ends[g]):
                 # As of the end of the step before: this step's decay comes with its update.
-                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0)) * _scale_of(weight, scales, r)
+                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0)) * scale_of(weight, scales, r)
                 for d in range(width):
-                    row[d] = _value(weight[r, d]) * settled
+                    row[d] = to_float(weight[r, d]) * settled
                     row_gradient[d] = 0
                 bias_gradient = np.float32(0)
                 word, bit = (r - starts[g]) // 32, (r - starts[g]) % 32
@@ -273,7 +183,7 @@ def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mo
                     probability = np.float32((1 if logit >= 0 else tail) / (1 + tail))
                     slope = (probability - is_true) * shares[p]
                     bias_gradient += slope
-                    if mode < 2:
+                    if mode <= LOSS_AND_UPDATE:
                         place = pair_sums[p]
                         loss = max(logit, np.float32(0)) - logit * is_true + np.float32(math.log1p(tail))
                         for d in range(width):
@@ -283,18 +193,18 @@ def train_groups(groups, partial_sums, features, texts, shares, truth, scale, mo
                     else:
                         for d in range(width):
                             row_gradient[d] += slope * features[t, d]
-                if mode == 0:
+                if mode == LOSS:
                     continue
                 for d in range(width):
                     row_gradient[d] *= scale
-                if mode == 3:
+                if mode == SQUARES:
                     square = np.float64(bias_gradient * scale) ** 2
                     for d in range(width):
                         square += np.float64(row_gradient[d]) * np.float64(row_gradient[d])
                     squares[chunk] += square
                 else:
-                    update_row(r, row_gradient, bias_gradient * scale, r + shift[g], numbers, log_decay, state)
-    return _add_up(sums, text_ptr, text_sums)
+                    update_row(r, row_gradient, bias_gradient * scale, r + shift[g], hyperparameters, log_decay, rows)
+    return _add_up(sums, partial_sums.text_ptr, partial_sums.text_sums)
 
 
 @njit
@@ -313,7 +223,7 @@ def _ordered(value):
     return bits ^ 0x7FFFFFFF if bits < 0 else bits
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def joint_logit(logit, parent_logit):
     """`cxml.model.ranking.joint_logit` of one row."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
@@ -321,7 +231,7 @@ def joint_logit(logit, parent_logit):
     return np.float32(low + min(high, np.float32(0)) - math.log1p(rest))
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST_MATH)
 def _offer(keys, positions, logit, parent_logit, position):
     """Put a row among the best of a text, both arrays [k] and best first, if it belongs there."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
@@ -340,53 +250,47 @@ def _offer(keys, positions, logit, parent_logit, position):
     positions[place] = position
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def best_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, log_decay, step, state):
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
+def best_rows(features, wanted, k, log_decay, step, rows):
     """The k best rows of each text among the leaves that it wants of this shard.
 
     Args:
         features: float32 [B, D].
-        leaf_ptr: int64 [B + 1]; text b wants the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
-        first_rows: int64 [P], first local row of each; last_rows: one past its last.
-        last_rows: int64 [P].
-        leaf_logits: float32 [P], see `joint_logit`; infinity leaves the rows' scores as they are.
-        shift: int64 [P], label position minus local row.
+        wanted: `WantedLeaves`.
         k: rows wanted per text.
         log_decay: `RowSchedule.log_decay`.
         step: the last step taken.
-        state: the arrays of `RowState`.
+        rows: `RowArrays`.
 
     Returns:
         Keys int64 [B, k] of `ranking_key`, best first (`NO_KEY` where there is none), and label positions int64 [B, k]
         (-1 likewise).
     """
-    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
+    weight, bias, last_step, scales = rows.weight, rows.bias, rows.last_step, rows.scale
+    leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
+    leaf_logits, shift = wanted.leaf_logits, wanted.shift
     width = features.shape[1]
-    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
+    keys = np.full((features.shape[0], k), NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
             for r in range(first_rows[p], last_rows[p]):
                 product = np.float32(0)
                 for d in range(width):
-                    product += _value(weight[r, d]) * features[b, d]
-                settled = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
+                    product += to_float(weight[r, d]) * features[b, d]
+                settled = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
                 logit = product * settled + bias[r]
                 _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
     return keys, positions
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift, k, weight, scale, bias):
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
+def best_int8_rows(features, wanted, k, weight, scale, bias):
     """The k best rows of each text; `best_rows` for rows of `weight[r] * scale[r]`.
 
     Args:
         features: float32 [B, D].
-        leaf_ptr: int64 [B + 1]; this and the next four are those of `best_rows`.
-        first_rows: int64 [P].
-        last_rows: int64 [P].
-        leaf_logits: float32 [P].
-        shift: int64 [P].
+        wanted: `WantedLeaves`.
         k: rows wanted per text.
         weight: int8 [R, D].
         scale: float32 [R].
@@ -395,8 +299,10 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift
     Returns:
         Keys int64 [B, k] and label positions int64 [B, k] as those of `best_rows`.
     """
+    leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
+    leaf_logits, shift = wanted.leaf_logits, wanted.shift
     width = features.shape[1]
-    keys = np.full((features.shape[0], k), _NO_KEY, np.int64)
+    keys = np.full((features.shape[0], k), NO_KEY, np.int64)
     positions = np.full((features.shape[0], k), -1, np.int64)
     for b in prange(features.shape[0]):
         for p in range(leaf_ptr[b], leaf_ptr[b + 1]):
@@ -409,26 +315,26 @@ def best_int8_rows(features, leaf_ptr, first_rows, last_rows, leaf_logits, shift
     return keys, positions
 
 
-@cached_njit(parallel=True, nogil=True, fastmath=_FAST)
-def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step, state):
+@cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
+def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step, rows):
     """Logits of the rows of each pair's leaf.
 
     Args:
         features: float32 [S, D].
         texts: int32 [P].
-        first_rows: int64 [P], first row of each pair's leaf; last_rows: one past its last.
-        last_rows: int64 [P].
+        first_rows: int64 [P], first row of each pair's leaf.
+        last_rows: int64 [P], one past its last.
         logits: float32 [P, W], written where there are rows.
         log_decay: `RowSchedule.log_decay`.
         step: the step that rows are to be as of the end of.
-        state: the arrays of `RowState`.
+        rows: `RowArrays`.
     """
-    weight, bias, last_step, scales = state[0], state[1], state[5], state[8]
+    weight, bias, last_step, scales = rows.weight, rows.bias, rows.last_step, rows.scale
     width = features.shape[1]
     for p in prange(len(texts)):
         for r in range(first_rows[p], last_rows[p]):
             product = np.float32(0)
             for d in range(width):
-                product += _value(weight[r, d]) * features[texts[p], d]
-            settled = pending_decay(last_step[r], log_decay, step) * _scale_of(weight, scales, r)
+                product += to_float(weight[r, d]) * features[texts[p], d]
+            settled = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
             logits[p, r - first_rows[p]] = product * settled + bias[r]

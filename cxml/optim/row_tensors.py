@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from cxml.optim.row_adamw import RowSchedule, RowState
-from cxml.optim.row_formats import NEAREST_FP8, to_fp8
-
-_HALF = 0x8000  # as noise it makes rounding to bfloat16 go to nearest
+from cxml.optim.row_formats import NEAREST_BF16, NEAREST_FP8, to_fp8
+from cxml.optim.row_values import RowArrays
 
 
 @dataclass(kw_only=True)
@@ -76,9 +75,9 @@ class RowTensors:
         for name in list(vars(self)):
             setattr(self, name, getattr(self, name).to(device))
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The memory of rows on the CPU as the arrays of a `RowState`, for the compiled loops."""
-        return tuple(as_array(tensor) for tensor in vars(self).values())
+    def arrays(self) -> RowArrays:
+        """The memory of rows on the CPU, for the compiled loops."""
+        return RowArrays(**{name: as_array(tensor) for name, tensor in vars(self).items()})
 
     def floats(self, chosen: slice | Tensor) -> Tensor:
         """Weights of chosen rows, int64 of any shape or a run, as float32 [..., D], without decay that is pending."""
@@ -182,7 +181,7 @@ def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Ten
     if rows.weight.dtype == torch.float32:
         rows.weight[run] = values
     elif rows.compensation.shape[1]:
-        rounded = _rounded(values, torch.tensor(_HALF, dtype=torch.int32, device=values.device))
+        rounded = _rounded(values, torch.tensor(NEAREST_BF16, dtype=torch.int32, device=values.device))
         rows.weight[run] = rounded
         rows.compensation[run] = values - rounded.float()
     elif rows.weight.dtype == torch.uint8:
@@ -198,7 +197,7 @@ def _rounded(values: Tensor, noise: Tensor) -> Tensor:
 
 
 def _noise(step: int, row_ids: Tensor, width: int) -> Tensor:
-    """The 32 bits of `row_kernels._noise` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
+    """The 32 bits of `row_values.noise_of` for rows [n] and all columns: int32 [n, D], which wraps around as uint32."""
     rows = row_ids.to(torch.int32)[:, None] * _signed(2654435761)
     columns = torch.arange(width, dtype=torch.int32, device=row_ids.device) * _signed(2246822519)
     mixed = rows ^ columns ^ _signed(step * 3266489917 & 0xFFFFFFFF)

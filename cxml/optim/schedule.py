@@ -1,14 +1,47 @@
-"""The three-phase one-cycle schedule of the paper, as a pure function of the position in the run."""
+"""Which parameters learn how fast, and how that changes over a run.
+
+The encoder learns slowly, the level heads ten times faster (the paper's settings); a bottleneck learns as fast as the
+heads, for it begins with random directions (docs/decisions/0019). Over a run the rates follow the paper's three-phase
+one-cycle, a pure function of the position in the run.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from cxml.config import OptimConfig
+from cxml.model.encoder import is_pretrained
 from cxml.optim.row_adamw import RowSchedule
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Groups for AdamW with `lr` at its peak; frozen parameters and empty groups are left out.
+
+    Weight matrices decay; biases and norm weights, all one-dimensional, do not.
+    """
+    peaks = {
+        "encoder": (config.encoder_lr, config.encoder_weight_decay),
+        "classifier": (config.classifier_lr, config.classifier_weight_decay),
+    }
+    groups = []
+    for part, (lr, decay) in peaks.items():
+        for decays in (True, False):
+            params = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and is_pretrained(name) == (part == "encoder")
+                and (parameter.ndim >= 2) == decays
+            ]
+            if params:
+                groups.append({"params": params, "lr": lr, "weight_decay": decay if decays else 0.0})
+    return groups
+
 
 _START = 1 / 10  # the learning rate rises from a tenth of its peak
 _END = 1 / 1000  # and falls to a thousandth

@@ -1,7 +1,7 @@
 """The kernels of a sharded level in Triton, for rows on an accelerator.
 
 Nothing here waits for the device: grids and buffers have sizes that the shapes of the tensors give. `triton_shortlist`
-and `triton_every_row` say what the kernels do, `triton_ops` with which tiles they are launched.
+and `triton_every_row` say what the kernels do, `triton_row_ops` with which tiles they are launched.
 
 A step reads each touched row's weights once in `loss` and once in `update`, which computes the logits again and updates
 the rows in the same visit. Logits and gradients of rows are not kept between the two. An update of fp8 rows computes
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from cxml.model.ranking import NO_KEY
-from cxml.optim import triton_ops
+from cxml.optim import triton_row_ops
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.row_values import RowArrays
 from cxml.optim.torch_kernels import best_of_pairs
 
 _PROGRAMS = 264  # two for each multiprocessor of a large card
@@ -54,24 +55,24 @@ class TritonShortlistKernels:
         arguments = (*_shortlist(rows, leaf_rows, candidates), schedule.log_decay, schedule.step)
         if not self.deterministic:
             sums = rows.bias.new_zeros(num_texts, width + 1)
-            triton_ops.launch_shortlist_loss(sums, *arguments, False)
+            triton_row_ops.launch_shortlist_loss(sums, *arguments, False)
             return sums
         sums, parts = rows.bias.new_empty(num_texts, width + 1), rows.bias.new_zeros(len(candidates.leaves), width + 1)
-        triton_ops.launch_shortlist_loss(parts, *arguments, True)
+        triton_row_ops.launch_shortlist_loss(parts, *arguments, True)
         texts, order = candidates.texts.sort(stable=True)
         bounds = torch.searchsorted(texts, torch.arange(num_texts + 1, dtype=texts.dtype, device=texts.device))
-        triton_ops.launch_add_up(sums, parts, order, bounds)
+        triton_row_ops.launch_add_up(sums, parts, order, bounds)
         return sums
 
     def squares(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float
     ) -> Tensor:
         """See `RowKernels.squares`."""
-        splits, num_pairs = triton_ops.leaf_splits(leaf_rows.most_rows), len(candidates.leaves)
+        splits, num_pairs = triton_row_ops.leaf_splits(leaf_rows.most_rows), len(candidates.leaves)
         sums = rows.bias.new_zeros(0, dtype=torch.float64)
         if _has_work(leaf_rows, candidates):
             sums = rows.bias.new_empty(splits, num_pairs, dtype=torch.float64)
-            triton_ops.launch_shortlist_squares(
+            triton_row_ops.launch_shortlist_squares(
                 sums, _leaf_slopes(rows, leaf_rows, candidates), *_shortlist(rows, leaf_rows, candidates),
                 schedule.log_decay, schedule.step, scale,
             )  # fmt: skip
@@ -84,9 +85,9 @@ class TritonShortlistKernels:
         """See `RowKernels.update`."""
         if _has_work(leaf_rows, candidates):
             own, *others = _shortlist(rows, leaf_rows, candidates)
-            triton_ops.launch_shortlist_update(
+            triton_row_ops.launch_shortlist_update(
                 own, _leaf_slopes(rows, leaf_rows, candidates), *others, schedule.log_decay, schedule.step, scale,
-                _numbers(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_sound,
             )  # fmt: skip
 
     def best(
@@ -106,7 +107,7 @@ class TritonShortlistKernels:
             return rows.bias.new_zeros(shape), leaf_rows.starts.new_full(shape, -1)
         logits, positions = rows.bias.new_empty(shape), leaf_rows.starts.new_empty(shape)
         own, pairs, leaves, _ = _shortlist(rows, leaf_rows, candidates)
-        triton_ops.launch_shortlist_scores(
+        triton_row_ops.launch_shortlist_scores(
             logits, positions, own, pairs, leaves, schedule.log_decay, step
         )  # fmt: skip
         return logits, positions
@@ -136,12 +137,12 @@ class TritonEveryRowKernels:
         (num_texts, width), num_rows = candidates.features.shape, len(rows.bias)
         if not num_texts or not num_rows:
             return rows.bias.new_zeros(num_texts, width + 1)
-        tile = triton_ops.loss_rows(rows.weight)
+        tile = triton_row_ops.loss_rows(rows.weight)
         tiles = -(-num_rows // tile)
-        shares = min(tiles, max(1, _PROGRAMS // -(-num_texts // triton_ops.LEVEL_TEXTS)))
+        shares = min(tiles, max(1, _PROGRAMS // -(-num_texts // triton_row_ops.LEVEL_TEXTS)))
         tiles_per_share = -(-tiles // shares)
         sums = rows.bias.new_empty(-(-tiles // tiles_per_share), num_texts, width + 1)
-        triton_ops.launch_every_row_loss(
+        triton_row_ops.launch_every_row_loss(
             sums, _tensors(rows), _texts(candidates), _bounds(candidates, num_rows, tile), schedule.log_decay,
             schedule.step, tiles_per_share * tile,
         )  # fmt: skip
@@ -155,8 +156,8 @@ class TritonEveryRowKernels:
         if len(candidates.features) and len(rows.bias):
             slopes = _level_slopes(rows, candidates)
             sums = rows.bias.new_empty(len(slopes), dtype=torch.float64)
-            bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
-            triton_ops.launch_every_row_squares(
+            bounds = _bounds(candidates, len(rows.bias), triton_row_ops.LEVEL_ROWS)
+            triton_row_ops.launch_every_row_squares(
                 sums, slopes, _tensors(rows), _texts(candidates), bounds, schedule.log_decay, schedule.step,
                 scale,
             )  # fmt: skip
@@ -168,11 +169,11 @@ class TritonEveryRowKernels:
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if len(rows.bias):
-            bounds = _bounds(candidates, len(rows.bias), triton_ops.LEVEL_ROWS)
-            triton_ops.launch_every_row_update(
+            bounds = _bounds(candidates, len(rows.bias), triton_row_ops.LEVEL_ROWS)
+            triton_row_ops.launch_every_row_update(
                 _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
                 [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, scale,
-                _numbers(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_sound,
             )  # fmt: skip
 
     def best(
@@ -182,13 +183,13 @@ class TritonEveryRowKernels:
         """See `RowKernels.best`."""
         assert parent_logits is None, "no text chooses leaves"
         features, num_rows = candidates.features.contiguous(), len(rows.bias)
-        num_texts, tile = len(features), triton_ops.LEVEL_ROWS
+        num_texts, tile = len(features), triton_row_ops.LEVEL_ROWS
         chunk = max(1, _KEYS_AT_ONCE // max(1, num_texts) // tile) * tile
         found = [leaf_rows.starts.new_full((num_texts, k), NO_KEY)]
         for first in range(0, num_rows if num_texts else 0, chunk):
             width = min(chunk, num_rows - first)
             keys = leaf_rows.starts.new_empty(num_texts, width)
-            triton_ops.launch_every_row_keys(
+            triton_row_ops.launch_every_row_keys(
                 keys, _tensors(rows), features, [leaf_rows.starts, leaf_rows.positions], first, schedule.log_decay,
                 schedule.step,
             )  # fmt: skip
@@ -206,15 +207,21 @@ def _has_work(leaf_rows: LeafRows, candidates: Shortlists) -> bool:
 
 
 def _tensors(rows: RowTensors) -> list[Tensor]:
-    return list(vars(rows).values())
+    return [getattr(rows, name) for name in RowArrays._fields]
 
 
 def _shortlist(
     rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
     """Rows, pairs, the leaves' rows and those of the largest, as operators take them."""
-    pairs = [tensor.contiguous() for tensor in vars(candidates).values()]
-    return _tensors(rows), pairs, [leaf_rows.starts, leaf_rows.positions], leaf_rows.most_rows
+    own = candidates
+    pairs = [own.features, own.leaves, own.texts, own.shares, own.truth]
+    return (
+        _tensors(rows),
+        [tensor.contiguous() for tensor in pairs],
+        [leaf_rows.starts, leaf_rows.positions],
+        leaf_rows.most_rows,
+    )
 
 
 def _texts(candidates: EveryRow) -> list[Tensor]:
@@ -223,16 +230,16 @@ def _texts(candidates: EveryRow) -> list[Tensor]:
 
 def _leaf_slopes(rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists) -> Tensor:
     """Scratch of a tile of rows for each pair and split."""
-    splits = triton_ops.leaf_splits(leaf_rows.most_rows)
-    return rows.bias.new_empty(splits, len(candidates.leaves), triton_ops.LEAF_ROWS)
+    splits = triton_row_ops.leaf_splits(leaf_rows.most_rows)
+    return rows.bias.new_empty(splits, len(candidates.leaves), triton_row_ops.LEAF_ROWS)
 
 
 def _level_slopes(rows: RowTensors, candidates: EveryRow) -> Tensor:
     """Scratch of a tile of rows for each program and text."""
     num_texts = len(candidates.features)
-    tiles = -(-len(rows.bias) // triton_ops.LEVEL_ROWS)
-    programs = max(1, min(tiles, _PROGRAMS, _MOST_SLOPES // triton_ops.LEVEL_ROWS // max(1, num_texts)))
-    return rows.bias.new_empty(programs, num_texts, triton_ops.LEVEL_ROWS)
+    tiles = -(-len(rows.bias) // triton_row_ops.LEVEL_ROWS)
+    programs = max(1, min(tiles, _PROGRAMS, _MOST_SLOPES // triton_row_ops.LEVEL_ROWS // max(1, num_texts)))
+    return rows.bias.new_empty(programs, num_texts, triton_row_ops.LEVEL_ROWS)
 
 
 def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
@@ -241,5 +248,6 @@ def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
     return torch.searchsorted(candidates.true_rows, begins.clamp_(max=num_rows))
 
 
-def _numbers(schedule: RowSchedule) -> list[float]:
+def _hyperparameters(schedule: RowSchedule) -> list[float]:
+    """Those of the step under way, as operators take them."""
     return [schedule.lr, schedule.beta1, schedule.beta2, schedule.epsilon, schedule.clip_row_norm]

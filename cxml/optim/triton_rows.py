@@ -21,7 +21,9 @@ import torch
 import triton
 import triton.language as tl
 
-_HALF = tl.constexpr(0x8000)  # as noise it makes rounding to bfloat16 go to nearest
+from cxml.optim.row_formats import NEAREST_BF16
+
+_HALF = tl.constexpr(NEAREST_BF16)
 # Few AMD cards have tf32.
 _PRECISION = tl.constexpr("ieee" if torch.version.hip else "tf32")
 _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
@@ -267,7 +269,7 @@ def _round(value, noise):
 
 @triton.jit
 def _noise(step, row_ids, columns):
-    """The 32 bits of `row_kernels._noise`."""
+    """The 32 bits of `row_values.noise_of`."""
     mixed = (row_ids.to(tl.uint32) * 2654435761)[:, None] ^ (columns.to(tl.uint32) * 2246822519)[None, :]
     mixed = mixed ^ (step.to(tl.uint32) * 3266489917)
     mixed = (mixed ^ (mixed >> 15)) * 2246822519

@@ -1,4 +1,4 @@
-"""What the operators of `triton_ops` do on the CPU where Triton does not run: the same numbers in plain torch."""
+"""What the operators of `triton_row_ops` do on the CPU where Triton does not run: the same numbers in plain torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from cxml.model.ranking import ranking_keys
 from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
+from cxml.optim.row_values import RowArrays
 from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits
-
-_FIELDS = ("weight", "bias", "moment", "second", "bias_moments", "last_step", "updates", "compensation", "scale")
 
 
 def shortlist_loss(
     sums: Tensor, rows: Sequence[Tensor], pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,
     log_decay: Tensor, step: int, by_pair: bool,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_shortlist_loss`."""
+    """See `triton_row_ops.launch_shortlist_loss`."""
     candidates = _pairs(pairs)
     if by_pair:  # every pair is a text of its own
         texts = candidates.texts
@@ -37,7 +36,7 @@ def shortlist_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor],  # noqa: ARG001
     most_rows: int, log_decay: Tensor, step: int, scale: float,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_shortlist_squares`."""
+    """See `triton_row_ops.launch_shortlist_squares`."""
     sums.zero_()[0, 0] = TorchShortlistKernels().squares(
         _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step), scale
     )
@@ -45,11 +44,11 @@ def shortlist_squares(
 
 def shortlist_update(
     rows: Sequence[Tensor], slopes: Tensor, pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,  # noqa: ARG001
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor, is_sound: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_sound: Tensor,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_shortlist_update`."""
+    """See `triton_row_ops.launch_shortlist_update`."""
     TorchShortlistKernels().update(
-        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, hyperparameters), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -58,7 +57,7 @@ def shortlist_scores(
     logits: Tensor, positions: Tensor, rows: Sequence[Tensor], pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor],
     log_decay: Tensor, step: int,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_shortlist_scores`."""
+    """See `triton_row_ops.launch_shortlist_scores`."""
     found = TorchShortlistKernels().scores(
         _rows(rows), _leaves(leaf_rows, logits.shape[1]), _pairs(pairs), _schedule(log_decay, step), step
     )
@@ -67,7 +66,7 @@ def shortlist_scores(
 
 
 def add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
-    """See `triton_ops.launch_add_up`."""
+    """See `triton_row_ops.launch_add_up`."""
     texts = torch.arange(len(sums)).repeat_interleave(bounds.diff())
     sums.zero_().index_add_(0, texts, parts[order])
 
@@ -76,7 +75,7 @@ def every_row_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,  # noqa: ARG001
     rows_per_share: int,  # noqa: ARG001
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_every_row_loss`."""
+    """See `triton_row_ops.launch_every_row_loss`."""
     sums.zero_()[0] = TorchEveryRowKernels().loss(
         _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step)
     )
@@ -86,7 +85,7 @@ def every_row_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor,  # noqa: ARG001
     step: int, scale: float,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_every_row_squares`."""
+    """See `triton_row_ops.launch_every_row_squares`."""
     sums.zero_()[0] = TorchEveryRowKernels().squares(
         _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step), scale
     )
@@ -94,12 +93,12 @@ def every_row_squares(
 
 def every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],  # noqa: ARG001
-    log_decay: Tensor, step: int, scale: float, numbers: Sequence[float], factor: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
     is_sound: Tensor,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_every_row_update`."""
+    """See `triton_row_ops.launch_every_row_update`."""
     TorchEveryRowKernels().update(
-        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, numbers), scale,
+        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, hyperparameters), scale,
         factor=factor, is_sound=is_sound,
     )  # fmt: skip
 
@@ -108,7 +107,7 @@ def every_row_keys(
     keys: Tensor, rows: Sequence[Tensor], features: Tensor, leaf_rows: Sequence[Tensor], first_row: int,
     log_decay: Tensor, step: int,
 ) -> None:  # fmt: skip
-    """See `triton_ops.launch_every_row_keys`."""
+    """See `triton_row_ops.launch_every_row_keys`."""
     run = slice(first_row, first_row + keys.shape[1])
     chunk = RowTensors(**{name: tensor[run] for name, tensor in vars(_rows(rows)).items()})
     no_labels = torch.zeros(0, dtype=torch.int64)
@@ -120,7 +119,7 @@ def every_row_keys(
 
 
 def _rows(rows: Sequence[Tensor]) -> RowTensors:
-    return RowTensors(**dict(zip(_FIELDS, rows, strict=True)))
+    return RowTensors(**dict(zip(RowArrays._fields, rows, strict=True)))
 
 
 def _pairs(pairs: Sequence[Tensor]) -> Shortlists:
@@ -137,8 +136,10 @@ def _no_leaves() -> LeafRows:
     return LeafRows(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
 
 
-def _schedule(log_decay: Tensor, step: int, numbers: Sequence[float] = (0.0, 0.0, 0.0, 1.0, 0.0)) -> RowSchedule:
-    lr, beta1, beta2, epsilon, clip = numbers
+def _schedule(
+    log_decay: Tensor, step: int, hyperparameters: Sequence[float] = (0.0, 0.0, 0.0, 1.0, 0.0)
+) -> RowSchedule:
+    lr, beta1, beta2, epsilon, clip = hyperparameters
     return RowSchedule(
         decay=0.0, beta2=beta2, epsilon=epsilon, clip_row_norm=clip, step=step, lr=lr, beta1=beta1, log_decay=log_decay
     )

@@ -6,9 +6,8 @@ plan says before any of it how many bytes and steps it will be
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.launches import LevelKind, launches_of_step
 from cxml.parallel.levels import kernels_for, make_level, sharded_clusters, sharded_levels
-from cxml.parallel.plan import Plan, make_plan
+from cxml.parallel.memory_plan import Plan, make_plan
 from cxml.parallel.process_group import (
     Ranks,
     begin_group,
@@ -22,7 +21,7 @@ from cxml.parallel.process_group import (
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.sharded_level import ShardedLevel
 from cxml.parallel.step_check import StepCheck
-from cxml.parallel.traffic import LevelTraffic
+from cxml.parallel.step_costs import LevelKind, LevelTraffic, launches_of_step
 from cxml.parallel.workers import run_here, run_workers
 
 __all__ = [

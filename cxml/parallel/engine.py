@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from cxml import extras
 from cxml.config import OptimConfig, TrainConfig
+from cxml.internals.deepspeed import whole, without_extensions
 from cxml.optim import parameter_groups
 from cxml.parallel.gradient_buckets import BUCKET_ELEMENTS
 from cxml.parallel.plain_engine import PlainEngine
@@ -102,9 +102,7 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
 def _deepspeed_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train: TrainConfig, ranks: Ranks) -> Engine:
     import deepspeed  # noqa: PLC0415  it reads the process environment and takes seconds to import
 
-    # Used in inference alone. It would need a C++ compiler, and a process killed while it is built leaves a lock behind
-    # that every later one waits for, for ever.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_extensions()
     trained = [list(group["params"]) for group in optimizer.param_groups]
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -177,16 +175,7 @@ def gathered_state_dict(engine: Engine, ranks: Ranks) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        with _whole(parameter):
+        with whole(parameter):
             if ranks.is_first:
                 tensors[name] = parameter.detach().to("cpu", copy=True)
     return tensors
-
-
-def _whole(parameter: nn.Parameter) -> AbstractContextManager[object]:
-    """Within this context the parameter is whole, also where ZeRO-3 has partitioned it."""
-    if not hasattr(parameter, "ds_id"):
-        return nullcontext()
-    import deepspeed  # noqa: PLC0415
-
-    return deepspeed.zero.GatheredParameters([parameter])

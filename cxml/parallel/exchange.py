@@ -60,8 +60,8 @@ class Exchange:
         near = [list(range(start, start + group_size)) for start in range(0, size, group_size)]
         alike = [list(range(place, size, group_size)) for place in range(group_size)]
         own = [dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (near, alike)]
-        shards, copies = (cast(dist.ProcessGroup, group) for group in own)  # every rank is in one of each kind
-        return Exchange(shards), Exchange(copies)
+        shards, replicas = (cast(dist.ProcessGroup, group) for group in own)  # every rank is in one of each kind
+        return Exchange(shards), Exchange(replicas)
 
     def gather_sizes(self, *sizes: int) -> Tensor:
         """Some counts of every rank, int64 [ranks, counts], on the CPU."""

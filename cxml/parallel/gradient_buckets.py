@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cxml.accelerators import copy_all, scale_all
+from cxml.internals.torch import copy_all, scale_all
 
 BUCKET_ELEMENTS = 8 << 20
 """A bucket is reduced as soon as it is full: small ones begin early, large ones use a network better."""

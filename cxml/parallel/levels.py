@@ -38,14 +38,14 @@ def sharded_levels(
     """
     own_head = config.head if rows_in is None else dataclasses.replace(config.head, rows_in=rows_in)
     group_size = own_head.group_size if trains else 0
-    shards, copies = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
+    shards, replicas = exchange.split(ranks_per_machine() if group_size == "node" else group_size)
     clusters = sharded_clusters(tree, own_head) if trains else []
 
     def make(widths: Sequence[int]) -> tuple[list[ShardedLevel], ShardedLevel]:
         def level_of(leaf_offsets: np.ndarray, width: int, head: HeadConfig, **options: Any) -> ShardedLevel:  # noqa: ANN401
             return make_level(
                 RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
-                deterministic=config.train.deterministic, copies=copies, accumulation=config.train.accumulation,
+                deterministic=config.train.deterministic, replicas=replicas, accumulation=config.train.accumulation,
                 trains=trains, **options,
             )  # fmt: skip
 

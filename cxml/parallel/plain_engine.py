@@ -8,9 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cxml.accelerators import copy_all
+from cxml.internals.torch import copy_all, norms, scale_all
 from cxml.optim.bf16_adamw import norm_of, take_step
-from cxml.parallel.clipping import clip_gradients
 from cxml.parallel.gradient_buckets import GradientBuckets
 from cxml.parallel.step_check import StepCheck
 
@@ -175,3 +174,16 @@ class Fp32Copies:
     def update_weights(self) -> None:
         """Make the model's weights of the copies."""
         copy_all([weight.data for weight in self.copies], [copy.data for copy in self.copies.values()])
+
+
+def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
+    """Scale gradients in place so that their joint L2 norm is at most `largest`; 0 leaves them as they are.
+
+    Returns:
+        The norm before, []; not finite where a gradient is not.
+    """
+    norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
+    if largest:
+        # `number / tensor` would be the number times a reciprocal, which rounds twice.
+        scale_all(gradients, (norm.new_full((), largest) / (norm + 1e-6)).clamp(max=1))
+    return norm

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from cxml.accelerators import bound_caches, device_of, use_device
 from cxml.errors import LaunchError
+from cxml.internals.torch import process_groups, set_timeout
 from cxml.operating_system import num_cores
 from cxml.parallel.worker import note_failure
 
@@ -128,8 +128,8 @@ def group_patience(hang_minutes: float) -> timedelta:
 
 def set_patience(hang_minutes: float) -> None:
     """Give all groups of this process `group_patience`: those that DeepSpeed makes have torch's default, minutes."""
-    for group in list(distributed_c10d._world.pg_map):  # torch offers no other list of them
-        distributed_c10d._set_pg_timeout(group_patience(hang_minutes), group)
+    for group in process_groups():
+        set_timeout(group, group_patience(hang_minutes))
 
 
 def ranks_per_machine() -> int:

@@ -19,59 +19,12 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.data import BatchLimits
-from cxml.fused import is_fused
-from cxml.optim import WORD_BITS, EveryRow, LeafRows, Shortlists, best_per_text
+from cxml.optim import EveryRow, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.row_layout import RowLayout
+from cxml.parallel.pairs import Pairs, wanted_pairs
+from cxml.parallel.row_layout import Shard, own_rows
 
 CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A `RowLayout` on the device where its rows are.
-
-    Attributes:
-        leaf_offsets: int64 [leaves of all ranks + 1]; leaf c has the positions leaf_offsets[c] .. leaf_offsets[c + 1].
-        leaf_rows: this rank's leaves.
-        number: this rank's place among the ranks that share the rows.
-        num_shards: ranks that share the rows.
-        num_rows: of this rank.
-        num_positions: rows of all ranks.
-    """
-
-    leaf_offsets: Tensor
-    leaf_rows: LeafRows
-    number: int
-    num_shards: int
-    num_rows: int
-    num_positions: int
-
-    @classmethod
-    def of(cls, layout: RowLayout, device: torch.device) -> Shard:
-        """Copy a layout to a device."""
-        return cls(
-            leaf_offsets=torch.from_numpy(layout.leaf_offsets).to(device),
-            leaf_rows=LeafRows(
-                starts=torch.from_numpy(layout.local_starts).to(device),
-                positions=torch.from_numpy(layout.own_offsets()).to(device),
-                most_rows=layout.most_rows,
-            ),
-            number=layout.shard,
-            num_shards=layout.num_shards,
-            num_rows=layout.num_rows,
-            num_positions=layout.num_labels,
-        )
-
-    @property
-    def most_leaves(self) -> int:
-        """Leaves of the rank that has the most."""
-        return -(-(len(self.leaf_offsets) - 1) // self.num_shards)
-
-    def find(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The leaf of each position, and its row within the leaf; int64 both."""
-        leaves = torch.searchsorted(self.leaf_offsets, positions, right=True) - 1
-        return leaves, positions - self.leaf_offsets[leaves]
 
 
 @dataclass(frozen=True)
@@ -93,25 +46,6 @@ class Visit(Generic[CandidatesT]):
     bring_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs (text, leaf) of this rank's texts, sorted by owner, leaf of the owner and text.
-
-    Attributes:
-        owners: int64 [P]; the number of shards where there is no pair, at the end.
-        leaves: integers [P], as the owner numbers them; this rank's number of leaves where there is no pair.
-        texts: integers [P].
-        values: float32 [P], the share of a text's loss or the logit of a leaf.
-        truth: int32 [P, words], see `Shortlists`.
-    """
-
-    owners: Tensor
-    leaves: Tensor
-    texts: Tensor
-    values: Tensor
-    truth: Tensor
-
-
 def send(
     exchange: Exchange,
     shard: Shard,
@@ -122,7 +56,7 @@ def send(
     positive_keys: Tensor | None = None,
     logits_BK: Tensor | None = None,
     most_texts: int | None = None,
-    has_copies: bool = False,
+    has_replicas: bool = False,
 ) -> Visit[Shortlists]:
     """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
 
@@ -136,21 +70,18 @@ def send(
             are left out.
         logits_BK: float32, of the leaves, to send along.
         most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
-        has_copies: whether ranks of other exchanges hold the same rows. Accelerators have as many texts as those then.
+        has_replicas: whether ranks of other exchanges hold the same rows. Accelerators then have as many
+            texts as those.
     """
     num_texts, is_exact = len(features_BD), host_may_wait(features_BD)
-    if (exchange.size > 1 or has_copies) and not is_exact:
+    if (exchange.size > 1 or has_replicas) and not is_exact:
         if most_texts is None:
             most_texts = int(exchange.gather_sizes(num_texts).max())
         features_BD = _pad_rows(features_BD, most_texts)
         nodes_BK = _pad_rows(nodes_BK, most_texts, value=-1)
         mask_BK = None if mask_BK is None else _pad_rows(mask_BK, most_texts)
         logits_BK = None if logits_BK is None else _pad_rows(logits_BK, most_texts)
-    if is_fused(nodes_BK):
-        pairs = _fused_pairs(shard, nodes_BK, mask_BK, positive_keys, logits_BK)
-    else:
-        nodes_BK = nodes_BK if mask_BK is None else nodes_BK.masked_fill(~mask_BK, -1)
-        pairs = _sort_pairs(shard, nodes_BK, positive_keys, logits_BK)
+    pairs = wanted_pairs(shard, nodes_BK, mask_BK, positive_keys, logits_BK)
     if exchange.size == 1:
         parent_logits = None if logits_BK is None else pairs.values
         candidates = Shortlists(features_BD, pairs.leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
@@ -163,69 +94,7 @@ def send(
     return _send_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
 
 
-def _sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None) -> _Pairs:
-    """The wanted pairs, and the true rows among them."""
-    num_texts, num_shards, most_leaves = len(nodes_BK), shard.num_shards, shard.most_leaves
-    is_wanted = nodes_BK >= 0
-    nodes = nodes_BK.clamp(min=0)
-    if logits_BK is None:
-        lengths = ((shard.leaf_offsets[nodes + 1] - shard.leaf_offsets[nodes]) * is_wanted).sum(1)
-        values_BK = (1 / lengths.clamp(min=1).float())[:, None].expand_as(nodes)
-    else:
-        values_BK = logits_BK
-    texts = torch.arange(num_texts, device=nodes.device)[:, None]
-    keys = _keys(shard, nodes, texts, num_texts).masked_fill(~is_wanted, num_shards * most_leaves * num_texts)
-    is_exact = host_may_wait(keys)
-    rising, order = (keys[is_wanted] if is_exact else keys.flatten()).sort()
-    values = (values_BK[is_wanted] if is_exact else values_BK.flatten())[order]
-    truth = _mark_true(shard, rising, positive_keys, num_texts)
-    pair = rising // max(1, num_texts)
-    owners, leaves = pair // most_leaves, pair % most_leaves
-    if not is_exact:
-        leaves = leaves.masked_fill(owners == num_shards, len(shard.leaf_rows.positions))
-    return _Pairs(owners, leaves, rising % max(1, num_texts), values, truth)
-
-
-def _fused_pairs(
-    shard: Shard, nodes_BK: Tensor, mask_BK: Tensor | None, positive_keys: Tensor | None, logits_BK: Tensor | None
-) -> _Pairs:
-    """As `_sort_pairs`."""
-    from cxml.parallel.fused_pairs import sort_pairs  # noqa: PLC0415 - optional
-    from cxml.parallel.triton_ops import RoutingShape  # noqa: PLC0415
-
-    num_texts, num_nodes = nodes_BK.shape
-    shape = RoutingShape(
-        num_texts, num_nodes, shard.num_shards, shard.most_leaves, shard.num_positions, len(shard.leaf_rows.positions)
-    )
-    found = sort_pairs(
-        shard.leaf_offsets, nodes_BK, mask_BK, positive_keys, logits_BK,
-        shape=shape, num_words=shard.leaf_rows.num_words,
-    )  # fmt: skip
-    return _Pairs(*found)
-
-
-def _keys(shard: Shard, leaves: Tensor, texts: Tensor, num_texts: int) -> Tensor:
-    """Numbers of pairs in the order of owner, the owner's leaf, and text."""
-    return (leaves % shard.num_shards * shard.most_leaves + leaves // shard.num_shards) * num_texts + texts
-
-
-def _mark_true(shard: Shard, rising: Tensor, positive_keys: Tensor | None, num_texts: int) -> Tensor:
-    """The true rows of each pair; `rising` are the pairs' numbers."""
-    num_words = shard.leaf_rows.num_words
-    truth = torch.zeros(len(rising) * num_words, dtype=torch.int32, device=rising.device)
-    if positive_keys is not None and len(rising):
-        is_new = torch.ones_like(positive_keys, dtype=torch.bool)
-        torch.not_equal(positive_keys[1:], positive_keys[:-1], out=is_new[1:])
-        texts, positions = positive_keys // shard.num_positions, positive_keys % shard.num_positions
-        leaves, rows = shard.find(positions)
-        wanted = _keys(shard, leaves, texts, num_texts)
-        place = torch.searchsorted(rising, wanted).clamp_(max=len(rising) - 1)
-        bits = torch.ones_like(rows, dtype=torch.int32) << (rows % WORD_BITS).int()
-        truth.index_add_(0, place * num_words + rows // WORD_BITS, bits * (is_new & (rising[place] == wanted)))
-    return truth.view(-1, num_words)
-
-
-def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: _Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
+def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
     """Send what the owners need and nothing else."""
     num_texts, size = len(features_BD), exchange.size
     goes = torch.zeros(size * num_texts, dtype=torch.int64)
@@ -260,14 +129,14 @@ def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: _Pairs, *, sen
     return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
 
 
-def _pack(texts: Tensor, pairs: _Pairs) -> Tensor:
+def _pack(texts: Tensor, pairs: Pairs) -> Tensor:
     """Pairs as they travel, int32 [P, 3 + words]: text, leaf, the bits of the value, truth."""
     parts = texts.int()[:, None], pairs.leaves.int()[:, None], pairs.values.contiguous()[:, None].view(torch.int32)
     return torch.cat([*parts, pairs.truth], dim=1)
 
 
 def _send_padded(
-    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: _Pairs, own_texts: int, *, sends_logits: bool
+    exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: Pairs, own_texts: int, *, sends_logits: bool
 ) -> Visit[Shortlists]:
     """Send as much as there can be at the most, so that no size depends on what the texts want.
 
@@ -315,7 +184,7 @@ def send_everywhere(
     share: float = 1.0,
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
-    has_copies: bool = False,
+    has_replicas: bool = False,
 ) -> Visit[EveryRow]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
@@ -326,13 +195,13 @@ def send_everywhere(
         share: what a loss counts.
         positive_keys: see `send`.
         limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
-        has_copies: see `send`.
+        has_replicas: see `send`.
     """
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
     counts, is_exact = [num_texts], host_may_wait(features_BD)
     shares = features_BD.new_empty(num_texts, dtype=torch.float32).fill_(share)
-    if exchange.size > 1 or (has_copies and not is_exact):
+    if exchange.size > 1 or (has_replicas and not is_exact):
         if limits is None or is_exact:
             counts, key_counts = exchange.gather_sizes(num_texts, len(keys)).T.tolist()
         else:
@@ -372,11 +241,3 @@ def _pad_rows(values: Tensor, num_rows: int, value: int = 0) -> Tensor:
     """Rows added at the end, to be as many as `num_rows`."""
     missing = num_rows - len(values)
     return torch.cat([values, values.new_full((missing, *values.shape[1:]), value)]) if missing else values
-
-
-def own_rows(shard: Shard, positions: Tensor) -> Tensor:
-    """This rank's row of each position, int64; the number of its rows for those of other ranks."""
-    leaves, rows = shard.find(positions)
-    is_own = leaves % shard.num_shards == shard.number
-    starts = shard.leaf_rows.starts[torch.where(is_own, leaves // shard.num_shards, 0)]
-    return torch.where(is_own, starts + rows, shard.num_rows)

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cxml.data import lengths_to_offsets
+from cxml.optim import LeafRows
 
 _FLAT_LEAF = 64
 """Rows of a leaf where the tree has no clusters, so that such labels can be dealt too."""
@@ -80,3 +83,58 @@ def leaf_offsets_of(tree_offsets: tuple[np.ndarray, ...], num_labels: int) -> np
     if tree_offsets:
         return np.asarray(tree_offsets[-1], np.int64)
     return np.append(np.arange(0, num_labels, _FLAT_LEAF), num_labels).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A `RowLayout` on the device where its rows are.
+
+    Attributes:
+        leaf_offsets: int64 [leaves of all ranks + 1]; leaf c has the positions leaf_offsets[c] .. leaf_offsets[c + 1].
+        leaf_rows: this rank's leaves.
+        number: this rank's place among the ranks that share the rows.
+        num_shards: ranks that share the rows.
+        num_rows: of this rank.
+        num_positions: rows of all ranks.
+    """
+
+    leaf_offsets: Tensor
+    leaf_rows: LeafRows
+    number: int
+    num_shards: int
+    num_rows: int
+    num_positions: int
+
+    @classmethod
+    def of(cls, layout: RowLayout, device: torch.device) -> Shard:
+        """Copy a layout to a device."""
+        return cls(
+            leaf_offsets=torch.from_numpy(layout.leaf_offsets).to(device),
+            leaf_rows=LeafRows(
+                starts=torch.from_numpy(layout.local_starts).to(device),
+                positions=torch.from_numpy(layout.own_offsets()).to(device),
+                most_rows=layout.most_rows,
+            ),
+            number=layout.shard,
+            num_shards=layout.num_shards,
+            num_rows=layout.num_rows,
+            num_positions=layout.num_labels,
+        )
+
+    @property
+    def most_leaves(self) -> int:
+        """Leaves of the rank that has the most."""
+        return -(-(len(self.leaf_offsets) - 1) // self.num_shards)
+
+    def find(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The leaf of each position, and its row within the leaf; int64 both."""
+        leaves = torch.searchsorted(self.leaf_offsets, positions, right=True) - 1
+        return leaves, positions - self.leaf_offsets[leaves]
+
+
+def own_rows(shard: Shard, positions: Tensor) -> Tensor:
+    """This rank's row of each position, int64; the number of its rows for those of other ranks."""
+    leaves, rows = shard.find(positions)
+    is_own = leaves % shard.num_shards == shard.number
+    starts = shard.leaf_rows.starts[torch.where(is_own, leaves // shard.num_shards, 0)]
+    return torch.where(is_own, starts + rows, shard.num_rows)

@@ -24,6 +24,7 @@ from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
 from cxml.model import HandDown, Leaves
+from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
     EveryRow,
@@ -34,11 +35,11 @@ from cxml.optim import (
     Shortlists,
     settled_weights,
 )
-from cxml.parallel.choice import best_nodes, choose
 from cxml.parallel.exchange import Exchange
+from cxml.parallel.handing_down import best_nodes, choose
 from cxml.parallel.magnitude import Magnitude, is_bounded
-from cxml.parallel.routing import Shard, Visit, own_rows, send, send_everywhere
-from cxml.parallel.row_layout import RowLayout
+from cxml.parallel.routing import Visit, send, send_everywhere
+from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 from cxml.parallel.waiting_update import WaitingUpdate
 
 _BLOCK_ROWS = 65536  # handed out at once
@@ -53,7 +54,7 @@ class ShardedLevel:
     Attributes:
         layout: the rows that this rank owns.
         exchange: the ranks that share the rows.
-        copies: the ranks that hold the same rows, for other texts.
+        replicas: the ranks that hold the same rows, for other texts.
         on_device: whether rows are worked on where the features are, else by the CPU.
         rows: this rank's, in one place: on the device if they are worked on there, else in host memory.
         schedule: of the rows' update.
@@ -70,7 +71,7 @@ class ShardedLevel:
         kernels: RowKernels,
         on_device: bool = False,
         schedule: RowSchedule | None = None,
-        copies: Exchange | None = None,
+        replicas: Exchange | None = None,
         accumulation: int = 1,
         trains: bool = True,
         is_last: bool = True,
@@ -87,13 +88,13 @@ class ShardedLevel:
             kernels: of shortlists or of all rows, as `head.candidates` says.
             on_device: whether the rows are worked on where the features are, else in host memory by the CPU.
             schedule: of the rows' update, shared with other levels; None makes one.
-            copies: the ranks that hold the same rows, for other texts; None if there is but this.
+            replicas: the ranks that hold the same rows, for other texts; None if there is but this.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
             is_last: whether a step scores no other level after this one.
             rows: rows that exist already, which the level takes over; None makes fresh ones.
         """
-        self.layout, self.exchange, self.copies = layout, exchange, copies or Exchange(is_alone=True)
+        self.layout, self.exchange, self.replicas = layout, exchange, replicas or Exchange(is_alone=True)
         self._kernels, self.on_device = kernels, on_device
         self._scores_all = head.candidates == "all"
         self._optimizer, self._width, self._clip_norm = head.optimizer, width, head.clip_global_norm
@@ -112,7 +113,7 @@ class ShardedLevel:
             clip_row_norm=head.clip_row_norm,
         )
         # Else rows wait for the end of the step, when all of its losses and gradients are there.
-        waits = not is_last or accumulation > 1 or self.copies.size > 1 or head.clip_global_norm
+        waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
         self._waiting = WaitingUpdate()
         self._one: Tensor | None = None
@@ -124,7 +125,7 @@ class ShardedLevel:
         In a shortlist as in `cxml.model.LevelHead`. Of all rows one is expected, so that all the others together do not
         outweigh it.
         """
-        return -math.log(max(2, self.layout.num_labels)) if self._scores_all else -4.0
+        return -math.log(max(2, self.layout.num_labels)) if self._scores_all else INITIAL_BIAS
 
     def loss(
         self,
@@ -200,7 +201,7 @@ class ShardedLevel:
         largest, is_adam = self._waiting.largest_feature, self._optimizer == "adamw"
         if largest is None:
             return None
-        factor = self._waiting.factor * self.copies.size
+        factor = self._waiting.factor * self.replicas.size
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _is_bounded_here(self) -> bool:
@@ -215,7 +216,7 @@ class ShardedLevel:
             is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
         """
         self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
-        found = self._waiting.take(self.copies)
+        found = self._waiting.take(self.replicas)
         if found is None:
             return
         candidates, scale = found
@@ -228,10 +229,10 @@ class ShardedLevel:
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
 
-        The blocks are copies in host memory. Of several copies of the rows only the first hands them out.
+        The blocks are copies in host memory. Of several replicas of the rows only the first hands them out.
         """
         positions = torch.from_numpy(self.layout.positions())
-        for start in range(0, self.layout.num_rows if self.copies.rank == 0 else 0, _BLOCK_ROWS):
+        for start in range(0, self.layout.num_rows if self.replicas.rank == 0 else 0, _BLOCK_ROWS):
             own = slice(start, start + _BLOCK_ROWS)
             weight, bias = self._settled(own)
             yield {"positions": positions[own].clone(), "weight": weight, "bias": bias.clone()}
@@ -265,7 +266,7 @@ class ShardedLevel:
 
     def sum_over_copies(self, tensor: Tensor) -> Tensor:
         """See `LabelHead.sum_over_copies`."""
-        return self.copies.sum_alike(tensor)
+        return self.replicas.sum_alike(tensor)
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
         """See `LabelHead.import_rows`."""
@@ -317,14 +318,14 @@ class ShardedLevel:
             share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
             return send_everywhere(
                 self.exchange, shard, features,
-                share=share, positive_keys=keys, limits=limits, has_copies=self.copies.size > 1,
+                share=share, positive_keys=keys, limits=limits, has_replicas=self.replicas.size > 1,
             )  # fmt: skip
         logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
         nodes, mask = self._wanted(leaves, len(features), features.device)
         return send(
             self.exchange, shard, features, nodes, mask_BK=mask,
             positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
-            has_copies=self.copies.size > 1,
+            has_replicas=self.replicas.size > 1,
         )  # fmt: skip
 
     def _wanted(

@@ -47,10 +47,10 @@ class StepCheck:
         """
         if not is_fused(losses):
             return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
-        from cxml.parallel import triton_ops  # noqa: PLC0415 - optional
+        from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         is_sound = torch.empty((), dtype=torch.bool, device=losses.device)
-        triton_ops.launch_judge_step(is_sound, losses, self._counts, _MOST_IN_A_ROW)
+        triton_step_ops.launch_judge_step(is_sound, losses, self._counts, _MOST_IN_A_ROW)
         return is_sound
 
     def count(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
@@ -77,11 +77,11 @@ class StepCheck:
         return torch.where(is_sound, own_losses, 0)
 
     def _count_fused(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
-        from cxml.parallel import triton_ops  # noqa: PLC0415 - optional
+        from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         self._losses = torch.zeros_like(losses) if self._losses is None else self._losses
         told = torch.empty_like(own_losses)
-        triton_ops.launch_count_step(
+        triton_step_ops.launch_count_step(
             self._counts, self._losses, told, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
         )  # fmt: skip
         return told

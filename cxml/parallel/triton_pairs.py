@@ -1,4 +1,4 @@
-"""Triton kernels of the pairs of texts and leaves that go to the owners of rows, see `routing`.
+"""Triton kernels of the pairs of texts and leaves that go to the owners of rows, see `cxml.parallel.pairs`.
 
 A pair's number is (owner, leaf of the owner, text) as one integer, so that sorted numbers are pairs in that order.
 Where there is no pair, the number is above that of every pair.

@@ -48,14 +48,14 @@ class WaitingUpdate:
         """What a feature is at most multiplied by in a row's gradient."""
         return self._scale * self.num_texts
 
-    def take(self, copies: Exchange) -> tuple[Shortlists | EveryRow, float] | None:
-        """The candidates of all micro-batches and of all `copies` of the rows, and their scale; None if none wait.
+    def take(self, replicas: Exchange) -> tuple[Shortlists | EveryRow, float] | None:
+        """The candidates of all micro-batches and of all `replicas` of the rows, and their scale; None if none wait.
 
-        A collective call of the copies.
+        A collective call of the replicas.
         """
         if not self._parts:
             return None
-        joined = _gather(copies, _join(self._parts)), self._scale
+        joined = _gather(replicas, _join(self._parts)), self._scale
         self.__init__()
         return joined
 
@@ -67,19 +67,19 @@ def _join(parts: list[Shortlists | EveryRow]) -> Shortlists | EveryRow:
     return EveryRow.join(cast("list[EveryRow]", parts))
 
 
-def _gather(copies: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
+def _gather(replicas: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
     """The candidates of all ranks that hold the same rows; a collective call of them."""
-    if copies.size == 1:
+    if replicas.size == 1:
         return candidates
     pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
     if host_may_wait(candidates.features):
-        texts, rest = copies.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
+        texts, rest = replicas.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
     else:  # padded alike on all ranks
-        texts, rest = [len(candidates.features)] * copies.size, [len(pairs)] * copies.size
+        texts, rest = [len(candidates.features)] * replicas.size, [len(pairs)] * replicas.size
     by_text = {"features"} if isinstance(candidates, Shortlists) else {"features", "shares"}
     columns = []
     for name, values in vars(candidates).items():
         sizes = texts if name in by_text else rest
-        columns.append(copies.gather_rows(values, sizes).split(sizes))
+        columns.append(replicas.gather_rows(values, sizes).split(sizes))
     kind = type(candidates)
     return _join([kind(*own) for own in zip(*columns, strict=True)])

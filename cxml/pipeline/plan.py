@@ -186,7 +186,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         parts=config.train.num_workers * config.train.accumulation,
         num_texts=facts.num_texts,
     )
-    ranks_per_copy = _ranks_per_copy(config)
+    ranks_per_replica = _ranks_per_replica(config)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.num_levels, read_encoder_config(config.model))
     sizes, widths = [*config.tree.sizes, facts.num_labels], encoder.feature_sizes
@@ -201,16 +201,16 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         world_size=config.train.num_workers,
         sharded={_name(level, sizes): sizes[level] for level in sharded},
         row_state={_name(level, sizes): _bytes_of_a_row(config.head, widths[level]) for level in sharded},
-        group_size=ranks_per_copy,
+        group_size=ranks_per_replica,
         traffic=[
-            _traffic(config, level, sizes, width=widths[level], ranks=ranks_per_copy, texts=steps.texts)
+            _traffic(config, level, sizes, width=widths[level], ranks=ranks_per_replica, texts=steps.texts)
             for level in sharded
         ],
         activations=activation_bytes(
             encoder, *_largest_micro_batch(config, steps, int(facts.lengths.max(initial=1)), windows), dtype,
             recomputes=config.train.activation_checkpointing,
         ),
-        launches=planned_launches(config, facts.num_labels, ranks_per_copy),
+        launches=planned_launches(config, facts.num_labels, ranks_per_replica),
     )  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def rows_of_text(length: int, windows: WindowRule | None) -> tuple[int, int]:
     return int(windows.counts(lengths)[0]), int(windows.widths(lengths)[0])
 
 
-def planned_launches(config: Config, num_labels: int, ranks_per_copy: int) -> dict[str, int] | None:
+def planned_launches(config: Config, num_labels: int, ranks_per_replica: int) -> dict[str, int] | None:
     """Kernels that a step launches outside the encoder, by level; `tree.level_sizes` has to be numbers."""
     sizes = [*config.tree.sizes, num_labels]
     sharded = _sharded_levels(config, sizes)
@@ -243,18 +243,18 @@ def planned_launches(config: Config, num_labels: int, ranks_per_copy: int) -> di
         LevelKind(sharded=level in sharded, scores_all=scores_all and level == len(sizes) - 1)
         for level in range(len(sizes))
     ]
-    return launches_of_step(kinds, config, ranks_per_copy)
+    return launches_of_step(kinds, config, ranks_per_replica)
 
 
 def with_one_more(config: Config) -> Config:
     """The same run with one more process, or one more group of processes that share a copy of the label rows."""
-    added = _ranks_per_copy(config) if config.head.group_size else 1
+    added = _ranks_per_replica(config) if config.head.group_size else 1
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, num_workers=config.train.num_workers + added)
     )
 
 
-def _ranks_per_copy(config: Config) -> int:
+def _ranks_per_replica(config: Config) -> int:
     """How many processes share a copy of the label rows: `head.group_size`, or as many as a machine will run."""
     if config.head.group_size != "node":
         return config.head.group_size or config.train.num_workers

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.checkpoint import checkpoints_url, model_url
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
@@ -182,9 +182,9 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
 
 
 def _show_report(config: Config) -> dict[str, Any]:
-    report = storage.read_json(report_url(config), STAGE_REMEDY.format(stage="evaluate"))
+    report = artefacts.read_json(report_url(config), STAGE_REMEDY.format(stage="evaluate"))
     if config.evaluate.baseline:
-        report["baseline"] = storage.read_json(baseline_url(config), STAGE_REMEDY.format(stage="baseline"))["metrics"]
+        report["baseline"] = artefacts.read_json(baseline_url(config), STAGE_REMEDY.format(stage="baseline"))["metrics"]
     print_report(report)
     write_page(config.output, report, dump_config(config_to_dict(config)))
     return report

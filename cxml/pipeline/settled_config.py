@@ -12,10 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from cxml import storage
-from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, read_manifest, read_model_manifest
+from cxml.artefacts import MANIFEST
+from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, read_checkpoint_manifest, read_model_manifest
 from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
 from cxml.data import DataManifest, Ragged, data_url
-from cxml.data.schema import MANIFEST_FILE
 from cxml.formats import read_source
 from cxml.preparation import is_prepared, load_tokenizer, tokenize, with_length
 from cxml.settings import (
@@ -73,7 +73,7 @@ def _settle(config: Config, *, again: bool) -> Config:
 
 def settled(config: Config) -> Config:
     """`settle` without printing or keeping anything. A config whose data are not prepared is returned as it is."""
-    if not storage.exists(storage.join(data_url(config), MANIFEST_FILE)):
+    if not storage.exists(storage.join(data_url(config), MANIFEST)):
         return config
     return _within_budget(config, _fitted(config)[0] if config.auto else _fit_levels(config))
 
@@ -171,7 +171,7 @@ def _trained_config(config: Config) -> Config | None:
     if not entries:
         return None
     newest = max(entries, key=lambda entry: entry.step)
-    return config_from_dict(read_manifest(newest.url).run.config)
+    return config_from_dict(read_checkpoint_manifest(newest.url).run.config)
 
 
 def _raw_facts(config: Config) -> Facts:

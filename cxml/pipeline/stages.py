@@ -19,7 +19,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.checkpoint import model_url
 from cxml.config import Config, shaping
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
@@ -118,7 +118,7 @@ def _fingerprint_in(commit_url: str, stage: StageName) -> str | None:
     """The fingerprint in the file of a stage; None where there is no such file."""
     if not storage.exists(commit_url):
         return None
-    return str(storage.read_json(commit_url, STAGE_REMEDY.format(stage=stage)).get("fingerprint"))
+    return str(artefacts.read_json(commit_url, STAGE_REMEDY.format(stage=stage)).get("fingerprint"))
 
 
 # tree

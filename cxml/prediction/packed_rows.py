@@ -31,8 +31,8 @@ from cxml.optim import (
     Shortlists,
     as_array,
     best_int8_rows,
-    pairs_by_text,
     pending_decay,
+    wanted_leaves,
 )
 from cxml.optim.row_formats import NEAREST_FP8, to_float32, to_fp8
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
@@ -190,8 +190,8 @@ class _Int8Kernels(CpuShortlistKernels):
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
-        own, wanted = self._rows, pairs_by_text(leaf_rows, candidates, parent_logits)
-        keys, positions = best_int8_rows(candidates.features.numpy(), *wanted, k, own.weight, own.scale, own.bias)
+        own, wanted = self._rows, wanted_leaves(leaf_rows, candidates, parent_logits)
+        keys, positions = best_int8_rows(candidates.features.numpy(), wanted, k, own.weight, own.scale, own.bias)
         return torch.from_numpy(keys), torch.from_numpy(positions)
 
 

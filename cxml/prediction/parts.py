@@ -15,9 +15,8 @@ from cxml.artefacts import MappedFile
 from cxml.checkpoint import (
     COMMIT_FILE,
     list_checkpoints,
-    load_checkpoint_model,
     load_model,
-    read_manifest,
+    read_checkpoint_manifest,
     read_model_manifest,
     tree_digest,
 )
@@ -175,7 +174,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
         raise no_model(url)
     place, is_checkpoint = found
     if is_checkpoint:
-        run = read_manifest(place).run
+        run = read_checkpoint_manifest(place).run
         config, tree_hash, fingerprint = config_from_dict(run.config), run.tree, f"step {run.step}"
     else:
         manifest = read_model_manifest(place)
@@ -185,7 +184,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     if tree_digest(tree) != tree_hash:
         raise StaleArtefactError(f"{place} was trained with another label tree than the one that is there now.")
     data = _existing(data_url(config), storage.join(output, "data"))
-    model = (load_checkpoint_model if is_checkpoint else load_model)(place, tree, exchange, rows_in="host")
+    model = load_model(place, tree, exchange, rows_in="host")
     head = model.label_head
     assert isinstance(head, ShardedLevel), "both loads build one"
     data_manifest = DataManifest.read(data)
@@ -251,7 +250,7 @@ def _metrics_beside(output: str) -> dict[str, float]:
     file = storage.join(output, "report.json")
     if not storage.exists(file):
         return {}
-    levels = storage.read_json(file, _EVALUATE).get("levels")
+    levels = artefacts.read_json(file, _EVALUATE).get("levels")
     if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
         raise DataError(file, "holds no metrics of levels", _EVALUATE)
     if not all(isinstance(value, int | float) for value in levels[-1].values()):

@@ -9,9 +9,10 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.config import Config, shaping
 from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
-from cxml.data.schema import FORMAT_VERSION, MANIFEST_FILE
+from cxml.data.schema import FORMAT_VERSION
 from cxml.errors import StaleArtefactError
 from cxml.formats import open_source, source_facts
 from cxml.formats.records import find_names
@@ -33,7 +34,7 @@ def is_prepared(config: Config) -> bool:
         StaleArtefactError: a data set made from other inputs is there; says what differs.
     """
     url = data_url(config)
-    if not storage.exists(storage.join(url, MANIFEST_FILE)):
+    if not storage.exists(storage.join(url, MANIFEST)):
         return False
     manifest = DataManifest.read(url)
     path = config.data.source.path

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.config import Config, with_values
 from cxml.data import DataManifest, data_url
-from cxml.data.schema import MANIFEST_FILE
 from cxml.formats import Reader, open_source
 from cxml.preparation.tokenizing import tokenize
 
@@ -28,7 +28,7 @@ def with_length(config: Config, source: Reader | None = None) -> Config:
     """
     if _FIELD not in config.auto:
         return config
-    if storage.exists(storage.join(data_url(config), MANIFEST_FILE)):
+    if storage.exists(storage.join(data_url(config), MANIFEST)):
         chosen = DataManifest.read(data_url(config)).config.get("max_length", config.data.max_length)
     else:
         chosen = _by_the_texts(config, source or open_source(config.data.source))

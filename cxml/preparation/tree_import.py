@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.config import Config
 from cxml.data import DataManifest, data_url, read_sparse_npz
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats.plain_pickle import load_plain
 from cxml.storage.locks import locked
 from cxml.tree import LabelTree, fit_levels, save_tree, tree_url
-from cxml.tree.label_tree import MANIFEST
 
 _SAVE_AGAIN = "Save the clusters again."
 

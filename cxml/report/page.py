@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 
 PAGE_FILE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
+_CLUSTER_RECALL = ("cluster_recall", "reach")
+"""Names of the cluster recall in a report; versions up to 0.2.0 wrote the second."""
 _SINCE_RECORDS = {  # charts of what older runs did not record, and some machines do not know
     "Tokens, padding not counted": ("tokens_per_second", "tokens per second"),
     "Gradient norm before clipping": ("gradient_norm", "norm"),
@@ -113,11 +115,11 @@ def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> di
             known = [step for step in steps if isinstance(step.get(name), int | float)]
             if known:
                 charts[title] = line_chart(known, name, label)
-    reach = [level["reach"] for level in report["levels"][:-1] if "reach" in level]
-    if reach:
+    recall = [level[name] for level in report["levels"][:-1] for name in _CLUSTER_RECALL if name in level]
+    if recall:
         names = level_names(report["level_sizes"])[:-1]
         charts["True labels that each level hands down, in percent of all"] = bars_chart(
-            names, {"reach": reach}, "level of clusters", "percent"
+            names, {"cluster recall": recall}, "level of clusters", "percent"
         )
     groups = report.get("by_frequency", {}).get("groups", [])
     if groups:

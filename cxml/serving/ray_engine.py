@@ -12,12 +12,12 @@ from typing import Any
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve import Application
-from ray.serve._private import replica
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from cxml import ray_cluster
 from cxml.errors import WorkerError
+from cxml.internals.ray import open_no_replica_port
 from cxml.prediction import is_exported, model_identity
 from cxml.serving.api import failed, not_answering, queue_full
 from cxml.serving.batching import Asked, Batcher
@@ -34,7 +34,8 @@ class Service:
 
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `load_checked` raises."""
-        _open_no_side_door()
+        # Ray Serve would listen on all interfaces, and unpickle whatever anyone sends, without asking for a token.
+        open_no_replica_port()
         self._batcher = Batcher(
             lambda: load_checked(place, options), batch_texts=options.batch_texts,
             batch_wait_s=options.batch_wait_ms / 1000,
@@ -50,18 +51,6 @@ class Service:
     async def answer(self, asked: Asked) -> bytes:
         """The labels of a request's texts, as JSON: the text of an answer."""
         return await asyncio.wrap_future(self._batcher.submit(asked))
-
-
-def _open_no_side_door() -> None:
-    """Keep this replica from listening for calls of other deployments, of which there are none.
-
-    Ray Serve would do so on all interfaces, and unpickle whatever anyone sends, without asking for a token.
-    """
-    replica.add_port_to_grpc_server = _no_port  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _no_port(server: object, address: str) -> int:  # noqa: ARG001
-    return 0
 
 
 def application(

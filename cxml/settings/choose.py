@@ -11,7 +11,7 @@ from cxml.config import Config
 from cxml.settings.facts import Facts
 from cxml.settings.rules import BY_LENGTH, RULES, num_levels_given
 from cxml.tree import fit_levels
-from cxml.tree.levels import level_sizes_for
+from cxml.tree.shape import level_sizes_for
 
 
 @dataclass(frozen=True)

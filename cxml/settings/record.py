@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.config import CHOOSABLE, Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.errors import DataError
@@ -25,7 +25,7 @@ def read_record(output: str, fingerprint: str) -> list[Choice] | None:
     url = storage.join(output, _RECORD)
     if not storage.exists(url):
         return None
-    found = storage.read_json(url, _REMEDY)
+    found = artefacts.read_json(url, _REMEDY)
     if found.get("fingerprint") != fingerprint:
         return None
     try:
@@ -40,7 +40,7 @@ def read_record(output: str, fingerprint: str) -> list[Choice] | None:
 def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
     """Keep something else that the run has decided beside its choices."""
     url = storage.join(output, _RECORD)
-    record = storage.read_json(url, _REMEDY) if storage.exists(url) else {}
+    record = artefacts.read_json(url, _REMEDY) if storage.exists(url) else {}
     if record.get(name) != values:
         storage.write_json(url, {**record, name: dict(values)})
 
@@ -52,7 +52,7 @@ def read_budget(output: str) -> dict[str, Any]:
         DataError: the file is damaged.
     """
     url = storage.join(output, _BUDGET)
-    return storage.read_json(url, "Train again with --force train.") if storage.exists(url) else {}
+    return artefacts.read_json(url, "Train again with --force train.") if storage.exists(url) else {}
 
 
 def write_budget(output: str, values: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cxml.config import Config
-from cxml.model.taps import default_taps
+from cxml.model.encoder import default_taps
 from cxml.optim import RowState
 from cxml.settings.facts import Facts
-from cxml.tree.levels import level_sizes_for
+from cxml.tree.shape import level_sizes_for
 
 Rule = Callable[[Facts, Config], tuple[Any, str]]
 
@@ -39,7 +39,7 @@ def pooling(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - 
 
 
 def level_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
-    """See `cxml.tree.levels.level_sizes_for`."""
+    """See `cxml.tree.shape.level_sizes_for`."""
     sizes = level_sizes_for(facts.num_labels, num_levels_given(config))
     if not sizes:
         return (), f"{facts.num_labels:,} labels need no clusters"

@@ -14,76 +14,18 @@ import json
 import os
 import posixpath
 import stat
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from cxml import extras, urls
-from cxml.errors import DataError, StorageError
-from cxml.operating_system import absolute_path
+from cxml import urls
+from cxml.errors import StorageError
 from cxml.storage.folders import remove_all, sizes_below
+from cxml.storage.opening import filesystem, local_path, with_retries
 
-_T = TypeVar("_T")
-
-# Errors that no second try can mend; every other OSError from a remote store is tried again.
-_FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_ATTEMPTS = 6
-_CLIENT_LIBRARIES = ("aiohttp", "botocore", "aiobotocore", "google", "azure")
 _READ_BLOCK_BYTES = 4 << 20
-
-
-def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system that serves `url`, and the path inside it."""
-    urls.learn(url)
-    url = urls.unmasked(url)
-    try:
-        fs, path = _open(url)
-    except ImportError as error:
-        problem = f"{url}: cannot open this kind of URL ({error})."
-        raise StorageError(f"{problem} {extras.remedy(error) or 'Install its fsspec driver.'}") from _shown_cause(error)
-    except (ValueError, OSError, zipfile.BadZipFile, tarfile.TarError) as error:  # archives are opened here
-        problem = f"{url}: cannot open this kind of URL ({error}). Check the URL."
-        raise StorageError(problem) from _shown_cause(error)
-    if isinstance(fs, LocalFileSystem) and "\0" in path:
-        raise StorageError(f"{url!r}: no file can have a NUL character in its name. Check the path.")
-    try:
-        os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
-    except UnicodeEncodeError as error:
-        remedy = "Use a UTF-8 locale, such as LC_ALL=C.UTF-8, or another name."
-        raise StorageError(f"{url}: the locale cannot express this name of a file ({error}). {remedy}") from error
-    return fs, path
-
-
-def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    if urls.is_chain(url):
-        return fsspec.core.url_to_fs(url)
-    scheme = urls.scheme(url)
-    if scheme in ("", "file", "local"):
-        return _local_filesystem(url.removeprefix(f"{scheme}://"))
-    kind = fsspec.get_filesystem_class(scheme)
-    options = kind._get_kwargs_from_urls(url)
-    return fsspec.filesystem(scheme, **options), cast(str, kind._strip_protocol(url))
-
-
-def _local_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """A path as the operating system takes it, made absolute: fsspec reads more into one such as `local:x`."""
-    try:
-        return fsspec.filesystem("file"), absolute_path(path)
-    except FileNotFoundError as error:
-        raise StorageError(f"{path}: the working folder is gone. Change into another one.") from error
-
-
-def local_path(url: str) -> Path | None:
-    """The `Path` behind `url` if it is on this machine's own disk, else None."""
-    fs, path = filesystem(url)
-    return Path(path) if isinstance(fs, LocalFileSystem) else None
 
 
 def join(url: str, *parts: str) -> str:
@@ -94,13 +36,13 @@ def join(url: str, *parts: str) -> str:
 def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
-    return _with_retries(url, lambda: fs.exists(path))
+    return with_retries(url, lambda: fs.exists(path))
 
 
 def is_folder(url: str) -> bool:
     """Whether a folder is there."""
     fs, path = filesystem(url)
-    return _with_retries(url, lambda: fs.isdir(path))
+    return with_retries(url, lambda: fs.isdir(path))
 
 
 def _refuse_special(url: str) -> None:
@@ -121,14 +63,14 @@ def _refuse_special(url: str) -> None:
 def size(url: str) -> int:
     """Bytes of one file."""
     fs, path = filesystem(url)
-    return int(_with_retries(url, lambda: fs.info(path)["size"]))
+    return int(with_retries(url, lambda: fs.info(path)["size"]))
 
 
 def read_bytes(url: str) -> bytes:
     """The whole content of one file."""
     _refuse_special(url)
     fs, path = filesystem(url)
-    return _with_retries(url, lambda: cast(bytes, fs.cat_file(path)))
+    return with_retries(url, lambda: cast(bytes, fs.cat_file(path)))
 
 
 def open_read(url: str) -> BinaryIO:
@@ -155,7 +97,7 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
     if local_path(url) is not None:
         for name in sizes:
             _refuse_special(join(url, name))
-    contents = _with_retries(url, lambda: _cat_all(fs, paths))
+    contents = with_retries(url, lambda: _cat_all(fs, paths))
     return dict(zip(sizes, contents, strict=True))
 
 
@@ -171,7 +113,7 @@ def _cat_all(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[bytes]:
 def file_sizes(url: str) -> dict[str, int]:
     """Bytes of every file under the folder `url`, by path inside it; empty if there is no such folder."""
     fs, root = filesystem(url)
-    return _with_retries(url, lambda: sizes_below(fs, root))
+    return with_retries(url, lambda: sizes_below(fs, root))
 
 
 def list_files(url: str, prefix: str = "") -> list[str]:
@@ -190,7 +132,7 @@ def _list(url: str) -> list[tuple[str, str]]:
     fs, root = filesystem(url)
     fs.invalidate_cache()  # other processes may have written there
     try:
-        found = _with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
+        found = with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
     except FileNotFoundError:
         return []
     entries = [(posixpath.basename(urls.path_of(entry["name"]).rstrip("/")), entry["type"]) for entry in found]
@@ -209,7 +151,7 @@ def sha256(url: str) -> str:
                 found.update(cast(bytes, block))
         return found.hexdigest()
 
-    return _with_retries(url, digest)
+    return with_retries(url, digest)
 
 
 def write_atomic(url: str, content: bytes | memoryview) -> None:
@@ -221,7 +163,7 @@ def write_atomic(url: str, content: bytes | memoryview) -> None:
     if path is None:
         fs, remote = filesystem(url)
         put = bytes(content)  # no copy where it is that already
-        _with_retries(url, lambda: fs.pipe_file(remote, put))
+        with_retries(url, lambda: fs.pipe_file(remote, put))
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +197,7 @@ def create(url: str, content: bytes) -> None:
             _create_locally(path, content)
         else:
             fs, remote = filesystem(url)
-            _with_retries(url, lambda: _create_remotely(fs, remote, content))
+            with_retries(url, lambda: _create_remotely(fs, remote, content))
     except FileExistsError:
         # A put whose answer was lost is tried again and then finds its own content.
         if read_bytes(url) != content:
@@ -288,24 +230,13 @@ def remove(url: str, *, keep_lock: bool = False) -> None:
     With `keep_lock` the folder's lock stays (`cxml.storage.locks`), which the caller holds.
     """
     fs, path = filesystem(url)
-    _with_retries(url, lambda: remove_all(fs, path, keep_lock=keep_lock))
+    with_retries(url, lambda: remove_all(fs, path, keep_lock=keep_lock))
 
 
 def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> None:
     """Delete a folder that `last_file` makes a whole one; that goes first, so no reader takes the rest for whole."""
     remove(join(url, last_file))
     remove(url, keep_lock=keep_lock)
-
-
-def read_json(url: str, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `DataError` with `remedy` where the file is not a JSON object."""
-    try:
-        value = json.loads(read_bytes(url))
-    except (ValueError, RecursionError) as error:
-        raise DataError(url, f"not valid JSON ({error})", remedy) from error
-    if not isinstance(value, dict):
-        raise DataError(url, f"a JSON object was expected, found {type(value).__name__}", remedy)
-    return value
 
 
 def write_json(url: str, value: object) -> None:
@@ -348,7 +279,7 @@ class _RangeReader(io.RawIOBase):
         stop = min(start + len(buffer), self._size)
         if stop <= start:
             return 0
-        block = _with_retries(self._url, lambda: self._read_range(start, stop))
+        block = with_retries(self._url, lambda: self._read_range(start, stop))
         buffer[: len(block)] = block
         self._position += len(block)
         return len(block)
@@ -358,43 +289,3 @@ class _RangeReader(io.RawIOBase):
         if len(block) != stop - start:
             raise StorageError(f"{self._url}: asked for {stop - start} bytes, the store sent {len(block)}")
         return block
-
-
-def _with_retries(url: str, action: Callable[[], _T]) -> _T:
-    """Run `action`, again after growing pauses where the store may recover; a `StorageError` names what failed."""
-    is_local = local_path(url) is not None
-
-    def may_recover(error: BaseException) -> bool:
-        return not is_local and _is_storage_error(error) and not isinstance(error, _FINAL_ERRORS)
-
-    attempts = Retrying(
-        retry=retry_if_exception(may_recover),
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.2, max=10),
-        reraise=True,
-    )
-    try:
-        return attempts(action)
-    except (FileNotFoundError, FileExistsError) as error:
-        if _is_safe_to_show(error):
-            raise
-        raise type(error)(error.errno, urls.masked(error.strerror or str(error)), urls.masked(url)) from None
-    except Exception as error:
-        if not _is_storage_error(error) and not isinstance(error, ValueError):  # a URL that a client cannot parse
-            raise
-        problem = f"{url}: {error}. Check the path, the disk and the credentials, then run again."
-        raise StorageError(problem) from _shown_cause(error)
-
-
-def _shown_cause(error: BaseException) -> BaseException | None:
-    """What to name as the cause of another error: nothing that repeats a URL with its credentials."""
-    return error if _is_safe_to_show(error) else None
-
-
-def _is_safe_to_show(error: BaseException) -> bool:
-    return urls.masked(str(error)) == str(error)
-
-
-def _is_storage_error(error: BaseException) -> bool:
-    """Whether a disk or a store failed; the clients of stores do not make all their errors `OSError`s."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENT_LIBRARIES

@@ -10,6 +10,15 @@ config -> evaluate_run(): saved model -> predictions of the test split, spread o
 
 from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.checkpoints import CheckpointCallback
+from cxml.training.epoch_selection import (
+    Selection,
+    judged_run,
+    read_selection,
+    selection_run,
+    selection_url,
+    train_texts_of,
+)
+from cxml.training.evaluate_job import evaluate_run
 from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.evidence import (
     begin_evidence,
@@ -19,21 +28,14 @@ from cxml.training.evidence import (
     remove_evidence,
 )
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.jobs import evaluate_run, set_up, train
 from cxml.training.loop import Callback, Pacer, StepReport, fit
 from cxml.training.pace import Pace, smoothed, steps_in_time
 from cxml.training.precision import precision_here, with_precision
-from cxml.training.selection import (
-    Selection,
-    judged_run,
-    read_selection,
-    selection_run,
-    selection_url,
-    train_texts_of,
-)
+from cxml.training.setting_up import set_up
 from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
 from cxml.training.tracked import ending_lost_runs, require_trackers, track_report
+from cxml.training.train_job import train
 
 __all__ = [
     "BudgetPacer",

@@ -105,7 +105,7 @@ class CheckpointCallback(Callback):
             self._put_records()
             for callback in self._others:
                 self._progress = callback.describe(self._progress)
-            self._saver.start(self._state.take(self._progress, dict(self._figures)))
+            self._saver.start(self._state.state_dict(self._progress, dict(self._figures)))
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
 
     def _put_records(self) -> None:

@@ -14,8 +14,8 @@ from scipy import sparse
 from cxml.accelerators import encoder_dtype
 from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
-from cxml.data import Batch, EvalLoader, LabelledRows, WindowRule
-from cxml.metrics import MetricSums, metric_sums
+from cxml.data import Batch, DataManifest, EvalLoader, LabelledRows, WindowRule, data_url, read_labels
+from cxml.metrics import MetricSums, PropensityConstants, inverse_propensities, metric_sums
 from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.parallel import Exchange, Ranks
 from cxml.progress import track
@@ -171,7 +171,8 @@ def score_levels(
 ) -> list[dict[str, float]]:
     """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`.
 
-    A level of clusters also has its `reach`: the share of the true labels that can still be found below it, in percent.
+    A level of clusters also has its `cluster_recall`: the share of the true labels that can still be found below it, in
+    percent.
     """
     truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))
     weights = [None] * len(tree.offsets) + [inverse_propensity]
@@ -183,7 +184,8 @@ def score_levels(
     dist.all_reduce(counts)
     *reached, num_true = counts.tolist()
     return [
-        {**metrics, "reach": 100 * count / max(num_true, 1)} for metrics, count in zip(levels, reached, strict=False)
+        {**metrics, "cluster_recall": 100 * count / max(num_true, 1)}
+        for metrics, count in zip(levels, reached, strict=False)
     ] + levels[-1:]
 
 
@@ -248,3 +250,10 @@ def _summed_over_ranks(sums: MetricSums, ranks: Ranks) -> MetricSums:
     vector = torch.from_numpy(sums.to_vector()).to(ranks.device)
     dist.all_reduce(vector)
     return sums.with_vector(vector.cpu().numpy())
+
+
+def label_weights(config: Config) -> np.ndarray:
+    """The inverse propensity of each label, float64 [L]."""
+    _, frequency = read_labels(data_url(config))
+    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
+    return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)

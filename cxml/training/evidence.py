@@ -66,17 +66,17 @@ from cxml.model import CascadeXML
 from cxml.model.ranking import probabilities
 from cxml.parallel import Ranks, distributed
 from cxml.progress import track
+from cxml.training.epoch_selection import selection_run, train_texts_of
 from cxml.training.evaluation import (
     SplitPrediction,
     gather_features,
     gather_labels,
     gather_shares,
+    label_weights,
     predict_share,
     predict_with,
     saved_cascade,
 )
-from cxml.training.selection import selection_run, train_texts_of
-from cxml.training.weights import label_weights
 from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from cxml.accelerators import device_memory
 from cxml.checkpoint import Progress
 from cxml.data import Batch, TrainLoader
+from cxml.operating_system import return_free_memory
 from cxml.optim import Schedule
 from cxml.parallel import Engine, Ranks
 from cxml.training.flops import Utilisation
@@ -328,3 +329,19 @@ class _Recorder:
 
 def _finite(norm: torch.Tensor | float | None) -> float | None:
     return float(norm) if norm is not None and math.isfinite(norm) else None
+
+
+_EVERY_STEPS = 50
+
+
+class ReturnMemory(Callback):
+    """Gives the system back what steps have freed.
+
+    Batches differ in size, so what one step frees the next one can use in parts only: the process would grow for
+    thousands of steps.
+    """
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Every 50 steps."""
+        if progress.step % _EVERY_STEPS == 0:
+            return_free_memory()

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from cxml.accelerators import device_of, fast_precision
-from cxml.checkpoint import read_manifest
+from cxml.checkpoint import read_checkpoint_manifest
 from cxml.config import Config, Precision
 from cxml.errors import DataError
 from cxml.parallel import Ranks
@@ -76,7 +76,7 @@ def _precision_of(offered: Sequence[str]) -> Precision | None:
     """The format that the first checkpoint that can be read was trained in; None without any."""
     for url in offered:
         try:
-            return "bf16" if read_manifest(url).run.config["train"]["precision"] == "bf16" else "fp32"
+            return "bf16" if read_checkpoint_manifest(url).run.config["train"]["precision"] == "bf16" else "fp32"
         except (DataError, KeyError):  # `resume` says what is wrong with it
             continue
     return None

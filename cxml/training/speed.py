@@ -19,9 +19,9 @@ from cxml.data import Batch, RowSubset, ShardedDataset, data_url, window_rule
 from cxml.model import LevelPrediction
 from cxml.optim import Schedule
 from cxml.parallel import Ranks, distributed
-from cxml.training.decisions import num_candidates
+from cxml.training.decision_report import num_candidates
 from cxml.training.evaluation import predict_share
-from cxml.training.jobs import set_up
+from cxml.training.setting_up import set_up
 from cxml.training.step import train_step
 
 _UNTIMED = 2  # first steps and batches, in which caches fill and memory is found

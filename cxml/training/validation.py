@@ -12,10 +12,9 @@ import torch.distributed as dist
 from cxml.checkpoint import Progress, TrainingState
 from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts, window_rule
 from cxml.model import LevelPrediction
-from cxml.training.evaluation import evaluate
+from cxml.training.epoch_selection import Selection
+from cxml.training.evaluation import evaluate, label_weights
 from cxml.training.loop import Callback, Evaluation, Pacer
-from cxml.training.selection import Selection
-from cxml.training.weights import label_weights
 
 _log = logging.getLogger(__name__)
 

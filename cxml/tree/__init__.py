@@ -17,10 +17,9 @@ from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import LabelTree
-from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names
-from cxml.tree.plan import SplitPlan, plan_splits
-from cxml.tree.quality import mean_cosine, reach
+from cxml.tree.quality import cluster_recall, mean_cosine
+from cxml.tree.shape import SplitPlan, fit_levels, plan_splits
 
 __all__ = [
     "LabelGraph",
@@ -29,13 +28,13 @@ __all__ = [
     "build",
     "build_tree",
     "cluster_labels",
+    "cluster_recall",
     "features_of_labels",
     "features_of_names",
     "fit_levels",
     "mean_cosine",
     "pifa",
     "plan_splits",
-    "reach",
     "save_tree",
     "tree_fingerprint",
     "tree_url",

@@ -15,9 +15,8 @@ from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
 from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
-from cxml.tree.levels import fit_levels
 from cxml.tree.name_features import features_of_names, set_beside
-from cxml.tree.plan import plan_splits
+from cxml.tree.shape import fit_levels, plan_splits
 
 # Fields without an effect where another one switches them off.
 _WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")

@@ -21,9 +21,9 @@ from cxml.jit import cached_njit
 from cxml.progress import meter
 from cxml.tree import two_means as kernels
 from cxml.tree.label_tree import LabelTree
-from cxml.tree.plan import plan_splits
+from cxml.tree.shape import plan_splits
 from cxml.tree.subtree import SUBTREE_ENTRIES, finish_subtree, left_first
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import ThreadPool, default_threads
 from cxml.tree.two_means import COLUMN_BLOCK, GRID, Limits, Node, Rows, make_work, seed_of_node, split
 
 _BRANCHES_PER_THREAD = 8
@@ -58,9 +58,9 @@ def build_tree(
     plan = plan_splits(num_labels, level_sizes)
     order = initial_order(num_labels, seed)
     if len(plan.splits):
-        with Crew(threads or default_threads()) as crew:
-            rows, columns = _prepare(features, order, crew)
-            _split_all(rows, columns, order, plan.splits, seed, Limits(max_iterations, tolerance), crew)
+        with ThreadPool(threads or default_threads()) as pool:
+            rows, columns = _prepare(features, order, pool)
+            _split_all(rows, columns, order, plan.splits, seed, Limits(max_iterations, tolerance), pool)
     return LabelTree(label_order=order, offsets=plan.offsets)
 
 
@@ -76,14 +76,14 @@ def relabel_columns(frequency: np.ndarray) -> tuple[np.ndarray, int]:
     return relabel, int(np.count_nonzero(frequency))
 
 
-def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray, crew: Crew) -> tuple[Rows, int]:
+def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray, pool: ThreadPool) -> tuple[Rows, int]:
     """Rows in `order`, normalised, on the grid; columns relabelled by falling frequency, unused ones gone."""
     frequency = np.bincount(features.indices, minlength=cast(tuple[int, int], features.shape)[1])
     relabel, columns = relabel_columns(frequency)
-    return normalised_rows((features.indptr, features.indices, features.data), order, relabel, crew), columns
+    return normalised_rows((features.indptr, features.indices, features.data), order, relabel, pool), columns
 
 
-def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: np.ndarray, crew: Crew) -> Rows:
+def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: np.ndarray, pool: ThreadPool) -> Rows:
     """The rows `order` of a CSR matrix, its arrays (indptr, indices, values), ready to be split.
 
     Raises:
@@ -92,7 +92,7 @@ def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: 
     indptr = np.concatenate([[0], np.cumsum(np.diff(source[0])[order], dtype=np.int64)])
     indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     rows = Rows(indptr, indices, values, np.zeros(len(order), np.float32))
-    if not all(crew.run(_copy_normalised, [(*source, order, relabel, rows, *part) for part in crew.parts(len(order))])):
+    if not all(pool.run(_copy_normalised, [(*source, order, relabel, rows, *part) for part in pool.parts(len(order))])):
         raise DataError("label features", "a value is not finite", "Check the tf-idf values of the prepared data.")
     return rows
 
@@ -118,13 +118,13 @@ def _copy_normalised(
 
 
 def _split_all(
-    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, crew: Crew
+    rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, seed: int, limits: Limits, pool: ThreadPool
 ) -> None:
     """Carry out `splits` (each before those inside it), reordering `order` and the rows in place."""
     all_entries = rows.indptr[-1]
-    num_branches = _BRANCHES_PER_THREAD * crew.threads if crew.threads > 1 else 1
+    num_branches = _BRANCHES_PER_THREAD * pool.threads if pool.threads > 1 else 1
     # The most entries of a node that one thread splits, a little more than its share, and of one that it finishes.
-    node_entries = max(5 * all_entries // (4 * crew.threads), SUBTREE_ENTRIES)
+    node_entries = max(5 * all_entries // (4 * pool.threads), SUBTREE_ENTRIES)
     branch_entries = max(all_entries // num_branches, SUBTREE_ENTRIES)
     nodes, at = [], 0
     with meter("Splitting clusters of labels", len(splits)) as advance:
@@ -134,7 +134,7 @@ def _split_all(
                 nodes.append((splits[at:after],))
                 at = after
             else:
-                _split_by_all(rows, columns, order, splits[at], seed, limits, crew)
+                _split_by_all(rows, columns, order, splits[at], seed, limits, pool)
                 at += 1
                 advance(1)
 
@@ -145,7 +145,7 @@ def _split_all(
             advance(len(own))
             return [] if is_branch else _children(inside)
 
-        crew.run_growing(split_node, nodes)
+        pool.run_growing(split_node, nodes)
 
 
 def _entries(rows: Rows, bounds: np.ndarray) -> int:
@@ -165,40 +165,40 @@ def _children(splits: np.ndarray) -> list[tuple[np.ndarray]]:
 
 
 def _split_by_all(
-    rows: Rows, columns: int, order: np.ndarray, bounds: np.ndarray, seed: int, limits: Limits, crew: Crew
+    rows: Rows, columns: int, order: np.ndarray, bounds: np.ndarray, seed: int, limits: Limits, pool: ThreadPool
 ) -> None:
-    """What `split` and `reorder` do, with the node's rows shared out over the crew."""
+    """What `split` and `reorder` do, with the node's rows shared out over the pool."""
     start, middle, end = bounds.tolist()
-    work = make_work.py_func(end - start, columns, crew.threads)
+    work = make_work.py_func(end - start, columns, pool.threads)
     node = Node(rows, start, end - start, middle - start, columns, work)
     alone = node._replace(work=work._replace(sums=work.sums[:1]))
     if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
         kernels.clear(node)
-        _climb_by_all(node, limits, crew)
+        _climb_by_all(node, limits, pool)
     reorder(node, order)
 
 
-def _climb_by_all(node: Node, limits: Limits, crew: Crew) -> None:
-    """What `two_means.climb` does, bit for bit, with rows and columns shared out over the crew."""
-    work, parts = node.work, crew.parts(node.count)
+def _climb_by_all(node: Node, limits: Limits, pool: ThreadPool) -> None:
+    """What `two_means.climb` does, bit for bit, with rows and columns shared out over the pool."""
+    work, parts = node.work, pool.parts(node.count)
     keys = work.keys[: node.count]
     blocks = [(at, min(node.columns, at + COLUMN_BLOCK)) for at in range(0, node.columns, COLUMN_BLOCK)]
     lengths, mean_cosine = np.ones(2), -np.inf
     for _ in range(limits.max_iterations):
-        crew.run(kernels.score, [(node, *part, lengths) for part in parts])
+        pool.run(kernels.score, [(node, *part, lengths) for part in parts])
         threshold = np.partition(keys, node.count - node.num_left)[node.count - node.num_left]
-        counts = np.array(crew.run(kernels.count_keys, [(keys[slice(*part)], threshold) for part in parts]))
+        counts = np.array(pool.run(kernels.count_keys, [(keys[slice(*part)], threshold) for part in parts]))
         ties_left = node.num_left - counts[:, 0].sum() - np.cumsum(counts[:, 1]) + counts[:, 1]
         tasks = zip(parts, ties_left.tolist(), work.sums, strict=True)
-        moved = crew.run(kernels.move, [(node, *part, threshold, ties, sums) for part, ties, sums in tasks])
+        moved = pool.run(kernels.move, [(node, *part, threshold, ties, sums) for part, ties, sums in tasks])
         squares = np.zeros(2)
-        for more in crew.run(kernels.own_masses, [(node, *part) for part in parts]):
+        for more in pool.run(kernels.own_masses, [(node, *part) for part in parts]):
             squares += more
-        for more in crew.run(kernels.column_squares, [(work.sums, *block) for block in blocks]):
+        for more in pool.run(kernels.column_squares, [(work.sums, *block) for block in blocks]):
             squares += more
         lengths = np.sqrt(squares)
         last, mean_cosine = mean_cosine, lengths.sum() / node.count
-        crew.run(kernels.point, [(work.sums, *block, lengths, work.direction) for block in blocks])
+        pool.run(kernels.point, [(work.sums, *block, lengths, work.direction) for block in blocks])
         if sum(moved) == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
             break
 

@@ -14,10 +14,10 @@ from scipy import sparse
 
 from cxml.errors import DataError
 from cxml.jit import cached_njit
-from cxml.tree.selection import kth_largest
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.kth_largest import kth_largest
+from cxml.tree.thread_pool import ThreadPool, default_threads
+from cxml.tree.two_means import GRID
 
-_GRID = 2.0**24
 _BLOCK_ENTRIES = 1 << 24
 """Most entries of the labels that are worked on together: bounds the memory beside the result to about 130 MB."""
 _PARTS_PER_THREAD = 4
@@ -86,16 +86,16 @@ def weighted_sums(
     work = np.concatenate([[0], np.cumsum(np.diff(member_rows.indptr)[members.indices])])[members.indptr]
     room = np.concatenate([[0], np.cumsum(np.minimum(np.diff(work), top_k))])
     rows: list[tuple[np.ndarray, ...]] = [(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))]
-    with Crew(threads or default_threads()) as crew:
+    with ThreadPool(threads or default_threads()) as pool:
         start = 0
         while start < num_labels:
             end = max(start + 1, int(np.searchsorted(room, room[start] + _BLOCK_ENTRIES, side="right")) - 1)
-            cuts = np.linspace(work[start], work[end], _PARTS_PER_THREAD * crew.threads + 1)[1:-1]
+            cuts = np.linspace(work[start], work[end], _PARTS_PER_THREAD * pool.threads + 1)[1:-1]
             bounds = [start, *(start + np.searchsorted(work[start:end], cuts)).tolist(), end]
             tasks = [
                 (members, member_rows, num_features, top_k, room[low : high + 1], low) for low, high in pairwise(bounds)
             ]
-            rows.extend(crew.run(_sum_members, tasks))
+            rows.extend(pool.run(_sum_members, tasks))
             start = end
     lengths, indices, values = (np.concatenate(part) for part in zip(*rows, strict=True))
     return sparse.csr_matrix((values, indices, np.cumsum(lengths)), (num_labels, num_features))
@@ -120,7 +120,7 @@ def _sum_members(
             row, weight = members.indices[member], np.float64(members.values[member])
             for at in range(features.indptr[row], features.indptr[row + 1]):
                 column = features.indices[at]
-                sums[column] += np.rint(weight * features.values[at] * _GRID) / _GRID
+                sums[column] += np.rint(weight * features.values[at] * GRID) / GRID
                 if not seen[column]:
                     seen[column] = True
                     touched[count] = column

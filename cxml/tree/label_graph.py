@@ -21,7 +21,7 @@ from scipy import sparse
 from cxml.config import TreeConfig
 from cxml.jit import cached_njit
 from cxml.tree.label_features import keep_largest
-from cxml.tree.threads import Crew, default_threads
+from cxml.tree.thread_pool import ThreadPool, default_threads
 from cxml.tree.two_means import mix
 
 _PARTS_PER_THREAD = 4
@@ -66,10 +66,10 @@ class LabelGraph:
         A label without texts, or one that stays out of the walks, has itself alone.
         """
         walk = self.settings
-        with Crew(threads or default_threads()) as crew:
-            pieces = np.array_split(np.asarray(labels, np.int64), _PARTS_PER_THREAD * crew.threads)
+        with ThreadPool(threads or default_threads()) as pool:
+            pieces = np.array_split(np.asarray(labels, np.int64), _PARTS_PER_THREAD * pool.threads)
             arguments = walk.walk_length, walk.walk_restart, walk.walk_top_k, self.seed
-            found = crew.run(_walk_all, [(self.paths, piece, *arguments) for piece in pieces])
+            found = pool.run(_walk_all, [(self.paths, piece, *arguments) for piece in pieces])
         lengths, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return sparse.csr_matrix((values, columns, starts), (len(labels), self.num_labels))

@@ -14,7 +14,6 @@ from cxml import artefacts, storage
 from cxml.errors import DataError, StaleArtefactError
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 _FORMAT, _FILE = "cxml-label-tree", "tree.arrow"
 _SCHEMA = pa.schema([("array", pa.string()), ("values", pa.large_list(pa.int64()))])
 _REMEDY = "Build the tree again (--force tree)."
@@ -102,7 +101,7 @@ class LabelTree:
 
     def save(self, url: str, facts: Mapping[str, Any]) -> None:
         """Write the tree into the folder `url`; `facts` (JSON-able, such as its fingerprint) join its manifest."""
-        storage.remove(storage.join(url, MANIFEST))
+        storage.remove(storage.join(url, artefacts.MANIFEST))
         names = ["label_order", *(f"offsets_{level}" for level in range(len(self.offsets)))]
         arrays = [self.label_order, *self.offsets]
         values = pa.array([array.astype(np.int64) for array in arrays], _SCHEMA.field("values").type)
@@ -124,7 +123,7 @@ class LabelTree:
             DataError: the folder holds no whole tree, or a damaged one.
             StaleArtefactError: the tree was made from another config or other data.
         """
-        manifest = read_manifest(url)
+        manifest = read_tree_manifest(url)
         if fingerprint is not None and manifest.get("fingerprint") != fingerprint:
             raise StaleArtefactError(
                 f"{url}: this tree has fingerprint {manifest.get('fingerprint')}, but the config and the data give "
@@ -144,13 +143,13 @@ class LabelTree:
         return tree
 
 
-def read_manifest(url: str) -> dict[str, Any]:
+def read_tree_manifest(url: str) -> dict[str, Any]:
     """The manifest of the tree in the folder `url`.
 
     Raises:
         DataError: there is none, or it is that of another format.
     """
-    file = storage.join(url, MANIFEST)
+    file = storage.join(url, artefacts.MANIFEST)
     try:
         return artefacts.read_manifest(url, _REMEDY, format=_FORMAT, version=FORMAT_VERSION)
     except FileNotFoundError as error:
@@ -158,9 +157,9 @@ def read_manifest(url: str) -> dict[str, Any]:
 
 
 def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
-    files = artefacts.named_entries(manifest.get("files"), storage.join(url, MANIFEST), _REMEDY)
+    files = artefacts.named_entries(manifest.get("files"), storage.join(url, artefacts.MANIFEST), _REMEDY)
     if files.keys() != {_FILE}:
-        raise DataError(storage.join(url, MANIFEST), f"names other files than {_FILE}", _REMEDY)
+        raise DataError(storage.join(url, artefacts.MANIFEST), f"names other files than {_FILE}", _REMEDY)
     content = artefacts.read_file(url, files[_FILE], _REMEDY)
     batches = artefacts.read_batches(content, [_SCHEMA], storage.join(url, _FILE), _REMEDY)
     return [artefacts.as_numpy(row.values) for batch in batches for row in batch["values"]]

@@ -20,7 +20,7 @@ def mean_cosine(features: sparse.csr_matrix, of_label: np.ndarray) -> float:
     return float(_norms(_sums(features, of_label)).sum() / len(of_label))
 
 
-def reach(
+def cluster_recall(
     features: sparse.csr_matrix, of_label: np.ndarray, texts: sparse.csr_matrix, labels: sparse.csr_matrix, top_k: int
 ) -> float:
     """Share of the texts' labels that lie in the `top_k` clusters whose centroids are nearest to the text.

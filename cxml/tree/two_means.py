@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cxml.jit import cached_njit
-from cxml.tree.selection import kth_largest
+from cxml.tree.kth_largest import kth_largest
 
 GRID = 2.0**24
 """Row values are multiples of 1 / GRID, which float32 holds exactly."""

@@ -49,7 +49,8 @@ def resume(folder, shard_from, then_train):
     from cxml.config_files import load_config
     from cxml.parallel import ShardedLevel, distributed
     from cxml.pipeline.settled_config import settled
-    from cxml.training.jobs import set_up, train_in_group
+    from cxml.training.setting_up import set_up
+    from cxml.training.train_job import train_in_group
 
     os.chdir(folder)
     with distributed(threads=1) as ranks:

@@ -103,7 +103,7 @@ def test_a_store_that_fails_many_requests_gets_and_gives_every_byte(make_saver, 
 def test_a_store_that_is_gone_is_told_training_goes_on_and_nothing_half_is_visible(
     make_saver, store, use_store, monkeypatch, caplog
 ):
-    monkeypatch.setattr("cxml.storage._ATTEMPTS", 2)
+    monkeypatch.setattr("cxml.storage.opening._ATTEMPTS", 2)
     url = f"s3://{BUCKET}/gone"
     use_store(store)
     saver = make_saver(url)

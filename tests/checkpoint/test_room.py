@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cxml.checkpoint import Saver, ShardReader, Snapshot, list_checkpoints
 from cxml.checkpoint.manifest import RunState
 from cxml.checkpoint.pieces import Pieces
-from cxml.checkpoint.room import Room, find_room, least_room
+from cxml.checkpoint.saver import Room, find_room, least_room
 from cxml.config import CheckpointConfig
 from cxml.operating_system import free_in_groups
 from cxml.parallel import Ranks, distributed, run_workers

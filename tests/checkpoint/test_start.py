@@ -11,7 +11,7 @@ from support.checkpoints import checkpointed, model_tensors, train_each
 from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import pipeline
-from cxml.checkpoint import list_checkpoints, load_checkpoint_model, load_model, load_start
+from cxml.checkpoint import list_checkpoints, load_model, load_start
 from cxml.commands.relabel import main as relabel_command
 from cxml.data import ShardedDataset, collate
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -66,7 +66,7 @@ def test_a_checkpoint_predicts_without_its_optimiser_state(trained, tmp_path):
     for file in (*copy.glob("optimizer-*"), *copy.glob("label_optimizer-*")):
         file.unlink()
     tree = LabelTree.load(trained.tree.directory)
-    found = load_checkpoint_model(str(copy), tree, Exchange())
+    found = load_model(str(copy), tree, Exchange())
     expected = load_model(sources(trained)["model"], tree, Exchange())
     dataset = ShardedDataset(trained.data.directory, "test")
     batch = collate(*dataset.gather(np.arange(16)), pad_id=0, global_size=16)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxml.data import ShardedDataset, StepOrder, StepRule, TrainLoader, cut, epoch_order, micro_batch_shapes, step_facts
-from cxml.data.buckets import bucket
+from cxml.data.order import bucket
 from cxml.data.token_steps import TokenSteps
 
 

@@ -25,8 +25,8 @@ CASES = {
 }
 COPIES = {
     "a copy of the rows on each rank": (dataclasses.replace(SGD, group_size=1), 1),
-    "two copies, each over half of the ranks": (dataclasses.replace(SGD, group_size=2), 2),
-    "two copies, all labels": (dataclasses.replace(ALL, group_size=2, clip_global_norm=0.05), 1),
+    "two replicas, each over half of the ranks": (dataclasses.replace(SGD, group_size=2), 2),
+    "two replicas, all labels": (dataclasses.replace(ALL, group_size=2, clip_global_norm=0.05), 1),
 }
 
 

@@ -26,8 +26,8 @@ CASES = {
     "all labels": (dataclasses.replace(SGD, candidates="all"), 1),
 }
 COPIES = {
-    "two copies": (dataclasses.replace(SGD, group_size=2), 1),
-    "two copies, sent as between accelerators": (dataclasses.replace(SGD, group_size=2), 1, True),
+    "two replicas": (dataclasses.replace(SGD, group_size=2), 1),
+    "two replicas, sent as between accelerators": (dataclasses.replace(SGD, group_size=2), 1, True),
 }
 COPIES_OF_ONE = {
     "a copy on each rank": (dataclasses.replace(SGD, group_size=1), 1),

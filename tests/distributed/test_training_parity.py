@@ -152,7 +152,7 @@ def test_with_a_bottleneck_two_processes_take_the_steps_of_one(runs, name):
 
 @pytest.mark.slow
 def test_eight_processes_take_the_steps_of_one(variant):
-    settings = {"labels alone": {}, "clusters too": {"shard_from": 4}, "copies": {"shard_from": 4, "group_size": 4}}
+    settings = {"labels alone": {}, "clusters too": {"shard_from": 4}, "replicas": {"shard_from": 4, "group_size": 4}}
     alone = [variant(f"one, {name}", {}, head=head) for name, head in settings.items() if "group_size" not in head]
     together = [variant(f"eight, {name}", {}, head=head) for name, head in settings.items()]
     run_workers(train_one_after_the_other, (alone,), 1)

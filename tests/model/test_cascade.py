@@ -12,7 +12,7 @@ from torch import nn
 from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML
 from cxml.model import cascade as cascade_module
-from cxml.model import label_head as label_head_module
+from cxml.model import heads as heads_module
 from cxml.model import shortlist as shortlist_module
 from cxml.tree import LabelTree
 
@@ -116,7 +116,7 @@ def record_scored(model, monkeypatch):
         scored.append([dict(zip(n[m].tolist(), x[m].detach().tolist(), strict=True)) for n, x, m in rows])
         return original(logits, is_true, mask)
 
-    for module in (cascade_module, label_head_module):
+    for module in (cascade_module, heads_module):
         monkeypatch.setattr(module, "shortlist_loss", spy)
     return scored
 

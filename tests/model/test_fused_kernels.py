@@ -11,9 +11,9 @@ import torch
 pytest.importorskip("triton")
 
 from cxml.accelerators import device_of
-from cxml.model import triton_ops
+from cxml.model import triton_shortlist_ops
 from cxml.model.fused_level import loss_and_choice
-from cxml.model.label_head import HandDown
+from cxml.model.heads import HandDown
 from cxml.model.shortlist import (
     Shortlist,
     children_of,
@@ -67,7 +67,7 @@ def test_keys_of_all_levels(tree, labels, device):
     starts = make_offsets([len(level) for level in offsets]).to(device)
     flat = torch.cat([*offsets, values[:0]])
     keys = values.new_full((len(sizes) + 1, len(values)), -1)
-    triton_ops.launch_positive_keys(keys, values, order, label_offsets, flat, starts)
+    triton_shortlist_ops.launch_positive_keys(keys, values, order, label_offsets, flat, starts)
     expected = every_key(order[values], label_offsets, offsets, num_labels)
     assert [level.tolist() for level in keys] == [level.tolist() for level in expected]
 
@@ -88,7 +88,7 @@ def test_children(choice, device):
     mask, width = nodes >= 0, most_children(make_offsets(sizes))[min(nodes.shape[1], len(sizes))] + 3
     found = [torch.full((len(nodes), width), 9, device=device) for _ in range(2)]
     is_child = torch.ones(len(nodes), width, dtype=torch.bool, device=device)
-    triton_ops.launch_expand_children(found[0], is_child, found[1], offsets, nodes.clamp(min=0), mask)
+    triton_shortlist_ops.launch_expand_children(found[0], is_child, found[1], offsets, nodes.clamp(min=0), mask)
     expected = children_of(offsets, nodes.clamp(min=0), mask, width)
     assert torch.equal(found[0], expected.nodes)
     assert torch.equal(is_child, expected.mask)

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from cxml.accelerators import device_of
 from cxml.model import triton_ranking_ops
 from cxml.model.fused_level import best_and_choice
-from cxml.model.label_head import HandDown
+from cxml.model.heads import HandDown
 from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, ranking_keys, scores_of
 from cxml.model.shortlist import Shortlist, every_node, select_slots
 from cxml.optim.torch_kernels import best_per_text

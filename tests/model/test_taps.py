@@ -1,7 +1,7 @@
 import pytest
 
 from cxml.errors import ConfigError
-from cxml.model.taps import default_taps, parse_taps
+from cxml.model.encoder import default_taps, parse_taps
 
 
 @pytest.mark.parametrize(

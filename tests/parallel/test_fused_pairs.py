@@ -13,10 +13,10 @@ pytest.importorskip("triton")
 
 from cxml.accelerators import device_of
 from cxml.optim import RowSchedule
-from cxml.parallel import RowLayout, triton_ops
+from cxml.parallel import RowLayout, triton_step_ops
 from cxml.parallel import magnitude as magnitude_module
-from cxml.parallel.fused_pairs import sort_pairs
-from cxml.parallel.routing import Shard, _sort_pairs
+from cxml.parallel.pairs import sort_pairs
+from cxml.parallel.row_layout import Shard
 from cxml.parallel.step_check import StepCheck
 
 DEVICE = device_of(0)
@@ -58,11 +58,11 @@ def test_pairs_are_those_of_plain_torch(name, sends, shards, device):
     shard = Shard.of(RowLayout.deal(offsets, 0, shards), HOST)
     keys = None if sends == "no keys" else make_keys(len(nodes), repeats=2)
     logits = torch.linspace(-1, 1, nodes.numel()).view(nodes.shape) if sends == "logits" else None
-    expected = _sort_pairs(shard, nodes, keys, logits)
+    expected = sort_pairs(shard, nodes, keys, logits)
     no_leaf = len(shard.leaf_rows.positions)
-    shape = triton_ops.RoutingShape(*nodes.shape, shards, shard.most_leaves, shard.num_positions, no_leaf)
+    shape = triton_step_ops.RoutingShape(*nodes.shape, shards, shard.most_leaves, shard.num_positions, no_leaf)
     mask = (nodes >= 0).to(device) if is_masked else None
-    owners, leaves, texts, values, truth = sort_pairs(
+    owners, leaves, texts, values, truth = triton_step_ops.launch_sort_pairs(
         shard.leaf_offsets.to(device), (nodes.abs() if is_masked else nodes).to(device), mask,
         None if keys is None else keys.to(device), None if logits is None else logits.to(device),
         shape=shape, num_words=shard.leaf_rows.num_words,

@@ -20,7 +20,7 @@ from cxml.errors import DataError
 from cxml.metrics import metric_sums, top_labels
 from cxml.parallel import run_workers
 from cxml.prediction import read_scores, write_scores
-from cxml.training.jobs import Variant, predict_test
+from cxml.training.evaluate_job import Variant, predict_test
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_the_order_of_equal_scores_survives_the_file(tmp_path):
     np.testing.assert_allclose(found[0].toarray(), [[1, 0.5, 1, 1]], atol=1e-6)
 
 
-def test_reach_is_the_share_of_true_labels_below_what_a_level_hands_down(run):
+def test_cluster_recall_is_the_share_of_true_labels_below_what_a_level_hands_down(run):
     """Text by text and label by label, from the model itself."""
     config, report = run
     dataset = ShardedDataset(f"{config.output}/data", "test")
@@ -185,9 +185,11 @@ def test_reach_is_the_share_of_true_labels_below_what_a_level_hands_down(run):
             num_true += 1
             for level in range(len(found)):
                 found[level] += tree.cluster_of_label(level)[label] in levels[level].handed_down[0].tolist()
-    assert [level["reach"] for level in report["levels"][:-1]] == pytest.approx((100 * found / num_true).tolist())
+    assert [level["cluster_recall"] for level in report["levels"][:-1]] == pytest.approx(
+        (100 * found / num_true).tolist()
+    )
     assert 0 < found[-1] < num_true
-    assert "reach" not in report["levels"][-1]
+    assert "cluster_recall" not in report["levels"][-1]
 
 
 def test_the_page_of_a_run_shows_what_its_comparison_found(compared):

@@ -11,7 +11,7 @@ from scipy import sparse
 from support.ray import own_ray
 
 import cxml
-from cxml import storage
+from cxml import artefacts
 from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.commands import predict
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -77,7 +77,7 @@ def test_predictions_of_a_file_are_those_of_the_predictor(run, tmp_path, texts, 
     assert predict.main([run[0].output, source, "--output", str(tmp_path / "out"), *options]) == 0
     found = read_predictions(tmp_path / "out", output)
     assert len(list((tmp_path / "out").glob("part-*"))) == 3
-    assert storage.read_json(str(tmp_path / "out/manifest.json"), "")["texts"] == 25
+    assert artefacts.read_json(str(tmp_path / "out/manifest.json"), "")["texts"] == 25
     for row, (labels, scores) in enumerate(found):
         np.testing.assert_allclose(scores, expected.scores[row], atol=1e-5)
         assert set(labels) == set(expected.labels[row].tolist())

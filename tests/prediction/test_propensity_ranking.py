@@ -18,7 +18,7 @@ from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
 from cxml.prediction.rare_labels import weigh_logits
-from cxml.training.jobs import label_weights
+from cxml.training.evaluation import label_weights
 
 POWER = 0.5
 

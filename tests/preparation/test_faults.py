@@ -110,7 +110,7 @@ def test_a_store_that_fails_a_third_of_the_requests_loses_nothing(
 def test_a_store_that_is_gone_is_told_by_url(make, store, use_store, tmp_path, monkeypatch):
     use_store(store)
     url = prepare(make(directory=f"s3://{BUCKET}/gone"))
-    monkeypatch.setattr("cxml.storage._ATTEMPTS", 2)
+    monkeypatch.setattr("cxml.storage.opening._ATTEMPTS", 2)
     monkeypatch.setenv("CXML_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with failing_proxy(store, 1.0) as (port, _):

@@ -28,7 +28,7 @@ def test_finer_clusters_are_more_alike_and_harder_to_reach(built):
     assert np.ptp(fine.labels) <= 1
     assert coarse.children.tolist() == [4, 4, 4, 4]
     assert 0 < coarse.cosine < fine.cosine < 1
-    assert 1 > coarse.reach > fine.reach > 0.3
+    assert 1 > coarse.cluster_recall > fine.cluster_recall > 0.3
 
 
 def test_the_report_shows_levels_and_clusters_by_name(built, capsys, monkeypatch):

@@ -15,7 +15,7 @@ STEPS = [
 ]  # fmt: skip
 REPORT = {
     "level_sizes": [8, 90],
-    "levels": [{"P@1": 70.25, "reach": 98.5}, {"P@1": 61.5, "PSP@1": 23.25}],
+    "levels": [{"P@1": 70.25, "cluster_recall": 98.5}, {"P@1": 61.5, "PSP@1": 23.25}],
     "baseline": {"P@1": 65.75, "PSP@1": 22.0},
     "examples": [
         {"text": "<script>alert(1)</script> chest pain", "true": ["R07", "<b>"],
@@ -66,12 +66,20 @@ def page_of(folder, report, comparison=None, steps=STEPS):
 def test_it_shows_metrics_charts_examples_and_config(tmp_path):
     content, text, _ = page_of(tmp_path, REPORT)
     shown = (
-        "61.50", "65.75", "Parabel", "8 clusters", "reach", "98.50", "Loss per level", "Throughput", "seed: 0",
+        "61.50", "65.75", "Parabel", "8 clusters", "cluster_recall", "98.50", "Loss per level", "Throughput", "seed: 0",
         "R07 (true)",
         "Recall@5 by label frequency", "True labels that each level hands down",
     )  # fmt: skip
     for part in shown:
         assert part in text
+    assert content.count("<svg") == 6
+
+
+def test_the_cluster_recall_of_a_report_of_version_0_2_0_is_drawn_too(tmp_path):
+    coarse, *finer = REPORT["levels"]
+    earlier = REPORT | {"levels": [{"P@1": coarse["P@1"], "reach": coarse["cluster_recall"]}, *finer]}
+    content, text, _ = page_of(tmp_path, earlier)
+    assert "True labels that each level hands down" in text
     assert content.count("<svg") == 6
 
 

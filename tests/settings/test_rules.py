@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxml.config import CHOOSABLE, config_from_dict, plain_values
-from cxml.model.taps import parse_taps
+from cxml.model.encoder import parse_taps
 from cxml.settings import Choice, EncoderFacts, Facts, MachineFacts, choose, fit_to_labels, longest_text
-from cxml.tree.levels import level_sizes_for
-from cxml.tree.plan import check_level_sizes
+from cxml.tree.shape import check_level_sizes, level_sizes_for
 
 ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
 CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30)

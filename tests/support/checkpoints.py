@@ -35,7 +35,7 @@ def train_each(jobs: list[tuple[Config, int | None, str]]) -> list[bool]:
     """Train each config in turn; a number is the step after which a signal stops it, the text what to go on from."""
     from cxml.parallel import distributed
     from cxml.training import loop
-    from cxml.training.jobs import train_in_group
+    from cxml.training.train_job import train_in_group
 
     step = loop.train_step
     finished = []

@@ -15,7 +15,7 @@ def train_until_it_fails(jobs):
     from cxml.errors import CxmlError
     from cxml.parallel import distributed
     from cxml.training import loop
-    from cxml.training.jobs import train_in_group
+    from cxml.training.train_job import train_in_group
 
     plain_step = loop.train_step
     found = []

@@ -85,9 +85,10 @@ def _train(job, ranks):
 def _reference(model, train, optim, ranks):
     import deepspeed
 
+    from cxml.internals.deepspeed import without_extensions
     from cxml.optim import parameter_groups
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    without_extensions()
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim), betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True
     )

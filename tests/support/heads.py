@@ -57,9 +57,9 @@ def _train_case(problem, head_config, accumulation, ranks):
     """What every rank saw and, at the end, its rows and predictions."""
     offsets, weight, bias, steps = problem
     results = []
-    exchange, copies = Exchange().split(head_config.group_size)
+    exchange, replicas = Exchange().split(head_config.group_size)
     layout = RowLayout.deal(offsets, exchange.rank, exchange.size)
-    head = make_level(layout, WIDTH, exchange, head_config, OptimConfig(), copies=copies, accumulation=accumulation)
+    head = make_level(layout, WIDTH, exchange, head_config, OptimConfig(), replicas=replicas, accumulation=accumulation)
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     for first in range(0, STEPS, accumulation):
         head.schedule.begin_step(LR, 0.9)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cxml.artefacts import read_json
 from cxml.checkpoint import list_checkpoints
 from cxml.config import config_to_dict
 from cxml.pipeline import run
-from cxml.storage import read_json
 from support.runs import make_encoder, read_losses, small_config
 
 ROOT = Path(__file__).parent.parent.parent

@@ -71,7 +71,7 @@ def read_losses(output: Path) -> list[list[float]]:
 def train_one_after_the_other(configs: list[Config]) -> None:
     """Train several configs on prepared data and trees in one process group: starting processes costs the most."""
     from cxml.parallel import distributed
-    from cxml.training.jobs import train_in_group
+    from cxml.training.train_job import train_in_group
 
     with distributed(threads=1) as ranks:
         for config in configs:

@@ -54,7 +54,7 @@ def measure(config, ranks, folder):
     found = {"device": rows.device.type, "rows": rows.num_bytes, "usual step": step(3), "ways": {}}
     for number, (way, free) in enumerate({"copy": 1 << 40, "blocks": 0}.items(), start=4):
         expected = {name: tensor.to("cpu", copy=True) for name, tensor in vars(rows).items()}
-        snapshot = state.take(Progress(step=number), {})
+        snapshot = state.state_dict(Progress(step=number), {})
         saver = Saver(str(folder / way), CheckpointConfig(), ranks, free_memory=lambda free=free: free)
         with counted(in_all_threads=True) as counts:
             saver.start(snapshot)
@@ -83,7 +83,7 @@ def load(url, state, expected):
     fresh, _ = set_up(state.config, state.ranks)
     rows = fresh.model.label_head.rows
     with counted() as counts:
-        fresh.put(ShardReader(url))
+        fresh.load_state_dict(ShardReader(url))
     equal = all(torch.equal(getattr(rows, name).cpu(), values) for name, values in expected.items())
     return {"equal": equal, "moved": counts.moved, "device": rows.device.type}
 

@@ -14,8 +14,8 @@ from support.checkpoints import checkpointed, model_tensors
 from support.runs import FINGERPRINTS, make_encoder, prepare_with_tree, small_config
 from support.small_runs import small_values, write_rows
 
-from cxml import pipeline, storage
-from cxml.checkpoint import list_checkpoints, read_manifest
+from cxml import artefacts, pipeline
+from cxml.checkpoint import list_checkpoints, read_checkpoint_manifest
 from cxml.commands.train import main
 from cxml.config import OptimConfig, config_from_dict, config_to_dict, parse_duration, with_values
 from cxml.config_files import dump_config
@@ -161,7 +161,7 @@ def train_by_clock(jobs):
 
     from cxml.parallel import distributed
     from cxml.training import loop
-    from cxml.training.jobs import train_in_group
+    from cxml.training.train_job import train_in_group
 
     real, finished, step = budget_pacer.BudgetPacer.__init__, [], loop.train_step
     with distributed(threads=1) as ranks:
@@ -223,7 +223,9 @@ def test_a_stopped_run_goes_on_with_its_plan_and_with_the_time_that_it_has_used(
     limit = TimeLimit(100.0, 40)
     jobs = [(config, limit, Clock(9, 2.0), 12), (config, limit, Clock(0, 1.0), None)]
     assert run_here(train_by_clock, (jobs,), 1) == [False, True]
-    states = {entry.step: read_manifest(entry.url).run for entry in list_checkpoints(str(tmp_path / "checkpoints"))}
+    states = {
+        entry.step: read_checkpoint_manifest(entry.url).run for entry in list_checkpoints(str(tmp_path / "checkpoints"))
+    }
     later = min(step for step in states if step > 12)
     assert states[12].pace == states[later].pace[: len(states[12].pace)]
     assert 0 < states[5].used_seconds < states[12].used_seconds < states[later].used_seconds
@@ -277,7 +279,7 @@ def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole
     monkeypatch.undo()
     fitted = settled(config)
     assert (fitted.train.steps, fitted.optim.decay_epochs, fitted.optim.warmup_epochs) == (5, 0.42, 0.025)
-    kept = storage.read_json(f"{config.output}/settings.json", "")["budget"]
+    kept = artefacts.read_json(f"{config.output}/settings.json", "")["budget"]
     assert [choice["name"] for choice in kept["choices"]] == ["train.steps", *BY_LENGTH]
     again = pipeline.run(config, run_job=refuse)
     assert again["levels"]

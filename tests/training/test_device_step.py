@@ -45,11 +45,11 @@ MOST_LAUNCHES = {  # outside the encoder; four levels and more are there to see 
     "windows": 75,
     "bottleneck, all levels sharded": 110,
     "four ranks": 105,
-    "four ranks, two copies": 120,
-    "all labels, two copies": 120,
+    "four ranks, two replicas": 120,
+    "all labels, two replicas": 120,
     "four ranks, bf16": 210,  # two micro-batches
 }
-UNPLANNED = {"rows clipped", "four ranks, two copies", "all labels, two copies"}
+UNPLANNED = {"rows clipped", "four ranks, two replicas", "all labels, two replicas"}
 COPIED = "batches copied ahead"
 PREDICTED = {
     "three levels, predicted": 45,

@@ -111,7 +111,7 @@ RUNS = {
     "ZeRO 3": {"train": {"zero_stage": 3}},
     "zero3 head": {"train": {"zero_stage": 3}, "head": {"implementation": "zero3"}},
     "two micro-batches": {"train": {"accumulation": 2}},
-    "copies of the rows": {"head": {"group_size": 1}},
+    "replicas of the rows": {"head": {"group_size": 1}},
     "all labels": {"head": {"candidates": "all"}},
     "centroids": {"model": {"classifier_start": "centroids"}},
     "no clipping": {"train": {"gradient_clipping": 0.0}},

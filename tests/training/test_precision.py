@@ -11,7 +11,7 @@ from support.small_runs import here, small_values, write_rows
 
 from cxml import pipeline
 from cxml.accelerators import fast_precision
-from cxml.checkpoint import list_checkpoints, model_url, read_manifest, read_model_manifest
+from cxml.checkpoint import list_checkpoints, model_url, read_checkpoint_manifest, read_model_manifest
 from cxml.config import config_from_dict
 from cxml.errors import StaleArtefactError
 from cxml.parallel import distributed, run_workers
@@ -50,7 +50,7 @@ def train_as(kinds, configs):
             assert train_each([(config, None, "auto")]) == [True]
             manifest = read_model_manifest(model_url(config))
             saved[began] = [
-                each["train"]["precision"] for each in (read_manifest(entry.url).run.config, manifest.config)
+                each["train"]["precision"] for each in (read_checkpoint_manifest(entry.url).run.config, manifest.config)
             ]
     return saved
 

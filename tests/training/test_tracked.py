@@ -12,7 +12,7 @@ from support.checkpoints import checkpointed, train_each
 from support.runs import make_encoder, prepare_with_tree, small_config
 from support.wandb_files import history, offline_runs, wandb_records
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.checkpoint import Progress
 from cxml.errors import ConfigError, InterruptionError, WorkerError
 from cxml.parallel import run_workers
@@ -69,7 +69,7 @@ def trained(tmp_path_factory, environment):
 
 
 def tracked_ids(config):
-    return storage.read_json(storage.join(config.output, "tracked.json"), "")["runs"]
+    return artefacts.read_json(storage.join(config.output, "tracked.json"), "")["runs"]
 
 
 def own_files(config, environment):

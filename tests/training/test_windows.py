@@ -16,7 +16,7 @@ from cxml.metrics import metric_sums
 from cxml.parallel import distributed, run_workers
 from cxml.pipeline.plan import plan_run
 from cxml.prediction import Predictor
-from cxml.training.jobs import evaluate_run
+from cxml.training.evaluate_job import evaluate_run
 
 WINDOW, LONGEST = 12, 48
 WAYS = {

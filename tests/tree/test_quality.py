@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cxml.tree import mean_cosine, quality, reach
+from cxml.tree import cluster_recall, mean_cosine, quality
 
 
 def random_rows(rng, rows, columns, share=0.3):
@@ -15,7 +15,7 @@ def random_rows(rng, rows, columns, share=0.3):
 
 @settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 5), st.sampled_from([1, 1 << 24]))
-def test_cosine_and_reach_are_those_of_loops_over_clusters_and_texts(seed, num_clusters, top_k, at_once):
+def test_cosine_and_cluster_recall_are_those_of_loops_over_clusters_and_texts(seed, num_clusters, top_k, at_once):
     rng = np.random.default_rng(seed)
     features, texts = random_rows(rng, 20, 12), random_rows(rng, 9, 12)
     of_label = rng.permutation(np.arange(20) % num_clusters)
@@ -39,7 +39,7 @@ def test_cosine_and_reach_are_those_of_loops_over_clusters_and_texts(seed, num_c
             found += better < top_k
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "_SCORES_AT_ONCE", at_once)
-        result = reach(
+        result = cluster_recall(
             sparse.csr_matrix(features), of_label, sparse.csr_matrix(texts), sparse.csr_matrix(labels), top_k
         )
     assert result == pytest.approx(found / total if total else 1.0)

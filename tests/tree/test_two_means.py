@@ -4,13 +4,13 @@ from scipy import sparse
 
 from cxml.tree import two_means
 from cxml.tree.kmeans import _prepare
-from cxml.tree.threads import Crew
+from cxml.tree.thread_pool import ThreadPool
 from cxml.tree.two_means import LEFT, RIGHT, Limits, Node, make_work
 
 
 def make_node(dense: np.ndarray, num_left: int) -> Node:
-    with Crew(1) as crew:
-        rows, columns = _prepare(sparse.csr_matrix(dense), np.arange(len(dense), dtype=np.int32), crew)
+    with ThreadPool(1) as pool:
+        rows, columns = _prepare(sparse.csr_matrix(dense), np.arange(len(dense), dtype=np.int32), pool)
     return Node(rows, 0, len(dense), num_left, columns, make_work.py_func(len(dense), columns, 1))
 
 

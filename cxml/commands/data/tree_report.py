@@ -1,4 +1,4 @@
-"""Look at a label tree: sizes, balance, how alike the labels of a cluster are, what texts could reach, examples.
+"""Look at a label tree: sizes, balance, how alike the labels of a cluster are, cluster recall, examples.
 
 python -m cxml.data_tools.tree_report runs/quickstart/tree --data runs/quickstart/data
 """
@@ -19,8 +19,8 @@ from cxml.cli import run_tool
 class TreeReportCommand:
     """Show the sizes and the balance of each level of a label tree.
 
-    With its data set also how alike the labels of a cluster are, the share of test labels within reach, and clusters by
-    the names of their labels.
+    With its data set also how alike the labels of a cluster are, the share of test labels in the nearest clusters
+    (cluster recall), and clusters by the names of their labels.
     """
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]

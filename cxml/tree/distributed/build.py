@@ -18,7 +18,7 @@ from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.distributed.rows import HeldRows
 from cxml.tree.kmeans import initial_order
 from cxml.tree.name_features import features_of_names
-from cxml.tree.plan import SplitPlan
+from cxml.tree.shape import SplitPlan
 from cxml.tree.subtree import SUBTREE_ENTRIES
 from cxml.tree.two_means import SAMPLE_FROM
 

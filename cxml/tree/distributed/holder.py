@@ -20,9 +20,9 @@ from cxml.tree import two_means as kernels
 from cxml.tree.distributed.parts import Job, PartMaker
 from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.kmeans import finish_branch, initial_order, normalised_rows, reorder
-from cxml.tree.selection import ordered_bits
+from cxml.tree.kth_largest import ordered_bits
 from cxml.tree.subtree import SUBTREE_ENTRIES, left_first
-from cxml.tree.threads import Crew
+from cxml.tree.thread_pool import ThreadPool
 from cxml.tree.two_means import COLUMN_BLOCK, LEFT, Limits, Node, Rows, make_work
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -63,9 +63,9 @@ class RowHolder:
     def arrange(self, relabel: np.ndarray, num_columns: int, arrangement: np.ndarray, num_workers: int) -> None:
         """Put the rows into the order that the splits so far have given them; `arrangement` int32 [n] lists them."""
         source = self._parts.read(self._low, self._high) if self._source is None else self._source
-        with Crew(1) as crew:
+        with ThreadPool(1) as pool:
             arrays = source.indptr, source.indices, source.data
-            self._rows = normalised_rows(arrays, np.array(arrangement), np.array(relabel), crew)
+            self._rows = normalised_rows(arrays, np.array(arrangement), np.array(relabel), pool)
         self._order = initial_order(self._job.num_labels, self._job.seed)[self._low : self._high][arrangement]
         self._columns, self._slices = num_columns, column_slices(num_columns, num_workers)
         self._work = make_work.py_func(len(arrangement), num_columns, 1)

@@ -14,7 +14,7 @@ from cxml.tree.distributed.fleet import ROWS, Fleet
 from cxml.tree.distributed.parts import Job
 from cxml.tree.distributed.progress import Progress
 from cxml.tree.kmeans import initial_order, relabel_columns
-from cxml.tree.selection import key_of_bits
+from cxml.tree.kth_largest import key_of_bits
 from cxml.tree.two_means import sample_size, seed_of_node
 
 

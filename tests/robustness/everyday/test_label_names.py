@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.config import SourceConfig, config_from_dict
 from cxml.data import read_labels
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -331,7 +331,7 @@ def test_a_preparation_tells_of_its_labels(tmp_path, caplog):
 
 def as_before_there_were_label_ids(url, names=None):
     """Change a data set into one that an earlier version made, perhaps with other names."""
-    manifest = storage.read_json(f"{url}/manifest.json", "")
+    manifest = artefacts.read_json(f"{url}/manifest.json", "")
     del manifest["config"]["source"]["label_ids"], manifest["checksum"]
     if names is not None:
         from cxml.data.writer import write_labels

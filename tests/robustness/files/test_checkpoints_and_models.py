@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from support.mutations import make_checksums_fit
 
-from cxml.checkpoint import ShardReader, load_checkpoint_model, load_model
+from cxml.checkpoint import ShardReader, load_model
 from cxml.errors import CxmlError, DataError
 from cxml.parallel import Exchange
 from cxml.tree import LabelTree
@@ -21,10 +21,8 @@ def copies(folders, tmp_path):
 
 @pytest.fixture
 def load(folders, copies):
-    loaders = {"checkpoint": load_checkpoint_model, "model": load_model}
-    return lambda kind: loaders[kind](
-        str(copies[kind]), LabelTree.load(str(folders["tree"])), Exchange(is_alone=True)
-    )  # fmt: skip
+    tree = LabelTree.load(str(folders["tree"]))
+    return lambda kind: load_model(str(copies[kind]), tree, Exchange(is_alone=True))
 
 
 def change_manifest(folder, change):

@@ -1,0 +1,313 @@
+"""The classifiers of the levels: of clusters, and of the labels, the part that grows with their number.
+
+`LevelHead` scores a level of clusters. `LabelHead` is what the cascade asks of the labels' head. It is given features
+and leaf clusters, not labels: a leaf's labels are one run of positions, so a leaf id stands for all of them.
+`EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
+time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets features travel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cxml.data import BatchLimits
+from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, most_children, shortlist_loss
+
+INITIAL_BIAS = -4.0
+"""Few nodes are true for a text, so training starts from a small probability instead of one half."""
+LABEL_BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
+"""Names of the parameters of an `EngineHead` in the model: number of the block, and which of its two tensors."""
+_INITIAL_STD = 0.02
+
+
+class LevelHead(nn.Module):
+    """Scores nodes of one level: `logit = W[node] . feature + b[node]` with `W` [n, D] and `b` [n]."""
+
+    def __init__(self, num_nodes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_nodes, hidden_size).normal_(std=_INITIAL_STD))
+        self.bias = nn.Parameter(torch.full((num_nodes,), INITIAL_BIAS))
+
+    def forward(self, features_BD: Tensor, nodes_BC: Tensor | None) -> Tensor:
+        """Logits [B, C] of the shortlisted nodes, or [B, n] of all nodes if `nodes_BC` is None."""
+        if nodes_BC is None:
+            return F.linear(features_BD, self.weight, self.bias)
+        if scores_whole_level(len(self.weight), nodes_BC):
+            return F.linear(features_BD, self.weight, self.bias).gather(1, nodes_BC)
+        rows_BCD = F.embedding(nodes_BC, self.weight)
+        products_BC = torch.bmm(rows_BCD, features_BD.unsqueeze(-1)).squeeze(-1)
+        return products_BC + self.bias[nodes_BC]
+
+
+def scores_whole_level(num_nodes: int, nodes_BC: Tensor) -> bool:
+    """Whether a level is scored faster on all of its nodes than on those of the texts.
+
+    One matrix product over all rows moves less memory than a copy of one row per text and node: measured, up to about
+    as many rows as pairs (a tenth of the time at 4,096 nodes, 64 texts and 512 nodes each).
+    """
+    return num_nodes <= nodes_BC.numel()
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The leaf clusters that each text wants scored.
+
+    Attributes:
+        nodes: int64 [B, K], leaf ids, each at most once per text; 0 where the mask is False.
+        mask: bool [B, K].
+        logits: float32 [B, K], of the leaves.
+    """
+
+    nodes: Tensor
+    mask: Tensor
+    logits: Tensor
+
+    def to(self, device: torch.device) -> Leaves:
+        """The same on a device."""
+        return Leaves(self.nodes.to(device), self.mask.to(device), self.logits.to(device))
+
+
+@dataclass(frozen=True)
+class HandDown:
+    """What a level of clusters is to hand down.
+
+    Attributes:
+        size: nodes of a text, more if more are true.
+        is_forced: true nodes come first (teacher forcing).
+        most_true: at least the true nodes of any text, alike on all ranks.
+    """
+
+    size: int
+    is_forced: bool = False
+    most_true: int = 0
+
+    @property
+    def most(self) -> int:
+        """The most nodes of a text."""
+        return max(self.size, self.most_true) if self.is_forced else self.size
+
+
+class Rows(Protocol):
+    """The rows of a level, each a weight and a bias; positions are in tree order."""
+
+    def is_bounded(self) -> Tensor | None:
+        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        ...
+
+    def finish_step(self, is_sound: Tensor) -> None:
+        """Take the update that a step's micro-batches prepared, if the head updates itself.
+
+        Args:
+            is_sound: bool [], alike on all ranks; where it is False nothing changes.
+        """
+        ...
+
+    def own_positions(self) -> Tensor:
+        """The label position of each row that this process holds, int64 [n]."""
+        ...
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of texts, float32 [B', D], and of these the pairs (text, own row) that are true, twice int64 [P]."""
+        ...
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the processes that hold the same rows, and gathered other texts for them."""
+        ...
+
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """Take over those of some rows that this process holds; how many they were.
+
+        Args:
+            positions: label positions, int64 [n].
+            weight: float [n, D].
+            bias: float [n].
+        """
+        ...
+
+
+class LabelHead(Rows, Protocol):
+    """The head of the labels."""
+
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        *,
+        losses_above: Sequence[Tensor] | None = None,
+        limits: BatchLimits | None = None,
+    ) -> Tensor:
+        """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
+
+        Args:
+            features_BD: features, in the encoder's dtype.
+            leaves: whose labels are scored; a true label of no leaf counts for nothing.
+            positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
+            scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
+                takes it as the factor of its gradient.
+            losses_above: of the levels above, float32 [] each: a head that updates itself leaves the rows as they are
+                where one of them, on any rank, is not finite, or where its own update may not be.
+            limits: of the batches of all ranks; with None several accelerators wait for each other's numbers.
+        """
+        ...
+
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The k best labels among those of the leaves.
+
+        Returns:
+            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first; -1 and -inf where
+            there is none. With `weighted` a score is the label's probability times its leaf's. See
+            `cxml.model.ranking`.
+        """
+        ...
+
+
+class ClusterLevel(Rows, Protocol):
+    """A level of clusters that is not of ordinary parameters. Nodes are positions in tree order."""
+
+    def loss_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,
+        hand_down: HandDown,
+        *,
+        losses_above: Sequence[Tensor] | None = None,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Leaves]:
+        """The loss, as that of `LabelHead.loss`, and the nodes that are handed down.
+
+        Args:
+            features_BD: features, in the encoder's dtype.
+            above: the nodes handed down by the level above, whose children are scored; None scores all nodes.
+            positive_keys: int64 [P], sorted, `text * nodes of the level + node` of the true nodes.
+            scale: see `LabelHead.loss`.
+            hand_down: what to hand down.
+            losses_above: see `LabelHead.loss`.
+            limits: see `LabelHead.loss`.
+        """
+        ...
+
+    def best_and_choice(
+        self,
+        features_BD: Tensor,
+        above: Leaves | None,
+        k: int,
+        hand_down: HandDown,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,
+    ) -> tuple[Tensor, Tensor, Leaves]:
+        """The k best nodes, as those of `LabelHead.predict`, and the nodes that are handed down."""
+        ...
+
+
+class EngineHead(nn.Module):
+    """A head of ordinary parameters in blocks of rows, for the engine to train and, under ZeRO-3, to partition.
+
+    A block is gathered, used and released before the next one, so the most that is held at once is one block.
+    """
+
+    def __init__(self, leaf_offsets: Tensor, num_labels: int, hidden_size: int, block_rows: int) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.block_rows = block_rows
+        self.blocks = nn.ModuleList(
+            LevelHead(min(block_rows, num_labels - start), hidden_size) for start in range(0, num_labels, block_rows)
+        )
+        self.register_buffer("leaf_offsets", leaf_offsets, persistent=False)
+        self._most_labels = most_children(leaf_offsets)
+
+    def loss(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        positive_keys: Tensor,
+        scale: float,  # noqa: ARG002
+        *,
+        losses_above: Sequence[Tensor] | None = None,  # noqa: ARG002
+        limits: BatchLimits | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """See `LabelHead.loss`; the engine scales the gradient."""
+        shortlist = self._labels_of(leaves, len(features_BD))
+        is_true = is_positive(shortlist, positive_keys, self.num_labels)
+        return shortlist_loss(self._logits(features_BD, shortlist), is_true, shortlist.mask)
+
+    def predict(
+        self,
+        features_BD: Tensor,
+        leaves: Leaves | None,
+        k: int,
+        *,
+        weighted: bool,
+        limits: BatchLimits | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """See `LabelHead.predict`."""
+        shortlist = self._labels_of(leaves, len(features_BD))
+        parents = leaves.logits if weighted and leaves is not None else None
+        return shortlist.best(self._logits(features_BD, shortlist), parents, k)
+
+    def is_bounded(self) -> None:
+        """No update waits here."""
+
+    def finish_step(self, is_sound: Tensor) -> None:
+        """Nothing to do: the engine updates the blocks."""
+
+    def own_positions(self) -> Tensor:
+        """All of them, until an engine partitions the blocks."""
+        return torch.arange(self.num_labels, device=self.get_buffer("leaf_offsets").device)
+
+    def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `LabelHead.gather_positives`: of this process's own texts."""
+        texts = torch.div(positive_keys, self.num_labels, rounding_mode="floor")
+        return features_BD.detach().float(), texts, positive_keys % self.num_labels
+
+    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_copies`: every process holds all rows."""
+        if dist.is_initialized():
+            dist.all_reduce(tensor)
+        return tensor
+
+    @torch.no_grad()
+    def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
+        """See `LabelHead.import_rows`; before an engine partitions the blocks."""
+        for number, block in enumerate(self.blocks):
+            own = positions // self.block_rows == number
+            rows = positions[own] - number * self.block_rows
+            block.get_parameter("weight")[rows] = weight[own].to(block.get_parameter("weight"))
+            block.get_parameter("bias")[rows] = bias[own].to(block.get_parameter("bias"))
+        return len(positions)
+
+    def _labels_of(self, leaves: Leaves | None, batch_size: int) -> Shortlist:
+        leaf_offsets = self.get_buffer("leaf_offsets")
+        if leaves is None:
+            return every_node(self.num_labels, batch_size, leaf_offsets.device)
+        return expand_children(leaf_offsets, leaves.nodes, leaves.mask, self._most_labels)
+
+    def _logits(self, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
+        """Logits [B, C]; every rank visits every block, wanted or not, because gathering one takes all of them."""
+        total = features_BD.new_zeros(shortlist.nodes.shape)
+        for start, block in zip(range(0, self.num_labels, self.block_rows), self.blocks, strict=True):
+            local = shortlist.nodes - start
+            is_here = shortlist.mask & (local >= 0) & (local < self.block_rows)
+            logits = block(features_BD, local.masked_fill(~is_here, 0))
+            total = total + logits.masked_fill(~is_here, 0)
+        return total

@@ -1,0 +1,129 @@
+"""Which epoch's weights become the model: chosen on validation texts, never on the test split (docs/decisions/0029).
+
+metrics of each evaluation -> Selection.after() -> the best epoch so far, saved with every checkpoint
+                                                -> selection.json, once the epochs are over
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cxml import artefacts, storage
+from cxml.config import Config
+from cxml.data import JoinedRows, RowSubset, ShardedDataset, all_labelled_texts, data_url, train_texts
+from cxml.errors import DataError
+from cxml.tree import tree_url
+
+_REMEDY = "Train again with --force train."
+_KINDS = {"epoch": int, "epochs": int, "metric": str, "value": float, "reason": str}  # of what `read_selection` gives
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best epoch so far.
+
+    Attributes:
+        epoch: its number, counted from 1; 0: none was evaluated yet.
+        step: optimiser steps done at its end.
+        value: its metric.
+        waited: evaluations since, none of which was better.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    value: float = 0.0
+    waited: int = 0
+
+    def after(self, epoch: int, step: int, value: float) -> Selection:
+        """With one more evaluation; of equal epochs the first stays, which took less training."""
+        if not self.epoch or value > self.value:
+            return Selection(epoch, step, value)
+        return dataclasses.replace(self, waited=self.waited + 1)
+
+    def has_waited(self, patience: int) -> bool:
+        """Whether training stops; a patience of 0 has no end."""
+        return 0 < patience <= self.waited
+
+    def state_dict(self) -> dict[str, float]:
+        """Of a checkpoint; empty before the first evaluation."""
+        return dataclasses.asdict(self) if self.epoch else {}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, float]) -> Selection:
+        """What `state_dict` gave."""
+        counts = {name: int(state[name]) for name in ("epoch", "step", "waited") if state}
+        return cls(**counts, value=float(state["value"])) if state else cls()
+
+
+def selection_run(config: Config) -> Config:
+    """The run inside the output of one with `train.keep: refit` that finds out how many epochs are best.
+
+    A whole run but for its evaluation: its model and its words have not seen the validation texts, so that combination
+    and thresholds are chosen with them.
+    """
+    checkpoints = config.checkpoint.url and storage.join(config.checkpoint.url, "selection")
+    return dataclasses.replace(
+        config,
+        output=storage.join(config.output, "selection"),
+        data=dataclasses.replace(config.data, directory=data_url(config)),
+        tree=dataclasses.replace(config.tree, directory=tree_url(config)),
+        train=dataclasses.replace(config.train, keep="best"),
+        checkpoint=dataclasses.replace(config.checkpoint, url=checkpoints),
+    )
+
+
+def judged_run(config: Config) -> Config:
+    """The run whose model the validation texts judge: this one, or that which chose the epochs of a final fit."""
+    return selection_run(config) if config.train.keep == "refit" else config
+
+
+def train_texts_of(config: Config) -> ShardedDataset | RowSubset | JoinedRows:
+    """The texts that a run's model is trained on; after a selection all that are not for the test."""
+    if config.train.keep == "refit":
+        return all_labelled_texts(data_url(config))
+    return train_texts(data_url(config), config.train.validation_fraction)
+
+
+def selection_url(output: str) -> str:
+    """Where the run in `output` keeps which epoch it has taken."""
+    return storage.join(output, "selection.json")
+
+
+def write_selection(config: Config, found: Selection, *, last_epoch: int, num_texts: int, fingerprint: str) -> None:
+    """Keep which epoch was taken and why, for the final fit and for people.
+
+    Args:
+        config: of the run whose validation texts chose.
+        found: the epoch.
+        last_epoch: that training reached.
+        num_texts: validation texts.
+        fingerprint: of what the model is made from.
+    """
+    metric, waited = config.train.keep_by, found.waited
+    reason = f"{metric} {found.value:.2f} on {num_texts:,} validation texts, the best of {last_epoch} epochs"
+    if last_epoch < config.train.epochs and found.has_waited(config.train.patience):
+        reason += f"; training stopped after {waited} evaluation{'' if waited == 1 else 's'} without a better one"
+    values = {
+        "fingerprint": fingerprint, "epoch": found.epoch, "epochs": config.train.epochs, "metric": metric,
+        "value": found.value, "reason": reason,
+    }  # fmt: skip
+    storage.write_json(selection_url(config.output), values)
+
+
+def read_selection(config: Config) -> dict[str, Any]:
+    """Which epoch was taken, and why: `epoch`, `epochs` that there might have been, `metric`, `value`, `reason`.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    url = selection_url(judged_run(config).output)
+    try:
+        values = artefacts.read_json(url, _REMEDY)
+    except FileNotFoundError as error:
+        raise DataError(url, "is missing: it says which epoch the model is of", _REMEDY) from error
+    if not all(type(values.get(name)) is kind for name, kind in _KINDS.items()) or values["epoch"] < 1:
+        raise DataError(url, f"does not hold {', '.join(_KINDS)} of a selection", _REMEDY)
+    return values

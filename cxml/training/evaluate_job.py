@@ -1,0 +1,233 @@
+"""What each process of a job does to evaluate a model, from the config of its run to a report on the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from cxml import storage
+from cxml.checkpoint import model_url
+from cxml.config import Config
+from cxml.console import set_up_logging
+from cxml.data import LabelledRows, ShardedDataset, cut, data_url, read_labels, validation_texts, window_rule
+from cxml.errors import DataError
+from cxml.evidence import CANDIDATES, Evidence
+from cxml.metrics import by_frequency
+from cxml.parallel import Exchange, Ranks, distributed
+from cxml.prediction import (
+    Decisions,
+    Predictions,
+    Predictor,
+    RowFormat,
+    choose_decisions,
+    model_identity,
+    write_run_decisions,
+    write_scores,
+)
+from cxml.training.decision_report import Ranked, decision_report, num_candidates
+from cxml.training.epoch_selection import judged_run
+from cxml.training.evaluation import (
+    Predict,
+    SplitPrediction,
+    gather_labels,
+    label_weights,
+    predict_by_model,
+    predict_share,
+    score_levels,
+)
+from cxml.training.evidence import run_evidence, with_evidence
+from cxml.tree import LabelTree, tree_url
+
+
+def evaluate_run(config: Config) -> dict[str, Any]:
+    """Evaluate the saved model of `config` on the test split. Runs in every process of the job.
+
+    The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
+
+    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`: with the model, or
+    with the one that chose its epochs where the final fit has seen the validation texts.
+
+    Returns:
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; on the first rank `examples`: texts with
+        their true and best labels; `by_frequency`: groups of labels, rare to frequent; and `decision_report`. Where the
+        model has evidence, `evidence`: how it is combined, and metrics of the cascade alone.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        dataset = ShardedDataset(data_url(config), "test")
+        dataset.start_verification()  # while the model loads
+        tree = LabelTree.load(tree_url(config))
+        evidence = run_evidence(config, tree)
+        predict_texts = _predict_texts_by(config, tree, evidence, ranks)
+        of_cascade, prediction = predict_texts(dataset)
+        of_levels = {"config": config.evaluate, "ranks": ranks}
+        weights = label_weights(config)
+        report = {
+            "level_sizes": list(tree.level_sizes),
+            "levels": score_levels(prediction, dataset, tree, weights, **of_levels),
+        }
+        if evidence is not None:
+            alone = score_levels(of_cascade, dataset, tree, weights, **of_levels)[-1]
+            report["evidence"] = _evidence_report(evidence, alone)
+        best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
+        judged = judged_run(config)
+        if judged is not config:
+            predict_texts = _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks)
+        decisions = _choose_decisions(config, predict_texts, ranks)
+        report["examples"] = _examples(config, best)
+        if best is not None:
+            k = max(config.evaluate.top_k)
+            write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
+            true = dataset.labels_csr()
+            report["by_frequency"] = frequency_groups(config, true, best[0])
+            _, frequency = read_labels(data_url(config))
+            report |= decision_report(Ranked(*best, true), decisions, frequency, weights, config.evaluate.top_k)
+        return report
+
+
+def _predict_texts_by(
+    config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks
+) -> Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]:
+    """`_predict_texts` by the saved model of `config`."""
+    predict = predict_by_model(config, tree, ranks)
+    return lambda texts: _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
+
+
+def _predict_texts(
+    predict: Predict, texts: LabelledRows, tree: LabelTree, evidence: Evidence | None, *, config: Config,
+    ranks: Ranks,
+) -> tuple[SplitPrediction, SplitPrediction]:  # fmt: skip
+    """This rank's share of some texts as the cascade predicts it, and as the model does, with its evidence."""
+    wanted = num_candidates(len(texts))
+    candidates = wanted if evidence is None else max(wanted, CANDIDATES)
+    with_features = evidence is not None and evidence.width("features") is not None
+    found = predict_share(
+        predict, texts, tree, config.evaluate, ranks,
+        num_labels=candidates, windows=window_rule(config, device=ranks.device), with_features=with_features,
+    )  # fmt: skip
+    return found, with_evidence(found, texts, evidence, min(max(wanted, *config.evaluate.top_k), tree.num_labels))
+
+
+def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[str, Any]:
+    """The part of a report about evidence: metrics of the cascade alone, and of each way on validation texts."""
+    chosen = evidence.combination
+    return {
+        "way": chosen.way, "texts": chosen.num_texts, "validation": chosen.metrics, "cascade": cascade,
+        "bytes": {source.name: source.num_bytes for source in evidence.sources},
+    }  # fmt: skip
+
+
+def _choose_decisions(
+    config: Config, predict_texts: Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]], ranks: Ranks
+) -> Decisions:
+    """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
+    texts = validation_texts(data_url(config), config.train.validation_fraction)
+    if texts is None:
+        return Decisions()
+    _, found = predict_texts(texts)
+    best = gather_labels(found.rows, found.nodes[-1], found.scores[-1], len(texts), ranks)
+    if best is None:
+        return Decisions()
+    decisions = choose_decisions(*best, texts.labels_csr(), config.evaluate.wanted_precision)
+    write_run_decisions(config.output, model_identity(model_url(config)), decisions)
+    return decisions
+
+
+def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndarray) -> dict[str, Any]:
+    """Metrics of labels, int [N, K], against the true ones, [N, L], by the labels' frequency.
+
+    Returns:
+        The cut-off `k`, and `groups` with the fields of `FrequencyGroup`.
+    """
+    _, frequency = read_labels(data_url(config))
+    k = max(config.evaluate.top_k)
+    groups = by_frequency(predicted, true, frequency, label_weights(config), k)
+    return {"k": k, "groups": [dataclasses.asdict(group) for group in groups]}
+
+
+def predictions_url(config: Config) -> str:
+    """Where evaluation leaves the scores of each test text's best labels."""
+    return storage.join(config.output, "predictions.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How a model predicts, by options of `Predictor.from_checkpoint`."""
+
+    rows: RowFormat | None = None
+    logit_adjustment: float = 0.0
+    propensity_ranking: float = 0.0
+
+
+def predict_test(config: Config, url: str, scores_url: str, variant: Variant) -> None:
+    """Write the scores of each test text's best labels by some model. Runs in every process of the job.
+
+    Args:
+        config: of the run whose test split and processes are used.
+        url: what `Predictor.from_checkpoint` takes, over the same labels.
+        scores_url: file to write, see `cxml.prediction.write_scores`.
+        variant: how it predicts.
+
+    Raises:
+        DataError: the model was trained on other labels.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_speaker=ranks.is_first)
+        predictor = Predictor.from_checkpoint(
+            url, **dataclasses.asdict(variant), batch_size=config.evaluate.batch_size, device=ranks.device,
+            precision=config.evaluate.precision,
+            exchange=Exchange(),
+        )  # fmt: skip
+        names, _ = read_labels(data_url(config))
+        if names != list(predictor.names):
+            raise DataError(url, "was trained on other labels", "Compare models of one label set.")
+        dataset = ShardedDataset(data_url(config), "test")
+        start, stop = cut(len(dataset), ranks.world_size)[ranks.rank : ranks.rank + 2]
+        share = np.arange(start, stop)
+        found = _predict_rows(predictor, dataset, share, max(config.evaluate.top_k), url)
+        best = gather_labels(share, found.labels, found.scores, len(dataset), ranks)
+        if best is not None:
+            write_scores(scores_url, *best, len(names))
+
+
+def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarray, k: int, url: str) -> Predictions:
+    """Predict rows of a data set, from their texts where it has them: the model may have another tokenizer."""
+    if dataset.has_texts:
+        return predictor.predict(dataset.texts(rows), k)
+    if predictor.parts.facts["tokenizer"] != dataset.manifest.tokenizer.fingerprint:
+        problem = "has another tokenizer, and the data set keeps no texts"
+        raise DataError(url, problem, "Prepare the data with data.keep_text: true.")
+    evidence = predictor.parts.evidence
+    has_words = evidence is not None and evidence.vocabulary is not None
+    words = dataset.features(rows) if has_words else None  # of the run's own words, as its own tokens
+    return predictor.predict_tokens(dataset.gather(rows)[0], k, words=words)
+
+
+def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> list[dict[str, Any]]:
+    """A few test texts, spread over the split, with their true labels and the five best predicted ones.
+
+    `best` are the labels of the whole split and their scores; None gives no examples.
+    """
+    dataset = ShardedDataset(data_url(config), "test")
+    count = min(config.evaluate.examples, len(dataset)) if config.data.keep_text else 0
+    rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
+    if best is None or not len(rows):
+        return []
+    names, _ = read_labels(data_url(config))
+    _, labels = dataset.gather(rows)
+    return [
+        {
+            "text": text,
+            "true": [names[label] for label in labels.values[labels.offsets[i] : labels.offsets[i + 1]]],
+            "predicted": [
+                {"label": names[label], "score": round(score, 4)}
+                for label, score in zip(best[0][rows[i], :5].tolist(), best[1][rows[i], :5].tolist(), strict=True)
+                if label >= 0
+            ],
+        }
+        for i, text in enumerate(dataset.texts(rows))
+    ]

@@ -1,0 +1,99 @@
+"""What a training is made of: data, tree, model, engine and schedule, built from a config by all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+
+from cxml.accelerators import use_deterministic_algorithms
+from cxml.checkpoint import TrainingState, load_start
+from cxml.config import Config
+from cxml.data import TextRows, TrainLoader, data_url, few_lengths, window_rule, with_names
+from cxml.model import build_model
+from cxml.optim import Schedule
+from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, set_patience, sharded_levels
+from cxml.training.centroids import start_from_centroids
+from cxml.training.epoch_selection import train_texts_of
+from cxml.training.precision import settle_precision
+from cxml.tree import LabelTree, tree_url
+
+_MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
+
+
+def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[TrainingState, Schedule]:
+    """Data, tree, model, engine and schedule of a run; a collective call.
+
+    Args:
+        config: the run; that of the state has a `train.precision` other than `auto`.
+        ranks: this process's place.
+        offered: the checkpoints that it may go on from; without any the weights are those that a new run begins with.
+    """
+    is_new, config = not offered, settle_precision(config, ranks, offered)
+    if config.train.deterministic:
+        use_deterministic_algorithms()
+    return set_up_on(
+        _with_names(train_texts_of(config), config), LabelTree.load(tree_url(config)), config, ranks, is_new=is_new
+    )
+
+
+def set_up_on(
+    dataset: TextRows, tree: LabelTree, config: Config, ranks: Ranks, *, is_new: bool = True
+) -> tuple[TrainingState, Schedule]:
+    """`set_up` on texts and a tree that need not be those that `config` names."""
+    windows = window_rule(config, device=ranks.device)
+    loader = TrainLoader(
+        dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
+        accumulation=config.train.accumulation, pad_id=dataset.manifest.tokenizer.pad_id,
+        bucket_by_length=config.train.bucket_by_length, batch_tokens=config.train.batch_tokens, device=ranks.device,
+        pad_to=_lengths(config, ranks), windows=windows,
+    )  # fmt: skip
+    torch.manual_seed(config.seed)  # every rank starts from the same weights
+    is_sharded = config.head.implementation == "rows"
+    make_levels = sharded_levels(tree, Exchange(), config) if is_sharded else None
+    model = build_model(config.model, tree, make_levels=make_levels)
+    if config.model.start_from and is_new:
+        load_start(config.model, model, tree)
+    if config.model.classifier_start == "centroids" and is_new:
+        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size, windows)
+    if config.train.compile:
+        model.encoder.compile_layers(ranks.device, recompute=config.train.activation_checkpointing)
+    elif config.train.activation_checkpointing:
+        model.encoder.recompute_activations()
+    engine = build_engine(model, config.train, config.optim, ranks)
+    set_patience(config.train.hang_minutes)  # of the groups that were made on the way, too
+    torch.manual_seed(config.seed + ranks.rank)  # and draws dropout of its own
+    schedule = Schedule(
+        cast(torch.optim.Optimizer, engine.optimizer),
+        steps_per_epoch=loader.steps_per_epoch,
+        epochs=_planned_epochs(config, loader),
+        config=config.optim,
+        rows=model.label_head.schedule if isinstance(model.label_head, ShardedLevel) else None,
+        rows_lr=config.head.learning_rate,
+    )
+    return TrainingState(config, engine, tree, loader, ranks), schedule
+
+
+def _planned_epochs(config: Config, loader: TrainLoader) -> float:
+    """Epochs that the schedule is made for, with the fraction of the last one."""
+    epochs, steps = config.train.epochs, config.train.steps
+    return min(steps / loader.steps_per_epoch, epochs) if steps else epochs
+
+
+def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
+    """The lengths to pad batches to where code is made for each size of a batch; empty: to the longest text of each."""
+    train = config.train
+    if train.compile:
+        return few_lengths(config.tokens_at_once)
+    is_whole = config.tokens_at_once == config.data.max_length
+    has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else few have the same size
+    if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
+        return few_lengths(config.data.max_length, _MOST_LENGTHS)
+    return ()
+
+
+def _with_names(texts: TextRows, config: Config) -> TextRows:
+    if not config.train.name_texts:
+        return texts
+    return with_names(texts, data_url(config), config.train.name_texts, config.data.max_length)
