@@ -1,7 +1,7 @@
 """Using a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
 
     run, checkpoint or exported folder -> Parts (model, tree, label rows, names, tokenizer) -> Predictor
-    texts -> token ids -> batches of like lengths -> the model -> Predictions
+    texts -> token ids -> batches of like lengths -> the model -> Ranker -> Predictions
 
 Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or shared out over ranks (`PackedRows`).
 Where validation texts have chosen thresholds, `Decisions` turns rankings into sets, and scores into probabilities.
