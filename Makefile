@@ -1,7 +1,7 @@
-# make quickstart   from raw text to metrics on this machine, after setting everything up
-# make test         the tests, after setting everything up
+# make quickstart   installs cxml; trains and evaluates the quickstart
+# make test         installs cxml; runs the tests
 # make test-versions   the wheel on other versions of Python
-# make check        lint, types, import contract      make format   what of it can be mended by a program
+# make check        lint, types, import contract      make format   fixes what ruff can fix
 # make docs         the site, into site/              make bench    one table per performance claim
 # make charts       the charts of docs/, from the tables of docs/results.md
 #

@@ -293,7 +293,7 @@ def report_memory(figures: dict[str, dict[str, float]]) -> None:
 def report(num_labels: int, figures: dict[str, dict[str, float]]) -> None:
     """Print the table and the line of JSON."""
     table = Table(title=f"Checkpoints of {num_labels:,} labels, 384 wide", title_justify="left")
-    for heading in ("", "training stands still", "saved after", "loaded in", "GiB", "steps meanwhile take"):
+    for heading in ("", "training is paused for", "saved after", "loaded in", "GiB", "steps during the save take"):
         table.add_column(heading, justify="right" if heading else "left")
     for way, one in figures.items():
         slower = f"{one['slower']:.2f} x" if "slower" in one else ""

@@ -18,24 +18,27 @@ from cxml import __version__
 COMMANDS = {
     "train": ("cxml.commands.train", "From raw text to a trained and evaluated model, stage by stage."),
     "predict": ("cxml.commands.predict", "Predict the labels of texts: files of any size, or standard input."),
-    "evaluate": ("cxml.commands.evaluate", "Evaluate a trained model again, beside other models and systems."),
-    "export": ("cxml.commands.export", "Write a trained model as one self-contained folder."),
+    "evaluate": (
+        "cxml.commands.evaluate",
+        "Evaluate a trained model again, and compare it with other models and systems.",
+    ),
+    "export": ("cxml.commands.export", "Export a trained model as a self-contained folder."),
     "serve": ("cxml.commands.serve", "Serve a trained model over HTTP."),
-    "tune": ("cxml.commands.tune", "Search a config's fields for better values, on held-out texts."),
-    "similar": ("cxml.commands.similar", "Show labels and training texts that a model holds for alike."),
-    "relabel": ("cxml.commands.relabel", "Carry a trained model over to a changed label set."),
-    "recluster": ("cxml.commands.recluster", "Build a label tree from what a trained model has learnt."),
+    "tune": ("cxml.commands.tune", "Search for better values of config fields, on held-out texts."),
+    "similar": ("cxml.commands.similar", "Show similar labels and train texts by the features of a model."),
+    "relabel": ("cxml.commands.relabel", "Move a trained model to a changed label set."),
+    "recluster": ("cxml.commands.recluster", "Build a label tree from the features of a trained model."),
 }
 """Module and summary of each command."""
 
 DATA_COMMANDS = {
-    "prepare": ("cxml.commands.data.prepare", "Make the prepared data set of a config from raw texts and labels."),
+    "prepare": ("cxml.commands.data.prepare", "Prepare the data set of a config from raw texts and labels."),
     "inspect": ("cxml.commands.data.inspect", "Show counts, lengths, labels and examples of a prepared data set."),
-    "validate": ("cxml.commands.data.validate", "Check everything that a prepared data set promises."),
+    "validate": ("cxml.commands.data.validate", "Check every property of the format of a prepared data set."),
     "split": ("cxml.commands.data.split", "Hold out a validation split from a prepared data set."),
-    "propensity": ("cxml.commands.data.propensity", "Write the inverse propensity of every label."),
+    "propensity": ("cxml.commands.data.propensity", "Write the inverse propensities of all labels."),
     "tree-report": ("cxml.commands.data.tree_report", "Show sizes, balance and examples of a label tree."),
-    "import-tree": ("cxml.commands.data.import_tree", "Use a label tree that another tool made."),
+    "import-tree": ("cxml.commands.data.import_tree", "Import the label tree of another tool."),
 }
 """The same of the commands of `cxml data`."""
 
@@ -43,19 +46,22 @@ _USAGE = """usage: cxml COMMAND ...
        cxml COMMAND --help
        cxml --version
 
-Extreme multi-label text classification with CascadeXML: one text in, the few right labels out of very many.
+Extreme multi-label text classification with CascadeXML: each text gets its few correct labels out of
+thousands to millions.
 
-The usual way:
-  cxml train --config quickstart                  a first run, on data that a package ships
-  cxml train --config mine.yaml --dry-run         plan, memory, steps and time of a run on your own data
-  cxml train --config mine.yaml                   the run: data, label tree, model, report
-  cxml predict runs/mine texts.txt --k 10         labels of other texts
-  cxml serve runs/mine                            the same over HTTP
+Examples:
+  cxml train --config quickstart                  train on data from a Python package
+  cxml train --config mine.yaml --dry-run         print plan, memory, steps and estimated time
+  cxml train --config mine.yaml                   train on your own data
+  cxml predict runs/mine texts.txt --k 10         predict the labels of texts
+  cxml serve runs/mine                            predict over HTTP
 """
 _DATA_USAGE = """usage: cxml data COMMAND ...
        cxml data COMMAND --help
 
-Prepared data sets and label trees: make them, look at them, check them, cut them.
+Prepare, inspect, validate and split data sets, and inspect and import label trees.
+
+Example:
   cxml data inspect runs/mine/data
 """
 

@@ -80,7 +80,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     if asks_for_help:  # which shows its values as defaults
         settings = config_from_dict(config_to_dict(settings))
     names = ", ".join(name for name in own_configs() if "/" not in name)
-    required = f"Required: --config FILE, a YAML file with the fields below, or one of cxml's own configs: {names}."
+    required = f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}."
     with _masked_errors():
         parsed: Any = tyro.cli(
             command,

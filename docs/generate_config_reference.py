@@ -21,15 +21,18 @@ PAGE = Path(__file__).parent / "reference" / "config.md"
 
 _HEAD = """# Configuration
 
-A YAML file holds the fields below, nested as their names say (`train.epochs` is `epochs:` under `train:`); what it
-leaves out has the default. Each field is also an option of the command line, which wins over the file:
-`--train.epochs 5`. Unknown fields and impossible values are refused before anything starts, and so are keys that are
-there twice and aliases. Numbers are plain decimals: `010`, `1:30`, `1_000`, `yes` and `.inf` are not accepted.
-`--print-config` shows what a run would use.
+A config is a YAML file with the fields below. The name of a field gives its place: `train.epochs` is `epochs:` under
+`train:`. Each field is also a command-line option that overrides the file, such as `--train.epochs 5`. Before any stage
+starts, cxml refuses unknown fields, invalid values, repeated keys and YAML aliases. Numbers are plain decimals: `010`,
+`1:30`, `1_000`, `yes` and `.inf` are not accepted. `--print-config` prints all settings.
 
-"Chosen" fields that a config leaves out, or gives the value `auto`, are chosen from the data, the encoder and the
-machine when the run starts ([how](../decisions/0028-settings-from-the-data.md)); `--dry-run` shows the choices with
-their reasons. The other value is the default with `auto: []`.
+A field that the config leaves out has the default. If the default is "chosen", the run chooses the value from the data,
+the encoder and the machine ([rules](../decisions/0028-settings-from-the-data.md)), also if the config gives the value
+`auto`. `--dry-run` shows the choices with their reasons. With `auto: []`, a field that is left out has the value after
+"else".
+
+[The cascade](../concepts/cascade.md) explains levels, taps and shortlists, and
+[Sharded levels](../concepts/sharded-levels.md) explains label rows and replicas.
 
 This page is written by `docs/generate_config_reference.py` from `cxml/config/`.
 """
@@ -82,7 +85,8 @@ def _field_docs(section: type) -> dict[str, str]:
 def _field_types(section: type) -> dict[str, str]:
     """The annotation of each field as a reader of YAML would put it."""
     words = {"tuple[int, ...]": "list of int", "tuple[float, ...]": "list of float", "tuple[str, ...]": "list of str",
-             "tuple[int, ...] | Literal['auto']": "list of int or auto"}  # fmt: skip
+             "tuple[int, ...] | Literal['auto']": "list of int or auto",
+             "int | Literal['node']": "int or node"}  # fmt: skip
     types: dict[str, str] = {}
     hints = typing.get_type_hints(section)
     for node in _class_body(section):

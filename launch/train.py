@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""One process of a training, for launchers that start them all: deepspeed, torchrun, mpirun, srun.
+"""One process of a training, for launchers that start all processes: deepspeed, torchrun, mpirun, srun.
 
     deepspeed launch/train.py --config icd10cm
     deepspeed --hostfile launch/hostfile launch/train.py --config ...
     torchrun --nproc-per-node 8 launch/train.py --config ...
     mpirun -x MASTER_ADDR -x MASTER_PORT -np 16 python launch/train.py --config ...
 
-Takes the same options as `python -m cxml.train` and does the same; the number of processes is the launcher's. Rank 0
-prepares the data and builds the tree, if they are not there yet, while the others wait. docs/operations.md has more.
+Takes the same options as `python -m cxml.train` and does the same. The launcher sets the number of processes. Rank 0
+prepares the data and builds the tree, unless they exist already, while the others wait. See docs/operations.md.
 """
 
 from __future__ import annotations

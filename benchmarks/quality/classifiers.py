@@ -115,8 +115,8 @@ def variants(problem: Problem) -> dict[str, Tensor]:
         PLAIN: best(problem, usual.last),
         "exponential average of the weights": best(problem, usual.ema),
         "average of the weights over the last third": best(problem, usual.swa),
-        "ranked by the logit less a quarter of the log odds": best(problem, usual.last, tail),
-        "true labels weighed by propensity": best(problem, train(problem, by_propensity, "propensity").last),
+        "ranked by the logit minus a quarter of the log odds": best(problem, usual.last, tail),
+        "loss of true labels weighted by propensity": best(problem, train(problem, by_propensity, "propensity").last),
         "trained with half the log odds added": best(problem, train(problem, adjusted, "adjusted", 0.5).last),
     }
 

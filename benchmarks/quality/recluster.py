@@ -58,10 +58,10 @@ def main() -> None:
         tree=dataclasses.replace(config.tree, directory=tree_url(first)),
     )  # fmt: skip
     again = dataclasses.replace(same, tree=config.tree, output=str(options.folder / "again"))
-    found["gone on, same tree"] = run(same, run_job=run_job)["levels"][-1]
+    found["second epoch, same tree"] = run(same, run_job=run_job)["levels"][-1]
     if not Path(tree_url(again), "manifest.json").exists():
         recluster(again, first.output)
-    found["gone on, tree of its features"] = run(again, run_job=run_job)["levels"][-1]
+    found["second epoch, tree of the trained features"] = run(again, run_job=run_job)["levels"][-1]
     report(found)
 
 

@@ -20,30 +20,30 @@ from cxml.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Evaluate the model that cxml.train left in the output of a config, on the test split, and print the report.
+    """Evaluate the trained model of a run on its test split, and print the report.
 
-    The scores stay in predictions.npz, the figures in report.json and comparison.json, all of it for readers in
-    report.html, in the run's output.
+    Writes to the run's output: scores to predictions.npz, metrics to report.json and comparison.json, and a page with
+    all of them to report.html.
     """
 
     settings: Settings
     models: tuple[str, ...] = ()
-    """Further models over the same labels, each as NAME=URL: a run's output, a checkpoint, an exported folder."""
+    """Further models with the same labels, each as NAME=URL: a run's output, a checkpoint or an exported folder."""
     predictions: tuple[str, ...] = ()
-    """Scores of other systems on the test split, each as NAME=FILE: .npz of scipy's sparse matrices, XMC score text, or
-    an output folder of cxml.predict."""
+    """Scores of other systems on the test split, each as NAME=FILE: a SciPy sparse matrix (.npz), score text of the XMC
+    repository, or an output folder of cxml.predict."""
     rows: tuple[Literal["fp32", "bf16", "fp8", "int8"], ...] = ()
-    """Number formats of the label rows to try with the run's own model, to see what they cost."""
+    """Number formats of the label rows in which to evaluate the run's model, to compare their accuracy."""
     logit_adjustments: tuple[float, ...] = ()
-    """Parts of each label's log odds among the train texts to try taking off its logit, such as 0.1 0.2: rare labels
-    rank higher. `python -m cxml.export --logit-adjustment` makes a model of the one that serves best."""
+    """Multiples of each label's log odds among the train texts to subtract from its logit, such as 0.1 0.2; rare labels
+    then rank higher. `python -m cxml.export --logit-adjustment` exports a model with one of them."""
     propensity_rankings: tuple[float, ...] = ()
-    """Powers of the inverse propensity to try multiplying each label's score by before ranking, such as 0.5 1: 1 ranks
-    for PSP@k. `python -m cxml.export --propensity-ranking` makes a model of the one that serves best."""
+    """Powers of the inverse propensity by which to multiply each label's score before ranking, such as 0.5 1; 1 ranks
+    for PSP@k. `python -m cxml.export --propensity-ranking` exports a model with one of them."""
     ensemble: bool = False
-    """Also the mean of the scores of all models and systems."""
+    """Also evaluate the mean of the scores of all models and systems."""
     resamples: int = 1000
-    """Resamples of the bootstrap that the confidence intervals come from."""
+    """Number of bootstrap resamples for the confidence intervals."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,24 +30,26 @@ class ExportCommand:
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder to write; path or fsspec URL."""
     form: Literal["cxml", "onnx"] = "cxml"
-    """`cxml` is read by `cxml.Predictor`. `onnx` predicts by onnxruntime alone, without cxml and without PyTorch; needs
-    the extra `onnx`."""
+    """`cxml`: a folder for `cxml.Predictor`. `onnx`: a folder that predicts with onnxruntime, without cxml and PyTorch;
+    requires the extra `onnx`."""
     rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows."""
     logit_adjustment: float = 0.0
-    """Part of each label's log odds among the train texts that comes off its logit, such as 0.15: rare labels rank
-    higher, and scores are no probabilities any more. `python -m cxml.evaluate --logit-adjustments` shows it."""
+    """Multiple of each label's log odds among the train texts that is subtracted from its logit, such as 0.15. Rare
+    labels then rank higher, and scores are no longer probabilities. `python -m cxml.evaluate --logit-adjustments` shows
+    the effect."""
     propensity_ranking: float = 0.0
-    """Power of the inverse propensity that a label's score is multiplied by before ranking: 1 ranks for PSP@k, 0 for
-    P@k. `python -m cxml.evaluate --propensity-rankings` shows it."""
+    """Power of the inverse propensity by which a label's score is multiplied before ranking: 1 ranks for PSP@k, 0 for
+    P@k. `python -m cxml.evaluate --propensity-rankings` shows the effect."""
     evidence: bool = True
-    """Keep the sources beside the cascade (evidence.*), where the model has them. `onnx` needs --no-evidence then: it
-    has no place for them."""
+    """Keep the sources of evidence beside the cascade (evidence.*), if the model has any. `onnx` cannot contain them
+    and then requires --no-evidence."""
     encoder_program: str = ""
-    """Also write the encoder alone to this file, as a program of torch.export (.pt2), or as an ONNX model if the name
-    ends with .onnx; empty: not."""
+    """Also write the encoder alone to this file: as a torch.export program (.pt2), or as an ONNX model if the name ends
+    in .onnx. Empty: do not write it."""
     push_to: str = ""
-    """Repository OWNER/NAME of the Hugging Face hub to put the folder into, made private if need be; empty: none."""
+    """Repository OWNER/NAME on the Hugging Face Hub to which the folder is uploaded; a new repository is private.
+    Empty: no upload."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

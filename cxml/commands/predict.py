@@ -26,61 +26,62 @@ from cxml.errors import ConfigError
 class PredictCommand:
     """Predict the labels of texts with a trained model.
 
-    The output is a folder of part files in the order of the texts, and a manifest.json once it is whole. The same
-    command goes on where a stopped one was.
+    The output is a folder of part files in the order of the texts, with a manifest.json once it is complete. To resume
+    an interrupted prediction, run the same command again.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     texts: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXTS")]
-    """File of texts: lines (.txt), .jsonl, .csv or .parquet, perhaps compressed; path or fsspec URL; - is standard
-    input."""
+    """File of texts: .txt (one text per line), .jsonl, .csv or .parquet, compressed or not; path or fsspec URL. - is
+    standard input."""
     output: str = "-"
     """Folder to write; - prints JSON lines."""
     format: Literal["jsonl", "parquet", "npz"] = "jsonl"
-    """Form of the predictions; npz are scipy's sparse matrices of scores, texts x labels."""
+    """Format of the predictions; `npz` is a SciPy sparse matrix of scores, texts x labels."""
     form: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
-    """Form of the texts; auto goes by the file's name."""
+    """Format of the texts; `auto` depends on the file name."""
     text_column: str = "text"
-    """Column of the text."""
+    """Column with the text."""
     id_column: str = ""
-    """Column of a key that goes with the prediction; empty: none."""
+    """Column with a key that is copied to the predictions; empty: none."""
     k: int = 5
-    """Labels per text, at most."""
+    """Maximum number of labels per text."""
     threshold: str = ""
-    """Only labels whose score is at least this: a number from 0 to 1, or the name of a threshold that was chosen for
-    the model on validation texts (micro-f1, macro-f1, precision). Empty: no threshold."""
+    """Minimum score of a label: a number from 0 to 1, or the name of a threshold that was chosen for the model on
+    validation texts (micro-f1, macro-f1, precision). Empty: no threshold."""
     calibrated: bool = False
-    """Give calibrated probabilities as scores, where validation texts were there to fit them on."""
+    """Return calibrated probabilities as scores. Requires a model whose run had validation texts."""
     beam: tuple[int, ...] = ()
-    """Nodes that each level of the tree above the labels hands down, one per such level; empty: as in training."""
+    """Number of clusters that each level of the tree selects, one value per level above the labels; empty: as in
+    training."""
     explain: bool = False
-    """Show the way through the tree to each label, with the probability of every cluster on it."""
+    """Show the path through the tree to each label, with the probability of each cluster."""
     allowed: str = ""
-    """File with a label name per line: only these are predicted. Empty: all."""
+    """File with one label name per line; only these labels are predicted. Empty: all labels."""
     excluded: str = ""
-    """File with a line `row label` (ids from 0) for each label that a text must not get, such as the LF data sets'
-    filter_labels_test.txt."""
+    """File with a line `row label` (ids from 0) for each label that a text must not get, such as filter_labels_test.txt
+    of the LF data sets."""
     rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
-    """Leave the label rows of an exported folder on the disk, mapped into memory."""
+    """Leave the label rows of an exported folder on disk and map them into memory."""
     batch_size: int = 128
-    """Texts per batch."""
+    """Number of texts per batch."""
     precision: PrecisionChoice | None = None
-    """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
-    the run's evaluate.precision says."""
+    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. By
+    default, the run's evaluate.precision."""
     part_rows: int = 16384
-    """Texts per part file."""
+    """Number of texts per part file."""
     engine: Literal["local", "ray"] = "local"
-    """local: on this machine; ray: by Ray Data's actors on the cluster of RAY_ADDRESS, or one that is started here for
-    the while. Model, texts and output must then be where all of them can reach them."""
+    """local: on this machine. ray: with Ray Data actors on the cluster of RAY_ADDRESS, or on a temporary local cluster.
+    All actors must be able to access model, texts and output."""
     processes: int = 1
-    """local: processes that share the label rows, for a head that does not fit one."""
+    """local: number of processes that share the label rows, for models whose rows do not fit in one process."""
     ray_workers: int = 0
-    """ray: actors, each with all label rows; 0: one per GPU if they use any, else one per CPU but one."""
+    """ray: number of actors, each with all label rows; 0: one per GPU if they use GPUs, else one per CPU except one."""
     ray_device: Literal["auto", "cpu", "gpu"] = "auto"
-    """ray: what each actor computes on; auto: a GPU where the cluster has any."""
+    """ray: device of each actor; auto: a GPU if the cluster has any."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

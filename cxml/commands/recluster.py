@@ -19,11 +19,11 @@ from cxml.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ReclusterCommand:
-    """Build a run's label tree from what a trained model has learnt of its train texts."""
+    """Build a run's label tree from a trained model's features of the train texts."""
 
     settings: Settings
     model: str = ""
-    """The trained model: a run's output, its model folder, a checkpoint or an exported folder; path or fsspec URL."""
+    """Trained model: a run's output, its model folder, a checkpoint or an exported folder; path or fsspec URL."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from cxml.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelCommand:
-    """Carry a trained model over to a run with a changed label set: labels that stay keep what they have learnt."""
+    """Move a trained model to a run with a changed label set. Labels in both sets keep their weights."""
 
     settings: Settings
     model: str = ""

@@ -40,15 +40,14 @@ class ServeCommand:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     host: str = "127.0.0.1"
-    """Address to listen on. An address that other machines reach, such as 0.0.0.0, needs a token."""
+    """Address to listen on. An address that other machines can reach, such as 0.0.0.0, requires a token."""
     port: int = 8000
     """Port to listen on."""
     engine: Literal["auto", "local", "ray"] = "auto"
-    """local: the model runs in this process, on this machine. ray: replicas of the model run on the Ray cluster of
-    RAY_ADDRESS, or on one that is started on this machine. auto: ray if RAY_ADDRESS is set or there is more than one
-    replica, else local."""
+    """local: the model runs in this process. ray: replicas of the model run on the Ray cluster of RAY_ADDRESS, or on a
+    temporary local cluster. auto: ray if RAY_ADDRESS is set or there is more than one replica, else local."""
     replicas: int = 1
-    """Processes with the model; more than one needs the engine ray."""
+    """Number of processes with the model; more than one requires the engine ray."""
     cpus: float | None = None
     """local: threads of the model; the default is OMP_NUM_THREADS, or all cores. ray: CPUs that each replica reserves;
     the default is 1."""
@@ -58,13 +57,13 @@ class ServeCommand:
     rows: Literal["stored", "fp32", "bf16", "fp8", "int8"] = "stored"
     """Number format of the label rows in memory."""
     memory_map: bool = False
-    """Map the label rows of an exported folder into memory instead of reading them; the replicas of a machine share
+    """Leave the label rows of an exported folder on disk and map them into memory. The replicas of a machine share
     them."""
     calibrated: bool = False
-    """Give calibrated probabilities as scores, where validation texts were there to fit them on."""
+    """Return calibrated probabilities as scores. Requires a model whose run had validation texts."""
     precision: PrecisionChoice | None = None
-    """Number format in which the encoder computes; auto: bf16 where the device computes fast in it, else fp32. None: as
-    the run's evaluate.precision says."""
+    """Number format in which the encoder computes. `auto`: bf16 if the device computes fast in it, else fp32. By
+    default, the run's evaluate.precision."""
     limits: Annotated[ServeOptions, tyro.conf.arg(name="")] = field(default_factory=ServeOptions)
 
 

@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarCommand:
-    """Labels and training texts that a model holds for alike, by the cosine of its learnt features.
+    """Show similar labels and train texts, by the cosine of the model's features.
 
-    Prints tab-separated lines, the most alike first.
+    Prints tab-separated lines, the most similar first.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     label: str = ""
-    """Name of a label: its nearest labels."""
+    """Name of a label; prints the most similar labels."""
     text: str = ""
-    """A text: the nearest training texts, with their labels."""
+    """A text; prints the most similar train texts with their labels."""
     duplicates: float = 0.0
-    """Print all pairs of training texts whose cosine is at least so much, as row, row, cosine, text, text, in the order
-    of rows; 0: not."""
+    """Print all pairs of train texts with at least this cosine, as row, row, cosine, text, text, in the order of rows;
+    0: do not."""
     k: int = 10
-    """Neighbours."""
+    """Number of neighbours."""
     data: str = ""
     """Folder or URL of the prepared data set; empty: that of the run."""
 

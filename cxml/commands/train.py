@@ -33,21 +33,22 @@ _AFTER_A_SIGNAL = "Run the same command again to go on from there."
 class TrainCommand:
     """Train a CascadeXML model: one command from raw text to metrics.
 
-    Runs the stages prepare, tree, train, baseline (if asked for) and evaluate. A stage that is finished is reused.
+    Runs the stages prepare, tree, train, baseline (if evaluate.baseline is set) and evaluate. Finished stages are
+    reused.
     """
 
     settings: Settings
     force: tuple[Literal["prepare", "tree", "train", "evidence", "baseline", "evaluate"], ...] = ()
-    """Stages to make again, with all that depends on them. Forcing `train` deletes the run's checkpoints."""
+    """Stages to repeat, together with all stages that depend on them. Forcing `train` deletes the run's checkpoints."""
     resume: str = "auto"
-    """The checkpoint that training goes on from: `auto` is the newest whole one of this run, if there is one; or the
-    folder or URL of a checkpoint."""
+    """Checkpoint that training resumes from: `auto` for the newest complete checkpoint of this run, if there is one; or
+    the folder or URL of a checkpoint."""
     budget: str = ""
-    """Time that the whole run may take, such as 30m: the same as --train.budget."""
+    """Time limit of the whole run, such as 30m; the same as --train.budget."""
     print_config: bool = False
     """Print the resolved config as YAML and stop."""
     dry_run: bool = False
-    """Check everything and print the plan (bytes per rank, steps, estimated time) without writing anything."""
+    """Check the config and print the plan (bytes per rank, steps, estimated time) without writing anything."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

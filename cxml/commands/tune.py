@@ -15,31 +15,32 @@ from cxml.cli import Settings, run_with_config
 
 @dataclass(frozen=True, kw_only=True)
 class TuneCommand:
-    """Search a config's fields for better values with Ray Tune.
+    """Search for better values of config fields with Ray Tune.
 
-    A share of the train texts is held out, and every trial is a run of the config with values drawn from the space (by
-    the config's seed), on the rest, evaluated after each epoch on what was held out: the test split is never looked at.
-    Trials that fall behind are ended (successive halving, ASHA). A stopped search goes on where it was, trials and all,
-    by the same command. The best config is written to `tune/best.yaml` in the output.
+    A share of the train texts is held out. Each trial is a run of the config with values drawn from the search space
+    (with the config's seed). It trains on the other texts and is evaluated on the held-out texts after each epoch; the
+    test split is never used. Poor trials are stopped early (successive halving, ASHA). To resume an interrupted search,
+    run the same command again. The best config is written to `tune/best.yaml` in the output.
     """
 
     settings: Settings
     space: str = "spaces/rates"
-    """YAML file, or one of cxml's own: each line a field of the config, such as optim.encoder_lr, and what to draw it
-    from: {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]}, both ends
-    included."""
+    """YAML file, or one of cxml's own spaces. Each line has a field of the config, such as optim.encoder_lr, and its
+    distribution: {choice: [1, 2]}, {uniform: [0, 1]}, {loguniform: [1.0e-5, 1.0e-3]} or {integers: [1, 8]} (both ends
+    included)."""
     trials: int = 16
-    """Values to try."""
+    """Number of trials."""
     metric: str = "P@5"
-    """The labels' metric to make as high as possible."""
+    """Label metric to maximise."""
     held_out: float = 0.1
-    """Share of the train texts to evaluate on, above 0 and below 1."""
+    """Share of the train texts that is held out for the evaluation, above 0 and below 1."""
     cpus_per_trial: int = 0
-    """CPUs of each trial, which decide how many run at once; 0: all of the cluster, one trial after the other."""
+    """Number of CPUs of each trial, which determines how many trials run at once; 0: all CPUs of the cluster, one trial
+    at a time."""
     gpus_per_trial: int = 0
-    """GPUs of each trial."""
+    """Number of GPUs of each trial."""
     reduction: int = 3
-    """After 1, 3, 9, ... epochs (its powers) only the best of so many trials goes on."""
+    """With the value r, one in r trials continues after 1, r, r^2, ... epochs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,36 +11,36 @@ from cxml.config.fields import require, require_at_least, setting
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where the raw texts and labels come from."""
+    """Location and format of the raw texts and labels."""
 
     kind: Literal["xmc", "lightxml", "lf", "pecos", "jsonl", "csv", "parquet", "table", "icd10cm"] = "xmc"
-    """Raw form of the files in `path`, each described in docs/formats.md. `xmc`: the XMC repository's texts and label
-    matrices. `lightxml`: LightXML's and AttentionXML's texts and labels, line by line. `lf`: the repository's
-    trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and matrices. `jsonl`, `csv`,
-    `parquet`: one row per text, any column names. `table`: these and TSV, JSON and Hugging Face datasets, one file or a
-    folder; columns may be guessed, and where no file is called test, rows are held out. `icd10cm`: the ICD-10-CM code
-    book that the package simple-icd-10-cm ships; needs no path."""
+    """Format of the raw files in `path`; docs/formats.md describes each. `xmc`: texts and label matrices of the Extreme
+    Classification Repository. `lightxml`: the text and label files of LightXML and AttentionXML, one line per text.
+    `lf`: the repository's trn.json with label texts and filter files. `pecos`: PECOS's train.tsv, or texts and
+    matrices. `jsonl`, `csv`, `parquet`: one row per text; columns can have any name. `table`: one file or a folder of
+    files in these formats, in TSV or in JSON, or a Hugging Face dataset; cxml finds the columns, and holds out test
+    rows if no file is named test. `icd10cm`: the ICD-10-CM code book of the package simple-icd-10-cm; needs no path."""
     path: str = ""
-    """Folder or fsspec URL of the raw files; any of them may be compressed (.gz, .zst, .bz2). `table` takes a file
-    too."""
+    """Folder or fsspec URL of the raw files, which can be compressed (.gz, .zst, .bz2). With `table`, also a single
+    file."""
     text_column: str = "text"
-    """Column of the text (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the text (`jsonl`, `csv`, `parquet`, `table`)."""
     labels_column: str = "labels"
-    """Column of the names of the labels: a list, or a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the label names, as a list or as a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
     label_ids: bool = setting(False, since_files=True)
-    """The labels' column holds ids instead of names: line numbers of the file labels.txt, from 0 (`jsonl`, `csv`,
-    `parquet`)."""
+    """Whether the labels column contains ids instead of names. Ids are line numbers of the file labels.txt, from 0
+    (`jsonl`, `csv`, `parquet`, `table`)."""
     id_column: str = ""
-    """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
+    """Column of keys that are unique within a split; empty: no keys (`jsonl`, `csv`, `parquet`, `table`)."""
     label_separator: str = ","
-    """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`)."""
     chapters: tuple[str, ...] = ()
-    """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
+    """Numbers, from 1 to 22, of the ICD-10-CM chapters to use; empty: all (`icd10cm` only)."""
     test_fraction: float = 0.2
-    """Share of the texts held out for the test split, in (0, 1) (`icd10cm`, and `table` where no file is called test;
-    the others bring their own split)."""
+    """Share of the texts that is held out as the test split, in (0, 1). Applies to `icd10cm`, and to `table` if no file
+    is named test. Other formats contain a test split."""
     split_seed: int = 0
-    """Seed of that split."""
+    """Seed of the split that test_fraction makes."""
 
     def __post_init__(self) -> None:
         require(
@@ -68,32 +68,35 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How raw texts become Arrow shards."""
+    """Preparation of raw texts as Arrow shards."""
 
     source: SourceConfig
     directory: str = setting("", "none")
-    """Folder or URL of the prepared shards; empty: `data` inside the run's output. Runs may share one."""
+    """Folder or URL of the prepared shards; empty: `data` in the run's output. Several runs can share it."""
     on_error: Literal["refuse", "skip"] = "refuse"
-    """What happens to a raw row that is broken (not UTF-8, no text, no label, a label out of range, a key seen
-    before): `refuse` stops with its file and line, `skip` leaves it out and counts it in the manifest."""
+    """What preparation does with a broken row (not UTF-8, no text, no label, a label out of range, a repeated key).
+    `refuse` stops with an error that names file and line. `skip` leaves the row out and counts it in the manifest."""
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
-    """What prepares the data, with the same bytes out: `local` is this process, `ray` a Ray cluster (RAY_ADDRESS, or
-    one that is started on this machine for the while), `auto` takes Ray from 256 MB of raw files on."""
+    """Where the data are prepared; the files are the same byte for byte. `local`: in this process. `ray`: on the Ray
+    cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if it is installed and the raw files have
+    256 MB or more, else in this process."""
     num_workers: int = setting(0, "none")
-    """Ray workers that tokenise, a CPU each; 0: all CPUs of the cluster."""
+    """Number of Ray workers that tokenise, with one CPU each; 0: all CPUs of the cluster."""
     max_length: int = setting(128, choosable=True)
-    """Longest text in tokens, special tokens included; the rest of a longer text is cut off. More than the encoder has
-    positions for needs model.window."""
+    """Maximum length of a text in tokens, including special tokens; longer texts are cut off. A value above the number
+    of positions of the encoder requires model.window."""
     shard_rows: int = 65536
-    """Texts per Arrow shard."""
+    """Number of texts per Arrow shard."""
     keep_text: bool = True
-    """Keep the raw text in the shards, for reports and examples."""
+    """Whether the shards contain the raw text, for reports and examples."""
     tfidf_max_features: int = 500_000
-    """Most frequent terms kept in the tf-idf vocabulary (unigrams), which feeds the label tree and the baseline."""
+    """Maximum number of terms (single words) in the tf-idf vocabulary, which keeps the most frequent ones. The label
+    tree, the baseline and evidence.words use it."""
     propensity_a: float = setting(0.55, "none")
-    """Constant A of the propensity model (Jain et al. 2016): .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
+    """Constant A of the propensity model (Jain et al. 2016): 0.6 for Amazon data sets, 0.5 for Wiki-500K, 0.55 for
+    others."""
     propensity_b: float = setting(1.5, "none")
-    """Constant B of the propensity model: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
+    """Constant B of the propensity model: 2.6 for Amazon data sets, 0.4 for Wiki-500K, 1.5 for others."""
 
     def __post_init__(self) -> None:
         require_at_least("data.max_length", self.max_length, 3)

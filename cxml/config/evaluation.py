@@ -10,21 +10,21 @@ from cxml.config.fields import PrecisionChoice, require, require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceConfig:
-    """What the model rests on besides the cascade.
+    """Sources of evidence that predict beside the cascade.
 
-    How much each source counts is learnt on validation texts: any needs train.validation_fraction, such as 0.05, or a
-    data set with a split `validation`. Sources are a part of the saved model. A finished run gets them by the same
-    command, without training again.
+    The weights of the sources are learnt on validation texts: set train.validation_fraction, for example to 0.05, or
+    use a data set with a split `validation`. The sources are a part of the saved model. To add them to a finished run,
+    run its command again with these fields; the model is not trained again.
     """
 
     words: bool = False
-    """Also train a sparse linear model of the words of whole texts (seconds of work)."""
+    """Also train a sparse linear model of the words of whole texts, which takes seconds."""
     neighbours: bool = False
-    """Also let the nearest training texts vote for their labels, by what the model has learnt (RAE-XMC's idea). Takes
-    two bytes per number of a text's feature. Needs faiss: pip install 'cxml[neighbours]'."""
+    """Also let the train texts with the most similar features vote for their labels (an idea of RAE-XMC). Takes two
+    bytes per number of a text's feature. Requires faiss: pip install 'cxml[neighbours]'."""
     names: bool = False
-    """Also propose the labels whose names are nearest to a text by what the model has learnt: labels without a single
-    train text can be predicted. train.name_texts says which part of a name to take; empty: all of it. Needs faiss."""
+    """Also propose the labels whose names have the features most similar to the text's, so labels without a train text
+    can be predicted. train.name_texts selects the part of a name to use; empty: all of it. Requires faiss."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -34,23 +34,23 @@ class EvidenceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Prediction on the test split and its report."""
+    """Prediction on the test split, and its report."""
 
     batch_size: int = 128
-    """Texts per batch and process."""
+    """Number of texts per batch and process."""
     top_k: tuple[int, ...] = (1, 3, 5)
-    """The k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
+    """Values of k of P@k, RP@k, nDCG@k, PSP@k, PSnDCG@k and recall@k."""
     precision: PrecisionChoice = "auto"
-    """Number format in which the encoder predicts: here, and where the model predicts later, unless that says another.
-    auto: bf16 where the device computes fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512
-    BF16), else fp32. Features and scores are fp32 always."""
+    """Number format in which the encoder predicts, in the evaluation and by default in later predictions. `auto`: bf16
+    if the device computes fast in it (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32.
+    Features and scores are always fp32."""
     wanted_precision: float = 0.9
-    """Share of right decisions, above 0 and at most 1, that the threshold named `precision` is chosen for. Thresholds
-    are chosen on the validation texts, see train.validation_fraction."""
+    """Share of correct decisions, above 0 and at most 1, that the threshold named `precision` aims for. Thresholds are
+    chosen on the validation texts (train.validation_fraction)."""
     baseline: bool = False
-    """Also train and report a linear model on tf-idf (omikuji's Parabel) on the same split."""
+    """Also train a linear model on tf-idf (omikuji's Parabel) on the same split, and report its metrics."""
     examples: int = 3
-    """Test texts shown with their best labels at the end."""
+    """Number of test texts that the report shows with their best labels."""
 
     def __post_init__(self) -> None:
         require_at_least("evaluate.batch_size", self.batch_size, 1)

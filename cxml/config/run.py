@@ -21,10 +21,10 @@ from cxml.config.tree import TreeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run: from raw text to metrics."""
+    """Settings of a run, from raw text to metrics."""
 
     output: str
-    """Folder or fsspec URL that holds everything the run makes."""
+    """Folder or fsspec URL of all results of the run."""
     data: DataConfig
     tree: TreeConfig = field(default_factory=TreeConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -37,12 +37,11 @@ class Config:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
-    """Seed of initial weights, dropout, the order of the texts and the tree."""
+    """Seed of the initial weights, dropout, the order of the texts and the tree."""
     auto: tuple[str, ...] = ()
-    """Fields whose values the run chooses from its data, its encoder and the machine, by their dotted names, such as
-    optim.encoder_lr (docs/decisions/0028). A config file or command line that leaves this out leaves it to the run to
-    choose every such field that it does not give a value, or that it gives the value auto; an empty list keeps the
-    defaults instead."""
+    """Dotted names of the fields whose values the run chooses from its data, its encoder and the machine, such as
+    optim.encoder_lr (docs/decisions/0028). If a config file or command line leaves this list out, the run chooses every
+    such field that has no value or the value auto. An empty list keeps the defaults."""
 
     def __post_init__(self) -> None:
         _refuse_odd_numbers(self)

@@ -17,15 +17,15 @@ class OptimConfig:
     """AdamW and the three-phase one-cycle schedule of the paper."""
 
     encoder_lr: float = setting(1e-4, choosable=True)
-    """Peak learning rate of the encoder, projections of joined layers included."""
+    """Peak learning rate of the encoder and of the projections of joined layers."""
     classifier_lr: float = setting(1e-3, choosable=True)
-    """Peak learning rate of the level heads and of a bottleneck; the paper takes ten times the encoder's."""
+    """Peak learning rate of the classifiers and of the bottleneck. The paper uses ten times the encoder's rate."""
     encoder_weight_decay: float = 0.05
-    """Decoupled weight decay of the encoder; biases and norms have none."""
+    """Decoupled weight decay of the encoder. Biases and normalisation layers have none."""
     classifier_weight_decay: float = 0.005
-    """Decoupled weight decay of the level heads and of a bottleneck; the paper takes a tenth of the encoder's."""
+    """Decoupled weight decay of the classifiers and of the bottleneck. The paper uses a tenth of the encoder's."""
     beta1_high: float = 0.95
-    """AdamW's beta1 at the start and the end of the cycle, in [0, 1)."""
+    """AdamW's beta1 at the start and at the end of the cycle, in [0, 1)."""
     beta1_low: float = 0.85
     """AdamW's beta1 while the learning rate is at its peak, in [0, 1)."""
     beta2: float = 0.999
@@ -33,9 +33,9 @@ class OptimConfig:
     epsilon: float = 1e-8
     """AdamW's epsilon."""
     warmup_epochs: float = setting(1.0, choosable=True)
-    """Epochs of cosine rise from lr/10 to lr."""
+    """Number of epochs in which the rate rises from lr/10 to lr along a cosine."""
     decay_epochs: float = setting(3.0, choosable=True)
-    """Last epochs, of cosine fall from lr to lr/1000."""
+    """Number of epochs at the end in which the rate falls from lr to lr/1000 along a cosine."""
 
     def __post_init__(self) -> None:
         for name in ("encoder_lr", "classifier_lr", "epsilon"):
@@ -49,74 +49,79 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training loop and how it is spread over processes."""
+    """The training loop, and its distribution over processes."""
 
     epochs: int = setting(10, choosable=True)
-    """Passes over the training texts."""
+    """Number of passes over the train texts."""
     steps: int = setting(0, since_files=True)
-    """Optimiser steps after which training ends, within an epoch too, if `epochs` are not over before; 0: none."""
+    """Maximum number of optimiser steps. Training ends there, also within an epoch, unless `epochs` end earlier. 0: no
+    limit."""
     budget: str = setting("", since_files=True)
-    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. A few timed steps on this machine
-    tell how many fit, at most those of `epochs`, and the schedule is made for them; the number follows the speed on the
-    way (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
+    """Time for the whole run, from raw data to report, such as 30m, 1h30m or 90s. The run times a few steps on this
+    machine and plans as many steps as fit, at most those of `epochs`, with a schedule of that length. It adjusts the
+    number when the speed changes (docs/decisions/0029). Not with `keep: refit`. Empty: no limit."""
     batch_size: int = setting(64, choosable=True)
-    """Texts per optimiser step, over all processes and micro-batches together."""
+    """Number of texts per optimiser step, over all processes and micro-batches together."""
     batch_tokens: int = setting(0, since_files=True)
-    """Most tokens per optimiser step, padding counted, over all processes and micro-batches together: a step takes as
-    many texts of similar length as fit, whatever batch_size and bucket_by_length say. A text longer than that has a
-    step of its own. The loss is the mean over the texts of a step, so texts in steps of few weigh more. 0: off."""
+    """Maximum number of tokens per optimiser step, including padding, over all processes and micro-batches together.
+    Each step takes as many texts of similar length as fit, and batch_size and bucket_by_length have no effect. A text
+    with more tokens has its own step. The loss is the mean over the texts of a step, so texts in small steps weigh
+    more. 0: off."""
     accumulation: int = setting(1, "resumable")
-    """Micro-batches per optimiser step and process."""
+    """Number of micro-batches per optimiser step and process."""
     num_workers: int = setting(1, "none")
-    """Training processes to start on this machine; one per accelerator is usual."""
+    """Number of training processes to start; usually one per accelerator."""
     threads_per_worker: int = setting(0, "none")
-    """CPU threads of each process; 0: the machine's cores shared out evenly."""
+    """Number of CPU threads of each process; 0: the cores of the machine, divided evenly."""
     precision: PrecisionChoice = "auto"
-    """Number format of weights and activations; with bf16 the optimiser keeps fp32 master weights. auto: bf16 where all
-    processes compute fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512 BF16), else fp32; a
-    run that resumes keeps the format in which it began. The log and the saved model say which it was."""
+    """Number format of weights and activations. With bf16, the optimiser keeps fp32 master weights. `auto`: bf16 if all
+    processes compute fast in it (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16), else fp32. A
+    resumed run keeps its format. The log and the saved model name the format."""
     zero_stage: Literal[0, 1, 2, 3] = setting(0, "none")
-    """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training is plain PyTorch and needs no
-    DeepSpeed. 1: optimiser state; 2: and gradients; 3: and weights. From 1 on several processes need DeepSpeed (the
+    """What DeepSpeed's ZeRO partitions over the processes. 0: nothing; training uses plain PyTorch and needs no
+    DeepSpeed. 1: optimiser state. 2: also gradients. 3: also weights. From 1 on, several processes need DeepSpeed (the
     extra `train`)."""
     activation_checkpointing: bool = setting(False, "none")
-    """Recompute the encoder's activations in the backward pass: less memory, about a third more time."""
+    """Recompute the encoder's activations in the backward pass. This takes less memory and about a third more time."""
     compile: bool = setting(False, "none", since_files=True)
-    """Train the encoder's layers by code that torch.compile makes, for at most four padded lengths. Not with ZeRO-3.
-    Meant for accelerators, where it has not been timed. On a CPU it does not pay: on a Xeon with AMX, one thread,
-    MiniLM-L6 and 32 tokens, a compiled pass took 1.1 times as long in fp32 and 1.3 times in bf16."""
+    """Compile the encoder's layers with torch.compile, for at most four padded lengths. Not with ZeRO-3. It is meant
+    for accelerators, where it has not been timed. It does not pay off on a CPU: on one thread of a Xeon with AMX, a
+    compiled pass of MiniLM-L6 over 32 tokens took 1.1 times as long in fp32 and 1.3 times in bf16."""
     gradient_clipping: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Maximum global gradient norm; 0: no clipping."""
     name_texts: str = setting("", choosable=True)
-    """Train on the labels' names too, each as one more text of its label: a regular expression whose first group is the
-    part of a name to take, such as (.+) for all of it; underscores become spaces. Empty: no. Not where names are the
-    very texts of the test split."""
+    """Train on the label names too, each as one more text of its label. The value is a regular expression whose first
+    group selects the part of a name to use, such as (.+) for all of it; underscores become spaces. Empty: names are not
+    used. Leave it empty if a name can be the text of a test example."""
     bucket_by_length: bool = setting(False, choosable=True)
-    """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
+    """Batch texts of similar length. Batches have less padding and about the same number of tokens, but not the same
+    number of texts."""
     validation_fraction: float = setting(0.0, since_files=True)
-    """Share of the train texts, in [0, 1), that training leaves out: evaluations during training, and what is chosen
-    with their help, then rest on them instead of the test split. Which texts depends on their number alone, so that
-    runs with other seeds hold out the same. The label tree, tf-idf and propensities still count them. 0: none. A data
-    set with a split `validation` (`python -m cxml.data_tools.split`) needs no share: that split serves."""
+    """Share of the train texts, in [0, 1), that is held out of training for validation. Evaluations during training,
+    and all choices that depend on them, use these texts instead of the test split. The share and the number of texts
+    alone determine which texts these are, so runs with other seeds hold out the same ones. The label tree, tf-idf and
+    propensities still include them. 0: none. If the data set has a split `validation` (`python -m
+    cxml.data_tools.split`), no share is needed."""
     evaluate_every: int = setting(0, "none")
-    """Epochs between evaluations during training, on the validation texts if there are any, else on the test split;
-    0: only at the end, or after every epoch where `keep` is not `last`."""
+    """Number of epochs between evaluations during training, on the validation texts if there are any, else on the test
+    split. 0: only at the end, or after every epoch if `keep` is `best` or `refit`."""
     keep: Literal["last", "best", "refit"] = setting("last", since_files=True)
-    """Which weights become the model. `last`: those after the last epoch. `best`: those of the epoch that is best by
-    keep_by on the validation texts. `refit`: new ones, trained for as many epochs as the best one had seen on all
-    texts, those of validation included; words and thresholds are combined and chosen before (docs/decisions/0029).
-    Without validation texts, `best` and `refit` are refused."""
+    """Weights that the model gets. `last`: those after the last epoch. `best`: those of the epoch that is best by
+    keep_by on the validation texts. `refit`: those of a new training on all texts, including the validation texts, for
+    the number of epochs that was best; evidence and thresholds are chosen before (docs/decisions/0029). `best` and
+    `refit` require validation texts."""
     keep_by: str = setting("nDCG@5", since_files=True)
-    """Metric of the labels that `keep` goes by: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
+    """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
     patience: int = setting(0, since_files=True)
-    """Evaluations without a better epoch after which training stops, where `keep` is `best` or `refit`; 0: none."""
+    """Number of evaluations without a better epoch after which training stops, if `keep` is `best` or `refit`; 0:
+    training never stops early."""
     hang_minutes: float = setting(30.0, "none")
-    """Minutes after which a process that finishes no step prints the stacks of its threads and ends, and the job with
-    it. Time that training waits for a save or an evaluation does not count. 0: no limit."""
+    """Number of minutes after which a process that finishes no step prints the stacks of its threads and ends the job.
+    The time of saves and evaluations does not count. 0: no limit."""
     deterministic: bool = setting(False, "none", since_files=True)
-    """The same run twice gives the same bits on an accelerator too, where sums otherwise depend on the order in which
-    threads come. The kernels of the rows then take four more launches and move 8 (D + 1) bytes more per text and leaf,
-    and PyTorch refuses operations that have no deterministic form. On a CPU runs always give the same bits."""
+    """Give the same bits in every run on an accelerator, where the order of sums otherwise depends on the threads. The
+    kernels of the rows then take four more launches and move 8 (D + 1) more bytes per text and leaf, and PyTorch
+    refuses operations without a deterministic form. Runs on a CPU always give the same bits."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "num_workers"):

@@ -15,36 +15,37 @@ class TreeConfig:
     """The label tree: balanced spherical k-means over label features."""
 
     directory: str = setting("", "none")
-    """Folder or URL of the tree; empty: `tree` inside the run's output. Runs may share one."""
+    """Folder or URL of the tree; empty: `tree` in the run's output. Several runs can share it."""
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
-    """What builds the tree, with the same bytes out: `local` is this process with its threads, `ray` a Ray cluster
-    (RAY_ADDRESS, or one that is started on this machine for the while), `auto` takes Ray where the process belongs to a
-    cluster or RAY_ADDRESS names one, and the data set is large: from 256 MB of train shards on."""
+    """Where the tree is built; it is the same bit for bit. `local`: in this process, with its threads. `ray`: on the
+    Ray cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if the process belongs to a cluster or
+    RAY_ADDRESS is set, and the train shards have 256 MB or more; else in this process."""
     num_workers: int = setting(0, "none")
-    """Ray workers that hold the label features, each with one thread; 0: one per CPU of the cluster."""
+    """Number of Ray workers that hold the label features, with one thread each; 0: one per CPU of the cluster."""
     level_sizes: tuple[int, ...] | Literal["auto"] = setting("auto", choosable=True)
-    """Clusters of each level above the labels, coarse to fine, such as 1024 8192 65536; empty: no tree, all labels
-    are scored. The default of a config that leaves nothing to the run: 256, or no tree where there are fewer labels."""
+    """Number of clusters of each level above the labels, from coarse to fine, such as 1024 8192 65536. Empty: no tree,
+    and every text is scored on all labels. `auto`, if the run chooses no settings (`auto: []`): one level of 256
+    clusters, or no tree if there are fewer labels."""
     feature_top_k: int = 1000
-    """Largest tf-idf terms kept per label."""
+    """Number of tf-idf terms kept per label: those with the largest values."""
     walk_length: int = 0
-    """Steps of each label's random walk over the labels that share texts; a label's features become the sum of those of
-    the labels it visits most. 0: none. CascadeXML takes 400."""
+    """Number of steps of a random walk that starts at each label and moves between labels that share texts. The
+    features of a label become the sum over the labels that its walk visits most. 0: no walks. CascadeXML uses 400."""
     walk_restart: float = 0.8
-    """Chance that a step of the walk leads back to the label where it began, in [0, 1)."""
+    """Probability that a step of the walk returns to its first label, in [0, 1)."""
     walk_top_k: int = 10
-    """Labels kept of each walk: those visited most."""
+    """Number of labels kept of each walk: those visited most."""
     walk_max_frequency: int = 0
-    """Labels of more train texts than this stay out of all walks and keep their features; 0: no limit."""
+    """Labels with more train texts than this take part in no walk and keep their features; 0: no limit."""
     name_features: Literal["none", "tfidf", "encoder"] = "none"
-    """Features of the labels' names, set beside those of their texts: tf-idf of the names' words, or embeddings by
-    model.encoder as it comes (the mean over tokens of its last layer)."""
+    """Features of the label names, in addition to those of the texts. `tfidf`: tf-idf of the words of the names.
+    `encoder`: embeddings by model.encoder before training (the mean over tokens of its last layer)."""
     name_weight: float = 0.5
-    """Weight of the name features, where those of the texts have 1; above 0."""
+    """Weight of the name features; above 0. The features of the texts have weight 1."""
     max_iterations: int = 20
-    """Most passes of each balanced 2-means."""
+    """Maximum number of passes of each balanced 2-means."""
     tolerance: float = 1e-4
-    """A 2-means stops when its mean cosine gains less than this share of itself in one pass."""
+    """A 2-means stops when one pass improves its mean cosine by less than this share of the mean cosine."""
 
     def __post_init__(self) -> None:
         sizes = () if self.level_sizes == "auto" else self.level_sizes

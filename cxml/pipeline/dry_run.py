@@ -53,18 +53,17 @@ def dry_run(config: Config) -> Plan:
     sizes = evidence_bytes(config)
     for name in config.evidence.sources:
         size = sizes.get(name)
-        known = "known once the data are prepared" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
-        spoken = name.capitalize()
-        console.print(f"{spoken} beside the cascade: {known}, whole in each process that predicts, and on the disk")
+        known = "size known after preparation" if size is None else f"at most about {math.ceil(size / 2**20):,} MiB"
+        console.print(f"Evidence {name}: {known}, in each process that predicts and on disk")
     config = precision_here(fit_levels(config, facts.num_labels))
     rows, length = rows_of_text(width, window_rule(config))
     if rows > 1:
-        console.print(f"The encoder sees them in windows: {rows} of {length} tokens for a text of that width")
+        console.print(f"The encoder reads a text of this width in {rows} windows of {length} tokens")
     seconds = rows * _seconds_per_row(config, rows * plan.steps.texts, length) * facts.num_texts * config.train.epochs
     console.print(
-        f"Estimate: {_spoken(seconds / config.train.num_workers)} of training, if every process has a device like this "
-        f"one ({device_name(device_of(0))}), from timed steps of the encoder; label heads, data preparation and the "
-        "tree come on top."
+        f"Estimated training time: {_spoken(seconds / config.train.num_workers)}, from timed steps of the encoder on "
+        f"this device ({device_name(device_of(0))}), if every process has one like it. Label heads, data preparation "
+        "and the tree take additional time."
     )
     return plan
 
@@ -81,15 +80,16 @@ def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
     return (
         f"With {more.world_size} processes instead of {plan.world_size}: {memory[0]} MiB per rank instead of "
         f"{memory[1]}{'' if plan.activations else ' (without activations)'}, "
-        f"{more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}; "
-        f"what accelerators send allows {rates[0]} texts/s instead of {rates[1]} at {_LINK / 1e9:.0f} GB/s per process."
+        f"{more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}. "
+        f"On accelerators, a network of {_LINK / 1e9:.0f} GB/s per process limits training to {rates[0]} "
+        f"(now: {rates[1]})."
     )
 
 
 def _texts_per_second(plan: Plan) -> str:
     """As many as the links between accelerators let through, if nothing else took time."""
     texts = plan.steps.texts * plan.accumulation * plan.world_size
-    return f"{texts * _LINK / sent:,.0f}" if (sent := plan.sent(padded=True)) else "any number of"
+    return f"{texts * _LINK / sent:,.0f} texts/s" if (sent := plan.sent(padded=True)) else "no limit"
 
 
 def _seconds_per_row(config: Config, size: int, length: int) -> float:

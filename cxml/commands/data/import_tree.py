@@ -14,15 +14,15 @@ from cxml.cli import Settings, run_with_config
 
 @dataclass(frozen=True, kw_only=True)
 class ImportTreeCommand:
-    """Save a label tree made elsewhere as the tree of a run, whose data set must be prepared.
+    """Save the label tree of another tool as the tree of a run. The run's data set must be prepared.
 
-    Of its levels those with the sizes in tree.level_sizes are taken.
+    The levels with the sizes in tree.level_sizes are imported.
     """
 
     settings: Settings
     source: str = ""
     """Folder or fsspec URL of a PECOS cluster chain (C0.npz, C1.npz, ...), or a file with CascadeXML's pickled
-    clusters, from which nothing but lists and arrays of integers is taken."""
+    clusters. The pickle reader accepts only lists and arrays of integers, and runs no code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

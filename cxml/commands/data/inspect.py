@@ -18,14 +18,14 @@ from cxml.cli import run_tool
 
 @dataclass(frozen=True, kw_only=True)
 class InspectCommand:
-    """Show counts, length and label distributions, the share of tail labels and examples of a prepared data set."""
+    """Show counts, lengths, labels per text, the share of rare labels and examples of a prepared data set."""
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
-    """Folder or fsspec URL with the manifest.json."""
+    """Folder or fsspec URL that contains the manifest.json."""
     examples: int = 3
-    """Texts of each split to show, evenly spread."""
+    """Number of texts per split to show, evenly spaced."""
     plot: str = ""
-    """PNG file or URL to draw histograms into (needs the extra `plots`); empty: no picture."""
+    """PNG file or URL for histograms (requires the extra `plots`); empty: no histograms."""
 
 
 def _run(command: InspectCommand) -> None:

@@ -15,10 +15,10 @@ from cxml.cli import Settings, run_with_config
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareCommand:
-    """Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+    """Prepare the data set of a config: convert raw texts and labels to Arrow shards with a manifest.
 
-    Only the `data` section, `model.encoder` and `output` matter. A data set that is there already is kept; one made
-    from other inputs is refused. The same stage runs inside `python -m cxml.train`.
+    Only the `data` section, `model.encoder` and `output` are used. An existing data set is kept; if it was prepared
+    from other inputs, the command refuses it. `python -m cxml.train` runs the same stage.
     """
 
     settings: Settings

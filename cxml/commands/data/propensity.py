@@ -20,7 +20,7 @@ from cxml.cli import run_tool
 class PropensityCommand:
     """Write the inverse propensities 1 / p_l (Jain et al. 2016) of all labels, from their train frequencies.
 
-    cxml's own metrics compute them on the fly from `data.propensity_a` and `data.propensity_b`.
+    cxml's own metrics compute them from `data.propensity_a` and `data.propensity_b`.
     """
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
@@ -28,9 +28,9 @@ class PropensityCommand:
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """File or URL to write: one number per line in the order of the label ids, or a NumPy array if it ends in .npy."""
     a: float = 0.55
-    """Constant A: .6 for Amazon sets, .5 for Wiki-500K, .55 else."""
+    """Constant A: 0.6 for Amazon data sets, 0.5 for Wiki-500K, 0.55 for others."""
     b: float = 1.5
-    """Constant B: 2.6 for Amazon sets, .4 for Wiki-500K, 1.5 else."""
+    """Constant B: 2.6 for Amazon data sets, 0.4 for Wiki-500K, 1.5 for others."""
 
 
 def _run(command: PropensityCommand) -> None:

@@ -18,22 +18,22 @@ from cxml.cli import run_tool
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCommand:
-    """Write a data set whose train split is cut in two: train and validation, at random.
+    """Write a data set whose train split is divided at random into train and validation.
 
-    The other splits are copied. Tokens and tf-idf stay as they are. Point `data.directory` of the same config at the
-    new set to train on it.
+    The other splits are copied. Tokens and tf-idf do not change. To train on the new data set, set `data.directory` of
+    the same config to it.
     """
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL of the prepared data set."""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """Folder or fsspec URL of the new one; must hold none."""
+    """Folder or fsspec URL of the new data set; must not contain one."""
     fraction: float = 0.1
-    """Share of the train texts that are held out, above 0 and below 1."""
+    """Share of the train texts to hold out, above 0 and below 1."""
     seed: int = 0
-    """Which texts; the same seed holds out the same texts."""
+    """Seed of the selection; the same seed holds out the same texts."""
     name: str = "validation"
-    """Name of the new split; `test` takes the place of the test split."""
+    """Name of the new split; `test` replaces the test split."""
 
 
 def _run(command: SplitCommand) -> None:

@@ -19,20 +19,20 @@ from cxml.cli import run_tool
 class TreeReportCommand:
     """Show the sizes and the balance of each level of a label tree.
 
-    With its data set also how alike the labels of a cluster are, the share of test labels in the nearest clusters
-    (cluster recall), and clusters by the names of their labels.
+    With the data set, also show the similarity of the labels within clusters, the cluster recall of the test texts, and
+    the label names of some clusters.
     """
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
-    """Folder or fsspec URL of the tree (with its manifest.json)."""
+    """Folder or fsspec URL of the tree, which contains its manifest.json."""
     data: str = ""
     """Folder or URL of the prepared data set that the tree belongs to; empty: sizes only."""
     top_k: int = 10
-    """Clusters that a text may enter at each level."""
+    """Number of clusters that a text selects at each level."""
     texts: int = 10_000
-    """Most test texts looked at, evenly spread."""
+    """Maximum number of test texts to use, evenly spaced."""
     examples: int = 3
-    """Clusters of each level to show, evenly spread."""
+    """Number of clusters per level to show, evenly spaced."""
 
 
 def _run(command: TreeReportCommand) -> None:

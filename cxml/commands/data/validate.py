@@ -18,10 +18,10 @@ from cxml.cli import run_tool
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateCommand:
-    """Read a prepared data set whole and check all that its format promises (docs/formats.md)."""
+    """Read a whole prepared data set and check every property of its format (docs/formats.md)."""
 
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
-    """Folder or fsspec URL with the manifest.json."""
+    """Folder or fsspec URL that contains the manifest.json."""
 
 
 def _run(command: ValidateCommand) -> None:
