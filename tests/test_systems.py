@@ -1,4 +1,7 @@
-"""Only one module knows the operating system, and only one the names that differ between versions of torch."""
+"""One module knows the operating system, and one the names that differ between versions of PyTorch.
+
+Oracles: a search of the package's source by pattern, and threads with real priorities.
+"""
 
 import os
 import re

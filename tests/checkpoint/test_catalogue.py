@@ -1,4 +1,8 @@
-"""Which checkpoints there are, which stay, and what interrupted saves leave."""
+"""Listing, retention and sweeping of checkpoints.
+
+Properties: only committed checkpoints are listed, newest first; retention keeps the newest, the periodic and the best
+ones; an interrupted save or deletion leaves only what a sweep removes. Oracles: hand-computed cases and set arithmetic.
+"""
 
 import dataclasses
 from pathlib import Path

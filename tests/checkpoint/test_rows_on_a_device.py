@@ -1,4 +1,7 @@
-"""Rows that lie on an accelerator stay there: a save copies each of them once, and the next step none."""
+"""A save copies each label row from the accelerator once and nothing back; the next step copies no more than others.
+
+Oracle: the bytes that the fake accelerator of `benchmarks/support` counts, against the sizes of the tensors.
+"""
 
 import json
 import os

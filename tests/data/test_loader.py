@@ -1,3 +1,8 @@
+"""The training and evaluation loaders: every text once, the same steps for any world size, exact resumption.
+
+Oracles: one process against several, a full epoch against the rest after a resume, and the written rows (hypothesis).
+"""
+
 import itertools
 import threading
 

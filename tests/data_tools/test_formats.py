@@ -1,4 +1,7 @@
-"""Every raw form gives back the real texts and labels that were written in it, plain and compressed."""
+"""Every raw format, plain and compressed, returns the texts and labels that were written; broken rows are named.
+
+Oracles: a slice of WordNet in another format, Python's own string and set operations (hypothesis).
+"""
 
 import csv
 import io

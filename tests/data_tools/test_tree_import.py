@@ -1,4 +1,7 @@
-"""Trees made elsewhere become a run's own, and nothing in their files is run."""
+"""Imported label trees (PECOS chains, pickled clusters) become the run's tree; no code in a file is executed.
+
+Oracles: the clusters that the files were written from, and a hostile pickle that Python's own `pickle` executes.
+"""
 
 import os
 import pickle

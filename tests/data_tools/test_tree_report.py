@@ -1,4 +1,7 @@
-"""The report about a tree, on a real chapter of the code book."""
+"""The tree report of a real ICD-10-CM chapter: its statistics and the printed tables.
+
+Oracles: inequalities that hold for nested clusters, and the names of labels in the tree.
+"""
 
 import numpy as np
 import pytest

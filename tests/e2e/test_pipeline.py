@@ -1,4 +1,7 @@
-"""The whole way on real data: made once, reused, refused when stale, redone on demand."""
+"""The whole pipeline on real data: stages are reused, refused when stale, and redone on demand; the dry run is right.
+
+Oracles: modification times of the files, metrics computed by hand, and the sizes of the saved model.
+"""
 
 import dataclasses
 import json

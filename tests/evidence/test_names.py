@@ -1,4 +1,7 @@
-"""Names: what a brute-force search proposes; labels that no train text has are ranked where their names tell them."""
+"""The source of label names: its nearest names, its curve, and the ranking of labels without train texts.
+
+Oracles: a brute-force search, scikit-learn's logistic regression, and synthetic texts of known truth.
+"""
 
 import dataclasses
 

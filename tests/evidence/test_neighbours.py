@@ -1,4 +1,7 @@
-"""Neighbours: the votes that a brute-force search gives, whatever lists and files the texts lie in."""
+"""The source of neighbours: its votes do not depend on the lists and files that the texts are stored in.
+
+Oracle: scikit-learn's brute-force neighbour search and a loop over the votes.
+"""
 
 import itertools
 import json

@@ -1,4 +1,7 @@
-"""A small real run with all sources: one model, the same labels by whatever way it predicts."""
+"""A small real run with all sources: every way to predict gives the same labels; lost or damaged evidence is handled.
+
+Oracles: the scores of the run's own evaluation, the cascade without evidence, and the run before it was damaged.
+"""
 
 import dataclasses
 import json

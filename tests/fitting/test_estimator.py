@@ -1,7 +1,7 @@
-"""The classifier in scikit-learn's tools, and those of scikit-learn's own checks that apply to texts.
+"""`CascadeClassifier` works in scikit-learn's tools and passes those of its estimator checks that apply to texts.
 
-Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. That of pickling is made behind
-a step that turns numbers into texts.
+Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. The check of pickling runs
+behind a step that turns numbers into texts. Oracle: scikit-learn's estimator checks.
 """
 
 import copy

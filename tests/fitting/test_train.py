@@ -1,4 +1,7 @@
-"""Training from Python: what goes in, what comes out, and that the module of the command can be called."""
+"""`cxml.train` from Python: accepted inputs, chosen settings, the returned model, and refused inputs.
+
+Oracles: small texts of known labels, and the same rows in other containers.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""The installed package goes the whole way by its commands: two processes, a stop, predictions, an exported model."""
+"""The installed package works by its commands alone: training on two processes, a stop, a resume, prediction, export.
+
+Oracles: the package's metadata, the recorded steps, and the run's model against its export.
+"""
 
 import importlib.metadata
 import json

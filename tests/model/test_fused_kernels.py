@@ -1,6 +1,7 @@
-"""The fused kernels of levels and shortlists against the functions of torch that they stand for.
+"""The fused kernels of levels and shortlists equal the PyTorch functions that they replace.
 
-Triton runs on a GPU where there is one, else in its interpreter; the operators' stand-ins are held to the same.
+Triton runs on a GPU where there is one, otherwise in its interpreter. The stand-ins of the operators pass the same
+tests. Oracle: those PyTorch functions.
 """
 
 from itertools import pairwise

@@ -1,4 +1,7 @@
-"""The lazy updates against the dense schedule that they stand for."""
+"""Lazy updates of label rows end where the dense schedule ends, in every number format.
+
+Oracles: dense updates of all rows in float64 (hypothesis), and `torch.optim.AdamW`.
+"""
 
 import numpy as np
 import pytest

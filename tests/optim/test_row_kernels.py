@@ -1,8 +1,9 @@
-"""The kernels of a sharded level against plain torch, at the widths of real encoders.
+"""The kernels of a sharded level equal plain PyTorch, at the widths of real encoders.
 
-Triton runs on a GPU where there is one, else in its interpreter. Tolerances are relative to the largest number of an
-array. For float32 rows they are 1e-5 on the CPU, which multiplies in float32, and 2^-8 on a card, which rounds factors
-to tf32. For bfloat16 rows they are 2^-6: kernels may round features and slopes to bfloat16.
+Triton runs on a GPU where there is one, otherwise in its interpreter. Tolerances are relative to the largest number of
+an array. For float32 rows they are 1e-5 on the CPU, which multiplies in float32, and 2^-8 on a GPU, which rounds
+factors to tf32. For bfloat16 rows they are 2^-6: kernels may round features and slopes to bfloat16. Oracle: the kernels
+written in plain PyTorch.
 """
 
 import importlib

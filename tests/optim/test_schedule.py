@@ -1,3 +1,8 @@
+"""The learning-rate and beta1 schedule, and the parameter groups that it drives.
+
+Oracles: the phases and rates that the paper states, and bounds for any length of run (hypothesis).
+"""
+
 import math
 
 import pytest

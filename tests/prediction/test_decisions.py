@@ -1,4 +1,7 @@
-"""Thresholds and calibration on a real run: chosen on its validation texts, kept with it, used wherever it predicts."""
+"""Thresholds and calibration: chosen on a run's validation texts, saved with it, and used by every way to predict.
+
+Oracles: the metrics functions applied to the validation and test texts, and predictions without a threshold.
+"""
 
 import dataclasses
 import json

@@ -1,3 +1,8 @@
+"""Prediction over files: every format, filters, restarts, several processes and Ray Data.
+
+Oracle: `Predictor.predict` on the same texts.
+"""
+
 import gzip
 import io
 import json

@@ -1,4 +1,7 @@
-"""Rules for settings: bounded, monotone, and never outside what the config accepts, for any data set and encoder."""
+"""The rules for settings: valid for any data set, encoder and machine, monotone, and equal to published settings.
+
+Oracles: the config's own checks (hypothesis), and the settings that the papers publish.
+"""
 
 import dataclasses
 import itertools

@@ -1,4 +1,7 @@
-"""Planning in a time budget: pure functions given their speeds, and runs by a clock that the test moves."""
+"""Trainings in a time budget: planned steps fit, and the schedule always runs to its end.
+
+Oracles: the planned seconds added up step by step (hypothesis), and runs by a clock that the test moves.
+"""
 
 import dataclasses
 import itertools

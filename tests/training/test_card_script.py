@@ -1,6 +1,6 @@
-"""The scripts for a real card are whole: on the pretended accelerator they run through, where packages are missing too.
+"""The scripts for a real GPU run through on the fake accelerator, also without optional packages.
 
-A package is missing here when a finder of modules is made blind to it.
+A package counts as missing when the finder of modules does not see it. Oracle: the figures that the scripts must print.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""What a step costs an accelerator and its host: no waits, no copies, few launches."""
+"""A training step makes an accelerator's host wait for nothing, copies little, and launches few kernels.
+
+Oracle: the counts of the fake accelerator of `benchmarks/support`, against limits and against the plan.
+"""
 
 import json
 import os

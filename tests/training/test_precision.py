@@ -1,4 +1,7 @@
-"""`train.precision: auto`: every process computes in the same number format, and a run keeps the one it began in."""
+"""`train.precision: auto`: all processes compute in the same number format, and a run keeps the one it started in.
+
+Oracles: processes that claim different machines, and the processor's features as Linux lists them.
+"""
 
 import dataclasses
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""Cosine and reach of a tree's clusters.
+
+Oracle: loops over clusters and texts (hypothesis).
+"""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,3 +1,8 @@
+"""The thread pool of the tree builder: order, concurrency, errors and the number of threads.
+
+Oracles: the results computed serially, and the CPUs that the process may use.
+"""
+
 import threading
 
 import pytest

@@ -1,4 +1,7 @@
-"""One writer per output: a second command is refused and told of the first, and a dead one holds nobody up."""
+"""One writer per output folder: a second command is refused and told about the first; a dead one blocks nobody.
+
+The writers are real processes, on a disk and on a real S3 server. Oracle: which of them holds the lock.
+"""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,7 @@
-"""Text files as people and programs write them: read as meant, or refused with file and line; whatever the locale."""
+"""Text files as people and programs write them are read as meant, or refused with file and line, in every locale.
+
+Oracle: the texts, labels and names that were written.
+"""
 
 import json
 import os

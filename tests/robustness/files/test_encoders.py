@@ -1,4 +1,7 @@
-"""Encoders in folders whose files name code of others."""
+"""Encoders in folders whose files name code of others: the code is neither downloaded nor run.
+
+Oracles: the encoder without the change, a marker that the code would write, and sockets that fail the test.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""What a stopped preparation or tree build left is used as it was written, or refused by the name of the file."""
+"""What an interrupted preparation or tree build left is used as it was written, or refused by file name.
+
+Oracle: the values that were written, and the work before it was damaged.
+"""
 
 import hashlib
 import json

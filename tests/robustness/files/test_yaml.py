@@ -1,4 +1,7 @@
-"""Config files that say something else than they look like, or blow up: refused with field or line."""
+"""Config files that are ambiguous or blow up are refused with field or line; all others mean what they look like.
+
+Oracles: for each text, the message or the values that it must give; PyYAML's writer for round trips.
+"""
 
 import re
 

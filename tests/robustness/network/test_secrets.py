@@ -1,4 +1,7 @@
-"""Credentials inside URLs open them and are shown nowhere."""
+"""Credentials in URLs open the URLs and appear in no error, log, config or file.
+
+Oracles: a real web server that demands them, and a search for them in everything that was written.
+"""
 
 import base64
 import http.server

@@ -1,4 +1,7 @@
-"""The server as its command starts it, without a token: what strangers send does not keep others from their answers."""
+"""The server as its command starts it, without a token: hostile requests do not keep others from their answers.
+
+Oracle: good requests that must be answered at the same time.
+"""
 
 import contextlib
 import json
