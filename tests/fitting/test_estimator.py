@@ -111,10 +111,13 @@ def test_a_damaged_model_in_a_state_is_refused(classifier):
         CascadeClassifier().__setstate__(state)
 
 
-def test_what_is_no_target_of_texts_is_refused(classifier):
+def test_targets_of_other_types_or_numbers_than_the_texts_are_refused(classifier):
     with pytest.raises(ConfigError, match="MultiLabelBinarizer"):
         fresh(classifier).fit(["a", "b"], [0.5, 1.7])
     with pytest.raises(ConfigError, match="3 rows, but there are 2 texts"):
         fresh(classifier).fit(["a", "b"], ["x", "y", "x"])
+
+
+def test_a_classifier_that_is_not_fitted_refuses_to_predict():
     with pytest.raises(NotFittedError):
         CascadeClassifier().predict(["a"])
