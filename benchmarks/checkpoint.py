@@ -1,18 +1,19 @@
-"""Checkpoints against DeepSpeed's own and a torch.save by one process: time, bytes, memory, how long training waits.
+"""Compares cxml's checkpoints with DeepSpeed's and with torch.save in one process: time, bytes, memory, stalls.
 
     python benchmarks/checkpoint.py [--quick] [--labels 400000]
 
-A real training (MiniLM-L6, D = 384, two processes, a tree over the labels) is saved and loaded in each way, each in
-fresh processes. cxml's label rows are its own (`rows`); DeepSpeed saves the same weights as parameters of the engine
-(`zero3`), with its own save_checkpoint and load_checkpoint; torch.save writes as many numbers from one process. The
-S3 server is a SeaweedFS started for the purpose, on this machine's disk.
+The benchmark saves and loads the state of a real training (MiniLM-L6, D = 384, two processes, a tree over the labels)
+in each way, each in fresh processes. With cxml the label rows are sharded rows (`rows`). DeepSpeed saves the same
+weights as parameters of the engine (`zero3`), with its own save_checkpoint and load_checkpoint. torch.save writes as
+many numbers from one process. The benchmark starts its own S3 server, a SeaweedFS on this machine's disk.
 
-A second table has label rows alone, saved by one process in each of cxml's ways and by torch.distributed.checkpoint's
-own writer, and how far the process's memory grows meanwhile.
+The second table is about label rows alone. One process saves them in each of cxml's ways and with the writer of
+torch.distributed.checkpoint. The table also shows how far the process's memory grows during the save.
 
---quick leaves out the second table, and DeepSpeed saves from one process: starting processes takes most of the time.
+With --quick the second table is left out and DeepSpeed saves from one process, because starting processes takes most of
+the time.
 
-The last line is JSON: the share of a minute that training stands still for one save, against the limit of 5 %.
+The last line is JSON: the share of a minute for which one save stalls training. The limit is 5 %.
 """
 
 from __future__ import annotations

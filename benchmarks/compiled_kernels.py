@@ -1,14 +1,14 @@
-"""What the compiler makes of the Triton kernels of sharded levels, for cards that this machine need not have.
+"""Compiles the Triton kernels of sharded levels for CUDA cards; the machine itself needs no card.
 
     python benchmarks/compiled_kernels.py [--quick] [--capabilities 80 90] [--widths 384 768 1024] [--formats fp32 ...]
         [--kernels shortlist_loss ...]
 
 Each kernel is compiled ahead of time for each compute capability and row width in all row formats, as the classes of
-`cxml.optim.triton_kernels` launch it. The first table shows bytes that each thread spills (goal 0), registers of a
-thread, shared memory of a program (goal: at most 100 KB), tensor-core instructions (training kernels have to have some)
-and seconds to compile on one core (goal: under 20). The second shows the bytes per weight that a training step moves
-(goal: at most 1.5 times what the optimiser's state needs). Nothing runs on a card. Unless kernels are named, those of
-`support.fused_launches` are compiled as well.
+`cxml.optim.triton_kernels` launch it. The first table shows the bytes that each thread spills (goal: 0), the registers
+of a thread, the shared memory of a program (goal: at most 100 KB), the number of tensor-core instructions (goal: at
+least one in training kernels) and the seconds of compilation on one core (goal: under 20). The second table shows the
+bytes per weight that a training step moves (goal: at most 1.5 times what the optimiser's state needs). Nothing runs on
+a card. Without --kernels, the kernels of `support.fused_launches` are compiled as well.
 """
 
 from __future__ import annotations

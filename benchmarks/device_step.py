@@ -1,23 +1,22 @@
-"""What a training step and a prediction cost an accelerator and its host besides the encoder: waits, copies, launches.
+"""Counts what a training step and a prediction cost the accelerator and its host outside the encoder.
 
     python benchmarks/device_step.py [--quick] [--cases NAME ...] [--where]
 
-Runs the whole training step, from the loader's batch to the update, the copies that the loader makes ahead of it in a
-thread of its own, and `Predictor`, on a pretended accelerator that
-has real numbers and counts (`support.fake_accelerator`). The model is real but for its size: BERT of six layers with
-random weights, a label tree, labels by the head that the config asks for, and the engine without ZeRO (`engines.py`
-counts the others). Several processes are pretended by collectives that bring back what they are given. Any machine will
-do; nothing is timed.
+The benchmark runs the whole training step, from the loader's batch to the update, the copies that the loader makes
+ahead in a thread of its own, and `Predictor`. They run on a fake accelerator, which computes real numbers and counts
+operations (`support.fake_accelerator`). The model is a small real one: BERT of six layers with random weights, a label
+tree, the label head that the config asks for, and the engine without ZeRO (`engines.py` counts the other engines).
+Further ranks are simulated by collectives that return what this rank puts in. Nothing is timed, so any machine will do.
 
-Each row is one step, or one batch of a prediction, after some that were not counted:
+Each row is one step, or one batch of a prediction, after warm-up steps that are not counted:
 
 blocking   calls that made the host wait, such as `.item()`, a boolean index or `.cpu()`; goal 0
-to host    copies from the device; goal 0, and 1 for a batch of a prediction, which may also be waited for
+to host    copies from the device; goal 0, or 1 for a batch of a prediction, for which the host may also wait
 pageable   copies to the device from memory that is not pinned; goal 0
 pinned     other copies to the device
 launches   kernels outside the encoder's forward and backward pass; goal: at most 120 with three levels, one micro-batch
 encoder    kernels of the encoder
-NumPy      calls on arrays that are as large as the number of (text, leaf) pairs; goal 0
+NumPy      calls on arrays with at least as many elements as there are (text, leaf) pairs; goal 0
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""What the engine around the model costs a step in bf16: DeepSpeed's of each kind, and the plain one.
+"""Measures what the engine around the model costs a bf16 step: DeepSpeed's engine of each kind, and the plain engine.
 
     python benchmarks/engines.py [--quick]
 
-The model is BERT of MiniLM's size with random weights. The table counts on a pretended accelerator
-(`support.fake_accelerator`), on the first of four pretended processes, what a step with two micro-batches costs besides
-the forward and backward passes themselves:
+The model is BERT of MiniLM's size with random weights. The table counts what a step with two micro-batches costs
+besides the forward and backward passes themselves. The counts are those of the first of four simulated processes on a
+fake accelerator (`support.fake_accelerator`):
 
-waits      of the host for the device: numbers that it asks for, and copies from memory that is not pinned
+waits      how often the host waits for the device: for values that it reads, and for copies from unpinned memory
 launches   kernels of the engine: gradients collected and reduced, norm, clipping, AdamW, weights made of fp32 copies
-bytes      of the tensors that this process brings to collectives, per weight
+bytes      bytes of the tensors that this process passes to collectives, per weight
 
-The last column is the median time of a step of one micro-batch on two real processes of one thread that talk by gloo,
-the engines' steps in turn. The last line is JSON: the launches of the plain engine against the fewest of DeepSpeed's
-(but for autocast, whose casts cannot be counted), provided that the plain one makes the host wait for nothing.
+The last column is the median time of a step of one micro-batch on two real processes of one thread each, which
+communicate by gloo. The engines' steps alternate. The last line is JSON: the launches of the plain engine against the
+fewest of DeepSpeed's engines (without autocast, whose casts cannot be counted). It holds only if the plain engine never
+makes the host wait.
 """
 
 from __future__ import annotations

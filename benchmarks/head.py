@@ -1,15 +1,16 @@
-"""The label rows against ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
+"""Compares the label rows with ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
 
     python benchmarks/head.py [--quick] [--labels 100000 400000 1000000 3000000] [--heads rows zero3 zero1 dense full]
 
-Two processes, 384 weights a label, 16 texts per process that want 1,000 labels each, drawn evenly from all. At each
-number of labels all heads that fit into the memory are built and take steps in turn, so that whatever else the machine
-does hits all of them; times are medians, those of CPU are the first process's. Memory is what building a head and one
-step add to a process's resident set. Bytes are what the network interface sent in a step, all processes together, and
-beside it what the rows count.
+The benchmark runs two processes with 384 weights per label. Each process has 16 texts that want 1,000 labels each,
+drawn uniformly from all labels. At each number of labels all heads that fit into the memory are built. Their steps
+alternate, so that other load on the machine affects all heads alike. Times are medians; CPU times are those of the
+first process. Memory is the growth of a process's resident set by building a head and taking one step. Bytes are what
+the network interface sent in a step, for all processes together; the last column shows the bytes that the rows count
+themselves.
 
-The last table is a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) against forward,
-backward and update of its encoder alone, in turn too. Prints a line of JSON per goal.
+The last table compares a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) with
+forward, backward and update of its encoder alone, again alternately. The benchmark prints one line of JSON per goal.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""The training loader against a PyTorch DataLoader and mosaicml-streaming on the same rows; start-up; data wait.
+"""Compares the training loader with a PyTorch DataLoader and mosaicml-streaming on the same rows.
 
     python benchmarks/loader.py [--quick] [--texts 400000] [--rounds 3] [--shards 10000] [--peers FOLDER]
 
-Real texts (ICD-10-CM's, drawn at random) are prepared once. Each loader then hands over a shuffled epoch of padded
-batches with their labels, in a fresh process, in turn; medians of examples per second. The DataLoader reads the same
-memory-mapped arrays; mosaicml-streaming its own files, written from the same rows. Both peers count with their better
-number of workers out of 0, 1 and 2, and with the collate function of this project.
+Real texts (ICD-10-CM's, drawn at random) are prepared once. Each loader then delivers a shuffled epoch of padded
+batches with their labels, in a fresh process. The loaders alternate, and the table shows medians of examples per
+second. The DataLoader reads the same memory-mapped arrays. mosaicml-streaming reads its own files, written from the
+same rows. Both peers use the collate function of this project, and the faster number of workers out of 0, 1 and 2
+counts.
 
-Then: seconds to open a data set of 10,000 shards and get the first batch; and the share of the time that a real
-training (one chapter of ICD-10-CM) waits for data. The last line is JSON.
+Two further figures follow: the seconds to open a data set of 10,000 shards and get the first batch, and the share of
+the time that a real training (one chapter of ICD-10-CM) waits for data. The last line is JSON.
 
-The first run installs the peer into FOLDER (default: ~/.cache/cxml-peers), without its dependencies on other clouds.
+The first run installs mosaicml-streaming into FOLDER (default: ~/.cache/cxml-peers), without its dependencies on other
+clouds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One rank's own work in a step of the label rows, by the number of ranks: it should not grow with them.
+"""Measures one rank's own work in a step of the label rows by the number of ranks; it should not grow with that number.
 
     python benchmarks/many_ranks.py [--quick] [--ranks 8 64 512]
 
-One process plays rank 0 of a process group whose collectives return at once, with what this rank has itself in place of
-what the others would have sent. So the seconds are those of rank 0's own work and of no network. Each rank has 64 texts
-that want 400 of 262,144 leaves each; a leaf has one label, so that the rows cost little and the rest can be seen.
-Numbers of ranks take turns, each in a process of its own; the table has medians. Bytes are what the rank put into
-collectives, and what PyTorch and NumPy allocated in a step.
+One process acts as rank 0 of a process group whose collectives return at once. In place of the other ranks' data they
+return data of this rank. The seconds are therefore those of rank 0's own work, without a network. Each rank has 64
+texts that want 400 of 262,144 leaves each. A leaf has one label, so that the rows cost little and the other work is
+visible. The numbers of ranks alternate, each in a process of its own, and the table shows medians. Bytes are what the
+rank passed to collectives, and what PyTorch and NumPy allocated in a step.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a whole training step holds in a GPU's memory at 2.8 million labels, added up twice.
+"""Adds up in two ways what a whole training step holds in a GPU's memory at 2.8 million labels.
 
     python benchmarks/memory.py [--quick] [--labels N] [--texts N] [--tokens N] [--where]
 
-By the plan that `--dry-run` prints, and by the real step: encoder, heads, label rows, engine and optimiser are those of
-a training, on tensors that have sizes and no data (`FakeTensorMode`), while every piece of memory is noted as it comes
-and goes. So any machine will do, and nothing is timed. A step is BERT-base on 128 texts of 128 tokens, all labels
-scored. The limits are what ELMO's authors measured on Amazon-3M on one GPU: 10.4 GiB with label rows in bf16, 6.6 in
-fp8. What it does not see: memory that CUDA, cuBLAS and the allocator's rounding take (some 0.5 GiB).
+The first way is the plan that `--dry-run` prints. The second is the real step: encoder, heads, label rows, engine and
+optimiser are those of a training, on tensors that have sizes and no data (`FakeTensorMode`). Every allocation and
+release is recorded. Nothing is timed, so any machine will do. A step is BERT-base on 128 texts of 128 tokens, with all
+labels scored. The limits are what ELMO's authors measured on Amazon-3M on one GPU: 10.4 GiB with label rows in bf16 and
+6.6 GiB in fp8. Memory that CUDA, cuBLAS and the allocator's rounding take (about 0.5 GiB) is not counted.
 """
 
 from __future__ import annotations

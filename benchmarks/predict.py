@@ -1,21 +1,22 @@
-"""Prediction with a trained model: against a plain PyTorch loop, against linear peers, and with ever more labels.
+"""Measures prediction with a trained model against a plain PyTorch loop and linear peers, and by the number of labels.
 
     python benchmarks/predict.py --config configs/icd10cm.yaml
     python benchmarks/predict.py --quick
 
-Trains, or takes, the run of the config (options of `python -m cxml.train` may follow). Then with one thread and with
-two, each in a fresh process and taking turns: texts per second over the test split and the time that one text takes, by
+The benchmark trains the run of the config, or takes it if it is finished (options of `python -m cxml.train` may
+follow). It then measures texts per second over the test split and the time of one text, with one thread and with two,
+in fresh processes that alternate, for
 
 - `cxml.Predictor`, from raw texts;
-- a plain PyTorch loop over the same checkpoint, from raw texts: batches as they come, every level scored whole and
-  masked by the level above, the form in which the cascade is first written down;
-- omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from tf-idf that is ready made.
+- a plain PyTorch loop over the same checkpoint, from raw texts: batches in the order of the texts, every level scored
+  whole and masked by the level above, which is the simplest form of the cascade;
+- omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from precomputed tf-idf.
 
-Then one text's time with random models of ever more labels and the same shortlists, and what label rows in bf16 and
-int8 do to the metrics. The encoder computes in the precision that is fastest on this machine, in the plain loop in
-fp32. The last line is JSON: texts per second against the encoder alone on the same batches, on all threads; the goal
-also asks to be ahead of the plain loop, with one text too, and that one text's time with the most labels is at most 1.5
-times that with the fewest.
+It then measures one text's time with random models of increasing numbers of labels and the same shortlists, and the
+effect of bf16 and int8 label rows on the metrics. The encoder computes in the precision that is fastest on this
+machine; in the plain loop it computes in fp32. The last line is JSON: texts per second against the encoder alone on the
+same batches, on all threads. The goal also asks that prediction is faster than the plain loop, for one text too, and
+that one text's time with the most labels is at most 1.5 times its time with the fewest.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Preparation against the bare tokenizer on the same texts and cores, and its memory at N and 4 N texts.
+"""Compares data preparation with the bare tokenizer on the same texts and cores, and its memory at N and 4 N texts.
 
     python benchmarks/prepare.py [--quick] [--texts 500000] [--rounds 3]
     python benchmarks/prepare.py --scale 5000000 [--engine local]
 
-Real texts (ICD-10-CM's, one word left out of each at random) lie in raw files. Preparing them end to end means: hash,
-parse, count words, tokenise, weigh, write shards, check, commit. The limit is a loop of the `tokenizers` library's
-`encode_batch` over the same texts, already in memory, with all cores. All run in turn in fresh processes; packages are
-loaded and Ray is started before the clock, Ray's workers are not. Besides wall time the CPU time is told, which other
-work on the machine does not change. Memory is the peak of what the preparing process holds. With --scale, that many
-texts are prepared once and nothing is compared. The last line is JSON: the slower engine at 4 N texts.
+The raw files hold real texts (ICD-10-CM's, with one random word left out of each). Preparation is measured end to end:
+hash, parse, count words, tokenise, weigh, write shards, check, commit. The limit is a loop of the `tokenizers`
+library's `encode_batch` over the same texts, already in memory, on all cores. All ways alternate in fresh processes.
+Packages are loaded and Ray is started before the clock starts; Ray's workers start after it. The table also shows CPU
+time, which does not depend on other load of the machine. Memory is the peak of the preparing process. With --scale,
+that many texts are prepared once and nothing is compared. The last line is JSON: the slower engine at 4 N texts.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""Millions of labels on one machine: a training that is killed and goes on, evaluation, and prediction.
+"""Trains millions of labels on one machine: a training that is killed and resumed, its evaluation, and prediction.
 
     python benchmarks/scale.py [--labels 10000000] [--steps 200] [--predict-labels 0] [--wordnet FOLDER] [--quick]
 
-Texts are ICD-10-CM's descriptions and, where its folder in the XMC repository's raw form is given, WordNet's glosses.
-Each of their real labels becomes a family of labels, as many as make up the number asked for; a text takes one or two
-of each family of its own, drawn by a power law, so that most labels are as rare as in the large benchmark sets. The
-tree clusters the real labels by their texts; a family lies together.
+The texts are ICD-10-CM's descriptions and, if WordNet's folder in the XMC repository's raw form is given, WordNet's
+glosses. Each real label is replaced by a family of labels, whose size makes up the requested number. A text gets one or
+two labels of each of its families, drawn by a power law, so that most labels are as rare as in the large benchmark
+sets. The tree clusters the real labels by their texts; the labels of a family are adjacent.
 
-Trains CascadeXML on MiniLM-L6 over two processes. Data, tree, checkpoints and model are in an S3 server on this
-machine. When the checkpoint of half of the steps is there, the training is killed; started again, it goes on to the end
-and saves its model, which is then evaluated. Label rows are fp32 with AdamW if that takes less than half of the free
-memory, else bf16 with one second moment per row, else bf16 with SGD. Then a model of more labels, random ones in bf16,
-predicts the test texts. Memory is the sum over all processes, the server's included, sampled twice a second. A line of
-JSON at the end: the labels' loss over the last tenth of the steps against that over the first.
+The benchmark trains CascadeXML on MiniLM-L6 over two processes. Data, tree, checkpoints and model are in an S3 server
+on this machine. When the checkpoint at half of the steps is saved, the training is killed. It is then started again,
+runs to the end and saves its model, which is evaluated. Label rows are fp32 with AdamW if these take less than half of
+the free memory, else bf16 with one second moment per row, else bf16 with SGD. With --predict-labels, a model with that
+many random bf16 rows then predicts the test texts. Memory is the sum over all processes, including the server's,
+sampled twice a second. The last line is JSON: the labels' loss over the last tenth of the steps against that over the
+first.
 """
 
 from __future__ import annotations

@@ -1,26 +1,30 @@
-"""A server at saturation: its throughput, its latencies, its memory, and whether bad requests disturb it.
+"""Measures a server at saturation: its throughput, its latencies, its memory, and whether bad requests disturb it.
 
     python benchmarks/serve.py --config configs/icd10cm.yaml [--engine local] [--minutes 10] [--quick]
 
-Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), and starts
-`python -m cxml.serve` for it, on all cores.
+The benchmark trains the run of the config, or takes it if it is finished (options of `python -m cxml.train` may
+follow), and starts `python -m cxml.serve` for it on all cores.
 
-First the speed, in rounds whose medians count. In each round the same texts are asked for three times: of
-`Predictor.predict` in a process of its own, which sorts all of them by length and cuts them into batches; of the
-server, by 64 clients that ask for 8 texts each without a pause, so that requests always wait for it; and by 8 such
-clients, whose latencies are measured. A round also measures how long `Predictor.predict` takes for the 64 texts that
-the 8 clients ask for at the same time. The clients share the cores with the server.
+The first part measures speed, in rounds whose medians count. In each round the same texts are predicted three times:
 
-Then the soak: clients ask for one to eight texts. Two others disturb them: one sends broken JSON, wrong types, wrong
-tokens, megabytes of unknown keys, texts and bodies that are too long, and hangs up half-way; the other keeps 200
-connections open that never finish the head or the body of a request. Every good answer is held to what the server said
-first, `/health` is asked all the time, and the model is loaded again in the middle.
+- by `Predictor.predict` in a process of its own, which sorts all texts by length and cuts them into batches;
+- by the server for 64 clients that ask for 8 texts each without a pause, so that requests always wait for it;
+- by the server for 8 such clients, whose latencies are measured.
 
-Memory is that of all of the server's processes: resident (what they share with others included), and unique. The last
-line is JSON: texts a second against those of batch prediction. The goal is 0.8 of them; it also asks for a p50 under
-twice the time of the clients' batch, a p99 under three times the p50, less than 700 MiB resident at the start, that no
-good request failed but by 429 or 503, that every bad one was refused, and that the soak's memory does not grow by more
-than a tenth.
+A round also measures how long `Predictor.predict` takes for the 64 texts that the 8 clients ask for at the same time.
+The clients share the cores with the server.
+
+The second part is the soak test: clients ask for one to eight texts while two others disturb them. One sends broken
+JSON, wrong types, wrong tokens, megabytes of unknown keys, and texts and bodies that are too long, and it disconnects
+during requests. The other keeps 200 connections open that never finish the head or the body of a request. Every good
+answer is compared with the server's first answer for the same text, `/health` is requested all the time, and the model
+is reloaded halfway.
+
+Memory is that of all of the server's processes: resident (including memory shared with other processes) and unique. The
+last line is JSON: texts per second against those of batch prediction. The goal is 0.8 of them. It also asks for a p50
+under twice the time of the clients' batch, a p99 under three times the p50, less than 700 MiB resident at the start, no
+failed good request except with status 429 or 503, a refusal of every bad request, and a growth of memory during the
+soak test of at most a tenth.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""Training steps against their limit: the encoder's forward and backward pass alone, on the same batches.
+"""Compares training steps with their limit, the encoder's forward and backward pass alone, on the same batches.
 
     python benchmarks/step.py [--quick]
 
-Trains on all of ICD-10-CM (28,163 labels) with the whole of MiniLM-L6 and labels scored on shortlists, the default
-head, otherwise as configs/icd10cm.yaml says, in one process, in the precision that is fastest on this machine. It times
-on each batch in turn, so that whatever else the machine does hits all of them: the training step and the bare encoder
-in that precision and in fp32, and the step of the plain implementation, in fp32, that goes through a batch text by text
-and updates every weight. Ratios are of medians. The last line is JSON: our step against the encoder alone; the goal
-also asks that a step spends at most a quarter of the plain implementation's time outside the encoder, and where the
-machine is fast in bf16, that our step takes at most 1 / 1.7 of its time in fp32.
+The model is trained on all of ICD-10-CM (28,163 labels) with the whole of MiniLM-L6 and the default head, which scores
+labels on shortlists. Other settings are those of configs/icd10cm.yaml. One process trains in the precision that is
+fastest on this machine. On each batch the benchmark times the training step and the bare encoder in that precision and
+in fp32, and the fp32 step of a plain implementation, which goes through a batch text by text and updates every weight.
+These alternate, so that other load on the machine affects all alike. Ratios are those of medians.
+
+The last line is JSON: our step against the encoder alone. The goal also asks that a step spends at most a quarter of
+the plain implementation's time outside the encoder. Where the machine is fast in bf16, our step must take at most 1 /
+1.7 of its time in fp32.
 """
 
 from __future__ import annotations

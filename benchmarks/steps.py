@@ -1,18 +1,18 @@
-"""Padding and evenness of optimiser steps: of equal texts, by length, and with a budget of tokens.
+"""Measures padding and evenness of optimiser steps: equal numbers of texts, the same by length, and a token budget.
 
     python benchmarks/steps.py [--quick] [--texts FILE] [--max-length 128] [--batch-size 64] [--ranks 8]
 
-Tokenises real texts: FILE, a text per line or a JSON object per line with a field `text` (plain, .gz or .zst), or else
-ICD-10-CM's. The budget of tokens is set so that an epoch has as many steps as with `--batch-size` texts each. For each
-rule, over the first epoch:
+The benchmark tokenises real texts: those of FILE, with a text per line or a JSON object per line with a field `text`
+(plain, .gz or .zst), or those of ICD-10-CM. The token budget is chosen such that an epoch has as many steps as with
+`--batch-size` texts each. For each rule, over the first epoch:
 
 padding   share of padding among the tokens that are computed
-peak      tokens of the largest step, padding counted, over those of the mean one: what memory has to be kept for
-waiting   share of the ranks' time spent waiting for the rank with the most tokens, if time goes by tokens
+peak      tokens of the largest step, padding included, divided by the mean over steps; the memory must fit the largest
+waiting   share of the ranks' time spent waiting for the rank with the most tokens, if time is proportional to tokens
 useful    share of the ranks' time spent on tokens other than padding
 
-Attention without padding would save at most the padding: the last line of the table is its bound. Also: seconds to plan
-an epoch of 1.7 million texts. The last line is JSON.
+Attention without padding would save at most the padding; the last line of the table shows this bound. The benchmark
+also prints the seconds to plan an epoch of 1.7 million texts. The last line is JSON.
 """
 
 from __future__ import annotations

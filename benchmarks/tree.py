@@ -1,21 +1,21 @@
-"""The label tree against PECOS's C++ builder: time, memory and quality on the same label features.
+"""Compares the label tree with PECOS's C++ builder: time, memory and quality on the same label features.
 
     python benchmarks/tree.py [--quick] [--wordnet FOLDER] [--labels 1000000] [--threads 2]
 
-Label features are PIFA over tf-idf of words and word pairs (60,000 terms): of ICD-10-CM's labels, of WordNet's where
-its folder in the XMC repository's raw form is given, and of as many synthetic labels as asked for, 25 terms each. A
-synthetic label is the sum of five real texts: two of one real label, and three found by stepping from those to another
-of their labels and to a text of that.
+Label features are PIFA over tf-idf of words and word pairs (60,000 terms). The labels are ICD-10-CM's, WordNet's if its
+folder in the XMC repository's raw form is given, and the requested number of synthetic labels, with 25 terms each. A
+synthetic label is the sum of five real texts. Two are texts of one real label. The other three are found by steps from
+these to another of their labels, and to a text of that label.
 
-Both builders split two ways to leaves of at most 16 labels, with the same threads, in fresh processes, in turn; the
-figures are medians. CPU seconds say more than seconds where the machine has other work. Quality: the mean cosine of
-labels and their cluster's centroid at each level, and the reach, the share of the test texts' labels that lie in the 10
-clusters whose centroids are nearest the text. The last line is JSON.
+Both builders split two ways down to leaves of at most 16 labels, with the same number of threads. They alternate in
+fresh processes, and the figures are medians. Where the machine has other work, CPU seconds are more reliable than
+seconds. Quality is the mean cosine of labels and their cluster's centroid at each level, and the reach: the share of
+the test texts' labels that are in the 10 clusters whose centroids are nearest to the text. The last line is JSON.
 
-omikuji's clustering is not here, since it cannot be had alone: its interface trains whole models, in which each node's
-clustering is followed by the training of that node's classifiers.
+omikuji's clustering is not compared, because it cannot run alone: its interface trains whole models, in which each
+node's clustering is followed by the training of that node's classifiers.
 
-The first run makes the peer's venv (libpecos needs an older numpy) under --peers, which takes a minute.
+The first run makes PECOS's venv (libpecos needs an older numpy) under --peers, which takes a minute.
 """
 
 from __future__ import annotations

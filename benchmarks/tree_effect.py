@@ -1,13 +1,13 @@
-"""What a tree is worth: the same model trained on cxml's label tree and on PECOS's.
+"""Measures the effect of the label tree: the same model trained on cxml's label tree and on PECOS's.
 
     python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
-Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means over
-PIFA features, which is how PECOS makes its trees, with that seed and imported as
-`python -m cxml.data_tools.import_tree` does. cxml's tree has the settings of the config: with none of its own it is
-made from the same features. Classifiers start fresh and labels are scored on shortlists, where the tree matters, unless
-options say otherwise. Runs that are finished are not made again, so that seeds can be run apart, side by side. Prints
-the mean metrics of both, their difference with its standard error over the seeds, and one line of JSON about P@5.
+Both runs of a seed share data, seed and settings. The second takes its levels from PECOS's hierarchical k-means over
+PIFA features, which is PECOS's way to make trees, with the same seed, imported as by `python -m
+cxml.data_tools.import_tree`. cxml's tree has the settings of the config; without settings of its own it is made from
+the same features. Unless options say otherwise, classifiers start fresh and labels are scored on shortlists, so that
+the tree matters. Finished runs are not repeated, so seeds can run separately, side by side. The benchmark prints the
+mean metrics of both, their difference with its standard error over the seeds, and one line of JSON about P@5.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How much faster a second Ray worker builds the label tree, each with one thread; both build the same tree.
+"""Measures the speed-up of the label tree's build by a second Ray worker, with one thread each and the same tree.
 
     python benchmarks/tree_workers.py [--quick] [--labels 1000000]
 
-The data set: the texts of ICD-10-CM with their tf-idf of words and word pairs, and as many synthetic labels as asked
-for, 25 terms each (see tree.py). Timed is all that workers do once they have started: label features from the Arrow
-shards, and the splits down to leaves of at most 16 labels. Needs two free cores. The last line is JSON.
+The data set has the texts of ICD-10-CM with their tf-idf of words and word pairs, and the requested number of synthetic
+labels, with 25 terms each (see tree.py). The time covers all that workers do once they have started: label features
+from the Arrow shards, and the splits down to leaves of at most 16 labels. The benchmark needs two free cores. The last
+line is JSON.
 """
 
 from __future__ import annotations

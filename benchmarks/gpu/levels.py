@@ -1,20 +1,23 @@
-"""The training step with sharded levels on one real card: beside its encoder, beside the memory's speed, and its waits.
+"""Measures the training step with sharded levels on one real card against its encoder and the memory's bandwidth.
 
-    benchmarks/gpu/levels.sh                               # the parity tests first
+    benchmarks/gpu/levels.sh                               # runs the parity tests first
     python benchmarks/gpu/levels.py [--rehearse] [--labels 2812281] [--texts 64 256 1024] [--steps 12]
 
-The model has the shape of BERT-base with random weights, bf16, 128 tokens a text, and Amazon-3M's label tree; rows are
-bf16 with one second moment per row. The engine is that of a single process.
+The model has the shape of BERT-base with random weights in bf16, 128 tokens per text, and Amazon-3M's label tree. The
+label rows are bf16 with one second moment per row. The engine is the one for a single process.
 
-1. Steps of a small model in fp32 on the card against the same on the CPU: losses differ by less than 1 %.
-2. Per number of texts: seconds of a whole step and of its encoder alone (forward, backward, update), in turn, medians
-   over rounds; goal from 256 texts on: the step reaches at least 0.8 of the encoder's texts a second. Beside them how
-   often a step makes the host wait (torch.cuda.set_sync_debug_mode; goal 0) and the card's peak memory.
-3. The kernels that score and update label rows, for texts whose leaves are drawn evenly, against the time in which the
-   card's memory moves what they must read and write; goal: at most twice that.
+1. Steps of a small model in fp32 on the card are compared with the same steps on the CPU. Their losses must differ by
+   less than 1 %.
+2. For each number of texts, a whole step and a step of its encoder alone (forward, backward, update) are timed
+   alternately, and medians over the rounds are shown. Goal from 256 texts on: the whole step reaches at least 0.8 of
+   the encoder's texts per second. The table also shows how often a step makes the host wait
+   (torch.cuda.set_sync_debug_mode; goal 0) and the card's peak memory.
+3. The kernels that score and update label rows are timed on texts whose leaves are drawn uniformly. Their time is
+   compared with the time in which the card's memory moves the bytes that they must read and write. Goal: at most twice
+   that time.
 
-Every text repeats one random token: an encoder with random weights would give texts of many tokens features that are
-nearly alike, and one shortlist to all. Prints a line of JSON per goal.
+Every text repeats one random token. On texts of many tokens an encoder with random weights computes nearly equal
+features, so all texts would get the same shortlist. The benchmark prints one line of JSON per goal.
 """
 
 from __future__ import annotations

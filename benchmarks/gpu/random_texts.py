@@ -1,4 +1,4 @@
-"""Texts of no content that a training and an evaluation take for those of a data set."""
+"""Random texts that replace those of a data set in a training and an evaluation."""
 
 from __future__ import annotations
 

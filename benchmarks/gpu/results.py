@@ -1,4 +1,4 @@
-"""Figures of one card: a line of JSON each, written as they come, and a table of them for docs/results.md.
+"""Stores the figures of one card as lines of JSON and prints them as a table for docs/results.md.
 
 python benchmarks/gpu/results.py FILE   # prints the table
 """

@@ -1,18 +1,19 @@
-"""A training of Amazon-3M's size on one real card: memory, an epoch's time, checkpoints, prediction.
+"""Measures a training of Amazon-3M's size on one real card: memory, time of an epoch, checkpoints, prediction.
 
     benchmarks/gpu/whole.sh [--rehearse] [FOLDER]          # all stages, each with a time limit of its own
     python benchmarks/gpu/whole.py STAGE ... [--rehearse] [--labels 2812281] [--results FILE]
 
-The model has the shape of BERT-base with random weights, in bf16; 128 texts of 128 tokens and 36 labels each make a
-step. Texts come from the training's loader; engine, schedule and checkpoints are the training's own.
+The model has the shape of BERT-base with random weights, in bf16. A step has 128 texts of 128 tokens and 36 labels
+each. Loader, engine, schedule and checkpoints are those of a training. The stages are:
 
-rows         each number format of the label rows, all labels scored, activations recomputed and kept: the card's peak
-             memory beside the plan of `--dry-run`, texts a second, and how long an epoch of Amazon-3M's texts would
-             take if all were as long. Beside them what ELMO's authors published for theirs, on one GPU of theirs.
-checkpoint   a checkpoint to local disk, in the background and while training waits, and loaded again: seconds, how long
-             training stands still, how far memory grows.
-compile      a step with `train.compile` and without, in turn, and how long the first one takes.
-evaluation   texts a second of a model with shortlists (three levels of clusters), beside its encoder alone, in turn.
+rows         each number format of the label rows, with all labels scored, activations recomputed or kept: the card's
+             peak memory beside the plan of `--dry-run`, texts per second, and the time of an epoch of Amazon-3M if all
+             of its texts were as long. Beside them stand the figures that ELMO's authors published for one GPU.
+checkpoint   a checkpoint to local disk, saved in the background and while training waits, and loaded again: seconds,
+             how long training stands still, how far memory grows.
+compile      a step with `train.compile` and one without, alternately, and the duration of the first compiled step.
+evaluation   texts per second of a model with shortlists (three levels of clusters) and of its encoder alone,
+             alternately.
 """
 
 from __future__ import annotations

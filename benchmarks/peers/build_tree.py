@@ -1,11 +1,11 @@
-"""Build one label tree in a fresh process and say how long it took and how much memory; runs in any venv.
+"""Builds one label tree in a fresh process and prints its time and memory; runs in any venv.
 
     python build_tree.py cxml|pecos FEATURES.npz OUT.npy THREADS SEED
 
-Two-way splits to leaves of at most 16 labels. The tree of some labels is built before the clock starts, so that
-neither builder's loading of compiled code counts. Writes the cluster of each label at each level, coarse to fine, int32
-[levels, L], and prints one line of JSON: seconds, CPU seconds of all threads, bytes (peak of the resident memory above
-what the features take).
+The builder splits two ways down to leaves of at most 16 labels. A tree over a few labels is built before the clock
+starts, so that loading compiled code does not count for either builder. The output file holds the cluster of each label
+at each level, coarse to fine, int32 [levels, L]. One line of JSON is printed: seconds, CPU seconds of all threads, and
+bytes (peak of the resident memory above what the features take).
 """
 
 import ctypes

@@ -1,10 +1,10 @@
-"""Train a linear extreme classifier on tf-idf in a fresh process and rank the test texts' labels; runs in its own venv.
+"""Trains a linear extreme classifier on tf-idf in a fresh process and ranks the test texts' labels; has its own venv.
 
     python linear_models.py parabel|bonsai|xr-linear FOLDER OUT THREADS K
 
-FOLDER holds train_features.npz, train_labels.npz and test_features.npz. Writes OUT/predicted.npy, int64 [M, K] with -1
-where the model names fewer labels, and the model beside it. Prints one line of JSON: seconds of training and of
-prediction, bytes of the model, peak bytes of memory.
+FOLDER holds train_features.npz, train_labels.npz and test_features.npz. The script writes OUT/predicted.npy, int64
+[M, K] with -1 where the model names fewer labels, and the model beside it. It prints one line of JSON: seconds of
+training and of prediction, bytes of the model, peak bytes of memory.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""Predict with a linear model that linear_models.py has trained, in a fresh process; runs in its own venv.
+"""Predicts with a linear model that linear_models.py has trained, in a fresh process; runs in its own venv.
 
     python linear_prediction.py parabel|xr-linear FOLDER OUT THREADS K SINGLES
 
-FOLDER holds test_features.npz, OUT/model the model. Prints one line of JSON: texts per second over the whole split, and
-the median and 99th percentile of the seconds that a call for one text takes, over the first SINGLES texts.
+FOLDER holds test_features.npz, and OUT/model is the model. The script prints one line of JSON: texts per second over
+the whole split, and the median and the 99th percentile of the seconds of a call for one text, over the first SINGLES
+texts.
 """
 
 import json

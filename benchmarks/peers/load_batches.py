@@ -1,4 +1,4 @@
-"""Hand over one shuffled epoch of batches in a fresh process, and say how fast.
+"""Loads one shuffled epoch of batches in a fresh process and prints the speed.
 
     python load_batches.py cxml|torch-WORKERS|mosaic-WORKERS|write-mosaic|first DATA_URL MOSAIC_FOLDER PEERS BATCH
 

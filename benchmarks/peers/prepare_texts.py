@@ -1,9 +1,9 @@
-"""Tokenise or prepare raw texts in a fresh process, and say how long it took and how much memory.
+"""Tokenises or prepares raw texts in a fresh process and prints its time and memory.
 
     python prepare_texts.py bare|local|ray RAW_FOLDER OUT MAX_LENGTH
 
-`bare` is the `tokenizers` library's encode_batch in a loop. Prints one line of JSON: texts_per_second, cpu_seconds (of
-this process, its threads and ended children), bytes (peak resident memory of this process).
+`bare` calls the `tokenizers` library's encode_batch in a loop. The script prints one line of JSON: texts_per_second,
+cpu_seconds (of this process, its threads and ended children), bytes (peak resident memory of this process).
 """
 
 import json

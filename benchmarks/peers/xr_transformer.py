@@ -1,10 +1,11 @@
-"""Train PECOS's XR-Transformer on the same encoder and rank the test texts' labels; runs in its own venv.
+"""Trains PECOS's XR-Transformer on the same encoder and ranks the test texts' labels; runs in its own venv.
 
     python xr_transformer.py ENCODER_FOLDER EPOCHS FOLDER OUT THREADS K
 
-FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json, test_texts.json, lists of
-strings. Its own defaults, but for: EPOCHS passes per level of its tree, batches of 32, texts cut where 99 % of them
-end, since it pads all of them to one length. Writes and prints what linear_models.py does.
+FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json and test_texts.json, which
+are lists of strings. The settings are PECOS's defaults, with three exceptions: EPOCHS passes per level of its tree,
+batches of 32 texts, and a maximum length that fits 99 % of the texts, since PECOS pads all texts to one length. The
+script writes and prints what linear_models.py does.
 """
 
 import json

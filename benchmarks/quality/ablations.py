@@ -1,13 +1,13 @@
-"""What each choice of a config is worth: the run as configured, and again with one thing changed at a time.
+"""Measures what each choice of a config contributes: the run as configured, and runs with one change each.
 
     python benchmarks/quality/ablations.py --config configs/wordnet.yaml --data.source.path FOLDER --train.epochs 1
     python benchmarks/quality/ablations.py --quick
 
-All runs share the data, the label tree and the seed; options of `python -m cxml.train` that follow hold for every one.
-`end-to-end-after-frozen` goes on from the end of `frozen-encoder`, whose time is not in its own. What is finished is
-not run again, so that variants can be run apart, side by side. Prints the labels' metrics, the share of the true labels
-that the clusters hand down, and minutes of training. The last line is JSON: P@1 as configured against the best
-variant's.
+All runs share the data, the label tree and the seed. Options of `python -m cxml.train` that follow hold for every run.
+`end-to-end-after-frozen` continues from the end of `frozen-encoder`, and its time excludes the time of
+`frozen-encoder`. Finished runs are not repeated, so variants can run separately, side by side. The benchmark prints the
+labels' metrics, the share of the true labels that the clusters pass on, and the minutes of training. The last line is
+JSON: P@1 as configured against that of the best variant.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What label rows narrower than the encoder cost in quality, on held-out training texts, over several seeds.
+"""Measures the loss of quality by label rows narrower than the encoder, on held-out training texts, over several seeds.
 
     python benchmarks/quality/bottleneck.py --config configs/icd10cm.yaml [--share 0.2] [--widths 32 64 128]
     python benchmarks/quality/bottleneck.py --quick
 
-Of a share of the training texts a fifth is held out; the test texts are not looked at. Options that follow, of `python
--m cxml.train`, hold for every run. Runs that are finished are not run again. Prints the mean of the seeds and its
-standard error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the narrowest
-rows against that of full ones; the goal is to lose no more than 1 %.
+A fifth of the chosen share of the training texts is held out; the test texts are not used. Options of `python -m
+cxml.train` that follow hold for every run. Finished runs are not repeated. The benchmark prints the mean over the seeds
+with its standard error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the
+narrowest rows against that of full rows. The goal is a loss of at most 1 %.
 """
 
 from __future__ import annotations

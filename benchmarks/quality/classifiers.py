@@ -1,11 +1,11 @@
-"""What was tried on the label classifiers and is not part of cxml: losses for rare labels, averaged weights.
+"""Measures variants of the label classifiers that are not part of cxml: losses for rare labels, averaged weights.
 
     python benchmarks/quality/classifiers.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/classifiers.py --quick
 
-Features of all texts are computed once, by the encoder as it comes; on them each variant trains the classifiers of all
-labels anew, from the centroids of docs/decisions/0013, with the same batches and rates. Prints the metrics on the test
-split. The last line is JSON: P@5 of the plain way against the best of the variants.
+The untrained encoder computes the features of all texts once. On these features each variant trains the classifiers of
+all labels, from the centroids of docs/decisions/0013, with the same batches and rates. The benchmark prints the metrics
+on the test split. The last line is JSON: P@5 of the plain variant against that of the best variant.
 """
 
 from __future__ import annotations

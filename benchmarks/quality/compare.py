@@ -1,19 +1,21 @@
-"""One model of CascadeXML against what people use today, on the same split: metrics, time, memory, size.
+"""Compares one model of CascadeXML with widely used systems on the same split: metrics, time, memory, size.
 
     python benchmarks/quality/compare.py --config configs/icd10cm.yaml
     python benchmarks/quality/compare.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/compare.py --config configs/eurlex57k.yaml --data.source.path FOLDER
     python benchmarks/quality/compare.py --quick
 
-Trains, or goes on with, the run of the config (options of `python -m cxml.train` may follow) and evaluates it. The
-peers see the same training texts, as the prepared tf-idf or the prepared tokens: omikuji as Parabel and as Bonsai,
-PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid by the untrained
-encoder; with `--xr-transformer EPOCHS` also PECOS XR-Transformer on the same encoder, hours on a CPU. What a peer
-found is kept and not found again. With `--propensity-ranking POWER` the model gets a second row: the same scores times
-that power of the inverse propensity. A model with other evidence beside its cascade has a row for the cascade alone.
-For public data sets the published figures follow (`benchmarks/support/published.py`). micro-F1 is by the threshold that
-validation texts chose, and missing where there are none. The last line is JSON: P@1 of our best row against the best
-peer's; the goal also asks for one row that is ahead of every peer in every column that the peer has.
+The benchmark trains the run of the config, or continues it (options of `python -m cxml.train` may follow), and
+evaluates it. The peers get the same training texts, as the prepared tf-idf or the prepared tokens. They are omikuji as
+Parabel and as Bonsai, PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid
+by the untrained encoder. `--xr-transformer EPOCHS` adds PECOS XR-Transformer on the same encoder, which takes hours on
+a CPU. The results of a peer are stored and not computed again.
+
+`--propensity-ranking POWER` adds a row for the model whose scores are multiplied by that power of the inverse
+propensity. A model with other evidence beside its cascade has a row for the cascade alone. For public data sets the
+published figures follow (`benchmarks/support/published.py`). micro-F1 uses the threshold chosen on validation texts,
+and is missing where there are none. The last line is JSON: P@1 of our best row against that of the best peer. The goal
+also asks for one row that is ahead of every peer in every column that the peer has.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""What each source of evidence adds to the cascade, on held-out training texts, over several seeds.
+"""Measures what each source of evidence adds to the cascade, on held-out training texts, over several seeds.
 
     python benchmarks/quality/evidence.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/evidence.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Of the others some
-are validation texts, on which combinations are learnt. Options of `python -m cxml.train` that follow hold for every
-run. Runs that are finished are not run again. Prints the metrics of the cascade, of each source, of all parts by the
-mean and as learnt, and of the cascade with each source, learnt on the same validation texts; and what each source costs
-to predict and to keep. The last line is JSON: P@1 of what was learnt of all against that of the cascade.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. Some of the other
+texts are validation texts, on which combinations are learnt. Options of `python -m cxml.train` that follow hold for
+every run. Finished runs are not repeated. The benchmark prints the metrics of the cascade, of each source, of all parts
+combined by their mean and by the learnt combination, and of the cascade with each single source, learnt on the same
+validation texts. It also prints what each source costs in prediction time and in memory. The last line is JSON: P@1 of
+the learnt combination of all parts against that of the cascade.
 """
 
 from __future__ import annotations

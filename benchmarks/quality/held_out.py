@@ -1,4 +1,4 @@
-"""Comparisons of settings on held-out training texts, over several seeds; the test texts are not looked at."""
+"""Compares settings on held-out training texts, over several seeds; the test texts are not used."""
 
 from __future__ import annotations
 

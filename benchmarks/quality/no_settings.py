@@ -1,13 +1,13 @@
-"""A run without a setting against the tuned settings of a config and linear models, on held-out training texts.
+"""Compares a run without settings with a tuned config and with linear models, on held-out training texts.
 
     python benchmarks/quality/no_settings.py --data.source.chapters 9 10 [--share 0.5] [--seeds 2]
     python benchmarks/quality/no_settings.py --quick
 
-A fifth of the training texts is held out; the test texts are not looked at. The run without a setting knows where the
-data lie and nothing else; the tuned one has the settings of `--config`, but for the sizes of the tree, which fit the
-number of labels. Options of `python -m cxml.train` that follow hold for both. omikuji's Parabel and Bonsai see the same
-texts as tf-idf. Runs that are finished are not run again. The last line is JSON: P@5 without a setting against the
-tuned one's; the goal allows half a point.
+A fifth of the training texts is held out; the test texts are not used. The config of the run without settings names the
+data and nothing else. The tuned run has the settings of `--config`, except for the sizes of the tree, which follow from
+the number of labels. Options of `python -m cxml.train` that follow hold for both. omikuji's Parabel and Bonsai get the
+same texts as tf-idf. Finished runs are not repeated. The last line is JSON: P@5 without settings against that of the
+tuned run. The goal allows a loss of half a point.
 """
 
 from __future__ import annotations

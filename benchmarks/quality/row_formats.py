@@ -1,12 +1,13 @@
-"""What each number format of the label rows does to the metrics, on held-out training texts, over several seeds.
+"""Measures the effect of each number format of the label rows on the metrics, on held-out training texts, over seeds.
 
     python benchmarks/quality/row_formats.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/row_formats.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share
-the data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs
-that are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to
-fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. All runs share the
+data, and runs of one seed also share the label tree. Options of `python -m cxml.train` that follow hold for every run.
+Finished runs are not repeated. The benchmark prints the mean over the seeds with its standard error, and the mean
+difference to fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32
+with SGD.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How long training takes until the model is as good as PECOS XR-Linear on the same split, by P@5.
+"""Measures how long training takes until the model is as good as PECOS XR-Linear on the same split, by P@5.
 
     python benchmarks/quality/time_to_peer.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/time_to_peer.py --quick
 
-Trains the run of the config (options of `python -m cxml.train` may follow) with a checkpoint every so many steps, all
-of them kept, and searches these by halves for the first whose P@5 on the test split is the peer's or more. Its time is
-that from the finished label tree to the finished checkpoint, start of the processes, classifiers from centroids and
-checkpoints included; a run that was stopped on the way has no such time. The last line is JSON: that time against the
-one the peer trained for, from tf-idf that is ready made.
+The benchmark trains the run of the config (options of `python -m cxml.train` may follow), saves a checkpoint every few
+steps and keeps all of them. A binary search finds the first checkpoint whose P@5 on the test split is at least that of
+the peer. Its time runs from the finished label tree to the finished checkpoint, and includes the start of the
+processes, the classifiers from centroids and the checkpoints. A run that was interrupted has no such time. The last
+line is JSON: that time against the training time of the peer, from precomputed tf-idf.
 """
 
 from __future__ import annotations

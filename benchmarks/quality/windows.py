@@ -1,13 +1,13 @@
-"""Long texts: their first tokens alone against windows over more of them, at equal training work, on held-out texts.
+"""Compares the first tokens of long texts with windows over more tokens, at equal training work, on held-out texts.
 
     python benchmarks/quality/windows.py --config FILE [--share 0.1] [--length 1024] [--passes 2]
     python benchmarks/quality/windows.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Each way trains
-for as many epochs as have about as many tokens, padding counted, as --passes epochs of the costliest way. Options of
-`python -m cxml.train` that follow hold for every run. Runs that are finished are not run again. Prints metrics of the
-held-out texts, epochs, and CPU seconds of the whole run: tree, training, prediction. The last line is JSON: P@5 of the
-best windows against that of the best first tokens.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. The number of epochs
+of each way is such that all ways compute about as many tokens, padding included, as --passes epochs of the most
+expensive way. Options of `python -m cxml.train` that follow hold for every run. Finished runs are not repeated. The
+benchmark prints the metrics of the held-out texts, the epochs, and the CPU seconds of the whole run: tree, training,
+prediction. The last line is JSON: P@5 of the best windows against that of the best first tokens.
 """
 
 from __future__ import annotations

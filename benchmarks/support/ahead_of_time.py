@@ -1,4 +1,4 @@
-"""Triton kernels compiled for NVIDIA cards on any machine, as the functions that launch them ask for them."""
+"""Compiles Triton kernels for NVIDIA cards on any machine, from recorded launches of the functions that use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last line of every benchmark: its figure against a peer or a limit, for programs that collect them."""
+"""Prints the last line of every benchmark: its figure against a peer or a limit, for programs that collect them."""
 
 import json
 

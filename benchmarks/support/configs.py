@@ -1,4 +1,4 @@
-"""The config of a benchmark that takes the options of `python -m cxml.train`."""
+"""Reads the config of a benchmark that takes the options of `python -m cxml.train`."""
 
 from __future__ import annotations
 

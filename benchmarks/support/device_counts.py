@@ -1,4 +1,4 @@
-"""What a stretch of a program costs an accelerator and its host, line by line; `support.fake_accelerator` counts it."""
+"""Counts what a section of a program costs an accelerator and its host, line by line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder of a training as a model of its own, to compare whole steps with."""
+"""The encoder of a training as a model of its own, with which whole steps are compared."""
 
 import torch
 from torch import nn

@@ -1,7 +1,7 @@
-"""A pretended accelerator: a program runs on it with real numbers, and what would cost a real one is counted.
+"""A fake accelerator: programs compute real numbers on it, and the operations that would cost a real one are counted.
 
-Tensors of the device "fake" are held in host memory, and each operation on them is answered there. So code that asks a
-tensor for its device, its values or its size goes on as it would, whatever it does with the answer:
+Tensors of the device "fake" are held in host memory, and every operation on them runs there. Code that asks a tensor
+for its device, its values or its size therefore works as on a real device:
 
     with fake_accelerator() as device:
         model.to(device)
@@ -10,16 +10,16 @@ tensor for its device, its values or its size goes on as it would, whatever it d
             train()
     assert not counts.blocking, counts.blocking      # how often, by the line of the program and the operation
 
-Processes that are not there are pretended too: in a process group of the backend "fake" every other rank brings to a
-collective what this one brings.
+Other ranks can be simulated: in a process group of the backend "fake" every other rank contributes to a collective what
+this rank contributes.
 
-What it cannot see: how long anything takes; that some operations launch several kernels (a sort, a cumulative sum, an
-index_add that copies first), which count as one; the casts of autocast; operators and methods of NumPy's arrays, and
-compiled loops over them. Work of other threads is done, and counted if asked for. Triton's kernels are run by its
+These costs are not seen: durations; further kernels of an operation that launches several (a sort, a cumulative sum, an
+index_add that copies first), which counts as one; the casts of autocast; operators and methods of NumPy's arrays, and
+compiled loops over them. Operations of other threads run, and are counted on request. Triton's kernels run in its
 interpreter (TRITON_INTERPRET=1).
 
-The device is registered once per process and stays so, out of use outside of `fake_accelerator`: take a process that
-does nothing else.
+The device is registered once per process and stays registered; outside of `fake_accelerator` it is not in use. Use a
+process that does nothing else.
 """
 
 from __future__ import annotations

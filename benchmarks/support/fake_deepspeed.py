@@ -1,9 +1,9 @@
-"""DeepSpeed on the pretended accelerator of `support.fake_accelerator`: the real engine, whose costs can be counted.
+"""Runs DeepSpeed on the fake accelerator of `support.fake_accelerator`: the real engine, whose costs can be counted.
 
     with fake_accelerator() as device, deepspeed_on_fake_accelerator():
         engine, *_ = deepspeed.initialize(...)
 
-A wait for a stream or an event counts as one of the host. Work on any stream is done at once.
+A wait for a stream or an event counts as a wait of the host. Work on any stream is done at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The launches of the kernels that stand for many small operations, as a training on an accelerator makes them."""
+"""Launches of the kernels that replace many small operations, as a training on an accelerator makes them."""
 
 from __future__ import annotations
 

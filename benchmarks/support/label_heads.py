@@ -1,4 +1,4 @@
-"""Heads of the labels under one roof for measuring: each takes one training step on a batch of random texts."""
+"""Label heads with a common interface for measurements: each takes one training step on a batch of random texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The systems that benchmarks compare with, each in a venv apart from all others."""
+"""The systems that benchmarks compare with, each in a venv of its own."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Runs of `--quick`: in this process, since starting others would take most of their time."""
+"""Runs of `--quick` in this process, since starting other processes would take most of their time."""
 
 from __future__ import annotations
 
