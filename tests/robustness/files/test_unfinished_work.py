@@ -104,20 +104,17 @@ def test_an_unfinished_preparation_is_read_as_it_was_written(tmp_path):
     assert (counts, skipped) == ({"train": 2, "test": 2}, {"train": {}, "test": {}})
     assert (labels.file, labels.rows) == ("labels.arrow", NUM_LABELS)
     assert (terms, idf) == (["a"], [1])
-    term_counts = [{"term": "a", "texts": 1}, {"term": "b", "texts": 2}]
     block = [[5, 6, 7], [0, 2, 3], [0, 2, 1], [0, 2, 3], [0, 1, 1], [0, 2, 3], ["a", "b"], [1, 2, 1], ["a b", "b"]]
-    for split in (splits[:12], splits[12:]):
-        finished, *values = split
-        assert finished == {}
-        assert values[:9] == block
-        assert values[9:] == term_counts
+    term_counts = [{"term": "a", "count": 1, "documents": 1}, {"term": "b", "count": 3, "documents": 2}]
+    label_counts = [[0, 1, 2], [1, 1, 1]]
+    assert splits == 2 * [{}, *block, term_counts, *label_counts]
 
 
 def test_an_unfinished_tree_is_read_as_it_was_written(tmp_path):
     begin_tree(tmp_path)
     order, left, parts = read_tree(tmp_path)
-    assert order == [3, 1, 0, 2]
-    assert left == []
+    assert order == [1, 3, 0, 2]  # the branch sorts the left half of the split again
+    assert left == [[2, 3, 4]]
     assert parts == [np.eye(3, NUM_FEATURES).tolist()]
 
 
