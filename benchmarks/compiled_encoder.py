@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(length: int, dtype: torch.dtype, passes: int) -> tuple[float, float, float]:
-    """Seconds of a pass not compiled, of one compiled, and of the first compiled one."""
+    """Seconds of an uncompiled pass, of a compiled pass, and of the first compiled pass."""
     torch.manual_seed(0)
     plain = build_encoder(ModelConfig(taps=("5",)), num_levels=1).to(dtype).train()
     compiled = copy.deepcopy(plain)
@@ -65,7 +65,7 @@ def measure(length: int, dtype: torch.dtype, passes: int) -> tuple[float, float,
 
 
 def timed(encoder: TappedEncoder, length: int) -> float:
-    """Seconds of a forward and backward pass."""
+    """Time a forward and backward pass; return seconds."""
     input_ids = torch.randint(1000, 30000, (TEXTS, length))
     began = time.perf_counter()
     (features,) = encoder(input_ids, torch.ones_like(input_ids))

@@ -2,8 +2,8 @@
 
     python benchmarks/row_skew.py [--quick] [--ranks 2 8 64] [--clusters 512 4096]
 
-The labels are those of ICD-10-CM in their tree. The use of a rank is the number of training texts of each of its labels,
-summed: for these texts its rows are read in every epoch, whatever else is shortlisted. The benchmark prints the fullest
+The labels are those of ICD-10-CM in their tree. The use of a rank is the sum over its labels of the number of training
+texts: for these texts its rows are read in every epoch, whatever else is shortlisted. The benchmark prints the fullest
 rank's share divided by the mean, where 1 is even. The last line is JSON: the use of round-robin rows against that of
 rows in blocks, at the most ranks.
 """

@@ -37,10 +37,10 @@ CHUNK_LEAVES = 256
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 and 128 texts, drawn evenly: under 50 s on two cores")
+    parser.add_argument("--quick", action="store_true", help="32 and 128 texts, power 0: under 50 s on two cores")
     parser.add_argument("--labels", type=int, default=100_000)
     parser.add_argument("--texts", type=int, nargs="+", default=[32, 128, 512])
-    parser.add_argument("--power", type=float, nargs="+", default=[0, 1, 2], help="0: evenly")
+    parser.add_argument("--power", type=float, nargs="+", default=[0, 1, 2], help="exponents; 0 is uniform")
     options = parser.parse_args()
     if options.quick:
         options.texts, options.power = options.texts[:2], options.power[:1]
@@ -96,7 +96,7 @@ def measure(head: ShardedLevel, power: float, num_texts: int) -> tuple[float, fl
 
 
 def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: torch.Tensor) -> torch.Tensor:
-    """The gradient of the features and the losses, float32 [B, D + 1]; the rows stay as they are."""
+    """Gradient of the features and losses, float32 [B, D + 1]; the rows are not updated."""
     nodes = leaves.nodes.masked_fill(~leaves.mask, -1)
     shard = Shard.of(head.layout, torch.device("cpu"))
     visit = send(head.exchange, shard, features, nodes, positive_keys=keys)
@@ -106,7 +106,7 @@ def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: to
 def train_union(
     head: ShardedLevel, features: torch.Tensor, nodes: np.ndarray, union: np.ndarray, keys: torch.Tensor
 ) -> torch.Tensor:
-    """What `sums_of` gives, by products over the union's rows; the rows' gradients are taken and dropped."""
+    """Compute what `sums_of` does, by products over the union's rows; the rows' gradients are computed and dropped."""
     num_labels, share = head.layout.num_labels, 1 / (WANTED_LEAVES * LABELS_PER_LEAF)
     weights, biases = head.rows.weight, head.rows.bias
     wanted = torch.zeros(len(features), len(union))

@@ -46,7 +46,7 @@ from cxml.tree import LabelTree, build, tree_url
 ROOT = Path(__file__).parent.parent
 GOAL = 0.85
 MOST_OF_PLAIN_REST = 0.25
-LEAST_GAIN = 1.7  # of bf16, where the machine is fast in it
+LEAST_GAIN = 1.7  # speed-up by bf16, where the machine is fast in it
 WARM_UP = 2
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     """Parse, prepare what is missing, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps: under 50 s on two cores")
-    parser.add_argument("--folder", default="runs/benchmarks/step", help="where the prepared data and the tree stay")
+    parser.add_argument("--folder", default="runs/benchmarks/step", help="folder of the prepared data and the tree")
     options = parser.parse_args()
     set_up_logging(is_speaker=True)
     config = load_config(str(ROOT / "configs" / "icd10cm.yaml"))
@@ -69,9 +69,9 @@ def main() -> None:
 
 
 def measure(config: Config, steps: int) -> dict[str, list[float]]:
-    """Seconds of each training step, of the encoder alone and of the plain step on the same batch; and its texts.
+    """Seconds of each training step, and of the encoder alone and the plain step on the same batch; and its texts.
 
-    `step` and `encoder` are in the fastest precision.
+    `step` and `encoder` compute in the fastest precision.
     """
     figures: dict[str, list[float]] = {
         name: [] for name in ("step", "encoder", "step, fp32", "encoder, fp32", "plain", "texts")
@@ -98,10 +98,10 @@ def measure(config: Config, steps: int) -> dict[str, list[float]]:
 
 
 class PlainCascade:
-    """The training step as one writes it first: text by text, with one optimiser over all weights."""
+    """A plain training step: it goes through the batch text by text, with one optimiser for all weights."""
 
     def __init__(self, model: CascadeXML, tree: LabelTree) -> None:
-        """Take a model of ordinary parameters."""
+        """Take over a model of ordinary parameters."""
         self.model, self._tree = model, tree
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         self._heads = [*model.cluster_heads, *model.label_head.get_submodule("blocks").children()]  # pyright: ignore
@@ -110,7 +110,7 @@ class PlainCascade:
         self._children = [[torch.arange(a, b) for a, b in pairwise(offsets.tolist())] for offsets in tree.offsets]
 
     def step(self, batch: Batch) -> None:
-        """Forward, backward, update."""
+        """Take one step: forward, backward, update."""
         features = self.model.encoder(batch.input_ids, batch.attention_mask)
         loss = sum((self._loss(features, batch, text) for text in range(batch.size)), start=torch.zeros(()))
         (loss / batch.size).backward()
@@ -135,13 +135,13 @@ class PlainCascade:
 
 
 def encoder_alone(encoder: torch.nn.Module, batch: Batch) -> None:
-    """Forward and backward of the encoder, with a gradient of ones for every level's feature."""
+    """Forward and backward pass of the encoder, with a gradient of ones for every level's feature."""
     features = encoder(batch.input_ids, batch.attention_mask)
     torch.autograd.backward(features, [torch.ones_like(feature) for feature in features])
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Call `work` and return the seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -163,7 +163,7 @@ def report(config: Config, figures: dict[str, list[float]]) -> None:
         table.add_row(name, f"{texts / seconds[name]:.1f}", "", "")
     Console().print(table)
     gain = seconds["step, fp32"] / seconds["step"]
-    print(f"The fastest precision takes a step in 1 / {gain:.2f} of its time in fp32.")
+    print(f"A step in the fastest precision takes 1 / {gain:.2f} of its time in fp32.")
     holds = rest["step"] <= MOST_OF_PLAIN_REST * rest["plain"]
     holds &= fast_precision(torch.device("cpu")) == "fp32" or gain >= LEAST_GAIN
     speeds = texts / seconds["step"], texts / seconds["encoder"]

@@ -43,7 +43,7 @@ from cxml.tree import mean_cosine, pifa, reach
 from cxml.tree.threads import default_threads
 
 GOAL = 2.0
-SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart
+SLACK = 0.002  # in cosine: about the difference between two seeds of one builder
 WORKER = Path(__file__).parent / "peers" / "build_tree.py"
 NUM_TERMS = 60_000
 SYNTHETIC_TERMS = 25
@@ -52,7 +52,7 @@ REACH_CLUSTERS = 10
 
 @dataclass(frozen=True)
 class Problem:
-    """Label features to cluster [L, F], and where they are real, the test texts [N, F] with their labels [N, L]."""
+    """Label features to cluster, [L, F]; for real labels also the test texts, [N, F], and their labels, [N, L]."""
 
     name: str
     features: sparse.csr_matrix
@@ -67,7 +67,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one builder did: medians, and quality by level (coarse to fine)."""
+    """Results of one builder: medians, and quality by level (coarse to fine)."""
 
     seconds: float
     cpu_seconds: float
@@ -81,10 +81,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="100,000 synthetic labels, one round: under 50 s")
     parser.add_argument("--wordnet", help="folder of WordNet in the XMC repository's raw form")
-    parser.add_argument("--labels", type=int, default=1_000_000, help="synthetic labels")
+    parser.add_argument("--labels", type=int, default=1_000_000, help="number of synthetic labels")
     parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=3, help="times that each builder runs")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each builder")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     options = parser.parse_args()
     rounds, labels = (1, min(options.labels, 100_000)) if options.quick else (options.rounds, options.labels)
     pythons = {"cxml": sys.executable, "pecos": peer_python(options.peers, "pecos", PECOS)}
@@ -95,10 +95,10 @@ def main() -> None:
 
 
 def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
-    """ICD-10-CM, WordNet where it is given, and synthetic labels from the texts of the last of these."""
+    """Problems of ICD-10-CM, of WordNet if given, and of synthetic labels from the texts of the last of these."""
     sources = {"ICD-10-CM": SourceConfig(kind="icd10cm")}
     if not wordnet:
-        print("WordNet is left out: name its folder with --wordnet", flush=True)
+        print("WordNet is left out; give its folder with --wordnet", flush=True)
     else:
         sources["WordNet"] = SourceConfig(kind="xmc", path=wordnet)
     problems = []
@@ -116,7 +116,7 @@ def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
 
 
 def synthetic_labels(train: RawSplit, num_labels: int) -> sparse.csr_matrix:
-    """Labels that each have five real texts, CSR float32 [N, L]."""
+    """Draw labels that have five real texts each, CSR float32 [N, L]."""
     rng = np.random.default_rng(0)
     labels_of = sparse.csr_matrix(train.labels)
     texts_of = sparse.csc_array(labels_of)
@@ -133,7 +133,7 @@ def synthetic_labels(train: RawSplit, num_labels: int) -> sparse.csr_matrix:
 
 
 def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int) -> dict[str, Outcome]:
-    """Let each builder work in turn, with a seed of its own in each round."""
+    """Run the builders alternately, with a new seed in each round."""
     runs: dict[str, list[dict[str, float]]] = {builder: [] for builder in pythons}
     quality: dict[str, list[tuple[list[float], list[float]]]] = {builder: [] for builder in pythons}
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +186,7 @@ def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None
 
 
 def print_summary(problem: Problem, outcomes: dict[str, Outcome]) -> None:
-    """The closing line, about the synthetic labels; the goal holds only where no level's cosine is worse."""
+    """Print the closing line for the synthetic labels; the goal also asks that no level's cosine is worse."""
     ours, peer = outcomes["cxml"], outcomes["pecos"]
     print_closing_line(
         f"label tree, {problem.num_labels} labels", ours.seconds, "s", peer.seconds, goal=GOAL, lower_is_better=True,

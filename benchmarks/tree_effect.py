@@ -51,9 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of trees and trainings")
-    parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="where the runs stay")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the trees and trainings")
+    parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="folder of the runs")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     options, rest = parser.parse_known_args()
     words = [
         "--config",
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run_both(config: Config, folder: Path, python: str, seed: int) -> dict[str, dict[str, float]]:
-    """The metrics of the last level by either tree."""
+    """Metrics of the last level with each tree."""
     data = dataclasses.replace(config.data, directory=data_url(config))
     ours = dataclasses.replace(config, data=data, seed=seed, output=str(folder / "cxml"))
     theirs = dataclasses.replace(ours, output=str(folder / "pecos"))
@@ -82,7 +82,7 @@ def run_both(config: Config, folder: Path, python: str, seed: int) -> dict[str, 
 
 
 def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
-    """Make PECOS's tree and import it, where that is missing."""
+    """Make PECOS's tree and import it, if it is missing."""
     if (Path(theirs.output) / "tree" / "manifest.json").exists():
         return
     plain = dataclasses.replace(theirs, tree=dataclasses.replace(theirs.tree, walk_length=0, name_features="none"))
@@ -96,9 +96,9 @@ def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
 
 
 def report(by_seed: list[dict[str, dict[str, float]]]) -> None:
-    """Print both and the line of JSON."""
+    """Print the table and the line of JSON."""
     table = Table("", "cxml", "PECOS", "difference", "its standard error", title_justify="left")
-    table.title = f"Trained on the tree of, {len(by_seed)} seeds"
+    table.title = f"Metrics by the tree trained on, {len(by_seed)} seeds"
     means = {}
     for name in by_seed[0]["cxml"]:
         found = np.array([[seed[tree][name] for tree in ("cxml", "PECOS")] for seed in by_seed])

@@ -21,7 +21,7 @@ class _StandIn(ModuleType):
 
 
 def _fail(package: str) -> None:
-    raise ModuleNotFoundError(f"{package} is not installed, and was thought to be unused here")
+    raise ModuleNotFoundError(f"{package} is not installed; only code that does not use it can run here")
 
 
 def _nothing(*_: object, **__: object) -> None:

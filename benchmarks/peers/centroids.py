@@ -47,7 +47,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def embed(model: torch.nn.Module, file: Path) -> torch.Tensor:
-    """Vectors of all texts in a file, float32 [N, D], in their order."""
+    """Vectors of all texts in a file, float32 [N, D], in the order of the texts."""
     stored = np.load(file)
     tokens = Ragged(stored["values"], stored["offsets"])
     order = np.argsort(tokens.lengths, kind="stable")

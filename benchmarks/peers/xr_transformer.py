@@ -30,7 +30,7 @@ BATCH, BEAM = 32, 10
 def main() -> None:
     """Load, train, predict, report."""
     encoder, epochs, folder, out, threads, k = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO)  # its steps and losses, every so often
+    logging.basicConfig(level=logging.INFO)  # logs its steps and losses
     torch.set_num_threads(int(threads))
     names = ("train_features", "train_labels", "test_features")
     train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr().astype(np.float32) for each in names)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def length_of(encoder: str, texts: list[str]) -> int:
-    """Tokens that 99 % of the texts fit into."""
+    """Smallest length in tokens that fits 99 % of the texts."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     return int(np.percentile([len(ids) for ids in tokenizer(texts[:20_000])["input_ids"]], 99))
 

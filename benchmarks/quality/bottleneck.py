@@ -29,10 +29,10 @@ FULL = 0
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "bottleneck")
-    parser.add_argument("--widths", type=int, nargs="+", default=[64], help="of the label rows")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64], help="widths of the label rows")
     options, words = parsed(parser)
     found: dict[int, list[list[float]]] = {width: [] for width in (FULL, *options.widths)}
-    for seed in range(options.seeds):  # whole rounds, so that what is there can be compared at any time
+    for seed in range(options.seeds):  # all widths of a seed first, so that partial results are comparable
         for width, values in found.items():
             folder = options.folder / f"width-{width}"
             values.append(metrics([*words, "--model.bottleneck", str(width)], folder, seed))
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def report(found: dict[int, np.ndarray]) -> None:
-    """Print the table and the closing line; of each width metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each width."""
     table = Table("label rows", *METRICS, *(f"{name} - full rows'" for name in METRICS))
     for width, values in found.items():
         name = f"{width} wide" if width else "full"

@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """METRICS of each way on the held-out texts, and milliseconds per text of each part."""
+    """METRICS of each combination on the held-out texts, and milliseconds per text of each part."""
     test = ShardedDataset(data_url(config), "test")
     validation = validation_texts(data_url(config), config.train.validation_fraction)
     assert validation is not None, "the runs hold some out"
@@ -106,7 +106,7 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
 def propose(
     texts: LabelledRows, cascade: Predictor, evidence: Evidence, milliseconds: dict[str, float]
 ) -> dict[str, Proposals]:
-    """What each part proposes; `milliseconds` gets the time of each per text."""
+    """Proposals of each part; its milliseconds per text are added to `milliseconds`."""
     rows = np.arange(len(texts))
     tokens, k = texts.gather(rows)[0], min(CANDIDATES, len(cascade.names))
     began = time.perf_counter()
@@ -115,7 +115,7 @@ def propose(
     views = TextViews(texts.features(rows), cascade.embed_tokens(tokens))
     found = {CASCADE: Proposals(alone.labels, alone.scores)}
     for source in evidence.sources:
-        source.propose(views.take(slice(1)), k)  # loads its compiled code
+        source.propose(views.take(slice(1)), k)  # loads the compiled code
         began = time.perf_counter()
         found[source.name] = source.propose(views, k)
         milliseconds[source.name] = 1000 * (time.perf_counter() - began) / len(rows)
@@ -123,7 +123,7 @@ def propose(
 
 
 def report(figures: dict[str, np.ndarray], costs: dict[str, np.ndarray]) -> None:
-    """Print the tables and the closing line: [seeds, METRICS] of each way, [seeds, 2] of each part."""
+    """Print the tables and the closing line, from [seeds, METRICS] of each combination and [seeds, 2] of each part."""
     table = Table("", *METRICS, *(f"{name} - cascade's" for name in METRICS))
     for way, own in figures.items():
         table.add_row(way, *cells(own, signed=False), *cells(own - figures[CASCADE], signed=True))

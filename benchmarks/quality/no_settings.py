@@ -33,7 +33,7 @@ from cxml.data import data_url
 
 OURS, TUNED = "no settings", "tuned"
 PEERS = ("omikuji, Parabel", "omikuji, Bonsai")
-QUICK_RUN = ["--train.epochs", "2", "--model.freeze-layers", "5"]  # as long as the tuned one of `--quick`
+QUICK_RUN = ["--train.epochs", "2", "--model.freeze-layers", "5"]  # as long as the tuned run of `--quick`
 POINTS = 0.5
 P_AT_5 = METRICS.index("P@5")
 
@@ -41,8 +41,8 @@ P_AT_5 = METRICS.index("P@5")
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "no-settings")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
-    parser.add_argument("--threads", type=int, default=2, help="of the linear models")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the linear models")
     _, both = parser.parse_known_args()
     options, tuned = parsed(parser, "--auto", "tree.level_sizes")
     part = config_of("no_settings.py", [*tuned, "--output", str(options.folder)])
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def bare_config(part: Config, folder: Path) -> str:
-    """A config file that says where the data of `part` are, and no more."""
+    """Write a config file that names the data of `part` and nothing else; return its path."""
     source = config_to_dict(part)["data"]["source"]
     file = folder / "no-settings.yaml"
     file.write_text(dump_config({"output": str(folder), "data": {"source": source, "directory": data_url(part)}}))
@@ -67,7 +67,7 @@ def bare_config(part: Config, folder: Path) -> str:
 
 
 def report(found: dict[str, np.ndarray]) -> None:
-    """Print the table and the closing line; of each name metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each name."""
     table = Table("", *METRICS)
     for name, values in found.items():
         table.add_row(name, *cells(values, signed=False))

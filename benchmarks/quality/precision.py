@@ -41,13 +41,13 @@ def main() -> None:
 
 
 def minutes(folder: Path, seed: int) -> float:
-    """The minutes that a run trained."""
+    """Training time of a run in minutes."""
     lines = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
     return [record["seconds"] for line in lines if (record := json.loads(line))["kind"] == "train"][-1] / 60
 
 
 def report(found: dict[tuple[str, str], np.ndarray]) -> None:
-    """Print the table and the closing line; of each way of training and predicting [seeds, METRICS and minutes]."""
+    """Print the table and the closing line, from [seeds, METRICS and minutes] of each pair of formats."""
     table = Table("trained in", "predicts in", *METRICS, "minutes", *(f"{name} - fp32's" for name in METRICS))
     in_fp32 = found["fp32", "fp32"]
     for (trained, predicts), values in found.items():

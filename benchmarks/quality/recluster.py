@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/recluster"), help="where the runs stay")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/recluster"), help="folder of the runs")
     options, rest = parser.parse_known_args()
     if options.quick:
         options.config, options.folder = str(ROOT / "configs" / "icd10cm.yaml"), options.folder / "quick"
@@ -58,10 +58,10 @@ def main() -> None:
         tree=dataclasses.replace(config.tree, directory=tree_url(first)),
     )  # fmt: skip
     again = dataclasses.replace(same, tree=config.tree, output=str(options.folder / "again"))
-    found["gone on, same tree"] = run(same, run_job=run_job)["levels"][-1]
+    found["continued, same tree"] = run(same, run_job=run_job)["levels"][-1]
     if not Path(tree_url(again), "manifest.json").exists():
         recluster(again, first.output)
-    found["gone on, tree of its features"] = run(again, run_job=run_job)["levels"][-1]
+    found["continued, tree of its features"] = run(again, run_job=run_job)["levels"][-1]
     report(found)
 
 

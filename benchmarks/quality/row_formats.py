@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from quality.held_out import METRICS, cells, metrics, parsed, parser_of
 from support.closing_line import print_closing_line
 
-SGD_RATE = "3000"  # between the two of ablations.py
+SGD_RATE = "3000"  # between the two rates of ablations.py
 SGD = ["--head.optimizer", "sgd", "--optim.classifier-weight-decay", "0", "--head.learning-rate", SGD_RATE]
 ADAMW = ["--head.second-moment", "row"]
 OPTIMIZERS = {"SGD": (SGD, ("fp32", "bf16", "fp8")), "AdamW row": (ADAMW, ("fp32", "bf16", "fp8"))}
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def report(found: dict[str, np.ndarray]) -> None:
-    """Print the table and the closing line; of each name metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each name."""
     table = Table("", *METRICS, *(f"{name} - fp32's" for name in METRICS))
     for name, values in found.items():
         apart = values - found["fp32, " + name.split(", ")[1]]

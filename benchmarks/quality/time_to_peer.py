@@ -48,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
-    parser.add_argument("--threads", type=int, default=2, help="of the peer")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the peer")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     options, rest = parser.parse_known_args()
     if options.quick:
@@ -67,15 +67,15 @@ def main() -> None:
     seconds = seconds_after_the_tree(config, first)
     print(f"{XR_LINEAR}: P@5 {linear['P@5']:.2f} after {linear['train_s'] / 60:.1f} min of training")
     print(f"CascadeXML: P@5 {found:.2f} after {seconds / 60:.1f} min, {Path(first).name}; {final:.2f} at the end")
-    # No goal: a linear model trains faster; what it costs to be better is told.
+    # There is no goal: a linear model trains faster, and the figure shows the price of better quality.
     print_closing_line("time_to_peer", seconds, "s", linear["train_s"], goal=0.0, lower_is_better=True,
                        provided=found >= linear["P@5"])  # fmt: skip
 
 
 def first_as_good(config: Config, wanted: float) -> tuple[str, float]:
-    """The first checkpoint whose P@5 is at least `wanted`, and its P@5; the last one where none is.
+    """The first checkpoint whose P@5 is at least `wanted`, or else the last one, and its P@5.
 
-    Evaluates about log2 of the number of checkpoints: P@5 is taken to rise.
+    P@5 is assumed to rise, so about log2 of the number of checkpoints are evaluated.
     """
     urls = [entry.url for entry in reversed(list_checkpoints(checkpoints_url(config)))]
     p_at_5 = functools.cache(functools.partial(_p_at_5, config))
@@ -92,7 +92,7 @@ def _p_at_5(config: Config, checkpoint: str) -> float:
 
 
 def seconds_after_the_tree(config: Config, checkpoint: str) -> float:
-    """Seconds between the end of the tree's build and that of the checkpoint."""
+    """Seconds from the end of the tree's build to the end of the checkpoint."""
     times = [Path(url).stat().st_mtime for url in (f"{tree_url(config)}/manifest.json", f"{checkpoint}/{COMMIT_FILE}")]
     return times[1] - times[0]
 

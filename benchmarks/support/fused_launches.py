@@ -14,11 +14,11 @@ from cxml.model.shortlist import Shortlist
 from cxml.parallel import triton_ops as parallel_ops
 from cxml.parallel.fused_pairs import sort_pairs
 
-_TEXTS, _NODES = 8, 2000  # more nodes than a block
+_TEXTS, _NODES = 8, 2000  # more nodes than a block has
 
 
 def fused_launches() -> Iterator[tuple[str, Launch]]:
-    """Each way that each kernel is compiled, with words for it."""
+    """Yield each launch that compiles a kernel differently, with a description."""
     with recorded_launches() as launches:
         _positive_keys()
         _levels()

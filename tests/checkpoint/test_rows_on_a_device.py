@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", params=["three levels", "bf16", "rows in host memory"])
 def found(request):
-    """What is counted in a process of its own: the pretended device stays registered."""
+    """Counts of a process of its own, since the fake device stays registered."""
     places = (ROOT, ROOT / "benchmarks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
     program = ROOT / "tests" / "support" / "save_from_device.py"

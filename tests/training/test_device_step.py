@@ -69,7 +69,7 @@ def found():
 
 
 def count(hidden, *cases):
-    """What the benchmark counts without a package, in a process of its own: the pretended device stays registered."""
+    """Counts of the benchmark without a package, in a process of its own, since the fake device stays registered."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, hidden, *cases],
