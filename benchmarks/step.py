@@ -9,8 +9,8 @@ in fp32, and the fp32 step of a plain implementation, which goes through a batch
 These alternate, so that other load on the machine affects all alike. Ratios are those of medians.
 
 The last line is JSON: our step against the encoder alone. The goal also asks that a step spends at most a quarter of
-the plain implementation's time outside the encoder. Where the machine is fast in bf16, our step must take at most 1 /
-1.7 of its time in fp32.
+the plain implementation's time outside the encoder. Where the machine is fast in bf16, a step must be at least 1.7
+times as fast as in fp32.
 """
 
 from __future__ import annotations

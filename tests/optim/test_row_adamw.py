@@ -15,7 +15,7 @@ ROWS, WIDTH, DECAY, BETA2, EPSILON = 12, 6, 0.1, 0.999, 1e-8
 
 
 class DenseOracle:
-    """Every row at every step, in float64, as the module's docstring says it."""
+    """Updates every row at every step in float64, as the docstring of cxml.optim.row_adamw describes it."""
 
     def __init__(self, optimizer, second_moment):
         self.weight, self.bias = np.zeros((ROWS, WIDTH)), np.zeros(ROWS)
