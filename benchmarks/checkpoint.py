@@ -62,7 +62,7 @@ from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[repor
 
 MINUTE, LIMIT = 60.0, 0.05
 WAYS = ("cxml, in the background", "cxml, while training waits", "DCP save", "DCP async_save")
-ROWS, WIDTH = 1_000_000, 384  # of the second table
+ROWS, WIDTH = 1_000_000, 384  # sizes of the second table
 TEXTS, BATCH = 640, 32
 LABELS_PER_LEAF = 50
 

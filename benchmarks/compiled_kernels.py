@@ -62,7 +62,7 @@ class Case:
         return self.format + features + (", clipped" if self.clip else "")
 
     def state(self, num_rows: int) -> RowState:
-        """Fresh rows."""
+        """Make fresh rows."""
         weights, optimizer, second = FORMATS[self.format]
         return RowState.zeros(num_rows, self.width, weights=weights, optimizer=optimizer, second_moment=second)
 

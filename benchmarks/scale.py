@@ -77,7 +77,7 @@ FINGERPRINTS = {"fp32": "scale", "bf16": "scale"}  # fingerprints of the model, 
 NUM_RANKS, BATCH, EXPONENT, SHORTLIST = 2, 64, 1.5, 8
 WIDTH = 384  # of MiniLM's features
 SHARE_OF_MEMORY = 0.5  # share for the rows; the rest is for two processes, buffers and the page cache
-ADAMW_RATE = 5e-3  # a few hundred steps learn little at the default
+ADAMW_RATE = 5e-3  # at the default a few hundred steps learn little
 SGD_RATE_PER_LABEL = 0.032  # the gradient is that of a mean over scored labels; 3,000 at ICD-10-CM's 94 thousand
 
 
@@ -189,7 +189,7 @@ class RealTexts:
 
     @property
     def num_labels(self) -> int:
-        """Real labels."""
+        """Number of real labels."""
         return self.tree.num_labels
 
     @classmethod

@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def make_head(num_labels: int) -> ShardedLevel:
-    """Random rows."""
+    """Make a level with random rows."""
     offsets = np.arange(0, num_labels + 1, LABELS_PER_LEAF).astype(np.int64)
     head = make_level(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
     head.rows.weight.copy_(torch.from_numpy(np.random.default_rng(0).normal(size=head.rows.weight.shape) / 20))

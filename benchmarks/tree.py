@@ -61,7 +61,7 @@ class Problem:
 
     @property
     def num_labels(self) -> int:
-        """L."""
+        """Number of labels L."""
         return len(self.features.indptr) - 1
 
 

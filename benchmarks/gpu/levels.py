@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def measure(sizes: Sizes, device: torch.device) -> None:
-    """All parts."""
+    """Measure all parts and print the results."""
     print(f"{device_name(device)}, PyTorch {torch.__version__}, {sizes.labels:,} labels, tree {sizes.level_sizes}")
     check_losses(device)
     table = Table(title="Whole step and its encoder alone", title_justify="left")

@@ -89,7 +89,7 @@ class Bench:
     results: Results
 
     def random_texts(self) -> RandomTexts:
-        """All texts."""
+        """Make the texts of the benchmark."""
         return RandomTexts(
             self.texts, tokens=self.sizes.tokens, labels=self.sizes.labels, labels_of_a_text=LABELS_OF_A_TEXT,
             vocabulary=self.architecture.vocab_size,
@@ -133,7 +133,7 @@ def all_epochs(loader: TrainLoader) -> Iterator[list[Batch]]:
 
 
 def measure_rows(bench: Bench) -> None:
-    """Stage `rows`."""
+    """Run the stage `rows`."""
     for rows, recomputes in itertools.product(FORMATS, (True, False)):
         case = case_of(rows, recomputes=recomputes)
         try:
@@ -172,7 +172,7 @@ def reserved(device: torch.device) -> float | None:
 
 
 def measure_checkpoints(bench: Bench) -> None:
-    """Stage `checkpoint`."""
+    """Run the stage `checkpoint`."""
     for rows in SAVED:
         measure_checkpoint(bench, rows)
 
@@ -263,12 +263,12 @@ class Growth:
             self.card = (after[1] - self._before[1]) / GIB
 
     def beside(self) -> dict[str, float | None]:
-        """For `Results.note`."""
+        """Return the figures for `Results.note`."""
         return {"host grows by, GiB": self.host, "card by, GiB": self.card}
 
 
 def measure_compiled(bench: Bench) -> None:
-    """Stage `compile`."""
+    """Run the stage `compile`."""
     trainings: dict[str, Training] = {}
     for way in ("as it is", "compiled"):
         config = config_of(case_of("bf16, SGD", recomputes=False), bench.sizes, bench.folder)
@@ -285,7 +285,7 @@ def measure_compiled(bench: Bench) -> None:
 
 
 def measure_evaluation(bench: Bench) -> None:
-    """Stage `evaluation`."""
+    """Run the stage `evaluation`."""
     sizes = replace(bench.sizes, level_sizes=bench.tree_sizes)
     case = Case(name="shortlists", head=FORMATS["bf16, SGD"], recomputes=False)
     config = config_of(case, sizes, bench.folder)

@@ -70,7 +70,7 @@ class Rows(Dataset):
         self.input_ids, self.labels = dataset.column("input_ids"), dataset.column("labels")
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.input_ids)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:

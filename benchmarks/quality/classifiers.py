@@ -41,7 +41,7 @@ from cxml.training.centroids import BIAS, SCALE  # noqa: E402
 from cxml.training.jobs import label_weights  # noqa: E402
 
 BATCH, RATE, EPOCHS = 256, 0.02, 3
-EMA = 0.99  # about the last 100 steps
+EMA = 0.99  # averages about the last 100 steps
 PLAIN = "plain"
 
 

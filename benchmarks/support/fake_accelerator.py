@@ -5,10 +5,10 @@ for its device, its values or its size therefore works as on a real device:
 
     with fake_accelerator() as device:
         model.to(device)
-        train()                                      # once or twice, for what is made in the first step alone
+        train()                                      # warm-up, since the first step makes more
         with counted(encoder=model.encoder, pairs=1024) as counts:
             train()
-    assert not counts.blocking, counts.blocking      # how often, by the line of the program and the operation
+    assert not counts.blocking, counts.blocking      # counts by the line of the program and the operation
 
 Other ranks can be simulated: in a process group of the backend "fake" every other rank contributes to a collective what
 this rank contributes.
@@ -396,7 +396,7 @@ class _Backend:
         return True
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1, the number of devices."""
         return 1
 
     def current_device(self) -> int:

@@ -69,7 +69,7 @@ class FakeDeepSpeedAccelerator(CPU_Accelerator):
         return nullcontext()
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1, the number of devices."""
         return 1
 
     def synchronize(self, device_index: int | None = None) -> None:  # noqa: ARG002
