@@ -1,18 +1,19 @@
-"""Checkpoints against DeepSpeed's own and a torch.save by one process: time, bytes, memory, how long training waits.
+"""Compares cxml's checkpoints with DeepSpeed's and with torch.save in one process: time, bytes, memory, stalls.
 
     python benchmarks/checkpoint.py [--quick] [--labels 400000]
 
-A real training (MiniLM-L6, D = 384, two processes, a tree over the labels) is saved and loaded in each way, each in
-fresh processes. cxml's label rows are its own (`rows`); DeepSpeed saves the same weights as parameters of the engine
-(`zero3`), with its own save_checkpoint and load_checkpoint; torch.save writes as many numbers from one process. The
-S3 server is a SeaweedFS started for the purpose, on this machine's disk.
+The benchmark saves and loads the state of a real training (MiniLM-L6, D = 384, two processes, a tree over the labels)
+in each way, each in fresh processes. With cxml the label rows are sharded rows (`rows`). DeepSpeed saves the same
+weights as parameters of the engine (`zero3`), with its own save_checkpoint and load_checkpoint. torch.save writes as
+many numbers from one process. The benchmark starts its own S3 server, a SeaweedFS on this machine's disk.
 
-A second table has label rows alone, saved by one process in each of cxml's ways and by torch.distributed.checkpoint's
-own writer, and how far the process's memory grows meanwhile.
+The second table is about label rows alone. One process saves them in each of cxml's ways and with the writer of
+torch.distributed.checkpoint. The table also shows how far the process's memory grows during the save.
 
---quick leaves out the second table, and DeepSpeed saves from one process: starting processes takes most of the time.
+With --quick the second table is left out and DeepSpeed saves from one process, because starting processes takes most of
+the time.
 
-The last line is JSON: the share of a minute that training stands still for one save, against the limit of 5 %.
+The last line is JSON: the share of a minute for which one save stalls training. The limit is 5 %.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[repor
 
 MINUTE, LIMIT = 60.0, 0.05
 WAYS = ("cxml, in the background", "cxml, while training waits", "DCP save", "DCP async_save")
-ROWS, WIDTH = 1_000_000, 384  # of the second table
+ROWS, WIDTH = 1_000_000, 384  # sizes of the second table
 TEXTS, BATCH = 640, 32
 LABELS_PER_LEAF = 50
 
@@ -93,7 +94,7 @@ def main() -> None:
 
 @contextmanager
 def store(scratch: Path) -> Iterator[str]:
-    """Within this context an S3 server runs; the URL of its bucket."""
+    """Run an S3 server within this context and yield the URL of its bucket."""
     with s3_server(make(scratch / "s3"), gib=32) as port:
         os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
@@ -101,13 +102,13 @@ def store(scratch: Path) -> Iterator[str]:
 
 
 def make(folder: Path) -> Path:
-    """A new folder."""
+    """Make a new folder."""
     folder.mkdir(parents=True)
     return folder
 
 
 def make_run(scratch: Path, num_labels: int) -> Config:
-    """Prepared random texts with three labels each, a tree over the labels, and the config."""
+    """Prepare random texts with three labels each and a tree over the labels; return the config."""
     rng = np.random.default_rng(0)
     raw = make(scratch / "raw")
     for split, suffix, count in (("train", "trn", TEXTS), ("test", "tst", 8)):
@@ -134,7 +135,7 @@ def make_run(scratch: Path, num_labels: int) -> Config:
 
 
 def steps_of(state: TrainingState, schedule: Schedule, batches: Any, count: int) -> list[float]:  # noqa: ANN401
-    """Seconds of each of `count` training steps."""
+    """Take `count` training steps and return the seconds of each."""
     seconds = []
     for _ in range(count):
         began = time.perf_counter()
@@ -145,7 +146,7 @@ def steps_of(state: TrainingState, schedule: Schedule, batches: Any, count: int)
 
 
 def save_with_cxml(config: Config, url: str) -> dict[str, float]:
-    """Save while training goes on, then load."""
+    """Save while training continues, then load."""
     set_up_logging(is_speaker=False)
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
@@ -162,7 +163,7 @@ def save_with_cxml(config: Config, url: str) -> dict[str, float]:
         beside = steps_of(state, schedule, batches, 4)
         saver.wait()
         began = time.perf_counter()
-        saver.start(state.state_dict(Progress(step=10), {}))  # another one, with nothing beside it
+        saver.start(state.state_dict(Progress(step=10), {}))  # a second save, without steps meanwhile
         saver.wait()
         seconds = time.perf_counter() - began
         entry = list_checkpoints(url)[0]
@@ -179,7 +180,7 @@ def save_with_cxml(config: Config, url: str) -> dict[str, float]:
 
 
 def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
-    """The same training with its label rows in the engine, saved by DeepSpeed."""
+    """Save and load the same training with its label rows in DeepSpeed's engine."""
     values = {"train": {"zero_stage": 3, "batch_size": BATCH}, "head": {"implementation": "zero3"}}
     source = {"kind": "xmc", "path": config.data.source.path}
     config = config_from_dict(
@@ -209,7 +210,7 @@ def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
 
 
 def save_with_torch(config: Config, url: str) -> dict[str, float]:
-    """As many numbers as cxml saves, from one process that holds them all."""
+    """Save and load as many numbers as cxml saves, from one process that holds all of them."""
     set_up_logging(is_speaker=False)
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
@@ -230,23 +231,23 @@ def save_with_torch(config: Config, url: str) -> dict[str, float]:
 
 
 def in_new_process(way: str) -> dict[str, float]:
-    """What `save_rows` measures, in a process of its own: memory that another save has freed would not grow again."""
+    """Call `save_rows` in a new process, since memory that an earlier save has freed would not grow again."""
     with tempfile.TemporaryDirectory() as folder:
         return run_workers(save_rows, (way, ROWS, folder), 1)
 
 
 def save_rows(way: str, num_rows: int, folder: str) -> dict[str, float]:
-    """Save label rows with AdamW's moments: the bytes that they take and that memory grows by, and seconds."""
+    """Save label rows with AdamW's moments; return their bytes, the growth of memory in bytes, and seconds."""
     set_up_logging(is_speaker=False)
     with distributed() as ranks:
         layout = RowLayout.deal(np.arange(0, num_rows + 1, LABELS_PER_LEAF), 0, 1)
         level = make_level(layout, WIDTH, Exchange(is_alone=True), HeadConfig(), OptimConfig())
         for tensor in vars(level.rows).values():
-            tensor.add_(1)  # memory counts once it is written to
+            tensor.add_(1)  # memory counts only after it is written to
         save = {"cxml": save_rows_with_cxml, "DCP": save_rows_with_dcp}[way.split(maxsplit=1)[0].rstrip(",")]
         pieces = rows_to_save(level, SavedLevel.labels(num_rows, WIDTH))
         before = psutil.Process().memory_info().rss
-        Path("/proc/self/clear_refs").write_text("5")  # Linux counts the peak anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets Linux's record of the peak
         began = time.perf_counter()
         wait = save(way, pieces, folder, ranks)
         stall = time.perf_counter() - began
@@ -257,7 +258,7 @@ def save_rows(way: str, num_rows: int, folder: str) -> dict[str, float]:
 
 
 def save_rows_with_cxml(way: str, pieces: dict[str, Pieces], folder: str, ranks: Ranks) -> Callable[[], object]:
-    """Begin a save; what waits for its end."""
+    """Begin a save and return a function that waits for its end."""
     run = RunState(
         step=1, world_size=1, config={}, encoder={}, tree="", loader={}, optimizer_step=1, num_labels=1, width=WIDTH,
         label_head="rows",
@@ -269,7 +270,7 @@ def save_rows_with_cxml(way: str, pieces: dict[str, Pieces], folder: str, ranks:
 
 
 def save_rows_with_dcp(way: str, pieces: dict[str, Pieces], folder: str, ranks: Ranks) -> Callable[[], object]:  # noqa: ARG001
-    """The same tensors through torch.distributed.checkpoint's own writer, which neither hashes nor checks them."""
+    """Do the same with the writer of torch.distributed.checkpoint, which neither hashes nor checks the tensors."""
     tensors = {f"{name}@{start}": part for name, each in pieces.items() for start, part in each.parts.items()}
     writer = FileSystemWriter(folder)
     if way.endswith("async_save"):
@@ -291,7 +292,7 @@ def report_memory(figures: dict[str, dict[str, float]]) -> None:
 
 
 def report(num_labels: int, figures: dict[str, dict[str, float]]) -> None:
-    """Print the table and the line of JSON."""
+    """Print the first table."""
     table = Table(title=f"Checkpoints of {num_labels:,} labels, 384 wide", title_justify="left")
     for heading in ("", "training is paused for", "saved after", "loaded in", "GiB", "steps during the save take"):
         table.add_column(heading, justify="right" if heading else "left")

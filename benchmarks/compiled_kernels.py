@@ -1,14 +1,14 @@
-"""What the compiler makes of the Triton kernels of sharded levels, for cards that this machine need not have.
+"""Compiles the Triton kernels of sharded levels for CUDA cards; the machine itself needs no card.
 
     python benchmarks/compiled_kernels.py [--quick] [--capabilities 80 90] [--widths 384 768 1024] [--formats fp32 ...]
         [--kernels shortlist_loss ...]
 
 Each kernel is compiled ahead of time for each compute capability and row width in all row formats, as the classes of
-`cxml.optim.triton_kernels` launch it. The first table shows bytes that each thread spills (goal 0), registers of a
-thread, shared memory of a program (goal: at most 100 KB), tensor-core instructions (training kernels have to have some)
-and seconds to compile on one core (goal: under 20). The second shows the bytes per weight that a training step moves
-(goal: at most 1.5 times what the optimiser's state needs). Nothing runs on a card. Unless kernels are named, those of
-`support.fused_launches` are compiled as well.
+`cxml.optim.triton_kernels` launch it. The first table shows the bytes that each thread spills (goal: 0), the registers
+of a thread, the shared memory of a program (goal: at most 100 KB), the number of tensor-core instructions (goal: at
+least one in training kernels) and the seconds of compilation on one core (goal: under 20). The second table shows the
+bytes per weight that a training step moves (goal: at most 1.5 times what the optimiser's state needs). Nothing runs on
+a card. Without --kernels, the kernels of `support.fused_launches` are compiled as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-os.environ.pop("TRITON_INTERPRET", None)  # the compiler is wanted, not the interpreter
+os.environ.pop("TRITON_INTERPRET", None)  # the kernels are compiled here, not interpreted
 os.environ["TRITON_ALWAYS_COMPILE"] = "1"
 
 import torch
@@ -36,7 +36,7 @@ from cxml.optim.triton_kernels import TritonEveryRowKernels, TritonShortlistKern
 MOST_SHARED = 100 * 1024
 MOST_SECONDS = 20.0
 MOST_TRAFFIC = 1.5
-ROWS, TEXTS = 64, 32  # of the arguments that the launches are recorded with; they do not enter the code
+ROWS, TEXTS = 64, 32  # sizes of the recorded arguments, which do not affect the code
 FORMATS = {
     f"{weights}, {name}": (weights, optimizer, second)
     for weights in ("fp32", "bf16", "bf16-kahan", "fp8")
@@ -48,7 +48,7 @@ QUICK = ["fp32, AdamW", "bf16, AdamW row"]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Rows that a kernel is compiled for."""
+    """Kind of rows that a kernel is compiled for."""
 
     width: int
     format: str
@@ -57,29 +57,29 @@ class Case:
 
     @property
     def words(self) -> str:
-        """The case for the table."""
+        """Description of the case in the table."""
         features = ", bf16 features" if self.features == torch.bfloat16 else ""
         return self.format + features + (", clipped" if self.clip else "")
 
     def state(self, num_rows: int) -> RowState:
-        """Fresh rows."""
+        """Make fresh rows."""
         weights, optimizer, second = FORMATS[self.format]
         return RowState.zeros(num_rows, self.width, weights=weights, optimizer=optimizer, second_moment=second)
 
     def rows(self) -> tuple[RowTensors, LeafRows]:
-        """Rows of one leaf."""
+        """Row tensors and layout of one leaf."""
         leaf_rows = LeafRows(torch.tensor([0, ROWS]), torch.zeros(1, dtype=torch.int64), ROWS)
         return RowTensors.of(self.state(ROWS), torch.device("cpu")), leaf_rows
 
     def schedule(self) -> RowSchedule:
-        """A schedule in its second step."""
+        """Schedule in its second step."""
         schedule = RowSchedule(decay=0.01, beta2=0.99, epsilon=1e-8, clip_row_norm=self.clip)
         for _ in range(2):
             schedule.begin_step(1e-3, 0.9)
         return schedule
 
     def candidates(self, kind: str) -> Shortlists | EveryRow:
-        """Texts that all want the leaf."""
+        """Candidates of texts that all want the leaf."""
         features = torch.zeros(TEXTS, self.width, dtype=self.features)
         if kind == "every_row":
             return EveryRow(features, torch.arange(TEXTS), torch.arange(TEXTS), torch.ones(TEXTS))
@@ -88,7 +88,7 @@ class Case:
 
 
 def launch(name: str, case: Case) -> Launch:
-    """The launch of a kernel; names are those of the kernels, `shortlist_loss` for example."""
+    """Record the launch of a kernel by its name, for example `shortlist_loss`."""
     kind = "every_row" if name.startswith("every_row") else "shortlist"
     kernels = (TritonEveryRowKernels if kind == "every_row" else TritonShortlistKernels)(deterministic=name == "add_up")
     arguments = (*case.rows(), case.candidates(kind), case.schedule())
@@ -114,13 +114,13 @@ KERNELS = (
 def launches_of(
     name: str, width: int, formats: list[str], *, of_bf16: bool = True
 ) -> Iterator[tuple[str, Launch]]:  # fmt: skip
-    """What a kernel is launched for, in words, and the launch; each way of compiling it once.
+    """Yield each launch that compiles a kernel differently, with a description.
 
     Args:
-        name: of the kernel.
-        width: D.
-        formats: of the rows, from FORMATS.
-        of_bf16: with bfloat16 features too, where the rows are.
+        name: name of the kernel.
+        width: row width D.
+        formats: row formats, from FORMATS.
+        of_bf16: whether to add bfloat16 features where the rows are bfloat16.
     """
     ways = []
     for form in formats:
@@ -140,17 +140,17 @@ def launches_of(
 
 
 def bytes_of_state(case: Case) -> float:
-    """Bytes per weight that an update has to move: what is kept of the row, read and written once."""
+    """Bytes per weight that an update has to move: the state of the row is read and written once."""
     return 2 * case.state(1).num_bytes / case.width
 
 
 def bytes_moved(case: Case) -> float:
     """Bytes per weight that `loss` and `update` move between memory and the card's caches.
 
-    Both kernels load the weights of a tile of rows to score it: one read each. `update` then loads and stores all that
-    is kept of the row, which `bytes_of_state` counts, but finds the weights in the cache, where the scores have left
-    them: a tile is 16 or 32 rows. Biases and last steps are loaded twice too. Features, slopes and truths are per text
-    or pair and stay in the second-level cache, and so are not counted.
+    Both kernels load the weights of a tile of rows once to score it. `update` then loads and stores the state of the
+    rows, which `bytes_of_state` counts. The weights are then still in the cache, since a tile is 16 or 32 rows. Biases
+    and last steps are also loaded twice. Features, slopes and truths are per text or pair and stay in the second-level
+    cache, so they are not counted.
     """
     state = case.state(1)
     return (state.weight.nbytes + state.bias.nbytes + state.last_step.nbytes) / case.width + bytes_of_state(case)
@@ -198,7 +198,7 @@ def main() -> None:
 
 
 def add_fused(table: Table, capabilities: list[int]) -> list[Compiled]:
-    """Compile the kernels that stand for many small operations too; they do not depend on width and format of rows."""
+    """Compile the kernels that replace many small operations; they do not depend on width and format of the rows."""
     made = []
     for capability in capabilities:
         for words, own in fused_launches():
@@ -209,7 +209,7 @@ def add_fused(table: Table, capabilities: list[int]) -> list[Compiled]:
 
 
 def traffic_table(cases: list[Case]) -> Table:
-    """Bytes per weight."""
+    """Table of the bytes per weight."""
     table = Table(title=f"Bytes per weight, loss and update (goal: at most {MOST_TRAFFIC} x)", title_justify="left")
     for heading in ("D", "rows", "state", "moved", "x"):
         table.add_column(heading, justify="left" if heading == "rows" else "right")
@@ -220,7 +220,7 @@ def traffic_table(cases: list[Case]) -> Table:
 
 
 def cells(found: Compiled) -> tuple[str, ...]:
-    """A row of the table."""
+    """Cells of a row of the table."""
     return (
         f"{found.spilled:,}", str(found.registers), f"{found.shared / 1024:.1f}", str(found.products),
         f"{found.seconds:.1f}",

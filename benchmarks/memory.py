@@ -1,12 +1,12 @@
-"""What a whole training step holds in a GPU's memory at 2.8 million labels, added up twice.
+"""Adds up in two ways what a whole training step holds in a GPU's memory at 2.8 million labels.
 
     python benchmarks/memory.py [--quick] [--labels N] [--texts N] [--tokens N] [--where]
 
-By the plan that `--dry-run` prints, and by the real step: encoder, heads, label rows, engine and optimiser are those of
-a training, on tensors that have sizes and no data (`FakeTensorMode`), while every piece of memory is noted as it comes
-and goes. So any machine will do, and nothing is timed. A step is BERT-base on 128 texts of 128 tokens, all labels
-scored. The limits are what ELMO's authors measured on Amazon-3M on one GPU: 10.4 GiB with label rows in bf16, 6.6 in
-fp8. What it does not see: memory that CUDA, cuBLAS and the allocator's rounding take (some 0.5 GiB).
+The first way is the plan that `--dry-run` prints. The second is the real step: encoder, heads, label rows, engine and
+optimiser are those of a training, on tensors that have sizes and no data (`FakeTensorMode`). Every allocation and
+release is recorded. Nothing is timed, so any machine will do. A step is BERT-base on 128 texts of 128 tokens, with all
+labels scored. The limits are what ELMO's authors measured on Amazon-3M on one GPU: 10.4 GiB with label rows in bf16 and
+6.6 GiB in fp8. Memory that CUDA, cuBLAS and the allocator's rounding take (about 0.5 GiB) is not counted.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
 
 GIB = 2**30
-LABELS, TEXTS, TOKENS, TRUE = 2_812_281, 128, 128, 36  # of Amazon-3M; labels of a text
+LABELS, TEXTS, TOKENS, TRUE = 2_812_281, 128, 128, 36  # Amazon-3M; TRUE: labels of a text
 LEVELS = (256, 8192)
 MOST_APART = 0.05
-STEPS = 3  # the first allocates the optimiser's state
+STEPS = 3  # the first step allocates the optimiser's state
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A way to train.
+    """Configuration of a training.
 
     Attributes:
-        name: for people.
-        head: fields of the config's section.
-        bottleneck: width of the label rows; 0 for that of the encoder.
+        name: name in the table.
+        head: fields of the config's section `head`.
+        bottleneck: width of the label rows; 0 stands for the width of the encoder.
         recomputes: `train.activation_checkpointing`.
-        most: the limit in GiB; 0 for none.
+        most: limit in GiB; 0 stands for no limit.
     """
 
     name: str
@@ -81,7 +81,7 @@ LIMITS = {"fp8, SGD": 6.6, "bf16, SGD": 10.4}  # GiB
 
 
 def case_of(rows: str, *, recomputes: bool) -> Case:
-    """The case of a format in which all labels are scored; the limit is for recomputed activations."""
+    """Case of a row format with all labels scored; the limit holds with recomputed activations."""
     name = f"{rows}, recomputed" if recomputes else rows
     return Case(
         name=name, head=ALL | FORMATS[rows], recomputes=recomputes, most=LIMITS.get(rows, 0.0) if recomputes else 0.0
@@ -102,12 +102,12 @@ CASES = (
 
 
 class Memory(TorchDispatchMode):
-    """Notes the memory of a device's tensors as it comes and goes.
+    """Records allocations and releases of the memory of a device's tensors.
 
     Attributes:
-        live: bytes at this moment.
-        peak: the most so far.
-        at_peak: bytes by the operator that made them, as of the peak.
+        live: bytes allocated now.
+        peak: largest number of bytes so far.
+        at_peak: bytes at the peak by the operator that made them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -118,7 +118,7 @@ class Memory(TorchDispatchMode):
         self._device, self._known = device, weakref.WeakSet[torch.UntypedStorage]()
 
     def begin(self) -> None:
-        """Look for the peak from here on."""
+        """Reset the peak to the present bytes."""
         self.peak, self.at_peak = self.live, self._by_operator.copy()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
@@ -146,7 +146,7 @@ class Memory(TorchDispatchMode):
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of the problem: labels, texts of a step, tokens of a text, clusters of each level of the tree."""
+    """Numbers of labels, texts of a step, tokens of a text, and clusters of each level of the tree."""
 
     labels: int = LABELS
     texts: int = TEXTS
@@ -154,13 +154,13 @@ class Sizes:
     level_sizes: tuple[int, ...] = LEVELS
 
     def tree(self) -> LabelTree:
-        """A tree as even as can be."""
+        """Tree whose nodes have numbers of children that differ by at most one."""
         return LabelTree(np.arange(self.labels, dtype=np.int32), plan_splits(self.labels, self.level_sizes).offsets)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Bytes by the plan, and of the step."""
+    """Bytes according to the plan, and bytes of the step."""
 
     plan: Plan
     live: int
@@ -169,12 +169,12 @@ class Found:
 
 
 def measure(case: Case, sizes: Sizes, folder: Path) -> Found:
-    """Add a case up both ways."""
+    """Add up the memory of a case in both ways."""
     config = config_of(case, sizes, folder)
     plan = plan_of(config, sizes)
     with fake_accelerator() as device, patched():
         memory = Memory(device)
-        model = model_of(config, sizes)  # it looks at the tree's numbers
+        model = model_of(config, sizes)  # building the model reads the tree's values
         with FakeTensorMode(allow_non_fake_inputs=True), memory:
             move_without_data(model, device)
             live = run_steps(model, config, sizes, device, memory)
@@ -182,14 +182,14 @@ def measure(case: Case, sizes: Sizes, folder: Path) -> Found:
 
 
 def plan_of(config: Config, sizes: Sizes) -> Plan:
-    """What `--dry-run` says of a training on texts that are all as long."""
+    """Plan that `--dry-run` makes for texts of equal lengths."""
     num_texts = 100 * sizes.texts
     facts = DataFacts(num_texts=num_texts, num_labels=sizes.labels, lengths=np.full(num_texts, sizes.tokens))
     return plan_for(config, facts)
 
 
 def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
-    """The config of a case."""
+    """Config of a case."""
     return config_from_dict(
         {
             "auto": [],
@@ -204,7 +204,7 @@ def config_of(case: Case, sizes: Sizes, folder: Path) -> Config:
 
 
 def model_of(config: Config, sizes: Sizes) -> CascadeXML:
-    """A model with fresh weights, in host memory; its rows are zeros there, which takes none."""
+    """Make a model with fresh weights in host memory; its rows are zeros, which take no memory there."""
     tree = sizes.tree()
     levels = sharded_levels(tree, Exchange(is_alone=True), config)
     with mock.patch("cxml.parallel.sharded_level.current_device", return_value=torch.device("cpu")):
@@ -215,7 +215,7 @@ def model_of(config: Config, sizes: Sizes) -> CascadeXML:
 
 
 def move_without_data(model: CascadeXML, device: torch.device) -> None:
-    """Replace weights, buffers and rows by such without data on a device."""
+    """Replace weights, buffers and rows by tensors without data on a device."""
     for level in (*model.cluster_levels, model.label_head):
         rows = cast(ShardedLevel, level).rows
         for name, values in vars(rows).items():
@@ -228,7 +228,7 @@ def move_without_data(model: CascadeXML, device: torch.device) -> None:
 
 
 def run_steps(model: CascadeXML, config: Config, sizes: Sizes, device: torch.device, memory: Memory) -> int:
-    """Set a training up and take its first steps; what is live after them."""
+    """Set up a training and take its first steps; return the bytes allocated after them."""
     ranks = Ranks(rank=0, world_size=1, local_rank=0, device=device)
     engine = build_engine(model, config.train, config.optim, ranks)
     schedule = Schedule(
@@ -244,7 +244,7 @@ def run_steps(model: CascadeXML, config: Config, sizes: Sizes, device: torch.dev
 
 
 def batch_of(sizes: Sizes, device: torch.device) -> Batch:
-    """Full texts, each with as many labels."""
+    """Batch of texts of full length with equal numbers of labels."""
     shape, count = (sizes.texts, sizes.tokens), sizes.texts * TRUE
     ones = {"dtype": torch.int64, "device": device}
     return Batch(
@@ -257,7 +257,7 @@ def batch_of(sizes: Sizes, device: torch.device) -> Batch:
 
 @contextlib.contextmanager
 def patched() -> Iterator[None]:
-    """Within this context attention is the kernel that CUDA takes."""
+    """Let attention use the kernel of CUDA within this context."""
 
     def attention(
         query: Tensor,
@@ -279,7 +279,7 @@ def patched() -> Iterator[None]:
         return module
 
     with (
-        mock.patch.object(nn.Module, "_apply", convert),  # torch's own swaps tensors without data, which not all allow
+        mock.patch.object(nn.Module, "_apply", convert),  # torch's swaps tensors, which not all types allow
         mock.patch.object(F, "scaled_dot_product_attention", attention),
         mock.patch.object(Tensor, "pin_memory", lambda tensor, device=None: tensor),  # noqa: ARG005
     ):
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=LABELS)
     parser.add_argument("--texts", type=int, default=TEXTS)
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--where", action="store_true", help="also print the operators that made what is held")
+    parser.add_argument("--where", action="store_true", help="also print the operators that made the tensors")
     options = parser.parse_args()
     sizes = Sizes(labels=options.labels, texts=options.texts, tokens=options.tokens)
     with tempfile.TemporaryDirectory() as scratch:
@@ -307,7 +307,7 @@ def main() -> None:
 
 
 def report(found: list[tuple[Case, Found]]) -> None:
-    """The table and the closing line."""
+    """Print the table and the closing line."""
     title = "GiB of a training step"
     table = Table(title=title, title_justify="left")
     headings = ("rows", "state", "activations", "plan", "between steps", "peak", "apart", "limit")

@@ -1,21 +1,22 @@
-"""Prediction with a trained model: against a plain PyTorch loop, against linear peers, and with ever more labels.
+"""Measures prediction with a trained model against a plain PyTorch loop and linear peers, and by the number of labels.
 
     python benchmarks/predict.py --config configs/icd10cm.yaml
     python benchmarks/predict.py --quick
 
-Trains, or takes, the run of the config (options of `python -m cxml.train` may follow). Then with one thread and with
-two, each in a fresh process and taking turns: texts per second over the test split and the time that one text takes, by
+The benchmark trains the run of the config, or takes it if it is finished (options of `python -m cxml.train` may
+follow). It then measures texts per second over the test split and the time of one text, with one thread and with two,
+in fresh processes that alternate, for
 
 - `cxml.Predictor`, from raw texts;
-- a plain PyTorch loop over the same checkpoint, from raw texts: batches as they come, every level scored whole and
-  masked by the level above, the form in which the cascade is first written down;
-- omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from tf-idf that is ready made.
+- a plain PyTorch loop over the same checkpoint, from raw texts: batches in the order of the texts, every level scored
+  whole and masked by the level above, which is the simplest form of the cascade;
+- omikuji (Parabel) and PECOS XR-Linear, in their own venvs, from precomputed tf-idf.
 
-Then one text's time with random models of ever more labels and the same shortlists, and what label rows in bf16 and
-int8 do to the metrics. The encoder computes in the precision that is fastest on this machine, in the plain loop in
-fp32. The last line is JSON: texts per second against the encoder alone on the same batches, on all threads; the goal
-also asks to be ahead of the plain loop, with one text too, and that one text's time with the most labels is at most 1.5
-times that with the fewest.
+It then measures one text's time with random models of increasing numbers of labels and the same shortlists, and the
+effect of bf16 and int8 label rows on the metrics. The encoder computes in the precision that is fastest on this
+machine; in the plain loop it computes in fp32. The last line is JSON: texts per second against the encoder alone on the
+same batches, on all threads. The goal also asks that prediction is faster than the plain loop, for one text too, and
+that one text's time with the most labels is at most 1.5 times its time with the fewest.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ SHORTLIST = 64
 WIDTHS = {
     28_163: (512, 4096), 200_000: (512, 4096, 32_768), 1_000_000: (512, 8192, 131_072), 3_000_000: (512, 8192, 393_216)
 }  # fmt: skip
-"""Clusters for each number of labels: leaves of about 7."""
+"""Clusters of each level by number of labels; leaves have about 7 labels."""
 MOST_SLOWDOWN = 1.5
-GOAL = 0.85  # of the encoder alone
-ROUNDS = 3  # of whole prediction and encoder alone, in turns
+GOAL = 0.85  # share of the encoder's speed
+ROUNDS = 3  # whole prediction and encoder alone alternate
 
 
 def main() -> None:
@@ -74,10 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, no peers: under 50 s")
     parser.add_argument("--config", default="configs/icd10cm.yaml")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=2000, help="texts of the test split, for cxml and the plain loop")
-    parser.add_argument("--singles", type=int, default=300, help="calls for one text")
+    parser.add_argument("--singles", type=int, default=300, help="number of calls for one text")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
@@ -107,12 +108,12 @@ def main() -> None:
 
 
 def own_command(system: str) -> Callable[[int], list[str]]:
-    """This program again, for one system with so many threads."""
+    """Command of this program for one system, by the number of threads."""
     return lambda threads: [sys.executable, *sys.argv, "--one", system, str(threads)]
 
 
 def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callable[[int], list[str]]]:
-    """Commands of the linear peers, trained first where they are not yet; their metrics are printed."""
+    """Commands of the linear peers, which are trained if necessary; their metrics are printed."""
     folder = write_inputs(config)
     commands: dict[str, Callable[[int], list[str]]] = {}
     for name in ("omikuji, Parabel", "PECOS XR-Linear"):
@@ -126,7 +127,7 @@ def peer_commands(config: Config, venvs: Path, singles: int) -> dict[str, Callab
 def measure(
     commands: dict[str, Callable[[int], list[str]]], rounds: int, thread_counts: Sequence[int]
 ) -> dict[str, dict[int, dict[str, float]]]:
-    """Medians over the rounds, by system and number of threads."""
+    """Measure medians over the rounds, by system and number of threads."""
     raw: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for threads in thread_counts:
@@ -143,7 +144,7 @@ def measure(
 
 
 def timed(config: Config, system: str, threads: int, options: argparse.Namespace) -> dict[str, float]:
-    """Speed of one of our two systems in this process."""
+    """Measure the speed of one of our two systems in this process."""
     torch.set_num_threads(threads)
     test = ShardedDataset(data_url(config), "test")
     texts = test.texts(np.arange(min(options.texts, len(test))))
@@ -155,7 +156,7 @@ def timed(config: Config, system: str, threads: int, options: argparse.Namespace
         works["encoder"] = lambda: encode(predictor, texts)
     else:
         predict = PlainLoop(config).predict
-    predict(texts[:BATCH])  # what is compiled or allocated once
+    predict(texts[:BATCH])  # warm-up
     works["texts_per_s"] = lambda: predict(texts)
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
@@ -170,14 +171,14 @@ def timed(config: Config, system: str, threads: int, options: argparse.Namespace
 
 @torch.inference_mode()
 def encode(predictor: Predictor, texts: Sequence[str]) -> None:
-    """The encoder alone, on batches of like lengths that are ready."""
+    """Run the encoder alone on prepared batches of similar lengths."""
     for _, batch in batches_of(predictor, tuple(texts)):
         predictor.model.encoder(batch.input_ids, batch.attention_mask)
 
 
 @functools.cache
 def batches_of(predictor: Predictor, texts: tuple[str, ...]) -> list[tuple[np.ndarray, Batch]]:
-    """The batches that a predictor makes of texts."""
+    """Batches that a predictor makes of texts."""
     return list(predictor._batches(predictor._encode(texts)))
 
 
@@ -192,10 +193,10 @@ def single_times(predict: Callable[[list[str]], object], texts: Sequence[str], c
 
 
 class PlainLoop:
-    """The cascade over dense matrices, as one writes it first: every level whole, masked by the level above."""
+    """The simplest form of the cascade: dense matrices score every whole level, masked by the level above."""
 
     def __init__(self, config: Config) -> None:
-        """Load the same checkpoint."""
+        """Load the checkpoint of the run."""
         self._tree = LabelTree.load(tree_url(config))
         url = model_url(config)
         model = load_model(url, self._tree, Exchange()).predicting_in(torch.float32)
@@ -213,7 +214,7 @@ class PlainLoop:
 
     @torch.inference_mode()
     def predict(self, texts: list[str]) -> np.ndarray:
-        """Label ids of the k best, int64 [N, K]."""
+        """Ids of the k best labels, int64 [N, K]."""
         best = [self._best(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
         return self._tree.label_order[torch.cat(best).numpy()].astype(np.int64)
 
@@ -243,7 +244,7 @@ class PlainLoop:
 
 
 def print_speeds(found: dict[str, dict[int, dict[str, float]]]) -> None:
-    """Texts per second and one text's time."""
+    """Print texts per second and the time of one text."""
     table = Table("", "threads", "texts/s", "one text, ms: p50", "p99", title="Speed", title_justify="left")
     for name, results in found.items():
         for threads, one in results.items():
@@ -254,7 +255,7 @@ def print_speeds(found: dict[str, dict[int, dict[str, float]]]) -> None:
 
 
 def print_formats(config: Config) -> None:
-    """Metrics of the test split with label rows in each format; and that the plain loop agrees."""
+    """Print metrics of the test split for each row format, and how often the plain loop agrees."""
     test = ShardedDataset(data_url(config), "test")
     tokens = test.column("input_ids")
     formats: tuple[RowFormat, ...] = ("fp32", "bf16", "int8")
@@ -266,16 +267,16 @@ def print_formats(config: Config) -> None:
     some = np.arange(min(2000, len(test)))
     labels = predictors["fp32"].predict(test.texts(some), K).labels
     same = np.mean(PlainLoop(config).predict(test.texts(some)) == labels)
-    print(f"The plain loop names the same labels at {100 * same:.2f} % of the places.")
+    print(f"The plain loop predicts the same label at {100 * same:.2f} % of the ranks.")
 
 
 def print_metrics(name: str, metrics: dict[str, Any]) -> None:
-    """P@k, and PSP@5, in percent."""
+    """Print P@k and PSP@5 in percent."""
     print(f"{name}: " + ", ".join(f"{metric} {metrics[metric]:.2f}" for metric in ("P@1", "P@3", "P@5", "PSP@5")))
 
 
 def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
-    """One text's time with random models; the most labels' median over the fewest's."""
+    """Print one text's time with random models; return the median with the most labels over that with the fewest."""
     texts = ShardedDataset(data_url(config), "test").texts(np.arange(singles))
     table = Table("labels", "one text, ms: p50", "p99", title="More labels, same shortlists", title_justify="left")
     of_run = read_parts(config.output, Exchange(is_alone=True))
@@ -283,7 +284,7 @@ def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for predictor in predictors.values():
         predictor.predict(texts[:3], K)
-    for start in range(0, singles, 10):  # in turns
+    for start in range(0, singles, 10):  # the sizes alternate
         for size, predictor in predictors.items():
             part = texts[start : start + 10]
             seconds[size] += single_times(lambda one, predictor=predictor: predictor.predict(one, K), part, len(part))
@@ -295,7 +296,7 @@ def print_scaling(config: Config, singles: int, sizes: Sequence[int]) -> float:
 
 
 def random_predictor(of_run: Parts, num_labels: int) -> Predictor:
-    """A model over a balanced tree whose label rows are random, bf16, otherwise like that of the run."""
+    """Predictor like that of the run, but over a balanced tree with random bf16 label rows."""
     config = of_run.config
     sizes = (*WIDTHS[num_labels], num_labels)
     tree = LabelTree(

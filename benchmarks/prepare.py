@@ -1,14 +1,14 @@
-"""Preparation against the bare tokenizer on the same texts and cores, and its memory at N and 4 N texts.
+"""Compares data preparation with the bare tokenizer on the same texts and cores, and its memory at N and 4 N texts.
 
     python benchmarks/prepare.py [--quick] [--texts 500000] [--rounds 3]
     python benchmarks/prepare.py --scale 5000000 [--engine local]
 
-Real texts (ICD-10-CM's, one word left out of each at random) lie in raw files. Preparing them end to end means: hash,
-parse, count words, tokenise, weigh, write shards, check, commit. The limit is a loop of the `tokenizers` library's
-`encode_batch` over the same texts, already in memory, with all cores. All run in turn in fresh processes; packages are
-loaded and Ray is started before the clock, Ray's workers are not. Besides wall time the CPU time is told, which other
-work on the machine does not change. Memory is the peak of what the preparing process holds. With --scale, that many
-texts are prepared once and nothing is compared. The last line is JSON: the slower engine at 4 N texts.
+The raw files hold real texts (ICD-10-CM's, with one random word left out of each). Preparation is measured end to end:
+hash, parse, count words, tokenise, weigh, write shards, check, commit. The limit is a loop of the `tokenizers`
+library's `encode_batch` over the same texts, already in memory, on all cores. All ways alternate in fresh processes.
+Packages are loaded and Ray is started before the clock starts; Ray's workers start after it. The table also shows CPU
+time, which does not depend on other load of the machine. Memory is the peak of the preparing process. With --scale,
+that many texts are prepared once and nothing is compared. The last line is JSON: the slower engine at 4 N texts.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from support.raw_texts import write_raw
 from cxml.data import DataManifest
 
 GOAL = 0.8
-GOAL_OF_FEW = 0.4  # where starting takes longer than the texts
+GOAL_OF_FEW = 0.4  # for few texts, where the start takes longer than the work
 MEMORY_GOAL = 1.15
 MAX_LENGTH = 64
 WORKER = Path(__file__).parent / "peers" / "prepare_texts.py"
 
 
 def main() -> None:
-    """Parse, write raw files, measure in turn, print."""
+    """Parse, write raw files, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="40,000 texts, this process only: under 50 s")
-    parser.add_argument("--texts", type=int, default=500_000, help="N")
+    parser.add_argument("--texts", type=int, default=500_000, help="number of texts N")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=int, help="prepare so many texts once, and only that")
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="of --scale")
+    parser.add_argument("--scale", type=int, help="only prepare this many texts once")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="engine for --scale")
     arguments = parser.parse_args()
     if arguments.scale:
         with tempfile.TemporaryDirectory() as scratch:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, Any]:
-    """Prepare once; speed, memory of the preparing process, size of what came out."""
+    """Prepare once; return speed, memory of the preparing process, and size of the result."""
     write_raw(scratch / "raw", num_texts)
     figures = run(engine, scratch / "raw", scratch / "out")
     manifest = DataManifest.read(str(scratch / "out" / "data"))
@@ -78,7 +78,7 @@ def scale(scratch: Path, num_texts: int, engine: str) -> dict[str, Any]:
 
 
 def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> dict[int, dict[str, dict[str, float]]]:
-    """Medians of the rounds at N texts and one round at 4 N; the ratios are medians of those within a round."""
+    """Measure medians of the rounds at N texts, and one round at 4 N; ratios are medians over the rounds."""
     sizes: dict[int, dict[str, dict[str, float]]] = {}
     for texts, repeats in ((num_texts, rounds), (4 * num_texts, 1)):
         raw = scratch / "raw"
@@ -90,14 +90,14 @@ def measure(scratch: Path, num_texts: int, rounds: int, engines: list[str]) -> d
 
 
 def summary(way: str, runs: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Medians of a way's figures, and of its speed over that of the bare loop in the same round."""
+    """Medians of a way's figures, and of its speed relative to the bare loop in the same round."""
     median = {key: statistics.median(one[way][key] for one in runs) for key in runs[0][way]}
     ratios = [one[way]["texts_per_second"] / one["bare"]["texts_per_second"] for one in runs]
     return {**median, "ratio": statistics.median(ratios)}
 
 
 def run(way: str, raw: Path, out: Path) -> dict[str, float]:
-    """One way in a fresh process."""
+    """Run one way in a fresh process."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, str(WORKER), way, str(raw), str(out), str(MAX_LENGTH)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -105,7 +105,7 @@ def run(way: str, raw: Path, out: Path) -> dict[str, float]:
 
 
 def print_table(sizes: dict[int, dict[str, dict[str, float]]]) -> None:
-    """The figures for people."""
+    """Print the table."""
     console = Console()
     table = Table("texts", "", "texts/s", "CPU s", "share of the bare loop", "goal")
     for texts, ways in sizes.items():

@@ -1,10 +1,11 @@
-"""How evenly label rows and their use spread over ranks: leaves dealt like cards against blocks of neighbouring leaves.
+"""Measures how evenly label rows and their use spread over ranks: round-robin leaves against blocks of adjacent leaves.
 
     python benchmarks/row_skew.py [--quick] [--ranks 2 8 64] [--clusters 512 4096]
 
-The labels of ICD-10-CM in their tree. Use is the number of training texts that have a rank's labels, for which its rows
-are read in every epoch whatever else is shortlisted. Prints the fullest rank's share over the mean: 1 is even.
-The last line is JSON: the use of rows that are dealt against that of rows in blocks, at the most ranks.
+The labels are those of ICD-10-CM in their tree. The use of a rank is the sum over its labels of the number of training
+texts: for these texts its rows are read in every epoch, whatever else is shortlisted. The benchmark prints the fullest
+rank's share divided by the mean, where 1 is even. The last line is JSON: the use of round-robin rows against that of
+rows in blocks, at the most ranks.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""Millions of labels on one machine: a training that is killed and goes on, evaluation, and prediction.
+"""Trains millions of labels on one machine: a training that is killed and resumed, its evaluation, and prediction.
 
     python benchmarks/scale.py [--labels 10000000] [--steps 200] [--predict-labels 0] [--wordnet FOLDER] [--quick]
 
-Texts are ICD-10-CM's descriptions and, where its folder in the XMC repository's raw form is given, WordNet's glosses.
-Each of their real labels becomes a family of labels, as many as make up the number asked for; a text takes one or two
-of each family of its own, drawn by a power law, so that most labels are as rare as in the large benchmark sets. The
-tree clusters the real labels by their texts; a family lies together.
+The texts are ICD-10-CM's descriptions and, if WordNet's folder in the XMC repository's raw form is given, WordNet's
+glosses. Each real label is replaced by a family of labels, whose size makes up the requested number. A text gets one or
+two labels of each of its families, drawn by a power law, so that most labels are as rare as in the large benchmark
+sets. The tree clusters the real labels by their texts; the labels of a family are adjacent.
 
-Trains CascadeXML on MiniLM-L6 over two processes. Data, tree, checkpoints and model are in an S3 server on this
-machine. When the checkpoint of half of the steps is there, the training is killed; started again, it goes on to the end
-and saves its model, which is then evaluated. Label rows are fp32 with AdamW if that takes less than half of the free
-memory, else bf16 with one second moment per row, else bf16 with SGD. Then a model of more labels, random ones in bf16,
-predicts the test texts. Memory is the sum over all processes, the server's included, sampled twice a second. A line of
-JSON at the end: the labels' loss over the last tenth of the steps against that over the first.
+The benchmark trains CascadeXML on MiniLM-L6 over two processes. Data, tree, checkpoints and model are in an S3 server
+on this machine. When the checkpoint at half of the steps is saved, the training is killed. It is then started again,
+runs to the end and saves its model, which is evaluated. Label rows are fp32 with AdamW if these take less than half of
+the free memory, else bf16 with one second moment per row, else bf16 with SGD. With --predict-labels, a model with that
+many random bf16 rows then predicts the test texts. Memory is the sum over all processes, including the server's,
+sampled twice a second. The last line is JSON: the labels' loss over the last tenth of the steps against that over the
+first.
 """
 
 from __future__ import annotations
@@ -72,25 +73,25 @@ from cxml.tree import LabelTree, build_tree, pifa, tree_url
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from object_store import BUCKET, KEY, SECRET, s3_server  # pyright: ignore[reportMissingImports]
 
-FINGERPRINTS = {"fp32": "scale", "bf16": "scale"}  # of the model, by the precision in which it is trained
+FINGERPRINTS = {"fp32": "scale", "bf16": "scale"}  # fingerprints of the model, by the precision of its training
 NUM_RANKS, BATCH, EXPONENT, SHORTLIST = 2, 64, 1.5, 8
 WIDTH = 384  # of MiniLM's features
-SHARE_OF_MEMORY = 0.5  # that rows may take: the rest is for two processes, buffers and the files' cache
-ADAMW_RATE = 5e-3  # a few hundred steps learn little at the default
-SGD_RATE_PER_LABEL = 0.032  # its gradient is that of a mean over the labels scored; 3,000 at ICD-10-CM's 94 thousand
+SHARE_OF_MEMORY = 0.5  # share for the rows; the rest is for two processes, buffers and the page cache
+ADAMW_RATE = 5e-3  # at the default a few hundred steps learn little
+SGD_RATE_PER_LABEL = 0.032  # the gradient is that of a mean over scored labels; 3,000 at ICD-10-CM's 94 thousand
 
 
 def main() -> None:
     """Parse, prepare, train, evaluate, predict, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=3_000_000)
-    parser.add_argument("--predict-labels", type=int, default=10_000_000, help="0: none")
+    parser.add_argument("--predict-labels", type=int, default=10_000_000, help="0 skips the prediction")
     parser.add_argument("--steps", type=int, default=200, help="optimiser steps of 64 texts")
     parser.add_argument("--test-texts", type=int, default=2000)
     parser.add_argument("--clusters", type=int, nargs="+", default=[512, 16384])
     parser.add_argument("--candidates", choices=["shortlist", "all"], default="shortlist")
-    parser.add_argument("--wordnet", default="", help="folder of WordNet's texts and labels")
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/scale"), help="what is in it is replaced")
+    parser.add_argument("--wordnet", default="", help="folder of WordNet in the XMC repository's raw form")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/scale"), help="its content is replaced")
     parser.add_argument("--quick", action="store_true", help="20,000 labels, 12 steps, no prediction: under 50 s")
     given = parser.parse_args()
     if given.quick:
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    """All that needs the store."""
+    """Run all parts that need the store."""
     texts = RealTexts.read(given.wordnet, {"train": given.steps * BATCH, "test": given.test_texts}, given.clusters)
     family = -(-given.labels // texts.num_labels)
     num_labels = family * texts.num_labels
@@ -119,7 +120,7 @@ def measure(given: argparse.Namespace) -> None:
         table.add_column(heading, justify="right")
 
     saved = watched(table, f"train with rows in {head.weights}, {head.optimizer}", num_labels, killed_training, config)
-    watched(table, "go on, save the model", num_labels, run_workers, train, (config, FINGERPRINTS), NUM_RANKS)
+    watched(table, "resume, save the model", num_labels, run_workers, train, (config, FINGERPRINTS), NUM_RANKS)
     report = watched(table, "evaluate", num_labels, run_workers, evaluate_run, (config,), NUM_RANKS)
     if given.predict_labels:
         family = -(-given.predict_labels // texts.num_labels)
@@ -128,14 +129,14 @@ def measure(given: argparse.Namespace) -> None:
         speed = watched(table, "predict", family * texts.num_labels, run_workers, predict, arguments, NUM_RANKS)
         table.caption = f"prediction: {speed * 1000:.1f} ms a text"
     Console().print(table)
-    print(f"Killed when the checkpoint of step {saved} of {given.steps} was there, and gone on from it.")
+    print(f"Training was killed after the checkpoint of step {saved} of {given.steps}, and resumed from it.")
     print("Metrics of the labels:", " ".join(f"{name} {value:.2f}" for name, value in report["levels"][-1].items()))
     first, last = losses(config, given.steps)
     print_closing_line("scale", last, "nats", first, goal=1.05 if given.quick else 1.25, lower_is_better=True)
 
 
 def watched(table: Table, name: str, num_labels: int, work: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
-    """What `work` returns; a row of the table says what it took."""
+    """Call `work` and return its result; add a row with its memory and time to the table."""
     with Watch() as watch:
         outcome = work(*arguments)
     table.add_row(name, f"{num_labels:,}", f"{watch.peak / 2**30:.2f}", f"{watch.seconds:.0f}")
@@ -143,7 +144,7 @@ def watched(table: Table, name: str, num_labels: int, work: Callable[..., Any], 
 
 
 def head_for(num_labels: int, candidates: Literal["shortlist", "all"], leaves: int) -> HeadConfig:
-    """The most exact rows that leave half of the free memory to all else."""
+    """Config of the most exact rows that leave half of the free memory for everything else."""
     scored = num_labels if candidates == "all" else SHORTLIST * num_labels // leaves
     heads = (
         HeadConfig(candidates=candidates, learning_rate=ADAMW_RATE),
@@ -155,14 +156,14 @@ def head_for(num_labels: int, candidates: Literal["shortlist", "all"], leaves: i
 
 
 def bytes_per_row(head: HeadConfig) -> int:
-    """What a label takes in training."""
+    """Bytes of a label's row in training."""
     return RowState.bytes_per_row(
         WIDTH, optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment
     )
 
 
 def killed_training(config: Config) -> int:
-    """Train until the processes are killed, which is when they have saved; the step of their checkpoint."""
+    """Train until the processes are killed after a checkpoint; return the step of the checkpoint."""
     killer = threading.Thread(target=kill_when_saved, args=(checkpoints_url(config),), daemon=True)
     killer.start()
     with contextlib.suppress(WorkerError):
@@ -172,7 +173,7 @@ def killed_training(config: Config) -> int:
 
 
 def kill_when_saved(url: str) -> None:
-    """SIGKILL to all workers as soon as there is a checkpoint."""
+    """Send SIGKILL to all workers as soon as there is a checkpoint."""
     while not list_checkpoints(url):
         time.sleep(0.2)
     for worker in multiprocessing.active_children():
@@ -181,19 +182,19 @@ def kill_when_saved(url: str) -> None:
 
 @dataclass(frozen=True)
 class RealTexts:
-    """Texts of both splits with their real labels, and a tree of those."""
+    """Texts of both splits with their real labels, and a tree of these labels."""
 
     splits: dict[str, RawSplit]
     tree: LabelTree
 
     @property
     def num_labels(self) -> int:
-        """Real labels."""
+        """Number of real labels."""
         return self.tree.num_labels
 
     @classmethod
     def read(cls, wordnet: str, counts: dict[str, int], clusters: list[int]) -> RealTexts:
-        """Read the sources, mix them, keep as many texts as wanted, cluster the labels that these have."""
+        """Read the sources, mix them, keep the requested numbers of texts, and cluster the labels of these."""
         sources = [SourceConfig(kind="icd10cm")] + ([SourceConfig(kind="xmc", path=wordnet)] if wordnet else [])
         parts = [read_source(source).splits for source in sources]
         rng = np.random.default_rng(0)
@@ -212,7 +213,7 @@ class RealTexts:
 
 
 def config_of(clusters: list[int], head: HeadConfig, save_every: int) -> Config:
-    """One pass over the texts, with a checkpoint at its half."""
+    """Config of one epoch with a checkpoint at its half."""
     return Config(
         output=f"s3://{BUCKET}/scale",
         data=DataConfig(source=SourceConfig(kind="icd10cm"), max_length=32, keep_text=False),
@@ -228,13 +229,13 @@ def config_of(clusters: list[int], head: HeadConfig, save_every: int) -> Config:
 
 
 def widened(tree: LabelTree, family: int) -> LabelTree:
-    """The tree in which each label is a run of `family` labels."""
+    """Tree in which each label is replaced by `family` adjacent labels."""
     order = (tree.label_order[:, None].astype(np.int64) * family + np.arange(family)).ravel()
     return LabelTree(order.astype(np.int32), (*tree.offsets[:-1], tree.offsets[-1] * family))
 
 
 def write(config: Config, texts: RealTexts, family: int) -> None:
-    """The data set with families of labels, and its tree."""
+    """Write the data set with families of labels, and its tree."""
     tokenizer, info = load_tokenizer(config)
     writer = DatasetWriter(data_url(config))
     rng = np.random.default_rng(1)
@@ -252,7 +253,7 @@ def write(config: Config, texts: RealTexts, family: int) -> None:
 
 
 def family_members(labels: sparse.csr_matrix, family: int, rng: np.random.Generator) -> Ragged:
-    """For each of a text's real labels one or two of its family, the first ones the likeliest."""
+    """Draw one or two labels from the family of each of a text's real labels; the first ones are the most likely."""
     chosen = [
         labels.indices.astype(np.int64) * family + np.minimum(rng.zipf(EXPONENT, len(labels.indices)) - 1, family - 1)
         for _ in range(2)
@@ -265,7 +266,7 @@ def family_members(labels: sparse.csr_matrix, family: int, rng: np.random.Genera
 
 
 def losses(config: Config, num_steps: int) -> tuple[float, float]:
-    """Mean loss of the labels over the first and the last tenth of the steps, of which each has one record."""
+    """Mean loss of the labels over the first and the last tenth of the steps; each step has one record."""
     lines = storage.read_bytes(storage.join(config.output, "metrics.jsonl")).splitlines()
     records = [record for line in lines if (record := json.loads(line))["kind"] == "train"]
     assert [record["step"] for record in records] == list(range(1, num_steps + 1))
@@ -276,7 +277,7 @@ def losses(config: Config, num_steps: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def predict(config: Config, real_tree: LabelTree, family: int) -> float:
-    """Seconds per text of predicting the test split over random label rows, all ranks together."""
+    """Predict the test split over random label rows on all ranks; return seconds per text."""
     with distributed() as ranks:
         tree = widened(real_tree, family)
         torch.manual_seed(0)
@@ -323,7 +324,7 @@ class Watch:
                 try:
                     total += one.memory_info().rss
                 except psutil.NoSuchProcess:
-                    continue  # it ended between the list and the look
+                    continue  # the process ended after it was listed
             self.peak = max(self.peak, total)
 
 

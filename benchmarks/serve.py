@@ -1,26 +1,30 @@
-"""A server at saturation: its throughput, its latencies, its memory, and whether bad requests disturb it.
+"""Measures a server at saturation: its throughput, its latencies, its memory, and whether bad requests disturb it.
 
     python benchmarks/serve.py --config configs/icd10cm.yaml [--engine local] [--minutes 10] [--quick]
 
-Trains, or takes, the run of the config (options of `python -m cxml.train` may follow), and starts
-`python -m cxml.serve` for it, on all cores.
+The benchmark trains the run of the config, or takes it if it is finished (options of `python -m cxml.train` may
+follow), and starts `python -m cxml.serve` for it on all cores.
 
-First the speed, in rounds whose medians count. In each round the same texts are asked for three times: of
-`Predictor.predict` in a process of its own, which sorts all of them by length and cuts them into batches; of the
-server, by 64 clients that ask for 8 texts each without a pause, so that requests always wait for it; and by 8 such
-clients, whose latencies are measured. A round also measures how long `Predictor.predict` takes for the 64 texts that
-the 8 clients ask for at the same time. The clients share the cores with the server.
+The first part measures speed, in rounds whose medians count. In each round the same texts are predicted three times:
 
-Then the soak: clients ask for one to eight texts. Two others disturb them: one sends broken JSON, wrong types, wrong
-tokens, megabytes of unknown keys, texts and bodies that are too long, and hangs up half-way; the other keeps 200
-connections open that never finish the head or the body of a request. Every good answer is held to what the server said
-first, `/health` is asked all the time, and the model is loaded again in the middle.
+- by `Predictor.predict` in a process of its own, which sorts all texts by length and cuts them into batches;
+- by the server for 64 clients that ask for 8 texts each without a pause, so that requests always wait for it;
+- by the server for 8 such clients, whose latencies are measured.
 
-Memory is that of all of the server's processes: resident (what they share with others included), and unique. The last
-line is JSON: texts a second against those of batch prediction. The goal is 0.8 of them; it also asks for a p50 under
-twice the time of the clients' batch, a p99 under three times the p50, less than 700 MiB resident at the start, that no
-good request failed but by 429 or 503, that every bad one was refused, and that the soak's memory does not grow by more
-than a tenth.
+A round also measures how long `Predictor.predict` takes for the 64 texts that the 8 clients ask for at the same time.
+The clients share the cores with the server.
+
+The second part is the soak test: clients ask for one to eight texts while two others disturb them. One sends broken
+JSON, wrong types, wrong tokens, megabytes of unknown keys, and texts and bodies that are too long, and it disconnects
+during requests. The other keeps 200 connections open that never finish the head or the body of a request. Every good
+answer is compared with the server's first answer for the same text, `/health` is requested all the time, and the model
+is reloaded halfway.
+
+Memory is that of all of the server's processes: resident (including memory shared with other processes) and unique. The
+last line is JSON: texts per second against those of batch prediction. The goal is 0.8 of them. It also asks for a p50
+under twice the time of the clients' batch, a p99 under three times the p50, less than 700 MiB resident at the start, no
+failed good request except with status 429 or 503, a refusal of every bad request, and a growth of memory during the
+soak test of at most a tenth.
 """
 
 from __future__ import annotations
@@ -84,8 +88,8 @@ def main() -> None:
     parser.add_argument("--config", default="configs/icd10cm.yaml")
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=4096, help="texts of a round")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the soak")
+    parser.add_argument("--texts", type=int, default=4096, help="texts per round")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of the soak test")
     options, rest = parser.parse_known_args()
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     if options.quick:
@@ -113,7 +117,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def served(output: str, engine: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Address and process of a server of the run in `output`, once it is ready; it is told to end afterwards."""
+    """Start a server of the run in `output`, yield its address and process once it is ready, and terminate it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -128,7 +132,7 @@ def served(output: str, engine: str) -> Iterator[tuple[str, subprocess.Popen[byt
             address = f"http://127.0.0.1:{port}"
             while not _is_ready(address):
                 if process.poll() is not None:
-                    sys.exit(f"The server ended; see {log}")
+                    sys.exit(f"The server ended unexpectedly; see {log}")
                 time.sleep(0.5)
             yield address, process
         finally:
@@ -145,7 +149,7 @@ def _is_ready(address: str) -> bool:
 
 @contextlib.contextmanager
 def predicting(output: str) -> Iterator[Callable[[list[str]], float]]:
-    """A function that gives the seconds of `Predictor.predict` for some texts, in a process that has the model."""
+    """Yield a function that times `Predictor.predict` on some texts in a process that has loaded the model."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=_load, initargs=(output,)) as pool:
         yield lambda texts: pool.submit(_seconds_of, texts).result()
@@ -159,26 +163,26 @@ def _load(output: str) -> None:
 def _seconds_of(texts: list[str]) -> float:
     began = time.perf_counter()
     predicted = _predictor.predict(texts)
-    assert len([predicted[row] for row in range(len(texts))]) == len(texts)  # with names, as the server answers
+    assert len([predicted[row] for row in range(len(texts))]) == len(texts)  # reads the names too, as the server does
     return time.perf_counter() - began
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the rounds."""
+    """Speeds and latencies as medians over the rounds."""
 
     texts_per_s: float
     batch_texts_per_s: float
     p50_s: float
     p99_s: float
     batch_s: float
-    """`Predictor.predict` for one request of every client together."""
+    """Seconds of `Predictor.predict` for one request of every client together."""
 
     @classmethod
     def measure(
         cls, address: str, texts: list[str], predict: Callable[[list[str]], float], *, rounds: int, num_texts: int
     ) -> Speed:
-        """Batch prediction and the server in turns."""
+        """Measure batch prediction and the server alternately."""
         rng = random.Random(0)
         figures = []
         for number in range(rounds + 1):
@@ -187,22 +191,22 @@ class Speed:
             all_s = predict(asked)
             _, seconds = ask_for_all(address, asked, SATURATING_CLIENTS)
             waits, _ = ask_for_all(address, asked[: len(asked) // 2], CLIENTS)
-            if number:  # the first warms up
+            if number:  # the first round is a warm-up
                 p50, p99 = np.percentile(waits, [50, 99])
                 figures.append((num_texts / seconds, num_texts / all_s, p50, p99, batch_s))
         return cls(*(float(each) for each in np.median(figures, axis=0)))
 
 
 def ask_for_all(address: str, texts: list[str], num_clients: int) -> tuple[list[float], float]:
-    """Each request's seconds, and those until all texts are answered."""
+    """Send all texts; return the seconds of each request and of all of them together."""
     requests = iter([texts[at : at + TEXTS_OF_A_CLIENT] for at in range(0, len(texts), TEXTS_OF_A_CLIENT)])
     waits: list[float] = []
     host = address.removeprefix("http://")
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
     def client() -> None:
-        connection = http.client.HTTPConnection(host, timeout=120)  # takes a fraction of httpx's time
-        for each in requests:  # one iterator for all clients
+        connection = http.client.HTTPConnection(host, timeout=120)  # much faster than httpx
+        for each in requests:  # all clients share the iterator
             began = time.perf_counter()
             connection.request("POST", "/predict", json.dumps({"texts": each}), headers)
             answer = connection.getresponse()
@@ -223,14 +227,14 @@ def ask_for_all(address: str, texts: list[str], num_clients: int) -> tuple[list[
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a process and all below it."""
+    """Bytes of a process and its descendants."""
 
     resident: int
     unique: int
 
     @classmethod
     def of(cls, process: psutil.Process) -> Memory:
-        """The sums over the processes."""
+        """Sum the memory over the processes."""
         found = []
         for one in [process, *process.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -240,7 +244,7 @@ class Memory:
 
 @dataclass
 class Soak:
-    """Clients that ask for a while, and what they were told."""
+    """Clients that send requests for some time, and the answers that they got."""
 
     address: str
     texts: list[str]
@@ -255,7 +259,7 @@ class Soak:
     _labels: dict[str, str] = field(default_factory=dict)
 
     def run(self, server: psutil.Process) -> list[Memory]:
-        """Ask until the time is over; the server's memory once a second."""
+        """Send requests until the time is over; return the server's memory, sampled once a second."""
         self._until = time.monotonic() + self.seconds
         clients = [threading.Thread(target=self._ask, args=(seed,)) for seed in range(CLIENTS)]
         clients += [threading.Thread(target=one) for one in (self._disturb, self._stall, self._ask_for_health)]
@@ -287,7 +291,7 @@ class Soak:
                     time.sleep(0.05)
 
     def _check(self, texts: list[str], predictions: list[list[dict]]) -> None:
-        """The same text gets the same best label, whatever batch it came in, but for rounding in bf16."""
+        """Check that a text gets the same best label in any batch, except for bf16 rounding."""
         for text, labels in zip(texts, predictions, strict=True):
             first = self._labels.setdefault(text, labels[0]["name"])
             scores = {label["name"]: label["score"] for label in labels}
@@ -308,7 +312,7 @@ class Soak:
                 self.problems.append(f"a bad request got {answer.status_code}")
 
     def _stall(self) -> None:
-        """Keep connections open that never finish a request, with the token and without."""
+        """Keep connections open that never finish a request, with and without the token."""
         starts = [b"", HEAD[:30], HEAD + b"\r\n{", HEAD + BEARER + b"\r\n{"]
         slow: list[socket.socket] = []
         while time.monotonic() < self._until:
@@ -342,14 +346,12 @@ class Soak:
 
 
 def print_speed(speed: Speed, at_start: Memory) -> None:
-    """The four figures with their goals, and what they are held against."""
+    """Print the figures of the first part with their goals."""
     title = f"Clients that ask for {TEXTS_OF_A_CLIENT} texts at once"
     table = Table("", "", "goal", title=title, title_justify="left")
     share = speed.texts_per_s / speed.batch_texts_per_s
     table.add_row("texts/s: Predictor.predict", f"{speed.batch_texts_per_s:.0f}", "")
-    table.add_row(
-        f"texts/s: server, {SATURATING_CLIENTS} clients", f"{speed.texts_per_s:.0f} ({share:.2f})", "0.8 of it"
-    )
+    table.add_row(f"texts/s: server, {SATURATING_CLIENTS} clients", f"{speed.texts_per_s:.0f} ({share:.2f})", "(0.80)")
     table.add_row(f"ms: Predictor.predict for the batch of {CLIENTS} clients", f"{1000 * speed.batch_s:.0f}", "")
     table.add_row("ms: an answer, p50", f"{1000 * speed.p50_s:.0f}", f"{2000 * speed.batch_s:.0f}")
     table.add_row("ms: an answer, p99", f"{1000 * speed.p99_s:.0f}", f"{3000 * speed.p50_s:.0f}")
@@ -359,7 +361,7 @@ def print_speed(speed: Speed, at_start: Memory) -> None:
 
 
 def print_answers(soak: Soak, memory: list[Memory]) -> None:
-    """What came back, how long it took, and the memory over the time."""
+    """Print the statuses and latencies of the soak test, and the memory over time."""
     p50, p99 = np.percentile(soak.waits, [50, 99])
     table = Table("", "", title=f"{CLIENTS} clients for {soak.seconds:.0f} s", title_justify="left", show_header=False)
     table.add_row("answers a second", f"{len(soak.waits) / soak.seconds:.1f}")
@@ -367,13 +369,13 @@ def print_answers(soak: Soak, memory: list[Memory]) -> None:
     table.add_row(
         "/health, ms: p50, most", f"{1000 * np.median(soak.health_waits):.0f}, {1000 * max(soak.health_waits):.0f}"
     )
-    table.add_row("requests that never ended", f"{soak.num_slow}")
+    table.add_row("requests that never finished", f"{soak.num_slow}")
     table.add_row("good requests, by status", str(dict(sorted(soak.good_statuses.items()))))
     table.add_row("bad requests, by status", str(dict(sorted(soak.bad_statuses.items()))))
     steps = np.linspace(0, len(memory) - 1, min(6, len(memory))).astype(int)
     for name in ("resident", "unique"):
         sizes = ", ".join(f"{getattr(memory[step], name) / 2**20:.0f}" for step in steps)
-        table.add_row(f"MiB over the time: {name}", sizes)
+        table.add_row(f"MiB over time: {name}", sizes)
     Console(width=140).print(table)
     for problem in soak.problems[:10]:
         print(problem)

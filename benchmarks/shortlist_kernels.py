@@ -1,13 +1,13 @@
-"""Shortlists with labels in common: each pair's product in one visit of its row, or one product over the batch's union.
+"""Compares two ways to score shortlists that share labels: row by row, and by one product over the batch's union.
 
     python benchmarks/shortlist_kernels.py [--quick] [--labels 100000] [--texts 32 128 512] [--power 0 1 2]
 
-Loss, gradient of the features and gradients of the rows for a batch of texts that want 1,000 labels each, in leaves of
-eight, drawn evenly or by a power law (leaf c with weight (c + 50)^-power, so that texts share many). The first way is
-`cxml.optim.row_kernels.train_groups`; the second gathers the union's rows in chunks, multiplies all texts by all of
-them with torch and masks what no text asked for. Nothing is updated. Medians of CPU time of alternating runs, one
-thread. The last line is JSON: the first way against the second where labels are drawn most evenly, with the fewest
-texts.
+Both ways compute the loss, the gradient of the features and the gradients of the rows for a batch of texts that want
+1,000 labels each, in leaves of eight. Leaves are drawn uniformly or by a power law (leaf c with weight (c + 50)^-power,
+so that texts share many). The first way is `cxml.optim.row_kernels.train_groups`, which visits each row
+once for all of its pairs. The second gathers the union's rows in chunks, multiplies all texts by all of them with torch, and masks the pairs that
+no text asked for. Nothing is updated. The table shows medians of CPU time over alternating runs on one thread. The last
+line is JSON: the first way against the second where labels are drawn most uniformly, with the fewest texts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CHUNK_LEAVES = 256
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 and 128 texts, drawn evenly: under 50 s on two cores")
+    parser.add_argument("--quick", action="store_true", help="32 and 128 texts, power 0: under 50 s on two cores")
     parser.add_argument("--labels", type=int, default=100_000)
     parser.add_argument("--texts", type=int, nargs="+", default=[32, 128, 512])
-    parser.add_argument("--power", type=float, nargs="+", default=[0, 1, 2], help="0: evenly")
+    parser.add_argument("--power", type=float, nargs="+", default=[0, 1, 2], help="exponents; 0 is uniform")
     options = parser.parse_args()
     if options.quick:
         options.texts, options.power = options.texts[:2], options.power[:1]
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def make_head(num_labels: int) -> ShardedLevel:
-    """Random rows."""
+    """Make a level with random rows."""
     offsets = np.arange(0, num_labels + 1, LABELS_PER_LEAF).astype(np.int64)
     head = make_level(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
     head.rows.weight.copy_(torch.from_numpy(np.random.default_rng(0).normal(size=head.rows.weight.shape) / 20))
@@ -97,7 +97,7 @@ def measure(head: ShardedLevel, power: float, num_texts: int) -> tuple[float, fl
 
 
 def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: torch.Tensor) -> torch.Tensor:
-    """The gradient of the features and the losses, float32 [B, D + 1]; the rows stay as they are."""
+    """Gradient of the features and losses, float32 [B, D + 1]; the rows are not updated."""
     nodes = leaves.nodes.masked_fill(~leaves.mask, -1)
     shard = Shard.of(head.layout, torch.device("cpu"))
     visit = send(head.exchange, shard, features, nodes, positive_keys=keys)
@@ -107,7 +107,7 @@ def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: to
 def train_union(
     head: ShardedLevel, features: torch.Tensor, nodes: np.ndarray, union: np.ndarray, keys: torch.Tensor
 ) -> torch.Tensor:
-    """What `sums_of` gives, by products over the union's rows; the rows' gradients are taken and dropped."""
+    """Compute what `sums_of` does, by products over the union's rows; the rows' gradients are computed and dropped."""
     num_labels, share = head.layout.num_labels, 1 / (WANTED_LEAVES * LABELS_PER_LEAF)
     weights, biases = head.rows.weight, head.rows.bias
     wanted = torch.zeros(len(features), len(union))

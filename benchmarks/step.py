@@ -1,14 +1,16 @@
-"""Training steps against their limit: the encoder's forward and backward pass alone, on the same batches.
+"""Compares training steps with their limit, the encoder's forward and backward pass alone, on the same batches.
 
     python benchmarks/step.py [--quick]
 
-Trains on all of ICD-10-CM (28,163 labels) with the whole of MiniLM-L6 and labels scored on shortlists, the default
-head, otherwise as configs/icd10cm.yaml says, in one process, in the precision that is fastest on this machine. It times
-on each batch in turn, so that whatever else the machine does hits all of them: the training step and the bare encoder
-in that precision and in fp32, and the step of the plain implementation, in fp32, that goes through a batch text by text
-and updates every weight. Ratios are of medians. The last line is JSON: our step against the encoder alone; the goal
-also asks that a step spends at most a quarter of the plain implementation's time outside the encoder, and where the
-machine is fast in bf16, that our step takes at most 1 / 1.7 of its time in fp32.
+The model is trained on all of ICD-10-CM (28,163 labels) with the whole of MiniLM-L6 and the default head, which scores
+labels on shortlists. Other settings are those of configs/icd10cm.yaml. One process trains in the precision that is
+fastest on this machine. On each batch the benchmark times the training step and the bare encoder in that precision and
+in fp32, and the fp32 step of a plain implementation, which goes through a batch text by text and updates every weight.
+These alternate, so that other load on the machine affects all alike. Ratios are those of medians.
+
+The last line is JSON: our step against the encoder alone. The goal also asks that a step spends at most a quarter of
+the plain implementation's time outside the encoder. Where the machine is fast in bf16, a step must be at least 1.7
+times as fast as in fp32.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from cxml.tree import LabelTree, build, tree_url
 ROOT = Path(__file__).parent.parent
 GOAL = 0.85
 MOST_OF_PLAIN_REST = 0.25
-LEAST_GAIN = 1.7  # of bf16, where the machine is fast in it
+LEAST_GAIN = 1.7  # speed-up by bf16, where the machine is fast in it
 WARM_UP = 2
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     """Parse, prepare what is missing, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps: under 50 s on two cores")
-    parser.add_argument("--folder", default="runs/benchmarks/step", help="where the prepared data and the tree stay")
+    parser.add_argument("--folder", default="runs/benchmarks/step", help="folder of the prepared data and the tree")
     options = parser.parse_args()
     set_up_logging(is_speaker=True)
     config = load_config(str(ROOT / "configs" / "icd10cm.yaml"))
@@ -67,9 +69,9 @@ def main() -> None:
 
 
 def measure(config: Config, steps: int) -> dict[str, list[float]]:
-    """Seconds of each training step, of the encoder alone and of the plain step on the same batch; and its texts.
+    """Seconds of each training step, and of the encoder alone and the plain step on the same batch; and its texts.
 
-    `step` and `encoder` are in the fastest precision.
+    `step` and `encoder` compute in the fastest precision.
     """
     figures: dict[str, list[float]] = {
         name: [] for name in ("step", "encoder", "step, fp32", "encoder, fp32", "plain", "texts")
@@ -96,10 +98,10 @@ def measure(config: Config, steps: int) -> dict[str, list[float]]:
 
 
 class PlainCascade:
-    """The training step as one writes it first: text by text, with one optimiser over all weights."""
+    """A plain training step: it goes through the batch text by text, with one optimiser for all weights."""
 
     def __init__(self, model: CascadeXML, tree: LabelTree) -> None:
-        """Take a model of ordinary parameters."""
+        """Take over a model of ordinary parameters."""
         self.model, self._tree = model, tree
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         self._heads = [*model.cluster_heads, *model.label_head.get_submodule("blocks").children()]  # pyright: ignore
@@ -108,7 +110,7 @@ class PlainCascade:
         self._children = [[torch.arange(a, b) for a, b in pairwise(offsets.tolist())] for offsets in tree.offsets]
 
     def step(self, batch: Batch) -> None:
-        """Forward, backward, update."""
+        """Take one step: forward, backward, update."""
         features = self.model.encoder(batch.input_ids, batch.attention_mask)
         loss = sum((self._loss(features, batch, text) for text in range(batch.size)), start=torch.zeros(()))
         (loss / batch.size).backward()
@@ -133,13 +135,13 @@ class PlainCascade:
 
 
 def encoder_alone(encoder: torch.nn.Module, batch: Batch) -> None:
-    """Forward and backward of the encoder, with a gradient of ones for every level's feature."""
+    """Forward and backward pass of the encoder, with a gradient of ones for every level's feature."""
     features = encoder(batch.input_ids, batch.attention_mask)
     torch.autograd.backward(features, [torch.ones_like(feature) for feature in features])
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Call `work` and return the seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -161,7 +163,7 @@ def report(config: Config, figures: dict[str, list[float]]) -> None:
         table.add_row(name, f"{texts / seconds[name]:.1f}", "", "")
     Console().print(table)
     gain = seconds["step, fp32"] / seconds["step"]
-    print(f"The fastest precision takes a step in 1 / {gain:.2f} of its time in fp32.")
+    print(f"A step in the fastest precision takes 1 / {gain:.2f} of its time in fp32.")
     holds = rest["step"] <= MOST_OF_PLAIN_REST * rest["plain"]
     holds &= fast_precision(torch.device("cpu")) == "fp32" or gain >= LEAST_GAIN
     speeds = texts / seconds["step"], texts / seconds["encoder"]

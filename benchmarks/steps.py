@@ -1,18 +1,18 @@
-"""Padding and evenness of optimiser steps: of equal texts, by length, and with a budget of tokens.
+"""Measures padding and evenness of optimiser steps: equal numbers of texts, the same by length, and a token budget.
 
     python benchmarks/steps.py [--quick] [--texts FILE] [--max-length 128] [--batch-size 64] [--ranks 8]
 
-Tokenises real texts: FILE, a text per line or a JSON object per line with a field `text` (plain, .gz or .zst), or else
-ICD-10-CM's. The budget of tokens is set so that an epoch has as many steps as with `--batch-size` texts each. For each
-rule, over the first epoch:
+The benchmark tokenises real texts: those of FILE, with a text per line or a JSON object per line with a field `text`
+(plain, .gz or .zst), or those of ICD-10-CM. The token budget is chosen such that an epoch has as many steps as with
+`--batch-size` texts each. For each rule, over the first epoch:
 
 padding   share of padding among the tokens that are computed
-peak      tokens of the largest step, padding counted, over those of the mean one: what memory has to be kept for
-waiting   share of the ranks' time spent waiting for the rank with the most tokens, if time goes by tokens
+peak      tokens of the largest step, padding included, divided by the mean over steps; the memory must fit the largest
+waiting   share of the ranks' time spent waiting for the rank with the most tokens, if time is proportional to tokens
 useful    share of the ranks' time spent on tokens other than padding
 
-Attention without padding would save at most the padding: the last line of the table is its bound. Also: seconds to plan
-an epoch of 1.7 million texts. The last line is JSON.
+Attention without padding would save at most the padding; the last line of the table shows this bound. The benchmark
+also prints the seconds to plan an epoch of 1.7 million texts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     """Parse, tokenise, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20,000 texts: under 50 s on two cores")
-    parser.add_argument("--texts", default="", help="file of texts; ICD-10-CM's otherwise")
+    parser.add_argument("--texts", default="", help="file of texts; default: the texts of ICD-10-CM")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--ranks", type=int, default=8)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def read_texts(file: str) -> list[str]:
-    """The texts of a file, or of the code book."""
+    """Texts of a file, or of ICD-10-CM if none is given."""
     if not file:
         return list(read_source(SourceConfig(kind="icd10cm")).splits["train"].texts)
     codec = {".gz": "gzip", ".zst": "zstd"}.get(Path(file).suffix)
@@ -76,14 +76,14 @@ def read_texts(file: str) -> list[str]:
 
 
 def token_lengths(texts: list[str], max_length: int) -> np.ndarray:
-    """Tokens of each text, int64 [N]."""
+    """Number of tokens of each text, int64 [N]."""
     tokenizer = Tokenizer.from_file(str(Path(resolve_encoder(ENCODER)) / "tokenizer.json"))
     encoder = TextEncoder(tokenizer, max_length)
     return np.concatenate([encoder.encode(texts[i : i + 4096]).lengths for i in range(0, len(texts), 4096)])
 
 
 def budget_of_as_many_steps(lengths: np.ndarray, batch_size: int) -> int:
-    """The smallest budget, to a hundredth, of no more steps than batches of so many texts make."""
+    """Smallest token budget, to one percent, that needs no more steps than batches of `batch_size` texts."""
     wanted, budget = -(-len(lengths) // batch_size), int(lengths.mean() * batch_size)
     while StepOrder(lengths, StepRule(batch_size=1, batch_tokens=budget), 0).steps_per_epoch > wanted:
         budget += max(1, budget // 100)
@@ -110,7 +110,7 @@ def measure(lengths: np.ndarray, rule: StepRule, ranks: int) -> dict[str, float]
 
 
 def planning_seconds(lengths: np.ndarray, budget: int) -> float:
-    """To plan the steps of many texts with such lengths, and to lay out an epoch."""
+    """Time the planning of steps and the layout of an epoch for many texts with these lengths."""
     many = np.resize(lengths, MANY_TEXTS)
     began = time.perf_counter()
     StepOrder(many, StepRule(batch_size=1, batch_tokens=budget), 0).epoch(0)
@@ -118,7 +118,7 @@ def planning_seconds(lengths: np.ndarray, budget: int) -> float:
 
 
 def print_table(measured: dict[str, dict[str, float]], lengths: np.ndarray) -> None:
-    """The figures for people."""
+    """Print the table."""
     title = f"{len(lengths):,} texts of {lengths.mean():.1f} tokens, {lengths.max()} at most"
     table = Table("steps of", "steps", "padding", "tokens, mean", "most", "peak", "waiting", "useful", title=title)
     for name, row in measured.items():

@@ -1,21 +1,22 @@
-"""The label tree against PECOS's C++ builder: time, memory and quality on the same label features.
+"""Compares the label tree with PECOS's C++ builder: time, memory and quality on the same label features.
 
     python benchmarks/tree.py [--quick] [--wordnet FOLDER] [--labels 1000000] [--threads 2]
 
-Label features are PIFA over tf-idf of words and word pairs (60,000 terms): of ICD-10-CM's labels, of WordNet's where
-its folder in the XMC repository's raw form is given, and of as many synthetic labels as asked for, 25 terms each. A
-synthetic label is the sum of five real texts: two of one real label, and three found by stepping from those to another
-of their labels and to a text of that.
+Label features are PIFA over tf-idf of words and word pairs (60,000 terms). The labels are ICD-10-CM's, WordNet's if its
+folder in the XMC repository's raw form is given, and the requested number of synthetic labels, with 25 terms each. A
+synthetic label is the sum of five real texts. Two are texts of one real label. The other three are found by steps from
+these to another of their labels, and to a text of that label.
 
-Both builders split two ways to leaves of at most 16 labels, with the same threads, in fresh processes, in turn; the
-figures are medians. CPU seconds say more than seconds where the machine has other work. Quality: the mean cosine of
-labels and their cluster's centroid at each level, and the cluster recall, the share of the test texts' labels that lie
-in the 10 clusters whose centroids are nearest the text. The last line is JSON.
+Both builders split two ways down to leaves of at most 16 labels, with the same number of threads. They alternate in
+fresh processes, and the figures are medians. Where the machine has other work, CPU seconds are more reliable than
+seconds. Quality is the mean cosine of labels and their cluster's centroid at each level, and the cluster recall: the
+share of the test texts' labels that are in the 10 clusters whose centroids are nearest to the text. The last
+line is JSON.
 
-omikuji's clustering is not here, since it cannot be had alone: its interface trains whole models, in which each node's
-clustering is followed by the training of that node's classifiers.
+omikuji's clustering is not compared, because it cannot run alone: its interface trains whole models, in which each
+node's clustering is followed by the training of that node's classifiers.
 
-The first run makes the peer's venv (libpecos needs an older numpy) under --peers, which takes a minute.
+The first run makes PECOS's venv (libpecos needs an older numpy) under --peers, which takes a minute.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from cxml.tree import cluster_recall, mean_cosine, pifa
 from cxml.tree.thread_pool import default_threads
 
 GOAL = 2.0
-SLACK = 0.002  # of cosine: about how far two seeds of one builder lie apart
+SLACK = 0.002  # in cosine: about the difference between two seeds of one builder
 WORKER = Path(__file__).parent / "peers" / "build_tree.py"
 NUM_TERMS = 60_000
 SYNTHETIC_TERMS = 25
@@ -52,7 +53,7 @@ RECALL_CLUSTERS = 10
 
 @dataclass(frozen=True)
 class Problem:
-    """Label features to cluster [L, F], and where they are real, the test texts [N, F] with their labels [N, L]."""
+    """Label features to cluster, [L, F]; for real labels also the test texts, [N, F], and their labels, [N, L]."""
 
     name: str
     features: sparse.csr_matrix
@@ -61,13 +62,13 @@ class Problem:
 
     @property
     def num_labels(self) -> int:
-        """L."""
+        """Number of labels L."""
         return len(self.features.indptr) - 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one builder did: medians, and quality by level (coarse to fine)."""
+    """Results of one builder: medians, and quality by level (coarse to fine)."""
 
     seconds: float
     cpu_seconds: float
@@ -81,10 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="100,000 synthetic labels, one round: under 50 s")
     parser.add_argument("--wordnet", help="folder of WordNet in the XMC repository's raw form")
-    parser.add_argument("--labels", type=int, default=1_000_000, help="synthetic labels")
+    parser.add_argument("--labels", type=int, default=1_000_000, help="number of synthetic labels")
     parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=3, help="times that each builder runs")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each builder")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     options = parser.parse_args()
     rounds, labels = (1, min(options.labels, 100_000)) if options.quick else (options.rounds, options.labels)
     pythons = {"cxml": sys.executable, "pecos": peer_python(options.peers, "pecos", PECOS)}
@@ -95,10 +96,10 @@ def main() -> None:
 
 
 def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
-    """ICD-10-CM, WordNet where it is given, and synthetic labels from the texts of the last of these."""
+    """Problems of ICD-10-CM, of WordNet if given, and of synthetic labels from the texts of the last of these."""
     sources = {"ICD-10-CM": SourceConfig(kind="icd10cm")}
     if not wordnet:
-        print("WordNet is left out: name its folder with --wordnet", flush=True)
+        print("WordNet is left out; give its folder with --wordnet", flush=True)
     else:
         sources["WordNet"] = SourceConfig(kind="xmc", path=wordnet)
     problems = []
@@ -116,7 +117,7 @@ def make_problems(wordnet: str | None, num_synthetic: int) -> list[Problem]:
 
 
 def synthetic_labels(train: RawSplit, num_labels: int) -> sparse.csr_matrix:
-    """Labels that each have five real texts, CSR float32 [N, L]."""
+    """Draw labels that have five real texts each, CSR float32 [N, L]."""
     rng = np.random.default_rng(0)
     labels_of = sparse.csr_matrix(train.labels)
     texts_of = sparse.csc_array(labels_of)
@@ -133,7 +134,7 @@ def synthetic_labels(train: RawSplit, num_labels: int) -> sparse.csr_matrix:
 
 
 def measure(problem: Problem, pythons: dict[str, str], threads: int, rounds: int) -> dict[str, Outcome]:
-    """Let each builder work in turn, with a seed of its own in each round."""
+    """Run the builders alternately, with a new seed in each round."""
     runs: dict[str, list[dict[str, float]]] = {builder: [] for builder in pythons}
     quality: dict[str, list[tuple[list[float], list[float]]]] = {builder: [] for builder in pythons}
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +189,7 @@ def report(problem: Problem, outcomes: dict[str, Outcome], threads: int) -> None
 
 
 def print_summary(problem: Problem, outcomes: dict[str, Outcome]) -> None:
-    """The closing line, about the synthetic labels; the goal holds only where no level's cosine is worse."""
+    """Print the closing line for the synthetic labels; the goal also asks that no level's cosine is worse."""
     ours, peer = outcomes["cxml"], outcomes["pecos"]
     print_closing_line(
         f"label tree, {problem.num_labels} labels", ours.seconds, "s", peer.seconds, goal=GOAL, lower_is_better=True,

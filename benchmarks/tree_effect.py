@@ -1,13 +1,13 @@
-"""What a tree is worth: the same model trained on cxml's label tree and on PECOS's.
+"""Measures the effect of the label tree: the same model trained on cxml's label tree and on PECOS's.
 
     python benchmarks/tree_effect.py [--quick] [--seeds 0 1 2] [--config FILE] [OPTIONS of python -m cxml.train ...]
 
-Both runs of a seed share data, seed and settings; the second takes its levels from PECOS's hierarchical k-means over
-PIFA features, which is how PECOS makes its trees, with that seed and imported as
-`python -m cxml.data_tools.import_tree` does. cxml's tree has the settings of the config: with none of its own it is
-made from the same features. Classifiers start fresh and labels are scored on shortlists, where the tree matters, unless
-options say otherwise. Runs that are finished are not made again, so that seeds can be run apart, side by side. Prints
-the mean metrics of both, their difference with its standard error over the seeds, and one line of JSON about P@5.
+Both runs of a seed share data, seed and settings. The second takes its levels from PECOS's hierarchical k-means over
+PIFA features, which is PECOS's way to make trees, with the same seed, imported as by `python -m
+cxml.data_tools.import_tree`. cxml's tree has the settings of the config; without settings of its own it is made from
+the same features. Unless options say otherwise, classifiers start fresh and labels are scored on shortlists, so that
+the tree matters. Finished runs are not repeated, so seeds can run separately, side by side. The benchmark prints the
+mean metrics of both, their difference with its standard error over the seeds, and one line of JSON about P@5.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of trees and trainings")
-    parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="where the runs stay")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the trees and trainings")
+    parser.add_argument("--folder", default="runs/benchmarks/tree_effect", help="folder of the runs")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     options, rest = parser.parse_known_args()
     words = [
         "--config",
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run_both(config: Config, folder: Path, python: str, seed: int) -> dict[str, dict[str, float]]:
-    """The metrics of the last level by either tree."""
+    """Metrics of the last level with each tree."""
     data = dataclasses.replace(config.data, directory=data_url(config))
     ours = dataclasses.replace(config, data=data, seed=seed, output=str(folder / "cxml"))
     theirs = dataclasses.replace(ours, output=str(folder / "pecos"))
@@ -82,7 +82,7 @@ def run_both(config: Config, folder: Path, python: str, seed: int) -> dict[str, 
 
 
 def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
-    """Make PECOS's tree and import it, where that is missing."""
+    """Make PECOS's tree and import it, if it is missing."""
     if (Path(theirs.output) / "tree" / "manifest.json").exists():
         return
     plain = dataclasses.replace(theirs, tree=dataclasses.replace(theirs.tree, walk_length=0, name_features="none"))
@@ -96,9 +96,9 @@ def import_peers_tree(theirs: Config, folder: Path, python: str) -> None:
 
 
 def report(by_seed: list[dict[str, dict[str, float]]]) -> None:
-    """Print both and the line of JSON."""
+    """Print the table and the line of JSON."""
     table = Table("", "cxml", "PECOS", "difference", "its standard error", title_justify="left")
-    table.title = f"Trained on the tree of, {len(by_seed)} seeds"
+    table.title = f"Metrics by the tree trained on, {len(by_seed)} seeds"
     means = {}
     for name in by_seed[0]["cxml"]:
         found = np.array([[seed[tree][name] for tree in ("cxml", "PECOS")] for seed in by_seed])

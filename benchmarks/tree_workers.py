@@ -1,10 +1,11 @@
-"""How much faster a second Ray worker builds the label tree, each with one thread; both build the same tree.
+"""Measures the speed-up of the label tree's build by a second Ray worker, with one thread each and the same tree.
 
     python benchmarks/tree_workers.py [--quick] [--labels 1000000]
 
-The data set: the texts of ICD-10-CM with their tf-idf of words and word pairs, and as many synthetic labels as asked
-for, 25 terms each (see tree.py). Timed is all that workers do once they have started: label features from the Arrow
-shards, and the splits down to leaves of at most 16 labels. Needs two free cores. The last line is JSON.
+The data set has the texts of ICD-10-CM with their tf-idf of words and word pairs, and the requested number of synthetic
+labels, with 25 terms each (see tree.py). The time covers all that workers do once they have started: label features
+from the Arrow shards, and the splits down to leaves of at most 16 labels. The benchmark needs two free cores. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SHARD_ROWS = 8192
 
 
 def main() -> None:
-    """Write the data set, let one and two workers build its tree in turn, print."""
+    """Write the data set, build its tree with one and two workers alternately, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="50,000 labels, one round: under 50 s")
     parser.add_argument("--labels", type=int, default=1_000_000)
@@ -56,7 +57,7 @@ def main() -> None:
     orders = [order for run in runs for _, order in run.values()]
     assert all(np.array_equal(order, orders[0]) for order in orders), "the trees differ"
     seconds = {count: statistics.median(run[count][0] for run in runs) for count in WORKERS}
-    table = Table("workers", "seconds", "times as fast", title=f"{num_labels:,} labels, one thread a worker")
+    table = Table("workers", "seconds", "speed-up", title=f"{num_labels:,} labels, one thread a worker")
     for count in WORKERS:
         table.add_row(str(count), f"{seconds[count]:.1f}", f"{seconds[1] / seconds[count]:.2f}")
     Console(width=110).print(table)
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def write_dataset(folder: str, num_labels: int) -> Config:
-    """Synthetic labels on the real texts, as a prepared data set, and a config that clusters them."""
+    """Write a data set of synthetic labels on the real texts; return a config that clusters them."""
     train = read_source(SourceConfig(kind="icd10cm")).splits["train"]
     tfidf = TfidfVectorizer(dtype=np.float32, max_features=NUM_TERMS, ngram_range=(1, 2))  # pyright: ignore
     texts = sparse.csr_matrix(tfidf.fit_transform(train.texts))
@@ -93,7 +94,7 @@ def write_dataset(folder: str, num_labels: int) -> Config:
 
 
 def build(config: Config, num_workers: int) -> tuple[float, np.ndarray]:
-    """Seconds from the moment that the workers are there, and the order that they give the labels."""
+    """Seconds of a build from the moment that its workers are ready, and the resulting order of the labels."""
     dataset = ShardedDataset(config.data.directory, "train")
     num_labels = dataset.manifest.num_labels
     with tempfile.TemporaryDirectory() as folder:

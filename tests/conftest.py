@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Settings and fixtures for all tests."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-# Tests run two at a time on two cores; more threads than that only wait for each other.
+# Tests run two at a time on two cores; more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
 
 import torch
@@ -16,7 +16,7 @@ if not torch.accelerator.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+# A shell that starts the tests in the background makes them ignore Ctrl-C. Their processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -24,7 +24,7 @@ from support import warm_workers
 
 warm_workers.use()
 
-# How long an example takes says more about what else the machine does than about the code.
+# The time of an example depends on other work of the machine more than on the code.
 settings.register_profile("cxml", deadline=None)
 settings.load_profile("cxml")
 
@@ -54,7 +54,7 @@ def use_store(monkeypatch):
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Many attempts with short pauses: the pauses of a real store would be most of the test's time."""
+    """Many attempts with short pauses. The pauses for a real store would take most of the test's time."""
     from tenacity import wait_fixed
 
     monkeypatch.setattr("cxml.storage.opening._ATTEMPTS", 40)

@@ -1,4 +1,7 @@
-"""The charts of the docs: they show the figures that docs/results.md has, and are what the script draws from them."""
+"""The charts of the documentation show the figures of docs/results.md and match the script that draws them.
+
+Oracles: the script, and pandas as a second reader of the tables.
+"""
 
 import io
 import re

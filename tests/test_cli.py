@@ -1,3 +1,8 @@
+"""The command line of `cxml.train` and its help: fields, defaults, errors, and fast start.
+
+Oracles: the fields of the config classes, and real processes.
+"""
+
 import dataclasses
 import importlib
 import subprocess

@@ -1,3 +1,8 @@
+"""The config survives a round trip, and invalid values are refused with field and remedy.
+
+Oracle: for each invalid part, the field and remedy that the error must name.
+"""
+
 import dataclasses
 import re
 

@@ -1,4 +1,7 @@
-"""What each field of the config changes: a fingerprint, whether a run resumes, or nothing."""
+"""What each config field changes: a fingerprint, whether a run resumes, or nothing.
+
+Oracles: the table of effects written here a second time, and fingerprints of existing files.
+"""
 
 import dataclasses
 

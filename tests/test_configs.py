@@ -1,4 +1,7 @@
-"""The shipped configs: each loads, is valid, and holds the published settings written out here a second time."""
+"""The shipped configs are valid and hold the published settings.
+
+Oracle: the settings of the papers, written here a second time.
+"""
 
 import re
 from pathlib import Path

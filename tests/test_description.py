@@ -1,4 +1,7 @@
-"""The package's description, which PyPI shows without any other file of the project."""
+"""The package description that PyPI shows without any other file of the project.
+
+Oracle: the metadata of a real build, against README.md.
+"""
 
 import re
 import shutil

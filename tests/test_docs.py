@@ -1,4 +1,7 @@
-"""The docs: what they tell the reader to run runs, and the config page is generated, complete, up to date."""
+"""The documentation: its examples run, and the generated pages are complete and up to date.
+
+Oracles: the generators, the config classes, and pyproject.toml.
+"""
 
 import dataclasses
 import re

@@ -1,4 +1,7 @@
-"""Compiled loops share the machine's cores with PyTorch."""
+"""Compiled loops use PyTorch's number of threads, and stale compiled code is not run.
+
+Oracles: numba's and PyTorch's own thread counts, and a called module that changes.
+"""
 
 import subprocess
 import sys

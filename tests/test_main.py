@@ -1,4 +1,7 @@
-"""The command `cxml`: it lists and starts all other commands, and loads nothing heavy to say so."""
+"""The command `cxml` lists and starts all other commands and imports nothing heavy for its help.
+
+Oracles: the modules that define `main`, and `sys.modules` of a new process.
+"""
 
 import ast
 import importlib

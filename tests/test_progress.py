@@ -1,4 +1,7 @@
-"""Progress on a real terminal, in a pipe, in a real notebook kernel, and passed on by another process."""
+"""Progress on a terminal, in a pipe, in a notebook, and forwarded from another process.
+
+Oracles: a real pseudo-terminal, a real pipe, and a real notebook kernel.
+"""
 
 import io
 import logging

@@ -1,3 +1,8 @@
+"""Connections to Ray: cxml's errors inside Ray's, the reachable cluster, and the end of a temporary one.
+
+Oracles: Ray's own exception classes, and the process table.
+"""
+
 import pickle
 import subprocess
 import sys

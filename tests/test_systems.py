@@ -1,4 +1,7 @@
-"""Only one module knows the operating system, and only one the names that differ between versions of torch."""
+"""One module knows the operating system, and one the names that differ between versions of PyTorch.
+
+Oracles: a search of the package's source by pattern, and threads with real priorities.
+"""
 
 import os
 import re
@@ -32,12 +35,12 @@ EXEMPT = {ONLY_LINUX: "operating_system.py", RENAMED: "accelerators.py"}
     "os.sched_getaffinity(0)", "os.mkfifo(path)", "os.setsid()", "signal.SIGHUP", 'Path("/proc/self")', "os.name",
     'get_context("fork")', "Popen(words, start_new_session=True)", "socket.AF_UNIX",
 ])  # fmt: skip
-def test_the_pattern_finds(line):
+def test_the_pattern_finds_code_that_only_linux_runs(line):
     assert ONLY_LINUX.search(line)
 
 
 @pytest.mark.parametrize("pattern", EXEMPT, ids=EXEMPT.values())
-def test_what_differs_is_in_one_module(pattern):
+def test_code_that_differs_between_systems_is_in_one_module(pattern):
     found = {
         f"{file.relative_to(PACKAGE)}:{number}: {line.strip()}"
         for file in PACKAGE.rglob("*.py")

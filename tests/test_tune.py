@@ -1,4 +1,7 @@
-"""A search with Ray Tune: the best values are written down, a killed search goes on, the test split stays unseen."""
+"""A search with Ray Tune: the best values are written, a killed search resumes, and the test split stays unseen.
+
+Oracles: the recorded metrics of all trials, and the rows of the train split.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-# For the scripts beside this one, which source it: the repository's root, the interpreter, and what it finds.
+# Sourced by the scripts beside this one: sets the working directory, the interpreter and its environment.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python="${PYTHON:-python3}"
 export PYTHONPATH="$PWD:$PWD/benchmarks/gpu${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,20 +1,23 @@
-"""The training step with sharded levels on one real card: beside its encoder, beside the memory's speed, and its waits.
+"""Measures the training step with sharded levels on one real card against its encoder and the memory's bandwidth.
 
-    benchmarks/gpu/levels.sh                               # the parity tests first
+    benchmarks/gpu/levels.sh                               # runs the parity tests first
     python benchmarks/gpu/levels.py [--rehearse] [--labels 2812281] [--texts 64 256 1024] [--steps 12]
 
-The model has the shape of BERT-base with random weights, bf16, 128 tokens a text, and Amazon-3M's label tree; rows are
-bf16 with one second moment per row. The engine is that of a single process.
+The model has the shape of BERT-base with random weights in bf16, 128 tokens per text, and Amazon-3M's label tree. The
+label rows are bf16 with one second moment per row. The engine is the one for a single process.
 
-1. Steps of a small model in fp32 on the card against the same on the CPU: losses differ by less than 1 %.
-2. Per number of texts: seconds of a whole step and of its encoder alone (forward, backward, update), in turn, medians
-   over rounds; goal from 256 texts on: the step reaches at least 0.8 of the encoder's texts a second. Beside them how
-   often a step makes the host wait (torch.cuda.set_sync_debug_mode; goal 0) and the card's peak memory.
-3. The kernels that score and update label rows, for texts whose leaves are drawn evenly, against the time in which the
-   card's memory moves what they must read and write; goal: at most twice that.
+1. Steps of a small model in fp32 on the card are compared with the same steps on the CPU. Their losses must differ by
+   less than 1 %.
+2. For each number of texts, a whole step and a step of its encoder alone (forward, backward, update) are timed
+   alternately, and medians over the rounds are shown. Goal from 256 texts on: the whole step reaches at least 0.8 of
+   the encoder's texts per second. The table also shows how often a step makes the host wait
+   (torch.cuda.set_sync_debug_mode; goal 0) and the card's peak memory.
+3. The kernels that score and update label rows are timed on texts whose leaves are drawn uniformly. Their time is
+   compared with the time in which the card's memory moves the bytes that they must read and write. Goal: at most twice
+   that time.
 
-Every text repeats one random token: an encoder with random weights would give texts of many tokens features that are
-nearly alike, and one shortlist to all. Prints a line of JSON per goal.
+Every text repeats one random token. On texts of many tokens an encoder with random weights computes nearly equal
+features, so all texts would get the same shortlist. The benchmark prints one line of JSON per goal.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from typing import cast
 
 import without_unused  # noqa: F401  # isort: skip - before cxml
 
-os.environ.pop("TRITON_INTERPRET", None)  # with it a pretended accelerator would be slow, and a real one wrong
+os.environ.pop("TRITON_INTERPRET", None)  # the interpreter is slow on the fake accelerator and wrong on a real one
 
 import numpy as np
 import torch
@@ -63,7 +66,7 @@ from cxml.parallel.row_layout import Shard
 from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
 
-TRUE = 5  # labels of a text
+TRUE = 5  # true labels of a text
 SHARE_OF_ENCODER = 0.8
 OF_FLOOR = 0.5
 MOST_DIFFERENCE = 0.01
@@ -71,18 +74,18 @@ MOST_DIFFERENCE = 0.01
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes of the measured training.
 
     Attributes:
-        labels: L.
+        labels: number of labels L.
         level_sizes: clusters of each level.
-        handed_down: of them to the next level.
-        taps: of the encoder's layers.
-        texts: of a step, each number in turn.
-        tokens: of a text.
-        steps: timed at once.
-        rounds: of the encoder alone and the whole step in turn.
-        encoder: its shape.
+        handed_down: number of these that each level passes on to the next.
+        taps: tapped layers of the encoder.
+        texts: numbers of texts of a step that are measured.
+        tokens: tokens of a text.
+        steps: steps that are timed together.
+        rounds: number of rounds, in which encoder alone and whole step alternate.
+        encoder: shape of the encoder.
         shard_from: see `HeadConfig`.
     """
 
@@ -98,7 +101,7 @@ class Sizes:
     shard_from: int
 
     def config(self, *, on_card: bool = True, is_bf16: bool = True) -> Config:
-        """The config of a run."""
+        """Config of a run."""
         dropouts = (0.0,) * (len(self.level_sizes) + 1)
         return Config(
             output="unused",
@@ -116,7 +119,7 @@ class Sizes:
         )  # fmt: skip
 
     def tree(self) -> LabelTree:
-        """A tree as even as can be."""
+        """Tree whose nodes have numbers of children that differ by at most one."""
         return LabelTree(np.arange(self.labels, dtype=np.int32), plan_splits(self.labels, self.level_sizes).offsets)
 
 
@@ -133,10 +136,10 @@ SMALL = Sizes(
 def main() -> None:
     """Parse, check, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a pretended accelerator; no times")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a fake accelerator; no times")
     parser.add_argument("--labels", type=int, default=2_812_281)
     parser.add_argument("--texts", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--steps", type=int, default=12, help="of a round")
+    parser.add_argument("--steps", type=int, default=12, help="steps of a round")
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.rehearse:
@@ -155,7 +158,7 @@ def main() -> None:
 
 
 def measure(sizes: Sizes, device: torch.device) -> None:
-    """All parts."""
+    """Measure all parts and print the results."""
     print(f"{device_name(device)}, PyTorch {torch.__version__}, {sizes.labels:,} labels, tree {sizes.level_sizes}")
     check_losses(device)
     table = Table(title="Whole step and its encoder alone", title_justify="left")
@@ -187,7 +190,7 @@ def measure(sizes: Sizes, device: torch.device) -> None:
 
 
 def check_losses(device: torch.device) -> None:
-    """Refuse to measure a step that is not right."""
+    """Exit if the step computes wrong losses on this device."""
     host = torch.device("cpu")
     found = {}
     for place in (host, device):
@@ -196,7 +199,7 @@ def check_losses(device: torch.device) -> None:
         train = whole_step(SMALL, config, place)
         found[place] = torch.stack([train(16, seed).cpu() for seed in range(6)])
     difference = ((found[device] - found[host]).abs() / found[host]).max().item()
-    print(f"losses of a small model in fp32 differ from the CPU's by at most {difference:.2e} of themselves")
+    print(f"losses of a small model in fp32: largest relative difference from the CPU's is {difference:.2e}")
     if not difference <= MOST_DIFFERENCE:
         raise SystemExit(f"over {MOST_DIFFERENCE}: the step is wrong on this device, so it is not measured")
 
@@ -208,7 +211,7 @@ def compare(sizes: Sizes, num_texts: int, device: torch.device) -> tuple[float, 
     steps = {"encoder": encoder_step(sizes, config, device), "step": whole_step(sizes, config, device)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for take in steps.values():
-        for seed in range(3):  # kernels are compiled, memory is taken
+        for seed in range(3):  # compiles kernels and allocates memory
             take(num_texts, seed)
     for _ in range(sizes.rounds):
         for name, take in steps.items():
@@ -220,7 +223,7 @@ def compare(sizes: Sizes, num_texts: int, device: torch.device) -> tuple[float, 
 
 
 def clear(device: torch.device) -> None:
-    """Let go of what the last case took."""
+    """Release the memory of the last case."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -228,7 +231,7 @@ def clear(device: torch.device) -> None:
 
 
 def time_steps(take: Callable[[int], object], count: int, device: torch.device) -> float:
-    """Seconds per step of `count` in a row, which the host may hand out ahead."""
+    """Seconds per step over `count` consecutive steps; the host may run ahead."""
     synchronize(device)
     began = time.perf_counter()
     for seed in range(count):
@@ -239,7 +242,7 @@ def time_steps(take: Callable[[int], object], count: int, device: torch.device) 
 
 @contextmanager
 def counted_waits(device: torch.device) -> Iterator[list[warnings.WarningMessage]]:
-    """The calls within this context that made the host wait for a CUDA card."""
+    """Yield a list of the calls within this context that made the host wait for a CUDA card."""
     if device.type != "cuda":
         yield []
         return
@@ -257,7 +260,7 @@ def counted_waits(device: torch.device) -> Iterator[list[warnings.WarningMessage
 
 
 def whole_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[int, int], torch.Tensor]:
-    """A function of a number of texts and a seed that takes a training step and returns its losses."""
+    """Return a function that takes a training step, given a number of texts and a seed, and returns its losses."""
     tree = sizes.tree()
     ranks = alone_on(device)
     levels = sharded_levels(tree, Exchange(is_alone=True), config)
@@ -279,12 +282,12 @@ def whole_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[
 
 
 def alone_on(device: torch.device) -> Ranks:
-    """This process, without others."""
+    """Ranks of this process alone."""
     return Ranks(rank=0, world_size=1, local_rank=0, device=device)
 
 
 def spread_choices(model: CascadeXML, tree: LabelTree, config: Config) -> None:
-    """Give sharded clusters random rows, as after some training: fresh ones are zero, and every text wants the same."""
+    """Give sharded clusters random rows as after training; with zero rows every text would want the same clusters."""
     for level, number in zip(
         cast(list[ShardedLevel], model.cluster_levels), sharded_clusters(tree, config.head), strict=True
     ):
@@ -294,7 +297,7 @@ def spread_choices(model: CascadeXML, tree: LabelTree, config: Config) -> None:
 
 
 def encoder_step(sizes: Sizes, config: Config, device: torch.device) -> Callable[[int, int], object]:
-    """A function of a number of texts and a seed that takes a training step of the encoder alone."""
+    """Return a function that takes a training step of the encoder alone, given a number of texts and a seed."""
     encoder = build_encoder(config.model, config.num_levels, sizes.encoder)
     engine = build_engine(EncoderAlone(encoder), config.train, config.optim, alone_on(device))
     batches = kept_batches(sizes)
@@ -309,7 +312,7 @@ def encoder_step(sizes: Sizes, config: Config, device: torch.device) -> Callable
 
 
 def kept_batches(sizes: Sizes) -> Callable[[int, int], Batch]:
-    """Batches by number of texts and seed, made once, so that no step pays for them."""
+    """Return a function that caches batches by number of texts and seed, so that steps exclude their creation."""
     kept: dict[tuple[int, int], Batch] = {}
 
     def batch(num_texts: int, seed: int) -> Batch:
@@ -321,7 +324,7 @@ def kept_batches(sizes: Sizes) -> Callable[[int, int], Batch]:
 
 
 def random_batch(sizes: Sizes, num_texts: int, seed: int) -> Batch:
-    """Texts of one token each, over and over, with random labels."""
+    """Batch of texts that repeat one token each, with random labels."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1000, 30000, num_texts)
     labels = np.sort(rng.integers(0, sizes.labels // TRUE, (num_texts, TRUE)) * TRUE + np.arange(TRUE), axis=1)
@@ -337,7 +340,7 @@ def random_batch(sizes: Sizes, num_texts: int, seed: int) -> Batch:
 
 
 def compare_kernels(sizes: Sizes, num_texts: int, device: torch.device) -> tuple[int, float, float]:
-    """Texts, seconds of scoring and updating the labels' rows, and the seconds that memory needs for it."""
+    """Number of texts, seconds to score and update the label rows, and the seconds that the memory traffic needs."""
     clear(device)
     head, tree = sizes.config().head, sizes.tree()
     layout = RowLayout.deal(tree.offsets[-1], 0, 1)
@@ -359,7 +362,7 @@ def compare_kernels(sizes: Sizes, num_texts: int, device: torch.device) -> tuple
         take(seed)
     seconds = statistics.median(time_steps(take, sizes.steps, device) for _ in range(sizes.rounds))
     one = fresh_rows(sizes, head, 1)
-    moved = num_touched * (one.weight.nbytes + 2 * one.num_bytes)  # read for the loss; read and written by the update
+    moved = num_touched * (one.weight.nbytes + 2 * one.num_bytes)  # read by the loss; read, written by the update
     floor = moved / memory_speed(device)
     print(
         f"{num_texts:,} texts, {num_touched:,} rows: {seconds * 1e3:.2f} ms for loss and update; memory moves their "
@@ -369,7 +372,7 @@ def compare_kernels(sizes: Sizes, num_texts: int, device: torch.device) -> tuple
 
 
 def fresh_rows(sizes: Sizes, head: HeadConfig, count: int) -> RowState:
-    """So many rows in the format of a config."""
+    """Make `count` rows in the format of a config."""
     return RowState.zeros(
         count, sizes.encoder.hidden_size,
         optimizer=head.optimizer, weights=head.weights, second_moment=head.second_moment,
@@ -379,7 +382,7 @@ def fresh_rows(sizes: Sizes, head: HeadConfig, count: int) -> RowState:
 def even_shortlists(
     sizes: Sizes, num_texts: int, tree: LabelTree, shard: Shard, device: torch.device
 ) -> tuple[Shortlists, int]:
-    """Random texts that want leaves drawn evenly from all, and how many rows these have together."""
+    """Random texts that want leaves drawn uniformly from all, and the number of rows of these leaves."""
     rng, wanted = np.random.default_rng(0), sizes.handed_down[-1]
     leaf_sizes = np.diff(tree.offsets[-1])
     nodes = np.stack([rng.choice(len(leaf_sizes), wanted, replace=False) for _ in range(num_texts)])

@@ -1,4 +1,4 @@
-"""Texts of no content that a training and an evaluation take for those of a data set."""
+"""Random texts that replace those of a data set in a training and an evaluation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cxml.data.manifest import ShardInfo, TokenizerInfo
 
 
 class RandomTexts:
-    """N texts, each of one random token over and over, with as many random labels; satisfies `TextRows`.
+    """N texts that repeat one random token each and have equal numbers of random labels; satisfies `TextRows`.
 
-    An encoder with random weights would give texts of many tokens features that are nearly alike, and one shortlist to
-    all.
+    On texts of many tokens an encoder with random weights computes nearly equal features, so all texts would get the
+    same shortlist.
     """
 
     def __init__(self, count: int, *, tokens: int, labels: int, labels_of_a_text: int, vocabulary: int) -> None:
-        """Draw N texts of so many tokens, with `labels_of_a_text` of all `labels`."""
+        """Draw `count` texts of `tokens` tokens, with `labels_of_a_text` of `labels` labels each."""
         rng = np.random.default_rng(0)
         self._tokens = rng.integers(vocabulary // 2, vocabulary, count, dtype=np.int32)
         drawn = rng.integers(0, labels // labels_of_a_text, (count, labels_of_a_text))

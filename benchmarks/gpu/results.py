@@ -1,4 +1,4 @@
-"""Figures of one card: a line of JSON each, written as they come, and a table of them for docs/results.md.
+"""Stores the figures of one card as lines of JSON and prints them as a table for docs/results.md.
 
 python benchmarks/gpu/results.py FILE   # prints the table
 """
@@ -14,11 +14,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Results:
-    """A file that grows by a line with each figure.
+    """A file to which each figure adds a line.
 
     Attributes:
-        file: where; None prints only.
-        card: the model of the card.
+        file: path of the file; with None figures are only printed.
+        card: model of the card.
     """
 
     file: Path | None
@@ -27,7 +27,7 @@ class Results:
     def note(
         self, what: str, figure: float | None, unit: str, beside: Mapping[str, float | None] | None = None
     ) -> None:
-        """Print a figure and write it, with those it is to be compared with; None for what was not measured."""
+        """Print and write a figure with those that it is compared with; None stands for figures not measured."""
         others = {name: _rounded(value) for name, value in (beside or {}).items() if value is not None}
         found = {"card": self.card, "what": what, "figure": _rounded(figure), "unit": unit, "beside": others}
         line = json.dumps(found)
@@ -42,7 +42,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def table_of(lines: list[str]) -> str:
-    """The figures as a table in Markdown."""
+    """Format the figures as a table in Markdown."""
     figures = [json.loads(line) for line in lines]
     rows = [f"| {', '.join(sorted({own['card'] for own in figures}))} | measured | beside |", "| --- | --- | --- |"]
     for own in figures:

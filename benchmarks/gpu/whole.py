@@ -1,18 +1,19 @@
-"""A training of Amazon-3M's size on one real card: memory, an epoch's time, checkpoints, prediction.
+"""Measures a training of Amazon-3M's size on one real card: memory, time of an epoch, checkpoints, prediction.
 
     benchmarks/gpu/whole.sh [--rehearse] [FOLDER]          # all stages, each with a time limit of its own
     python benchmarks/gpu/whole.py STAGE ... [--rehearse] [--labels 2812281] [--results FILE]
 
-The model has the shape of BERT-base with random weights, in bf16; 128 texts of 128 tokens and 36 labels each make a
-step. Texts come from the training's loader; engine, schedule and checkpoints are the training's own.
+The model has the shape of BERT-base with random weights, in bf16. A step has 128 texts of 128 tokens and 36 labels
+each. Loader, engine, schedule and checkpoints are those of a training. The stages are:
 
-rows         each number format of the label rows, all labels scored, activations recomputed and kept: the card's peak
-             memory beside the plan of `--dry-run`, texts a second, and how long an epoch of Amazon-3M's texts would
-             take if all were as long. Beside them what ELMO's authors published for theirs, on one GPU of theirs.
-checkpoint   a checkpoint to local disk, in the background and while training waits, and loaded again: seconds, how long
-             training stands still, how far memory grows.
-compile      a step with `train.compile` and without, in turn, and how long the first one takes.
-evaluation   texts a second of a model with shortlists (three levels of clusters), beside its encoder alone, in turn.
+rows         each number format of the label rows, with all labels scored, activations recomputed or kept: the card's
+             peak memory beside the plan of `--dry-run`, texts per second, and the time of an epoch of Amazon-3M if all
+             of its texts were as long. Beside them stand the figures that ELMO's authors published for one GPU.
+checkpoint   a checkpoint to local disk, saved in the background and while training waits, and loaded again: seconds,
+             how long training stands still, how far memory grows.
+compile      a step with `train.compile` and one without, alternately, and the duration of the first compiled step.
+evaluation   texts per second of a model with shortlists (three levels of clusters) and of its encoder alone,
+             alternately.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ from cxml.training import predict_split, train_step
 from cxml.training.setting_up import set_up_on
 
 GIB = 2**30
-EPOCH_TEXTS, LABELS_OF_A_TEXT = 1_717_899, 36  # of Amazon-3M
-ELMO_MINUTES = {"fp8, SGD": 18 + 2 / 60, "bf16, SGD": 25 + 15 / 60}  # of an epoch
+EPOCH_TEXTS, LABELS_OF_A_TEXT = 1_717_899, 36  # Amazon-3M
+ELMO_MINUTES = {"fp8, SGD": 18 + 2 / 60, "bf16, SGD": 25 + 15 / 60}  # time of an epoch
 SAVED = ("bf16, SGD", "bf16, AdamW, one second moment per row")
 WARM_UP = 3
 K = 5
@@ -61,17 +62,19 @@ K = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What the stages measure with.
+    """Common settings of the stages.
 
     Attributes:
-        sizes: of a training in which all labels are scored.
-        tree_sizes: of one with shortlists, and `handed_down` of each level's clusters to the next.
-        architecture: of the encoder.
-        texts: to train and predict on.
-        steps: timed at once, and `rounds` of them.
-        folder: on the disk for checkpoints.
+        sizes: sizes of a training in which all labels are scored.
+        tree_sizes: sizes of a training with shortlists.
+        handed_down: number of clusters that each of its levels passes on to the next.
+        architecture: shape of the encoder.
+        texts: number of texts to train and predict on.
+        steps: steps that are timed together.
+        rounds: number of timings.
+        folder: folder on the disk for checkpoints.
         device: the card.
-        results: where the figures go.
+        results: receives the figures.
     """
 
     sizes: Sizes
@@ -86,14 +89,14 @@ class Bench:
     results: Results
 
     def random_texts(self) -> RandomTexts:
-        """All texts."""
+        """Make the texts of the benchmark."""
         return RandomTexts(
             self.texts, tokens=self.sizes.tokens, labels=self.sizes.labels, labels_of_a_text=LABELS_OF_A_TEXT,
             vocabulary=self.architecture.vocab_size,
         )  # fmt: skip
 
     def seconds(self, ways: Mapping[str, Callable[[int], object]], steps: int) -> dict[str, float]:
-        """Seconds of a call of each of some ways, which take turns; medians over the rounds."""
+        """Median seconds of a call of each function in `ways`; the functions alternate over the rounds."""
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(self.rounds):
             for name, take in ways.items():
@@ -102,7 +105,7 @@ class Bench:
 
 
 class Training:
-    """A training of random texts that takes one step after the other."""
+    """A training on random texts that takes one step per call."""
 
     def __init__(self, bench: Bench, config: Config, sizes: Sizes) -> None:
         torch.manual_seed(0)
@@ -118,19 +121,19 @@ class Training:
         train_step(self.state.engine, next(self._batches), self.state.ranks, self.num_steps)
 
     def steps(self, count: int) -> None:
-        """Take so many."""
+        """Take `count` steps."""
         for _ in range(count):
             self.step()
 
 
 def all_epochs(loader: TrainLoader) -> Iterator[list[Batch]]:
-    """The micro-batches of each step, without an end."""
+    """Yield the micro-batches of each step, endlessly."""
     for epoch in itertools.count():
         yield from loader.epoch(epoch)
 
 
 def measure_rows(bench: Bench) -> None:
-    """Stage `rows`."""
+    """Run the stage `rows`."""
     for rows, recomputes in itertools.product(FORMATS, (True, False)):
         case = case_of(rows, recomputes=recomputes)
         try:
@@ -141,11 +144,11 @@ def measure_rows(bench: Bench) -> None:
 
 
 def measure_case(bench: Bench, case: Case, rows: str) -> None:
-    """Memory and speed of one format."""
+    """Measure memory and speed of one row format."""
     clear(bench.device)
     config = config_of(case, bench.sizes, bench.folder)
     training = Training(bench, config, bench.sizes)
-    training.steps(WARM_UP)  # kernels are compiled, the optimiser's state is made
+    training.steps(WARM_UP)  # compiles kernels and makes the optimiser's state
     (seconds,) = bench.seconds({case.name: training.step}, bench.steps).values()
     beside = {"plan": plan_of(config, bench.sizes).bytes_per_rank / GIB, "with the allocator's": reserved(bench.device)}
     bench.results.note(
@@ -158,24 +161,24 @@ def measure_case(bench: Bench, case: Case, rows: str) -> None:
 
 
 def peak(device: torch.device) -> float | None:
-    """The most that tensors took on the device since `clear`, GiB."""
+    """Peak memory of tensors on the device since `clear`, in GiB."""
     found = device_memory(device)
     return None if found is None else found[1] / GIB
 
 
 def reserved(device: torch.device) -> float | None:
-    """The same with what the allocator holds back for later, GiB."""
+    """Peak memory including what the allocator keeps for later, in GiB."""
     return torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None
 
 
 def measure_checkpoints(bench: Bench) -> None:
-    """Stage `checkpoint`."""
+    """Run the stage `checkpoint`."""
     for rows in SAVED:
         measure_checkpoint(bench, rows)
 
 
 def measure_checkpoint(bench: Bench, rows: str) -> None:
-    """Save in both ways, and load."""
+    """Save in the background and while training waits, and load."""
     clear(bench.device)
     training = Training(bench, config_of(case_of(rows, recomputes=True), bench.sizes, bench.folder), bench.sizes)
     training.steps(WARM_UP)
@@ -194,13 +197,13 @@ def measure_checkpoint(bench: Bench, rows: str) -> None:
 
 
 def label_rows(training: Training) -> dict[str, torch.Tensor]:
-    """What is looked at to see that a checkpoint brings back what was saved."""
+    """Tensors that are compared to check that a checkpoint restores what was saved."""
     rows = cast(ShardedLevel, training.state.model.label_head).rows
     return {"weight": rows.weight, "bias": rows.bias}
 
 
 def save(bench: Bench, training: Training, what: str, url: str, free_memory: int) -> None:
-    """Save while nothing steps, so that the state stays as it is."""
+    """Save while no step runs, so that the state does not change."""
     saver = Saver(url, CheckpointConfig(), training.state.ranks, free_memory=lambda: free_memory)
     synchronize(bench.device)
     with Growth(bench.device) as growth:
@@ -214,7 +217,7 @@ def save(bench: Bench, training: Training, what: str, url: str, free_memory: int
 
 
 def load(bench: Bench, training: Training, what: str, url: str, kept: dict[str, torch.Tensor]) -> None:
-    """Load after a few more steps, and see that these are undone."""
+    """Load after a few more steps, and check that these are undone."""
     training.steps(WARM_UP)
     synchronize(bench.device)
     state = training.state
@@ -226,13 +229,13 @@ def load(bench: Bench, training: Training, what: str, url: str, kept: dict[str, 
         synchronize(bench.device)
         seconds = time.perf_counter() - began
     if not all(torch.equal(tensor.cpu(), kept[name]) for name, tensor in label_rows(training).items()):
-        raise SystemExit(f"{what}: the label rows are not those that were saved")
+        raise SystemExit(f"{what}: the loaded label rows differ from the saved ones")
     bench.results.note(what, seconds, "s", growth.beside())
 
 
 @dataclass
 class Growth:
-    """How far the memory of host and device grows within its context, looked at every few milliseconds."""
+    """Growth of the memory of host and device within its context, sampled every few milliseconds."""
 
     device: torch.device
     host: float = 0.0
@@ -260,12 +263,12 @@ class Growth:
             self.card = (after[1] - self._before[1]) / GIB
 
     def beside(self) -> dict[str, float | None]:
-        """For `Results.note`."""
+        """Return the figures for `Results.note`."""
         return {"host grows by, GiB": self.host, "card by, GiB": self.card}
 
 
 def measure_compiled(bench: Bench) -> None:
-    """Stage `compile`."""
+    """Run the stage `compile`."""
     trainings: dict[str, Training] = {}
     for way in ("as it is", "compiled"):
         config = config_of(case_of("bf16, SGD", recomputes=False), bench.sizes, bench.folder)
@@ -282,7 +285,7 @@ def measure_compiled(bench: Bench) -> None:
 
 
 def measure_evaluation(bench: Bench) -> None:
-    """Stage `evaluation`."""
+    """Run the stage `evaluation`."""
     sizes = replace(bench.sizes, level_sizes=bench.tree_sizes)
     case = Case(name="shortlists", head=FORMATS["bf16, SGD"], recomputes=False)
     config = config_of(case, sizes, bench.folder)
@@ -304,7 +307,7 @@ def measure_evaluation(bench: Bench) -> None:
 
 @torch.inference_mode()
 def evaluate(state: TrainingState, loader: EvalLoader) -> None:
-    """The best labels of all texts, as `cxml.evaluate` finds them."""
+    """Find the best labels of all texts as `cxml.evaluate` does."""
 
     def predict(batch: Batch, k: int) -> list[LevelPrediction]:
         return state.model(batch, predict_k=k)
@@ -314,7 +317,7 @@ def evaluate(state: TrainingState, loader: EvalLoader) -> None:
 
 @torch.inference_mode()
 def encode(state: TrainingState, loader: EvalLoader) -> None:
-    """The features of all texts."""
+    """Compute the features of all texts."""
     for _, batch in loader:
         own = batch.to(state.ranks.device)
         state.model.encoder(own.input_ids, own.attention_mask)
@@ -330,9 +333,9 @@ def main() -> None:
     """Parse, set up, run a stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="+", choices=STAGES)
-    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a pretended accelerator")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a fake accelerator")
     parser.add_argument("--labels", type=int, default=2_812_281)
-    parser.add_argument("--results", type=Path, help="file that the figures are added to")
+    parser.add_argument("--results", type=Path, help="file to which the figures are added")
     options = parser.parse_args()
     logging.disable_progress_bar()
     with placed(is_rehearsal=options.rehearse) as (device, folder):
@@ -347,7 +350,7 @@ def main() -> None:
 
 @contextmanager
 def placed(*, is_rehearsal: bool) -> Iterator[tuple[torch.device, Path]]:
-    """Within this context there are a device, a group of this process alone, and a folder for its files."""
+    """Yield a device and a folder for files; a process group of this process alone exists within the context."""
     with ExitStack() as stack:
         if is_rehearsal:
             from support.fake_accelerator import fake_accelerator  # noqa: PLC0415 - registers a device
@@ -364,7 +367,7 @@ def placed(*, is_rehearsal: bool) -> Iterator[tuple[torch.device, Path]]:
 
 
 def card_bench(labels: int, folder: Path, device: torch.device, results: Results) -> Bench:
-    """For a card."""
+    """Settings for a card."""
     return Bench(
         sizes=Sizes(labels=labels), tree_sizes=(4096, 32768, 262144), handed_down=(128, 256, 400),
         architecture=BertConfig(), texts=8192, steps=10, rounds=3, folder=folder, device=device, results=results,
@@ -372,7 +375,7 @@ def card_bench(labels: int, folder: Path, device: torch.device, results: Results
 
 
 def small_bench(_: int, folder: Path, device: torch.device, results: Results) -> Bench:
-    """For a rehearsal."""
+    """Settings for a rehearsal."""
     architecture = BertConfig(
         vocab_size=1000, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128
     )

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A training of Amazon-3M's size on one real card, in under 8 minutes: memory, an epoch's time, checkpoints, prediction.
+# Measures a training of Amazon-3M's size on one real card in under 8 minutes: memory, speed, checkpoints, prediction.
 #
 #   benchmarks/gpu/whole.sh [--rehearse] [FOLDER]
 #
-# Needs what levels.sh needs, 30 GiB of free memory of the host and 20 of its disk, and no network. Each stage is a process
-# with a time limit of its own, so that a slow or broken one leaves the others their time; the sum of the limits is under
-# 8 minutes. Each figure is printed and added to FOLDER/whole.jsonl (FOLDER: $OUT, or else this one) as it comes, and a
-# table of all, in Markdown, comes last. whole.py says what the stages measure. --rehearse runs them in one process, with
-# tiny sizes on a pretended accelerator, to see that the script is whole. PYTHON names another interpreter than python3,
-# and TMPDIR the disk for checkpoints.
+# The script needs what levels.sh needs, 30 GiB of free host memory and 20 GiB of free disk, and no network. Each
+# stage is a process with its own time limit, so that a slow or failing stage does not take time from the others. The
+# sum of the limits is under 8 minutes. Each figure is printed and added to FOLDER/whole.jsonl immediately (default of
+# FOLDER: $OUT, or else the working directory). A table of all figures in Markdown is printed at the end. whole.py
+# explains the stages. --rehearse checks the script on any machine: it runs the stages in one process, with tiny sizes
+# on a fake accelerator. PYTHON names the interpreter (default: python3), and TMPDIR the disk for checkpoints.
 set -uo pipefail
 rehearse="" stages=(rows:170 checkpoint:110 compile:110 evaluation:60)
 if [[ "${1:-}" == --rehearse ]]; then

@@ -1,8 +1,8 @@
-"""Import this where packages are missing that cxml imports and a training step does not use.
+"""Stand-ins for packages that cxml imports and a training step does not use; import this where they are missing.
 
-A machine without a network may lack small packages. A package that stands in for one can be imported, and what is
-taken from it fails when it is called, but for the little that a checkpoint on a local disk takes: dacite's dataclasses
-are made unchecked, of what this machine has written itself, and tenacity tries once.
+A machine without a network may lack small packages. A stand-in can be imported, but what is taken from it raises an
+error when it is called. Two exceptions serve a checkpoint on a local disk: dacite's `from_dict` builds dataclasses
+without checks, from data that this machine has written itself, and tenacity's retry tries once.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class _StandIn(ModuleType):
 
 
 def _fail(package: str) -> None:
-    raise ModuleNotFoundError(f"{package} is not installed, and was thought to be unused here")
+    raise ModuleNotFoundError(f"{package} is not installed; only code that does not use it can run here")
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -1,11 +1,11 @@
-"""Build one label tree in a fresh process and say how long it took and how much memory; runs in any venv.
+"""Builds one label tree in a fresh process and prints its time and memory; runs in any venv.
 
     python build_tree.py cxml|pecos FEATURES.npz OUT.npy THREADS SEED
 
-Two-way splits to leaves of at most 16 labels. The tree of some labels is built before the clock starts, so that
-neither builder's loading of compiled code counts. Writes the cluster of each label at each level, coarse to fine, int32
-[levels, L], and prints one line of JSON: seconds, CPU seconds of all threads, bytes (peak of the resident memory above
-what the features take).
+The builder splits two ways down to leaves of at most 16 labels. A tree over a few labels is built before the clock
+starts, so that loading compiled code does not count for either builder. The output file holds the cluster of each label
+at each level, coarse to fine, int32 [levels, L]. One line of JSON is printed: seconds, CPU seconds of all threads, and
+bytes (peak of the resident memory above what the features take).
 """
 
 import ctypes
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 LEAF_LABELS = 16
-WARM_UP_LABELS = 20_000  # enough that cxml splits their root by all threads
+WARM_UP_LABELS = 20_000  # enough for cxml to split the root with all threads
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     features = sparse.load_npz(features_file).tocsr()
     build = {"cxml": prepare_cxml, "pecos": prepare_pecos}[builder](int(threads), int(seed))
     build(features[:WARM_UP_LABELS])
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what that took
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    ctypes.CDLL(None).malloc_trim(0)  # returns the memory of the warm-up
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident("VmRSS")
     start, start_cpu = time.perf_counter(), time.process_time()
     clusters_of = build(features)
@@ -46,7 +46,7 @@ def resident(field: str) -> int:
 
 
 def prepare_cxml(threads: int, seed: int) -> Callable:
-    """This project's builder."""
+    """Builder of this project."""
     from cxml.tree import build_tree  # noqa: PLC0415 - not there in the peer's venv
 
     def build(features: sparse.csr_matrix) -> Callable[[], np.ndarray]:
@@ -60,7 +60,7 @@ def prepare_cxml(threads: int, seed: int) -> Callable:
 
 
 def prepare_pecos(threads: int, seed: int) -> Callable:
-    """PECOS's C++ hierarchical k-means, spherical, with its own stopping rule."""
+    """PECOS's spherical hierarchical k-means in C++, with its own stopping rule."""
     from pecos.xmc import Indexer  # noqa: PLC0415 - only there in the peer's venv  # pyright: ignore
 
     def build(features: sparse.csr_matrix) -> Callable[[], np.ndarray]:

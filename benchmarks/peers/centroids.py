@@ -1,10 +1,10 @@
-"""Nearest label centroid: what the encoder alone is worth, without training. The same arguments as linear_models.py.
+"""Ranks labels by the nearest label centroid, which shows the quality of the encoder alone, without training.
 
     python centroids.py ENCODER FOLDER OUT THREADS K
 
-FOLDER also holds train_tokens.npz and test_tokens.npz (values, offsets, pad_id). A text's vector is the mean of the
-encoder's last layer, with norm 1; a label's the mean of its training texts' vectors, with norm 1. Labels are ranked by
-cosine.
+The arguments are those of linear_models.py. FOLDER also holds train_tokens.npz and test_tokens.npz (values, offsets,
+pad_id). A text's vector is the mean of the encoder's last layer, scaled to norm 1. A label's vector is the mean of its
+training texts' vectors, scaled to norm 1. Labels are ranked by cosine.
 """
 
 import json
@@ -47,7 +47,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def embed(model: torch.nn.Module, file: Path) -> torch.Tensor:
-    """Vectors of all texts in a file, float32 [N, D], in their order."""
+    """Vectors of all texts in a file, float32 [N, D], in the order of the texts."""
     stored = np.load(file)
     tokens = Ragged(stored["values"], stored["offsets"])
     order = np.argsort(tokens.lengths, kind="stable")

@@ -1,10 +1,10 @@
-"""Train a linear extreme classifier on tf-idf in a fresh process and rank the test texts' labels; runs in its own venv.
+"""Trains a linear extreme classifier on tf-idf in a fresh process and ranks the test texts' labels; has its own venv.
 
     python linear_models.py parabel|bonsai|xr-linear FOLDER OUT THREADS K
 
-FOLDER holds train_features.npz, train_labels.npz and test_features.npz. Writes OUT/predicted.npy, int64 [M, K] with -1
-where the model names fewer labels, and the model beside it. Prints one line of JSON: seconds of training and of
-prediction, bytes of the model, peak bytes of memory.
+FOLDER holds train_features.npz, train_labels.npz and test_features.npz. The script writes OUT/predicted.npy, int64
+[M, K] with -1 where the model names fewer labels, and the model beside it. It prints one line of JSON: seconds of
+training and of prediction, bytes of the model, peak bytes of memory.
 """
 
 import json
@@ -22,7 +22,7 @@ BEAM = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done: training features [N, F] and labels [N, L], test features [M, F], all CSR; and how."""
+    """Training features [N, F], training labels [N, L] and test features [M, F], all CSR, and the options."""
 
     name: str
     train: sparse.csr_matrix
@@ -33,7 +33,7 @@ class Job:
     k: int
 
     def no_labels(self) -> np.ndarray:
-        """Room for the ranking, int64 [M, K]."""
+        """Ranking without labels, int64 [M, K]."""
         return np.full((len(self.test.indptr) - 1, self.k), -1, np.int64)
 
 
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def columns_of(matrix: sparse.csr_matrix) -> int:
-    """Its second dimension."""
+    """Number of columns of a matrix."""
     _, columns = matrix.shape  # pyright: ignore[reportGeneralTypeIssues]
     return columns
 
 
 def omikuji(job: Job) -> tuple[np.ndarray, float, float]:
-    """Three trees: Parabel's, which split in two, or Bonsai's, shallow and split in a hundred."""
+    """Train three trees: Parabel's with two-way splits, or Bonsai's, which are shallow with hundred-way splits."""
     import omikuji as peer  # noqa: PLC0415  # pyright: ignore
     from sklearn.datasets import dump_svmlight_file  # noqa: PLC0415
 
@@ -85,7 +85,7 @@ def omikuji(job: Job) -> tuple[np.ndarray, float, float]:
 
 
 def xr_linear(job: Job) -> tuple[np.ndarray, float, float]:
-    """PECOS's XR-Linear: PIFA, hierarchical k-means, teacher forcing and matcher-aware negatives."""
+    """Train PECOS's XR-Linear: PIFA, hierarchical k-means, teacher forcing and matcher-aware negatives."""
     from pecos.xmc import Indexer, LabelEmbeddingFactory  # noqa: PLC0415  # pyright: ignore
     from pecos.xmc.xlinear.model import XLinearModel  # noqa: PLC0415  # pyright: ignore
 
@@ -105,7 +105,7 @@ def xr_linear(job: Job) -> tuple[np.ndarray, float, float]:
 
 
 def ranked(found: sparse.csr_matrix, k: int) -> np.ndarray:
-    """The k best columns of each row by its scores, int64 [M, K], -1 where it has fewer."""
+    """The k best columns of each row by score, int64 [M, K], with -1 where a row has fewer."""
     predicted = np.full((len(found.indptr) - 1, k), -1, np.int64)
     scores: np.ndarray = np.asarray(found.data)
     for row in range(len(predicted)):

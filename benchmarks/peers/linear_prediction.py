@@ -1,9 +1,10 @@
-"""Predict with a linear model that linear_models.py has trained, in a fresh process; runs in its own venv.
+"""Predicts with a linear model that linear_models.py has trained, in a fresh process; runs in its own venv.
 
     python linear_prediction.py parabel|xr-linear FOLDER OUT THREADS K SINGLES
 
-FOLDER holds test_features.npz, OUT/model the model. Prints one line of JSON: texts per second over the whole split, and
-the median and 99th percentile of the seconds that a call for one text takes, over the first SINGLES texts.
+FOLDER holds test_features.npz, and OUT/model is the model. The script prints one line of JSON: texts per second over
+the whole split, and the median and the 99th percentile of the seconds of a call for one text, over the first SINGLES
+texts.
 """
 
 import json
@@ -24,7 +25,7 @@ def main() -> None:
     test = sparse.load_npz(Path(folder, "test_features.npz")).tocsr().astype(np.float32)
     predict = (xr_linear if name == "xr-linear" else omikuji)(Path(out, "model"), int(threads), int(k))
     rows = [test[row] for row in range(int(singles))]
-    predict(test[:100])  # what is made once
+    predict(test[:100])  # warm-up
     began = time.perf_counter()
     predict(test)
     speed = len(test.indptr[1:]) / (time.perf_counter() - began)
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def omikuji(model: Path, threads: int, k: int) -> Callable[[sparse.csr_matrix], object]:
-    """Its interface takes a text at a time, as a list of pairs, and spreads its trees over threads."""
+    """Predictor of omikuji, which takes one text per call, as a list of pairs, and spreads its trees over threads."""
     import omikuji as peer  # noqa: PLC0415  # pyright: ignore
 
     loaded = peer.Model.load(str(model))
@@ -56,7 +57,7 @@ def omikuji(model: Path, threads: int, k: int) -> Callable[[sparse.csr_matrix], 
 
 
 def xr_linear(model: Path, threads: int, k: int) -> Callable[[sparse.csr_matrix], object]:
-    """PECOS's compiled predictor, which takes a matrix."""
+    """Predictor of PECOS, which is compiled and takes a matrix."""
     from pecos.xmc.xlinear.model import XLinearModel  # noqa: PLC0415  # pyright: ignore
 
     loaded = XLinearModel.load(str(model), is_predict_only=True)

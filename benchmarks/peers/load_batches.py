@@ -1,4 +1,4 @@
-"""Hand over one shuffled epoch of batches in a fresh process, and say how fast.
+"""Loads one shuffled epoch of batches in a fresh process and prints the speed.
 
     python load_batches.py cxml|torch-WORKERS|mosaic-WORKERS|write-mosaic|first DATA_URL MOSAIC_FOLDER PEERS BATCH
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def report(batches: Iterable[Batch]) -> None:
-    """Count examples after the first batches, so that starting workers does not count."""
+    """Print examples per second after the first batches, which excludes the start of workers."""
     seen = 0
     start = time.perf_counter()
     for number, batch in enumerate(batches):
@@ -54,7 +54,7 @@ def report(batches: Iterable[Batch]) -> None:
 
 
 def cxml_loader(url: str, size: int) -> Iterator[Batch]:
-    """This project's loader, one rank."""
+    """Loader of this project, for one rank."""
     loader = TrainLoader(
         ShardedDataset(url, "train"), batch_size=size, seed=0, rank=0, world_size=1, accumulation=1, pad_id=PAD
     )
@@ -63,14 +63,14 @@ def cxml_loader(url: str, size: int) -> Iterator[Batch]:
 
 
 class Rows(Dataset):
-    """Row by row from the same memory-mapped columns."""
+    """Single rows from the same memory-mapped columns."""
 
     def __init__(self, url: str) -> None:
         dataset = ShardedDataset(url, "train")
         self.input_ids, self.labels = dataset.column("input_ids"), dataset.column("labels")
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.input_ids)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,25 +83,25 @@ class Rows(Dataset):
 
 
 def ragged(rows: Sequence[np.ndarray]) -> Ragged:
-    """Arrays end to end."""
+    """Concatenate arrays."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return Ragged(np.concatenate(rows), offsets)
 
 
 def collate_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Rows to a padded batch."""
+    """Collate rows into a padded batch."""
     ids, labels = zip(*pairs, strict=True)
     return collate(ragged(ids), ragged(labels), pad_id=PAD, global_size=len(pairs))
 
 
 def torch_loader(url: str, size: int, workers: int) -> Iterable[Batch]:
-    """PyTorch's own, shuffled."""
+    """PyTorch's DataLoader, shuffled."""
     return DataLoader(Rows(url), batch_size=size, shuffle=True, num_workers=workers, collate_fn=collate_pairs)
 
 
 def import_streaming(peers: str) -> types.ModuleType:
-    """The peer, without torchvision, which only its image classes need."""
+    """Import mosaicml-streaming without torchvision, which only its image classes need."""
     for name, classes in {
         "torchvision": (), "torchvision.datasets": ("VisionDataset",), "torchvision.transforms": (),
         "torchvision.transforms.functional": ("to_tensor",),
@@ -118,7 +118,7 @@ def import_streaming(peers: str) -> types.ModuleType:
 
 
 def write_mosaic(url: str, folder: str, peers: str) -> None:
-    """The same rows in the peer's format."""
+    """Write the same rows in mosaicml-streaming's format."""
     streaming = import_streaming(peers)
     rows = Rows(url)
     with streaming.MDSWriter(out=folder, columns={"ids": "ndarray:int32", "labels": "ndarray:int32"}) as writer:
@@ -128,12 +128,12 @@ def write_mosaic(url: str, folder: str, peers: str) -> None:
 
 
 def collate_samples(samples: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """The peer's samples to a padded batch."""
+    """Collate mosaicml-streaming's samples into a padded batch."""
     return collate_pairs([(sample["ids"], sample["labels"]) for sample in samples])
 
 
 def mosaic_loader(folder: str, peers: str, size: int, workers: int) -> Iterable[Batch]:
-    """The peer's data set in PyTorch's loader, shuffled."""
+    """mosaicml-streaming's data set in PyTorch's DataLoader, shuffled."""
     streaming = import_streaming(peers)
     dataset = streaming.StreamingDataset(local=folder, shuffle=True, batch_size=size)
     return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate_samples)

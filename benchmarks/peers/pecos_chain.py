@@ -1,4 +1,4 @@
-"""Save PECOS's cluster chain for label features; runs in PECOS's venv.
+"""Saves PECOS's cluster chain for label features; runs in PECOS's venv.
 
 python pecos_chain.py FEATURES.npz OUT_FOLDER MAX_LEAF_LABELS SEED
 """

@@ -1,9 +1,9 @@
-"""Tokenise or prepare raw texts in a fresh process, and say how long it took and how much memory.
+"""Tokenises or prepares raw texts in a fresh process and prints its time and memory.
 
     python prepare_texts.py bare|local|ray RAW_FOLDER OUT MAX_LENGTH
 
-`bare` is the `tokenizers` library's encode_batch in a loop. Prints one line of JSON: texts_per_second, cpu_seconds (of
-this process, its threads and ended children), bytes (peak resident memory of this process).
+`bare` calls the `tokenizers` library's encode_batch in a loop. The script prints one line of JSON: texts_per_second,
+cpu_seconds (of this process, its threads and ended children), bytes (peak resident memory of this process).
 """
 
 import json
@@ -22,7 +22,7 @@ def main() -> None:
     way, raw, out, max_length = sys.argv[1:]
     count = sum(count_lines(Path(raw) / f"{split}_raw_texts.txt") for split in ("train", "test"))
     work = bare(raw, int(max_length)) if way == "bare" else prepared(way, raw, out, int(max_length))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     cpu, start = cpu_seconds(), time.perf_counter()
     work()
     seconds = time.perf_counter() - start
@@ -31,13 +31,13 @@ def main() -> None:
 
 
 def count_lines(file: Path) -> int:
-    """Lines of a file, without holding it."""
+    """Count the lines of a file without reading it into memory at once."""
     with file.open("rb") as stream:
         return sum(1 for _ in stream)
 
 
 def peak_bytes() -> int:
-    """The most that this process has held since its peak was forgotten."""
+    """Peak memory of this process since the peak was reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
@@ -49,7 +49,7 @@ def cpu_seconds() -> float:
 
 
 def bare(raw: str, max_length: int) -> Callable[[], None]:
-    """The limit: texts in memory, tokens thrown away."""
+    """The tokenizer alone: texts in memory, tokens discarded."""
     from tokenizers import Tokenizer  # noqa: PLC0415
 
     from cxml.data import resolve_encoder  # noqa: PLC0415

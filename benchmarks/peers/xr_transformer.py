@@ -1,10 +1,11 @@
-"""Train PECOS's XR-Transformer on the same encoder and rank the test texts' labels; runs in its own venv.
+"""Trains PECOS's XR-Transformer on the same encoder and ranks the test texts' labels; runs in its own venv.
 
     python xr_transformer.py ENCODER_FOLDER EPOCHS FOLDER OUT THREADS K
 
-FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json, test_texts.json, lists of
-strings. Its own defaults, but for: EPOCHS passes per level of its tree, batches of 32, texts cut where 99 % of them
-end, since it pads all of them to one length. Writes and prints what linear_models.py does.
+FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json and test_texts.json, which
+are lists of strings. The settings are PECOS's defaults, with three exceptions: EPOCHS passes per level of its tree,
+batches of 32 texts, and a maximum length that fits 99 % of the texts, since PECOS pads all texts to one length. The
+script writes and prints what linear_models.py does.
 """
 
 import json
@@ -29,7 +30,7 @@ BATCH, BEAM = 32, 10
 def main() -> None:
     """Load, train, predict, report."""
     encoder, epochs, folder, out, threads, k = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO)  # its steps and losses, every so often
+    logging.basicConfig(level=logging.INFO)  # logs its steps and losses
     torch.set_num_threads(int(threads))
     names = ("train_features", "train_labels", "test_features")
     train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr().astype(np.float32) for each in names)
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def length_of(encoder: str, texts: list[str]) -> int:
-    """Tokens that 99 % of the texts fit into."""
+    """Smallest length in tokens that fits 99 % of the texts."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     return int(np.percentile([len(ids) for ids in tokenizer(texts[:20_000])["input_ids"]], 99))
 

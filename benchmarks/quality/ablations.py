@@ -1,13 +1,13 @@
-"""What each choice of a config is worth: the run as configured, and again with one thing changed at a time.
+"""Measures what each choice of a config contributes: the run as configured, and runs with one change each.
 
     python benchmarks/quality/ablations.py --config configs/wordnet.yaml --data.source.path FOLDER --train.epochs 1
     python benchmarks/quality/ablations.py --quick
 
-All runs share the data, the label tree and the seed; options of `python -m cxml.train` that follow hold for every one.
-`end-to-end-after-frozen` goes on from the end of `frozen-encoder`, whose time is not in its own. What is finished is
-not run again, so that variants can be run apart, side by side. Prints the labels' metrics, the share of the true labels
-that the clusters hand down, and minutes of training. The last line is JSON: P@1 as configured against the best
-variant's.
+All runs share the data, the label tree and the seed. Options of `python -m cxml.train` that follow hold for every run.
+`end-to-end-after-frozen` continues from the end of `frozen-encoder`, and its time excludes the time of
+`frozen-encoder`. Finished runs are not repeated, so variants can run separately, side by side. The benchmark prints the
+labels' metrics, the share of the true labels that the clusters pass on, and the minutes of training. The last line is
+JSON: P@1 as configured against that of the best variant.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from cxml.tree import tree_url  # noqa: E402
 CONFIGURED, FROZEN, STAGED = "as configured", "frozen-encoder", "end-to-end-after-frozen"
 
 FRESH = ["--model.classifier-start", "fresh"]
-FRESH_RATE = "0.01"  # classifiers near zero have further to go than those at centroids
+FRESH_RATE = "0.01"  # classifiers near zero need larger steps than those at centroids
 SGD = ["--head.optimizer", "sgd", "--optim.classifier-weight-decay", "0"]
-SGD_RATES = ("1000", "10000")  # the gradient is that of a mean over all labels scored
+SGD_RATES = ("1000", "10000")  # the gradient is that of a mean over all scored labels
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def main() -> None:
         "--quick", action="store_true", help="one small chapter of ICD-10-CM, three variants: under 50 s"
     )
     parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/ablations"), help="where the runs stay")
-    parser.add_argument("--variants", nargs="+", help="only these, besides the run as configured")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/ablations"), help="folder of the runs")
+    parser.add_argument("--variants", nargs="+", help="run only these variants, besides the run as configured")
     options, rest = parser.parse_known_args()
     if options.quick:
         options.config, options.folder = str(ROOT / "configs" / "icd10cm.yaml"), options.folder / "quick"
@@ -74,14 +74,14 @@ def main() -> None:
 
 
 def settings(words: list[str]) -> Config:
-    """The config of a command line."""
+    """Config of a command line."""
     return config_of("ablations.py", words)
 
 
 def variants(base: Config, folder: Path) -> dict[str, list[str]]:
-    """Options that change one thing of the config, by name; what is so already is left out.
+    """Options that change one thing of the config, by name, without those that the config already has.
 
-    Later ones may start from the model of an earlier one, in `folder`.
+    Later variants may start from the model of an earlier one, in `folder`.
     """
     levels, depth = base.num_levels, read_encoder_config(base.model).num_hidden_layers
     changes = {
@@ -128,7 +128,7 @@ def _scaled(base: Config, factor: float) -> list[int]:
 
 
 def result(config: Config) -> dict[str, Any]:
-    """Metrics of a run, trained if it is not yet."""
+    """Metrics of a run, which is trained if it is not finished."""
     levels = run(config)["levels"]
     lines = [json.loads(line) for line in Path(config.output, "metrics.jsonl").read_text().splitlines()]
     seconds = [line for line in lines if line["kind"] == "train"][-1]["seconds"]

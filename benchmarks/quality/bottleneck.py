@@ -1,12 +1,12 @@
-"""What label rows narrower than the encoder cost in quality, on held-out training texts, over several seeds.
+"""Measures the loss of quality by label rows narrower than the encoder, on held-out training texts, over several seeds.
 
     python benchmarks/quality/bottleneck.py --config configs/icd10cm.yaml [--share 0.2] [--widths 32 64 128]
     python benchmarks/quality/bottleneck.py --quick
 
-Of a share of the training texts a fifth is held out; the test texts are not looked at. Options that follow, of `python
--m cxml.train`, hold for every run. Runs that are finished are not run again. Prints the mean of the seeds and its
-standard error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the narrowest
-rows against that of full ones; the goal is to lose no more than 1 %.
+A fifth of the chosen share of the training texts is held out; the test texts are not used. Options of `python -m
+cxml.train` that follow hold for every run. Finished runs are not repeated. The benchmark prints the mean over the seeds
+with its standard error, and the mean difference to full rows with the same seed. The last line is JSON: P@1 of the
+narrowest rows against that of full rows. The goal is a loss of at most 1 %.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ FULL = 0
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "bottleneck")
-    parser.add_argument("--widths", type=int, nargs="+", default=[64], help="of the label rows")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64], help="widths of the label rows")
     options, words = parsed(parser)
     found: dict[int, list[list[float]]] = {width: [] for width in (FULL, *options.widths)}
-    for seed in range(options.seeds):  # whole rounds, so that what is there can be compared at any time
+    for seed in range(options.seeds):  # all widths of a seed first, so that partial results are comparable
         for width, values in found.items():
             folder = options.folder / f"width-{width}"
             values.append(metrics([*words, "--model.bottleneck", str(width)], folder, seed))
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def report(found: dict[int, np.ndarray]) -> None:
-    """Print the table and the closing line; of each width metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each width."""
     table = Table("label rows", *METRICS, *(f"{name} - full rows'" for name in METRICS))
     for width, values in found.items():
         name = f"{width} wide" if width else "full"

@@ -1,11 +1,11 @@
-"""What was tried on the label classifiers and is not part of cxml: losses for rare labels, averaged weights.
+"""Measures variants of the label classifiers that are not part of cxml: losses for rare labels, averaged weights.
 
     python benchmarks/quality/classifiers.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/classifiers.py --quick
 
-Features of all texts are computed once, by the encoder as it comes; on them each variant trains the classifiers of all
-labels anew, from the centroids of docs/decisions/0013, with the same batches and rates. Prints the metrics on the test
-split. The last line is JSON: P@5 of the plain way against the best of the variants.
+The untrained encoder computes the features of all texts once. On these features each variant trains the classifiers of
+all labels, from the centroids of docs/decisions/0013, with the same batches and rates. The benchmark prints the metrics
+on the test split. The last line is JSON: P@5 of the plain variant against that of the best variant.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from cxml.training.centroids import BIAS, SCALE  # noqa: E402
 from cxml.training.evaluation import label_weights  # noqa: E402
 
 BATCH, RATE, EPOCHS = 256, 0.02, 3
-EMA = 0.99  # about the last 100 steps
+EMA = 0.99  # averages about the last 100 steps
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Features of train and test texts, [N, D] and [M, D], the train texts' labels, and what is known of each label."""
+    """Features of train and test texts, [N, D] and [M, D], the train texts' labels, and statistics of each label."""
 
     train: Tensor
     test: Tensor
     labels: sparse.csr_matrix
     log_odds: Tensor
-    """Of a train text having the label, float32 [L]."""
+    """Log odds that a train text has the label, float32 [L]."""
     inverse_propensity: Tensor
     """Float32 [L]."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Classifiers after the last step, and their averages on the way: (weights [L, D], biases [L]) each."""
+    """Classifiers after the last step, and averages over the steps, each as (weights [L, D], biases [L])."""
 
     last: tuple[Tensor, Tensor]
     ema: tuple[Tensor, Tensor]
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def make_problem(config: Config) -> Problem:
-    """Features, shifted and scaled so that their mean is 0 and that of their squared norms 1."""
+    """Compute features, shifted and scaled such that their mean is 0 and the mean of their squared norms is 1."""
     folder = write_inputs(config)
     encoder = AutoModel.from_pretrained(resolve_encoder(config.model.encoder)).eval()
     train, test = (embed(encoder, folder / f"{split}_tokens.npz") for split in ("train", "test"))
@@ -97,7 +97,7 @@ def make_problem(config: Config) -> Problem:
 
 
 def variants(problem: Problem) -> dict[str, Tensor]:
-    """The five best labels of each test text, int64 [M, 5], by what was tried."""
+    """The five best labels of each test text, int64 [M, 5], by the name of the variant."""
 
     def plain(logits: Tensor, truth: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
@@ -122,7 +122,7 @@ def variants(problem: Problem) -> dict[str, Tensor]:
 
 
 def train(problem: Problem, loss: Callable[[Tensor, Tensor], Tensor], name: str, less_odds: float = 0.0) -> Trained:
-    """Classifiers from centroids, trained by AdamW with a cosine fall of the rate; `less_odds` off their biases."""
+    """Train from centroids by AdamW with a cosine schedule; biases start lower by `less_odds` times the log odds."""
     weight, bias = from_centroids(problem)
     bias -= less_odds * problem.log_odds
     held = [weight.requires_grad_(), bias.requires_grad_()]
@@ -147,7 +147,7 @@ def train(problem: Problem, loss: Callable[[Tensor, Tensor], Tensor], name: str,
 
 
 def from_centroids(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Weights [L, D] and biases [L] at the labels' centroids, as cxml.training.centroids has them."""
+    """Weights [L, D] and biases [L] from the labels' centroids, as in cxml.training.centroids."""
     members = sparse.csr_matrix(problem.labels.T, dtype=np.float32)
     weight = SCALE * F.normalize(torch.from_numpy(members @ problem.train.numpy()), dim=1)
     return weight, BIAS + problem.log_odds / 2
@@ -155,7 +155,7 @@ def from_centroids(problem: Problem) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def best(problem: Problem, classifiers: tuple[Tensor, Tensor], less: Tensor | float = 0.0) -> Tensor:
-    """The five best labels of each test text by the logit less `less`."""
+    """The five best labels of each test text, ranked by the logit minus `less`."""
     weight, bias = classifiers
     return torch.cat([(part @ weight.T + (bias - less)).topk(5).indices for part in problem.test.split(BATCH)])
 

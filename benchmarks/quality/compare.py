@@ -1,19 +1,21 @@
-"""One model of CascadeXML against what people use today, on the same split: metrics, time, memory, size.
+"""Compares one model of CascadeXML with widely used systems on the same split: metrics, time, memory, size.
 
     python benchmarks/quality/compare.py --config configs/icd10cm.yaml
     python benchmarks/quality/compare.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/compare.py --config configs/eurlex57k.yaml --data.source.path FOLDER
     python benchmarks/quality/compare.py --quick
 
-Trains, or goes on with, the run of the config (options of `python -m cxml.train` may follow) and evaluates it. The
-peers see the same training texts, as the prepared tf-idf or the prepared tokens: omikuji as Parabel and as Bonsai,
-PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid by the untrained
-encoder; with `--xr-transformer EPOCHS` also PECOS XR-Transformer on the same encoder, hours on a CPU. What a peer
-found is kept and not found again. With `--propensity-ranking POWER` the model gets a second row: the same scores times
-that power of the inverse propensity. A model with other evidence beside its cascade has a row for the cascade alone.
-For public data sets the published figures follow (`benchmarks/support/published.py`). micro-F1 is by the threshold that
-validation texts chose, and missing where there are none. The last line is JSON: P@1 of our best row against the best
-peer's; the goal also asks for one row that is ahead of every peer in every column that the peer has.
+The benchmark trains the run of the config, or continues it (options of `python -m cxml.train` may follow), and
+evaluates it. The peers get the same training texts, as the prepared tf-idf or the prepared tokens. They are omikuji as
+Parabel and as Bonsai, PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid
+by the untrained encoder. `--xr-transformer EPOCHS` adds PECOS XR-Transformer on the same encoder, which takes hours on
+a CPU. The results of a peer are stored and not computed again.
+
+`--propensity-ranking POWER` adds a row for the model whose scores are multiplied by that power of the inverse
+propensity. A model with other evidence beside its cascade has a row for the cascade alone. For public data sets the
+published figures follow (`benchmarks/support/published.py`). micro-F1 uses the threshold chosen on validation texts,
+and is missing where there are none. The last line is JSON: P@1 of our best row against that of the best peer. The goal
+also asks for one row that is ahead of every peer in every column that the peer has.
 """
 
 from __future__ import annotations
@@ -67,11 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, three peers: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peers-only", action="store_true", help="print the peers' rows and stop: no run of ours")
-    parser.add_argument("--xr-transformer", type=int, metavar="EPOCHS", help="also train it, so long at each level")
-    parser.add_argument("--propensity-ranking", type=float, metavar="POWER", help="also a row of our model ranking so")
+    parser.add_argument("--peers-only", action="store_true", help="print the peers' rows only; train no model of cxml")
+    parser.add_argument("--xr-transformer", type=int, metavar="EPOCHS", help="epochs per level; adds XR-Transformer")
+    parser.add_argument("--propensity-ranking", type=float, metavar="POWER", help="add a row for this ranking")
     options, rest = parser.parse_known_args()
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
     words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
@@ -91,14 +93,15 @@ def main() -> None:
     ours = own(config)
     if options.propensity_ranking:
         (name,) = Comparison(propensity_rankings=(options.propensity_ranking,)).variants()
-        of_scores = {key: value for key, value in ours[OWN].items() if key != "micro-F1"}  # a threshold is of scores
+        # A chosen threshold holds for unchanged scores only.
+        of_scores = {key: value for key, value in ours[OWN].items() if key != "micro-F1"}
         ours[name] = {**of_scores, **ranked_metrics(config, options.propensity_ranking)}
     print_table({**ours, **systems})
     return print_comparison(ours, systems)
 
 
 def write_inputs(config: Config) -> Path:
-    """What the peers read, written once beside the run."""
+    """Write what the peers read beside the run, if it is not there, and return the folder."""
     folder = Path(config.output) / "peers"
     if (folder / "ready").exists():
         return folder
@@ -115,7 +118,7 @@ def write_inputs(config: Config) -> Path:
 
 
 def peer(config: Config, folder: Path, name: str, command: list[str], threads: int) -> dict[str, Any]:
-    """A peer's metrics and costs."""
+    """Metrics and costs of a peer."""
     out = peer_folder(folder, name)
     if not (out / "costs.json").exists():
         out.mkdir(exist_ok=True)
@@ -130,18 +133,18 @@ def peer(config: Config, folder: Path, name: str, command: list[str], threads: i
 
 
 def peer_folder(folder: Path, name: str) -> Path:
-    """Where a peer leaves its model and what it found."""
+    """Folder of a peer's model and results."""
     return folder / name.replace(",", "").replace(" ", "-")
 
 
 def metrics_of(config: Config, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of label ids, int [M, K], for the test split, in percent."""
+    """Metrics of predicted label ids, int [M, K], on the test split, in percent."""
     truth = ShardedDataset(data_url(config), "test").labels_csr()
     return metric_sums(labels, truth, (1, 3, 5), label_weights(config)).result()
 
 
 def own(config: Config) -> dict[str, dict[str, Any]]:
-    """Metrics and costs of the run of `config`, and metrics of its cascade alone where it has other evidence.
+    """Metrics and costs of the run of `config`; where it has other evidence, also metrics of its cascade alone.
 
     Prediction is timed on texts of the test split.
     """
@@ -168,14 +171,14 @@ def own(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def ranked_metrics(config: Config, power: float) -> dict[str, float]:
-    """Metrics of the run's model ranking by score times a power of the inverse propensity."""
+    """Metrics of the run's model when labels are ranked by score times a power of the inverse propensity."""
     test = ShardedDataset(data_url(config), "test")
     predictor = Predictor.from_checkpoint(config.output, propensity_ranking=power)
     return metrics_of(config, predictor.predict_tokens(test.column("input_ids"), K).labels)
 
 
 def print_table(systems: dict[str, dict[str, Any]]) -> None:
-    """A row for each system; what is not known of it is left empty."""
+    """Print a row for each system; unknown figures are left empty."""
     table = Table("", *ALL_COLUMNS, *COSTS)
     for name, found in systems.items():
         numbers = [f"{found[column]:.2f}" if column in found else "" for column in ALL_COLUMNS]
@@ -185,7 +188,7 @@ def print_table(systems: dict[str, dict[str, Any]]) -> None:
 
 
 def print_metrics(found: dict[str, dict[str, float]]) -> None:
-    """A row of metrics for each of some ways."""
+    """Print a row of metrics for each entry of `found`."""
     table = Table("", *COLUMNS)
     for name, metrics in found.items():
         table.add_row(name, *(f"{metrics[column]:.2f}" for column in COLUMNS))
@@ -193,7 +196,7 @@ def print_metrics(found: dict[str, dict[str, float]]) -> None:
 
 
 def print_comparison(ours: dict[str, dict[str, Any]], peers: dict[str, dict[str, Any]]) -> None:
-    """The closing line."""
+    """Print the closing line."""
     best = {
         column: max(found[column] for found in peers.values() if column in found)
         for column in ALL_COLUMNS

@@ -1,13 +1,14 @@
-"""What each source of evidence adds to the cascade, on held-out training texts, over several seeds.
+"""Measures what each source of evidence adds to the cascade, on held-out training texts, over several seeds.
 
     python benchmarks/quality/evidence.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/evidence.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Of the others some
-are validation texts, on which combinations are learnt. Options of `python -m cxml.train` that follow hold for every
-run. Runs that are finished are not run again. Prints the metrics of the cascade, of each source, of all parts by the
-mean and as learnt, and of the cascade with each source, learnt on the same validation texts; and what each source costs
-to predict and to keep. The last line is JSON: P@1 of what was learnt of all against that of the cascade.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. Some of the other
+texts are validation texts, on which combinations are learnt. Options of `python -m cxml.train` that follow hold for
+every run. Finished runs are not repeated. The benchmark prints the metrics of the cascade, of each source, of all parts
+combined by their mean and by the learnt combination, and of the cascade with each single source, learnt on the same
+validation texts. It also prints what each source costs in prediction time and in memory. The last line is JSON: P@1 of
+the learnt combination of all parts against that of the cascade.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """METRICS of each way on the held-out texts, and milliseconds per text of each part."""
+    """METRICS of each combination on the held-out texts, and milliseconds per text of each part."""
     test = ShardedDataset(data_url(config), "test")
     validation = validation_texts(data_url(config), config.train.validation_fraction)
     assert validation is not None, "the runs hold some out"
@@ -105,7 +106,7 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
 def propose(
     texts: LabelledRows, cascade: Predictor, evidence: Evidence, milliseconds: dict[str, float]
 ) -> dict[str, Proposals]:
-    """What each part proposes; `milliseconds` gets the time of each per text."""
+    """Proposals of each part; its milliseconds per text are added to `milliseconds`."""
     rows = np.arange(len(texts))
     tokens, k = texts.gather(rows)[0], min(CANDIDATES, len(cascade.names))
     began = time.perf_counter()
@@ -114,7 +115,7 @@ def propose(
     views = TextViews(texts.features(rows), cascade.embed_tokens(tokens))
     found = {CASCADE: Proposals(alone.labels, alone.scores)}
     for source in evidence.sources:
-        source.propose(views.take(slice(1)), k)  # loads its compiled code
+        source.propose(views.take(slice(1)), k)  # loads the compiled code
         began = time.perf_counter()
         found[source.name] = source.propose(views, k)
         milliseconds[source.name] = 1000 * (time.perf_counter() - began) / len(rows)
@@ -122,7 +123,7 @@ def propose(
 
 
 def report(figures: dict[str, np.ndarray], costs: dict[str, np.ndarray]) -> None:
-    """Print the tables and the closing line: [seeds, METRICS] of each way, [seeds, 2] of each part."""
+    """Print the tables and the closing line, from [seeds, METRICS] of each combination and [seeds, 2] of each part."""
     table = Table("", *METRICS, *(f"{name} - cascade's" for name in METRICS))
     for way, own in figures.items():
         table.add_row(way, *cells(own, signed=False), *cells(own - figures[CASCADE], signed=True))

@@ -1,4 +1,4 @@
-"""Comparisons of settings on held-out training texts, over several seeds; the test texts are not looked at."""
+"""Compares settings on held-out training texts, over several seeds; the test texts are not used."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ METRICS = ("P@1", "P@5", "PSP@5")
 
 
 def parser_of(description: str | None, folder: str) -> argparse.ArgumentParser:
-    """Options that all comparisons have; their runs stay in `folder` of the benchmarks' runs."""
+    """Parser of the options that all comparisons have; their runs are in `folder` of the benchmarks' runs."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM, one seed")
     parser.add_argument("--config", default=str(ROOT / "configs" / "icd10cm.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks") / folder, help="where the runs stay")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training texts that is used")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks") / folder, help="folder of the runs")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the training texts that is used")
     parser.add_argument("--seeds", type=int, default=3)
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Namespace, list[str]]:
-    """`parsed_without_data`, with the held-out texts that all runs share; they are prepared."""
+    """Parse as `parsed_without_data` does, and prepare the held-out texts that all runs share."""
     options, words = parsed_without_data(parser, *further)
     return options, [*words, "--data.directory", held_out(words, options.folder, options.share)]
 
 
 def parsed_without_data(parser: argparse.ArgumentParser, *further: str) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and what every run has in common, as options of `python -m cxml.train`.
+    """Parse the options; also return what all runs have in common, as options of `python -m cxml.train`.
 
     `further` are options of `python -m cxml.train` that come before those of the command line.
     """
@@ -53,7 +53,7 @@ def parsed_without_data(parser: argparse.ArgumentParser, *further: str) -> tuple
 
 
 def held_out(words: list[str], folder: Path, share: float) -> str:
-    """The data set of a share of the training texts, whose test split is a fifth of them; made if it is not there."""
+    """Make a data set of a share of the training texts, a fifth of which is its test split, if it is not there."""
     config = config_of("comparison", [*words, "--output", str(folder)])
     prepare(config)
     source, part, target = data_url(config), str(folder / "part"), str(folder / "validation")
@@ -67,14 +67,14 @@ def held_out(words: list[str], folder: Path, share: float) -> str:
 
 
 def metrics(words: list[str], folder: Path, seed: int) -> list[float]:
-    """METRICS of a run, trained if it is not yet; runs of a seed whose folders lie side by side share a tree."""
+    """METRICS of a run, which is trained if it is not finished; runs of one seed in the same folder share a tree."""
     places = ["--output", str(folder / f"seed-{seed}"), "--tree.directory", str(folder.parent / f"tree-{seed}")]
     labels = run(config_of("comparison", [*words, "--seed", str(seed), *places]))["levels"][-1]
     return [labels[name] for name in METRICS]
 
 
 def cells(values: np.ndarray, *, signed: bool) -> list[str]:
-    """Mean of each column, and its standard error where there are several seeds."""
+    """Mean of each column, with its standard error if there are several seeds."""
     form = "+.2f" if signed else ".2f"
     if len(values) == 1:
         return [f"{value:{form}}" for value in values[0]]

@@ -1,13 +1,13 @@
-"""A run without a setting against the tuned settings of a config and linear models, on held-out training texts.
+"""Compares a run without settings with a tuned config and with linear models, on held-out training texts.
 
     python benchmarks/quality/no_settings.py --data.source.chapters 9 10 [--share 0.5] [--seeds 2]
     python benchmarks/quality/no_settings.py --quick
 
-A fifth of the training texts is held out; the test texts are not looked at. The run without a setting knows where the
-data lie and nothing else; the tuned one has the settings of `--config`, but for the sizes of the tree, which fit the
-number of labels. Options of `python -m cxml.train` that follow hold for both. omikuji's Parabel and Bonsai see the same
-texts as tf-idf. Runs that are finished are not run again. The last line is JSON: P@5 without a setting against the
-tuned one's; the goal allows half a point.
+A fifth of the training texts is held out; the test texts are not used. The config of the run without settings names the
+data and nothing else. The tuned run has the settings of `--config`, except for the sizes of the tree, which follow from
+the number of labels. Options of `python -m cxml.train` that follow hold for both. omikuji's Parabel and Bonsai get the
+same texts as tf-idf. Finished runs are not repeated. The last line is JSON: P@5 without settings against that of the
+tuned run. The goal allows a loss of half a point.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cxml.data import data_url
 
 OURS, TUNED = "no settings", "tuned"
 PEERS = ("omikuji, Parabel", "omikuji, Bonsai")
-QUICK_RUN = ["--train.epochs", "2", "--model.freeze-layers", "5"]  # as long as the tuned one of `--quick`
+QUICK_RUN = ["--train.epochs", "2", "--model.freeze-layers", "5"]  # as long as the tuned run of `--quick`
 POINTS = 0.5
 P_AT_5 = METRICS.index("P@5")
 
@@ -41,8 +41,8 @@ P_AT_5 = METRICS.index("P@5")
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "no-settings")
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
-    parser.add_argument("--threads", type=int, default=2, help="of the linear models")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the linear models")
     _, both = parser.parse_known_args()
     options, tuned = parsed(parser, "--auto", "tree.level_sizes")
     part = config_of("no_settings.py", [*tuned, "--output", str(options.folder)])
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def bare_config(part: Config, folder: Path) -> str:
-    """A config file that says where the data of `part` are, and no more."""
+    """Write a config file that names the data of `part` and nothing else; return its path."""
     source = config_to_dict(part)["data"]["source"]
     file = folder / "no-settings.yaml"
     file.write_text(dump_config({"output": str(folder), "data": {"source": source, "directory": data_url(part)}}))
@@ -67,7 +67,7 @@ def bare_config(part: Config, folder: Path) -> str:
 
 
 def report(found: dict[str, np.ndarray]) -> None:
-    """Print the table and the closing line; of each name metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each name."""
     table = Table("", *METRICS)
     for name, values in found.items():
         table.add_row(name, *cells(values, signed=False))

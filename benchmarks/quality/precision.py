@@ -1,13 +1,14 @@
-"""What training and predicting in bf16 does to the metrics, on held-out training texts, over several seeds.
+"""Measures the effect of training and predicting in bf16 on the metrics, on held-out training texts, over seeds.
 
     python benchmarks/quality/precision.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/precision.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share the
-data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs that
-are finished are not run again. Each run predicts the held-out texts in the precision in which it was trained, and each
-model of fp32 in bf16 too. Prints the mean of the seeds and its standard error, the mean difference to fp32 with the
-same seed, and the minutes of training. The last line is JSON: P@1 of bf16 against that of fp32.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. All runs share the
+data, and runs of one seed also share the label tree. Options of `python -m cxml.train` that follow hold for every run.
+Finished runs are not repeated. Each run predicts the held-out texts in the precision in which it was trained, and
+models trained in fp32 also predict in bf16. The benchmark prints the mean over the seeds with its standard error, the
+mean difference to fp32 with the same seed, and the minutes of training. The last line is JSON: P@1 of bf16 against that
+of fp32.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def main() -> None:
 
 
 def minutes(folder: Path, seed: int) -> float:
-    """The minutes that a run trained."""
+    """Training time of a run in minutes."""
     lines = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
     return [record["seconds"] for line in lines if (record := json.loads(line))["kind"] == "train"][-1] / 60
 
 
 def report(found: dict[tuple[str, str], np.ndarray]) -> None:
-    """Print the table and the closing line; of each way of training and predicting [seeds, METRICS and minutes]."""
+    """Print the table and the closing line, from [seeds, METRICS and minutes] of each pair of formats."""
     table = Table("trained in", "predicts in", *METRICS, "minutes", *(f"{name} - fp32's" for name in METRICS))
     in_fp32 = found["fp32", "fp32"]
     for (trained, predicts), values in found.items():

@@ -1,12 +1,12 @@
-"""What a second label tree is worth, made midway from the features that training has formed.
+"""Measures the gain of a second label tree, built midway from the features that training has formed.
 
     python benchmarks/quality/recluster.py --config configs/wordnet.yaml --data.source.path FOLDER [OPTIONS]
     python benchmarks/quality/recluster.py --quick
 
-Trains the run of the config, then goes on from its encoder twice, with fresh classifiers and the same seed and
-settings: on the same tree, and on the one of `python -m cxml.recluster`, whose labels are clustered by their texts'
-features. Options of `python -m cxml.train` hold for all runs; what is finished is not run again. Prints the metrics.
-The last line is JSON: P@5 on the new tree against that on the same one.
+The benchmark trains the run of the config. It then continues from the trained encoder twice, with fresh classifiers and
+the same seed and settings: on the same tree, and on the tree of `python -m cxml.recluster`, which clusters labels by
+their texts' features. Options of `python -m cxml.train` hold for all runs. Finished runs are not repeated. The
+benchmark prints the metrics. The last line is JSON: P@5 on the new tree against that on the same tree.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/recluster"), help="where the runs stay")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/recluster"), help="folder of the runs")
     options, rest = parser.parse_known_args()
     if options.quick:
         options.config, options.folder = str(ROOT / "configs" / "icd10cm.yaml"), options.folder / "quick"

@@ -1,12 +1,13 @@
-"""What each number format of the label rows does to the metrics, on held-out training texts, over several seeds.
+"""Measures the effect of each number format of the label rows on the metrics, on held-out training texts, over seeds.
 
     python benchmarks/quality/row_formats.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.2]
     python benchmarks/quality/row_formats.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. All runs share
-the data, those of a seed also the label tree; options of `python -m cxml.train` that follow hold for every one. Runs
-that are finished are not run again. Prints the mean of the seeds and its standard error, and the mean difference to
-fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32 with SGD.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. All runs share the
+data, and runs of one seed also share the label tree. Options of `python -m cxml.train` that follow hold for every run.
+Finished runs are not repeated. The benchmark prints the mean over the seeds with its standard error, and the mean
+difference to fp32 with the same optimiser and seed. The last line is JSON: P@1 of fp8 with SGD against that of fp32
+with SGD.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from quality.held_out import METRICS, cells, metrics, parsed, parser_of
 from support.closing_line import print_closing_line
 
-SGD_RATE = "3000"  # between the two of ablations.py
+SGD_RATE = "3000"  # between the two rates of ablations.py
 SGD = ["--head.optimizer", "sgd", "--optim.classifier-weight-decay", "0", "--head.learning-rate", SGD_RATE]
 ADAMW = ["--head.second-moment", "row"]
 OPTIMIZERS = {"SGD": (SGD, ("fp32", "bf16", "fp8")), "AdamW row": (ADAMW, ("fp32", "bf16", "fp8"))}
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def report(found: dict[str, np.ndarray]) -> None:
-    """Print the table and the closing line; of each name metrics [seeds, METRICS]."""
+    """Print the table and the closing line. `found` has metrics, [seeds, METRICS], of each name."""
     table = Table("", *METRICS, *(f"{name} - fp32's" for name in METRICS))
     for name, values in found.items():
         apart = values - found["fp32, " + name.split(", ")[1]]

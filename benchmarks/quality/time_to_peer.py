@@ -1,13 +1,13 @@
-"""How long training takes until the model is as good as PECOS XR-Linear on the same split, by P@5.
+"""Measures how long training takes until the model is as good as PECOS XR-Linear on the same split, by P@5.
 
     python benchmarks/quality/time_to_peer.py --config configs/wordnet.yaml --data.source.path FOLDER
     python benchmarks/quality/time_to_peer.py --quick
 
-Trains the run of the config (options of `python -m cxml.train` may follow) with a checkpoint every so many steps, all
-of them kept, and searches these by halves for the first whose P@5 on the test split is the peer's or more. Its time is
-that from the finished label tree to the finished checkpoint, start of the processes, classifiers from centroids and
-checkpoints included; a run that was stopped on the way has no such time. The last line is JSON: that time against the
-one the peer trained for, from tf-idf that is ready made.
+The benchmark trains the run of the config (options of `python -m cxml.train` may follow), saves a checkpoint every few
+steps and keeps all of them. A binary search finds the first checkpoint whose P@5 on the test split is at least that of
+the peer. Its time runs from the finished label tree to the finished checkpoint, and includes the start of the
+processes, the classifiers from centroids and the checkpoints. A run that was interrupted has no such time. The last
+line is JSON: that time against the training time of the peer, from precomputed tf-idf.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small chapter of ICD-10-CM: under 50 s")
     parser.add_argument("--config", default=str(ROOT / "configs" / "wordnet.yaml"))
-    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="where venvs stay")
-    parser.add_argument("--threads", type=int, default=2, help="of the peer")
+    parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the peer")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     options, rest = parser.parse_known_args()
     if options.quick:
@@ -67,15 +67,15 @@ def main() -> None:
     seconds = seconds_after_the_tree(config, first)
     print(f"{XR_LINEAR}: P@5 {linear['P@5']:.2f} after {linear['train_s'] / 60:.1f} min of training")
     print(f"CascadeXML: P@5 {found:.2f} after {seconds / 60:.1f} min, {Path(first).name}; {final:.2f} at the end")
-    # No goal: a linear model trains faster; what it costs to be better is told.
+    # There is no goal: a linear model trains faster, and the figure shows the price of better quality.
     print_closing_line("time_to_peer", seconds, "s", linear["train_s"], goal=0.0, lower_is_better=True,
                        provided=found >= linear["P@5"])  # fmt: skip
 
 
 def first_as_good(config: Config, wanted: float) -> tuple[str, float]:
-    """The first checkpoint whose P@5 is at least `wanted`, and its P@5; the last one where none is.
+    """The first checkpoint whose P@5 is at least `wanted`, or else the last one, and its P@5.
 
-    Evaluates about log2 of the number of checkpoints: P@5 is taken to rise.
+    P@5 is assumed to rise, so about log2 of the number of checkpoints are evaluated.
     """
     urls = [entry.url for entry in reversed(list_checkpoints(checkpoints_url(config)))]
     p_at_5 = functools.cache(functools.partial(_p_at_5, config))
@@ -92,7 +92,7 @@ def _p_at_5(config: Config, checkpoint: str) -> float:
 
 
 def seconds_after_the_tree(config: Config, checkpoint: str) -> float:
-    """Seconds between the end of the tree's build and that of the checkpoint."""
+    """Seconds from the end of the tree's build to the end of the checkpoint."""
     times = [Path(url).stat().st_mtime for url in (f"{tree_url(config)}/manifest.json", f"{checkpoint}/{COMMIT_FILE}")]
     return times[1] - times[0]
 

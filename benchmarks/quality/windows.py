@@ -1,13 +1,13 @@
-"""Long texts: their first tokens alone against windows over more of them, at equal training work, on held-out texts.
+"""Compares the first tokens of long texts with windows over more tokens, at equal training work, on held-out texts.
 
     python benchmarks/quality/windows.py --config FILE [--share 0.1] [--length 1024] [--passes 2]
     python benchmarks/quality/windows.py --quick
 
-Of the training texts a share is taken, and a fifth of it held out; the test texts are not looked at. Each way trains
-for as many epochs as have about as many tokens, padding counted, as --passes epochs of the costliest way. Options of
-`python -m cxml.train` that follow hold for every run. Runs that are finished are not run again. Prints metrics of the
-held-out texts, epochs, and CPU seconds of the whole run: tree, training, prediction. The last line is JSON: P@5 of the
-best windows against that of the best first tokens.
+A share of the training texts is used, and a fifth of it is held out; the test texts are not used. The number of epochs
+of each way is such that all ways compute about as many tokens, padding included, as --passes epochs of the most
+expensive way. Options of `python -m cxml.train` that follow hold for every run. Finished runs are not repeated. The
+benchmark prints the metrics of the held-out texts, the epochs, and the CPU seconds of the whole run: tree, training,
+prediction. The last line is JSON: P@5 of the best windows against that of the best first tokens.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ SECONDS = "cpu-seconds.txt"
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "windows")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of a text that is cut into windows")
-    parser.add_argument("--first", type=int, nargs="+", default=[128, 256, 512], help="tokens of a text that is not")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a text with windows")
+    parser.add_argument("--first", type=int, nargs="+", default=[128, 256, 512], help="tokens of a text in other runs")
     parser.add_argument("--windows", type=int, nargs="+", default=[128, 256], help="tokens of a window")
-    parser.add_argument("--passes", type=int, default=2, help="epochs of the costliest way")
+    parser.add_argument("--passes", type=int, default=2, help="epochs of the most expensive way")
     options, words = parsed_without_data(parser)
     if options.quick:
         options.length, options.first, options.windows, options.passes = 32, [8], [16], 1
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def ways_words(words: list[str], options: argparse.Namespace, length: int, window: int) -> list[str]:
-    """Options of the runs of one way; its data are prepared."""
+    """Return the options of the runs of one way, after preparing its data."""
     own = [*words, "--data.max-length", str(length), "--model.window", str(window)]
     return [*own, "--data.directory", held_out(own, options.folder / f"data-{length}", options.share)]
 
 
 def tokens_of_an_epoch(words: list[str]) -> float:
-    """Tokens that the encoder computes for all texts once, padding counted."""
+    """Number of tokens that the encoder computes in an epoch, including padding."""
     config = settled(config_of("windows", words))
     lengths = ShardedDataset(data_url(config), "train").lengths
     rule = StepRule(
@@ -74,7 +74,7 @@ def tokens_of_an_epoch(words: list[str]) -> float:
 
 
 def measure(words: list[str], epochs: int, folder: Path, seed: int) -> list[float]:
-    """METRICS of a run, trained if it is not yet, and its CPU seconds."""
+    """METRICS and CPU seconds of a run, which is trained if it is not finished."""
     own = ["--train.epochs", str(epochs), "--seed", str(seed), "--output", str(folder / f"seed-{seed}")]
     began = cpu_seconds()
     labels = run(config_of("windows", [*words, *own]))["levels"][-1]
@@ -85,13 +85,13 @@ def measure(words: list[str], epochs: int, folder: Path, seed: int) -> list[floa
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those it started that have ended."""
+    """CPU seconds of this process and of its ended child processes."""
     usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def report(found: dict[str, np.ndarray], epochs: dict[str, int], costs: dict[str, float]) -> None:
-    """Print the table and the closing line; of each way METRICS and CPU seconds, [seeds, 6]."""
+    """Print the table and the closing line. `found` has METRICS and CPU seconds, [seeds, 6], of each way."""
     table = Table("", *METRICS, "CPU s", "epochs", "tokens of an epoch")
     for name, values in found.items():
         table.add_row(name, *cells(values, signed=False), str(epochs[name]), f"{costs[name]:,.0f}")

@@ -1,4 +1,4 @@
-"""Triton kernels compiled for NVIDIA cards on any machine, as the functions that launch them ask for them."""
+"""Compiles Triton kernels for NVIDIA cards on any machine, from recorded launches of the functions that use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A kernel, its runtime arguments, what it is compiled for and the compiler's options."""
+    """A kernel with its runtime arguments, its compile-time arguments and the compiler's options."""
 
     kernel: triton.JITFunction
     arguments: dict[str, object]
@@ -37,20 +37,20 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel's name."""
+        """Name of the kernel."""
         return self.kernel.__name__
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What the compiler made of a launch.
+    """Result of compiling a launch.
 
     Attributes:
-        spilled: bytes that one thread stores because it has too few registers.
-        registers: of one thread.
+        spilled: bytes that one thread spills to memory for lack of registers.
+        registers: registers of one thread.
         shared: bytes of shared memory of one program.
-        products: tensor-core instructions in the code.
-        seconds: of CPU time to compile.
+        products: number of tensor-core instructions in the code.
+        seconds: CPU seconds of the compilation.
     """
 
     spilled: int
@@ -62,7 +62,7 @@ class Compiled:
 
 @contextmanager
 def recorded_launches() -> Iterator[list[Launch]]:
-    """Kernels that are launched inside are noted instead of run; their outputs stay as they were allocated."""
+    """Record kernel launches within this context instead of running them; outputs keep their initial values."""
     launches: list[Launch] = []
 
     def record(kernel: triton.JITFunction, *values: object, **named: object) -> None:
@@ -85,7 +85,7 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
 
 def compile_launch(launch: Launch, capability: int) -> Compiled:
-    """Compile a launch for a compute capability such as 90; TRITON_ALWAYS_COMPILE=1 passes by Triton's cache."""
+    """Compile a launch for a compute capability such as 90; TRITON_ALWAYS_COMPILE=1 bypasses Triton's cache."""
     source = _source(launch)
     began = _cpu_seconds()
     binary = triton.compile(source, target=GPUTarget("cuda", capability, _WARP), options=launch.options)
@@ -101,7 +101,7 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of those that it has waited for."""
+    """CPU seconds of this process and of its ended child processes."""
     times = os.times()
     return sum(times[:4])
 
@@ -133,7 +133,7 @@ def _type(value: object) -> str:
 
 
 def _assemble(ptx: str) -> str:
-    """The report of the assembler that comes with Triton; of two, of the older one that understands the code."""
+    """Report of the assembler that comes with Triton; of two assemblers the older one that accepts the code is used."""
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
     assert target
@@ -150,7 +150,7 @@ def _assemble(ptx: str) -> str:
 
 
 def _number(pattern: str, report: str) -> int:
-    """The largest of a number for all functions of a kernel."""
+    """Largest value that `pattern` finds over all functions of a kernel."""
     found = re.findall(pattern, report)
     assert found, report
     return max(map(int, found))

@@ -1,4 +1,4 @@
-"""The last line of every benchmark: its figure against a peer or a limit, for programs that collect them."""
+"""Prints the last line of every benchmark: its figure against a peer or a limit, for programs that collect them."""
 
 import json
 
@@ -13,9 +13,9 @@ def print_closing_line(
     lower_is_better: bool = False,
     provided: bool = True,
 ) -> None:
-    """Print one line of JSON; a `ratio` above 1 means ahead of the peer, and `goal` is its lower bound.
+    """Print one line of JSON; a `ratio` above 1 means better than the peer, and `goal` is its lower bound.
 
-    The goal also asks for what is `provided`, such as a quality no worse than the peer's.
+    The goal is reached only if `provided` holds too, for example a quality no worse than the peer's.
     """
     ratio = peer / figure if lower_is_better else figure / peer
     line = {"name": name, "figure": figure, "unit": unit, "peer": peer, "ratio": ratio, "goal": goal}

@@ -1,4 +1,4 @@
-"""The config of a benchmark that takes the options of `python -m cxml.train`."""
+"""Reads the config of a benchmark that takes the options of `python -m cxml.train`."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class _Benchmark:
 
 
 def config_of(program: str, words: Sequence[str]) -> Config:
-    """The config of a command line; what is wrong with it ends the program, as in `python -m cxml.train`."""
+    """Config of a command line; errors in it end the program, as in `python -m cxml.train`."""
     return parse_command(_Benchmark, program, words).settings

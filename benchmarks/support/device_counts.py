@@ -1,4 +1,4 @@
-"""What a stretch of a program costs an accelerator and its host, line by line; `support.fake_accelerator` counts it."""
+"""Counts what a section of a program costs an accelerator and its host, line by line."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _LIBRARIES = (
 
 @dataclass
 class Counts:
-    """How often each kind of cost arose, by the line of the program and the operation.
+    """Counts of each kind of cost, by the line of the program and the operation.
 
     Attributes:
-        blocking: calls that made the host wait: values, or sizes that depend on values, were asked of the device.
-        to_host: copies from the device to the host; those that the host waits for are `blocking` as well.
+        blocking: calls that made the host wait for values, or for sizes that depend on values.
+        to_host: copies from the device to the host; copies that the host waits for are `blocking` as well.
         pageable: copies to the device from memory that is not pinned, for which the host waits too.
         pinned: copies to the device from pinned memory.
-        launches: kernels outside the encoder; collectives and Triton's kernels count one each.
+        launches: kernels outside the encoder; each collective and each Triton kernel counts as one.
         encoder: kernels of the encoder's forward and backward pass.
-        numpy: NumPy functions that took or gave an array of as many numbers as there are pairs, or more.
-        moved: bytes that were copied "to_host" and "to_device".
+        numpy: calls of NumPy functions with an argument or result of at least as many elements as there are pairs.
+        moved: bytes copied "to_host" and "to_device".
     """
 
     blocking: Counter[str] = field(default_factory=Counter)
@@ -54,17 +54,17 @@ class Counts:
     moved: Counter[str] = field(default_factory=Counter)
 
     def totals(self) -> dict[str, int]:
-        """How many of each kind; bytes are not among them."""
+        """Total count of each kind, without bytes."""
         return {kind: sum(counter.values()) for kind, counter in vars(self).items() if kind != "moved"}
 
 
 class Watch:
-    """Counts what one thread does, and the backward passes that it starts; or what all threads do.
+    """Counts the costs of one thread and of the backward passes that it starts, or those of all threads.
 
     Attributes:
-        counts: what was counted so far.
-        in_encoder: the encoder is at work, forward or backward.
-        stand_ins: calls under way that stand for a kernel.
+        counts: counts so far.
+        in_encoder: whether the encoder's forward or backward pass is running.
+        stand_ins: number of running calls that count as one kernel.
     """
 
     def __init__(self, *, in_all_threads: bool = False) -> None:
@@ -75,18 +75,18 @@ class Watch:
         self._thread = threading.current_thread()
 
     def is_here(self) -> bool:
-        """Whether this thread is one that is watched, or one of autograd's."""
+        """Whether this thread is watched or belongs to autograd."""
         thread = threading.current_thread()
         return self._in_all_threads or thread is self._thread or isinstance(thread, threading._DummyThread)
 
     def note(self, kind: str, what: str) -> None:
-        """Count one of a kind."""
+        """Count one cost of a kind."""
         if self.is_here() and not self.stand_ins:
             with self._lock:
                 getattr(self.counts, kind)[f"{_place()} {what}"] += 1
 
     def note_bytes(self, direction: str, count: int) -> None:
-        """Count bytes that were copied."""
+        """Count copied bytes."""
         if self.is_here():
             with self._lock:
                 self.counts.moved[direction] += count
@@ -96,15 +96,15 @@ class Watch:
         self.note("encoder" if self.in_encoder else "launches", what)
 
     def encoder_begins(self, *_: object) -> None:
-        """The encoder's forward or backward pass begins."""
+        """Mark the beginning of the encoder's forward or backward pass."""
         self.in_encoder = True
 
     def encoder_pauses(self) -> None:
-        """The encoder's forward pass, or the backward pass of the whole graph, is over."""
+        """Mark the end of the encoder's forward pass, or of the backward pass of the whole graph."""
         self.in_encoder = False
 
     def encoder_ends(self, _module: nn.Module, _inputs: object, outputs: object) -> object:
-        """The encoder's outputs, through which gradients will be seen to come back: a forward hook."""
+        """Forward hook: return the encoder's outputs through a gate that notices the gradients' return."""
         self.encoder_pauses()
         leaves, form = pytree.tree_flatten(outputs)
         learning = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
@@ -116,9 +116,9 @@ class Watch:
 
 
 class _Gate(torch.autograd.Function):
-    """Nothing but a mark in the graph, behind which there is only the encoder.
+    """Mark in the graph, below which there is only the encoder.
 
-    Autograd runs the nodes that were made last first, so all that was made of the outputs has been run by then.
+    Autograd runs the latest nodes first, so it has run everything computed from the outputs when it reaches the mark.
     """
 
     @staticmethod
@@ -136,7 +136,7 @@ class _Gate(torch.autograd.Function):
 
 @contextmanager
 def watching(watch: Watch, encoder: nn.Module | None, pairs: int) -> Iterator[None]:
-    """Within this context the watch knows of the encoder, and of NumPy's functions; see `fake_accelerator.counted`."""
+    """Make the watch observe the encoder and NumPy's functions within this context; see `fake_accelerator.counted`."""
     with ExitStack() as stack:
         if encoder is not None:
             stack.callback(encoder.register_forward_pre_hook(watch.encoder_begins).remove)
@@ -149,14 +149,14 @@ def watching(watch: Watch, encoder: nn.Module | None, pairs: int) -> Iterator[No
 
 
 def _numpy_functions() -> list[tuple[Any, str]]:
-    """NumPy's public functions, and the two that arrays go to torch and come from it by."""
+    """NumPy's public functions, and the two that convert arrays to and from torch tensors."""
     names = [name for name in dir(np) if not name.startswith("_")]
     is_function = {name: callable(getattr(np, name)) and not isinstance(getattr(np, name), type) for name in names}
     return [*((np, name) for name in names if is_function[name]), (torch, "from_numpy"), (Tensor, "numpy")]
 
 
 class _Observed:
-    """A function of NumPy, or a method of one such as `np.add.at`, whose calls are counted."""
+    """A NumPy function, or a method of one such as `np.add.at`, whose calls are counted."""
 
     _under_way = threading.local()  # NumPy's functions call each other
 
@@ -195,7 +195,7 @@ def _size(value: object) -> int:
 
 
 def stand_in(function: Callable[..., Any], name: str, find_watch: Callable[[], Watch | None]) -> Callable[..., Any]:
-    """The function, of which a call counts one launch, and nothing inside it."""
+    """Wrap a function such that a call counts as one launch and nothing inside it is counted."""
 
     @functools.wraps(function)
     def run(*args: object, **kwargs: object) -> object:
@@ -213,7 +213,7 @@ def stand_in(function: Callable[..., Any], name: str, find_watch: Callable[[], W
 
 
 def _place() -> str:
-    """The line of cxml that is at work, or else of whoever called a library."""
+    """The innermost line of cxml on the stack, or else the line that called a library."""
     frame, nearest = sys._getframe(1), ""
     while frame is not None:
         file = frame.f_code.co_filename

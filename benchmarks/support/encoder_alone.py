@@ -1,4 +1,4 @@
-"""The encoder of a training as a model of its own, to compare whole steps with."""
+"""The encoder of a training as a model of its own, with which whole steps are compared."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from cxml.model import TappedEncoder
 
 
 class EncoderAlone(nn.Module):
-    """An encoder with the least loss that reaches all of it."""
+    """An encoder with a simple loss that has gradients for all of it."""
 
     def __init__(self, encoder: TappedEncoder) -> None:
         """Take over an encoder."""
@@ -15,5 +15,5 @@ class EncoderAlone(nn.Module):
         self.encoder = encoder
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The loss, a scalar; see `TappedEncoder.forward`."""
+        """Compute the scalar loss; see `TappedEncoder.forward`."""
         return torch.stack(self.encoder(input_ids, attention_mask)).sum()

@@ -1,25 +1,25 @@
-"""A pretended accelerator: a program runs on it with real numbers, and what would cost a real one is counted.
+"""A fake accelerator: programs compute real numbers on it, and the operations that would cost a real one are counted.
 
-Tensors of the device "fake" are held in host memory, and each operation on them is answered there. So code that asks a
-tensor for its device, its values or its size goes on as it would, whatever it does with the answer:
+Tensors of the device "fake" are held in host memory, and every operation on them runs there. Code that asks a tensor
+for its device, its values or its size therefore works as on a real device:
 
     with fake_accelerator() as device:
         model.to(device)
-        train()                                      # once or twice, for what is made in the first step alone
+        train()                                      # warm-up, since the first step makes more
         with counted(encoder=model.encoder, pairs=1024) as counts:
             train()
-    assert not counts.blocking, counts.blocking      # how often, by the line of the program and the operation
+    assert not counts.blocking, counts.blocking      # counts by the line of the program and the operation
 
-Processes that are not there are pretended too: in a process group of the backend "fake" every other rank brings to a
-collective what this one brings.
+Other ranks can be simulated: in a process group of the backend "fake" every other rank contributes to a collective what
+this rank contributes.
 
-What it cannot see: how long anything takes; that some operations launch several kernels (a sort, a cumulative sum, an
-index_add that copies first), which count as one; the casts of autocast; operators and methods of NumPy's arrays, and
-compiled loops over them. Work of other threads is done, and counted if asked for. Triton's kernels are run by its
+These costs are not seen: durations; further kernels of an operation that launches several (a sort, a cumulative sum, an
+index_add that copies first), which counts as one; the casts of autocast; operators and methods of NumPy's arrays, and
+compiled loops over them. Operations of other threads run, and are counted on request. Triton's kernels run in its
 interpreter (TRITON_INTERPRET=1).
 
-The device is registered once per process and stays so, out of use outside of `fake_accelerator`: take a process that
-does nothing else.
+The device is registered once per process and stays registered; outside of `fake_accelerator` it is not in use. Use a
+process that does nothing else.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 __all__ = ["Counts", "counted", "fake_accelerator", "one_launch"]
 
 _NAME = "fake"
-_SUM = 0  # of torch's list of reductions
+_SUM = 0  # index of the sum in torch's list of reductions
 _HOST = torch.device("cpu")
 _aten = torch.ops.aten
 _NO_LAUNCH = {
@@ -68,11 +68,11 @@ _PINNING = (
 
 @dataclass
 class _Device:
-    """The one device of this process.
+    """State of the only device of this process.
 
     Attributes:
-        is_on: whether `torch.accelerator` finds it.
-        watch: what counts at the moment.
+        is_on: whether `torch.accelerator` finds the device.
+        watch: the watch that counts now, if any.
         pinned: storages in pinned memory, by address.
     """
 
@@ -81,17 +81,17 @@ class _Device:
     pinned: dict[int, StorageWeakRef] = field(default_factory=dict)
 
     def note(self, kind: str, what: str) -> None:
-        """Count one of a kind, if anybody counts."""
+        """Count one cost of a kind if a watch is active."""
         if self.watch is not None:
             self.watch.note(kind, what)
 
     def note_bytes(self, direction: str, tensor: Tensor) -> None:
-        """Count the bytes of a tensor that is copied, if anybody counts."""
+        """Count the bytes of a copied tensor if a watch is active."""
         if self.watch is not None:
             self.watch.note_bytes(direction, tensor.numel() * tensor.element_size())
 
     def note_launch(self, what: str) -> None:
-        """Count one launch, if anybody counts."""
+        """Count one launch if a watch is active."""
         if self.watch is not None:
             self.watch.note_launch(what)
 
@@ -101,7 +101,7 @@ _device = _Device()
 
 @contextmanager
 def fake_accelerator() -> Iterator[torch.device]:
-    """Within this context the accelerator is there, and host memory can be pinned."""
+    """Make the accelerator available, and let host memory be pinned, within this context."""
     _register()
     patches: list[tuple[Any, str, Any]] = [
         (_device, "is_on", True),
@@ -122,16 +122,17 @@ def fake_accelerator() -> Iterator[torch.device]:
 def counted(
     *, encoder: nn.Module | None = None, pairs: int = 0, in_all_threads: bool = False
 ) -> Iterator[Counts]:  # fmt: skip
-    """Count what this thread does within the context, and the backward passes that it starts.
+    """Count the costs of this thread within the context, and those of the backward passes that it starts.
 
     Args:
-        encoder: a module whose forward and backward pass are counted apart. Its backward pass begins when the gradients
-            of its outputs are there, and ends with that of the whole graph.
-        pairs: numbers from which on an array is one of (text, leaf) pairs; 0 counts no calls of NumPy.
-        in_all_threads: count what other threads do, too.
+        encoder: a module whose forward and backward pass are counted separately. Its backward pass begins when the
+            gradients of its outputs are computed, and ends with that of the whole graph.
+        pairs: number of (text, leaf) pairs; calls of NumPy on arrays with at least as many elements are counted. 0
+            counts no calls of NumPy.
+        in_all_threads: whether to count other threads too.
     """
     assert _device.is_on, "within fake_accelerator"
-    assert _device.watch is None, "one count at a time"
+    assert _device.watch is None, "only one count can be active"
     watch = Watch(in_all_threads=in_all_threads)
     with mock.patch.object(_device, "watch", watch), watching(watch, encoder, pairs):
         yield watch.counts
@@ -139,9 +140,9 @@ def counted(
 
 @contextmanager
 def one_launch(owner: Any, *names: str) -> Iterator[None]:  # noqa: ANN401 - a class or a module
-    """Within this context functions of `owner` stand for a kernel each: a call counts one launch, nothing inside it.
+    """Let each call of the named functions of `owner` count as one launch and nothing inside it, within this context.
 
-    For plain implementations of what is one kernel on a real device.
+    This is for plain implementations of what is one kernel on a real device.
     """
     with ExitStack() as stack:
         for name in names:
@@ -151,7 +152,7 @@ def one_launch(owner: Any, *names: str) -> Iterator[None]:  # noqa: ANN401 - a c
 
 
 class DeviceTensor(torch.Tensor):
-    """A tensor on the device, over one in host memory that has its numbers."""
+    """A tensor on the device, whose values are held by a tensor in host memory."""
 
     host: Tensor
 
@@ -171,17 +172,17 @@ class DeviceTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206
-        """Count and answer one operation."""
+        """Count and compute one operation."""
         return _answer(func, args, kwargs or {})
 
     def __setitem__(self, index: Any, value: Any) -> None:  # noqa: ANN401 - whatever torch takes
-        """As on CUDA: a number stays on the host, and becomes an argument of the kernel where the kernel takes one."""
+        """Assign as on CUDA: a number stays on the host and becomes an argument of a kernel that takes one."""
         is_number = isinstance(value, bool | int | float)
         super().__setitem__(index, torch.tensor(value, dtype=self.dtype) if is_number else value)
 
     @property
     def data(self) -> Tensor:
-        """The same numbers, without a gradient."""
+        """A tensor with the same values without a gradient."""
         return torch.Tensor.data.__get__(self)  # pyright: ignore[reportAttributeAccessIssue]
 
     @data.setter
@@ -191,20 +192,20 @@ class DeviceTensor(torch.Tensor):
         self.host = source.host
 
     def record_stream(self, stream: object) -> None:
-        """Nothing: memory is freed when its last tensor is, and all work is done by then."""
+        """Do nothing: memory is freed with its last tensor, and all work is done by then."""
 
     def tolist(self) -> Any:  # noqa: ANN401 - nested lists
-        """The numbers, as Python's."""
+        """Return the values as Python numbers."""
         return self.cpu().tolist()
 
     def numpy(self, *, force: bool = False) -> Any:  # noqa: ANN401 - an array
-        """Refuse, as any device does."""
+        """Raise the error of any device."""
         if not force:
             raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first.")
         return self.detach().cpu().numpy()
 
     def __format__(self, form: str) -> str:
-        """As torch's own: a number has the format of numbers."""
+        """Format as torch does: a scalar tensor takes the format of numbers."""
         return format(self.item() if self.ndim == 0 else repr(self), form)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
@@ -212,7 +213,7 @@ class DeviceTensor(torch.Tensor):
 
 
 def _answer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - any operation
-    if torch.is_inference_mode_enabled() and func._can_decompose():  # elsewhere autograd has taken it apart
+    if torch.is_inference_mode_enabled() and func._can_decompose():  # elsewhere autograd has decomposed it
         return func.decompose(*args, **kwargs)
     if func is _aten._to_copy.default and kwargs.get("device") == _HOST:
         return _to_host(args[0], kwargs)
@@ -251,7 +252,7 @@ def _on_device(hosts: dict[int, DeviceTensor], leaf: object) -> object:
 
 
 def _to_host(tensor: DeviceTensor, kwargs: dict[str, Any]) -> Tensor:
-    """A copy on the host: in pinned memory, and not waited for, if it may be."""
+    """Copy to the host; a non-blocking copy goes to pinned memory and is not waited for."""
     may_go_on = kwargs.get("non_blocking", False)
     copied = _aten._to_copy.default(tensor.host, **kwargs)
     _note_to_host(tensor, is_waited_for=not may_go_on)
@@ -259,7 +260,7 @@ def _to_host(tensor: DeviceTensor, kwargs: dict[str, Any]) -> Tensor:
 
 
 def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    """`target.copy_(source)` between any two of host and device."""
+    """Compute `target.copy_(source)` between host and device in either direction, or within one of them."""
     if not isinstance(source, DeviceTensor):
         _note_to_device(source, target.dtype, is_waited_for=not non_blocking)
     elif isinstance(target, DeviceTensor):
@@ -283,7 +284,7 @@ def _note_to_device(tensor: Tensor, dtype: torch.dtype, *, is_waited_for: bool =
     if not tensor.numel():
         return
     _device.note_bytes("to_device", tensor)
-    if not _is_pinned(tensor) or tensor.dtype != dtype:  # another type is made first, in pageable memory
+    if not _is_pinned(tensor) or tensor.dtype != dtype:  # a cast is made first, in pageable memory
         _device.note("pageable", "copy to the device")
         return
     _device.note("pinned", "copy to the device")
@@ -292,7 +293,7 @@ def _note_to_device(tensor: Tensor, dtype: torch.dtype, *, is_waited_for: bool =
 
 
 def _refuse_host_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
-    """Refuse tensors of the host among those of the device, where a device would; single numbers are taken by all."""
+    """Raise an error for host tensors among device tensors, as a device would; scalar tensors are accepted."""
     if func in _INDEXING or func.namespace == "c10d":
         return
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -301,7 +302,7 @@ def _refuse_host_tensors(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _note(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
-    """Count what an operation costs."""
+    """Count the costs of an operation."""
     if func.is_view or func in _NO_LAUNCH or _is_alias(func):
         return
     what = str(func).removeprefix("aten.").removesuffix(".default")
@@ -316,18 +317,18 @@ def _note(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # 
 
 
 def _is_alias(func: Any) -> bool:  # noqa: ANN401
-    """Whether the result is memory of an argument, which is not written: a view, by whatever name."""
+    """Whether the result shares memory with an argument that is not written, as views do."""
     returned = [each.alias_info for each in func._schema.returns]
     return bool(returned) and all(info is not None and not info.is_write for info in returned)
 
 
 def _is_view_of_normal(func: Any, args: tuple[Any, ...]) -> bool:  # noqa: ANN401
-    """Whether the result is a view of a tensor that was not made in inference mode: then neither is the view."""
+    """Whether the result is a view of a tensor made outside of inference mode, so that the view counts as such too."""
     return _is_alias(func) and not args[0].is_inference()
 
 
 def _note_index(what: str, args: tuple[Any, ...]) -> None:
-    """Count the copies of indices from the host, and the search for the true ones of a mask."""
+    """Count copies of indices from the host, and the search for the true elements of a mask."""
     indices, values = [index for index in args[1] if index is not None], args[2:3]
     masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
     is_masked_fill = len(masks) == len(indices) == 1 and any(_is_of_host(value) for value in values)
@@ -343,7 +344,7 @@ def _is_of_host(value: object) -> bool:
 
 
 def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
-    """Whether the host has to know values of the device to go on."""
+    """Whether the host needs values from the device to continue."""
     if func is _aten.repeat_interleave.Tensor:
         return kwargs.get("output_size", args[1] if len(args) > 1 else None) is None
     if func.namespace == "c10d":
@@ -352,7 +353,7 @@ def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:  #
 
 
 def _echo(func: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
-    """Write what a collective brings where every other rank has brought what this one has."""
+    """Write the result of a collective in which every other rank contributes what this rank contributes."""
     objects = [arg for arg in args if isinstance(arg, torch.ScriptObject)]
     group = dist.ProcessGroup.unbox(objects[0])  # pyright: ignore[reportAttributeAccessIssue]
     size, rank, name = group.size(), group.rank(), str(func).split(".")[1]
@@ -376,30 +377,30 @@ def _echo(func: Any, args: tuple[Any, ...]) -> None:  # noqa: ANN401
 
 
 def _echo_parts(target: Tensor, source: Tensor, received: list[int], sent: list[int]) -> None:
-    """Each other rank sends what it is sent, over again until it is as much as it was to send."""
+    """Fill the received parts: each other rank sends back what it was sent, repeated up to the expected size."""
     for own, theirs in zip(target.split(received), source.split(sent), strict=True):
         if len(own):
-            assert len(theirs), "a rank that is sent nothing has nothing to send back"
+            assert len(theirs), "a rank that was sent nothing has nothing to send back"
             own.copy_(theirs[torch.arange(len(own)) % len(theirs)])
 
 
 class _Backend:
-    """What torch asks of the module of a device."""
+    """Functions that torch expects in the module of a device."""
 
     def is_available(self) -> bool:
         """Whether the device is in use."""
         return _device.is_on
 
     def is_initialized(self) -> bool:
-        """There is nothing to initialise."""
+        """True, since there is nothing to initialise."""
         return True
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1, the number of devices."""
         return 1
 
     def current_device(self) -> int:
-        """The one."""
+        """Index of the only device."""
         return 0
 
     def synchronize(self, device: object = None) -> None:
@@ -407,20 +408,20 @@ class _Backend:
         _synchronize(device)
 
     def manual_seed_all(self, seed: int) -> None:
-        """Random numbers come from the host's generator."""
+        """Seed the host's generator, from which random numbers come."""
 
     manual_seed = manual_seed_all
 
     def get_rng_state(self, device: object = None) -> Tensor:  # noqa: ARG002
-        """That of the host."""
+        """State of the host's generator."""
         return torch.get_rng_state()
 
     def set_rng_state(self, state: Tensor, device: object = None) -> None:  # noqa: ARG002
-        """That of the host."""
+        """Set the state of the host's generator."""
         torch.set_rng_state(state)
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        """What autocast may compute in."""
+        """Types in which autocast may compute."""
         return [torch.bfloat16, torch.float16]
 
     def _is_in_bad_fork(self) -> bool:
@@ -457,7 +458,7 @@ def _mark_pinned(tensor: Tensor) -> Tensor:
 
 
 def _with_pinning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that makes tensors, with its argument `pin_memory`."""
+    """Wrap a function that makes tensors such that its argument `pin_memory` has an effect."""
 
     @functools.wraps(make)
     def run(*args: object, pin_memory: bool = False, **kwargs: object) -> Tensor:
@@ -468,7 +469,7 @@ def _with_pinning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _triton_launchers() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """What launches Triton's kernels, and what takes its place; nothing without Triton."""
+    """Functions that launch Triton's kernels, with their replacements; empty without Triton."""
     try:
         interpreter = importlib.import_module("triton.runtime.interpreter")
         compiler = importlib.import_module("triton.runtime.jit")
@@ -484,7 +485,7 @@ def _triton_launchers() -> list[tuple[Any, str, Callable[..., Any]]]:
 
     def refuse(kernel: Any, *args: object, **kwargs: object) -> object:  # noqa: ANN401
         if any(isinstance(leaf, DeviceTensor) for leaf in pytree.tree_leaves((args, kwargs))):
-            raise RuntimeError(f"{kernel.__name__} can only be interpreted here: set TRITON_INTERPRET=1")
+            raise RuntimeError(f"{kernel.__name__} runs here only in the interpreter; set TRITON_INTERPRET=1")
         return compiled(kernel, *args, **kwargs)
 
     return [(interpreter.GridExecutor, "__call__", launch), (compiler.JITFunction, "run", refuse)]
@@ -492,8 +493,8 @@ def _triton_launchers() -> list[tuple[Any, str, Callable[..., Any]]]:
 
 @functools.cache
 def _register() -> tuple[torch.library.Library, ...]:
-    """Make the device known to torch, once per process; the libraries have to be kept."""
-    _device_constructors()  # remembers torch's own functions, before others stand in their places
+    """Register the device with torch, once per process; the caller has to keep the libraries."""
+    _device_constructors()  # stores torch's functions before they are replaced
     _setup_privateuseone_for_python_backend(_NAME, backend_module=_Backend())
     library, fallbacks = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
     fallbacks.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
@@ -509,7 +510,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 def _factory(overload: Any) -> Callable[..., Tensor]:  # noqa: ANN401
-    """What makes tensors on the device: the same on the host, wrapped."""
+    """Function that makes tensors on the device by wrapping tensors made on the host."""
 
     def make(*args: object, **kwargs: object) -> Tensor:
         if overload not in _NO_LAUNCH:

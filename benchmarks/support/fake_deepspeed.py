@@ -1,9 +1,9 @@
-"""DeepSpeed on the pretended accelerator of `support.fake_accelerator`: the real engine, whose costs can be counted.
+"""Runs DeepSpeed on the fake accelerator of `support.fake_accelerator`: the real engine, whose costs can be counted.
 
     with fake_accelerator() as device, deepspeed_on_fake_accelerator():
         engine, *_ = deepspeed.initialize(...)
 
-A wait for a stream or an event counts as one of the host. Work on any stream is done at once.
+A wait for a stream or an event counts as a wait of the host. Work on any stream is done at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class _Stream:
-    """A stream or an event: there is nothing to wait for, but waiting is noted."""
+    """A stream or an event; its work is already done, but waits are counted."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -35,12 +35,12 @@ class _Stream:
     wait_event = record_event = record = wait = wait_stream
 
     def query(self) -> bool:
-        """Whether all is done."""
+        """Whether all work is done."""
         return True
 
 
 class FakeDeepSpeedAccelerator(CPU_Accelerator):
-    """What DeepSpeed asks of an accelerator."""
+    """DeepSpeed's accelerator interface."""
 
     _communication_backend_name = "fake"
 
@@ -49,27 +49,27 @@ class FakeDeepSpeedAccelerator(CPU_Accelerator):
         self._name, self._communication_backend_name = "fake", "fake"
 
     def is_synchronized_device(self) -> bool:
-        """It is like a GPU: the host goes on before the device has done what it was given."""
+        """False, as for a GPU: the host continues before the device has finished."""
         return False
 
     def device_name(self, device_index: int | None = None) -> str:
-        """What torch calls the device."""
+        """Name of the device in torch."""
         return "fake" if device_index is None else f"fake:{device_index}"
 
     def current_device(self) -> int:
-        """The one."""
+        """Index of the only device."""
         return 0
 
     def current_device_name(self) -> str:
-        """What torch calls the one."""
+        """Name of the only device in torch."""
         return "fake:0"
 
     def device(self, device_index: int | None = None) -> AbstractContextManager[None]:  # noqa: ARG002
-        """There is nothing to choose."""
+        """Context without effect, since there is only one device."""
         return nullcontext()
 
     def device_count(self) -> int:
-        """One."""
+        """Return 1, the number of devices."""
         return 1
 
     def synchronize(self, device_index: int | None = None) -> None:  # noqa: ARG002
@@ -78,23 +78,23 @@ class FakeDeepSpeedAccelerator(CPU_Accelerator):
 
     @property
     def Stream(self) -> type[_Stream]:  # noqa: N802 - DeepSpeed's name
-        """A class."""
+        """Class of streams."""
         return _Stream
 
     Event = Stream
 
     def stream(self, stream: object) -> AbstractContextManager[None]:  # noqa: ARG002
-        """All work is done at once."""
+        """Context without effect, since all work is done at once."""
         return nullcontext()
 
     def current_stream(self, device_index: int | None = None) -> _Stream:  # noqa: ARG002
-        """Any will do."""
+        """A stream; all streams are equivalent."""
         return _Stream()
 
     default_stream = current_stream  # pyright: ignore[reportAssignmentType]
 
     def on_accelerator(self, tensor: Tensor) -> bool:
-        """Whether a tensor lies there."""
+        """Whether a tensor is on the device."""
         return tensor.device.type == "fake"
 
 
@@ -115,7 +115,7 @@ for _name, _dtype in (
 
 @contextmanager
 def deepspeed_on_fake_accelerator() -> Iterator[None]:
-    """Within this context DeepSpeed computes on the pretended accelerator."""
+    """Let DeepSpeed compute on the fake accelerator within this context."""
     choose: Any = deepspeed.accelerator.set_accelerator
     before = deepspeed.accelerator.get_accelerator()
     choose(FakeDeepSpeedAccelerator())

@@ -1,4 +1,4 @@
-"""The launches of the kernels that stand for many small operations, as a training on an accelerator makes them."""
+"""Launches of the kernels that replace many small operations, as a training on an accelerator makes them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
 from cxml.parallel import triton_step_ops as parallel_ops
 
-_TEXTS, _NODES = 8, 2000  # more nodes than a block
+_TEXTS, _NODES = 8, 2000  # more nodes than a block has
 
 
 def fused_launches() -> Iterator[tuple[str, Launch]]:
-    """Each way that each kernel is compiled, with words for it."""
+    """Yield each launch that compiles a kernel differently, with a description."""
     with recorded_launches() as launches:
         _positive_keys()
         _levels()

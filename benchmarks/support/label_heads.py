@@ -1,4 +1,4 @@
-"""Heads of the labels under one roof for measuring: each takes one training step on a batch of random texts."""
+"""Label heads with a common interface for measurements: each takes one training step on a batch of random texts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cxml.optim import RowState
 from cxml.parallel import Exchange, Ranks, RowLayout, build_engine, make_level
 
 WIDTH = 384
-LABELS_PER_LEAF = 8  # of a tree with as many leaves as the paper's
+LABELS_PER_LEAF = 8  # about as in the paper's tree
 TRUE_LABELS = 5
 
 
 @dataclass(frozen=True)
 class Problem:
-    """L labels in leaves of eight, B texts per rank, each of which wants `candidates` labels."""
+    """A problem of L labels in leaves of eight and B texts per rank, each of which wants `candidates` labels."""
 
     num_labels: int
     batch_size: int = 16
@@ -34,7 +34,7 @@ class Problem:
         return np.append(np.arange(0, self.num_labels, LABELS_PER_LEAF), self.num_labels).astype(np.int64)
 
     def texts(self, seed: int, num_texts: int) -> tuple[Tensor, Leaves, Tensor]:
-        """Features float32 [B, D], leaves drawn evenly from all, and the keys of the true labels."""
+        """Features, float32 [B, D], leaves drawn uniformly from all, and the keys of the true labels."""
         rng = np.random.default_rng(seed)
         num_leaves, wanted = len(self.leaf_offsets) - 1, self.candidates // LABELS_PER_LEAF
         nodes = np.stack([rng.choice(num_leaves, wanted, replace=False) for _ in range(num_texts)])
@@ -49,12 +49,12 @@ class Contender(Protocol):
     """A head in training."""
 
     def step(self, seed: int) -> None:
-        """One training step on the texts of `seed`."""
+        """Take one training step on the texts drawn with `seed`."""
         ...
 
 
 class Rows:
-    """Rows shared out over the ranks, scored on shortlists or all of them."""
+    """Rows sharded over the ranks, scored on shortlists or on all labels."""
 
     def __init__(self, problem: Problem, ranks: Ranks, head: HeadConfig | None = None) -> None:
         self.problem, self.ranks = problem, ranks
@@ -62,7 +62,7 @@ class Rows:
         self.exchange = Exchange()
         self.head = make_level(layout, WIDTH, self.exchange, head or HeadConfig(), OptimConfig())
         for tensor in vars(self.head.rows).values():
-            tensor.add_(0)  # memory counts once it is written to
+            tensor.add_(0)  # memory counts only after it is written to
 
     def step(self, seed: int) -> None:
         """See `Contender.step`."""
@@ -100,7 +100,7 @@ class _HeadAlone(nn.Module):
 
 
 class Dense:
-    """One process alone: `nn.Embedding` and torch's fused AdamW, on the texts of all ranks, with all cores."""
+    """`nn.Embedding` and torch's fused AdamW in one process, on the texts of all ranks, with all cores."""
 
     def __init__(self, problem: Problem, ranks: Ranks) -> None:
         self.problem, self.ranks = problem, ranks
@@ -129,18 +129,18 @@ class Dense:
 
 
 def build(name: str, problem: Problem, ranks: Ranks) -> Contender:
-    """The head of this name: rows, full (rows, all of them scored), zero1, zero3 or dense."""
+    """Make a head by name: rows, full (rows with all labels scored), zero1, zero3 or dense."""
     if name in ("rows", "full"):
         return Rows(problem, ranks, HeadConfig(candidates="shortlist" if name == "rows" else "all"))
     return Dense(problem, ranks) if name == "dense" else InEngine(problem, ranks, int(name.removeprefix("zero")))
 
 
 def bytes_needed(name: str, num_labels: int, num_ranks: int) -> int:
-    """An upper estimate of the memory of all ranks in a step, to leave out what does not fit."""
+    """Upper estimate of the bytes of all ranks in a step, by which heads that do not fit are left out."""
     row = RowState.bytes_per_row(WIDTH, optimizer="adamw", weights="fp32", second_moment="full")
     weight = 4 * (WIDTH + 1)
-    # Weights, gradients, a flat copy of each, moments (shared out); ZeRO-3 holds whole gradients for a while, and met
-    # its end at 9 weights a label.
+    # Weights, gradients, a flat copy of each, and sharded moments. ZeRO-3 also holds whole gradients for a while; with
+    # an estimate of 9 weights per label it ran out of memory.
     per_label = {
         "rows": row,
         "full": row,

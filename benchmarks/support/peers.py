@@ -1,4 +1,4 @@
-"""The systems that benchmarks compare with, each in a venv apart from all others."""
+"""The systems that benchmarks compare with, each in a venv of its own."""
 
 import subprocess
 import sys
@@ -14,22 +14,22 @@ LINEAR = {
     "omikuji, Bonsai": ("bonsai", "omikuji", OMIKUJI),
     "PECOS XR-Linear": ("xr-linear", "pecos", PECOS),
 }
-"""Peers on tf-idf: how the scripts call each, its venv and what is in it."""
+"""Peers on tf-idf by name: argument of the scripts, name of the venv, packages of the venv."""
 
 
 def linear_command(folder: Path, name: str, script: str = "linear_models.py") -> list[str]:
-    """The beginning of the command that has one of `LINEAR` do what a script does."""
+    """First words of the command that runs a script for one of `LINEAR`."""
     kind, venv, packages = LINEAR[name]
     return [peer_python(folder, venv, packages), str(SCRIPTS / script), kind]
 
 
 def peer_python(folder: Path, name: str, packages: list[str]) -> str:
-    """The interpreter of the venv `folder/name`, which is made where it is missing.
+    """Return the interpreter of the venv `folder/name`, and make the venv if it is missing.
 
     Args:
-        folder: of all venvs.
-        name: of this one.
-        packages: the peer, installed without what it asks for, then all that it needs.
+        folder: folder of all venvs.
+        name: name of this venv.
+        packages: the peer, which is installed without its dependencies, then all packages that it needs.
     """
     venv = folder / name
     python = venv / "bin" / "python"

@@ -19,7 +19,7 @@ def _code_book() -> RawDataset:
 
 
 def write_raw(folder: Path, num_texts: int, seed: int = 0) -> None:
-    """Write `num_texts` train texts (and a hundredth as many test texts) in the XMC repository's sparse text form."""
+    """Write `num_texts` train texts and a hundredth as many test texts in the XMC repository's sparse text form."""
     raw = _code_book()
     texts = [text.split() for text in raw.splits["train"].texts]
     labels = raw.splits["train"].labels

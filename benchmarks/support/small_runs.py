@@ -1,4 +1,4 @@
-"""Runs of `--quick`: in this process, since starting others would take most of their time."""
+"""Runs of `--quick` in this process, since starting other processes would take most of their time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 
 
 def run_here(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:  # noqa: ARG001
-    """`cxml.parallel.run_workers` for one process, this one. Its group stays: DeepSpeed holds on to the first."""
+    """Replace `cxml.parallel.run_workers` by this process. Its group is kept, since DeepSpeed keeps the first group."""
     if not dist.is_initialized():
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")  # DeepSpeed asks for them
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")  # DeepSpeed reads them
         begin_group(torch.device("cpu"), 0, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
     return work(*arguments)

@@ -1,4 +1,7 @@
-"""A model whose label rows are narrower than its encoder, from training to whatever reads it."""
+"""Models whose label rows are narrower than the encoder: checkpoints, exports, starts, label changes and trees.
+
+Oracles: a matrix product in NumPy for the scores; the model, checkpoint and export of one run against each other.
+"""
 
 import dataclasses
 from pathlib import Path

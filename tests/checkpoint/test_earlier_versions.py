@@ -1,7 +1,8 @@
-"""Files that version 0.2.0 wrote, when levels of clusters were always parameters of the engine.
+"""Models and checkpoints of version 0.2.0 load, predict and resume as they did in that version.
 
-The archive holds a run of 48 texts, 30 labels and levels of 3 and 9 clusters: its data, tree, encoder, final model, the
-checkpoint of step 9 of 24, and what that version predicted from both (`expected.json`).
+In version 0.2.0, cluster levels were always parameters of the engine. The archive holds a run of 48 texts, 30 labels
+and cluster levels of 3 and 9: its data, tree, encoder, final model and the checkpoint of step 9 of 24. Oracle: the
+predictions that version 0.2.0 made from both (`expected.json`), and its final weights.
 """
 
 import dataclasses

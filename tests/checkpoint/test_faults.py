@@ -1,4 +1,8 @@
-"""Stores and disks that fail: saving tries again, then says so and lets training go on; nothing half is visible."""
+"""Saves on failing stores and full disks: retries, reports, no incomplete checkpoint, no credential in a log.
+
+The object store is a real S3 server behind a proxy that fails requests; the full disk is a real tmpfs. Oracle: every
+byte of each listed checkpoint is read back.
+"""
 
 import json
 import logging

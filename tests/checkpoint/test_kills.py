@@ -1,4 +1,7 @@
-"""Processes are killed, stopped and hung for real; what they had saved is whole, and going on loses nothing."""
+"""Training processes are really killed, stopped or hung: saved checkpoints are complete, and a resume loses nothing.
+
+Oracle: a run that nothing interrupts, whose losses and weights a resumed run equals bit for bit.
+"""
 
 import dataclasses
 import json

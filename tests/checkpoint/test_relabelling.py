@@ -1,4 +1,7 @@
-"""A changed label set: what stays is what it was, what is new lies where it belongs, and nothing else is left."""
+"""Relabelled models: kept labels keep their rows and clusters, new labels join the nearest cluster, empty clusters go.
+
+Oracles: rows that hold their own old positions (hypothesis draws the label changes), and hand-computed cases.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""A run that was stopped and goes on is the run that never stopped: bit by bit on as many ranks, closely on others."""
+"""A resumed run equals an uninterrupted one: bit for bit on as many ranks, closely on other ranks and ZeRO stages.
+
+Oracle: the same settings trained without a stop.
+"""
 
 import json
 from pathlib import Path

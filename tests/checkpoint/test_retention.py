@@ -1,11 +1,17 @@
-"""Which checkpoints there are, which stay, and what interrupted saves leave."""
+"""Listing, retention and sweeping of checkpoints.
+
+Properties: only committed checkpoints are listed, newest first; retention keeps the newest, the periodic and the best
+ones; an interrupted save or deletion leaves only what a sweep removes. Oracles: hand-computed cases and set arithmetic.
+"""
 
 import dataclasses
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxml import storage
 from cxml.checkpoint.manifest import Commit, Manifest, RunState
 from cxml.checkpoint.retention import (
     Entry,
@@ -50,7 +56,7 @@ def steps(folder):
     return [entry.step for entry in list_checkpoints(str(folder))]
 
 
-def test_the_newest_comes_first_and_what_is_not_committed_is_no_checkpoint(tmp_path):
+def test_committed_checkpoints_are_listed_newest_first(tmp_path):
     for step in (5, 100, 20):
         put(tmp_path, step)
     begin(tmp_path, 120)
@@ -58,7 +64,7 @@ def test_the_newest_comes_first_and_what_is_not_committed_is_no_checkpoint(tmp_p
     assert steps(tmp_path) == [100, 20, 5]
 
 
-def test_no_folder_is_no_checkpoint(tmp_path):
+def test_a_missing_folder_holds_no_checkpoint_and_nothing_to_sweep(tmp_path):
     assert list_checkpoints(str(tmp_path / "none")) == []
     assert sweep(str(tmp_path / "none")) == []
 
@@ -76,14 +82,23 @@ def test_sweeping_deletes_what_interrupted_saves_left_and_nothing_else(tmp_path)
     assert not half.exists()
 
 
-def test_a_deletion_that_is_interrupted_leaves_no_checkpoint_but_a_rest_to_sweep(tmp_path, monkeypatch):
+def test_an_interrupted_deletion_leaves_no_checkpoint_and_a_folder_to_sweep(tmp_path, monkeypatch):
     place = put(tmp_path, 5)
     (place / "model-00000-00000.safetensors").write_bytes(b"data")
-    removed = []
-    monkeypatch.setattr("cxml.checkpoint.retention.storage.remove", lambda path, **_: removed.append(path))
-    delete(Entry(str(place), 5, None))
-    assert removed[0].endswith("commit.json")
-    assert removed[1:] == [str(place)]
+    remove = storage.remove
+
+    def remove_the_commit_only(url, **options):
+        if not url.endswith("commit.json"):
+            raise KeyboardInterrupt
+        remove(url, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cxml.checkpoint.retention.storage.remove", remove_the_commit_only)
+        with pytest.raises(KeyboardInterrupt):
+            delete(Entry(str(place), 5, None))
+    assert steps(tmp_path) == []
+    assert sweep(str(tmp_path)) == [str(place)]
+    assert not place.exists()
 
 
 def test_retention_keeps_the_last_one_of_every_so_many_steps_and_the_best(tmp_path):
@@ -126,14 +141,12 @@ def test_whatever_the_settings_the_newest_stay_and_order_is_kept(found, keep_las
 
 
 def test_keeping_none_is_refused():
-    import pytest
-
     with pytest.raises(ConfigError, match="keep_last"):
         CheckpointConfig(keep_last=0)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 3))
-def test_the_best_checkpoint_that_a_kept_one_names_stays(values, keep_last):
+def test_the_best_checkpoint_that_a_kept_checkpoint_names_is_kept(values, keep_last):
     bests = [10 * (1 + values.index(max(values[: i + 1]))) for i in range(len(values))]
     entries = [
         Entry(f"at {step}", step, dataclasses.replace(commit(step), best_step=best))

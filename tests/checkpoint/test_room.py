@@ -1,4 +1,8 @@
-"""Where memory for a copy of the state is missing, a save takes none, on all ranks alike."""
+"""A save copies the state only where every machine has memory for all of its ranks; otherwise it writes in blocks.
+
+Oracles: a sum over machines for the decision, files of control groups written by hand, and the process's measured peak
+memory.
+"""
 
 import multiprocessing
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Rows that lie on an accelerator stay there: a save copies each of them once, and the next step none."""
+"""A save copies each label row from the accelerator once and nothing back; the next step copies no more than others.
+
+Oracle: the bytes that the fake accelerator of `benchmarks/support` counts, against the sizes of the tensors.
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", params=["three levels", "bf16", "rows in host memory"])
 def found(request):
-    """What is counted in a process of its own: the pretended device stays registered."""
+    """Counts of a process of its own, since the fake device stays registered."""
     places = (ROOT, ROOT / "benchmarks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
     program = ROOT / "tests" / "support" / "save_from_device.py"

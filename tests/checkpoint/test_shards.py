@@ -1,4 +1,7 @@
-"""Pieces on disk: cut anywhere, read anywhere; damage is named, and no hostile file gets further than its name."""
+"""Checkpoint shards: any partition of a tensor reads back bit for bit; damaged and hostile files are refused by name.
+
+Oracles: the tensors that were written, and hypothesis for partitions and for changes of the manifest.
+"""
 
 import contextlib
 import copy

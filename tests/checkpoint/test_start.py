@@ -1,4 +1,7 @@
-"""A run may begin with another's weights: all of them, or the encoder's for other labels."""
+"""A run starts from the weights of another run: all of them, or the encoder's only; labels may be added.
+
+Oracles: the tensors in the files of the source run, and the predictions of its model.
+"""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""Files of tensors, against the safetensors library."""
+"""Tensor files have the same bytes as those that the safetensors library writes, for any names, types and shapes."""
 
 import safetensors.torch
 import torch

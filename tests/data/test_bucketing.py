@@ -1,3 +1,8 @@
+"""Batches of texts of similar length: every text once, no small batch, little padding, the same for any world size.
+
+Oracles: set arithmetic on the rows (hypothesis), a plain shuffle for the padding, one process against two and five.
+"""
+
 import itertools
 
 import numpy as np

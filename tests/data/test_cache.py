@@ -1,4 +1,7 @@
-"""The node's cache of remote shards: one download for all processes, bounded, never a damaged file."""
+"""The node's cache of remote shards: one download for all processes, a size limit, and no damaged file in it.
+
+Oracles: the same data set read from its local folder, and the requests that a real web server counts.
+"""
 
 import multiprocessing
 import os

@@ -1,4 +1,8 @@
-"""What is in a shard is checked before any value is used, once per node, and again when the file changes."""
+"""Shard contents are checked before use, once per node, and again when a file changes.
+
+Properties: flipped bits, values out of range, compressed shards and special files are refused with the name of the
+shard. Oracles: the bytes before the change, and manifests forged to fit a changed shard.
+"""
 
 import hashlib
 import json

@@ -1,3 +1,8 @@
+"""The sharded data set returns the written rows in any order and refuses damaged shards by name.
+
+Oracle: the rows that the writer was given, as plain Python lists (hypothesis draws the indices).
+"""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,8 @@
+"""`pip:` encoder names resolve to the folder of the installed package; other names pass unchanged.
+
+Oracle: the files in the folder of a real encoder package.
+"""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,8 @@
+"""The training and evaluation loaders: every text once, the same steps for any world size, exact resumption.
+
+Oracles: one process against several, a full epoch against the rest after a resume, and the written rows (hypothesis).
+"""
+
 import itertools
 import threading
 
@@ -149,7 +154,8 @@ def test_abandoning_an_epoch_stops_its_thread(dataset):
 )  # fmt: skip
 def test_resuming_on_another_world_size_delivers_exactly_the_rows_not_yet_seen(dataset, step, worlds, bucketed, epoch):
     before, after = worlds
-    assume(before <= (1 if bucketed else 13) and after <= (1 if bucketed else 13))
+    if bucketed:  # the smallest batch may have one text, too few for two processes
+        before = after = 1
     seen, states = [], []
     for rank in range(before):
         first = loader(dataset, rank=rank, world_size=before, bucket_by_length=bucketed)
@@ -191,7 +197,7 @@ def test_a_state_from_before_there_was_a_token_budget_is_taken_by_a_run_without_
 
 def test_a_text_above_the_token_budget_has_a_step_of_its_own_and_is_told_of(dataset, caplog):
     longest = int(dataset.lengths.max())
-    (told,) = [dataset.lengths.tolist().count(longest)]
+    told = dataset.lengths.tolist().count(longest)
     steps = global_batches(dataset, 0, batch_tokens=longest - 1)
     assert f"{told} texts are longer than train.batch_tokens {longest - 1}" in caplog.text
     alone = [rows for rows in steps if longest in dataset.lengths[rows]]

@@ -1,3 +1,8 @@
+"""The manifest of a data set reads back equal; wrong fields, versions and file names are refused with the remedy.
+
+Oracle: the manifest that the writer wrote, with one change at a time.
+"""
+
 import json
 from pathlib import Path
 

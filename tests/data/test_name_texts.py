@@ -1,4 +1,7 @@
-"""Label names as texts: one row each behind the texts, with its one label, in whatever order rows are asked for."""
+"""Label names as training texts: one row per name after the texts, with that label alone, in any requested order.
+
+Oracles: the tokenizer applied to the names, and the two parts read separately (hypothesis draws the order).
+"""
 
 import numpy as np
 import pytest

@@ -1,3 +1,8 @@
+"""The epoch order is a permutation that depends only on size, seed and epoch.
+
+Oracles: a fixed order that must never change, a chi-square test of uniformity, and set arithmetic (hypothesis).
+"""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,8 @@
+"""The prefetch thread keeps the order, is bounded, passes errors on and ends with its consumer.
+
+Oracles: the list of the items, and the list of running threads.
+"""
+
 import gc
 import threading
 

@@ -1,4 +1,7 @@
-"""Validation texts: held out of the train split, the same for every run, and never trained on."""
+"""Validation texts: held out of the train split, the same for every run, and never trained on.
+
+Oracle: train and validation rows together are the rows of the whole split (hypothesis draws sizes and shares).
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Steps with a budget of tokens: every text once, never above the budget, nearly full, the same for any ranks."""
+"""Steps with a token budget: every text once, never above the budget, nearly full, the same for any number of ranks.
+
+Oracles: the padded size of each step computed from the lengths (hypothesis), and the batches that the loaders deliver.
+"""
 
 import itertools
 

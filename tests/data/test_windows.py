@@ -1,4 +1,7 @@
-"""Windows of long texts: what is in them, whose they are, and how many a batch has."""
+"""Windows of long texts: every token once, in order, in as few windows as hold them; plans match the loader's batches.
+
+Oracles: the windows joined again (hypothesis draws rules and lengths), and the batches that the loaders deliver.
+"""
 
 import numpy as np
 import pytest

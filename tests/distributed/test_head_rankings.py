@@ -1,4 +1,7 @@
-"""Every head ranks labels as a sort by brute force in float64 does, however sure or unsure the model is."""
+"""Every label head ranks labels as a brute-force sort does, also for logits whose probabilities are 0 or 1 in float32.
+
+Oracles: a sort in float64, and mpmath for the joint score (hypothesis draws logits).
+"""
 
 import numpy as np
 import pytest

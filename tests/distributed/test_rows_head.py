@@ -1,4 +1,7 @@
-"""Rows spread over processes against one head of ordinary parameters on one process."""
+"""Label rows sharded over processes train as one head of ordinary parameters does on one process.
+
+Oracles: that head with autograd and plain SGD; PyTorch's binary cross-entropy; finite differences for the gradient.
+"""
 
 import dataclasses
 import functools

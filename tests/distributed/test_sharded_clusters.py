@@ -1,4 +1,7 @@
-"""A cascade whose levels of clusters and labels are spread over processes against one of ordinary parameters."""
+"""A cascade whose cluster and label levels are sharded over processes trains as one of ordinary parameters.
+
+Oracle: that cascade with autograd and plain SGD on one process.
+"""
 
 import dataclasses
 import functools

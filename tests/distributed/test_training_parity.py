@@ -1,4 +1,7 @@
-"""However a step is spread over processes, ZeRO stages and micro-batches, it is the same step."""
+"""A training step is the same for any number of processes, ZeRO stage and number of micro-batches.
+
+Oracle: losses and weights of the same run on one process.
+"""
 
 import dataclasses
 from pathlib import Path

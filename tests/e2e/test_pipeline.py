@@ -1,4 +1,7 @@
-"""The whole way on real data: made once, reused, refused when stale, redone on demand."""
+"""The whole pipeline on real data: stages are reused, refused when stale, and redone on demand; the dry run is right.
+
+Oracles: modification times of the files, metrics computed by hand, and the sizes of the saved model.
+"""
 
 import dataclasses
 import json
@@ -147,15 +150,40 @@ def test_a_failing_worker_ends_the_command_with_its_reason(finished, tmp_path):
     assert not (tmp_path / "out" / "model" / "manifest.json").exists()
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys):
-    config, _ = finished
+def dry_run_of(config):
     from cxml.pipeline.dry_run import dry_run
 
-    fresh = dataclasses.replace(config, output=str(tmp_path / "never"))
-    plan = dry_run(fresh)
-    assert not (tmp_path / "never").exists()
-    rows = len(ShardedDataset(f"{config.output}/data", "train"))
-    assert plan.total_steps == -(-rows // config.train.batch_size)
+    return dry_run(config)
+
+
+@pytest.fixture
+def fresh(finished, tmp_path):
+    """The config of the finished run with an output folder that does not exist."""
+    return dataclasses.replace(finished[0], output=str(tmp_path / "never"))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(fresh, capsys):
+    dry_run_of(fresh)
+    assert not Path(fresh.output).exists()
+    output = capsys.readouterr().out
+    assert "bytes per row" in output
+    assert "tokens of a step" in output
+    words = " ".join(output.split())  # the console breaks lines
+    assert f"With {fresh.train.num_workers + 1} processes instead of {fresh.train.num_workers}" in words
+    assert "Estimate" in output
+
+
+def test_a_dry_run_counts_the_steps_of_texts_and_of_names_as_texts(finished, fresh):
+    dataset = ShardedDataset(f"{finished[0].output}/data", "train")
+    rows, labels = len(dataset), dataset.manifest.num_labels
+    assert dry_run_of(fresh).total_steps == -(-rows // fresh.train.batch_size)
+    named = dry_run_of(dataclasses.replace(fresh, train=dataclasses.replace(fresh.train, name_texts="(.+)")))
+    assert named.total_steps == -(-(rows + labels) // fresh.train.batch_size)
+
+
+def test_a_dry_run_plans_the_bytes_of_the_saved_weights_and_of_the_label_rows(finished, fresh):
+    config, _ = finished
+    plan = dry_run_of(fresh)
     weights = sum(plan.parameters.values())
     model = json.loads((Path(config.output) / "model" / "manifest.json").read_text())
     header = 20_000
@@ -163,14 +191,6 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path, capsys)
     assert plan.weights == 4 * weights
     labels = ShardedDataset(f"{config.output}/data", "train").manifest.num_labels
     assert plan.label_rows == -(-labels * (32 * 3 + 5) * 4 // config.train.num_workers)  # weights, moments, counters
-    named = dry_run(dataclasses.replace(fresh, train=dataclasses.replace(fresh.train, name_texts="(.+)")))
-    assert named.total_steps == -(-(rows + labels) // config.train.batch_size)
-    output = capsys.readouterr().out
-    assert "bytes per row" in output
-    assert "tokens of a step" in output
-    words = " ".join(output.split())  # the console breaks lines
-    assert f"With {config.train.num_workers + 1} processes instead of {config.train.num_workers}" in words
-    assert "Estimate" in output
 
 
 def test_a_model_is_evaluated_again_with_other_cut_offs(finished, capsys):

@@ -1,6 +1,7 @@
-"""Models with words that were saved when words were the only source, in a folder `words` of their own.
+"""Models of earlier versions, which had words as the only source, predict as they did and export in the present format.
 
-The archive holds a run of 48 texts and 30 labels, its export, and what was predicted from both (`expected.json`).
+Those models keep the source in a folder `words`. The archive holds a run of 48 texts and 30 labels and its export.
+Oracle: the predictions that the earlier version made from both (`expected.json`).
 """
 
 import json

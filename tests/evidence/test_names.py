@@ -1,4 +1,7 @@
-"""Names: what a brute-force search proposes; labels that no train text has are ranked where their names tell them."""
+"""The source of label names: its nearest names, its curve, and the ranking of labels without train texts.
+
+Oracles: a brute-force search, scikit-learn's logistic regression, and synthetic texts of known truth.
+"""
 
 import dataclasses
 
@@ -89,13 +92,17 @@ def test_the_curve_is_that_of_scikit_learn(queries):
     assert source.tuned(queries, sparse.csr_matrix(true.shape)).parameters == source.parameters
 
 
-def test_what_is_written_is_read_and_what_does_not_fit_is_refused(queries, tmp_path):
-    source, _, part = source_in(7)
+def test_a_source_that_was_written_reads_back_with_the_same_proposals(queries, tmp_path):
+    source, _, _ = source_in(7)
     source.write(str(tmp_path / "good"))
     again = read_names(folder_of(tmp_path / "good"), TREE)
     for one, other in zip(*(each.propose(TextViews(features=queries), 9) for each in (source, again)), strict=True):
         np.testing.assert_array_equal(one, other)
     assert again.num_bytes == source.num_bytes
+
+
+def test_files_in_which_a_name_has_two_labels_are_refused(tmp_path):
+    source, _, part = source_in(7)
     both = Ragged(np.append(part.labels.values, np.int32(3)), np.append(part.labels.offsets[:-1], 29))
     twice = part._replace(labels=both)
     write_part(str(tmp_path / "bad"), 0, twice)

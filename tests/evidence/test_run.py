@@ -1,4 +1,7 @@
-"""A small real run with all sources: one model, the same labels by whatever way it predicts."""
+"""A small real run with all sources: every way to predict gives the same labels; lost or damaged evidence is handled.
+
+Oracles: the scores of the run's own evaluation, the cascade without evidence, and the run before it was damaged.
+"""
 
 import dataclasses
 import json
@@ -124,11 +127,14 @@ def found_row(found, row):
     return found.labels[row].tolist(), found.scores[row].tolist()
 
 
-def test_excluded_labels_and_thresholds_hold_for_the_combination(predictor, texts, expected):
+def test_an_excluded_label_makes_room_for_the_next_of_the_combination(predictor, texts, expected):
     best = int(expected.labels[0, 0])
     without = predictor.predict(texts[:3], 5, excluded={0: [best]})
     assert best not in without.labels[0]
     assert without.labels[0, :4].tolist() == expected.labels[0, 1:].tolist()
+
+
+def test_a_threshold_keeps_the_labels_whose_combined_score_reaches_it(predictor, texts, expected):
     sure = predictor.predict(texts, 5, threshold="micro-f1")
     least = predictor.parts.decisions.threshold("micro-f1").shared
     assert 0 < (sure.labels >= 0).sum() < sure.labels.size
@@ -149,7 +155,7 @@ def test_an_explanation_has_the_scores_of_the_combination(run, predictor, texts,
         assert of_cascade != {each.label for each in row}  # the sources have proposed others
 
 
-def test_logit_adjustment_and_propensity_ranking_work_on_the_combination(run, predictor, texts):
+def test_logit_adjustment_takes_the_log_odds_off_the_combined_logits(run, predictor, texts):
     adjusted = Predictor.from_checkpoint(run[0].output, logit_adjustment=0.5).predict(texts[:20], 249)
     plain = predictor.predict(texts[:20], 249)
     odds = log_odds(predictor.parts.frequency, predictor.parts.num_train_texts)
@@ -158,14 +164,20 @@ def test_logit_adjustment_and_propensity_ranking_work_on_the_combination(run, pr
         for label, score in zip(*found_row(adjusted, row), strict=True):
             if 1e-4 < score < 0.999 and abs(logit[label]) < 9:
                 assert np.log(score / (1 - score)) == pytest.approx(logit[label] - 0.5 * odds[label], abs=0.01)
+
+
+def test_propensity_ranking_of_the_combination_prefers_rare_labels(run, predictor, texts):
     rare = Predictor.from_checkpoint(run[0].output, propensity_ranking=1.0).predict(texts, 5)
     frequency = predictor.parts.frequency
     assert frequency[rare.labels].mean() < frequency[predictor.predict(texts, 5).labels].mean()
 
 
-def test_onnx_and_bare_tokens_are_refused_with_the_remedy(predictor, texts, tmp_path):
+def test_an_onnx_export_is_refused_with_the_remedy(predictor, tmp_path):
     with pytest.raises(ConfigError, match=r"words and neighbours and names.*no-evidence"):
         predictor.save_onnx(tmp_path / "onnx")
+
+
+def test_tokens_without_words_are_refused_and_with_words_predicted_as_their_texts(predictor, texts):
     with pytest.raises(ConfigError, match="evidence=False"):
         predictor.predict_tokens(predictor._encode(texts[:2]), 5)
     words = predictor.parts.evidence.vocabulary.of_texts(texts[:2])
@@ -238,14 +250,14 @@ def test_unfinished_evidence_is_made_again_without_training_by_any_number_of_pro
     assert report["evidence"]["cascade"] == pytest.approx(run[1]["evidence"]["cascade"], abs=0.5)
 
 
-def test_evidence_that_is_no_longer_wanted_goes(own_run, run):
+def test_evidence_that_the_config_no_longer_wants_is_deleted(own_run, run):
     report = pipeline.run(dataclasses.replace(own_run, evidence=EvidenceConfig()))
     assert not storage.exists(evidence_url(own_run))
     assert report["levels"][-1] == run[1]["evidence"]["cascade"]
     assert "evidence" not in report
 
 
-def test_the_planned_sizes_are_upper_ones(run):
+def test_the_planned_sizes_are_upper_bounds(run):
     config, report = run
     planned, found = evidence_bytes(config), report["evidence"]["bytes"]
     assert set(found) == {"words", "neighbours", "names"}

@@ -1,4 +1,7 @@
-"""The linear word model: classifiers as scikit-learn's, a search that finds what brute force finds."""
+"""The linear word model: its classifiers, its beam search and its independence of threads and blocks.
+
+Oracles: scikit-learn's `LinearSVC`, and a brute-force ranking over dense matrices.
+"""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""The classifier in scikit-learn's tools, and those of scikit-learn's own checks that apply to texts.
+"""`CascadeClassifier` works in scikit-learn's tools and passes those of its estimator checks that apply to texts.
 
-Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. That of pickling is made behind
-a step that turns numbers into texts.
+Checks that fit on matrices of numbers do not apply: the input is a sequence of strings. The check of pickling runs
+behind a step that turns numbers into texts. Oracle: scikit-learn's estimator checks.
 """
 
 import copy
@@ -111,10 +111,13 @@ def test_a_damaged_model_in_a_state_is_refused(classifier):
         CascadeClassifier().__setstate__(state)
 
 
-def test_what_is_no_target_of_texts_is_refused(classifier):
+def test_targets_of_other_types_or_numbers_than_the_texts_are_refused(classifier):
     with pytest.raises(ConfigError, match="MultiLabelBinarizer"):
         fresh(classifier).fit(["a", "b"], [0.5, 1.7])
     with pytest.raises(ConfigError, match="3 rows, but there are 2 texts"):
         fresh(classifier).fit(["a", "b"], ["x", "y", "x"])
+
+
+def test_a_classifier_that_is_not_fitted_refuses_to_predict():
     with pytest.raises(NotFittedError):
         CascadeClassifier().predict(["a"])

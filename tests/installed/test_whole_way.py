@@ -1,4 +1,7 @@
-"""The installed package goes the whole way by its commands: two processes, a stop, predictions, an exported model."""
+"""The installed package works by its commands alone: training on two processes, a stop, a resume, prediction, export.
+
+Oracles: the package's metadata, the recorded steps, and the run's model against its export.
+"""
 
 import importlib.metadata
 import json
@@ -42,16 +45,33 @@ def run(folder, *words):
     return done.stdout
 
 
-def test_the_package_has_one_top_level_name_and_its_types_and_configs():
+@pytest.fixture(scope="module")
+def installed_files():
+    """Names of the files that the installation has put on the path."""
     files = [str(file) for file in importlib.metadata.files("cxml") or ()]
     if not any(file.startswith("cxml/") for file in files):
         pytest.skip("an editable installation has no files of its own")
-    tops = {file.partition("/")[0] for file in files if not file.startswith("..")}
+    return files
+
+
+def installed(name):
+    return Path(str(importlib.metadata.distribution("cxml").locate_file(name)))
+
+
+def test_the_package_has_one_top_level_name_and_its_types_and_configs(installed_files):
+    tops = {file.partition("/")[0] for file in installed_files if not file.startswith("..")}
     assert {top for top in tops if ".dist-info" not in top} == {"cxml"}
-    assert {"cxml/py.typed", "cxml/configs/wordnet.yaml", "cxml/serving/page.html"} <= set(files)
-    assert Path(cxml.__file__).samefile(str(importlib.metadata.distribution("cxml").locate_file("cxml/__init__.py")))
+    assert {"cxml/py.typed", "cxml/configs/wordnet.yaml", "cxml/serving/page.html"} <= set(installed_files)
+
+
+def test_the_imported_package_is_the_installed_one_with_its_version(installed_files):
+    assert Path(cxml.__file__).samefile(installed("cxml/__init__.py"))
     assert cxml.__version__ == importlib.metadata.version("cxml")
-    assert load_config("wordnet") == load_config("wordnet")
+
+
+def test_the_name_of_a_shipped_config_loads_the_installed_file(installed_files):
+    assert load_config("wordnet") == load_config(str(installed("cxml/configs/wordnet.yaml")))
+    assert load_config("wordnet") != load_config("icd10cm")
 
 
 def test_the_console_script_is_installed(folder):

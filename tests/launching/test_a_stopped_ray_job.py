@@ -1,4 +1,7 @@
-"""`ray job stop` ends a training cleanly, and the same job submitted again goes on with it."""
+"""`ray job stop` ends a training without leaving processes; the same job submitted again resumes it.
+
+Oracle: losses and metrics of the same run started by the command on two processes.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""The files for clusters say nothing that their readers do not know."""
+"""The files for KubeRay and for Ray's cluster launcher contain only fields that their readers know.
+
+Oracles: a schema of the used fields of ray.io/v1 written here, Ray's own JSON schema, and cxml's command line.
+"""
 
 import json
 import shlex

@@ -1,6 +1,7 @@
-"""What workers on Ray compute on is the cluster's business: the process that starts them may have no GPU.
+"""Ray workers get the devices of the cluster, also where the process that starts them has no GPU.
 
-Ray is told that this machine has two GPUs, which no process here can see, as on a head node that has none itself.
+Ray is told that this machine has two GPUs, which no process here can see, as on a head node that has none. Oracles:
+Ray's own account of reserved resources, and the plan's bytes for another number of processes.
 """
 
 import contextlib

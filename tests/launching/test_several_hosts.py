@@ -1,4 +1,7 @@
-"""Trainings across hosts (network namespaces), one of which loses its cable in the middle."""
+"""Trainings across hosts (network namespaces) survive the loss of one host's network.
+
+Oracle: losses and metrics of the same run on one host.
+"""
 
 import contextlib
 import subprocess

@@ -1,4 +1,7 @@
-"""The batch launchers, where they are installed: Open MPI, and Slurm with two nodes on this machine."""
+"""Open MPI and Slurm (two nodes on this machine), where installed, compute the steps of the command itself.
+
+Oracle: losses and metrics of the same run started by the command on two processes.
+"""
 
 import os
 import shutil

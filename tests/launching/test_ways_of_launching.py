@@ -1,4 +1,7 @@
-"""The same run started in four ways: real launchers, a real Ray cluster with its job server."""
+"""torchrun, the DeepSpeed launcher and a Ray job compute the steps of the command itself.
+
+Oracle: losses and metrics of the same run started by the command on two processes.
+"""
 
 import math
 import sys

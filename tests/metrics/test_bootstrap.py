@@ -1,3 +1,8 @@
+"""Bootstrap intervals, groups of labels by frequency, averaged scores and calibration bins.
+
+Oracles: the metrics of the drawn examples, the normal approximation, dense NumPy, and hand-computed cases.
+"""
+
 import itertools
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""F1 and its like, RP@k, R-precision and the field's groups of labels, against scikit-learn and formulas."""
+"""Micro and macro F1, RP@k, R-precision and the usual groups of labels.
+
+Oracles: scikit-learn, and the formulas of Chalkidis et al. 2019 written as loops (hypothesis).
+"""
 
 import warnings
 

@@ -1,3 +1,8 @@
+"""Inverse propensities and the constants of published results.
+
+Oracles: napkinxc, and the constants as the papers print them.
+"""
+
 import napkinxc.metrics as reference
 import numpy as np
 import pytest

@@ -1,3 +1,8 @@
+"""Ranking metrics (P, recall, nDCG, PSP, PSnDCG) over any number of true and ranked labels.
+
+Oracles: napkinxc (hypothesis), and hand-computed cases.
+"""
+
 import napkinxc.metrics as reference
 import numpy as np
 import pytest

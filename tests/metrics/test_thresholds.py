@@ -1,4 +1,7 @@
-"""Chosen thresholds against every threshold there is, and calibration against scikit-learn's isotonic regression."""
+"""Chosen thresholds are the best, and calibration is isotonic.
+
+Oracles: every possible threshold by brute force, and scikit-learn's isotonic regression (hypothesis).
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Label rows narrower than the encoder: the map to them, and its gradient through rows that update themselves."""
+"""Label rows narrower than the encoder: the shape, start, gradient and learning rate of the map to them.
+
+Oracle: a head of ordinary parameters with autograd, and plain PyTorch over all labels.
+"""
 
 import dataclasses
 

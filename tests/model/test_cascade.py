@@ -1,4 +1,7 @@
-"""The vectorised cascade against the literal one, on random trees, batches and shortlist sizes."""
+"""The vectorised cascade computes the shortlists, losses, gradients and predictions of the paper's algorithm.
+
+Oracle: `support.literal`, which follows the paper one text and one node at a time (hypothesis draws trees and batches).
+"""
 
 import numpy as np
 import pytest

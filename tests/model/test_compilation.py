@@ -1,4 +1,7 @@
-"""A compiled encoder trains as the plain one, by few compiled graphs, and predicts and is saved as before."""
+"""A compiled encoder trains and predicts as the plain one, with few compiled graphs and unchanged weight names.
+
+Oracles: the same encoder without the compiler, and PyTorch's counter of graphs.
+"""
 
 import copy
 import os

@@ -1,3 +1,8 @@
+"""Features of the encoder: joined layers start as the mean of single ones, and mean pooling counts every token.
+
+Oracles: the features of the single layers, and states of ones.
+"""
+
 import pytest
 import torch
 from support.runs import make_encoder

@@ -1,6 +1,7 @@
-"""The fused kernels of levels and shortlists against the functions of torch that they stand for.
+"""The fused kernels of levels and shortlists equal the PyTorch functions that they replace.
 
-Triton runs on a GPU where there is one, else in its interpreter; the operators' stand-ins are held to the same.
+Triton runs on a GPU where there is one, otherwise in its interpreter. The stand-ins of the operators pass the same
+tests. Oracle: those PyTorch functions.
 """
 
 from itertools import pairwise
@@ -57,7 +58,7 @@ LABELS = {  # of each text
 
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("tree", TREES)
-def test_keys_of_all_levels(tree, labels, device):
+def test_true_keys_of_all_levels_equal_those_of_torch(tree, labels, device):
     num_labels, sizes = TREES[tree]
     texts = LABELS[labels](num_labels)
     order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(0)).to(device)
@@ -82,7 +83,7 @@ CHOICES = {  # children of each node, then the chosen nodes of each text, -1 for
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_children(choice, device):
+def test_children_of_the_chosen_nodes_equal_those_of_torch(choice, device):
     sizes, chosen = CHOICES[choice]
     offsets, nodes = make_offsets(sizes).to(device), torch.tensor(chosen, device=device)
     mask, width = nodes >= 0, most_children(make_offsets(sizes))[min(nodes.shape[1], len(sizes))] + 3
@@ -132,7 +133,7 @@ def expected_of(logits, shortlist, keys, wanted):
 @pytest.mark.parametrize("is_forced", [True, False])
 @pytest.mark.parametrize("kind", ["every node", "by node", "by slot"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_level(width, kind, is_forced, form, device):
+def test_loss_gradient_and_choice_of_a_level_equal_those_of_torch(width, kind, is_forced, form, device):
     generator = torch.Generator().manual_seed(1)
     shortlist = make_shortlist(WIDTHS[width], device)
     keys = make_keys(shortlist, device)
@@ -167,7 +168,7 @@ def check_choice(chosen, expected, is_ordered):
         assert sorted(found.values()) == sorted(wanted.values())
 
 
-def test_a_level_of_one_text_without_true_nodes(device):
+def test_one_text_without_true_nodes_has_the_loss_of_torch_and_its_best_nodes(device):
     shortlist = make_shortlist(40, device, num_texts=1)
     logits = torch.linspace(-3, 3, 40, device=device)[None]
     wanted = HandDown(64, True, most_true=2)
@@ -198,7 +199,7 @@ def test_a_text_without_nodes_has_no_mean_loss_and_hands_nothing_down(device):
     assert not chosen.mask.any()
 
 
-def test_offsets_of_all_levels_lie_end_to_end():
+def test_keys_with_repeats_are_sorted_and_those_of_the_cpu_once_made_unique():
     from cxml.model.shortlist import positive_keys  # the processor's keys are the same, each once
 
     num_labels, sizes = TREES["four levels"]

@@ -1,6 +1,7 @@
-"""The fused kernels of rankings against the functions of torch that they stand for.
+"""The fused kernels of rankings equal the PyTorch functions that they replace.
 
-Triton runs on a GPU where there is one, else in its interpreter; the operators' stand-ins are held to the same.
+Triton runs on a GPU where there is one, otherwise in its interpreter. The stand-ins of the operators pass the same
+tests. Oracle: those PyTorch functions.
 """
 
 import pytest
@@ -39,7 +40,7 @@ def assert_same_keys(found, expected):
 
 
 @pytest.mark.parametrize("kind", ["plain", "weighted", "forced"])
-def test_keys_of_pairs(kind, device):
+def test_keys_and_scores_of_pairs_equal_those_of_torch(kind, device):
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(20, 37, generator=generator)
     logits[: len(ODD), 0] = logits[0, : len(ODD)] = torch.tensor(ODD)
@@ -80,7 +81,7 @@ def make_shortlist(width, device):
 @pytest.mark.parametrize("is_weighted", [True, False])
 @pytest.mark.parametrize("kind", ["every node", "by node", "by slot"])
 @pytest.mark.parametrize("k", [5, 600])
-def test_best_nodes_and_those_handed_down(k, kind, is_weighted, form, device):
+def test_best_nodes_and_those_handed_down_equal_those_of_torch(k, kind, is_weighted, form, device):
     shortlist = every_node(700, 3, device) if kind == "every node" else make_shortlist(570, device)
     generator = torch.Generator().manual_seed(2)
     width = 570 if kind == "by slot" else 700
@@ -106,7 +107,7 @@ def test_best_nodes_and_those_handed_down(k, kind, is_weighted, form, device):
 
 @pytest.mark.parametrize("num_texts", [1, 4])
 @pytest.mark.parametrize("k", [1, 3, 300])
-def test_best_of_each_text(num_texts, k, device):
+def test_the_best_keys_of_each_text_equal_those_of_torch(num_texts, k, device):
     generator = torch.Generator().manual_seed(3)
     texts = torch.randint(num_texts, (260,), generator=generator)
     texts[texts == 2] = 0  # one has none
@@ -125,7 +126,7 @@ def test_best_of_each_text(num_texts, k, device):
 
 
 @pytest.mark.parametrize("is_forced", [True, False])
-def test_chosen_keys(is_forced, device):
+def test_the_chosen_keys_are_the_true_ones_and_the_best(is_forced, device):
     own = torch.linspace(3, -3, 600).expand(3, -1)
     num_true = torch.tensor([[5], [1], [0]])
     scores = own.masked_fill(torch.arange(600) < num_true, torch.inf)

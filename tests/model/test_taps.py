@@ -1,3 +1,8 @@
+"""The encoder layers that each level reads (taps).
+
+Oracles: the layers that the CascadeXML authors published, and order and range for any number of layers and levels.
+"""
+
 import pytest
 
 from cxml.errors import ConfigError

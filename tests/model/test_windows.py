@@ -1,4 +1,7 @@
-"""Features of texts in windows, against an encoder that sees one window after the other."""
+"""Features and gradients of texts that are cut into windows.
+
+Oracle: an encoder that processes one window after the other, with means in plain PyTorch.
+"""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The compiled step of AdamW over bf16 weights is torch's AdamW over their fp32 copies."""
+"""The compiled AdamW step over bf16 weights equals `torch.optim.AdamW` over their fp32 copies."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""The training kernels as the compiler makes them for real cards, which the interpreter says nothing about."""
+"""The training kernels, compiled ahead of time for real GPUs, spill no register and fit on a multiprocessor.
+
+The interpreter, which the other tests use, cannot show this. Oracle: the report of NVIDIA's assembler.
+"""
 
 import json
 import os

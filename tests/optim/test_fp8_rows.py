@@ -1,4 +1,7 @@
-"""Rows of e4m3 with a scale each: against torch's own conversion, all noises there are, and the plain torch kernels."""
+"""Rows in e4m3 with a scale per row: rounding to nearest, unbiased random rounding, and the CPU kernels.
+
+Oracles: PyTorch's own conversion, the mean over all noises, and the plain PyTorch kernels.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""The sums of chunks: every pair adds to the one sum of its chunk and text, and a text's sums are found again."""
+"""Groups of pairs by leaf and their partial sums: every pair counts once, in the sum of its chunk and text.
+
+Oracles: `numpy.bincount`, and counts of the leaves (hypothesis).
+"""
 
 import numpy as np
 from hypothesis import given

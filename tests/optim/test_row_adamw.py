@@ -1,4 +1,7 @@
-"""The lazy updates against the dense schedule that they stand for."""
+"""Lazy updates of label rows end where the dense schedule ends, in every number format.
+
+Oracles: dense updates of all rows in float64 (hypothesis), and `torch.optim.AdamW`.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ ROWS, WIDTH, DECAY, BETA2, EPSILON = 12, 6, 0.1, 0.999, 1e-8
 
 
 class DenseOracle:
-    """Every row at every step, in float64, as the module's docstring says it."""
+    """Updates every row at every step in float64, as the docstring of cxml.optim.row_adamw describes it."""
 
     def __init__(self, optimizer, second_moment):
         self.weight, self.bias = np.zeros((ROWS, WIDTH)), np.zeros(ROWS)
@@ -112,13 +115,18 @@ def test_bf16_rows_keep_updates_too_small_for_their_format_on_average():
     # Near 1 the next bfloat16 below is 2**-8 away: a step of 1e-4, rounded to nearest, would never move the weight.
     moved = run("bf16", 2000, 1.0, lr=1e-4)
     assert np.abs(moved.mean() + 0.2) < 0.01
-    assert run("bf16", 2000, 1.0, lr=1e-4).tolist() == moved.tolist()
 
 
 def test_fp8_rows_keep_updates_too_small_for_their_format_on_average():
     moved = run("fp8", 2000, 1.0, lr=1e-4)  # from 0.125 on e4m3 are 2**-6 apart: the mean of 72 spreads by 0.007
     assert np.abs(moved.mean() + 0.2) < 0.02
-    assert run("fp8", 2000, 1.0, lr=1e-4).tolist() == moved.tolist()
+
+
+@pytest.mark.parametrize("weights", ["bf16", "fp8"])
+def test_random_rounding_is_the_same_in_every_run(weights):
+    one, other = (run(weights, 50, 1.0, lr=1e-4) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(np.unique(one)) > 1, "rows round apart"
 
 
 def test_kahan_rows_lose_next_to_nothing_of_updates_too_small_for_their_format():
@@ -126,7 +134,7 @@ def test_kahan_rows_lose_next_to_nothing_of_updates_too_small_for_their_format()
     np.testing.assert_allclose(moved, -0.2, atol=2**-9)  # as near as bfloat16 gets; plain rounding would stop at 2**-6
 
 
-def test_a_row_s_gradient_is_clipped_to_the_given_norm():
+def test_the_gradient_of_a_row_is_clipped_to_the_given_norm():
     moved = run("fp32", 1, 100.0, lr=1.0, clip=0.5)
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 0.5, rtol=1e-5)
 

@@ -1,8 +1,9 @@
-"""The kernels of a sharded level against plain torch, at the widths of real encoders.
+"""The kernels of a sharded level equal plain PyTorch, at the widths of real encoders.
 
-Triton runs on a GPU where there is one, else in its interpreter. Tolerances are relative to the largest number of an
-array. For float32 rows they are 1e-5 on the CPU, which multiplies in float32, and 2^-8 on a card, which rounds factors
-to tf32. For bfloat16 rows they are 2^-6: kernels may round features and slopes to bfloat16.
+Triton runs on a GPU where there is one, otherwise in its interpreter. Tolerances are relative to the largest number of
+an array. For float32 rows they are 1e-5 on the CPU, which multiplies in float32, and 2^-8 on a GPU, which rounds
+factors to tf32. For bfloat16 rows they are 2^-6: kernels may round features and slopes to bfloat16. Oracle: the kernels
+written in plain PyTorch.
 """
 
 import importlib
@@ -107,7 +108,7 @@ def test_an_update_leaves_the_rows_that_plain_torch_leaves(kind, width, form):
 
 
 @pytest.mark.parametrize("form", ["fp32", "bf16"])
-def test_features_may_be_bfloat16(kind, form):
+def test_bfloat16_features_give_the_sums_and_rows_of_plain_torch(kind, form):
     leaf_rows, limit = make_leaf_rows(kind.device), tolerance(form, kind.device)
     for kernels, reference, make in cases(kind):
         (found, schedule), (expected, _) = (make_rows(384, form, kind.device) for _ in range(2))
@@ -193,7 +194,7 @@ def test_best_rows_of_shortlists_are_those_of_plain_torch(kind, width, form, wei
 
 @pytest.mark.parametrize("chunk", [2**24, 64 * NUM_TEXTS, 1])
 @pytest.mark.parametrize("form", ["fp32", "bf16"])
-def test_best_of_every_row_are_those_of_plain_torch(kind, form, chunk, monkeypatch):
+def test_best_of_all_rows_are_those_of_plain_torch(kind, form, chunk, monkeypatch):
     module = importlib.import_module(type(kind.every_row).__module__)
     monkeypatch.setattr(module, "_KEYS_AT_ONCE", chunk, raising=False)
     rows, schedule = make_rows(384, form, kind.device)
@@ -216,7 +217,7 @@ def test_of_equal_keys_the_lower_position_comes_first(kind):
             assert torch.equal(found, expected)
 
 
-def test_nothing_to_do(kind):
+def test_without_candidates_sums_are_zero_and_the_rows_stay(kind):
     rows, schedule = make_rows(384, "fp32", kind.device)
     leaf_rows, before = make_leaf_rows(kind.device), bits_of(rows)
     only_padding = make_shortlists(384, kind.device, wants={})
@@ -265,11 +266,11 @@ def test_operators_without_triton_are_plain_torch(without_triton, deterministic)
         test_an_update_leaves_the_rows_that_plain_torch_leaves(kind, 384, form)
     test_of_equal_keys_the_lower_position_comes_first(kind)
     test_best_rows_of_shortlists_are_those_of_plain_torch(kind, 384, "bf16", weighted=True)
-    test_nothing_to_do(kind)
+    test_without_candidates_sums_are_zero_and_the_rows_stay(kind)
 
 
 @pytest.mark.parametrize("form", ["fp32", "bf16, one second moment per row, clipped"])
-def test_triton_with_the_blocks_of_a_card(form, monkeypatch):
+def test_triton_with_the_block_sizes_of_a_gpu_equals_plain_torch(form, monkeypatch):
     """In the interpreter blocks are wider elsewhere, to save time."""
     kind = make_kind("triton")
     monkeypatch.setattr("cxml.triton_operators.IS_COMPILED", True)

@@ -1,4 +1,4 @@
-"""Updates of whole runs in torch against the compiled updates of single rows."""
+"""PyTorch updates of runs of rows equal the compiled updates of single rows, in every number format."""
 
 import numpy as np
 import pytest

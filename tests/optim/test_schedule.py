@@ -1,3 +1,8 @@
+"""The learning-rate and beta1 schedule, and the parameter groups that it drives.
+
+Oracles: the phases and rates that the paper states, and bounds for any length of run (hypothesis).
+"""
+
 import math
 
 import pytest
@@ -15,7 +20,7 @@ def at(epoch, epochs=15, config=PAPER):
     return one_cycle(round(epoch * 100), steps_per_epoch=100, epochs=epochs, config=config)
 
 
-def test_the_paper_s_three_phases():
+def test_the_learning_rate_has_the_three_phases_of_the_paper():
     assert at(0).lr_factor == pytest.approx(0.1)
     assert at(0.5).lr_factor == pytest.approx(0.55)
     assert at(1).lr_factor == at(6).lr_factor == at(11.99).lr_factor == 1

@@ -1,6 +1,7 @@
-"""The fused kernels of pairs and of the step's check against plain torch.
+"""The fused kernels of pairs and of the step check equal plain PyTorch.
 
-Triton runs on a GPU where there is one, else in its interpreter; the operators' stand-ins are held to the same.
+Triton runs on a GPU where there is one, otherwise in its interpreter. The stand-ins of the operators pass the same
+tests. Oracle: the PyTorch functions that the kernels replace.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""How many ranks a machine has, as its launcher tells each: four processes that take themselves for two machines."""
+"""The number of ranks per machine comes from the launcher, and each machine holds all label rows once.
+
+Four processes take the environment of two machines. Oracle: hand-computed counts.
+"""
 
 import os
 

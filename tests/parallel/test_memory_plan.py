@@ -1,4 +1,7 @@
-"""The plan's bytes of label rows against what a process really grows by."""
+"""The plan's bytes of label rows, replicas included.
+
+Oracles: the measured growth of a real process, and sizes computed by hand.
+"""
 
 import dataclasses
 import multiprocessing

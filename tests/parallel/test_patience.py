@@ -1,4 +1,7 @@
-"""How long collectives wait: as `train.hang_minutes` says, in every group, whoever made it."""
+"""Every process group waits as long as `train.hang_minutes` says, whichever code made the group.
+
+Oracles: a rank that is really late, and the timeouts that PyTorch's groups report.
+"""
 
 import time
 

@@ -1,3 +1,8 @@
+"""The layout of label rows over shards: every row has one owner, and shards own equal numbers of leaves.
+
+Oracle: set arithmetic over all shards (hypothesis).
+"""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The plan's bytes against what processes counted."""
+"""The plan's bytes of traffic equal the bytes that 2 and 4 real processes count."""
 
 import numpy as np
 import pytest

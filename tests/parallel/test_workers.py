@@ -1,4 +1,7 @@
-"""Worker processes: what they return, who is blamed, how signals reach them, and that none outlives its parent."""
+"""Worker processes: their results, which failure is reported, how signals reach them, and the end of orphans.
+
+Oracle: real processes, killed and signalled, and the process table.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Thresholds and calibration on a real run: chosen on its validation texts, kept with it, used wherever it predicts."""
+"""Thresholds and calibration: chosen on a run's validation texts, saved with it, and used by every way to predict.
+
+Oracles: the metrics functions applied to the validation and test texts, and predictions without a threshold.
+"""
 
 import dataclasses
 import json
@@ -73,6 +76,11 @@ def test_the_threshold_of_micro_f1_is_the_best_on_the_validation_texts(decided):
     assert set(kept.thresholds) == {"micro-f1", "macro-f1", "precision"}
     assert kept.num_texts == report["decisions"]["texts"] == len(texts)
     assert kept.thresholds["micro-f1"].shared == pytest.approx(best.shared, abs=1e-6)
+
+
+def test_the_threshold_of_a_wanted_precision_reaches_it_on_the_validation_texts(decided):
+    config, _, predictor = decided
+    texts = validation_texts(data_url(config), 0.3)
     tokens = texts.gather(np.arange(len(texts)))[0]
     precise = predictor.predict_tokens(tokens, 100, threshold="precision").labels
     assert label_counts(precise, texts.labels_csr()).metrics()["micro-P"] >= 60 - 1e-6
@@ -137,9 +145,13 @@ def test_explained_labels_and_served_ones_are_the_predicted_ones(decided, lines_
         assert all(label["score"] >= 0.2 for label in served[1][row])
 
 
-def test_calibrated_scores_keep_order_and_named_thresholds_and_are_nearer_to_frequencies(decided):
+@pytest.fixture(scope="module")
+def calibrated(decided):
+    return cxml.Predictor.from_checkpoint(decided[0].output, calibrated=True)
+
+
+def test_calibrated_scores_keep_the_order_and_are_nearer_to_frequencies(decided, calibrated):
     config, report, predictor = decided
-    calibrated = cxml.Predictor.from_checkpoint(config.output, calibrated=True)
     test = ShardedDataset(data_url(config), "test")
     plain, probable = ranked(predictor, test, 5), ranked(calibrated, test, 5)
     np.testing.assert_array_equal(plain.labels, probable.labels)
@@ -154,10 +166,23 @@ def test_calibrated_scores_keep_order_and_named_thresholds_and_are_nearer_to_fre
     }
     assert report["calibrated"] == pytest.approx(errors, abs=1e-6)
     assert errors["probabilities"] < errors["scores"]
+
+
+def test_a_named_threshold_chooses_the_same_labels_calibrated_or_not(decided, calibrated):
+    config, _, predictor = decided
+    test = ShardedDataset(data_url(config), "test")
     tokens = test.gather(np.arange(len(test)))[0]
     chosen = [each.predict_tokens(tokens, 50, threshold="micro-f1").labels for each in (predictor, calibrated)]
+    assert (chosen[0] >= 0).any()
     np.testing.assert_array_equal(*chosen)
-    assert (calibrated.predict_tokens(tokens, 50, threshold=0.5).scores >= 0.5).sum() > 0
+
+
+def test_a_threshold_by_number_is_held_to_calibrated_scores(decided, calibrated):
+    test = ShardedDataset(data_url(decided[0]), "test")
+    tokens = test.gather(np.arange(len(test)))[0]
+    every, found = calibrated.predict_tokens(tokens, 50), calibrated.predict_tokens(tokens, 50, threshold=0.5)
+    assert (found.labels >= 0).any()
+    np.testing.assert_array_equal(found.labels >= 0, every.scores >= 0.5)
 
 
 def test_an_exported_folder_decides_alike_and_some_labels_keep_their_thresholds(decided, lines_of, tmp_path):
@@ -189,10 +214,15 @@ def test_the_command_takes_thresholds_by_number_and_name(decided, lines_of, tmp_
         assert [[label["name"] for label in row] for row in rows] == [
             [label.name for label in expected[row]] for row in range(len(lines_of))
         ]
+
+
+def test_the_command_refuses_an_unknown_threshold_with_the_known_ones(decided, tmp_path, capsysbinary):
+    (tmp_path / "texts.txt").write_text("a text\n")
     out = tmp_path / "out"
-    assert predict.main([config.output, str(tmp_path / "texts.txt"), "--output", str(out), "--threshold", "best"]) == 2
+    words = [decided[0].output, str(tmp_path / "texts.txt"), "--output", str(out), "--threshold", "best"]
+    assert predict.main(words) == 2
     assert b"micro-f1" in capsysbinary.readouterr().err
-    assert not out.exists() or not (out / "plan.json").exists()
+    assert not list(out.rglob("*.json*"))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, True, float("nan"), "f2", ["micro-f1"]])
@@ -215,7 +245,7 @@ def test_what_was_chosen_for_other_scores_is_not_used(decided):
             cxml.Predictor.from_checkpoint(url, calibrated=True, **options)
 
 
-def test_decisions_survive_their_file_and_broken_files_are_refused(decided):
+def test_decisions_read_back_from_their_file_as_they_were(decided):
     config, _, predictor = decided
     kept, num_labels = predictor.parts.decisions, len(predictor.names)
     content = decisions_as_json(kept)
@@ -224,14 +254,17 @@ def test_decisions_survive_their_file_and_broken_files_are_refused(decided):
     for name, each in kept.thresholds.items():
         np.testing.assert_array_equal(again.thresholds[name].of(labels), each.of(labels))
     np.testing.assert_array_equal(again.calibration(labels / num_labels), kept.calibration(labels / num_labels))
-    for change in (
-        {"version": 2}, {"texts": "3"}, {"thresholds": {"micro-f1": {"shared": 2.0, "labels": [], "own": []}}},
-        {"thresholds": {"micro-f1": {"shared": 0.5, "labels": [num_labels], "own": [0.5]}}},
-        {"thresholds": {"micro-f1": {"shared": 0.5, "labels": [1, 1], "own": [0.5, 0.5]}}},
-        {"calibration": {"scores": [0.5, 0.1], "shares": [0.1, 0.2]}}, {"calibration": {"scores": [0.5], "shares": []}},
-    ):  # fmt: skip
-        broken = json.dumps({**json.loads(content), **change}).encode()
-        with pytest.raises(DataError, match="Do it again"):
-            parse_decisions(broken, "file", num_labels, "Do it again.")
-    stored = json.loads(Path(config.output, DECISIONS_FILE).read_text())
-    assert stored["model"]
+    assert json.loads(Path(config.output, DECISIONS_FILE).read_text())["model"]
+
+
+@pytest.mark.parametrize("change", [
+    {"version": 2}, {"texts": "3"}, {"thresholds": {"micro-f1": {"shared": 2.0, "labels": [], "own": []}}},
+    {"thresholds": {"micro-f1": {"shared": 0.5, "labels": [10**6], "own": [0.5]}}},
+    {"thresholds": {"micro-f1": {"shared": 0.5, "labels": [1, 1], "own": [0.5, 0.5]}}},
+    {"calibration": {"scores": [0.5, 0.1], "shares": [0.1, 0.2]}}, {"calibration": {"scores": [0.5], "shares": []}},
+])  # fmt: skip
+def test_broken_decisions_are_refused(decided, change):
+    predictor = decided[2]
+    content = {**json.loads(decisions_as_json(predictor.parts.decisions)), **change}
+    with pytest.raises(DataError, match="Do it again"):
+        parse_decisions(json.dumps(content).encode(), "file", len(predictor.names), "Do it again.")

@@ -1,4 +1,7 @@
-"""cxml.evaluate on a real run: intervals, other systems, ensembles, label rows of fewer bytes."""
+"""`cxml.evaluate` on a real run: intervals, other systems, ensembles, and label rows of fewer bytes.
+
+Oracles: the run's own report, metrics of dense NumPy rankings, and a loop over texts and labels.
+"""
 
 import dataclasses
 import json

@@ -1,3 +1,8 @@
+"""An exported model predicts as the run's model in every row format; damaged and incomplete exports are refused.
+
+Oracles: the run's predictor, and file sizes computed by hand.
+"""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,9 @@
+"""Prediction over files: every format, filters, restarts, several processes and Ray Data.
+
+Oracle: `Predictor.predict` on the same texts.
+"""
+
+import dataclasses
 import gzip
 import io
 import json
@@ -102,21 +108,27 @@ def test_a_stopped_job_goes_on_with_the_parts_that_are_missing(run, tmp_path, te
     assert again == {**whole, "part-00002.jsonl": b"kept"}
 
 
-def test_predictions_of_another_job_are_refused(run, tmp_path, texts):
+@pytest.mark.parametrize("changed", ["k", "texts", "filter"])
+def test_predictions_of_another_job_are_refused(run, tmp_path, texts, changed):
     source = TextSource(url=write_texts(tmp_path, "txt.gz", texts[:3]))
-    job = PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"))
+    (tmp_path / "filter.txt").write_text("0 1\n")
+    job = PredictionJob(
+        model=run[0].output, source=source, output=str(tmp_path / "out"), excluded=str(tmp_path / "filter.txt")
+    )
     predict_file(job)
-    with pytest.raises(StaleArtefactError, match="another model, input or setting"):
-        predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), k=3))
-    write_texts(tmp_path, "txt.gz", texts[:4])
+    assert predict_file(job) == 3
+    if changed == "k":
+        job = dataclasses.replace(job, k=3)
+    elif changed == "texts":
+        write_texts(tmp_path, "txt.gz", texts[:4])
+    else:
+        (tmp_path / "filter.txt").write_text("0 2\n")
     with pytest.raises(StaleArtefactError, match="another model, input or setting"):
         predict_file(job)
-    filtered = {"model": run[0].output, "source": source, "excluded": str(tmp_path / "filter.txt")}
-    (tmp_path / "filter.txt").write_text("0 1\n")
-    predict_file(PredictionJob(output=str(tmp_path / "filtered"), **filtered))
-    (tmp_path / "filter.txt").write_text("0 2\n")
-    with pytest.raises(StaleArtefactError, match="another model, input or setting"):
-        predict_file(PredictionJob(output=str(tmp_path / "filtered"), **filtered))
+
+
+def test_an_output_folder_with_something_else_is_refused(run, tmp_path, texts):
+    source = TextSource(url=write_texts(tmp_path, "txt.gz", texts[:3]))
     with pytest.raises(DataError, match="something else"):
         predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path)))
 

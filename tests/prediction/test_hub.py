@@ -1,4 +1,7 @@
-"""What is refused where the hub cannot be reached."""
+"""Models on the Hugging Face hub: errors where the hub cannot be reached.
+
+Oracle: the real client in its offline mode.
+"""
 
 import huggingface_hub
 import pytest

@@ -1,4 +1,7 @@
-"""Taking a part of the log odds off each label's logit: what it does to scores, and where it can be had."""
+"""Logit adjustment: each label's logit falls by its share of the log odds, in predictions, exports and evaluations.
+
+Oracle: log odds counted text by text.
+"""
 
 import json
 from pathlib import Path

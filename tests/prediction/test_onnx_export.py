@@ -1,3 +1,8 @@
+"""The ONNX export predicts as the predictor, without cxml and PyTorch.
+
+Oracle: `Predictor` against onnxruntime, for trees, row formats and poolings of every kind.
+"""
+
 import dataclasses
 import itertools
 import json

@@ -1,4 +1,7 @@
-"""In which number format a model predicts, whatever format it was trained in."""
+"""The number format of a prediction does not depend on that of the training.
+
+Oracle: the same model in fp32.
+"""
 
 import numpy as np
 import pytest

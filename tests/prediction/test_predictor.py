@@ -1,3 +1,8 @@
+"""`Predictor`: metrics, beams, exclusions, restricted labels, explanations and packed rows.
+
+Oracles: the run's evaluation, products over dense matrices, and the unrestricted predictor.
+"""
+
 import dataclasses
 import json
 import subprocess

@@ -1,4 +1,7 @@
-"""Ranking by score times a power of the inverse propensity: against a plain sort of all labels, and where it is had."""
+"""Ranking by score times a power of the inverse propensity, in predictions, exports and evaluations.
+
+Oracles: a plain sort of all labels, and a brute-force ranking in float64 (hypothesis).
+"""
 
 import json
 from pathlib import Path

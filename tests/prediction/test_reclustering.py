@@ -1,4 +1,7 @@
-"""A tree from what a trained model has learnt: its features by plain algebra, and a run that goes on with it."""
+"""A label tree from the features of a trained model, and a run that continues with it.
+
+Oracles: sums of text features in NumPy, and the tree builder applied to those features.
+"""
 
 import dataclasses
 

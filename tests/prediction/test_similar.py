@@ -1,3 +1,8 @@
+"""Similar labels and texts.
+
+Oracle: a full search over all cosines in NumPy.
+"""
+
 import numpy as np
 import pytest
 
@@ -56,21 +61,31 @@ def test_labels_and_texts_are_numbered_as_in_the_data(run, predictor):
     np.testing.assert_allclose(nearest.cosines[:, 0], expected[[0, 5]].max(1), atol=1e-5)
 
 
-def test_the_command_prints_neighbours_and_pairs(run, predictor, capsys):
-    name = predictor.names[7]
-    assert similar.main([run[0].output, "--label", name, "--k", "3"]) == 0
+def test_the_command_prints_the_neighbours_of_a_label(run, predictor, capsys):
+    assert similar.main([run[0].output, "--label", predictor.names[7], "--k", "3"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 3
-    assert all(other in predictor.names and other != name for _, other in lines)
+    expected = label_similarity(predictor).nearest_of(np.array([7]), 3)
+    assert [other for _, other in lines] == [predictor.names[label] for label in expected.ids[0]]
+    assert [float(cosine) for cosine, _ in lines] == pytest.approx(expected.cosines[0].tolist(), abs=1e-4)
+
+
+def test_the_command_finds_a_train_text_itself(run, capsys):
     text = ShardedDataset(f"{run[0].output}/data", "train").texts(np.array([11]))[0]
     assert similar.main([run[0].output, "--text", text, "--k", "2"]) == 0
     first = capsys.readouterr().out.splitlines()[0].split("\t")
     assert float(first[0]) > 0.999
-    assert similar.main([run[0].output, "--duplicates", "0.9999999"]) == 0
-    for line in capsys.readouterr().out.splitlines():
-        one, other, cosine, _, _ = line.split("\t")
-        assert int(one) < int(other)
-        assert float(cosine) >= 0.99999
+
+
+def test_the_command_prints_all_pairs_of_train_texts_above_a_cosine(run, predictor, capsys):
+    assert similar.main([run[0].output, "--duplicates", "0.999"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    dataset = ShardedDataset(f"{run[0].output}/data", "train")
+    features = predictor.embed(dataset.texts(np.arange(len(dataset))))
+    above = np.triu(cosines(features, features), 1)
+    found = {(int(one), int(other)) for one, other, *_ in lines}
+    assert {tuple(pair) for pair in np.argwhere(above > 0.999 + 1e-5).tolist()} <= found
+    assert found <= {tuple(pair) for pair in np.argwhere(above > 0.999 - 1e-5).tolist()}
+    assert found, "a chapter has texts that are nearly alike"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--label", "a", "--text", "b"], ["--text", "a", "--k", "0"]])

@@ -1,4 +1,7 @@
-"""Models so sure, or so unsure, that probabilities in float32 are all 1 or all 0: rankings stay those of the logits."""
+"""Labels whose probabilities are all 1 or all 0 in float32 are ranked by their logits, in memory and in files.
+
+Oracle: log odds in float64 by hand (hypothesis draws logits).
+"""
 
 import dataclasses
 import json

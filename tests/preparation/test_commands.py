@@ -1,4 +1,7 @@
-"""The commands end to end, on real texts."""
+"""The commands of `cxml.data_tools`, run from end to end on real texts.
+
+Oracles: the library functions behind the commands, and the rows of the data set before a split.
+"""
 
 import importlib
 

@@ -1,4 +1,7 @@
-"""What goes wrong underneath is survived, or refused by name; nothing is lost and nothing half is taken for whole."""
+"""Preparation on full disks and failing stores: nothing is lost, and no incomplete data set is used.
+
+The stores and disks are real. Oracle: the files that a preparation without faults writes.
+"""
 
 import shutil
 from pathlib import Path

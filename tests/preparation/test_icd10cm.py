@@ -1,3 +1,8 @@
+"""The ICD-10-CM source: its texts, labels, chapters and splits.
+
+Oracles: the `simple_icd_10_cm` package itself, and the published numbers of texts and labels.
+"""
+
 import numpy as np
 import pytest
 import simple_icd_10_cm as book

@@ -1,3 +1,9 @@
+"""Preparation: texts, labels, tokens and features are the source's; a killed preparation continues to the same bytes.
+
+Oracles: the raw chapter, the encoder's tokenizer in `transformers`, the textbook formula of tf-idf, a run without a
+stop.
+"""
+
 import collections
 import dataclasses
 import json

@@ -1,4 +1,7 @@
-"""Preparation by real Ray workers: the same bytes as in one process, also when workers or the driver are killed."""
+"""Preparation on real Ray workers gives the bytes of one process, also when a worker or the driver is killed.
+
+Oracle: the same preparation in one process.
+"""
 
 import contextlib
 import os

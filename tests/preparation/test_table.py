@@ -1,4 +1,7 @@
-"""`kind: table`: any usual file, columns guessed where that is safe, a test split that keeps labels in training."""
+"""`kind: table`: common file formats, guessed columns and separators, a test split that leaves labels in training.
+
+Oracles: the rows that were written, and a brute-force check of which rows may be held out (hypothesis).
+"""
 
 import csv
 import gzip

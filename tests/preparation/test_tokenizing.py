@@ -1,3 +1,8 @@
+"""The number of texts per tokenizer call changes no token.
+
+Oracle: the `transformers` tokenizer applied to one text at a time.
+"""
+
 import pytest
 
 from cxml.config import SourceConfig, config_from_dict

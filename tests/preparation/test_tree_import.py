@@ -1,4 +1,7 @@
-"""Trees made elsewhere become a run's own, and nothing in their files is run."""
+"""Imported label trees (PECOS chains, pickled clusters) become the run's tree; no code in a file is executed.
+
+Oracles: the clusters that the files were written from, and a hostile pickle that Python's own `pickle` executes.
+"""
 
 import os
 import pickle
@@ -121,28 +124,45 @@ def test_arrays_that_lie_about_their_shape_and_broken_files_are_refused():
             load_plain(broken, "file")
 
 
-def test_trees_that_do_not_fit_are_refused(config, chain, tmp_path):
+def test_a_chain_without_the_wanted_level_is_refused_with_its_levels(config, chain):
     import dataclasses
 
     other = dataclasses.replace(config, tree=dataclasses.replace(config.tree, level_sizes=(3,)))
     with pytest.raises(ConfigError, match=r"tree\.level_sizes.*no level of 3 clusters. Its levels have 1, 2, 4"):
         import_tree(other, str(chain))
+    assert not Path(tree_url(config)).exists()
+
+
+def test_a_missing_source_is_refused_with_the_option_that_names_it(config, tmp_path):
     with pytest.raises(ConfigError, match="--source"):
         import_tree(config, str(tmp_path / "nowhere"))
-    file = Path(tmp_path / "clusters.pkl")
-    for levels, problem in (
+
+
+@pytest.mark.parametrize(
+    ("levels", "problem"),
+    [
         ([[[0, 1], [2]]], "3 labels, but the data set has 9"),
         ([clusters_of(COARSE), [[0, 1], [2, 3], [4, 5], [6, 7, 8]]], "reaches into two clusters"),
         ([[[0, 1], [1, 2]]], "level 0 does not hold each label once"),
         ([clusters_of(COARSE), [[0]]], "different numbers of labels"),
-    ):
-        file.write_bytes(pickle.dumps(levels))
-        with pytest.raises(DataError, match=problem):
-            import_tree(config, str(file))
-    sparse.save_npz(chain / "C1.npz", one_hot([0, 0, 1, 1, 1], 2))
-    with pytest.raises(DataError, match=r"C2\.npz: has 4 parents, but the level above has 5 clusters"):
-        import_tree(config, str(chain))
-    sparse.save_npz(chain / "C1.npz", sparse.csc_matrix(np.ones((4, 2))))
-    with pytest.raises(DataError, match=r"C1\.npz: a cluster or label does not have exactly one parent"):
+    ],
+)
+def test_clusters_that_make_no_tree_of_the_labels_are_refused(config, tmp_path, levels, problem):
+    (tmp_path / "clusters.pkl").write_bytes(pickle.dumps(levels))
+    with pytest.raises(DataError, match=problem):
+        import_tree(config, str(tmp_path / "clusters.pkl"))
+    assert not Path(tree_url(config)).exists()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "problem"),
+    [
+        (one_hot([0, 0, 1, 1, 1], 2), r"C2\.npz: has 4 parents, but the level above has 5 clusters"),
+        (sparse.csc_matrix(np.ones((4, 2))), r"C1\.npz: a cluster or label does not have exactly one parent"),
+    ],
+)
+def test_a_chain_whose_matrices_do_not_fit_is_refused_by_file(config, chain, matrix, problem):
+    sparse.save_npz(chain / "C1.npz", matrix)
+    with pytest.raises(DataError, match=problem):
         import_tree(config, str(chain))
     assert not Path(tree_url(config)).exists()

@@ -1,4 +1,7 @@
-"""The report about a tree, on a real chapter of the code book."""
+"""The tree report of a real ICD-10-CM chapter: its statistics and the printed tables.
+
+Oracles: inequalities that hold for nested clusters, and the names of labels in the tree.
+"""
 
 import numpy as np
 import pytest
@@ -44,10 +47,16 @@ def test_the_report_shows_levels_and_clusters_by_name(built, capsys, monkeypatch
         assert words in text
 
 
-def test_without_a_data_set_sizes_are_shown_and_another_ones_is_refused(built, capsys, wordnet_slice, tmp_path):
+def test_without_a_data_set_the_report_has_sizes_and_no_cosines(built, capsys):
     config, _ = built
     assert tree_report.main([tree_url(config)]) == 0
-    assert "mean cosine" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "4 > 16" in text
+    assert "mean cosine" not in text
+
+
+def test_the_data_set_of_another_tree_is_refused(built, capsys, wordnet_slice, tmp_path):
+    config, _ = built
     other = config_from_dict({"auto": [], "output": str(tmp_path), "data": {"source": {"path": str(wordnet_slice)}}})
     prepare(other)
     assert tree_report.main([tree_url(config), "--data", data_url(other)]) == 2

@@ -1,3 +1,8 @@
+"""`validate` accepts a correct data set and names the row or file of each violation of the format.
+
+Oracle: a hand-written data set with one violation at a time.
+"""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,8 @@
+"""The linear baseline (omikuji's Parabel) on texts that a linear model separates.
+
+Oracle: the known labels of those texts.
+"""
+
 import sys
 
 import numpy as np

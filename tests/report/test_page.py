@@ -1,4 +1,7 @@
-"""The report as one HTML file: whole, self-contained, and safe whatever texts and names it shows."""
+"""The HTML report: complete, self-contained, and safe for any texts and names.
+
+Oracles: Python's HTML parser, and a real browser where one is installed.
+"""
 
 import json
 from html.parser import HTMLParser

@@ -1,3 +1,8 @@
+"""The printed summary of a report shows what the report contains, and nothing else.
+
+Oracle: the values of a hand-written report.
+"""
+
 import pytest
 
 from cxml.report import print_report

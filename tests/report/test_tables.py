@@ -1,3 +1,8 @@
+"""The printed tables of metrics, levels, decisions, groups and examples.
+
+Oracle: the values that each table was given, searched in the text that rich prints.
+"""
+
 import io
 import re
 

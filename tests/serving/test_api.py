@@ -1,4 +1,7 @@
-"""The HTTP interface on a real model, without Ray: answers, limits, tokens, metrics; schemathesis breaks nothing."""
+"""The HTTP interface with a real model and without Ray: answers, limits, tokens, metrics and its OpenAPI document.
+
+Oracles: `Predictor.predict`, and schemathesis for the document.
+"""
 
 import asyncio
 import dataclasses

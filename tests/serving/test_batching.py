@@ -1,4 +1,7 @@
-"""Requests that come together: who waits for whom, who is turned away, and whose failure is whose."""
+"""Batches of concurrent requests: who waits for whom, who is refused, and whose failure is whose.
+
+Oracle: the texts of each batch that the model sees, and `Predictor.predict` on single texts.
+"""
 
 import json
 import threading

@@ -1,4 +1,7 @@
-"""The reader of request bodies: what JSON says where a request has that shape, one kind of error everywhere else."""
+"""The reader of request bodies returns what Python's `json` returns, and refuses everything else with one error type.
+
+Oracle: the standard library's `json` (hypothesis).
+"""
 
 import asyncio
 import json

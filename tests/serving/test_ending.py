@@ -1,4 +1,7 @@
-"""The server is told to end at a bad time."""
+"""The server ends cleanly while it loads, while it answers, and after its Ray has died.
+
+Oracle: real servers, their exit codes, answers and processes.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,7 @@
-"""Which engine a command line means, what the local one imports, and what replicas reserve on a cluster."""
+"""The engine that a command line selects, what the local engine imports, and what replicas reserve on a cluster.
+
+Oracles: `sys.modules` of a new process, and Ray's own account of reserved resources.
+"""
 
 import subprocess
 import sys

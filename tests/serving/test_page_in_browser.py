@@ -1,4 +1,7 @@
-"""The page of a served model, in a real browser."""
+"""The page of a served model in a real browser: answers, errors, colours, and no execution of markup.
+
+Oracle: `Predictor.predict` on the same text.
+"""
 
 import pytest
 from support.browser import needs_browser, page_in_browser

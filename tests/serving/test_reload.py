@@ -1,6 +1,6 @@
-"""SIGHUP: a new model takes the place of the one that answers. No request is lost, and a broken model changes nothing.
+"""SIGHUP replaces the served model without a lost request; a broken model changes nothing.
 
-Two models with other names for the same labels tell which of them answered.
+Oracle: two models with different names for the same labels, which show which of them answered.
 """
 
 import contextlib

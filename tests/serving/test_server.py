@@ -1,4 +1,7 @@
-"""The server itself, with each engine: the command, real requests over HTTP."""
+"""The server with each engine: its command and real requests over HTTP.
+
+Oracle: `Predictor.predict` on the same texts.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,7 @@
-"""Facts: whether labels' names are words of their texts, and what an encoder's files say."""
+"""Facts that settings are chosen from: whether label names occur in their texts, and what an encoder's files say.
+
+Oracles: WordNet (names occur) and ICD-10-CM (codes do not), and encoder files written here.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Rules for settings: bounded, monotone, and never outside what the config accepts, for any data set and encoder."""
+"""The rules for settings: valid for any data set, encoder and machine, monotone, and equal to published settings.
+
+Oracles: the config's own checks (hypothesis), and the settings that the papers publish.
+"""
 
 import dataclasses
 import itertools
@@ -132,14 +135,29 @@ def test_a_value_that_the_user_gives_stays_and_is_not_listed(name):
     assert name not in {choice.name for choice in choices}
 
 
-def test_other_choices_adapt_to_what_the_user_gives():
+def test_the_number_of_levels_follows_a_list_with_a_value_per_level():
     assert len(chosen(model={"dropouts": [0.0, 0.1, 0.2, 0.3]})["tree.level_sizes"]) == 3
     assert len(chosen(model={"shortlist_sizes": [8]})["model.taps"]) == 2
+
+
+def test_candidates_fit_the_given_tree_and_head():
     assert chosen(tree={"level_sizes": []})["head.candidates"] == "all"
     assert chosen(head={"implementation": "zero3"}, train={"zero_stage": 3})["head.candidates"] == "shortlist"
+
+
+def test_a_batch_has_a_text_for_every_micro_batch_of_every_process():
     assert chosen(train={"num_workers": 40, "accumulation": 3})["train.batch_size"] == 120
+
+
+def test_more_epochs_get_a_longer_decay():
     assert chosen(train={"epochs": 40})["optim.decay_epochs"] > chosen(train={"epochs": 4})["optim.decay_epochs"]
+
+
+def test_a_run_that_starts_with_all_weights_of_another_keeps_its_classifiers():
     assert chosen(model={"start_from": "other", "start_with": "all"})["model.classifier_start"] == "fresh"
+
+
+def test_four_times_the_batch_gets_twice_the_learning_rate():
     large, small = (chosen(train={"batch_size": size})["optim.encoder_lr"] for size in (256, 64))
     assert large == pytest.approx(2 * small, rel=0.05)
 
@@ -160,6 +178,6 @@ def test_the_papers_encoder_gets_the_papers_rate_and_layers():
     assert found["model.freeze_layers"] == 0
 
 
-def test_a_choice_reads_like_a_line_of_a_config():
+def test_a_choice_names_its_field_value_and_reason():
     choice = next(each for each in choose(config_of(), FACTS)[1] if each.name == "model.classifier_start")
     assert choice == Choice("model.classifier_start", "centroids", "half of the labels have at most 4 texts")

@@ -1,4 +1,7 @@
-"""A run with nothing but its data: it chooses its settings, says so, keeps them, and trains."""
+"""A run that names only its data chooses settings, records them, keeps them, and trains.
+
+Oracles: the recorded choices against the resolved config, and texts of known labels.
+"""
 
 import csv
 import json

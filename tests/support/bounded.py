@@ -1,6 +1,6 @@
-"""Readers at work on hostile files: each in a process of its own with a bound on its memory and its time.
+"""Reads hostile files, each in its own process with a limit on memory and time.
 
-A crash, a hang and a blow-up are outcomes like any other, so one bad reader does not end the tests.
+A crash, a hang or a memory blow-up is returned as an outcome, so one bad reader does not end the tests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SECONDS = 60
 
 
 def outcomes(cases: dict[str, tuple[str, dict]]) -> dict[str, str]:
-    """What comes of each case, an action below and its arguments: `ok: RESULT`, `refused: MESSAGE`, or how it ended."""
+    """The outcome of each case (an action below, its arguments): `ok: RESULT`, `refused: MESSAGE`, or how it ended."""
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    # Arrow's and glibc's own pools reserve more address space than a process here may have.
+    # The memory pools of Arrow and glibc reserve more address space than the limit allows.
     pools = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "support.bounded"],
@@ -33,7 +33,7 @@ def outcomes(cases: dict[str, tuple[str, dict]]) -> dict[str, str]:
 
 
 def _source(**arguments: object) -> object:
-    """Rows of the train split, the first texts and labels, and the names."""
+    """The number of train texts, the first texts and their labels, and the label names."""
     from cxml.config import SourceConfig
     from cxml.formats import read_source
 
@@ -45,7 +45,7 @@ def _source(**arguments: object) -> object:
 
 
 def _texts(**arguments: object) -> object:
-    """Number of texts, and the first ones."""
+    """The number of texts, and the first texts."""
     from cxml.formats import TextSource, read_texts
 
     count, first = 0, []
@@ -74,7 +74,7 @@ def _scores(file: str, rows: int, labels: int) -> object:
 
 
 def _num_scores(file: str, rows: int, labels: int) -> object:
-    """Number of texts, in ten thousands, and of scores."""
+    """The number of texts in ten thousands, and the number of scores."""
     from cxml.prediction.score_files import read_scores
 
     found = read_scores(file, rows, labels)
@@ -93,7 +93,7 @@ _ACTIONS = {name.strip("_"): action for name, action in list(globals().items()) 
 
 
 def _attempt(action: Callable[..., object], arguments: dict) -> str:
-    """The outcome of one case, in a process that this one forks."""
+    """The outcome of one case, run in a forked process."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -118,7 +118,7 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 
 
 if __name__ == "__main__":
-    # Loaded once, before any process is forked.
+    # Imported once, before any process is forked.
 
     print(json.dumps({name: _attempt(_ACTIONS[action], arguments)
                       for name, (action, arguments) in json.loads(sys.stdin.read()).items()}))  # fmt: skip

@@ -1,4 +1,4 @@
-"""A real browser without a window."""
+"""A real headless browser."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ needs_browser = pytest.mark.skipif(FOUND is None, reason=f"no browser: install o
 
 @contextmanager
 def page_in_browser(colours: Literal["light", "dark"] = "light") -> Iterator[tuple[Page, list[str]]]:
-    """An empty page, and the list of what its scripts complain of. For tests under `needs_browser`."""
+    """An empty page, and a list that collects the errors of its scripts. For tests marked `needs_browser`."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
         try:

@@ -1,4 +1,4 @@
-"""Real trainings that are stopped and gone on with, several in one process group."""
+"""Real trainings that are stopped and resumed, several of them in one process group."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from support.warm_workers import LoggedProcess
 
 
 def checkpointed(config: Config, output: Path, *, url: str = "", **parts: object) -> Config:
-    """`config` with the data and tree of its output, another output, and checkpoints every 5 steps."""
+    """`config` with its data and tree, another output folder, and checkpoints every 5 steps."""
     sections = {"checkpoint": {"every_minutes": 0.0, "every_steps": 5, "keep_last": 9, "url": url}, **parts}
     changed = {
         name: dataclasses.replace(getattr(config, name), **values)  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def checkpointed(config: Config, output: Path, *, url: str = "", **parts: object
 
 
 def train_each(jobs: list[tuple[Config, int | None, str]]) -> list[bool]:
-    """Train each config in turn; a number is the step after which a signal stops it, the text what to go on from."""
+    """Train the configs in order. A job: a config, the step after which a signal stops it, and what it resumes from."""
     from cxml.parallel import distributed
     from cxml.training import loop
     from cxml.training.train_job import train_in_group
@@ -47,7 +47,7 @@ def train_each(jobs: list[tuple[Config, int | None, str]]) -> list[bool]:
 
 
 def _signalling(step, stop_after, rank):
-    """A training step that sends this process SIGTERM when its time has come, on one rank only."""
+    """A training step that sends SIGTERM to rank 0 after `stop_after` steps."""
     done = 0
 
     def stepping(*arguments):
@@ -77,11 +77,11 @@ def off(config: Config) -> Config:
 
 
 class Ranks:
-    """The ranks of a training as processes, each with a log."""
+    """The ranks of a training as processes, each with its own log."""
 
     def __init__(self, config: Config, num_ranks: int, folder: Path, *, environment: dict[str, str] | None = None,
                  hanging: tuple[int, int] | None = None, has_memory: bool = True) -> None:  # fmt: skip
-        """Start them; `hanging` is a rank and the step that it never ends, `has_memory` whether copies have room."""
+        """Start the ranks. `hanging` is a rank and the step at which it hangs, `has_memory` whether a save may copy."""
         folder.mkdir(parents=True, exist_ok=True)
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": str(num_ranks)}
         self.logs = [folder / f"rank-{rank}.log" for rank in range(num_ranks)]
@@ -94,30 +94,30 @@ class Ranks:
             self.processes.append(LoggedProcess(log, whole, rank_of))
 
     def wait(self, seconds: float = 300) -> list[int]:
-        """Their exit codes; what is still alive then is killed and fails the test."""
+        """The exit codes. A rank that runs longer is killed and fails the test."""
         try:
             return [process.wait(seconds) for process in self.processes]
         finally:
             self.kill(range(len(self.processes)))
 
     def kill(self, ranks) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to these ranks and wait for their end."""
         for rank in ranks:
             self.processes[rank].kill()
         for rank in ranks:
             self.processes[rank].wait()
 
     def are_running(self) -> bool:
-        """Whether none has ended."""
+        """Whether all ranks still run."""
         return all(process.poll() is None for process in self.processes)
 
     def log(self) -> str:
-        """What all of them said."""
+        """The logs of all ranks."""
         return "\n".join(log.read_text() for log in self.logs)
 
 
 def wait_for_step(ranks: Ranks, url: str, step: int) -> bool:
-    """Wait for a checkpoint of `step` or later; False if a rank ended before."""
+    """Wait for a checkpoint of `step` or a later step. Returns False if a rank ended before."""
     while ranks.are_running():
         if any(entry.step >= step for entry in list_checkpoints(url)):
             return True
@@ -126,25 +126,25 @@ def wait_for_step(ranks: Ranks, url: str, step: int) -> bool:
 
 
 def begun_saves(url: str) -> list[Path]:
-    """Folders of saves that hold a file but no commit."""
+    """The folders of unfinished saves: they hold a file and no commit."""
     found = []
     for folder in Path(url).glob("step-*"):
-        with contextlib.suppress(FileNotFoundError):  # an old one that is being deleted
-            names = os.listdir(folder)  # noqa: PTH208  all at once, or not at all
+        with contextlib.suppress(FileNotFoundError):  # an old checkpoint is being deleted
+            names = os.listdir(folder)  # noqa: PTH208  one atomic listing
             if names and "commit.json" not in names and "manifest.json" not in names:
                 found.append(folder)
     return found
 
 
 def wait_for_save(ranks: Ranks, url: str) -> None:
-    """Wait until a save is under way, or a rank has ended."""
+    """Wait until a save has started, or a rank has ended."""
     before = set(begun_saves(url))
     while ranks.are_running() and not set(begun_saves(url)) - before:
         time.sleep(0.001)
 
 
 def read_whole(url: str) -> int:
-    """Read every tensor of a checkpoint; its step."""
+    """Read every tensor of a checkpoint. Returns its step."""
     reader = ShardReader(url)
     for name in reader.manifest.tensors:
         reader.tensor(name)
@@ -152,6 +152,6 @@ def read_whole(url: str) -> int:
 
 
 def train_each_plainly(jobs: list[tuple[Config, int | None, str]]) -> list[bool]:
-    """`train_each` where neither DeepSpeed nor Ray can be imported."""
+    """`train_each` in a process that can import neither DeepSpeed nor Ray."""
     sys.modules.update(dict.fromkeys(("deepspeed", "ray")))  # type: ignore[arg-type]
     return train_each(jobs)

@@ -1,4 +1,4 @@
-"""Prepared data sets from matrices, written by the real writer."""
+"""Writes prepared data sets from matrices, with the real writer."""
 
 import numpy as np
 from scipy import sparse
@@ -7,7 +7,7 @@ from cxml.data import DatasetWriter, Examples, Ragged, TokenizerInfo
 
 
 def write_dataset(url, splits, *, names=None, shard_rows=4000):
-    """`splits`: name -> (labels CSR [N, L], features CSR [N, F]); every text needs a label. Returns the URL."""
+    """Write `splits`: name -> (labels CSR [N, L], features CSR [N, F]). Every text needs a label. Returns the URL."""
     labels, features = splits["train"]
     writer = DatasetWriter(str(url))
     names = names or [f"label {i}" for i in range(labels.shape[1])]
@@ -29,7 +29,7 @@ def write_dataset(url, splits, *, names=None, shard_rows=4000):
 
 
 def random_rows(rng, num_rows, num_columns, per_row):
-    """CSR float32 with `per_row` entries in each row, at columns that come in no order of frequency."""
+    """CSR float32 with up to `per_row` entries per row. Some columns are frequent, in no particular order."""
     popularity = rng.permutation(1 / np.arange(1, num_columns + 1) ** 0.5)
     columns = rng.choice(num_columns, (num_rows, 2 * per_row), p=popularity / popularity.sum())
     rows = []

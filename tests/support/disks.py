@@ -1,4 +1,4 @@
-"""A disk that can be full."""
+"""A small file system that tests can fill."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """A file system of `size` (such as 640k) in `folder`; skips the test where mounting is not permitted."""
+    """Mount a tmpfs of `size` (such as 640k) on `folder`. Skips the test where mounting is not permitted."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = subprocess.run(command, check=False, capture_output=True, text=True)

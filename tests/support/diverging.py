@@ -1,4 +1,4 @@
-"""Trainings that leave the range of numbers, several in one process group."""
+"""Trainings whose numbers become NaN or infinite, several of them in one process group."""
 
 import torch
 
@@ -6,11 +6,11 @@ from support.runs import FINGERPRINTS
 
 
 def train_until_it_fails(jobs):
-    """Train each (config, step, part) in turn; in a step of this number, if any, a part of the encoder becomes NaN.
+    """Train each (config, step, part) in turn. In step number `step`, a part of the encoder becomes NaN; 0: never.
 
-    The part is a weight, which changes after the step, or a gradient.
+    The part is "weight", which changes after the step, or "gradient".
 
-    Returns, by job and rank, what the error was, as its type's name and its text; None if there was none.
+    Returns, by job and rank, the name of the error's type and its text, or None without an error.
     """
     from cxml.errors import CxmlError
     from cxml.parallel import distributed

@@ -1,4 +1,4 @@
-"""A small model trained in several engines, one after the other, on the same numbers; DeepSpeed's own among them."""
+"""Trains a small model in several engines, DeepSpeed among them, on the same numbers."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ class Job:
 
     Attributes:
         train: fields of `TrainConfig`.
-        bucket_elements: of the plain engine; None leaves it as it is.
-        is_reference: train in DeepSpeed's engine without ZeRO, as far as it is from ours.
-        unsound: steps that are told not to count.
-        skips_nothing: every micro-batch goes through every layer.
+        bucket_elements: elements of a gradient bucket of the plain engine; None keeps the default.
+        is_reference: whether DeepSpeed's engine without ZeRO trains the model.
+        unsound: steps that are marked as not counting.
+        skips_nothing: whether every micro-batch goes through every layer.
     """
 
     train: dict = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Job:
 
 
 class Model(nn.Module):
-    """Layers for every text, one for some of the micro-batches, and a weight that nothing ever uses."""
+    """Layers for every text, a layer for some of the micro-batches, and a weight that is never used."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ class Model(nn.Module):
 
 
 def train_in_engines(jobs):
-    """Train for each job in one process group; its weights by name as fp32 arrays, and whether all ranks have those."""
+    """Train each job in one process group. Returns its weights as fp32 arrays, and whether all ranks have the same."""
     from cxml.parallel import distributed
 
     with distributed(threads=1) as ranks:
@@ -104,7 +104,7 @@ def _reference(model, train, optim, ranks):
 
 
 def _are_alike(engine, ranks):
-    """Whether all ranks have the same weights, where each has all of them."""
+    """Whether all ranks have the same weights. True under ZeRO 3, where no rank has all of them."""
     if engine.zero_optimization_stage() == 3:
         return True
     own = torch.cat([parameter.detach().float().view(-1) for parameter in engine.module.parameters()])

@@ -1,4 +1,4 @@
-"""What tests of several sources of evidence share."""
+"""The label tree and folders that tests of several evidence sources share."""
 
 from pathlib import Path
 
@@ -13,6 +13,6 @@ TREE = LabelTree(np.arange(30, dtype=np.int32), (np.array([0, 10, 30]),))
 
 
 def folder_of(path: Path) -> Folder:
-    """A folder all of whose files a manifest names."""
+    """The folder at `path`, with a manifest entry for each of its files."""
     sums = artefacts.file_entries(str(path))
     return Folder(str(path), {name: FileEntry(name, **facts) for name, facts in sums.items()}, "Do it again.")

@@ -1,8 +1,8 @@
-"""Uses the folders named on standard input, each in a forked child with bounds, and says how that ended.
+"""Uses the folders named on standard input, each in a forked process with limits, and prints the outcomes.
 
-A line in is a JSON list [kind, folder]; the first folder of a kind is sound. The line out is a JSON list [outcome,
-details]: `result` and a digest, `refused` and the error's text, `raised` and the end of a traceback, or `killed` and
-the name of a signal.
+Each input line is a JSON list [kind, folder]. The first folder of each kind must be intact. An output line is a list
+[outcome, details]: `result` and a digest, `refused` and the error's text, `raised` and the end of a traceback, or
+`killed` and the name of a signal.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ MOST_SECONDS = 60
 
 
 def use_data(folder: str) -> list[object]:
-    """All of every split."""
+    """Read everything of every split."""
     found: list[object] = list(read_labels(folder))
     for split in DataManifest.read(folder).splits:
         dataset = ShardedDataset(folder, split)
@@ -43,25 +43,25 @@ def use_data(folder: str) -> list[object]:
 
 
 def use_tree(folder: str) -> list[object]:
-    """All arrays."""
+    """Read all arrays."""
     tree = LabelTree.load(folder)
     return [tree.label_order, *tree.offsets, *(tree.label_offsets(level) for level in range(len(tree.offsets)))]
 
 
 def use_checkpoint(folder: str) -> list[object]:
-    """Predictions, and every tensor."""
+    """Predict, and read every tensor."""
     reader = ShardReader(folder)
     tensors = [reader.tensor(name).view(-1).numpy() for name in sorted(reader.manifest.tensors)]
     return [*predict(Predictor.from_checkpoint(folder)), *tensors]
 
 
 def use_model(folder: str) -> list[object]:
-    """Predictions."""
+    """Predict."""
     return predict(Predictor.from_checkpoint(folder))
 
 
 def use_export(folder: str) -> list[object]:
-    """Predictions with rows in memory, and mapped."""
+    """Predict with label rows in memory, and with mapped ones."""
     return [part for is_mapped in (False, True)
             for part in predict(Predictor.from_pretrained(folder, memory_map=is_mapped))]  # fmt: skip
 
@@ -84,7 +84,7 @@ def digest(parts: list[object]) -> str:
 
 
 def used_in_a_child(kind: str, folder: str) -> tuple[str, str]:
-    """How a use of the folder ended."""
+    """Use the folder in a forked process. Returns the outcome and its details."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -102,7 +102,7 @@ def used_in_a_child(kind: str, folder: str) -> tuple[str, str]:
 
 
 def ending(kind: str, folder: str) -> tuple[str, str]:
-    """In the child: within bounds of memory and time, what comes of a use."""
+    """In the forked process: use the folder within limits of memory and time. Returns the outcome."""
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
     resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, used + MOST_BYTES))
     signal.alarm(MOST_SECONDS)
@@ -119,7 +119,7 @@ def main() -> None:
     for line in sys.stdin:
         kind, folder = json.loads(line)
         if kind not in known:
-            USES[kind](folder)  # a child finds imported and compiled what it needs
+            USES[kind](folder)  # forked processes then share its imports and compiled code
             known.add(kind)
         print(json.dumps(used_in_a_child(kind, folder)), flush=True)
 

@@ -1,4 +1,4 @@
-"""The rows head on several processes, step by step, for comparison with a head of ordinary parameters."""
+"""Trains the rows head on several processes, for comparison with a head of ordinary parameters."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ WIDTH, LR, STEPS = 5, 1e-2, 4
 
 
 def level_of(kind, layout, width, exchange, head, optim, **options):
-    """A sharded level with the kernels of a kind: `cpu`, `torch` (the plain reference) or `triton`."""
+    """A sharded level with kernels of one kind: `cpu`, `torch` (the plain reference) or `triton`."""
     is_cpu, scores_all = kind == "cpu", head.candidates == "all"
     plain = TorchEveryRowKernels() if scores_all else TorchShortlistKernels()
     kernels = plain if kind == "torch" else kernels_for(head, on_device=not is_cpu)
@@ -20,7 +20,7 @@ def level_of(kind, layout, width, exchange, head, optim, **options):
 
 
 def make_problem(seed, num_leaves, counts, rows_per_leaf=6):
-    """Leaves of fewer than `rows_per_leaf` random rows and, per step, texts of every rank, ragged in every way."""
+    """Leaves of 1 to `rows_per_leaf` - 1 random rows and, for each step, ragged texts of every rank."""
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(1, rows_per_leaf, num_leaves))]).astype(np.int64)
     num_labels = int(offsets[-1])
@@ -40,7 +40,7 @@ def make_texts(rng, offsets, count):
     for text in range(count):
         wanted = [int(p) for node in nodes[text][mask[text]] for p in range(offsets[node], offsets[node + 1])]
         truths = rng.choice(wanted, size=int(rng.integers(1, len(wanted) + 1)), replace=False)
-        elsewhere = int(rng.integers(offsets[-1]))  # mostly of a leaf that is not wanted
+        elsewhere = int(rng.integers(offsets[-1]))  # mostly a row of a leaf that the text does not want
         keys += [text * int(offsets[-1]) + int(p) for p in {*truths.tolist(), elsewhere}]
     logits = rng.normal(size=(count, width)).astype(np.float32)
     leaves = Leaves(torch.from_numpy(nodes * mask), torch.from_numpy(mask), torch.from_numpy(logits))
@@ -48,13 +48,13 @@ def make_texts(rng, offsets, count):
 
 
 def train_rows(problem, cases):
-    """Run the problem's steps on this rank for each case (head config, micro-batches): what `_train_case` gathers."""
+    """Train the problem for each case (head config, micro-batches) on this rank. Returns what `_train_case` gathers."""
     with distributed(threads=1) as ranks:
         return [_train_case(problem, head_config, accumulation, ranks) for head_config, accumulation in cases]
 
 
 def _train_case(problem, head_config, accumulation, ranks):
-    """What every rank saw and, at the end, its rows and predictions."""
+    """The losses and gradients of every rank and, at the end, its rows and predictions."""
     offsets, weight, bias, steps = problem
     results = []
     exchange, replicas = Exchange().split(head_config.group_size)
@@ -73,7 +73,7 @@ def _train_case(problem, head_config, accumulation, ranks):
         head.finish_step(torch.tensor(True))
     features, leaves, _ = steps[0][ranks.rank]
     best = head.predict(torch.from_numpy(features), leaves, 3, weighted=True)
-    empty = {"positions": [], "weight": np.zeros((0, WIDTH)), "bias": []}  # of a rank without rows
+    empty = {"positions": [], "weight": np.zeros((0, WIDTH)), "bias": []}  # for a rank without rows
     blocks = [empty, *head.export_rows()]
     rows = {name: np.concatenate([block[name] for block in blocks]) for name in empty}
     rows["positions"] = rows["positions"].astype(np.int64)

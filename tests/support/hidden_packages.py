@@ -1,4 +1,4 @@
-"""Commands in an environment that lacks some packages."""
+"""Runs commands in processes that cannot import some packages."""
 
 import importlib
 import importlib.machinery
@@ -24,11 +24,11 @@ def run_commands(cases: list[tuple[list[str], str, list[str]]], folder: Path) ->
     """Run commands, each without some packages.
 
     Args:
-        cases: the packages that are missing, the command's module, its arguments.
-        folder: an empty one, for files and as the current folder.
+        cases: for each command the missing packages, its module and its arguments.
+        folder: the working directory of the commands, which also takes their output.
 
     Returns:
-        Exit code and output of each.
+        Exit code and output of each command.
     """
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, "-m", "support.hidden_packages", "cases.json"]
@@ -43,7 +43,7 @@ def run_commands(cases: list[tuple[list[str], str, list[str]]], folder: Path) ->
 
 
 def main() -> None:
-    """Load what every command loads, once, without any optional package; then fork a process for each case."""
+    """Import once what every command imports, without optional packages. Then fork a process for each case."""
     find = importlib.machinery.PathFinder.find_spec
 
     def find_unless_hidden(name, path=None, target=None):

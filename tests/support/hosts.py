@@ -1,4 +1,4 @@
-"""Hosts of their own on this machine: network namespaces on a bridge, which can be cut off and joined again."""
+"""Simulated hosts: network namespaces on a bridge, which can be disconnected and connected again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Host:
     """One host.
 
     Attributes:
-        namespace: its name.
-        link: the bridge's end of its cable.
+        namespace: name of its network namespace.
+        link: name of the bridge's end of its network cable.
         address: its IPv4 address.
     """
 
@@ -28,20 +28,20 @@ class Host:
     address: str
 
     def command(self, *words: str) -> list[str]:
-        """A command line that runs on it."""
+        """The command line that runs `words` on this host."""
         return ["ip", "netns", "exec", self.namespace, *words]
 
     def cut_off(self) -> None:
-        """Pull its cable."""
+        """Disconnect the host."""
         _ip("link", "set", self.link, "down")
 
     def join(self) -> None:
-        """Plug its cable in again."""
+        """Connect the host again."""
         _ip("link", "set", self.link, "up")
 
 
 def missing_rights() -> str:
-    """Why there can be no hosts here; empty if there can."""
+    """The reason why this machine cannot create hosts; empty if it can."""
     if shutil.which("ip") is None:
         return "iproute2 is not installed"
     if os.geteuid() != 0:
@@ -56,7 +56,7 @@ def missing_rights() -> str:
 
 @contextlib.contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """Hosts 10.77.0.1, 10.77.0.2, ... that reach each other and nothing else; gone afterwards."""
+    """Create hosts 10.77.0.1, 10.77.0.2, ... that reach each other and nothing else. They are removed at the end."""
     tag = secrets.token_hex(3)
     bridge = f"cx{tag}"
     made = [Host(f"cx{tag}-{i}", f"cx{tag}{i}", f"10.77.0.{i}") for i in range(1, count + 1)]

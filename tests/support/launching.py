@@ -1,4 +1,4 @@
-"""Starting one and the same run in many ways."""
+"""Starts the same run with different launchers."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ STEPS = 20
 
 
 def plain_run(folder, epochs):
-    """A run of two processes that the command itself starts: its config file, losses and metrics."""
+    """Run two processes that the command itself starts. Returns the config file, the losses and the metrics."""
     train = {"epochs": epochs, "num_workers": 2}
     config = small_config(folder / "here", make_encoder(folder / "encoder"), train=train)
     run(config)
@@ -31,13 +31,13 @@ def plain_run(folder, epochs):
 
 
 def launch_environment(**more):
-    """The environment in which launchers find this venv's programs and this checkout."""
+    """An environment in which launchers find the programs of this virtual environment and this checkout."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
 def launch(command, output, config_file, **environment):
-    """Run a launcher to its end; its output on failure."""
+    """Run a launcher to its end, which must succeed. Returns the completed process."""
     words = [*command, "--config", str(config_file), "--output", str(output)]
     done = subprocess.run(
         words, env=launch_environment(**environment), cwd=ROOT, capture_output=True, text=True, timeout=300,
@@ -58,7 +58,7 @@ def assert_same_run(output, expected):
 
 
 def wait_for_a_checkpoint(output, step, log, process=None):
-    """Wait until a run has a checkpoint of this step or a later one; `process`, if given, must not end before."""
+    """Wait until a run has a checkpoint of this step or a later one. `process`, if given, must not end before."""
 
     def is_there():
         assert process is None or process.poll() is None, log.read_text()[-3000:]
@@ -68,7 +68,7 @@ def wait_for_a_checkpoint(output, step, log, process=None):
 
 
 def wait_until(is_so, otherwise, seconds=200):
-    """Look again and again; fail with the message `otherwise` when it takes too long."""
+    """Poll until `is_so` returns true. Fails with the message `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, otherwise

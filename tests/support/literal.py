@@ -1,4 +1,4 @@
-"""The cascade as the paper's text tells it, one text and one node at a time: the oracle of the vectorised model."""
+"""The paper's algorithm, one text and one node at a time: the oracle for the vectorised model."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ def children(tree, level, node):
 
 
 def true_nodes(tree, label_ids):
-    """Per level, the set of nodes that are a true label's ancestor or the label's position itself."""
+    """For each level, the nodes above a true label; at the last level, the positions of the true labels."""
     positions = {int(np.flatnonzero(tree.label_order == label)[0]) for label in label_ids}
     levels = [positions]
     for level in reversed(range(len(tree.offsets))):
@@ -32,14 +32,14 @@ def true_nodes(tree, label_ids):
 
 
 def hand_down(logits, k, true):
-    """The true nodes, then the best others until there are k."""
+    """The true nodes, then the best other nodes up to k in all."""
     chosen = [node for node in logits if node in true]
     others = sorted((node for node in logits if node not in true), key=lambda node: -logits[node].item())
     return chosen + others[: max(0, k - len(chosen))]
 
 
 def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label_lists, teacher_forcing=True):
-    """features: one [B, D] per level; heads: (weight, bias) per level; label_lists: true label ids per text."""
+    """Train a step. features: [B, D] per level; heads: (weight, bias) per level; label_lists: true ids per text."""
     num_levels = len(tree.level_sizes)
     scored = [[] for _ in range(num_levels)]
     losses = [torch.zeros(()) for _ in range(num_levels)]
@@ -63,7 +63,7 @@ def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label
 
 
 def literal_predict(tree, features, heads, shortlist_sizes, scoring, text):
-    """Per level, {node: (log odds of its score, own logit)} of what one text is scored on; labels by id at the last."""
+    """For each level, {node: (log odds of its score, own logit)} of one text's shortlist; the last level: label ids."""
     shortlist, parent_of, above, result = list(range(tree.level_sizes[0])), {}, {}, []
     for level in range(len(tree.level_sizes)):
         weight, bias = heads[level]

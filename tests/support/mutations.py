@@ -1,4 +1,4 @@
-"""Small changes of folders with manifests, as damage or malice makes them; a pure function of a random generator."""
+"""Small random changes of folders with manifests, as damage or an attacker would make them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ ODD_WORDS = [2**31 - 1, -2_000_000, -1, 0, 1, 0x7FC00000, 0x7F800000, 2**31]
 
 
 def copy_and_mutate(source: Path, target: Path, draw: random.Random) -> tuple[str, bool]:
-    """Copy a folder with one change. Returns what was changed, and whether the checksums were made to fit again."""
+    """Copy a folder with one change. Returns a description, and whether the checksums were updated to match."""
     shutil.copytree(source, target)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     jsons = [path for path in files if path.suffix == ".json" and path.name != "tokenizer.json"]
@@ -140,13 +140,13 @@ CHANGES: tuple[Callable[[Path, random.Random], str], ...] = (
 
 
 def places(values: object) -> list[tuple[dict | list, str | int]]:
-    """Every place in nested values, as a container and a key."""
+    """Every value in nested containers, as (container, key)."""
     keys = list(values) if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else []
     return [(values, key) for key in keys] + [found for key in keys for found in places(values[key])]
 
 
 def make_checksums_fit(folder: Path) -> None:
-    """Let every manifest of a folder state the sizes and checksums of the files as they are, innermost first."""
+    """Update the sizes and checksums in every manifest of a folder, innermost first."""
     for file in sorted(folder.rglob("*.json"), key=lambda path: (-len(path.parts), path.name != "manifest.json")):
         if file.name not in ("manifest.json", "commit.json") or not file.is_file():
             continue
@@ -159,7 +159,7 @@ def make_checksums_fit(folder: Path) -> None:
                 values["checksum"] = hashlib.sha256(text.encode()).hexdigest()
             file.write_text(json.dumps(values))
         except (ValueError, RecursionError, TypeError, OSError):
-            continue  # beyond repair
+            continue  # too broken to update
 
 
 def _fit(values: object, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on free ports, and a proxy that fails some of the requests to one."""
+"""A real S3 server (SeaweedFS) on free ports, and a proxy that makes some requests fail."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ KEY, SECRET, BUCKET = "admin", "only-for-tests", "data"
 _START_SECONDS = 60
 _ATTEMPTS = 3
 STALL_SECONDS = 4
-"""How long a stalled request is left without an answer; `options` makes clients wait half as long."""
+"""Seconds before a stalled request ends without an answer. `options` makes clients wait half as long."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; SeaweedFS also takes each one + 10000."""
+    """Free ports. Port + 10000 is free too, because SeaweedFS uses both."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def s3_server(folder: Path, gib: int = 1) -> Iterator[int]:
-    """Run the server with its files in `folder`, with room for about so many GiB; the port of its S3 interface."""
+    """Run the server with its files in `folder` and room for about `gib` GiB. Yields the port of its S3 interface."""
     with contextlib.ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
             server, port = stack.enter_context(_server_process(folder / str(attempt), gib))
@@ -80,12 +80,12 @@ def _server_process(folder: Path, gib: int) -> Iterator[tuple[subprocess.Popen[b
         try:
             yield server, s3
         finally:
-            server.kill()  # it takes 15 s to end in peace, and its files are thrown away
+            server.kill()  # a clean end takes 15 s, and its files are discarded
             server.wait(timeout=30)
 
 
 def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> bool:
-    """Wait until the server has made the bucket; False if it ends: somebody else took one of its ports."""
+    """Wait until the server has made the bucket. Returns False if the server ends, for want of a free port."""
     import s3fs
     from botocore.exceptions import BotoCoreError
 
@@ -102,7 +102,7 @@ def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> bool:
 
 
 def options(port: int) -> dict[str, object]:
-    """What s3fs needs to reach the server, or a proxy before it; its client tries once, cxml does the rest."""
+    """Options with which s3fs reaches the server, or a proxy before it. The client tries once; cxml retries."""
     client = {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "us-east-1"}
     half = STALL_SECONDS / 2
     once = {"retries": {"total_max_attempts": 1}, "read_timeout": half, "connect_timeout": half}
@@ -114,12 +114,12 @@ class Failures:
     """How a proxy treats requests.
 
     Attributes:
-        share: of the requests that fail.
-        way: how they fail: `refuse` answers 503, `drop` hands the request on and closes the connection in the middle
-            of the answer, `stall` does not answer until the client has given up, `keep` answers a request to delete
-            many files with an error for each of them, and lets all others pass.
-        failed: how many did.
-        passed: how many went through.
+        share: share of the requests that fail.
+        way: how they fail. `refuse` answers 503. `drop` forwards the request and closes the connection in the middle
+            of the answer. `stall` does not answer until the client has given up. `keep` answers a request that deletes
+            many files with an error for each of them, and forwards all other requests.
+        failed: number of requests that failed.
+        passed: number of requests that were forwarded.
     """
 
     share: float
@@ -130,7 +130,7 @@ class Failures:
 
 @contextlib.contextmanager
 def failing_proxy(port: int, share: float, way: str = "refuse") -> Iterator[tuple[int, Failures]]:
-    """A web server before the one at `port` that fails a share of the requests, at random from a seed."""
+    """Run a proxy before the server at `port` that makes a random share of the requests fail, from a fixed seed."""
     failures = Failures(share, way)
     handler = type("Handler", (_Proxy,), {"target": port, "failures": failures, "random": random.Random(0)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -189,7 +189,7 @@ class _Proxy(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _hand_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """What the server behind answers."""
+        """Forward the request. Returns status, headers and content of the answer."""
         upstream = http.client.HTTPConnection("127.0.0.1", self.target, timeout=60)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
@@ -210,4 +210,4 @@ class _Proxy(BaseHTTPRequestHandler):
         self.send_header("Content-Length", length or "0")
         self.end_headers()
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - the names that http.server asks for
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that http.server requires

@@ -1,4 +1,4 @@
-"""A program: small stretches of code on the pretended accelerator of the benchmarks, and what is counted of each."""
+"""A program that runs short pieces of code on the fake accelerator of the benchmarks and prints their costs."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ PAIRS = 100
 
 
 def calls(device):
-    """Single calls, by name; the names say what a real accelerator would make of them."""
+    """Single calls, by name."""
     x = torch.arange(12.0).to(device).reshape(3, 4)
     mask, indices = x > 3, torch.arange(3, device=device)
     pinned, room = torch.ones(3).pin_memory(), torch.empty(3, 4, pin_memory=True)
@@ -90,7 +90,7 @@ def _double(numbers, count, SIZE: tl.constexpr):
 
 
 class Plain:
-    """What on a real device would be a kernel."""
+    """A plain implementation of a function that is one kernel on a real device."""
 
     def kernel(self, x):
         return x[x > 3].sum().item()
@@ -102,7 +102,7 @@ def stand_in(x):
 
 
 def backward_apart(device):
-    """Launches outside of an encoder, and those of the same head on features that no encoder made."""
+    """The costs of a head behind an encoder, and of the same head on features without an encoder."""
     torch.manual_seed(0)
     encoder, head = Encoder().to(device), nn.Linear(4, 2).to(device)
     features = [feature.detach().requires_grad_() for feature in encoder(torch.ones(3, 4, device=device))]
@@ -118,7 +118,7 @@ def backward_apart(device):
 
 
 class Encoder(nn.Module):
-    """Two layers, each with an output."""
+    """Two layers, with the output of each."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
 
 
 def collectives(device):
-    """What four ranks that all have the same bring."""
+    """The results of collectives of four ranks with the same tensors."""
     dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
     x = torch.arange(8.0).to(device)
     summed, most, swapped = x.clone(), x.clone(), torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""What pyproject.toml says."""
+"""Reads pyproject.toml."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,6 @@ except ImportError:  # Python 3.10, where pytest installs it
 
 
 def project() -> dict[str, Any]:
-    """The table `project`."""
+    """The table `project` of pyproject.toml."""
     file = Path(__file__).parents[2] / "pyproject.toml"
     return tomllib.loads(file.read_text())["project"]

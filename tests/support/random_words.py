@@ -1,11 +1,11 @@
-"""Texts of random words, whose labels depend on some of them."""
+"""Texts of random words, some of which determine the labels."""
 
 import numpy as np
 from scipy import sparse
 
 
 def random_texts(num_texts=400, num_words=120, num_labels=24, seed=0):
-    """Tf-idf rows of length 1 and labels, each of which has five words of its own."""
+    """Tf-idf rows of norm 1 and their labels. Each label has five words of its own. CSR float32 both."""
     generator = np.random.default_rng(seed)
     labels = sparse.random(num_texts, num_labels, 0.06, "csr", random_state=generator)
     labels.data[:] = 1

@@ -1,4 +1,4 @@
-"""Every head of the labels with logits that a test chooses, for comparison with a ranking by brute force."""
+"""All label heads with chosen logits, for comparison with a brute-force ranking."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ LOGITS = st.one_of(
 
 @dataclass
 class Problem:
-    """Labels in leaves of uneven sizes, the logits of all, and which leaves each text wants.
+    """Labels in leaves of uneven sizes, all logits, and the leaves that each text wants.
 
     Attributes:
         offsets: int64 [leaves + 1].
@@ -42,7 +42,7 @@ class Problem:
         return Leaves(nodes.clamp(min=0), nodes >= 0, torch.from_numpy(self.of_leaves).to(device))
 
     def check(self, positions, logits, k, *, weighted, scores_all=False):
-        """Check what a head found for every text."""
+        """Check the ranking that a head found for every text."""
         for text in range(len(self.own)):
             candidates, parents = [], []
             for node, parent in zip(self.nodes[text], self.of_leaves[text], strict=True):
@@ -61,7 +61,7 @@ class Problem:
 
 @st.composite
 def problems(draw, num_texts=2):
-    """Leaves of 1 to 5 labels, many of one alone, and logits from -10,000 to 10,000 with ties."""
+    """Leaves of 1 to 5 labels, mostly 1, and logits from -10,000 to 10,000 with ties."""
     sizes = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3, 5]), min_size=1, max_size=6))
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     pool = draw(st.lists(LOGITS, min_size=1, max_size=12))
@@ -87,7 +87,7 @@ def engine(problem):
 
 
 def rows(problem, kind="cpu", weights="fp32", exchange=None, candidates="shortlist"):
-    """A head of rows, text b's features being the b-th unit vector: the logits are exact."""
+    """A head of rows. The features of text b are the b-th unit vector, so the logits are exact."""
     exchange = exchange or Exchange(is_alone=True)
     num_texts, num_labels = problem.own.shape
     layout = RowLayout.deal(problem.offsets, exchange.rank, exchange.size)
@@ -98,7 +98,7 @@ def rows(problem, kind="cpu", weights="fp32", exchange=None, candidates="shortli
 
 
 def packed(problem, form, *, scores_all=False):
-    """Rows of an export, whose logits are biases, as these are not rounded; every text has those of the first."""
+    """Rows of an export. The logits are biases, which are not rounded; every text gets the logits of the first."""
     num_texts, num_labels = problem.own.shape
     problem.own[:] = problem.own[:1]
     plain = PackedRows(np.zeros((num_labels, num_texts), np.float32), np.zeros(0, np.float32), problem.own[0].copy())
@@ -133,7 +133,7 @@ def predict(head, problem, k, *, weighted):
 
 
 def predict_on_ranks(cases):
-    """Positions and logits of each case (problem, k, weighted, all labels) on rows spread over ranks, in each rank."""
+    """Positions and logits that each rank finds for each case (problem, k, weighted, all labels) on sharded rows."""
     with distributed(threads=1) as ranks:
         gathered = []
         for problem, k, weighted, scores_all in cases:

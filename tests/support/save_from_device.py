@@ -1,4 +1,4 @@
-"""A program: saves a training whose rows lie on the pretended accelerator, in both ways, and counts what is copied."""
+"""A program that saves a training whose rows are on the fake accelerator, in both ways, and counts the copies."""
 
 import json
 import sys
@@ -79,7 +79,7 @@ def measure(config, ranks, folder):
 
 
 def load(url, state, expected):
-    """What going on from a checkpoint copies, and whether the rows are then the expected ones."""
+    """Resume from a checkpoint. Returns the copies that it takes, and whether the rows are the expected ones."""
     fresh, _ = set_up(state.config, state.ranks)
     rows = fresh.model.label_head.rows
     with counted() as counts:

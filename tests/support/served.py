@@ -1,4 +1,4 @@
-"""A server of a model, as its command starts it."""
+"""Servers of models, started by the command or in this process."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ def is_listening(port: int) -> bool:
 
 
 def is_ready(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)  # httpx reads certificates first, at every call
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)  # httpx reads certificates at every call
     try:
         connection.request("GET", "/ready")
         return connection.getresponse().status == 200
@@ -41,7 +41,7 @@ def is_ready(port: int) -> bool:
 
 
 def trained(folder: Path) -> str:
-    """The output of a small run that has learnt something, below a folder."""
+    """Train a small model below a folder. Returns the output folder of the run."""
     config = small_config(folder / "out", make_encoder(folder / "encoder"), train={"epochs": 2})
     faster = dataclasses.replace(config.optim, encoder_lr=2e-3, classifier_lr=1e-2)
     pipeline.run(dataclasses.replace(config, optim=faster))
@@ -49,7 +49,7 @@ def trained(folder: Path) -> str:
 
 
 class AnswersBy:
-    """A model that answers by a function."""
+    """A served model whose answers come from a function."""
 
     def __init__(self, answer: Any, num_labels: int = 3) -> None:
         self.answer, self.num_labels, self.is_closed = answer, num_labels, False
@@ -64,7 +64,7 @@ class AnswersBy:
 
 @contextmanager
 def fronted(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
-    """Port of the HTTP server alone, in this process, over a function that answers; and the server, to end it."""
+    """Run the HTTP server in this process, without a model. `answer` answers. Yields its port and the server."""
     from cxml.serving.addresses import bind
     from cxml.serving.front import Front
     from cxml.serving.models import ServedModel
@@ -84,9 +84,9 @@ def fronted(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
 def served(
     output: str, log: Path, *options: str, until: Callable[[int], bool] = is_ready, token: str = TOKEN
 ) -> Iterator[str]:
-    """The address of a server of the model in `output`, by default with a token; it must end when told to.
+    """Run `cxml.serve` for the model in `output`, by default with a token. Yields its address once `until(port)` holds.
 
-    Entered as soon as `until` says yes to its port.
+    At the end the server must exit with code 0 on SIGTERM and leave no process.
     """
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "cxml.serve", output, "--port", str(port), *options]

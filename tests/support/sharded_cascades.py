@@ -1,4 +1,4 @@
-"""Cascades whose levels are spread over ranks, step by step, for comparison with one of ordinary parameters."""
+"""Trains cascades whose levels are sharded over ranks, for comparison with one of ordinary parameters."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from cxml.parallel import Exchange, distributed, handing_down, pairs, routing, s
 from cxml.tree import LabelTree
 
 WIDTH, LR, STEPS = 6, 0.5, 3
-SIZES = (2, 5, 7)  # handed down by each level of clusters, as far as there are so many
+SIZES = (2, 5, 7)  # shortlist sizes of the cluster levels
 SGD = HeadConfig(optimizer="sgd", shard_from=1)
 
 
@@ -30,7 +30,7 @@ class Problem:
 
 
 class FixedFeatures(nn.Module):
-    """Stands where the encoder stands: what `features` it is given are those of its outputs."""
+    """Replaces the encoder. Its outputs are the tensors in `features`."""
 
     def __init__(self, num_levels):
         super().__init__()
@@ -42,10 +42,10 @@ class FixedFeatures(nn.Module):
 
 
 def make_problem(seed, sizes, counts):
-    """A tree whose nodes have from 0 to many children but for the top, and texts of each rank.
+    """A random tree with nodes of one and of many children, and random texts of each rank.
 
     Args:
-        seed: of everything.
+        seed: seed of all random numbers.
         sizes: nodes of each level of the tree, labels last.
         counts: texts of each rank.
     """
@@ -84,13 +84,13 @@ def make_batch(labels, global_size, limits):
 
 
 def limits_of(labels):
-    """Of the texts of all ranks."""
+    """The batch limits for the texts of all ranks."""
     counts = [[len(own) for own in rank] for rank in labels]
     return BatchLimits(max(map(len, counts)), max(map(sum, counts)), max(map(max, counts)))
 
 
 def train_plain(problem):
-    """Losses, gradients of the features and, after each step, weights, of a cascade of ordinary parameters and SGD."""
+    """Train a cascade of ordinary parameters with SGD. Returns the model, and losses and feature gradients by batch."""
     tree = problem.tree
     model = CascadeXML(FixedFeatures(len(problem.weights)), tree, shortlist_sizes=SIZES[: len(tree.offsets)])
     heads = [*model.cluster_heads, *model.label_head.blocks]
@@ -116,9 +116,10 @@ def train_plain(problem):
 
 
 def train_sharded(jobs):
-    """By job and rank: losses and gradients, the whole of all levels, and predictions.
+    """By job and rank: losses and gradients, all rows of all levels, and predictions.
 
-    A job is a problem, a head config, micro-batches, and True at the end to send padded as between accelerators.
+    A job is a problem, a head config and the number of micro-batches. True at the end sends padded tensors, as between
+    accelerators.
     """
     with distributed(threads=1) as ranks:
         gathered = []
@@ -179,7 +180,7 @@ def _train_sharded(problem, head_config, accumulation, ranks):
 
 
 def _learn(heads, total):
-    """The step of plain SGD that an engine would take for the levels of ordinary parameters."""
+    """One step of plain SGD for the levels of ordinary parameters, in place of the engine."""
     decay = OptimConfig().classifier_weight_decay
     with torch.no_grad():
         for head in heads:
@@ -190,7 +191,7 @@ def _learn(heads, total):
 
 
 def predict(model, problem, rank):
-    """The best nodes of every level, their logits and what is handed down, for a rank's texts of the first step."""
+    """The best nodes of every level, their logits and the shortlist passed on, for a rank's texts of the first step."""
     model.encoder.features = [torch.from_numpy(values) for values in problem.features[0][rank]]
     with torch.no_grad():
         found = model(make_batch(problem.labels[0][rank], 1, limits_of(problem.labels[0])), predict_k=4)

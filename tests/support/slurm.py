@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: a controller and two nodes that are processes here."""
+"""A real Slurm cluster on this machine: a controller and two nodes, which are processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SYSTEM = "/usr/sbin:/usr/local/sbin"
 
 
 def find(program: str) -> str | None:
-    """Where a program of Slurm is, if it is installed."""
+    """The path of a Slurm program, or None if it is not installed."""
     return shutil.which(program, path=f"{os.environ['PATH']}:{_SYSTEM}")
 
 
 @contextlib.contextmanager
 def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Start it, with all its files in `folder`; yields the environment in which `sbatch` finds it."""
+    """Start the cluster with all files in `folder`. Yields the environment in which `sbatch` finds it."""
     key, munge_socket, config = folder / "munge.key", folder / "munge.sock", folder / "slurm.conf"
     folder.chmod(0o700)
     key.write_bytes(os.urandom(1024))
@@ -73,7 +73,7 @@ def _start(program: str, *arguments: str, environment: dict[str, str]) -> None:
 
 
 def _stop(folder: Path) -> None:
-    """End the daemons, and what is left of their jobs: all whose command lines or environments name the folder."""
+    """End the daemons and their jobs: all processes whose command line or environment names the folder."""
     mine = [one for one in psutil.process_iter() if _belongs_to(one, folder)]
     for process in mine:
         with contextlib.suppress(psutil.NoSuchProcess):

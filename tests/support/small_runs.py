@@ -1,4 +1,4 @@
-"""Whole runs on as little data as there can be, one after the other in one process."""
+"""Whole runs on minimal data, one after the other in one process."""
 
 import json
 import traceback
@@ -8,7 +8,7 @@ from cxml.config import config_from_dict
 
 
 def write_rows(folder: Path, num_labels: int, num_texts: int) -> Path:
-    """Each split as JSON lines, in which every label occurs."""
+    """Write both splits as JSON lines in which every label occurs. Returns the folder."""
     folder.mkdir(parents=True)
     rows = [{"text": f"word{i} text", "labels": [f"n{i % num_labels}"]} for i in range(num_texts)]
     for label in range(num_texts, num_labels):
@@ -19,7 +19,7 @@ def write_rows(folder: Path, num_labels: int, num_texts: int) -> Path:
 
 
 def small_values(folder: Path, encoder: str, raw: Path, **sections: dict) -> dict:
-    """The mapping of a config with few steps; `sections` add fields."""
+    """The values of a config with few steps. `sections` add fields."""
     values = {
         "auto": [],
         "output": str(folder),
@@ -35,12 +35,12 @@ def small_values(folder: Path, encoder: str, raw: Path, **sections: dict) -> dic
 
 
 def here(work, arguments, num_workers):
-    """A `RunJob` that works in this process, which is the only one of its group."""
+    """A `RunJob` that runs in this process, the only one of its group."""
     return work(*arguments)
 
 
 def run_all(values: dict[str, dict]) -> dict[str, dict]:
-    """The report of each run, with `predicted`, the labels of the text `word0 text`; or its `error`."""
+    """The report of each run, with the labels `predicted` for the text `word0 text`; or the `error` of the run."""
     from cxml import pipeline
     from cxml.parallel import distributed
     from cxml.prediction import Predictor

@@ -1,4 +1,4 @@
-"""Which sockets the processes of a command listen on, from its first to its last moment."""
+"""Records the sockets that the processes of a command listen on, from its start to its end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PAUSE_SECONDS = 0.05
 
 @dataclass
 class Listening:
-    """What was seen.
+    """What was recorded of a process and its descendants.
 
     Attributes:
-        samples: how often it was looked.
-        addresses: addresses that processes of the tree listened on, those of UDP included.
-        strangers: `address:port command` of those beyond loopback.
-        processes: command lines of the tree's processes, by their ids.
-        environments: their variables.
-        ports: TCP ports that they listened on.
+        samples: number of samples.
+        addresses: addresses that the processes listened on, UDP included.
+        strangers: `address:port command` for each address that is not loopback.
+        processes: command lines by process id.
+        environments: environment variables by process id.
+        ports: ports that the processes listened on.
     """
 
     samples: int = 0
@@ -35,7 +35,7 @@ class Listening:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an IPv4 or IPv6 address."""
+    """Whether an IPv4 or IPv6 address is a loopback address."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
@@ -43,7 +43,7 @@ def is_loopback(address: str) -> bool:
 
 @contextlib.contextmanager
 def watched(pid: int, on_port: Callable[[int], object] = id) -> Iterator[Listening]:
-    """Look again and again at a process and all below it, while entered, and tell each port at once."""
+    """Sample a process and its descendants within this context. `on_port` is called once for each new port."""
     seen, done = Listening(), threading.Event()
     thread = threading.Thread(target=_watch, args=(pid, seen, done, on_port))
     thread.start()
@@ -60,7 +60,7 @@ def _watch(pid: int, seen: Listening, done: threading.Event, on_port: Callable[[
             family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    command = " ".join(process.cmdline())  # another one after a forked process begins a program
+                    command = " ".join(process.cmdline())  # changes when a forked process executes a program
                     if command and seen.processes.get(process.pid) != command:
                         seen.processes[process.pid] = command
                         seen.environments[process.pid] = process.environ()

@@ -1,4 +1,4 @@
-"""One rank of a training as a process of its own, to be killed, stopped or hung."""
+"""One rank of a training as its own process, which tests kill, stop or hang."""
 
 import functools
 import sys
@@ -26,7 +26,8 @@ def hang_at(step_to_hang_at):
 def train_rank(config, step_to_hang_at, *, has_memory):
     """Train as the rank that the environment names (RANK, WORLD_SIZE, ...).
 
-    The process exits with 0 when the training is finished, with 75 when a signal stopped it. `step_to_hang_at` 0: none.
+    The process exits with 0 when the training is finished, and with 75 when a signal stopped it. At the step
+    `step_to_hang_at` it hangs; 0: never.
     """
     if step_to_hang_at:
         hang_at(step_to_hang_at)

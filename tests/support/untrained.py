@@ -1,4 +1,4 @@
-"""Models with random weights, made in a second: for tests that ask how, not what, a model predicts."""
+"""Models with random weights, made in a second, for tests that do not depend on what a model has learnt."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from support.runs import MINILM, make_encoder, small_config
 
 
 def untrained_export(folder: Path, names: list[str]) -> str:
-    """Write a model of labels with these names, over 4 clusters, to a folder inside `folder`; its path."""
+    """Export a model of labels with these names and 4 clusters to a folder inside `folder`. Returns its path."""
     tree = LabelTree(np.arange(len(names), dtype=np.int32), plan_splits(len(names), (4,)).offsets)
     parts = untrained_parts(folder / "run", make_encoder(folder / "encoder"), tree, names, shortlist_sizes=(2,))
     write_exported(str(folder / "exported"), parts)
@@ -28,7 +28,7 @@ def untrained_export(folder: Path, names: list[str]) -> str:
 def untrained_parts(
     output: Path, encoder: str, tree: LabelTree, names: list[str], *, candidates: str = "shortlist", **model: object
 ) -> Parts:
-    """A model of labels with these names over a tree; `model` are fields of the config's section."""
+    """A model of labels with these names over a tree. `model` are fields of the config's section."""
     levels = len(tree.level_sizes)
     config = small_config(
         output, encoder, tree={"level_sizes": tree.level_sizes[:-1]}, model={"dropouts": (0.0,) * levels, **model}

@@ -1,4 +1,4 @@
-"""The records of a Weights & Biases run that is kept offline: protobuf messages in LevelDB's log format."""
+"""Reads the records of an offline Weights & Biases run: protobuf messages in LevelDB's log format."""
 
 import json
 import struct
@@ -11,12 +11,12 @@ _WHOLE, _LAST = 1, 4
 
 
 def offline_runs(folder: Path) -> list[Path]:
-    """The files of the runs below the folder of WANDB_DIR, oldest first."""
+    """The files of the runs below `folder`, which is WANDB_DIR, oldest first."""
     return sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
-    """The messages `Record` of a file."""
+    """The `Record` messages of a file."""
     from wandb.proto import wandb_internal_pb2
 
     content, place, parts = file.read_bytes(), 7, b""
@@ -34,6 +34,6 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 def history(file: Path) -> list[dict[str, Any]]:
-    """What was logged, in order."""
+    """The logged values, in order."""
     rows = [record.history.item for record in wandb_records(file) if record.HasField("history")]
     return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row} for row in rows]

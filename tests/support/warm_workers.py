@@ -1,7 +1,7 @@
-"""Workers as copies of a process that has loaded the packages: in the tests, loading them takes longer than the work.
+"""Forks test workers from a process that has imported the packages, because the imports take longer than the work.
 
 `run_workers` starts a new interpreter for each worker. It does so in `tests/parallel/test_workers.py` and wherever a
-test starts a command. Where a test calls it in its own process, `_start` stands in for `cxml.parallel.workers._start`.
+test starts a command. Where a test calls it in its own process, `_start` replaces `cxml.parallel.workers._start`.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ LOADED = ["cxml.training", "transformers.models.bert.modeling_bert", "cxml.batch
 
 
 def can_copy() -> bool:
-    """Whether copies work: the driver of a GPU cannot be shared with them, and not every system has a fork server."""
+    """Whether forked workers work: they cannot share the driver of a GPU, and not every system has a fork server."""
     return not torch.accelerator.is_available() and "forkserver" in multiprocessing.get_all_start_methods()
 
 
 def use() -> None:
-    """From now on, `run_workers` and `LoggedProcess` of this process make copies where they work."""
+    """Make `run_workers` and `LoggedProcess` of this process fork their workers, where that works."""
     if can_copy():
         multiprocessing.get_context("forkserver").set_forkserver_preload(LOADED)
         workers._start = _start
 
 
 class LoggedProcess:
-    """A process that calls a function, with an interface like that of `subprocess.Popen`."""
+    """A process that calls a function, with the interface of `subprocess.Popen`."""
 
     def __init__(
         self, log: Path, environment: dict[str, str], target: Callable[..., object], *arguments: object
     ) -> None:
-        """Start it; what it says is appended to `log`, and all of its environment is `environment`."""
+        """Start the process. Its output is appended to `log`, and `environment` is its whole environment."""
         context: Any = multiprocessing.get_context("forkserver" if can_copy() else "spawn")
         self._process = context.Process(target=_call, args=(log, environment, target, arguments))
         self._process.start()
 
     def poll(self) -> int | None:
-        """Its exit code, minus the signal that ended it; None while it runs."""
+        """The exit code, negative for the signal that ended the process; None while it runs."""
         return self._process.exitcode
 
     def wait(self, seconds: float | None = None) -> int:
-        """Its exit code, when it has ended.
+        """Wait for the end of the process. Returns its exit code.
 
         Raises:
-            TimeoutError: it runs longer than this.
+            TimeoutError: the process runs longer than `seconds`.
         """
         self._process.join(seconds)
         if self._process.exitcode is None:
@@ -63,12 +63,12 @@ class LoggedProcess:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal if it still runs."""
+        """Send a signal to the process if it still runs."""
         if self.poll() is None:
             os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to the process."""
         self._process.kill()
 
 
@@ -95,13 +95,13 @@ def _start(
 def _run(
     work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str], outcome: Connection
 ) -> None:
-    os.environ.clear()  # it is that of the first test; `run_worker` fills it
+    os.environ.clear()  # the fork server has the first test's; `run_worker` fills it
     worker.end_with_parent = _end_with_parent
     worker.run_worker(work, arguments, environment, outcome)
 
 
 def _end_with_parent() -> None:
-    """The kernel knows the server as this process's parent, and not the process that asked for it."""
+    """End with the process that asked for this one: to the kernel, the fork server is the parent."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=operating_system._die_after, args=(parent.sentinel,), daemon=True).start()

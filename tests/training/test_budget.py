@@ -1,4 +1,7 @@
-"""Planning in a time budget: pure functions given their speeds, and runs by a clock that the test moves."""
+"""Trainings in a time budget: planned steps fit, and the schedule always runs to its end.
+
+Oracles: the planned seconds added up step by step (hypothesis), and runs by a clock that the test moves.
+"""
 
 import dataclasses
 import itertools
@@ -123,7 +126,7 @@ def test_the_schedule_of_a_part_of_an_epoch_has_all_its_phases():
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400)])
-def test_durations(text, seconds):
+def test_a_duration_in_words_has_its_seconds(text, seconds):
     assert parse_duration("train.budget", text) == seconds
 
 
@@ -133,7 +136,7 @@ def test_what_is_no_duration_is_refused(text):
         parse_duration("train.budget", text)
 
 
-def test_what_more_time_buys_is_told_as_far_as_it_is_known():
+def test_the_worth_of_more_time_is_stated_as_far_as_it_is_known():
     assert "changes nothing" in worth_of_more(True, [], "P@1")
     assert "not known" in worth_of_more(False, [(1, 50.0)], "P@1")
     assert "gain more" in worth_of_more(False, [(1, 50.0), (2, 60.0)], "P@1")
@@ -293,7 +296,7 @@ def test_the_option_budget_is_that_field_and_a_bad_one_is_refused(base, tmp_path
     assert "train.budget" in capsys.readouterr().err
 
 
-def test_what_earlier_starts_have_used_counts(tmp_path):
+def test_the_seconds_of_earlier_starts_count_as_used(tmp_path):
     BudgetClock(40.0, time.monotonic() - 5).keep(str(tmp_path))
     assert BudgetClock.of(str(tmp_path), time.monotonic()).used >= 45
 

@@ -1,6 +1,6 @@
-"""The scripts for a real card are whole: on the pretended accelerator they run through, where packages are missing too.
+"""The scripts for a real GPU run through on the fake accelerator, also without optional packages.
 
-A package is missing here when a finder of modules is made blind to it.
+A package counts as missing when the finder of modules does not see it. Oracle: the figures that the scripts must print.
 """
 
 import json
@@ -69,7 +69,7 @@ def test_every_stage_of_a_whole_training_is_measured_without_deepspeed_ray_and_s
     rows = ("fp8, SGD", "bf16, SGD", "bf16, AdamW, one second moment per row", "fp32, AdamW")
     for case in (f"{own}{ending}" for own in rows for ending in (", recomputed", "")):
         memory = figures.pop(f"{case}: peak memory")
-        assert memory["figure"] is None  # of which the pretended accelerator keeps no count
+        assert memory["figure"] is None  # the fake accelerator does not count memory
         assert memory["beside"]["plan"] > 0
         assert figures[f"{case}: an epoch of 1,717,899 texts would take"]["beside"]["texts/s"] > 0
     for case in rows[1:3]:

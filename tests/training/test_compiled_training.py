@@ -1,4 +1,7 @@
-"""A training whose encoder is compiled takes the steps of one that is not, and goes on from a checkpoint bit by bit."""
+"""A training with a compiled encoder takes the steps of one without, and resumes bit for bit.
+
+Oracle: the same training without the compiler.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""What a step costs an accelerator and its host: no waits, no copies, few launches."""
+"""A training step makes an accelerator's host wait for nothing, copies little, and launches few kernels.
+
+Oracle: the counts of the fake accelerator of `benchmarks/support`, against limits and against the plan.
+"""
 
 import json
 import os
@@ -66,7 +69,7 @@ def found():
 
 
 def count(hidden, *cases):
-    """What the benchmark counts without a package, in a process of its own: the pretended device stays registered."""
+    """Counts of the benchmark without a package, in a process of its own, since the fake device stays registered."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, hidden, *cases],

@@ -1,4 +1,7 @@
-"""Training whose numbers overflow stops at that step, on all ranks, before rows, checkpoints or models hold them."""
+"""A training whose numbers overflow stops at that step on all ranks; no row, checkpoint or model holds such numbers.
+
+Oracle: the rows before the step, bit for bit, and the tensors of every saved file.
+"""
 
 import copy
 import dataclasses

@@ -1,4 +1,7 @@
-"""The best epoch by validation texts becomes the model, killed or not; a final fit learns all texts for as long."""
+"""Model selection: the best epoch on the validation texts becomes the model; a final fit trains on all texts.
+
+Oracles: a run that ends with that epoch, a run on all texts for as many epochs, and runs without a stop.
+"""
 
 import dataclasses
 import json

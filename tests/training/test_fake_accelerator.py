@@ -1,4 +1,7 @@
-"""The pretended accelerator of the benchmarks sees each cost once, and computes as the host does."""
+"""The fake accelerator of the benchmarks counts each cost once and computes as the host does.
+
+Oracles: a hand-written table of what each call costs on a GPU, and the same training on the CPU.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The operations of a step against those that PyTorch counts while the model runs."""
+"""The operations of a training step, and the utilisation that follows from them.
+
+Oracles: PyTorch's `FlopCounterMode`, and the peaks that NVIDIA publishes.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""What a process has freed goes back to the system."""
+"""Memory that a process has freed returns to the system.
+
+Oracle: the resident memory that the kernel reports.
+"""
 
 import gc
 import sys

@@ -1,4 +1,7 @@
-"""The guard against processes that hang, in processes of their own, which it ends."""
+"""The hang guard ends a process whose step hangs, and no process that may take its time.
+
+Oracle: real processes, their exit codes and stack traces.
+"""
 
 import subprocess
 import sys

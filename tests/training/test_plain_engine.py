@@ -1,4 +1,7 @@
-"""Where DeepSpeed is not installed, training gives the same model, and either goes on from what the other saved."""
+"""Training without DeepSpeed gives the same model, and each engine resumes what the other saved.
+
+Oracle: the same training with DeepSpeed.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""`train.precision: auto`: every process computes in the same number format, and a run keeps the one it began in."""
+"""`train.precision: auto`: all processes compute in the same number format, and a run keeps the one it started in.
+
+Oracles: processes that claim different machines, and the processor's features as Linux lists them.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -115,7 +118,7 @@ def test_a_processor_computes_fast_in_bf16_if_it_has_amx_or_is_amd_s_with_instru
     (True, True, "GenuineIntel", "bf16"), (False, True, "GenuineIntel", "fp32"), (False, True, "AuthenticAMD", "bf16"),
     (False, False, "AuthenticAMD", "fp32"), (False, True, "", "fp32"),
 ])  # fmt: skip
-def test_processors_that_this_machine_does_not_have(monkeypatch, amx, avx512, vendor, expected):
+def test_processors_with_other_features_have_their_fast_precision(monkeypatch, amx, avx512, vendor, expected):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr("cxml.operating_system.processor_vendor", lambda: vendor)

@@ -1,4 +1,7 @@
-"""The memory that the plan says a training step takes, against that of the real step."""
+"""The memory of a training step that the plan states.
+
+Oracle: the memory of the real step, counted tensor by tensor by `benchmarks/memory.py`.
+"""
 
 import json
 import os

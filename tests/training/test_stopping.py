@@ -1,4 +1,7 @@
-"""Trainings that are stopped from outside: Ctrl-C, signals at an epoch's end, a killed command, a refused resume."""
+"""Trainings stopped from outside: Ctrl-C, signals at the end of an epoch, a killed command, a refused resume.
+
+Oracles: a run without a stop, exit codes, and the process table.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,7 @@
-"""A run whose steps have a budget of tokens takes the same steps on any number of processes, and after a stop."""
+"""A run with a token budget takes the same steps on one process and on two, and after a stop.
+
+Oracles: the run on one process without a stop, and the padding computed from the step order.
+"""
 
 import json
 from pathlib import Path

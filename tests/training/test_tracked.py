@@ -1,4 +1,7 @@
-"""Runs in MLflow and Weights & Biases, written and read back by the real libraries, without a network."""
+"""Runs in MLflow and Weights & Biases: every record once, the right status, and no credentials.
+
+The real libraries write and read the runs, without a network. Oracle: the run's own `metrics.jsonl`.
+"""
 
 import dataclasses
 import json

@@ -1,3 +1,8 @@
+"""The JSON-lines and TensorBoard trackers write every record, and a damaged line ends the records that a resume keeps.
+
+Oracles: hand-written records, and TensorBoard's own reader.
+"""
+
 import dataclasses
 import json
 

@@ -1,4 +1,7 @@
-"""A step that does not count changes no level of clusters, wherever its fault is, and no loss of the record."""
+"""A step that does not count changes no cluster level, wherever its fault is, and no recorded loss.
+
+Oracle: the rows before the step, bit for bit, and the losses of the steps that count.
+"""
 
 import copy
 

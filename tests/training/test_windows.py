@@ -1,4 +1,7 @@
-"""Runs on texts in windows: on one process and on two, from their data to a saved, exported and served model."""
+"""Runs on texts cut into windows, on one process and on two: training, saved and exported models, plans.
+
+Oracles: one process against two, features computed window by window, and the run's own evaluation.
+"""
 
 import dataclasses
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""The place, engine and fingerprint of the label tree follow from the config.
+
+Oracle: a hand-written list of the fields that change the tree and of those that do not.
+"""
+
 import dataclasses
 import sys
 

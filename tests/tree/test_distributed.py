@@ -1,4 +1,7 @@
-"""The tree on real Ray workers: bit for bit that of one process, also when workers are killed or a build goes on."""
+"""The tree built by real Ray workers is bit for bit that of one process, also after kills and restarts.
+
+Oracle: the tree that one process builds.
+"""
 
 import contextlib
 import signal

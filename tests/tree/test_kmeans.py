@@ -1,3 +1,8 @@
+"""Balanced hierarchical k-means: level sizes, determinism over threads, planted clusters, degenerate inputs.
+
+Oracles: planted clusters, the same build on other threads and without folded columns (hypothesis draws features).
+"""
+
 import subprocess
 import sys
 

@@ -1,3 +1,8 @@
+"""Selection of the k-th largest key and the order of keys as bits.
+
+Oracle: `numpy.sort` and comparisons of the floats (hypothesis).
+"""
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,3 +1,8 @@
+"""PIFA features of labels.
+
+Oracle: a dense product in float64 (hypothesis).
+"""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,3 +1,8 @@
+"""Random walks over the label graph and the features that they smooth.
+
+Oracles: the walk written out in Python's integers (hypothesis), its stationary distribution, and a dense product.
+"""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,3 +1,8 @@
+"""The label tree: its arrays agree, it saves and loads unchanged, and damaged files are refused.
+
+Oracles: a hand-written tree, and clusters drawn by hypothesis.
+"""
+
 import hashlib
 import json
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""Features of label names.
+
+Oracles: scikit-learn's counts with the formula of tf-idf, and `transformers` for the encoder's embeddings.
+"""
+
 import numpy as np
 import pytest
 from scipy import sparse

@@ -1,3 +1,8 @@
+"""Label features built in parts equal those built at once; parts are balanced and restartable.
+
+Oracle: the same features in one process.
+"""
+
 from itertools import pairwise
 
 import numpy as np

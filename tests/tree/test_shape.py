@@ -1,3 +1,8 @@
+"""The plan of splits: every node has children, siblings have equal sizes, splits cut at cluster bounds.
+
+Oracles: the definition of each property (hypothesis), and exact fractions for the division of children.
+"""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,3 +1,8 @@
+"""Balanced 2-means splits of one node.
+
+Oracle: 2-means in float64 with every centroid computed from scratch.
+"""
+
 import numpy as np
 import pytest
 from scipy import sparse

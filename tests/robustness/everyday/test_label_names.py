@@ -1,4 +1,7 @@
-"""Names of labels stay what they are in the file; what cannot be names is refused with its line, or warned about."""
+"""Label names are read unchanged; what cannot be a name is refused with its line, or warned about.
+
+Oracle: the names that were written, in every raw format.
+"""
 
 import csv
 import io

@@ -1,4 +1,7 @@
-"""Every command without each optional package that it may need: exit code 2 and the `pip install`, no traceback."""
+"""Each command without an optional package exits with code 2 and names the extra to install, without a traceback.
+
+Oracles: real commands in processes that cannot import the package, and pyproject.toml's table of extras.
+"""
 
 import dataclasses
 import importlib.metadata

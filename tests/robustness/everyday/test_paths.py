@@ -1,4 +1,7 @@
-"""Paths that hold characters with a meaning elsewhere: each names itself, on every kind of store."""
+"""Paths with special characters name exactly one file or folder, on every kind of store.
+
+Oracle: the files that were written, listed again, with neighbours that a pattern would match.
+"""
 
 import hashlib
 import http.server

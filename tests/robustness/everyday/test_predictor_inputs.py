@@ -1,4 +1,7 @@
-"""What users hand to a `Predictor`: every flat sequence of strings works, all else is refused with its position."""
+"""Inputs of `Predictor` and `cxml.predict`: any flat sequence of strings works; all else is refused by position.
+
+Oracle: the predictions for a plain list.
+"""
 
 import enum
 import json

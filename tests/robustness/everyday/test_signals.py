@@ -1,4 +1,7 @@
-"""SIGTERM and SIGUSR1, which schedulers send before they kill, while a command works without processes of its own."""
+"""SIGTERM and SIGUSR1 end a command that runs without worker processes: one line of advice, no lock or file left.
+
+Oracle: real commands, their exit codes and the folders that they leave.
+"""
 
 import contextlib
 import signal

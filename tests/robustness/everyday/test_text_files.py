@@ -1,4 +1,7 @@
-"""Text files as people and programs write them: read as meant, or refused with file and line; whatever the locale."""
+"""Text files as people and programs write them are read as meant, or refused with file and line, in every locale.
+
+Oracle: the texts, labels and names that were written.
+"""
 
 import json
 import os
@@ -52,7 +55,7 @@ def test_ends_of_lines_blank_last_lines_and_byte_order_marks_do_not_matter(tmp_p
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_nor_do_they_in_files_to_predict(tmp_path, form, ending):
+def test_ends_of_lines_do_not_matter_in_files_to_predict(tmp_path, form, ending):
     between, last = ENDINGS[ending]
     file = tmp_path / f"texts.{form}"
     file.write_bytes((between.join(LINES[form]) + last).encode())

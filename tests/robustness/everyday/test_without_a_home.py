@@ -1,4 +1,7 @@
-"""Users without a writable home: everything works; what others could have planted is not run."""
+"""Users without a writable home folder: everything works, and code that others could have planted is not loaded.
+
+Oracle: real processes of other users in empty environments.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""Checkpoints and models that lie with fitting checksums."""
+"""Checkpoints and models with false contents and matching checksums are refused.
+
+Oracle: a real checkpoint and model with one change at a time.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Exports that lie with fitting checksums, and mapped files that change while they are used."""
+"""Exports with false contents and matching checksums are refused, and mapped files that change are noticed.
+
+Oracle: the predictions of the unchanged export.
+"""
 
 import json
 import os

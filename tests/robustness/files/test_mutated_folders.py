@@ -1,4 +1,7 @@
-"""Whatever happens to a folder, the outcome is the same result or one of our errors: no crash, no hang, no bomb."""
+"""Any mutation of a folder leads to the same result or to an error of cxml: no crash, no hang, no memory blow-up.
+
+Oracle: the result of the folder before the mutation, each use in a process with bounds.
+"""
 
 import collections
 import json

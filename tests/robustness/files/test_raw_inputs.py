@@ -1,4 +1,8 @@
-"""Raw files that lie or blow up: each is refused by name, or read in bounded memory and time."""
+"""Raw files that lie or blow up are refused by name, or read in bounded memory and time.
+
+Each file is read in a process with a limit on memory and time. Oracle: for each file, the message or the contents that
+it must give.
+"""
 
 import bz2
 import gzip

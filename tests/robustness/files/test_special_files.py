@@ -1,4 +1,7 @@
-"""Every file of a tree, checkpoint, model and export is a regular one inside its folder; others are not opened."""
+"""Only regular files inside the folder of a tree, checkpoint, model or export are opened; links and pipes are refused.
+
+Oracle: real folders in which one file is replaced.
+"""
 
 import os
 import shutil

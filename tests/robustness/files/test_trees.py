@@ -1,4 +1,7 @@
-"""Trees that lie with fitting checksums, or whose manifest was changed."""
+"""Trees with false contents and matching checksums, or with a changed manifest, are refused.
+
+Oracle: a real tree with one change at a time.
+"""
 
 import json
 import shutil

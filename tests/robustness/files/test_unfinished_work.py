@@ -1,4 +1,7 @@
-"""What a stopped preparation or tree build left is used as it was written, or refused by the name of the file."""
+"""What an interrupted preparation or tree build left is used as it was written, or refused by file name.
+
+Oracle: the values that were written, and the work before it was damaged.
+"""
 
 import hashlib
 import json
@@ -95,11 +98,24 @@ def unfinished(request, tmp_path):
     return tmp_path / "work", read
 
 
-def test_unfinished_work_is_read_as_it_was_written(unfinished):
-    folder, read = unfinished
-    found = read(folder)
-    assert found
-    assert read(folder) == found
+def test_an_unfinished_preparation_is_read_as_it_was_written(tmp_path):
+    begin_preparation(tmp_path)
+    counts, skipped, labels, terms, idf, *splits = read_preparation(tmp_path)
+    assert (counts, skipped) == ({"train": 2, "test": 2}, {"train": {}, "test": {}})
+    assert (labels.file, labels.rows) == ("labels.arrow", NUM_LABELS)
+    assert (terms, idf) == (["a"], [1])
+    block = [[5, 6, 7], [0, 2, 3], [0, 2, 1], [0, 2, 3], [0, 1, 1], [0, 2, 3], ["a", "b"], [1, 2, 1], ["a b", "b"]]
+    term_counts = [{"term": "a", "count": 1, "documents": 1}, {"term": "b", "count": 3, "documents": 2}]
+    label_counts = [[0, 1, 2], [1, 1, 1]]
+    assert splits == 2 * [{}, *block, term_counts, *label_counts]
+
+
+def test_an_unfinished_tree_is_read_as_it_was_written(tmp_path):
+    begin_tree(tmp_path)
+    order, left, parts = read_tree(tmp_path)
+    assert order == [1, 3, 0, 2]  # the branch sorts the left half of the split again
+    assert left == [[2, 3, 4]]
+    assert parts == [np.eye(3, NUM_FEATURES).tolist()]
 
 
 def result_or_refusal(read, folder):

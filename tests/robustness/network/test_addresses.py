@@ -1,4 +1,7 @@
-"""Which addresses a server may listen on without a token, and which hosts it then answers to."""
+"""The addresses that a server may listen on without a token, and the host names that it then answers.
+
+Oracle: real sockets and requests.
+"""
 
 import socket
 

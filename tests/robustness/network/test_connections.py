@@ -1,4 +1,7 @@
-"""Connections of clients that are slow, greedy or broken, to the HTTP server alone: no model is needed for them."""
+"""The HTTP server under slow, greedy and broken clients. No model is needed.
+
+Oracle: raw sockets, and a good request that must be answered at the same time.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""No command listens on anything but loopback, whatever it starts; nothing that strangers send is unpickled."""
+"""Every command listens on loopback only, whatever it starts, and unpickles nothing that strangers send.
+
+Oracle: the sockets that the operating system lists while the real commands run.
+"""
 
 import json
 import os

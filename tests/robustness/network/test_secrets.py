@@ -1,4 +1,7 @@
-"""Credentials inside URLs open them and are shown nowhere."""
+"""Credentials in URLs open the URLs and appear in no error, log, config or file.
+
+Oracles: a real web server that demands them, and a search for them in everything that was written.
+"""
 
 import base64
 import http.server
@@ -132,7 +135,13 @@ def test_a_url_with_credentials_opens(web, tmp_path):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def test_a_masked_url_opens_with_the_user_that_this_process_knows(web, tmp_path, monkeypatch):
+def test_a_masked_url_opens_with_the_user_that_this_process_knows(web, tmp_path):
+    (tmp_path / "x.txt").write_text("content")
+    urls.learn(f"http://{USER}:{PASSWORD}@{web}/y.txt")
+    assert storage.read_bytes(f"http://***@{web}/x.txt?token={TOKEN}") == b"content"
+
+
+def test_unmasking_puts_in_a_known_user_and_drops_what_is_not_known():
     assert urls.unmasked("ftp://***@nobody/x") == "ftp://nobody/x"
     urls.learn("ftp://u:p@somebody/x")
     assert urls.unmasked("ftp://***@somebody/y") == "ftp://u:p@somebody/y"
