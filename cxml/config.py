@@ -115,6 +115,13 @@ class SourceConfig:
     """Column of a key that no two texts of a split may share; empty: none (`jsonl`, `csv`, `parquet`)."""
     label_separator: str = ","
     """What separates labels where a column holds them as one string (`jsonl`, `csv`, `parquet`, `table`)."""
+    labels_file: str = setting("auto", "none")
+    """File with a title and perhaps a description of each label, by its name in the texts: columns `id`, `name` and
+    `description` (TSV, CSV, JSON lines or Parquet; docs/formats.md). A path or fsspec URL; `auto`: labels.tsv,
+    label_names.csv or its like in the folder `path`, if there is one; empty: none. Not for `icd10cm`."""
+    unseen_labels: bool = setting(False, since_files=True)
+    """Labels of the labels file that no text has are labels too. Only their titles can predict them (evidence.names).
+    Not where another file lists the labels, such as labels.txt or a label matrix."""
     chapters: tuple[str, ...] = ()
     """ICD-10-CM chapters to keep, by number 1 to 22; empty keeps all (`icd10cm` only)."""
     test_fraction: float = 0.2
@@ -141,6 +148,14 @@ class SourceConfig:
             not self.label_ids or self.kind in ("jsonl", "csv", "parquet", "table"),
             "data.source.label_ids", self.label_ids,
             f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
+        )  # fmt: skip
+        _require(
+            self.kind != "icd10cm" or self.labels_file in ("auto", ""), "data.source.labels_file", self.labels_file,
+            "cannot be used with data.source.kind icd10cm", "Leave it out: the code book names its codes.",
+        )  # fmt: skip
+        _require(
+            not self.unseen_labels or bool(self.labels_file), "data.source.unseen_labels", self.unseen_labels,
+            "needs a labels file", "Name it: data.source.labels_file.",
         )  # fmt: skip
         for chapter in self.chapters:
             known = re.fullmatch("0*[0-9]{1,2}", chapter, re.ASCII) and 1 <= int(chapter) <= 22

@@ -177,7 +177,7 @@ def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes 
         For each request the text of a `Prediction`, or the error that it leads to by itself.
     """
     try:
-        return [to_json({"predictions": labels}) for labels in _predict_together(predictor, asked)]
+        return [to_json({"predictions": labels}, exclude_none=True) for labels in _predict_together(predictor, asked)]
     except Exception as error:
         if len(asked) > 1:
             return [answer for one in asked for answer in answer_together(predictor, [one])]

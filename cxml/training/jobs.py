@@ -39,6 +39,7 @@ from cxml.data import (
     data_url,
     few_lengths,
     read_labels,
+    read_shown_labels,
     validation_texts,
     window_rule,
     with_names,
@@ -477,7 +478,7 @@ def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> lis
     rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
     if best is None or not len(rows):
         return []
-    names, _ = read_labels(data_url(config))
+    names = read_shown_labels(data_url(config))
     _, labels = dataset.gather(rows)
     return [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +13,14 @@ from cxml.data import concatenate
 from cxml.data_tools.formats import icd10cm
 from cxml.data_tools.formats.cleaning import Cleaner
 from cxml.data_tools.formats.columns import CsvReader, JsonlReader, ParquetReader
+from cxml.data_tools.formats.labels_file import find_labels_file
 from cxml.data_tools.formats.lf import LfReader
 from cxml.data_tools.formats.lightxml import LightxmlReader
 from cxml.data_tools.formats.pecos import open_pecos
 from cxml.data_tools.formats.raw import RawDataset, RawSplit
 from cxml.data_tools.formats.reader import Reader
 from cxml.data_tools.formats.table import TableReader
+from cxml.data_tools.formats.titled import TitledReader
 from cxml.data_tools.formats.xmc import open_xmc
 from cxml.errors import DataError
 
@@ -34,14 +37,16 @@ _OPEN = {
 }
 
 
-def open_source(source: SourceConfig) -> Reader:
-    """The reader of the raw data.
+def open_source(source: SourceConfig) -> TitledReader:
+    """The reader of the raw data and of the labels file, if there is one.
 
     Raises:
-        DataError: a file is missing.
-        ConfigError: a package that the source needs is not installed.
+        DataError: a file is missing, or it is not clear what one holds.
+        ConfigError: a package that the source needs is not installed, or labels of no text cannot be had.
     """
-    return _OPEN[source.kind](source)
+    labels_file = find_labels_file(source)
+    found = source if labels_file is None else dataclasses.replace(source, labels_file=labels_file)
+    return TitledReader(_OPEN[source.kind](found), source, labels_file)
 
 
 def source_facts(source: SourceConfig) -> dict[str, Any]:
@@ -58,7 +63,8 @@ def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "ref
     """
     reader = open_source(source)
     names = list(reader.label_names())
-    return RawDataset({split: _read_split(reader, split, len(names), on_error) for split in reader.splits}, names)
+    splits = {split: _read_split(reader, split, len(names), on_error) for split in reader.splits}
+    return RawDataset(splits, names, reader.label_titles())
 
 
 def _read_split(reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"]) -> RawSplit:
