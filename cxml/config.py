@@ -228,7 +228,7 @@ class TreeConfig:
     """Labels of more train texts than this stay out of all walks and keep their features; 0: no limit."""
     name_features: Literal["none", "tfidf", "encoder"] = "none"
     """Features of the labels' names, set beside those of their texts: tf-idf of the names' words, or embeddings by
-    model.encoder as it comes (the mean over tokens of its last layer)."""
+    model.encoder as it comes (the mean over tokens of its last layer). With a labels file, of titles and descriptions."""
     name_weight: float = 0.5
     """Weight of the name features, where those of the texts have 1; above 0."""
     max_iterations: int = 20
@@ -477,8 +477,8 @@ class TrainConfig:
     """Largest global gradient norm; 0 turns clipping off."""
     name_texts: str = setting("", choosable=True)
     """Train on the labels' names too, each as one more text of its label: a regular expression whose first group is the
-    part of a name to take, such as (.+) for all of it; underscores become spaces. Empty: no. Not where names are the
-    very texts of the test split."""
+    part of a name to take, such as (.+) for all of it; underscores become spaces. With a labels file, of the title, and
+    the description follows. Empty: no. Not where names are the very texts of the test split."""
     bucket_by_length: bool = setting(False, choosable=True)
     """Put texts of similar length into a batch: less padding, as many tokens in every batch, but not as many texts."""
     validation_fraction: float = setting(0.0, since_files=True)
@@ -571,7 +571,8 @@ class EvidenceConfig:
     two bytes per number of a text's feature. Needs faiss: pip install 'cxml[neighbours]'."""
     names: bool = False
     """Also propose the labels whose names are nearest to a text by what the model has learnt: labels without a single
-    train text can be predicted. train.name_texts says which part of a name to take; empty: all of it. Needs faiss."""
+    train text can be predicted. train.name_texts says which part of a name to take; empty: all of it. With a labels
+    file (data.source.labels_file), titles and descriptions stand for names. Needs faiss."""
 
     @property
     def sources(self) -> tuple[str, ...]:
