@@ -228,7 +228,8 @@ class TreeConfig:
     """Labels of more train texts than this stay out of all walks and keep their features; 0: no limit."""
     name_features: Literal["none", "tfidf", "encoder"] = "none"
     """Features of the labels' names, set beside those of their texts: tf-idf of the names' words, or embeddings by
-    model.encoder as it comes (the mean over tokens of its last layer). With a labels file, of titles and descriptions."""
+    model.encoder as it comes (the mean over tokens of its last layer). With a labels file, of titles and
+    descriptions."""
     name_weight: float = 0.5
     """Weight of the name features, where those of the texts have 1; above 0."""
     max_iterations: int = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,8 @@ def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[Expla
     for i in range(len(chunk.texts)):
         labels = [as_values(label) for label in (predictions[i] if explained is None else explained[i])]
         key = {"id": chunk.keys[i]} if chunk.keys else {}
-        lines.append(json.dumps({"row": chunk.first + i, **key, "labels": labels}, ensure_ascii=False) + "\n")
+        row = {"row": chunk.first + i, **key, "labels": labels}
+        lines.append(json.dumps(row, ensure_ascii=False, default=asdict) + "\n")  # the clusters of a path
     return "".join(lines).encode()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,5 +81,5 @@ class ExplainedLabel:
 
 
 def as_values(label: NamedLabel | ExplainedLabel) -> dict[str, Any]:
-    """The fields of a label by name, as they are written; without a title where labels have none."""
-    return {name: value for name, value in asdict(label).items() if value is not None}
+    """The fields of a label by name, to be written as JSON; without a title where labels have none."""
+    return {name: value for name, value in vars(label).items() if value is not None}
