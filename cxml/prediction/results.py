@@ -42,7 +42,7 @@ class Predictions:
         """The labels of one text."""
         pairs = zip(self.labels[row].tolist(), self.scores[row].tolist(), strict=True)
         return [
-            NamedLabel(label, str(self.names[label]), score, self.titles[label] if self.titles else None)
+            NamedLabel(label, str(self.names[label]), score, str(self.titles[label]) if self.titles else None)
             for label, score in pairs
             if label >= 0
         ]
