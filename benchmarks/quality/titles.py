@@ -145,8 +145,8 @@ def report(found: dict[str, np.ndarray], chance: float) -> None:
     """Print the table and the closing line: [halvings, METRICS] of each way; `chance` is the recall of any labels."""
     table = Table("", *METRICS)
     for way, rows in found.items():
-        cells = zip(rows.mean(0), rows.std(0), strict=True)
-        table.add_row(way, *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in cells))
+        spreads = [f" ± {spread:.2f}" if len(rows) > 1 else "" for spread in rows.std(0)]
+        table.add_row(way, *(f"{mean:.2f}{spread}" for mean, spread in zip(rows.mean(0), spreads, strict=True)))
     Console(width=120).print(table)
     names, titles = (float(found[way][:, -1].mean()) for way in ("nearest names", SHOWN["names"]))
     print_closing_line("nearest titles", titles, "zero-shot recall@5, %", max(names, chance), goal=1.0)

@@ -167,11 +167,9 @@ def test_the_log_names_the_columns_and_the_labels_that_no_text_has(tmp_path, cap
 
 @pytest.mark.parametrize("columns", [
     ("id", "name"), ("label_id", "title"), ("label", "name"), ("id", "label"), ("concept", "name"),
-    ("code", "description"), ("Label ID", "Label Name"), ("key", "meaning in words") ,
+    ("code", "description"), ("Label ID", "Label Name"), ("key", "term"),
 ])  # fmt: skip
 def test_columns_with_usual_names_are_found(tmp_path, columns):
-    if columns == ("key", "meaning in words"):
-        columns = ("key", "term")
     file = write_labels(tmp_path / "labels.tsv", ENTRIES, columns)
     assert {name: entry.title for name, entry in read_labels_file(str(file)).items()} == {
         name: entry[0] for name, entry in ENTRIES.items()
@@ -179,10 +177,12 @@ def test_columns_with_usual_names_are_found(tmp_path, columns):
 
 
 @pytest.mark.parametrize("width", [2, 3])
-def test_a_file_without_column_names_has_them_in_order(tmp_path, width):
+def test_a_file_without_column_names_has_them_in_order(tmp_path, width, caplog):
+    caplog.set_level(logging.INFO)
     rows = [(name, *entry)[:width] for name, entry in ENTRIES.items()]
     (tmp_path / "labels.tsv").write_text(delimited(rows, "\t"), encoding="utf-8")
     found = read_labels_file(str(tmp_path / "labels.tsv"))
+    assert f"so they are {', '.join(('id', 'name', 'description')[:width])}" in caplog.text
     expected = {name: (title, text if width == 3 else "") for name, (title, text) in ENTRIES.items()}
     assert {name: (entry.title, entry.description) for name, entry in found.items()} == expected
 

@@ -60,6 +60,14 @@ class _Columns:
     unnamed: tuple[str, ...] = ()
 
     @property
+    def told(self) -> str:
+        """What is taken for what, for people."""
+        if self.unnamed:
+            return f"its first line names no columns, so they are {', '.join(self.unnamed)}"
+        described = f", descriptions in {self.description!r}" if self.description else ""
+        return f"ids are in the column {self.id!r}, titles in {self.title!r}{described}"
+
+    @property
     def read(self) -> dict[str, str]:
         """The columns to read, each with the setting that names the file."""
         return {name: FIELD for name in (self.id, self.title, self.description) if name is not None}
@@ -122,11 +130,7 @@ def read_labels_file(url: str) -> dict[str, LabelEntry]:
         DataError: a row has no id or no title, or an id stands there twice; names the line.
     """
     columns = _columns_of(url)
-    described = f", descriptions in {columns.description!r}" if columns.description else ""
-    header = "it has no line of column names; " if columns.unnamed else ""
-    _log.info(
-        "Labels file %s: %sids are in the column %r, titles in %r%s", url, header, columns.id, columns.title, described
-    )
+    _log.info("Labels file %s: %s", url, columns.told)
     entries: dict[str, LabelEntry] = {}
     line_of: dict[str, int] = {}
     for line, row in _rows(url, columns):
