@@ -3,11 +3,12 @@
     python benchmarks/shortlist_kernels.py [--quick] [--labels 100000] [--texts 32 128 512] [--power 0 1 2]
 
 Both ways compute the loss, the gradient of the features and the gradients of the rows for a batch of texts that want
-1,000 labels each, in leaves of eight. Leaves are drawn uniformly or by a power law (leaf c with weight (c + 50)^-power,
-so that texts share many). The first way is `cxml.optim.row_kernels.train_groups`, which visits each row
-once for all of its pairs. The second gathers the union's rows in chunks, multiplies all texts by all of them with torch, and masks the pairs that
-no text asked for. Nothing is updated. The table shows medians of CPU time over alternating runs on one thread. The last
-line is JSON: the first way against the second where labels are drawn most uniformly, with the fewest texts.
+1,000 labels each, in leaves of eight. Leaves are drawn uniformly or by a power law (leaf c with weight (c +
+50)^-power, so that texts share many). The first way is `cxml.optim.row_kernels.train_groups`, which visits each row
+once for all of its pairs. The second gathers the union's rows in chunks, multiplies all texts by all of them with
+torch, and masks the pairs that no text asked for. Nothing is updated. The table shows medians of CPU time over
+alternating runs on one thread. The last line is JSON: the first way against the second where labels are drawn most
+uniformly, with the fewest texts.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from cxml.tree.build import tree_settings
 EFFECTS = {
     SourceConfig: {
         "result": "kind path text_column labels_column label_ids id_column label_separator chapters test_fraction "
-        "split_seed"
+        "split_seed unseen_labels",
+        "none": "labels_file",
     },
     DataConfig: {
         "result": "source on_error max_length shard_rows keep_text tfidf_max_features",

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from cxml.data import lengths_to_offsets
 from cxml.formats import TextChunk
-from cxml.prediction import ExplainedLabel, Predictions, scores_as_npz
+from cxml.prediction import ExplainedLabel, Predictions, as_values, scores_as_npz
 
 OutputFormat = Literal["jsonl", "parquet", "npz"]
 
@@ -20,18 +20,23 @@ OutputFormat = Literal["jsonl", "parquet", "npz"]
 def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:
     """A line per text: `row`, `id` where there are keys, and `labels` with `label`, `name` and `score`, best first.
 
-    Explained labels also have `probability` and `path`.
+    Labels also have a `title` where the training data had a labels file, and `probability` and `path` where they are
+    explained.
     """
     lines = []
     for i in range(len(chunk.texts)):
-        labels = [asdict(label) for label in (predictions[i] if explained is None else explained[i])]
+        labels = [as_values(label) for label in (predictions[i] if explained is None else explained[i])]
         key = {"id": chunk.keys[i]} if chunk.keys else {}
-        lines.append(json.dumps({"row": chunk.first + i, **key, "labels": labels}, ensure_ascii=False) + "\n")
+        row = {"row": chunk.first + i, **key, "labels": labels}
+        lines.append(json.dumps(row, ensure_ascii=False, default=asdict) + "\n")  # the clusters of a path
     return "".join(lines).encode()
 
 
 def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
-    """Columns `row`, `id` where there are keys, and the lists `labels`, `names` and `scores`, best first."""
+    """Columns `row`, `id` where there are keys, and the lists `labels`, `names` and `scores`, best first.
+
+    And the list `titles` where the training data had a labels file.
+    """
     found = predictions.labels >= 0
     offsets = pa.array(lengths_to_offsets(found.sum(1)).astype(np.int32))
     labels = predictions.labels[found]
@@ -39,11 +44,12 @@ def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[Exp
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(chunk.first, chunk.first + len(chunk.texts)))}
     if chunk.keys:
         columns["id"] = pa.array(chunk.keys, pa.large_string())
-    for name, values in (
-        ("labels", pa.array(labels)),
-        ("names", names),
-        ("scores", pa.array(predictions.scores[found])),
-    ):
+    lists: dict[str, pa.Array] = {"labels": pa.array(labels), "names": names}
+    if predictions.titles is not None:
+        titles = [predictions.titles[label] for label in labels.tolist()]
+        lists["titles"] = pa.array(titles, pa.large_string())
+    lists["scores"] = pa.array(predictions.scores[found])
+    for name, values in lists.items():
         columns[name] = pa.ListArray.from_arrays(offsets, values)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)

@@ -57,7 +57,8 @@ class Worker:
         if shares is None:
             return None
         labels, scores, ways = zip(*shares, strict=True)
-        whole = Predictions(np.concatenate(labels), np.concatenate(scores), self._predictor.names)
+        found = np.concatenate(labels), np.concatenate(scores)
+        whole = Predictions(*found, self._predictor.names, self._predictor.titles)
         all_ways = [way for part in ways for way in part] if self._job.explain else None
         return FORMATS[self._job.format](chunk, whole, all_ways)
 

@@ -62,22 +62,23 @@ def _run(command: SimilarCommand) -> None:
 def _search(command: SimilarCommand) -> None:
     import numpy as np  # noqa: PLC0415  the heavy libraries
 
-    from cxml.data import ShardedDataset, data_url  # noqa: PLC0415
+    from cxml.data import ShardedDataset, data_url, shown_labels  # noqa: PLC0415
     from cxml.prediction import Predictor  # noqa: PLC0415
     from cxml.prediction.similarity import label_id, label_similarity, text_similarity  # noqa: PLC0415
 
     predictor = Predictor.from_checkpoint(command.model)
+    shown = shown_labels(predictor.names, predictor.titles)
     if command.label:
         wanted = np.array([label_id(predictor, command.label)])
         found = label_similarity(predictor).nearest_of(wanted, command.k)
         for label, cosine in zip(found.ids[0].tolist(), found.cosines[0].tolist(), strict=True):
-            write_out(f"{cosine:.4f}\t{predictor.names[label]}\n")
+            write_out(f"{cosine:.4f}\t{shown[label]}\n")
         return
     dataset = ShardedDataset(command.data or data_url(predictor.parts.config), "train")
     index = text_similarity(predictor, dataset)
     if command.text:
         found = index.nearest(predictor.embed([command.text]), command.k)
-        labels = _label_names(dataset, found.ids[0], predictor.names)
+        labels = _label_names(dataset, found.ids[0], shown)
         lines = zip(found.cosines[0].tolist(), dataset.texts(found.ids[0]), labels, strict=True)
         for cosine, text, names in lines:
             write_out(f"{cosine:.4f}\t{_one_line(text)}\t{names}\n")

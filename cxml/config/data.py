@@ -34,6 +34,13 @@ class SourceConfig:
     """Column of keys that are unique within a split; empty: no keys (`jsonl`, `csv`, `parquet`, `table`)."""
     label_separator: str = ","
     """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`)."""
+    labels_file: str = setting("auto", "none")
+    """Path or fsspec URL of a file with a title and optionally a description for each label: columns `id`, `name` and
+    `description` (TSV, CSV, JSON lines or Parquet; docs/formats.md). `auto`: labels.tsv, label_names.csv or a similar
+    name in the folder `path`, if it exists; empty: none. Not for `icd10cm`."""
+    unseen_labels: bool = setting(False, since_files=True)
+    """Whether labels of the labels file that no text has become labels too. Only their titles can predict them
+    (evidence.names). Cannot be used if another file lists the labels, such as labels.txt or a label matrix."""
     chapters: tuple[str, ...] = ()
     """Numbers, from 1 to 22, of the ICD-10-CM chapters to use; empty: all (`icd10cm` only)."""
     test_fraction: float = 0.2
@@ -60,6 +67,14 @@ class SourceConfig:
             not self.label_ids or self.kind in ("jsonl", "csv", "parquet", "table"),
             "data.source.label_ids", self.label_ids,
             f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
+        )  # fmt: skip
+        require(
+            self.kind != "icd10cm" or self.labels_file in ("auto", ""), "data.source.labels_file", self.labels_file,
+            "cannot be used with data.source.kind icd10cm", "Leave it out: the code book names its codes.",
+        )  # fmt: skip
+        require(
+            not self.unseen_labels or bool(self.labels_file), "data.source.unseen_labels", self.unseen_labels,
+            "needs a labels file", "Name it: data.source.labels_file.",
         )  # fmt: skip
         for chapter in self.chapters:
             known = re.fullmatch("0*[0-9]{1,2}", chapter, re.ASCII) and 1 <= int(chapter) <= 22

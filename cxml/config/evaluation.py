@@ -24,7 +24,8 @@ class EvidenceConfig:
     bytes per number of a text's feature. Requires faiss: pip install 'cxml[neighbours]'."""
     names: bool = False
     """Also propose the labels whose names have the features most similar to the text's, so labels without a train text
-    can be predicted. train.name_texts selects the part of a name to use; empty: all of it. Requires faiss."""
+    can be predicted. train.name_texts selects the part of a name to use; empty: all of it. With a labels
+    file (data.source.labels_file), titles and descriptions are used instead of names. Requires faiss."""
 
     @property
     def sources(self) -> tuple[str, ...]:

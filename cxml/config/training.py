@@ -91,8 +91,9 @@ class TrainConfig:
     """Maximum global gradient norm; 0: no clipping."""
     name_texts: str = setting("", choosable=True)
     """Train on the label names too, each as one more text of its label. The value is a regular expression whose first
-    group selects the part of a name to use, such as (.+) for all of it; underscores become spaces. Empty: names are not
-    used. Leave it empty if a name can be the text of a test example."""
+    group selects the part of a name to use, such as (.+) for all of it; underscores become spaces. With a
+    labels file, the title is used, followed by the description. Empty: names are not used. Leave it empty if a name can
+    be the text of a test example."""
     bucket_by_length: bool = setting(False, choosable=True)
     """Batch texts of similar length. Batches have less padding and about the same number of tokens, but not the same
     number of texts."""

@@ -39,7 +39,8 @@ class TreeConfig:
     """Labels with more train texts than this take part in no walk and keep their features; 0: no limit."""
     name_features: Literal["none", "tfidf", "encoder"] = "none"
     """Features of the label names, in addition to those of the texts. `tfidf`: tf-idf of the words of the names.
-    `encoder`: embeddings by model.encoder before training (the mean over tokens of its last layer)."""
+    `encoder`: embeddings by model.encoder before training (the mean over tokens of its last layer). With a labels
+    file, titles and descriptions are used instead of names."""
     name_weight: float = 0.5
     """Weight of the name features; above 0. The features of the texts have weight 1."""
     max_iterations: int = 20

@@ -16,7 +16,15 @@ Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 from cxml.data.batch import Batch, BatchLimits, collate, few_lengths
 from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
-from cxml.data.dataset import ShardedDataset, read_labels, read_vocabulary, verify
+from cxml.data.dataset import (
+    ShardedDataset,
+    read_labels,
+    read_shown_labels,
+    read_titles,
+    read_vocabulary,
+    read_words,
+    verify,
+)
 from cxml.data.encoder_path import resolve_encoder
 from cxml.data.loader import EvalLoader, TrainLoader
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
@@ -37,17 +45,19 @@ from cxml.data.splits import (
 )
 from cxml.data.step_order import StepFacts, StepOrder, StepRule, micro_batch_shapes, step_facts
 from cxml.data.terms import Vocabulary, checked_vocabulary
+from cxml.data.titles import LabelTitles, shown_label, shown_labels
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of, tokenizer_fingerprint
 from cxml.data.windows import WindowRule, Windows, window_rule
 from cxml.data.writer import DatasetWriter, Examples
 
 __all__ = [
     "VALIDATION", "Batch", "BatchLimits", "DataManifest", "DatasetWriter", "EvalLoader", "Examples", "JoinedRows",
-    "LabelledRows", "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts", "StepOrder",
-    "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary", "WindowRule",
-    "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url", "epoch_order",
-    "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes",
-    "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "read_vocabulary",
-    "refuse_repeated_values", "resolve_encoder", "stage", "step_facts", "tokenizer_fingerprint", "train_texts",
-    "validation_texts", "verify", "window_rule", "with_names",
+    "LabelTitles", "LabelledRows", "Ragged", "RowSubset", "ShardCache", "ShardInfo", "ShardedDataset", "StepFacts",
+    "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader", "Vocabulary",
+    "WindowRule", "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url",
+    "epoch_order", "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes",
+    "most_bytes", "most_items", "parts_of_names", "prefetch", "read_labels", "read_shown_labels", "read_sparse_npz",
+    "read_titles", "read_vocabulary", "read_words", "refuse_repeated_values", "resolve_encoder", "shown_label",
+    "shown_labels", "stage", "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify",
+    "window_rule", "with_names",
 ]  # fmt: skip

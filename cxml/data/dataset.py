@@ -20,10 +20,12 @@ from cxml.data.schema import (
     LIST_COLUMNS,
     TEXT,
     TFIDF_COLUMNS,
+    TITLED_LABELS_SCHEMA,
     VOCABULARY_SCHEMA,
     shard_schema,
 )
 from cxml.data.terms import Vocabulary, checked_vocabulary
+from cxml.data.titles import LabelTitles, shown_labels
 from cxml.data.values import check_values
 from cxml.data.verification import Verification
 from cxml.data.writer import Examples
@@ -221,15 +223,44 @@ def read_labels(url: str) -> tuple[list[str], np.ndarray]:
     Raises:
         DataError: the file is missing or damaged, or a number is impossible.
     """
+    table = _label_table(url)
+    return table.column("name").to_pylist(), artefacts.as_numpy(table.column("train_frequency"))
+
+
+def read_titles(url: str) -> LabelTitles | None:
+    """Titles and descriptions of the labels; None where the data set was prepared without a labels file.
+
+    Raises:
+        DataError: as `read_labels` does.
+    """
+    table = _label_table(url)
+    if "title" not in table.column_names:
+        return None
+    return LabelTitles(table.column("title").to_pylist(), table.column("description").to_pylist())
+
+
+def read_words(url: str) -> LabelTitles:
+    """`read_titles`, or the labels' names as titles where the data set has no others."""
+    return read_titles(url) or LabelTitles.of_names(read_labels(url)[0])
+
+
+def read_shown_labels(url: str) -> list[str]:
+    """What to show of each label: its name, and its title if it has one. Raises `DataError` as `read_labels` does."""
+    titles = read_titles(url)
+    return shown_labels(read_labels(url)[0], titles and titles.titles)
+
+
+def _label_table(url: str) -> pa.Table:
     manifest = DataManifest.read(url)
     info = manifest.labels
     (file,) = _map_files(url, [info])
     file.verify()
-    table = pa.Table.from_batches(_read_batches(info, file, [LABELS_SCHEMA], full=True))
+    batches = _read_batches(info, file, [LABELS_SCHEMA, TITLED_LABELS_SCHEMA], full=True)
+    table = pa.Table.from_batches(batches)
     frequency = artefacts.as_numpy(table.column("train_frequency"))
     if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
         raise DataError(file.where, "a train_frequency is impossible", PREPARE_AGAIN)
-    return table.column("name").to_pylist(), frequency
+    return table
 
 
 def read_vocabulary(url: str) -> Vocabulary:

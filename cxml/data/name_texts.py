@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cxml.data.dataset import read_labels
+from cxml.data.dataset import read_words
 from cxml.data.manifest import DataManifest
 from cxml.data.ragged import Ragged, concatenate
+from cxml.data.titles import with_description
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of
 from cxml.errors import ConfigError
 
@@ -67,20 +68,23 @@ class WithNames:
 
 
 def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> WithNames:
-    """A split of the data set at `url` and the names of its labels.
+    """A split of the data set at `url` and the names of its labels: titles and descriptions where it has some.
 
     Args:
         dataset: the split, or some rows of it.
         url: of its data set.
-        pattern: a regular expression, whose first group is the part of a name to take; its underscores become spaces.
+        pattern: a regular expression, whose first group is the part of a name or title to take; its underscores become
+            spaces.
         max_length: most tokens of a name.
 
     Raises:
         ConfigError: no name has the wanted part.
         StaleArtefactError: the tokenizer is not the one that the data were made with.
     """
-    names, _ = read_labels(url)
-    found = parts_of_names(names, pattern)
+    words = read_words(url)
+    names = words.titles
+    parts = parts_of_names(names, pattern)
+    found = {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}
     if not found:
         raise ConfigError(
             "train.name_texts", pattern, f"matches none of the {len(names)} label names, such as {names[0]!r}",

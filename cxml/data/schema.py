@@ -11,6 +11,14 @@ VOCABULARY_FILE = "vocabulary.arrow"
 LABELS_SCHEMA = pa.schema(
     [pa.field("name", pa.string(), nullable=False), pa.field("train_frequency", pa.int64(), nullable=False)]
 )
+# With a labels file. Data sets without one have no such columns, and are the same bytes as those of earlier releases.
+TITLED_LABELS_SCHEMA = pa.schema(
+    [
+        *LABELS_SCHEMA,
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("description", pa.string(), nullable=False),
+    ]
+)
 VOCABULARY_SCHEMA = pa.schema([("term", pa.string()), ("idf", pa.float64())])
 
 

@@ -21,10 +21,12 @@ from cxml.data.schema import (
     LABELS_FILE,
     LABELS_SCHEMA,
     TEXT,
+    TITLED_LABELS_SCHEMA,
     VOCABULARY_FILE,
     shard_schema,
 )
 from cxml.data.terms import Vocabulary
+from cxml.data.titles import LabelTitles
 from cxml.errors import StaleArtefactError
 
 # Keeps the 32-bit offsets of a list column far from overflow: 16,384 texts of 32,767 tokens are 2^29 values.
@@ -70,9 +72,11 @@ class DatasetWriter:
         self._vocabulary: ShardInfo | None = None
         self._splits: dict[str, list[ShardInfo]] = {}
 
-    def write_labels(self, names: Sequence[str], train_frequency: np.ndarray) -> None:
-        """Write the label table: names [L] and the number of train texts of each label, int64 [L]."""
-        self._labels = write_labels(self._url, names, train_frequency)
+    def write_labels(
+        self, names: Sequence[str], train_frequency: np.ndarray, titles: LabelTitles | None = None
+    ) -> None:
+        """Write the label table: names [L], train texts of each label, int64 [L], and titles if there are some."""
+        self._labels = write_labels(self._url, names, train_frequency, titles)
 
     def write_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Write the words of the tf-idf; a data set without them can be used, but for words as evidence."""
@@ -113,10 +117,15 @@ def shard_file(split: str, number: int) -> str:
     return f"{split}/shard-{number:05d}.arrow"
 
 
-def write_labels(url: str, names: Sequence[str], train_frequency: np.ndarray) -> ShardInfo:
+def write_labels(
+    url: str, names: Sequence[str], train_frequency: np.ndarray, titles: LabelTitles | None = None
+) -> ShardInfo:
     """Write the label table of the data set under `url`; equal input gives equal bytes."""
     columns = [pa.array(names, pa.string()), pa.array(train_frequency, pa.int64())]
-    return _write(url, LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+    if titles is None:
+        return _write(url, LABELS_FILE, pa.Table.from_arrays(columns, schema=LABELS_SCHEMA))
+    columns += [pa.array(titles.titles, pa.string()), pa.array(titles.descriptions, pa.string())]
+    return _write(url, LABELS_FILE, pa.Table.from_arrays(columns, schema=TITLED_LABELS_SCHEMA))
 
 
 def write_vocabulary(url: str, vocabulary: Vocabulary) -> ShardInfo:

@@ -3,24 +3,27 @@
 In: `data.source` of the config.
 
 1. `open_source` gives the `Reader` of the form; it finds the files and tells what identifies them.
-2. A `Reader` yields `RawChunk`s: consecutive texts, label ids and what could not be read, a few thousand at a time.
-3. A `Cleaner` refuses or skips broken rows, counts them, and sorts the labels.
-4. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
+2. `TitledReader` joins it with the labels file: what the labels mean in words.
+3. A `Reader` yields `RawChunk`s: consecutive texts, label ids and what could not be read, a few thousand at a time.
+4. A `Cleaner` refuses or skips broken rows, counts them, and sorts the labels.
+5. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
 
 Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_source`).
 """
 
 from cxml.formats.blocks import Block, read_blocks
 from cxml.formats.cleaning import Cleaner
+from cxml.formats.labels_file import find_labels_file
 from cxml.formats.lines import read_all_lines
 from cxml.formats.numbers import parse_count
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
 from cxml.formats.sources import open_source, read_source, source_facts
 from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
+from cxml.formats.titled import TitledReader
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",
-    "TextSource", "open_source", "parse_count", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "source_facts",
+    "TextSource", "TitledReader", "find_labels_file", "open_source", "parse_count", "read_all_lines", "read_blocks",
+    "read_source", "read_texts", "source_facts",
 ]  # fmt: skip

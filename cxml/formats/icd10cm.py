@@ -69,6 +69,11 @@ class Icd10cmReader:
         """See `Reader.splits`."""
         return SPLITS
 
+    @property
+    def collects_labels(self) -> bool:
+        """See `Reader.collects_labels`."""
+        return False
+
     def facts(self) -> dict[str, Any]:
         """The version of the code book's package, which settles its content."""
         return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}

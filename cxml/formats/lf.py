@@ -34,6 +34,11 @@ class LfReader(RecordReader):
         self._label_url = require_file(folder, ["lbl.json", "lbl.jsonl"])
         self._filter_url = {files[split]: find_file(folder, [f"filter_labels_{split}.txt"]) for split in SPLITS}
 
+    @property
+    def collects_labels(self) -> bool:
+        """See `Reader.collects_labels`."""
+        return False
+
     def _source_files(self) -> list[str]:
         return [*self._filter_url, self._label_url, *filter(None, self._filter_url.values())]
 

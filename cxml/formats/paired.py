@@ -49,6 +49,11 @@ class PairedReader:
         """See `Reader.splits`."""
         return SPLITS
 
+    @property
+    def collects_labels(self) -> bool:
+        """See `Reader.collects_labels`."""
+        return False
+
     def facts(self) -> dict[str, Any]:
         """Size and hash of each file."""
         urls = [*self._texts.values(), *self._labels.values(), *([self._names] if self._names else [])]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from scipy import sparse
 
+from cxml.data import LabelTitles
+
 
 @dataclass(frozen=True)
 class RawSplit:
@@ -23,7 +25,13 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The splits, see `Reader.splits`, and a name for each of the L labels."""
+    """The splits, see `Reader.splits`, a name for each of the L labels, and titles where there is a labels file."""
 
     splits: dict[str, RawSplit]
     label_names: list[str]
+    titles: LabelTitles | None = None
+
+    @property
+    def words(self) -> LabelTitles:
+        """The titles, or the names where there are no others."""
+        return self.titles or LabelTitles.of_names(self.label_names)

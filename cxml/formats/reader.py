@@ -81,6 +81,11 @@ class Reader(Protocol):
         """`SPLITS`, and `validation` where the source has such texts."""
         ...
 
+    @property
+    def collects_labels(self) -> bool:
+        """Whether the labels are those that occur in the rows; else a file lists them."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """What identifies the content, such as hashes of the files. Raises `DataError` where a file is missing."""
         ...

@@ -72,6 +72,11 @@ class RecordReader(ABC):
         """See `Reader.splits`."""
         return tuple(self._files)
 
+    @property
+    def collects_labels(self) -> bool:
+        """See `Reader.collects_labels`."""
+        return self._names_file is None
+
     def facts(self) -> dict[str, Any]:
         """Size and hash of each file."""
         return file_facts(self._folder, [*self._source_files(), *([self._names_file] if self._names_file else [])])

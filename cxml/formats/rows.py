@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cxml.errors import DataError
@@ -44,7 +44,9 @@ class CsvRows:
     Quoted fields may span lines; a row is an error of its own where it is broken.
     """
 
-    def __init__(self, url: str, columns: Mapping[str, str], remedy: str, *, delimiter: str = ",") -> None:
+    def __init__(
+        self, url: str, columns: Mapping[str, str], remedy: str, *, delimiter: str = ",", unnamed: Sequence[str] = ()
+    ) -> None:
         """Read the column names.
 
         Args:
@@ -52,6 +54,7 @@ class CsvRows:
             columns: those that must be there, once, each with the setting that names it.
             remedy: for the problem of a row.
             delimiter: between fields.
+            unnamed: names for the columns of a file without a line of column names.
 
         Raises:
             DataError: the first line is no line of CSV, or does not name each of `columns` once.
@@ -62,7 +65,7 @@ class CsvRows:
         csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses texts from 131,072 characters on
         self._rows = csv.reader(self._lines(), strict=True, delimiter=delimiter)
         try:
-            self._header = next(self._rows, [])
+            self._header = list(unnamed) or next(self._rows, [])
         except csv.Error as error:
             raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
         for problem in self._broken.values():

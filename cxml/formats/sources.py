@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,14 @@ from cxml.errors import DataError
 from cxml.formats import icd10cm
 from cxml.formats.cleaning import Cleaner
 from cxml.formats.columns import CsvReader, JsonlReader, ParquetReader
+from cxml.formats.labels_file import find_labels_file
 from cxml.formats.lf import LfReader
 from cxml.formats.lightxml import LightxmlReader
 from cxml.formats.pecos import open_pecos
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import Reader
 from cxml.formats.table import TableReader
+from cxml.formats.titled import TitledReader
 from cxml.formats.xmc import open_xmc
 
 _OPEN = {
@@ -34,14 +37,16 @@ _OPEN = {
 }
 
 
-def open_source(source: SourceConfig) -> Reader:
-    """The reader of the raw data.
+def open_source(source: SourceConfig) -> TitledReader:
+    """The reader of the raw data and of the labels file, if there is one.
 
     Raises:
-        DataError: a file is missing.
-        ConfigError: a package that the source needs is not installed.
+        DataError: a file is missing, or it is not clear what one holds.
+        ConfigError: a package that the source needs is not installed, or labels of no text cannot be had.
     """
-    return _OPEN[source.kind](source)
+    labels_file = find_labels_file(source)
+    found = source if labels_file is None else dataclasses.replace(source, labels_file=labels_file)
+    return TitledReader(_OPEN[source.kind](found), source, labels_file)
 
 
 def source_facts(source: SourceConfig) -> dict[str, Any]:
@@ -58,7 +63,8 @@ def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "ref
     """
     reader = open_source(source)
     names = list(reader.label_names())
-    return RawDataset({split: _read_split(reader, split, len(names), on_error) for split in reader.splits}, names)
+    splits = {split: _read_split(reader, split, len(names), on_error) for split in reader.splits}
+    return RawDataset(splits, names, reader.label_titles())
 
 
 def _read_split(reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"]) -> RawSplit:

@@ -52,7 +52,7 @@ class TableReader(ColumnReader):
         Raises:
             DataError: there is no table, or it is not clear which columns hold texts and labels.
         """
-        files = _files_by_split(source.path)
+        files = _files_by_split(source)
         self._is_cut = not files["test"]
         first = files["train"][0]
         super().__init__(_with_separator(_with_columns(source, first), first), files)
@@ -129,10 +129,12 @@ def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -
     return is_test
 
 
-def _files_by_split(path: str) -> dict[str, list[str]]:
-    """The tables at a path by the split that they are called after; without one called train, all others are it."""
+def _files_by_split(source: SourceConfig) -> dict[str, list[str]]:
+    """The tables of a source by the split that they are called after; without one called train, all others are it."""
+    path = source.path
     sizes = storage.file_sizes(path)
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
+    names = [name for name in names if not name or not _is_labels_file(storage.join(path, name), source)]
     if not names:
         problem = "there is no such file or folder" if not sizes else f"holds no table ({', '.join(_FORMS)})"
         raise DataError(path, problem, "Name a file or a folder of files: data.source.path.")
@@ -144,6 +146,13 @@ def _files_by_split(path: str) -> dict[str, list[str]]:
         raise DataError(path, "holds no table to train on", "Call it train.csv or its like.")
     found = {"train": train, "test": splits["test"]}
     return {**found, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else found
+
+
+def _is_labels_file(url: str, source: SourceConfig) -> bool:
+    if source.labels_file in ("", "auto"):  # none; or none was found
+        return False
+    paths = [storage.local_path(each) for each in (url, source.labels_file)]
+    return url == source.labels_file or (paths[0] is not None and paths[0] == paths[1])
 
 
 def _is_table(name: str) -> bool:

@@ -22,8 +22,8 @@ from cxml.data import (
     WindowRule,
     data_url,
     parts_of_names,
-    read_labels,
     read_vocabulary,
+    read_words,
     resolve_encoder,
     step_facts,
     window_rule,
@@ -268,14 +268,14 @@ def _data_facts(config: Config) -> DataFacts:
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
-        names = read_labels(data_url(config))[0] if config.train.name_texts else []
+        names = read_words(data_url(config)).titles if config.train.name_texts else []
         num_texts = _num_trained_on(config, manifest.rows("train")) + _num_names(config, names)
         return DataFacts(num_texts, manifest.num_labels, lengths)
     raw = read_source(config.data.source)
     texts = raw.splits["train"].texts
     tokenizer, _ = load_tokenizer(config)
     lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
-    num_texts = _num_trained_on(config, len(texts)) + _num_names(config, raw.label_names)
+    num_texts = _num_trained_on(config, len(texts)) + _num_names(config, raw.words.titles)
     return DataFacts(num_texts, len(raw.label_names), lengths)
 
 

@@ -182,6 +182,6 @@ def _raw_facts(config: Config) -> Facts:
     tokenizer, _ = load_tokenizer(config)
     return facts_of(
         config, num_texts=len(split.texts), lengths=tokenize(tokenizer, texts, config.data.max_length).lengths,
-        frequency=np.bincount(split.labels.indices, minlength=len(raw.label_names)), names=raw.label_names,
+        frequency=np.bincount(split.labels.indices, minlength=len(raw.label_names)), names=raw.words.titles,
         texts=texts, labels=Ragged(labels.indices, labels.indptr),
     )  # fmt: skip

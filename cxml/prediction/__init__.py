@@ -16,7 +16,7 @@ from cxml.prediction.packed_rows import PackedRows, RowFormat
 from cxml.prediction.parts import Parts, model_identity, read_decisions, read_parts
 from cxml.prediction.predictor import Predictor
 from cxml.prediction.rare_labels import adjust_logits, require_power, weigh_labels
-from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions
+from cxml.prediction.results import ExplainedLabel, NamedLabel, PathNode, Predictions, as_values
 from cxml.prediction.score_files import read_scores, scores_as_npz, write_scores
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "RowFormat",
     "adjust_logits",
     "as_threshold",
+    "as_values",
     "choose_decisions",
     "export_encoder",
     "is_exported",

@@ -4,7 +4,7 @@ config.json               the run's config, and the encoder's architecture
 model.safetensors         encoder and cluster levels
 label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; in tree order, so that it can be mapped
 tree/                     the label tree
-labels.arrow              label names and, where labels are weighed, their weights; row = label id
+labels.arrow              label names, titles where there are some, weights where labels are weighed; row = label id
 tokenizer.json            the encoder's tokenizer
 evidence/                 sources beside the cascade, where the model has them
 decisions.json            thresholds and calibration, where they were chosen
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,11 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evi
         config.model, tree, architecture, lambda _: ((), prediction_head(rows, layout, exchange, scores_all=scores_all))
     )
     load_weights(model, weights, weights_file, _AGAIN)
-    names, label_weights = _read_labels(url, files[_LABELS], tree.num_labels)
+    labels = _read_labels(url, files[_LABELS], tree.num_labels)
     has_decisions = evidence or folder is None
     return Parts(
-        model=model.eval(), tree=tree, layout=layout, rows=rows, names=names, label_weights=label_weights,
+        model=model.eval(), tree=tree, layout=layout, rows=rows, names=labels.names, titles=labels.titles,
+        label_weights=labels.weights,
         tokenizer=_read_tokenizer(url, files[_TOKENIZER]), pad_id=settings.pad_id, config=config,
         facts=settings.facts, mapped=mapped,
         evidence=read_evidence(storage.join(url, folder), tree, _AGAIN, width=width) if folder and evidence else None,
@@ -236,16 +238,27 @@ def _write_tensors(file: str, tensors: dict[str, Tensor]) -> None:
 
 def _labels_file(parts: Parts) -> bytes:
     columns: dict[str, pa.Array] = {"name": pa.array(parts.names, pa.string())}
+    if parts.titles is not None:
+        columns["title"] = pa.array(parts.titles, pa.string())
     if parts.label_weights is not None:
         columns["weight"] = pa.array(parts.label_weights, pa.float32())
     return artefacts.arrow_file(pa.table(columns))
 
 
-def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str], np.ndarray | None]:
-    """Names and weights, None where labels are not weighed."""
+@dataclass(frozen=True)
+class _Labels:
+    """Names of the labels; titles, None where there are none; weights, None where labels are not weighed."""
+
+    names: list[str]
+    titles: list[str] | None
+    weights: np.ndarray | None
+
+
+def _read_labels(url: str, entry: FileEntry, num_labels: int) -> _Labels:
     file = storage.join(url, entry.file)
-    names = pa.field("name", pa.string())
-    schemas = [pa.schema([names]), pa.schema([names, pa.field("weight", pa.float32())])]
+    more = (pa.field("title", pa.string()), pa.field("weight", pa.float32()))
+    name = pa.field("name", pa.string())
+    schemas = [pa.schema([name, *others]) for count in range(3) for others in combinations(more, count)]
     batches = artefacts.read_batches(artefacts.read_file(url, entry, _AGAIN), schemas, file, _AGAIN)
     table = pa.Table.from_batches(batches, batches[0].schema if batches else schemas[0])
     weights = artefacts.as_numpy(table.column("weight")) if "weight" in table.column_names else None
@@ -253,7 +266,8 @@ def _read_labels(url: str, entry: FileEntry, num_labels: int) -> tuple[list[str]
         raise DataError(file, f"names {len(table)} labels, the tree has {num_labels}", _AGAIN)
     if weights is not None and not ((weights > 0) & (weights <= 1)).all():
         raise DataError(file, "a label's weight is not above 0 and at most 1", _AGAIN)
-    return table.column("name").to_pylist(), weights
+    titles = table.column("title").to_pylist() if "title" in table.column_names else None
+    return _Labels(table.column("name").to_pylist(), titles, weights)
 
 
 def _read_tokenizer(url: str, entry: FileEntry) -> Tokenizer:

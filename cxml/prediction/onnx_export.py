@@ -3,6 +3,7 @@
 model.onnx        token ids, attention mask and k in; the k best labels and their scores out
 model.onnx.data   its weights, where they exceed what one file of ONNX can hold
 labels.json       label names; place = label id
+titles.json       their titles, where the data had a labels file; place = label id
 tokenizer.json    the encoder's tokenizer, which cuts texts off and pads them as the model wants them
 predict.py        how to use all of it
 README.md         the model card
@@ -41,6 +42,7 @@ from cxml.storage.locks import locked
 
 _FORMAT, _VERSION = "cxml-onnx", 1
 _MODEL, _LABELS, _TOKENIZER, _EXAMPLE, _CARD = "model.onnx", "labels.json", "tokenizer.json", "predict.py", "README.md"
+_TITLES = "titles.json"
 _AGAIN = "Export the model again."
 _CHECKED_K = 10
 _CLOSE, _LEAST = 1e-3, 1e-9
@@ -97,6 +99,8 @@ def _local_folder(url: str) -> Iterator[Path]:
 def _write_files(folder: Path, parts: Parts) -> None:
     _write_model(folder / _MODEL, parts)
     (folder / _LABELS).write_text(json.dumps(parts.names, ensure_ascii=False), encoding="utf-8")
+    if parts.titles is not None:
+        (folder / _TITLES).write_text(json.dumps(parts.titles, ensure_ascii=False), encoding="utf-8")
     (folder / _TOKENIZER).write_text(_tokenizer(parts).to_str(pretty=False), encoding="utf-8")
     (folder / _EXAMPLE).write_bytes(Path(__file__).with_name("predict_with_onnx.py").read_bytes())
     card = model_card(parts, without_places(parts.config), use=_USE)

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     tree_digest,
 )
 from cxml.config import Config, config_from_dict
-from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels
+from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels, read_titles
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.evidence import CASCADE, Evidence, evidence_folder, read_evidence
 from cxml.model import CascadeXML
@@ -46,6 +46,7 @@ class Parts:
         layout: which label rows this rank has.
         rows: these label rows.
         names: name of each label id.
+        titles: title of each label id; None where the data had no labels file.
         tokenizer: the encoder's.
         pad_id: token that pads.
         config: of the run.
@@ -76,6 +77,7 @@ class Parts:
     label_weights: np.ndarray | None = None
     decisions: Decisions = field(default_factory=Decisions)
     evidence: Evidence | None = None
+    titles: list[str] | None = None
     mapped: MappedFile | None = None
 
     def check_rows(self) -> None:
@@ -189,7 +191,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     assert isinstance(head, ShardedLevel), "both loads build one"
     data_manifest = DataManifest.read(data)
     info = data_manifest.tokenizer
-    names, frequency = read_labels(data)
+    (names, frequency), titles = read_labels(data), read_titles(data)
     if len(names) != tree.num_labels:
         raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
     is_left_out = not evidence and evidence_folder(place) is not None
@@ -203,6 +205,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
         frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
         evidence=None if is_checkpoint or not evidence else _read_evidence(place, tree, config, model),
+        titles=None if titles is None else list(titles.titles),
     )  # fmt: skip
 
 

@@ -20,6 +20,10 @@ class Model:
         self.pad_id = int(self.session.get_modelmeta().custom_metadata_map["pad_id"])
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # it cuts texts off and pads them
         self.names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        titles = folder / "titles.json"  # what the labels mean, where the training data said so
+        self.title_of = {}
+        if titles.exists():
+            self.title_of = dict(zip(self.names, json.loads(titles.read_text(encoding="utf-8")), strict=True))
 
     def predict(self, texts: list[str], k: int = 5) -> list[list[tuple[str, float]]]:
         """The k best labels of each text, best first, each with its score in [0, 1]."""
@@ -36,5 +40,10 @@ class Model:
 
 
 if __name__ == "__main__":
-    for best in Model(Path(__file__).parent).predict(sys.argv[1:]):
-        print(*(f"{score:.4f} {name}" for name, score in best), sep="\n", end="\n\n")
+    model = Model(Path(__file__).parent)
+    for best in model.predict(sys.argv[1:]):
+        print(
+            *(f"{score:.4f} {name} {model.title_of.get(name, '')}".rstrip() for name, score in best),
+            sep="\n",
+            end="\n\n",
+        )

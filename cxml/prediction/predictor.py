@@ -215,6 +215,7 @@ class Predictor:
         parts = replace(
             self.parts,
             names=[self.names[label] for label in self._ranker.label_ids.tolist()],
+            titles=None if self.titles is None else [self.titles[label] for label in self._ranker.label_ids.tolist()],
             label_weights=None if weights is None else weights[self._ranker.label_ids],
             decisions=self.parts.decisions.renumbered(self._ranker.label_ids),
         )
@@ -227,8 +228,13 @@ class Predictor:
 
     @property
     def names(self) -> Sequence[str]:
-        """Name of each label id."""
+        """Name of each label id: what stands for the label in the texts' data, and tells labels apart."""
         return self.parts.names
+
+    @property
+    def titles(self) -> Sequence[str] | None:
+        """Title of each label id, which says what the label means; None where the data had no labels file."""
+        return self.parts.titles
 
     def predict(
         self,
@@ -323,7 +329,7 @@ class Predictor:
         labels, logits = self._ranker.ranked(*self._ranker.with_evidence(labels, logits, views, wanted))
         labels, scores = without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
         labels, scores = self._ranker.decided(labels, scores, least)
-        return Predictions(labels[:, :k], scores[:, :k], self.names)
+        return Predictions(labels[:, :k], scores[:, :k], self.names, self.titles)
 
     @torch.inference_mode()
     def explain(
@@ -356,11 +362,14 @@ class Predictor:
             for row, labels, row_ids, row_scores in zip(rows.tolist(), found, ids[:, :k], scores, strict=True):
                 by_id = {int(self._ranker.label_ids[label.label]): label for label in labels}
                 explained[row] = [
-                    replace(by_id[label], label=label, name=self.names[label], score=score)
+                    replace(by_id[label], label=label, name=self.names[label], title=self._title(label), score=score)
                     for label, score in zip(row_ids.tolist(), row_scores.tolist(), strict=False)
                     if label >= 0
                 ]
         return explained
+
+    def _title(self, label: int) -> str | None:
+        return self.titles[label] if self.titles else None
 
     def embed(self, texts: Iterable[str]) -> np.ndarray:
         """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class NamedLabel:
-    """A label that was predicted: its id, its name and its score in [0, 1]."""
+    """A label that was predicted: its id, its name, its score in [0, 1], and its title where labels have some."""
 
     label: int
     name: str
     score: float
+    title: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +27,13 @@ class Predictions:
         labels: int64 [N, K], label ids, best first; -1 where there is none.
         scores: float32 [N, K], in [0, 1]; 0 where there is none.
         names: name of each label id, shared with the model.
+        titles: title of each label id, likewise; None where the data had no labels file.
     """
 
     labels: np.ndarray
     scores: np.ndarray
     names: Sequence[str]
+    titles: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +41,11 @@ class Predictions:
     def __getitem__(self, row: int) -> list[NamedLabel]:
         """The labels of one text."""
         pairs = zip(self.labels[row].tolist(), self.scores[row].tolist(), strict=True)
-        return [NamedLabel(label, str(self.names[label]), score) for label, score in pairs if label >= 0]
+        return [
+            NamedLabel(label, str(self.names[label]), score, str(self.titles[label]) if self.titles else None)
+            for label, score in pairs
+            if label >= 0
+        ]
 
 
 @dataclass(frozen=True)
@@ -69,3 +77,9 @@ class ExplainedLabel:
     score: float
     probability: float
     path: tuple[PathNode, ...]
+    title: str | None = None
+
+
+def as_values(label: NamedLabel | ExplainedLabel) -> dict[str, Any]:
+    """The fields of a label by name, to be written as JSON; without a title where labels have none."""
+    return {name: value for name, value in vars(label).items() if value is not None}

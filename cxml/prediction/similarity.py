@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxml.data import ShardedDataset
+from cxml.data import ShardedDataset, shown_labels
 from cxml.errors import ConfigError
 from cxml.evidence import load_faiss, unit_rows
 from cxml.prediction.predictor import Predictor
@@ -88,11 +88,12 @@ def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity
 
 
 def label_id(predictor: Predictor, name: str) -> int:
-    """The id of a label, by its name. Raises `ConfigError` where there is none."""
+    """The id of a label, by its name, not its title. Raises `ConfigError` where there is none."""
     names: Sequence[str] = predictor.names
+    shown = shown_labels(names, predictor.titles)
     try:
         return names.index(name)
     except ValueError as error:
-        alike = [other for other in names if name.lower() in other.lower()][:3]
+        alike = [names[i] for i, other in enumerate(shown) if name.lower() in other.lower()][:3]
         remedy = f"Did you mean {' or '.join(map(repr, alike))}?" if alike else "Names are matched whole."
         raise ConfigError("--label", name, "is not a label of this model", remedy) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from tokenizers import Tokenizer
 
-from cxml import storage
+from cxml import storage, urls
 from cxml.artefacts import MANIFEST
 from cxml.config import Config, shaping
 from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
@@ -39,12 +39,25 @@ def is_prepared(config: Config) -> bool:
     manifest = DataManifest.read(url)
     path = config.data.source.path
     raw_is_gone = bool(path) and not storage.exists(path)
+    if not uses_labels_file(config, manifest):
+        config = _without_labels_file(config)
     inputs = gather_inputs(config, manifest.source if raw_is_gone else None)
     if inputs.fingerprint not in (manifest.fingerprint, manifest.parent):
         raise _stale(url, "; ".join(_differences(manifest, inputs)) or "another version of cxml made it")
     if not raw_is_gone and _labels_were_numbers(config, manifest):
         raise _stale(url, "an earlier version of cxml read label names of digits as numbers, 0389 as 389")
     return True
+
+
+def uses_labels_file(config: Config, manifest: DataManifest) -> bool:
+    """False for a data set of a version without labels files, where the config only lets one be found."""
+    made_before = "labels_file" not in manifest.config.get("source", {})
+    return not made_before or config.data.source.labels_file != "auto" or config.data.source.unseen_labels
+
+
+def _without_labels_file(config: Config) -> Config:
+    source = replace(config.data.source, labels_file="")
+    return replace(config, data=replace(config.data, source=source))
 
 
 def _stale(url: str, reason: str) -> StaleArtefactError:
@@ -88,8 +101,8 @@ class Inputs:
     @property
     def fingerprint(self) -> str:
         """Hash of everything."""
-        # The raw folder's path is left out: moved files with the same hashes are the same data.
-        source = {key: value for key, value in self.config["source"].items() if key != "path"}
+        # Paths are left out: moved files with the same hashes are the same data.
+        source = {key: value for key, value in self.config["source"].items() if key not in ("path", "labels_file")}
         if not source["label_ids"]:
             del source["label_ids"]  # as in data sets from before there was this setting
         settings = {**self.config, "source": source}
@@ -102,6 +115,8 @@ def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Input
     settings = shaping(config, "data")
     # Named even where it is false: a manifest without it is of a version that took digits for numbers.
     settings["source"]["label_ids"] = config.data.source.label_ids
+    # Named always, too: a manifest without it is of a version that knew no labels files.
+    settings["source"]["labels_file"] = urls.masked(config.data.source.labels_file)
     tokenizer, info = load_tokenizer(config)
     rules = cast(Tokenizer, tokenizer.backend_tokenizer).to_str()
     return Inputs(settings, info, rules, source or source_facts(config.data.source))

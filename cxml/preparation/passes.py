@@ -16,16 +16,16 @@ import pyarrow as pa
 
 from cxml import storage
 from cxml.config import Config
-from cxml.data import DataManifest, ShardInfo, data_url, read_labels
+from cxml.data import DataManifest, ShardInfo, data_url, read_labels, read_shown_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
 from cxml.errors import DataError
-from cxml.formats import Reader, open_source
+from cxml.formats import TitledReader, find_labels_file, open_source
 from cxml.formats.reader import show
 from cxml.preparation.choice import open_engine
 from cxml.preparation.engines import Engine
-from cxml.preparation.inputs import Inputs, gather_inputs, is_prepared
+from cxml.preparation.inputs import Inputs, gather_inputs, is_prepared, uses_labels_file
 from cxml.preparation.journal import FOLDER, PreparationJournal, Scan
 from cxml.preparation.lengths import with_length
 from cxml.preparation.staging import read_label_counts, read_term_counts
@@ -58,7 +58,17 @@ def prepare(config: Config) -> str:
                 return url
     PreparationJournal(url).clear()
     _log.info("Prepared data found at %s", url)
+    _tell_unused_labels_file(config, url)
     return url
+
+
+def _tell_unused_labels_file(config: Config, url: str) -> None:
+    """Say where a data set of an earlier version has no titles, though its raw folder has a labels file."""
+    if not uses_labels_file(config, DataManifest.read(url)) and (file := find_labels_file(config.data.source)):
+        _log.info(
+            "An earlier version of cxml prepared these data without %s, which says what the labels mean; --force "
+            "prepare of python -m cxml.train prepares them anew with it", file,
+        )  # fmt: skip
 
 
 def _prepare(config: Config, url: str) -> None:
@@ -80,14 +90,14 @@ def _prepare(config: Config, url: str) -> None:
     journal.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
-    _log.info("%s", describe_labels(*read_labels(url), manifest.rows("train")))
+    _log.info("%s", describe_labels(read_shown_labels(url), read_labels(url)[1], manifest.rows("train")))
 
 
 def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:
     """A line about the labels: how many, the most frequent ones, and how many a text has.
 
     Args:
-        names: of the L labels.
+        names: of the L labels, as they are shown.
         frequency: train texts of each, int64 [L].
         num_texts: train texts.
     """
@@ -98,7 +108,9 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
     return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
 
 
-def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, journal: PreparationJournal) -> Scan:
+def _scan(
+    config: Config, source: TitledReader, tokenizer_rules: str, engine: Engine, journal: PreparationJournal
+) -> Scan:
     """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
@@ -121,7 +133,8 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
         if not rows[split]:
             raise DataError(split, "no text is left in this split", "Check the raw files.")
     frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
-    return Scan(rows, skipped, write_labels(data_url(config), names, frequency), vocabulary)
+    labels = write_labels(data_url(config), names, frequency, source.label_titles())
+    return Scan(rows, skipped, labels, vocabulary)
 
 
 def _add_up(

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from cxml import storage
-from cxml.data import DataManifest, DatasetWriter, ShardedDataset, held_out_rows, read_labels, read_vocabulary, verify
+from cxml.data import (
+    DataManifest,
+    DatasetWriter,
+    ShardedDataset,
+    held_out_rows,
+    read_labels,
+    read_titles,
+    read_vocabulary,
+    verify,
+)
 from cxml.errors import ConfigError
 from cxml.storage.locks import locked
 
@@ -46,7 +55,7 @@ def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> Data
     writer = DatasetWriter(out)
     names, _ = read_labels(url)
     train = ShardedDataset(url, "train")
-    writer.write_labels(names, _frequency(train, rows["train"], len(names)))
+    writer.write_labels(names, _frequency(train, rows["train"], len(names)), read_titles(url))
     if manifest.vocabulary is not None:
         writer.write_vocabulary(read_vocabulary(url))
     shard_rows = max(shard.rows for shard in manifest.splits["train"])

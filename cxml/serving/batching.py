@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from cxml.prediction import ExplainedLabel, NamedLabel, Predictor
+    from cxml.prediction import Predictor
 
 _log = logging.getLogger(__name__)
 
@@ -187,11 +187,11 @@ def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes 
         return [error]
 
 
-def _predict_together(
-    predictor: Predictor, asked: Sequence[Asked]
-) -> list[Sequence[Sequence[NamedLabel | ExplainedLabel]]]:
+def _predict_together(predictor: Predictor, asked: Sequence[Asked]) -> list[Sequence[Sequence[dict[str, Any]]]]:
     """The labels of each request's texts: one pass for those that want explanations and thresholds alike."""
-    answers: list[Sequence[Sequence[NamedLabel | ExplainedLabel]]] = [[] for _ in asked]
+    from cxml.prediction import as_values  # noqa: PLC0415 - heavy, and loaded with the predictor
+
+    answers: list[Sequence[Sequence[dict[str, Any]]]] = [[] for _ in asked]
     for explain, threshold in dict.fromkeys((one.explain, one.threshold) for one in asked):
         places = [place for place, one in enumerate(asked) if (one.explain, one.threshold) == (explain, threshold)]
         texts = [text for place in places for text in asked[place].texts]
@@ -203,6 +203,6 @@ def _predict_together(
         at = 0
         for place in places:
             one = asked[place]
-            answers[place] = [found[at + row][: one.k] for row in range(len(one.texts))]
+            answers[place] = [[as_values(label) for label in found[at + row][: one.k]] for row in range(len(one.texts))]
             at += len(one.texts)
     return answers

@@ -9,7 +9,7 @@ import torch
 
 from cxml.accelerators import accelerator_type, device_of
 from cxml.config import Config, HeadConfig, ModelConfig
-from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_labels
+from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_labels, read_words
 from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
 from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
@@ -29,14 +29,14 @@ def prepared_facts(config: Config) -> Facts:
         ConfigError: the encoder cannot be read.
     """
     url = data_url(config)
-    names, frequency = read_labels(url)
+    _, frequency = read_labels(url)
     split = ShardedDataset(url, "train")
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST_TEXTS), dtype=np.int64))
     is_asked = "train.name_texts" in config.auto and split.has_texts
     texts, labels = (split.texts(rows), split.gather(rows)[1]) if is_asked else ([], Ragged.from_lists([]))
     return facts_of(
         config, num_texts=DataManifest.read(url).rows("train"), lengths=split.lengths[:_MOST_LENGTHS],
-        frequency=frequency, names=names, texts=texts, labels=labels,
+        frequency=frequency, names=read_words(url).titles, texts=texts, labels=labels,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def facts_of(
         num_texts: train texts, with those that are held out for validation.
         lengths: int64 [n], tokens of some train texts.
         frequency: int64 [L], train texts of each label.
-        names: of the L labels.
+        names: of the L labels; their titles where they have some.
         texts: some train texts, to compare the names with.
         labels: label ids of each of these.
     """

@@ -13,7 +13,16 @@ from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
-from cxml.data import LabelledRows, ShardedDataset, cut, data_url, read_labels, validation_texts, window_rule
+from cxml.data import (
+    LabelledRows,
+    ShardedDataset,
+    cut,
+    data_url,
+    read_labels,
+    read_shown_labels,
+    validation_texts,
+    window_rule,
+)
 from cxml.errors import DataError
 from cxml.evidence import CANDIDATES, Evidence
 from cxml.metrics import by_frequency
@@ -217,7 +226,7 @@ def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> lis
     rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
     if best is None or not len(rows):
         return []
-    names, _ = read_labels(data_url(config))
+    names = read_shown_labels(data_url(config))
     _, labels = dataset.gather(rows)
     return [
         {

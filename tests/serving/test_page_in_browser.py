@@ -3,11 +3,14 @@
 Oracle: `Predictor.predict` on the same text.
 """
 
+import json
+
 import pytest
 from support.browser import needs_browser, page_in_browser
-from support.served import TOKEN
+from support.served import TOKEN, fronted
 
 import cxml
+from cxml.serving import ServeOptions
 
 pytestmark = needs_browser
 
@@ -63,4 +66,20 @@ def test_markup_in_a_text_stays_text(server):
         ask(page, "<img src=x onerror=\"document.title = 'run'\"> fever")
         page.locator("#labels > li").first.wait_for()
         assert page.title() != "run"
+        assert not complaints
+
+
+def test_a_title_stands_beside_the_name_where_it_says_more():
+    async def answer(asked):
+        labels = [("2316", "barge <i>flat</i>"), ("4038", "4038"), ("17", None)]
+        found = [{"label": i, "name": name, "score": 0.5, "title": title} for i, (name, title) in enumerate(labels)]
+        return json.dumps({"predictions": [found]}).encode()
+
+    with fronted(answer, ServeOptions()) as (port, _), page_in_browser() as (page, complaints):
+        page.goto(f"http://127.0.0.1:{port}")
+        page.get_by_label("Text").fill(TEXT)
+        page.get_by_role("button", name="Label it").click()
+        page.locator("#labels > li").first.wait_for()
+        names = [head.locator("> span").first.inner_text() for head in page.locator("#labels .head").all()]
+        assert names == ["2316 barge <i>flat</i>", "4038", "17"]
         assert not complaints
