@@ -109,7 +109,9 @@ def test_help_fills_paragraphs_of_prose(capsys):
 
     with pytest.raises(SystemExit):
         prepare_main(["--help"])
-    assert "is kept; one made from other inputs is refused" in capsys.readouterr().out.replace("\n", " ")
+    assert "is kept; if it was prepared from other inputs, the command refuses it" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
 
 
 def test_a_command_whose_reader_has_ended_ends_without_a_traceback():

@@ -246,8 +246,9 @@ def read_words(url: str) -> LabelTitles:
 
 def read_shown_labels(url: str) -> list[str]:
     """What to show of each label: its name, and its title if it has one. Raises `DataError` as `read_labels` does."""
-    titles = read_titles(url)
-    return shown_labels(read_labels(url)[0], titles and titles.titles)
+    table = _label_table(url)
+    titles = table.column("title").to_pylist() if "title" in table.column_names else None
+    return shown_labels(table.column("name").to_pylist(), titles)
 
 
 def _label_table(url: str) -> pa.Table:

@@ -206,7 +206,9 @@ def _are_facts(facts: dict[str, Any]) -> bool:
 
 def without_places(config: Config) -> Config:
     """The config without the places of the machine that trained it."""
-    source = replace(config.data.source, path=posixpath.basename(config.data.source.path.rstrip("/")))
+    path, labels_file = config.data.source.path, config.data.source.labels_file
+    names = {"path": posixpath.basename(path.rstrip("/")), "labels_file": posixpath.basename(labels_file)}
+    source = replace(config.data.source, **names)
     encoder = config.model.encoder
     is_folder = storage.local_path(encoder) is not None and Path(encoder).exists()
     return replace(

@@ -13,8 +13,10 @@ from support.untrained import untrained_parts
 
 from cxml.batch_prediction.outputs import jsonl, parquet
 from cxml.commands import predict, similar
+from cxml.config import SourceConfig
 from cxml.formats import TextChunk
 from cxml.prediction import NamedLabel, Predictor
+from cxml.prediction.export import without_places
 from cxml.serving.batching import Asked, answer_together
 from cxml.tree import LabelTree, plan_splits
 
@@ -50,6 +52,13 @@ def test_an_exported_model_keeps_titles_also_of_some_of_its_labels_which_are_cho
     assert {label.title for label in some.predict(TEXTS, 5)[0]} == {"concept 3", "concept 7"}
     some.save_pretrained(tmp_path / "some")
     assert Predictor.from_pretrained(tmp_path / "some").titles == ["concept 3", "concept 7"]
+
+
+def test_an_exported_config_names_the_labels_file_without_its_place(parts):
+    source = SourceConfig(kind="csv", path="/home/me/rows", labels_file="s3://bucket/mine/terms.csv")
+    config = dataclasses.replace(parts.config, data=dataclasses.replace(parts.config.data, source=source))
+    found = without_places(config).data.source
+    assert (found.path, found.labels_file) == ("rows", "terms.csv")
 
 
 def test_written_predictions_have_titles_beside_names(parts):
