@@ -109,7 +109,8 @@ def test_help_fills_paragraphs_of_prose(capsys):
 
     with pytest.raises(SystemExit):
         prepare_main(["--help"])
-    assert "is kept; if it was prepared from other inputs, the command refuses it" in capsys.readouterr().out.replace(
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "is kept; if it was prepared from other inputs, the command refuses it" in shown
         "\n", " "
     )
 
