@@ -111,8 +111,6 @@ def test_help_fills_paragraphs_of_prose(capsys):
         prepare_main(["--help"])
     shown = capsys.readouterr().out.replace("\n", " ")
     assert "is kept; if it was prepared from other inputs, the command refuses it" in shown
-        "\n", " "
-    )
 
 
 def test_a_command_whose_reader_has_ended_ends_without_a_traceback():
