@@ -34,7 +34,8 @@ from cxml.launching import RunJob
 from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
 from cxml.parallel import run_workers
 from cxml.report import linear_baseline, print_report, write_page
-from cxml.run_plan import plan_run, require_packages, require_validation
+from cxml.run_checks import check_run, check_run_on_data
+from cxml.run_plan import plan_run
 from cxml.run_settings import settle, settled
 from cxml.settings import add_to_record
 from cxml.storage.locks import locked
@@ -147,8 +148,7 @@ def _make_stages(
         run_job: how processes come to be.
         began: when the run did, by `time.monotonic`.
     """
-    require_packages(config)
-    require_validation(config, prepares_again="prepare" in force)
+    check_run(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     _drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
@@ -161,6 +161,7 @@ def _make_stages(
         _make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+            check_run_on_data(config)
         if config.train.budget and name in ("prepare", "tree", "baseline") and kept_plan(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:

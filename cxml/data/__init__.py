@@ -18,12 +18,20 @@ from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import ShardedDataset, read_labels, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
-from cxml.data.held_out import VALIDATION, LabelledRows, RowSubset, held_out_rows, train_texts, validation_texts
+from cxml.data.held_out import (
+    VALIDATION,
+    LabelledRows,
+    RowSubset,
+    held_out_rows,
+    refuse_second_validation,
+    train_texts,
+    validation_texts,
+)
 from cxml.data.joined import JoinedRows, all_labelled_texts
-from cxml.data.loader import EvalLoader, TrainLoader
+from cxml.data.loader import EvalLoader, TrainLoader, require_parts
 from cxml.data.location import data_url
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo
-from cxml.data.name_texts import TextRows, parts_of_names, with_names
+from cxml.data.name_texts import TextRows, parts_of_names, require_parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
@@ -42,6 +50,7 @@ __all__ = [
     "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url", "epoch_order",
     "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes",
     "most_items", "parts_of_names", "prefetch", "read_labels", "read_sparse_npz", "read_vocabulary",
-    "refuse_repeated_values", "resolve_encoder", "stage", "step_facts", "tokenizer_fingerprint", "train_texts",
-    "validation_texts", "verify", "window_rule", "with_names",
+    "refuse_repeated_values", "refuse_second_validation", "require_parts", "require_parts_of_names", "resolve_encoder",
+    "stage", "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify", "window_rule",
+    "with_names",
 ]  # fmt: skip

@@ -16,11 +16,11 @@ from cxml.data_tools.formats.lines import read_all_lines
 from cxml.data_tools.formats.numbers import parse_count
 from cxml.data_tools.formats.raw import RawDataset, RawSplit
 from cxml.data_tools.formats.reader import SPLITS, Problem, RawChunk, Reader
-from cxml.data_tools.formats.sources import open_source, read_source, source_facts
+from cxml.data_tools.formats.sources import no_texts, open_source, read_source, require_texts, source_facts
 from cxml.data_tools.formats.texts import STDIN, TextChunk, TextSource, read_texts
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",
-    "TextSource", "open_source", "parse_count", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "source_facts",
+    "TextSource", "no_texts", "open_source", "parse_count", "read_all_lines", "read_blocks", "read_source",
+    "read_texts", "require_texts", "source_facts",
 ]  # fmt: skip

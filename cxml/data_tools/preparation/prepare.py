@@ -20,7 +20,7 @@ from cxml.data import DataManifest, ShardInfo, data_url, read_labels
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
-from cxml.data_tools.formats import Reader, open_source
+from cxml.data_tools.formats import Reader, no_texts, open_source, require_texts
 from cxml.data_tools.formats.reader import show
 from cxml.data_tools.preparation.engines import Engine, open_engine
 from cxml.data_tools.preparation.inputs import Inputs, gather_inputs, is_prepared
@@ -102,6 +102,7 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
     names = source.label_names()
+    require_texts(source, config.data.source.path)
     fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
     done = {split: progress.staged(split) for split in source.splits}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
@@ -118,7 +119,7 @@ def _scan(config: Config, source: Reader, tokenizer_rules: str, engine: Engine, 
         for reason, count in sorted(skipped[split].items()):
             _log.warning("%s: %d rows left out: %s", split, count, reason)
         if not rows[split]:
-            raise DataError(split, "no text is left in this split", "Check the raw files.")
+            raise no_texts(split, config.data.source.path)
     frequency, vocabulary = _add_up(config, progress, len(names), rows["train"])
     return Scan(rows, skipped, write_labels(data_url(config), names, frequency), vocabulary)
 
