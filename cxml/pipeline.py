@@ -47,6 +47,7 @@ from cxml.training import (
     ending_lost_runs,
     evaluate_run,
     evidence_url,
+    keep_selection,
     read_selection,
     remove_evidence,
     selection_run,
@@ -167,7 +168,7 @@ def _make_stages(
         if config.train.budget and name == last_before_training:
             config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
         if name == "train" and config.train.selects:
-            add_to_record(config.output, "selection", read_selection(config))
+            add_to_record(config.output, "selection", keep_selection(config))
     return config
 
 

@@ -26,6 +26,7 @@ from cxml.training.precision import precision_here, with_precision
 from cxml.training.selection import (
     Selection,
     judged_run,
+    keep_selection,
     read_selection,
     selection_run,
     selection_url,
@@ -55,6 +56,7 @@ __all__ = [
     "evidence_url",
     "fit",
     "judged_run",
+    "keep_selection",
     "level_truths",
     "measure_speed",
     "no_validation_texts",
