@@ -68,7 +68,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
         ConfigError: the file or an option has an unknown field or an impossible value.
     """
     escape_what_cannot_be_printed()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _words(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", default=[])
     files, rest = first.parse_known_args(words)
@@ -77,19 +77,32 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
         remedy = "Name a YAML file, or one of cxml's own configs, such as quickstart."
         raise ConfigError("--config", None, "is missing", remedy)
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
-    if asks_for_help:  # which shows its values as defaults
-        settings = config_from_dict(config_to_dict(settings))
+    shown_settings = config_from_dict(config_to_dict(settings))  # whose values help and errors name as defaults
     names = ", ".join(name for name in own_configs() if "/" not in name)
     required = f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}."
-    with _masked_errors():
-        parsed: Any = tyro.cli(
+
+    def parse(given: Sequence[str], settings: Config) -> Any:  # noqa: ANN401 - a command
+        return tyro.cli(
             command,
             prog=_called.get() or program,
             description=f"{_help(command.__doc__)}\n\n{required}",
-            args=rest,
+            args=given,
             default=command(settings=settings),  # pyright: ignore[reportCallIssue]  every command has settings
         )
+
+    parsed = _masking_errors(
+        lambda: parse(rest, shown_settings if asks_for_help else settings),
+        lambda: parse(_masked(rest), shown_settings),
+    )
     return dataclasses.replace(parsed, settings=_without_given(parsed.settings, rest))
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    """The command line, or the process's own; no later message shows the credentials of the URLs in it."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for word in words:
+        urls.learn(word.partition("=")[2] if word.startswith("--") else word)
+    return words
 
 
 def _without_given(settings: Config, words: Sequence[str]) -> Config:
@@ -99,13 +112,27 @@ def _without_given(settings: Config, words: Sequence[str]) -> Config:
     return dataclasses.replace(settings, auto=tuple(name for name in settings.auto if name not in given))
 
 
-@contextlib.contextmanager
-def _masked_errors() -> Iterator[None]:
-    """Print what goes to standard error meanwhile without the credentials of URLs: tyro repeats what was typed."""
+def _masked(words: Sequence[str]) -> list[str]:
+    return [urls.masked(word) for word in words]
+
+
+def _masking_errors(parse: Callable[[], _Command], parse_masked: Callable[[], object]) -> _Command:
+    """The options of a command line; where it is wrong, `tyro` repeats it without the credentials of URLs.
+
+    Args:
+        parse: parses it.
+        parse_masked: the same without credentials: no pattern finds what the box around an error breaks into lines.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            yield
+            return parse()
+    except SystemExit as end:
+        if end.code:
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+                parse_masked()
+        raise
     finally:
         print(urls.masked(said.getvalue()), file=sys.stderr, end="")
 
@@ -173,14 +200,13 @@ def run_tool(
         The exit code, as `run_with_config` has it.
     """
     escape_what_cannot_be_printed()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _words(arguments)
     text = _help(description or command.__doc__)
 
-    def parse() -> _Command:
-        with _masked_errors():
-            return tyro.cli(command, prog=_called.get() or program, description=text, args=words)
+    def parse(given: Sequence[str]) -> _Command:
+        return tyro.cli(command, prog=_called.get() or program, description=text, args=given)
 
-    return _run(parse, action)
+    return _run(lambda: _masking_errors(lambda: parse(words), lambda: parse(_masked(words))), action)
 
 
 def _help(text: str | None) -> str:

@@ -7,9 +7,10 @@ user and password before the host, and what follows `?` or `#`. They are needed 
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 # The file systems that read from another one: archives have paths of their own, caches those of what they cache.
@@ -20,12 +21,21 @@ _WEB = ("http://", "https://")
 _MASK = "***"
 # A user and password, where a number after the colon is a port; or a user alone, which may be a token. The user of an
 # Azure URL is a container; paths in memory, on a disk and in archives have no user.
+_USER_ALONE = (
+    r"(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)"
+    r"(?<!zip://)(?<!tar://)[^\s/@:]+@"
+)
 _USER_INFO = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?:"
     r"[^\s/@:]*:(?!\d+(?:[/?#]|$))(?:(?!://)\S)*@"
-    r"|(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?<!memory://)(?<!file://)(?<!local://)"
-    r"(?<!zip://)(?<!tar://)[^\s/@:]+@)",
+    # With spaces, up to the first @ of a line: what follows may be another sentence with one.
+    r"|[^\s/@:]*:(?!\d+(?:[/?#\s]|$))(?!\s)(?:(?!://)[^\r\n'\"<>@])*@"
+    rf"|{_USER_ALONE})",
     re.IGNORECASE,
+)
+# The same at the start of a text that is one URL: any character may be a part of the password.
+_USER_INFO_OF_URL = re.compile(
+    rf"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?:[^/@:]*:(?!\d+(?:[/?#]|$)).*@|{_USER_ALONE})", re.IGNORECASE | re.DOTALL
 )
 _WEB_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*[^\s'\"<>:.,;)\]]", re.IGNORECASE)
 _SECRET_PARAMETER = re.compile(
@@ -94,13 +104,25 @@ def learn(url: str) -> None:
     """Remember the credentials of a URL, so that `masked` finds them where a library repeats them without the URL."""
     for link in url.split("::") if is_chain(url) else [url]:
         user_info, query = _user_info(link), _split(link)[1]
-        if user_info:
+        if user_info and user_info != _MASK:
             _user_infos[_host(link)] = user_info
         password = user_info.partition(":")[2]
         values = [part.partition("=")[2] for part in re.split("[?#&;]", query)]
-        # Where a password holds a slash, libraries take what is before it for the host.
-        found = [user_info, password, *user_info.split("/"), *password.split("/"), query[1:], *values]
-        _learnt.update(form for each in found for form in (each, unquote(each)) if len(form) >= _SHORTEST_SECRET)
+        # Where a password holds one of /?#, libraries take what is before it for the host.
+        parts = [part for each in (user_info, password) for part in re.split("[/?#]", each)]
+        found = [user_info, password, *parts, query[1:], *values]
+        _learnt.update(form for each in found for form in _forms(each) if len(form) >= _SHORTEST_SECRET)
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """How libraries, errors and JSON repeat it."""
+    return secret, unquote(secret), quote(secret), quote(secret, ""), repr(secret)[1:-1], json.dumps(secret)[1:-1]
+
+
+def masked_value(value: str) -> str:
+    """`masked` for a text that is one URL, or none: it ends with the text, whatever characters it holds."""
+    learn(value)
+    return masked(value)
 
 
 def unmasked(url: str) -> str:
@@ -120,11 +142,11 @@ def _unmasked_link(link: str) -> str:
 
 def _user_info(link: str) -> str:
     """User and password of a URL, empty where it has none."""
-    found = _USER_INFO.match(link)
+    found = _USER_INFO_OF_URL.match(link)
     return found[0][len(found["scheme"]) : -1] if found else ""
 
 
 def _host(link: str) -> str:
     """Scheme and host of a URL, without the user."""
-    bare = _USER_INFO.sub(r"\g<scheme>", link, count=1)
+    bare = _USER_INFO_OF_URL.sub(r"\g<scheme>", link, count=1)
     return "/".join(re.split("[/?#]", bare)[:3])

@@ -35,7 +35,7 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
         DataError: there is no model or checkpoint, it is damaged, or it does not fit.
     """
     url = config.start_from
-    source = _Checkpoint(url) if storage.exists(storage.join(url, COMMIT_FILE)) else _Model(url)
+    source = _opened(url)
     takes_all = config.start_with == "all"
     if takes_all and source.tree() not in (None, tree_digest(tree)):
         raise DataError(url, "was trained on another label tree", "Set model.start_with to encoder.")
@@ -60,6 +60,15 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
                 raise DataError(url, f"has no {saved.num_rows} rows of {saved.parameter}", _REMEDY)
             level.import_rows(torch.arange(saved.num_rows), weight.view(saved.num_rows, -1), bias)
         _take_rows(source.rows(), model, url)
+
+
+def require_start(url: str) -> None:
+    """Raise `DataError` unless there is a model or a checkpoint at `url`; only its manifest is read."""
+    _opened(url)
+
+
+def _opened(url: str) -> _Checkpoint | _Model:
+    return _Checkpoint(url) if storage.exists(storage.join(url, COMMIT_FILE)) else _Model(url)
 
 
 def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXML, url: str) -> None:

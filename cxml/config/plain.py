@@ -27,6 +27,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
     """
+    _learn_credentials(values)
     _refuse_unknown_keys(Config, values, "")
     open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
     if "auto" in values:  # what is left out has its default, which for one field is `auto`
@@ -42,13 +43,22 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         raise ConfigError(str(error.field_path), value, f"has the wrong type ({error})", "See --help.") from error
 
 
+def _learn_credentials(values: object) -> None:
+    """Remember the credentials of every URL in nested mappings, before any error shows one."""
+    if isinstance(values, Mapping):
+        for value in values.values():
+            _learn_credentials(value)
+    elif isinstance(values, str):
+        urls.learn(values)
+
+
 def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
     """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
 
     Fields that the run chooses have the value `auto`; they are listed too where `tree.level_sizes` has its default of
     the same name. URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
     """
-    text = str if with_credentials else urls.masked
+    text = str if with_credentials else urls.masked_value
     values: dict[str, Any]
     values = dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v, text) for k, v in pairs})
     is_told_apart = config.tree.level_sizes != AUTO or "tree.level_sizes" in config.auto

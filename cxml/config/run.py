@@ -68,6 +68,7 @@ class Config:
             self.train.keep_by, f"is not a metric at one of evaluate.top_k = {list(self.evaluate.top_k)}",
             f"Choose one such as nDCG@{max(self.evaluate.top_k)}, or add its k to evaluate.top_k.",
         )  # fmt: skip
+        _require_measured(self.checkpoint, self.train, self.evaluate.top_k)
         row_rate = self.head.learning_rate or self.optim.classifier_lr
         require(
             row_rate * self.optim.classifier_weight_decay < 1,
@@ -103,6 +104,21 @@ def is_reported(metric: str, top_k: Sequence[int]) -> bool:
     """Whether an evaluation with these cut-offs reports a metric of the labels, such as P@1."""
     name, _, cutoff = metric.partition("@")
     return name in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") and cutoff in map(str, top_k)
+
+
+def _require_measured(checkpoint: CheckpointConfig, train: TrainConfig, top_k: Sequence[int]) -> None:
+    """Refuse checkpoints that are kept by a metric that no evaluation of the run reports."""
+    if not checkpoint.keep_best or checkpoint.best_metric == "loss":
+        return
+    require(
+        is_reported(checkpoint.best_metric, top_k), "checkpoint.best_metric", checkpoint.best_metric,
+        f"is neither loss nor a metric at one of evaluate.top_k = {list(top_k)}",
+        f"Choose one such as nDCG@{max(top_k)}, or add its k to evaluate.top_k.",
+    )  # fmt: skip
+    require(
+        train.evaluation_interval > 0, "checkpoint.best_metric", checkpoint.best_metric,
+        "is never measured: train.evaluate_every is 0", "Set train.evaluate_every to 1, or this to loss.",
+    )  # fmt: skip
 
 
 def _choosable(section: type, path: str = "") -> dict[str, Any]:

@@ -26,9 +26,9 @@ from cxml.data.dataset import (
     verify,
 )
 from cxml.data.encoder_path import resolve_encoder
-from cxml.data.loader import EvalLoader, TrainLoader
+from cxml.data.loader import EvalLoader, TrainLoader, require_parts
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
-from cxml.data.name_texts import TextRows, parts_of_names, with_names
+from cxml.data.name_texts import TextRows, parts_of_names, require_parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch, stage
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
@@ -40,6 +40,7 @@ from cxml.data.splits import (
     RowSubset,
     all_labelled_texts,
     held_out_rows,
+    refuse_second_validation,
     train_texts,
     validation_texts,
 )
@@ -57,7 +58,7 @@ __all__ = [
     "WindowRule", "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate", "cut", "data_url",
     "epoch_order", "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes",
     "most_bytes", "most_items", "parts_of_names", "prefetch", "read_labels", "read_shown_labels", "read_sparse_npz",
-    "read_titles", "read_vocabulary", "read_words", "refuse_repeated_values", "resolve_encoder", "shown_label",
-    "shown_labels", "stage", "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify",
-    "window_rule", "with_names",
+    "read_titles", "read_vocabulary", "read_words", "refuse_repeated_values", "refuse_second_validation",
+    "require_parts", "require_parts_of_names", "resolve_encoder", "shown_label", "shown_labels", "stage",
+    "step_facts", "tokenizer_fingerprint", "train_texts", "validation_texts", "verify", "window_rule", "with_names",
 ]  # fmt: skip

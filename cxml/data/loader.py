@@ -87,16 +87,8 @@ class TrainLoader:
         self._first_part = rank * accumulation
         self._accumulation = accumulation
         self.steps_per_epoch = self._order.steps_per_epoch
-        taken = self._rule.most_tokens(dataset.lengths)
-        if (smallest := self._order.smallest) < self._parts:
-            field, value = ("batch_tokens", batch_tokens) if batch_tokens else ("batch_size", batch_size)
-            raise ConfigError(
-                f"train.{field}", value,
-                f"{len(dataset)} texts make batches of {smallest}, too few for {world_size} processes x {accumulation} "
-                "micro-batches", f"Lower num_workers or accumulation so that their product is at most {smallest}"
-                + (f", or set it to {self._parts * int(taken.max())} or more." if batch_tokens else "."),
-            )  # fmt: skip
-        longer = int((taken > batch_tokens).sum()) if batch_tokens else 0
+        _require_parts(self._order, dataset.lengths, self._rule, world_size, accumulation)
+        longer = int((self._rule.most_tokens(dataset.lengths) > batch_tokens).sum()) if batch_tokens else 0
         if longer and rank == 0:
             _log.warning(
                 "%d texts are longer than train.batch_tokens %d; each has a step of its own", longer, batch_tokens
@@ -212,3 +204,36 @@ class EvalLoader:
             yield indices, collate(
                 *texts, pad_id=self._pad_id, global_size=len(rows), limits=self._limits, rule=self._windows
             )  # fmt: skip
+
+
+def require_parts(lengths: np.ndarray, rule: StepRule, *, world_size: int, accumulation: int) -> None:
+    """Refuse steps of which some are too small to be shared out.
+
+    Args:
+        lengths: tokens of each text, int64 [N].
+        rule: how texts make steps.
+        world_size: processes.
+        accumulation: micro-batches of a step and process.
+
+    Raises:
+        ConfigError: a step has fewer texts than there are micro-batches.
+    """
+    _require_parts(StepOrder(lengths, rule, seed=0), lengths, rule, world_size, accumulation)
+
+
+def _require_parts(order: StepOrder, lengths: np.ndarray, rule: StepRule, world_size: int, accumulation: int) -> None:
+    parts = world_size * accumulation
+    if order.smallest >= parts:
+        return
+    field, value, otherwise = "batch_size", rule.batch_size, ""
+    if rule.batch_tokens:
+        field, value = "batch_tokens", rule.batch_tokens
+        otherwise = f", or set it to {parts * int(rule.most_tokens(lengths).max())} or more"
+    elif rule.bucket_by_length:
+        otherwise = ", or set train.bucket_by_length to false, or use a larger batch_size"
+    raise ConfigError(
+        f"train.{field}", value,
+        f"{len(lengths)} texts make batches of {order.smallest}, too few for {world_size} processes x {accumulation} "
+        "micro-batches", f"Lower num_workers or accumulation so that their product is at most {order.smallest}"
+        f"{otherwise}.",
+    )  # fmt: skip

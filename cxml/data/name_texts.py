@@ -83,16 +83,22 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
     """
     words = read_words(url)
     names = words.titles
-    parts = parts_of_names(names, pattern)
+    parts = require_parts_of_names(names, pattern)
     found = {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}
+    tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
+    labels = np.fromiter(found.keys(), np.int64, len(found))
+    return WithNames(dataset, TextEncoder(tokenizer, max_length).encode(list(found.values())), labels)
+
+
+def require_parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]:
+    """`parts_of_names`; raises `ConfigError` where no name has the wanted part."""
+    found = parts_of_names(names, pattern)
     if not found:
         raise ConfigError(
             "train.name_texts", pattern, f"matches none of the {len(names)} label names, such as {names[0]!r}",
             "Write an expression whose group is the part to take; (.+) takes all of a name.",
         )  # fmt: skip
-    tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
-    labels = np.fromiter(found.keys(), np.int64, len(found))
-    return WithNames(dataset, TextEncoder(tokenizer, max_length).encode(list(found.values())), labels)
+    return found
 
 
 def parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]:

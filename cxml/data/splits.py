@@ -5,7 +5,7 @@ Validation texts are those that settings, thresholds and weights are chosen on, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -105,10 +105,18 @@ def validation_texts(url: str, validation_fraction: float) -> ShardedDataset | R
     return RowSubset(split, _rows(split, validation_fraction)[1]) if validation_fraction else split
 
 
+def refuse_second_validation(splits: Collection[str], fraction: float) -> None:
+    """Raise `ConfigError` where a share of the train texts is to be held out beside a split `validation`."""
+    if fraction and VALIDATION in splits:
+        raise ConfigError(
+            "train.validation_fraction", fraction, "the data set has a validation split already",
+            "Leave it out, or set it to 0, to use that split.",
+        )  # fmt: skip
+
+
 def _rows(split: ShardedDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     field = "train.validation_fraction"
-    if VALIDATION in split.manifest.splits:
-        raise ConfigError(field, fraction, "the data set has a validation split already", "Leave it out to use that.")
+    refuse_second_validation(split.manifest.splits, fraction)
     kept, held = held_out_rows(len(split), fraction, _SEED)
     if not len(kept) or not len(held):
         problem = f"leaves no text to {'train' if not len(kept) else 'validate'} on: there are {len(split)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from cxml.fitting.tables import rows_of, write_rows
 from cxml.operating_system import ending_with_parent
 from cxml.prediction import Predictor
 from cxml.progress import Relay, relayed_environment
+from cxml.tree.thread_pool import default_threads
 
 _TAIL = 20  # last lines of what the process says that its error shows
 
@@ -79,10 +81,22 @@ def _config(texts: Any, labels: Any, output: str, fields: Mapping[str, Any]) -> 
     values: dict[str, Any] = {"output": output, "data": {"source": source}}
     for name, value in fields.items():
         _put(values, name.split("."), value)
-    config = config_from_dict(values)
+    config = _within_threads(config_from_dict(values))
     if not is_path:
         write_rows(Path(raw), *rows_of(texts, labels))
     return config
+
+
+def _within_threads(config: Config) -> Config:
+    """The config whose processes together take the threads that OMP_NUM_THREADS says, where it is set.
+
+    joblib sets it in its processes, such as those of `cross_val_score(..., n_jobs=4)`: each has its share of the cores.
+    """
+    train = config.train
+    if "OMP_NUM_THREADS" not in os.environ or train.threads_per_worker or config.launch.launcher == "ray":
+        return config
+    threads = max(1, default_threads() // train.num_workers)
+    return dataclasses.replace(config, train=dataclasses.replace(train, threads_per_worker=threads))
 
 
 def _put(values: dict[str, Any], path: list[str], value: object) -> None:

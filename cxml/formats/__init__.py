@@ -18,12 +18,12 @@ from cxml.formats.lines import read_all_lines
 from cxml.formats.numbers import parse_count
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
-from cxml.formats.sources import open_source, read_source, source_facts
+from cxml.formats.sources import no_texts, open_source, read_source, require_texts, source_facts
 from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
 from cxml.formats.titled import TitledReader
 
 __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader", "TextChunk",
-    "TextSource", "TitledReader", "find_labels_file", "open_source", "parse_count", "read_all_lines", "read_blocks",
-    "read_source", "read_texts", "source_facts",
+    "TextSource", "TitledReader", "find_labels_file", "no_texts", "open_source", "parse_count", "read_all_lines",
+    "read_blocks", "read_source", "read_texts", "require_texts", "source_facts",
 ]  # fmt: skip

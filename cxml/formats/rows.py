@@ -70,6 +70,8 @@ class CsvRows:
             raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
+        if columns and not self._header:
+            raise DataError(url, "is empty", "Write the names of the columns into its first line, or remove the file.")
         for name, setting in columns.items():
             require_column(url, name, setting, self._header, line=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml.config import SourceConfig
-from cxml.data import concatenate
+from cxml.data import VALIDATION, concatenate
 from cxml.errors import DataError
 from cxml.formats import icd10cm
 from cxml.formats.cleaning import Cleaner
@@ -63,16 +63,33 @@ def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "ref
     """
     reader = open_source(source)
     names = list(reader.label_names())
-    splits = {split: _read_split(reader, split, len(names), on_error) for split in reader.splits}
+    splits = {split: _read_split(reader, split, len(names), on_error, source.path) for split in reader.splits}
     return RawDataset(splits, names, reader.label_titles())
 
 
-def _read_split(reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"]) -> RawSplit:
+def require_texts(reader: Reader, path: str) -> None:
+    """Raise `DataError` where a split of the source at `path` has no row at all: before hours of work on the others."""
+    for split in reader.splits:
+        if not any(len(chunk.texts) for chunk in reader.chunks(split)):
+            raise no_texts(split, path)
+
+
+def no_texts(split: str, path: str) -> DataError:
+    """The error for a split of the source at `path` in which no text is left."""
+    remedy = "Write texts with their labels into its file."
+    if split == VALIDATION:
+        remedy += " Or remove the file, and hold out a part of the train texts: train.validation_fraction: 0.1."
+    return DataError(path, f"no text is left in the split {split}", remedy)
+
+
+def _read_split(
+    reader: Reader, split: str, num_labels: int, on_error: Literal["refuse", "skip"], path: str
+) -> RawSplit:
     cleaner = Cleaner(num_labels, on_error)
     chunks = [cleaner.clean(chunk) for chunk in reader.chunks(split)]
     texts = [text for chunk_texts, _ in chunks for text in chunk_texts]
     if not texts:
-        raise DataError(split, "no text is left in this split", "Check the raw files.")
+        raise no_texts(split, path)
     labels = concatenate([chunk_labels for _, chunk_labels in chunks])
     ones = np.ones(len(labels.values), np.float32)
     return RawSplit(texts, sparse.csr_matrix((ones, labels.values, labels.offsets), (len(texts), num_labels)))

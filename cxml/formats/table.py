@@ -7,11 +7,12 @@ share of the rows is held out as the test split, so that as few labels as possib
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -187,7 +188,7 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
             )
             raise DataError(url, problem, f"Name it: data.source.{field}.")
     if (text, labels) != (source.text_column, source.labels_column):
-        _log.info("%s: texts are in the column %r, labels in %r", url, text, labels)
+        _tell(f"{url}: texts are in the column {text!r}, labels in {labels!r}")
     assert text is not None
     assert labels is not None
     return dataclasses.replace(source, text_column=text, labels_column=labels)
@@ -204,13 +205,41 @@ def _with_separator(source: SourceConfig, url: str) -> SourceConfig:
     cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
     texts = {cell for cell in cells if isinstance(cell, str)}
     if any(source.label_separator in text for text in texts):
+        _doubt_separator(source, url, texts)
         return source
     for separator in SEPARATORS:
-        names = {name.strip() for text in texts for name in text.split(separator)}
-        if len(names) < len(texts) and any(separator in text for text in texts):
-            _log.info("%s: labels are separated by %r", url, separator)
+        if _may_separate(separator, texts):
+            _tell(f"{url}: labels are separated by {separator!r}")
             return dataclasses.replace(source, label_separator=separator)
     return source
+
+
+def _may_separate(separator: str, texts: Collection[str]) -> bool:
+    return len(_names_between(separator, texts)) < len(texts) and any(separator in text for text in texts)
+
+
+def _doubt_separator(source: SourceConfig, url: str, texts: Collection[str]) -> None:
+    """Say so where commas are a part of names rather than between them: something else makes fewer names."""
+    own = source.label_separator
+    others = [each for each in SEPARATORS if _may_separate(each, texts)]
+    names = {each: len(_names_between(each, texts)) for each in (own, *others)}
+    best = min(names, key=lambda separator: names[separator])
+    if names[best] < names[own]:
+        _tell(
+            f"{url}: labels are separated by {own!r}, which makes {names[own]:,} names in the first rows; {best!r} "
+            f"makes {names[best]:,}. If that separates them, set data.source.label_separator to it.",
+            logging.WARNING,
+        )
+
+
+def _names_between(separator: str, texts: Collection[str]) -> set[str]:
+    return {name.strip() for text in texts for name in text.split(separator)}
+
+
+@functools.cache
+def _tell(text: str, level: int = logging.INFO) -> None:
+    """Log something once, however often a run opens its source."""
+    _log.log(level, "%s", text)
 
 
 def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]) -> str | None:

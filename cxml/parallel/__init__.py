@@ -5,7 +5,7 @@ plan says before any of it how many bytes and steps it will be
 """
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step
-from cxml.parallel.exchange import Exchange
+from cxml.parallel.exchange import Exchange, require_even_groups
 from cxml.parallel.levels import kernels_for, make_level, sharded_clusters, sharded_levels
 from cxml.parallel.memory_plan import Plan, make_plan
 from cxml.parallel.process_group import (
@@ -48,6 +48,7 @@ __all__ = [
     "make_plan",
     "ranks_per_machine",
     "require_engine",
+    "require_even_groups",
     "run_here",
     "run_workers",
     "set_patience",

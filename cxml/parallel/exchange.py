@@ -53,10 +53,7 @@ class Exchange:
         size = self.size
         if group_size in (0, size):
             return self, Exchange(is_alone=True)
-        if size % group_size:
-            raise ConfigError(
-                "head.group_size", group_size, f"does not divide the {size} processes", "Set it to a divisor, or to 0."
-            )
+        require_even_groups(group_size, size)
         near = [list(range(start, start + group_size)) for start in range(0, size, group_size)]
         alike = [list(range(place, size, group_size)) for place in range(group_size)]
         own = [dist.new_subgroups_by_enumeration(ranks)[0] for ranks in (near, alike)]
@@ -134,3 +131,11 @@ class Exchange:
     def _device(self) -> torch.device:
         """Where tensors travel from: gloo takes them from the host, NCCL and its like only from the accelerator."""
         return torch.device("cpu") if dist.get_backend(self.group) == "gloo" else current_device()
+
+
+def require_even_groups(group_size: int, num_ranks: int) -> None:
+    """Raise `ConfigError` where ranks cannot be cut into groups of `head.group_size`; 0 is one group of all."""
+    if group_size and num_ranks % group_size:
+        raise ConfigError(
+            "head.group_size", group_size, f"does not divide the {num_ranks} processes", "Set it to a divisor, or to 0."
+        )

@@ -14,13 +14,12 @@ from cxml.data import window_rule
 from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import Plan
+from cxml.pipeline.checks import check_run
 from cxml.pipeline.plan import (
     DataFacts,
     evidence_bytes,
     plan_for,
     plan_run,
-    require_packages,
-    require_validation,
     rows_of_text,
     with_one_more,
 )
@@ -39,8 +38,7 @@ def dry_run(config: Config) -> Plan:
     Raises:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
-    require_packages(config)
-    require_validation(config)
+    check_run(config)
     console = Console()
     config, choices = foresee(config)
     if choices:

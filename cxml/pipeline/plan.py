@@ -24,6 +24,7 @@ from cxml.data import (
     parts_of_names,
     read_vocabulary,
     read_words,
+    refuse_second_validation,
     resolve_encoder,
     step_facts,
     window_rule,
@@ -92,26 +93,28 @@ def require_packages(config: Config) -> None:
 
 
 def require_validation(config: Config, *, prepares_again: bool = False) -> None:
-    """Refuse evidence and a selection of epochs where data or packages do not allow them, before any stage begins.
+    """Refuse evidence, a selection of epochs and held-out texts where data or packages do not allow them.
 
     Args:
         config: of the run.
         prepares_again: whether the run prepares its data anew, whatever is there.
 
     Raises:
-        ConfigError: the data have no validation texts, or a package is not installed.
+        ConfigError: the data have no validation texts, or some and a share is to be held out too; or a package is not
+            installed.
         DataError: `evidence.words` is on and an earlier release prepared the data, without a vocabulary.
     """
     wanted: dict[str, object] = {f"evidence.{name}": True for name in config.evidence.sources}
     if config.train.selects:
         wanted["train.keep"] = config.train.keep
-    if not wanted:
+    if not wanted and not config.train.validation_fraction:
         return
     for name in config.evidence.sources:
         if name != "words":
             extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
     has_data = not prepares_again and is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
+    refuse_second_validation(splits, config.train.validation_fraction)
     if not config.train.validation_fraction and VALIDATION not in splits:
         raise no_validation_texts(*next(iter(wanted.items())))
     if has_data and config.evidence.words:

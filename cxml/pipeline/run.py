@@ -15,7 +15,7 @@ from cxml.config_files import dump_config
 from cxml.errors import StaleArtefactError
 from cxml.launching import RunJob
 from cxml.parallel import run_workers
-from cxml.pipeline.plan import require_packages, require_validation
+from cxml.pipeline.checks import check_run, check_run_on_data
 from cxml.pipeline.settled_config import settle, settled
 from cxml.pipeline.stages import (
     STAGE_REMEDY,
@@ -37,7 +37,7 @@ from cxml.settings import add_to_record
 from cxml.storage.locks import locked
 from cxml.training import (
     evidence_url,
-    read_selection,
+    keep_selection,
     selection_run,
     selection_url,
 )
@@ -110,8 +110,7 @@ def _make_stages(
         run_job: how processes come to be.
         began: when the run did, by `time.monotonic`.
     """
-    require_packages(config)
-    require_validation(config, prepares_again="prepare" in force)
+    check_run(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
@@ -124,12 +123,13 @@ def _make_stages(
         make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
+            check_run_on_data(config)
         if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:
             config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
         if name == "train" and config.train.selects:
-            add_to_record(config.output, "selection", read_selection(config))
+            add_to_record(config.output, "selection", keep_selection(config))
     return config
 
 

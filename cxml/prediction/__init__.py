@@ -8,7 +8,14 @@ Where validation texts have chosen thresholds, `Decisions` turns rankings into s
 `Predictor.save_pretrained` writes a folder that holds all of it, model card included.
 """
 
-from cxml.prediction.decisions import Decisions, as_threshold, choose_decisions, parse_threshold, write_run_decisions
+from cxml.prediction.decisions import (
+    Decisions,
+    as_threshold,
+    choose_decisions,
+    parse_threshold,
+    read_run_decisions,
+    write_run_decisions,
+)
 from cxml.prediction.encoder_program import export_encoder, refuse_windows
 from cxml.prediction.export import is_exported, read_exported, write_exported
 from cxml.prediction.hub import upload
@@ -40,6 +47,7 @@ __all__ = [
     "read_decisions",
     "read_exported",
     "read_parts",
+    "read_run_decisions",
     "read_scores",
     "refuse_windows",
     "require_power",

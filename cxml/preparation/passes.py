@@ -21,7 +21,7 @@ from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
 from cxml.errors import DataError
-from cxml.formats import TitledReader, find_labels_file, open_source
+from cxml.formats import TitledReader, find_labels_file, no_texts, open_source, require_texts
 from cxml.formats.reader import show
 from cxml.preparation.choice import open_engine
 from cxml.preparation.engines import Engine
@@ -115,6 +115,7 @@ def _scan(
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
     names = source.label_names()
+    require_texts(source, config.data.source.path)
     fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
     done = {split: journal.staged(split) for split in source.splits}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
@@ -131,7 +132,7 @@ def _scan(
         for reason, count in sorted(skipped[split].items()):
             _log.warning("%s: %d rows left out: %s", split, count, reason)
         if not rows[split]:
-            raise DataError(split, "no text is left in this split", "Check the raw files.")
+            raise no_texts(split, config.data.source.path)
     frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
     labels = write_labels(data_url(config), names, frequency, source.label_titles())
     return Scan(rows, skipped, labels, vocabulary)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cxml.config import Config
+from cxml.data.order import smallest_batch
 from cxml.model.encoder import default_taps
 from cxml.optim import RowState
 from cxml.settings.facts import Facts
@@ -87,6 +88,9 @@ def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
     """Where texts differ in length, batches of like ones have less padding."""
     longest = min(facts.long_length, config.data.max_length)
     worthwhile = longest > _LONG_TAIL * facts.mean_length
+    parts, least = config.train.num_workers * config.train.accumulation, _fewest_of_like_length(facts, config)
+    if worthwhile and least < parts:
+        return False, f"batches of like texts may be of {least}, too few for {parts} processes and micro-batches"
     return worthwhile, f"texts have {facts.mean_length:.0f} tokens on average, and {longest} for 1 in 100"
 
 
@@ -225,6 +229,12 @@ def _passes(facts: Facts, config: Config) -> float:
 
 def _steps_per_epoch(facts: Facts, config: Config) -> int:
     return math.ceil(facts.num_texts / config.train.batch_size)
+
+
+def _fewest_of_like_length(facts: Facts, config: Config) -> int:
+    """Texts of the smallest batch by length, at least, however many names of labels join the texts."""
+    size, steps = config.train.batch_size, _steps_per_epoch(facts, config)
+    return min(smallest_batch(facts.num_texts, steps), smallest_batch(steps * size + 1, steps + 1))
 
 
 def _texts(facts: Facts) -> str:

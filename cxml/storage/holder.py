@@ -54,7 +54,7 @@ class Holder:
             pid=os.getpid(),
             user=_user(),
             since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            command=urls.masked(shlex.join(sys.orig_argv))[:_LONGEST_COMMAND],
+            command=shlex.join(map(urls.masked, sys.orig_argv))[:_LONGEST_COMMAND],
             machine=machine_id(),
             started=psutil.Process().create_time(),
             ticks=start_ticks(os.getpid()),

@@ -13,6 +13,7 @@ from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.epoch_selection import (
     Selection,
     judged_run,
+    keep_selection,
     read_selection,
     selection_run,
     selection_url,
@@ -57,6 +58,7 @@ __all__ = [
     "evidence_url",
     "fit",
     "judged_run",
+    "keep_selection",
     "level_truths",
     "measure_speed",
     "no_validation_texts",

@@ -113,13 +113,23 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
     storage.write_json(selection_url(config.output), values)
 
 
+def keep_selection(config: Config) -> dict[str, Any]:
+    """What `read_selection` gives, kept in the run's own output too: its model no longer needs `selection/`."""
+    values, own = read_selection(config), selection_url(config.output)
+    if not storage.exists(own) or artefacts.read_json(own, _REMEDY) != values:
+        storage.write_json(own, values)
+    return values
+
+
 def read_selection(config: Config) -> dict[str, Any]:
     """Which epoch was taken, and why: `epoch`, `epochs` that there might have been, `metric`, `value`, `reason`.
 
     Raises:
         DataError: it is missing or damaged.
     """
-    url = selection_url(judged_run(config).output)
+    url, own = (selection_url(output) for output in (judged_run(config).output, config.output))
+    if not storage.exists(url) and storage.exists(own):
+        url = own
     try:
         values = artefacts.read_json(url, _REMEDY)
     except FileNotFoundError as error:

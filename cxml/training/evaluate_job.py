@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.checkpoint import model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
@@ -34,6 +36,7 @@ from cxml.prediction import (
     RowFormat,
     choose_decisions,
     model_identity,
+    read_run_decisions,
     write_run_decisions,
     write_scores,
 )
@@ -50,6 +53,11 @@ from cxml.training.evaluation import (
 )
 from cxml.training.evidence import run_evidence, with_evidence
 from cxml.tree import LabelTree, tree_url
+
+_log = logging.getLogger(__name__)
+
+PredictTexts = Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]
+"""Predicts this rank's share of texts: as the cascade does, and as the model does with its evidence."""
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -83,10 +91,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             alone = score_levels(of_cascade, dataset, tree, weights, **of_levels)[-1]
             report["evidence"] = _evidence_report(evidence, alone)
         best = gather_labels(prediction.rows, prediction.nodes[-1], prediction.scores[-1], len(dataset), ranks)
-        judged = judged_run(config)
-        if judged is not config:
-            predict_texts = _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks)
-        decisions = _choose_decisions(config, predict_texts, ranks)
+        decisions = _decide(config, tree, predict_texts, ranks)
         report["examples"] = _examples(config, best)
         if best is not None:
             k = max(config.evaluate.top_k)
@@ -98,9 +103,22 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         return report
 
 
-def _predict_texts_by(
-    config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks
-) -> Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]:
+def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
+    """Thresholds and calibration of the run's model, by the model that has not seen the validation texts.
+
+    Where that is gone, once it has served for the final fit, those that were chosen with it stay.
+    """
+    judged = judged_run(config)
+    if judged is config:
+        return _choose_decisions(config, predict_texts, ranks)
+    if storage.exists(storage.join(model_url(judged), MANIFEST)):
+        return _choose_decisions(config, _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks), ranks)
+    if ranks.is_first:
+        _log.warning("%s is gone: thresholds and calibration stay as they were chosen there", judged.output)
+    return read_run_decisions(config.output, model_identity(model_url(config)), tree.num_labels)
+
+
+def _predict_texts_by(config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks) -> PredictTexts:
     """`_predict_texts` by the saved model of `config`."""
     predict = predict_by_model(config, tree, ranks)
     return lambda texts: _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
@@ -130,9 +148,7 @@ def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[s
     }  # fmt: skip
 
 
-def _choose_decisions(
-    config: Config, predict_texts: Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]], ranks: Ranks
-) -> Decisions:
+def _choose_decisions(config: Config, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
     """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
     texts = validation_texts(data_url(config), config.train.validation_fraction)
     if texts is None:

@@ -5,6 +5,7 @@ Oracle: scikit-learn's brute-force neighbour search and a loop over the votes.
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_what_is_written_is_read_whole_by_one_part_or_several(queries, tmp_path)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["label", "list", "width", "offsets", "temperature", "no parts"])
+@pytest.mark.parametrize("change", ["label", "list", "width", "offsets", "temperature", "no parts", "nan", "inf"])
 def test_files_that_do_not_fit_are_refused_by_name(tmp_path, change):
     source, (texts,) = source_in(20)
     centres, parameters = source.index.centres, source.parameters
@@ -177,8 +178,11 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path, change):
         texts = texts._replace(labels=Ragged(labels.values[1:], labels.offsets))
     if change != "no parts":
         write_part(str(tmp_path), 0, texts)
-    write_lists(str(tmp_path), centres, [0.0] if change == "temperature" else parameters)
-    file = "lists" if change == "temperature" else "part-00000"
+    if change == "nan":
+        centres = np.where(np.arange(centres.size).reshape(centres.shape) == 7, np.nan, centres).astype(np.float32)
+    parameters = {"temperature": [0.0], "inf": [math.inf]}.get(change, parameters)
+    write_lists(str(tmp_path), centres, parameters)
+    file = "lists" if change in ("temperature", "nan", "inf") else "part-00000"
     with pytest.raises(DataError, match=rf"{file}\.safetensors.*Do it again"):
         read_neighbours(folder_of(tmp_path), TREE)
 

@@ -10,7 +10,9 @@ import shutil
 
 import joblib
 import numpy as np
+import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -68,6 +70,19 @@ def test_it_cross_validates_in_a_pipeline(classifier):
     scores = cross_val_score(make_pipeline(lower, classifier), TEXTS, CLASSES, cv=2)
     assert len(scores) == 2
     assert scores.mean() > 0.6
+
+
+def test_it_cross_validates_in_processes_of_joblib_and_leaves_nothing_behind(classifier, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    get_reusable_executor().shutdown(wait=True)  # new processes take the folder
+    try:
+        scores = cross_val_score(classifier, TEXTS, CLASSES, cv=2, n_jobs=2, error_score="raise")
+    finally:
+        get_reusable_executor().shutdown(wait=True)
+    assert scores.mean() > 0.6
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("cxml-")]
+    commands = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert not [command for command in commands if "cxml.fitting.process" in command]
 
 
 def test_indicators_go_in_and_come_out_sparse(classifier):

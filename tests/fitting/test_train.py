@@ -15,6 +15,7 @@ from support.runs import make_encoder
 import cxml
 from cxml.errors import ConfigError, CxmlError
 from cxml.fitting.tables import rows_of
+from cxml.fitting.train import _config
 from cxml.prediction.inputs import indicators_of
 
 TEXTS = [f"{fruit} and {fruit} {i}" for i in range(8) for fruit in ("apple", "pear", "plum")]
@@ -131,3 +132,15 @@ def test_a_path_is_read_as_tables(tmp_path, encoder):
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
     model = cxml.train(tmp_path / "rows.csv", model={"encoder": encoder}, train={"epochs": 1}, verbose=False)
     assert sorted(model.names) == ["apples", "pears", "plums"]
+
+
+@pytest.mark.parametrize(("limit", "workers", "threads"), [("4", 1, 4), ("4", 2, 2), ("1", 2, 1)])
+def test_all_processes_together_take_the_threads_that_the_environment_allows(
+    tmp_path, monkeypatch, limit, workers, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    fields = {"train.num_workers": workers}
+    assert _config(TEXTS, LABELS, str(tmp_path), fields).train.threads_per_worker == threads
+    assert (
+        _config(TEXTS, LABELS, str(tmp_path), {**fields, "train.threads_per_worker": 3}).train.threads_per_worker == 3
+    )

@@ -232,3 +232,19 @@ def test_labels_stay_in_training_as_long_as_rows_allow(lists, fraction, seed):
     if any(could_go):
         assert not any(is_lost)
     np.testing.assert_array_equal(is_test, held_out_with_few_labels_alone(labels, fraction, seed))
+
+
+def test_commas_inside_names_that_something_else_separates_are_told_once(tmp_path, caplog):
+    names = ["Tuberculosis, lungs", "Cholera", "Plague, bubonic"]
+    rows = [(f"text {i}", [";".join({names[i % 3], names[i % 2]})]) for i in range(40)]
+    write_csv(tmp_path / "doubtful.csv", rows)
+    write_csv(tmp_path / "clear.csv")
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            for name in ("doubtful", "clear"):
+                read_source(SourceConfig(kind="table", path=str(tmp_path / f"{name}.csv")))
+    (message,) = [record.getMessage() for record in caplog.records if "separated" in record.getMessage()]
+    assert "doubtful.csv" in message
+    assert "data.source.label_separator" in message
+    source = SourceConfig(kind="table", path=str(tmp_path / "doubtful.csv"), label_separator=";")
+    assert set(read_source(source).label_names) == set(names)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxml.config import CHOOSABLE, config_from_dict, plain_values
+from cxml.data import StepOrder, StepRule, require_parts
 from cxml.model.encoder import parse_taps
 from cxml.settings import Choice, EncoderFacts, Facts, MachineFacts, choose, fit_to_labels, longest_text
 from cxml.tree.shape import check_level_sizes, level_sizes_for
@@ -53,6 +54,32 @@ def config_of(**sections):
 def chosen(facts=FACTS, **sections):
     """The values by name that are chosen for these facts."""
     return {choice.name: choice.value for choice in choose(config_of(**sections), facts)[1]}
+
+
+@given(
+    st.integers(10, 5000),
+    st.integers(0, 3000),
+    st.sampled_from([1, 2, 3, 8]),
+    st.sampled_from([1, 4]),
+    st.integers(1, 80),
+)
+def test_batches_by_length_are_chosen_where_each_has_a_text_for_every_micro_batch(texts, names, workers, parts, size):
+    train = {"num_workers": workers, "accumulation": parts, "batch_size": max(size, workers * parts)}
+    values = chosen(dataclasses.replace(FACTS, num_texts=texts), train=train)
+    if values["train.bucket_by_length"]:
+        rule = StepRule(batch_size=train["batch_size"], bucket_by_length=True)
+        lengths = np.random.default_rng(0).integers(3, 50, texts + names)
+        for epoch in range(2):
+            _, bounds = StepOrder(lengths, rule, 0).epoch(epoch)
+            assert np.diff(bounds).min() >= workers * parts
+        require_parts(lengths, rule, world_size=workers, accumulation=parts)
+
+
+def test_few_texts_on_one_process_still_have_batches_by_length():
+    few = dataclasses.replace(FACTS, num_texts=1000)
+    assert chosen(few)["train.bucket_by_length"]
+    assert not chosen(few, train={"num_workers": 2})["train.bucket_by_length"]
+    assert chosen(FACTS, train={"num_workers": 2})["train.bucket_by_length"]
 
 
 @given(facts=any_facts, workers=st.sampled_from([1, 3, 64, 1000]))

@@ -259,6 +259,24 @@ def test_stopped_before_any_of_its_jobs_a_run_with_a_final_fit_ends_the_same(bas
     assert_same_model(tmp_path / "out", outputs["refit"])
 
 
+def test_a_finished_run_with_a_final_fit_needs_no_longer_the_run_that_chose_its_epochs(base, both, tmp_path):
+    outputs, reports, _ = both
+    config = whole(base, tmp_path / "out", "refit")
+    shutil.copytree(outputs["refit"], tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "selection")
+    decisions = (tmp_path / "out" / "decisions.json").read_bytes()
+    jobs = Jobs(0)
+    again = pipeline.run(config, run_job=jobs)
+    assert jobs.done == 0
+    assert again == reports["refit"]
+    other_metrics = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top_k=(1, 5)))
+    report = pipeline.run(other_metrics, run_job=jobs)
+    assert jobs.done == 1
+    assert report["selection"] == reports["refit"]["selection"]
+    assert report["decisions"] == reports["refit"]["decisions"]
+    assert (tmp_path / "out" / "decisions.json").read_bytes() == decisions
+
+
 def test_without_validation_texts_a_selection_is_refused_before_anything_is_made(base, tmp_path):
     config = whole(base, tmp_path / "out", "refit")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, validation_fraction=0.0))

@@ -118,5 +118,5 @@ def test_default_levels_are_no_numbers_until_the_labels_are_known():
 def test_no_text_at_all_is_refused_by_name(tmp_path, split):
     config = config_from_dict(raw_values(tmp_path, 2))
     (tmp_path / "raw" / f"{split}.jsonl").write_text("")
-    with pytest.raises(DataError, match=f"{split}: no text is left in this split"):
+    with pytest.raises(DataError, match=f"raw: no text is left in the split {split}"):
         prepare(config)
