@@ -207,8 +207,11 @@ def _are_facts(facts: dict[str, Any]) -> bool:
 def without_places(config: Config) -> Config:
     """The config without the places of the machine that trained it."""
     path, labels_file = config.data.source.path, config.data.source.labels_file
-    names = {"path": posixpath.basename(path.rstrip("/")), "labels_file": posixpath.basename(labels_file)}
-    source = replace(config.data.source, **names)
+    source = replace(
+        config.data.source,
+        path=posixpath.basename(path.rstrip("/")),
+        labels_file=posixpath.basename(labels_file),
+    )
     encoder = config.model.encoder
     is_folder = storage.local_path(encoder) is not None and Path(encoder).exists()
     return replace(
