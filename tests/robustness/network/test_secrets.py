@@ -193,7 +193,6 @@ def test_a_url_with_credentials_opens(web, tmp_path):
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-@pytest.mark.xfail(strict=True, reason="storage.filesystem learns the mask *** as the user before it unmasks the URL")
 def test_a_masked_url_opens_with_the_user_that_this_process_knows(web, tmp_path):
     (tmp_path / "x.txt").write_text("content")
     urls.learn(f"http://{USER}:{PASSWORD}@{web}/y.txt")
