@@ -347,7 +347,7 @@ class Soak:
 
 def print_speed(speed: Speed, at_start: Memory) -> None:
     """Print the figures of the first part with their goals."""
-    title = f"Clients that ask for {TEXTS_OF_A_CLIENT} texts at once"
+    title = f"Clients that ask for {TEXTS_OF_A_CLIENT} texts per request"
     table = Table("", "", "goal", title=title, title_justify="left")
     share = speed.texts_per_s / speed.batch_texts_per_s
     table.add_row("texts/s: Predictor.predict", f"{speed.batch_texts_per_s:.0f}", "")

@@ -1,6 +1,6 @@
 """cxml: extreme multi-label text classification with CascadeXML, trained at any scale.
 
-The data's way, left to right; each arrow is a stage that is made once and reused:
+The stages of a run. Each arrow is a stage whose result is stored and reused:
 
     raw text + labels --cxml.preparation--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
 
@@ -9,8 +9,8 @@ Packages, in the order in which the data meets them: `data` (shards to batches),
 runs the stages. The command lines are in `commands`; `cxml train` or `python -m cxml.train` starts one.
 `cxml.Predictor` uses what was trained.
 
-In Python, `cxml.train(texts, labels)` trains and returns a `Predictor`; `cxml.CascadeClassifier` is a classifier of
-scikit-learn's kind.
+In Python, `cxml.train(texts, labels)` trains a model and returns a `Predictor`; `cxml.CascadeClassifier` is a
+scikit-learn classifier.
 """
 
 from __future__ import annotations

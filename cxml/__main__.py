@@ -1,9 +1,9 @@
-"""The command `cxml`, also `python -m cxml`: every command of the project under one name.
+"""The command `cxml` (also `python -m cxml`), with all commands of the project as subcommands.
 
 cxml --help
 cxml train --config quickstart
 
-Nothing heavy is imported here: the chosen command does that.
+This module imports no heavy library; the chosen command does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DATA_COMMANDS = {
     "tree-report": ("cxml.commands.data.tree_report", "Show sizes, balance and examples of a label tree."),
     "import-tree": ("cxml.commands.data.import_tree", "Import the label tree of another tool."),
 }
-"""The same of the commands of `cxml data`."""
+"""Module and summary of each command of `cxml data`."""
 
 _USAGE = """usage: cxml COMMAND ...
        cxml COMMAND --help
@@ -67,7 +67,7 @@ Example:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code, 0 after help, or 2 where there is no such command."""
+    """Run a command. Returns its exit code, 0 after help, or 2 for an unknown command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--version"]:
         print(f"cxml {__version__}")
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(
     program: str, commands: Mapping[str, tuple[str, str]], groups: Mapping[str, str], usage: str, words: list[str]
 ) -> int:
-    """Run the command that the first word names; `groups` are further names to list, with their summaries."""
+    """Run the command named by the first word; `groups` are further names to list, with their summaries."""
     name, *rest = words or ["--help"]
     if name in ("-h", "--help"):
         summaries = {**{each: summary for each, (_, summary) in commands.items()}, **groups}

@@ -1,4 +1,4 @@
-"""Torch's accelerator calls under one name each, whatever torch calls them: they were renamed between 2.6 and 2.13."""
+"""Wrappers of torch's accelerator functions, which were renamed between 2.6 and 2.13."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from cxml import operating_system
 
-_MOST_PRODUCTS = 256  # those of ten sizes of a batch, forward and backward
-_PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, by the makers' data sheets; the first name found counts
+_MOST_PRODUCTS = 256  # enough for ten batch sizes, forward and backward
+_PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, from the vendors' data sheets; the first match is used
     "B200": 2250e12, "GH200": 990e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
     "A100": 312e12, "A30": 165e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12, "MI300X": 1307e12,
 }  # fmt: skip
 
 
 def accelerator_type() -> str | None:
-    """The kind of this machine's accelerators, such as "cuda"; None where there is none that works.
+    """The type of this machine's accelerators, such as "cuda"; None if there is no working one.
 
-    Apple's "mps" is none: torch.distributed has no collectives for it.
+    Apple's "mps" is not supported, because torch.distributed has no collectives for it.
     """
     if not torch.accelerator.is_available():
         return None
@@ -33,13 +33,13 @@ def accelerator_type() -> str | None:
 
 
 def device_of(local_rank: int) -> torch.device:
-    """Where the process with this number on its machine computes."""
+    """The device of the process with this local rank."""
     kind = accelerator_type()
     return torch.device("cpu") if kind is None else torch.device(kind, local_rank)
 
 
 def current_device() -> torch.device:
-    """The accelerator that this process uses; the CPU where there is none."""
+    """The accelerator that this process uses, or the CPU."""
     kind = accelerator_type()
     if kind is None:
         return torch.device("cpu")
@@ -48,26 +48,26 @@ def current_device() -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make an accelerator the one that this process uses; does nothing for the CPU."""
+    """Set this process's accelerator; does nothing for the CPU."""
     if device.type != "cpu":
         choose = getattr(torch.accelerator, "set_device_index", None) or torch.accelerator.set_device_idx
         choose(device.index)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given; does nothing for the CPU."""
+    """Wait until an accelerator has completed its work; does nothing for the CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def current_stream(device: torch.device) -> torch.Stream:
-    """Where what this thread gives an accelerator goes."""
+    """The current stream of this thread on an accelerator."""
     return torch.accelerator.current_stream(device)
 
 
 @contextmanager
 def on_stream(stream: torch.Stream) -> Iterator[None]:
-    """Within this context what this thread gives an accelerator goes to this stream of it."""
+    """Within this context, this thread's work on an accelerator goes to `stream`."""
     before = current_stream(stream.device)
     torch.accelerator.set_stream(stream)
     try:
@@ -77,15 +77,15 @@ def on_stream(stream: torch.Stream) -> Iterator[None]:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls a device: the model of a GPU, else its type."""
+    """The display name of a device: the model of a GPU, else its type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
-    """The number format in which a device computes fastest: bf16 where it has matrix units for that, else fp32.
+    """The fastest number format of a device: bf16 if it has matrix units for it, else fp32.
 
-    Of processors these are the ones with AMX, and AMD's with AVX-512 instructions for bf16, of which they carry out as
-    many per cycle as of those for fp32. Intel's without AMX carry out half as many, which gains nothing.
+    CPUs with fast bf16 are those with AMX, and AMD's with AVX-512 BF16, which execute as many of these instructions per
+    cycle as of those for fp32. Intel CPUs without AMX execute half as many, so bf16 is not faster.
     """
     if device.type == "cpu":
         return "bf16" if _processor_is_fast_in_bf16() else "fp32"
@@ -98,22 +98,22 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 def encoder_dtype(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """The number format in which an encoder predicts on a device; `auto` takes that of `fast_precision`."""
+    """The number format of an encoder's prediction on a device; `auto` uses `fast_precision`."""
     chosen = fast_precision(device) if precision == "auto" else precision
     return torch.bfloat16 if chosen == "bf16" else torch.float32
 
 
 def bound_caches() -> None:
-    """Let oneDNN keep the code of fewer products than usual; before this process computes anything.
+    """Reduce oneDNN's cache of compiled products. Call it before this process computes anything.
 
-    It makes and keeps code of about a megabyte for each product of matrices in bf16 of a size that it has not met yet,
-    by default of 1,024 of them. A training on texts of many lengths meets more. A value in the environment stays.
+    oneDNN compiles and caches about a megabyte of code for each new size of a bf16 matrix product, 1,024 of them by
+    default. Training on texts of many lengths would fill the cache. A value in the environment is kept.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_PRODUCTS))
 
 
 def _processor_is_fast_in_bf16() -> bool:
-    """Whether the processor has what `fast_precision` names, and PyTorch has oneDNN, which uses it."""
+    """Whether the CPU has the instructions of `fast_precision`, and PyTorch has oneDNN, which uses them."""
     if not torch.backends.mkldnn.is_available():
         return False
     if _supports("_is_amx_tile_supported"):
@@ -122,21 +122,21 @@ def _processor_is_fast_in_bf16() -> bool:
 
 
 def _supports(question: str) -> bool:
-    """What PyTorch answers about this processor; it has no public name for these questions."""
+    """Query a CPU feature from PyTorch, which has no public API for it."""
     ask = getattr(torch.cpu, question, None)
     return ask is not None and bool(ask())
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Floating-point operations a second that a device can do at most on bf16 matrices; None where it is not known."""
+    """Peak floating-point operations per second of a device on bf16 matrices; None if unknown."""
     name = device_name(device)
     return next((peak for known, peak in _PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def device_memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes of an accelerator's memory that this process's tensors take now, and the most that they took so far.
+    """Bytes of accelerator memory of this process's tensors, now and at the peak, without synchronisation.
 
-    The host waits for nothing. None for the CPU, and for devices that keep no count.
+    None for the CPU, and for devices without such counters.
     """
     if device.type == "cpu":
         return None
@@ -153,20 +153,20 @@ def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup | None) 
 
 
 def use_deterministic_algorithms() -> None:
-    """Let PyTorch take operations that give the same bits in every run; before an accelerator is first used."""
+    """Make PyTorch use deterministic operations. Call it before the first use of an accelerator."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in another order
     torch.use_deterministic_algorithms(True)
 
 
 def host_may_wait(tensor: Tensor) -> bool:
-    """Whether reading a number of this tensor costs the host nothing: it is there already, in its own memory."""
+    """Whether the host can read this tensor without waiting, because it is in host memory."""
     return tensor.device.type == "cpu"
 
 
 def host_memory(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor in host memory: the tensor itself if it lies there, else a copy in pinned memory.
+    """A tensor in host memory: the tensor itself, or a copy in pinned memory.
 
-    Copies from a device to pinned memory are fast. Drop such a copy soon: the next one then takes its place.
+    Copies to pinned memory are fast. Release such a copy soon, so that the next one can reuse its memory.
     """
     if tensor.device.type == "cpu":
         return tensor

@@ -1,4 +1,4 @@
-"""Command lines: a YAML file gives the config, options override its fields, `--help` documents them all."""
+"""Command lines: a YAML file provides the config, options override its fields, `--help` documents them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from cxml.operating_system import has_reader
 from cxml.stopping import Stopped, stopping_on_signals
 
 EXIT_STOPPED = 75
-"""A signal other than Ctrl-C stopped the command; sysexits.h's EX_TEMPFAIL: try again later."""
+"""Exit code after a signal other than Ctrl-C; EX_TEMPFAIL of sysexits.h: try again later."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C stopped the command; what shells report for a program that SIGINT ended."""
+"""Exit code after Ctrl-C; shells report it for a program that SIGINT ended."""
 EXIT_NO_READER = 141
-"""Who read the output has ended, such as `head`; what shells report for a program that SIGPIPE ended."""
+"""Exit code if the reader of the output, such as `head`, has ended; shells report it after SIGPIPE."""
 
 _AFTER_A_SIGNAL = "Run the same command again."
 
@@ -39,15 +39,15 @@ _MODULE_CALL = re.compile(r"python -m cxml\.(data_tools\.)?([a-z_]+)")
 _Command = TypeVar("_Command")
 
 Settings = Annotated[Config, tyro.conf.arg(name="")]
-"""The run's config as part of a command: its fields become options without a prefix."""
+"""The run's config in a command; its fields become options without a prefix."""
 
 _DEFAULTS = Config(output="runs/mine", data=DataConfig(source=SourceConfig(path="data/mine")))
-"""What `--help` shows the defaults of when no config file is named."""
+"""The config whose values `--help` shows as defaults if no config file is given."""
 
 
 @contextlib.contextmanager
 def called_as(program: str) -> Iterator[None]:
-    """Help names commands as those of `cxml`, and the running one `program`, instead of `python -m ...`."""
+    """In help texts, show commands as subcommands of `cxml`, and the running one as `program`."""
     token = _called.set(program)
     try:
         yield
@@ -56,16 +56,16 @@ def called_as(program: str) -> Iterator[None]:
 
 
 def parse_command(command: type[_Command], program: str, arguments: Sequence[str] | None = None) -> _Command:
-    """Read a command's options and its config file.
+    """Parse a command's options and its config file.
 
     Args:
         command: a dataclass whose docstring is the help, with a field `settings: Settings`. The option `--config`
             (a YAML file) fills the settings; every other option overrides one field.
-        program: how the command is called, for the help.
-        arguments: the command line; None takes the process's own.
+        program: name of the command in the help.
+        arguments: the command line; None uses that of the process.
 
     Raises:
-        ConfigError: the file or an option has an unknown field or an impossible value.
+        ConfigError: the file or an option has an unknown field or an invalid value.
     """
     escape_what_cannot_be_printed()
     words = _words(arguments)
@@ -74,7 +74,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     files, rest = first.parse_known_args(words)
     asks_for_help = bool({"-h", "--help"} & set(rest))
     if not files.config and not asks_for_help:
-        remedy = "Name a YAML file, or one of cxml's own configs, such as quickstart."
+        remedy = "Give a YAML file, or the name of a built-in config, such as quickstart."
         raise ConfigError("--config", None, "is missing", remedy)
     settings = load_config(files.config[-1]) if files.config else _DEFAULTS
     shown_settings = config_from_dict(config_to_dict(settings))  # whose values help and errors name as defaults
@@ -106,7 +106,7 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
 
 
 def _without_given(settings: Config, words: Sequence[str]) -> Config:
-    """The config in which the run does not choose what options give, even where that is the default."""
+    """The config in which fields given as options are not chosen by the run, even if given their default."""
     options = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("--")}
     given = {option.replace(".no_", ".") for option in options}
     return dataclasses.replace(settings, auto=tuple(name for name in settings.auto if name not in given))
@@ -138,10 +138,10 @@ def _masking_errors(parse: Callable[[], _Command], parse_masked: Callable[[], ob
 
 
 def exit_with_message(error: CxmlError | KeyboardInterrupt, remedy: str = "") -> int:
-    """Tell the user why a command ends, without a traceback.
+    """Print the reason for the end of a command, without a traceback.
 
     Args:
-        error: what ended it.
+        error: the error that ended it.
         remedy: what to do after Ctrl-C or another signal.
 
     Returns:
@@ -166,13 +166,13 @@ def run_with_config(
     program: str,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Read a command's options and its config file as `parse_command` does, and act on them.
+    """Parse a command's options and its config file like `parse_command`, and run it.
 
     Args:
         command: see `parse_command`.
-        action: what to do. It imports heavy libraries itself: they wait until a command line is known to be good.
-        program: how the command is called, for the help.
-        arguments: the command line; None takes the process's own.
+        action: the function to run. It imports heavy libraries itself, after the command line was validated.
+        program: name of the command in the help.
+        arguments: the command line; None uses that of the process.
 
     Returns:
         The exit code: 0, that of `exit_with_message`, or `EXIT_NO_READER`.
@@ -187,17 +187,17 @@ def run_tool(
     arguments: Sequence[str] | None = None,
     description: str | None = None,
 ) -> int:
-    """Read the options of a dataclass `command`, one that takes no config, and act on them.
+    """Parse the options of a dataclass `command` without a config, and run it.
 
     Args:
-        command: its docstring is the help, unless there is a `description`.
-        action: what to do; see `run_with_config`.
-        program: how the command is called, for the help.
-        arguments: the command line; None takes the process's own.
+        command: its docstring is the help, unless `description` is given.
+        action: the function to run; see `run_with_config`.
+        program: name of the command in the help.
+        arguments: the command line; None uses that of the process.
         description: the help.
 
     Returns:
-        The exit code, as `run_with_config` has it.
+        The exit code, see `run_with_config`.
     """
     escape_what_cannot_be_printed()
     words = _words(arguments)
@@ -210,7 +210,7 @@ def run_tool(
 
 
 def _help(text: str | None) -> str:
-    """A docstring as `tyro` wants it: it joins the lines of a paragraph, but not indented ones such as examples."""
+    """Format a docstring for `tyro`, which joins the lines of a paragraph except indented ones such as examples."""
     paragraphs = (paragraph.splitlines() for paragraph in inspect.cleandoc(text or "").split("\n\n"))
     text = "\n\n".join(
         textwrap.indent("\n".join(lines), "    ") if all("python -m " in line for line in lines) else "\n".join(lines)
@@ -225,7 +225,7 @@ def _as_command(call: re.Match[str]) -> str:
 
 
 def until_the_reader_ends(act: Callable[[], int]) -> int:
-    """The exit code of `act`, or `EXIT_NO_READER` where what reads standard output ends first, as `head` does."""
+    """The exit code of `act`, or `EXIT_NO_READER` if the reader of standard output, such as `head`, ends first."""
     try:
         code = act()
         sys.stdout.flush()
@@ -253,7 +253,7 @@ def _run_until_done(parse: Callable[[], _Command], action: Callable[[_Command], 
 
 
 def _has_lost_its_reader() -> bool:
-    """Whether nobody reads standard output any more; what is still to be written there then goes nowhere."""
+    """Whether the reader of standard output has ended; remaining output is then discarded."""
     if has_reader(sys.stdout.fileno()):
         return False
     drop_what_is_left(sys.stdout)

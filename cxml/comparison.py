@@ -1,7 +1,7 @@
-"""Several systems on one test split: metrics with confidence intervals, by label frequency, and their ensemble.
+"""Compare systems on one test split: metrics with confidence intervals, by label frequency, and their ensemble.
 
-A system is a run's model, another model over the same labels, the same model with label rows of fewer bytes or with
-adjusted logits or label weights, or a file of another system's scores.
+A system is a run's model, another model over the same labels, the same model with compressed label rows, adjusted
+logits or label weights, or a file of another system's scores.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ OWN, ENSEMBLE = "CascadeXML", "ensemble"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What to compare the model of a run with.
+    """The systems to compare a run's model with.
 
     Attributes:
-        models: URL of each further model by the name that it gets in the tables; see `Predictor.from_checkpoint`.
+        models: URL of each further model by its name in the tables; see `Predictor.from_checkpoint`.
         predictions: file of each further system's scores, by name; see `cxml.prediction.read_scores`.
         rows: number formats of label rows to try with the run's own model.
-        logit_adjustments: parts of the labels' log odds to try taking off, so that rare labels rank higher.
-        propensity_rankings: powers of the inverse propensity to try multiplying scores by, to the same end.
-        ensemble: also the mean of all models' and systems' scores.
-        resamples: of the bootstrap.
+        logit_adjustments: fractions of the labels' log odds to subtract, so that rare labels rank higher.
+        propensity_rankings: powers of the inverse propensity to multiply scores by, for the same purpose.
+        ensemble: also evaluate the mean of all models' and systems' scores.
+        resamples: number of bootstrap samples.
     """
 
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -74,12 +74,12 @@ class Comparison:
         taken = {OWN, ENSEMBLE, *self.variants()}
         for name in names:
             if names.count(name) > 1 or name in taken:
-                raise ConfigError("--models, --predictions", name, "is given twice", "Name each system apart.")
+                raise ConfigError("--models, --predictions", name, "is given twice", "Name each system uniquely.")
         if self.ensemble and not names:
-            raise ConfigError("--ensemble", True, "there is only one system", "Name others: --models or --predictions.")
+            raise ConfigError("--ensemble", True, "there is only one system", "Add others: --models or --predictions.")
 
     def require_places(self) -> None:
-        """Raise `DataError` where a further model or a file of scores is not there, before any work is done."""
+        """Raise `DataError` before any work if a further model or a file of scores is missing."""
         for url in self.models.values():
             model_identity(url)
         for file in self.predictions.values():
@@ -87,7 +87,7 @@ class Comparison:
                 raise DataError(file, "is missing", "Check the path: --predictions NAME=FILE.")
 
     def variants(self) -> dict[str, Variant]:
-        """The run's own model predicting in other ways, by name."""
+        """The variants of the run's own model, by name."""
         return {
             **{f"{OWN}, {rows}": Variant(rows=rows) for rows in self.rows},
             **{
@@ -101,19 +101,19 @@ class Comparison:
 
 
 def compare(config: Config, comparison: Comparison, run_job: RunJob = run_workers) -> dict[str, Any]:
-    """Print the tables of an evaluated run and the systems beside it, and keep the figures in `comparison.json`.
+    """Print the tables of an evaluated run and the other systems, and write the metrics to `comparison.json`.
 
     Args:
-        config: of the run, whose evaluation is done.
-        comparison: what else.
-        run_job: how processes come to be that predict.
+        config: config of the run, which has been evaluated.
+        comparison: the other systems.
+        run_job: starts the predicting processes.
 
     Returns:
-        `systems`: by name `metrics` in percent, `intervals` of 95 % and, but for the first, `differences` from it with
-        theirs; `by_frequency`: groups of labels, of the first system; `calibration` of its scores.
+        `systems`: by name, `metrics` in percent, `intervals` of 95 % and, except for the first, `differences` from it
+        with their intervals; `by_frequency`: groups of labels, of the first system; `calibration` of its scores.
 
     Raises:
-        DataError: a model or a file is broken, or of other texts or labels.
+        DataError: a model or a file is broken, or belongs to other texts or labels.
     """
     test = ShardedDataset(data_url(config), "test")
     truth = test.labels_csr()
@@ -162,7 +162,7 @@ def _with_intervals(
     weights: np.ndarray,
     num_resamples: int,
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of each system with their intervals, and its differences from the first with theirs."""
+    """Metrics of each system and its differences from the first, with their intervals."""
     found: dict[str, dict[str, Any]] = {}
     first: dict[str, np.ndarray] = {}
     for name, labels in ranked.items():

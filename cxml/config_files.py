@@ -18,11 +18,11 @@ _PACKAGE = Path(__file__).parent
 
 
 def load_config(file: str) -> Config:
-    """Read a config from a YAML file at a path or fsspec URL, or one of cxml's own by its name.
+    """Read a config from a YAML file at a path or fsspec URL, or a built-in config by its name.
 
     Raises:
-        ConfigError: a field is unknown or its value impossible.
-        DataError: the file is missing or no YAML, or says something twice.
+        ConfigError: a field is unknown or its value is invalid.
+        DataError: the file is missing, is not valid YAML, or repeats a key.
     """
     return config_from_dict(read_yaml(config_file(file)))
 
@@ -33,26 +33,26 @@ def dump_config(values: object) -> str:
 
 
 def config_file(name: str) -> str:
-    """The place of a config.
+    """The path or URL of a config.
 
     Args:
-        name: path or fsspec URL of a YAML file, or the name of one of cxml's own, such as `wordnet` or `spaces/rates`.
+        name: path or fsspec URL of a YAML file, or the name of a built-in config, such as `wordnet` or `spaces/rates`.
 
     Raises:
-        DataError: there is neither such a file nor such a name.
+        DataError: neither a file nor a built-in config has this name.
     """
     if storage.exists(name) and not storage.is_folder(name):
         return name
     own = own_configs()
     if name not in own:
-        remedy = f"Name a YAML file, or one of cxml's own configs: {', '.join(own)}."
-        problem = "this config cannot be found or reached" if urls.scheme(name) else "there is no such config file"
+        remedy = f"Give a YAML file, or a built-in config: {', '.join(own)}."
+        problem = "cannot find or read this config" if urls.scheme(name) else "this config file does not exist"
         raise DataError(name, problem, remedy)
     return str(own[name])
 
 
 def own_configs() -> dict[str, Path]:
-    """The files of cxml's own configs by name: in the package where it is installed, at the root in a clone."""
+    """The files of the built-in configs by name: in the installed package, or at the root of a clone."""
     for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs"):
         if folder.is_dir():
             return {

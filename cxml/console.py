@@ -1,4 +1,4 @@
-"""What a command writes to its standard output and standard error, whether a person or a file is at the other end."""
+"""Standard output and standard error of commands, on terminals and in files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from cxml.errors import StorageError
 
 
 def table_console(log_width: int) -> Console:
-    """Where to print tables: as wide as the terminal, or `log_width` columns where there is none, as in a log."""
+    """A console for tables, as wide as the terminal, or with `log_width` columns without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=log_width)
 
 
 def escape_what_cannot_be_printed() -> None:
-    """Let standard output print characters that its encoding lacks as escapes: no locale fails a finished run."""
+    """Escape characters that the encoding of standard output lacks, so that no locale makes a finished run fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def write_out(content: str | bytes) -> None:
-    """Write to standard output, at once.
+    """Write to standard output, and flush it.
 
     Raises:
-        StorageError: it is closed, or leads to a file that cannot be written.
-        BrokenPipeError: nobody reads it any more, as behind `| head`; see `cxml.cli.until_the_reader_ends`.
+        StorageError: it is closed, or redirected to a file that cannot be written.
+        BrokenPipeError: its reader has ended, as with `| head`; see `cxml.cli.until_the_reader_ends`.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  so it is behind `>&-`
-        raise StorageError("standard output is closed. Leave it open, or name a file to write.")
+        raise StorageError("standard output is closed. Keep it open, or give an output file.")
     try:
         if isinstance(content, bytes):
             sys.stdout.buffer.write(content)
@@ -49,11 +49,11 @@ def write_out(content: str | bytes) -> None:
         raise
     except OSError as error:
         drop_what_is_left(sys.stdout)
-        raise StorageError(f"standard output: {error}. Check where it leads to, and make room there.") from error
+        raise StorageError(f"standard output: {error}. Check its destination and the free space there.") from error
 
 
 def drop_what_is_left(stream: TextIO) -> None:
-    """Let the flush at the end of the program succeed."""
+    """Discard buffered output, so that the flush at the end of the program succeeds."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -61,7 +61,7 @@ def drop_what_is_left(stream: TextIO) -> None:
 
 
 class _ErrorStreamHandler(logging.StreamHandler):
-    """Writes to what is standard error by then: a progress bar stands in for it, to keep the log above itself."""
+    """Writes to the current standard error, which a progress bar replaces to keep the log above itself."""
 
     @property
     def stream(self) -> TextIO:
@@ -72,21 +72,21 @@ class _ErrorStreamHandler(logging.StreamHandler):
 
 
 class _MaskingFormatter(logging.Formatter):
-    """Shows no credentials of URLs, in messages and in tracebacks."""
+    """Masks credentials of URLs in messages and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return urls.masked(super().format(record))
 
 
 def _print_masked(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """`sys.excepthook` without the credentials of URLs."""
+    """`sys.excepthook` that masks credentials of URLs."""
     print(urls.masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def set_up_logging(*, is_speaker: bool) -> None:
-    """Show this program's log on standard error; of several processes only the speaker tells more than warnings.
+    """Show this program's log on standard error; processes other than the speaker show only warnings.
 
-    Neither the log nor the traceback of an error that nobody caught shows the credentials of URLs.
+    Credentials of URLs are masked in the log and in tracebacks of uncaught errors.
     """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy, and not needed for --help
 
@@ -96,7 +96,7 @@ def set_up_logging(*, is_speaker: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     sys.excepthook = _print_masked
     logging.getLogger("cxml").setLevel(level)
-    # DeepSpeed and transformers tell about their insides at every start.
+    # DeepSpeed and transformers log internals at every start.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch\.distributed|deepspeed|transformers")
     transformers_logging.set_verbosity_error()

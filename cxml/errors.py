@@ -1,4 +1,4 @@
-"""The errors that cxml raises on purpose: each says what is wrong, where, and what to do about it."""
+"""The errors of cxml. Each names the problem, its location and the remedy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from cxml import urls
 
 
 class CxmlError(Exception):
-    """Root of the family: catch this to catch every error that cxml raises on purpose.
+    """Base class of all errors that cxml raises on purpose.
 
-    Its message names URLs without their credentials.
+    Credentials of URLs are masked in its message.
     """
 
     def __init__(self, *arguments: object) -> None:
@@ -18,7 +18,7 @@ class CxmlError(Exception):
 
 
 class ConfigError(CxmlError, ValueError):
-    """A configuration value is unknown or impossible; names the field, the value and the remedy."""
+    """A configuration value is unknown or invalid. Names the field, the value and the remedy."""
 
     def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
         super().__init__(f"{field} = {value!r}: {problem}. {remedy}")
@@ -32,7 +32,7 @@ class ConfigError(CxmlError, ValueError):
 
 
 class DataError(CxmlError, ValueError):
-    """An input file is broken; names the file, the line where there is one, and the remedy."""
+    """An input file is broken. Names the file, the line if there is one, and the remedy."""
 
     def __init__(self, file: str, problem: str, remedy: str, *, line: int | None = None) -> None:
         place = file if line is None else f"{file}, line {line}"
@@ -47,12 +47,12 @@ class DataError(CxmlError, ValueError):
 
 
 def _make_data_error(file: str, problem: str, remedy: str, line: int | None) -> DataError:
-    """What pickle calls: errors travel between processes."""
+    """Constructor for pickle, because errors are sent between processes."""
     return DataError(file, problem, remedy, line=line)
 
 
 class StaleArtefactError(CxmlError):
-    """Something on disk was made by another configuration or from other inputs than the ones asked for."""
+    """A stored result was made with another configuration or from other inputs than requested."""
 
 
 class StorageError(CxmlError, OSError):
@@ -60,20 +60,20 @@ class StorageError(CxmlError, OSError):
 
 
 class DivergenceError(CxmlError):
-    """Training left the range of floating-point numbers: losses, gradients or weights are infinite or not a number."""
+    """Training diverged: losses, gradients or weights are infinite or NaN."""
 
 
 class InUseError(CxmlError):
-    """Another command writes to the same folder; names it."""
+    """Another command writes to the same folder. Names that command."""
 
 
 class InterruptionError(CxmlError):
-    """A signal asked a command to stop, and it did, in good order: the same command goes on with what is saved."""
+    """A command stopped cleanly on a signal. The same command resumes from the saved state."""
 
 
 class WorkerError(CxmlError):
-    """A process of a distributed job failed; carries its own account of why."""
+    """A process of a distributed job failed. Contains its error message."""
 
 
 class LaunchError(CxmlError):
-    """The processes of a job were started in a way that does not let them find each other."""
+    """The processes of a job were started in a way in which they cannot find each other."""

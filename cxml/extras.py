@@ -1,4 +1,4 @@
-"""Optional packages: which extra of cxml brings each, and the error that says so where one is missing."""
+"""Optional packages: the extra of cxml that installs each, and the error if one is missing."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serve-ray": ("ray",),
     "quickstart": ("omikuji", "simple_icd_10_cm"),
 }
-"""The modules that each extra of pyproject.toml brings. A module of several extras belongs to the first."""
+"""The modules that each extra of pyproject.toml installs. A module of several extras belongs to the first."""
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be found; it is not imported."""
+    """Whether a module is installed, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:
         return False
-    except ValueError:  # it is in memory, without a record of where it came from
+    except ValueError:  # it is loaded without a module spec
         return True
 
 
 def require(field: str, value: object, *modules: str, extra: str = "", otherwise: str = "") -> None:
-    """Refuse `field = value` where it needs modules that are not installed.
+    """Check that the modules that `field = value` needs are installed.
 
     Args:
         field: the option, config field or function that needs them.
-        value: of the field.
-        modules: names of modules at the top level.
-        extra: the extra to install; empty: those that bring the missing modules.
-        otherwise: what to do instead of installing it, such as "set it to false".
+        value: value of the field.
+        modules: names of top-level modules.
+        extra: the extra to install; empty for those of the missing modules.
+        otherwise: alternative to the installation, such as "set it to false".
 
     Raises:
-        ConfigError: a module is missing; names the `pip install` that brings it.
+        ConfigError: a module is missing; names the `pip install` command.
     """
     missing = [module for module in modules if not is_installed(module)]
     if missing:
@@ -59,7 +59,7 @@ def require(field: str, value: object, *modules: str, extra: str = "", otherwise
 
 @contextmanager
 def named() -> Iterator[None]:
-    """Within this context, an optional module that cannot be imported raises an error that names its extra.
+    """Within this context, a failed import of an optional module raises an error that names its extra.
 
     Raises:
         ConfigError: an import of a module of `EXTRAS` failed.
@@ -76,13 +76,13 @@ def named() -> Iterator[None]:
 
 
 def remedy(error: ImportError) -> str:
-    """How to install what failed to be imported, where an extra brings it; else empty."""
+    """The install command for a failed import if it belongs to an extra; else empty."""
     module = _module_of(error)
     return f"Run: {_install(_extra_of(module))}." if any(module in modules for modules in EXTRAS.values()) else ""
 
 
 def _module_of(error: ImportError) -> str:
-    """The top-level module that an import failed at; fsspec's own `ImportError` has it as its cause."""
+    """The top-level module of a failed import; fsspec's own `ImportError` has it as its cause."""
     cause = error.__cause__
     name = error.name or (cause.name if isinstance(cause, ImportError) else None)
     return (name or "").partition(".")[0]

@@ -1,7 +1,6 @@
-"""Where many small operations of torch are one kernel instead.
+"""Whether to use fused kernels instead of many small torch operations.
 
-On an accelerator a small operation costs its launch, whatever it computes. Processors run plain torch, and so does an
-accelerator without Triton.
+On an accelerator, the cost of a small operation is its launch. CPUs, and accelerators without Triton, run plain torch.
 """
 
 from __future__ import annotations
@@ -12,5 +11,5 @@ from cxml import extras
 
 
 def is_fused(tensor: Tensor) -> bool:
-    """Whether Triton's kernels are to work on a tensor: it is on an accelerator, and Triton is installed."""
+    """Whether to process a tensor with Triton kernels: it is on an accelerator, and Triton is installed."""
     return tensor.device.type not in {"cpu", "meta"} and extras.is_installed("triton")

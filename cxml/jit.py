@@ -1,8 +1,8 @@
-"""numba's `njit` with a cache on the disk that a process can do without.
+"""numba's `njit` with an optional cache on disk.
 
-numba looks for a folder when a function is decorated: NUMBA_CACHE_DIR, `__pycache__` beside the source file, or `numba`
-in the user's cache folder. Its own `cache=True` raises where none of them is writable, and where the chosen folder
-later fails. Kernels of `cached_njit` are then compiled in memory.
+When a function is decorated, numba looks for a cache folder: NUMBA_CACHE_DIR, `__pycache__` next to the source file, or
+`numba` in the user's cache folder. numba's `cache=True` raises an error if none of them is writable, or if the chosen
+folder fails later. `cached_njit` then compiles kernels in memory.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _running = threading.Lock()
 
 
 def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa: ANN401 - numba's own
-    """`numba.njit(**options)` whose machine code is kept on the disk where there is a safe folder for it.
+    """`numba.njit(**options)` with machine code cached on disk if there is a safe folder.
 
-    With `parallel`, the function runs on as many threads as PyTorch's operations do in the thread that calls it, and
-    several of Python's threads may call it at the same time. Other compiled functions cannot call it.
+    With `parallel`, the function runs on as many threads as PyTorch uses in the calling thread, and several Python
+    threads may call it at the same time. Other compiled functions cannot call it.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401
         kernel: Any = njit(**options)(function)
-        if hasattr(kernel, "enable_caching"):  # NUMBA_DISABLE_JIT leaves the function as it is
+        if hasattr(kernel, "enable_caching"):  # NUMBA_DISABLE_JIT returns the plain function
             try:
                 set_cache(kernel, _KernelCache(function))
             except RuntimeError:
-                _tell_once("no writable folder was found")
+                _tell_once("there is no writable folder")
         return _beside_torch(kernel) if options.get("parallel") else kernel
 
     return decorate
@@ -58,8 +58,8 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
 def _beside_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A parallel kernel that shares the machine with PyTorch and with other callers.
 
-    Its number of threads is PyTorch's: where both use OpenMP, numba would otherwise set PyTorch's to all cores. Callers
-    wait for each other where numba uses its own threads, which abort the process otherwise.
+    It uses PyTorch's number of threads; if both use OpenMP, numba would otherwise set PyTorch's number to all cores. If
+    numba uses its own threads, callers wait for each other, because concurrent calls abort the process.
     """
 
     @functools.wraps(kernel)
@@ -79,7 +79,7 @@ def _beside_torch(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_safe_threads() -> bool:
-    """Whether numba uses OpenMP or TBB; not known before the first parallel kernel has run."""
+    """Whether numba uses OpenMP or TBB; unknown before the first parallel kernel has run."""
     try:
         return numba.threading_layer() != "workqueue"  # pyright: ignore[reportPrivateImportUsage]
     except ValueError:
@@ -87,9 +87,9 @@ def _has_safe_threads() -> bool:
 
 
 class _PackageStamp:
-    """Machine code is as old as the sources of its package: it holds that of other modules' functions.
+    """A cache stamp over all sources of the package, because machine code includes functions of other modules.
 
-    numba looks at the function's own file only, and would run the code of before where another file has changed.
+    numba checks only the function's own file, and would run outdated code after a change in another file.
     """
 
     _py_file: str
@@ -99,12 +99,12 @@ class _PackageStamp:
 
 
 class _OwnHomeLocator(UserWideCacheLocator):
-    """The user's cache folder, unless other users could put code there for this one to run."""
+    """The user's cache folder, unless other users could place code there."""
 
     def ensure_cache_path(self) -> None:
         folder = Path(self.get_cache_path())
         if not folder.is_absolute():
-            # Without HOME and an entry in the password file, numba would make a folder named ~ in the current one.
+            # Without HOME and a password entry, numba would create a folder named ~ in the working directory.
             raise PermissionError("the user has no home directory")
         super().ensure_cache_path()
         if not is_private(folder):
@@ -119,17 +119,17 @@ class _KernelCacheImpl(CompileResultCacheImpl):
 
 
 class _KernelCache(FunctionCache):
-    """numba's cache of one function; what cannot be read is compiled, and what cannot be written is not kept."""
+    """numba's cache of one function. Read errors lead to a compilation, and write errors are ignored."""
 
     _impl_class = _KernelCacheImpl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:  # noqa: ANN401
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # a torn pickle raises anything
+        except Exception as error:  # a damaged pickle can raise any error
             _tell_once(f"{self.cache_path}: {type(error).__name__}")
             with contextlib.suppress(OSError):
-                self.flush()  # or the damaged index would also stop the next save
+                self.flush()  # a damaged index would also make the next save fail
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:  # noqa: ANN401
@@ -140,9 +140,9 @@ class _KernelCache(FunctionCache):
 
 
 def is_private(folder: Path) -> bool:
-    """Whether only this user and root can change what lies in an existing folder.
+    """Whether only this user and root can change the content of an existing folder.
 
-    A member of the folder's group may, where the group may write. A parent with the sticky bit, such as /tmp, protects
+    Folders with write permission for the group are not private. A parent with the sticky bit, such as /tmp, protects
     the folders in it.
     """
     real = folder.resolve()
@@ -164,4 +164,4 @@ def _digest_of_sources(folder: Path) -> str:
 
 @functools.cache
 def _tell_once(reason: str) -> None:
-    _log.info("Compiled code is not kept on the disk (%s). NUMBA_CACHE_DIR can name a folder for it.", reason)
+    _log.info("Compiled code is not cached on disk (%s). Set NUMBA_CACHE_DIR to a folder to cache it.", reason)

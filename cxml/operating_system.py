@@ -1,8 +1,8 @@
-"""What Linux, macOS and Windows do differently. No other module asks which of them it runs on, or uses their own calls.
+"""Differences between Linux, macOS and Windows. No other module checks the system or uses system-specific calls.
 
-cxml is developed and tested on Linux. Prediction and one-process training use nothing that macOS or Windows lacks:
-where they have no equal, the functions here do the nearest thing and say what that is. `make check` has the type
-checker look at the package as each of the three systems would.
+cxml is developed and tested on Linux. Prediction and one-process training also run on macOS and Windows: functions
+without an equivalent there document their closest replacement. `make check` runs the type checker for all three
+systems.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ import psutil
 SCHEDULER_SIGNALS: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
-"""Preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and the like."""
+"""Signals of preemption notices, `docker stop`, Slurm's time limit (--signal=USR1@120) and similar events."""
 STOP_SIGNALS = (*SCHEDULER_SIGNALS, signal.SIGINT)
-"""Those, and Ctrl-C."""
+"""These signals, and Ctrl-C."""
 RELOAD_SIGNAL: signal.Signals | None = getattr(signal, "SIGHUP", None)
-"""The signal that has servers load their files again; None on Windows. A terminal that closes sends it as well."""
+"""The signal that makes servers reload their files; None on Windows. A closing terminal also sends it."""
 KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""The signal that a process cannot ignore. On Windows SIGTERM is one already."""
+"""The signal that a process cannot ignore. On Windows this is SIGTERM."""
 
-_GROUP_FILES = {  # of a control group: its limit, what is taken, and what of it are cached files
+_GROUP_FILES = {  # of a control group: its limit, its usage, and the usage by cached files
     "version 1": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
     "version 2": ("memory.max", "memory.current", ("active_file", "inactive_file")),
 }
-_BEHIND = 10  # steps of a thread's priority below the usual one: about a tenth of the time
+_BEHIND = 10  # nice value of a thread: about a tenth of the time
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LOCK_BYTE = 1 << 30  # Windows locks bytes, and nobody else can read them: one far behind the content
+_LOCK_BYTE = 1 << 30  # Windows locks byte ranges and blocks reads of them, so this is far behind the content
 
 
 def num_cores() -> int:
-    """The cores that this process may run on."""
+    """Number of cores that this process may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor_vendor() -> str:
-    """What an x86 processor calls its maker, such as "GenuineIntel"; empty where the system does not say it."""
+    """Vendor id of an x86 CPU, such as "GenuineIntel"; empty if the system does not report it."""
     if sys.platform == "win32":
         return os.environ.get("PROCESSOR_IDENTIFIER", "").rpartition(" ")[2]
     with contextlib.suppress(OSError):
@@ -66,14 +66,14 @@ def processor_vendor() -> str:
 
 
 def user_id() -> int | None:
-    """The number of the user whose rights this process has; None where users have no numbers."""
+    """Effective user id of this process; None on systems without user ids."""
     return None if sys.platform == "win32" else os.geteuid()
 
 
 def machine_id() -> str:
-    """A text that no other machine has, nor this one after a restart, nor another container on it."""
+    """An id that is unique per machine, boot and container."""
     parts = [socket.gethostname(), str(int(psutil.boot_time()))]
-    with contextlib.suppress(OSError):  # Linux says it better: the time of a restart depends on the clock
+    with contextlib.suppress(OSError):  # preferred on Linux, because the boot time depends on the clock
         parts[1:] = [
             Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             str(Path("/proc/self/ns/pid").readlink()),
@@ -82,7 +82,7 @@ def machine_id() -> str:
 
 
 def start_ticks(pid: int) -> int:
-    """When a process began, in ticks since the machine's start; 0 where the system does not say so."""
+    """Start time of a process in ticks since boot; 0 if the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19])
     except (OSError, ValueError, IndexError):
@@ -90,16 +90,16 @@ def start_ticks(pid: int) -> int:
 
 
 def has_reader(descriptor: int) -> bool:
-    """Whether somebody may still read what is written to an open file or pipe."""
+    """Whether an open file or pipe may still have a reader."""
     if sys.platform == "win32":
         return True
     pipe = select.poll()
-    pipe.register(descriptor, 0)  # errors are told without being asked for
+    pipe.register(descriptor, 0)  # errors are always reported
     return not pipe.poll(0)
 
 
 def has_terminal() -> bool:
-    """Whether a terminal controls this process, one that is still there."""
+    """Whether this process has a controlling terminal that still exists."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY))
     except OSError:
@@ -108,25 +108,26 @@ def has_terminal() -> bool:
 
 
 def free_memory() -> int:
-    """The bytes of memory that this process may still take: what the machine has free, or its control groups allow."""
+    """Bytes of memory that this process may still allocate: free memory, limited by its control groups."""
     return min([psutil.virtual_memory().available, *free_in_groups()])
 
 
 def return_freed_memory() -> None:
-    """Give the memory that this process has freed back to the system, where the C library keeps it (glibc)."""
+    """Return freed memory to the system if the C library keeps it (glibc)."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_in_groups(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> list[int]:
-    """The bytes that are left to each control group of this process that has a limit; none except on Linux.
+    """The remaining bytes of each control group of this process with a limit; empty except on Linux.
 
-    Containers and batch systems limit memory in this way. Cached files do not count: the kernel drops them first.
+    Containers and batch systems limit memory in this way. Cached files do not count, because the kernel drops them
+    first.
 
     Args:
-        root: where Linux shows its control groups.
-        groups: the file that names those of this process.
+        root: mount point of the control groups.
+        groups: the file that lists those of this process.
     """
     try:
         named = [line.split(":", 2) for line in Path(groups).read_text().splitlines()]
@@ -140,7 +141,7 @@ def free_in_groups(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgrou
         own = top / path.lstrip("/")
         limit, used, cached = _GROUP_FILES["version 1" if controllers else "version 2"]
         for group in (own, *own.parents):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # not shown in a container, or "max"
+            with contextlib.suppress(OSError, ValueError, KeyError):  # hidden in a container, or "max"
                 facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
                 taken = int((group / used).read_text()) - sum(int(facts[name]) for name in cached)
                 found.append(max(0, int((group / limit).read_text()) - taken))
@@ -150,7 +151,7 @@ def free_in_groups(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgrou
 
 
 def open_files_limit() -> int | None:
-    """How many files and sockets this process may have open; None where there is no such limit."""
+    """Most open files and sockets of this process; None without a limit."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - not on Windows
@@ -168,15 +169,15 @@ def allow_open_files(more: int) -> None:
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the one that it reports
+    with contextlib.suppress(ValueError, OSError):  # the real limit of macOS is below the reported one
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def open_lock_file(file: Path) -> int:
-    """The descriptor of a file to lock, made if need be; a link is not followed where the system can tell.
+    """Open a file to lock, created if needed. Links are not followed if the system supports it.
 
     Raises:
-        OSError: it is a link, or cannot be opened.
+        OSError: the file is a link, or cannot be opened.
     """
     return os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
@@ -205,16 +206,16 @@ def lock_file(descriptor: int) -> None:
 
 
 def call_in_forked_children(function: Callable[[], None]) -> None:
-    """Have each process that is forked from this one call `function` first; where nothing is forked, do nothing."""
+    """Call `function` first in each process that is forked from this one; does nothing without fork."""
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while entered, and in the processes that are started meanwhile until they `allow_interrupts`.
+    """Block Ctrl-C within this context, and in processes started in it until they call `allow_interrupts`.
 
-    On Windows it is not held back.
+    Does nothing on Windows.
     """
     if sys.platform == "win32":
         yield
@@ -227,35 +228,34 @@ def interrupts_held() -> Iterator[None]:
 
 
 def allow_interrupts() -> None:
-    """Let this process hear of Ctrl-C, whatever the one that started it held back."""
+    """Unblock Ctrl-C in this process."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def start_uninterrupted(process: BaseProcess) -> None:
-    """Start a process of `multiprocessing` that hears of no Ctrl-C until it calls `allow_interrupts`."""
+    """Start a `multiprocessing` process with Ctrl-C blocked until it calls `allow_interrupts`."""
     if sys.platform != "win32":
         from multiprocessing import resource_tracker  # noqa: PLC0415 - not on Windows
 
-        resource_tracker.ensure_running()  # `start` would do it, and unblock the signal
+        resource_tracker.ensure_running()  # otherwise `start` does it and unblocks the signal
     with interrupts_held():
         process.start()
 
 
 def work_behind_others() -> None:
-    """Let other threads run first where there are too few processors.
+    """Lower the priority of the calling thread and of threads that it starts.
 
-    It holds for the calling thread and for those that it starts. They keep about a tenth of a processor. Only on Linux
-    does a thread have a priority of its own; elsewhere nothing changes.
+    They keep about a tenth of a CPU under contention. Only Linux has priorities per thread; elsewhere nothing changes.
     """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)
 
 
 def end_with_parent() -> None:
-    """Have this process, one that `multiprocessing` started, killed when its parent is gone.
+    """Kill this process, started by `multiprocessing`, when its parent ends.
 
-    On Linux the kernel does it, whatever this process is busy with; elsewhere a thread does.
+    On Linux the kernel kills it at any time; elsewhere a thread does.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "multiprocessing started this process"
@@ -263,12 +263,12 @@ def end_with_parent() -> None:
         threading.Thread(target=_die_after, args=(parent.sentinel,), name="cxml-lifetime", daemon=True).start()
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, KILL, 0, 0, 0)
-    if os.getppid() != parent.pid:  # it was gone before the kernel was asked
+    if os.getppid() != parent.pid:  # the parent ended before the call
         os.kill(os.getpid(), KILL)
 
 
 def ending_with_parent(number: signal.Signals) -> list[str]:
-    """The beginning of a command line whose process gets the signal when its parent is gone; empty except on Linux."""
+    """A command prefix whose process gets the signal when its parent ends; empty except on Linux."""
     is_possible = sys.platform == "linux" and shutil.which("setpriv")
     return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG")] if is_possible else []
 
@@ -279,10 +279,10 @@ def _die_after(sentinel: int) -> None:
 
 
 def absolute_path(path: str) -> str:
-    """A path of this machine, absolute, with `/` between its parts on Windows too, and none at the end.
+    """An absolute local path, with `/` as separator also on Windows, and without a trailing one.
 
     Raises:
-        FileNotFoundError: it is relative, and the working folder is gone.
+        FileNotFoundError: the path is relative, and the working directory was deleted.
     """
     path = os.path.expanduser(path)  # noqa: PTH111 - a Path would drop a part such as "."
     if sys.platform == "win32":
@@ -293,7 +293,7 @@ def absolute_path(path: str) -> str:
 
 
 def others_may_write(facts: os.stat_result) -> bool:
-    """Whether any user may change a file or folder; on Windows its mode does not say so, and the answer is no."""
+    """Whether any user may change a file or folder; always False on Windows, whose modes do not show it."""
     return sys.platform != "win32" and bool(facts.st_mode & stat.S_IWOTH)
 
 
@@ -306,7 +306,7 @@ def read_at(descriptor: int, size: int, start: int) -> bytes:
 
 
 def return_free_memory() -> None:
-    """Let the C library give the system back the memory that this process has freed; where it is glibc."""
+    """Make the C library return freed memory to the system, if it is glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -1,11 +1,11 @@
-"""How far long work is, shown to suit where it runs.
+"""Progress of long work, shown according to the environment.
 
     in a notebook     a bar below the cell
-    on a terminal     a bar at its foot, log lines above it
-    elsewhere         a log line now and then: bars garble the log of a batch job
+    on a terminal     a bar at the bottom, log lines above it
+    elsewhere         periodic log lines, because bars garble the log of a batch job
 
-A process whose standard error another one reads to show it (`cxml.train` in a notebook) passes its progress on: it
-writes lines that begin with `MARK`, and `Relay` makes bars of them over there.
+If another process reads and shows the standard error of this one (`cxml.train` in a notebook), this process forwards
+its progress: it writes lines that start with `MARK`, and `Relay` turns them into bars.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 MARK = "\x1e"
-"""What a line of passed-on progress begins with; ASCII's record separator, which no log line has."""
-_RELAYED = "CXML_PROGRESS"  # variable of processes that pass their progress on
+"""Prefix of lines of forwarded progress: ASCII's record separator, which log lines never contain."""
+_RELAYED = "CXML_PROGRESS"  # environment variable of processes that forward their progress
 _LEAST_SECONDS = 0.1  # between two updates of a bar
 
 
 class Bar(ABC):
-    """A bar that shows how much of some work is done; of many updates in a row it shows some, and the last."""
+    """A progress bar. It limits the rate of updates, and always shows the last one."""
 
     def __init__(self) -> None:
         self._shown_at = 0.0
 
     def update(self, done: int, total: int | None, text: str) -> None:
-        """Show that `done` of `total` are done, None if that is not known, with a text beside it."""
+        """Show that `done` of `total` (None if unknown) items are done, with a text."""
         now = time.monotonic()
         if done == total or now - self._shown_at >= _LEAST_SECONDS:
             self._shown_at = now
             self._show(done, total, text)
 
     def close(self) -> None:  # noqa: B027 - most bars have nothing to close
-        """Leave the bar as it is."""
+        """Finish the bar."""
 
     @abstractmethod
     def _show(self, done: int, total: int | None, text: str) -> None:
@@ -57,7 +57,7 @@ class Bar(ABC):
 
 
 def live_bar() -> Bar | None:
-    """A new bar where one can be shown; None where log lines are to tell."""
+    """A new bar if the environment can show one; None for log lines."""
     if os.environ.get(_RELAYED):
         return _PassedOnBar()
     if _in_notebook():
@@ -67,15 +67,15 @@ def live_bar() -> Bar | None:
 
 @contextlib.contextmanager
 def meter(description: str, total: int | None, every_seconds: float = 10.0) -> Iterator[Callable[[int], None]]:
-    """While entered, show how far some work is.
+    """Show the progress of some work within this context.
 
     Args:
-        description: what is done, such as "Tokenising train".
-        total: how many items there are; None if that is not known.
+        description: description of the work, such as "Tokenising train".
+        total: number of items; None if unknown.
         every_seconds: least seconds between two log lines.
 
     Yields:
-        What to call with the number of items that are newly done; any thread may.
+        A thread-safe function to call with the number of newly completed items.
     """
     bar = live_bar()
     began = last = time.monotonic()
@@ -101,7 +101,7 @@ def meter(description: str, total: int | None, every_seconds: float = 10.0) -> I
 
 
 def track(items: Iterable[_T], total: int | None, description: str, every_seconds: float = 10.0) -> Iterator[_T]:
-    """Yield `items`, and show how many have been worked on; see `meter`."""
+    """Yield `items`, and show the number of processed items; see `meter`."""
     with meter(description, total, every_seconds) as advance:
         for item in items:
             yield item
@@ -109,26 +109,26 @@ def track(items: Iterable[_T], total: int | None, description: str, every_second
 
 
 def relayed_environment() -> dict[str, str]:
-    """Variables of a new process that passes its progress on, where this one can show bars; else none."""
+    """Environment variables for a new process that forwards its progress if this one can show bars; else empty."""
     return {_RELAYED: "1"} if _in_notebook() or (sys.stderr is not None and sys.stderr.isatty()) else {}
 
 
 def progress_told_in_lines() -> dict[str, str]:
-    """Variables of a process whose output goes elsewhere, whatever this process does with its progress."""
+    """Environment variables for a process that logs its progress in lines, because its output goes elsewhere."""
     return {_RELAYED: ""}
 
 
 class Relay:
-    """Shows the progress that another process passes on."""
+    """Shows the progress forwarded by another process."""
 
     def __init__(self) -> None:
         self._bars: dict[str, Bar | None] = {}
 
     def take(self, line: str) -> bool:
-        """Show a line of passed-on progress. Whether it is one; others are for the caller to print."""
+        """Show a line of forwarded progress. Returns False for other lines, which the caller prints."""
         if not line.startswith(MARK):
             return False
-        with contextlib.suppress(ValueError, KeyError):  # processes that write at once may tear a line
+        with contextlib.suppress(ValueError, KeyError):  # concurrent writers may mix lines
             message = json.loads(line[len(MARK) :])
             if "text" in message:
                 self._update(message)
@@ -144,7 +144,7 @@ class Relay:
             bar.update(message["done"], message["total"], message["text"])
 
     def close(self) -> None:
-        """Leave the bars of a process that has ended."""
+        """Finish the bars of a process that has ended."""
         for bar in self._bars.values():
             if bar is not None:
                 bar.close()
@@ -159,7 +159,7 @@ def _how_far(done: int, total: int | None, seconds: float) -> str:
 
 
 def _in_notebook() -> bool:
-    """Whether this process is a Jupyter kernel, or one of its like."""
+    """Whether this process is a Jupyter kernel or similar."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
@@ -186,7 +186,7 @@ class _PassedOnBar(Bar):
 
 
 class _NotebookBar(Bar):
-    """An output of the cell that is shown anew, which every notebook can do without widgets."""
+    """An updatable cell output, which works in every notebook without widgets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class _NotebookBar(Bar):
 
 
 class _Shown:
-    """A state of a bar as notebooks display it."""
+    """A state of a bar for display in a notebook."""
 
     def __init__(self, done: int, total: int | None, text: str) -> None:
         self._done, self._total, self._text = done, total, text
@@ -217,7 +217,7 @@ class _Shown:
 
 
 class _TerminalBar(Bar):
-    """A line of the one display that a terminal has room for, below the log. The last to be closed stays to be seen."""
+    """A line of the terminal's shared display below the log. The last closed bar stays visible."""
 
     _display: Progress | None = None
     _open = 0

@@ -1,4 +1,4 @@
-"""The Ray cluster that a stage of a run works on, and what went wrong there."""
+"""The Ray cluster of a stage, and its errors."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _NEEDED = ("ray", "pandas")  # Ray Data and Ray Train import pandas
 
 
 def is_installed() -> bool:
-    """Whether Ray and what its libraries need are there."""
+    """Whether Ray and the dependencies of its libraries are installed."""
     return all(map(extras.is_installed, _NEEDED))
 
 
 def require_ray(field: str) -> None:
-    """Refuse the value "ray" of a config field where Ray is not installed.
+    """Check that Ray is installed for the value "ray" of a config field.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: Ray is not installed.
     """
     extras.require(field, "ray", *_NEEDED, otherwise="use local")
 
 
 def is_reachable() -> bool:
-    """Whether this process belongs to a Ray cluster already, or RAY_ADDRESS names one.
+    """Whether this process already belongs to a Ray cluster, or RAY_ADDRESS names one.
 
     Raises:
-        ConfigError: RAY_ADDRESS names one, and Ray is not installed.
+        ConfigError: RAY_ADDRESS is set, but Ray is not installed.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -56,10 +56,10 @@ def is_reachable() -> bool:
 
 @contextmanager
 def joined_cluster(*, logs: bool = False) -> Iterator[int]:
-    """The Ray cluster of this process, of RAY_ADDRESS, or one that lives as long as the context. Yields its CPUs.
+    """Join the Ray cluster of this process or of RAY_ADDRESS, or start a temporary local cluster. Yields its CPUs.
 
-    A cluster that is started here listens on the loopback interface only, and sends no usage statistics. With `logs`,
-    what workers print is printed here as well.
+    A local cluster listens only on the loopback interface, and sends no usage statistics. With `logs`, the output of
+    workers is also printed here.
     """
     import ray  # noqa: PLC0415 - Ray is an optional package
 
@@ -79,10 +79,9 @@ def joined_cluster(*, logs: bool = False) -> Iterator[int]:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have the Ray that is started meanwhile listen on 127.0.0.1, ask for a token, and tell nobody about itself.
+    """Make a Ray cluster started in this context listen on 127.0.0.1, require a token, and send no usage statistics.
 
-    Ray resolves even a loopback address to that of another interface, except where it takes this machine for one that
-    never belongs to a cluster.
+    Ray resolves even a loopback address to another interface, unless clusters are disabled on this machine.
     """
     mine = {clusters_switch(): "0", "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in mine}
@@ -98,16 +97,16 @@ def _on_loopback() -> Iterator[None]:
 
 
 Device = Literal["auto", "cpu", "gpu"]
-"""What a worker computes on; auto: a GPU where the cluster has any."""
+"""Device of a worker; auto: a GPU if the cluster has one."""
 
 
 def worker_resources(device: Device, cpus: float = 1.0, workers: int = 0) -> dict[str, float]:
-    """What a worker reserves on the joined cluster, by Ray's names of resources. This process's devices say nothing.
+    """Resources that a worker reserves on the joined cluster, by Ray's names, independent of this process's devices.
 
     Args:
-        device: what it computes on.
-        cpus: CPUs beside it.
-        workers: how many share the GPUs of a cluster that has fewer; 0: each has one of its own.
+        device: device of the worker.
+        cpus: CPUs of the worker.
+        workers: number of workers that share the GPUs of a cluster with fewer GPUs; 0 for one GPU each.
     """
     gpus = num_gpus()
     if device == "cpu" or (device == "auto" and not gpus):
@@ -116,21 +115,21 @@ def worker_resources(device: Device, cpus: float = 1.0, workers: int = 0) -> dic
 
 
 def num_gpus() -> int:
-    """GPUs of the joined cluster, as it is now."""
+    """Current number of GPUs of the joined cluster."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def free_resources() -> dict[str, float]:
-    """What the joined cluster has that nobody has reserved, by Ray's names of resources."""
+    """Unreserved resources of the joined cluster, by Ray's names."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     return dict(ray.available_resources())
 
 
 def is_lost() -> bool:
-    """Whether this process's node of the joined cluster has died, as the cluster sees it: no call comes back then."""
+    """Whether the joined cluster considers this process's node dead. Calls then never return."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     own = ray.get_runtime_context().get_node_id()
@@ -138,14 +137,14 @@ def is_lost() -> bool:
 
 
 def is_on_loopback() -> bool:
-    """Whether the joined cluster is this machine alone, and listens on its loopback interface."""
+    """Whether the joined cluster consists of this machine only, and listens on its loopback interface."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     return all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes())
 
 
 def room_on_one_node(resources: Mapping[str, float]) -> int:
-    """How many workers that reserve these resources fit on the node of the joined cluster that has most room."""
+    """Most workers with these resources that fit on one node of the joined cluster."""
     import ray  # noqa: PLC0415 - Ray is an optional package
 
     return max(
@@ -156,19 +155,19 @@ def room_on_one_node(resources: Mapping[str, float]) -> int:
 
 
 def _provide_token() -> None:
-    """Give a new cluster's token to its processes by the environment, where the user has no home to keep it in."""
+    """Pass a new cluster's token to its processes in the environment if the user has no home folder to store it."""
     try:
         file = Path("~/.ray/auth_token").expanduser()
         if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=file.parent).close()
-    except (OSError, RuntimeError):  # no such folder, or nobody knows where this user's home is
+    except (OSError, RuntimeError):  # no home folder, or it is unknown
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def own_error(error: BaseException) -> BaseException:
-    """The error that cxml raised in a worker, if that is what Ray's wraps; else Ray's."""
+    """The error of cxml that Ray's error wraps, if any; else Ray's error."""
     for cause in causes(error):
         if isinstance(cause, CxmlError) and type(cause).__module__ == CxmlError.__module__:
             return cause
@@ -176,7 +175,7 @@ def own_error(error: BaseException) -> BaseException:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps, outermost first."""
+    """An error and its causes, outermost first."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -1,8 +1,8 @@
-"""SIGTERM and SIGUSR1 for a command that works alone: it stops in good order, as on Ctrl-C.
+"""Handle SIGTERM and SIGUSR1 in a command like Ctrl-C, so that it stops cleanly.
 
-Schedulers send them before they kill. While processes work for the command, `cxml.parallel` hands the signals on, and a
-training saves a checkpoint. At all other times the command raises `Stopped`: it gives back its locks, deletes its
-temporary folders, and ends the Ray that it started.
+Schedulers send these signals before they kill a job. While worker processes run, `cxml.parallel` forwards the signals,
+and a training saves a checkpoint. At all other times the command raises `Stopped`: it releases its locks, deletes its
+temporary folders, and stops the Ray cluster that it started.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from cxml.operating_system import SCHEDULER_SIGNALS
 
 
 class Stopped(KeyboardInterrupt):
-    """One of the signals arrived. It is a kind of Ctrl-C, so that nothing takes it for a failure to recover from."""
+    """One of the signals arrived. It derives from KeyboardInterrupt, so that no handler of failures catches it."""
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Raise `Stopped` in the main thread when a signal arrives while entered; a second one ends the process at once.
+    """Within this context, a signal raises `Stopped` in the main thread, and a second one ends the process at once.
 
-    Only the main thread can take signals; those that are ignored, or that have a handler, are left as they are.
+    Only the main thread can handle signals. Signals that are ignored or have a handler are not changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +42,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Have the signals handled as before after a library has set handlers of its own, unless there was none before."""
+    """Restore the signal handlers after a library has replaced them."""
     before = {number: signal.getsignal(number) for number in SCHEDULER_SIGNALS}
     yield
     if threading.current_thread() is threading.main_thread():

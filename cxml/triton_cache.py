@@ -1,4 +1,4 @@
-"""Where Triton keeps what it compiles, for users without a writable home."""
+"""Triton's cache folder for users without a writable home folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def use_writable_cache() -> None:
-    """Let Triton compile into a private temporary folder where its own is not writable; it goes with this process.
+    """Make Triton use a private temporary folder if its cache is not writable; the folder is deleted with this process.
 
-    TRITON_CACHE_DIR and TRITON_HOME name another folder. These variables are what all releases of Triton read.
+    TRITON_CACHE_DIR and TRITON_HOME set another folder. All releases of Triton read these variables.
     """
     home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 - a Path refuses a user without one
     folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))

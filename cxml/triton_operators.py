@@ -1,7 +1,7 @@
-"""Triton's kernels as operators of torch, `torch.ops.cxml.*`: one launch each, nothing returned.
+"""Triton kernels as torch operators, `torch.ops.cxml.*`, with one launch each and no return value.
 
-As operators they run where tensors have no data (fake tensors), and whoever counts operators counts launches. On the
-CPU an operator runs in Triton's interpreter where TRITON_INTERPRET=1, else in plain torch.
+Operators also support fake tensors, and counting operators counts launches. On the CPU, an operator runs in Triton's
+interpreter if TRITON_INTERPRET=1, else in plain torch.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ IS_COMPILED = isinstance(_nothing, triton.JITFunction)
 
 
 def runs_kernels(tensor: Tensor) -> bool:
-    """Whether Triton runs what works on `tensor`, compiled or in its interpreter."""
+    """Whether Triton kernels process `tensor`, compiled or in the interpreter."""
     return tensor.device.type != "cpu" or not IS_COMPILED
 
 
 def operator(schema: str, mutates: Sequence[str], stand_in: Callable[..., None]) -> Callable[[Any], Any]:
-    """Make a function that launches a kernel the operator of its name; its first argument says where it runs.
+    """Register a function that launches a kernel as the operator of its name; its first argument determines the device.
 
     Args:
-        schema: of the arguments, as `torch.library` has it.
+        schema: schema of the arguments for `torch.library`.
         mutates: arguments that are written.
-        stand_in: the same in plain torch.
+        stand_in: equivalent function in plain torch.
     """
 
     def register(launch: Any) -> Any:  # noqa: ANN401 - a function becomes an operator
@@ -55,5 +55,5 @@ def operator(schema: str, mutates: Sequence[str], stand_in: Callable[..., None])
 
 
 def grid(kernel: Any, *programs: int) -> Callable[..., None]:  # noqa: ANN401 - a kernel of Triton
-    """What launches so many programs of a kernel."""
+    """A launcher of a kernel with this number of programs."""
     return kernel[programs]

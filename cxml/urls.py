@@ -1,8 +1,8 @@
-"""Paths and fsspec URLs as text: their parts, and the credentials inside them.
+"""Paths and fsspec URLs as text: their parts and credentials.
 
-A URL is a plain path, `scheme://...`, or a chain such as `zip://folder::https://host/archive.zip`. Credentials are a
-user and password before the host, and what follows `?` or `#`. They are needed to open a URL and are shown to nobody:
-`masked` takes them out of any text.
+A URL is a plain path, `scheme://...`, or a chain such as `zip://folder::https://host/archive.zip`. Credentials are the
+user and password before the host, and everything after `?` or `#`. They are needed to open a URL, but must never be
+shown: `masked` removes them from any text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from urllib.parse import quote, unquote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-# The file systems that read from another one: archives have paths of their own, caches those of what they cache.
+# File systems that read from another one: archives have their own paths, caches the paths of the cached files.
 _ARCHIVES = frozenset({"zip", "tar", "libarchive", "dir", "reference"})
 _CACHES = frozenset({"simplecache", "filecache", "blockcache", "cached"})
 _WEB = ("http://", "https://")
@@ -49,7 +49,7 @@ _user_infos: dict[str, str] = {}
 
 
 def scheme(url: str) -> str:
-    """The scheme of a URL in lower case, that of a chain's first link; empty for a plain path."""
+    """The lower-case scheme of a URL, of the first link for a chain; empty for a plain path."""
     if is_chain(url):
         return url.split("::", 1)[0].split("://", 1)[0]
     found = _SCHEME.match(url)
@@ -57,7 +57,7 @@ def scheme(url: str) -> str:
 
 
 def is_chain(url: str) -> bool:
-    """Whether a URL names a file system inside of another one. Elsewhere `::` is a part of the path."""
+    """Whether a URL names a file system inside another one. In other URLs, `::` is part of the path."""
     link, colons, _ = url.partition("::")
     return bool(colons) and link.split("://", 1)[0] in _ARCHIVES | _CACHES
 
@@ -69,12 +69,12 @@ def join(url: str, *parts: str) -> str:
 
 
 def path_of(url: str) -> str:
-    """`url` without the other links of its chain and without the query of a web address."""
+    """`url` without the other links of its chain, and without the query of a web address."""
     return _split(url)[0]
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The part of a URL that its path ends, and what comes after it."""
+    """A URL up to the end of its path, and the rest."""
     if is_chain(url):
         link, _, others = url.partition("::")
         if link.split("://", 1)[0] in _CACHES:
@@ -88,9 +88,9 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def masked(text: str) -> str:
-    """`text` with `***` for the credentials of every URL in it, and for those that `learn` has seen."""
+    """`text` with `***` for the credentials of every URL in it, and for credentials known from `learn`."""
     secrets = sorted(_learnt, key=len, reverse=True)
-    for secret in filter(_URL_END.search, secrets):  # the patterns would find its beginning alone
+    for secret in filter(_URL_END.search, secrets):  # the patterns would only match its beginning
         text = text.replace(secret, _MASK)
     text = _USER_INFO.sub(rf"\g<scheme>{_MASK}@", text)
     text = _WEB_QUERY.sub(rf"\1?{_MASK}", text)
@@ -101,7 +101,7 @@ def masked(text: str) -> str:
 
 
 def learn(url: str) -> None:
-    """Remember the credentials of a URL, so that `masked` finds them where a library repeats them without the URL."""
+    """Remember the credentials of a URL, so that `masked` also finds them without the URL."""
     for link in url.split("::") if is_chain(url) else [url]:
         user_info, query = _user_info(link), _split(link)[1]
         if user_info and user_info != _MASK:
@@ -126,7 +126,7 @@ def masked_value(value: str) -> str:
 
 
 def unmasked(url: str) -> str:
-    """A URL that was masked, with the user and password that `learn` has seen for its host, or with none."""
+    """A masked URL with the user and password known from `learn` for its host, or without any."""
     if _MASK not in url:
         return url
     links = url.split("::") if is_chain(url) else [url]
@@ -141,7 +141,7 @@ def _unmasked_link(link: str) -> str:
 
 
 def _user_info(link: str) -> str:
-    """User and password of a URL, empty where it has none."""
+    """User and password of a URL; empty if it has none."""
     found = _USER_INFO_OF_URL.match(link)
     return found[0][len(found["scheme"]) : -1] if found else ""
 

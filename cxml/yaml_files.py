@@ -1,8 +1,8 @@
-"""YAML files without surprises: a value is what it looks like, and every key is written once.
+"""Strict YAML: decimal numbers, unique keys and no aliases.
 
-YAML 1.1 reads `010` as 8, `1:30` as 90, `1_0` as 10 and `2026-01-01` as a date. It lets a later key replace an earlier
-one, and aliases repeat a part of the file any number of times. Here numbers are decimal and finite, the other spellings
-are texts, and the rest is refused. What PyYAML writes as a number or text reads as that.
+YAML 1.1 reads `010` as 8, `1:30` as 90, `1_0` as 10 and `2026-01-01` as a date. It allows repeated keys, and aliases
+that repeat a part of the file any number of times. Here numbers are decimal and finite, other spellings are strings,
+and repeated keys and aliases are errors. Numbers and strings written by PyYAML keep their types.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _DECIMAL = re.compile(r"(?:[-+]?[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?\Z", 
 
 
 def read_yaml(file: str) -> Any:  # noqa: ANN401 - what the file holds
-    """The content of a YAML file at a path or fsspec URL: mappings, lists, texts, numbers, true, false and null.
+    """Read a YAML file at a path or fsspec URL: mappings, lists, strings, numbers, true, false and null.
 
     Raises:
-        DataError: it is no YAML or larger than 128 KiB, a key is there twice or is no text, or it uses aliases or types
-            of its own; names the line.
+        DataError: it is not valid YAML or is larger than 128 KiB, a key is repeated or not a string, or it uses aliases
+            or custom types; names the line.
     """
     with storage.open_read(file) as stream:
         content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        raise DataError(file, "is larger than 128 KiB", "Name a YAML file.")
+        raise DataError(file, "is larger than 128 KiB", "Give a YAML file.")
     try:
         return yaml.load(content, _Loader)
     except RecursionError as error:
@@ -46,7 +46,7 @@ def read_yaml(file: str) -> Any:  # noqa: ANN401 - what the file holds
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values; see the module."""
+    """A loader of plain values; see the module."""
 
     yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (_BOOL, _NULL)]
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
         if self.check_event(yaml.AliasEvent):
-            raise _problem("an alias; write the value out where it is wanted", self.peek_event())
+            raise _problem("an alias is not supported; repeat the value", self.peek_event())
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -41,7 +41,7 @@ def take_report(page: Page, report: Path) -> None:
         DataError: the report has no such part.
     """
     page.goto(report.resolve().as_uri())
-    begin, end = page.locator("figure", has_text="What labels of each frequency add"), page.locator("h2").last
+    begin, end = page.locator("figure", has_text="Contribution of each label frequency"), page.locator("h2").last
     if not begin.count():
         raise DataError(str(report), "has no chart by label frequency", "Evaluate the run with this version of cxml.")
     top, bottom = (found.evaluate("element => element.getBoundingClientRect().top") for found in (begin, end))
@@ -53,7 +53,7 @@ def take_served(page: Page, address: str, text: str) -> None:
     """The served page with the best labels of a text, and the way of the first one through the label tree."""
     page.goto(address)
     page.get_by_label("Text").fill(text)
-    page.get_by_role("button", name="Label it").click()
+    page.get_by_role("button", name="Predict labels").click()
     page.locator("#labels > li").first.wait_for()
     page.get_by_text("Way through the label tree").first.click()
     _save(page.screenshot(full_page=True), "serve.png")

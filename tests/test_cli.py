@@ -51,8 +51,8 @@ def test_print_config_prints_what_loads_to_the_same_config(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Name a YAML file"),
-        (["--config", "nowhere.yaml"], "there is no such config file"),
+        ([], "Give a YAML file"),
+        (["--config", "nowhere.yaml"], "this config file does not exist"),
         (["--config", QUICKSTART, "--train.epochs", "0"], "must be at least 1"),
         (["--config", QUICKSTART, "--train.epoch", "1"], "--train.epochs"),
         (["--config", QUICKSTART, "--train.epochs", "many"], "many"),

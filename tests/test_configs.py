@@ -111,5 +111,5 @@ def test_it_says_how_to_run_it_and_where_its_data_comes_from(name):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.yaml", "file:///no/such/x.yaml", "memory://none/x.yaml"])
 def test_a_url_without_a_config_is_named_without_a_traceback(url):
-    with pytest.raises(DataError, match=f"{re.escape(url)}: this config cannot be found or reached"):
+    with pytest.raises(DataError, match=f"{re.escape(url)}: cannot find or read this config"):
         load_config(url)

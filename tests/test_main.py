@@ -91,7 +91,7 @@ def test_help_of_a_command_names_it_as_it_was_called(capsys, name, words):
 
 def test_a_command_gets_its_arguments_and_its_exit_code_is_that_of_cxml(capsys, tmp_path):
     assert main(["data", "validate", str(tmp_path)]) == 2
-    assert "there is no prepared data set here" in capsys.readouterr().err
+    assert "the prepared data set does not exist" in capsys.readouterr().err
 
 
 def test_the_console_script_is_this_command():

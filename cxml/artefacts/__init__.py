@@ -1,13 +1,13 @@
 """The rules that data sets, trees, checkpoints, models and exports share. Their readers add their own schema.
 
     folder/manifest.json   a bounded JSON object that carries its own checksum -> read_manifest
-    folder/NAME            a regular file inside the folder, of the stated size and SHA-256 -> read_file, MappedFile
+    folder/NAME            a regular file inside the folder with the listed size and SHA-256 -> read_file, MappedFile
     unfinished work        files that end with their own checksum -> read_sealed_table, unseal
-    metrics.jsonl          whole lines of a file that grows -> read_records
+    metrics.jsonl          complete lines of a growing file -> read_records
     Arrow files            uncompressed record batches of a known schema, without nulls -> read_batches
 
-A folder may come from anywhere. Nothing is allocated from a number that a file states before the number is checked
-against the file's real size.
+A folder may come from an untrusted source. Readers check each size that a file states against the file's real size
+before they allocate memory for it.
 """
 
 from cxml.artefacts.arrow import arrow_file, as_numpy, read_batches

@@ -1,4 +1,4 @@
-"""Arrow IPC files: written whole; read as uncompressed record batches without nulls, of a known schema, not copied."""
+"""Write Arrow IPC files, and read uncompressed record batches without nulls of a known schema, without a copy."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _HEADER_SLOT, _COMPRESSION_SLOT = 2, 3
 def read_batches(
     content: np.ndarray | bytes, schemas: Sequence[pa.Schema], file: str, remedy: str, *, full: bool = True
 ) -> list[pa.RecordBatch]:
-    """The record batches of an Arrow file, whose buffers are views of its bytes.
+    """The record batches of an Arrow file, as views of its bytes.
 
-    The file is read from its start, as a stream: a footer could name other places.
+    The file is read from its start, as a stream, because a footer could point to other offsets.
 
     Args:
         content: the file's bytes, uint8 [n].
-        schemas: those that the file may have.
-        file: how errors name it.
-        remedy: what to do about a file that is refused.
-        full: whether to check what costs reading all values: that text is UTF-8, that offsets rise.
+        schemas: schemas that the file may have.
+        file: name of the file in error messages.
+        remedy: how to fix a rejected file, for the error message.
+        full: also run the checks that read all values: text is UTF-8, offsets are sorted.
 
     Raises:
-        DataError: the file is broken, compressed, has nulls, or another schema.
+        DataError: the file is broken or compressed, contains nulls, or has another schema.
     """
     if bytes(content[: len(_MAGIC)]) != _MAGIC:
         raise DataError(file, "is not an Arrow file", remedy)
@@ -37,7 +37,7 @@ def read_batches(
         messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(pa.py_buffer(content[len(_MAGIC) :])))
         schema = pa.ipc.read_schema(messages.read_next_message())
         if schema not in schemas:
-            raise DataError(file, f"has another schema than the format's: {schema}"[:1000], remedy)
+            raise DataError(file, f"its schema is not the schema of the format: {schema}"[:1000], remedy)
         batches = [_batch(message, schema, full) for message in messages]
     except (pa.ArrowException, OSError, StopIteration, struct.error, MemoryError) as error:
         raise DataError(file, f"is not an Arrow file ({str(error)[:200]})", remedy) from error
@@ -57,7 +57,7 @@ def arrow_file(table: pa.Table) -> bytes:
 
 
 def as_numpy(numbers: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Numbers without nulls as NumPy has them; one chunk is not copied.
+    """Convert numbers without nulls to a NumPy array. A single chunk is not copied.
 
     Arrow's own `to_numpy` imports pandas where it is installed, which takes a second and 35 MB.
     """
@@ -71,15 +71,15 @@ def as_numpy(numbers: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def _batch(message: pa.ipc.Message, schema: pa.Schema, full: bool) -> pa.RecordBatch:
     if message.type != "record batch":
-        raise ValueError(f"it holds a {message.type}")
+        raise ValueError(f"it contains a {message.type}")
     if _is_compressed(message.metadata.to_pybytes()):
-        raise ValueError("it is compressed")
+        raise ValueError("a record batch is compressed")
     batch = pa.ipc.read_record_batch(message, schema)
     if not batch.num_rows:
-        raise ValueError("it holds an empty record batch")
+        raise ValueError("it contains an empty record batch")
     batch.validate(full=full)
     if any(_num_nulls(column) for column in batch.columns):
-        raise ValueError("it holds nulls")
+        raise ValueError("it contains nulls")
     return batch
 
 
@@ -89,9 +89,9 @@ def _num_nulls(column: pa.Array) -> int:
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether a message's record batch names a compression, which pyarrow tells only by expanding it.
+    """Whether a message's record batch is compressed, which pyarrow shows only after it decompressed it.
 
-    The metadata is a flatbuffer: a table is a place from which its list of fields lies at a stored distance.
+    The metadata is a flatbuffer: each table stores the distance to its list of fields.
     """
     header = _field(metadata, _table_at(metadata, 0), _HEADER_SLOT)
     return _field(metadata, _table_at(metadata, header), _COMPRESSION_SLOT) != 0
@@ -102,7 +102,7 @@ def _table_at(buffer: bytes, place: int) -> int:
 
 
 def _field(buffer: bytes, table: int, slot: int) -> int:
-    """Where a field of a table lies, 0 if it is not there."""
+    """The offset of a field of a table, 0 if the table does not have it."""
     fields = table - struct.unpack_from("<i", buffer, table)[0]
     (size,) = struct.unpack_from("<H", buffer, fields)
     place = 4 + 2 * slot

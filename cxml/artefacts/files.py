@@ -1,4 +1,4 @@
-"""The files that a manifest names: where they may lie, and the check of their size and checksum."""
+"""The files that a manifest lists: their allowed locations, and checks of their size and checksum."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cxml.errors import DataError, StorageError
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}){0,3}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# How the Hugging Face hub's cache stores a file of a repository: as a link to a blob beside its snapshots.
+# The cache of the Hugging Face hub stores a file of a repository as a link to a blob next to its snapshots.
 _HUB_BLOB = re.compile(r"(\.\./){2,5}blobs/[0-9a-f]{40,64}")
 
 
 class Entry(Protocol):
-    """What a manifest states about a file."""
+    """The entry of a file in a manifest."""
 
     @property
     def file(self) -> str:
@@ -47,21 +47,21 @@ class FileEntry:
 
 
 def entry_problem(entry: Entry) -> str:
-    """What is wrong with an entry of the right types, or nothing."""
+    """The problem of an entry whose types are right, or an empty string."""
     if not _PLAIN_PATH.fullmatch(entry.file):
         return f"file name {entry.file[:200]!r} is not a plain path inside the folder"
     if entry.bytes < 1 or not _SHA256.fullmatch(entry.sha256):
-        return f"{entry.file}: bytes or sha256 is impossible"
+        return f"{entry.file}: bytes or sha256 is not a valid value"
     return ""
 
 
 def local_file(folder: str, name: str, remedy: str) -> Path | None:
-    """The path of the file `name` in a folder of this machine; None for a folder elsewhere.
+    """The path of the file `name` in a local folder; None for a remote folder.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it, or a folder on the way to it from `folder` on, is a link or another special file. Only the links
-            of the Hugging Face hub's own cache are followed.
+        FileNotFoundError: the file does not exist.
+        DataError: the file, or a folder between `folder` and it, is a link or another special file. Only links in the
+            cache of the Hugging Face hub are followed.
     """
     path = storage.local_path(folder)
     if path is None:
@@ -77,7 +77,7 @@ def local_file(folder: str, name: str, remedy: str) -> Path | None:
             raise StorageError(f"{path}: {error}. Check the path and its permissions.") from error
         is_last = number == len(parts)
         if kind != ("file" if is_last else "folder"):
-            problem = f"{path.name} is a {kind}, a regular {'file' if is_last else 'folder'} is expected"
+            problem = f"{path.name} is a {kind}, expected a regular {'file' if is_last else 'folder'}"
             raise DataError(storage.join(folder, name), problem, remedy)
     return path
 
@@ -86,7 +86,7 @@ def open_file(folder: str, entry: Entry, remedy: str) -> BinaryIO:
     """A reader of a file of a local folder.
 
     Raises:
-        DataError: the file is missing, special, or of another size than stated.
+        DataError: the file is missing or special, or its size differs from the entry.
     """
     where = storage.join(folder, entry.file)
     try:
@@ -103,14 +103,14 @@ def open_file(folder: str, entry: Entry, remedy: str) -> BinaryIO:
 
 
 def read_file(folder: str, entry: Entry, remedy: str, *, most_bytes: int | None = None) -> bytes:
-    """The content of a file, whose size is checked before it is read, and its checksum afterwards.
+    """Read a file, checking its size before and its checksum after.
 
     Raises:
-        DataError: the file is missing, special or damaged, or has more than `most_bytes`.
+        DataError: the file is missing, special or damaged, or larger than `most_bytes`.
     """
     where = storage.join(folder, entry.file)
     if most_bytes is not None and entry.bytes > most_bytes:
-        raise DataError(where, f"has {entry.bytes} bytes, more than the {most_bytes} that are read", remedy)
+        raise DataError(where, f"has {entry.bytes} bytes, more than the limit of {most_bytes}", remedy)
     try:
         _check_stored_size(folder, entry, remedy)
         content = storage.read_bytes(where)
@@ -122,7 +122,7 @@ def read_file(folder: str, entry: Entry, remedy: str, *, most_bytes: int | None 
 
 
 def verify_file(folder: str, entry: Entry, remedy: str) -> None:
-    """Compare a file's size and checksum with those stated, block by block.
+    """Compare a file's size and checksum with its entry, block by block.
 
     Raises:
         DataError: the file is missing, special or damaged.
@@ -138,26 +138,26 @@ def verify_file(folder: str, entry: Entry, remedy: str) -> None:
 
 
 def _check_stored_size(folder: str, entry: Entry, remedy: str) -> None:
-    """Raise `DataError` if a file is special or has another size than stated. It is not opened."""
+    """Raise `DataError` if a file is special or its size differs from the entry, without opening it."""
     where = storage.join(folder, entry.file)
     path = local_file(folder, entry.file, remedy)
     check_size(where, entry, storage.size(where) if path is None else path.stat().st_size, remedy)
 
 
 def check_size(where: str, entry: Entry, size: int, remedy: str) -> None:
-    """Raise `DataError` if a file of `size` bytes is not of the stated size."""
+    """Raise `DataError` if `size` in bytes differs from the entry."""
     if size != entry.bytes:
-        raise DataError(where, f"has {size} bytes, the manifest says {entry.bytes}", remedy)
+        raise DataError(where, f"has {size} bytes, but the manifest lists {entry.bytes}", remedy)
 
 
 def missing(where: str, remedy: str) -> DataError:
-    """The error for a file that is not there."""
-    return DataError(where, "is named in the manifest but missing", remedy)
+    """The error for a missing file."""
+    return DataError(where, "is listed in the manifest but missing", remedy)
 
 
 def wrong_checksum(where: str, remedy: str) -> DataError:
-    """The error for a file with another content than stated."""
-    return DataError(where, "its checksum is not the manifest's", remedy)
+    """The error for a file whose content differs from its checksum."""
+    return DataError(where, "its checksum differs from the manifest", remedy)
 
 
 def _kind(path: Path) -> str:

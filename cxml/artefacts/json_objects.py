@@ -41,7 +41,7 @@ def read_json(url: str, remedy: str) -> dict[str, Any]:
     """
     size = storage.size(url)
     if size > MOST_JSON_BYTES:
-        raise DataError(url, f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read", remedy)
+        raise DataError(url, f"has {size} bytes, more than the limit of {MOST_JSON_BYTES}", remedy)
     return parse_object(storage.read_bytes(url), url, remedy)
 
 
@@ -49,8 +49,8 @@ def parse_object(content: bytes, file: str, remedy: str) -> dict[str, Any]:
     """The JSON object in `content`.
 
     Raises:
-        DataError: `content` is not a JSON object in UTF-8; a key occurs twice; a number is NaN or has more than 64
-            bits; there are too many values, or they are nested too deeply.
+        DataError: `content` is not a JSON object in UTF-8, a key occurs twice, a number is NaN or has more than 64
+            bits, or values are too many or nested too deeply.
     """
     if content.count(b",") + content.count(b"[") + content.count(b"{") > _MOST_VALUES:
         raise DataError(file, f"has more than {_MOST_VALUES} values", remedy)
@@ -64,7 +64,7 @@ def parse_object(content: bytes, file: str, remedy: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(file, f"is not valid JSON ({str(error)[:200]})", remedy) from error
     if not isinstance(value, dict):
-        raise DataError(file, f"a JSON object was expected, found {type(value).__name__}", remedy)
+        raise DataError(file, f"expected a JSON object, found {type(value).__name__}", remedy)
     return value
 
 
@@ -92,16 +92,16 @@ def _float(text: str) -> float:
 def _constant(text: str) -> float:
     if text == "NaN":
         raise ValueError("a number is NaN")
-    return float(text)  # the architectures of some encoders have an infinite limit
+    return float(text)  # the configs of some encoders contain an infinite limit
 
 
 def _check_nesting_and_text(value: object, levels: int) -> None:
-    """Refuse values nested more deeply than `levels`, and strings that are not Unicode text (lone surrogates)."""
+    """Raise an error for values nested more deeply than `levels`, and for strings with lone surrogates."""
     if isinstance(value, str):
         value.encode()
     elif isinstance(value, dict | list):
         if levels == 0:
-            raise ValueError(f"it is nested more than {_MOST_NESTING} levels deep")
+            raise ValueError(f"values are nested more than {_MOST_NESTING} levels deep")
         if isinstance(value, dict):
             for key in value:
                 key.encode()
@@ -111,7 +111,7 @@ def _check_nesting_and_text(value: object, levels: int) -> None:
 
 
 def read_records(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a file of records, and what they hold: up to the first that is torn or damaged. None without it."""
+    """Yield the lines of a file of records and their values, up to the first incomplete or damaged line."""
     content = storage.read_bytes(url) if storage.exists(url) else b""
     for line in content.splitlines(keepends=True):
         try:

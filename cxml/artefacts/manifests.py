@@ -1,4 +1,4 @@
-"""Manifests: JSON objects that carry a checksum of themselves and are written last."""
+"""Manifests: JSON objects that contain their own checksum and are written last."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _T = TypeVar("_T")
 
 
 def write_manifest(folder: str, values: Mapping[str, Any]) -> None:
-    """Write `values` (JSON-able) and their checksum as the manifest of the folder; call it when all files are there."""
+    """Write `values` (JSON-serialisable) and their checksum as the folder's manifest, after all other files."""
     storage.write_json(storage.join(folder, MANIFEST), {**values, _CHECKSUM: _checksum(values)})
 
 
 def file_entries(folder: str) -> dict[str, dict[str, Any]]:
-    """Size and checksum of each file that lies in `folder` now, by its path there, as a manifest lists them."""
+    """The entry (size and checksum) of each file in `folder`, by relative path, as a manifest lists them."""
     return {
         name: {"bytes": size, "sha256": storage.sha256(storage.join(folder, name))}
         for name, size in storage.file_sizes(folder).items()
@@ -34,34 +34,34 @@ def file_entries(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def read_manifest(folder: str, remedy: str, **wanted: object) -> dict[str, Any]:
-    """The values of the folder's manifest. Folders of earlier releases, without a checksum in it, are read as well.
+    """The values of the folder's manifest. Manifests of earlier releases, without a checksum, are accepted.
 
     Args:
         folder: path or URL.
-        remedy: what to do about a manifest that is refused.
-        **wanted: fields and the values that they must have, such as `format` and `version`.
+        remedy: how to fix a rejected manifest, for the error message.
+        **wanted: fields with the values that they must have, such as `format` and `version`.
 
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it is not a plain, bounded JSON object, has other values than `wanted`, or is damaged.
+        FileNotFoundError: the folder has no manifest.
+        DataError: the manifest is not a plain JSON object within limits, differs from `wanted`, or is damaged.
     """
     file = storage.join(folder, MANIFEST)
     values = read_object(folder, MANIFEST, remedy)
     for name, value in wanted.items():
         if type(values.get(name)) is not type(value) or values[name] != value:
             found = repr(values.get(name))[:80]
-            raise DataError(file, f"{name} is {found}, this cxml reads {value!r}", remedy)
+            raise DataError(file, f"{name} is {found}, but this version of cxml reads {value!r}", remedy)
     checksum = values.pop(_CHECKSUM, None)
     if checksum is not None and checksum != _checksum(values):
-        raise DataError(file, "is damaged: its checksum is not that of its values", remedy)
+        raise DataError(file, "is damaged: its checksum does not match its values", remedy)
     return values
 
 
 def format_of(folder: str, remedy: str) -> object:
-    """What the folder's manifest gives as its `format`; None if there is no manifest, or none in it.
+    """The `format` in the folder's manifest; None if the manifest or the field is missing.
 
     Raises:
-        DataError: the manifest is not a plain, bounded JSON object.
+        DataError: the manifest is not a plain JSON object within limits.
     """
     try:
         return read_object(folder, MANIFEST, remedy).get("format")
@@ -70,25 +70,25 @@ def format_of(folder: str, remedy: str) -> object:
 
 
 def parse_as(kind: type[_T], values: Mapping[str, Any], file: str, remedy: str) -> _T:
-    """An instance of a dataclass from the values of a JSON object, whose keys and types must be the dataclass's.
+    """Build a dataclass from the values of a JSON object with exactly its keys and types.
 
     Raises:
-        DataError: a field is missing, unknown or of another type.
+        DataError: a field is missing, unknown or has another type.
     """
     try:
         return dacite.from_dict(kind, values, dacite.Config(cast=[tuple], strict=True))
     except (dacite.DaciteError, TypeError, ValueError) as error:
-        raise DataError(file, f"a field is wrong ({str(error)[:500]})", remedy) from error
+        raise DataError(file, f"a field is invalid ({str(error)[:500]})", remedy) from error
 
 
 def named_entries(files: object, file: str, remedy: str) -> dict[str, FileEntry]:
-    """The files of a manifest's `files`, an object of `bytes` and `sha256` by name; at least one.
+    """Parse a manifest's `files`: an object that maps names to `bytes` and `sha256`, with at least one name.
 
     Raises:
-        DataError: `files` is something else, or a name, size or checksum is impossible.
+        DataError: `files` has another form, or a name, size or checksum is not valid.
     """
     if not isinstance(files, dict) or not files or not all(isinstance(facts, dict) for facts in files.values()):
-        raise DataError(file, "files is not an object that names files", remedy)
+        raise DataError(file, "files is not an object with file names as keys", remedy)
     entries = {name: parse_as(FileEntry, {"file": name, **facts}, file, remedy) for name, facts in files.items()}
     for entry in entries.values():
         if problem := entry_problem(entry):

@@ -1,4 +1,4 @@
-"""A local file mapped into memory, which notices when somebody changes the file."""
+"""A memory-mapped local file that detects changes of the file."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _BLOCK_BYTES = 4 << 20
 
 
 class MappedFile:
-    """The bytes of an open file. A file that replaces it under the same name does not change them.
+    """The bytes of an open file. Replacing the file under the same name does not change them.
 
-    Writing to the same file does, and no process can prevent that: `check_unchanged` tells. A read beyond the end of a
-    file that is being cut off kills the process (SIGBUS), so callers check right before they read.
+    Writing to the same file changes them, and no process can prevent that; `check_unchanged` detects it. Reading beyond
+    the end of a truncated file kills the process (SIGBUS), so callers check immediately before they read.
     """
 
     def __init__(self, stream: BinaryIO, where: str, entry: Entry, remedy: str, *, is_writable: bool = False) -> None:
         """Map an open file, and close it.
 
         Args:
-            stream: of a regular local file.
-            where: how errors name the file.
-            entry: what its manifest states.
-            remedy: what to do about a damaged file.
-            is_writable: whether `content` can be written to; that changes memory only, never the file.
+            stream: a regular local file.
+            where: name of the file in error messages.
+            entry: the file's entry in its manifest.
+            remedy: how to fix a damaged file, for the error message.
+            is_writable: whether `content` is writable. Writes change only the memory, never the file.
 
         Raises:
-            DataError: the file has another size than stated.
+            DataError: the file's size differs from the entry.
         """
         with stream:
             self._descriptor = os.dup(stream.fileno())
@@ -53,36 +53,36 @@ class MappedFile:
 
     @property
     def identity(self) -> str:
-        """Another text for another file, and for the same one after any change of it."""
+        """A string that differs between files, and changes when the file changes."""
         facts = os.fstat(self._descriptor)
         return f"{facts.st_dev}-{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}"
 
     @property
     def changed_at(self) -> float:
-        """When the file was last changed, in seconds since the epoch."""
+        """Time of the last change of the file, in seconds since the epoch."""
         return os.fstat(self._descriptor).st_ctime
 
     def verify(self) -> None:
-        """Compare the content with its checksum, which reads all of it.
+        """Read the whole content and compare it with its checksum.
 
         Raises:
             DataError: the file is damaged.
         """
         digest = hashlib.sha256()
-        for start in range(0, self._entry.bytes, _BLOCK_BYTES):  # not by the map: a file cut off meanwhile is no crash
+        for start in range(0, self._entry.bytes, _BLOCK_BYTES):  # reads, not the map: a truncated file must not crash
             digest.update(read_at(self._descriptor, min(_BLOCK_BYTES, self._entry.bytes - start), start))
         if digest.hexdigest() != self._entry.sha256:
             raise wrong_checksum(self.where, self.remedy)
 
     def check_unchanged(self) -> None:
-        """Notice that the file was written to or cut off since it was mapped.
+        """Check that the file was not written to or truncated since it was mapped.
 
         Raises:
-            DataError: it was; what the map holds is not to be used any more.
+            DataError: the file was changed. The mapped content must not be used any more.
         """
         now, before = os.fstat(self._descriptor), self._facts
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise DataError(self.where, "was changed while it was mapped into memory", self.remedy)
-        if now.st_ctime_ns != before.st_ctime_ns:  # renamed, or written to by someone who put the time back
+            raise DataError(self.where, "was changed while it was memory-mapped", self.remedy)
+        if now.st_ctime_ns != before.st_ctime_ns:  # renamed, or written to with the modification time restored
             self.verify()
             self._facts = now

@@ -1,4 +1,4 @@
-"""Files that end with the SHA-256 of what comes before: for work that is under way and that no manifest names yet."""
+"""Files that end with the SHA-256 of their content: for unfinished work that no manifest lists yet."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SEAL_BYTES = hashlib.sha256().digest_size
 
 
 def write_sealed(url: str, content: bytes) -> None:
-    """Write a file and its seal, whole or not at all."""
+    """Write a file with its checksum at the end, atomically."""
     storage.write_atomic(url, content + hashlib.sha256(content).digest())
 
 
 def unseal(content: bytes | np.ndarray, file: str, remedy: str) -> memoryview:
-    """What was sealed, not copied; `content` is a file's bytes or uint8 [n].
+    """Check and remove the checksum at the end, without a copy; `content` is a file's bytes or uint8 [n].
 
     Raises:
-        DataError: the file, which errors name `file`, is damaged.
+        DataError: the file is damaged; the error names it `file`.
     """
     view = memoryview(content)  # pyright: ignore[reportArgumentType] - arrays have buffers
     sealed, seal = view[:-_SEAL_BYTES], view[-_SEAL_BYTES:]
     if not len(sealed) or hashlib.sha256(sealed).digest() != seal:
-        raise DataError(file, "is damaged: its checksum is not that of its content", remedy)
+        raise DataError(file, "is damaged: its checksum does not match its content", remedy)
     return sealed
 
 
@@ -42,11 +42,11 @@ def write_sealed_table(url: str, table: pa.Table) -> None:
 
 
 def read_sealed_table(url: str, schemas: tuple[pa.Schema, ...], remedy: str) -> pa.Table:
-    """The table in a sealed Arrow file, of one chunk at most. A local file is mapped into memory, not read.
+    """The table in a sealed Arrow file, with at most one chunk. A local file is memory-mapped.
 
     Raises:
-        DataError: the file is missing, special, damaged, or of none of the `schemas`.
-        StorageError: it cannot be read.
+        DataError: the file is missing, special or damaged, or has none of the `schemas`.
+        StorageError: the file cannot be read.
     """
     path = storage.local_path(url)
     try:
@@ -58,5 +58,5 @@ def read_sealed_table(url: str, schemas: tuple[pa.Schema, ...], remedy: str) -> 
         raise DataError(url, "is missing", remedy) from error
     batches = read_batches(np.frombuffer(unseal(content, url, remedy), np.uint8), schemas, url, remedy)
     if len(batches) > 1:
-        raise DataError(url, f"holds {len(batches)} record batches, not one", remedy)
+        raise DataError(url, f"contains {len(batches)} record batches, expected one", remedy)
     return pa.Table.from_batches(batches, batches[0].schema if batches else schemas[0])

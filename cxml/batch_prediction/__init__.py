@@ -1,9 +1,9 @@
-"""Prediction of files: any number of texts in, a folder of predictions in their order out.
+"""Predict files of any size: texts in, a folder of predictions in their order out.
 
     texts --read_texts--> parts of a fixed number of rows --Predictor--> part files --> manifest, written last
 
-A part depends on its own rows alone, so parts are predicted by this process, by processes that share the label rows,
-or by Ray Data's actors, to the same predictions; and a run that was stopped goes on with the parts that are missing.
+A part depends only on its own rows. Parts can therefore be predicted by this process, by processes that share the label
+rows, or by Ray Data actors, with the same results, and an interrupted prediction resumes with the missing parts.
 """
 
 from cxml.batch_prediction.job import PredictionJob

@@ -22,7 +22,7 @@ from cxml.prediction import (
 _log = logging.getLogger(__name__)
 _FINGERPRINT_FILE = "plan.json"
 _PART = re.compile(r"part-(\d{5,})\.")
-_ELSEWHERE = "Name another output folder, or delete this one."
+_ELSEWHERE = "Use another output folder, or delete this one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +30,23 @@ class PredictionJob:
     """A file to predict.
 
     Attributes:
-        model: what `Predictor.from_checkpoint` takes.
+        model: argument of `Predictor.from_checkpoint`.
         source: the texts.
         output: folder to write.
-        format: of the part files.
-        k: labels per text, at most.
-        threshold: least score, or the name of a threshold that was chosen for the model; see `Predictor.predict`.
-        calibrated: give calibrated probabilities as scores, see `Predictor.from_checkpoint`.
+        format: format of the part files.
+        k: most labels per text.
+        threshold: lowest score, or the name of a threshold of the model; see `Predictor.predict`.
+        calibrated: return calibrated probabilities as scores, see `Predictor.from_checkpoint`.
         beam: see `Predictor.predict`.
         rows: number format of the label rows; None: as stored.
         memory_map: map an exported folder's label rows.
         batch_size: texts per batch.
-        precision: number format in which the encoder computes, see `Predictor.from_checkpoint`; None: as in evaluation.
+        precision: number format of the encoder, see `Predictor.from_checkpoint`; None: as in evaluation.
         part_rows: texts per part file.
         allowed: file with a label name per line; others are not predicted. Empty: all.
-        excluded: file with a line `row label` (ids from 0) for each label that a text must not get, as the LF data
+        excluded: file with a line `row label` (ids from 0) for each label to exclude for a text, such as the LF data
             sets' filter_labels_test.txt. Empty: none.
-        explain: show the way through the tree (`jsonl` only).
+        explain: show the path through the tree (`jsonl` only).
     """
 
     model: str
@@ -71,10 +71,10 @@ class PredictionJob:
             if number < 1:
                 raise ConfigError(f"--{field}", number, "must be at least 1", "Leave it out.")
         if self.explain and (self.format != "jsonl" or self.excluded):
-            raise ConfigError("--explain", True, "goes with --format jsonl, and without --excluded", "Leave one out.")
+            raise ConfigError("--explain", True, "needs --format jsonl, and excludes --excluded", "Leave one out.")
 
     def part_file(self, part: int) -> str:
-        """Where a part is written."""
+        """URL of a part file."""
         return storage.join(self.output, f"part-{part:05d}.{self.format}")
 
 
@@ -90,32 +90,32 @@ def begin(job: PredictionJob) -> frozenset[int]:
     """
     is_stream = job.source.url == STDIN
     require_files(job)
-    as_threshold(job.threshold, read_decisions(job.model))  # refused before anything is written
+    as_threshold(job.threshold, read_decisions(job.model))  # validated before any write
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
     for name, before in (("precision", None), ("threshold", None), ("calibrated", False)):
         if settings[name] == before:
-            del settings[name]  # folders that were begun before there was a choice
-    settings = json.loads(urls.masked(json.dumps(settings)))  # a new token opens the same texts
+            del settings[name]  # folders of earlier releases do not have it
+    settings = json.loads(urls.masked(json.dumps(settings)))  # credentials may change between starts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
     fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
     file = storage.join(job.output, _FINGERPRINT_FILE)
     if storage.exists(file):
         found = artefacts.read_json(file, _ELSEWHERE).get("fingerprint")
         if is_stream or found != fingerprint:
-            raise StaleArtefactError(f"{job.output} holds predictions of another model, input or setting. {_ELSEWHERE}")
+            raise StaleArtefactError(f"{job.output} has predictions with another model, input or setting. {_ELSEWHERE}")
     elif storage.file_sizes(job.output):
-        raise DataError(job.output, "is a folder that holds something else", _ELSEWHERE)
+        raise DataError(job.output, "is a folder with other content", _ELSEWHERE)
     storage.write_json(file, {"fingerprint": fingerprint})
     names = [_PART.match(name) for name in storage.file_sizes(job.output)]
     done = frozenset(int(match[1]) for match in names if match)
     if done:
-        _log.info("%d parts are there already", len(done))
+        _log.info("%d parts are already finished", len(done))
     return done
 
 
 def require_files(job: PredictionJob) -> None:
-    """Refuse files that are missing before anything heavy starts."""
+    """Raise an error for missing files before any expensive work."""
     for file in (job.source.url, job.allowed, job.excluded):
         if file not in ("", STDIN) and not storage.exists(file):
-            raise DataError(file, "there is no such file", "Check the path.")
+            raise DataError(file, "does not exist", "Check the path.")

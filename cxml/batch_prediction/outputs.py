@@ -1,4 +1,4 @@
-"""How predictions are written: JSON lines, Parquet, or scipy's sparse matrices of scores."""
+"""Output formats of predictions: JSON lines, Parquet, or scipy sparse matrices of scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prediction job by Ray Data: one task streams the parts, actors predict them and write their files."""
+"""A prediction job with Ray Data: one task streams the parts, actors predict them and write their files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cxml.ray_cluster import Device, joined_cluster, num_gpus, own_error, worker
 
 
 def predict_on_ray(job: PredictionJob, done: frozenset[int], num_workers: int, device: Device) -> list[int]:
-    """Predict the parts that are not in `done`; the sizes of all parts, in order.
+    """Predict the parts that are not in `done`. Returns the sizes of all parts, in order.
 
     Args:
         job: what to predict.
-        done: parts that are there.
-        num_workers: actors; 0: one per GPU if they use any, else one per CPU; one CPU is left to read the texts.
-        device: what they compute on.
+        done: finished parts.
+        num_workers: number of actors; 0: one per GPU if they use GPUs, else one per CPU, minus one to read the texts.
+        device: device of the actors.
     """
     with joined_cluster() as cpus:
         resources = worker_resources(device, workers=num_workers)

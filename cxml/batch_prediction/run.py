@@ -25,18 +25,18 @@ _MANIFEST = "manifest.json"
 def predict_file(
     job: PredictionJob, *, processes: int = 1, on_ray: bool = False, ray_workers: int = 0, ray_device: Device = "auto"
 ) -> int:
-    """Predict all parts that are not there yet; the number of texts.
+    """Predict all missing parts. Returns the number of texts.
 
     Args:
         job: what to predict.
         processes: processes on this machine that share the label rows.
-        on_ray: let Ray Data's actors predict, each with all label rows.
-        ray_workers: how many; 0: one per GPU of the cluster if they use any, else one per CPU.
-        ray_device: what they compute on.
+        on_ray: predict with Ray Data actors, each with all label rows.
+        ray_workers: number of actors; 0: one per GPU of the cluster if they use GPUs, else one per CPU.
+        ray_device: device of the actors.
 
     Raises:
-        StaleArtefactError: the output folder holds predictions of another job.
-        ConfigError: the number of processes or workers is impossible.
+        StaleArtefactError: the output folder contains predictions of another job.
+        ConfigError: the number of processes or workers is invalid.
         InUseError: another command writes to the output folder.
     """
     if processes < 1 or ray_workers < 0:
@@ -50,13 +50,13 @@ def _predict_file(job: PredictionJob, processes: int, *, on_ray: bool, ray_worke
     done = begin(job)
     if on_ray:
         if job.source.url == STDIN:
-            raise ConfigError("--engine", "ray", "cannot read standard input", "Name a file that all workers can read.")
+            raise ConfigError("--engine", "ray", "cannot read standard input", "Give a file that all workers can read.")
         from cxml.batch_prediction.ray_data import predict_on_ray  # noqa: PLC0415 - Ray is an optional package
 
         sizes = predict_on_ray(job, done, ray_workers, ray_device)
     elif processes > 1:
         if job.source.url == STDIN:
-            raise ConfigError("--processes", processes, "cannot share standard input", "Name a file.")
+            raise ConfigError("--processes", processes, "cannot share standard input", "Give a file.")
         sizes = run_workers(predict_in_group, (job, done), processes)
     else:
         sizes = _predict_parts(job, done)
@@ -69,7 +69,7 @@ def _predict_file(job: PredictionJob, processes: int, *, on_ray: bool, ray_worke
 
 
 def predict_stream(job: PredictionJob) -> Iterator[bytes]:
-    """The predictions of a job part by part, written nowhere."""
+    """Yield the predictions of a job part by part, without writing them."""
     require_files(job)
     worker = Worker(job)
     for chunk in read_texts(job.source, job.part_rows):
@@ -77,7 +77,7 @@ def predict_stream(job: PredictionJob) -> Iterator[bytes]:
 
 
 def predict_in_group(job: PredictionJob, done: frozenset[int]) -> list[int]:
-    """Predict in a process that shares the label rows with others. The sizes of all parts."""
+    """Predict in a process that shares the label rows with others. Returns the sizes of all parts."""
     with distributed() as ranks:
         set_up_logging(is_speaker=ranks.is_first)
         worker = Worker(job, Exchange())
@@ -100,7 +100,7 @@ def _parts(job: PredictionJob) -> Iterable[tuple[int, TextChunk]]:
 
 
 def _predict_parts(job: PredictionJob, done: frozenset[int]) -> list[int]:
-    """The sizes of all parts; those that are not there yet are predicted."""
+    """Predict the missing parts. Returns the sizes of all parts."""
     sizes = []
     worker = None
     with _meter() as advance:

@@ -43,7 +43,7 @@ class Worker:
         return FORMATS[job.format](chunk, predictions, explained)
 
     def predict_share(self, chunk: TextChunk, rank: int, num_ranks: int) -> bytes | None:
-        """`predict`, each of several ranks doing a share; the first gets the content, the others None."""
+        """`predict` distributed over ranks; the first returns the content, the others None."""
         bounds = cut(len(chunk.texts), num_ranks)
         start, stop = int(bounds[rank]), int(bounds[rank + 1])
         explained = None
@@ -81,7 +81,7 @@ _NONE = Predictions(np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32), ()
 
 
 def _read_names(file: str, known: Sequence[str]) -> list[str]:
-    """The label names in a file; blank lines are none."""
+    """The label names in a file; blank lines are ignored."""
     lines = {number: line for number, line in enumerate(read_all_lines(file), start=1) if line.strip()}
     if not lines:
         raise DataError(file, "names no label", "Write a label name per line.")
@@ -89,12 +89,12 @@ def _read_names(file: str, known: Sequence[str]) -> list[str]:
     for number, name in lines.items():
         if name not in labels:
             problem = f"{name[:80]!r} is not a label of this model"
-            raise DataError(file, problem, "Write a label name per line, as the training data have it.", line=number)
+            raise DataError(file, problem, "Write one label name of the training data per line.", line=number)
     return list(lines.values())
 
 
 def _read_pairs(file: str, num_labels: int) -> np.ndarray:
-    """Pairs (row, label) sorted by row, int64 [n, 2]; blank lines are none."""
+    """Pairs (row, label) sorted by row, int64 [n, 2]; blank lines are ignored."""
     pairs = []
     for number, line in enumerate(read_all_lines(file), start=1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""A trained model for a changed label set: labels that stay keep their rows and clusters, new ones join a cluster."""
+"""Adapt a trained model to a changed label set: kept labels keep their rows and clusters, new ones join a cluster."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, eq=False)
 class Relabelling:
-    """What becomes of the nodes of a tree.
+    """A tree over changed labels, with its mapping to the old tree.
 
     Attributes:
-        tree: over the new labels.
-        kept_nodes: per cluster level, int64 [n_l]: which node of the old tree each node was.
+        tree: the tree over the new labels.
+        kept_nodes: per cluster level, int64 [n_l]: the node of the old tree for each node.
         old_positions: int64 [L], the old position of the label at each new position; -1 for a new label.
     """
 
@@ -31,7 +31,7 @@ class Relabelling:
     old_positions: np.ndarray
 
     def cluster_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Encoder and cluster levels, without the rows of clusters that no label is left in."""
+        """Encoder and cluster levels, without the rows of empty clusters."""
         changed = dict(weights)
         for level, nodes in enumerate(self.kept_nodes):
             for name in (f"cluster_heads.{level}.weight", f"cluster_heads.{level}.bias"):
@@ -39,7 +39,7 @@ class Relabelling:
         return changed
 
     def label_rows(self, blocks: Iterable[dict[str, Tensor]], width: int) -> Iterator[dict[str, Tensor]]:
-        """The rows of the labels that stay, at their new positions, then fresh rows for the new ones."""
+        """Yield the rows of the kept labels at their new positions, then initial rows for new labels."""
         num_old = int(self.old_positions.max(initial=-1)) + 1
         new_position = np.full(num_old, -1, np.int64)
         kept = np.flatnonzero(self.old_positions >= 0)
@@ -58,15 +58,15 @@ class Relabelling:
 
 
 def relabel_tree(old: LabelTree, old_ids: np.ndarray, features: sparse.csr_matrix) -> Relabelling:
-    """Carry a tree over to a changed label set.
+    """Adapt a tree to a changed label set.
 
-    A label that stays stays in its clusters. A new one joins the leaf cluster whose labels' mean feature is closest to
-    its own by cosine, or the smallest one where it has no feature in common with any. A cluster without labels goes.
+    Kept labels stay in their clusters. A new label joins the leaf cluster whose mean feature has the largest cosine
+    with its own, or the smallest leaf if it shares no feature with any. Empty clusters are removed.
 
     Args:
-        old: the tree, over L_old labels.
-        old_ids: int64 [L], the id that each new label had; -1 if it is new. At least one stays.
-        features: of the new labels, CSR [L, F].
+        old: the tree over L_old labels.
+        old_ids: int64 [L], the old id of each label; -1 for a new one. At least one label is kept.
+        features: features of the labels, CSR [L, F].
     """
     stays = old_ids >= 0
     clusters: list[np.ndarray] = []
@@ -83,7 +83,7 @@ def relabel_tree(old: LabelTree, old_ids: np.ndarray, features: sparse.csr_matri
 
 
 def _ancestors(tree: LabelTree) -> list[np.ndarray]:
-    """Per cluster level, coarse to fine, the cluster that each leaf lies in, int64 [leaves]."""
+    """Per cluster level, coarse to fine, the cluster of each leaf, int64 [leaves]."""
     found = [np.arange(tree.level_sizes[-2])]
     for offsets in reversed(tree.offsets[:-1]):
         found.append(np.searchsorted(offsets, found[-1], side="right") - 1)
@@ -91,7 +91,7 @@ def _ancestors(tree: LabelTree) -> list[np.ndarray]:
 
 
 def _closest_leaves(leaf_of: np.ndarray, features: sparse.csr_matrix, num_leaves: int) -> np.ndarray:
-    """For each label without a leaf (-1), the leaf of the labels that are closest to it."""
+    """For each label without a leaf (-1), the leaf with the closest labels."""
     members = np.flatnonzero(leaf_of >= 0)
     ones = np.ones(len(members), np.float32)
     lies_in = sparse.csr_matrix((ones, (leaf_of[members], members)), (num_leaves, len(leaf_of)))

@@ -1,4 +1,4 @@
-"""Weights and optimiser state inside a DeepSpeed engine, as pieces of global tensors, whatever the ZeRO stage.
+"""Weights and optimiser state of a DeepSpeed engine as pieces of global tensors, for every ZeRO stage.
 
 Every ZeRO stage keeps fp32 weights and AdamW's moments in flat buffers, cut over the ranks in ways of its own. A
 `ParameterShard` says which part of which parameter lies where in this rank's buffers, so saving and loading are copies
@@ -28,13 +28,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, eq=False)
 class ParameterShard:
-    """Where a part of a parameter lies in this rank's memory.
+    """The part of a parameter in this rank's memory.
 
     Attributes:
-        name: the parameter's.
+        name: name of the parameter.
         numel: elements of the whole parameter.
-        start: where the part begins in the flattened parameter.
-        weights: the part, 1-D; changing it changes the engine's.
+        start: offset of the part in the flattened parameter.
+        weights: the part, 1-D, as a view of the engine's memory.
         moments: AdamW's state of the part by name, 1-D; empty for frozen parameters.
         is_replicated: whether every rank holds the same part.
     """
@@ -47,7 +47,7 @@ class ParameterShard:
     is_replicated: bool
 
     def pieces(self) -> dict[str, Pieces]:
-        """The part as pieces by tensor name; changing them changes the engine's."""
+        """The part as pieces by tensor name, as views of the engine's memory."""
         found = {f"model/{self.name}": Pieces.cut(self.numel, self.start, self.weights)}
         for moment, values in self.moments.items():
             found[f"optimizer/{moment}/{self.name}"] = Pieces.cut(self.numel, self.start, values)
@@ -55,14 +55,14 @@ class ParameterShard:
 
 
 def parameter_shards(engine: Engine, ranks: Ranks) -> list[ParameterShard]:
-    """This rank's part of every parameter that it holds a part of, in an order that all ranks share."""
+    """This rank's parts of the parameters, in an order that all ranks share."""
     names = {parameter: name for name, parameter in cast(nn.Module, engine.module).named_parameters()}
     shards = [*_trained_shards(engine, names, ranks), *_frozen_shards(names, ranks)]
     return [shard for shard in shards if len(shard.weights)]
 
 
 def pieces_to_save(shards: list[ParameterShard], ranks: Ranks) -> dict[str, Pieces]:
-    """What this rank has to write, where it lies: its own parts, and its share of those that all hold."""
+    """The pieces that this rank writes, as views: its own parts, and its share of the replicated ones."""
     replicated = [shard for shard in shards if shard.is_replicated]
     owners = deal((len(shard.weights) for shard in replicated), ranks.world_size)
     mine = [shard for shard, owner in zip(replicated, owners, strict=True) if owner == ranks.rank]
@@ -76,7 +76,7 @@ def pieces_to_load(shards: list[ParameterShard]) -> dict[str, Pieces]:
 
 
 def optimizer_step(engine: Engine) -> int:
-    """Updates that the engine's AdamW has taken."""
+    """Number of updates of the engine's AdamW."""
     return max((int(state["step"]) for state in _inner(engine).state.values()), default=0)
 
 
@@ -113,14 +113,14 @@ def _trained_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks
 def _cut_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
     """The shards under ZeRO-1 and ZeRO-2.
 
-    Each group's weights are put one after the other, then cut into equal parts; AdamW has this rank's part. DeepSpeed's
-    `safe_get_full_fp32_param` would bring every weight to every rank, and knows no moments before the first step.
+    Each group's weights are concatenated and split into equal parts; AdamW has this rank's part. DeepSpeed's
+    `safe_get_full_fp32_param` would gather every weight on every rank, and has no moments before the first step.
     """
     for weights, group in zip(engine.trained, _inner(engine).param_groups, strict=True):
         (part,) = group["params"]
         state = _state_of(engine, part)
-        begin, end = len(part) * ranks.rank, len(part) * (ranks.rank + 1)  # of the part in the whole group
-        place = 0  # of the weight in the whole group
+        begin, end = len(part) * ranks.rank, len(part) * (ranks.rank + 1)  # bounds of the part in the group
+        place = 0  # offset of the weight in the group
         for weight in weights:
             first, last = max(place, begin), min(place + weight.numel(), end)
             if first < last:
@@ -153,7 +153,7 @@ def _shard(
 
 
 def _state_of(engine: Engine, holder: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of what it updates, made as AdamW would before its first step if there is none yet."""
+    """AdamW's state of a tensor, initialised as AdamW does before its first step if needed."""
     optimizer = _inner(engine)
     state = optimizer.state[holder]
     if "exp_avg" not in state:

@@ -40,8 +40,8 @@ def load_model(
     Args:
         url: folder of a trained model or of a checkpoint, whose optimiser state is not read.
         tree: the tree of its training.
-        exchange: the ranks that share the label rows; each keeps its own.
-        rows_in: memory for the label rows; None: as the run's config says.
+        exchange: the ranks that share the label rows; each loads its own rows.
+        rows_in: memory for the label rows; None uses the run's config.
 
     Raises:
         DataError: there is no whole model or checkpoint at `url`, or it is damaged or belongs to another tree.
@@ -97,7 +97,7 @@ def _of_checkpoint(
         sizes |= {f"{saved.parameter}.weight": saved.num_rows * run.width, f"{saved.parameter}.bias": saved.num_rows}
     check_weights_fit(config.model, tree, architecture, sizes=sizes, file=url, remedy=SKIPPED)
     if (run.num_labels, run.width) != (tree.num_labels, architecture.hidden_size):
-        problem = f"holds {run.num_labels} label rows, of features {run.width} wide, not those of its tree and encoder"
+        problem = f"contains {run.num_labels} label rows of width {run.width}, which do not fit its tree and encoder"
         raise DataError(url, problem, SKIPPED)
     labels = SavedLevel.labels(run.num_labels, config.model.label_width(run.width))
     for saved in (*elsewhere, labels):

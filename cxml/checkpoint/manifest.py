@@ -1,7 +1,7 @@
-"""What a checkpoint says about itself, in JSON, and the checks that stand between a file from elsewhere and memory.
+"""The JSON metadata of a checkpoint, and the checks that untrusted files must pass before memory is allocated.
 
-manifest.json   tensors, files with sizes and checksums, and all that is needed to go on
-commit.json     step, metrics, and the manifest's checksum; written last, so without it there is no checkpoint
+manifest.json   tensors, files with sizes and checksums, and all state needed to resume
+commit.json     step, metrics, and the manifest's checksum; written last, so a folder without it is not a checkpoint
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TensorEntry:
     """A global tensor.
 
     Attributes:
-        dtype: such as float32.
+        dtype: dtype such as float32.
         numel: elements.
         pieces: [first element, elements, index into the manifest's files] of each, in order, without gaps.
     """
@@ -61,26 +61,26 @@ class TensorEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What is known of the run besides its tensors.
+    """The state of the run besides its tensors.
 
     Attributes:
-        step: optimiser steps done.
-        world_size: ranks of the run that saved it.
-        config: its settings, as `cxml.config.config_to_dict` gives them.
+        step: completed optimiser steps.
+        world_size: number of ranks of the run that saved it.
+        config: its settings, from `cxml.config.config_to_dict`.
         encoder: the encoder's architecture.
         tree: hash of the label tree.
-        loader: state of the loader, which holds the fingerprint of the data.
-        optimizer_step: updates that the engine's optimiser has taken.
+        loader: state of the loader, with the fingerprint of the data.
+        optimizer_step: number of updates of the engine's optimiser.
         num_labels: L.
         width: D, width of the encoder's features.
-        label_head: `rows` or `zero3`: how the label rows are stored.
+        label_head: storage of the label rows, `rows` or `zero3`.
         row_schedule: step, lr and beta1 of the label rows' schedule; empty for `zero3`.
-        unrecorded_steps: steps since the last record of the log.
-        metrics: figures of this moment, by name.
-        before_epoch_end: the last step of an epoch is done, and its evaluation, where there is one, is not.
+        unrecorded_steps: steps since the last log record.
+        metrics: current metrics, by name.
+        before_epoch_end: the last step of an epoch is done, but its evaluation, if any, is not.
         selection: the best epoch so far: epoch, step, value and waited, see `cxml.training.Selection`; empty if none.
-        pace: step and total steps of each plan that was made for a run with a time to keep; empty for others.
-        used_seconds: of that time, what training has used.
+        pace: step and total steps of each plan of a run with a time budget; empty for others.
+        used_seconds: training time used of that budget.
     """
 
     step: int
@@ -103,13 +103,13 @@ class RunState:
 
     @property
     def best_step(self) -> int:
-        """Steps done at the end of the best epoch so far; 0: there is none."""
+        """Completed steps at the end of the best epoch so far; 0 if there is none."""
         return int(self.selection.get("step", 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All of a checkpoint but its data."""
+    """All metadata of a checkpoint."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -124,15 +124,15 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """The last and smallest file.
+    """The last and smallest file of a checkpoint.
 
     Attributes:
-        step: optimiser steps done.
+        step: completed optimiser steps.
         saved_at: UTC, ISO 8601.
-        metrics: figures of this moment, by name; retention may choose by them.
+        metrics: current metrics, by name; retention may use them.
         manifest_bytes: size of the manifest.
         manifest_sha256: its checksum.
-        best_step: step of the checkpoint with the best weights until then, which has to stay; 0: there is none.
+        best_step: step of the checkpoint with the best weights so far, which must be kept; 0 if there is none.
     """
 
     format: str = FORMAT
@@ -146,7 +146,7 @@ class Commit:
 
     @property
     def manifest_entry(self) -> FileEntry:
-        """The manifest as a file."""
+        """The file entry of the manifest."""
         return FileEntry(artefacts.MANIFEST, self.manifest_bytes, self.manifest_sha256)
 
     @classmethod
@@ -167,26 +167,26 @@ def read_commit(url: str) -> Commit:
     """The commit of the checkpoint at `url`.
 
     Raises:
-        FileNotFoundError: there is none: the save was interrupted.
-        DataError: it is none of this format.
+        FileNotFoundError: the commit is missing, because the save was interrupted.
+        DataError: the commit does not have this format.
     """
     file = storage.join(url, COMMIT_FILE)
     commit = _decode(Commit, artefacts.read_object(url, COMMIT_FILE, SKIPPED), file)
     if not 0 <= commit.best_step <= commit.step or artefacts.entry_problem(commit.manifest_entry):
-        raise DataError(file, "a field has an impossible value", SKIPPED)
+        raise DataError(file, "a field has an invalid value", SKIPPED)
     return commit
 
 
 def read_checkpoint_manifest(url: str) -> Manifest:
-    """The manifest of the checkpoint at `url`, checked against its commit and within itself.
+    """The manifest of the checkpoint at `url`, checked against its commit and for consistency.
 
     Raises:
-        DataError: there is no commit, or something does not fit; nothing of the size it claims was allocated.
+        DataError: the commit is missing, or the manifest is inconsistent. No memory of the stated sizes was allocated.
     """
     try:
         commit = read_commit(url)
     except FileNotFoundError as error:
-        raise DataError(url, "holds no finished checkpoint", SKIPPED) from error
+        raise DataError(url, "contains no complete checkpoint", SKIPPED) from error
     file = storage.join(url, artefacts.MANIFEST)
     content = artefacts.read_file(url, commit.manifest_entry, SKIPPED, most_bytes=artefacts.MOST_JSON_BYTES)
     manifest = _decode(Manifest, artefacts.parse_object(content, file, SKIPPED), file)
@@ -194,7 +194,7 @@ def read_checkpoint_manifest(url: str) -> Manifest:
         raise DataError(file, problem, SKIPPED)
     run = manifest.run
     if (commit.step, commit.metrics, commit.best_step) != (run.step, run.metrics, run.best_step):
-        raise DataError(file, "has another step, other metrics or another best step than its commit", SKIPPED)
+        raise DataError(file, "its step, metrics or best step differ from its commit", SKIPPED)
     return manifest
 
 
@@ -205,8 +205,8 @@ def _decode(kind: type[_T], values: dict[str, Any], file: str) -> _T:
 
 
 def _problems(manifest: Manifest) -> list[str]:
-    """What is impossible in a manifest of the right types."""
-    found = [artefacts.entry_problem(entry) or f"file {entry.file} is not one that a save writes"
+    """The problems of a manifest whose types are right."""
+    found = [artefacts.entry_problem(entry) or f"file {entry.file} is not a file of a checkpoint"
              for entry in manifest.files if artefacts.entry_problem(entry)
              or not _FILE_NAME.fullmatch(entry.file) or entry.bytes > _FILE_BYTES]  # fmt: skip
     run = manifest.run
@@ -214,14 +214,14 @@ def _problems(manifest: Manifest) -> list[str]:
         min(run.step, run.optimizer_step, run.unrecorded_steps) < 0
         or min(run.world_size, run.num_labels, run.width) < 1
     ):
-        found.append("a count is impossible")
+        found.append("a count is invalid")
     elif run.unrecorded_steps > run.step or run.step > _most_steps(run) or run.optimizer_step > run.step + 1:
-        # The engine's AdamW for bf16 counts one update before the first.
-        found.append(f"step {run.step} does not fit the run's other counts")
+        # The engine's bf16 AdamW starts its count at 1.
+        found.append(f"step {run.step} is inconsistent with the run's other counts")
     if run.selection and set(run.selection) != _SELECTION:
-        found.append("selection does not have the fields of a best epoch")
+        found.append("selection has invalid fields")
     if not _is_pace(run.pace, run.step) or not 0 <= run.used_seconds < math.inf:
-        found.append("pace is not one that a run can have had")
+        found.append("pace is invalid")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
     if found:
@@ -236,7 +236,7 @@ def _problems(manifest: Manifest) -> list[str]:
 
 
 def _is_pace(pace: list[list[int]], step: int) -> bool:
-    """Whether these are rising steps from 0, none later than `step`, each with a larger total."""
+    """Whether these are increasing steps from 0 up to at most `step`, each with a larger total."""
     if not all(len(turn) == 2 and turn[0] < turn[1] for turn in pace):
         return False
     starts = [turn[0] for turn in pace]
@@ -244,7 +244,7 @@ def _is_pace(pace: list[list[int]], step: int) -> bool:
 
 
 def _most_steps(run: RunState) -> float:
-    """Steps of the whole run, as far as its settings and its loader tell."""
+    """Total steps of the run according to its settings and its loader."""
     rows, batch_size = run.loader.get("rows"), run.loader.get("batch_size")
     train = run.config.get("train")
     epochs = train.get("epochs") if isinstance(train, dict) else None
@@ -256,14 +256,14 @@ def _most_steps(run: RunState) -> float:
 
 
 def _tensor_problem(entry: TensorEntry, filled: list[int]) -> str:
-    """What is impossible in a tensor's entry; adds the bytes of its pieces to those of their files."""
+    """The problem of a tensor's entry, if any. Adds the bytes of its pieces to those of their files."""
     if entry.dtype not in _DTYPES:
         return f"has the unknown type {entry.dtype[:40]!r}"
     if not 0 < entry.numel <= _TENSOR_ELEMENTS:
         return f"has {entry.numel} elements"
     for start, count, file in entry.pieces:
         if count < 1 or start < 0 or not 0 <= file < len(filled):
-            return f"has an impossible piece {(start, count, file)}"
+            return f"has an invalid piece {(start, count, file)}"
         filled[file] += count * entry.torch_dtype.itemsize
     ends = [0, *(start + count for start, count, _ in entry.pieces)]
     starts = [*(start for start, _, _ in entry.pieces), entry.numel]
@@ -273,11 +273,11 @@ def _tensor_problem(entry: TensorEntry, filled: list[int]) -> str:
 
 
 def piece_key(name: str, start: int) -> str:
-    """How a file names a piece."""
+    """The name of a piece in a file."""
     return f"{name}@{start}"
 
 
 def whole_blocks(names: list[str], prefix: str) -> list[str]:
-    """The distinct heads `prefix/a/b` of names `prefix/a/b/c`, sorted."""
+    """The sorted distinct prefixes `prefix/a/b` of names `prefix/a/b/c`."""
     heads = (name.rsplit("/", 1)[0] for name in names if name.startswith(f"{prefix}/"))
     return [head for head, _ in itertools.groupby(sorted(heads))]

@@ -1,8 +1,8 @@
 """A trained model as one folder, written by all ranks together; `cxml.checkpoint.loading` builds it again from there.
 
 weights.safetensors                  encoder and cluster levels
-labels-00000-00000.safetensors       label rows: positions int64 [R], weight [R, D], bias [R]; files in any cut
-manifest.json                        what made it, sizes and checksums; written last
+labels-00000-00000.safetensors       label rows: positions int64 [R], weight [R, D], bias [R]; in any number of files
+manifest.json                        its origin, sizes and checksums; written last
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ TRAIN_AGAIN = "Train again with --force train, or point to another model."
 
 @dataclass(frozen=True, kw_only=True)
 class ModelManifest:
-    """What a saved model says about itself.
+    """The metadata of a saved model.
 
     Attributes:
-        fingerprint: of what the model was made from.
+        fingerprint: fingerprint of the model's inputs.
         tree: digest of the label tree.
-        config: the run's settings, as `cxml.config.config_to_dict` gives them.
+        config: the run's settings, from `cxml.config.config_to_dict`.
         encoder: the encoder's architecture.
         weights: the file of the encoder and the cluster levels.
         labels: the files of the label rows.
@@ -55,7 +55,7 @@ class ModelManifest:
     labels: tuple[FileEntry, ...]
 
     def write(self, url: str) -> None:
-        """Make the model under `url` visible; call it when every file it names is there."""
+        """Commit the model under `url`, after all of its files are written."""
         artefacts.write_manifest(url, dataclasses.asdict(self))
 
 
@@ -74,19 +74,19 @@ def save_model(
     fingerprint: str,
     tree: str,
 ) -> None:
-    """Write the model; a collective call. The manifest comes last, so a folder without one is no model.
+    """Write the model; a collective call. The manifest is written last, so a folder without one is incomplete.
 
     Args:
-        url: folder to write; what it held is replaced.
+        url: folder to write; its content is replaced.
         model: the trained model.
-        weights: on the first rank, every parameter that the engine holds, by its name.
-        ranks: this process's place.
+        weights: on the first rank, all parameters of the engine, by name.
+        ranks: the ranks of this process.
         config: the run's settings.
-        fingerprint: of what the model was made from.
+        fingerprint: fingerprint of the model's inputs.
         tree: digest of the label tree.
 
     Raises:
-        DivergenceError: a weight is not finite; on all ranks alike, before anything is written or replaced.
+        DivergenceError: a weight is not finite. All ranks raise it before any file is written or replaced.
     """
     head = model.label_head
     _require_finite_everywhere(weights, head.export_rows() if isinstance(head, ShardedLevel) else ())
@@ -112,9 +112,9 @@ def save_model(
 
 
 def gathered_clusters(model: CascadeXML, ranks: Ranks) -> dict[str, Tensor]:
-    """Weights and biases of the sharded levels of clusters, by names of parameters, on the first rank; elsewhere none.
+    """Gather weights and biases of the sharded cluster levels on the first rank, by parameter name.
 
-    A collective call. A model holds these levels whole, as it does those of ordinary parameters.
+    A collective call. A saved model holds these levels whole, like those of ordinary parameters.
     """
     found: dict[str, Tensor] = {}
     for level, rows in enumerate(model.cluster_levels, start=len(model.cluster_heads)):
@@ -126,7 +126,7 @@ def gathered_clusters(model: CascadeXML, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict[str, Tensor]]) -> None:
-    """`require_finite` for the weights and label rows of all ranks; each raises the first rank's error."""
+    """`require_finite` for the weights and label rows of all ranks. All raise the same error."""
     error = None
     try:
         require_finite(weights.items())
@@ -142,10 +142,10 @@ def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict
 
 
 def read_model_manifest(url: str) -> ModelManifest:
-    """What a saved model says about itself.
+    """The manifest of a saved model.
 
     Raises:
-        DataError: there is no whole model at `url`, or none of this format.
+        DataError: the model at `url` is incomplete, or has another format.
     """
     file = storage.join(url, artefacts.MANIFEST)
     try:
@@ -160,7 +160,7 @@ def read_model_manifest(url: str) -> ModelManifest:
 
 
 def read_weights(url: str, manifest: ModelManifest) -> dict[str, Tensor]:
-    """Encoder and cluster levels of a saved model, by parameter name; finite numbers."""
+    """Encoder and cluster levels of a saved model, by parameter name, checked to be finite."""
     weights = _read(url, manifest.weights)
     if not weights:
         raise DataError(storage.join(url, manifest.weights.file), "holds no weights", TRAIN_AGAIN)
@@ -171,7 +171,7 @@ def read_label_rows(url: str, manifest: ModelManifest) -> Iterator[dict[str, Ten
     """The label rows of a saved model, file by file: `positions` int64 [n], `weight` [n, D], `bias` [n].
 
     Raises:
-        DataError: a file is missing or damaged, or holds something else.
+        DataError: a file is missing or damaged, or has other content.
     """
     for entry in manifest.labels:
         rows = _read(url, entry)
@@ -190,7 +190,7 @@ def _are_rows(rows: dict[str, Tensor]) -> bool:
 
 
 def mark_new(seen: Tensor, positions: Tensor) -> bool:
-    """Mark label positions, int64 [n], in bool [L]; False if one is out of range or occurred before."""
+    """Mark label positions, int64 [n], in bool [L]. Returns False if one is out of range or already marked."""
     if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(seen):
         return False
     before = int(seen.sum())
@@ -208,15 +208,15 @@ def write_changed_model(
     fingerprint: str,
     tree: str,
 ) -> None:
-    """Write a model that was made from another one's parts, in one process.
+    """Write a model made from the parts of another one, in one process.
 
     Args:
-        url: folder to write; what it held is replaced.
-        manifest: of the other model, for its architecture.
+        url: folder to write; its content is replaced.
+        manifest: manifest of the other model, for its architecture.
         weights: encoder and cluster levels by parameter name.
         rows: label rows in blocks: `positions` int64 [n], `weight` [n, D], `bias` [n].
-        config: of the run that the model belongs to.
-        fingerprint: of what it was made from.
+        config: config of the model's run.
+        fingerprint: fingerprint of the model's inputs.
         tree: digest of its label tree.
     """
     storage.remove_finished(url, artefacts.MANIFEST)

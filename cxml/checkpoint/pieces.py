@@ -1,7 +1,7 @@
-"""Global tensors of which each rank holds some pieces, and the planners that let torch.distributed.checkpoint cut them.
+"""Global tensors distributed over ranks in pieces, and the planners of torch.distributed.checkpoint for them.
 
-A global tensor is one run of numbers, whatever its shape; a piece is a part of that run. Who holds which pieces may
-differ between the job that saves and the one that loads: the planners find the overlaps.
+A global tensor is flat; a piece is a range of its elements. Ranks may hold other pieces in the loading job than in the
+saving job: the planners find the overlaps.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from cxml.accelerators import host_memory
 from cxml.errors import DataError
 
 PIECE_BYTES = 32 << 20
-"""Largest piece that is written: more is cut."""
+"""Largest piece that is written. Larger ones are split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """What this rank holds of a global tensor.
+    """This rank's pieces of a global tensor.
 
     Attributes:
         numel: elements of the global tensor.
-        parts: this rank's pieces by where they start in it, each a 1-D tensor of at least one element.
+        parts: this rank's pieces by their start, each a 1-D tensor of at least one element.
     """
 
     numel: int
@@ -44,17 +44,17 @@ class Pieces:
 
     @classmethod
     def cut(cls, numel: int, start: int, values: Tensor) -> Pieces:
-        """One run of values (1-D) from `start` on, cut to size."""
+        """Split a range of values (1-D) that starts at `start` into pieces."""
         step = PIECE_BYTES // values.element_size()
         return cls(numel, {start + i: values[i : i + step] for i in range(0, len(values), step)})
 
     @classmethod
     def whole(cls, values: Tensor) -> Pieces:
-        """All of a tensor, which must be contiguous."""
+        """A whole tensor, which must be contiguous."""
         return cls.cut(values.numel(), 0, values.view(-1))
 
     def on_host(self) -> Pieces:
-        """A copy in host memory, which later steps do not change; it is not pinned, of which there is little."""
+        """A copy in host memory, independent of later steps. It is not pinned, because pinned memory is scarce."""
         return Pieces(self.numel, {start: _copy_of(part.detach()) for start, part in self.parts.items()})
 
     @property
@@ -63,12 +63,12 @@ class Pieces:
         return sum(part.nbytes for part in self.parts.values())
 
     def chunks(self) -> list[ChunkStorageMetadata]:
-        """The parts as the planners want them told."""
+        """The metadata of the parts for the planners."""
         return [ChunkStorageMetadata(torch.Size([start]), part.shape) for start, part in self.parts.items()]
 
 
 class SavePlanner(DefaultSavePlanner):
-    """Plans a save of `Pieces` by name; no two ranks may hold the same one."""
+    """Plans a save of `Pieces` by name. No two ranks may hold the same piece."""
 
     def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -90,12 +90,12 @@ class SavePlanner(DefaultSavePlanner):
         return self.plan
 
     def lookup_object(self, index: MetadataIndex) -> Tensor:
-        """The piece that an item stands for."""
+        """The piece of an item."""
         return _part(self.state_dict[index.fqn], index)
 
 
 class LoadPlanner(DefaultLoadPlanner):
-    """Plans what to read to fill `Pieces` in place, wherever the saving job cut."""
+    """Plans the reads that fill `Pieces` in place, for any pieces of the saving job."""
 
     def __init__(self, url: str) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -107,7 +107,7 @@ class LoadPlanner(DefaultLoadPlanner):
         metadata: Metadata | None = None,
         is_coordinator: bool = False,
     ) -> None:
-        """Take over what to fill."""
+        """Store the pieces to fill."""
         assert metadata is not None, "a checkpoint's reader gives it"
         self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
 
@@ -117,9 +117,9 @@ class LoadPlanner(DefaultLoadPlanner):
         for name, pieces in self.state_dict.items():
             saved = self.metadata.state_dict_metadata.get(name)
             if not isinstance(saved, TensorStorageMetadata):
-                raise DataError(self._url, f"does not hold {name}", "It was saved by a run with another model.")
+                raise DataError(self._url, f"does not contain {name}", "It was saved by a run with another model.")
             if saved.size != torch.Size([pieces.numel]):
-                problem = f"holds {name} with {saved.size[0]} elements, {pieces.numel} are wanted"
+                problem = f"contains {name} with {saved.size[0]} elements, expected {pieces.numel}"
                 raise DataError(self._url, problem, "It was saved by a run with another model or label set.")
             items += create_read_items_for_chunk_list(name, saved, pieces.chunks())
         return LoadPlan(items)
@@ -130,7 +130,7 @@ class LoadPlanner(DefaultLoadPlanner):
 
 
 def _copy_of(part: Tensor) -> Tensor:
-    # NumPy asks the system for large pages, which are there in half the time: most of a copy is the wait for new pages.
+    # NumPy requests huge pages, which halves the time: most of a copy is the wait for new pages.
     memory = torch.from_numpy(np.empty(part.nbytes, np.uint8)).view(part.dtype)
     return memory.copy_(host_memory(part))
 
@@ -141,7 +141,7 @@ def _part(pieces: Pieces, index: MetadataIndex) -> Tensor:
 
 
 def deal(sizes: Iterable[int], num_ranks: int) -> list[int]:
-    """For things of these sizes, in order, the rank that takes each: the one with the least so far."""
+    """Assign items of these sizes, in order, each to the rank with the least total so far. Returns the ranks."""
     loads = [0] * num_ranks
     owners = []
     for size in sizes:

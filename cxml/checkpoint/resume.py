@@ -1,4 +1,4 @@
-"""Find the checkpoint to go on from, and go on from it, all ranks together."""
+"""Find a checkpoint and resume from it, on all ranks together."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
 AUTO = "auto"
-_WITHOUT_BEST = "Run the same command again: it goes on from an earlier checkpoint, or begins anew."
+_WITHOUT_BEST = "Run the same command again to resume from an earlier checkpoint, or to start over."
 
 
 def resume(state: TrainingState, offered: list[str]) -> Progress | None:
-    """Put a run back to where a checkpoint left it; a collective call.
+    """Restore a run from a checkpoint; a collective call.
 
     Args:
-        state: of the freshly started run.
-        offered: the checkpoints to try, the best first, from `offered_checkpoints`.
+        state: the state of the newly started run.
+        offered: the checkpoints to try in order, from `offered_checkpoints`.
 
     Returns:
-        Where the run stands, or None if there is no checkpoint.
+        The progress of the run, or None if there is no checkpoint.
 
     Raises:
-        StaleArtefactError: the checkpoint is of a run with other data or settings.
-        DataError: there are checkpoints, but none that is whole.
+        StaleArtefactError: the checkpoint belongs to a run with other data or settings.
+        DataError: there are checkpoints, but all are damaged.
     """
     own = checkpoints_url(state.config)
     for url in offered:
         progress = _try(state, url)
         if progress is not None:
             if state.ranks.is_first:
-                _log.info("Going on from %s: %d steps are done", url, progress.step)
+                _log.info("Resuming from %s after %d steps", url, progress.step)
                 for folder in sweep(own):
-                    _log.info("Deleted what an interrupted save left: %s", folder)
+                    _log.info("Deleted the folder of an interrupted save: %s", folder)
             dist.barrier()
             return progress
     if offered:
-        remedy = "Repair one, or start again with --force train."
-        raise DataError(own, f"none of {len(offered)} checkpoints can be read; see above", remedy)
+        remedy = "Repair one, or restart with --force train."
+        raise DataError(own, f"none of {len(offered)} checkpoints can be read; see the messages above", remedy)
     if state.ranks.is_first:
         sweep(own)
     return None
 
 
 def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> list[str]:
-    """The checkpoints that a run may go on from; without any it begins anew. A collective call.
+    """The checkpoints that a run may resume from; empty to start over. A collective call.
 
     Args:
-        config: of the run.
-        ranks: this process's place.
-        choice: `auto`: all checkpoints of this run, the newest first; else the URL of a checkpoint.
+        config: the run's config.
+        ranks: the ranks of this process.
+        choice: `auto` for all checkpoints of this run, newest first; else the URL of a checkpoint.
     """
     offered: list[list[str]] = [[]]
     if ranks.is_first:
@@ -66,7 +66,7 @@ def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> lis
 
 
 def _complete(entries: list[Entry]) -> list[str]:
-    """Checkpoints whose best epoch, if they name one, has its checkpoint too: its save may have failed."""
+    """Entries without those whose best epoch has no checkpoint, because its save failed."""
     return [
         entry.url for entry in entries
         if not (entry.commit and entry.commit.best_step) or best_checkpoint(entries, entry.commit.best_step)
@@ -74,21 +74,21 @@ def _complete(entries: list[Entry]) -> list[str]:
 
 
 def return_to_best(state: TrainingState, step: int) -> None:
-    """Put a run back to the end of its best epoch, after `step` steps; a collective call.
+    """Restore a run to the end of its best epoch, after `step` steps; a collective call.
 
     Raises:
-        DataError: its checkpoint is missing or damaged.
+        DataError: the checkpoint of that epoch is missing or damaged.
     """
     url = _best_url(state, step)
     if _try(state, url) is None:
-        raise DataError(url, "is damaged, and holds the weights of the best epoch", f"Delete it. {_WITHOUT_BEST}")
+        raise DataError(url, "is damaged, but contains the weights of the best epoch", f"Delete it. {_WITHOUT_BEST}")
 
 
 def require_best(state: TrainingState, step: int) -> None:
-    """Refuse to go on where the checkpoint of the best epoch so far is missing; a collective call.
+    """Check that the checkpoint of the best epoch so far exists; a collective call.
 
     Raises:
-        DataError: it is.
+        DataError: it is missing.
     """
     _best_url(state, step)
 
@@ -101,12 +101,12 @@ def _best_url(state: TrainingState, step: int) -> str:
         found = [entry and entry.url]
     dist.broadcast_object_list(found)
     if found[0] is None:
-        raise DataError(folder, f"holds no checkpoint of step {step}, where the best epoch ended", _WITHOUT_BEST)
+        raise DataError(folder, f"contains no checkpoint of step {step}, the end of the best epoch", _WITHOUT_BEST)
     return found[0]
 
 
 def _try(state: TrainingState, url: str) -> Progress | None:
-    """Load a checkpoint, if every rank finds its part whole."""
+    """Load a checkpoint if it is valid on every rank. Returns None otherwise."""
     progress, problem, reader = None, "", None
     try:
         reader = ShardReader(url)
@@ -120,5 +120,5 @@ def _try(state: TrainingState, url: str) -> Progress | None:
         state.finish(reader)
         return progress
     if state.ranks.is_first:
-        _log.warning("Not going on from the checkpoint %s: %s", url, found)
+        _log.warning("Cannot resume from the checkpoint %s: %s", url, found)
     return None

@@ -1,8 +1,8 @@
-"""The checkpoints of a run: one folder for each attempt to save, told apart by step and a random suffix.
+"""The checkpoints of a run: one folder per attempt to save, named by step and a random suffix.
 
     step-00001200-1f9a02bc/commit.json, manifest.json, *.safetensors
 
-No attempt ever writes into the folder of another, so a process that lives on after its job was restarted does no harm.
+Attempts never share a folder, so a process that survives the restart of its job does no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLDER = re.compile(r"step-(\d{8,})-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint that was committed: where it is and what its commit says, None if that cannot be read."""
+    """A committed checkpoint: its location and its commit, None if the commit cannot be read."""
 
     url: str
     step: int
@@ -36,7 +36,7 @@ def checkpoints_url(config: Config) -> str:
 
 
 def new_folder(url: str, step: int) -> str:
-    """Where to save a step: a folder that nobody else has."""
+    """A new, unique folder to save a step in."""
     return storage.join(url, f"step-{step:08d}-{secrets.token_hex(4)}")
 
 
@@ -50,29 +50,29 @@ def list_checkpoints(url: str) -> list[Entry]:
         except FileNotFoundError:
             continue
         except DataError:
-            entries.append(Entry(folder, step, None))  # whoever loads it will say what is wrong
+            entries.append(Entry(folder, step, None))  # loading it raises the error
     return entries
 
 
 def sweep(url: str) -> list[str]:
-    """Delete what interrupted saves left under `url`; their folders. No save may be under way."""
+    """Delete the folders of interrupted saves under `url` and return them. No save may be running."""
     swept = []
     for name, _ in _attempts(url):
         folder = storage.join(url, name)
         if not storage.exists(storage.join(folder, COMMIT_FILE)):
-            if any(storage.file_sizes(folder).values()):  # some stores go on listing a folder that holds nothing
+            if any(storage.file_sizes(folder).values()):  # some stores list empty folders
                 swept.append(folder)
             storage.remove(folder)
     return swept
 
 
 def delete(entry: Entry) -> None:
-    """Delete a checkpoint: first it ceases to be one, then its files go."""
+    """Delete a checkpoint: first its commit, then its files."""
     storage.remove_finished(entry.url, COMMIT_FILE)
 
 
 def retain(url: str, config: CheckpointConfig) -> None:
-    """Delete the checkpoints that the config does not keep. One whose commit cannot be read stays for a person."""
+    """Delete the checkpoints that the config does not keep. Those with an unreadable commit are kept for inspection."""
     entries = [entry for entry in list_checkpoints(url) if entry.commit is not None]
     kept = {entry.url for entry in kept_checkpoints(entries, config)}
     for entry in entries:
@@ -81,9 +81,9 @@ def retain(url: str, config: CheckpointConfig) -> None:
 
 
 def kept_checkpoints(entries: list[Entry], config: CheckpointConfig) -> list[Entry]:
-    """Those of `entries` (newest first) that stay: the last ones, one of every so many steps, the best.
+    """The kept ones of `entries` (newest first): the last ones, one per `keep_every_steps`, and the best.
 
-    And those that one of these names as the best epoch so far: a run that resumes from it may need their weights.
+    It also keeps checkpoints that a kept one names as its best epoch, because a run that resumes from it needs them.
     """
     kept = entries[: config.keep_last]
     if config.keep_every_steps:
@@ -99,16 +99,16 @@ def kept_checkpoints(entries: list[Entry], config: CheckpointConfig) -> list[Ent
 
 
 def best_checkpoint(entries: list[Entry], step: int) -> Entry | None:
-    """The checkpoint that was saved after the evaluation of the best epoch, which ended with `step`."""
+    """The checkpoint saved after the evaluation of the best epoch, which ended with `step`."""
     return next((entry for entry in entries if entry.step == step and _holds_best(entry)), None)
 
 
 def _holds_best(entry: Entry) -> bool:
-    """Whether a checkpoint's own weights were the best so far."""
+    """Whether the checkpoint has the best weights so far."""
     return entry.commit is not None and 0 < entry.commit.best_step == entry.step
 
 
 def _attempts(url: str) -> list[tuple[str, int]]:
-    """Name and step of every save that was begun under `url`, newest first."""
+    """Name and step of every started save under `url`, newest first."""
     matches = [match for name in storage.list_folders(url) if (match := _FOLDER.fullmatch(name))]
     return sorted(((match[0], int(match[1])) for match in matches), key=lambda found: (-found[1], found[0]))

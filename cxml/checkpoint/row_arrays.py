@@ -1,4 +1,4 @@
-"""Where a level's rows are in a checkpoint, and their arrays, each checked against the checkpoint before it is used."""
+"""The location of a level's rows in a checkpoint, and their arrays, which are validated before use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ANOTHER_MODEL = "It was saved by a run with another model or label set."
 
 @dataclass(frozen=True)
 class SavedLevel:
-    """The names of a level's rows in a checkpoint, and how many there are.
+    """The names of a level's rows in a checkpoint, and their number.
 
     Attributes:
-        positions: the folder of positions in tree order.
-        rows: the folder of what prediction needs.
-        optimizer: the folder of moments and counters.
-        parameter: names of the engine's blocks of rows, where it holds them; {} stands for the number of a block.
-        num_rows: of the whole level.
-        width: weights of a row.
+        positions: folder of the positions in tree order.
+        rows: folder of the weights for prediction.
+        optimizer: folder of moments and counters.
+        parameter: names of the engine's blocks of rows, if the engine holds them; {} is the number of a block.
+        num_rows: rows of the whole level.
+        width: weights per row.
     """
 
     positions: str
@@ -43,7 +43,7 @@ class SavedLevel:
 
     @classmethod
     def clusters(cls, level: int, num_nodes: int, width: int) -> SavedLevel:
-        """The rows of a level of clusters; level 0 is the coarsest."""
+        """The rows of a cluster level; level 0 is the coarsest."""
         name, parameter = f"cluster_{level}", f"cluster_heads.{level}"
         return cls(f"{name}_positions", f"{name}_rows", f"{name}_optimizer", parameter, num_nodes, width)
 
@@ -51,15 +51,15 @@ class SavedLevel:
         """Whether the engine held the rows when the checkpoint was saved.
 
         Raises:
-            DataError: the checkpoint says one thing of its label rows and holds another.
+            DataError: the stored label rows do not have the form in the manifest.
         """
         found = f"model/{self.parameter.format(0)}.weight" in reader.manifest.tensors
         if self.positions == "label_positions" and found != (reader.manifest.run.label_head == "zero3"):
-            raise DataError(reader.url, "does not hold its label rows in the form that it says", ANOTHER_MODEL)
+            raise DataError(reader.url, "its label rows do not have the form in its manifest", ANOTHER_MODEL)
         return found
 
     def matches(self, parameter: str) -> re.Match[str] | None:
-        """Whether a parameter of the engine is one of the level's; the match's groups are its block and its kind."""
+        """Match a parameter of the engine that belongs to the level; the groups are its block and its kind."""
         pattern = re.escape(self.parameter).replace(r"\{\}", r"(?P<block>\d+)")
         return re.fullmatch(rf"{pattern}\.(?P<kind>weight|bias)", parameter)
 
@@ -74,20 +74,20 @@ def read_positions(reader: ShardReader, level: SavedLevel, block: str) -> np.nda
     """The positions of a block's rows, int64 [n]."""
     positions = reader.tensor(f"{level.positions}/{block}/positions").numpy()
     if positions.dtype != np.int64 or positions.min() < 0 or positions.max() >= level.num_rows:
-        raise DataError(reader.url, "has rows of labels that do not exist", ANOTHER_MODEL)
+        raise DataError(reader.url, "refers to labels outside the label set", ANOTHER_MODEL)
     return positions
 
 
 def read_steps(reader: ShardReader, name: str, num_rows: int) -> np.ndarray:
-    """A step of each row, int32 [n], none later than the checkpoint's own: kernels look things up by them."""
+    """A step of each row, int32 [n], at most the checkpoint's step, because kernels use them as indices."""
     steps = read_array(reader, name, (num_rows,))
     if steps.dtype != np.int32 or steps.min() < 0 or steps.max() > reader.manifest.run.step:
-        raise DataError(reader.url, f"has {name} of other steps than its own", ANOTHER_MODEL)
+        raise DataError(reader.url, f"has values in {name} beyond its own step", ANOTHER_MODEL)
     return steps
 
 
 def read_log_decay(reader: ShardReader) -> np.ndarray:
-    """Running decay of the label rows as of each step of the run, float64 [step + 1], from 0 downwards."""
+    """Cumulative log decay of the label rows at each step of the run, float64 [step + 1], decreasing from 0."""
     run = reader.manifest.run
     schedule = run.row_schedule
     if (
@@ -95,10 +95,10 @@ def read_log_decay(reader: ShardReader) -> np.ndarray:
         or schedule["step"] != run.step
         or not all(math.isfinite(value) for value in schedule.values())
     ):
-        raise DataError(reader.url, "has a schedule of the label rows that does not fit its step", ANOTHER_MODEL)
+        raise DataError(reader.url, "its schedule of the label rows does not fit its step", ANOTHER_MODEL)
     log_decay = read_array(reader, "label_schedule/log_decay", (run.step + 1,))
     if log_decay.dtype != np.float64 or log_decay[0] != 0 or (np.diff(log_decay) > 0).any():
-        raise DataError(reader.url, "has an impossible decay of the label rows", ANOTHER_MODEL)
+        raise DataError(reader.url, "has an invalid decay of the label rows", ANOTHER_MODEL)
     return log_decay
 
 
@@ -118,8 +118,8 @@ def engine_blocks(reader: ShardReader, level: SavedLevel) -> list[tuple[int, int
 
 
 def read_array(reader: ShardReader, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of the checkpoint, which must have as many elements as `shape`; e4m3 as bits in uint8."""
+    """A tensor of the checkpoint, which must have the elements of `shape`; e4m3 as bits in uint8."""
     if reader.entry(name).numel != math.prod(shape):
-        raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, not {shape}", ANOTHER_MODEL)
+        raise DataError(reader.url, f"{name} has {reader.entry(name).numel} elements, expected {shape}", ANOTHER_MODEL)
     tensor = reader.tensor(name)
     return (tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor).numpy().reshape(shape)

@@ -1,13 +1,13 @@
-"""Rows of levels as tensors of a checkpoint: in blocks that say which rows they are, so any layout can read any.
+"""Rows of levels as tensors of a checkpoint, in blocks with explicit positions, so any layout can read any other.
 
     label_positions/SHARD/BLOCK/positions   int64 [n], label positions in tree order
     labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n], for fp8 scale [n]
     label_optimizer/SHARD/BLOCK/NAME        moments and counters
     cluster_1_positions, cluster_1_rows, cluster_1_optimizer    the same of a sharded level of clusters
-    label_schedule/log_decay                running decay, by which rows that were not touched are brought up to date
+    label_schedule/log_decay                cumulative decay, which brings untouched rows up to date
 
-Levels of clusters up to `head.shard_from`, and all levels with the `zero3` head, are parameters of the engine, the
-labels in blocks. What was saved in one way is read in the other: here it is converted.
+Cluster levels up to `head.shard_from`, and all levels with the `zero3` head, are parameters of the engine, with labels
+in blocks. This module converts between both forms.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
 
 
 def schedule_to_save(head: ShardedLevel) -> dict[str, Pieces]:
-    """What the rows' decay depends on; the same on every rank."""
+    """The schedule of the rows' decay; the same on every rank."""
     log_decay = head.schedule.log_decay[: head.schedule.step + 1].to("cpu", copy=True)
     return {"label_schedule/log_decay": Pieces.whole(log_decay)}
 
 
 def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, trains: bool = True) -> None:
-    """Fill a rank's rows of a level, from whatever ranks saved them, and in whichever way.
+    """Load a rank's rows of a level, saved by any ranks in either form.
 
     Args:
-        head: freshly made.
-        level: where they are.
-        reader: of the checkpoint.
+        head: newly created level.
+        level: location of the rows.
+        reader: reader of the checkpoint.
         trains: False reads weights only.
 
     Raises:
@@ -78,7 +78,7 @@ def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, tra
     """
     layout, width = head.layout, head.rows.width
     if (level.num_rows, level.width) != (layout.num_labels, width):
-        problem = f"holds {level.num_rows} rows of {level.width} in {level.rows}, not {layout.num_labels} of {width}"
+        problem = f"contains {level.num_rows} rows of {level.width} in {level.rows}, not {layout.num_labels} of {width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
     _load_schedule(head, reader, trains=trains)
     if level.are_parameters(reader):
@@ -96,22 +96,22 @@ def load_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, tra
 
 
 def check_rows_are_held(reader: ShardReader, level: SavedLevel) -> None:
-    """Refuse a checkpoint that lacks rows of a level, before memory is taken for them.
+    """Check that a checkpoint has all rows of a level, before memory is allocated for them.
 
     Raises:
-        DataError: it holds fewer or more rows than it says.
+        DataError: the number of rows differs from the manifest.
     """
     if level.are_parameters(reader):
         engine_blocks(reader, level)
         return
     held = sum(reader.entry(f"{level.rows}/{block}/weight").numel for block in row_blocks(reader, level))
     if held != level.num_rows * level.width:
-        problem = f"holds {held} weights of {level.rows}, not {level.num_rows} rows of {level.width}"
+        problem = f"contains {held} weights of {level.rows}, not {level.num_rows} rows of {level.width}"
         raise DataError(reader.url, problem, ANOTHER_MODEL)
 
 
 def load_engine_rows(shards: list[ParameterShard], level: SavedLevel, block_rows: int, reader: ShardReader) -> None:
-    """Fill the engine's rows of a level from a checkpoint in which they were not the engine's.
+    """Load the engine's rows of a level from a checkpoint in which the engine did not hold them.
 
     Args:
         shards: of the engine; those of the level's rows are filled.
@@ -140,15 +140,15 @@ def whole_level(reader: ShardReader, level: SavedLevel) -> tuple[Tensor, Tensor]
 
 
 def is_label_row(name: str) -> bool:
-    """Whether a parameter of the engine, or a tensor of it, is one of the label rows."""
+    """Whether a parameter of the engine, or a tensor of it, belongs to the label rows."""
     return LABEL_BLOCK.search(name) is not None
 
 
 def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows of a level that were the engine's, block by block: positions int64 [n], weight [n, D], bias [n].
+    """Rows of a level that the engine held, block by block: positions int64 [n], weight [n, D], bias [n].
 
     Raises:
-        DataError: the blocks are not those of the level.
+        DataError: the blocks do not fit the level.
     """
     for number, (start, rows) in enumerate(engine_blocks(reader, level)):
         name = f"model/{level.parameter.format(number)}"
@@ -158,13 +158,13 @@ def engine_rows(reader: ShardReader, level: SavedLevel) -> Iterator[tuple[Tensor
 
 @dataclass(frozen=True, eq=False)
 class SavedRows:
-    """A block of rows as of the end of the step that the checkpoint was saved at.
+    """A block of rows at the end of the checkpoint's step.
 
     Attributes:
         positions: int64 [n].
         weight: float32 [n, D]; moment, second: float32 [n, D], or None.
         bias: float32 [n]; bias_moments: float32 [n, 2], or None.
-        updates: int32 [n]; updates that each row has taken.
+        updates: int32 [n]; number of updates of each row.
         betas: AdamW's two betas.
     """
 
@@ -179,7 +179,7 @@ class SavedRows:
 
 
 def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = True) -> Iterator[SavedRows]:
-    """All rows of a level that the engine did not hold, block by block, with the decay that they had not taken yet."""
+    """All rows of a level that the engine did not hold, block by block, with pending decay applied."""
     log_decay = read_log_decay(reader)
     for block in row_blocks(reader, level):
         positions = read_positions(reader, level, block)
@@ -199,7 +199,7 @@ def saved_rows(reader: ShardReader, level: SavedLevel, *, with_state: bool = Tru
 
 
 def _saved_moments(reader: ShardReader, level: SavedLevel, block: str, shape: tuple[int, int]) -> dict:
-    """The optimiser state of a block, if there is one, with a second moment per row spread over the row."""
+    """The optimiser state of a block, if any; a second moment per row is expanded to the row."""
     prefix = f"{level.optimizer}/{block}"
     if f"{prefix}/moment" not in reader.manifest.tensors:
         return {}
@@ -207,7 +207,7 @@ def _saved_moments(reader: ShardReader, level: SavedLevel, block: str, shape: tu
     is_full = reader.entry(f"{prefix}/second").numel == shape[0] * shape[1]
     second = read_array(reader, f"{prefix}/second", shape if is_full else (shape[0], 1))
     if not 0 <= run.row_schedule.get("beta1", -1) < 1 or not 0 <= run.row_schedule.get("beta2", -1) < 1:
-        raise DataError(reader.url, "has impossible betas of the label rows", ANOTHER_MODEL)
+        raise DataError(reader.url, "has invalid betas of the label rows", ANOTHER_MODEL)
     return {
         "moment": read_array(reader, f"{prefix}/moment", shape),
         "second": np.broadcast_to(second, shape),
@@ -219,7 +219,7 @@ def _saved_moments(reader: ShardReader, level: SavedLevel, block: str, shape: tu
 
 @dataclass(frozen=True, eq=False)
 class _EngineRows:
-    """The part of a block parameter of the engine's rows that this rank holds."""
+    """This rank's part of a block parameter of the engine's rows."""
 
     shard: ParameterShard
     is_weight: bool
@@ -228,7 +228,7 @@ class _EngineRows:
 
     @classmethod
     def of(cls, shard: ParameterShard, level: SavedLevel, block_rows: int) -> _EngineRows:
-        """With the position in all rows at which it starts, counted in elements."""
+        """Compute the offset of the part in all rows, in elements."""
         match = level.matches(shard.name)
         assert match, "the caller has checked"
         is_weight = match["kind"] == "weight"
@@ -237,7 +237,7 @@ class _EngineRows:
         return cls(shard, is_weight, block * block_rows * columns + shard.start, columns)
 
     def take(self, block: SavedRows, step: int) -> None:
-        """Copy what of a block of rows lies in this part."""
+        """Copy the overlap of a block of rows with this part."""
         places = block.positions[:, None] * self.width + np.arange(self.width) - self.first
         own = (places >= 0) & (places < len(self.shard.weights))
         if not own.any():
@@ -249,14 +249,14 @@ class _EngineRows:
             return
         pairs = (block.moment, block.second) if self.is_weight else np.split(block.bias_moments, 2, axis=1)
         for moment, beta, saved in zip(self.shard.moments.values(), block.betas, pairs, strict=True):
-            # A moment counts for moment / (1 - beta^updates): the engine divides all by its own count's factor.
+            # The effective moment is moment / (1 - beta^updates), but the engine uses its own count for all rows.
             has = np.maximum(1 - beta ** block.updates.astype(np.float64), 1e-12)
             factor = np.where(block.updates > 0, (1 - beta**step) / has, 0).astype(np.float32)
             moment[targets] = torch.from_numpy((saved * factor[:, None])[own]).to(moment)
 
 
 def _load_engine_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader, *, trains: bool) -> None:
-    """Fill the rows from a checkpoint in which they were the engine's."""
+    """Load the rows from a checkpoint in which the engine held them."""
     rows = head.rows
     rows.last_step.fill_(head.schedule.step)
     has_moments = trains and rows.moment.numel()
@@ -269,7 +269,7 @@ def _load_engine_rows(head: ShardedLevel, level: SavedLevel, reader: ShardReader
 
 
 def _load_engine_moments(head: ShardedLevel, positions: Tensor, block: str, reader: ShardReader) -> None:
-    """Fill AdamW's moments from a block of the engine's; one second moment per row takes the mean of a row's."""
+    """Load AdamW's moments from a block of the engine; a second moment per row is the mean over the row."""
     rows = head.rows
     local = head.layout.local_rows(positions.numpy())
     own = np.flatnonzero(local >= 0)
@@ -282,13 +282,13 @@ def _load_engine_moments(head: ShardedLevel, positions: Tensor, block: str, read
 
 
 def _put(target: Tensor, local: np.ndarray, values: Tensor) -> None:
-    """Write the values of some rows, int64 [n], into an array of all rows, wherever it lies."""
+    """Write the values of some rows, int64 [n], into an array of all rows on any device."""
     target[torch.from_numpy(local).to(target.device)] = values.to(target.device)
 
 
 def _load_schedule(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> None:
     run, schedule = reader.manifest.run, head.schedule
-    if run.label_head == "zero3":  # its rows are as of the last step, so nothing is left to decay
+    if run.label_head == "zero3":  # its rows are up to date, so no decay is pending
         schedule.step = run.step if trains else 0
         schedule.log_decay = _room_for(schedule.step + 1)
         return
@@ -300,7 +300,7 @@ def _load_schedule(head: ShardedLevel, reader: ShardReader, *, trains: bool) -> 
 
 
 def _room_for(steps: int) -> Tensor:
-    """The running decay of a schedule that has taken so many steps and goes on."""
+    """An array for the cumulative decay of a schedule after `steps` steps, with room for more."""
     return torch.zeros(max(1024, 2 * steps), dtype=torch.float64)
 
 
@@ -323,7 +323,7 @@ def _load_block(
         saved = read_array(reader, f"{_part_of(level, name)}/{block}/{name}", (num_rows, *target.shape[1:]))
         values = as_tensor(saved[own])
         if values.dtype != target.dtype:
-            raise DataError(reader.url, f"holds {name} of rows in another number format", ANOTHER_MODEL)
+            raise DataError(reader.url, f"contains {name} of rows in another number format", ANOTHER_MODEL)
         _put(target, local, values)
 
 

@@ -1,9 +1,9 @@
-"""Saving: a thread of each rank writes and commits.
+"""Save checkpoints in the background: a thread of each rank writes and commits.
 
-Where the machines have memory for it, training waits for a copy to host memory only, and goes on while that is written.
-Else it waits until everything is written from where it lies, block by block, and no memory is taken for a copy.
+If the machines have enough memory, training waits only for a copy to host memory, and continues while the copy is
+written. Otherwise it waits until all tensors are written in place, block by block, without a copy.
 
-Training's threads have the processors first (measured by benchmarks/checkpoint.py: how long steps take meanwhile).
+Training's threads have priority (benchmarks/checkpoint.py measures the time of steps during a save).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cxml.operating_system import free_memory, machine_id, work_behind_others
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
-# An upload takes what it takes; a rank that died is noticed at once, and one that hangs by the training loop.
+# Uploads have no time limit. A dead rank is noticed at once, and a hanging one by the training loop.
 _PATIENCE = timedelta(days=1)
 
 
@@ -41,18 +41,18 @@ class Saver:
     def __init__(
         self, url: str, config: CheckpointConfig, ranks: Ranks, *, free_memory: Callable[[], int] = free_memory
     ) -> None:
-        """Prepare; a collective call.
+        """Create the process group and thread; a collective call.
 
         Args:
             url: folder of the run's checkpoints.
-            config: which of them stay.
-            ranks: this process's place.
-            free_memory: tells the bytes that a process of this machine may still take.
+            config: retention settings.
+            ranks: the ranks of this process.
+            free_memory: returns the bytes that a process of this machine may still allocate.
         """
         self._url = url
         self._config = config
         self._ranks = ranks
-        # Threads talk in a group of their own, so that they do not get between the training's messages.
+        # The threads use their own process group, separate from the training's messages.
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
         self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=work_behind_others)
         self._pending: Future[str] | None = None
@@ -61,11 +61,11 @@ class Saver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether this rank's thread is still at work."""
+        """Whether this rank's thread is still saving."""
         return self._pending is not None and not self._pending.done()
 
     def start(self, snapshot: Snapshot) -> None:
-        """Write a snapshot. If memory allows a copy, it is written in the background; else this waits for it.
+        """Save a snapshot, in the background if there is memory for a copy, else blocking.
 
         A collective call. No rank may be busy.
         """
@@ -75,13 +75,13 @@ class Saver:
         assert folder[0] is not None, "the first rank names it"
         room = find_room(snapshot.num_bytes, self._free_memory(), self._group)
         self._tell(room)
-        synchronize(self._ranks.device)  # the thread has a stream of its own
+        synchronize(self._ranks.device)  # the thread has its own stream
         self._pending = self._pool.submit(self._save, snapshot.on_host() if room.is_enough else snapshot, folder[0])
         if not room.is_enough:
             wait([self._pending])
 
     def report(self) -> None:
-        """Tell about a save that has ended. A failed one is told and given up: the next one may succeed."""
+        """Log the result of a finished save. A failed save is logged and dropped."""
         if self._pending is None or self.is_busy:
             return
         ended, self._pending = self._pending, None
@@ -91,29 +91,29 @@ class Saver:
         if error is None:
             _log.info("Checkpoint saved: %s", ended.result())
         else:
-            _log.error("This checkpoint was not saved, training goes on: %s", error)
+            _log.error("Could not save this checkpoint; training continues: %s", error)
 
     def wait(self) -> None:
-        """Wait until a save under way has ended.
+        """Wait for a running save.
 
         Raises:
-            CxmlError: it failed.
+            CxmlError: the save failed.
         """
         if self._pending is not None:
             ended, self._pending = self._pending, None
             ended.result()
 
     def close(self) -> None:
-        """Wait for what is under way, tell how it ended, and end the thread."""
+        """Wait for a running save, log its result, and end the thread."""
         if self._pending is not None:
             self._pending.exception()
             self.report()
         self._pool.shutdown()
 
     def _tell(self, room: Room) -> None:
-        """Log how checkpoints are written, when that changes."""
+        """Log the way in which checkpoints are written, when it changes."""
         if self._ranks.is_first and room.is_enough != self._told:
-            way = "in the background, from a copy" if room.is_enough else "while training waits: a copy has no room"
+            way = "in the background, from a copy" if room.is_enough else "while training waits, for lack of memory"
             _log.info("Checkpoints are written %s (%s)", way, room)
         self._told = room.is_enough
 
@@ -133,27 +133,25 @@ class Saver:
         try:
             storage.remove(folder)
         except CxmlError as error:
-            _log.warning("The rest of a failed save stays until the next start: %s", error)
+            _log.warning("Could not delete a failed save; the next start deletes it: %s", error)
 
     def _retain(self) -> None:
         try:
             retain(self._url, self._config)
         except CxmlError as error:
-            _log.warning("Older checkpoints could not be deleted, which is tried again after the next save: %s", error)
+            _log.warning("Could not delete older checkpoints; retrying after the next save: %s", error)
 
 
-_SHARE = (
-    0.8  # of free memory that copies may take: files are written through buffers, and batches are prepared meanwhile
-)
+_SHARE = 0.8  # share of free memory for copies; the rest is for write buffers and the preparation of batches
 
 
 @dataclass(frozen=True)
 class Room:
-    """The machine of a job that has the least memory for copies.
+    """The machine of a job with the least memory for copies.
 
     Attributes:
         needed: bytes of the copies of all of its ranks.
-        free: bytes that it has free.
+        free: its free bytes.
     """
 
     needed: int
@@ -161,7 +159,7 @@ class Room:
 
     @property
     def is_enough(self) -> bool:
-        """Whether every machine has room for the copies of its ranks."""
+        """Whether every machine has memory for the copies of its ranks."""
         return self.needed <= _SHARE * self.free
 
     def __str__(self) -> str:
@@ -169,12 +167,12 @@ class Room:
 
 
 def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:
-    """Find the machine that has the least memory for copies; a collective call, and all ranks get the same answer.
+    """Find the machine with the least memory for copies; a collective call with the same result on all ranks.
 
     Args:
         needed: bytes of this rank's copy.
-        free: bytes that this rank's machine has free.
-        group: of all ranks, on the CPU.
+        free: free bytes of this rank's machine.
+        group: CPU process group of all ranks.
     """
     everyone: list[tuple[str, int, int]] = [("", 0, 0)] * group.size()
     dist.all_gather_object(everyone, (machine_id(), needed, free), group=group)
@@ -182,7 +180,7 @@ def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:
 
 
 def least_room(ranks: Sequence[tuple[str, int, int]]) -> Room:
-    """The machine with the least memory to spare; of each rank its machine, what it needs, and what it sees free."""
+    """The machine with the least spare memory, from each rank's machine, needed bytes and free bytes."""
     machines = {machine for machine, _, _ in ranks}
     rooms = [
         Room(

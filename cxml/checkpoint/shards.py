@@ -1,8 +1,8 @@
-"""Where pieces lie: files of at most 64 MiB or so, at any fsspec URL, written and read under torch's planners.
+"""Storage of pieces: files of about 64 MiB at any fsspec URL, written and read with torch's planners.
 
-These are torch.distributed.checkpoint's `StorageWriter` and `StorageReader` in place of its own, which unpickle what
-they read. A file is put in one request, so a killed upload leaves nothing; it holds pieces of one kind (the first part
-of their names), so that who wants weights reads no optimiser state.
+`ShardWriter` and `ShardReader` replace the storage classes of torch.distributed.checkpoint, which unpickle data. Each
+file is uploaded in one request, so a killed upload leaves no file. A file holds pieces of one kind (the first part of
+their names), so reading weights does not read optimiser state.
 """
 
 from __future__ import annotations
@@ -55,36 +55,36 @@ _CACHED_FILES = 3
 
 
 class ShardWriter(StorageWriter):
-    """Writes this rank's pieces under `url`; on the first rank also manifest and commit, in this order, at the end."""
+    """Writes this rank's pieces under `url`. The first rank then also writes the manifest and the commit."""
 
     def __init__(self, url: str, rank: int, run: RunState) -> None:
         """Prepare one save.
 
         Args:
-            url: folder of this save alone.
-            rank: this rank, part of its files' names.
-            run: what the manifest tells besides tensors and files.
+            url: folder of this save only.
+            rank: this rank, for its file names.
+            run: the run's state for the manifest.
         """
         self._url = url
         self._rank = rank
         self._run = run
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
-        """Nothing: a writer serves one save."""
+        """Do nothing: a writer is used for one save."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Nothing: object stores have no folders, and disks get them with the first file."""
+        """Do nothing: object stores have no folders, and on disks the first file creates them."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As it is."""
+        """Return the plan unchanged."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """As they are."""
+        """Return the plans unchanged."""
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write the planned pieces, several files at a time."""
+        """Write the planned pieces, several files in parallel."""
         files = enumerate(_into_files(plan.items))
         with ThreadPoolExecutor(_UPLOADS) as pool:
             results = list(pool.map(lambda numbered: self._write(numbered[0], numbered[1], planner), files))
@@ -100,7 +100,7 @@ class ShardWriter(StorageWriter):
         return [WriteResult(index=item.index, size_in_bytes=_bytes(item), storage_data=entry) for item in items]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write the manifest and make the checkpoint visible."""
+        """Write the manifest and commit the checkpoint."""
         entries = {result.index: result.storage_data for part in results for result in part}
         files = sorted(set(entries.values()), key=lambda entry: entry.file)
         number = {entry: i for i, entry in enumerate(files)}
@@ -123,18 +123,18 @@ class ShardWriter(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
-        """Whether it is a URL."""
+        """Whether `checkpoint_id` is a URL."""
         return isinstance(checkpoint_id, str)
 
 
 class ShardReader(StorageReader):
-    """Reads pieces of the finished checkpoint at `url`, each file checked against the manifest before it is parsed."""
+    """Reads pieces of the committed checkpoint at `url`. Files are checked against the manifest before parsing."""
 
     def __init__(self, url: str) -> None:
         """Read the manifest.
 
         Raises:
-            DataError: there is no finished checkpoint, or its manifest is damaged or impossible.
+            DataError: the checkpoint is incomplete, or its manifest is damaged or invalid.
         """
         self.url = url
         self.manifest = read_checkpoint_manifest(url)
@@ -149,22 +149,22 @@ class ShardReader(StorageReader):
         return whole
 
     def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """The pieces of a global tensor as they were saved: where each starts, and its values."""
+        """The saved pieces of a global tensor: start and values of each."""
         for i, (start, _, _) in enumerate(self.entry(name).pieces):
             yield start, self._piece(name, i)
 
     def entry(self, name: str) -> TensorEntry:
-        """What the manifest says of a tensor."""
+        """The manifest's entry of a tensor."""
         try:
             return self.manifest.tensors[name]
         except KeyError:
-            raise DataError(self.url, f"does not hold {name}", SKIPPED) from None
+            raise DataError(self.url, f"does not contain {name}", SKIPPED) from None
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
-        """Nothing: a reader serves one checkpoint."""
+        """Do nothing: a reader is used for one checkpoint."""
 
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:  # noqa: ARG002
-        """The manifest's tensors as the planners want them."""
+        """The manifest's tensors as metadata for the planners."""
         return Metadata(
             {
                 name: TensorStorageMetadata(
@@ -177,14 +177,14 @@ class ShardReader(StorageReader):
         )
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Nothing is left to set up."""
+        """Do nothing: the constructor has set up the reader."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """In the order of the files, so that each is read once."""
+        """Sort the plan by file, so that each file is read once."""
         return LoadPlan(sorted(plan.items, key=self._file_of))
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As they are."""
+        """Return the plans unchanged."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
@@ -202,7 +202,7 @@ class ShardReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | PathLike[str]) -> bool:
-        """Whether it is a URL."""
+        """Whether `checkpoint_id` is a URL."""
         return isinstance(checkpoint_id, str)
 
     def _file_of(self, item: ReadItem) -> int:
@@ -215,7 +215,7 @@ class ShardReader(StorageReader):
         piece = self._file(file).get(piece_key(name, start))
         if piece is None or piece.shape != (count,) or piece.dtype != entry.torch_dtype:
             where = storage.join(self.url, self.manifest.files[file].file)
-            raise DataError(where, f"does not hold {name} as the manifest says", SKIPPED)
+            raise DataError(where, f"does not contain {name} with the manifest's type and size", SKIPPED)
         return piece
 
     def _file(self, number: int) -> dict[str, Tensor]:
@@ -230,7 +230,7 @@ class ShardReader(StorageReader):
 
 
 def _into_files(items: list[WriteItem]) -> Iterator[list[WriteItem]]:
-    """Runs of items of one kind that make a file each."""
+    """Group consecutive items of one kind into files."""
     run: list[WriteItem] = []
     size = 0
     for item in items:
@@ -244,7 +244,7 @@ def _into_files(items: list[WriteItem]) -> Iterator[list[WriteItem]]:
 
 
 def _content(items: list[WriteItem], planner: SavePlanner) -> memoryview:
-    """A file of some pieces. Copies of those that lie on a device are dropped before it is written."""
+    """The content of a file of pieces. Host copies of device tensors are freed before it is written."""
     tensors = {piece_key(item.index.fqn, _start(item)): _tensor_of(item, planner) for item in items}
     require_finite(tensors.items())
     return tensor_file(tensors)

@@ -1,4 +1,4 @@
-"""Begin a run with weights of another one: all of a trained model or checkpoint, or its encoder for other labels."""
+"""Start a run from weights of another one: a whole model or checkpoint, or its encoder only."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from cxml.model import CascadeXML
 from cxml.model.encoder import is_pretrained
 from cxml.tree import LabelTree
 
-_REMEDY = "Point model.start_from to a model of the same architecture, or leave it empty."
+_REMEDY = "Set model.start_from to a model of the same architecture, or leave it empty."
 
 
 def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
-    """Fill a fresh model's weights from `config.start_from`; optimiser state is not read.
+    """Load a new model's weights from `config.start_from`, without optimiser state.
 
     Args:
-        config: what to take, and where from.
-        model: fresh, not in an engine yet.
-        tree: of the model.
+        config: the source, and the parts to load.
+        model: new model, not yet in an engine.
+        tree: tree of the model.
 
     Raises:
-        DataError: there is no model or checkpoint, it is damaged, or it does not fit.
+        DataError: the model or checkpoint is missing, damaged or does not fit.
     """
     url = config.start_from
     source = _opened(url)
@@ -77,11 +77,11 @@ def _take_rows(blocks: Iterator[tuple[Tensor, Tensor, Tensor]], model: CascadeXM
     taken = 0
     for positions, weight, bias in blocks:
         if weight.shape != (len(positions), width) or not mark_new(seen, positions):
-            raise DataError(url, "its label rows do not fit the labels wanted here", _REMEDY)
+            raise DataError(url, "its label rows do not fit the labels of this run", _REMEDY)
         taken += head.import_rows(positions, weight, bias)
     expected = len(head.own_positions())
     if taken != expected:
-        raise DataError(url, f"holds {taken} of the {expected} label rows wanted here", _REMEDY)
+        raise DataError(url, f"contains {taken} of the {expected} label rows of this run", _REMEDY)
 
 
 class _Checkpoint:

@@ -22,14 +22,14 @@ _TYPES = {
     torch.int32: "I32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint16: "U16", torch.int16: "I16",
     torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""The format's names of types, in the order in which the library puts tensors of different ones."""
+"""The format's names of dtypes, in the order in which the library sorts tensors."""
 _PLACES = {dtype: place for place, dtype in enumerate(_TYPES)}
 
 
 def tensor_file(tensors: Mapping[str, Tensor]) -> memoryview:
-    """A safetensors file of contiguous tensors in host memory, with the bytes that `safetensors.torch.save` gives.
+    """A safetensors file of contiguous tensors in host memory, byte-identical to `safetensors.torch.save`.
 
-    The library holds Python's lock while it copies the tensors twice, which made training steps beside a save wait.
+    The library holds the GIL while it copies the tensors twice, which delayed training steps during a save.
     """
     names = sorted(tensors, key=lambda name: (_PLACES[tensors[name].dtype], name))
     ends = np.cumsum([tensors[name].nbytes for name in names]).tolist()
@@ -53,10 +53,10 @@ def tensor_file(tensors: Mapping[str, Tensor]) -> memoryview:
 
 
 def parse_tensors(content: bytes, file: str, remedy: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; floating-point ones hold finite numbers only.
+    """The tensors of a safetensors file by name. Floating-point tensors must be finite.
 
     Raises:
-        DataError: it is not such a file, or a number is NaN or infinite.
+        DataError: it is not a safetensors file, or a value is NaN or infinite.
     """
     try:
         tensors = safetensors.torch.load(content)
@@ -68,7 +68,7 @@ def parse_tensors(content: bytes, file: str, remedy: str) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], file: str, remedy: str) -> None:
-    """Fill the parameters of a model, but for its label rows, and take over the weights' number format.
+    """Load the parameters of a model except its label rows, in the number format of the weights.
 
     Raises:
         DataError: a weight is missing or has another shape.
@@ -76,23 +76,23 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], file: str, remedy
     for name, parameter in model.named_parameters():
         if name not in weights or weights[name].shape != parameter.shape:
             found = tuple(weights[name].shape) if name in weights else "missing"
-            raise DataError(file, f"{name} is {found}, not of the shape {tuple(parameter.shape)}", remedy)
+            raise DataError(file, f"{name} is {found}, expected the shape {tuple(parameter.shape)}", remedy)
     model.to(next(iter(weights.values())).dtype)
-    model.load_state_dict(weights, strict=False)  # buffers come from the tree
+    model.load_state_dict(weights, strict=False)  # buffers are set from the tree
 
 
 def check_finite(tensor: Tensor, name: str, file: str, remedy: str) -> None:
-    """Raise `DataError` if a number of a tensor is NaN or infinite; uint16 holds the bits of bfloat16."""
+    """Raise `DataError` if a value of a tensor is NaN or infinite; uint16 holds the bits of bfloat16."""
     if not is_finite(tensor):
-        raise DataError(file, f"{name[:200]} holds numbers that are NaN or infinite", remedy)
+        raise DataError(file, f"{name[:200]} contains values that are NaN or infinite", remedy)
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are finite; uint16 holds the bits of bfloat16, other integers are."""
-    if tensor.dtype == torch.float8_e4m3fn:  # torch compares none of these
+    """Whether all values of a tensor are finite; uint16 holds the bits of bfloat16, other integers are finite."""
+    if tensor.dtype == torch.float8_e4m3fn:  # torch does not support comparisons
         return has_finite_fp8(tensor.view(torch.uint8).numpy())
     values = tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
-    # The extremes are NaN if any value is; unlike isfinite they need no memory.
+    # Minimum and maximum are NaN if any value is; unlike isfinite they need no memory.
     return not (
         values.is_floating_point() and values.numel() and not torch.stack(torch.aminmax(values)).isfinite().all()
     )
@@ -102,11 +102,11 @@ def require_finite(named: Iterable[tuple[str, Tensor]]) -> None:
     """Check tensors by name before they are saved.
 
     Raises:
-        DivergenceError: names the first one that holds a number that is not finite.
+        DivergenceError: a value is not finite; names the first such tensor.
     """
     for name, tensor in named:
         if not is_finite(tensor):
             raise DivergenceError(
-                f"{name} holds numbers that are not finite, so it is not saved. The last update was too large: lower "
+                f"{name} contains values that are not finite, so it is not saved. The last update was too large: lower "
                 "optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again."
             )

@@ -1,4 +1,4 @@
-"""All that a training run has to remember, taken out of it and put back: tensors as pieces, the rest as `RunState`.
+"""Save and restore the state of a training run: tensors as pieces, the rest as `RunState`.
 
 run/losses/RANK   losses since the last record, float32 [levels]
 run/random/RANK   state of torch's generators, uint8
@@ -43,13 +43,13 @@ from cxml.tree import LabelTree
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the loop is.
+    """The progress of the training loop.
 
     Attributes:
-        step: optimiser steps done.
+        step: completed optimiser steps.
         losses: this rank's summed level losses since the last record, float32 [levels]; None right after one.
-        unrecorded_steps: steps that these are of.
-        before_epoch_end: the last step of an epoch is done, and what follows it, such as an evaluation, is not.
+        unrecorded_steps: number of steps in `losses`.
+        before_epoch_end: the last step of an epoch is done, but the work after it, such as an evaluation, is not.
         selection: the best epoch so far, see `RunState`.
         pace: see `RunState`.
         used_seconds: see `RunState`.
@@ -66,12 +66,11 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A moment of a run, as far as this rank saves it.
+    """This rank's part of a run's state to save.
 
     Attributes:
-        run: what is not a tensor.
-        pieces: by the names of their tensors, where the run has them: its next step changes them, but not those of
-            `on_host`.
+        run: the state besides tensors.
+        pieces: pieces by tensor name, as views of the run's memory, which the next step changes. `on_host` copies them.
     """
 
     run: RunState
@@ -89,7 +88,7 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """The parts of a run that change as it goes, on one rank."""
+    """The parts of a run that change during training, on one rank."""
 
     config: Config
     engine: Engine
@@ -99,7 +98,7 @@ class TrainingState:
 
     @cached_property
     def tree_digest(self) -> str:
-        """See `tree_digest`; once for a run, since every save tells it and training waits for that."""
+        """See `tree_digest`; cached, because training waits for it in every save."""
         return tree_digest(self.tree)
 
     @property
@@ -108,7 +107,7 @@ class TrainingState:
         return cast(CascadeXML, self.engine.module)
 
     def state_dict(self, progress: Progress, metrics: dict[str, float]) -> Snapshot:
-        """What this rank saves of this moment, where it lies."""
+        """A snapshot of this rank's state, as views."""
         head, ranks = self.model.label_head, self.ranks
         pieces = pieces_to_save(parameter_shards(self.engine, ranks), ranks)
         row_schedule = {}
@@ -145,24 +144,24 @@ class TrainingState:
         return Snapshot(run, pieces)
 
     def load_state_dict(self, reader: ShardReader) -> Progress:
-        """Go back to the moment that a checkpoint was saved at, of any number of ranks, ZeRO stage and label head.
+        """Restore the state of a checkpoint of any number of ranks, ZeRO stage and label head.
 
-        A collective call. With as many ranks as then, the run goes on as if it had never stopped, bit by bit.
+        A collective call. With the same number of ranks, the resumed run is bit-identical to an uninterrupted one.
 
         Raises:
-            StaleArtefactError: it is of a run with other data or settings.
-            DataError: it is damaged. What was loaded until then stays, so another checkpoint has to follow.
+            StaleArtefactError: it belongs to a run with other data or settings.
+            DataError: it is damaged. The state is partly overwritten, so another checkpoint must be loaded.
         """
         run = reader.manifest.run
         check_same_run(run, self.config, self.tree_digest, reader.url)
         epoch, step = self.loader.load_state_dict(run.loader)
         expected = epoch * self.loader.steps_per_epoch + step
         if run.step != expected or expected > self.config.train.epochs * self.loader.steps_per_epoch:
-            problem = f"was saved after {run.step} steps, but its loader stands at step {expected}"
+            problem = f"was saved after {run.step} steps, but its loader is at step {expected}"
             raise DataError(reader.url, problem, SKIPPED)
         shards = parameter_shards(self.engine, self.ranks)
         if run.num_labels != self.tree.num_labels:
-            raise DataError(reader.url, f"is of {run.num_labels} labels, not {self.tree.num_labels}", SKIPPED)
+            raise DataError(reader.url, f"has {run.num_labels} labels, expected {self.tree.num_labels}", SKIPPED)
         elsewhere = [saved for saved, _ in self._levels() if not saved.are_parameters(reader)]
         in_pieces = [shard for shard in shards if not any(saved.matches(shard.name) for saved in elsewhere)]
         load_pieces(reader, pieces_to_load(in_pieces))
@@ -179,7 +178,7 @@ class TrainingState:
         )  # fmt: skip
 
     def _levels(self) -> list[tuple[SavedLevel, object]]:
-        """Every level's place in a checkpoint, with the level itself, labels last."""
+        """The location of every level in a checkpoint, with the level itself, labels last."""
         model, sizes = self.model, self.tree.level_sizes
         *widths, label_width = model.encoder.feature_sizes
         nodes = zip(sizes[:-1], widths, strict=True)
@@ -188,7 +187,7 @@ class TrainingState:
         return list(zip([*places, SavedLevel.labels(sizes[-1], label_width)], levels, strict=True))
 
     def finish(self, reader: ShardReader) -> None:
-        """Make the engine's weights from what `put` loaded, once every rank has done that; a collective call."""
+        """Complete `put` in the engine after every rank has called it; a collective call."""
         finish_loading(self.engine, reader.manifest.run.optimizer_step)
 
     def _put_random(self, reader: ShardReader) -> None:
@@ -197,29 +196,29 @@ class TrainingState:
             try:
                 _set_random_state(reader.tensor(f"run/random/{rank:05d}"))
             except (RuntimeError, TypeError) as error:
-                raise DataError(reader.url, f"holds no random state ({error})", SKIPPED) from error
-        else:  # there is no sequence to go on with; one that depends on all that matters
+                raise DataError(reader.url, f"contains no valid random state ({error})", SKIPPED) from error
+        else:  # no sequence to continue, so derive a new one from the run's state
             seed = np.random.SeedSequence([self.config.seed, run.step, rank, self.ranks.world_size])
             torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def _losses(self, reader: ShardReader) -> Tensor | None:
-        """This rank's own, or on another number of ranks those of all, on the first."""
+        """This rank's losses; with another number of ranks, the sum of all on the first rank."""
         run = reader.manifest.run
         if not run.unrecorded_steps:
             return None
         everybody = [reader.tensor(f"run/losses/{rank:05d}") for rank in range(run.world_size)]
         if any(losses.shape != (len(self.tree.level_sizes),) for losses in everybody):
-            raise DataError(reader.url, "holds losses of another number of levels", SKIPPED)
+            raise DataError(reader.url, "contains losses of another number of levels", SKIPPED)
         if run.world_size == self.ranks.world_size:
             return everybody[self.ranks.rank]
         return torch.stack(everybody).sum(0) * (1.0 if self.ranks.is_first else 0.0)
 
 
 def load_pieces(reader: ShardReader, pieces: dict[str, Pieces]) -> None:
-    """Fill pieces from a checkpoint; each rank on its own.
+    """Load pieces from a checkpoint, on each rank independently.
 
     Raises:
-        DataError: something is missing, damaged or of another size.
+        DataError: a piece is missing or damaged, or has another size.
     """
     try:
         _load_alone(dict(pieces), storage_reader=reader, planner=LoadPlanner(reader.url))
@@ -228,13 +227,13 @@ def load_pieces(reader: ShardReader, pieces: dict[str, Pieces]) -> None:
 
 
 def first_failure(error: CheckpointException) -> BaseException:
-    """Of the failures of all ranks that torch.distributed.checkpoint brings together, one of cxml or the first."""
+    """Choose one error from the ranks' failures in a `CheckpointException`: an error of cxml, or the first."""
     failures = [failure for failure, _ in error.failures.values()]
     return next((failure for failure in failures if isinstance(failure, CxmlError)), failures[0])
 
 
 def tree_digest(tree: LabelTree) -> str:
-    """A hash of the tree: which labels lie where, and under which clusters."""
+    """A hash of the tree: the positions of the labels, and their clusters."""
     digest = hashlib.sha256()
     for array in (tree.label_order, *tree.offsets):
         digest.update(np.ascontiguousarray(array, np.int64).tobytes())
@@ -256,7 +255,7 @@ def _set_random_state(states: Tensor) -> None:
 
 
 _load_alone = functools.partial(
-    # Each rank reads for itself. Torch 2.6 and 2.7 know that only below `load`.
+    # Each rank reads independently. Torch 2.6 and 2.7 support that only below `load`.
     state_dict_loader.load if "no_dist" in inspect.signature(state_dict_loader.load).parameters else load_state_dict(),
     no_dist=True,
 )

@@ -1,4 +1,4 @@
-"""Evaluate a trained model: metrics with confidence intervals, by level and by label frequency, beside other systems.
+"""Evaluate a trained model: metrics with confidence intervals, by level and by label frequency, and other systems.
 
 python -m cxml.evaluate --config configs/quickstart.yaml --evaluate.top-k 1 10 100
 python -m cxml.evaluate --config mine.yaml --models larger=runs/larger --predictions pecos=pecos.npz --ensemble
@@ -47,7 +47,7 @@ class EvaluateCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(EvaluateCommand, _evaluate, "python -m cxml.evaluate", arguments)
 
 
@@ -79,7 +79,7 @@ def _named(option: str, values: Sequence[str]) -> dict[str, str]:
     for value in values:
         name, equals, place = value.partition("=")
         if not (name and equals and place) or name in found:
-            raise ConfigError(option, value, "is not NAME=PLACE, or the name is given twice", "Write mine=runs/mine.")
+            raise ConfigError(option, value, "is not NAME=PLACE, or the name is repeated", "Write e.g. mine=runs/mine.")
         found[name] = place
     return found
 

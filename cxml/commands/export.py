@@ -53,7 +53,7 @@ class ExportCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(ExportCommand, _export, "python -m cxml.export", arguments, description=__doc__)
 
 

@@ -85,7 +85,7 @@ class PredictCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(PredictCommand, _predict, "python -m cxml.predict", arguments, description=__doc__)
 
 
@@ -107,7 +107,7 @@ def _predict(command: PredictCommand) -> None:
     )  # fmt: skip
     if command.output == "-":
         if command.format != "jsonl" or command.engine != "local" or command.processes != 1:
-            raise ConfigError("--output", "-", "prints JSON lines from one process only", "Name a folder.")
+            raise ConfigError("--output", "-", "prints JSON lines from one process only", "Give a folder.")
         for content in predict_stream(job):
             write_out(content)
         return

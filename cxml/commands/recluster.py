@@ -1,10 +1,10 @@
-"""Build a run's label tree from what a trained model has learnt, and train on with it.
+"""Build a run's label tree from the features of a trained model, to continue training with it.
 
 python -m cxml.recluster --config mine.yaml --output runs/second --model runs/first
 python -m cxml.train --config mine.yaml --output runs/second --model.start-from runs/first/model
 
-A tree is built before training, from the words of the texts. A model that was trained on it has better features: this
-command clusters the labels again by them. The second run begins with the first one's encoder.
+The first tree is built before training, from the words of the texts. A model trained with it has better features, and
+this command clusters the labels again by them. The second run starts with the encoder of the first one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class ReclusterCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(ReclusterCommand, _recluster, "python -m cxml.recluster", arguments)
 
 
 def _recluster(command: ReclusterCommand) -> None:
     if not command.model:
-        raise ConfigError("--model", None, "is missing", "Name a trained model, such as runs/first.")
+        raise ConfigError("--model", None, "is missing", "Give a trained model, such as runs/first.")
     from cxml.transfer.learnt_tree import recluster  # noqa: PLC0415  the heavy libraries
 
     tree = recluster(command.settings, command.model)

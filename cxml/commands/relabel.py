@@ -1,11 +1,11 @@
-"""Carry a trained model over to a changed label set.
+"""Adapt a trained model to a changed label set.
 
 python -m cxml.relabel --config new.yaml --model runs/old/model
 
-The config is that of a run over the new labels, with an output of its own. Its data are prepared if need be; labels are
-told apart by name. Labels that stay keep their rows, and with them the clusters that they lie in; new ones join the
-cluster they are closest to and begin untrained; the rows of others are left out. The run then has a tree and a model:
-evaluate it, or train another run from it (model.start_from, model.start_with all).
+The config describes a run over the new labels, with a separate output. Its data are prepared if needed, and labels are
+matched by name. Kept labels keep their rows and clusters. New labels join the closest cluster and start untrained. The
+rows of removed labels are dropped. The run then has a tree and a model: evaluate it, or train another run from it
+(model.start_from, model.start_with all).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class RelabelCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(RelabelCommand, _relabel, "python -m cxml.relabel", arguments)
 
 
 def _relabel(command: RelabelCommand) -> None:
     if not command.model:
-        raise ConfigError("--model", None, "is missing", "Name the folder of a trained model, such as runs/old/model.")
+        raise ConfigError("--model", None, "is missing", "Give the folder of a trained model, such as runs/old/model.")
     from cxml.transfer.label_set import relabel  # noqa: PLC0415  the heavy libraries
 
     counts = relabel(command.settings, command.model)
-    print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are gone")
+    print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are removed")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ class ServeCommand:
     """Serve a trained model over HTTP until SIGINT or SIGTERM.
 
     POST /predict takes {"texts": [...], "k": 5, "threshold": null, "explain": false}. /openapi.json describes the
-    interface, and / is a page to try it on. /health and /ready are for supervisors, /metrics is for Prometheus. If the
-    environment variable CXML_SERVE_TOKEN is set, predictions need it as a bearer token. SIGHUP loads the model again
-    from the same place.
+    interface, and / is a web page to try it. /health and /ready are for supervisors, /metrics is for Prometheus. If the
+    environment variable CXML_SERVE_TOKEN is set, predictions need it as a bearer token. SIGHUP reloads the model
+    from the same location.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -68,13 +68,13 @@ class ServeCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(ServeCommand, _run, "python -m cxml.serve", arguments)
 
 
 def _run(command: ServeCommand) -> None:
     on_ray = _is_on_ray(command)
-    needed = ("serve", "serve-ray") if on_ray else ("serve",)  # the second brings the first
+    needed = ("serve", "serve-ray") if on_ray else ("serve",)  # the second includes the first
     modules = [module for extra in needed for module in extras.EXTRAS[extra]]
     extras.require("cxml.serve", "the server", *modules, extra=needed[-1])
     from cxml.serving.models import ModelPlace  # noqa: PLC0415  the heavy libraries
@@ -96,10 +96,10 @@ def _run(command: ServeCommand) -> None:
 
 
 def _is_on_ray(command: ServeCommand) -> bool:
-    """Whether the command asks for Ray.
+    """Whether the command uses Ray.
 
     Raises:
-        ConfigError: it asks for several replicas, or no CPU, on the local engine.
+        ConfigError: the command requests several replicas, or no CPU, with the local engine.
     """
     if command.replicas < 1:
         raise ConfigError("--replicas", command.replicas, "must be at least 1", "Leave it out for one.")
@@ -108,7 +108,7 @@ def _is_on_ray(command: ServeCommand) -> bool:
     if command.engine == "local" and command.replicas > 1:
         raise ConfigError(
             "--replicas", command.replicas, "the local engine is one process",
-            "Say --engine ray for several; --cpus sets the threads of one.",
+            "Use --engine ray for several; --cpus sets the threads of one.",
         )  # fmt: skip
     return command.engine == "ray" or (
         command.engine == "auto" and (command.replicas > 1 or bool(os.environ.get("RAY_ADDRESS")))

@@ -1,4 +1,4 @@
-"""Look into what a model has learnt: labels and training texts that it holds for alike.
+"""Find labels and training texts that are similar in a model's feature space.
 
 python -m cxml.similar runs/quickstart --label "I21 Acute myocardial infarction"
 python -m cxml.similar runs/quickstart --text "heart attack of the front wall"
@@ -46,13 +46,13 @@ class SimilarCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(SimilarCommand, _run, "python -m cxml.similar", arguments, description=__doc__)
 
 
 def _run(command: SimilarCommand) -> None:
     if sum(map(bool, (command.label, command.text, command.duplicates))) != 1:
-        raise ConfigError("--label, --text, --duplicates", None, "one of them is needed", "Give exactly one.")
+        raise ConfigError("--label, --text, --duplicates", None, "one of them is required", "Give exactly one.")
     if command.k < 1 or not 0 <= command.duplicates <= 1:
         raise ConfigError("--k, --duplicates", (command.k, command.duplicates), "is out of range", "See --help.")
     extras.require("cxml.similar", "the search", "faiss")
@@ -89,7 +89,7 @@ def _search(command: SimilarCommand) -> None:
 
 
 def _label_names(dataset: ShardedDataset, rows, names: Sequence[str]) -> list[str]:  # noqa: ANN001 - numpy is not loaded
-    """The labels of some rows, each row's in one string."""
+    """The labels of some rows, joined to one string per row."""
     _, labels = dataset.gather(rows)
     return ["; ".join(str(names[label]) for label in labels.slice(i, i + 1).values.tolist()) for i in range(len(rows))]
 

@@ -26,7 +26,7 @@ from cxml.stopping import stopping_on_signals
 if TYPE_CHECKING:
     from cxml.launching import RunJob
 
-_AFTER_A_SIGNAL = "Run the same command again to go on from there."
+_AFTER_A_SIGNAL = "Run the same command again to resume."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class TrainCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code.
+    """Run the command. Returns the exit code.
 
-    0; or 2 if something was refused or failed in a way that cxml names; or 75 if SIGTERM or SIGUSR1 stopped it, or 130
-    if SIGINT did: the same command goes on from there. A training saves a checkpoint first, except on Ray.
+    It is 0; 2 after an error of cxml; 75 after SIGTERM or SIGUSR1; or 130 after SIGINT. After a signal, the same
+    command resumes. A training saves a checkpoint before it stops, except on Ray.
     """
     try:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
-    """Do what a parsed command asks for; the exit code, as `main` has it.
+    """Run a parsed command. Returns the exit code of `main`.
 
     Args:
         command: options and config.
-        run_job: how processes come to be; None takes what the config says.
+        run_job: starts the processes; None chooses it by the config.
     """
     began = time.monotonic()
     try:
@@ -94,7 +94,7 @@ def _config_of(command: TrainCommand) -> Config:
 
 
 def _act(command: TrainCommand, config: Config, run_job: RunJob | None, began: float) -> None:
-    # The heavy libraries wait until a command line is known to be good.
+    # Heavy libraries are imported after the command line was validated.
     if command.dry_run:
         from cxml.pipeline.dry_run import dry_run  # noqa: PLC0415
 

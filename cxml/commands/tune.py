@@ -1,4 +1,4 @@
-"""Search a config's fields for better values: many short trainings, the poor ones ended early.
+"""Hyperparameter search: many short trainings, with early stopping of poor ones.
 
 python -m cxml.tune --config configs/wordnet.yaml --space configs/spaces/rates.yaml --trials 20
 """
@@ -44,7 +44,7 @@ class TuneCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(TuneCommand, _tune, "python -m cxml.tune", arguments)
 
 

@@ -1,13 +1,13 @@
-"""Every knob of cxml: one frozen dataclass per part, the unit and range of each field below it, its check beside it.
+"""The settings of cxml: one frozen dataclass per section, with units, ranges and checks of its fields.
 
-A config is built from a mapping (`config_from_dict`) that a YAML file or a saved manifest holds. Unknown keys
-and impossible values raise `ConfigError` before anything heavy starts.
+`config_from_dict` builds a config from a mapping, as in a YAML file or a saved manifest. Unknown keys and invalid
+values raise `ConfigError` before any expensive work.
 
-A field of the sections `data`, `tree`, `model`, `head`, `optim` and `train` counts in the fingerprint of what its
-section makes, and a run resumes with the same value only. `setting` declares the exceptions.
+The fields of the sections `data`, `tree`, `model`, `head`, `optim` and `train` are part of the fingerprint of their
+section's result, and a run resumes only with the same values. `setting` declares the exceptions.
 
 `CHOOSABLE` fields may be left open: `Config.auto` names them, and `cxml.settings` chooses their values from the data.
-Until then they hold their defaults, so that every field has a value of its type at any time.
+Until then they have their defaults, so every field always has a value of its type.
 
 1. `fields` says what a field's value changes, and has the checks.
 2. `data`, `tree`, `model`, `training`, `evaluation` and `operation` hold the sections, `run` the whole `Config`.

@@ -53,7 +53,7 @@ class SourceConfig:
         require(
             self.kind == "icd10cm" or bool(self.path), "data.source.path", self.path,
             f"the {self.kind} source needs a folder",
-            "Name the folder of train_raw_texts.txt or its like; docs/formats.md lists the files.",
+            "Give the folder of the raw files, such as train_raw_texts.txt; docs/formats.md lists them.",
         )  # fmt: skip
         for name in ("text_column", "labels_column", "label_separator"):
             value = getattr(self, name)
@@ -66,7 +66,7 @@ class SourceConfig:
         require(
             not self.label_ids or self.kind in ("jsonl", "csv", "parquet", "table"),
             "data.source.label_ids", self.label_ids,
-            f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind decides it.",
+            f"cannot be used with data.source.kind {self.kind}", "Leave it out: the kind determines it.",
         )  # fmt: skip
         require(
             self.kind != "icd10cm" or self.labels_file in ("auto", ""), "data.source.labels_file", self.labels_file,

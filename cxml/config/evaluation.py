@@ -29,7 +29,7 @@ class EvidenceConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources that are asked for, in the order in which a model has them."""
+        """Names of the enabled sources, in a model's order."""
         return tuple(each.name for each in dataclasses.fields(self) if getattr(self, each.name))
 
 
@@ -61,5 +61,5 @@ class EvaluateConfig:
         require_at_least("evaluate.examples", self.examples, 0)
         require(
             0 < self.wanted_precision <= 1, "evaluate.wanted_precision", self.wanted_precision,
-            "must be above 0 and at most 1", "Use 0.9 for nine right decisions in ten.",
+            "must be above 0 and at most 1", "Use 0.9 for a precision of 90 %.",
         )  # fmt: skip

@@ -9,19 +9,19 @@ from typing import Any, Literal
 from cxml.errors import ConfigError
 
 Effect = Literal["result", "resumable", "none"]
-"""What the value of a field changes.
+"""The effect of a field's value.
 
-`result`: what its section makes. `resumable`: counts in a fingerprint, but an unfinished run may resume with another
-value. `none`: where things lie and who does the work; nothing counts it.
+`result`: it changes the result of its section. `resumable`: it is part of the fingerprint, but an unfinished run may
+resume with another value. `none`: it only changes locations or parallelism, and no fingerprint contains it.
 """
 
 
 Precision = Literal["fp32", "bf16"]
-"""A number format that an encoder computes in."""
+"""A number format of an encoder's computation."""
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
-"""What users may ask for: a number format, or the one in which the device is fastest."""
+"""The setting of a number format; `auto` is the fastest format of the device."""
 ThresholdName = Literal["micro-f1", "macro-f1", "precision"]
-"""What thresholds of probabilities are chosen for."""
+"""The measures that thresholds of probabilities are chosen for."""
 
 
 def setting(
@@ -31,12 +31,12 @@ def setting(
     since_files: bool = False,
     choosable: bool = False,
 ) -> Any:  # noqa: ANN401
-    """A field with what its value changes.
+    """A field with the effect of its value.
 
     Args:
-        default: of the field.
+        default: default of the field.
         effect: see `Effect`.
-        since_files: the field is newer than files whose fingerprints must stay: its default does not count in them.
+        since_files: the field is newer than files whose fingerprints must not change, so they omit its default.
         choosable: a config may leave the value open, see `CHOOSABLE`.
     """
     return field(default=default, metadata={"effect": effect, "since_files": since_files, "choosable": choosable})
@@ -64,5 +64,5 @@ def require_group(name: str, pattern: str) -> None:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise ConfigError(name, pattern, f"is not a valid regular expression ({error})", "See Python's re.") from error
-    remedy = "Put the part that is wanted in parentheses, such as (.+)."
+    remedy = "Put the part to use in parentheses, such as (.+)."
     require(not pattern or groups > 0, name, pattern, "has no group", remedy)

@@ -12,12 +12,12 @@ from cxml.config.run import Config
 
 
 def effects(section: type) -> dict[str, Effect]:
-    """What each field of a section changes, by name."""
+    """The effect of each field of a section, by name."""
     return {each.name: each.metadata.get("effect", "result") for each in dataclasses.fields(section)}
 
 
 def shaping(config: Config, section: str) -> dict[str, Any]:
-    """The fields of a section that its fingerprint counts, as plain values without credentials."""
+    """The fields of a section that are part of its fingerprint, as plain values without credentials."""
     return _shaping(getattr(config, section), config_to_dict(config)[section])
 
 

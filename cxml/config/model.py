@@ -77,13 +77,13 @@ class ModelConfig:
         require(
             not (self.classifier_start == "centroids" and self.start_from and self.start_with == "all"),
             "model.classifier_start",
-            self.classifier_start, "cannot be used where model.start_with is all, which takes over the classifiers",
+            self.classifier_start, "cannot be used if model.start_with is all, which loads the classifiers",
             "Leave one of them out.",
         )  # fmt: skip
         require_at_least("model.freeze_layers", self.freeze_layers, 0)
 
     def label_width(self, hidden_size: int) -> int:
-        """Weights of a label row, where the encoder is `hidden_size` wide."""
+        """Weights per label row for an encoder of width `hidden_size`."""
         return self.bottleneck or hidden_size
 
 
@@ -140,7 +140,7 @@ class HeadConfig:
         has_small_moments = self.optimizer == "sgd" or self.second_moment == "row"
         require(
             self.weights != "fp8" or has_small_moments, "head.weights", self.weights,
-            "cannot be used with two moments of every weight, which take eight times as many bytes as it",
+            "cannot be used with two moments per weight, which take eight times the bytes of the weights",
             "Set head.optimizer to sgd or head.second_moment to row.",
         )  # fmt: skip
         for name, default in (("candidates", "shortlist"), ("group_size", 0), ("learning_rate", 0)):

@@ -37,13 +37,13 @@ class CheckpointConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether checkpoints are made at all."""
+        """Whether checkpoints are saved."""
         return self.every_minutes > 0 or self.every_steps > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """How `python -m cxml.train` starts the processes of training and evaluation."""
+    """Start of the training and evaluation processes by `python -m cxml.train`."""
 
     launcher: Literal["auto", "local", "ray"] = "auto"
     """`local`: on this machine. `ray`: on a cluster, through Ray Train. `auto`: `ray` within a Ray job or if

@@ -19,18 +19,18 @@ _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", 
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Build a `Config` from nested mappings, as a YAML file or a manifest holds them.
+    """Build a `Config` from nested mappings, as in a YAML file or a manifest.
 
-    `CHOOSABLE` fields that are left out, or whose value is `auto`, are named by `Config.auto`, unless `values` have a
-    list of that name.
+    `Config.auto` names the `CHOOSABLE` fields that are missing or have the value `auto`, unless `values` contains a
+    list `auto`.
 
     Raises:
-        ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, a value impossible.
+        ConfigError: a key is unknown (the nearest known one is suggested), a type is wrong, or a value is invalid.
     """
     _learn_credentials(values)
     _refuse_unknown_keys(Config, values, "")
     open_names = [name for name in CHOOSABLE if _value_at(values, name, AUTO) == AUTO]
-    if "auto" in values:  # what is left out has its default, which for one field is `auto`
+    if "auto" in values:  # missing fields have their default, which is `auto` for one field
         open_names = [name for name in open_names if _value_at(values, name) == AUTO != CHOOSABLE[name]]
     given = _without(values, open_names)
     given["auto"] = [*given.get("auto", ()), *(name for name in open_names if name not in given.get("auto", ()))]
@@ -55,8 +55,9 @@ def _learn_credentials(values: object) -> None:
 def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:
     """The plain mapping of `config` that `config_from_dict` reads back, with lists for tuples.
 
-    Fields that the run chooses have the value `auto`; they are listed too where `tree.level_sizes` has its default of
-    the same name. URLs are without their credentials, so that it can be shown and saved; `with_credentials` keeps them.
+    Fields that the run chooses have the value `auto`. They are also listed in `auto` if `tree.level_sizes` has its
+    default of the same name. Credentials are removed from URLs, so the mapping can be shown and saved;
+    `with_credentials` keeps them.
     """
     text = str if with_credentials else urls.masked_value
     values: dict[str, Any]
@@ -71,10 +72,10 @@ def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[st
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The config with other values of some fields, by their dotted names; the run does not choose these any more.
+    """The config with new values for some fields, by dotted names; the run no longer chooses these fields.
 
     Raises:
-        ConfigError: a field is unknown, or its value impossible.
+        ConfigError: a field is unknown, or its value is invalid.
     """
     changed = config_to_dict(config, with_credentials=True)
     for name, value in values.items():
@@ -91,19 +92,19 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def plain_values(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The values of fields as a config file holds them, by their dotted names."""
+    """The values of fields as in a config file, by dotted names."""
     values = config_to_dict(config, with_credentials=True)
     return {name: _value_at(values, name) for name in names}
 
 
 def _value_at(values: Mapping[str, Any], name: str, default: object = None) -> object:
-    """What nested mappings hold for a dotted name."""
+    """The value of a dotted name in nested mappings."""
     section, last = name.split(".")
     return (values.get(section) or {}).get(last, default)
 
 
 def _without(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A copy of the two upper levels of `values` without fields of these dotted names."""
+    """A copy of the two upper levels of `values` without the fields of these dotted names."""
     copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for name in names:
         section, last = name.split(".")
@@ -118,7 +119,7 @@ def _plain(value: object, text: Callable[[str], str]) -> object:
 
 
 def _to_float(value: object) -> object:
-    """The number `1` and the text `5e-4` are fine where a float is wanted; Python's other spellings are not."""
+    """Accept the number `1` and the text `5e-4` for a float field, but not Python's other spellings."""
     if type(value) is int or (isinstance(value, str) and _DECIMAL.fullmatch(value)):
         return float(value)
     return value
@@ -139,4 +140,4 @@ def _refuse_unknown_keys(section: type, values: object, path: str) -> None:
         if dataclasses.is_dataclass(hints[key]):
             _refuse_unknown_keys(typing.cast(type, hints[key]), value, name)
         elif isinstance(value, Mapping):
-            raise ConfigError(name, value, "is a mapping, which no field of its kind takes", "See --help.")
+            raise ConfigError(name, value, "is a mapping, which this field does not accept", "See --help.")

@@ -74,10 +74,10 @@ class Config:
             row_rate * self.optim.classifier_weight_decay < 1,
             "optim.classifier_weight_decay", self.optim.classifier_weight_decay,
             f"times the rows' learning rate {row_rate:g} is 1 or more: a step would change the sign of their weights",
-            "Set it to 0, as is usual with SGD at a high rate.",
+            "Set it to 0, which is usual for SGD with a high learning rate.",
         )  # fmt: skip
         if self.tree.level_sizes == "auto":
-            return  # the number of levels is known once that of the labels is
+            return  # the number of levels depends on the number of labels
         levels = self.num_levels
         for name, expected in (
             ("taps", levels), ("dropouts", levels), ("level_weights", levels), ("shortlist_sizes", levels - 1),
@@ -91,17 +91,17 @@ class Config:
 
     @property
     def num_levels(self) -> int:
-        """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` as `tree.sizes` does."""
+        """Levels of the cascade: those of the tree, and the labels. Raises `ConfigError` like `tree.sizes`."""
         return len(self.tree.sizes) + 1
 
     @property
     def tokens_at_once(self) -> int:
-        """Most tokens that the encoder sees at once: those of a window, or of a text."""
+        """Maximum tokens per encoder input: those of a window, or of a text."""
         return min(self.data.max_length, self.model.window or self.data.max_length)
 
 
 def is_reported(metric: str, top_k: Sequence[int]) -> bool:
-    """Whether an evaluation with these cut-offs reports a metric of the labels, such as P@1."""
+    """Whether an evaluation with these cut-offs reports a label metric such as P@1."""
     name, _, cutoff = metric.partition("@")
     return name in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") and cutoff in map(str, top_k)
 
@@ -122,7 +122,7 @@ def _require_measured(checkpoint: CheckpointConfig, train: TrainConfig, top_k: S
 
 
 def _choosable(section: type, path: str = "") -> dict[str, Any]:
-    """Default of each choosable field of a section and of those that it holds, by dotted name."""
+    """Default of each choosable field of a section and its subsections, by dotted name."""
     found = {}
     for name, hint in typing.get_type_hints(section).items():
         if dataclasses.is_dataclass(hint):
@@ -136,11 +136,11 @@ def _choosable(section: type, path: str = "") -> dict[str, Any]:
 CHOOSABLE: Mapping[str, Any] = _choosable(Config)
 """Fields that `Config.auto` may name, and their defaults."""
 AUTO = "auto"
-"""What stands for the value of a field that the run chooses."""
+"""The value of a field that the run chooses."""
 
 
 def _refuse_odd_numbers(section: Any, path: str = "") -> None:  # noqa: ANN401 - any of the dataclasses above
-    """Refuse what passes for a number in Python: true and false, fractions for integers, infinity and NaN."""
+    """Reject values that Python accepts as numbers: booleans, fractions for integers, infinity and NaN."""
     for each in dataclasses.fields(section):
         name, value = f"{path}{each.name}", getattr(section, each.name)
         if dataclasses.is_dataclass(value):

@@ -132,39 +132,39 @@ class TrainConfig:
         for name, value in (("steps", self.steps), ("budget", self.budget)):
             require(
                 self.keep != "refit" or not value, f"train.{name}", value,
-                "does not go with train.keep refit, which trains twice", "Set train.keep to best, or leave this out.",
+                "cannot be used with train.keep refit (two trainings)", "Set train.keep to best, or leave this out.",
             )  # fmt: skip
         counts = "steps batch_tokens threads_per_worker gradient_clipping evaluate_every patience hang_minutes"
         for name in counts.split():
             require_at_least(f"train.{name}", getattr(self, name), 0)
         require(
             self.keep != "last" or not self.patience, "train.patience", self.patience,
-            "needs a best epoch to wait for, but train.keep is last", "Set train.keep to best, or leave this out.",
+            "needs a best epoch, but train.keep is last", "Set train.keep to best, or leave this out.",
         )  # fmt: skip
         require_group("train.name_texts", self.name_texts)
         require_fraction("train.validation_fraction", self.validation_fraction)
         require(
             not self.compile or self.zero_stage < 3, "train.compile", self.compile,
-            "does not go with train.zero_stage 3, which brings weights to a layer as it begins",
+            "cannot be combined with train.zero_stage 3, which gathers weights when a layer starts",
             "Set it to false, or train.zero_stage to 2.",
         )  # fmt: skip
 
     @property
     def selects(self) -> bool:
-        """Whether validation texts decide how many epochs the model is trained for."""
+        """Whether validation texts determine the number of epochs."""
         return self.keep != "last"
 
     @property
     def evaluation_interval(self) -> int:
-        """Epochs between evaluations during training; 0: there are none."""
+        """Epochs between evaluations during training; 0: none."""
         return self.evaluate_every or int(self.selects)
 
 
 def parse_duration(name: str, text: str) -> float:
-    """The seconds of a duration such as 90s, 30m, 1h30m, which the field `name` holds.
+    """Parse a duration such as 90s, 30m, 1h30m, the value of the field `name`, to seconds.
 
     Raises:
-        ConfigError: it is none, or no time at all.
+        ConfigError: it is not a duration, or zero.
     """
     found = _DURATION.fullmatch(text)
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)

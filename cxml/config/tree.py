@@ -60,7 +60,7 @@ class TreeConfig:
         require_at_least("tree.walk_max_frequency", self.walk_max_frequency, 0)
         require(
             self.name_weight > 0, "tree.name_weight", self.name_weight, "must be above 0",
-            "Set tree.name_features to none to leave names out.",
+            "Set tree.name_features to none to not use names.",
         )  # fmt: skip
         require_at_least("tree.max_iterations", self.max_iterations, 1)
         require_at_least("tree.tolerance", self.tolerance, 0)
@@ -69,6 +69,6 @@ class TreeConfig:
     def sizes(self) -> tuple[int, ...]:
         """`level_sizes` as numbers. Raises `ConfigError` for `auto`, which `cxml.tree.fit_levels` replaces."""
         if self.level_sizes == "auto":
-            problem = "depends on the number of labels, which is not known here"
+            problem = "depends on the number of labels, which is unknown here"
             raise ConfigError("tree.level_sizes", "auto", problem, "Give numbers, such as [256], or [] for no tree.")
         return self.level_sizes

@@ -2,13 +2,13 @@
 
 In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
 
-1. `DatasetWriter` writes such a folder; the manifest comes last and makes it visible.
-2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards; remote ones are first copied to
-   the node's `ShardCache`.
-3. `StepOrder` and `cut` say which rows each optimiser step, rank and micro-batch takes: pure functions of (lengths,
+1. `DatasetWriter` writes such a folder, with the manifest last, which commits it.
+2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards. Remote shards are first copied
+   to the node's `ShardCache`.
+3. `StepOrder` and `cut` assign rows to each optimiser step, rank and micro-batch. They are pure functions of (lengths,
    settings, seed, epoch, step), so the state of a loader is a few integers.
-4. `TrainLoader` and `EvalLoader` gather, pad and hand over `Batch`es, prepared ahead by a thread, which also copies
-   those of a training to its accelerator.
+4. `TrainLoader` and `EvalLoader` gather and pad rows to `Batch`es. A thread prepares them ahead, and copies those of a
+   training to its accelerator.
 
 Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """

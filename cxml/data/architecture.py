@@ -1,7 +1,7 @@
-"""An encoder's architecture from JSON of any origin: numbers and names of layers pass, names of code do not.
+"""Read an encoder's architecture from untrusted JSON: numbers and layer names are accepted, names of code are not.
 
-transformers downloads and runs code that a config names, as in `auto_map` or `attn_implementation: "owner/kernel:fn"`,
-and in other fields in other releases. So fields pass by the kind of their values, and no list of bad ones is kept.
+transformers downloads and runs code that a config names, as in `auto_map` or `attn_implementation: "owner/kernel:fn"`.
+The fields differ between releases, so this module accepts fields by the type of their values instead of a deny list.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-os.environ.setdefault("USE_HUB_KERNELS", "0")  # some models of transformers download kernels when they are built
+os.environ.setdefault("USE_HUB_KERNELS", "0")  # some models of transformers download kernels during construction
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from cxml.errors import DataError
 
 _ROPE = ("rope_parameters", "rope_scaling")
-_PLAIN_WORD = re.compile(r"[^/:\\]{0,64}")  # no path, and no name of a repository or a function in one
+_PLAIN_WORD = re.compile(r"[^/:\\]{0,64}")  # excludes paths and names of repositories and their functions
 _MOST_INT = 1 << 31
 _COUNTS = re.compile(r"layer|block|group|expert|depth|stage")
 _ABOVE_0 = re.compile(r"num_.*(heads|layers)|(hidden|intermediate|vocab)_size")
 
 
 def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> PretrainedConfig:
-    """The encoder's architecture that `values`, as in a `config.json`, describe.
+    """The encoder's architecture from the `values` of a `config.json`.
 
-    Fields pass if they are numbers, or words and lists of words in fields of the model type's own. All others
-    (implementations, quantisation, nested models) are left out.
+    Numbers are accepted in all fields, words and lists of words in fields specific to the model type. All other fields
+    (implementations, quantisation, nested models) are ignored.
 
     Raises:
-        DataError: transformers knows no text encoder of this type, or a value of one of its own fields is impossible.
+        DataError: transformers has no text encoder of this type, or a value of one of its fields is invalid.
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -45,19 +45,19 @@ def read_architecture(values: Mapping[str, Any], file: str, remedy: str) -> Pret
     for name in own & values.keys():
         value = values[name]
         if not isinstance(value, dict) and not _is_plain(value, nesting=3):
-            raise DataError(file, f"{name} is impossible: {str(value)[:80]}", remedy)
+            raise DataError(file, f"{name} is not valid: {str(value)[:80]}", remedy)
     passed = {name: value for name, value in values.items() if _may_pass(name, value, config_class, own)}
     try:
         return config_class(**passed)
-    except Exception as error:  # the checks of many model types raise many kinds of errors
-        raise DataError(file, f"its architecture is impossible ({str(error)[:300]})", remedy) from error
+    except Exception as error:  # the validation of model types raises many kinds of errors
+        raise DataError(file, f"its architecture is not valid ({str(error)[:300]})", remedy) from error
 
 
 def check_counts(architecture: PretrainedConfig, num_tensors: int, file: str, remedy: str) -> None:
-    """Refuse sizes below 1, and more layers than there are tensors, which would take forever to build.
+    """Check sizes: none may be below 1, and more layers than tensors would take forever to build.
 
     Raises:
-        DataError: names the field.
+        DataError: a size is not valid; names the field.
     """
     fields = {**vars(architecture), "num_hidden_layers": getattr(architecture, "num_hidden_layers", 0)}
     for name, value in fields.items():
@@ -68,7 +68,7 @@ def check_counts(architecture: PretrainedConfig, num_tensors: int, file: str, re
 
 
 def _own_fields(config_class: type[PretrainedConfig]) -> set[str]:
-    """The fields that a model type adds to those of all configs, under both of their names."""
+    """The fields specific to a model type, under both of their names."""
     names = {field.name for field in dataclasses.fields(config_class)}
     names -= {field.name for field in dataclasses.fields(PretrainedConfig)}
     return names | {general for general, own in config_class.attribute_map.items() if own in names}

@@ -1,4 +1,4 @@
-"""From gathered rows to the padded tensors that a model takes."""
+"""Collate gathered rows into padded tensors for a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What no batch exceeds of those that all processes work on in one step, so that none has to ask for sizes.
+    """Upper bounds of all batches of one step over all processes, so that ranks need not exchange sizes.
 
     Attributes:
-        texts: of a batch.
-        labels: of a batch, over its texts.
-        labels_of_a_text: of one text.
+        texts: texts per batch.
+        labels: labels per batch, over its texts.
+        labels_of_a_text: labels per text.
     """
 
     texts: int
@@ -34,7 +34,7 @@ class BatchLimits:
 
         Args:
             label_counts: int64 [N], labels of each text, batch after batch.
-            cuts: int64 [n + 1], where the batches begin and end.
+            cuts: int64 [n + 1], bounds of the batches.
         """
         ends = np.append(0, np.cumsum(label_counts))
         return cls(
@@ -46,7 +46,7 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of B texts, or of their n windows where any is longer than the encoder sees at once (`data.windows`).
+    """Tensors of B texts, or of their n windows if a text is longer than the encoder's input (`data.windows`).
 
     Rows are texts or windows, padded to the longest of them, T tokens.
 
@@ -57,8 +57,8 @@ class Batch:
         label_offsets: int64 [B + 1]; text i has label_values[label_offsets[i]:label_offsets[i + 1]].
         lengths: int64 [B], tokens of each text without padding, in host memory.
         global_size: texts in the whole optimiser step, over all processes and micro-batches.
-        limits: of all batches that are worked on at the same time.
-        windows: whose the rows are; None where each is a whole text.
+        limits: upper bounds of all batches of the step.
+        windows: the text of each row; None if each row is a whole text.
     """
 
     input_ids: torch.Tensor
@@ -97,13 +97,13 @@ class Batch:
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What of it lies on a device, by name; `windows` are the texts of the windows."""
+        """The tensors on a device, by name; `windows` are the texts of the windows."""
         names = ("input_ids", "attention_mask", "label_values", "label_offsets")
         found = {name: getattr(self, name) for name in names}
         return found if self.windows is None else {**found, "windows": self.windows.texts}
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`. To an accelerator it is copied from pinned memory, and the host does not wait."""
+        """The batch on `device`. Copies to an accelerator use pinned memory and are asynchronous."""
         import torch  # noqa: PLC0415 - see `collate`
 
         device = torch.device(device)
@@ -119,7 +119,7 @@ class Batch:
 
 
 def few_lengths(max_length: int, most: int = 4) -> tuple[int, ...]:
-    """At most so many lengths to pad batches to, in tokens: equal parts of the longest one, but for that in eights."""
+    """At most `most` lengths to pad batches to: fractions of the longest, in multiples of 8 except for the longest."""
     return tuple(sorted({min(max_length, 8 * -(-max_length * part // (8 * most))) for part in range(1, most + 1)}))
 
 
@@ -140,9 +140,9 @@ def collate(
         labels: label ids of the texts.
         pad_id: the token that pads.
         global_size: texts in the whole optimiser step.
-        limits: of all batches that are worked on at the same time; None if this is the only one.
-        pad_to: pad to the first of these that is long enough, ascending; empty, or all too short: to the longest row.
-        rule: how long texts are cut into windows; None leaves them whole.
+        limits: upper bounds of all batches of the step; None if this is the only one.
+        pad_to: ascending lengths; pads to the first that is long enough, else to the longest row.
+        rule: rule for splitting long texts into windows; None for no windows.
     """
     import torch  # noqa: PLC0415 - a second, which the workers of a preparation need not wait
 
@@ -158,8 +158,8 @@ def collate(
     mask_NT = np.zeros((num_rows, padded), bool)
     mask_NT[: len(rows)] = np.arange(padded) < rows.lengths[:, None]
     ids_NT = np.full(mask_NT.shape, pad_id, np.int64)
-    ids_NT[mask_NT] = rows.values  # both run through the tokens row by row
-    mask_NT[len(rows) :, 0] = True  # attention over an empty row, and its gradient, are NaN
+    ids_NT[mask_NT] = rows.values  # both are in row-major order
+    mask_NT[len(rows) :, 0] = True  # avoids NaN in attention over an empty row, and in its gradient
     return Batch(
         input_ids=torch.from_numpy(ids_NT),
         attention_mask=torch.from_numpy(mask_NT.astype(np.int64)),

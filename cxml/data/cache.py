@@ -1,8 +1,8 @@
-"""Remote shards on the node's own disk: fetched once, however many processes open them, within a bound.
+"""A cache of remote shards on the node's disk: each shard is downloaded once per node, within a size limit.
 
-The folder is CXML_CACHE (else `cxml` in the user's cache folder), the bound CXML_CACHE_GIB (else 100). Files are named
-by their SHA-256, so data sets share them and a damaged download is never kept. The least recently opened go first;
-a process that has one of them open keeps reading it, so files are handed over open.
+The folder is CXML_CACHE (default: `cxml` in the user's cache folder), the limit CXML_CACHE_GIB (default: 100). Files
+are named by their SHA-256, so data sets share them and damaged downloads are never kept. The least recently opened
+files are evicted first. Files are returned open, because a process can keep reading a deleted file that it has open.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK_BYTES = 8 << 20
 
 
 def cache_folder() -> Path:
-    """CXML_CACHE, or `cxml` in the user's cache folder. Raises `ConfigError` where there is neither it nor a home."""
+    """CXML_CACHE, or `cxml` in the user's cache folder. Raises `ConfigError` if there is neither."""
     given = os.environ.get("CXML_CACHE")
     if given:
         return Path(given)
@@ -62,17 +62,17 @@ class ShardCache:
         return cls(cache_folder(), int(gib * 2**30))
 
     def fetch(self, url: str, shards: Sequence[ShardInfo]) -> list[BinaryIO]:
-        """Open local copies of files of the data set under `url`, downloaded where they are missing.
+        """Open local copies of files of the data set under `url`, and download missing ones.
 
         Raises:
-            ConfigError: they do not all fit into the bound.
-            DataError: a download has another checksum than the manifest says.
-            StorageError: the store or the disk fails; names the file.
+            ConfigError: the files exceed the size limit.
+            DataError: the checksum of a download differs from the manifest.
+            StorageError: the store or the disk failed; names the file.
         """
         needed = sum(shard.bytes for shard in shards)
         if needed > self.max_bytes:
             problem = f"{url} needs {needed} bytes of the node's cache, which is limited to {self.max_bytes}"
-            raise ConfigError("CXML_CACHE_GIB", self.max_bytes / 2**30, problem, "Raise it, or copy the data set.")
+            raise ConfigError("CXML_CACHE_GIB", self.max_bytes / 2**30, problem, "Increase it, or copy the data set.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
@@ -83,14 +83,14 @@ class ShardCache:
             return list(pool.map(lambda shard: self._fetch_one(url, shard), shards))
 
     def path(self, shard: ShardInfo) -> Path:
-        """Where the copy of a file lies, if there is one."""
+        """The path of the cached copy of a file, which may not exist."""
         return self.folder / f"{shard.sha256}.arrow"
 
     def _fetch_one(self, url: str, shard: ShardInfo) -> BinaryIO:
         path = self.path(shard)
         lock = path.with_suffix(".lock")
         with FileLock(lock):
-            lock.touch()  # its turn to be evicted moves back
+            lock.touch()  # marks it as recently used
             opened = _open_whole(path, shard)
             if opened is None:
                 self._make_room(shard.bytes)
@@ -99,7 +99,7 @@ class ShardCache:
 
     def _download(self, file: str, shard: ShardInfo, path: Path) -> BinaryIO:
         digest = hashlib.sha256()
-        temporary = path.with_suffix(".part")  # ours alone: the caller holds the lock
+        temporary = path.with_suffix(".part")  # not shared, because the caller holds the lock
         try:
             with temporary.open("wb") as target, storage.open_read(file) as source:
                 size = 0
@@ -108,12 +108,12 @@ class ShardCache:
                     target.write(block)
                     size += len(block)
             if digest.hexdigest() != shard.sha256:
-                raise DataError(file, "its checksum is not the manifest's", PREPARE_AGAIN)
+                raise DataError(file, "its checksum differs from the manifest", PREPARE_AGAIN)
             with self._evicting():
                 temporary.replace(path)
                 opened = path.open("rb")
         except FileNotFoundError as error:
-            raise DataError(file, "is named in the manifest but missing", PREPARE_AGAIN) from error
+            raise DataError(file, "is listed in the manifest but missing", PREPARE_AGAIN) from error
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
@@ -131,23 +131,23 @@ class ShardCache:
             for _, size, path in files:
                 if held + wanted <= self.max_bytes:
                     return
-                with contextlib.suppress(PermissionError):  # Windows deletes no file that is open
+                with contextlib.suppress(PermissionError):  # Windows cannot delete open files
                     path.unlink(missing_ok=True)
                     held -= size
 
     def _evicting(self) -> FileLock:
-        """The lock under which files are deleted, and made and opened where nothing may be deleted in between."""
+        """The lock for deleting files, and for creating and opening a file without a deletion in between."""
         return FileLock(self.folder / "evict.lock")
 
 
 def _opened_ns(path: Path) -> int:
-    """When a file was last fetched: the time of its lock, since its own tells whether its content was changed."""
+    """The time of the last fetch of a file: that of its lock, because the file's own time detects changes."""
     lock = path.with_suffix(".lock")
     return lock.stat().st_mtime_ns if lock.exists() else 0
 
 
 def _open_whole(path: Path, shard: ShardInfo) -> BinaryIO | None:
-    """The cached copy, if there is one of the right size."""
+    """The cached copy if it exists with the right size."""
     try:
         opened = path.open("rb")
     except FileNotFoundError:

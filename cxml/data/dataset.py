@@ -1,4 +1,4 @@
-"""Read a prepared data set: rows in any order, straight from memory-mapped Arrow files."""
+"""Read a prepared data set: rows in any order from memory-mapped Arrow files."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ _KEEP_TEXT = "Prepare the data with data.keep_text: true."
 class ShardedDataset:
     """One split of a prepared data set, N rows.
 
-    Local shards are memory-mapped, so opening is quick and the page cache is shared by all processes of a machine; the
-    offsets of tokens and labels (16 bytes a row) are held in memory. Remote shards are copied to the node's cache.
+    Local shards are memory-mapped, so opening is fast and all processes of a machine share the page cache. The offsets
+    of tokens and labels (16 bytes per row) are kept in memory. Remote shards are copied to the node's cache.
 
-    Opening checks sizes, schemas and offsets. The first access to values waits until the content of all files has been
-    verified on this node, checksums and values: every method that returns some raises `DataError` where it is not
-    what the format promises. `start_verification` does that in the background.
+    Opening checks sizes, schemas and offsets. The first access to values waits for the verification of checksums and
+    values of all files on this node. Every method that returns values raises `DataError` if they violate the format.
+    `start_verification` verifies in the background.
     """
 
     def __init__(self, url: str, split: str, *, shard: int | None = None) -> None:
         """Open the shards of `split`, or only the one with the number `shard`.
 
         Raises:
-            DataError: there is no data set or no such split, or a shard's size, rows or schema is not as the manifest
-                says.
+            DataError: the data set or split does not exist, or a shard's size, rows or schema differ from the manifest.
         """
         self.manifest = DataManifest.read(url)
         if split not in self.manifest.splits:
@@ -75,7 +74,7 @@ class ShardedDataset:
         self._row_starts = lengths_to_offsets(np.array([batch.num_rows for batch in self._batches]))
 
     def start_verification(self) -> None:
-        """Begin to verify the files' content in the background, before the first access to it waits for that."""
+        """Start to verify the files in the background, to shorten the wait of the first access."""
         self._verification.start()
 
     def __len__(self) -> int:
@@ -107,16 +106,16 @@ class ShardedDataset:
         return self._input_ids.gather(indices), self._labels.gather(indices)
 
     def texts(self, indices: np.ndarray) -> list[str]:
-        """Raw texts of the rows `indices` int64 [n]. Raises `DataError` where they were not kept."""
+        """Raw texts of the rows `indices` int64 [n]. Raises `DataError` if they were not kept."""
         if not self.has_texts:
-            raise DataError(self._url, "the shards hold no texts", _KEEP_TEXT)
+            raise DataError(self._url, "the shards contain no texts", _KEEP_TEXT)
         self._verification.wait()
         batch_of_row = np.searchsorted(self._row_starts, indices, side="right") - 1
         positions = zip(batch_of_row.tolist(), (indices - self._row_starts[batch_of_row]).tolist(), strict=True)
         return [self._batches[batch].column("text")[row].as_py() for batch, row in positions]
 
     def examples(self, indices: np.ndarray) -> Examples:
-        """All that the shards hold of the rows `indices` int64 [n], ready to be written again."""
+        """All columns of the rows `indices` int64 [n], in the form for writing."""
         input_ids, labels = self.gather(indices)
         features = self.features(indices)
         return Examples(input_ids, labels, features, self.texts(indices) if self.has_texts else None)
@@ -163,9 +162,9 @@ class ShardedDataset:
 
 
 class _ChunkedLists:
-    """One list column over all record batches, with one run of offsets over their values end to end.
+    """One list column over all record batches, with offsets over their concatenated values.
 
-    Values are not read before `verify` has returned.
+    Values are read only after `verify` has returned.
     """
 
     def __init__(self, batches: list[pa.RecordBatch], name: str, verify: Callable[[], None]) -> None:
@@ -182,8 +181,8 @@ class _ChunkedLists:
     def gather(self, indices: np.ndarray) -> Ragged:
         """The rows `indices`, in that order.
 
-        Rows are visited in storage order, so the only loop is over the record batches that hold one of them, and the
-        memory map is read forwards.
+        Rows are visited in storage order, so the only loop is over the record batches, and the memory map is read
+        sequentially.
         """
         self._verify()
         in_storage_order = np.argsort(indices, kind="stable")
@@ -202,7 +201,7 @@ class _ChunkedLists:
         return Ragged(np.concatenate(self._chunks), self.offsets)
 
     def _take(self, positions: np.ndarray) -> np.ndarray:
-        """Values at rising `positions` of the chunks end to end."""
+        """Values at sorted `positions` of the concatenated chunks."""
         found = np.empty(len(positions), self._chunks[0].dtype)
         bounds = np.searchsorted(positions, self._chunk_starts)
         for chunk in np.flatnonzero(np.diff(bounds)):
@@ -260,7 +259,7 @@ def _label_table(url: str) -> pa.Table:
     table = pa.Table.from_batches(batches)
     frequency = artefacts.as_numpy(table.column("train_frequency"))
     if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
-        raise DataError(file.where, "a train_frequency is impossible", PREPARE_AGAIN)
+        raise DataError(file.where, "a train_frequency is out of range", PREPARE_AGAIN)
     return table
 
 
@@ -272,7 +271,7 @@ def read_vocabulary(url: str) -> Vocabulary:
     """
     info = DataManifest.read(url).vocabulary
     if info is None:
-        raise DataError(url, "holds no vocabulary: an earlier release of cxml prepared it", PREPARE_AGAIN)
+        raise DataError(url, "contains no vocabulary, because an earlier release of cxml prepared it", PREPARE_AGAIN)
     (file,) = _map_files(url, [info])
     file.verify()
     table = pa.Table.from_batches(_read_batches(info, file, [VOCABULARY_SCHEMA], full=True))
@@ -280,10 +279,10 @@ def read_vocabulary(url: str) -> Vocabulary:
 
 
 def verify(url: str) -> DataManifest:
-    """Compare every data file with its checksum in the manifest, which reads all of it.
+    """Read every data file and compare it with its checksum in the manifest.
 
     Raises:
-        DataError: a file is missing, or its size or checksum is wrong; the error names it.
+        DataError: a file is missing, or its size or checksum is wrong; names the file.
     """
     manifest = DataManifest.read(url)
     for shard in manifest.files():
@@ -292,14 +291,14 @@ def verify(url: str) -> DataManifest:
 
 
 def _map_files(url: str, shards: Sequence[ShardInfo]) -> list[MappedFile]:
-    """Files of a data set, mapped into memory; remote ones are fetched into the cache."""
-    allow_open_files(2 * len(shards))  # a mapping keeps two
+    """Memory-mapped files of a data set; remote files are fetched into the cache."""
+    allow_open_files(2 * len(shards))  # a mapping keeps two files open
     if storage.local_path(url) is not None:
         return [MappedFile(artefacts.open_file(url, shard, PREPARE_AGAIN), storage.join(url, shard.file), shard,
                            PREPARE_AGAIN) for shard in shards]  # fmt: skip
     cache = ShardCache.from_environment()
     return [MappedFile(stream, storage.join(url, shard.file), shard,
-                       f"Delete its copy {cache.path(shard)}; it is then downloaded again.")
+                       f"Delete its copy {cache.path(shard)} to download it again.")
             for stream, shard in zip(cache.fetch(url, shards), shards, strict=True)]  # fmt: skip
 
 
@@ -318,9 +317,9 @@ def _open_shard(shard: ShardInfo, file: MappedFile) -> list[pa.RecordBatch]:
 def _read_batches(
     shard: ShardInfo, file: MappedFile, schemas: Sequence[pa.Schema], *, full: bool
 ) -> list[pa.RecordBatch]:
-    """Record batches of one file, zero-copy, after checks that, unless they are `full`, read none of its values."""
+    """Record batches of one file, zero-copy, after checks. Only `full` checks read values."""
     batches = artefacts.read_batches(file.content, schemas, file.where, file.remedy, full=full)
     rows = sum(batch.num_rows for batch in batches)
     if rows != shard.rows:
-        raise DataError(file.where, f"has {rows} rows, the manifest says {shard.rows}", file.remedy)
+        raise DataError(file.where, f"has {rows} rows, but the manifest lists {shard.rows}", file.remedy)
     return batches

@@ -1,4 +1,4 @@
-"""From an encoder's name in the config to something `transformers` can load."""
+"""Resolve an encoder's name in the config to a name or folder that `transformers` can load."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NEEDED = ("config.json", "tokenizer.json")
 
 
 def resolve_encoder(name: str) -> str:
-    """The local folder behind `pip:NAME` (a model that the installed package NAME ships); any other name as it is.
+    """The local folder of `pip:NAME` (a model in the installed package NAME); other names are returned unchanged.
 
     Raises:
-        ConfigError: the package is not installed, or ships no model with a fast tokenizer.
+        ConfigError: the package is not installed, or contains no model with a fast tokenizer.
     """
     if not name.startswith(_PREFIX):
         return name
@@ -29,5 +29,5 @@ def resolve_encoder(name: str) -> str:
     for folder in folders:
         if all((folder / file).is_file() for file in _NEEDED):
             return str(folder)
-    problem = f"no folder of this package holds {' and '.join(_NEEDED)}"
-    raise ConfigError("model.encoder", name, problem, "Name a package, folder or hub model with a fast tokenizer.")
+    problem = f"no folder of this package contains {' and '.join(_NEEDED)}"
+    raise ConfigError("model.encoder", name, problem, "Use a package, folder or hub model with a fast tokenizer.")

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, prepared ahead, the same for any number of processes."""
+"""Loaders of batches for training and evaluation. The batches do not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cxml.errors import ConfigError, StaleArtefactError
 if TYPE_CHECKING:
     import torch
 
-_SINCE_STATES = {"batch_tokens": 0, "window": 0}  # facts that older states do not have, and what they then were
+_SINCE_STATES = {"batch_tokens": 0, "window": 0}  # values of fields that older states do not have
 _log = logging.getLogger(__name__)
 
 
 class TrainLoader:
     """One rank's micro-batches of each optimiser step.
 
-    The epoch's order (a pure function of seed and epoch) is cut into S = ceil(N / batch_size) nearly equal global
-    batches, and each of those into world_size x accumulation nearly equal parts; rank r takes the parts
-    r x accumulation .. (r + 1) x accumulation. So every text is seen once an epoch, a global batch holds the same texts
-    whatever the number of ranks, and (epoch, step) is all the state that resuming needs.
+    The epoch's order (a pure function of seed and epoch) is split into S = ceil(N / batch_size) nearly equal global
+    batches, and each of them into world_size x accumulation nearly equal parts. Rank r takes the parts r x accumulation
+    .. (r + 1) x accumulation. Every text is therefore seen once per epoch, a global batch has the same texts for any
+    number of ranks, and (epoch, step) is the whole state for resuming.
 
     With `bucket_by_length` a global batch holds texts of similar length and about as many tokens as the others, but
     not as many texts (`cxml.data.order`). With `batch_tokens` it holds as many texts of similar length as fit with
@@ -54,24 +54,24 @@ class TrainLoader:
         pad_to: tuple[int, ...] = (),
         windows: WindowRule | None = None,
     ) -> None:
-        """Plan the steps; the other arguments are of `collate` and of the config.
+        """Plan the steps.
 
         Args:
             dataset: the texts.
-            batch_size: texts of a global batch.
-            seed: of the order.
-            rank: of this process.
-            world_size: processes.
-            accumulation: micro-batches of a step and process.
-            pad_id: the token that pads.
+            batch_size: texts per global batch.
+            seed: seed of the order.
+            rank: rank of this process.
+            world_size: number of processes.
+            accumulation: micro-batches per step and process.
+            pad_id: id of the padding token.
             bucket_by_length: see above.
-            batch_tokens: most tokens of a global batch, padding counted; 0: as many texts as batch_size says.
-            device: where batches go ahead of their step; None is the CPU.
+            batch_tokens: most tokens of a global batch, including padding; 0 uses batch_size.
+            device: device that batches are copied to ahead of their step; None for the CPU.
             pad_to: see `collate`.
-            windows: how long texts are cut; None leaves them whole.
+            windows: rule for splitting long texts into windows; None for no windows.
 
         Raises:
-            ConfigError: a global batch would be too small to give every rank a text in every micro-batch.
+            ConfigError: a global batch has fewer texts than micro-batches over all ranks.
         """
         self._dataset = dataset
         self._label_counts = dataset.label_counts
@@ -91,7 +91,7 @@ class TrainLoader:
         longer = int((self._rule.most_tokens(dataset.lengths) > batch_tokens).sum()) if batch_tokens else 0
         if longer and rank == 0:
             _log.warning(
-                "%d texts are longer than train.batch_tokens %d; each has a step of its own", longer, batch_tokens
+                "%d texts are longer than train.batch_tokens %d; each takes a separate step", longer, batch_tokens
             )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[list[Batch], None, None]:
@@ -108,27 +108,27 @@ class TrainLoader:
             steps.close()
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the loader stands: the epoch, the steps of it that were delivered, and what the order depends on."""
+        """The state of the loader: the epoch, its delivered steps, and the settings that determine the order."""
         epoch, step = self._position
         if step == self.steps_per_epoch:
             epoch, step = epoch + 1, 0
         return {"epoch": epoch, "step": step, **self._order_facts()}
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> tuple[int, int]:
-        """Take the position of another loader over the same data, of any number of ranks and micro-batches.
+        """Restore the position of another loader over the same data, with any number of ranks and micro-batches.
 
         Returns:
-            The epoch and the first step that were not delivered: arguments of `epoch`.
+            The epoch and the first step that was not delivered: arguments of `epoch`.
 
         Raises:
-            StaleArtefactError: the state is of another data set, seed or batch size, so that the order is another one.
+            StaleArtefactError: the state belongs to another data set, seed or batch size, which give another order.
         """
         saved = _SINCE_STATES | dict(state)
         for name, value in self._order_facts().items():
             if saved.get(name) != value:
                 raise StaleArtefactError(
-                    f"the loader's state was saved with {name} = {saved.get(name)!r}, this run has {value!r}. "
-                    "Go on with the same data and settings, or start a new run."
+                    f"the loader's state was saved with {name} = {saved.get(name)!r}, but this run has {value!r}. "
+                    "Resume with the same data and settings, or start a new run."
                 )
         self._position = int(state["epoch"]), int(state["step"])
         return self._position
@@ -164,9 +164,10 @@ class TrainLoader:
 class EvalLoader:
     """One rank's share of a split for prediction: every text exactly once over the ranks.
 
-    A rank takes a contiguous share; inside it, texts of similar length share a batch, which saves padding. The longest
-    come first, so that running out of memory shows at once. Every rank gets the same number of batches, since ranks
-    that share label rows predict in step; one without a text left gets a batch of some text, with no row numbers.
+    A rank takes a contiguous share. Within it, texts of similar length share a batch, which reduces padding. The
+    longest texts come first, so that out-of-memory errors occur at once. Every rank gets the same number of batches,
+    because ranks that share label rows predict in step. A rank without remaining texts gets a dummy batch without row
+    numbers.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ class EvalLoader:
         return len(self._indices)
 
     def __iter__(self) -> Generator[tuple[np.ndarray, Batch], None, None]:
-        """Yield (row numbers int64 [B], batch) pairs; without row numbers, what is predicted counts for nothing."""
+        """Yield (row numbers int64 [B], batch) pairs. Predictions without row numbers are discarded."""
         return prefetch(self._batches())
 
     def _batches(self) -> Iterator[tuple[np.ndarray, Batch]]:

@@ -39,21 +39,21 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """Everything a reader must know about a prepared data set before it opens a shard.
+    """The metadata of a prepared data set.
 
     Attributes:
-        version: of the format.
-        fingerprint: hash of everything that shaped the shards; another one means other data.
+        version: version of the format.
+        fingerprint: hash of all inputs of the shards.
         config: the `data` section of the config that made them.
-        tokenizer: what made the token ids.
+        tokenizer: the tokenizer that made the token ids.
         num_labels: L.
         num_features: F, terms of the tf-idf vocabulary.
         labels: the file of label names and frequencies, L rows.
-        splits: shards of each split, in the order of the rows.
+        splits: shards of each split, in row order.
         source: facts about the raw data (kind, files with sizes and hashes, package versions).
-        skipped: raw rows that were left out, per split and reason.
-        parent: fingerprint of the data set, made from raw data, that this one was cut from, be it by way of others;
-            empty if it was made from raw data itself.
+        skipped: number of skipped raw rows, per split and reason.
+        parent: fingerprint of the data set, made from raw data, that this one was derived from, directly or not; empty
+            if it was made from raw data itself.
         vocabulary: the file of the tf-idf's words, F rows; None in data sets of earlier releases.
     """
 
@@ -80,7 +80,7 @@ class DataManifest:
         return (self.labels, *vocabulary, *(shard for shards in self.splits.values() for shard in shards))
 
     def write(self, url: str) -> None:
-        """Make the data set under `url` visible; call it when every file it names is in place."""
+        """Commit the data set under `url`, after all of its files are written."""
         artefacts.write_manifest(url, dataclasses.asdict(self))
 
     @classmethod
@@ -88,15 +88,15 @@ class DataManifest:
         """The manifest under `url`.
 
         Raises:
-            DataError: there is none, it is of another version, or a field is missing, unknown or impossible.
+            DataError: it is missing or has another version, or a field is missing, unknown or invalid.
         """
         file = storage.join(url, artefacts.MANIFEST)
         try:
             values = artefacts.read_manifest(
-                url, f"Use the cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION
+                url, f"Use the version of cxml that wrote it. {PREPARE_AGAIN}", version=FORMAT_VERSION
             )
         except FileNotFoundError as error:
-            raise DataError(file, "there is no prepared data set here", _PREPARE) from error
+            raise DataError(file, "the prepared data set does not exist", _PREPARE) from error
         manifest = artefacts.parse_as(cls, values, file, PREPARE_AGAIN)
         for problem in _problems(manifest):
             raise DataError(file, problem, PREPARE_AGAIN)
@@ -105,12 +105,12 @@ class DataManifest:
 
 
 def _problems(manifest: DataManifest) -> list[str]:
-    """What is impossible in a manifest of the right types."""
+    """The problems of a manifest whose types are right."""
     found = [problem for shard in manifest.files() if (problem := artefacts.entry_problem(shard))]
-    found += [f"{shard.file}: rows is impossible" for shard in manifest.files() if not 0 < shard.rows <= shard.bytes]
+    found += [f"{shard.file}: rows is out of range" for shard in manifest.files() if not 0 < shard.rows <= shard.bytes]
     names = [shard.file for shard in manifest.files()]
     if len(set(names)) != len(names):
-        found.append("a file is named twice")
+        found.append("a file is listed twice")
     if manifest.labels.rows != manifest.num_labels:
         found.append(f"num_labels is {manifest.num_labels}, but {manifest.labels.file} has {manifest.labels.rows} rows")
     if manifest.vocabulary is not None and manifest.vocabulary.rows != manifest.num_features:

@@ -1,4 +1,4 @@
-"""Label names as texts of their labels, beside those of a data set (LEVER's idea, Jain et al.)."""
+"""Label names as additional texts of their labels (the idea of LEVER, Jain et al.)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cxml.errors import ConfigError
 
 
 class TextRows(Protocol):
-    """N texts as token ids with their labels: a split, or one with more texts beside it."""
+    """N texts as token ids with their labels: a split, optionally with additional texts."""
 
     manifest: DataManifest
 
@@ -41,7 +41,7 @@ class TextRows(Protocol):
 
 
 class WithNames:
-    """The rows of a split, then one for each label whose name has the wanted part; satisfies `TextRows`."""
+    """The rows of a split, then one row for each label whose name matches the pattern; satisfies `TextRows`."""
 
     def __init__(self, dataset: TextRows, names: Ragged, labels: np.ndarray) -> None:
         """`names`: token ids of n names; `labels`: the label of each, int64 [n]."""
@@ -60,7 +60,7 @@ class WithNames:
         """See `TextRows.gather`."""
         is_name = indices >= len(self._dataset)
         texts_first = np.argsort(is_name, kind="stable")
-        place = np.argsort(texts_first)  # of each wanted row among texts and then names
+        place = np.argsort(texts_first)  # of each requested row when texts come before names
         rows = indices[is_name] - len(self._dataset)
         both = zip(self._dataset.gather(indices[~is_name]), (self._names, self._labels), strict=True)
         ids, labels = (concatenate([texts, names.take(rows)]).take(place) for texts, names in both)
@@ -78,8 +78,8 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
         max_length: most tokens of a name.
 
     Raises:
-        ConfigError: no name has the wanted part.
-        StaleArtefactError: the tokenizer is not the one that the data were made with.
+        ConfigError: no name matches the pattern.
+        StaleArtefactError: the tokenizer differs from the one that prepared the data.
     """
     words = read_words(url)
     names = words.titles
@@ -96,13 +96,13 @@ def require_parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]
     if not found:
         raise ConfigError(
             "train.name_texts", pattern, f"matches none of the {len(names)} label names, such as {names[0]!r}",
-            "Write an expression whose group is the part to take; (.+) takes all of a name.",
+            "Use an expression whose group is the part to use; (.+) uses the whole name.",
         )  # fmt: skip
     return found
 
 
 def parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]:
-    """The part that the first group of `pattern` finds in each name, by label; names without it are left out."""
+    """The first group of `pattern` in each name, by label; names without a match are omitted."""
     expression = re.compile(pattern)
     parts = {label: found[1] for label, name in enumerate(names) if (found := expression.search(name))}
     spaced = {label: part.replace("_", " ").strip() for label, part in parts.items() if part}

@@ -15,15 +15,15 @@ _SMALLEST_SHARE = 8
 def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation int64 [N] in which `epoch` visits the rows.
 
-    The random words of Philox and a stable sort are fixed for good, unlike `Generator.permutation`, which NumPy may
-    change between releases: a job resumes in the same order after an upgrade.
+    Philox's random words and a stable sort never change, unlike `Generator.permutation`, which NumPy may change between
+    releases. A job therefore resumes in the same order after an upgrade.
     """
     words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(num_rows)
     return np.argsort(words, kind="stable")
 
 
 def cut(total: int, parts: int) -> np.ndarray:
-    """Bounds int64 [parts + 1] that cut `total` things into `parts` runs whose sizes differ by at most one."""
+    """Bounds int64 [parts + 1] that split `total` items into `parts` ranges whose sizes differ by at most one."""
     return np.arange(parts + 1, dtype=np.int64) * total // parts
 
 
@@ -35,16 +35,16 @@ def smallest_batch(rows: int, steps: int) -> int:
 def bucket(order: np.ndarray, lengths: np.ndarray, steps: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Rearrange an epoch's order into global batches with little padding.
 
-    The order is cut into windows of 64 batches. In a window the texts are sorted by length and cut into batches of
-    about equal numbers of tokens, so batches of short texts hold more of them. The batches of all windows are then
-    shuffled. It depends on the arguments alone, so a global batch is the same for any number of ranks.
+    The order is split into windows of 64 batches. In each window the texts are sorted by length and split into batches
+    with about equal numbers of tokens, so batches of short texts have more texts. Then the batches of all windows are
+    shuffled. The result depends only on the arguments, so global batches are the same for any number of ranks.
 
     Args:
         order: int64 [N], the epoch's order of rows.
         lengths: int64 [N], tokens of each row.
         steps: batches to make.
-        seed: of the shuffle.
-        epoch: of the shuffle.
+        seed: seed of the shuffle.
+        epoch: epoch of the shuffle.
 
     Returns:
         The new order int64 [N], and bounds int64 [steps + 1] of the batches in it.
@@ -65,10 +65,10 @@ def bucket(order: np.ndarray, lengths: np.ndarray, steps: int, seed: int, epoch:
 
 
 def _equal_sums(lengths: np.ndarray, parts: int, least: int) -> np.ndarray:
-    """Bounds int64 [parts + 1] of runs with about equal sums of `lengths`, each of at least `least` entries."""
+    """Bounds int64 [parts + 1] of ranges with about equal sums of `lengths`, each with at least `least` entries."""
     sums = np.cumsum(lengths)
     inner = np.searchsorted(sums, sums[-1] * np.arange(1, parts) / parts)
     bounds = np.concatenate([[0], inner, [len(lengths)]])
     steps = least * np.arange(parts + 1)
-    bounds = np.maximum.accumulate(bounds - steps) + steps  # no run is too short, from the left
-    return np.minimum(bounds, len(lengths) - steps[::-1])  # nor from the right
+    bounds = np.maximum.accumulate(bounds - steps) + steps  # enforces the least size from the left
+    return np.minimum(bounds, len(lengths) - steps[::-1])  # and from the right

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_POLL_SECONDS = 0.05  # how soon the thread notices that nobody wants its items any more
+_POLL_SECONDS = 0.05  # interval in which the thread checks whether its consumer has stopped
 
 
 @dataclass(frozen=True)
 class _End:
-    """Last entry of the queue: the items ran out, or `error` stopped them."""
+    """Last entry of the queue: the items are exhausted, or `error` occurred."""
 
     error: BaseException | None = None
 
@@ -28,7 +28,8 @@ class _End:
 def prefetch(items: Iterable[_T], depth: int = 4) -> Generator[_T, None, None]:
     """Yield `items`, up to `depth` of them prepared ahead by a thread.
 
-    An exception in the thread is raised here, in its turn. Closing or dropping the generator stops the thread.
+    An exception in the thread is raised here, after the items before it. Closing or dropping the generator stops the
+    thread.
     """
     ready: queue.Queue[_T | _End] = queue.Queue(depth)
     stop = threading.Event()
@@ -55,7 +56,7 @@ def _produce(items: Iterable[_T], ready: queue.Queue[_T | _End], stop: threading
 
 
 def _put(entry: _T | _End, ready: queue.Queue[_T | _End], stop: threading.Event) -> bool:
-    """Wait for room in the queue; False when the consumer has gone."""
+    """Wait for space in the queue. Returns False if the consumer has stopped."""
     while not stop.is_set():
         try:
             ready.put(entry, timeout=_POLL_SECONDS)
@@ -67,18 +68,18 @@ def _put(entry: _T | _End, ready: queue.Queue[_T | _End], stop: threading.Event)
 
 @dataclass(frozen=True)
 class StagedStep:
-    """The micro-batches of a step on their device, where their copies may still be under way.
+    """The micro-batches of a step on their device; their copies may still be in progress.
 
     Attributes:
-        micro_batches: of the step.
-        copied: comes after the copies; None where there are none to wait for.
+        micro_batches: micro-batches of the step.
+        copied: event after the copies; None if there are none to wait for.
     """
 
     micro_batches: list[Batch]
     copied: torch.Event | None = None
 
     def take(self) -> list[Batch]:
-        """The micro-batches, for this thread's current stream, which waits for the copies; the host does not."""
+        """The micro-batches. This thread's current stream waits for the copies, the host does not."""
         if self.copied is not None:
             from cxml.accelerators import current_stream  # noqa: PLC0415 - it imports torch
 
@@ -86,14 +87,14 @@ class StagedStep:
             stream.wait_event(self.copied)
             for batch in self.micro_batches:
                 for tensor in batch.tensors().values():
-                    tensor.record_stream(stream)  # its memory is not used again before this stream is done with it
+                    tensor.record_stream(stream)  # prevents reuse of the memory before this stream is done with it
         return self.micro_batches
 
 
 def stage(steps: Iterable[list[Batch]], device: torch.device | None) -> Iterator[StagedStep]:
-    """Pin and copy the micro-batches of each step; to be run by the thread that prepares them.
+    """Pin and copy the micro-batches of each step, in the thread that prepares them.
 
-    On the CPU, which None means too, they stay as they are.
+    On the CPU (also None) they are not changed.
     """
     if device is None or device.type == "cpu":
         yield from map(StagedStep, steps)
@@ -104,7 +105,7 @@ def stage(steps: Iterable[list[Batch]], device: torch.device | None) -> Iterator
 
     stream = torch.Stream(device)
     for micro_batches in steps:
-        use_device(device)  # of this thread: pinning would begin to use the first one otherwise
+        use_device(device)  # per thread; otherwise pinning would initialise the first device
         with on_stream(stream):
             copies = [batch.to(device) for batch in micro_batches]
             copied = stream.record_event()

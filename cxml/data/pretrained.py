@@ -1,6 +1,7 @@
-"""Pretrained encoders and tokenizers, from a folder, the hub or a package. Their code runs only if a setting says so.
+"""Load pretrained encoders and tokenizers from a folder, the hub or a package. Their code is not trusted by default.
 
-Not part of what `cxml.data` exports: importing transformers takes seconds, and the workers of a preparation need none.
+`cxml.data` does not export this module, because importing transformers takes seconds and preparation workers do not
+need it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _REMEDY = "Give a hub name (needs the network the first time), a folder with con
 
 
 def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
-    """The encoder's architecture, without its weights; code that its config names counts only with `trust_remote_code`.
+    """The encoder's architecture, without its weights. Code named in its config is used only with `trust_remote_code`.
 
     Raises:
         ConfigError: the encoder is neither a model on the hub nor a readable folder, or not a text encoder.
@@ -46,7 +47,7 @@ def read_encoder_config(config: ModelConfig) -> PretrainedConfig:
         return read_architecture(values, config.encoder, _REMEDY)
     except DataError as error:
         raise ConfigError("model.encoder", config.encoder, error.problem, _REMEDY) from error
-    except Exception as error:  # a damaged file leads to any kind, as in the functions below
+    except Exception as error:  # damaged files cause any kind of error, also in the functions below
         problem = f"cannot be loaded ({str(error)[:300]})"
         raise ConfigError("model.encoder", config.encoder, problem, _REMEDY) from error
 
@@ -66,7 +67,7 @@ def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrain
     """The tokenizer of an encoder.
 
     Raises:
-        ConfigError: it cannot be loaded, or needs code of its own that is not trusted.
+        ConfigError: it cannot be loaded, or needs its own code, which is not trusted.
     """
     path = _checked_path(name)
     try:
@@ -77,9 +78,9 @@ def load_pretrained_tokenizer(name: str, *, trust_remote_code: bool) -> PreTrain
 
 
 def read_pooling(config: ModelConfig) -> Literal["cls", "mean"] | None:
-    """How the encoder was pretrained to make one feature of a text, by the files that sentence-transformers writes.
+    """The pooling of the encoder's pretraining, from the files of sentence-transformers.
 
-    None where it has no such file, or one that names another way.
+    None if it has no such file, or one with another pooling.
 
     Raises:
         ConfigError: the encoder's package is not installed.
@@ -91,7 +92,7 @@ def read_pooling(config: ModelConfig) -> Literal["cls", "mean"] | None:
 
 
 def read_sentence_length(config: ModelConfig) -> int | None:
-    """Tokens of the longest text that the encoder was pretrained on as a whole, where its files say so.
+    """The maximum length of the encoder's pretraining in tokens, if its files specify it.
 
     Raises:
         ConfigError: the encoder's package is not installed.
@@ -101,19 +102,19 @@ def read_sentence_length(config: ModelConfig) -> int | None:
 
 
 def _extra_file(encoder: str, file: str) -> dict[str, Any]:
-    """A JSON object beside the encoder's weights; empty where there is none that can be read."""
+    """A JSON object next to the encoder's weights; empty if it is missing or unreadable."""
     path = _checked_path(encoder)
     try:
         local = Path(path, file) if Path(path).is_dir() else Path(hf_hub_download(path, file))
         with local.open("rb") as stream:
             found = json.loads(stream.read(_MOST_BYTES))
-    except Exception:  # of the hub's many kinds; the file only adds to what the encoder says of itself
+    except Exception:  # the hub raises many kinds of errors, and the file is optional
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _checked_path(name: str) -> str:
-    """`resolve_encoder`, which refuses a folder that holds a pipe or device too: reading one may never end."""
+    """`resolve_encoder` that also rejects folders with a pipe or device, because reading one may never end."""
     path = resolve_encoder(name)
     for file in Path(path).iterdir() if Path(path).is_dir() else ():
         if file.exists() and not (file.is_file() or file.is_dir()):

@@ -1,4 +1,4 @@
-"""Lists of different lengths as two flat arrays, and the one index computation that gathering them needs."""
+"""Lists of different lengths as two flat arrays, and the index computation for gathering them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ragged:
 
 
 def concatenate(parts: Sequence[Ragged]) -> Ragged:
-    """The rows of all parts, one after the other."""
+    """The concatenated rows of all parts."""
     lengths = np.concatenate([part.lengths for part in parts])
     return Ragged(np.concatenate([part.values for part in parts]), lengths_to_offsets(lengths))
 
@@ -61,6 +61,6 @@ def lengths_to_offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 def range_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The integers of all ranges `starts[i]..starts[i] + lengths[i]`, end to end, int64 [sum of lengths]."""
+    """The concatenated integers of all ranges `starts[i]..starts[i] + lengths[i]`, int64 [sum of lengths]."""
     offsets = lengths_to_offsets(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)

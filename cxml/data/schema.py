@@ -33,7 +33,7 @@ _EXAMPLE_FIELDS = [
     _list_of("tfidf_indices", pa.int32()),
     _list_of("tfidf_values", pa.float32()),
 ]
-# 64-bit offsets: the texts of a record batch may take more than 2 GiB. Earlier releases wrote 32-bit ones.
+# 64-bit offsets, because the texts of a record batch may take more than 2 GiB. Earlier releases wrote 32-bit offsets.
 TEXT, EARLIER_TEXT = pa.large_string(), pa.string()
 
 TFIDF_COLUMNS = ("tfidf_indices", "tfidf_values")
@@ -41,5 +41,5 @@ LIST_COLUMNS = tuple(field.name for field in _EXAMPLE_FIELDS if pa.types.is_list
 
 
 def shard_schema(*, text: pa.DataType | None) -> pa.Schema:
-    """Columns of a shard, with a column for texts of a type or without one: one row is one text."""
+    """Columns of a shard with one row per text; `text` is the type of the optional column of raw texts."""
     return pa.schema([*_EXAMPLE_FIELDS, *([pa.field("text", text, nullable=False)] if text else [])])

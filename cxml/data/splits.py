@@ -21,11 +21,11 @@ from cxml.errors import ConfigError
 VALIDATION = "validation"
 """Name of the split of validation texts, in data sets that have one."""
 
-_SEED = 0  # of all runs, so that runs with other seeds hold out the same texts and can be compared and combined
+_SEED = 0  # the same for all runs, so that runs with different seeds hold out the same texts
 
 
 class LabelledRows(TextRows, Protocol):
-    """`TextRows` whose labels and words can be had as matrices: a split, or some rows of one."""
+    """`TextRows` with labels and words as matrices: a split, or a subset of one."""
 
     def labels_csr(self) -> sparse.csr_matrix:
         """Label indicators, CSR float32 [N, L]."""
@@ -37,10 +37,10 @@ class LabelledRows(TextRows, Protocol):
 
 
 class RowSubset:
-    """Some rows of a split; satisfies `LabelledRows`."""
+    """A subset of a split's rows; satisfies `LabelledRows`."""
 
     def __init__(self, dataset: ShardedDataset, rows: np.ndarray) -> None:
-        """`rows`: int64 [n], of the split, in the order that they get here."""
+        """`rows`: int64 [n], rows of the split, in the order of the subset."""
         self.manifest: DataManifest = dataset.manifest
         self.rows = rows
         self.lengths = dataset.lengths[rows]
@@ -65,22 +65,22 @@ class RowSubset:
 
 
 def held_out_rows(num_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that stay and those that are held out, int64 each, rising: round(`fraction` x N) drawn by `seed`."""
+    """The kept and the held-out rows, sorted int64: round(`fraction` x N) rows drawn with `seed` are held out."""
     order = epoch_order(num_rows, seed, 0)
     num_held = round(num_rows * fraction)
     return np.sort(order[num_held:]), np.sort(order[:num_held])
 
 
 def train_texts(url: str, validation_fraction: float) -> ShardedDataset | RowSubset:
-    """The texts to train on: the train split of the data set at `url` without what is held out of it.
+    """The texts to train on: the train split of the data set at `url` without its held-out texts.
 
     Args:
         url: a prepared data set.
-        validation_fraction: share of the train texts that is held out, see `validation_texts`.
+        validation_fraction: held-out share of the train texts, see `validation_texts`.
 
     Raises:
-        ConfigError: the share leaves no text to train on or none to validate on, or the data set has a validation
-            split already.
+        ConfigError: the share leaves no text for training or for validation, or the data set already has a validation
+            split.
     """
     split = ShardedDataset(url, "train")
     split.start_verification()  # while the model loads
@@ -90,14 +90,14 @@ def train_texts(url: str, validation_fraction: float) -> ShardedDataset | RowSub
 def validation_texts(url: str, validation_fraction: float) -> ShardedDataset | RowSubset | None:
     """The validation texts: the split `validation` of the data set, or a share of its train texts; None without either.
 
-    The texts of a share depend on the number of train texts and on the share alone.
+    The choice of texts depends only on the number of train texts and on the share.
 
     Args:
         url: a prepared data set.
-        validation_fraction: share of the train texts; 0: none of them.
+        validation_fraction: share of the train texts; 0 for none.
 
     Raises:
-        ConfigError: as `train_texts`.
+        ConfigError: see `train_texts`.
     """
     if not validation_fraction and VALIDATION not in DataManifest.read(url).splits:
         return None
@@ -119,13 +119,13 @@ def _rows(split: ShardedDataset, fraction: float) -> tuple[np.ndarray, np.ndarra
     refuse_second_validation(split.manifest.splits, fraction)
     kept, held = held_out_rows(len(split), fraction, _SEED)
     if not len(kept) or not len(held):
-        problem = f"leaves no text to {'train' if not len(kept) else 'validate'} on: there are {len(split)}"
+        problem = f"leaves no text to {'train' if not len(kept) else 'validate'} on, of {len(split)}"
         raise ConfigError(field, fraction, problem, "Choose another share, such as 0.1.")
     return kept, held
 
 
 class JoinedRows:
-    """The rows of splits, one split after the other; satisfies `LabelledRows`."""
+    """The concatenated rows of splits; satisfies `LabelledRows`."""
 
     def __init__(self, parts: Sequence[ShardedDataset]) -> None:
         """`parts`: at least one, of one data set."""
@@ -157,14 +157,14 @@ class JoinedRows:
         return sparse.csr_matrix(sparse.vstack(found))[place]
 
     def _by_part(self, indices: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Rows of each part, and where each of `indices` lies among them, int64 [n]."""
+        """Rows of each part, and the position of each of `indices` in them, int64 [n]."""
         parts = np.searchsorted(self._starts, indices, side="right") - 1
         rows = [indices[parts == part] - start for part, start in enumerate(self._starts[:-1])]
         return rows, np.argsort(np.argsort(parts, kind="stable"))
 
 
 def all_labelled_texts(url: str) -> ShardedDataset | JoinedRows:
-    """All texts of the data set at `url` but those of the test: its splits train and, if there is one, validation."""
+    """All texts of the data set at `url` except the test split: its splits train and, if it exists, validation."""
     train = ShardedDataset(url, "train")
     train.start_verification()  # while the model loads
     if VALIDATION not in train.manifest.splits:

@@ -1,4 +1,4 @@
-"""Which rows each optimiser step takes: a pure function of (lengths, settings, seed, epoch)."""
+"""The rows of each optimiser step, as a pure function of (lengths, settings, seed, epoch)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cxml.data.windows import WindowRule
 
 @dataclass(frozen=True, kw_only=True)
 class StepRule:
-    """How texts make steps; see the fields of the same names of `TrainConfig`, and how they are cut into windows."""
+    """How texts are grouped into steps and windows; see the fields with the same names of `TrainConfig`."""
 
     batch_size: int
     bucket_by_length: bool = False
@@ -22,7 +22,7 @@ class StepRule:
     windows: WindowRule | None = None
 
     def most_tokens(self, lengths: np.ndarray) -> np.ndarray:
-        """What texts of so many tokens add to any step in which none is longer, padding counted, at most, int64 [N]."""
+        """Most tokens, including padding, that each text adds to a step in which it is the longest, int64 [N]."""
         return lengths if self.windows is None else self.windows.most_tokens(lengths)
 
 
@@ -30,12 +30,12 @@ class StepOrder:
     """The steps of every epoch over N texts, over all processes and micro-batches together.
 
     Attributes:
-        steps_per_epoch: optimiser steps, as many in every epoch.
-        smallest: texts of the smallest step, at least.
+        steps_per_epoch: optimiser steps, the same in every epoch.
+        smallest: lower bound for the texts of the smallest step.
     """
 
     def __init__(self, lengths: np.ndarray, rule: StepRule, seed: int) -> None:
-        """Plan them; `lengths`: tokens of each text, int64 [N]."""
+        """Plan the steps; `lengths`: tokens of each text, int64 [N]."""
         self._lengths = lengths
         self._seed = seed
         self._bucket_by_length = rule.bucket_by_length
@@ -62,15 +62,15 @@ class StepOrder:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFacts:
-    """What an epoch's steps are like.
+    """Statistics of an epoch's steps.
 
     Attributes:
         steps_per_epoch: optimiser steps.
-        texts: of a micro-batch, in the mean, rounded up.
-        width: tokens of a text with its padding, over all of its windows, in the mean.
-        padding: share of padding, and of special tokens that windows add, among the tokens of an epoch.
-        mean_tokens: of a step over all processes and micro-batches, padding counted.
-        most_tokens: of the largest step.
+        texts: mean texts per micro-batch, rounded up.
+        width: mean tokens per text including padding, over all of its windows.
+        padding: share of padding, and of special tokens added by windows, in the tokens of an epoch.
+        mean_tokens: mean tokens per step over all processes and micro-batches, including padding.
+        most_tokens: tokens of the largest step.
     """
 
     steps_per_epoch: int
@@ -86,10 +86,10 @@ def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, nu
 
     Args:
         lengths: int64 [n], tokens of each text, or of a sample of the texts.
-        rule: how they make steps.
-        seed: of the order.
-        parts: micro-batches of a step, over all processes.
-        num_texts: N, of the training.
+        rule: rule that groups them into steps.
+        seed: seed of the order.
+        parts: micro-batches per step, over all processes.
+        num_texts: N, the number of training texts.
     """
     order = StepOrder(lengths, rule, seed)
     rows, bounds = order.epoch(0)

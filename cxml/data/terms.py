@@ -1,9 +1,9 @@
-r"""Tf-idf over single words in two passes that shard: counts that add up, then rows that depend on nothing else.
+r"""Tf-idf over single words in two parallel passes: additive counts, then independent rows.
 
-Terms are lower-cased runs of letters, digits and underscores. One-letter words are kept: in short texts such as
-"hepatitis B" they carry the meaning. The vocabulary is the most frequent terms of the train texts, in the order of
-their code points; of equally frequent ones the first in that order stay. The weight of a term is (1 + ln count) x idf
-with idf = 1 + ln((1 + N) / (1 + documents)); rows have length 1. This is scikit-learn's TfidfVectorizer with
+Terms are lower-cased sequences of letters, digits and underscores. One-letter words are kept, because they carry
+meaning in short texts such as "hepatitis B". The vocabulary consists of the most frequent terms of the train texts,
+sorted by code points, which also breaks ties of frequency. The weight of a term is (1 + ln count) x idf with
+idf = 1 + ln((1 + N) / (1 + documents)); rows have norm 1. This equals scikit-learn's TfidfVectorizer with
 sublinear_tf and token_pattern r"\b\w+\b".
 """
 
@@ -25,8 +25,8 @@ from cxml.data.ragged import Ragged, lengths_to_offsets
 from cxml.data.schema import VOCABULARY_SCHEMA
 from cxml.errors import DataError
 
-_WORDS = re.compile(r"\w+|\n")  # a newline ends a text; it is in no word
-_TEXTS_AT_ONCE = 2048  # bounds the memory of the words of long texts
+_WORDS = re.compile(r"\w+|\n")  # a newline separates texts; no word contains it
+_TEXTS_AT_ONCE = 2048  # limits the memory for the words of long texts
 _UNKNOWN = -1
 
 COUNTS_SCHEMA = pa.schema([("term", pa.string()), ("count", pa.int64()), ("documents", pa.int64())])
@@ -34,12 +34,12 @@ COUNTS_SCHEMA = pa.schema([("term", pa.string()), ("count", pa.int64()), ("docum
 
 @dataclass(frozen=True)
 class TermRows:
-    """The terms of n texts, under numbers of their own.
+    """The terms of n texts, with local numbers.
 
     Attributes:
-        terms: T different terms.
-        codes: int32, each text's terms as places in `terms`, each once.
-        counts: int32 [nnz], how often each of `codes.values` occurs in its text.
+        terms: T distinct terms.
+        codes: int32, each text's distinct terms as indices into `terms`.
+        counts: int32 [nnz], count of each of `codes.values` in its text.
     """
 
     terms: list[str]
@@ -47,7 +47,7 @@ class TermRows:
     counts: np.ndarray
 
     def table(self) -> pa.Table:
-        """Each term, how often it occurs, and in how many texts (columns of `COUNTS_SCHEMA`)."""
+        """Each term with its count and its number of texts (columns of `COUNTS_SCHEMA`)."""
         size = len(self.terms)
         occurrences = np.bincount(self.codes.values, self.counts, minlength=size).astype(np.int64)
         documents = np.bincount(self.codes.values, minlength=size)
@@ -75,17 +75,17 @@ def find_terms(texts: Sequence[str]) -> TermRows:
 
 
 def add_counts(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of counts for the texts of all of `tables`."""
+    """Add up tables of counts."""
     added = pa.concat_tables(tables).group_by("term").aggregate([("count", "sum"), ("documents", "sum")])
     return added.select(["term", "count_sum", "documents_sum"]).rename_columns(COUNTS_SCHEMA.names)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The terms that become features, and their weights.
+    """The terms used as features, and their weights.
 
     Attributes:
-        terms: F terms in the order of their code points; a feature's number is its place.
+        terms: F terms sorted by code points; the index of a term is its feature number.
         idf: float64 [F].
     """
 
@@ -100,7 +100,7 @@ class Vocabulary:
             DataError: there is no term.
         """
         if not counts.num_rows:
-            raise DataError("train texts", "no tf-idf vocabulary: they hold no word", "Give texts that hold words.")
+            raise DataError("train texts", "no tf-idf vocabulary: they contain no word", "Give texts with words.")
         by_frequency = counts.sort_by([("count", "descending"), ("term", "ascending")])
         kept = by_frequency.slice(0, max_features).sort_by("term")
         documents = kept["documents"].to_numpy()
@@ -112,7 +112,7 @@ class Vocabulary:
 
     @classmethod
     def of_table(cls, table: pa.Table) -> Vocabulary:
-        """What `table` made."""
+        """Restore the result of `table`."""
         return cls(table["term"].to_pylist(), as_numpy(table["idf"]))
 
     def of_texts(self, texts: Sequence[str]) -> sparse.csr_matrix:
@@ -139,21 +139,21 @@ class Vocabulary:
 
 
 def checked_vocabulary(table: pa.Table, file: str, remedy: str) -> Vocabulary:
-    """The vocabulary in a table that comes from elsewhere.
+    """The vocabulary in an untrusted table.
 
     Raises:
         DataError: a word occurs twice, or a weight is not a positive number.
     """
     vocabulary = Vocabulary.of_table(table)
     if len(set(vocabulary.terms)) != len(vocabulary.terms):
-        raise DataError(file, "names a word twice", remedy)
+        raise DataError(file, "contains a word twice", remedy)
     if not ((vocabulary.idf > 0) & np.isfinite(vocabulary.idf)).all():
-        raise DataError(file, "gives a word a weight that is not a positive number", remedy)
+        raise DataError(file, "contains a weight that is not a positive number", remedy)
     return vocabulary
 
 
 def _words(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Words of some texts at a time, a newline after each text."""
+    """Yield the words of a few texts at a time, with a newline after each text."""
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some = texts[start : start + _TEXTS_AT_ONCE]
         joined = "\n".join(some) + "\n"

@@ -1,4 +1,4 @@
-"""Steps with a budget of tokens: texts of similar length, as many as fit with their padding."""
+"""Steps with a token budget: as many texts of similar length as fit with their padding."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from cxml.data.order import cut, epoch_order
 from cxml.data.ragged import lengths_to_offsets, range_indices
 
-_CLASSES = 64  # about so many; the padding of a text is within the lengths of its class
-_LEAST_STEPS = 4  # of a class: texts meet others than those next to them in length
+_CLASSES = 64  # approximate number; a text is padded at most to the longest of its class
+_LEAST_STEPS = 4  # per class, so that texts are mixed with others than their neighbours in length
 
 
 @dataclass(frozen=True)
 class TokenSteps:
-    """How the texts, longest first, are cut into steps. The same in every epoch: only who shares a step changes.
+    """The partition of the texts, longest first, into steps. It is fixed; only the texts within a class are shuffled.
 
     Attributes:
-        bounds: int64 [steps + 1], of the steps among the texts from the longest to the shortest.
-        classes: int64 [classes + 1], of the length classes among the steps. The texts of a class are shuffled.
+        bounds: int64 [steps + 1], bounds of the steps in the texts sorted from longest to shortest.
+        classes: int64 [classes + 1], bounds of the length classes in the steps.
     """
 
     bounds: np.ndarray
@@ -28,14 +28,14 @@ class TokenSteps:
 
     @classmethod
     def plan(cls, lengths: np.ndarray, budget: int) -> TokenSteps:
-        """Cut N texts into as few steps as hold them.
+        """Split N texts into as few steps as possible.
 
-        Neither the number of processes nor of micro-batches matters: a step counts as padded to the longest text of its
-        class throughout. A text that alone is longer than the budget has a step of its own.
+        The result depends neither on the number of processes nor of micro-batches: all texts of a step count as padded
+        to the longest text of their class. A text longer than the budget has a separate step.
 
         Args:
             lengths: int64 [N], tokens of each text.
-            budget: most tokens of a step, with padding.
+            budget: most tokens of a step, including padding.
         """
         longest_first = -np.sort(-lengths)
         steps_of_class = max(_LEAST_STEPS, -(-int(lengths.sum()) // (budget * _CLASSES)))
@@ -44,7 +44,7 @@ class TokenSteps:
             texts = _texts_of_step(longest_first, start, budget)
             stop = start + texts * steps_of_class
             if stop + _texts_of_step(longest_first, stop, budget) * steps_of_class > len(lengths):
-                stop = len(lengths)  # what is left would not fill a class
+                stop = len(lengths)  # the rest would not fill a class
             steps = -(-(stop - start) // texts)
             bounds.append(start + cut(stop - start, steps)[1:])
             classes.append(classes[-1] + steps)
@@ -57,18 +57,18 @@ class TokenSteps:
         return len(self.bounds) - 1
 
     def arrange(self, order: np.ndarray, lengths: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's steps: texts of each class by chance, steps of all classes in turn by chance.
+        """An epoch's steps, with the texts shuffled within each class, and the steps shuffled over all classes.
 
         Args:
             order: int64 [N], the epoch's order of rows.
             lengths: int64 [N], tokens of each row.
-            seed: of the shuffle.
-            epoch: of the shuffle.
+            seed: seed of the shuffle.
+            epoch: epoch of the shuffle.
 
         Returns:
-            The rows int64 [N], step after step, and the bounds int64 [steps + 1] of the steps in them.
+            The rows int64 [N] in step order, and the bounds int64 [steps + 1] of the steps in them.
         """
-        places = _longest_first(lengths[order])  # in the order; texts of one length stay in turn
+        places = _longest_first(lengths[order])  # stable: texts of equal length keep the order
         for start, stop in itertools.pairwise(self.bounds[self.classes].tolist()):
             places[start:stop].sort()
         shuffled = epoch_order(self.num_steps, seed + 1, epoch)
@@ -77,10 +77,10 @@ class TokenSteps:
 
 
 def _texts_of_step(longest_first: np.ndarray, start: int, budget: int) -> int:
-    """How many texts as long as the one at `start` fit, rounded down so that 2, 4, 8, ... processes get as many each.
+    """The number of texts as long as the one at `start` that fit, rounded for equal shares on 2, 4, 8, ... processes.
 
-    The step is a multiple of the largest power of two that is no more than an eighth of it, whatever the number of
-    processes: it must not depend on that.
+    The step is rounded down to a multiple of the largest power of two that is at most an eighth of it. It must not
+    depend on the actual number of processes.
     """
     if start >= len(longest_first):
         return 1
@@ -89,8 +89,8 @@ def _texts_of_step(longest_first: np.ndarray, start: int, budget: int) -> int:
 
 
 def _longest_first(lengths: np.ndarray) -> np.ndarray:
-    """Places int64 [N] by falling length, stable."""
+    """Positions int64 [N] sorted by descending length, stable."""
     missing = lengths.max(initial=0) - lengths
     if missing.max(initial=0) < 2**16:
-        missing = missing.astype(np.uint16)  # NumPy sorts these by radix
+        missing = missing.astype(np.uint16)  # NumPy uses radix sort for uint16
     return np.argsort(missing, kind="stable")

@@ -1,4 +1,4 @@
-"""From texts to token ids, by the encoder's own fast tokenizer; the same for preparation and prediction."""
+"""Tokenise texts with the encoder's fast tokenizer, for preparation and prediction."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from cxml.data.manifest import TokenizerInfo
 from cxml.data.ragged import Ragged, concatenate
 from cxml.errors import StaleArtefactError
 
-# Enough that a thread seldom waits to get the interpreter back, and little enough that the library's own objects, about
-# 100 bytes a token, stay small.
+# Large enough that threads rarely wait for the GIL, and small enough to limit the library's objects of about 100 bytes
+# per token.
 _CHARACTERS_PER_CALL = 100_000
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 in hex of all of a tokenizer's rules, as `TokenizerInfo` and so a manifest hold it."""
+    """SHA-256 in hex of all of a tokenizer's rules, as stored in `TokenizerInfo`."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def load_tokenizer_of(facts: TokenizerInfo, data: str) -> Tokenizer:
-    """The tokenizer that made the token ids of the data set `data`, whose manifest has these facts.
+    """Load the tokenizer of the data set `data`, described by `facts` in its manifest.
 
     Raises:
-        ConfigError: there is no tokenizer of that name, or it needs code of its own.
-        StaleArtefactError: the tokenizer of that name is another one now.
+        ConfigError: the tokenizer does not exist, or needs its own code.
+        StaleArtefactError: the tokenizer has changed since the data were prepared.
     """
-    # Importing transformers takes a second, which the workers of a preparation need not wait.
+    # Importing transformers takes a second, which preparation workers can avoid.
     from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
 
     loaded = load_pretrained_tokenizer(facts.name, trust_remote_code=False)
     tokenizer = cast(Tokenizer, loaded.backend_tokenizer)
     if tokenizer_fingerprint(tokenizer) != facts.fingerprint:
-        raise StaleArtefactError(f"{facts.name}: its tokenizer is not the one that the data in {data} were made with.")
+        raise StaleArtefactError(f"{facts.name}: its tokenizer differs from the one that prepared the data in {data}.")
     return tokenizer
 
 
 class TextEncoder:
-    """Turns texts into token ids, special tokens included, cut off at `max_length`. Threads may share one."""
+    """Converts texts to token ids, including special tokens, truncated to `max_length`. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, pool: Executor | None = None) -> None:
-        """With a pool of threads, parts of a call's texts are tokenised side by side."""
+        """With a thread pool, the texts of a call are tokenised in parallel."""
         self._map = map if pool is None else pool.map
         self._tokenizer = tokenizer
         self._tokenizer.enable_truncation(max_length)
@@ -63,5 +63,5 @@ class TextEncoder:
         return concatenate(list(self._map(self._encode, parts)))
 
     def _encode(self, texts: Sequence[str]) -> Ragged:
-        # Without the offsets of tokens in the text, which nobody needs here, this is a quarter faster.
+        # The method without character offsets is a quarter faster.
         return Ragged.from_lists([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)])

@@ -1,4 +1,4 @@
-"""Whether the values of a shard are what the format promises, so that no array is ever read at a false index."""
+"""Validate the values of a shard, so that arrays are never read at invalid indices."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from cxml.data.schema import TFIDF_COLUMNS
 from cxml.errors import DataError
 
 Check = tuple[str, np.ndarray]
-"""What would be wrong, and for which rows it is, bool [N]."""
+"""A problem, and the rows that have it, bool [N]."""
 
 
 def check_values(
     batches: Sequence[pa.RecordBatch], manifest: DataManifest, url: str, split: str, first_row: int
 ) -> None:
-    """Check all values of a shard: ranges of ids, their order, that none is missing and that weights are finite.
+    """Check all values of a shard: ranges and order of ids, missing ids, and finite weights.
 
     Args:
-        batches: of the shard, with sound offsets.
-        manifest: of the data set at `url`.
-        url: how errors name the data set.
-        split: that the shard belongs to.
-        first_row: of the shard in its split.
+        batches: record batches of the shard, with valid offsets.
+        manifest: manifest of the data set at `url`.
+        url: name of the data set in error messages.
+        split: split of the shard.
+        first_row: first row of the shard in its split.
 
     Raises:
-        DataError: names the split and the row.
+        DataError: a value is not valid; names the split and the row.
     """
     for batch in batches:
         try:
@@ -43,7 +43,7 @@ def check_values(
 
 
 def refuse_rows(url: str, split: str, first_row: int, wrong_rows: np.ndarray, problem: str) -> None:
-    """Raise `DataError` for the first wrong row of some rows of a split, if any; `wrong_rows` is bool [N]."""
+    """Raise `DataError` for the first invalid row of a range of a split, if any; `wrong_rows` is bool [N]."""
     rows = np.flatnonzero(wrong_rows)
     if len(rows):
         place = f"split {split}, row {first_row + rows[0]}"
@@ -73,19 +73,19 @@ def _ragged(batch: pa.RecordBatch, name: str) -> Ragged:
 
 
 def _rows_outside(column: Ragged, limit: int) -> np.ndarray:
-    # As unsigned numbers, negative ones are above any limit: one comparison instead of two.
+    # As unsigned numbers, negative values exceed any limit, which saves a comparison.
     return _rows_where(column, column.values.view(np.uint32) >= limit)
 
 
 def _rows_where(column: Ragged, wrong_values: np.ndarray) -> np.ndarray:
-    """Rows that hold a wrong value, bool [N]."""
+    """Rows with an invalid value, bool [N]."""
     wrong_rows = np.zeros(len(column), bool)
     wrong_rows[np.searchsorted(column.offsets, np.flatnonzero(wrong_values), side="right") - 1] = True
     return wrong_rows
 
 
 def _rows_unsorted(column: Ragged) -> np.ndarray:
-    """Rows whose values do not rise strictly, bool [N]."""
+    """Rows whose values are not strictly increasing, bool [N]."""
     falls = np.zeros(len(column.values), bool)
     np.less_equal(column.values[1:], column.values[:-1], out=falls[1:])
     falls[column.offsets[:-1][column.lengths > 0]] = False

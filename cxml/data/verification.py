@@ -1,7 +1,7 @@
-"""Check the content of a split's files, checksums and values, once per node however many processes open them.
+"""Verify checksums and values of a split's files once per node, for any number of processes.
 
-A process that has checked the files leaves a note in the node's cache folder, under a name that depends on the files'
-inodes, sizes and times: other processes believe it for a day, and a file that was written to meanwhile has another one.
+A process that has verified the files writes a note to the node's cache folder. Its name depends on the files' inodes,
+sizes and times, so changed files need a new verification. Other processes trust the note for a day.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from cxml.data.cache import cache_folder
 from cxml.errors import ConfigError
 
 _NOTE_SECONDS = 24 * 3600
-_RECENT_SECONDS = 2.0  # a file that changed so recently can change again without a difference of its times
+_RECENT_SECONDS = 2.0  # a file that changed so recently can change again with the same time
 _MOST_THREADS = 4
 
 
 class Verification:
-    """The check of some files, in a background thread from `start` on."""
+    """Verification of files in a background thread, from `start` on."""
 
     def __init__(self, files: Sequence[MappedFile], check_values: Callable[[int], None], facts: str) -> None:
-        """Prepare.
+        """Create the verification without starting it.
 
         Args:
-            files: to compare with their checksums.
+            files: files to compare with their checksums.
             check_values: checks the values of the file with this number.
-            facts: what the checks of values depend on besides the files.
+            facts: inputs of `check_values` besides the files.
         """
         self._files = files
         self._check_values = check_values
@@ -45,18 +45,18 @@ class Verification:
         self._outcome: Future[None] | None = None
 
     def start(self) -> None:
-        """Begin, unless that was done before."""
+        """Start, unless started before."""
         with self._lock:
             if self._outcome is None:
                 self._outcome = Future()
-                # A daemon, so that a process that ends with an error does not wait for it.
+                # A daemon thread, so that a failing process does not wait for it.
                 threading.Thread(target=self._run, args=(self._outcome,), name="cxml-verify", daemon=True).start()
 
     def wait(self) -> None:
-        """Wait for the outcome, which is known after the first call.
+        """Wait for the result. Later calls return at once.
 
         Raises:
-            DataError: a file is damaged, or holds values that the format forbids.
+            DataError: a file is damaged, or contains invalid values.
         """
         if self._outcome is None:
             self.start()
@@ -84,14 +84,14 @@ class Verification:
                     _forget_old_notes(note.parent)
 
     def _note(self) -> Path | None:
-        """The file that says that these files were checked; None where this node has no place for it."""
+        """The note of these files; None if this node has no writable cache folder."""
         parts = [platform.node(), self._facts, *(file.identity for file in self._files)]
         try:
             folder = cache_folder() / "verified"
             folder.mkdir(parents=True, exist_ok=True)
             note = folder / hashlib.sha256("\n".join(parts).encode()).hexdigest()
             note.with_suffix(".lock").touch()
-        except (OSError, ConfigError):  # read-only, or there is no home
+        except (OSError, ConfigError):  # read-only, or no home folder
             return None
         return note
 

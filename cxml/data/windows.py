@@ -1,8 +1,8 @@
-"""Windows of texts that are longer than what the encoder sees at once: where they are cut, and whose they are.
+"""Split texts that are longer than the encoder's input into windows.
 
-A text of at most `WindowRule.size` tokens stays as it is. The tokens of a longer one, without the special tokens that
-begin and end it, are cut into as few windows as hold them, of nearly equal lengths, and each window gets the text's
-special tokens. All of it follows from lengths, so the host knows it before a batch goes to its device.
+A text of at most `WindowRule.size` tokens is not changed. The tokens of a longer text, without the special tokens at
+its start and end, are split into as few windows as possible, of nearly equal lengths, and each window gets the text's
+special tokens. The split depends only on lengths, so the host knows it before a batch is copied to its device.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _WORD = "a"
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How texts are cut.
+    """The rule for splitting texts.
 
     Attributes:
-        size: most tokens of a window, special ones included.
+        size: most tokens of a window, including special tokens.
         begin: special tokens before each text, such as [CLS].
         end: special tokens after it, such as [SEP].
-        pads: batches get windows that count for nothing, so that their numbers are few.
+        pads: pad batches with empty windows to reduce the number of different sizes.
     """
 
     size: int
@@ -40,7 +40,7 @@ class WindowRule:
     pads: bool = False
 
     def counts(self, lengths: np.ndarray) -> np.ndarray:
-        """Windows of texts of so many tokens, int64 [N]."""
+        """Number of windows of texts with `lengths` tokens, int64 [N]."""
         added = self.begin + self.end
         return np.where(lengths > self.size, -(-(lengths - added) // (self.size - added)), 1)
 
@@ -50,11 +50,11 @@ class WindowRule:
         return np.where(counts > 1, -(-(lengths - added) // counts) + added, lengths)
 
     def most_tokens(self, lengths: np.ndarray) -> np.ndarray:
-        """What a text adds to any batch in which none is longer, padding counted, at most, int64 [N]."""
+        """Most tokens, including padding, that each text adds to a batch in which it is the longest, int64 [N]."""
         return np.where(lengths > self.size, self.counts(lengths) * self.size, lengths)
 
     def cut(self, tokens: Ragged) -> tuple[Ragged, np.ndarray]:
-        """The windows of B texts, text after text, and how many each text has, int64 [B]."""
+        """The windows of B texts in text order, and the number of windows of each text, int64 [B]."""
         counts = self.counts(tokens.lengths)
         text = np.repeat(np.arange(len(tokens)), counts)
         number = np.arange(len(text)) - lengths_to_offsets(counts)[text]
@@ -68,10 +68,10 @@ class WindowRule:
         return Ragged(values, lengths_to_offsets(range_lengths.sum(1))), counts
 
     def padded(self, counts: np.ndarray) -> int:
-        """Windows of a batch, those included that only pad it, where its texts have `counts`, int64 [B].
+        """Number of windows of a batch including empty ones, for texts with `counts` windows, int64 [B].
 
-        A number is rounded up to one of eight between a power of two and the next, and exceeds what `most_tokens`
-        allows in no case.
+        The number is rounded up to one of eight values between a power of two and the next, and never exceeds the bound
+        of `most_tokens`.
         """
         total = int(counts.sum())
         if not self.pads:
@@ -82,12 +82,12 @@ class WindowRule:
 
 @dataclass(frozen=True)
 class Windows:
-    """Whose the windows of a batch are; those of a text lie next to each other, texts in their order.
+    """The texts of a batch's windows. The windows of a text are adjacent, in text order.
 
     Attributes:
-        texts: int64 [n], the text of each window; B for a window that only pads the batch.
-        counts: int64 [B], windows of each text, in host memory.
-        lengths: int64, tokens of each window that is not there to pad the batch, in host memory.
+        texts: int64 [n], the text of each window; B for an empty window.
+        counts: int64 [B], number of windows of each text, in host memory.
+        lengths: int64, tokens of each non-empty window, in host memory.
     """
 
     texts: torch.Tensor
@@ -101,7 +101,7 @@ class Windows:
         return sums.index_add(0, self.texts, values_NX)[:num_texts]
 
     def first(self, num_texts: int) -> Windows:
-        """Those of the first texts."""
+        """The windows of the first texts."""
         num_windows = int(self.counts[:num_texts].sum())
         return Windows(self.texts[:num_windows], self.counts[:num_texts], self.lengths[:num_windows])
 
@@ -109,12 +109,12 @@ class Windows:
 def window_rule(
     config: Config, tokenizer: Tokenizer | None = None, *, device: torch.device | None = None
 ) -> WindowRule | None:
-    """The rule of a run; None where the encoder sees every text whole.
+    """The rule of a run; None if every text fits the encoder.
 
     Args:
-        config: of the run.
-        tokenizer: of the encoder; None: load that of `model.encoder`.
-        device: where batches go; None is the CPU, which computes just the windows that there are.
+        config: the run's config.
+        tokenizer: tokenizer of the encoder; None loads that of `model.encoder`.
+        device: device of the batches; None for the CPU, which needs no empty windows.
 
     Raises:
         ConfigError: the special tokens fill the window, or the tokenizer is missing.
@@ -124,19 +124,19 @@ def window_rule(
         return None
     begin, end = _special_tokens(tokenizer or _tokenizer_of(config), size)
     if size <= begin + end:
-        problem = f"has no room beside the {begin + end} special tokens of each window"
-        raise ConfigError("model.window", size, problem, "Set it to what the encoder sees at once, such as 256.")
+        problem = f"leaves no room for text beside the {begin + end} special tokens of each window"
+        raise ConfigError("model.window", size, problem, "Set it to the encoder's input length, such as 256.")
     return WindowRule(size, begin, end, pads=device is not None and device.type != "cpu")
 
 
 def _special_tokens(tokenizer: Tokenizer, size: int) -> tuple[int, int]:
-    """How many special tokens begin a text, and how many end it; `size` is that of the windows."""
+    """The numbers of special tokens at the start and end of a text; `size` is the size of the windows."""
     found = tokenizer.encode(_WORD)
     marks = zip(found.special_tokens_mask, found.attention_mask, strict=True)
-    is_special = [special for special, shown in marks if shown]  # a tokenizer may be set to pad
+    is_special = [special for special, shown in marks if shown]  # a tokenizer may be configured to pad
     places = [place for place, special in enumerate(is_special) if not special]
     if not places:
-        problem = f"the encoder's tokenizer finds no token in {_WORD!r}, so its special tokens cannot be told apart"
+        problem = f"the encoder's tokenizer finds no token in {_WORD!r}, so its special tokens cannot be identified"
         raise ConfigError("model.window", size, problem, "Leave it out.")
     return places[0], len(is_special) - 1 - places[-1]
 

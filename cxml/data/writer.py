@@ -29,23 +29,23 @@ from cxml.data.terms import Vocabulary
 from cxml.data.titles import LabelTitles
 from cxml.errors import StaleArtefactError
 
-# Keeps the 32-bit offsets of a list column far from overflow: 16,384 texts of 32,767 tokens are 2^29 values.
+# Prevents overflow of the 32-bit offsets of a list column: 16,384 texts of 32,767 tokens are 2^29 values.
 _ROWS_PER_RECORD_BATCH = 16_384
 
-# What an unfinished run leaves: data files, and the temporary files of a killed atomic write.
+# Files of an unfinished run: data files, and temporary files of a killed atomic write.
 _LEFTOVER = re.compile(r"([\w-]+/\.?shard-\d{5}\.arrow|\.?(labels|vocabulary)\.arrow)(\.\w+)?")
 _TEMPORARY = re.compile(r"([\w-]+/\.shard-\d{5}|\.labels|\.vocabulary)\.arrow\.\w+")
 
 
 @dataclass(frozen=True)
 class Examples:
-    """n consecutive texts of a split, ready to be written.
+    """n consecutive texts of a split, in the form for writing.
 
     Attributes:
         input_ids: token ids, special tokens included.
         labels: label ids, sorted and unique within a row, at least one each.
         features: L2-normalised tf-idf, CSR float32 [n, F] with sorted indices.
-        texts: the raw texts, or None to leave them out.
+        texts: the raw texts, or None to omit them.
     """
 
     input_ids: Ragged
@@ -55,17 +55,17 @@ class Examples:
 
 
 class DatasetWriter:
-    """Writes the files of one data set one after the other; nothing is visible to readers before `commit`."""
+    """Writes the files of a data set. Readers see nothing before `commit`."""
 
     def __init__(self, url: str) -> None:
-        """Start in a folder without a data set and clear what an unfinished run left there.
+        """Start in a folder without a data set, and delete files of an unfinished run.
 
         Raises:
-            StaleArtefactError: a whole data set is there already.
+            StaleArtefactError: the folder already contains a complete data set.
         """
         manifest = storage.join(url, MANIFEST)
         if storage.exists(manifest):
-            raise StaleArtefactError(f"{manifest}: there is a data set here already. Name another folder.")
+            raise StaleArtefactError(f"{manifest}: the folder already contains a data set. Use another folder.")
         remove_leftovers(url)
         self._url = url
         self._labels: ShardInfo | None = None
@@ -79,11 +79,11 @@ class DatasetWriter:
         self._labels = write_labels(self._url, names, train_frequency, titles)
 
     def write_vocabulary(self, vocabulary: Vocabulary) -> None:
-        """Write the words of the tf-idf; a data set without them can be used, but for words as evidence."""
+        """Write the words of the tf-idf. Only evidence from words needs them."""
         self._vocabulary = write_vocabulary(self._url, vocabulary)
 
     def write_shard(self, split: str, examples: Examples) -> None:
-        """Append one shard to `split`; rows are numbered on from the shard before."""
+        """Append one shard to `split`; row numbers continue from the previous shard."""
         shards = self._splits.setdefault(split, [])
         first_uid = sum(shard.rows for shard in shards)
         shards.append(write_shard(self._url, shard_file(split, len(shards)), examples, first_uid))
@@ -92,7 +92,7 @@ class DatasetWriter:
         self, *, fingerprint: str, config: dict[str, Any], tokenizer: TokenizerInfo, num_features: int,
         source: dict[str, Any], skipped: dict[str, dict[str, int]] | None = None, parent: str = "",
     ) -> DataManifest:  # fmt: skip
-        """Write the manifest, which makes the data set visible."""
+        """Write the manifest, which commits the data set."""
         assert self._labels is not None, "write_labels comes before commit"
         manifest = DataManifest(
             version=FORMAT_VERSION,
@@ -113,7 +113,7 @@ class DatasetWriter:
 
 
 def shard_file(split: str, number: int) -> str:
-    """Where shard `number` of `split` lies inside the folder."""
+    """Relative path of shard `number` of `split`."""
     return f"{split}/shard-{number:05d}.arrow"
 
 
@@ -134,12 +134,12 @@ def write_vocabulary(url: str, vocabulary: Vocabulary) -> ShardInfo:
 
 
 def write_shard(url: str, file: str, examples: Examples, first_uid: int) -> ShardInfo:
-    """Write one shard, whole or not at all; equal input gives equal bytes. Rows are numbered from `first_uid`."""
+    """Write one shard atomically; equal input gives equal bytes. Rows are numbered from `first_uid`."""
     return _write(url, file, _to_table(examples, first_uid))
 
 
 def remove_leftovers(url: str, *, keep_whole: bool = False) -> None:
-    """Delete the data files that an unfinished run left under `url`; with `keep_whole` only half-written ones."""
+    """Delete data files of an unfinished run under `url`; with `keep_whole` only incomplete ones."""
     pattern = _TEMPORARY if keep_whole else _LEFTOVER
     for name in storage.file_sizes(url):
         if pattern.fullmatch(name):
@@ -177,5 +177,5 @@ def _to_table(examples: Examples, first_uid: int) -> pa.Table:
 
 
 def _list_array(rows: Ragged, kind: pa.ListType) -> pa.ListArray:
-    offsets = pa.array(rows.offsets, pa.int32())  # refuses what does not fit
+    offsets = pa.array(rows.offsets, pa.int32())  # raises an error on overflow
     return pa.ListArray.from_arrays(offsets, pa.array(rows.values, kind.value_type), type=kind)

@@ -1,4 +1,4 @@
-"""Evidence beside the dense cascade: sources that propose labels, and how all are combined.
+"""Evidence beside the dense cascade: sources that propose labels, and their combination with the cascade.
 
 In: a prepared data set and a trained cascade with its tree.
 
@@ -6,11 +6,11 @@ In: a prepared data set and a trained cascade with its tree.
    `NeighbourSource`, the nearest training texts in the cascade's feature space, which vote for their labels;
    `NameSource`, the nearest names of labels there.
 2. `pair_up`: the labels that the cascade or a source proposes for a text, with a few facts about each.
-3. `choose_combination`: a logistic regression over these facts, learnt on validation texts, or the best single part
-   where it is better.
-4. `commit_evidence`: the folder `evidence` inside that of a model; the manifest comes last.
+3. `choose_combination`: fits a logistic regression over these facts on validation texts, or takes the best single part
+   if that is better.
+4. `commit_evidence`: writes the folder `evidence` inside the model's folder, with the manifest last.
 
-Out: `Evidence`, whose `combine` turns the cascade's best labels of some texts into the model's.
+Out: `Evidence`. Its `combine` turns the cascade's best labels of some texts into the model's best labels.
 """
 
 from cxml.evidence.combination import (

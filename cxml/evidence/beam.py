@@ -1,10 +1,10 @@
 """Beam search down the label tree by the word model's classifiers.
 
-The classifiers of a cluster's children are stored by words: a word of the text leads to all children that have a weight
-for it, so a text costs what its words hit, not what the classifiers hold.
+The classifiers of a cluster's children are stored by word: each word of a text points to all children with a weight for
+it, so the cost of a text depends on the weights that its words hit, not on the size of the classifiers.
 """
 
-# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def descend(step: Step, first: int, beam: np.ndarray, scores: np.ndarray, width:
 
 @cached_njit(nogil=True)
 def _margins(step: Step, text: int, parent: int) -> np.ndarray:
-    """What the classifiers of a parent's children say about a text, float32 [children]."""
+    """The margins of the classifiers of a parent's children for a text, float32 [children]."""
     texts, level, children = step
     first = children[parent]
     own = level.bias[first : children[parent + 1]].copy()

@@ -2,10 +2,10 @@
 
 A classifier separates the texts of a node from the other texts of its parent, by the L2-regularised squared hinge loss
 (Hsieh et al., ICML 2008, algorithms 1 and 3): min 1/2 |w|^2 + C sum max(0, 1 - y w.x)^2, where x has one more feature
-of value 1, whose weight is the bias. Every text keeps a dual variable, so a pass costs what the texts' words cost.
+of value 1, whose weight is the bias. Every text has a dual variable, so a pass is linear in the words of the texts.
 """
 
-# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Level(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What one classifier tells apart."""
+    """The binary problem of one classifier."""
 
     texts: Texts
     """Of the training."""
@@ -70,13 +70,13 @@ class Solver(NamedTuple):
     """How a classifier is trained."""
 
     cost: float
-    """C: what a text's loss weighs against the weights' squares."""
+    """C: weight of a text's loss relative to the squared weights."""
     tolerance: float
-    """Largest difference between two projected gradients at which it is done."""
+    """Training stops when projected gradients differ by at most this."""
     max_passes: int
     """Most passes over the texts."""
     least_weight: float
-    """Smaller weights are dropped in the end."""
+    """Weights smaller than this are dropped after training."""
 
 
 @cached_njit(nogil=True)
@@ -88,9 +88,9 @@ def train_nodes(
     Args:
         level: its problems.
         first: the first node.
-        last: behind the last one.
-        solver: see there.
-        seed: of the order in which texts are visited, together with the node's number.
+        last: one past the last node.
+        solver: solver settings.
+        seed: seed of the order in which texts are visited, combined with the node's number.
 
     Returns:
         Weights as CSR rows, one per node: offsets int64 [last - first + 1], features int32 (in no order) and values
@@ -130,9 +130,9 @@ def fit_classifier(problem: Problem, solver: Solver, seed: np.uint64, weights: n
     """Train one classifier.
 
     Args:
-        problem: see there.
-        solver: see there.
-        seed: of the order in which texts are visited.
+        problem: the binary problem.
+        solver: solver settings.
+        seed: seed of the order in which texts are visited.
         weights: float64 [F + 1], zeros; gets the weights, the bias last.
     """
     texts, rows, signs = problem
@@ -159,7 +159,7 @@ def fit_classifier(problem: Problem, solver: Solver, seed: np.uint64, weights: n
             gradient = signs[i] * score - 1.0 + diagonal * duals[i]
             projected = gradient
             if duals[i] == 0.0:
-                if gradient > largest_before:  # most probably stays at 0: not visited until the others are done
+                if gradient > largest_before:  # probably stays at 0, so it is not visited until the others converge
                     num_active -= 1
                     order[place_in_order], order[num_active] = order[num_active], i
                     continue
@@ -195,7 +195,7 @@ def _signs(rows: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 @cached_njit(nogil=True)
 def _shuffle(order: np.ndarray, count: int, seed: np.uint64) -> np.uint64:
-    """Put the first `count` entries in random order; the seed to go on with."""
+    """Shuffle the first `count` entries in place. Returns the next seed."""
     for i in range(count - 1, 0, -1):
         seed += _GOLDEN
         mixed = (seed ^ (seed >> np.uint64(30))) * _MIX

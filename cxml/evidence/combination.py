@@ -1,9 +1,9 @@
-"""How the scores of the cascade and of the sources beside it become one: learnt on validation texts, never guessed.
+"""Combine the scores of the cascade and of the sources, with weights learnt on validation texts.
 
-Candidates of a text are the best labels of the cascade and those of each source. A few ways to score them are compared
-on validation texts, each half by what was learnt on the other: each part alone, the mean of all probabilities, and a
-logistic regression over a few facts of each pair of text and label. The last one is taken unless it is worse than the
-best of the others by more than chance.
+The candidates of a text are the best labels of the cascade and of each source. Several ways to score them are compared
+on validation texts with two-fold cross-validation: each part alone, the mean of all probabilities, and a logistic
+regression over a few facts of each pair of text and label. The regression is chosen unless it is significantly worse
+than the best of the others.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from cxml.evidence.source import Proposals, best_of_rows
 from cxml.metrics import interval, metric_rows, resampled_metrics
 
 CANDIDATES = 100
-"""Labels that the cascade and each source propose for a text, at least."""
+"""Least number of labels that the cascade and each source propose for a text."""
 CASCADE, MEAN, LEARNT = "cascade", "mean", "learnt"
 NAMES = "names"
-"""The source that knows labels without a train text."""
+"""The source that can score labels without a train text."""
 
 _LOGIT_BOUND = 30.0
-_LEAST = 1e-9  # a probability below it counts as this
-_ENOUGH = 50  # true pairs of rare labels to learn two weights from
+_LEAST = 1e-9  # lower bound of probabilities
+_ENOUGH = 50  # true pairs of rare labels needed to learn two weights
 _RESAMPLES = 200
 _SEED = 0
 
 
 def ways_of(sources: Sequence[str]) -> tuple[str, ...]:
-    """The ways to score candidates: each part alone, the mean of all, and what was learnt."""
+    """The ways to score candidates: each part alone, the mean of all, and the regression."""
     return (CASCADE, *sources, MEAN, LEARNT)
 
 
 def facts_of(sources: Sequence[str]) -> tuple[str, ...]:
-    """What the regression knows of a pair.
+    """Names of the regression's features of a pair.
 
-    Logit of the cascade and log-probability of each source, where a part does not propose the label its floor or the
-    least of those that it does; their probabilities; frequency is log(1 + train texts of the label). Nothing of it
-    depends on which other labels are better, so that a label keeps its score where others are left out.
+    They are the logit of the cascade and the log-probability of each source (a part that does not propose the label
+    contributes its floor, or its smallest score for the text), their probabilities, and the frequency, which is log(1 +
+    train texts of the label). No feature depends on the rank among other labels, so a label keeps its score if other
+    labels are removed.
     """
     parts = (CASCADE, *sources)
     scores = [fact for part in parts for fact in (part, f"{part}'s probability")]
@@ -57,8 +58,7 @@ class Pairs(NamedTuple):
         rows: int64 [P], text.
         labels: int64 [P].
         facts: float64 [P, facts], see `facts_of`.
-        probabilities: float64 [P, parts], those of the cascade and of each source, 0 where a part does not propose the
-            label.
+        probabilities: float64 [P, parts], of the cascade and each source; 0 if a part does not propose the label.
     """
 
     rows: np.ndarray
@@ -75,11 +75,11 @@ class Combination:
         sources: names of the parts beside the cascade.
         way: one of `ways_of(sources)`.
         weights: of the facts, float64 [facts]; used by the way `learnt`.
-        bias: beside them.
-        unseen: weights and bias in their place for labels without a train text, see `_fit_unseen`; None where no source
-            knows more of such labels than of others.
-        num_texts: validation texts that it was chosen on.
-        metrics: of each way, on validation texts that it has not learnt from, in percent.
+        bias: bias of the regression.
+        unseen: weights and bias for labels without a train text, see `_fit_unseen`; None if no source can score such
+            labels.
+        num_texts: validation texts used for the choice.
+        metrics: of each way on validation texts that it was not fitted on, in percent.
     """
 
     sources: tuple[str, ...]
@@ -91,11 +91,11 @@ class Combination:
     unseen: tuple[np.ndarray, float] | None = None
 
     def score(self, pairs: Pairs) -> np.ndarray:
-        """Logits of the pairs' scores, float32 [P]; -inf where the way does not consider the label."""
+        """Logits of the pairs' scores, float32 [P]; -inf if the way does not use the label."""
         return self.score_by(self.way, pairs)
 
     def score_by(self, way: str, pairs: Pairs) -> np.ndarray:
-        """`score` by another way than the one that was chosen."""
+        """Like `score`, with the given way instead of the chosen one."""
         if way == LEARNT:
             return self._learnt(pairs.facts).astype(np.float32)
         places = slice(None) if way == MEAN else slice((place := (CASCADE, *self.sources).index(way)), place + 1)
@@ -112,7 +112,7 @@ class Combination:
 
 
 def cascade_alone(sources: tuple[str, ...]) -> Combination:
-    """The combination that takes the cascade as it is, before another one is chosen."""
+    """The combination that uses only the cascade, for use before the choice."""
     return Combination(sources, CASCADE, np.zeros(len(facts_of(sources))), 0.0, 0, {})
 
 
@@ -155,13 +155,13 @@ def choose_combination(
     *,
     sources: tuple[str, ...],
 ) -> Combination:
-    """Learn the weights on validation texts and choose the way: the cascade alone where no candidate is true.
+    """Fit the weights on validation texts and choose the way; the cascade alone if no candidate is true.
 
     Args:
         pairs: candidates of N validation texts.
         true: CSR [N, L].
         inverse_propensity: float64 [L], for the metrics.
-        ks: their cut-offs; nDCG at the largest decides.
+        ks: cut-offs of the metrics; the choice uses nDCG at the largest.
         sources: names of the parts beside the cascade, in the order of `pair_up`.
     """
     rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
@@ -190,9 +190,9 @@ def _fit(
 def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]) -> tuple[np.ndarray, float]:
     """Weights and bias for labels without a train text.
 
-    They are learnt on such labels where validation texts have enough of them. Else on the rarest of the other labels,
-    as few as are needed, by the two facts about names alone: that the cascade, words or neighbours propose a label that
-    they know tells nothing about one that they have not seen.
+    They are fitted on such labels if validation texts have enough of them. Otherwise they are fitted on the rarest of
+    the other labels, as few as are needed, with the two facts about names only: scores of the cascade, words or
+    neighbours for a label in training do not transfer to labels without a train text.
     """
     names = facts_of(sources)
     frequency = facts[:, names.index("frequency")]
@@ -212,14 +212,14 @@ def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
 def _held_out_metrics(
     pairs: Pairs, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int], sources: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """`metric_rows` of each way; either half of the texts is scored by what the other has taught."""
+    """`metric_rows` of each way; each half of the texts is scored by weights fitted on the other half."""
     is_true = _are_true(pairs, true)
     num_texts = len(true.indptr) - 1
     in_first = np.isin(pairs.rows, held_out_rows(num_texts, 0.5, _SEED)[0])
     unlearnt = cascade_alone(sources)
     logits = {way: unlearnt.score_by(way, pairs) for way in ways_of(sources)}
     for half in (in_first, ~in_first):
-        if not is_true[~half].any():  # nothing to learn from
+        if not is_true[~half].any():  # no true pair to fit on
             logits[LEARNT][half] = logits[CASCADE][half]
             continue
         weights, bias, unseen = _fit(pairs.facts[~half], is_true[~half], sources)
@@ -251,7 +251,7 @@ def _pair_keys(rows: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndar
 
 
 def _are_true(pairs: Pairs, true: sparse.csr_matrix) -> np.ndarray:
-    """Whether each pair's label is one of its text, bool [P]."""
+    """Whether each pair's label is true for its text, bool [P]."""
     num_texts, num_labels = cast(tuple[int, int], true.shape)
     rows = np.repeat(np.arange(num_texts), np.diff(true.indptr))
     own = _pair_keys(rows, true.indices.astype(np.int64), num_labels)

@@ -1,4 +1,4 @@
-"""What a model knows besides its cascade: sources of labels, and how all parts are combined."""
+"""A model's sources of labels beside its cascade, and the combination of all parts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Evidence:
     """Evidence for labels beside the cascade.
 
     Attributes:
-        sources: at least one, each name once.
-        frequency: texts of the training that carry each label, int64 [L].
-        combination: with the cascade's scores.
-        shift: what is added to the logit of each label's score, float32 [L].
+        sources: at least one, with unique names.
+        frequency: number of train texts of each label, int64 [L].
+        combination: combines the sources with the cascade's scores.
+        shift: offset added to the logit of each label's score, float32 [L].
     """
 
     sources: tuple[Source, ...]
@@ -37,11 +37,11 @@ class Evidence:
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The words that texts are read by; None where no source reads words."""
+        """The vocabulary of the sources; None if no source reads words."""
         return next((source.vocabulary for source in self.sources if isinstance(source, WordSource)), None)
 
     def width(self, view: View) -> int | None:
-        """Numbers per text of a view that a source reads; None where none does."""
+        """Numbers per text of a view; None if no source reads that view."""
         return next((source.width for source in self.sources if source.reads == view), None)
 
     def combine(
@@ -50,7 +50,7 @@ class Evidence:
         """The k best labels of N texts by all parts.
 
         Args:
-            texts: what the sources read of them.
+            texts: the views of the texts that the sources read.
             labels: int64 [N, K], the cascade's best labels, at least `CANDIDATES` of them; -1 for none.
             scores: their probabilities, float32 [N, K].
             k: labels to return, at most L.
@@ -69,12 +69,12 @@ class Evidence:
         return best, logits
 
     def pairs(self, texts: TextViews, labels: np.ndarray, scores: np.ndarray, num_candidates: int) -> Pairs:
-        """The candidates of N texts, of which each source proposes `num_candidates`; see `combine`."""
+        """The candidates of N texts, with `num_candidates` from each source; see `combine`."""
         proposed = [source.propose(texts, num_candidates) for source in self.sources]
         return pair_up(Proposals(labels, scores), proposed, self.frequency)
 
     def restricted(self, subset: LabelSubset) -> Evidence:
-        """That of some labels."""
+        """The evidence of a subset of the labels."""
         return replace(
             self, sources=tuple(source.restricted(subset) for source in self.sources),
             frequency=self.frequency[subset.labels], shift=self.shift[subset.labels],

@@ -1,11 +1,11 @@
 """The folder of a model's evidence.
 
 SOURCE/                    the files of each source, see `cxml.evidence.words`, `neighbours` and `names`
-labels.safetensors         train texts of each label, int64 [L], and what is added to its logit, float32 [L]
-combination.json           the sources, how scores are combined, and what was seen on validation texts
+labels.safetensors         train texts of each label, int64 [L], and the offset of its logit, float32 [L]
+combination.json           the sources, the combination of their scores, and its metrics on validation texts
 manifest.json              format, fingerprint, sizes and checksums; written last
 
-Models of before have a folder `words`, which holds the files of the words and these three side by side.
+Models of earlier releases have a folder `words` instead, which holds the files of the word source and these three.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from cxml.tree import LabelTree
 EVIDENCE = "evidence"
 """Name of the folder inside that of a model."""
 FOLDERS = {EVIDENCE: "cxml-evidence", "words": "cxml-words"}
-"""Folders that may hold evidence, and the format of each; the second is that of earlier models."""
+"""Folders that may hold evidence, with the format of each. The second is used by earlier models."""
 SOURCES: dict[str, Callable[[Folder, LabelTree], Source]] = {
     "words": read_words, "neighbours": read_neighbours, "names": read_names
 }  # fmt: skip
-"""Names of all sources, in the order in which a model has them, and what reads each."""
-REMEDY = "Delete the folder and run python -m cxml.train with the same config: it makes the evidence again."
+"""Names of all sources in a model's order, with the function that reads each."""
+REMEDY = "Delete the folder and run python -m cxml.train with the same config to make the evidence again."
 
 _VERSION = 1
 _LABELS, _COMBINATION = "labels.safetensors", "combination.json"
 
 
 def write_labels(url: str, frequency: np.ndarray, shift: np.ndarray) -> None:
-    """Write what all sources have in common: int64 [L] and float32 [L]."""
+    """Write the arrays that all sources share: int64 [L] and float32 [L]."""
     write_tensors(storage.join(url, _LABELS), {"frequency": frequency, "shift": shift})
 
 
@@ -54,7 +54,7 @@ def source_url(url: str, name: str) -> str:
 
 
 def commit_evidence(url: str, combination: Combination, fingerprint: str) -> None:
-    """Write the combination and, last, the manifest, which makes the folder whole."""
+    """Write the combination, then the manifest, which marks the folder as complete."""
     values = {
         "sources": list(combination.sources), "way": combination.way, "weights": combination.weights.tolist(),
         "bias": combination.bias, "num_texts": combination.num_texts,
@@ -68,7 +68,7 @@ def commit_evidence(url: str, combination: Combination, fingerprint: str) -> Non
 
 
 def write_evidence(url: str, evidence: Evidence, fingerprint: str) -> None:
-    """Write a whole folder, which is emptied first."""
+    """Write a complete folder. Existing content is deleted first."""
     storage.remove_finished(url, artefacts.MANIFEST)
     for source in evidence.sources:
         source.write(source_url(url, source.name))
@@ -77,14 +77,14 @@ def write_evidence(url: str, evidence: Evidence, fingerprint: str) -> None:
 
 
 def read_uncombined(url: str, tree: LabelTree, sources: Sequence[str]) -> Evidence:
-    """What this run has written so far, with a combination that takes the cascade alone."""
+    """Read the sources that this run has written so far, with a combination that uses only the cascade."""
     sizes = storage.file_sizes(url)
     entries = {name: FileEntry(name, size, storage.sha256(storage.join(url, name))) for name, size in sizes.items()}
     return _read(Folder(url, entries, REMEDY), tree, cascade_alone(tuple(sources)), is_flat=False)
 
 
 def evidence_folder(model_url: str) -> str | None:
-    """Name of the folder of evidence in a model's folder; None where the model has no finished one."""
+    """Name of the evidence folder in a model's folder; None if the model has no complete one."""
     return next((name for name in FOLDERS if storage.exists(storage.join(model_url, name, artefacts.MANIFEST))), None)
 
 
@@ -94,11 +94,11 @@ def read_evidence(url: str, tree: LabelTree, remedy: str = REMEDY, *, width: int
     Args:
         url: the folder, see `evidence_folder`.
         tree: of the model.
-        remedy: what errors tell the user to do.
-        width: numbers of a feature that the model computes; None: not known.
+        remedy: remedy in error messages.
+        width: width of the model's features; None if unknown.
 
     Raises:
-        DataError: it is not finished, or a file is missing or damaged, or does not fit the model.
+        DataError: the folder is incomplete, or a file is missing, damaged or does not fit the model.
         ConfigError: a package that a source needs is not installed.
     """
     file = storage.join(url, artefacts.MANIFEST)
@@ -112,7 +112,7 @@ def read_evidence(url: str, tree: LabelTree, remedy: str = REMEDY, *, width: int
     evidence = _read(folder, tree, _read_combination(folder, is_flat=is_flat), is_flat=is_flat)
     found = evidence.width("features")
     if width is not None and found not in (None, width):
-        raise DataError(url, f"is about features of {found} numbers, those of the model have {width}", remedy)
+        raise DataError(url, f"has features of width {found}, but the model's features have width {width}", remedy)
     return evidence
 
 
@@ -120,7 +120,7 @@ def _read(folder: Folder, tree: LabelTree, combination: Combination, *, is_flat:
     sources = [SOURCES[name](folder if is_flat else folder.inside(name), tree) for name in combination.sources]
     labels = folder.read_tensors(_LABELS, {"frequency": (np.int64, 1), "shift": (np.float32, 1)})
     if any(len(values) != tree.num_labels for values in labels.values()) or labels["frequency"].min() < 0:
-        raise folder.broken(_LABELS, f"is not about the tree's {tree.num_labels} labels")
+        raise folder.broken(_LABELS, f"does not fit the tree's {tree.num_labels} labels")
     return Evidence(tuple(sources), labels["frequency"], combination, labels["shift"])
 
 
@@ -142,12 +142,12 @@ def _read_combination(folder: Folder, *, is_flat: bool) -> Combination:
     values = {"sources": ["words"], **values} if is_flat else values
     stored = artefacts.parse_as(_Stored, values, file, folder.remedy)
     if not stored.sources or stored.sources != tuple(name for name in SOURCES if name in stored.sources):
-        raise folder.broken(_COMBINATION, f"names other sources than {', '.join(SOURCES)}, in this order")
+        raise folder.broken(_COMBINATION, f"must name sources from {', '.join(SOURCES)}, in this order")
     numbers = np.array([*stored.weights, stored.bias, *stored.unseen_weights, stored.unseen_bias])
     count = len(facts_of(stored.sources))
     has_fitting = len(stored.weights) == count and len(stored.unseen_weights) in (0, count)
     if stored.way not in ways_of(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
-        raise folder.broken(_COMBINATION, f"is not a way to combine scores by {count} facts")
+        raise folder.broken(_COMBINATION, f"does not describe a combination of {count} facts")
     unseen = (np.array(stored.unseen_weights), stored.unseen_bias) if stored.unseen_weights else None
     weights = np.array(stored.weights)
     return Combination(stored.sources, stored.way, weights, stored.bias, stored.num_texts, stored.metrics, unseen)

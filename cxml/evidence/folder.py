@@ -1,4 +1,4 @@
-"""A folder of a model's evidence whose manifest names its files: they are read by size and checksum."""
+"""A folder of a model's evidence. Its manifest lists the files, whose size and checksum are checked on reading."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cxml.errors import DataError
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, the files that its manifest names, and what to do where one is wrong.
+    """A folder, the files in its manifest, and the remedy in error messages.
 
     Attributes:
         url: of the folder.
         entries: by path inside the folder.
-        remedy: what errors tell the user to do.
-        below: where `read` and the others look, with a slash at the end; empty: right in the folder.
+        remedy: remedy in error messages.
+        below: subfolder for `read` and the other methods, with a trailing slash; empty for the folder itself.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Folder:
         return replace(self, below=f"{self.below}{name}/")
 
     def names(self, prefix: str) -> list[str]:
-        """Files here whose names begin with `prefix`, sorted."""
+        """Sorted names of the files here that start with `prefix`."""
         start = len(self.below)
         return sorted(name[start:] for name in self.entries if name.startswith(self.below + prefix))
 
@@ -51,19 +51,19 @@ class Folder:
             DataError: it is missing or damaged.
         """
         if self.below + name not in self.entries:
-            raise DataError(self.url, f"its manifest does not name {self.below}{name}", self.remedy)
+            raise DataError(self.url, f"its manifest does not list {self.below}{name}", self.remedy)
         return artefacts.read_file(self.url, self.entries[self.below + name], self.remedy)
 
     def read_tensors(self, name: str, kinds: Mapping[str, tuple[type, int]]) -> dict[str, np.ndarray]:
-        """The tensors of a file, which must have these names, each of a type and a number of dimensions.
+        """The tensors of a file, which must have exactly these names, types and numbers of dimensions.
 
         Raises:
-            DataError: the file is missing or damaged, or holds others.
+            DataError: the file is missing or damaged, or holds other tensors.
         """
         tensors = parse_tensors(self.read(name), self.where(name), self.remedy)
         found = {name: (tensor.dtype, tensor.dim()) for name, tensor in tensors.items()}
         if found != {name: (_torch_type(kind), dimensions) for name, (kind, dimensions) in kinds.items()}:
-            raise self.broken(name, f"does not hold the tensors {', '.join(kinds)} of the format's types")
+            raise self.broken(name, f"must contain exactly the tensors {', '.join(kinds)} with the types of the format")
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     def broken(self, name: str, problem: str) -> DataError:
@@ -72,13 +72,13 @@ class Folder:
 
 
 def write_tensors(file: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a file of tensors."""
+    """Write arrays as a safetensors file."""
     tensors: dict[str, Tensor] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     storage.write_atomic(file, tensor_file(tensors))
 
 
 def are_bounds(bounds: np.ndarray, count: int, end: int) -> bool:
-    """Whether int64 numbers cut 0..`end` into `count` ranges."""
+    """Whether int64 bounds split 0..`end` into `count` ranges."""
     return len(bounds) == count + 1 and bounds[0] == 0 and bounds[-1] == end and bool((np.diff(bounds) >= 0).all())
 
 

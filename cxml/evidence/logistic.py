@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import optimize, special
 
-_PENALTY = 1.0  # of half the squared weights of standardised facts, against the sum of the losses
-_LEAST = 1e-9  # of a standard deviation
+_PENALTY = 1.0  # factor of half the squared weights of standardised facts, relative to the sum of the losses
+_LEAST = 1e-9  # lower bound of a standard deviation
 
 
 def fit_logistic(facts: np.ndarray, is_true: np.ndarray) -> tuple[np.ndarray, float]:

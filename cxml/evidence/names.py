@@ -1,6 +1,7 @@
-"""The labels' names as a source: those whose features are nearest to a text's, also of labels without a train text.
+"""The label names as a source: it proposes the names nearest to a text in feature space, also of unseen labels.
 
-Its folder has the names as `cxml.evidence.vectors` writes them, a label each; the parameters are slope and offset.
+Its folder holds the names in the format of `cxml.evidence.vectors`, one label each. The parameters are slope and
+offset.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ class NameSource:
     Attributes:
         index: of the n names.
         labels: the label of each row of the index, int32 [n].
-        slope: of the curve, above 0.
-        offset: of the curve.
+        slope: slope of the curve, above 0.
+        offset: offset of the curve.
     """
 
     name: ClassVar[str] = "names"
     reads: ClassVar[View] = "features"
     untuned: ClassVar[tuple[float, ...]] = (20.0, -15.0)
-    """Parameters before they are chosen, and where validation texts tell nothing."""
+    """Parameters before tuning, and if validation texts have no true names."""
     index: VectorIndex
     labels: np.ndarray
     slope: float
@@ -56,7 +57,7 @@ class NameSource:
     @property
     def described(self) -> str:
         """See `Source`."""
-        return f"the nearest of {len(self.index):,} names of labels"
+        return f"the nearest of {len(self.index):,} label names"
 
     def propose(self, texts: TextViews, k: int) -> Proposals:
         """See `Source`."""
@@ -66,7 +67,7 @@ class NameSource:
         return Proposals(labels, np.where(labels >= 0, scores, -np.inf).astype(np.float32))
 
     def _nearest(self, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and labels, -1 for none, of the names that are nearest."""
+        """Cosines and labels (-1 for none) of the nearest names."""
         if not len(self.index):
             return np.zeros((len(features), 0), np.float32), np.zeros((len(features), 0), np.int64)
         cosines, rows = self.index.search(features, min(k, len(self.index)))
@@ -74,11 +75,11 @@ class NameSource:
 
     @property
     def parameters(self) -> list[float]:
-        """What `tuned` chooses, as it is stored."""
+        """The parameters that `tuned` chooses, as stored."""
         return [self.slope, self.offset]
 
     def tuned(self, features: np.ndarray, true: sparse.csr_matrix) -> NameSource:
-        """With the curve that fits the nearest names of validation texts.
+        """The source with the curve fitted to the nearest names of validation texts.
 
         Args:
             features: float32 [N, D].
@@ -106,8 +107,8 @@ class NameSource:
 
 
 def read_names(folder: Folder, tree: LabelTree) -> NameSource:
-    """The names in a folder; raises what `read_vectors` raises, and `DataError` where a name is not of one label."""
+    """Read the names in a folder. Raises the errors of `read_vectors`, and `DataError` if a name has not one label."""
     index, labels, (slope, offset) = read_vectors(folder, tree.num_labels, 2)
     if (labels.lengths != 1).any():
-        raise folder.broken("part-00000.safetensors", "does not hold names of one label each")
+        raise folder.broken("part-00000.safetensors", "must contain exactly one label per name")
     return NameSource(index, labels.values, slope, offset)

@@ -1,9 +1,9 @@
-"""The nearest of many vectors of length 1 by cosine, with faiss: exact among few, in the likeliest lists among many.
+"""Nearest-neighbour search by cosine among unit vectors, with faiss: exact for few vectors, inverted lists for many.
 
-Vectors are kept in fp16. Up to `EXACT` of them a query is compared with all. Beyond, k-means deals them into lists, and
-a query is compared with those of the `PROBES` lists whose centres are nearest. A graph (HNSW) would find a little more
-per comparison, but its links are as large as the vectors of a small encoder, it is built one vector at a time, and only
-faiss itself can read and write it. Lists are plain arrays.
+Vectors are stored in fp16. With up to `EXACT` vectors, a query is compared with all of them. With more, k-means assigns
+them to lists, and a query is compared with the vectors of the `PROBES` nearest lists. A graph (HNSW) has slightly
+better recall per comparison, but its links are as large as the vectors of a small encoder, it is built one vector at a
+time, and only faiss can read and write it. Lists are plain arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from cxml import extras
 
 EXACT = 1 << 18
-"""Vectors that are searched exactly: 12 ms of a core per query of 384 numbers, as long as a small encoder takes."""
+"""Most vectors that are searched exactly: 12 ms of a core per query of width 384, about the time of a small encoder."""
 PROBES = 32
 _LISTS_OF_ROOT = 4  # lists per square root of the number of vectors, as the faiss wiki advises
 _SAMPLE_OF_A_LIST = 64  # vectors per list that k-means looks at
@@ -25,7 +25,7 @@ _SEED = 0
 
 
 class VectorIndex:
-    """N vectors of length 1, in lists; rows are numbered list by list."""
+    """N unit vectors in lists. Rows are numbered list by list."""
 
     def __init__(self, vectors: np.ndarray, bounds: np.ndarray, centres: np.ndarray) -> None:
         """Build an index.
@@ -45,7 +45,7 @@ class VectorIndex:
         self._index = faiss.IndexIVFScalarQuantizer(
             self._quantizer, self.width, len(centres), form, faiss.METRIC_INNER_PRODUCT, False
         )
-        self._index.is_trained = True  # two bytes per number need no training
+        self._index.is_trained = True  # fp16 storage needs no training
         self._index.nprobe = PROBES
         rows = np.arange(len(vectors))
         for number, (start, stop) in enumerate(itertools.pairwise(bounds.tolist())):
@@ -80,19 +80,19 @@ class VectorIndex:
 
 
 def num_lists(num_vectors: int) -> int:
-    """How many lists so many vectors are dealt into."""
+    """Number of lists for a number of vectors."""
     return 1 if num_vectors <= EXACT else round(_LISTS_OF_ROOT * num_vectors**0.5)
 
 
 def sample_size(count: int) -> int:
-    """How many vectors the centres of `count` lists are learnt from; none for a single list."""
+    """Number of vectors that k-means uses for the centres of `count` lists; 0 for a single list."""
     return count * _SAMPLE_OF_A_LIST if count > 1 else 0
 
 
 def list_centres(sample: np.ndarray, count: int) -> np.ndarray:
-    """Centres of `count` lists by k-means over a sample of vectors of length 1, float [n, D]: float32 [C, D].
+    """Compute the centres of `count` lists by k-means over a sample of unit vectors, float [n, D]: float32 [C, D].
 
-    There are no more lists than vectors in the sample.
+    C is at most the size of the sample.
     """
     count = min(count, max(1, len(sample)))
     if count == 1:
@@ -117,10 +117,10 @@ def nearest_lists(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def load_faiss(field: str = "evidence.neighbours", value: object = True, extra: str = "neighbours") -> Any:  # noqa: ANN401 - faiss has no types
-    """The package faiss, which `field` needs.
+    """Import the package faiss, which `field` needs.
 
     Raises:
-        ConfigError: it is not installed; names the extra that brings it.
+        ConfigError: faiss is not installed. The message names the extra to install.
     """
     extras.require(field, value, "faiss", extra=extra)
     import faiss  # noqa: PLC0415 - an optional package

@@ -1,6 +1,6 @@
 """The nearest training texts as a source: they vote for their labels (the idea of RAE-XMC, Chang et al.).
 
-Its folder has the texts as `cxml.evidence.vectors` writes them; the parameter is the temperature.
+Its folder holds the texts in the format of `cxml.evidence.vectors`. The parameter is the temperature.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cxml.metrics import metric_sums
 from cxml.tree import LabelTree
 
 NEIGHBOURS = 50
-"""Texts that vote: those of several labels name about as many candidates as the other parts do. More of them would be
-far away and count for next to nothing at the temperature that is chosen."""
+"""Number of texts that vote. With several labels per text, they give about as many candidates as the other parts.
+More of them would be far away and have almost no weight at the chosen temperature."""
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3)
-"""One of them is chosen on validation texts: the difference of cosines at which a vote counts a factor e less."""
+"""Temperatures to choose from on validation texts: a vote loses a factor e per this difference of cosines."""
 
-_LEAST_SHARE = 1e-3  # of the votes; smaller ones are noise, and count as much as none
+_LEAST_SHARE = 1e-3  # of the votes; smaller shares are noise and count as none
 _TINY = 1e-9
-_K = 5  # of the nDCG that chooses the temperature
+_K = 5  # cut-off of the nDCG that chooses the temperature
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class NeighbourSource:
         index: of the N texts.
         labels: of each row of the index.
         num_labels: L.
-        temperature: see there.
+        temperature: divisor of the cosines, above 0.
     """
 
     name: ClassVar[str] = "neighbours"
     reads: ClassVar[View] = "features"
     untuned: ClassVar[tuple[float, ...]] = TEMPERATURES[1:2]
-    """Parameters before they are chosen."""
+    """Parameters before tuning."""
     index: VectorIndex
     labels: Ragged
     num_labels: int
@@ -76,7 +76,7 @@ class NeighbourSource:
         return self._by_votes(*self.index.search(texts.features, NEIGHBOURS), self.temperature, k)
 
     def _by_votes(self, cosines: np.ndarray, rows: np.ndarray, temperature: float, k: int) -> Proposals:
-        """What neighbours, int64 [N, K] with -1 for none, propose."""
+        """The proposals of the neighbours, int64 [N, K] with -1 for none."""
         is_found = rows >= 0
         votes = np.where(is_found, np.exp((cosines - cosines[:, :1]) / temperature), 0.0)
         votes /= np.maximum(votes.sum(1, keepdims=True), _TINY)
@@ -90,11 +90,11 @@ class NeighbourSource:
 
     @property
     def parameters(self) -> list[float]:
-        """What `tuned` chooses, as it is stored."""
+        """The parameters that `tuned` chooses, as stored."""
         return [self.temperature]
 
     def tuned(self, features: np.ndarray, true: sparse.csr_matrix) -> NeighbourSource:
-        """With the temperature at which the neighbours alone rank validation texts best.
+        """The source with the temperature at which the neighbours alone rank validation texts best.
 
         Args:
             features: float32 [N, D].
@@ -109,7 +109,7 @@ class NeighbourSource:
         return replace(self, temperature=max(TEMPERATURES, key=quality))
 
     def restricted(self, subset: LabelSubset) -> NeighbourSource:
-        """See `Source`. All texts stay: one without the labels that are left still takes its part of the votes."""
+        """See `Source`. All texts are kept: a text without any remaining label still takes its share of the votes."""
         places = np.full(self.num_labels, -1, np.int32)
         places[subset.labels] = np.arange(len(subset.labels))
         values = places[self.labels.values]
@@ -124,6 +124,6 @@ class NeighbourSource:
 
 
 def read_neighbours(folder: Folder, tree: LabelTree) -> NeighbourSource:
-    """The training texts in a folder; raises what `read_vectors` raises."""
+    """Read the training texts in a folder. Raises the errors of `read_vectors`."""
     index, labels, (temperature,) = read_vectors(folder, tree.num_labels, 1)
     return NeighbourSource(index, labels, tree.num_labels, temperature)

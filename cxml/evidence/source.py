@@ -1,4 +1,4 @@
-"""Sources: what proposes labels of a text beside the cascade, and what every source can do."""
+"""The interface of sources, which propose labels of a text beside the cascade."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from scipy import sparse
 from cxml.tree import LabelTree
 
 View = Literal["words", "features"]
-"""What a source reads of a text, a field of `TextViews`."""
+"""A field of `TextViews` that a source reads."""
 
 
 class TextViews(NamedTuple):
-    """What sources read of N texts; None where no source of the model reads it.
+    """The inputs of sources for N texts; None if no source of the model reads the field.
 
     Attributes:
         words: tf-idf of the whole texts, CSR float32 [N, F].
-        features: those that the labels' level of the cascade reads, float32 [N, D].
+        features: input of the cascade's label level, float32 [N, D].
     """
 
     words: sparse.csr_matrix | None = None
@@ -37,7 +37,7 @@ class Proposals(NamedTuple):
     Attributes:
         labels: int64 [N, K], each once per row, -1 for none.
         scores: float [N, K]: probabilities of the cascade, log-probabilities of a source.
-        floor: the score of labels that are not proposed; None: not known, but not more than the least of a text.
+        floor: score of labels that are not proposed; None if unknown, then at most the smallest score of the text.
     """
 
     labels: np.ndarray
@@ -46,12 +46,12 @@ class Proposals(NamedTuple):
 
 
 class LabelSubset(NamedTuple):
-    """Some of a model's labels, numbered anew.
+    """A subset of a model's labels, renumbered.
 
     Attributes:
-        tree: over them.
-        kept: of each level of the tree before, those of the labels last, the nodes that stay, int64, rising.
-        labels: int64 [m], rising; label i is `labels[i]` of before.
+        tree: tree over the subset.
+        kept: the kept nodes of each level of the original tree, sorted int64, with the label level last.
+        labels: sorted int64 [m]; label i of the subset is the original label `labels[i]`.
     """
 
     tree: LabelTree
@@ -60,41 +60,41 @@ class LabelSubset(NamedTuple):
 
 
 class Source(Protocol):
-    """Proposes labels. It is written by `write` and read by the function that `cxml.evidence.files` names for it."""
+    """Proposes labels. `write` stores it, and the function in `cxml.evidence.files` reads it."""
 
     name: ClassVar[str]
     reads: ClassVar[View]
 
     @property
     def width(self) -> int:
-        """Numbers per text of the view that it reads: F or D."""
+        """Numbers per text of the input view: F or D."""
         ...
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds."""
+        """Memory in bytes."""
         ...
 
     @property
     def described(self) -> str:
-        """What it is, in a few words, for a model card."""
+        """A short description for a model card."""
         ...
 
     def propose(self, texts: TextViews, k: int) -> Proposals:
-        """At most k labels of each text, best first. A label's score does not depend on which other labels there are.
+        """At most k labels of each text, best first. A label's score does not depend on the other labels of the model.
 
         Args:
-            texts: the view that it reads is there.
+            texts: has the view that the source reads.
             k: labels per text.
         """
         ...
 
     def restricted(self, subset: LabelSubset) -> Source:
-        """The source of some of its labels."""
+        """The source for a subset of the labels."""
         ...
 
     def write(self, url: str) -> None:
-        """Write its files into the folder `url`, which has no other ones."""
+        """Write the files into the empty folder `url`."""
         ...
 
 
@@ -111,7 +111,7 @@ def best_of_rows(
         k: labels per row.
 
     Returns:
-        Labels int64 [N, k], -1 for none, and scores float32, -inf for none. Equal scores are in the order of labels.
+        Labels int64 [N, k], -1 for none, and scores float32, -inf for none. Ties are sorted by label.
     """
     order = np.lexsort((labels, -scores, rows))
     order = order[scores[order] > -np.inf]

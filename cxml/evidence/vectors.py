@@ -1,7 +1,7 @@
 """Vectors with labels in a folder: the texts of neighbours, the names of labels.
 
-part-00000.safetensors     some of the vectors, see `LabelledVectors`; one file per process that made them
-lists.safetensors          the centres of the lists that vectors are in, and a few parameters of the source
+part-00000.safetensors     a part of the vectors, see `LabelledVectors`; one file per process
+lists.safetensors          the centres of the lists, and the parameters of the source
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _PART_TYPES = {
 
 
 class LabelledVectors(NamedTuple):
-    """What n texts or names are like, and their labels.
+    """The vectors of n texts or names, and their labels.
 
     Attributes:
-        vectors: features of length 1, float16 [n, D].
-        lists: which list each is in, int32 [n].
-        labels: int32 ids of each.
+        vectors: features of unit length, float16 [n, D].
+        lists: list of each vector, int32 [n].
+        labels: int32 label ids of each vector.
     """
 
     vectors: np.ndarray
@@ -37,7 +37,7 @@ class LabelledVectors(NamedTuple):
 
 
 def write_part(url: str, number: int, part: LabelledVectors) -> None:
-    """Write some of the vectors into the folder `url`."""
+    """Write a part of the vectors into the folder `url`."""
     arrays = {
         "vectors": part.vectors, "lists": part.lists, "label_offsets": part.labels.offsets, "labels": part.labels.values
     }  # fmt: skip
@@ -45,7 +45,7 @@ def write_part(url: str, number: int, part: LabelledVectors) -> None:
 
 
 def write_lists(url: str, centres: np.ndarray, parameters: Sequence[float]) -> None:
-    """Write what all parts have in common; centres float32 [C, D]."""
+    """Write the data that all parts share; centres float32 [C, D]."""
     write_tensors(storage.join(url, _LISTS), {"centres": centres, "parameters": np.array(parameters, np.float32)})
 
 
@@ -57,16 +57,16 @@ def write_vectors(url: str, index: VectorIndex, labels: Ragged, parameters: Sequ
 
 
 def read_vectors(folder: Folder, num_labels: int, num_parameters: int) -> tuple[VectorIndex, Ragged, list[float]]:
-    """An index, the labels of its rows, and the parameters, of which the first is above 0.
+    """Read an index, the labels of its rows, and the parameters, of which the first is above 0.
 
     Raises:
-        DataError: a file is missing or damaged, or refers to a label or list that there is not.
+        DataError: a file is missing or damaged, or refers to a label or list that does not exist.
         ConfigError: faiss is not installed.
     """
     lists = folder.read_tensors(_LISTS, {"centres": (np.float32, 2), "parameters": (np.float32, 1)})
     centres, parameters = lists["centres"], lists["parameters"].tolist()
     if not len(centres) or len(parameters) != num_parameters or parameters[0] <= 0:
-        raise folder.broken(_LISTS, f"does not hold the centres of lists and {num_parameters} parameters above 0")
+        raise folder.broken(_LISTS, f"must contain centres and {num_parameters} parameters, the first above 0")
     parts = [_read_part(folder, name, centres.shape, num_labels) for name in folder.names("part-")]
     if not parts:
         raise folder.broken("part-00000.safetensors", "is missing")
@@ -90,8 +90,8 @@ def _read_part(folder: Folder, name: str, shape: tuple[int, ...], num_labels: in
     vectors, lists, offsets, labels = (arrays[key] for key in _PART_TYPES)
     num_lists, width = shape
     if vectors.shape[1] != width or len(lists) != len(vectors) or not are_bounds(offsets, len(vectors), len(labels)):
-        raise folder.broken(name, f"does not hold vectors of {width} numbers, their lists and labels")
+        raise folder.broken(name, f"must contain vectors of width {width}, their lists and labels")
     for values, end in ((lists, num_lists), (labels, num_labels)):
         if len(values) and not 0 <= values.min() <= values.max() < end:
-            raise folder.broken(name, f"refers to one of {end} lists or labels that is not among them")
+            raise folder.broken(name, f"refers to a list or label outside 0..{end - 1}")
     return LabelledVectors(vectors, lists, Ragged(labels, offsets))

@@ -1,8 +1,8 @@
 """A linear model of a text's words over the label tree of the cascade.
 
 Training: the texts' tf-idf, their labels, the tree -> one sparse linear classifier per node, trained on the texts of
-its parent, as in Parabel (Prabhu et al., WWW 2018). Prediction: a beam of nodes goes down the tree; the
-log-probability of a node is that of its parent less the squared hinge loss of its classifier.
+its parent, as in Parabel (Prabhu et al., WWW 2018). Prediction is a beam search down the tree: the log-probability of a
+node is that of its parent minus the squared hinge loss of its classifier.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cxml.tree.thread_pool import ThreadPool, default_threads
 _log = logging.getLogger(__name__)
 
 SOLVER = Solver(cost=1.0, tolerance=0.1, max_passes=50, least_weight=0.1)
-"""Cost and the bound for weights that are dropped are Parabel's."""
+"""C and the threshold for dropped weights are from Parabel."""
 BEAM = 20
-"""Nodes that each level of clusters hands down. Parabel's 10 find too few labels for a shortlist of 100."""
+"""Beam width of each level of clusters. Parabel's 10 finds too few labels for a shortlist of 100."""
 
 _TEXTS_AT_ONCE = 4096
-_WORK_AT_ONCE = 1 << 22  # texts times classifiers of a block: bounds what a thread does between two lines of the log
+_WORK_AT_ONCE = 1 << 22  # texts times classifiers of a block: bounds the time between two log lines of a thread
 _LOG_SECONDS = 10.0
 
 
@@ -40,7 +40,7 @@ class WordModel:
 
     Attributes:
         tree: L labels.
-        levels: one per level of the tree, that of the labels last; nodes of it are label positions.
+        levels: one per level of the tree, with the label level last; its nodes are label positions.
         num_words: F.
     """
 
@@ -61,8 +61,8 @@ class WordModel:
         Args:
             features: tf-idf, CSR float32 [N, F].
             k: labels per text, K.
-            beam: nodes that each level of clusters hands down.
-            threads: 0: as many as the machine's cores and OMP_NUM_THREADS allow.
+            beam: beam width of each level of clusters.
+            threads: number of threads; 0 for as many as the cores and OMP_NUM_THREADS allow.
 
         Returns:
             Label ids int64 [N, K], best first, -1 for none, and their log-probabilities, float32, -inf for none.
@@ -89,11 +89,11 @@ class WordModel:
         return nodes, scores
 
     def restricted(self, tree: LabelTree, kept: Sequence[np.ndarray]) -> WordModel:
-        """The model of a part of the tree.
+        """The model of a subtree.
 
         Args:
-            tree: the smaller one.
-            kept: of each level, those of the labels last, the nodes that stay, int64, rising.
+            tree: the subtree.
+            kept: the kept nodes of each level, sorted int64, with the label level last.
         """
         parents = [np.zeros(1, np.int64), *kept[:-1]]
         levels = (_kept(*each) for each in zip(self.levels, parents, kept, strict=True))
@@ -109,17 +109,17 @@ def train_word_model(
     solver: Solver = SOLVER,
     threads: int = 0,
 ) -> WordModel:
-    """Train the classifiers of every node; the same bits for the same input, on any number of threads.
+    """Train the classifiers of every node. The result is bit-identical for any number of threads.
 
-    Memory: the features and labels, a float64 per word and thread, and the weights that are kept, of one level twice.
+    Memory: the features and labels, one float64 per word and thread, and the kept weights, with one level twice.
 
     Args:
         features: tf-idf, CSR float32 [N, F].
         labels: CSR [N, L], non-zero where a label is true.
         tree: over the L labels.
-        seed: of the order in which texts are visited.
-        solver: how each classifier is trained.
-        threads: 0: as many as the machine's cores and OMP_NUM_THREADS allow.
+        seed: seed of the order in which texts are visited.
+        solver: solver settings of each classifier.
+        threads: number of threads; 0 for as many as the cores and OMP_NUM_THREADS allow.
     """
     texts = _texts(features)
     num_texts, num_words = cast(tuple[int, int], features.shape)
@@ -151,7 +151,7 @@ def _texts(features: sparse.csr_matrix) -> Texts:
 
 
 def _nodes_of_labels(tree: LabelTree) -> Iterator[np.ndarray]:
-    """Of each level, that of the labels last, the node that each label id lies in, int [L]."""
+    """Yield the node of each label id for every level, int [L], with the label level last."""
     yield from (tree.cluster_of_label(level) for level in range(len(tree.offsets)))
     yield tree.label_positions()
 
@@ -166,7 +166,7 @@ def _texts_of_nodes(labels: sparse.csr_matrix, of_label: np.ndarray, size: int) 
 
 
 def _blocks(work: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of nodes of about as much work, int64 [nodes], in all."""
+    """Ranges of nodes with about equal total work; `work` is int64 [nodes]."""
     done = np.cumsum(work + 1)
     bounds = np.searchsorted(done, np.arange(_WORK_AT_ONCE, int(done[-1]), _WORK_AT_ONCE)) + 1
     edges = np.unique(np.concatenate([[0], bounds, [len(work)]]))
@@ -189,7 +189,7 @@ def _train_level(arguments: list[tuple], name: str, threads: int) -> tuple[np.nd
 def _by_words(
     level: Level, lengths: np.ndarray, words: np.ndarray, values: np.ndarray, bias: np.ndarray
 ) -> LevelWeights:
-    """Classifiers given one after the other, `lengths` weights each, stored by parent and word."""
+    """Regroup concatenated classifiers, `lengths` weights each, by parent and word."""
     nodes = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     keys = level.parent[nodes] * level.num_features + words
     order = np.argsort(keys, kind="stable")
@@ -200,7 +200,7 @@ def _by_words(
 
 
 def _kept(level: LevelWeights, parents: np.ndarray, nodes: np.ndarray) -> LevelWeights:
-    """The classifiers of some nodes, under some parents that are theirs, numbered anew."""
+    """The classifiers of some nodes and their parents, renumbered."""
     row_of = np.repeat(np.arange(len(level.words)), np.diff(level.offsets))
     places = np.searchsorted(nodes, level.nodes)
     is_kept = nodes[np.minimum(places, len(nodes) - 1)] == level.nodes

@@ -1,7 +1,7 @@
 """The words of whole texts as a source: a vocabulary and a linear model over the cascade's tree.
 
 vocabulary.arrow          words and their weights
-level-00.safetensors      the classifiers of each level, coarse to fine, that of the labels last: see `LevelWeights`
+level-00.safetensors      the classifiers of each level, coarse to fine, with the label level last: see `LevelWeights`
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WordSource:
     @property
     def described(self) -> str:
         """See `Source`."""
-        return f"a linear model of the {self.width:,} words of whole texts"
+        return f"a linear model over {self.width:,} words of the whole texts"
 
     def propose(self, texts: TextViews, k: int) -> Proposals:
         """See `Source`."""
@@ -73,7 +73,7 @@ class WordSource:
 
 
 def read_words(folder: Folder, tree: LabelTree) -> WordSource:
-    """The words in a folder.
+    """Read the word source in a folder.
 
     Raises:
         DataError: a file is missing or damaged, or does not fit the tree.
@@ -92,20 +92,20 @@ def read_words(folder: Folder, tree: LabelTree) -> WordSource:
 
 
 def _level_problem(level: LevelWeights, children: np.ndarray, num_words: int) -> str:
-    """What keeps weights from being those of the nodes below a level, whose children are given, or nothing."""
+    """The problem of a level's weights, given the children of each parent; an empty string if there is none."""
     num_parents, num_nodes = len(children) - 1, int(children[-1])
     is_cut = are_bounds(level.starts, num_parents, len(level.words)) and are_bounds(
         level.offsets, len(level.words), len(level.nodes)
     )
     if not is_cut or len(level.values) != len(level.nodes) or len(level.bias) != num_nodes:
-        return f"does not hold the classifiers of {num_nodes} nodes below {num_parents}"
+        return f"must contain the classifiers of {num_nodes} nodes below {num_parents} parents"
     parent_of = np.repeat(np.arange(num_parents), np.diff(level.starts))
     rises = (np.diff(level.words.astype(np.int64) + parent_of * num_words) > 0).all()
     if len(level.words) and not (rises and 0 <= level.words.min() <= level.words.max() < num_words):
-        return f"does not hold words of 0..{num_words - 1} that rise within a parent"
+        return f"must contain words in 0..{num_words - 1}, sorted within each parent"
     owner = np.repeat(parent_of, np.diff(level.offsets))
     if ((level.nodes < children[owner]) | (level.nodes >= children[owner + 1])).any():
-        return "gives a weight to a node that is not a child of its parent"
+        return "contains a weight of a node that is not a child of its parent"
     return ""
 
 

@@ -23,27 +23,27 @@ from sklearn.utils.validation import check_is_fitted  # noqa: E402
 
 
 class CascadeClassifier(ClassifierMixin, BaseEstimator):
-    """Texts in, labels out: `cxml.train` as a scikit-learn classifier, of one label per text or of several.
+    """`cxml.train` as a scikit-learn classifier of texts, with one or several labels per text.
 
-    `fit` takes a sequence of N strings and either N class labels, or indicators [N, L] of several labels per text,
-    dense or sparse, as `sklearn.preprocessing.MultiLabelBinarizer` makes them. Rows without a label are left out of
-    the training.
+    `fit` takes a sequence of N strings and either N class labels, or an indicator matrix [N, L] of several labels per
+    text, dense or sparse, such as `sklearn.preprocessing.MultiLabelBinarizer` returns. Rows without a label are not
+    used for training.
 
-    A fitted classifier can be pickled, copied and dumped with joblib: its pickle holds the files of the exported model,
-    so its size is that of the model, and it loads without the output of the training. As every pickle, it can run code
-    when it is loaded: load none that others made. To pass a model on, use `predictor_.save_pretrained` instead.
+    A fitted classifier can be pickled, copied and dumped with joblib. The pickle contains the files of the exported
+    model, so it is as large as the model and loads without the training output. Like every pickle, it can execute code
+    when it is loaded, so load only your own. To share a model, use `predictor_.save_pretrained` instead.
 
     Args:
         settings: fields of the config, as nested mappings or by dotted names, such as `{"train.epochs": 3}`; None
-            leaves all of them to the run.
-        threshold: the least score of a label that `predict` gives a text that may have several.
-        top_k: labels of a text that `predict_proba` scores; all others have 0.
+            chooses all of them from the data.
+        threshold: lowest score of a label that `predict` returns for a multi-label text.
+        top_k: number of labels per text that `predict_proba` scores; all others have 0.
         random_state: seed of the training.
-        verbose: show what the training says.
+        verbose: show the output of the training.
 
     Attributes:
-        classes_: the class labels, or the numbers of the indicators' columns, in the order of `predict_proba`.
-        predictor_: the trained model, whose label names are places in `classes_`.
+        classes_: the class labels, or the column numbers of the indicator matrix, in the order of `predict_proba`.
+        predictor_: the trained model. Its label names are positions in `classes_`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         random_state: int = 0,
         verbose: bool = False,
     ) -> None:
-        """Only keep the values, as scikit-learn asks for."""
+        """Store the values unchanged, as scikit-learn requires."""
         self.settings = settings
         self.threshold = threshold
         self.top_k = top_k
@@ -66,7 +66,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         """Train on N texts.
 
         Raises:
-            ConfigError: texts or labels are impossible.
+            ConfigError: texts or labels are invalid.
             CxmlError: the training failed.
         """
         texts = as_texts(X)
@@ -82,14 +82,14 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Sequence[str]) -> np.ndarray | sparse.csr_matrix:
-        """The class label of each text [N], or indicators CSR int64 [N, L] of the labels that reach the threshold."""
+        """The class label of each text [N], or an indicator CSR int64 [N, L] of the labels that reach the threshold."""
         scores = self.predict_proba(X)
         if self.is_multilabel_:
             return sparse.csr_matrix(scores >= self.threshold, dtype=np.int64)
         return self.classes_[np.asarray(scores.argmax(axis=1)).ravel()]
 
     def predict_proba(self, X: Sequence[str]) -> sparse.csr_matrix:
-        """Scores of the `top_k` best labels of each text, CSR float32 [N, L]; those of a row need not add up to 1."""
+        """Scores of the `top_k` best labels of each text, CSR float32 [N, L]. A row need not sum to 1."""
         check_is_fitted(self)
         found = self.predictor_.predict(as_texts(X), min(self.top_k, len(self.predictor_.names)))
         rows, places = np.nonzero(found.labels >= 0)
@@ -98,7 +98,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return sparse.csr_matrix((found.scores[rows, places], (rows, columns)), shape, dtype=np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle or a copy holds: the model as the bytes of its files."""
+        """State for a pickle or a copy, with the model as the bytes of its files."""
         state = dict(super().__getstate__())
         if "predictor_" in state:
             state["predictor_"] = pack(state["predictor_"])
@@ -110,15 +110,15 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__({**state, **loaded})
 
     def _label_rows(self, y: Any) -> list[list[int]]:  # noqa: ANN401
-        """Places in `classes_` of each text's labels; settles `classes_`."""
+        """Positions in `classes_` of each text's labels; sets `classes_`."""
         kind = type_of_target(y, input_name="y")
         if kind in ("binary", "multiclass"):
             self.is_multilabel_ = False
             self.classes_, places = np.unique(np.asarray(y), return_inverse=True)
             return [[place] for place in places.tolist()]
         if kind != "multilabel-indicator":
-            remedy = "Give one class label per text, or the indicators that sklearn's MultiLabelBinarizer makes."
-            raise ConfigError("y", kind, "is not a kind of target that a classifier of texts learns", remedy)
+            remedy = "Give one class label per text, or the indicator matrix of sklearn's MultiLabelBinarizer."
+            raise ConfigError("y", kind, "is not a supported type of target", remedy)
         self.is_multilabel_ = True
         matrix = sparse.csr_matrix(y)
         matrix.eliminate_zeros()
@@ -126,7 +126,7 @@ class CascadeClassifier(ClassifierMixin, BaseEstimator):
         return [part.tolist() for part in np.split(matrix.indices, matrix.indptr[1:-1])]
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's name and type
-        """What scikit-learn may expect."""
+        """Capabilities of the estimator for scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.one_d_array, tags.input_tags.string = False, True, True
         tags.classifier_tags.multi_label = True

@@ -1,6 +1,6 @@
-"""A model as bytes: the files of its export, by name, for what takes values and not folders, such as pickles.
+"""A model as bytes: the files of its export by name, for pickles and other formats that cannot refer to a folder.
 
-They are read as an exported folder is: safetensors, Arrow and JSON, with checksums.
+They are read like an exported folder: safetensors, Arrow and JSON, with checksums.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cxml.prediction import Predictor
 
 
 def pack(predictor: Predictor) -> dict[str, bytes]:
-    """The files of `predictor.save_pretrained`, by path inside of the folder."""
+    """The files of `predictor.save_pretrained`, by relative path."""
     with tempfile.TemporaryDirectory(prefix="cxml-pack-") as parent:
         folder = Path(parent, "model")
         predictor.save_pretrained(folder)
@@ -22,7 +22,7 @@ def pack(predictor: Predictor) -> dict[str, bytes]:
 
 
 def unpack(files: Mapping[str, bytes]) -> Predictor:
-    """The model whose files these are, on this machine's device.
+    """Load the model from its files onto this machine's device.
 
     Raises:
         DataError: a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""The process that a training from Python runs in: `python -m cxml.fitting.process FILE`, with a config in the file."""
+"""The process that runs a training from Python: `python -m cxml.fitting.process FILE`, with a config in the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cxml.stopping import stopping_on_signals
 
 
 def main() -> int:
-    """Make data, tree and model of the config; the exit code of `python -m cxml.train`."""
+    """Make data, tree and model of the config. Returns the exit code of `python -m cxml.train`."""
     began = time.monotonic()
     config = load_config(sys.argv[1])
     set_up_logging(is_speaker=True)
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def _run_job(config: Config) -> RunJob:
-    """This process, where one is enough."""
+    """Run in this process if one is enough."""
     is_alone = config.train.num_workers == 1 and config.train.zero_stage == 0 and config.launch.launcher != "ray"
     return run_here if is_alone else run_job_for(config)
 

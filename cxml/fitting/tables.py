@@ -1,4 +1,4 @@
-"""Texts and labels of Python as files that a run reads."""
+"""Write texts and labels from Python as the input files of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["sho
 
 
 def write_rows(folder: Path, texts: Sequence[str], labels: Sequence[Sequence[str]]) -> None:
-    """Write all rows as the train split, and the first as the test split, which no data set goes without."""
+    """Write all rows as the train split, and the first row as the test split, which every data set must have."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"text": pa.array(texts, pa.string()), "labels": pa.array(labels, pa.list_(pa.string()))})
     pyarrow.parquet.write_table(table, folder / "train.parquet")
@@ -28,12 +28,12 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
     """Texts and the names of their labels as plain lists.
 
     Args:
-        texts: N strings in what `Predictor.predict` takes; or a pandas DataFrame or an Arrow table with the columns
-            `text` and `labels`, where there are no `labels`.
-        labels: for each text a name or several, in a list, array, Series or Arrow array. Numbers become names.
+        texts: N strings in a type that `Predictor.predict` accepts; or, without `labels`, a pandas DataFrame or an
+            Arrow table with the columns `text` and `labels`.
+        labels: one or several names for each text, in a list, array, Series or Arrow array. Numbers become names.
 
     Raises:
-        ConfigError: texts and labels do not go together, or a text has no label; names its position.
+        ConfigError: texts and labels do not match, or a text has no label. The message names its position.
     """
     if labels is None:
         texts, labels = _columns(texts)
@@ -41,7 +41,7 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
     refuse_surrogates(found)
     names = [_names(each, position) for position, each in enumerate(_plain(labels))]
     if len(found) != len(names):
-        problem = f"there are {len(found)} texts, but labels of {len(names)}"
+        problem = f"{len(found)} texts have {len(names)} labels or lists of labels"
         raise ConfigError("labels", f"{len(names)} items", problem, f"{_LABELS_WANTED}.")
     if not found:
         raise ConfigError("texts", "0 items", "are empty", "Give texts to train on.")
@@ -51,7 +51,7 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
 def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     names = getattr(table, "column_names", None) or list(getattr(table, "columns", ()))
     if "text" not in names or "labels" not in names:
-        remedy = "Give labels too, or a table with the columns text and labels, or the path of one."
+        remedy = "Pass labels, or a table with the columns text and labels, or the path of such a table."
         raise ConfigError("labels", None, "is missing", remedy)
     return table["text"], table["labels"]
 
@@ -62,7 +62,7 @@ def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
     if to_list is not None:
         labels = to_list()
     if isinstance(labels, str | bytes) or not hasattr(labels, "__iter__"):
-        raise ConfigError("labels", type(labels).__name__, "is no sequence", f"{_LABELS_WANTED}.")
+        raise ConfigError("labels", type(labels).__name__, "is not a sequence", f"{_LABELS_WANTED}.")
     return list(labels)
 
 
@@ -74,6 +74,6 @@ def _names(item: Any, position: int) -> list[str]:  # noqa: ANN401
         raise ConfigError(f"labels[{position}]", repr(item)[:80], problem, f"{_LABELS_WANTED}.")
     names = [str(each) for each in several]
     if not names or not all(name.strip() for name in names):
-        problem = "is empty" if names else "names no label"
-        raise ConfigError(f"labels[{position}]", names, problem, "Leave out texts without labels.")
+        problem = "contains an empty name" if names else "names no label"
+        raise ConfigError(f"labels[{position}]", names, problem, "Remove texts without labels.")
     return names

@@ -1,4 +1,4 @@
-"""Train a model on texts and labels that Python holds, or on tables at a path."""
+"""Train a model on texts and labels in memory, or on tables at a path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cxml.prediction import Predictor
 from cxml.progress import Relay, relayed_environment
 from cxml.tree.thread_pool import default_threads
 
-_TAIL = 20  # last lines of what the process says that its error shows
+_TAIL = 20  # last lines of the process's output that an error shows
 
 
 def train(
@@ -35,27 +35,27 @@ def train(
     verbose: bool = True,
     **fields: Any,  # noqa: ANN401 - of the config
 ) -> Predictor:
-    """Train a model. The settings are chosen from the data, but for those that are given.
+    """Train a model. Settings that are not given are chosen from the data.
 
-    The training runs in a process of its own, with as many as `train={"num_workers": ...}` says below it.
+    The training runs in a separate process, which starts `train={"num_workers": ...}` worker processes.
 
     Args:
         texts: N texts in a list, NumPy array, pandas Series or Arrow array; a pandas DataFrame or Arrow table with the
             columns `text` and `labels`; or the path of a table or a folder of tables, as `data.source.kind: table`
-            reads them: of these, files called test, or a fifth of the rows, are left out.
+            reads them. Files named test, or a fifth of the rows, are not used for training.
         labels: for each text the name of its label or a list of names. None for a table or a path.
-        output: the folder for data, checkpoints and model. A second call with the same folder continues the run, and
+        output: the folder for data, checkpoints and model. A second call with the same folder resumes the run, or
             raises an error if the folder was made from other data. None: a temporary folder, which is deleted.
-        budget: time that the training may take, data and tree included, such as `30m`; None: as long as it does.
-        verbose: show what the process says on standard error.
+        budget: time limit of the training, including data and tree, such as `30m`; None: no limit.
+        verbose: show the output of the process on standard error.
         **fields: fields of the config (docs/reference/config.md): sections as mappings, such as
             `train={"epochs": 3}`, or dotted names, such as `**{"train.epochs": 3}`.
 
     Returns:
-        The model, loaded.
+        The trained model.
 
     Raises:
-        ConfigError: texts, labels or fields are impossible; names the field or the position.
+        ConfigError: texts, labels or fields are invalid. The message names the field or the position.
         CxmlError: the training failed.
     """
     with _folder(output) as folder:
@@ -74,7 +74,7 @@ def _folder(output: str | os.PathLike[str] | None) -> Iterator[str]:
 
 
 def _config(texts: Any, labels: Any, output: str, fields: Mapping[str, Any]) -> Config:  # noqa: ANN401
-    """The config of the run; rows in memory are written to its output."""
+    """The config of the run. Rows in memory are written to its output."""
     is_path = isinstance(texts, str | os.PathLike) and labels is None
     raw = os.fspath(texts) if is_path else str(Path(output, "raw"))
     source = {"kind": "table" if is_path else "parquet", "path": raw}
@@ -100,7 +100,7 @@ def _within_threads(config: Config) -> Config:
 
 
 def _put(values: dict[str, Any], path: list[str], value: object) -> None:
-    """Set a field in nested mappings; a mapping sets those that it names."""
+    """Set a field in nested mappings; a mapping sets each field that it names."""
     name, *rest = path
     if rest:
         _put(values.setdefault(name, {}), rest, value)
@@ -115,9 +115,9 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
     """Train in a new process.
 
     Raises:
-        CxmlError: it failed; carries what it said last.
+        CxmlError: the training failed. The message contains the last lines of its output.
     """
-    with tempfile.TemporaryDirectory(prefix="cxml-config-") as folder:  # for this user alone, as URLs may have secrets
+    with tempfile.TemporaryDirectory(prefix="cxml-config-") as folder:  # private, as URLs may contain secrets
         file = Path(folder, "config.yaml")
         file.write_text(dump_config(config_to_dict(config, with_credentials=True)))
         process = subprocess.Popen(
@@ -129,17 +129,17 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
         try:
             _listen(process, said, verbose=verbose)
             code = process.wait()
-        except BaseException:  # Ctrl-C reaches a notebook's own process alone
+        except BaseException:  # Ctrl-C in a notebook reaches only its own process
             process.terminate()
             process.wait()
             raise
     if code:
-        last = said[-1].strip() if said else f"the training ended with {code}"
+        last = said[-1].strip() if said else f"the training ended with exit code {code}"
         raise CxmlError(last if code == 2 else "".join(said) or last)
 
 
 def _listen(process: subprocess.Popen[str], said: deque[str], *, verbose: bool) -> None:
-    """Show what the process says on standard error until it ends, and keep its last lines."""
+    """Forward the process's output to standard error until it ends, and keep its last lines."""
     assert process.stderr is not None
     relay = Relay()
     try:
@@ -148,6 +148,6 @@ def _listen(process: subprocess.Popen[str], said: deque[str], *, verbose: bool) 
                 continue
             said.append(line)
             if verbose:
-                print(line, end="", file=sys.stderr)  # not inherited: a notebook shows what Python prints
+                print(line, end="", file=sys.stderr)  # printed, because a notebook does not show inherited streams
     finally:
         relay.close()

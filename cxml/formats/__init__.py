@@ -8,7 +8,7 @@ In: `data.source` of the config.
 4. A `Cleaner` refuses or skips broken rows, counts them, and sorts the labels.
 5. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
 
-Out: `Block`s in bounded memory, or everything at once as a `RawDataset` (`read_source`).
+Out: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`).
 """
 
 from cxml.formats.blocks import Block, read_blocks

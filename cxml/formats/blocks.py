@@ -1,4 +1,4 @@
-"""Clean rows cut into blocks of an exact size, each of which becomes one shard."""
+"""Group clean rows into blocks of an exact size, each of which becomes one shard."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Block:
 
 
 def read_blocks(reader: Reader, split: str, rows: int, cleaner: Cleaner, skip: Container[int] = ()) -> Iterator[Block]:
-    """Blocks of exactly `rows` rows, the last one shorter; in bounded memory.
+    """Yield blocks of exactly `rows` rows, with a shorter last one, in bounded memory.
 
     Args:
         reader: the raw data.
-        split: which rows.
-        rows: in a block.
-        cleaner: refuses or skips broken rows.
-        skip: numbers of blocks to leave out.
+        split: split to read.
+        rows: rows per block.
+        cleaner: rejects or skips broken rows.
+        skip: numbers of blocks to skip.
     """
     number = 0
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""Broken rows refused or skipped, labels sorted: from raw chunks to rows that a shard can hold."""
+"""Clean raw chunks: reject or skip broken rows, and sort labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Cleaner:
     """Checks the rows of one split.
 
     Attributes:
-        skipped: how many rows were left out, by reason.
+        skipped: number of skipped rows, by reason.
     """
 
     def __init__(self, num_labels: int, on_error: Literal["refuse", "skip"]) -> None:
@@ -27,10 +27,10 @@ class Cleaner:
         self._seen = SeenKeys()
 
     def clean(self, chunk: RawChunk) -> tuple[list[str], Ragged]:
-        """Texts and sorted, unique labels of the sound rows.
+        """Texts and sorted, unique labels of the valid rows.
 
         Raises:
-            DataError: for the first broken row, if those are to be refused.
+            DataError: a row is broken, and broken rows are rejected; describes the first one.
         """
         problems = self._problems(chunk)
         for row in sorted(problems):
@@ -43,7 +43,7 @@ class Cleaner:
         return [chunk.texts[row] for row in kept], _sorted_unique(_take(chunk.labels, kept))
 
     def _problems(self, chunk: RawChunk) -> dict[int, Problem]:
-        """The first thing wrong with each row that has one."""
+        """The first problem of each broken row."""
         found = dict(chunk.problems)
 
         def add(row: int, at_label: bool, what: str, remedy: str, detail: str = "") -> None:
@@ -52,7 +52,7 @@ class Cleaner:
 
         for row, text in enumerate(chunk.texts):
             if not text or text.isspace():
-                add(row, False, "an empty text", "Remove the row, and its labels where they stand in another file.")
+                add(row, False, "an empty text", "Remove the row, and its labels if they are in another file.")
         labels = chunk.labels
         for row in np.flatnonzero(labels.lengths == 0).tolist():
             detail = f" (the text is {chunk.texts[row][:60]!r})"

@@ -1,4 +1,4 @@
-"""JSON lines, CSV and Parquet: a column of texts, a column of labels, perhaps a column of keys."""
+"""JSON lines, CSV and Parquet: a column of texts, a column of labels, optionally a column of keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MEND = "Correct or remove the row."
 
 
 class ColumnReader(RecordReader):
-    """What the three forms share: which columns are read, and what may stand in them."""
+    """Base class of the three forms: columns and their values."""
 
     suffix = ""
     remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
 
     def __init__(self, source: SourceConfig, files: dict[str, list[str]] | None = None) -> None:
-        """`files`: of each split; None: those that are called after a split."""
+        """`files`: files of each split; None: files named after a split."""
         files = files or find_splits(source.path, self.suffix)
         names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names, source.label_separator)
@@ -52,7 +52,7 @@ class ColumnReader(RecordReader):
         return Record(url, line, text, labels, None if key is None else str(key))
 
     def _absent(self, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-        """For a row that lacks `column`, what to add to the problem: what it has, and the setting. Else nothing."""
+        """For a row without `column`, its columns and the setting, to add to the problem. Else empty."""
         if column in row:
             return ()
         return f"; the row has {', '.join(map(show, row))}"[:200], f"{_MEND} Or set {self._columns[column]}."
@@ -62,7 +62,7 @@ class ColumnReader(RecordReader):
 
 
 class JsonlReader(ColumnReader):
-    """`train*.jsonl` and its like: a JSON object per line."""
+    """`train*.jsonl` and similar files: a JSON object per line."""
 
     suffix = ".jsonl"
 
@@ -72,20 +72,20 @@ class JsonlReader(ColumnReader):
 
 
 class CsvReader(ColumnReader):
-    """`train*.csv` and its like: a line of column names, then rows; quoted fields may span lines."""
+    """`train*.csv` and similar files: a line of column names, then rows; quoted fields may span lines."""
 
     suffix = ".csv"
 
     def records(self, url: str) -> Iterator[Record]:
-        """The rows of one file. Raises `DataError` where the first line lacks a column."""
+        """The rows of one file. Raises `DataError` if the first line lacks a column."""
         yield from self._records(url, CsvRows(url, self._columns, f"{_MEND} {LEAVE_OUT}"))
 
 
 class ParquetReader(ColumnReader):
-    """`train*.parquet` and its like: strings, and lists (or strings) of labels."""
+    """`train*.parquet` and similar files: strings, and lists (or strings) of labels."""
 
     suffix = ".parquet"
 
     def records(self, url: str) -> Iterator[Record]:
-        """The rows of one file, numbered from 1. Raises `DataError` where it is no Parquet file or lacks a column."""
+        """The rows of one file, numbered from 1. Raises `DataError` if it is not a Parquet file or lacks a column."""
         yield from self._records(url, read_parquet(url, self._columns, CHUNK_ROWS))

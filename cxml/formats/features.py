@@ -1,4 +1,4 @@
-"""What Hugging Face datasets say about their columns, and their Arrow files."""
+"""Column features and Arrow files of Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stored_schema(url: str) -> pa.Schema:
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Names of the classes that a column numbers, one per row or a list of them; None where it does not."""
+    """Class names of a column of class numbers, or of lists of them; None for other columns."""
     try:
         feature = json.loads((schema.metadata or {})[_METADATA])["info"]["features"][column]
     except (KeyError, TypeError, ValueError):
@@ -49,10 +49,10 @@ def class_names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def read_arrow(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tuple[int, dict[str, Any]]]:  # noqa: ARG001
-    """`read_parquet` for an Arrow stream, as `datasets.Dataset.save_to_disk` writes; held batch by batch.
+    """`read_parquet` for an Arrow stream of `datasets.Dataset.save_to_disk`, read batch by batch.
 
     Raises:
-        DataError: it is no Arrow stream, or lacks a column.
+        DataError: it is not an Arrow stream, or lacks a column.
     """
     number = num_bytes = 0
     try:
@@ -64,7 +64,7 @@ def read_arrow(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tupl
                 batch.validate(full=True)
                 num_bytes += batch.nbytes
                 if num_bytes > most_bytes(storage.size(url)):
-                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, as no text does", _WRITE_AGAIN)
+                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, too many for text", _WRITE_AGAIN)
                 for row in batch.select(list(columns)).to_pylist():
                     number += 1
                     yield number, row

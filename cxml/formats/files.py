@@ -1,4 +1,4 @@
-"""Raw files: found with or without a compression suffix, opened, identified by their content."""
+"""Find raw files with or without a compression suffix, open them, and identify them by their content."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cxml.urls import path_of
 
 STDIN = "-"
 VALIDATION_NAMES = (VALIDATION, "valid", "val", "dev")
-"""What files of validation texts may be called."""
+"""Names of files of validation texts."""
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 
 
 def find_file(folder: str, names: Sequence[str]) -> str | None:
-    """URL of the first of `names` in `folder`, as it is or compressed; None if there is none."""
+    """URL of the first of `names` in `folder`, plain or compressed; None if none exists."""
     for name in names:
         for suffix in ("", *_COMPRESSIONS):
             url = storage.join(folder, name + suffix)
@@ -32,7 +32,7 @@ def find_file(folder: str, names: Sequence[str]) -> str | None:
 
 
 def require_file(folder: str, names: Sequence[str]) -> str:
-    """`find_file`, or a `DataError` that names what is missing."""
+    """`find_file` that raises a `DataError` if the file is missing."""
     url = find_file(folder, names)
     if url is None:
         others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
@@ -42,12 +42,12 @@ def require_file(folder: str, names: Sequence[str]) -> str:
 
 
 def find_splits(folder: str, suffix: str) -> dict[str, list[str]]:
-    """The files of each split, each perhaps compressed: `train.jsonl`, or several `train*.jsonl` by their names.
+    """The files of each split, plain or compressed: `train.jsonl`, or several `train*.jsonl` sorted by name.
 
     The same for `test`, and for validation texts (`VALIDATION_NAMES`) if there are any.
 
     Raises:
-        DataError: there is none to train on, or none to test on, or validation texts have several names.
+        DataError: the train or test files are missing, or validation files have several names.
     """
     files = {split: _find_parts(folder, split, suffix) for split in SPLITS}
     found = {split: parts or [require_file(folder, [f"{split}{suffix}"])] for split, parts in files.items()}
@@ -58,8 +58,8 @@ def find_splits(folder: str, suffix: str) -> dict[str, list[str]]:
     ]
     first, *others = [parts for parts in validation if parts] or [[]]
     if others:
-        problem = f"holds validation texts too, as {posixpath.basename(path_of(first[0]))} does"
-        raise DataError(others[0][0], problem, "Give all files of validation texts one name, such as validation-1.")
+        problem = f"contains validation texts, like {posixpath.basename(path_of(first[0]))}"
+        raise DataError(others[0][0], problem, "Use one name for all files of validation texts, such as validation-1.")
     return {**found, VALIDATION: first} if first else found
 
 
@@ -71,7 +71,7 @@ def _find_parts(folder: str, name: str, suffix: str) -> list[str]:
 
 
 def without_compression(url: str) -> str:
-    """The path of a file without `.gz` and the like."""
+    """The path of a file without a compression suffix."""
     path = path_of(url)
     stem, extension = posixpath.splitext(path)
     return stem if extension in _COMPRESSIONS else path
@@ -81,7 +81,7 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
     """The decompressed content, block by block; `-` is standard input.
 
     Raises:
-        DataError: the compressed stream is damaged or cut off, or unpacks to far more than text does.
+        DataError: the compressed stream is damaged or truncated, or decompresses to implausibly much data.
     """
     if url == STDIN:
         while block := sys.stdin.buffer.read(block_bytes):
@@ -98,8 +98,8 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
             while block := _decompress(url, plain, block_bytes):
                 num_bytes += len(block)
                 if num_bytes > most_bytes(stream.tell()):
-                    problem = f"its first {stream.tell()} bytes unpack to {num_bytes} or more, as no text does"
-                    raise DataError(url, problem, "Unpack it, and check what it holds.")
+                    problem = f"its first {stream.tell()} bytes unpack to {num_bytes} or more, too many for text"
+                    raise DataError(url, problem, "Decompress it, and check its content.")
                 yield block
 
 
@@ -113,7 +113,7 @@ def _decompress(url: str, stream: pa.NativeFile, size: int) -> bytes:
 
 
 def file_facts(folder: str, urls: Sequence[str]) -> dict[str, Any]:
-    """Size and SHA-256 of each file, which settle the content."""
+    """Size and SHA-256 of each file, which identify the content."""
     inside = path_of(folder)
     files = {
         path_of(url).removeprefix(inside).lstrip("/"): {"bytes": storage.size(url), "sha256": storage.sha256(url)}

@@ -1,8 +1,8 @@
 """The ICD-10-CM code book as a data set: short medical texts and the codes they belong to.
 
 The texts of a code are its description, its inclusion terms and its "includes" notes. The labels of a text are its code
-and all the code's ancestors: category, section, chapter. Labels seen only once could not be both learned and tested,
-so they are left out, and a text left without a label with them.
+and all the code's ancestors: category, section, chapter. Labels that occur only once cannot be both trained and tested,
+so they are removed, together with texts that have no other label.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def read(chapters: Sequence[str], test_fraction: float, split_seed: int) -> RawD
 
 
 class Icd10cmReader:
-    """The code book behind the interface of all readers; it is small and held in memory."""
+    """A reader of the code book, which is small and kept in memory."""
 
     def __init__(self, chapters: Sequence[str], test_fraction: float, split_seed: int) -> None:
-        """Settle what to read. Raises `ConfigError` where the package is not installed."""
+        """Store the settings. Raises `ConfigError` if the package is not installed."""
         _require_package()
         self._settings = chapters, test_fraction, split_seed
 
@@ -75,7 +75,7 @@ class Icd10cmReader:
         return False
 
     def facts(self) -> dict[str, Any]:
-        """The version of the code book's package, which settles its content."""
+        """The version of the code book's package, which identifies its content."""
         return {"package": _PACKAGE, "version": importlib.metadata.version(_PACKAGE)}
 
     def label_names(self) -> list[str]:
@@ -95,9 +95,9 @@ class Icd10cmReader:
 
 
 def _texts_with_codes() -> Iterator[tuple[str, list[str]]]:
-    """Each text with its code and the code's ancestors, the chapter last.
+    """Yield each text with its code and the code's ancestors, with the chapter last.
 
-    39 sections bear the name of their only category: the book lists such a code twice, and once as its own ancestor.
+    39 sections have the name of their only category: the book lists such a code twice, once as its own ancestor.
     """
     book = _book()
     for code in book.get_all_codes(with_dots=True):

@@ -1,4 +1,4 @@
-"""Which keys came before, in 8 bytes a key."""
+"""A set of keys with 8 bytes per key."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 
 class SeenKeys:
-    """A set of keys that only grows.
+    """A grow-only set of keys.
 
-    A key is kept as a 64-bit hash, so of 50 million keys two different ones are taken for the same with a chance of
-    1 in 15,000. The hashes lie in sorted arrays of doubling sizes, like the levels of a log-structured merge tree.
+    Keys are stored as 64-bit hashes; among 50 million keys, the probability of a collision is 1 in 15,000. The hashes
+    are in sorted arrays of doubling sizes, like the levels of a log-structured merge tree.
     """
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def add(self, keys: Sequence[str]) -> np.ndarray:
-        """Add keys; the places of those that came before, here or in an earlier call, rising int64."""
+        """Add keys. Returns the sorted positions, int64, of keys seen before, in this or an earlier call."""
         hashes = np.fromiter(map(_hash, keys), np.uint64, len(keys))
         seen = np.zeros(len(hashes), bool)
         for run in self._runs:

@@ -1,4 +1,4 @@
-"""Label files that stand beside the texts: a matrix, a sparse text file, or names line by line."""
+"""Label files next to text files: a matrix, a sparse text file, or names line by line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cxml.formats.numbers import parse_count, parse_entries
 from cxml.formats.reader import CHUNK_ROWS, Problem
 
 _SAVE_AGAIN = "Write it again with scipy.sparse.save_npz from a matrix of texts x labels."
-# Some pairs at a time: what `re` remembers to go back to grows with each.
+# Limited to a few pairs, because the backtracking state of `re` grows with each.
 _PAIRS = re.compile(r"\s*(?:[0-9]{1,18}:[0-9]{1,18}(?:\.[0-9]*)?(?:\s+|\Z)){0,1000}", re.ASCII)
 _SPARSE_TEXT = "The first line is 'rows labels', every other line 'label:1 label:1 ...' of one text."
 
@@ -52,7 +52,7 @@ def open_label_file(url: str) -> LabelFile:
 
 
 class MatrixFile:
-    """A SciPy matrix [N, L]; a stored non-zero is a label. Held in memory whole: its own size, unpacked."""
+    """A SciPy matrix [N, L]; a stored non-zero is a label. It is kept in memory."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -81,7 +81,7 @@ class SparseTextFile:
         words = head.lines[0].split() if head else []
         counts = [count for count in map(parse_count, words) if count is not None]
         if len(words) != 2 or len(counts) != 2:
-            raise DataError(url, "its first line is not the numbers of rows and labels", _SPARSE_TEXT, line=1)
+            raise DataError(url, "its first line does not contain the numbers of rows and labels", _SPARSE_TEXT, line=1)
         self.num_labels = counts[1]
 
     def chunks(self) -> Iterator[LabelChunk]:
@@ -107,7 +107,7 @@ def _parse_sparse(url: str, lines: Lines) -> LabelChunk:
 
 
 def _parse_whole(lines: list[str]) -> Ragged | None:
-    """The labels of many lines at once, or None where one of them is not plain `label:value label:value`."""
+    """Parse the labels of many lines at once. Returns None if a line is not plain `label:value label:value`."""
     text = "\n".join(lines)
     if not _are_pairs(text):
         return None
@@ -131,9 +131,9 @@ def _are_pairs(text: str) -> bool:
 
 
 def _parse_numbers(text: str) -> np.ndarray | None:
-    """Numbers between white space, or None if there is something else; integers are parsed eight times faster."""
+    """Parse numbers separated by white space, or return None; integers are parsed eight times faster."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how older releases of NumPy tell of unreadable numbers
+        warnings.simplefilter("error", DeprecationWarning)  # older releases of NumPy report errors in this way
         for dtype in (np.int64, np.float64):
             with contextlib.suppress(ValueError, DeprecationWarning):
                 return np.fromstring(text, dtype, sep=" ")
@@ -141,7 +141,7 @@ def _parse_numbers(text: str) -> np.ndarray | None:
 
 
 def _read_matrix(url: str) -> StoredMatrix:
-    """The matrix in a file without the zeros that it stores; ids may be out of range."""
+    """The matrix in a file without stored zeros; ids may be out of range."""
     matrix = read_sparse_npz(b"".join(read_content(url)), url, _SAVE_AGAIN, storage.size(url))
     zeros = matrix.values == 0
     if not zeros.any():

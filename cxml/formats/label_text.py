@@ -1,7 +1,7 @@
-"""The labels of a row as a file holds them: a list, or a string with separators.
+"""Parse the labels of a row: a list, or a string with separators.
 
-A row that certainly means something else is refused (`parse_labels`). What can only be told from all names together is
-warned about (`doubts`).
+`parse_labels` rejects rows that clearly have another meaning. `doubts` warns about problems that are visible only in
+all names together.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
 _QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 _MULTI_HOT = (0, 1, "0", "1", "0.0", "1.0", "False", "True", "false", "true")
 SEPARATORS = ("|", ";", "\t", "\n")
-"""What may separate labels, besides commas and blanks, which are common in names too."""
+"""Possible separators of labels, besides commas and blanks, which also occur in names."""
 _MISSING_VALUES = ("nan", "NaN", "None", "null", "NULL", "NA", "<NA>", "NaT")
-_NAMES_WANTED = "Write the names of the text's labels, each once: a list of strings, or one string with separators."
+_NAMES_WANTED = "Write the unique names of the text's labels: a list of strings, or one string with separators."
 
 
 class NoLabelsError(ValueError):
-    """A cell does not hold labels: `what` is wrong in general, `detail` in this row, and what to write instead."""
+    """A cell does not contain labels: the general problem `what`, the `detail` of this row, and the remedy."""
 
     def __init__(self, what: str, detail: str, remedy: str) -> None:
         super().__init__(what + detail)
@@ -39,16 +39,16 @@ class NoLabelsError(ValueError):
 
 
 def parse_labels(cell: object, separator: str | None, *, are_ids: bool = False) -> Sequence[str | int]:
-    """The labels of one row: names as they stand there, or ids.
+    """Parse the labels of one row: names or ids.
 
     Args:
-        cell: a list of strings and integers, or a string. Blanks around names in a string do not count, and a separator
-            may be the last character.
-        separator: what separates the labels of a string; None: blanks.
-        are_ids: labels are ids, and integers or digits.
+        cell: a list of strings and integers, or a string. Blanks around names in a string are removed, and a trailing
+            separator is allowed.
+        separator: separator of labels in a string; None for blanks.
+        are_ids: labels are ids, written as integers or digits.
 
     Raises:
-        NoLabelsError: the cell holds something else.
+        NoLabelsError: the cell has another content.
     """
     if isinstance(cell, str):
         labels = _split(cell.strip(), separator)
@@ -62,7 +62,7 @@ def parse_labels(cell: object, separator: str | None, *, are_ids: bool = False) 
 
 
 def parse_id(label: object) -> int:
-    """A label id, which may be out of range. Raises `NoLabelsError` for anything but an integer or digits."""
+    """Parse a label id, which may be out of range. Raises `NoLabelsError` unless it is an integer or digits."""
     if isinstance(label, int) and not isinstance(label, bool):
         return label
     if isinstance(label, str) and _ID.fullmatch(label):
@@ -88,17 +88,17 @@ def _name_of(label: object) -> str:
 
 
 def are_multi_hot(texts_of: Counter[str], num_texts: int) -> bool:
-    """Whether lists of two zeros and ones were read as names: every text has both. Longer ones are refused by row."""
+    """Whether multi-hot lists of length two were read as names: every text has both. Rows reject longer ones."""
     return num_texts > 2 and texts_of == {"0": num_texts, "1": num_texts}
 
 
 def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
-    """What looks wrong with the names of a data set, a sentence each.
+    """Yield a sentence for each suspicious property of a data set's names.
 
     Args:
-        texts_of: the number of texts that carry each name.
-        num_texts: texts that have a label.
-        separator: what separates labels; None: blanks.
+        texts_of: number of texts of each name.
+        num_texts: number of texts with a label.
+        separator: separator of labels; None for blanks.
     """
     if texts_of.total() == num_texts:
         yield from _other_separator(texts_of, num_texts, separator)
@@ -116,11 +116,11 @@ def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Ite
 
 
 def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
-    """Every text has one label: perhaps labels are separated by something else than `separator`."""
+    """If every text has one label, labels may have another separator than `separator`."""
     for other in (*SEPARATORS, ",", " "):
         hits = [name for name in texts_of if other in name]
         count = sum(texts_of[name] for name in hits)
-        # Blanks are common in names; where they separate labels, the same labels come back in other company.
+        # Blanks are common in names. If they separate labels, the same labels recur in other combinations.
         are_words = other == " " and len({part for name in hits for part in name.split()}) > len(hits)
         if other == separator or are_words or count <= num_texts / 2:
             continue
@@ -134,15 +134,15 @@ def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | No
 
 
 def _twins(texts_of: Counter[str]) -> Iterator[str]:
-    """Names that people take for the same."""
+    """Names that look the same to people."""
     groups: dict[str, list[str]] = {}
     for name in texts_of:
         plain = name if name.isascii() else "".join(filter(str.isprintable, unicodedata.normalize("NFKC", name)))
         groups.setdefault(" ".join(plain.casefold().split()), []).append(name)
     twins = [names for names in groups.values() if len(names) > 1]
     if twins:
-        one, other = map(ascii, twins[0][:2])  # escapes, where both would look the same
+        one, other = map(ascii, twins[0][:2])  # escaped, because both would look the same
         yield (
             f"{len(twins)} label names differ from another one only in case, blanks or Unicode form, such as {one} and "
-            f"{other}. They stay different labels."
+            f"{other}. They are kept as different labels."
         )

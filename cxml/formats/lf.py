@@ -1,8 +1,8 @@
-"""The repository's form for data sets with label texts (LF-AmazonTitles-131K and others).
+"""The XMC repository's form for data sets with label texts (LF-AmazonTitles-131K and others).
 
-`trn.json` and `tst.json`: an object per line with `title`, perhaps `content`, `target_ind` (label ids) and `uid`.
-`lbl.json`: an object per line, its `title` names the label. `filter_labels_train.txt` and `filter_labels_test.txt`, if
-there: pairs `row label`, counted from 0, that stand for the same thing twice; they are no labels.
+`trn.json` and `tst.json`: an object per line with `title`, optional `content`, `target_ind` (label ids) and `uid`.
+`lbl.json`: an object per line whose `title` is the label's name. Optional `filter_labels_train.txt` and
+`filter_labels_test.txt`: pairs `row label`, counted from 0, of texts that equal their label; these labels are removed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cxml.formats.records import Record, RecordReader
 from cxml.formats.rows import read_objects
 
 _LABEL_FORM = "Each line is an object that describes one label; its title is the label's name."
-_FORM = "Each line is an object with title, target_ind and uid. Or leave such rows out: --data.on-error skip."
+_FORM = "Each line is an object with title, target_ind and uid. Or skip such rows: --data.on-error skip."
 
 
 class LfReader(RecordReader):
     """Reads a folder or fsspec URL."""
 
     def __init__(self, folder: str) -> None:
-        """Find the files. Raises `DataError` where one is missing."""
+        """Find the files. Raises `DataError` if one is missing."""
         files = {"train": require_file(folder, ["trn.json", "trn.jsonl"]),
                  "test": require_file(folder, ["tst.json", "tst.jsonl"])}  # fmt: skip
         super().__init__(folder, {split: [url] for split, url in files.items()}, None)
@@ -43,7 +43,7 @@ class LfReader(RecordReader):
         return [*self._filter_url, self._label_url, *filter(None, self._filter_url.values())]
 
     def records(self, url: str) -> Iterator[Record]:
-        """The objects of one file, without the labels that its filter names."""
+        """The objects of one file, without the labels in its filter file."""
         removed = self._filtered(url)
         for number, row in read_objects(url, _FORM):
             if not isinstance(row, Problem):
@@ -64,11 +64,11 @@ class LfReader(RecordReader):
         kept = [label for label in labels if label not in removed.get(number - 1, ())]
         problem = None
         if labels and not kept:
-            problem = Problem(url, number, "only labels that the filter names", "", is_error=False)
+            problem = Problem(url, number, "all labels are removed by the filter", "", is_error=False)
         return Record(url, number, text, kept, key, problem)
 
     def _filtered(self, url: str) -> dict[int, set[int]]:
-        """Labels to leave out, by row from 0."""
+        """Labels to remove, by row from 0."""
         file = self._filter_url[url]
         removed: dict[int, set[int]] = {}
         for number, line in enumerate(read_all_lines(file) if file else [], start=1):

@@ -1,7 +1,7 @@
-"""LightXML's and AttentionXML's raw form: a line of text here, a line of label names there.
+"""LightXML's and AttentionXML's raw form: parallel files of text lines and label lines.
 
-`train_texts.txt` or `train_raw_texts.txt`; `train_labels.txt` with the names of the labels separated by blanks; the
-same for test. `labels.txt`, if there, lists all names, a line each, in the order of the ids.
+`train_texts.txt` or `train_raw_texts.txt`; `train_labels.txt` with label names separated by blanks; the same for test.
+The optional `labels.txt` lists all names, one per line, in the order of the ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LightxmlReader(RecordReader):
     """Reads a folder or fsspec URL."""
 
     def __init__(self, folder: str) -> None:
-        """Find the files. Raises `DataError` where one is missing."""
+        """Find the files. Raises `DataError` if one is missing."""
         texts = {split: require_file(folder, [f"{split}_texts.txt", f"{split}_raw_texts.txt"]) for split in SPLITS}
         self._label_file = {texts[split]: require_file(folder, [f"{split}_labels.txt"]) for split in SPLITS}
         super().__init__(folder, {split: [url] for split, url in texts.items()}, find_names(folder))
@@ -33,13 +33,13 @@ class LightxmlReader(RecordReader):
         return self._label_file[url]
 
     def records(self, url: str) -> Iterator[Record]:
-        """Text and label lines side by side. Raises `DataError` where the files differ in length."""
+        """Text and label lines in parallel. Raises `DataError` if the files differ in length."""
         label_url = self._label_file[url]
         for texts, labels in zip_longest(read_lines(url), read_lines(label_url)):
             if texts is None or labels is None or len(texts.lines) != len(labels.lines):
                 longer = label_url if texts is None or (labels and len(labels.lines) > len(texts.lines)) else url
                 raise DataError(longer, f"has more lines than {({url, label_url} - {longer}).pop()}",
-                                "Text and label files need a line for each text.")  # fmt: skip
+                                "Text and label files need one line per text.")  # fmt: skip
             broken = {**labels.broken, **texts.broken}
             for place, (text, names) in enumerate(zip(texts.lines, labels.lines, strict=True)):
                 line = texts.first + place

@@ -15,12 +15,12 @@ LONGEST_LINE = 64 << 20
 NOT_UTF8 = "not valid UTF-8"
 _MOST_BLANKS = 1 << 20
 _BYTES_LOOKED_AT = 4096
-_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32's little-endian one begins alike
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # the first one also begins UTF-32's
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Consecutive lines without their ends; `broken` names those that are not UTF-8, by their place in `lines`."""
+    """Consecutive lines without line ends; `broken` has the lines that are not UTF-8, by their index in `lines`."""
 
     first: int
     lines: list[str]
@@ -30,17 +30,17 @@ class Lines:
 def read_lines(url: str, rows: int = CHUNK_ROWS, skip: int = 0, *, cr_ends_lines: bool = False) -> Iterator[Lines]:
     """Lines of a file after the first `skip`, `rows` at a time.
 
-    Only a newline ends a line: texts may hold what else Python splits at.
+    Only a newline ends a line, because texts may contain other characters at which Python splits.
 
     Args:
         url: the file; `-` is standard input.
         rows: lines to yield at a time.
-        skip: lines to leave out at the start.
-        cr_ends_lines: let a carriage return end a line where the file begins without a newline, for forms whose lines
-            cannot hold one.
+        skip: lines to skip at the start.
+        cr_ends_lines: accept carriage returns as line ends if the file starts without a newline, for forms whose lines
+            cannot contain one.
 
     Raises:
-        DataError: the file cannot be decompressed, is no UTF-8 text as a whole, or a line is longer than 64 MiB.
+        DataError: the file cannot be decompressed, is not UTF-8 text, or has a line longer than 64 MiB.
     """
     first = 1 + skip
     for lines in _chunks(url, rows, skip, cr_ends_lines):
@@ -59,9 +59,9 @@ def read_all_lines(url: str) -> list[str]:
 
 
 def read_filled_lines(url: str) -> Iterator[tuple[int, str, Problem | None]]:
-    """Number and text of each line, and why it is no UTF-8, for forms with a row per line.
+    """Number and text of each line, and its problem if it is not UTF-8, for forms with a row per line.
 
-    Blank lines at the end are left out.
+    Blank lines at the end are skipped.
     """
     blanks: list[str] = []
     for lines in read_lines(url, cr_ends_lines=True):
@@ -77,7 +77,7 @@ def read_filled_lines(url: str) -> Iterator[tuple[int, str, Problem | None]]:
 
 
 def count_lines(url: str) -> int:
-    """How many lines a file has."""
+    """Number of lines of a file."""
     count, last = 0, b"\n"
     for block in _read_text(url):
         count += block.count(b"\n")
@@ -111,7 +111,7 @@ def _chunks(url: str, rows: int, skip: int, cr_ends_lines: bool) -> Iterator[lis
 
 
 def _read_text(url: str) -> Iterator[bytes]:
-    """Blocks of a text file without its byte order mark. Raises `DataError` where it is another kind of file."""
+    """Blocks of a text file without its byte order mark. Raises `DataError` for another kind of file."""
     is_first = True
     for block in read_content(url):
         if is_first:
@@ -123,10 +123,10 @@ def _read_text(url: str) -> Iterator[bytes]:
 
 
 def _refuse_other_encodings(url: str, start: bytes) -> None:
-    """Refuse a file of another encoding as a whole: its lines are no lines, and some of them would pass for UTF-8."""
+    """Reject a file in another encoding as a whole, because some of its lines could be valid UTF-8."""
     convert = "Convert it to UTF-8, e.g. with iconv -f UTF-16 -t UTF-8."
     if start.startswith(_WIDE_MARKS):
-        raise DataError(url, "not valid UTF-8 but UTF-16 or UTF-32, by its byte order mark", convert, line=1)
+        raise DataError(url, "not UTF-8 but UTF-16 or UTF-32, according to its byte order mark", convert, line=1)
     if start.count(0) * 4 > len(start):
         raise DataError(url, "a quarter of its bytes or more are NUL, as in UTF-16 or a binary file", convert, line=1)
 

@@ -1,7 +1,7 @@
-"""Numbers in text files, read strictly.
+"""Parse numbers in text files strictly.
 
-Python's `int` also takes other scripts' digits, underscores and signs, and `float` takes words; a label id of that kind
-is a broken line.
+Python's `int` also accepts digits of other scripts, underscores and signs, and `float` accepts words; here such label
+ids are errors.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 from collections.abc import Iterable
 
 _COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
-_LABEL = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # a negative id is out of range, which says more than "no number"
+_LABEL = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # negative ids get a better error later
 
 
 def parse_count(word: str) -> int | None:
-    """A number from 0 on that fits 64 bits, or None where `word` is none."""
+    """Parse a non-negative number that fits 64 bits. Returns None for other words."""
     return int(word) if _COUNT.fullmatch(word) else None
 
 
 def parse_entries(entries: Iterable[str]) -> list[int]:
-    """The label ids of entries `label` and `label:value`, without those whose value is 0; perhaps out of range.
+    """The label ids of entries `label` and `label:value`, without those with value 0; may be out of range.
 
     Raises:
-        ValueError: an entry is something else, or its value is not finite.
+        ValueError: an entry has another form, or its value is not finite.
     """
     found = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Raw forms with a file of texts, a line each, and a file of labels beside it."""
+"""Raw forms with a file of one text per line and a separate file of labels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cxml.urls import path_of
 
 @dataclass(frozen=True)
 class Layout:
-    """Names that the files of a form may have, the first found is taken.
+    """Possible file names of a form; the first existing one is used.
 
     Attributes:
-        texts: per split.
-        labels: per split, matrices or sparse text.
-        names: of the label names; they may be left out.
+        texts: text files per split.
+        labels: label files per split, matrices or sparse text.
+        names: files of label names; optional.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -38,7 +38,7 @@ class PairedReader:
     """Reads a folder of a given layout."""
 
     def __init__(self, folder: str, layout: Layout) -> None:
-        """Find the files. Raises `DataError` where one is missing."""
+        """Find the files. Raises `DataError` if one is missing."""
         self._folder = folder
         self._texts = {split: require_file(folder, layout.texts[split]) for split in SPLITS}
         self._labels = {split: require_file(folder, layout.labels[split]) for split in SPLITS}
@@ -60,27 +60,27 @@ class PairedReader:
         return file_facts(self._folder, urls)
 
     def label_names(self) -> list[str]:
-        """Those of the names' file, else the ids.
+        """The label names from their file, else the ids.
 
         Raises:
-            DataError: the label files disagree about their number or claim an absurd one, or the names' file has
-                another one.
+            DataError: the numbers of labels in the label files differ or are implausible, or differ from the names
+                file.
         """
         train, test = (self._label_files[split] for split in SPLITS)
         if train.num_labels != test.num_labels:
             problem = (
                 f"has {test.num_labels} label columns, {posixpath.basename(path_of(train.url))} has {train.num_labels}"
             )
-            raise DataError(test.url, problem, "Both need a column for every label.")
+            raise DataError(test.url, problem, "Both files need a column for every label.")
         if self._names is not None:
             return read_names(self._names, train.num_labels)
         if train.num_labels > most_items(storage.size(train.url)):
-            problem = f"claims {train.num_labels} labels, more than a file of this size can describe"
-            raise DataError(train.url, problem, "Correct the number, or give the labels' names in a file.")
+            problem = f"declares {train.num_labels} labels, more than a file of this size can contain"
+            raise DataError(train.url, problem, "Correct the number, or add a file of label names.")
         return [str(label) for label in range(train.num_labels)]
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
-        """Texts and labels side by side. Raises `DataError` where the files differ in length."""
+        """Texts and labels in parallel. Raises `DataError` if the files differ in length."""
         labels = self._label_files[split]
         for lines, own_labels in zip_longest(read_lines(self._texts[split]), labels.chunks()):
             text_rows = len(lines.lines) if lines else 0
@@ -98,7 +98,7 @@ class PairedReader:
         texts = count_lines(self._texts[split])
         rows = sum(len(chunk.labels) for chunk in self._label_files[split].chunks())
         problem = f"has {rows} rows, but {posixpath.basename(path_of(self._texts[split]))} has {texts} lines"
-        remedy = "Text and label files need one line and one row for each text."
+        remedy = "Text and label files need one line and one row per text."
         return DataError(self._labels[split], problem, remedy)
 
     @cached_property
@@ -110,7 +110,7 @@ def read_names(url: str, num_labels: int | None = None, *, are_unique: bool = Fa
     """Label names, a line each.
 
     Raises:
-        DataError: a name is empty, there are not `num_labels` of them, or one occurs twice though they `are_unique`.
+        DataError: a name is empty, their number is not `num_labels`, or a name is repeated despite `are_unique`.
     """
     names = read_all_lines(url)
     line_of: dict[str, int] = {}
@@ -118,9 +118,9 @@ def read_names(url: str, num_labels: int | None = None, *, are_unique: bool = Fa
         if not name.strip():
             raise DataError(url, "an empty name", "Each line names one label, in the order of the ids.", line=line)
         if are_unique and line_of.setdefault(name, line) != line:
-            problem = f"the name of line {line_of[name]} again: {show(name)}"
-            raise DataError(url, problem, "Each label needs a name of its own.", line=line)
+            problem = f"repeats the name of line {line_of[name]}: {show(name)}"
+            raise DataError(url, problem, "Each label needs a unique name.", line=line)
     if num_labels is not None and len(names) != num_labels:
         problem = f"has {len(names)} lines, but the label files have {num_labels} columns"
-        raise DataError(url, problem, "It needs one name per label; remove the file to use the ids as names.")
+        raise DataError(url, problem, "Write one name per label, or remove the file to use the ids as names.")
     return names

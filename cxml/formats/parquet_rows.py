@@ -1,4 +1,4 @@
-"""Rows of Parquet files, without trusting what the files say about themselves."""
+"""Read rows of untrusted Parquet files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read_parquet(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tu
 
     Args:
         url: the file.
-        columns: what to read, each with the setting that names it.
-        rows: how many to hold at a time.
+        columns: columns to read, each with its setting.
+        rows: rows to keep in memory at a time.
 
     Raises:
-        DataError: it is no Parquet file, is damaged, lacks a column, or unpacks to far more than a file of its size can
-            hold.
+        DataError: it is not a Parquet file, is damaged, lacks a column, or decompresses to more than a file of its size
+            can contain.
     """
     number = 0
     limit = most_bytes(storage.size(url))
@@ -38,14 +38,14 @@ def read_parquet(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tu
             for name, setting in columns.items():
                 require_column(url, name, setting, file.schema_arrow.names)
             refuse_repeated_values(url, file.metadata, storage.size(url), _WRITE_AGAIN)
-            # As dictionaries: a text that a file holds once and repeats a million times is then held once.
+            # Dictionary-encoded, so that a repeated text is stored once.
             leaves = (file.schema.column(i) for i in range(len(file.schema)))
             strings = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             file = pq.ParquetFile(stream, metadata=file.metadata, read_dictionary=strings)
             for batch in file.iter_batches(rows, columns=list(columns)):
                 num_bytes += sum(map(_unpacked_bytes, batch.columns))
                 if num_bytes > limit:
-                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, as no text does", _WRITE_AGAIN)
+                    raise DataError(url, f"unpacks to {num_bytes} bytes or more, too many for text", _WRITE_AGAIN)
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -57,7 +57,7 @@ def read_parquet(url: str, columns: Mapping[str, str], rows: int) -> Iterator[tu
 
 
 def _unpacked_bytes(column: pa.Array) -> int:
-    """Bytes of the values of a column once every row has its own."""
+    """Bytes of the values of a column without dictionary encoding."""
     if isinstance(column, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
         return column.nbytes + _unpacked_bytes(column.flatten())
     if not isinstance(column, pa.DictionaryArray):

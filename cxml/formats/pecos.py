@@ -1,7 +1,7 @@
 """PECOS's raw forms.
 
 Either `train.tsv` (or `train.txt`) and the same for test, `id,id,...<TAB>text` per line, ids from 0 into
-`output-labels.txt`, a name per line; an id may carry a weight (`id:0.5`), and counts unless that is 0. Or `X.trn.txt`
+`output-labels.txt`, a name per line; ids may have a weight (`id:0.5`), and are ignored if it is 0. Or `X.trn.txt`
 and `X.tst.txt`, a text per line, with `Y.trn.npz` and `Y.tst.npz`; names in `output-labels.txt`, if there.
 """
 
@@ -22,11 +22,11 @@ _LAYOUT = Layout(
     labels={"train": ["Y.trn.npz"], "test": ["Y.tst.npz"]},
     names=[_NAMES],
 )
-_FORM = "A line is 'id,id,...<TAB>text', ids from 0. Or leave such rows out: --data.on-error skip."
+_FORM = "A line is 'id,id,...<TAB>text', ids from 0. Or skip such rows: --data.on-error skip."
 
 
 def open_pecos(folder: str) -> Reader:
-    """The reader of a folder or fsspec URL. Raises `DataError` where a file is missing."""
+    """The reader of a folder or fsspec URL. Raises `DataError` if a file is missing."""
     if find_file(folder, ["train.tsv", "train.txt"]) is None and find_file(folder, ["X.trn.txt"]):
         return PairedReader(folder, _LAYOUT)
     return TsvReader(folder)

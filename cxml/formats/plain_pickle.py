@@ -1,8 +1,8 @@
-"""Lists of integer arrays out of pickled files, without running anything that a file asks for.
+"""Read lists of integer arrays from untrusted pickle files, without executing their code.
 
-A pickle is a program for a small machine with a stack. This reader is such a machine. It knows the instructions for
-lists, tuples, integers and NumPy's arrays of integers, and makes arrays from their bytes itself: no function or class
-is called on the file's behalf. Anything else is refused. Memory and time are in proportion to the file's size.
+A pickle is a program for a stack machine. This reader implements only the instructions for lists, tuples, integers and
+NumPy arrays of integers, and builds arrays from their bytes itself. It never calls functions or classes named in the
+file, and rejects all other instructions. Memory and time are proportional to the file's size.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ def load_plain(content: bytes, file: str) -> Any:  # noqa: ANN401 - lists of lis
     """The object in a pickle of lists, tuples, integers and NumPy arrays of integers (arrays of objects become lists).
 
     Raises:
-        DataError: the file asks for anything else, is no pickle, or repeats its parts until they are more than it
-            could hold itself.
+        DataError: the file contains anything else, is not a pickle, or repeats its parts beyond its own size.
     """
     try:
         return _Unfolding(len(content)).plain(_Machine().run(content))
-    except Exception as error:  # whatever a broken or hostile file leads to
+    except Exception as error:  # broken and hostile files cause any kind of error
         raise DataError(file, f"cannot be read as plain lists and arrays ({error})", _REMEDY) from error
 
 
@@ -71,7 +70,7 @@ class _Array:
             raise ValueError("an array is not made of bytes")
         flat = np.frombuffer(content, kind.dtype) if content else np.zeros(0, kind.dtype)
         if not all(0 <= size <= len(flat) for size in shape) or math.prod(shape) != len(flat):
-            raise ValueError("an array has not as many values as its shape says")
+            raise ValueError("the size of an array does not match its shape")
         self.values = flat.reshape(shape, order=order)
 
 
@@ -106,16 +105,16 @@ class _Known:
 
     def __init__(self, name: str) -> None:
         if name not in _KNOWN:
-            raise ValueError(f"it asks for {name.replace(' ', '.')}, which is not run")
+            raise ValueError(f"it calls {name.replace(' ', '.')}, which is not allowed")
         self.make: Any = _KNOWN[name]
 
 
 class _Machine:
-    """Follows the instructions of a pickle. Every step takes constant time, or time for what it takes off the stack."""
+    """Interprets a pickle. Every step takes constant time, or time proportional to the popped stack entries."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}  # not a list: a file may name any place in it
+        self._memo: dict[int, Any] = {}  # not a list, because a file may use any index
         self._actions: dict[str, Callable[[], None]] = {
             "TUPLE": lambda: self._stack.append(tuple(self._pop_to_mark())),
             "LIST": lambda: self._stack.append(self._pop_to_mark()),
@@ -176,15 +175,15 @@ class _Machine:
 
 def _require(value: Any, kind: type | tuple[type, ...]) -> Any:  # noqa: ANN401
     if not isinstance(value, kind):
-        raise ValueError(f"it does something with a {type(value).__name__} that no list or array needs")  # noqa: TRY004
+        raise ValueError(f"it contains an unexpected instruction on a {type(value).__name__}")  # noqa: TRY004
     return value
 
 
 class _Unfolding:
-    """Puts plain lists in the place of what stands for them, each where it is used.
+    """Expands references to plain lists.
 
-    A list that a file holds once can stand in another one a thousand times, that one in a third one, and so on. Honest
-    files take at least a byte for each value, so `budget` values are as many as a file of so many bytes may hold.
+    A list can be referenced a thousand times by another one, which is referenced by a third one, and so on. Regular
+    files have at least a byte per value, so `budget`, the size of the file, limits the number of values.
     """
 
     def __init__(self, budget: int) -> None:
@@ -195,7 +194,7 @@ class _Unfolding:
             value = value.values
         self._left -= max(1, value.size) if isinstance(value, np.ndarray) else 1
         if self._left < 0:
-            raise ValueError("it repeats its parts until they are more than it holds")
+            raise ValueError("it repeats its parts beyond its own size")
         if isinstance(value, np.ndarray):
             return value
         if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The common form of raw data: what every reader returns and `prepare` takes."""
+"""The common in-memory form of raw data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every raw form is read as: chunks of consecutive rows."""
+"""The interface of readers: chunks of consecutive rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cxml.errors import DataError
 
 SPLITS = ("train", "test")
 CHUNK_ROWS = 8192
-LEAVE_OUT = "Or leave such rows out: --data.on-error skip."
+LEAVE_OUT = "Or skip such rows: --data.on-error skip."
 _SHOWN = 80
 
 
@@ -22,12 +22,12 @@ class Problem:
     """Why a row cannot be used.
 
     Attributes:
-        file: where it stands.
-        line: its line, or its row where the file has no lines, from 1.
-        what: what is wrong; rows with the same one are counted together.
-        remedy: what to do about it.
-        detail: more about this very row.
-        is_error: False where leaving the row out is part of the form's protocol.
+        file: file of the row.
+        line: line of the row, or row number if the file has no lines, from 1.
+        what: the problem; rows with the same problem are counted together.
+        remedy: how to fix it.
+        detail: details of this row.
+        is_error: False if the form requires skipping the row.
     """
 
     file: str
@@ -44,17 +44,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class RawChunk:
-    """n consecutive rows of a split as the files have them.
+    """n consecutive raw rows of a split.
 
     Attributes:
         file: of the texts.
         lines: line of each row in `file`, from 1, int64 [n].
-        texts: n texts; anything where `problems` names the row.
-        labels: label ids, in any order, perhaps out of range.
+        texts: n texts; undefined for rows in `problems`.
+        labels: label ids, in any order; may be out of range.
         label_file: of the labels.
         label_lines: line of each row in `label_file`, from 1, int64 [n].
         keys: the source's own key of each row, or None if it has none.
-        problems: rows that could not be read, by their place in the chunk.
+        problems: problems of unreadable rows, by their index in the chunk.
     """
 
     file: str
@@ -68,17 +68,17 @@ class RawChunk:
 
 
 def show(value: object) -> str:
-    """A value for a message, cut off where it is long."""
+    """A value for a message, truncated if it is long."""
     shown = repr(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 class Reader(Protocol):
-    """One raw data set. Reading it again gives the same chunks."""
+    """A raw data set. Reading is repeatable."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """`SPLITS`, and `validation` where the source has such texts."""
+        """`SPLITS`, and `validation` if the source has such texts."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class Reader(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the content, such as hashes of the files. Raises `DataError` where a file is missing."""
+        """Facts that identify the content, such as hashes of the files. Raises `DataError` if a file is missing."""
         ...
 
     def label_names(self) -> Sequence[str]:

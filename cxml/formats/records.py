@@ -1,4 +1,4 @@
-"""Raw forms in which a row holds a text and its labels together, as names or ids."""
+"""Raw forms whose rows contain a text and its labels, as names or ids."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from cxml.formats.reader import CHUNK_ROWS, Problem, RawChunk, show
 _log = logging.getLogger(__name__)
 
 NAMES_FILE = "labels.txt"
-_MOST_DIGITS = 4300  # Python parses no longer numbers
-_OUT_OF_RANGE = -1  # what a label without an id becomes; the cleaner names it
+_MOST_DIGITS = 4300  # Python's limit for integers
+_OUT_OF_RANGE = -1  # for a label without an id; the cleaner reports it
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row: its file and line, text, labels and key; or the problem that kept it from being read.
+    """One row: its file and line, text, labels and key; or the problem of an unreadable row.
 
-    Labels are names where they are strings, and ids where they are integers.
+    Labels are names (strings) or ids (integers).
     """
 
     file: str
@@ -44,19 +44,19 @@ class Record:
 
 
 class RecordReader(ABC):
-    """Reads rows that hold text and labels; a subclass says where they come from.
+    """Base class of readers of rows with text and labels.
 
-    With a file of label names, ids are places in it and names must be in it. Without one, the names that occur are
-    collected first, which reads the files once more.
+    With a file of label names, ids are line numbers in it, and names must occur in it. Without one, all names are
+    collected first, which reads the files an additional time.
     """
 
     remedy_for_ids = ""
-    """What to do where names turn out to be ids."""
+    """Remedy if names turn out to be ids."""
 
     def __init__(
         self, folder: str, files: Mapping[str, list[str]], names_file: str | None, separator: str | None = None
     ) -> None:
-        """`separator` is what separates labels in these files, None where blanks do."""
+        """`separator` is the separator of labels; None for blanks."""
         self._folder = folder
         self._files = files
         self._names_file = names_file
@@ -82,13 +82,13 @@ class RecordReader(ABC):
         return file_facts(self._folder, [*self._source_files(), *([self._names_file] if self._names_file else [])])
 
     def _source_files(self) -> list[str]:
-        """All files but the names'."""
+        """All files except the names file."""
         return [url for urls in self._files.values() for url in urls]
 
     def label_names(self) -> list[str]:
-        """Those of the names' file, or all that occur, sorted: numbers by value, then the rest by code point.
+        """The names in the names file, or all names that occur, sorted: numbers by value, then others by code point.
 
-        Logs a warning where names that were collected look wrong.
+        Logs a warning if collected names look suspicious.
         """
         names = self._names
         for doubt in self._doubts:
@@ -122,7 +122,7 @@ class RecordReader(ABC):
         return RawChunk(file, lines, texts, ids, self._label_file_of(file), lines, keys, problems)
 
     def _label_file_of(self, url: str) -> str:
-        """Where the labels of the texts in `url` stand, in the same lines."""
+        """The file with the labels of the texts in `url`, in the same lines."""
         return url
 
     def _unknown_label(self, record: Record) -> Problem:
@@ -159,7 +159,7 @@ class RecordReader(ABC):
             raise DataError(self._files["train"][0], "no row has a label", "Check data.source.labels_column.")
         if are_multi_hot(texts_of, num_texts):
             problem = "every row has the labels 0 and 1: multi-hot lists, with a 0 or 1 for each label"
-            raise DataError(self._files["train"][0], problem, "Write the names of the labels that are right.")
+            raise DataError(self._files["train"][0], problem, "Write the names of the true labels.")
         self._doubts = list(doubts(texts_of, num_texts, self._separator))
         return sorted(texts_of, key=_place)
 
@@ -174,5 +174,5 @@ def _place(name: str) -> tuple[bool, int, str]:
 
 
 def find_names(folder: str) -> str | None:
-    """The file of label names, if there is one."""
+    """The file of label names, if it exists."""
     return find_file(folder, [NAMES_FILE])

@@ -1,4 +1,4 @@
-"""Rows of text files that have a form of their own: JSON lines and CSV."""
+"""Rows of JSON lines and CSV files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
-    """The line and the JSON object of each row, or what is wrong with it; blank lines at the end are no rows.
+    """Yield the line and the JSON object of each row, or its problem; blank lines at the end are ignored.
 
-    Half of a surrogate pair, which JSON can spell, is refused: no UTF-8 file and no tokenizer can take it.
+    Half of a surrogate pair, which JSON can encode, is an error, because UTF-8 files and tokenizers do not accept it.
 
     Args:
         url: the file; `-` is standard input.
-        remedy: for the problem of a row.
+        remedy: remedy for the problem of a row.
     """
     for number, line, unreadable in read_filled_lines(url):
         if unreadable is not None:
@@ -41,7 +41,7 @@ def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | 
 class CsvRows:
     """The rows of a CSV file after its line of column names.
 
-    Quoted fields may span lines; a row is an error of its own where it is broken.
+    Quoted fields may span lines. A broken row is reported as a problem.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class CsvRows:
 
         Args:
             url: the file; `-` is standard input.
-            columns: those that must be there, once, each with the setting that names it.
-            remedy: for the problem of a row.
-            delimiter: between fields.
+            columns: required unique columns, each with its setting.
+            remedy: remedy of a row's problem.
+            delimiter: delimiter of fields.
             unnamed: names for the columns of a file without a line of column names.
 
         Raises:
-            DataError: the first line is no line of CSV, or does not name each of `columns` once.
+            DataError: the first line is not valid CSV, or does not contain each of `columns` once.
         """
         self._url = url
         self._remedy = remedy
         self._broken: dict[int, Problem] = {}
-        csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses texts from 131,072 characters on
+        csv.field_size_limit(LONGEST_LINE)  # per process; the default limit is 131,072 characters
         self._rows = csv.reader(self._lines(), strict=True, delimiter=delimiter)
         try:
             self._header = list(unnamed) or next(self._rows, [])
         except csv.Error as error:
-            raise DataError(url, f"not valid CSV ({error})", "The first line names the columns.", line=1) from error
+            raise DataError(url, f"not valid CSV ({error})", "The first line must name the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
         if columns and not self._header:
@@ -81,7 +81,7 @@ class CsvRows:
         return self._header
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, str] | Problem]]:
-        """The line on which each row begins, and its fields by column or what is wrong with it."""
+        """The first line of each row, and its fields by column or its problem."""
         while True:
             line = self._rows.line_num + 1
             try:
@@ -95,13 +95,13 @@ class CsvRows:
             if unreadable:
                 yield line, unreadable[0]
             elif len(row) != len(self._header):
-                what = "another number of columns than the first line"
+                what = "the number of columns differs from the first line"
                 yield line, Problem(self._url, line, what, self._remedy, f": {len(row)}")
             else:
                 yield line, dict(zip(self._header, row, strict=True))
 
     def _lines(self) -> Iterator[str]:
-        """Lines with their ends; those that are not UTF-8 are noted before they are read on."""
+        """Lines with their ends; lines that are not UTF-8 are recorded."""
         for number, line, problem in read_filled_lines(self._url):
             if problem is not None:
                 self._broken[number] = problem
@@ -109,11 +109,11 @@ class CsvRows:
 
 
 def require_column(url: str, name: str, setting: str, found: list[str], line: int | None = None) -> None:
-    """Raise `DataError` unless `name` is one of the columns, and only once; `setting` is where another is named."""
+    """Raise `DataError` unless `name` occurs once in the columns; `setting` is the setting of the name."""
     if found.count(name) != 1:
         problem = (
             f"has the column {name!r} twice"
             if name in found
             else f"has no column {name!r}, only {', '.join(found)[:500]}"
         )
-        raise DataError(url, problem, f"Name another column: {setting}.", line=line)
+        raise DataError(url, problem, f"Set another column: {setting}.", line=line)

@@ -1,4 +1,4 @@
-"""Which reader serves which `data.source.kind`."""
+"""The reader of each `data.source.kind`."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def open_source(source: SourceConfig) -> TitledReader:
 
 
 def source_facts(source: SourceConfig) -> dict[str, Any]:
-    """What identifies the raw data: sizes and hashes of its files, or the version of its package. Raises as above."""
+    """Facts that identify the raw data: sizes and hashes of its files, or its package's version. Raises as above."""
     return {"kind": source.kind, **open_source(source).facts()}
 
 
 def read_source(source: SourceConfig, on_error: Literal["refuse", "skip"] = "refuse") -> RawDataset:
-    """Read and check all of the raw data into memory.
+    """Read and validate all raw data in memory.
 
     Raises:
-        DataError: a file is missing or broken; file, line and remedy are named.
+        DataError: a file is missing or broken; names file, line and remedy.
         ConfigError: a package that the source needs is not installed.
     """
     reader = open_source(source)

@@ -1,7 +1,7 @@
-"""Tables in any usual form, one file or a folder of them: CSV, TSV, JSON lines, JSON, Parquet, Hugging Face datasets.
+"""Tables in common forms, one file or a folder: CSV, TSV, JSON lines, JSON, Parquet, Hugging Face datasets.
 
-The columns, and what separates labels, are guessed where only one choice is obvious. Where no file is called test, a
-share of the rows is held out as the test split, so that as few labels as possible are in that alone.
+Columns and the separator of labels are guessed if the choice is unambiguous. If no file is named test, a share of the
+rows is held out as the test split, such that as few labels as possible occur only there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 _FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 _SPLIT = re.compile(rf"(train|test|{'|'.join(VALIDATION_NAMES)})(?![a-z])", re.IGNORECASE)
-_NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # what Hugging Face writes beside the rows
+_NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadata of Hugging Face datasets
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
 _DEFAULTS = SourceConfig(kind="icd10cm")
@@ -45,13 +45,13 @@ _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
 
 class TableReader(ColumnReader):
-    """The rows of all tables at a place."""
+    """The rows of all tables at a path."""
 
     def __init__(self, source: SourceConfig) -> None:
-        """Find the files, and settle the columns and what separates labels by the first of them.
+        """Find the files, and determine columns and separator from the first one.
 
         Raises:
-            DataError: there is no table, or it is not clear which columns hold texts and labels.
+            DataError: there is no table, or the columns of texts and labels are ambiguous.
         """
         files = _files_by_split(source)
         self._is_cut = not files["test"]
@@ -65,7 +65,7 @@ class TableReader(ColumnReader):
         yield from self._records(url, _rows(url, self._source, self._columns))
 
     def chunks(self, split: str) -> Iterator[RawChunk]:
-        """The rows of a split; where no file is called test, a part of those of all files."""
+        """The rows of a split; if no file is named test, a part of the rows of all files."""
         if not self._is_cut or split == VALIDATION:
             yield from super().chunks(split)
             return
@@ -79,31 +79,31 @@ class TableReader(ColumnReader):
 
     @cached_property
     def _is_test(self) -> np.ndarray:
-        """Which rows of all files are held out, bool [N]."""
+        """The held-out rows of all files, bool [N]."""
         labels = [chunk.labels for chunk in super().chunks("train")]
         if not labels:
             raise DataError(self._source.path, "has no rows", "Check the files.")
         fraction, seed = self._source.test_fraction, self._source.split_seed
         is_test = held_out_with_few_labels_alone(concatenate(labels), fraction, seed)
         num_test = int(is_test.sum())
-        _log.info("No file is called test: %d of %d rows are the test split", num_test, len(is_test))
+        _log.info("No file is named test: using %d of %d rows as the test split", num_test, len(is_test))
         if not 0 < num_test < len(is_test):
             problem = f"leaves a split of {len(is_test)} rows empty"
-            remedy = "Give more rows, or a file test.csv or its like."
+            remedy = "Add rows, or a file such as test.csv."
             raise ConfigError("data.source.test_fraction", fraction, problem, remedy)
         return is_test
 
 
 def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -> np.ndarray:
-    """Rows to hold out at random, as few as possible of whose labels are in no other row; bool [N].
+    """Choose random rows to hold out, with as few labels as possible that occur in no other row; bool [N].
 
-    Rows are visited in a random order, and taken if each of their labels is left in another row. Where those are too
-    few, rows follow that take the fewest labels with them.
+    Rows are visited in random order and held out if each of their labels remains in another row. If these are too few,
+    rows that remove the fewest labels follow.
 
     Args:
-        labels: label ids of each of N rows; negative ones count as none.
+        labels: label ids of each of N rows; negative ids are ignored.
         fraction: share of the rows to hold out.
-        seed: of the order.
+        seed: seed of the order.
     """
     wanted = round(len(labels) * fraction)
     left = np.bincount(labels.values[labels.values >= 0])
@@ -137,14 +137,14 @@ def _files_by_split(source: SourceConfig) -> dict[str, list[str]]:
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
     names = [name for name in names if not name or not _is_labels_file(storage.join(path, name), source)]
     if not names:
-        problem = "there is no such file or folder" if not sizes else f"holds no table ({', '.join(_FORMS)})"
-        raise DataError(path, problem, "Name a file or a folder of files: data.source.path.")
+        problem = "does not exist" if not sizes else f"contains no table ({', '.join(_FORMS)})"
+        raise DataError(path, problem, "Set data.source.path to a file or a folder of files.")
     splits: dict[str, list[str]] = {"train": [], "test": [], VALIDATION: [], "": []}
     for name in names:
         splits[_split_of(name)].append(storage.join(path, name) if name else path)
     train = splits["train"] or splits[""]
     if not train:
-        raise DataError(path, "holds no table to train on", "Call it train.csv or its like.")
+        raise DataError(path, "contains no table to train on", "Use a name such as train.csv.")
     found = {"train": train, "test": splits["test"]}
     return {**found, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else found
 
@@ -167,13 +167,13 @@ def _form(url: str) -> str:
 
 
 def _split_of(name: str) -> str:
-    """The split that a file's name, or that of a folder above it, begins with; empty if none does."""
+    """The split at the start of the name of a file or of a parent folder; empty if there is none."""
     found = next((match[1].lower() for part in name.split("/") if (match := _SPLIT.match(part))), "")
     return found if found in ("train", "test", "") else VALIDATION
 
 
 def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
-    """The source with the columns that hold texts and labels in the table `url`."""
+    """The source with the columns of texts and labels in the table `url`."""
     columns = [name for name in _columns_of(url) if name != source.id_column]
     text = _known(columns, source.text_column, _DEFAULTS.text_column, _TEXT_NAMES)
     labels = _known(columns, source.labels_column, _DEFAULTS.labels_column, _LABELS_NAMES)
@@ -183,10 +183,8 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     for value, field in ((text, "text_column"), (labels, "labels_column")):
         if value is None:
             kind = field.split("_")[0]
-            problem = (
-                f"has the columns {', '.join(map(repr, columns))[:500]}; which of them holds the {kind} is not clear"
-            )
-            raise DataError(url, problem, f"Name it: data.source.{field}.")
+            problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
+            raise DataError(url, problem, f"Set data.source.{field}.")
     if (text, labels) != (source.text_column, source.labels_column):
         _tell(f"{url}: texts are in the column {text!r}, labels in {labels!r}")
     assert text is not None
@@ -195,9 +193,9 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
 
 
 def _with_separator(source: SourceConfig, url: str) -> SourceConfig:
-    """The source with what separates labels in the table `url`, where its first rows have no comma.
+    """The source with the separator of labels in the table `url`, if its first rows have no comma.
 
-    Something else does if the names between it are fewer than the cells: the same names come back in other company.
+    Another separator is used if it gives fewer names than cells, because the same names then recur in combinations.
     """
     if source.label_separator != _DEFAULTS.label_separator or source.label_ids:
         return source
@@ -243,7 +241,7 @@ def _tell(text: str, level: int = logging.INFO) -> None:
 
 
 def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]) -> str | None:
-    """The column that is wanted, or, where that is the default and absent, the only one with a usual name."""
+    """The given column, or, if it is the default and missing, the only column with a usual name."""
     if wanted in columns or wanted != default:
         return wanted
     found = [name for name in columns if name.lower() in usual]
@@ -251,7 +249,7 @@ def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]
 
 
 def _columns_of(url: str) -> list[str]:
-    """Names of a table's columns; of JSON, those of the first row."""
+    """Names of a table's columns; for JSON, those of the first row."""
     form = _form(url)
     if form in (".parquet", ".arrow"):
         return stored_schema(url).names
@@ -280,7 +278,7 @@ def _rows(
 
 
 def _named(cell: object, names: list[str] | None) -> object:
-    """The labels of a cell as a list of names where it holds numbers of classes; else as they are."""
+    """Convert a cell of class numbers to a list of names; other cells are not changed."""
     labels = [cell] if isinstance(cell, int) else cell
     if names is None or not isinstance(labels, list):
         return labels
@@ -298,7 +296,7 @@ def _json_rows(url: str, form: str) -> Iterator[tuple[int, dict[str, Any] | Prob
         return
     try:
         rows = json.loads(b"".join(read_content(url)))
-        json.dumps(rows, ensure_ascii=False).encode()  # no half of a surrogate pair
+        json.dumps(rows, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise DataError(
             url, f"not valid JSON ({str(error)[:200]})", "Write a list of objects, or JSON lines."

@@ -1,4 +1,4 @@
-"""Texts without labels, for prediction: plain lines, JSON lines, CSV or Parquet, in their order."""
+"""Read texts for prediction: plain lines, JSON lines, CSV or Parquet, in their order."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class TextSource:
     """A file of texts.
 
     Attributes:
-        url: path or fsspec URL, perhaps compressed (.gz, .zst, .bz2; not for Parquet); `-` is standard input.
-        form: `text` has one text per line, the others a row per text; `auto` goes by the name, and is `text` for
+        url: path or fsspec URL, optionally compressed (.gz, .zst, .bz2; not for Parquet); `-` is standard input.
+        form: `text` has one text per line, the others one row per text; `auto` uses the file name, and is `text` for
             standard input.
-        text_column: where the text is, but for `text`.
-        id_column: where a key of the row is that goes with its prediction; empty: none.
+        text_column: column of the text, except for `text`.
+        id_column: column of a key to include in the predictions; empty: none.
     """
 
     url: str
@@ -42,20 +42,20 @@ class TextSource:
 
     @property
     def resolved_form(self) -> TextForm:
-        """The form, `auto` resolved. Raises `ConfigError` where the name tells none."""
+        """The form with `auto` resolved. Raises `ConfigError` if the file name has no known suffix."""
         if self.form != "auto":
             return self.form
         if self.url == STDIN:
             return "text"
         suffix = posixpath.splitext(without_compression(self.url))[1].lower()
         if suffix not in _BY_SUFFIX:
-            raise ConfigError("--form", self.url, "its name does not show the form", f"Give {', '.join(_FORMS)}.")
+            raise ConfigError("--form", self.url, "the form is unknown from its name", f"Give {', '.join(_FORMS)}.")
         return _BY_SUFFIX[suffix]
 
 
 @dataclass(frozen=True)
 class TextChunk:
-    """Consecutive texts, the number of the first (from 0), and their keys if there are some."""
+    """Consecutive texts, the number of the first (from 0), and their optional keys."""
 
     first: int
     texts: list[str]
@@ -71,9 +71,9 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
     """
     form = source.resolved_form
     if form == "parquet" and source.url == STDIN:
-        raise ConfigError("--form", form, "cannot be read from standard input", "Name the file.")
+        raise ConfigError("--form", form, "cannot be read from standard input", "Give a file.")
     if source.url != STDIN and not storage.exists(source.url):
-        raise DataError(source.url, "there is no such file", "Check the path.")
+        raise DataError(source.url, "does not exist", "Check the path.")
     found = _FORMS[form](source)
     first = 0
     while chunk := list(itertools.islice(found, min(rows, sys.maxsize))):
@@ -101,7 +101,7 @@ def _parquet(source: TextSource) -> Iterator[tuple[str, str]]:
 
 
 def _columns(source: TextSource) -> dict[str, str]:
-    """The columns to read, each with the option of `cxml.predict` that names it."""
+    """The columns to read, each with its option of `cxml.predict`."""
     columns = {source.text_column: "--text-column"}
     return columns | {source.id_column: "--id-column"} if source.id_column else columns
 
@@ -116,7 +116,7 @@ def _entries(source: TextSource, rows: Iterable[tuple[int, Mapping[str, Any] | P
 def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, str]:
     text = row.get(source.text_column)
     if not isinstance(text, str):
-        remedy = _MEND if source.text_column in row else f"{_MEND} Or name another column: --text-column."
+        remedy = _MEND if source.text_column in row else f"{_MEND} Or set another column: --text-column."
         raise DataError(source.url, f"no text in {source.text_column!r}", remedy, line=line)
     if source.id_column and row.get(source.id_column) is None:
         raise DataError(source.url, f"no key in {source.id_column!r}", _MEND, line=line)

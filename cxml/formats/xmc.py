@@ -19,5 +19,5 @@ _LAYOUT = Layout(
 
 
 def open_xmc(folder: str) -> PairedReader:
-    """The reader of a folder or fsspec URL. Raises `DataError` where a file is missing."""
+    """The reader of a folder or fsspec URL. Raises `DataError` if a file is missing."""
     return PairedReader(folder, _LAYOUT)

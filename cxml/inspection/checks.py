@@ -1,4 +1,4 @@
-"""Check all that the format promises (docs/formats.md), reading everything, one shard at a time."""
+"""Validate a data set against the format (docs/formats.md), reading all files one shard at a time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NORM_TOLERANCE = 1e-4
 
 
 def validate(url: str) -> DataManifest:
-    """Check the prepared data set under `url`: checksums, schemas, counts, ranges, order and norms.
+    """Validate the prepared data set under `url`: checksums, schemas, counts, ranges, order and norms.
 
     Returns:
         Its manifest, for a summary.
 
     Raises:
-        DataError: something is not as the format promises; names the file or split and the row.
+        DataError: the data set violates the format; names the file or split and the row.
     """
     manifest = verify(url)
     if manifest.vocabulary is not None:
@@ -38,13 +38,13 @@ def validate(url: str) -> DataManifest:
             first_row += len(shard)
     wrong = np.flatnonzero(read_labels(url)[1] != frequency)
     if len(wrong):
-        problem = f"label {wrong[0]} has {frequency[wrong[0]]} train texts, {manifest.labels.file} says otherwise"
+        problem = f"label {wrong[0]} has {frequency[wrong[0]]} train texts, but {manifest.labels.file} differs"
         raise DataError(url, problem, PREPARE_AGAIN)
     return manifest
 
 
 def _checks(shard: ShardedDataset, first_row: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What no reader relies on but the format promises, and the rows, bool [N], for which it is not so."""
+    """Yield the checks that readers do not need, with the rows that violate them, bool [N]."""
     yield "uid is not the row's number", shard.uids() != np.arange(first_row, first_row + len(shard))
     values = shard.column("tfidf_values")
     rows = np.repeat(np.arange(len(shard)), values.lengths)

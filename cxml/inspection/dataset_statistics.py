@@ -1,4 +1,4 @@
-"""What a prepared data set looks like: counts, distributions, tail share, examples."""
+"""Statistics of a prepared data set: counts, distributions, tail share, examples."""
 
 from __future__ import annotations
 
@@ -132,6 +132,6 @@ def _examples(url: str, manifest: DataManifest, count: int) -> Table:
         _, labels = dataset.gather(rows)
         for i, (row, text) in enumerate(zip(rows.tolist(), texts, strict=True)):
             own = labels.values[labels.offsets[i] : labels.offsets[i + 1]]
-            labels_text = Text("; ".join(names[label] for label in own))  # brackets in it are no markup
+            labels_text = Text("; ".join(names[label] for label in own))  # plain text, without markup
             table.add_row(split, str(row), Text(text), labels_text)
     return table

@@ -1,4 +1,4 @@
-"""Inverse propensities as a file."""
+"""Write inverse propensities to a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_inverse_propensities(url: str, out: str, a: float, b: float) -> np.nda
         float64 [L].
 
     Raises:
-        ConfigError: the constants fit no propensity model of this data set.
+        ConfigError: the constants are not valid for this data set.
     """
     _, frequency = read_labels(url)
     try:

@@ -39,10 +39,10 @@ class LevelStatistics:
 
 
 def collect_tree_statistics(tree: LabelTree, data_url: str, *, top_k: int, max_texts: int) -> list[LevelStatistics]:
-    """Facts about each level of `tree`, coarse to fine; those that need texts where `data_url` names its data set.
+    """Statistics of each level of `tree`, coarse to fine; those from texts only if `data_url` is given.
 
     Raises:
-        DataError: the data set has another number of labels.
+        DataError: the number of labels differs from the data set.
     """
     levels = range(len(tree.offsets))
     sizes = [LevelStatistics(np.diff(tree.offsets[level]), np.diff(tree.label_offsets(level))) for level in levels]
@@ -50,8 +50,8 @@ def collect_tree_statistics(tree: LabelTree, data_url: str, *, top_k: int, max_t
         return sizes
     train = ShardedDataset(data_url, "train")
     if train.manifest.num_labels != tree.num_labels:
-        problem = f"has {train.manifest.num_labels} labels, the tree {tree.num_labels}"
-        raise DataError(data_url, problem, "Name the data set that the tree was built from.")
+        problem = f"has {train.manifest.num_labels} labels, but the tree has {tree.num_labels}"
+        raise DataError(data_url, problem, "Give the data set that the tree was built from.")
     features = pifa(train.labels_csr(), train.features_csr(), _TERMS_PER_LABEL)
     test = _some_texts(data_url, max_texts) if "test" in train.manifest.splits else None
     found = []

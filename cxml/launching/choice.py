@@ -1,4 +1,4 @@
-"""Which way the processes of training and evaluation are started."""
+"""Choose how to start the processes of training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cxml.parallel import run_workers
 _log = logging.getLogger(__name__)
 
 RunJob = Callable[[Callable[..., Any], tuple[Any, ...], int], Any]
-"""`run_job(work, arguments, num_workers)`: what rank 0 of that many processes returned from `work(*arguments)`."""
+"""`run_job(work, arguments, num_workers)`: the result of `work(*arguments)` on rank 0 of `num_workers` processes."""
 
 
 def run_job_for(config: Config) -> RunJob:
-    """Ray Train where the config asks for it, or leaves it open and a Ray cluster is at hand; else new processes here.
+    """Ray Train if the config requests it, or leaves it open and a Ray cluster is available; else new local processes.
 
     Raises:
-        ConfigError: Ray is asked for and not installed.
+        ConfigError: Ray is requested but not installed.
     """
     if not _is_for_ray(config):
         return run_workers
@@ -33,9 +33,9 @@ def run_job_for(config: Config) -> RunJob:
 
 
 def processes_per_machine(config: Config) -> int:
-    """How many of `train.num_workers` processes `run_job_for` starts on each machine, at most.
+    """Most processes of `train.num_workers` that `run_job_for` starts on one machine.
 
-    Ray fills one machine before it takes the next. A cluster that has yet to be started is this machine.
+    Ray fills one machine before it uses the next. A cluster that is not started yet consists of this machine.
     """
     count = config.train.num_workers
     if not (_is_for_ray(config) and ray_cluster.is_reachable()):

@@ -1,8 +1,8 @@
-"""Jobs in processes that a launcher has started already: deepspeed, torchrun, mpirun, srun.
+"""Jobs in the processes of an external launcher: deepspeed, torchrun, mpirun, srun.
 
-Rank 0 leads: it walks through the stages of the run alone, and for each job calls the others, which follow. The calls
-go through torch's key-value store, where waiting for hours while data are prepared needs no open collective. Each job
-has a process group of its own.
+Rank 0 is the leader. It runs the stages alone and calls the other ranks for each job. The calls use torch's key-value
+store, so ranks can wait for hours during data preparation without an open collective. Each job has its own process
+group.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class LaunchedJobs:
     """The processes of one launch, seen from one of them."""
 
     def __init__(self, config: Config) -> None:
-        """Meet the others at MASTER_ADDR:MASTER_PORT.
+        """Connect to the other ranks at MASTER_ADDR:MASTER_PORT.
 
         Args:
-            config: the run; each rank has read it from the same command line.
+            config: the run's config; every rank reads it from the same command line.
         """
         self._config = config
         self._store, self._rank, self._world_size = next(rendezvous("env://", timeout=_FAREWELL))
@@ -46,14 +46,14 @@ class LaunchedJobs:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process walks through the stages and the others wait for its calls."""
+        """Whether this process runs the stages, while the others wait for its calls."""
         return self._rank == 0
 
     def run_job(self, work: Callable[..., Any], arguments: tuple[Any, ...], num_workers: int) -> Any:  # noqa: ANN401
         """`RunJob` of the leader.
 
-        All have what the user gave of the config, the first argument; what the run chose of it travels as JSON, as do
-        the other arguments.
+        All ranks have the user's values of the config, which is the first argument. Its chosen values and the other
+        arguments are sent as JSON.
         """
         assert num_workers == self._world_size, "launch/train.py sets train.num_workers"
         chosen = plain_values(arguments[0], self._config.auto)
@@ -61,9 +61,9 @@ class LaunchedJobs:
         return self._join(work, arguments)
 
     def follow(self) -> int:
-        """Take part in the leader's jobs until it dismisses everyone; the exit code that it chose.
+        """Take part in the leader's jobs until it dismisses all ranks. Returns the leader's exit code.
 
-        Ctrl-C on a terminal and a scheduler's SIGUSR1 reach the leader too, which decides what they mean; in a training
+        Ctrl-C on a terminal and a scheduler's SIGUSR1 also reach the leader, which handles them. During a training,
         this process takes part in stopping.
         """
         for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
@@ -77,9 +77,9 @@ class LaunchedJobs:
             self._join(_JOBS[call["job"]], (with_values(self._config, call["chosen"]), *call["arguments"]))
 
     def dismiss(self, exit_code: int) -> None:
-        """The leader's last call; it returns when all have heard it, so that the store can end with this process."""
+        """Send the leader's last call, and return when all ranks received it, so that the store can close."""
         self._call({"exit": exit_code})
-        with contextlib.suppress(dist.DistStoreError):  # one that died does not answer
+        with contextlib.suppress(dist.DistStoreError):  # a dead rank does not respond
             self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _FAREWELL)
 
     def _call(self, call: dict[str, Any]) -> None:

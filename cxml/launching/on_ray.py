@@ -1,4 +1,4 @@
-"""Jobs on the workers of Ray Train, which places them on the cluster and starts them again when one is lost."""
+"""Jobs on the workers of Ray Train, which places them on the cluster and restarts them if one is lost."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from cxml.progress import progress_told_in_lines
 
 _T = TypeVar("_T")
 
-# Workers decide for themselves, as those of other launchers do, and look where this process looks for modules.
+# Workers choose these themselves, as with other launchers, and use this process's module search path.
 _PASSED_ON = ("OMP_NUM_THREADS", "PYTHONPATH", "CXML_CACHE", "CXML_CACHE_GIB")
 
 
 def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int, *, config: Config) -> _T:
-    """Run `work(*arguments)` in the workers of a Ray Train run; its process group exists when `work` begins.
+    """Run `work(*arguments)` in the workers of a Ray Train run, with an initialised process group.
 
-    A job that loses a worker is started again, `launch.max_failures` times, with as many workers as the cluster then
-    has room for; training goes on from its newest checkpoint.
+    A job that loses a worker is restarted up to `launch.max_failures` times, with as many workers as the cluster then
+    has room for. Training resumes from its newest checkpoint.
 
     Args:
         work: a function of an installed module.
         arguments: picklable values.
         num_workers: processes wanted.
-        config: the run; its `launch` section says what a worker reserves and how many may be missing.
+        config: the run's config; its `launch` section gives the resources of a worker and the least number of workers.
 
     Returns:
-        What rank 0 returned.
+        The result of rank 0.
 
     Raises:
-        WorkerError: the job failed more often than is allowed; carries the last failure.
+        WorkerError: the job failed more often than allowed. The message contains the last failure.
     """
     launch = config.launch
     fewest = min(launch.min_workers or num_workers, num_workers)
@@ -75,7 +75,7 @@ def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_worke
 
 
 def _environment(use_gpu: bool) -> dict[str, str]:
-    """The variables of this process that workers get, and what tells them which device is theirs."""
+    """The environment variables that workers inherit, and those that select their device."""
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment |= progress_told_in_lines()
     if ray_cluster.is_on_loopback():
@@ -86,7 +86,7 @@ def _environment(use_gpu: bool) -> dict[str, str]:
 
 
 def _fit(trainer: TorchTrainer) -> Result:
-    """Run a trainer in a thread, where Ray Train leaves SIGINT alone: Ctrl-C raises KeyboardInterrupt here."""
+    """Run a trainer in a thread, where Ray Train does not handle SIGINT, so Ctrl-C raises KeyboardInterrupt here."""
     found: Future[Result] = Future()
 
     def fit() -> None:
@@ -105,13 +105,13 @@ def _absolute(url: str) -> str:
 
 
 def _own_words(error: TrainingFailedError, num_workers: int) -> BaseException:
-    """The error that cxml raised in a worker, or a `WorkerError` that tells which worker failed of what."""
+    """The error that cxml raised in a worker, or a `WorkerError` that names the failed worker and the reason."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for failure in failures.values():
         own = ray_cluster.own_error(failure)
         if own is not failure:
             return own
     if not failures:
-        return WorkerError(f"Ray Train gave up: {error}")
+        return WorkerError(f"Ray Train stopped the job: {error}")
     rank, failure = min(failures.items())
     return WorkerError(f"Process {rank} of {num_workers} failed. {failure}")

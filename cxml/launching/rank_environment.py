@@ -1,4 +1,4 @@
-"""A rank's place, said in the variables of torchrun, whoever started it."""
+"""Set the rank variables of torchrun for processes of other launchers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NAMES = {
 
 
 def complete_rank_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Fill in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from what Open MPI, Slurm or deepspeed set instead.
+    """Set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE from the variables of Open MPI, Slurm or deepspeed.
 
     Raises:
-        LaunchError: the process was not started by any of them, or nothing says where rank 0 listens.
+        LaunchError: none of these launchers started the process, or the address of rank 0 is unknown.
     """
     for name, others in _NAMES.items():
         found = next((environment[other] for other in others if other in environment), None)
@@ -37,6 +37,6 @@ def complete_rank_environment(environment: MutableMapping[str, str] = os.environ
     unknown = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if unknown:
         raise LaunchError(
-            f"Nothing says where rank 0 listens: set {' and '.join(unknown)} to its host and a free port, for every "
+            f"The address of rank 0 is unknown: set {' and '.join(unknown)} to its host and a free port, for every "
             "process alike."
         )

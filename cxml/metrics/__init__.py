@@ -1,19 +1,19 @@
-"""How good rankings of labels are, and decisions for labels.
+"""Metrics of label rankings and of label decisions.
 
 Rankings: precision, recall, nDCG and their propensity-scored forms, at several cut-offs. Decisions: precision, recall
 and F1, micro and macro.
 
-Input: predicted label ids int [N, K], best first, -1 where there is none, and the true labels as CSR [N, L].
-`metric_sums` counts both once and returns `MetricSums`: plain sums over the N examples, which add up over batches,
-shards and ranks without loss. Output: `MetricSums.result()`, a dictionary such as {"P@1": 48.5, ...} in percent.
+Input: predicted label ids int [N, K], best first, -1 for none, and the true labels as CSR [N, L]. `metric_sums` returns
+`MetricSums`, the sums of the metrics over the N examples, which can be added over batches, shards and ranks. Output:
+`MetricSums.result()`, a dictionary such as {"P@1": 48.5, ...} in percent.
 
-The propensity-scored metrics weight a hit by how unlikely it was that an annotator found that label:
-`inverse_propensities` derives the weights from the labels' frequencies in the training split.
+The propensity-scored metrics weight a hit by the inverse probability that an annotator found the label.
+`inverse_propensities` computes the weights from the labels' frequencies in the training split.
 
-How sure they are: `resampled_metrics` draws the examples again and again. Whether scores are probabilities:
-`calibration`; a map that makes them so: `fit_calibration`. Which labels they come from: `by_frequency`, `by_group`.
-Where a threshold decides: `label_counts`, and the thresholds that are best: `micro_f1_threshold` and its like.
-Scores of several systems: `mean_scores`, and `top_labels` makes a ranking of them.
+Confidence intervals: `resampled_metrics` (bootstrap). Calibration: `calibration` measures it, `fit_calibration` fits a
+map to probabilities. Label groups: `by_frequency`, `by_group`. Decisions by a threshold: `label_counts`; thresholds
+that maximise a measure: `micro_f1_threshold` and similar functions. Ensembles: `mean_scores` averages the scores of
+several systems, and `top_labels` ranks them.
 """
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics

@@ -1,4 +1,4 @@
-"""How far metrics would vary with other examples: the bootstrap (Efron 1979), over whole examples."""
+"""Sampling variation of metrics: the bootstrap (Efron 1979) over whole examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _AT_ONCE = 16
 
 
 class Interval(NamedTuple):
-    """Where a share of the resampled values lies."""
+    """An interval that contains a share of the resampled values."""
 
     low: float
     high: float
@@ -22,16 +22,16 @@ class Interval(NamedTuple):
 def resampled_metrics(
     rows: Mapping[str, np.ndarray], ks: Sequence[int], num_resamples: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Metrics in percent of examples drawn with replacement, as many as there are.
+    """Metrics in percent of bootstrap samples: N examples drawn with replacement.
 
-    The draws depend on the number of examples and the seed alone, so that differences between systems over the same
-    examples can be taken draw by draw (a paired bootstrap).
+    The draws depend only on the number of examples and the seed, so systems can be compared on the same draws of the
+    same examples (a paired bootstrap).
 
     Args:
-        rows: of `cxml.metrics.metric_rows`, N examples.
-        ks: their cut-offs.
+        rows: result of `cxml.metrics.metric_rows` for N examples.
+        ks: cut-offs of the rows.
         num_resamples: R.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         float64 [R] for each metric, such as "P@1".
@@ -42,7 +42,7 @@ def resampled_metrics(
     values = np.concatenate(list(rows.values()), axis=1)
     num_examples = len(values)
     if num_examples == 0:
-        raise ValueError("metrics of no examples are undefined")
+        raise ValueError("metrics of zero examples are undefined")
     generator = np.random.default_rng(seed)
     sums = np.empty((num_resamples, values.shape[1]))
     for start in range(0, num_resamples, _AT_ONCE):

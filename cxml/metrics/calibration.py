@@ -1,4 +1,4 @@
-"""Whether scores can be read as probabilities, how many labels of a score are true, and a map that makes them so."""
+"""Calibration of scores: reliability bins, the expected calibration error, and a map to probabilities."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class CalibrationBin:
     """Predicted labels whose scores lie in a range.
 
     Attributes:
-        low: the range's lower end, not in it but for 0.
-        high: its upper end, in it.
-        count: predicted labels in it.
-        mean_score: of these, in [0, 1].
-        share_true: of these, in [0, 1].
+        low: lower end of the range, exclusive except for 0.
+        high: upper end, inclusive.
+        count: number of predicted labels in the range.
+        mean_score: their mean score, in [0, 1].
+        share_true: share of them that is true, in [0, 1].
     """
 
     low: float
@@ -34,9 +34,9 @@ def calibration(
     """Reliability of scores, and the expected calibration error: the mean of |mean score - share true| over labels.
 
     Args:
-        scores: [N, L], what is stored is predicted; values outside [0, 1] count as the nearer end.
+        scores: [N, L], stored entries are predictions; values are clipped to [0, 1].
         true: [N, L].
-        num_bins: ranges of equal width; those without a label are left out.
+        num_bins: number of ranges of equal width; empty ranges are omitted.
     """
     rows = np.repeat(np.arange(len(scores.indptr) - 1), np.diff(scores.indptr))
     truth = sparse.csr_matrix(true, dtype=bool)
@@ -56,33 +56,33 @@ def calibration(
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A rising map from scores to shares of true labels: linear between knots.
+    """A monotone map from scores to shares of true labels, linear between knots.
 
     Attributes:
-        scores: float64 [n], rising, in [0, 1].
-        shares: float64 [n], rising, in [0, 1].
+        scores: sorted float64 [n] in [0, 1].
+        shares: sorted float64 [n] in [0, 1].
     """
 
     scores: np.ndarray
     shares: np.ndarray
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities, float32, of scores in any shape; they never change the order of two scores."""
+        """Map scores of any shape to probabilities, float32. The map never reverses the order of two scores."""
         return np.interp(scores, self.scores, self.shares).astype(np.float32)
 
 
 def fit_calibration(scores: np.ndarray, is_true: np.ndarray) -> Calibration | None:
-    """Isotonic regression (Zadrozny and Elkan 2002): of all rising maps the one with the least squared error.
+    """Fit an isotonic regression (Zadrozny and Elkan 2002): the monotone map with the least squared error.
 
-    Its steps become knots, at their mean score, with lines between them, so that different scores seldom get one
-    probability. A score of 0 stays 0.
+    Each step becomes a knot at its mean score, with linear interpolation between knots, so different scores rarely get
+    the same probability. A score of 0 stays 0.
 
     Args:
-        scores: [n], in [0, 1], of text-label pairs that were not trained on.
+        scores: [n], in [0, 1], of text-label pairs not used for training.
         is_true: bool [n].
 
     Returns:
-        None without pairs.
+        The map; None if there are no pairs.
     """
     values, place = np.unique(np.asarray(scores, np.float64), return_inverse=True)
     if not len(values):

@@ -1,4 +1,4 @@
-"""Metrics by how frequent labels are in training: ten groups of as many labels each, or frequent, few and zero-shot."""
+"""Metrics by train frequency of the labels: ten groups of equal size, or frequent, few-shot and zero-shot labels."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 from scipy import sparse
 
 USUAL_GROUPS = ("frequent", "few", "zero-shot")
-"""Labels of more than 50 train texts, of 1 to 50, and of none: the field's cuts (Chalkidis et al. 2019)."""
+"""Labels with more than 50 train texts, with 1 to 50, and without any, as in Chalkidis et al. (2019)."""
 _FREQUENT = 50
 
 
 @dataclass(frozen=True)
 class FrequencyGroup:
-    """The labels of a group, and how many of the predictions and of the truth are theirs.
+    """A group of labels, with its share of the predictions and of the true labels.
 
     Attributes:
         least: train texts of its rarest label.
-        most: train texts of its most frequent one.
-        num_labels: labels in it.
-        num_true: true labels in the test split.
-        precision: share of the k N predicted places that hold a true label of the group, in percent; adds up to P@k.
-        psp: the same weighted by inverse propensity, over the best that is possible; adds up to PSP@k.
-        recall: share of the group's true labels that are among the k predicted, in percent; 0 where there are none.
+        most: train texts of its most frequent label.
+        num_labels: labels in the group.
+        num_true: true labels of the group in the test split.
+        precision: share of the k N predicted positions with a true label of the group, in percent; the groups sum to
+            P@k.
+        psp: the same, weighted by inverse propensity and divided by the best possible value; the groups sum to PSP@k.
+        recall: share of the group's true labels among the k predicted ones, in percent; 0 if there are no true labels.
     """
 
     least: int
@@ -45,12 +46,12 @@ def by_frequency(
     *,
     num_groups: int = 10,
 ) -> list[FrequencyGroup]:
-    """Cut the labels by their train frequency into groups of nearly equal size, and the metrics at k with them.
+    """Split the labels by train frequency into groups of nearly equal size, with the metrics at k of each group.
 
     Args:
         predicted: int [N, K], label ids, best first, -1 for none.
         true: [N, L].
-        train_frequency: int [L]; labels of one frequency are told apart by their ids.
+        train_frequency: int [L]; ties are broken by label id.
         inverse_propensity: float [L].
         k: cut-off.
         num_groups: at most L.
@@ -64,14 +65,14 @@ def by_frequency(
 
 
 def usual_groups(train_frequency: np.ndarray) -> np.ndarray:
-    """The place of each label's group in `USUAL_GROUPS`, int64 [L], from its train texts, int [L]."""
+    """The index in `USUAL_GROUPS` of each label's group, int64 [L], from its train texts, int [L]."""
     return np.where(train_frequency > _FREQUENT, 0, np.where(train_frequency > 0, 1, 2))
 
 
 def within_group(
     predicted: np.ndarray, true: sparse.csr_matrix, is_in_group: np.ndarray
 ) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """What is ranked and true if a group's labels were all there are, of the texts that have one of them.
+    """Restrict rankings and true labels to the labels of a group, for the texts that have one of them.
 
     Args:
         predicted: int [N, K], best first, -1 for none.
@@ -79,7 +80,7 @@ def within_group(
         is_in_group: bool [L].
 
     Returns:
-        Rankings int [n, K] of the group's labels among the K, and the true ones [n, L].
+        Rankings int [n, K] of the group's labels among the K, and the true labels of the group [n, L].
     """
     kept = is_in_group[predicted] & (predicted >= 0)
     order = np.argsort(~kept, axis=1, kind="stable")
@@ -100,7 +101,7 @@ def by_group(
     *,
     group: np.ndarray,
 ) -> dict[int, FrequencyGroup]:
-    """`by_frequency` for groups that are given, int64 [L]; those without a label are left out."""
+    """`by_frequency` for given groups, int64 [L]; groups without a label are omitted."""
     num_rows, _ = cast(tuple[int, int], true.shape)
     num_groups = int(group.max()) + 1
     truth = sparse.csr_matrix(true, dtype=bool)
@@ -126,7 +127,7 @@ def by_group(
 
 
 def _best_gain(truth: sparse.csr_matrix, inverse_propensity: np.ndarray, k: int) -> float:
-    """The sum of inverse propensities that the best ranking of every row finds in its first k places."""
+    """The sum of inverse propensities in the first k positions of the best possible rankings."""
     rows = np.repeat(np.arange(len(truth.indptr) - 1), np.diff(truth.indptr))
     weights = inverse_propensity[truth.indices]
     order = np.lexsort((-weights, rows))
@@ -135,6 +136,6 @@ def _best_gain(truth: sparse.csr_matrix, inverse_propensity: np.ndarray, k: int)
 
 
 def log_odds(frequency: np.ndarray, num_texts: int) -> np.ndarray:
-    """Log odds that a text has each label, float32 [L], from the texts of each, int [L]; always finite."""
+    """Log odds of each label, float32 [L], from its number of texts, int [L]; always finite."""
     share = (frequency + 0.5) / (num_texts + 1)
     return np.log(share / (1 - share)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How good sets of labels are, where each text gets those above a threshold: precision, recall and F1."""
+"""Precision, recall and F1 of label sets, such as the labels above a threshold."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cxml.metrics.ranking import find_hits, plain_truth
 
 @dataclass(frozen=True, eq=False)
 class LabelCounts:
-    """What was decided about each label, over some texts; `+` joins disjoint sets of texts.
+    """Counts of decisions for each label over some texts; `+` merges disjoint sets of texts.
 
     Attributes:
-        true: texts that have the label, int64 [L].
-        predicted: texts that are predicted to have it, int64 [L].
-        hits: texts of which both hold, int64 [L].
+        true: texts with the label, int64 [L].
+        predicted: texts for which the label is predicted, int64 [L].
+        hits: texts for which it is predicted and true, int64 [L].
     """
 
     true: np.ndarray
@@ -36,8 +36,8 @@ class LabelCounts:
     def metrics(self) -> dict[str, float]:
         """Micro and macro precision, recall and F1 in percent: "micro-P", "micro-R", "micro-F1", "macro-P", ...
 
-        Micro: of all decisions together. Macro: the mean over the labels that some text has; a label that no text has
-        does not count, for its recall is undefined (with scikit-learn: `labels=` those). What divides by 0 is 0.
+        Micro: over all decisions. Macro: the mean over the labels with at least one text; the recall of other labels is
+        undefined (in scikit-learn, pass `labels=`). Division by 0 gives 0.
         """
         micro = _precision_recall_f1(*(np.array([each.sum()]) for each in (self.true, self.predicted, self.hits)))
         present = self.of(self.true > 0)
@@ -61,7 +61,7 @@ def label_counts(predicted: np.ndarray, true: sparse.csr_matrix) -> LabelCounts:
     """Count decisions.
 
     Args:
-        predicted: int [N, K], the labels of each text, each at most once; -1 stands for none.
+        predicted: int [N, K], unique labels of each text; -1 for none.
         true: [N, L], non-zero where a label is true.
     """
     _, num_labels = cast(tuple[int, int], true.shape)
@@ -76,7 +76,7 @@ def r_precision(predicted: np.ndarray, true: sparse.csr_matrix) -> float:
     """R-precision in percent: the mean over texts of the precision at R, the number of the text's true labels.
 
     Args:
-        predicted: int [N, K], best first, -1 for none. Where R is above K, what is missing counts as misses.
+        predicted: int [N, K], best first, -1 for none. If R is above K, missing labels count as misses.
         true: [N, L].
     """
     truth = plain_truth(true)

@@ -1,4 +1,4 @@
-"""Label propensities (Jain, Prabhu and Varma, KDD 2016): how likely a true label is to have been observed at all."""
+"""Label propensities (Jain, Prabhu and Varma, KDD 2016): the probability that a true label was observed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PropensityConstants(NamedTuple):
 
 
 DEFAULT_PROPENSITY = PropensityConstants(0.55, 1.5)
-"""What the field takes for every data set without constants of its own."""
+"""The usual constants for data sets without their own."""
 
 _AMAZON = PropensityConstants(0.6, 2.6)
 _WIKIPEDIA = PropensityConstants(0.5, 0.4)
@@ -36,7 +36,7 @@ KNOWN_PROPENSITIES: Mapping[str, PropensityConstants] = MappingProxyType(
         "lf-amazontitles-1.3m": _AMAZON,
     }
 )
-"""The constants with which published results on each data set were computed."""
+"""The constants used for published results on each data set."""
 
 
 def inverse_propensities(
@@ -45,16 +45,16 @@ def inverse_propensities(
     """The weight 1 / p_l of each label: 1 + C (N_l + B)^-A with C = (log N - 1)(B + 1)^A.
 
     Args:
-        train_frequency: int [L], training examples N_l that carry label l.
-        num_train: N, the examples of the training split.
+        train_frequency: int [L], training examples N_l with label l.
+        num_train: N, the number of training examples.
         constants: A and B.
 
     Returns:
-        float64 [L], each above 1; the rarer the label, the larger. With fewer than 3 training examples the model is not
-        defined (log N is below 1), and each is 1.
+        float64 [L], each above 1, larger for rarer labels. With fewer than 3 training examples the model is undefined
+        (log N is below 1), and all weights are 1.
 
     Raises:
-        ConfigError: B is 0, and a label never occurs.
+        ConfigError: B is 0 and a label never occurs.
         ValueError: there are no training examples, or a frequency is outside 0 to `num_train`.
     """
     if num_train < 1:
@@ -63,7 +63,7 @@ def inverse_propensities(
         raise ValueError(f"label frequencies must be from 0 to {num_train}, the number of training examples")
     a, b = constants
     if b == 0 and train_frequency.size and train_frequency.min() == 0:
-        problem = "leaves the propensity of labels without training texts undefined"
+        problem = "makes the propensity of labels without training texts undefined"
         raise ConfigError("data.propensity_b", b, problem, "Use a number above 0, such as 1.5.")
     c = max(0.0, math.log(num_train) - 1) * (b + 1) ** a
     return 1 + c * (train_frequency.astype(np.float64) + b) ** -a

@@ -16,12 +16,12 @@ BEST_SUM = " best"
 
 @dataclass(frozen=True, eq=False)
 class MetricSums:
-    """Metrics of some examples, before the division that makes them means: `+` joins disjoint sets of examples."""
+    """Sums of metrics over some examples; `+` merges disjoint sets of examples."""
 
     ks: tuple[int, ...]
     """The cut-offs k."""
     num_examples: int
-    """Examples summed over, those without a true label included (they count as misses)."""
+    """Number of examples, including those without a true label, which count as misses."""
     sums: Mapping[str, np.ndarray]
     """float64 [len(ks)] for each metric and each normaliser."""
 
@@ -33,7 +33,7 @@ class MetricSums:
         return MetricSums(self.ks, self.num_examples + other.num_examples, sums)
 
     def to_vector(self) -> np.ndarray:
-        """All sums as one float64 vector, for an all-reduce over ranks; the first entry counts the examples."""
+        """All sums as one float64 vector, for an all-reduce over ranks. The first entry is the number of examples."""
         return np.concatenate([[self.num_examples], *self.sums.values()], dtype=np.float64)
 
     def with_vector(self, vector: np.ndarray) -> MetricSums:
@@ -45,14 +45,14 @@ class MetricSums:
     def result(self) -> dict[str, float]:
         """The metrics in percent, such as {"P@1": 48.5, "P@3": 43.7, ...}.
 
-        Propensity-scored metrics are divided by what a perfect ranking of the same examples reaches, and are 0 where
-        no example has a true label.
+        Propensity-scored metrics are divided by the value of a perfect ranking of the same examples. They are 0 if no
+        example has a true label.
 
         Raises:
             ValueError: there are no examples.
         """
         if self.num_examples == 0:
-            raise ValueError("metrics of no examples are undefined")
+            raise ValueError("metrics of zero examples are undefined")
         return {
             f"{name}@{k}": float(100 * value)
             for name, values in self.sums.items()
@@ -76,22 +76,22 @@ def metric_sums(
     ks: Sequence[int],
     inverse_propensity: np.ndarray | None = None,
 ) -> MetricSums:
-    """Sums of P@k, RP@k, recall@k and nDCG@k, and with `inverse_propensity` of PSP@k and PSnDCG@k too.
+    """Sums of P@k, RP@k, recall@k and nDCG@k; with `inverse_propensity`, also of PSP@k and PSnDCG@k.
 
-    RP divides hits by min(k, true labels), where P divides by k (Chalkidis et al. 2019).
-    nDCG divides by the gain of min(k, true labels) hits in front. Propensity-scored sums come with the sums of the
-    best possible ranking, for the division over all examples that published results use (Jain et al. 2016).
+    P divides hits by k, RP by min(k, true labels) (Chalkidis et al. 2019). nDCG divides by the gain of min(k, true
+    labels) hits at the top. Propensity-scored sums include the sums of the best possible ranking, because published
+    results divide over all examples (Jain et al. 2016).
 
     Args:
-        predicted: int [N, K], node or label ids, best first, each at most once per row; -1 stands for none.
-            K may be smaller than a k: what is missing counts as a miss.
+        predicted: int [N, K], node or label ids, best first, unique per row; -1 for none. K may be smaller than a k;
+            missing labels count as misses.
         true: [N, L], non-zero where a label is true.
         ks: the cut-offs.
-        inverse_propensity: float [L], see `inverse_propensities`; None leaves the propensity-scored metrics out,
-            as for the clusters of a tree.
+        inverse_propensity: float [L], see `inverse_propensities`; None omits the propensity-scored metrics, as
+            for the clusters of a tree.
 
     Raises:
-        ValueError: shapes disagree, a k is below 1, or a row of `predicted` has an id out of range or twice.
+        ValueError: shapes do not match, a k is below 1, or a row of `predicted` has an invalid or repeated id.
     """
     rows = metric_rows(predicted, true, ks, inverse_propensity)
     sums = {name: values.sum(axis=0) for name, values in rows.items()}
@@ -104,18 +104,18 @@ def metric_rows(
     ks: Sequence[int],
     inverse_propensity: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """What each example adds to the sums of `metric_sums`, whose arguments these are: float64 [N, len(ks)] by name."""
+    """The contribution of each example to `metric_sums`, with the same arguments: float64 [N, len(ks)] by name."""
     truth = plain_truth(true)
     num_rows, num_labels = cast(tuple[int, int], true.shape)
     _check(predicted, num_rows, num_labels, ks, inverse_propensity)
-    width = max(1, min(max(ks), num_labels))  # places after the last label cannot be hits
+    width = max(1, min(max(ks), num_labels))  # positions after the last label cannot be hits
     ranked = _cut(predicted, width)
     hits = find_hits(ranked, truth)
     at = np.minimum(ks, width) - 1
     num_true = np.diff(truth.indptr).astype(np.int64)
     discounts = 1 / np.log2(np.arange(2, width + 2))
-    # ideal[n, i]: DCG at ks[i] of a ranking that puts all of example n's true labels first; 1 where it has none,
-    # so that the division below gives the 0 that its hits add up to.
+    # ideal[n, i]: DCG at ks[i] of a ranking with all true labels of example n first; 1 if it has none, so that the
+    # division below gives 0.
     ideal = np.append(1.0, np.cumsum(discounts))[np.minimum(num_true[:, None], np.asarray(ks))]
     found = np.cumsum(hits, axis=1)[:, at]
     rows = {
@@ -146,11 +146,11 @@ def _check(
         raise ValueError(f"predicted ids must be from -1 (none) to {num_labels - 1}")
     by_id = np.sort(predicted, axis=1)
     if np.any((by_id[:, 1:] == by_id[:, :-1]) & (by_id[:, 1:] >= 0)):
-        raise ValueError("predicted names a label twice in one row")
+        raise ValueError("predicted contains a label twice in one row")
 
 
 def _cut(predicted: np.ndarray, width: int) -> np.ndarray:
-    """The first `width` columns as int64 [N, width], filled up with -1 where there are fewer."""
+    """The first `width` columns as int64 [N, width], padded with -1."""
     ranked = np.full((predicted.shape[0], width), -1, dtype=np.int64)
     kept = predicted[:, :width]
     ranked[:, : kept.shape[1]] = kept
@@ -158,7 +158,7 @@ def _cut(predicted: np.ndarray, width: int) -> np.ndarray:
 
 
 def plain_truth(true: sparse.csr_array | sparse.csr_matrix) -> sparse.csr_array:
-    """True labels as bool [N, L], each stored once, sorted within its row; a copy."""
+    """A copy of the true labels as bool [N, L], without duplicates, sorted within each row."""
     truth = sparse.csr_array(true, dtype=bool, copy=True)
     truth.sum_duplicates()
     truth.eliminate_zeros()
@@ -169,7 +169,7 @@ def find_hits(ranked: np.ndarray, truth: sparse.csr_array) -> np.ndarray:
     """Whether each label is true, as bool [N, K]; a (row, label) pair is looked up as one integer.
 
     Args:
-        ranked: int [N, K], -1 for none, which is not true.
+        ranked: int [N, K], -1 for none, which counts as not true.
         truth: [N, L], see `plain_truth`.
     """
     num_rows, num_labels = cast(tuple[int, int], truth.shape)
@@ -183,7 +183,7 @@ def find_hits(ranked: np.ndarray, truth: sparse.csr_array) -> np.ndarray:
 
 
 def _best_gains(truth: sparse.csr_array, inverse_propensity: np.ndarray, width: int) -> np.ndarray:
-    """The largest inverse propensities among each row's true labels, falling, then zeros: float64 [N, width]."""
+    """The largest inverse propensities of each row's true labels, descending, padded with 0: float64 [N, width]."""
     num_rows = len(truth.indptr) - 1
     rows = np.repeat(np.arange(num_rows), np.diff(truth.indptr))
     weights = inverse_propensity[truth.indices].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Scores of texts and labels as sparse matrices: their mean over systems, and the ranking that they make."""
+"""Sparse score matrices of texts and labels: their mean over systems, and their ranking."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy import sparse
 
 
 def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
-    """The mean of several systems' scores [N, L]; what a system does not name counts as 0.
+    """The mean of several systems' scores [N, L]; missing entries count as 0.
 
     Raises:
-        ValueError: there are none, or their shapes differ.
+        ValueError: there are no systems, or their shapes differ.
     """
     if not systems or len({cast(tuple[int, int], scores.shape) for scores in systems}) != 1:
         raise ValueError(f"scores of different shapes cannot be averaged: {[scores.shape for scores in systems]}")
@@ -24,9 +24,9 @@ def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
 
 
 def top_labels(scores: sparse.csr_matrix, k: int) -> np.ndarray:
-    """The k labels of each row with the highest scores, best first: int64 [N, min(k, L)], -1 where a row names fewer.
+    """The k labels with the highest scores of each row, best first: int64 [N, min(k, L)], padded with -1.
 
-    Of equal scores the smaller label id comes first. Labels with a score of 0 that are stored count as named.
+    Ties are sorted by label id. Stored scores of 0 count as entries.
     """
     num_rows, num_labels = cast(tuple[int, int], scores.shape)
     k = min(k, num_labels)

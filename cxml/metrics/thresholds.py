@@ -1,7 +1,7 @@
-"""Thresholds of probabilities, chosen so that some measure of the decisions is best on the texts at hand.
+"""Choose probability thresholds that maximise a measure of the decisions on the given texts.
 
-In: `ScoredPairs`, the text-label pairs that a model scored on validation texts. Out: `Thresholds`, one for all labels
-and, for macro-F1, one of their own for labels that are frequent enough.
+In: `ScoredPairs`, the text-label pairs that a model scored on validation texts. Out: `Thresholds`, one shared by all
+labels and, for macro-F1, separate ones for labels that are frequent enough.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from cxml.metrics.label_counts import LabelCounts
 from cxml.metrics.ranking import find_hits, plain_truth
 
 _LEAST_TRUE = (1, 2, 3, 5, 10, 20, 50, 100)
-"""Tried: how many true texts a label needs for a threshold of its own."""
-_MOST_OWN = 1_000_000  # so that the thresholds fit a JSON file that is read
+"""Candidates for the number of true texts that a label needs for its own threshold."""
+_MOST_OWN = 1_000_000  # so that the thresholds fit the size limit of JSON files
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """A pair is decided for where its probability is at least the threshold of its label.
+    """A label is assigned if its probability is at least its threshold.
 
     Attributes:
-        shared: of all labels without one of their own.
-        labels: int64 [n], rising, labels with one of their own.
-        own: float64 [n], these.
+        shared: threshold of all labels without their own.
+        labels: sorted int64 [n], labels with their own threshold.
+        own: float64 [n], the thresholds of `labels`.
     """
 
     shared: float
@@ -42,11 +42,11 @@ class Thresholds:
         return np.where(self.labels[place] == labels, self.own[place], self.shared)
 
     def above(self, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Whether each label, int [...], is decided for at its score, float [...]; never for -1."""
+        """Whether each label, int [...], is assigned at its score, float [...]; always false for -1."""
         return (scores.astype(np.float64) >= self.of(labels)) & (labels >= 0)
 
     def renumbered(self, kept: np.ndarray) -> Thresholds:
-        """Those of the labels `kept`, int64 [m], rising, which become 0 to m - 1."""
+        """The thresholds of the labels `kept`, sorted int64 [m], renumbered to 0..m - 1."""
         place = np.minimum(np.searchsorted(kept, self.labels), max(0, len(kept) - 1))
         is_kept = kept[place] == self.labels if len(kept) else np.zeros(len(self.labels), bool)
         return Thresholds(self.shared, place[is_kept], self.own[is_kept])
@@ -54,14 +54,14 @@ class Thresholds:
 
 @dataclass(frozen=True, eq=False)
 class ScoredPairs:
-    """Pairs of a text and a label that a model scored.
+    """Text-label pairs scored by a model.
 
     Attributes:
         texts: int64 [n].
         labels: int64 [n].
         scores: float64 [n].
         is_true: bool [n].
-        num_true: int64 [L], texts of each label, whether or not their pairs are among these.
+        num_true: int64 [L], all texts of each label, including those whose pairs were not scored.
     """
 
     texts: np.ndarray
@@ -86,13 +86,13 @@ class ScoredPairs:
         )
 
     def take(self, chosen: np.ndarray, num_true: np.ndarray) -> ScoredPairs:
-        """Some of the pairs, those of texts with `num_true` of each label."""
+        """A subset of the pairs, of texts with `num_true` texts per label."""
         return ScoredPairs(
             self.texts[chosen], self.labels[chosen], self.scores[chosen], self.is_true[chosen], num_true
         )  # fmt: skip
 
     def counts(self, thresholds: Thresholds) -> LabelCounts:
-        """What these thresholds decide."""
+        """The counts of the decisions with these thresholds."""
         kept = thresholds.above(self.labels, self.scores)
         size = len(self.num_true)
         predicted = np.bincount(self.labels[kept], minlength=size)
@@ -100,28 +100,28 @@ class ScoredPairs:
 
 
 def micro_f1_threshold(pairs: ScoredPairs) -> Thresholds | None:
-    """The threshold of the highest micro-F1; the highest such. None without a true pair."""
+    """The highest threshold that maximises micro-F1. None without a true pair."""
     order, ends = _falling(pairs.scores)
     hits = np.cumsum(pairs.is_true[order])[ends]
     return _best(pairs.scores[order], ends, 2 * hits / (ends + 1 + pairs.num_true.sum()))
 
 
 def precision_threshold(pairs: ScoredPairs, precision: float) -> Thresholds | None:
-    """The lowest threshold whose micro precision is at least `precision`, in (0, 1]; None if there is none."""
+    """The lowest threshold with a micro precision of at least `precision`, in (0, 1]; None if none reaches it."""
     order, ends = _falling(pairs.scores)
     reached = np.cumsum(pairs.is_true[order])[ends] / (ends + 1) >= precision
     return _best(pairs.scores[order], ends, np.where(reached, ends + 1, 0))
 
 
 def macro_f1_thresholds(pairs: ScoredPairs, true: sparse.csr_matrix) -> Thresholds | None:
-    """Thresholds for macro-F1, which falls apart into the F1 of each label. None without a true pair.
+    """Thresholds that maximise macro-F1, the mean of the labels' F1. None without a true pair.
 
-    A label with enough true texts has the threshold that is best for itself; the others share the one that is best for
-    the mean. How many are enough is found by choosing on one half of the texts and counting on the other, both ways:
-    the best thresholds of rare labels follow chance.
+    A label with enough true texts gets the threshold that maximises its own F1. The other labels share the threshold
+    that maximises the mean, because the best thresholds of rare labels overfit. The required number of texts is chosen
+    by two-fold cross-validation.
 
     Args:
-        pairs: what was scored.
+        pairs: the scored pairs.
         true: the true labels of all texts, CSR [N, L].
     """
     fitted = _macro_thresholds(pairs)
@@ -136,7 +136,7 @@ def macro_f1_thresholds(pairs: ScoredPairs, true: sparse.csr_matrix) -> Threshol
         for place, least in enumerate((*_LEAST_TRUE, None)):
             counts = counted_on.counts(_of_frequent(found, chosen_on.num_true, least))
             reached[place] += counts.metrics()["macro-F1"]
-    best = len(reached) - 1 - int(np.argmax(reached[::-1]))  # of equals the one with fewest thresholds
+    best = len(reached) - 1 - int(np.argmax(reached[::-1]))  # ties go to the fewest thresholds
     return _of_frequent(fitted, pairs.num_true, (*_LEAST_TRUE, None)[best])
 
 
@@ -147,7 +147,7 @@ def _half(pairs: ScoredPairs, truth: sparse.csr_array, parity: int) -> ScoredPai
 
 
 def _of_frequent(thresholds: Thresholds, num_true: np.ndarray, least: int | None) -> Thresholds:
-    """Own thresholds only for labels of at least so many true texts; None: for none."""
+    """Keep own thresholds only for labels with at least `least` true texts; None keeps none."""
     kept = num_true[thresholds.labels] >= (np.inf if least is None else least)
     if kept.sum() > _MOST_OWN:
         kept &= num_true[thresholds.labels] > np.sort(num_true[thresholds.labels])[-_MOST_OWN]
@@ -155,10 +155,10 @@ def _of_frequent(thresholds: Thresholds, num_true: np.ndarray, least: int | None
 
 
 def _macro_thresholds(pairs: ScoredPairs) -> Thresholds | None:
-    """The best shared threshold, and for every label with a hit its own."""
+    """The best shared threshold, and an own one for every label with a hit."""
     order, ends = _falling(pairs.scores)
     labels, scores, is_true = pairs.labels[order], pairs.scores[order], pairs.is_true[order]
-    by_label = np.argsort(labels, kind="stable")  # within a label best first
+    by_label = np.argsort(labels, kind="stable")  # best first within a label
     starts = np.flatnonzero(np.diff(labels[by_label], prepend=-1))
     f1 = _running_f1(labels[by_label], is_true[by_label], starts, pairs.num_true)
     change = np.empty(len(f1))
@@ -171,7 +171,7 @@ def _macro_thresholds(pairs: ScoredPairs) -> Thresholds | None:
 
 
 def _running_f1(labels: np.ndarray, is_true: np.ndarray, starts: np.ndarray, num_true: np.ndarray) -> np.ndarray:
-    """The F1 of each label if it is decided for in its pairs so far; pairs by label, best first, from `starts` on."""
+    """The F1 of each label if it is assigned up to each pair; pairs by label, best first, from `starts` on."""
     sizes = np.diff(starts, append=len(labels))
     number = np.arange(len(labels)) - np.repeat(starts, sizes) + 1
     hits = np.cumsum(is_true)
@@ -182,9 +182,9 @@ def _running_f1(labels: np.ndarray, is_true: np.ndarray, starts: np.ndarray, num
 def _own_thresholds(
     shared: float, labels: np.ndarray, scores: np.ndarray, f1: np.ndarray, starts: np.ndarray
 ) -> Thresholds:
-    """Each label's best threshold: of those that decide alike the one that is nearest to `shared`."""
+    """Each label's best threshold; among those with equal decisions, the one nearest to `shared`."""
     following = np.append(scores[1:], 0.0)
-    following[np.append(starts[1:], len(labels)) - 1] = 0.0  # nothing is known to lie below a label's last pair
+    following[np.append(starts[1:], len(labels)) - 1] = 0.0  # no known score lies below a label's last pair
     is_cut = scores > following
     at_cuts = np.where(is_cut, f1, 0.0)
     segment = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(labels)))
@@ -198,15 +198,15 @@ def _own_thresholds(
 
 
 def _falling(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places int64 [n] by falling score, and at which of them, int64 [m], a lower score or nothing follows."""
+    """Positions int64 [n] by descending score, and the last position int64 [m] of each run of equal scores."""
     order = np.argsort(-scores, kind="stable")
     return order, np.flatnonzero(np.diff(scores[order], append=-np.inf) < 0)
 
 
 def _best(scores: np.ndarray, ends: np.ndarray, values: np.ndarray) -> Thresholds | None:
-    """A threshold between the scores on both sides of the end with the highest value; None if no value is above 0."""
+    """A threshold between the scores around the end with the highest value; None if no value is above 0."""
     if not len(ends) or not values.max() > 0:
         return None
     end = ends[int(np.argmax(values))]
-    below = scores[end + 1] if end + 1 < len(scores) else scores[end]  # nothing is known about what lies below
+    below = scores[end + 1] if end + 1 < len(scores) else scores[end]  # scores below it are unknown
     return Thresholds(float((scores[end] + below) / 2))

@@ -1,7 +1,7 @@
-"""The model: text in, a loss or the best labels out.
+"""The model: texts in, a loss or the best labels out.
 
 Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the Shortlist,
-the best nodes (in training the true ones first) hand their children to the next level -> loss / labels
+the children of the best nodes (in training, true nodes first) are the next level's shortlist -> loss / labels
 """
 
 from cxml.data.pretrained import read_encoder_config

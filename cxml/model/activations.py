@@ -1,4 +1,4 @@
-"""How much memory an encoder's activations take in training, found without data and without an accelerator."""
+"""Measure the memory of an encoder's activations in training without data and without an accelerator."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cxml.model.encoder import TappedEncoder
 def activation_bytes(
     encoder: TappedEncoder, num_texts: int, length: int, dtype: torch.dtype, *, recomputes: bool
 ) -> int | None:
-    """Bytes that are kept between the forward and the backward pass.
+    """Bytes of activations kept between the forward and the backward pass.
 
     Args:
-        encoder: on the meta device; it is left in `dtype` and in training mode.
+        encoder: encoder on the meta device; it is converted to `dtype` and training mode.
         num_texts: B.
         length: tokens of each, T.
-        dtype: of weights and activations.
-        recomputes: only the layers' inputs are kept, and the activations of one layer at a time are computed again.
+        dtype: dtype of weights and activations.
+        recomputes: activation checkpointing: only the layers' inputs are kept, plus the activations of one layer.
 
     Returns:
         None if this encoder cannot run without data.
@@ -33,7 +33,7 @@ def activation_bytes(
     encoder.to(dtype).train()
     tokens = torch.ones(num_texts, length, dtype=torch.int64, device="meta")
     weights = {storage_id(parameter) for parameter in encoder.parameters()}
-    kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
+    kept: dict[int, Tensor] = {}  # keeps tensors alive, so that addresses are unique
 
     def keep(tensor: Tensor) -> Tensor:
         kept[storage_id(tensor)] = tensor
@@ -42,7 +42,7 @@ def activation_bytes(
     try:
         with _FusedAttention(), saved_tensors_hooks(keep, lambda tensor: tensor):
             outputs = encoder(tokens, tokens)
-    except (RuntimeError, NotImplementedError):  # it asks for numbers that are not there
+    except (RuntimeError, NotImplementedError):  # it reads values, which meta tensors do not have
         return None
     del outputs
     total = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in weights)
@@ -53,7 +53,7 @@ def activation_bytes(
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention keeps what fused kernels keep: its inputs, its output and a number for each query."""
+    """Makes attention keep the same tensors as fused kernels: inputs, output, and a number per query."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""From settings and a label tree to a model."""
+"""Build a model from settings and a label tree."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def build_model(
     architecture: PretrainedConfig | None = None,
     make_levels: Callable[[Sequence[int]], SelfUpdatingLevels] | None = None,
 ) -> CascadeXML:
-    """The model of `config` over `tree`, with pretrained encoder weights, or fresh ones of a given `architecture`.
+    """The model of `config` over `tree`, with pretrained encoder weights, or new ones of a given `architecture`.
 
-    `make_levels` makes the head of the labels and the last levels of clusters, as many as are not to be of ordinary
-    parameters, for features of the given width of each level; without it all levels are.
+    `make_levels` makes the label head and the sharded cluster levels for features of the given width of each level;
+    without it, all levels are ordinary parameters.
 
-    Initial weights of the heads come from torch's global generator: seed it first.
+    Initial weights of the heads are drawn from torch's global generator, so seed it first.
     """
     encoder = build_encoder(config, len(tree.level_sizes), architecture)
     cluster_levels, label_head = make_levels(encoder.feature_sizes) if make_levels else ((), None)
@@ -54,18 +54,18 @@ def check_weights_fit(
     file: str,
     remedy: str,
 ) -> None:
-    """Refuse weights that are not those of a model, before any memory is taken for it.
+    """Check that stored weights fit a model, before memory is allocated for it.
 
     Args:
-        config: of the model.
-        tree: of the model.
-        architecture: of its encoder.
+        config: config of the model.
+        tree: tree of the model.
+        architecture: architecture of its encoder.
         sizes: elements of each stored parameter of the encoder and the cluster levels, by name.
-        file: how errors name the weights.
-        remedy: what to do about weights that do not fit.
+        file: name of the weights in error messages.
+        remedy: remedy in error messages.
 
     Raises:
-        DataError: a parameter is missing, unexpected or of another size, or there is no model of this architecture.
+        DataError: a parameter is missing, unexpected or has another size, or the architecture is invalid.
     """
     check_counts(architecture, len(sizes), file, remedy)
     try:
@@ -73,7 +73,7 @@ def check_weights_fit(
             model = build_model(config, tree, architecture)
     except CxmlError:
         raise
-    except Exception as error:  # transformers raises all kinds for an impossible architecture
+    except Exception as error:  # transformers raises many kinds of errors for an invalid architecture
         raise DataError(file, f"no model can be built from its architecture ({str(error)[:300]})", remedy) from error
     expected = {
         name: parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("label_head.")

@@ -1,4 +1,4 @@
-"""CascadeXML: one encoder, one classifier per level of the label tree, each level choosing the next one's shortlist.
+"""CascadeXML: one encoder and one classifier per level of the label tree. Each level selects the next one's shortlist.
 
 Paper, section 3: level 0 scores all of its clusters; level l scores the children of the best nodes of level l - 1.
 """
@@ -35,9 +35,9 @@ _BLOCK_ROWS = 65536
 
 
 class CascadeXML(nn.Module):
-    """The model. `forward` is the training step's loss, or the prediction when `predict_k` is given.
+    """The model. `forward` computes the training loss, or the prediction if `predict_k` is given.
 
-    Both go through `forward` because a ZeRO-3 engine gathers weights only around module calls.
+    Both use `forward`, because a ZeRO-3 engine gathers weights only around module calls.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class CascadeXML(nn.Module):
         """Build the levels above the labels.
 
         Args:
-            encoder: features of each level.
+            encoder: computes the features of each level.
             tree: the label tree.
-            label_head: scores the labels; one of ordinary parameters if None.
-            cluster_levels: score the last levels of clusters; those above them are of ordinary parameters.
-            shortlist_sizes: nodes that each level above the labels hands down.
-            level_weights: of the levels' losses.
+            label_head: head of the labels; None for ordinary parameters.
+            cluster_levels: heads of the last cluster levels; those above them are ordinary parameters.
+            shortlist_sizes: nodes that each level above the labels passes on.
+            level_weights: weights of the levels' losses.
             scoring: `weighted` multiplies a node's probability by its parent's.
-            teacher_forcing: true nodes are handed down first.
+            teacher_forcing: pass on true nodes first.
         """
         super().__init__()
         self.encoder = encoder
@@ -98,28 +98,28 @@ class CascadeXML(nn.Module):
         return [offsets[start:end] for start, end in pairwise(self._offset_starts)]
 
     def predicting_in(self, dtype: torch.dtype) -> CascadeXML:
-        """A model with these weights whose transformer computes in a number format, and all else in float32.
+        """A model for prediction with the transformer in a number format, and everything else in float32.
 
-        It is for prediction. What is in the right format already is shared with this model, which stays as it is.
+        Weights that already have the format are shared with this model, which is not changed.
         """
         encoder, heads = self.encoder.predicting_in(dtype), _in_float32(self.cluster_heads)
         return with_modules(self, {"encoder": encoder, "cluster_heads": heads})
 
     def is_bounded(self) -> Tensor | None:
-        """Whether the updates that wait for the end of the step are sure to be finite, bool []; None if none waits."""
+        """Whether the updates pending until the end of the step are surely finite, bool []; None if none is pending."""
         found = [bounded for rows in self._rows if (bounded := rows.is_bounded()) is not None]
         if len(found) > 1:
             return torch.stack(found).all()
         return found[0] if found else None
 
     def finish_step(self, is_sound: Tensor) -> None:
-        """Take the updates that a step's micro-batches prepared; where bool [] `is_sound` is False nothing changes."""
+        """Apply the updates prepared by a step's micro-batches, unless bool [] `is_sound` is False."""
         for rows in self._rows:
             rows.finish_step(is_sound)
 
     @property
     def _rows(self) -> tuple[Rows, ...]:
-        """The levels that the engine does not update, and the labels."""
+        """The levels that the engine does not update, including the labels."""
         return (*self.cluster_levels, self.label_head)
 
     def positive_keys(self, batch: Batch) -> list[Tensor]:
@@ -143,9 +143,9 @@ class CascadeXML(nn.Module):
         """Training: the summed loss and the summed loss of each level. Prediction: the best nodes of each level.
 
         Args:
-            batch: B texts; labels are read in training only.
-            predict_k: nodes wanted per level; None in training.
-            beam: in prediction, nodes that each level above the labels hands down; empty takes `shortlist_sizes`.
+            batch: B texts; labels are used in training only.
+            predict_k: number of nodes per level; None in training.
+            beam: beam width of each level above the labels in prediction; empty uses `shortlist_sizes`.
 
         Returns:
             In training a scalar, summed over the texts and weighted over the levels, and float32 [levels], detached.
@@ -173,7 +173,7 @@ class CascadeXML(nn.Module):
     def _cluster_loss(
         self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, *, batch: Batch, losses: list[Tensor]
     ) -> tuple[Tensor, Leaves]:
-        """Loss of a level of clusters, and what it hands down; `losses` are of the levels above."""
+        """Loss of a cluster level, and the nodes that it passes on; `losses` are of the levels above."""
         wanted = HandDown(self.shortlist_sizes[level], self.teacher_forcing, batch.limits.labels_of_a_text)
         if level >= len(self.cluster_heads):
             own, scale = (
@@ -232,7 +232,7 @@ class CascadeXML(nn.Module):
     def _best_and_choice(
         self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: HandDown
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The best nodes of a level of clusters and their scores, and what it hands down."""
+        """The best nodes of a cluster level with their scores, and the nodes that it passes on."""
         parents = above.logits if self.scoring == "weighted" and above is not None else None
         if is_fused(features_BD):
             from cxml.model.fused_level import best_and_choice  # noqa: PLC0415 - optional

@@ -1,7 +1,7 @@
-"""The encoder's layers compiled by `torch.compile`, for training.
+"""Compile the encoder's layers with `torch.compile` for training.
 
-The compiler sees one layer, which all layers of an encoder share but for their weights, so it works once for each
-padded length, not for each layer. Names of parameters stay.
+All layers of an encoder share the same code, so the compiler runs once per padded length, not per layer. Parameter
+names do not change.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from cxml.internals.torch import compile_for_any_batch
 
 Contexts = Callable[[], tuple[AbstractContextManager[object], AbstractContextManager[object]]]
 _OPAQUE = ("transformers/utils/deprecation.py", "transformers/modeling_layers.py")
-"""They rename arguments of earlier versions, and recompute activations, for which there are `contexts` here."""
+"""They rename arguments of earlier versions, and recompute activations, which `contexts` does here."""
 
 
 def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, contexts: Contexts | None = None) -> None:
-    """Let layers compute by compiled code while they train; in prediction they go on as they are.
+    """Use compiled code for layers in training; prediction does not change.
 
     Args:
-        layers: each takes and gives states [B, T, D]. B may be any, T is expected to be one of few.
-        device: where they compute.
-        contexts: keep no activations inside a layer, whose backward pass computes them again; the contexts of both
-            passes, see `torch.utils.checkpoint`. None keeps them.
+        layers: layers from states [B, T, D] to states. B may vary, T should have few different values.
+        device: device of the layers.
+        contexts: recompute activations inside a layer in its backward pass, within the contexts of both passes, see
+            `torch.utils.checkpoint`. None keeps activations.
 
     Raises:
-        ConfigError: no compiler works for this device.
+        ConfigError: the compiler does not work for this device.
     """
     require_compiler(device)
     for layer in layers:
@@ -46,12 +46,12 @@ def compile_layers(layers: Iterable[nn.Module], device: torch.device, *, context
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuse to go on where a very small function cannot be compiled.
+    """Check that the compiler works, with a small function.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the compilation failed.
     """
-    size = 2 + time.time_ns() % 1_000_000  # one that no cache holds code for
+    size = 2 + time.time_ns() % 1_000_000  # random, so that no cache contains its code
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(size, device=device))
     except (RuntimeError, ImportError, OSError) as error:
@@ -83,7 +83,7 @@ def _compiled_in_training(layer: nn.Module, contexts: Contexts | None) -> Callab
 
 
 def _bare_forward(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward pass without the wrappers of transformers that the compiler cannot look through."""
+    """A module's forward pass without the wrappers of transformers that the compiler does not support."""
     function: Any = type(module).forward
     while hasattr(function, "__wrapped__") and function.__code__.co_filename.endswith(_OPAQUE):
         function = function.__wrapped__

@@ -55,18 +55,18 @@ def parse_taps(taps: tuple[str, ...], num_layers: int) -> tuple[Tap, ...]:
 
 
 class TappedEncoder(nn.Module):
-    """Text in, one feature vector per level out.
+    """Computes one feature vector per level from a text.
 
-    Each level pools the hidden states of the layers it taps, over all windows of a text (`cxml.data.windows`); a level
-    that taps several layers concatenates them and projects them back to the hidden size (the paper's level 0), at first
-    to their mean, which the pretrained layers already made something of; then each level has its own dropout. The last
-    level's feature may pass a bottleneck, a linear map to fewer dimensions, which begins as random orthogonal
+    Each level pools the hidden states of the layers it taps, over all windows of a text (`cxml.data.windows`). A level
+    with several layers concatenates them and projects them back to the hidden size (the paper's level 0); the
+    projection is initialised to their mean, which is meaningful after pretraining. Each level has its own dropout. The
+    last level's feature may pass a bottleneck, a linear map to fewer dimensions, initialised to random orthogonal
     directions.
 
     Attributes:
-        hidden_size: of the transformer, D.
-        feature_sizes: width of each level's feature: D, or for the labels that of the bottleneck.
-        bottleneck: the map to the labels' feature; the identity if there is none.
+        hidden_size: hidden size of the transformer, D.
+        feature_sizes: width of each level's feature: D, or the width of the bottleneck for the labels.
+        bottleneck: the map to the label feature; the identity without a bottleneck.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TappedEncoder(nn.Module):
         Args:
             input_ids: token ids of texts, int64 [B, T], or of their windows, [n, T].
             attention_mask: 1 for tokens, 0 for padding, of the same shape.
-            windows: whose the windows are; None: each row is a text.
+            windows: texts of the windows; None if each row is a text.
 
         Returns:
             One tensor [B, feature_sizes[level]] per level, in the weights' dtype; float32 from `predicting_in`.
@@ -111,7 +111,7 @@ class TappedEncoder(nn.Module):
         return [*features, self.bottleneck(last)]
 
     def wide_features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
-        """What `forward` gives, the labels' before the bottleneck: one tensor [B, D] per level."""
+        """Like `forward`, with the label feature before the bottleneck: one tensor [B, D] per level."""
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -122,10 +122,10 @@ class TappedEncoder(nn.Module):
         return features
 
     def _shown(self, mask_BT: Tensor) -> Tensor:
-        """The mask as the transformer takes it.
+        """The mask for the transformer.
 
-        One of two dimensions is looked at by the host, which may leave it out; on an accelerator the host would wait.
-        So there it is [B, 1, T, T], where the attention is PyTorch's own, which takes that.
+        The host reads a two-dimensional mask, because it may be omitted; on an accelerator the host would wait for it.
+        There, the mask is [B, 1, T, T] if the attention is PyTorch's own, which accepts it.
         """
         attention = attention_kind(self.transformer.config)
         if mask_BT.device.type == "cpu" or attention != "sdpa":
@@ -133,16 +133,16 @@ class TappedEncoder(nn.Module):
         return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
 
     def _attention(self) -> AbstractContextManager[object]:
-        """Within this context attention is computed in the way that trains fastest.
+        """Within this context, use the attention implementation that trains fastest.
 
-        The backward pass of PyTorch's fused attention for processors multiplies the matrices of each text and head one
-        by one. In bf16 that takes several times as long as products over the whole batch.
+        The backward pass of PyTorch's fused attention on CPUs multiplies the matrices of each text and head separately.
+        In bf16 this takes several times as long as batched products.
         """
         is_slow = self.transformer.dtype == torch.bfloat16 and self.transformer.device.type == "cpu"
         return sdpa_kernel(SDPBackend.MATH) if is_slow and torch.is_grad_enabled() else nullcontext()
 
     def predicting_in(self, dtype: torch.dtype) -> TappedEncoder:
-        """An encoder whose transformer computes in a number format, with features in float32: this one, or a copy."""
+        """An encoder with the transformer in a number format and features in float32: this one, or a copy."""
         if all(parameter.dtype == dtype == torch.float32 for parameter in self.parameters()):
             return self
         found = copy.deepcopy(self).float()
@@ -151,19 +151,19 @@ class TappedEncoder(nn.Module):
         return found
 
     def recompute_activations(self) -> None:
-        """Keep no activations inside the layers; the backward pass computes them again (about a third more time)."""
+        """Recompute activations inside the layers in the backward pass, for about a third more time."""
         options = {"use_reentrant": False, "context_fn": self._contexts}
         self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
-        """Let the transformer's layers train by compiled code; see `cxml.model.compilation`.
+        """Compile the transformer's layers for training; see `cxml.model.compilation`.
 
         Args:
-            device: where they compute.
-            recompute: do what `recompute_activations` does.
+            device: device of the layers.
+            recompute: also `recompute_activations`.
 
         Raises:
-            ConfigError: no compiler works for this device, or the encoder has no list of layers.
+            ConfigError: the compiler does not work for this device, or the encoder has no list of layers.
         """
         compile_layers(
             layers_of(self.transformer, "train.compile", True, "Set it to false."), device,
@@ -171,7 +171,7 @@ class TappedEncoder(nn.Module):
         )  # fmt: skip
 
     def _contexts(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """Those of the forward pass, which has its own already, and of computing activations again."""
+        """The contexts of the forward pass, which is empty, and of recomputing activations."""
         return nullcontext(), self._attention()
 
     def _pool(self, states_NTD: Tensor, mask_NT: Tensor, windows: Windows | None = None) -> Tensor:
@@ -179,7 +179,7 @@ class TappedEncoder(nn.Module):
         dtype = self._feature_dtype or states_NTD.dtype
         if self.pooling == "cls" and windows is None:
             return states_NTD[:, 0].to(dtype)
-        # In fp32: bf16 counts no further than 256.
+        # In fp32, because bf16 cannot count beyond 256.
         if self.pooling == "cls":
             sums_ND, counts_N1 = states_NTD[:, 0].float(), torch.ones_like(mask_NT[:, :1])
         else:
@@ -199,33 +199,33 @@ def _mean_of(num_layers: int, width: int) -> nn.Linear:
 
 
 def is_pretrained(name: str) -> bool:
-    """Whether a parameter of a cascade is the encoder's, apart from the bottleneck: that begins with the labels."""
+    """Whether a parameter of a cascade belongs to the encoder, without the bottleneck, which belongs to the labels."""
     return name.startswith("encoder.") and not name.startswith("encoder.bottleneck.")
 
 
 def _orthogonal(width: int, narrow: int) -> nn.Linear:
-    """A map to orthogonal directions that keeps the mean length of vectors; the rows have biases of their own."""
+    """A map to orthogonal directions that preserves the mean norm of vectors, without a bias (rows have one)."""
     linear = nn.Linear(width, narrow, bias=False)
     nn.init.orthogonal_(linear.weight, gain=math.sqrt(width / narrow))
     return linear
 
 
 def build_encoder(config: ModelConfig, num_levels: int, architecture: PretrainedConfig | None = None) -> TappedEncoder:
-    """Build the encoder that `config` asks for.
+    """Build the encoder of `config`.
 
     Args:
         config: the model's settings.
         num_levels: levels of the cascade, labels included.
-        architecture: build with fresh weights from this (a checkpoint fills them); None loads the pretrained ones.
+        architecture: builds new weights from this architecture (for loading a checkpoint); None loads pretrained ones.
 
     Raises:
-        ConfigError: layers that the encoder does not have, or a bottleneck wider than it.
+        ConfigError: a layer does not exist in the encoder, or the bottleneck is wider than the encoder.
     """
     transformer = load_pretrained(config) if architecture is None else AutoModel.from_config(architecture)
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = cast(
             nn.Module, None
-        )  # the levels read hidden states; an unused head would only be trained to nothing
+        )  # the levels read hidden states; an unused pooling head would only decay
     num_layers, width = transformer.config.num_hidden_layers, transformer.config.hidden_size
     if config.bottleneck > width:
         problem = f"is wider than the encoder, which has {width} dimensions"
@@ -242,14 +242,14 @@ def build_encoder(config: ModelConfig, num_levels: int, architecture: Pretrained
 
 
 def _evenly_spaced_dropouts(num_levels: int) -> tuple[float, ...]:
-    """From .2 at the coarsest level to .5 at the labels, the span of the paper's settings."""
+    """From .2 at the coarsest level to .5 at the labels, the range of the paper's settings."""
     if num_levels == 1:
         return (0.5,)
     return tuple(round(0.2 + 0.3 * level / (num_levels - 1), 3) for level in range(num_levels))
 
 
 def _freeze(transformer: PreTrainedModel, num_frozen: int) -> None:
-    """Stop the gradient of the embeddings and of the first `num_frozen` layers; nothing if that is 0."""
+    """Freeze the embeddings and the first `num_frozen` layers; does nothing if that is 0."""
     if num_frozen == 0:
         return
     num_layers = transformer.config.num_hidden_layers
@@ -265,10 +265,10 @@ def layers_of(transformer: PreTrainedModel, field: str, value: object, remedy: s
     """The transformer's layers in their order.
 
     Raises:
-        ConfigError: they cannot be found; names the field that asks for them, its value, and the remedy.
+        ConfigError: they cannot be found; names the field that needs them, its value, and the remedy.
     """
     num_layers = transformer.config.num_hidden_layers
     stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if not stacks:
-        raise ConfigError(field, value, "this encoder's layers cannot be told apart", remedy)
+        raise ConfigError(field, value, "the layers of this encoder cannot be identified", remedy)
     return stacks[0]

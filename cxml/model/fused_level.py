@@ -1,7 +1,7 @@
-"""The work behind the logits of a level of clusters that every process holds, on an accelerator, in few launches.
+"""Fused operations after the logits of a replicated cluster level on an accelerator, with few launches.
 
-The same numbers as `shortlist_loss`, `select_slots` and `Shortlist.best` give, up to the order of sums and of equal
-logits, and to roundings of the exponential function.
+The results equal those of `shortlist_loss`, `select_slots` and `Shortlist.best`, up to the order of sums and ties, and
+the rounding of the exponential function.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from cxml.model.shortlist import Shortlist
 def loss_and_choice(
     logits: Tensor, shortlist: Shortlist | None, keys: Tensor, num_nodes: int, wanted: HandDown
 ) -> tuple[Tensor, Leaves]:
-    """The loss of a level, float32 [], and the nodes that it hands down.
+    """The loss of a level, float32 [], and the nodes that it passes on.
 
     Args:
         logits: any float [B, num_nodes] of all nodes, or [B, C] of those of the shortlist.
-        shortlist: the nodes that count; None for all.
-        keys: int64 [T], sorted, of the true nodes, see `positive_keys`.
-        num_nodes: of the level.
-        wanted: what to hand down.
+        shortlist: scored nodes; None for all.
+        keys: sorted keys of the true nodes, int64 [T], see `positive_keys`.
+        num_nodes: nodes of the level.
+        wanted: nodes to pass on.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
@@ -38,14 +38,14 @@ def loss_and_choice(
 def best_and_choice(
     logits: Tensor, shortlist: Shortlist | None, parent_logits_BK: Tensor | None, k: int, wanted: HandDown
 ) -> tuple[Tensor, Tensor, Leaves]:
-    """The k best nodes int64 [B, k] with their scores float32 [B, k], see `Shortlist.best`, and those handed down.
+    """The k best nodes int64 [B, k] with their scores float32 [B, k], see `Shortlist.best`, and the nodes passed on.
 
     Args:
         logits: see `loss_and_choice`.
-        shortlist: see there.
-        parent_logits_BK: float32, of the nodes handed down by the level above; None for unweighted scores.
-        k: nodes wanted.
-        wanted: what to hand down.
+        shortlist: see `loss_and_choice`.
+        parent_logits_BK: logits of the nodes passed on by the level above, float32; None for unweighted scores.
+        k: number of nodes.
+        wanted: nodes to pass on.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
@@ -74,7 +74,7 @@ def _chosen(
 
 
 class _LevelLoss(torch.autograd.Function):
-    """The summed loss of texts, whose derivatives are taken in the same visit, and what `launch_level_loss` finds."""
+    """The summed loss of texts with derivatives from the same pass, and the other results of `launch_level_loss`."""
 
     @staticmethod
     def forward(ctx, logits, nodes, mask, keys, num_nodes, wanted, by_node):  # noqa: ANN001, ANN205, PLR0917

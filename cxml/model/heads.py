@@ -48,22 +48,22 @@ class LevelHead(nn.Module):
 
 
 def scores_whole_level(num_nodes: int, nodes_BC: Tensor) -> bool:
-    """Whether a level is scored faster on all of its nodes than on those of the texts.
+    """Whether scoring all nodes of a level is faster than scoring only the shortlists.
 
-    One matrix product over all rows moves less memory than a copy of one row per text and node: measured, up to about
-    as many rows as pairs (a tenth of the time at 4,096 nodes, 64 texts and 512 nodes each).
+    One matrix product over all rows moves less memory than a copy of one row per text and node, up to about as many
+    rows as pairs (measured: a tenth of the time at 4,096 nodes, 64 texts and 512 nodes each).
     """
     return num_nodes <= nodes_BC.numel()
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """The leaf clusters that each text wants scored.
+    """The leaf clusters to score for each text.
 
     Attributes:
-        nodes: int64 [B, K], leaf ids, each at most once per text; 0 where the mask is False.
+        nodes: int64 [B, K], unique leaf ids per text; 0 if the mask is False.
         mask: bool [B, K].
-        logits: float32 [B, K], of the leaves.
+        logits: logits of the leaves, float32 [B, K].
     """
 
     nodes: Tensor
@@ -71,18 +71,18 @@ class Leaves:
     logits: Tensor
 
     def to(self, device: torch.device) -> Leaves:
-        """The same on a device."""
+        """Copy to a device."""
         return Leaves(self.nodes.to(device), self.mask.to(device), self.logits.to(device))
 
 
 @dataclass(frozen=True)
 class HandDown:
-    """What a level of clusters is to hand down.
+    """The nodes that a cluster level passes on.
 
     Attributes:
-        size: nodes of a text, more if more are true.
+        size: nodes per text; more if more are true.
         is_forced: true nodes come first (teacher forcing).
-        most_true: at least the true nodes of any text, alike on all ranks.
+        most_true: upper bound of the true nodes of any text, equal on all ranks.
     """
 
     size: int
@@ -91,7 +91,7 @@ class HandDown:
 
     @property
     def most(self) -> int:
-        """The most nodes of a text."""
+        """Most nodes per text."""
         return max(self.size, self.most_true) if self.is_forced else self.size
 
 
@@ -99,31 +99,31 @@ class Rows(Protocol):
     """The rows of a level, each a weight and a bias; positions are in tree order."""
 
     def is_bounded(self) -> Tensor | None:
-        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        """Whether the update pending until the end of the step is surely finite, bool []; None if none is pending."""
         ...
 
     def finish_step(self, is_sound: Tensor) -> None:
-        """Take the update that a step's micro-batches prepared, if the head updates itself.
+        """Apply the update prepared by a step's micro-batches, if the head updates itself.
 
         Args:
-            is_sound: bool [], alike on all ranks; where it is False nothing changes.
+            is_sound: bool [], equal on all ranks; False skips the update.
         """
         ...
 
     def own_positions(self) -> Tensor:
-        """The label position of each row that this process holds, int64 [n]."""
+        """The label position of each row of this process, int64 [n]."""
         ...
 
     def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of texts, float32 [B', D], and of these the pairs (text, own row) that are true, twice int64 [P]."""
+        """Features of texts, float32 [B', D], and their true pairs (text, own row), two int64 [P]."""
         ...
 
     def sum_over_copies(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over the processes that hold the same rows, and gathered other texts for them."""
+        """Sum a tensor over the processes with the same rows, which gathered other texts."""
         ...
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
-        """Take over those of some rows that this process holds; how many they were.
+        """Load the rows that belong to this process. Returns their number.
 
         Args:
             positions: label positions, int64 [n].
@@ -146,17 +146,17 @@ class LabelHead(Rows, Protocol):
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> Tensor:
-        """Binary cross-entropy over each text's labels of its leaves (of all labels if None): mean, summed over texts.
+        """Binary cross-entropy, averaged over the labels of each text's leaves (all labels if None), summed over texts.
 
         Args:
             features_BD: features, in the encoder's dtype.
-            leaves: whose labels are scored; a true label of no leaf counts for nothing.
-            positive_keys: int64 [P], sorted, `text * L + label position` of the true labels.
-            scale: what the caller will multiply the loss by, per text of the whole step: a head that updates itself
-                takes it as the factor of its gradient.
-            losses_above: of the levels above, float32 [] each: a head that updates itself leaves the rows as they are
-                where one of them, on any rank, is not finite, or where its own update may not be.
-            limits: of the batches of all ranks; with None several accelerators wait for each other's numbers.
+            leaves: leaves whose labels are scored; true labels in no leaf are ignored.
+            positive_keys: sorted keys `text * L + label position` of the true labels, int64 [P].
+            scale: factor of the loss per text of the whole step, which the caller applies; a head that updates itself
+                uses it as the factor of its gradient.
+            losses_above: losses of the levels above, float32 [] each. A head that updates itself skips the update if
+                one of them is not finite on any rank, or if its own update may not be finite.
+            limits: upper bounds of the batches of all ranks; with None, several accelerators exchange their sizes.
         """
         ...
 
@@ -172,15 +172,14 @@ class LabelHead(Rows, Protocol):
         """The k best labels among those of the leaves.
 
         Returns:
-            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first; -1 and -inf where
-            there is none. With `weighted` a score is the label's probability times its leaf's. See
-            `cxml.model.ranking`.
+            Label positions int64 [B, k] and the logits of their scores float32 [B, k], best first, padded with -1 and
+            -inf. With `weighted`, a score is the label's probability times its leaf's. See `cxml.model.ranking`.
         """
         ...
 
 
 class ClusterLevel(Rows, Protocol):
-    """A level of clusters that is not of ordinary parameters. Nodes are positions in tree order."""
+    """A cluster level without ordinary parameters. Nodes are positions in tree order."""
 
     def loss_and_choice(
         self,
@@ -193,14 +192,14 @@ class ClusterLevel(Rows, Protocol):
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
-        """The loss, as that of `LabelHead.loss`, and the nodes that are handed down.
+        """The loss, see `LabelHead.loss`, and the nodes that are passed on.
 
         Args:
             features_BD: features, in the encoder's dtype.
-            above: the nodes handed down by the level above, whose children are scored; None scores all nodes.
-            positive_keys: int64 [P], sorted, `text * nodes of the level + node` of the true nodes.
+            above: the nodes passed on by the level above, whose children are scored; None scores all nodes.
+            positive_keys: sorted keys `text * nodes of the level + node` of the true nodes, int64 [P].
             scale: see `LabelHead.loss`.
-            hand_down: what to hand down.
+            hand_down: the nodes to pass on.
             losses_above: see `LabelHead.loss`.
             limits: see `LabelHead.loss`.
         """
@@ -216,14 +215,14 @@ class ClusterLevel(Rows, Protocol):
         weighted: bool,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The k best nodes, as those of `LabelHead.predict`, and the nodes that are handed down."""
+        """The k best nodes, see `LabelHead.predict`, and the nodes that are passed on."""
         ...
 
 
 class EngineHead(nn.Module):
-    """A head of ordinary parameters in blocks of rows, for the engine to train and, under ZeRO-3, to partition.
+    """A head with ordinary parameters in blocks of rows, which the engine trains and, with ZeRO-3, partitions.
 
-    A block is gathered, used and released before the next one, so the most that is held at once is one block.
+    Blocks are gathered, used and released one at a time, so at most one block is in memory.
     """
 
     def __init__(self, leaf_offsets: Tensor, num_labels: int, hidden_size: int, block_rows: int) -> None:
@@ -266,13 +265,13 @@ class EngineHead(nn.Module):
         return shortlist.best(self._logits(features_BD, shortlist), parents, k)
 
     def is_bounded(self) -> None:
-        """No update waits here."""
+        """No update is ever pending."""
 
     def finish_step(self, is_sound: Tensor) -> None:
-        """Nothing to do: the engine updates the blocks."""
+        """Do nothing: the engine updates the blocks."""
 
     def own_positions(self) -> Tensor:
-        """All of them, until an engine partitions the blocks."""
+        """All positions, before an engine partitions the blocks."""
         return torch.arange(self.num_labels, device=self.get_buffer("leaf_offsets").device)
 
     def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -303,7 +302,7 @@ class EngineHead(nn.Module):
         return expand_children(leaf_offsets, leaves.nodes, leaves.mask, self._most_labels)
 
     def _logits(self, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
-        """Logits [B, C]; every rank visits every block, wanted or not, because gathering one takes all of them."""
+        """Logits [B, C]. Every rank visits every block, because gathering is a collective call."""
         total = features_BD.new_zeros(shortlist.nodes.shape)
         for start, block in zip(range(0, self.num_labels, self.block_rows), self.blocks, strict=True):
             local = shortlist.nodes - start

@@ -1,4 +1,4 @@
-"""What the model predicts, level by level, and its way to the host."""
+"""The model's prediction per level, and its copy to the host."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LevelPrediction:
     """The best nodes of one level.
 
     Attributes:
-        nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 where there is none.
-        logits: float32 [B, K], of the scores; -inf where there is none.
+        nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 for none.
+        logits: logits of the scores, float32 [B, K]; -inf for none.
         handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
-        features: what the labels' level has read, float [B, D], where the model computed; None for clusters.
+        features: input features of the label level, float [B, D], on the model's device; None for clusters.
     """
 
     nodes: Tensor
@@ -30,14 +30,14 @@ class LevelPrediction:
 
     @property
     def scores(self) -> Tensor:
-        """Probabilities, float32 [B, K] on the CPU; 0 where there is none."""
+        """Probabilities, float32 [B, K] on the CPU; 0 for none."""
         return probabilities(self.logits)
 
 
 def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
-    """The same in host memory, but for features.
+    """Copy predictions to host memory, except features.
 
-    All of it is one copy from an accelerator, since the host waits for each.
+    All tensors are copied from an accelerator at once, because the host waits for each copy.
     """
     if levels[0].nodes.device.type == "cpu":
         return list(levels)
@@ -53,6 +53,6 @@ def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
 
 
 def host_features(labels: LevelPrediction, count: int) -> np.ndarray:
-    """What the labels' level has read of the first `count` texts, float32 [count, D], in host memory."""
+    """Input features of the label level for the first `count` texts, float32 [count, D], in host memory."""
     assert labels.features is not None, "of the labels"
     return labels.features[:count].float().cpu().numpy()

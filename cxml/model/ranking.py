@@ -1,8 +1,8 @@
-"""The order in which nodes are ranked, and the probabilities that it comes with: one definition for all heads.
+"""The ranking of nodes and their probabilities, defined once for all heads.
 
-With `weighted` scoring the score of a node is its probability times its parent's. Probabilities of logits above 17 are
-all 1 in float32, and those of logits below -104 all 0, so nodes are ranked by the logit of the score instead: float32
-keeps logits apart. It is exactly the node's own logit where nothing is weighted.
+With `weighted` scoring, the score of a node is its probability times its parent's. In float32, probabilities of logits
+above 17 are all 1, and those of logits below -104 all 0, so nodes are ranked by the logit of the score instead. Without
+weighting it is exactly the node's own logit.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 from cxml.fused import is_fused
 
 NO_KEY = -(2**63)
-"""Below the key of every score: marks a place without a node."""
+"""A key below all scores: marks the absence of a node."""
 _LOWEST = -(2**31)
 
 
 def joint_logit(logits: Tensor, parent_logits: Tensor) -> Tensor:
     """The logit of sigmoid(logits) * sigmoid(parent_logits), without rounding either to 0 or 1.
 
-    With a, b = sorted logits it is -log((1 + e^-a) (1 + e^-b) - 1), whose largest term is taken out of the logarithm.
-    A parent logit of infinity leaves the logits as they are. `cxml.optim.row_kernels` has the same for compiled loops.
+    With a, b = sorted logits it is -log((1 + e^-a) (1 + e^-b) - 1), with the largest term moved out of the logarithm. A
+    parent logit of infinity does not change the logits. `cxml.optim.row_kernels` has the version for compiled loops.
     """
     low, high = torch.minimum(logits, parent_logits), torch.maximum(logits, parent_logits)
     rest = torch.exp(-high.abs()) + torch.exp(low - high.clamp(min=0))
@@ -29,9 +29,9 @@ def joint_logit(logits: Tensor, parent_logits: Tensor) -> Tensor:
 
 
 def ranking_keys(scores: Tensor, own: Tensor) -> Tensor:
-    """Integers in the order of scores, ties in that of the nodes' own logits: int64, for float32 of the same shape.
+    """Order-preserving int64 keys of scores, with ties ordered by the nodes' own logits; float32 of the same shape.
 
-    Under a parent of logit 5, nodes of logits 100 and 200 have the same score in float32, which is the parent's.
+    Below a parent with logit 5, nodes with logits 100 and 200 have the same score in float32, that of the parent.
     """
     return (_ordered(scores) << 32) + _ordered(own) - _LOWEST
 
@@ -39,11 +39,11 @@ def ranking_keys(scores: Tensor, own: Tensor) -> Tensor:
 def pair_keys(
     logits_PW: Tensor, positions_PW: Tensor, parent_logits_P: Tensor | None = None, truth: Tensor | None = None
 ) -> Tensor:
-    """The keys of pairs' rows, int64 [P, W]; with logits of their leaves those of the weighted scores.
+    """The keys of pairs' rows, int64 [P, W]; of weighted scores if logits of the leaves are given.
 
     Args:
         logits_PW: float32.
-        positions_PW: int64, -1 where there is no row: `NO_KEY`.
+        positions_PW: int64, -1 for no row, which gets `NO_KEY`.
         parent_logits_P: float32.
         truth: int32 [P, words], bit r % 32 of word r // 32 set if row r is true: then its score is infinity.
     """
@@ -62,7 +62,7 @@ def pair_keys(
 
 
 def scores_of(keys: Tensor) -> Tensor:
-    """The scores that `ranking_keys` were made of, as logits: float32, -inf for `NO_KEY`."""
+    """The scores of `ranking_keys` as logits, float32; -inf for `NO_KEY`."""
     if is_fused(keys):
         from cxml.model import triton_ranking_ops  # noqa: PLC0415 - optional
 
@@ -75,13 +75,13 @@ def scores_of(keys: Tensor) -> Tensor:
 
 
 def own_logits_of(keys: Tensor) -> Tensor:
-    """The nodes' own logits that `ranking_keys` were made of, float32; anything for `NO_KEY`."""
+    """The nodes' own logits of `ranking_keys`, float32; undefined for `NO_KEY`."""
     low = (keys & 0xFFFFFFFF) + _LOWEST
     return torch.where(low < 0, low ^ 0x7FFFFFFF, low).int().view(torch.float32)
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Probabilities of logits, float32 on the CPU: they never rise where the logits fall, and are 0 for -inf."""
+    """Probabilities of logits, float32 on the CPU, monotone in the logits, and 0 for -inf."""
     return torch.sigmoid(logits.cpu().double()).float()
 
 

@@ -1,7 +1,7 @@
-"""Shortlists: which nodes of a level each text is scored on. All functions work on the whole batch at once.
+"""Shortlists: the nodes of a level that are scored for each text. All functions process the whole batch at once.
 
-Legend: B texts, C nodes in the shortlist (padded), K nodes handed down to the next level.
-A level's nodes are numbered in tree order, so the children of a node are one contiguous range.
+Legend: B texts, C nodes in the shortlist (padded), K nodes passed on to the next level. A level's nodes are numbered in
+tree order, so the children of a node are one contiguous range.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Shortlist:
     """Nodes of one level to score for each text.
 
     Attributes:
-        nodes: int64 [B, C]; padding holds node 0.
+        nodes: int64 [B, C]; padding is node 0.
         mask: bool [B, C]; False marks padding.
-        parent_slots: int64 [B, C]: which of the nodes handed down is each node's parent; 0 at level 0, without any.
+        parent_slots: int64 [B, C]: index of each node's parent among the nodes passed on; 0 at level 0.
     """
 
     nodes: Tensor
@@ -37,13 +37,13 @@ class Shortlist:
         """The k nodes with the highest scores, best first.
 
         Args:
-            logits_BC: of the nodes, any float dtype.
-            parent_logits_BK: float32, of the nodes handed down, whose probabilities weigh their children's; None if a
-                score is the node's own probability.
-            k: nodes wanted.
+            logits_BC: logits of the nodes, any float dtype.
+            parent_logits_BK: logits of the nodes passed on, float32, whose probabilities are multiplied with those of
+                their children; None if a score is the node's own probability.
+            k: number of nodes.
 
         Returns:
-            Nodes int64 [B, k] and their scores as logits float32 [B, k]; -1 and -inf where there is none.
+            Nodes int64 [B, k] and their scores as logits float32 [B, k], padded with -1 and -inf.
         """
         own = logits_BC.float()
         width = min(k, own.shape[1])
@@ -67,16 +67,16 @@ def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortli
 def select_slots(
     logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None, most_true: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Choose the slots whose nodes are handed down: true ones first (teacher forcing), then the highest logits.
+    """Choose the slots whose nodes are passed on: true ones first (teacher forcing), then the highest logits.
 
-    A text with more than `k` true nodes keeps all of them, so that no positive is ever cut off.
+    A text with more than `k` true nodes keeps all of them, so positives are never dropped.
 
     Args:
         logits_BC: scores, any float dtype; no gradient flows through the choice.
         mask_BC: False marks padding.
-        k: nodes handed down for a text with at most `k` true ones.
+        k: nodes passed on for a text with at most `k` true ones.
         is_true_BC: marks true nodes; None in prediction.
-        most_true: at least the true nodes of any text, for accelerators, whose host does not wait for the number.
+        most_true: upper bound of the true nodes of any text, for accelerators, where the host does not wait for it.
 
     Returns:
         Slots int64 [B, K] and their mask bool [B, K].
@@ -92,7 +92,7 @@ def select_slots(
 def truth_first(
     logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What `select_slots` ranks slots by, float32 [B, C], and how many it wants of each text, int64 [B]."""
+    """The ranking values of slots for `select_slots`, float32 [B, C], and the number to choose per text, int64 [B]."""
     ranking = logits_BC.detach().float().masked_fill(~mask_BC, -torch.inf)
     wanted_B = torch.full_like(mask_BC[:, 0], k, dtype=torch.int64)
     if is_true_BC is not None:
@@ -108,8 +108,8 @@ def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Se
         offsets: int64 [n + 1]; children of node i are offsets[i] .. offsets[i + 1].
         nodes_BK: chosen nodes.
         mask_BK: which of them count.
-        most: the most children that 0, 1, 2 and so on nodes have together, for accelerators, whose host does not wait
-            for the number.
+        most: most children of 0, 1, 2 and so on nodes together, for accelerators, where the host does not wait for the
+            number.
     """
     if offsets.device.type == "cpu":
         return children_of(offsets, nodes_BK, mask_BK)
@@ -127,7 +127,7 @@ def expand_children(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, most: Se
 
 
 def children_of(offsets: Tensor, nodes_BK: Tensor, mask_BK: Tensor, width: int | None = None) -> Shortlist:
-    """See `expand_children`; `width` is C, None for the least, which is asked of the device."""
+    """See `expand_children`; `width` is C, None for the minimum, which is read from the device."""
     starts_BK = offsets[nodes_BK]
     lengths_BK = (offsets[nodes_BK + 1] - starts_BK) * mask_BK
     ends_BK = lengths_BK.cumsum(1)
@@ -145,7 +145,7 @@ def positive_keys(
 ) -> list[Tensor]:
     """The true nodes of every level, as sorted keys `text * nodes of the level + node`, int64.
 
-    On an accelerator, whose host does not wait for their number, nodes of several labels come several times.
+    On an accelerator, where the host does not wait for their number, nodes with several labels are repeated.
 
     Args:
         label_positions: true labels as positions in tree order, int64 [nnz], text after text.
@@ -181,8 +181,8 @@ def every_key(
 def shortlist_loss(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> Tensor:
     """Binary cross-entropy: the mean over each text's shortlist, summed over the texts, in float32.
 
-    Each text's mean is over its own shortlist, not over the padded width, so the sum over a batch does not depend
-    on how the batch is cut over processes and micro-batches (docs/decisions/0002).
+    Each text's mean is over its own shortlist, not over the padded width, so the sum over a batch does not depend on
+    its division into processes and micro-batches (docs/decisions/0002).
     """
     return shortlist_losses(logits_BC, is_true_BC, mask_BC).sum()
 
@@ -194,7 +194,7 @@ def shortlist_losses(logits_BC: Tensor, is_true_BC: Tensor, mask_BC: Tensor) -> 
 
 
 def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:
-    """Which nodes of the shortlist are true, bool [B, C]; `keys` are the level's from `positive_keys`."""
+    """Whether each node of the shortlist is true, bool [B, C]; `keys` are the level's keys from `positive_keys`."""
     if not len(keys):
         return torch.zeros_like(shortlist.mask)
     texts = torch.arange(len(shortlist.nodes), device=keys.device)[:, None]
@@ -204,8 +204,8 @@ def is_positive(shortlist: Shortlist, keys: Tensor, num_nodes: int) -> Tensor:
 
 
 def most_children(offsets: Tensor) -> list[int]:
-    """The most children that 0, 1, 2 and so on nodes have together, up to 65,536 nodes; `offsets` int64 [n + 1]."""
-    if offsets.is_meta:  # a model that is only measured
+    """Most children of 0, 1, 2 and so on nodes together, up to 65,536 nodes; `offsets` int64 [n + 1]."""
+    if offsets.is_meta:  # a model for measurements
         return [0]
     sizes = offsets.diff()
     largest_first = sizes.topk(min(_MOST_HANDED_DOWN, len(sizes))).values

@@ -1,4 +1,4 @@
-"""Optimisation: which parameters learn how fast, and how that changes over a run.
+"""Optimisation: parameter groups, the learning rate schedule, and row-sparse AdamW.
 
 model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW; each step the Schedule sets
 the learning rates and beta1 of the three-phase one-cycle

@@ -1,4 +1,4 @@
-"""AdamW on fp32 copies of bf16 weights whose gradients lie in bf16, on the CPU: `cxml.optim.dense_kernels`."""
+"""AdamW on fp32 copies of bf16 weights with bf16 gradients, on the CPU: `cxml.optim.dense_kernels`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def norm_of(gradients: Iterable[Tensor]) -> Tensor:
 def take_step(
     optimizer: torch.optim.Optimizer, gradients: Mapping[Tensor, tuple[Tensor, Tensor]], factor: float
 ) -> None:
-    """Take the step of torch's AdamW for its fp32 parameters, and round the model's weights from them.
+    """Apply the step of torch's AdamW to its fp32 parameters, and round them to the model's weights.
 
     Args:
-        optimizer: torch's AdamW; its state is updated as its own `step` would.
-        gradients: by parameter of the optimiser, the bfloat16 weight that is made from it, and that weight's gradient.
-        factor: what to multiply the gradients by.
+        optimizer: torch's AdamW; its state is updated like in its own `step`.
+        gradients: by parameter of the optimiser, its bfloat16 weight, and that weight's gradient.
+        factor: factor of the gradients.
     """
     for group in optimizer.param_groups:
         beta1, beta2 = group["betas"]

@@ -1,6 +1,6 @@
-"""What the kernels of a sharded level work on: some texts, and the rows of one rank that each text is scored on.
+"""The inputs of the kernels of a sharded level: texts, and the rows of one rank to score for each text.
 
-Both kinds are tensors of fixed shapes on the device of the rows, so that no kernel has to ask the host for a size.
+Both kinds are tensors of fixed shapes on the device of the rows, so kernels need no sizes from the host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WORD_BITS = 32
 
 @dataclass(frozen=True)
 class LeafRows:
-    """Where the rows of this rank's leaves are.
+    """The rows of this rank's leaves.
 
     Attributes:
         starts: int64 [n + 1]; leaf c has the rows starts[c] .. starts[c + 1].
@@ -30,11 +30,11 @@ class LeafRows:
 
     @property
     def num_words(self) -> int:
-        """Words of 32 bits that mark the true rows of a leaf."""
+        """Number of 32-bit words that mark the true rows of a leaf."""
         return -(-self.most_rows // WORD_BITS)
 
     def of_pairs(self, leaves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of each pair's leaf, none where there is no pair.
+        """The rows of each pair's leaf; empty for padding pairs.
 
         Args:
             leaves: integers [P].
@@ -55,7 +55,7 @@ class LeafRows:
         return first, last, positions.masked_fill(columns >= (last - first)[:, None], -1)
 
     def row_positions(self, num_rows: int) -> Tensor:
-        """The position in the whole level of each of R rows, int64 [R]; R is given, for only the device knows it."""
+        """The position in the whole level of each of R rows, int64 [R]; only the device knows R, so it is given."""
         leaves = torch.arange(len(self.positions), device=self.starts.device)
         leaves = leaves.repeat_interleave(self.starts.diff(), output_size=num_rows)
         return self.positions[leaves] + torch.arange(num_rows, device=leaves.device) - self.starts[leaves]
@@ -63,13 +63,13 @@ class LeafRows:
 
 @dataclass(frozen=True)
 class Shortlists:
-    """P pairs (text, leaf): each text is scored on all rows of each of its leaves.
+    """P pairs (text, leaf): all rows of each of a text's leaves are scored.
 
     Attributes:
         features: float [S, D].
-        leaves: int32 [P], rising: the leaf of each pair; n, the number of leaves, where there is no pair.
+        leaves: sorted int32 [P]: the leaf of each pair; n, the number of leaves, for padding.
         texts: int32 [P].
-        shares: float32 [P], what a loss counts: one over the length of the text's whole shortlist.
+        shares: float32 [P], weight of the loss: one over the length of the text's whole shortlist.
         truth: int32 [P, words]: bit r % 32 of word r // 32 is set if row r of the leaf is true for the text.
     """
 
@@ -81,7 +81,7 @@ class Shortlists:
 
     @staticmethod
     def join(parts: list[Shortlists]) -> Shortlists:
-        """The pairs of several batches, the texts of each numbered after those of the one before."""
+        """Concatenate the pairs of several batches, and renumber the texts."""
         if len(parts) == 1:
             return parts[0]
         leaves, place = torch.cat([part.leaves for part in parts]).sort(stable=True)
@@ -96,13 +96,13 @@ class Shortlists:
 
 @dataclass(frozen=True)
 class EveryRow:
-    """B texts that are scored on all of this rank's R rows.
+    """B texts, for which all of this rank's R rows are scored.
 
     Attributes:
         features: float [B, D].
-        true_rows: int64 [T], rising; R where a true label is another rank's.
+        true_rows: sorted int64 [T]; R for true labels of other ranks.
         true_texts: int64 [T].
-        shares: float32 [B], what a loss counts; 0 for padding, which no row learns from.
+        shares: float32 [B], weight of the loss; 0 for padding.
     """
 
     features: Tensor
@@ -112,7 +112,7 @@ class EveryRow:
 
     @staticmethod
     def join(parts: list[EveryRow]) -> EveryRow:
-        """The texts of several batches, those of each numbered after those of the one before."""
+        """Concatenate the texts of several batches, and renumber them."""
         if len(parts) == 1:
             return parts[0]
         rows, place = torch.cat([part.true_rows for part in parts]).sort(stable=True)
@@ -125,6 +125,6 @@ class EveryRow:
 
 
 def _renumbered(parts: list[Shortlists] | list[EveryRow], texts: list[Tensor]) -> list[Tensor]:
-    """Numbers of texts, after the texts of the parts before."""
+    """Renumber texts after those of the preceding parts."""
     ends = accumulate(len(part.features) for part in parts)
     return [own + end - len(part.features) for own, end, part in zip(texts, ends, parts, strict=True)]

@@ -1,4 +1,4 @@
-"""The kernels of a sharded level on processors: compiled loops over the rows, and matrix products over runs of them."""
+"""The kernels of a sharded level on CPUs: compiled loops over rows, and matrix products over ranges of rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_PREDICTED_ROWS = 65536
 
 
 class CpuShortlistKernels:
-    """`RowKernels` of shortlists: one visit of each row, which scores it, takes both gradients and updates it."""
+    """`RowKernels` of shortlists: one pass over each row computes its scores and both gradients, and updates it."""
 
     updates_in_passing = True
 
@@ -120,10 +120,7 @@ def _train(
 
 
 class CpuEveryRowKernels:
-    """`RowKernels` of all rows: chunk after chunk of products, whose logits live no longer than their chunk.
-
-    Renee (Jain et al. 2023) and ELMO train all labels so.
-    """
+    """`RowKernels` of all rows, in chunks whose logits are not kept, like Renee (Jain et al. 2023) and ELMO."""
 
     updates_in_passing = True
 
@@ -172,7 +169,7 @@ class CpuEveryRowKernels:
         positions = leaf_rows.row_positions(len(rows.bias))
         best = features.new_full((len(features), k), -torch.inf)
         places = torch.full(best.shape, -1, dtype=torch.int64)
-        # Nothing is updated, so a chunk need not stay in the cache; few texts are not to wait for many small ones.
+        # Without updates, chunks need not stay in the cache; large chunks are faster for few texts.
         size = min(_MOST_PREDICTED_ROWS, max(_CHUNK_ROWS, _PREDICTED_AT_ONCE // max(1, len(features))))
         for run in _runs(len(rows.bias), size):
             _, _, logits = _score(rows, run, features, schedule, schedule.step)
@@ -191,7 +188,7 @@ class _Chunk:
         run: the rows.
         features: float32 [B, D].
         weight: float32 [n, D].
-        settled: float32 [n], the decay that the rows have not taken yet.
+        settled: float32 [n], pending decay of the rows.
         slopes: float32 [B, n], derivatives of the losses by the logits.
         losses: float32 [B].
     """

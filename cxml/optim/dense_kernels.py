@@ -1,4 +1,4 @@
-"""Compiled loops of AdamW over bf16 weights, on the CPU: one visit of a weight instead of five.
+"""Compiled loops of AdamW over bf16 weights on the CPU, with one pass over a weight instead of five.
 
 A gradient in bf16 is read where the backward pass left it, the fp32 copy of the weight and its moments are updated, and
 the weight is rounded from the copy. Sums are taken chunk by chunk and added in order: the result does not depend on the

@@ -1,7 +1,7 @@
-"""What a sharded level asks of the kernels that work on its rows, whatever they are written in.
+"""The interface of the kernels for the rows of a sharded level.
 
-There are three kinds for each of `Shortlists` and `EveryRow`: compiled loops for processors (`cpu_kernels`), Triton for
-accelerators (`triton_kernels`), and plain PyTorch (`torch_kernels`), which the tests hold the others to.
+There are three implementations for each of `Shortlists` and `EveryRow`: compiled loops for CPUs (`cpu_kernels`), Triton
+for accelerators (`triton_kernels`), and plain PyTorch (`torch_kernels`), the reference for tests.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CandidatesT_contra = TypeVar("CandidatesT_contra", Shortlists, EveryRow, contrav
 class RowKernels(Protocol, Generic[CandidatesT_contra]):
     """Loss, gradients, update and ranking of the rows of one rank.
 
-    The logit of a row is `w . feature + b`, with the decay that the row has not taken yet (see `row_adamw`): in
-    training as of the end of the step before, in prediction as of the last step taken. A loss is binary cross-entropy
-    times the share. A row is touched if a text has it among its candidates, whatever its gradient is.
+    The logit of a row is `w . feature + b`, with pending decay applied (see `row_adamw`): in training up to the end of
+    the previous step, in prediction up to the last step. A loss is binary cross-entropy times the share. A row is
+    touched if it is a candidate of a text, even if its gradient is 0.
 
     Attributes:
-        updates_in_passing: `loss` can update the rows in the visit in which it scores them.
+        updates_in_passing: whether `loss` can update the rows while scoring them.
     """
 
     updates_in_passing: bool
@@ -42,11 +42,11 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
         """Score all candidates.
 
         Args:
-            rows: unchanged, unless they are updated in passing.
-            leaf_rows: where the leaves' rows are.
-            candidates: of S texts.
-            schedule: the step under way.
-            update_scale: None leaves the rows as they are; else they are updated with their gradients times this.
+            rows: unchanged, unless `update_scale` is given.
+            leaf_rows: rows of the leaves.
+            candidates: candidates of S texts.
+            schedule: the current step.
+            update_scale: None does not update the rows; else they are updated with their gradients times this.
 
         Returns:
             float32 [S, D + 1]: the gradient of the summed loss by the features, and in the last column the texts'
@@ -71,16 +71,16 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
         factor: Tensor,
         is_sound: Tensor,
     ) -> None:
-        """Update the touched rows with their gradients times `scale` times `factor`, as `row_adamw` says.
+        """Update the touched rows with their gradients times `scale` times `factor`, see `row_adamw`.
 
         Args:
             rows: changed in place.
             leaf_rows: where the leaves' rows are.
-            candidates: as they were given to `loss`.
+            candidates: the candidates passed to `loss`.
             schedule: the step under way.
             scale: of the gradients.
             factor: float32 [], of the gradients.
-            is_sound: bool []; where it is False nothing changes.
+            is_sound: bool []; False skips the update.
         """
         ...
 
@@ -105,14 +105,14 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
                 None leaves scores as they are; `EveryRow` has none.
 
         Returns:
-            Keys int64 [S, k], best first, of `cxml.model.ranking.ranking_keys` (`NO_KEY` where there is none), and
-            positions int64 [S, k] (-1 likewise). Equal keys come in any order.
+            Keys int64 [S, k], best first, of `cxml.model.ranking.ranking_keys`, padded with `NO_KEY`, and positions
+            int64 [S, k], padded with -1. The order of ties is undefined.
         """
         ...
 
 
 class ShortlistKernels(RowKernels[Shortlists], Protocol):
-    """What a level of clusters asks in addition: it hands nodes down to the next level."""
+    """Additional interface for cluster levels, which pass nodes on to the next level."""
 
     def scores(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int

@@ -1,4 +1,4 @@
-"""The pairs (text, leaf) of a batch, in the order in which the kernels visit them."""
+"""The pairs (text, leaf) of a batch in the order of the kernels."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Row-sparse AdamW: rows that a step does not touch cost nothing, and still end up where a plain schedule puts them.
+"""Row-sparse AdamW: rows that a step does not touch cost nothing, with the same result as a dense schedule.
 
-The schedule, said densely. At step t every row decays, `w *= 1 - lr_t * decay`. A row that the step touches then takes
-an AdamW update as if it were its own parameter: its moments advance only when it is touched, and bias correction
-counts its own updates. (Loshchilov and Hutter 2019 for the update; lazy moments as in TensorFlow's LazyAdam.)
+The dense schedule: at step t every row decays, `w *= 1 - lr_t * decay`. A touched row then gets an AdamW update as a
+separate parameter: its moments advance only when it is touched, and bias correction counts its own updates. (Loshchilov
+and Hutter 2019 for the update; lazy moments as in TensorFlow's LazyAdam.)
 
-Done lazily. A row remembers the last step that it was written at; the decay since then is one factor, from the running
-sum of log(1 - lr_t * decay), applied when the row is read or written next. Biases do not decay.
+The lazy implementation: a row stores the step of its last write. The decay since then is one factor, from the
+cumulative sum of log(1 - lr_t * decay), applied at the next read or write. Biases do not decay.
 
-A row of D weights takes 4 D bytes (2 D in bf16, 4 D with what rounding lost kept: Kahan; D + 4 in fp8) and 12 for its
-bias and counters; `adamw` adds 8 D of fp32 moments, or 4 D + 4 with one second moment per row, and 8 of its bias's.
+A row of D weights takes 4 D bytes (2 D in bf16, 4 D with Kahan compensation, D + 4 in fp8) and 12 bytes for its bias
+and counters. `adamw` adds 8 D bytes of fp32 moments, or 4 D + 4 with one second moment per row, and 8 for the bias.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class RowState:
         second: float32 [R, D], or [R, 1] for one second moment per row; [R, 0] for SGD.
         bias_moments: float32 [R, 2].
         last_step: int32 [R]: decay is applied up to and with this step.
-        updates: int32 [R]: updates that the row has had.
-        compensation: uint16 [R, D], a bfloat16 that a weight lacks to its true value; uint8 [R, 0] if none is kept.
-        scale: float32 [R], what a row's e4m3 are multiplied by; [0] for other formats. See `row_formats`.
+        updates: int32 [R]: number of updates of the row.
+        compensation: uint16 [R, D], Kahan compensation as bfloat16; uint8 [R, 0] for none.
+        scale: float32 [R], factor of a row's e4m3; [0] for other formats. See `row_formats`.
     """
 
     weight: np.ndarray
@@ -56,15 +56,15 @@ class RowState:
     def zeros(
         cls, num_rows: int, width: int, *, optimizer: str, weights: str, second_moment: str, trains: bool = True
     ) -> RowState:
-        """Fresh state: weights and biases zero, no update taken yet.
+        """Initial state with zero weights and biases, before the first update.
 
         Args:
             num_rows: R.
             width: D.
             optimizer: `adamw` or `sgd`.
-            weights: `fp32`, `bf16` or `fp8` (rounded at random), or `bf16-kahan` (rounded to nearest, the loss kept).
+            weights: `fp32`, `bf16` or `fp8` (stochastic rounding), or `bf16-kahan` (rounded to nearest, compensated).
             second_moment: `full` or `row`.
-            trains: whether moments are needed at all.
+            trains: whether to allocate moments.
         """
         is_kept = trains and weights == "bf16-kahan"
         has_moments = trains and optimizer == "adamw"
@@ -83,13 +83,13 @@ class RowState:
 
     @classmethod
     def bytes_by_state(cls, width: int, *, optimizer: str, weights: str, second_moment: str) -> dict[str, int]:
-        """What a row in training takes, array by array; those that it does without are left out."""
+        """Bytes per row in training by array, without unused arrays."""
         row = cls.zeros(1, width, optimizer=optimizer, weights=weights, second_moment=second_moment)
         return {name: array.nbytes for name, array in vars(row).items() if array.nbytes}
 
     @classmethod
     def bytes_per_row(cls, width: int, *, optimizer: str, weights: str, second_moment: str) -> int:
-        """What a row in training takes in all."""
+        """Total bytes per row in training."""
         return sum(
             cls.bytes_by_state(width, optimizer=optimizer, weights=weights, second_moment=second_moment).values()
         )
@@ -102,18 +102,18 @@ class RowState:
 
 @dataclass
 class RowSchedule:
-    """Step, learning rate and running decay of the rows: all that their updates depend on besides gradients.
+    """Step, learning rate and cumulative decay of the rows: the inputs of their updates besides gradients.
 
     Attributes:
         decay: decoupled weight decay.
         beta2: AdamW's beta2.
         epsilon: AdamW's epsilon.
         clip_row_norm: largest norm of one row's gradient; 0 is no limit.
-        step: the step under way, from 1.
+        step: the current step, from 1.
         lr: its learning rate.
         beta1: its beta1.
         log_decay: float64 [more than step], running sum of log(1 - lr * decay) up to each step; entry 0 is 0. It
-            lies on the device of the rows, where alone it may be known that a step does not count.
+            is on the device of the rows, because only the device may know that a step is skipped.
     """
 
     decay: float
@@ -127,7 +127,7 @@ class RowSchedule:
 
     @property
     def settled_step(self) -> int:
-        """The step that rows are as of while the step under way scores them: its decay comes with its update."""
+        """The step up to which decay is applied for scoring; that of the current step comes with its update."""
         return max(self.step - 1, 0)
 
     def begin_step(self, lr: float, beta1: float) -> None:
@@ -140,7 +140,7 @@ class RowSchedule:
         torch.add(before, math.log1p(-lr * self.decay), out=own)
 
     def end_step(self, is_sound: Tensor) -> None:
-        """Take the step's decay back where bool [] `is_sound` is False."""
+        """Undo the step's decay if bool [] `is_sound` is False."""
         own = self.log_decay[self.step]
         torch.where(is_sound, own, self.log_decay[self.step - 1], out=own)
 
@@ -170,7 +170,7 @@ def update_rows(
         rows: int64 [n], distinct.
         gradients: float32 [n, D].
         bias_gradients: float32 [n].
-        row_ids: int64 [n], a number that names each row whatever the rank that holds it (its label position).
+        row_ids: int64 [n], ids of the rows independent of their rank (label positions).
     """
     update_distinct_rows(
         rows, gradients.copy(), bias_gradients, row_ids, schedule.hyperparameters, schedule.log_decay.numpy(),

@@ -1,11 +1,11 @@
-"""The number formats of rows, outside of compiled kernels: how weights are kept and read back.
+"""The number formats of rows outside compiled kernels: storage and conversion of weights.
 
 fp32   float32
 bf16   bfloat16; NumPy has no such type and holds its bits as uint16
 fp8    e4m3 (4 bits of exponent, 3 of mantissa) times a scale per row; NumPy and torch hold its bits as uint8
 
-The scale of a row is the power of two with which its largest weight is above 128 and at most 256, of the 448 that e4m3
-reaches. So weights that do not change are not rounded again, and none overflows, whatever rounding at random adds.
+The scale of a row is the power of two for which its largest weight is above 128 and at most 256; the maximum of e4m3 is
+448. Unchanged weights are therefore not rounded again, and stochastic rounding never overflows.
 """
 
 from __future__ import annotations

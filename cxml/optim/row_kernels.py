@@ -1,7 +1,7 @@
-"""Compiled loops over the label rows that a batch's shortlists touch, on the CPU.
+"""Compiled loops over the label rows in a batch's shortlists, on the CPU.
 
-Pairs (text, leaf) are grouped by leaf, so that a leaf's rows are read once, in one run, however many texts want them;
-in that one visit a row is scored, its loss and both gradients are taken, and it is updated.
+Pairs (text, leaf) are grouped by leaf, so a leaf's rows are read once, sequentially, for all texts. A single pass
+scores a row, computes its loss and both gradients, and updates it.
 
 The work is cut into a fixed number of chunks, each with sums of its own that are added in order: the result does not
 depend on the number of threads. Arrays and numbers that belong together are passed as named tuples.
@@ -54,7 +54,7 @@ class WantedLeaves(NamedTuple):
 
 @njit
 def pending_decay(last_step, log_decay, step):
-    """The factor that a row last written at `last_step` still has to take, to be as of the end of `step`."""
+    """The pending decay factor of a row last written at `last_step`, up to the end of `step`."""
     return np.float32(math.exp(log_decay[step] - log_decay[last_step]))
 
 

@@ -1,6 +1,6 @@
-"""The rows and their update in torch: runs of rows that all have a gradient, on any device.
+"""The rows and their update in torch, for ranges of rows with gradients on any device.
 
-The same schedule as `row_kernels`, number for number: that visits scattered rows on the CPU, this whole runs of them.
+The results equal those of `row_kernels`, which processes scattered rows on the CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxml.optim.row_values import RowArrays
 
 @dataclass(kw_only=True)
 class RowTensors:
-    """The arrays of a `RowState` where the rows are worked on.
+    """The arrays of a `RowState` on the device of the rows.
 
     uint16 becomes bfloat16; e4m3 stay bits in uint8, as torch has few operations for them.
     """

@@ -103,7 +103,7 @@ def _stored_overload(like, value, noise):
 
 @njit
 def noise_of(step, row, column):
-    """32 bits that look random and depend on nothing but where they are used, so runs can be repeated."""
+    """32 pseudo-random bits from step, row and column only, so runs are reproducible."""
     # Products widen to 64 bits, so each is narrowed again.
     mixed = uint32(
         uint32(row) * uint32(2654435761) ^ uint32(column) * uint32(2246822519) ^ uint32(step) * uint32(3266489917)

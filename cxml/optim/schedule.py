@@ -20,9 +20,9 @@ from cxml.optim.row_adamw import RowSchedule
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Groups for AdamW with `lr` at its peak; frozen parameters and empty groups are left out.
+    """Groups for AdamW with the peak `lr`, without frozen parameters and empty groups.
 
-    Weight matrices decay; biases and norm weights, all one-dimensional, do not.
+    Weight matrices have weight decay; biases and norm weights, all one-dimensional, do not.
     """
     peaks = {
         "encoder": (config.encoder_lr, config.encoder_weight_decay),
@@ -43,25 +43,25 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     return groups
 
 
-_START = 1 / 10  # the learning rate rises from a tenth of its peak
-_END = 1 / 1000  # and falls to a thousandth
+_START = 1 / 10  # initial learning rate relative to the peak
+_END = 1 / 1000  # final learning rate relative to the peak
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """What the schedule asks for at one step: the share of the peak learning rate, and AdamW's beta1."""
+    """The schedule's values at one step: the learning rate relative to its peak, and AdamW's beta1."""
 
     lr_factor: float
     beta1: float
 
 
 def one_cycle(step: float, *, steps_per_epoch: int, epochs: float, config: OptimConfig) -> Cycle:
-    """Cosine rise over the warm-up epochs, flat, cosine fall over the last epochs; beta1 mirrors it.
+    """Cosine warm-up, constant phase, cosine decay over the last epochs; beta1 is the mirror image.
 
-    A run shorter than warm-up and fall together shrinks both in proportion.
+    In a run shorter than warm-up and decay together, both shrink in proportion.
 
     Args:
-        step: optimiser steps already taken, from 0; between two where the run is stretched or squeezed.
+        step: completed optimiser steps, from 0; fractional if the run is stretched or compressed.
         steps_per_epoch: optimiser steps per epoch.
         epochs: epochs of the whole run, with the fraction of the last one.
         config: the phases' lengths and beta1's range.
@@ -100,9 +100,9 @@ class Schedule:
         rows: RowSchedule | None = None,
         rows_lr: float = 0.0,
     ) -> None:
-        """Take over an optimizer, and the rows of the label head if those have an optimiser of their own.
+        """Control an optimizer, and the rows of the label head if they have their own optimiser.
 
-        `rows_lr` is the rows' peak learning rate; 0: the classifiers'.
+        `rows_lr` is the rows' peak learning rate; 0 for that of the classifiers.
         """
         self._optimizer = optimizer
         self._rows = rows

@@ -1,6 +1,6 @@
-"""The kernels of a sharded level in plain PyTorch, on any device: what the tests hold the other kinds to.
+"""The kernels of a sharded level in plain PyTorch on any device, the reference for tests of the others.
 
-Weights and gradients of all pairs of a block stand in memory at once, which makes this the clear way, not the fast one.
+Weights and gradients of all pairs of a block are in memory at once, which is simple but slow.
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ def best_of_pairs(
 
 
 def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest keys of each text, of equal ones those of the lowest positions.
+    """The k highest keys of each text; ties are sorted by position.
 
-    Sorts three times, each time stably, and so needs no padding to the longest list of a text.
+    Three stable sorts avoid padding to the longest list of a text.
 
     Args:
         num_texts: S.

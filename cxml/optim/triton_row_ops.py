@@ -1,4 +1,4 @@
-"""Each Triton kernel of a sharded level as an operator of torch, see `cxml.triton_operators`.
+"""The Triton kernels of a sharded level as torch operators, see `cxml.triton_operators`.
 
 Numbers that change from step to step are passed by value.
 

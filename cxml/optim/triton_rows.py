@@ -1,4 +1,4 @@
-"""What the Triton kernels of a sharded level share: products, losses, and the update of a tile of rows.
+"""Functions shared by the Triton kernels of a sharded level: products, losses, and the update of a tile of rows.
 
 A row has as many columns as its level's features, which may be more than the registers of a program hold, so every
 function here works on a block of columns. A tile of rows is given by its first row; cells of a tile are addressed by a

@@ -1,7 +1,7 @@
-"""Processes and devices: who computes what, and where it lies.
+"""Processes and devices: distribution of computation and memory.
 
 workers start -> process_group (ranks, backend, device) -> engine (plain, or DeepSpeed, around the model);
-plan says before any of it how many bytes and steps it will be
+plan computes bytes and steps in advance
 """
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step

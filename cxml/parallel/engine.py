@@ -1,4 +1,4 @@
-"""The engine around the model: ZeRO, precision, accumulation and clipping by config."""
+"""The training engine: ZeRO, precision, accumulation and clipping according to the config."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What training needs of the engine around the model: DeepSpeed's, or `PlainEngine`.
+    """The interface of the training engine: DeepSpeed's, or `PlainEngine`.
 
     Attributes:
         module: the model.
         basic_optimizer: torch's AdamW.
-        optimizer: what updates the model: AdamW, or a wrapper of it.
-        trained: the weights that learn, by parameter group of AdamW, which may have parts or copies of them instead.
-        step_check: counts the steps whose numbers are not finite.
-        averages_over: what the engine divides the sum of all gradients of a step by.
+        optimizer: AdamW, or a wrapper of it.
+        trained: the trained weights by parameter group of AdamW, which may hold parts or copies of them instead.
+        step_check: counts the steps that are not finite.
+        averages_over: divisor of the sum of all gradients of a step.
     """
 
     step_check: StepCheck
@@ -45,11 +45,11 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> object:
-        """Add the gradient of a scalar loss; the update takes the sum of a step divided by `averages_over`."""
+        """Add the gradient of a scalar loss; the update uses the sum over a step divided by `averages_over`."""
         ...
 
     def step(self) -> object:
-        """End a micro-batch, and with the last of a step update the weights; see `take_step`."""
+        """End a micro-batch; after the last of a step, update the weights; see `take_step`."""
         ...
 
     def was_step_applied(self) -> bool:
@@ -65,26 +65,26 @@ class Engine(Protocol):
         ...
 
     def train(self) -> object:
-        """Let the model train: dropout is on."""
+        """Set training mode, with dropout."""
         ...
 
     def eval(self) -> object:
-        """Let the model predict: dropout is off."""
+        """Set evaluation mode, without dropout."""
         ...
 
 
 def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks: Ranks) -> Engine:
-    """Wrap `model` in an engine with AdamW: DeepSpeed's for the stages of ZeRO from 1 on, else a plain one.
+    """Wrap `model` in an engine with AdamW: DeepSpeed's for ZeRO stages from 1 on, else a plain one.
 
     The process group must exist.
 
-    A loss that is a sum over texts is scaled by `engine.averages_over / texts of the step` before `engine.backward`.
+    Scale a loss summed over texts by `engine.averages_over / texts of the step` before `engine.backward`.
 
     Raises:
-        ConfigError: several processes are to partition something, and DeepSpeed is not installed.
+        ConfigError: several processes need partitioning, but DeepSpeed is not installed.
     """
     require_engine(train.zero_stage, ranks.world_size)
-    # Torch's own AdamW, so that no extension has to be compiled; fused, it visits a weight once instead of ten times.
+    # Torch's AdamW needs no compiled extension; fused, it visits a weight once instead of ten times.
     optimizer = torch.optim.AdamW(
         parameter_groups(model.to(ranks.device), optim),
         betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True,
@@ -92,7 +92,7 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
     if train.zero_stage and extras.is_installed("deepspeed"):
         return _deepspeed_engine(model, optimizer, train, ranks)
     if train.zero_stage:
-        _log.info("DeepSpeed is not installed: one process trains in plain PyTorch; train.zero_stage changes nothing")
+        _log.info("DeepSpeed is not installed: training one process in plain PyTorch; train.zero_stage has no effect")
     return PlainEngine(
         model, optimizer, StepCheck(ranks.device), accumulation=train.accumulation, clipping=train.gradient_clipping,
         is_bf16=train.precision == "bf16", world_size=ranks.world_size,
@@ -141,10 +141,10 @@ def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
 
 
 def require_engine(zero_stage: int, num_processes: int) -> None:
-    """Refuse a training whose processes partition something where DeepSpeed is not installed.
+    """Check that DeepSpeed is installed if several processes need partitioning.
 
     Raises:
-        ConfigError: it is not; names the `pip install` that brings it.
+        ConfigError: DeepSpeed is missing; names the `pip install` command.
     """
     if zero_stage and num_processes > 1:
         extras.require("train.zero_stage", zero_stage, "deepspeed", otherwise="set it to 0")
@@ -169,7 +169,7 @@ def engine_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
 
 
 def gathered_state_dict(engine: Engine, ranks: Ranks) -> dict[str, Tensor]:
-    """The whole model's weights on the CPU of rank 0 (an empty dict elsewhere), whatever the ZeRO stage.
+    """The whole model's weights on the CPU of rank 0 (an empty dict elsewhere), for every ZeRO stage.
 
     A collective call. Under ZeRO-3 one parameter at a time is gathered.
     """

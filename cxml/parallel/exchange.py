@@ -1,4 +1,4 @@
-"""Collectives between texts and label rows: ranks bring different numbers of texts, and every byte is counted."""
+"""Collectives between texts and label rows, for different numbers of texts per rank, with traffic counters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cxml.errors import ConfigError
 
 @dataclass
 class Exchange:
-    """Gathers what each rank of a group has, and gives back sums to each.
+    """Gathers tensors of the ranks of a group, and scatters sums.
 
     Attributes:
-        group: the ranks; None is all of them.
-        is_alone: this rank has no others, whatever `group` says.
-        sent: bytes that this rank put into collectives since the start: what it sends, per other rank of a ring.
+        group: process group; None for all ranks.
+        is_alone: whether this rank is the only one, independent of `group`.
+        sent: bytes that this rank has sent in collectives so far, per other rank of a ring.
     """
 
     group: dist.ProcessGroup | None = None
@@ -38,16 +38,16 @@ class Exchange:
         return dist.get_rank(self.group) if dist.is_initialized() and not self.is_alone else 0
 
     def split(self, group_size: int) -> tuple[Exchange, Exchange]:
-        """Cut all ranks into groups of neighbours; a collective call of all ranks.
+        """Divide all ranks into groups of neighbours; a collective call of all ranks.
 
         Args:
-            group_size: ranks per group, a divisor of all; 0 is one group of all.
+            group_size: ranks per group, a divisor of all; 0 for one group.
 
         Returns:
-            The ranks of this rank's group, and those that have this rank's place in the other groups, itself included.
+            The ranks of this rank's group, and the ranks with the same position in their groups, including itself.
 
         Raises:
-            ConfigError: the groups do not come out even.
+            ConfigError: the group size is not a divisor.
         """
         assert self.group is None, "only all ranks are split"
         size = self.size
@@ -65,7 +65,7 @@ class Exchange:
         return torch.stack(self._gather(torch.tensor(sizes, dtype=torch.int64)))
 
     def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
-        """The rows [n_r, ...] of all ranks end to end; `sizes` are their n_r, known from `gather_sizes`."""
+        """Gather the rows [n_r, ...] of all ranks, concatenated; `sizes` are the n_r from `gather_sizes`."""
         padded = rows
         if len(rows) < max(sizes):
             padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
@@ -74,7 +74,7 @@ class Exchange:
         return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
     def sum_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
-        """Add up the rows [sum of n_r, ...] of all ranks and keep this rank's own part [n_r, ...]."""
+        """Sum the rows [sum of n_r, ...] over all ranks and keep this rank's part [n_r, ...]."""
         if self.size == 1:
             return rows
         width = max(sizes)
@@ -91,7 +91,7 @@ class Exchange:
         return own[: sizes[self.rank]].to(rows.device)
 
     def swap(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """Send each rank its own rows: [sum of sent, ...] in the ranks' order; [sum of received, ...] likewise."""
+        """All-to-all: sends rows [sum of sent, ...] in rank order, and returns [sum of received, ...] in rank order."""
         if self.size == 1:
             return rows
         moved = rows.to(self._device()).contiguous()
@@ -101,7 +101,7 @@ class Exchange:
         return parts.to(rows.device)
 
     def sum_alike(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor that has the same shape on all ranks, in place, so that all have the sum."""
+        """All-reduce a tensor of the same shape on all ranks in place."""
         if self.size > 1:
             self.sent += tensor.numel() * tensor.element_size() * 2 * (self.size - 1) // self.size
             moved = tensor.to(self._device())

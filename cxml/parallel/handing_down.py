@@ -1,4 +1,4 @@
-"""Which nodes of a sharded level of clusters are handed down to the next level: the best of all owners."""
+"""Choose the nodes of a sharded cluster level that are passed on to the next level, over all owners."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cxml.parallel.routing import Visit
 
 
 def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wanted: HandDown) -> Leaves:
-    """The nodes that each text hands down: true ones first if they are forced, then those of the highest logits.
+    """The nodes passed on for each text: true ones first with teacher forcing, then those with the highest logits.
 
-    As `cxml.model.shortlist.select_slots`: a text with more true nodes than are wanted keeps all of them. A collective
-    call of the ranks that share the rows.
+    Like `cxml.model.shortlist.select_slots`, a text keeps all of its true nodes. A collective call of the ranks that
+    share the rows.
 
     Args:
         visit: the texts that arrived at this rank.

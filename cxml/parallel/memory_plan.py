@@ -1,4 +1,4 @@
-"""What a training job will hold in memory and how many steps it will take, before it starts."""
+"""Plan the memory and the steps of a training job before it starts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Plan:
         weights: bytes of weights per rank.
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
-        label_rows: bytes of sharded rows with their optimiser state per rank: labels, and levels of many clusters.
+        label_rows: bytes of sharded rows with their optimiser state per rank: labels, and large cluster levels.
         activations: bytes that the encoder keeps for the longest texts until the backward pass; None if not known.
-        row_state: by sharded level, what of it one row takes, in bytes, by the names of `RowState`.
-        steps: what the optimiser steps of an epoch are like.
+        row_state: bytes per row of each sharded level, by the names of `RowState`.
+        steps: statistics of an epoch's optimiser steps.
         epochs: passes over the texts.
         accumulation: micro-batches of a step and process.
         sharded: rows of each sharded level, by its name.
-        traffic: what a process sends for each of them in a micro-batch.
+        traffic: traffic of each of them per process and micro-batch.
         launches: of kernels outside the encoder in a step on an accelerator, by level; see `launches_of_step`.
     """
 
@@ -68,12 +68,12 @@ class Plan:
         return 2 * 4 * sum(self.trained.values()) * (self.world_size - 1) // self.world_size
 
     def sent(self, *, padded: bool) -> int:
-        """Bytes that a process sends in a step: between accelerators, where they are `padded`, or between CPUs."""
+        """Bytes that a process sends in a step: between accelerators (`padded`), or between CPUs."""
         by_level = [level.padded if padded else level.exact for level in self.traffic]
         return self.gradient_traffic + self.accumulation * sum(by_level)
 
     def table(self) -> Table:
-        """The plan for a person."""
+        """The plan as a table."""
         table = Table(title="Plan", title_justify="left", show_header=False)
         for name, count in self.parameters.items():
             learns = self.trained[name]
@@ -107,8 +107,8 @@ class Plan:
             by_level = ", ".join(f"{name} {count}" for name, count in self.launches.items())
             table.add_row("launches of a step outside the encoder", f"{sum(self.launches.values())}: {by_level}")
         steps = self.steps
-        tokens = f"{steps.mean_tokens:,.0f} in the mean, {steps.most_tokens:,} at most, {steps.padding:.1%} padding"
-        table.add_row("tokens of a step, padding counted", tokens)
+        tokens = f"{steps.mean_tokens:,.0f} on average, {steps.most_tokens:,} at most, {steps.padding:.1%} padding"
+        table.add_row("tokens per step, including padding", tokens)
         table.add_row("steps", f"{steps.steps_per_epoch:,} per epoch x {self.epochs} = {self.total_steps:,}")
         return table
 
@@ -127,7 +127,7 @@ def make_plan(
     activations: int | None = None,
     launches: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Lay out a job.
+    """Plan a job.
 
     ZeRO stage 1 partitions the optimiser state over the ranks, stage 2 the gradients too, stage 3 the weights too.
 

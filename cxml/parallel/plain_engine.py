@@ -134,11 +134,11 @@ class PlainEngine:
         return 0
 
     def train(self) -> None:
-        """Let the model train: dropout is on."""
+        """Set training mode, with dropout."""
         self.module.train()
 
     def eval(self) -> None:
-        """Let the model predict: dropout is off."""
+        """Set evaluation mode, without dropout."""
         self.module.eval()
 
 
@@ -177,13 +177,13 @@ class Fp32Copies:
 
 
 def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
-    """Scale gradients in place so that their joint L2 norm is at most `largest`; 0 leaves them as they are.
+    """Scale gradients in place so that their joint L2 norm is at most `largest`; 0 disables clipping.
 
     Returns:
-        The norm before, []; not finite where a gradient is not.
+        The norm before, []; not finite if a gradient is not finite.
     """
-    norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, so that no bit differs
+    norm = norms(gradients).square().sum().sqrt()  # in DeepSpeed's order, for bit-identical results
     if largest:
-        # `number / tensor` would be the number times a reciprocal, which rounds twice.
+        # `number / tensor` would compute a reciprocal first, which rounds twice.
         scale_all(gradients, (norm.new_full((), largest) / (norm + 1e-6)).clamp(max=1))
     return norm

@@ -27,13 +27,13 @@ _group_numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is. No other module does arithmetic on environment variables.
+    """The ranks of this process. No other module computes ranks from environment variables.
 
     Attributes:
-        rank: this process among all, from 0.
-        world_size: processes in all.
-        local_rank: this process among those of its machine.
-        device: where this process computes.
+        rank: rank of this process, from 0.
+        world_size: number of processes.
+        local_rank: rank among the processes of its machine.
+        device: device of this process.
     """
 
     rank: int
@@ -43,21 +43,20 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all: logs, reports, writes what only one may write."""
+        """Whether this process is the first rank, which logs, reports and writes shared files."""
         return self.rank == 0
 
 
 @contextmanager
 def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
-    """Join the process group that the environment names: that of `run_workers`, or of MASTER_ADDR and MASTER_PORT.
+    """Join the process group of the environment: that of `run_workers`, or of MASTER_ADDR and MASTER_PORT.
 
-    A group that is there already (Ray Train's, or that of `launch/train.py`) is used and left alone. Else the group
-    ends with the `with` block, and with it the process's use of DeepSpeed, which holds on to the first group it met:
-    one group with DeepSpeed per process.
+    An existing group (of Ray Train or `launch/train.py`) is used and kept. Otherwise the group ends with the `with`
+    block. DeepSpeed keeps the first group of a process, so each process can use only one group with DeepSpeed.
 
     Args:
-        threads: CPU threads of this process; 0 shares the machine's cores evenly over its processes.
-        hang_minutes: how long a collective waits for the others before it fails; 0: for ever.
+        threads: CPU threads of this process; 0 divides the machine's cores evenly among its processes.
+        hang_minutes: timeout of collectives; 0 for none.
     """
     ranks = _ranks_from_environment()
     torch.set_num_threads(threads or max(1, num_cores() // local_world_size()))
@@ -72,16 +71,16 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     try:
         yield ranks
     except BaseException as error:
-        note_failure(error)  # before the other ranks can notice, and fail for want of this one
+        note_failure(error)  # before the other ranks fail because of this one
         raise
     finally:
         dist.destroy_process_group()
 
 
 def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None:  # noqa: ANN401 - torch's own
-    """Begin torch's process group with the backend of the device; `place` is how to find the others.
+    """Initialise torch's process group with the backend of the device; `place` is the rendezvous.
 
-    Ranks that meet on this machine talk over its loopback interface, where no other machine can listen or connect.
+    Ranks on the same machine communicate over its loopback interface, which other machines cannot reach.
     """
     if _RENDEZVOUS in os.environ or os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1"):
         os.environ |= loopback_environment()
@@ -93,16 +92,16 @@ def rank_environment(rank: int, world_size: int, folder: str) -> dict[str, str]:
     """The variables of a process that is one of `world_size` on this machine.
 
     Args:
-        rank: which one.
+        rank: rank of the process.
         world_size: processes.
-        folder: an empty folder that is this user's alone, for the files through which the processes find each other.
+        folder: an empty private folder for the rendezvous files.
     """
     sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size))
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes, _RENDEZVOUS: folder}
 
 
 def _meeting_place(ranks: Ranks) -> dict[str, Any]:
-    """Where torch finds the other ranks: a file, for those of `run_workers`; else nothing, which is MASTER_ADDR."""
+    """The rendezvous of torch: a file for `run_workers`; else empty, which uses MASTER_ADDR."""
     folder = os.environ.get(_RENDEZVOUS)
     if folder is None:
         return {}
@@ -112,45 +111,45 @@ def _meeting_place(ranks: Ranks) -> dict[str, Any]:
 
 
 def loopback_environment() -> dict[str, str]:
-    """The variables by which gloo and NCCL listen on the loopback interface, 127.0.0.1, and no other."""
+    """Environment variables that restrict gloo and NCCL to the loopback interface, 127.0.0.1."""
     addresses = psutil.net_if_addrs()
     name = next(name for name, found in addresses.items() if any(one.address == "127.0.0.1" for one in found))
     return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
 def group_patience(hang_minutes: float) -> timedelta:
-    """How long a collective waits for the others; `hang_minutes` of 0 is for ever.
+    """Timeout of collectives; none if `hang_minutes` is 0.
 
-    A while longer than the guard that prints stacks (`cxml.training.HangGuard`), so that its print comes first.
+    It is longer than that of the guard that prints stacks (`cxml.training.HangGuard`), so that the guard acts first.
     """
     return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
 
 
 def set_patience(hang_minutes: float) -> None:
-    """Give all groups of this process `group_patience`: those that DeepSpeed makes have torch's default, minutes."""
+    """Set `group_patience` for all groups of this process; those of DeepSpeed have torch's default of minutes."""
     for group in process_groups():
         set_timeout(group, group_patience(hang_minutes))
 
 
 def ranks_per_machine() -> int:
-    """How many ranks each machine has; a collective call.
+    """Number of ranks per machine; a collective call.
 
     Raises:
-        LaunchError: not all machines have as many.
+        LaunchError: the numbers of the machines differ.
     """
     counts: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(counts, local_world_size())
     if len(set(counts)) > 1:
         found = " and ".join(map(str, sorted(set(counts))))
         raise LaunchError(
-            f"head.group_size = node: machines run {found} processes. Start as many on each, or set head.group_size "
+            f"head.group_size = node: machines run {found} processes. Start equal numbers, or set head.group_size "
             "to a number or to 0."
         )
     return counts[0]
 
 
 def local_world_size() -> int:
-    """Ranks of this machine, as the launcher says, else all."""
+    """Number of ranks on this machine according to the launcher, else all."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 

@@ -1,7 +1,7 @@
-"""Which rank owns which label rows: leaf clusters dealt over the ranks like cards.
+"""Assignment of label rows to ranks: leaf clusters are distributed round-robin.
 
-Neighbouring leaves go to different ranks, so a subtree that many texts want is spread over all of them, and every rank
-owns the same number of leaves, give or take one. A leaf's rows stay together, in tree order.
+Neighbouring leaves belong to different ranks, so popular subtrees are spread over all ranks, and the numbers of leaves
+per rank differ by at most one. A leaf's rows stay together, in tree order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cxml.data import lengths_to_offsets
 from cxml.optim import LeafRows
 
 _FLAT_LEAF = 64
-"""Rows of a leaf where the tree has no clusters, so that such labels can be dealt too."""
+"""Rows per leaf for a tree without clusters."""
 
 
 @dataclass(frozen=True, eq=False)

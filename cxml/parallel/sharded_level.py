@@ -1,13 +1,13 @@
-"""A level of the tree whose rows never travel: each rank owns rows, features come to them and gradients go back.
+"""A sharded level of the tree: each rank owns rows, receives features and returns gradients.
 
-1. Features, and which leaves and true rows each text has, go to the owners of the rows (`routing`).
-2. Each rank scores the texts that arrive on its rows, and takes the loss and the features' gradient (`cxml.optim`).
-3. Partial gradients of the features, and losses, go back to the texts' ranks and are added up there.
-4. The rows are updated: on a processor in the visit in which they are scored, where nothing else has to be waited for;
-   else when the step ends, from what it kept of each micro-batch, and only if the step is sound.
+1. Features, with the leaves and true rows of each text, are sent to the owners of the rows (`routing`).
+2. Each rank scores the received texts on its rows, and computes the loss and the features' gradient (`cxml.optim`).
+3. Partial gradients of the features, and losses, are returned to the texts' ranks and summed there.
+4. The rows are updated: on a CPU while they are scored, if nothing else is pending; otherwise at the end of the step,
+   from the stored inputs of each micro-batch, and only if the step is finite.
 
-Per step a rank sends each of its B texts, D numbers and K leaves, to at most K owners, and D + 1 come back from each;
-the cost does not depend on the number of rows.
+Per step a rank sends each of its B texts, D numbers and K leaves, to at most K owners, and receives D + 1 numbers from
+each, so the cost does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a
 class ShardedLevel:
     """One rank's rows of a level; satisfies `cxml.model.LabelHead`. Every method is a collective call.
 
-    Weights start at zero, which is the same for any number of ranks: a linear classifier needs no random start.
+    Weights are initialised to zero, which is the same for any number of ranks; a linear classifier needs no random
+    initialisation.
 
     Attributes:
         layout: the rows that this rank owns.

@@ -1,4 +1,4 @@
-"""What a command does with signals while worker processes work for it."""
+"""Forward a command's signals to its worker processes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from types import FrameType
 
 from cxml.operating_system import KILL, STOP_SIGNALS
 
-_ONE_PRESS_SECONDS = 1.0  # a wrapper may hand on a Ctrl-C that the terminal has delivered already
+_ONE_PRESS_SECONDS = 1.0  # a wrapper may repeat a Ctrl-C that the terminal has already delivered
 
 
 class SignalRelay:
-    """Hands signals on to the processes of a list, which may grow, instead of acting on them.
+    """Forwards signals to the processes of a list, which may grow, instead of handling them.
 
-    SIGTERM and SIGUSR1 are passed on as they are. SIGINT becomes SIGTERM, and a second one SIGKILL.
+    SIGTERM and SIGUSR1 are forwarded unchanged. SIGINT becomes SIGTERM, and a second one SIGKILL.
     """
 
     def __init__(self, processes: list[BaseProcess]) -> None:

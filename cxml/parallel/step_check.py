@@ -1,7 +1,7 @@
-"""Whether a training step counts, decided where its numbers are, so that the host need not wait for them.
+"""Skip training steps that are not finite, decided on the device, so that the host does not wait.
 
-A step whose losses, gradients or updates are not finite changes no weight, no moment and no row. The host learns of it
-with the next record of the log, on a processor at once. After three such steps in a row no further one counts.
+A step with losses, gradients or updates that are not finite changes no weight, moment or row. The host is informed with
+the next log record, on a CPU at once. After three consecutive such steps, all further steps are skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class StepCheck:
-    """Counts the steps that do not count; the same on all ranks, which is why nothing is gathered here."""
+    """Counts skipped steps. The counts are equal on all ranks, so no communication is needed."""
 
     def __init__(self, device: torch.device) -> None:
         """Begin without a failure."""
@@ -107,8 +107,8 @@ class StepCheck:
             )
         if in_all > self._failures_told:
             _log.warning(
-                "%d step(s) since the last record had losses, gradients or updates that are not finite, the last at or "
-                "after step %d; they changed no weight",
+                "Skipped %d step(s) with losses, gradients or updates that are not finite since the last record, the "
+                "last at or after step %d",
                 in_all - self._failures_told, first,
             )  # fmt: skip
             self._failures_told = in_all

@@ -18,7 +18,7 @@ _ROWS_OF_A_WORD = 32
 
 @dataclass(frozen=True, kw_only=True)
 class LevelTraffic:
-    """What a process sends for one sharded level in a micro-batch.
+    """The traffic of a process for one sharded level in a micro-batch.
 
     Attributes:
         ranks: processes that share the rows, R.

@@ -1,4 +1,4 @@
-"""What a worker process does from its first line to its last: take its place, work, tell the outcome."""
+"""The main function of a worker process: join the ranks, work, report the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start worker processes on this machine, without a cluster, a server or a port."""
+"""Start worker processes on this machine without a cluster, a server or a port."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
         What rank 0 returned, which must be picklable.
 
     Raises:
-        WorkerError: a process failed; carries the first failure's traceback.
+        WorkerError: a process failed; contains the first failure's traceback.
         InterruptionError: SIGTERM or SIGUSR1 ended a process.
         KeyboardInterrupt: SIGINT arrived, and the processes have ended.
 
-    SIGTERM and SIGUSR1 are passed on to the processes, which end when and how they see fit. SIGINT sends them SIGTERM,
-    and a second SIGINT kills them.
+    SIGTERM and SIGUSR1 are forwarded to the processes, which handle them. SIGINT sends them SIGTERM, and a second
+    SIGINT kills them.
     """
-    # Threads that wait for each other spin by default, which costs several times the speed where others work too.
+    # Waiting threads spin by default, which slows training several times on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     processes: list[BaseProcess] = []
     relay = SignalRelay(processes)
@@ -69,7 +69,7 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
     if relay.first is signal.SIGINT and (was_stopped or not failures):
         raise KeyboardInterrupt
     if was_stopped:
-        raise InterruptionError("A signal stopped the work. Run the same command again to go on.")
+        raise InterruptionError("A signal stopped the work. Run the same command again to resume.")
     if failures:
         rank = min(failures, key=lambda rank: failures[rank].time)
         raise WorkerError(f"Process {rank} of {num_workers} failed. {failures[rank].account}")
@@ -77,9 +77,9 @@ def run_workers(work: Callable[..., _T], arguments: tuple[object, ...], num_work
 
 
 def run_here(work: Callable[..., _T], arguments: tuple[object, ...], num_workers: int) -> _T:
-    """`run_workers` for one process, which is this one: no start of another, and no import of the main module in it.
+    """`run_workers` for one process, in this process, without a new process and import of the main module.
 
-    The environment names this process the only one while it works.
+    The environment describes a single process during the work.
     """
     assert num_workers == 1, num_workers
     with tempfile.TemporaryDirectory(prefix="cxml-here-") as folder:
@@ -98,7 +98,7 @@ def run_here(work: Callable[..., _T], arguments: tuple[object, ...], num_workers
 def _start(
     work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str]
 ) -> tuple[BaseProcess, Connection]:
-    """A new worker, and the connection on which it tells its outcome, which ends when the worker does."""
+    """Start a worker. Returns it with the connection for its outcome, which closes when the worker ends."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = cast(tuple[Connection, Connection], context.Pipe(duplex=False))
     process = context.Process(target=run_worker, args=(work, arguments, environment, sender))
@@ -108,7 +108,7 @@ def _start(
 
 
 def _outcomes(processes: list[BaseProcess], connections: list[Connection]) -> dict[int, Outcome]:
-    """The outcomes by rank: of all, or after a failure of those that tell theirs soon."""
+    """The outcomes by rank: of all, or after a failure of those that arrive soon."""
     outcomes: dict[int, Outcome] = {}
     deadline = math.inf
     while len(outcomes) < len(processes) and time.monotonic() < deadline:
@@ -129,19 +129,19 @@ def _failures(outcomes: dict[int, Outcome]) -> dict[int, Failure]:
 
 
 def _outcome(process: BaseProcess, connection: Connection) -> Outcome:
-    """What a worker tells, or what its end tells if it says nothing."""
+    """The outcome of a worker, or a failure from its exit code if it sent none."""
     try:
         return connection.recv()
     except (EOFError, OSError):
         process.join()
     code = process.exitcode or 0
     account = f"It ended with exit code {code}." if code >= 0 else f"{signal.Signals(-code).name} ended it."
-    # A process that loses its peers raises an error or aborts. One that ends in another way has its own reasons.
+    # A process that loses its peers raises an error or aborts. Other exits have their own cause.
     return Failure(account, time.monotonic() if code == -signal.SIGABRT else 0.0)
 
 
 def _end(processes: list[BaseProcess]) -> None:
-    """End those that still run, kindly first."""
+    """End the running processes, with SIGTERM first."""
     for process in processes:
         process.terminate()
     _wait(processes)
@@ -151,7 +151,7 @@ def _end(processes: list[BaseProcess]) -> None:
 
 
 def _wait(processes: list[BaseProcess]) -> None:
-    """Wait for processes to end, for a while."""
+    """Wait for processes to end, with a timeout."""
     deadline = time.monotonic() + _ENDING_SECONDS
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""From raw text to metrics: the stages of a run, each made once, reused as long as it fits, redone on demand.
+"""The stages of a run from raw text to metrics. Finished stages are reused if they match the config.
 
 In: the config of a run, with fields that it leaves open.
 

@@ -1,4 +1,4 @@
-"""What a run would do: its plan, bytes per rank, steps and time, from the real data and a few timed steps."""
+"""Preview of a run: plan, bytes per rank, steps and time, from the real data and a few timed steps."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from cxml.training import precision_here
 from cxml.tree import fit_levels
 
 _TIMED_STEPS = 3
-_LINK = 10e9  # bytes a second: a network card of 100 Gbit/s; NVLink within a machine has ten times that and more
+_LINK = 10e9  # bytes per second of a 100 Gbit/s network card; NVLink within a machine is at least ten times faster
 
 
 def dry_run(config: Config) -> Plan:
-    """Check the config against its data and encoder, print the plan and an estimate of the time, and write nothing.
+    """Check the config against its data and encoder, and print the plan and an estimate of the time. Writes nothing.
 
     Raises:
-        CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
+        CxmlError: an error that would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     check_run(config)
     console = Console()
@@ -67,7 +67,7 @@ def dry_run(config: Config) -> Plan:
 
 
 def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
-    """What more processes would change, as far as it follows from sizes alone."""
+    """The effect of one more process, computed from sizes only."""
     try:
         larger = with_one_more(config)
     except ConfigError as error:
@@ -85,15 +85,15 @@ def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
 
 
 def _texts_per_second(plan: Plan) -> str:
-    """As many as the links between accelerators let through, if nothing else took time."""
+    """The upper bound from the links between accelerators."""
     texts = plan.steps.texts * plan.accumulation * plan.world_size
     return f"{texts * _LINK / sent:,.0f} texts/s" if (sent := plan.sent(padded=True)) else "no limit"
 
 
 def _seconds_per_row(config: Config, size: int, length: int) -> float:
-    """Forward and backward of the encoder on random tokens, on the device and in the precision of a training.
+    """Time of the encoder's forward and backward pass on random tokens, on the device and in the precision of training.
 
-    A random encoder takes as long as a pretrained one.
+    A randomly initialised encoder takes as long as a pretrained one.
     """
     torch.set_num_threads(config.train.threads_per_worker or torch.get_num_threads())
     device = device_of(0)
@@ -111,7 +111,7 @@ def _seconds_per_row(config: Config, size: int, length: int) -> float:
         features = encoder(input_ids, torch.ones_like(input_ids))
         total = torch.stack([feature.sum() for feature in features]).sum()
         total.backward()
-        synchronize(device)  # it computes while Python goes on
+        synchronize(device)  # accelerators compute asynchronously
         times.append(time.perf_counter() - began)
     return sorted(times[1:])[_TIMED_STEPS // 2] / size
 

@@ -1,4 +1,4 @@
-"""How large a run will be, from its config, its data and its encoder, before it starts."""
+"""Compute the size of a run from its config, data and encoder before it starts."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from cxml.report import require_baseline
 from cxml.training import no_validation_texts, precision_here, require_trackers
 from cxml.tree import fit_levels
 
-_BYTES_OF_A_WEIGHT = 12  # the number, its node, and its share of a row's word and offset
-_SAMPLE = 2000  # texts tokenised to learn their lengths
+_BYTES_OF_A_WEIGHT = 12  # value, node, and its share of a row's word and offset
+_SAMPLE = 2000  # texts tokenised to estimate the lengths
 _USUAL_SHORTLIST = 64  # see model.shortlist_sizes
 _MOST_LENGTHS = 2_000_000  # of prepared texts, so that a plan takes seconds
 
@@ -70,10 +70,10 @@ class DataFacts:
 
 
 def require_packages(config: Config) -> None:
-    """Refuse a training whose optional packages and encoder are not all installed, before its first stage begins.
+    """Check before the first stage that all optional packages and the encoder of a training are installed.
 
     Raises:
-        ConfigError: one is missing; names the `pip install` that brings it. Or a tracker cannot be written to.
+        ConfigError: one is missing, with the `pip install` command; or a tracker is not writable.
     """
     resolve_encoder(config.model.encoder)
     require_engine(config.train.zero_stage, config.train.num_workers)
@@ -96,8 +96,8 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
     """Refuse evidence, a selection of epochs and held-out texts where data or packages do not allow them.
 
     Args:
-        config: of the run.
-        prepares_again: whether the run prepares its data anew, whatever is there.
+        config: the run's config.
+        prepares_again: whether the run prepares its data again in any case.
 
     Raises:
         ConfigError: the data have no validation texts, or some and a share is to be held out too; or a package is not
@@ -122,7 +122,7 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
 
 
 def evidence_bytes(config: Config) -> dict[str, int]:
-    """What each source takes at most in every process that predicts; empty where the data are not prepared yet."""
+    """Upper bound of each source's memory per predicting process; empty if the data are not prepared yet."""
     if not is_prepared(config):
         return {}
     sizes = {"words": words_bytes, "neighbours": neighbours_bytes, "names": names_bytes}
@@ -130,10 +130,10 @@ def evidence_bytes(config: Config) -> dict[str, int]:
 
 
 def words_bytes(config: Config) -> int:
-    """What the linear model of the words takes in each process that predicts; the data are prepared.
+    """Memory of the linear word model per predicting process, for prepared data.
 
-    An upper estimate: as if each of a text's words got a weight of its own in every node above the text's labels, of 12
-    bytes. Weights that texts share, and those that are dropped, make it a third of that or less.
+    This is an upper bound: it assumes a separate weight of 12 bytes for each word of a text in every node above the
+    text's labels. Shared and dropped weights reduce it to a third or less.
     """
     train = ShardedDataset(data_url(config), "train")
     levels = len(fit_levels(config, train.manifest.num_labels).tree.sizes) + 1
@@ -141,13 +141,13 @@ def words_bytes(config: Config) -> int:
 
 
 def neighbours_bytes(config: Config) -> int:
-    """What the training texts take in each process that predicts, with their labels; the data are prepared."""
+    """Memory of the training texts and their labels per predicting process, for prepared data."""
     train = ShardedDataset(data_url(config), "train")
     return _bytes_of_vectors(config, len(train)) + 4 * int(train.label_counts.sum())
 
 
 def names_bytes(config: Config) -> int:
-    """What the labels' names take in each process that predicts; the data are prepared."""
+    """Memory of the label names per predicting process, for prepared data."""
     return _bytes_of_vectors(config, DataManifest.read(data_url(config)).num_labels)
 
 
@@ -160,10 +160,10 @@ def _bytes_of_vectors(config: Config, count: int) -> int:
 
 
 def plan_run(config: Config) -> tuple[Plan, DataFacts]:
-    """The plan of a run's training, and the facts about its data that it rests on.
+    """The plan of a run's training, and the facts about its data.
 
     Raises:
-        CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
+        CxmlError: an error that would also stop the run: broken data, an unknown encoder, more clusters than labels.
     """
     facts = _data_facts(config)
     return plan_for(config, facts), facts
@@ -220,7 +220,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
 def _largest_micro_batch(
     config: Config, steps: StepFacts, longest: int, windows: WindowRule | None
 ) -> tuple[int, int]:  # fmt: skip
-    """The texts, or windows, of a micro-batch of the longest texts, and the tokens of each."""
+    """Number of texts or windows of a micro-batch of the longest texts, and their tokens."""
     parts = config.train.num_workers * config.train.accumulation
     rows, width = rows_of_text(longest, windows)
     if config.train.batch_tokens:
@@ -230,7 +230,7 @@ def _largest_micro_batch(
 
 
 def rows_of_text(length: int, windows: WindowRule | None) -> tuple[int, int]:
-    """The rows that a text of so many tokens makes in a batch, and the tokens of each."""
+    """The number of rows in a batch for a text of `length` tokens, and the tokens of each row."""
     if windows is None:
         return 1, length
     lengths = np.array([length])
@@ -238,7 +238,7 @@ def rows_of_text(length: int, windows: WindowRule | None) -> tuple[int, int]:
 
 
 def planned_launches(config: Config, num_labels: int, ranks_per_replica: int) -> dict[str, int] | None:
-    """Kernels that a step launches outside the encoder, by level; `tree.level_sizes` has to be numbers."""
+    """Kernel launches of a step outside the encoder, by level; `tree.level_sizes` must be numbers."""
     sizes = [*config.tree.sizes, num_labels]
     sharded = _sharded_levels(config, sizes)
     scores_all = config.head.candidates == "all"
@@ -250,7 +250,7 @@ def planned_launches(config: Config, num_labels: int, ranks_per_replica: int) ->
 
 
 def with_one_more(config: Config) -> Config:
-    """The same run with one more process, or one more group of processes that share a copy of the label rows."""
+    """The same run with one more process, or one more group of processes that share a replica of the label rows."""
     added = _ranks_per_replica(config) if config.head.group_size else 1
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, num_workers=config.train.num_workers + added)
@@ -258,7 +258,7 @@ def with_one_more(config: Config) -> Config:
 
 
 def _ranks_per_replica(config: Config) -> int:
-    """How many processes share a copy of the label rows: `head.group_size`, or as many as a machine will run."""
+    """Processes per replica of the label rows: `head.group_size`, or the processes of a machine."""
     if config.head.group_size != "node":
         return config.head.group_size or config.train.num_workers
     if "WORLD_SIZE" in os.environ:  # a launcher has started this process
@@ -267,7 +267,7 @@ def _ranks_per_replica(config: Config) -> int:
 
 
 def _data_facts(config: Config) -> DataFacts:
-    """From the prepared data if it is there, else from the raw texts."""
+    """The facts from the prepared data if it exists, else from the raw texts."""
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
@@ -283,17 +283,17 @@ def _data_facts(config: Config) -> DataFacts:
 
 
 def _num_trained_on(config: Config, num_train: int) -> int:
-    """Train texts without those that are held out."""
+    """Number of train texts without held-out ones."""
     return num_train - round(num_train * config.train.validation_fraction)
 
 
 def _num_names(config: Config, names: Sequence[str]) -> int:
-    """Names of labels that are trained on as texts."""
+    """Number of label names used as training texts."""
     return len(parts_of_names(names, config.train.name_texts)) if config.train.name_texts else 0
 
 
 def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:
-    """The levels whose rows are shared out over the processes; `sizes` are the nodes of all levels, labels last."""
+    """The levels whose rows are sharded over the processes; `sizes` are the nodes of all levels, labels last."""
     if config.head.implementation != "rows":
         return []
     *clusters, _ = sizes
@@ -301,7 +301,7 @@ def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:
 
 
 def _traffic(config: Config, level: int, sizes: Sequence[int], *, width: int, ranks: int, texts: int) -> LevelTraffic:
-    """What a process sends for a sharded level; every node has as many children as any other."""
+    """The traffic of a sharded level, assuming equal numbers of children."""
     above = sizes[level - 1] if level else sizes[0]
     scores_all = level == len(sizes) - 1 and config.head.candidates == "all"
     wanted = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else _USUAL_SHORTLIST
@@ -323,7 +323,7 @@ def _bytes_of_a_row(head: HeadConfig, width: int) -> dict[str, int]:
 
 
 def _count_weights(encoder: TappedEncoder, in_engine: Mapping[int, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Weights of each part that the engine holds, and those that learn; `in_engine` has the nodes of its levels."""
+    """Weights of each part in the engine, and the trained ones; `in_engine` has the nodes of its levels."""
     heads = {
         f"level {level} head ({size:,} nodes)": size * (encoder.feature_sizes[level] + 1)
         for level, size in in_engine.items()

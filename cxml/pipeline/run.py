@@ -52,21 +52,21 @@ def run(
     run_job: RunJob = run_workers,
     began: float | None = None,
 ) -> dict[str, Any]:
-    """Run the stages that are missing, and print the report.
+    """Run the unfinished stages, and print the report.
 
     Args:
-        config: the run.
-        force: stages to make again, with all that depends on them.
-        resume: the checkpoint that training goes on from: `auto`, the newest whole one of this run, or a URL.
-        run_job: how the processes of training and evaluation come to be.
-        began: when the time of `train.budget` began, by `time.monotonic`; None: now.
+        config: the run's config.
+        force: stages to run again, with all stages that depend on them.
+        resume: the checkpoint to resume training from: `auto` for the newest complete one of this run, or a URL.
+        run_job: starts the processes of training and evaluation.
+        began: start of the time of `train.budget`, by `time.monotonic`; None for now.
 
     Returns:
         The report: `levels`, `examples`, and `baseline` if there is one.
 
     Raises:
         ConfigError: an optional package that the run needs is not installed.
-        InterruptionError: a signal stopped the training; the same call goes on with it.
+        InterruptionError: a signal stopped the training; the same call resumes it.
         InUseError: another command writes to the output.
     """
     began = time.monotonic() if began is None else began
@@ -78,7 +78,7 @@ def run(
 
 
 def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
-    """Run the stages that are missing up to the model, without evaluating it; arguments and errors as of `run`.
+    """Run the unfinished stages up to the model, without an evaluation; arguments and errors as in `run`.
 
     Returns:
         The config without open fields.
@@ -94,21 +94,21 @@ def _run_stages(
 ) -> dict[str, Any]:
     config = _make_stages(config, force, stages, run_job, began)
     report = _show_report(config)
-    _log.info("Done in %.0f s. Everything is in %s", time.monotonic() - began, config.output)
+    _log.info("Done in %.0f s. The results are in %s", time.monotonic() - began, config.output)
     return report
 
 
 def _make_stages(
     config: Config, force: Collection[StageName], stages: Mapping[StageName, Stage], run_job: RunJob, began: float
 ) -> Config:
-    """Make what is missing; the config without open fields.
+    """Run the unfinished stages. Returns the config without open fields.
 
     Args:
-        config: as the user gave it.
-        force: stages to make again.
-        stages: of the run, in order.
-        run_job: how processes come to be.
-        began: when the run did, by `time.monotonic`.
+        config: the user's config.
+        force: stages to run again.
+        stages: stages of the run, in order.
+        run_job: starts processes.
+        began: start of the run, by `time.monotonic`.
     """
     check_run(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
@@ -134,7 +134,7 @@ def _make_stages(
 
 
 def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:
-    """The config of a run that is about to train, with the steps that its time budget allows."""
+    """The config of a run before its training, with the number of steps that fit its time budget."""
     step_budget = kept_step_budget(given)
     if step_budget is not None:
         _log.info("The run keeps its plan: %s", step_budget)
@@ -144,7 +144,7 @@ def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: R
 
 
 def _discard(config: Config, name: StageName, stage: Stage) -> None:
-    """Delete what a stage has made. Other runs may share data and tree, and be at work on them."""
+    """Delete the result of a stage. Data and tree may be shared with other runs that use them."""
     folder = stage.folder(config)
     with locked(folder, wait=True) if name in ("prepare", "tree") else contextlib.nullcontext():
         storage.remove(folder, keep_lock=True)
@@ -157,10 +157,10 @@ def _discard(config: Config, name: StageName, stage: Stage) -> None:
 
 
 def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, Any]:
-    """Evaluate the finished model of `config`, and its baseline if asked for, and print the report.
+    """Evaluate the trained model of `config`, optionally with its baseline, and print the report.
 
     Raises:
-        StaleArtefactError: the model is missing, or was trained with other settings than these.
+        StaleArtefactError: the model is missing, or was trained with other settings.
         InUseError: another command writes to the output.
     """
     with locked(config.output):
@@ -173,7 +173,7 @@ def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
         config = settled(config)
         is_done = is_model_current(config)
     if not is_done:
-        problem = f"{model_url(config)} holds no finished model, or none with evidence as the config has it"
+        problem = f"{model_url(config)} contains no complete model with the evidence of the config"
         raise StaleArtefactError(f"{problem}. Run python -m cxml.train with the same config first.")
     if config.evaluate.baseline:
         make_baseline(config)

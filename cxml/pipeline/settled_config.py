@@ -1,7 +1,7 @@
-"""The settings of a run: what the user gave, and what the run chooses from its data, its encoder and the machine.
+"""The settings of a run: the user's values, and values chosen from its data, its encoder and the machine.
 
-A run chooses once. It keeps its choices in its output, and every later start takes them from there: a training resumes
-with the values that it began with, on another machine or with a newer version too.
+A run chooses once and stores its choices in its output. A resumed training uses the stored values, also on another
+machine or with a newer version.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from cxml.tree import fit_levels
 _log = logging.getLogger(__name__)
 
 _LENGTH = "data.max_length"
-_SAMPLE = 2000  # raw texts that are looked at before any is prepared
+_SAMPLE = 2000  # raw texts used before the preparation
 _WIDTH = 140  # of the table in a log
 _SECTIONS = ("tree", "model", "head", "optim", "train")
 
 
 def settle(config: Config, *, again: bool = False) -> Config:
-    """The config of a run whose data are prepared, without open fields. New choices are printed and kept.
+    """The config without open fields of a run with prepared data. New choices are printed and stored.
 
     Args:
-        config: of the run.
-        again: choose anew, whatever was chosen before.
+        config: the run's config.
+        again: ignore stored choices.
 
     Raises:
-        ConfigError: given values contradict each other, or do not fit the data.
+        ConfigError: given values contradict each other or do not fit the data.
         DataError: the data set, or the record of an earlier start, is damaged.
     """
     if again and config.train.budget:
@@ -63,7 +63,7 @@ def _settle(config: Config, *, again: bool) -> Config:
     fingerprint = settings_fingerprint(config)
     choices = None if again else read_record(config.output, fingerprint)
     if choices is not None:
-        _log.info("The run keeps the settings that it chose at first (settings.json)")
+        _log.info("Using the settings that were chosen at the first start (settings.json)")
         return _taking(config, choices)
     fitted, choices = _choose(config) if again else _choose_or_keep(config)
     write_record(config.output, fingerprint, fitted, choices)
@@ -72,14 +72,14 @@ def _settle(config: Config, *, again: bool) -> Config:
 
 
 def settled(config: Config) -> Config:
-    """`settle` without printing or keeping anything. A config whose data are not prepared is returned as it is."""
+    """`settle` without printing or storing anything. Returns the config unchanged if its data are not prepared."""
     if not storage.exists(storage.join(data_url(config), MANIFEST)):
         return config
     return _within_budget(config, _fitted(config)[0] if config.auto else _fit_levels(config))
 
 
 def foresee(config: Config) -> tuple[Config, list[Choice]]:
-    """What a run would choose, from its prepared data or from the raw ones; writes nothing.
+    """Preview the choices of a run from its prepared or raw data. Writes nothing.
 
     Raises:
         CxmlError: whatever would also stop the run: broken data, an unknown encoder, more clusters than labels.
@@ -93,20 +93,20 @@ def foresee(config: Config) -> tuple[Config, list[Choice]]:
 
 
 def adapt_to_steps(config: Config, fitted: Config, steps: int) -> list[Choice]:
-    """What a training of so many steps takes other values of: its length, and what was chosen by that.
+    """The choices that change for a training of `steps` steps: its length, and the fields that depend on it.
 
     Args:
-        config: as the user gave it.
-        fitted: without open fields.
-        steps: optimiser steps.
+        config: the user's config.
+        fitted: the config without open fields.
+        steps: number of optimiser steps.
     """
     shorter = with_values(fitted, {"train.steps": steps})
-    reason = f"what fits into the budget of {config.train.budget}"
+    reason = f"fits the budget of {config.train.budget}"
     return [Choice("train.steps", steps, reason), *choose_by_length(shorter, prepared_facts(config), config.auto)]
 
 
 def _within_budget(config: Config, fitted: Config) -> Config:
-    """The config with what its plan for a time budget says, if it has one."""
+    """The config with the values of its plan for a time budget, if any."""
     if not config.train.budget:
         return fitted
     kept = read_budget(config.output)
@@ -116,18 +116,18 @@ def _within_budget(config: Config, fitted: Config) -> Config:
 
 
 def _fitted(config: Config) -> tuple[Config, list[Choice]]:
-    """As the run has chosen, or would."""
+    """The config and the choices of the run, stored or new."""
     choices = read_record(config.output, settings_fingerprint(config))
     return (_taking(config, choices), choices) if choices is not None else _choose_or_keep(config)
 
 
 def _choose_or_keep(config: Config) -> tuple[Config, list[Choice]]:
-    """Choose by the prepared data, but keep the values of a model or checkpoint of the run that has no record."""
+    """Choose from the prepared data, but keep the values of an existing model or checkpoint without a record."""
     trained = _trained_config(config)
     if trained is None:
         return _choose(config)
     values = plain_values(trained, config.auto)
-    choices = [Choice(name, value, "what the run was trained with") for name, value in values.items()]
+    choices = [Choice(name, value, "the value that the run was trained with") for name, value in values.items()]
     return _taking(config, choices), choices
 
 
@@ -149,7 +149,7 @@ def _taking(config: Config, choices: list[Choice]) -> Config:
 
 
 def _fit_levels(config: Config) -> Config:
-    """The config with the level sizes of its tree as numbers, which the number of labels settles."""
+    """The config with numbers for the level sizes of its tree, from the number of labels."""
     num_labels = DataManifest.read(data_url(config)).num_labels
     fitted = fit_levels(config, num_labels)
     if fitted != config:
@@ -158,13 +158,13 @@ def _fit_levels(config: Config) -> Config:
 
 
 def settings_fingerprint(config: Config) -> str:
-    """Hash of what choices depend on besides the machine: the data, and what the user gave."""
+    """Hash of the inputs of choices besides the machine: the data, and the user's values."""
     data = DataManifest.read(data_url(config)).fingerprint
     return storage.fingerprint("settings", data, [shaping(config, name) for name in _SECTIONS], sorted(config.auto))
 
 
 def _trained_config(config: Config) -> Config | None:
-    """The config that the run's model, or its newest checkpoint, was trained with; None where there is neither."""
+    """The config of the run's model or newest checkpoint; None if there is neither."""
     if storage.exists(storage.join(model_url(config), "manifest.json")):
         return config_from_dict(read_model_manifest(model_url(config)).config)
     entries = list_checkpoints(checkpoints_url(config))
@@ -175,7 +175,7 @@ def _trained_config(config: Config) -> Config | None:
 
 
 def _raw_facts(config: Config) -> Facts:
-    """The facts of raw data; lengths and names are those of the first texts."""
+    """The facts of raw data, with lengths and names from the first texts."""
     raw = read_source(config.data.source, config.data.on_error)
     split = raw.splits["train"]
     texts, labels = split.texts[:_SAMPLE], split.labels[:_SAMPLE]

@@ -1,10 +1,10 @@
 """The stages of a run: what each makes, from which others, and whether its result is there.
 
-    prepare -> tree -> train -> evidence (if asked for) -> evaluate
-            -> baseline (if asked for)
+    prepare -> tree -> train -> evidence (optional) -> evaluate
+            -> baseline (optional)
 
-A finished stage leaves a JSON file that carries the fingerprint of all it was made from. One that was made from
-something else is refused, never overwritten silently: `--force STAGE` redoes it and all that depends on it.
+A finished stage writes a JSON file with the fingerprint of its inputs. A result from other inputs raises an error and
+is never overwritten silently: `--force STAGE` repeats the stage and all stages that depend on it.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ _log = logging.getLogger(__name__)
 StageName = Literal["prepare", "tree", "train", "evidence", "baseline", "evaluate"]
 
 _PRECISIONS = ("fp32", "bf16")
-STAGE_REMEDY = "Use --force {stage} to make it again, or another output folder to keep both."
+STAGE_REMEDY = "Use --force {stage} to run it again, or another output folder to keep both."
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One arrow of the run.
+    """A stage of the run.
 
     Attributes:
         needs: stages whose results it reads.
-        folder: what it makes: a folder or a file, as a URL.
-        is_done: whether its result is there. Of data, tree and model, one that was made from something else raises
-            `StaleArtefactError`; evidence and metrics are made again instead: the model of theirs is still there.
-        make: makes it; writes the file with its fingerprint last.
+        folder: URL of its result, a folder or a file.
+        is_done: whether its result exists. Data, tree and model from other inputs raise `StaleArtefactError`; evidence
+            and metrics are made again instead.
+        make: runs the stage, and writes the file with its fingerprint last.
     """
 
     needs: tuple[StageName, ...]
@@ -106,7 +106,7 @@ def stages_of(config: Config, resume: str, run_job: RunJob) -> dict[StageName, S
 
 
 def _matches(commit_url: str, fingerprints: Collection[str], stage: StageName) -> bool:
-    """Whether the file is there with one of these fingerprints; another one is refused."""
+    """Whether the file exists with one of these fingerprints. Raises an error for another fingerprint."""
     found = _fingerprint_in(commit_url, stage)
     if found is not None and found not in fingerprints:
         remedy = STAGE_REMEDY.format(stage=stage)
@@ -115,7 +115,7 @@ def _matches(commit_url: str, fingerprints: Collection[str], stage: StageName) -
 
 
 def _fingerprint_in(commit_url: str, stage: StageName) -> str | None:
-    """The fingerprint in the file of a stage; None where there is no such file."""
+    """The fingerprint in the file of a stage; None if the file does not exist."""
     if not storage.exists(commit_url):
         return None
     return str(artefacts.read_json(commit_url, STAGE_REMEDY.format(stage=stage)).get("fingerprint"))
@@ -134,7 +134,7 @@ def _is_tree_done(config: Config) -> bool:
 
 def _make_tree(config: Config) -> None:
     with locked(tree_url(config), wait=True):
-        if not _is_tree_done(config):  # another run may have built it meanwhile
+        if not _is_tree_done(config):  # another run may have built it in the meantime
             build(config, ShardedDataset(data_url(config), "train"))
 
 
@@ -142,7 +142,7 @@ def _make_tree(config: Config) -> None:
 
 
 def model_fingerprints(config: Config) -> dict[str, str]:
-    """Hash of all that a run's model is made from, by the precisions in which it may be trained."""
+    """Hash of all inputs of a run's model, for each precision that it may be trained in."""
     precision = config.train.precision
     settled = {each: with_precision(config, each) for each in (_PRECISIONS if precision == "auto" else (precision,))}
     return {name: _model_fingerprint(each) for name, each in settled.items()}
@@ -150,7 +150,7 @@ def model_fingerprints(config: Config) -> dict[str, str]:
 
 def _model_fingerprint(config: Config) -> str:
     sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
-    interval = [config.train.evaluation_interval] if config.train.selects else []  # which epochs are compared
+    interval = [config.train.evaluation_interval] if config.train.selects else []  # determines the compared epochs
     return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config), *interval)
 
 
@@ -172,19 +172,19 @@ def _make_model(config: Config, resume: str, run_job: RunJob) -> None:
     with ending_lost_runs(config):
         is_finished = run_job(train, (config, model_fingerprints(config), resume, end), config.train.num_workers)
     if not is_finished:
-        raise InterruptionError("A signal stopped the training. Run the same command again to go on from there.")
+        raise InterruptionError("A signal stopped the training. Run the same command again to resume.")
 
 
 def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
-    """How many epochs the final fit takes: those of the best epoch of a training that leaves the validation texts out.
+    """The number of epochs of the final fit: the best epoch of a training without the validation texts.
 
-    Its evidence is made here too: nothing that is chosen on validation texts may rest on a model that has seen them.
+    Its evidence is also made here, because choices on validation texts need a model that has not seen them.
     """
     judged = selection_run(config)
     stages = stages_of(judged, resume, run_job)
     for name in ("train", "evidence"):
         if name in stages:
-            _log.info("Choosing the epochs of the final fit by the validation texts: %s", judged.output)
+            _log.info("Choosing the number of epochs of the final fit on the validation texts: %s", judged.output)
             make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
     found = read_selection(config)
     _log.info("The final fit on all texts takes %d of %d epochs: %s", found["epoch"], found["epochs"], found["reason"])
@@ -221,10 +221,10 @@ def _is_evidence_as_wanted(config: Config) -> bool:
 
 
 def drop_unwanted_evidence(config: Config) -> None:
-    """Delete the evidence of the run's model where the config asks for none: what predicts takes all that is there."""
+    """Delete the evidence of the run's model if the config disables it, because prediction uses all that exists."""
     name = evidence_folder(model_url(config))
     if not config.evidence.sources and name:
-        _log.info("evidence is off: %s is deleted", storage.join(model_url(config), name))
+        _log.info("evidence is off: deleting %s", storage.join(model_url(config), name))
         remove_evidence(config)
 
 

@@ -1,4 +1,4 @@
-"""A run that is held to a time: what of it goes to which stage, and how many steps that leaves (docs/decisions/0029).
+"""Time budget of a run: its distribution over the stages, and the resulting number of steps (docs/decisions/0029).
 
     time used so far, measured speed, sizes of the splits --steps_within_budget--> budget.json
         -> train.steps, and what is chosen by it
@@ -32,21 +32,21 @@ from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 0.02  # of the budget, for what no stage counts: manifests, the report
-_TIMED = 0.02  # of what is left, for the timed steps
-_MOST_TIMED = 30.0  # seconds of them
-_WORD_TEXTS = 2000  # that the linear model is timed on
+_MARGIN = 0.02  # of the budget, for uncounted work: manifests, the report
+_TIMED = 0.02  # of the remaining budget, for the timed steps
+_MOST_TIMED = 30.0  # most seconds of timed steps
+_WORD_TEXTS = 2000  # used to time the linear model
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run takes besides the steps of its training, in seconds.
+    """Time of a run besides its training steps, in seconds.
 
     Attributes:
-        job: to start the processes of a job and load the model.
-        start: what a training does before its first step.
+        job: starting the processes of a job and loading the model.
+        start: work of a training before its first step.
         epoch_end: evaluation at the end of an epoch, on average over all epochs.
-        after: all that follows the training.
+        after: all stages after the training.
     """
 
     job: float
@@ -57,7 +57,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class StepBudget:
-    """How a budget is spent.
+    """The plan of a budget.
 
     Attributes:
         budget: seconds of the whole run.
@@ -65,9 +65,9 @@ class StepBudget:
         training: what training may take, from the start of its processes' work.
         steps: optimiser steps that fit, at most those of all epochs.
         most: optimiser steps of all epochs.
-        epochs: passes over the texts that the steps make.
-        speed: what was measured.
-        costs: what was estimated by it.
+        epochs: passes over the texts in these steps.
+        speed: measured speed.
+        costs: estimated times.
     """
 
     budget: float
@@ -81,7 +81,7 @@ class StepBudget:
 
     @property
     def time_limit(self) -> TimeLimit:
-        """What training is held to."""
+        """The time limit of the training."""
         return TimeLimit(self.training, self.most, self.costs.epoch_end)
 
     def __str__(self) -> str:
@@ -93,23 +93,23 @@ class StepBudget:
                 f"{self.steps:,} steps fit, {self.epochs:.2f} of {self.most / self.speed.steps_per_epoch:.0f} epochs"
             )
         return (
-            f"budget of {self.budget:.0f} s: {self.used:.0f} s are used, about {self.costs.after:.0f} s follow the "
-            f"training, a step takes {self.speed.step_seconds:.3g} s: {share}"
+            f"budget of {self.budget:.0f} s: {self.used:.0f} s used, about {self.costs.after:.0f} s needed after "
+            f"training, {self.speed.step_seconds:.3g} s per step: {share}"
         )
 
 
 def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, most: int) -> StepBudget:
-    """The steps that fit into what is left of a budget.
+    """The steps that fit into the remaining budget.
 
     Args:
         budget: seconds of the whole run.
-        used: of these, what is over.
-        speed: of the run here.
-        costs: of what is not a step.
-        most: steps that the run has without a budget.
+        used: used seconds.
+        speed: speed of the run on this machine.
+        costs: times besides steps.
+        most: steps of the run without a budget.
 
     Raises:
-        ConfigError: nothing is left for a single step.
+        ConfigError: no step fits.
     """
     training = (1 - _MARGIN) * budget - used - costs.job - costs.after
     in_steps = training - costs.start - costs.epoch_end
@@ -117,8 +117,8 @@ def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, 
     if in_steps < per_step:
         needed = (budget - in_steps + per_step) / (1 - _MARGIN)
         raise ConfigError(
-            "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and what else is to be "
-            f"done takes about {costs.job + costs.start + costs.epoch_end + costs.after:.0f} s",
+            "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and other work "
+            f"takes about {costs.job + costs.start + costs.epoch_end + costs.after:.0f} s",
             f"Give more than {needed:.0f}s.",
         )  # fmt: skip
     steps = min(int(in_steps / per_step), most)
@@ -126,25 +126,25 @@ def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, 
 
 
 def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: str) -> str:
-    """What more time would buy, as far as the run can tell.
+    """The expected effect of a larger budget.
 
     Args:
         is_whole: whether all epochs fit.
         curve: epoch and metric of each evaluation on validation texts, in order.
-        metric: its name.
+        metric: name of the metric.
     """
     if is_whole:
-        return "All epochs fit: more time changes nothing, unless train.epochs is raised."
+        return "All epochs fit: more time has no effect unless train.epochs is increased."
     if len(curve) < 2:
         return (
-            "What more time would buy is not known: that takes two evaluations on validation texts "
+            "The effect of more time is unknown: estimating it needs two evaluations on validation texts "
             "(train.validation_fraction and train.evaluate_every)."
         )
     (before, low), (after, high) = curve[-2:]
     gained = f"From epoch {before} to {after}, {metric} went from {low:.2f} to {high:.2f} on validation texts"
     if high <= low:
-        return f"{gained}: more time is not likely to buy anything."
-    return f"{gained}: a longer run is likely to gain more, by less for each further epoch."
+        return f"{gained}: more time is unlikely to improve it."
+    return f"{gained}: a longer run is likely to improve it further, with diminishing gains per epoch."
 
 
 # The budget of a run
@@ -156,7 +156,7 @@ class BudgetClock:
 
     Attributes:
         before: seconds of earlier starts.
-        began: of this start, by `time.monotonic`.
+        began: time of this start, by `time.monotonic`.
     """
 
     before: float
@@ -164,7 +164,7 @@ class BudgetClock:
 
     @classmethod
     def of(cls, output: str, began: float) -> BudgetClock:
-        """That of the run in `output`, which has just started again, or begun."""
+        """The clock of the run in `output`, which has just been started or restarted."""
         return cls(float(read_budget(output).get("used_before", 0.0)), began)
 
     @property
@@ -173,7 +173,7 @@ class BudgetClock:
         return self.before + time.monotonic() - self.began
 
     def keep(self, output: str) -> None:
-        """Keep what was used for a later start."""
+        """Store the used time for a later start."""
         write_budget(output, {"used_before": self.used})
 
 
@@ -181,10 +181,10 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     """Measure the speed of a run whose data and tree are there, count the steps that fit, and keep them in its output.
 
     Args:
-        config: as the user gave it.
-        fitted: without open fields.
-        clock: of the run.
-        run_job: how the processes of a training come to be.
+        config: the user's config.
+        fitted: the config without open fields.
+        clock: clock of the run.
+        run_job: starts the processes of a training.
         evaluates: whether the run ends with an evaluation.
 
     Raises:
@@ -212,7 +212,7 @@ def kept_step_budget(config: Config) -> StepBudget | None:
     """What the output of a run keeps of its budget; None where there is none, or it is of other data or settings.
 
     Args:
-        config: as the user gave it.
+        config: the user's config.
 
     Raises:
         DataError: the file is damaged.
@@ -231,10 +231,10 @@ def _parse(output: str, kept: Mapping[str, Any]) -> StepBudget:
 
 
 def budget_report(config: Config) -> dict[str, str]:
-    """The part of a report that is about the budget of a run whose training is over.
+    """The part of a report about the budget of a run with a finished training.
 
     Returns:
-        `plan`, how it was spent, and `more`, what more time would buy.
+        `plan`, the use of the budget, and `more`, the expected effect of a larger one.
     """
     step_budget = _parse(config.output, read_budget(config.output))
     records = [record for _, record in read_records(storage.join(config.output, "metrics.jsonl"))]
@@ -251,7 +251,7 @@ def budget_report(config: Config) -> dict[str, str]:
 
 
 def _costs(config: Config, speed: Speed, job: float, *, evaluates: bool) -> Costs:
-    """What the parts of a run take that are not steps, at the measured speed."""
+    """The times of a run besides steps, at the measured speed."""
     manifest, validation = DataManifest.read(data_url(config)), _num_validation(config)
     num_train = manifest.rows("train")
     after = job + (manifest.rows("test") + validation) * speed.text_seconds if evaluates else 0.0
@@ -275,12 +275,12 @@ def _num_validation(config: Config) -> int:
 
 
 def _seconds_of_words(config: Config) -> float:
-    """Estimate for the linear model, from one of some of its texts: its time grows with them, or a bit less."""
+    """Estimated seconds of the linear model, extrapolated linearly from a part of the texts."""
     texts = train_texts_of(config)
     rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _WORD_TEXTS)).astype(np.int64))
     features, labels = texts.features(rows), texts.labels_csr()[rows]
     tree = LabelTree.load(tree_url(config))
-    train_word_model(features[:2], labels[:2], tree, seed=config.seed)  # its code is compiled first
+    train_word_model(features[:2], labels[:2], tree, seed=config.seed)  # compiles the code first
     began = time.monotonic()
     train_word_model(features, labels, tree, seed=config.seed)
     return (time.monotonic() - began) * len(texts) / len(rows)

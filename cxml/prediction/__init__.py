@@ -1,11 +1,11 @@
-"""Using a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
+"""Prediction with a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
 
     run, checkpoint or exported folder -> Parts (model, tree, label rows, names, tokenizer) -> Predictor
     texts -> token ids -> batches of like lengths -> the model -> Ranker -> Predictions
 
-Label rows can be held in 4, 2 or 1 bytes per weight, mapped from a file, or shared out over ranks (`PackedRows`).
-Where validation texts have chosen thresholds, `Decisions` turns rankings into sets, and scores into probabilities.
-`Predictor.save_pretrained` writes a folder that holds all of it, model card included.
+Label rows can use 4, 2 or 1 bytes per weight, be memory-mapped, or be sharded over ranks (`PackedRows`). With
+thresholds chosen on validation texts, `Decisions` converts rankings to label sets, and scores to probabilities.
+`Predictor.save_pretrained` writes all of it to one folder, with a model card.
 """
 
 from cxml.prediction.decisions import (

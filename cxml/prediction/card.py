@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it was made from, how good it is, how to use it."""
+"""The model card of an exported model: its origin, metrics and usage."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ print(model.predict(["a text"], k=5)[0])
 
 
 def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
-    """Markdown with a YAML head, as the Hugging Face hub reads it.
+    """Markdown with a YAML header for the Hugging Face hub.
 
     Args:
         parts: the model.
-        config: its run's config, without places.
-        use: how to use the folder, as Markdown.
+        config: its run's config, without locations.
+        use: usage of the folder, as Markdown.
     """
     head = yaml.safe_dump(
         {"library_name": "cxml", "pipeline_tag": "text-classification",
@@ -33,7 +33,7 @@ def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
     source = config.data.source
     return "\n".join([
         f"---\n{head}---\n# CascadeXML over {parts.tree.num_labels:,} labels\n",
-        "A text in, the few right labels out. Trained with cxml; the method is",
+        "An extreme multi-label text classifier, trained with cxml. The method is",
         "CascadeXML (Kharbanda et al., NeurIPS 2022, arXiv 2211.00640).\n",
         "## Use\n", use,
         "## Model\n",
@@ -45,8 +45,8 @@ def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
         "## Data\n",
         f"- form `{source.kind}`, source `{source.path or source.kind}`, prepared by the settings below\n",
         "## Metrics\n", *_metrics(parts), "",
-        "Scores are products of the model's probabilities, not calibrated ones. The model knows the labels of its",
-        "training data only, and repeats what is wrong in them.\n",
+        "Scores are products of the model's probabilities, and are not calibrated. The model predicts only labels of",
+        "its training data, and reproduces their errors.\n",
         "## Training\n",
         f"```yaml\n{yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None, width=100)}```\n",
     ])  # fmt: skip
@@ -59,7 +59,7 @@ def _evidence(parts: Parts) -> list[str]:
     texts = evidence.combination.num_texts
     return [
         *(f"- beside the cascade, {source.described}" for source in evidence.sources),
-        f"- how much each of these counts was learnt on {texts:,} validation texts",
+        f"- their weights were learnt on {texts:,} validation texts",
     ]
 
 
@@ -67,17 +67,17 @@ def _adjustment(parts: Parts) -> list[str]:
     strength, power = (parts.facts.get(name) for name in ("logit_adjustment", "propensity_ranking"))
     said = []
     if strength:
-        said.append(f"- rare labels rank higher: {strength:g} of each label's log odds is taken off its logit")
+        said.append(f"- rare labels rank higher: {strength:g} of each label's log odds is subtracted from its logit")
     if power:
-        said.append(f"- rare labels rank higher: by score times the inverse propensity to the power of {power:g}")
+        said.append(f"- rare labels rank higher: ranked by score times inverse propensity to the power of {power:g}")
     return said
 
 
 def _metrics(parts: Parts) -> list[str]:
     metrics = parts.facts.get("metrics")
     if not isinstance(metrics, dict) or not metrics:
-        return ["None were recorded with the model."]
+        return ["No metrics were recorded with the model."]
     rows = [f"| {name} | {value:.2f} |" for name, value in metrics.items()]
     is_changed = parts.rows.format != "fp32" or _adjustment(parts)
-    note = ["", "As of the run, with label rows and ranking as trained."] if is_changed else []
+    note = ["", "Metrics of the run, with label rows and ranking as trained."] if is_changed else []
     return ["On the test split, in percent:\n", "| metric | value |", "| --- | ---: |", *rows, *note]

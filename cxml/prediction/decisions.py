@@ -1,6 +1,7 @@
-"""What a model needs to decide for labels instead of ranking them: thresholds by name, and calibrated probabilities.
+"""Label decisions instead of rankings: named thresholds, and calibrated probabilities.
 
-Chosen on validation texts (`choose_decisions`), kept as `decisions.json` beside a run's report and in exported folders.
+They are chosen on validation texts (`choose_decisions`), and stored as `decisions.json` next to a run's report and in
+exported folders.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Decisions:
     """Thresholds and calibration of one model.
 
     Attributes:
-        num_texts: validation texts that they were chosen on.
-        thresholds: by name, of `ThresholdName`; those that could be chosen.
-        calibration: from the model's scores to probabilities; None where there was nothing to fit.
+        num_texts: validation texts used for the choice.
+        thresholds: thresholds by `ThresholdName`, as far as they could be chosen.
+        calibration: map from the model's scores to probabilities; None if it could not be fitted.
     """
 
     num_texts: int = 0
@@ -52,16 +53,16 @@ class Decisions:
         """The threshold of a name.
 
         Raises:
-            ConfigError: the model has none of that name.
+            ConfigError: the model has no threshold of that name.
         """
         if name not in self.thresholds:
             known = ", ".join(self.thresholds)
             remedy = f"Give one of {known}, or a number from 0 to 1." if known else f"Give a number, or: {_CHOOSE}"
-            raise ConfigError("threshold", name[:80], "is not a threshold that was chosen for this model", remedy)
+            raise ConfigError("threshold", name[:80], "is not a threshold of this model", remedy)
         return self.thresholds[name]
 
     def renumbered(self, kept: np.ndarray) -> Decisions:
-        """Those of the labels `kept`, int64 [m], rising, which become 0 to m - 1."""
+        """The decisions for the labels `kept`, sorted int64 [m], renumbered to 0..m - 1."""
         thresholds = {name: each.renumbered(kept) for name, each in self.thresholds.items()}
         return dataclasses.replace(self, thresholds=thresholds)
 
@@ -72,10 +73,10 @@ def choose_decisions(
     """Choose thresholds and fit a calibration on validation texts.
 
     Args:
-        labels: int64 [N, K], the best labels of each text, -1 for none; K wide enough for all that may be right.
+        labels: int64 [N, K], the best labels of each text, -1 for none; K must include all likely labels.
         scores: float32 [N, K].
         true: CSR [N, L].
-        wanted_precision: micro precision that the threshold `precision` is chosen for.
+        wanted_precision: target micro precision of the threshold `precision`.
     """
     pairs = ScoredPairs.of(labels, scores, true)
     chosen = (
@@ -86,10 +87,10 @@ def choose_decisions(
 
 
 def as_threshold(threshold: float | str | None, decisions: Decisions) -> Thresholds | float | None:
-    """What users give for `threshold`, checked.
+    """Validate the user's argument `threshold`.
 
     Raises:
-        ConfigError: it is neither a number from 0 to 1 nor the name of a threshold that was chosen for the model.
+        ConfigError: it is neither a number from 0 to 1 nor the name of a threshold of the model.
     """
     if isinstance(threshold, str):
         return decisions.threshold(threshold)
@@ -97,14 +98,14 @@ def as_threshold(threshold: float | str | None, decisions: Decisions) -> Thresho
         return None
     is_number = isinstance(threshold, int | float | np.integer | np.floating) and not isinstance(threshold, bool)
     if not is_number or not 0 <= threshold <= 1:
-        names = ", ".join(decisions.thresholds) or "none was chosen for this model"
+        names = ", ".join(decisions.thresholds) or "this model has none"
         remedy = f"Give a number such as 0.5, or a name ({names})."
         raise ConfigError("threshold", str(threshold)[:80], "must be a number from 0 to 1 or a name", remedy)
     return float(threshold)
 
 
 def parse_threshold(text: str) -> float | str | None:
-    """A threshold from a command line: a number, a name, or None where it is empty."""
+    """Parse a threshold of a command line: a number, a name, or None if empty."""
     try:
         return float(text)
     except ValueError:
@@ -112,7 +113,7 @@ def parse_threshold(text: str) -> float | str | None:
 
 
 def decisions_as_json(decisions: Decisions, **facts: object) -> bytes:
-    """The content of `decisions.json`, with further facts such as the model that they are for."""
+    """The content of `decisions.json`, with further facts such as their model."""
     values = {
         "format": _FORMAT, "version": _VERSION, **facts, "texts": decisions.num_texts,
         "thresholds": {
@@ -131,7 +132,7 @@ def parse_decisions(content: bytes, file: str, num_labels: int | None, remedy: s
     """Decisions from the content of `decisions.json`, and all of its values.
 
     Raises:
-        DataError: it is not what `decisions_as_json` writes, or not for so many labels (None: any number of them).
+        DataError: it is not a result of `decisions_as_json`, or not for `num_labels` labels (None: any number).
     """
     values = artefacts.parse_object(content, file, remedy)
     if (values.get("format"), values.get("version")) != (_FORMAT, _VERSION):
@@ -143,13 +144,13 @@ def parse_decisions(content: bytes, file: str, num_labels: int | None, remedy: s
     scores, shares = (np.array(each, np.float64) for each in (stored.calibration.scores, stored.calibration.shares))
     is_whole = len(scores) == len(shares) and all(_are_shares(each) and _rises(each) for each in (scores, shares))
     if not is_whole or not all(_is_sound(each, num_labels) for each in thresholds.values()):
-        raise DataError(file, "its thresholds or its calibration are impossible", remedy)
+        raise DataError(file, "its thresholds or its calibration are invalid", remedy)
     calibration = Calibration(scores, shares) if len(scores) else None
     return Decisions(stored.texts, thresholds, calibration), values
 
 
 def read_exported_decisions(url: str, remedy: str) -> Decisions:
-    """The decisions in an exported folder, of any number of labels; none where there are none.
+    """The decisions in an exported folder, for any number of labels; empty if there are none.
 
     Raises:
         DataError: the file is damaged.
@@ -164,7 +165,7 @@ def read_exported_decisions(url: str, remedy: str) -> Decisions:
 def exported_decisions(
     url: str, files: Mapping[str, artefacts.FileEntry], num_labels: int | None, remedy: str
 ) -> Decisions:
-    """`read_exported_decisions` for a folder whose files are known, and so many labels (None: any number of them)."""
+    """`read_exported_decisions` for a folder with known files and number of labels (None: any number)."""
     if DECISIONS_FILE not in files:
         return Decisions()
     content = artefacts.read_file(url, files[DECISIONS_FILE], remedy)
@@ -172,7 +173,7 @@ def exported_decisions(
 
 
 def read_run_decisions(output: str, model: str, num_labels: int | None) -> Decisions:
-    """The decisions in a run's output; none where there are none or they are for another model than `model`.
+    """The decisions in a run's output; empty if there are none, or if they belong to another model than `model`.
 
     Raises:
         DataError: the file is damaged.
@@ -185,7 +186,7 @@ def read_run_decisions(output: str, model: str, num_labels: int | None) -> Decis
 
 
 def write_run_decisions(output: str, model: str, decisions: Decisions) -> None:
-    """Keep decisions in a run's output, for the model with the identity `model`."""
+    """Write decisions to a run's output, for the model with the identity `model`."""
     storage.write_atomic(storage.join(output, DECISIONS_FILE), decisions_as_json(decisions, model=model))
 
 

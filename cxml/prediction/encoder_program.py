@@ -1,4 +1,4 @@
-"""The encoder alone as a program of torch.export, for those who serve it without this library."""
+"""Export only the encoder as a torch.export program, to serve it without this library."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cxml.model import TappedEncoder
 
 _CLOSE = 1e-4
 CHECKED_SIZES = ((2, 8), (3, 5), (1, 16), (1, 1))
-"""Texts and tokens of each, on which an exported encoder is compared."""
+"""Numbers of texts and tokens for the comparison of an exported encoder."""
 
 
 def export_encoder(encoder: TappedEncoder, url: str) -> None:
-    """Write the encoder to the file `url` (.pt2), and check that what it gives back is the same.
+    """Write the encoder to the file `url` (.pt2), and check its results.
 
     The program takes token ids and attention mask, int64 [B, T] each, B and T of any size, and returns the features
     of every level, [B, D] each, the labels' after the bottleneck. `torch.export.load` reads it.
 
     Raises:
-        CxmlError: torch cannot export this encoder, or the program does not give the same features.
+        CxmlError: torch cannot export this encoder, or the features of the program differ.
     """
     encoder = encoder.eval()
     sink = io.BytesIO()
@@ -39,22 +39,22 @@ def export_encoder(encoder: TappedEncoder, url: str) -> None:
 
 
 def refuse_windows(config: Config, field: str, value: object) -> None:
-    """Refuse a model that cuts texts into windows, which programs outside of this library do not.
+    """Raise an error for a model with windows, which exported programs do not support.
 
     Raises:
-        ConfigError: names the field that asks for the export, its value, and the remedy.
+        ConfigError: the model has windows; names the field of the export, its value, and the remedy.
     """
     if config.tokens_at_once < config.data.max_length:
-        problem = f"has no place for the windows of {config.model.window} tokens that this model cuts texts into"
-        raise ConfigError(field, value, problem, "Export the form cxml alone, which `cxml.Predictor` reads.")
+        problem = f"does not support the windows of {config.model.window} tokens of this model"
+        raise ConfigError(field, value, problem, "Use only the form cxml, which `cxml.Predictor` reads.")
 
 
 def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> ExportedProgram:
-    """The encoder as a program that takes any number of texts of any length.
+    """The encoder as a program for any number of texts of any length.
 
     Args:
         encoder: in evaluation mode.
-        labels_only: the program gives the labels' features alone.
+        labels_only: the program returns only the label features.
 
     Raises:
         CxmlError: torch cannot export this encoder.
@@ -68,7 +68,7 @@ def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> Exp
 
 @contextmanager
 def naming_the_encoder() -> Iterator[None]:
-    """Within this context an exporter's failure is a `CxmlError`."""
+    """Within this context, errors of an exporter become a `CxmlError`."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError) as error:
@@ -87,7 +87,7 @@ def random_inputs(encoder: TappedEncoder, num_texts: int, length: int) -> tuple[
 
 
 def check_features(encoder: TappedEncoder, written: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> None:
-    """Refuse an exported encoder that gives other features than `encoder`.
+    """Check that the features of an exported encoder equal those of `encoder`.
 
     Raises:
         CxmlError: its features differ; names the size of the inputs.
@@ -98,12 +98,12 @@ def check_features(encoder: TappedEncoder, written: Callable[[Tensor, Tensor], S
             for given, expected in zip(written(*inputs), encoder(*inputs), strict=True):
                 if not torch.allclose(given, expected, atol=_CLOSE):
                     raise CxmlError(
-                        f"the exported encoder gives other features for {size[0]} texts of {size[1]} tokens"
+                        f"the features of the exported encoder differ for {size[0]} texts of {size[1]} tokens"
                     )
 
 
 class _LabelFeatures(nn.Module):
-    """An encoder that gives the labels' features alone."""
+    """An encoder that returns only the label features."""
 
     def __init__(self, encoder: TappedEncoder) -> None:
         super().__init__()

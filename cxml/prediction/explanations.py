@@ -1,4 +1,4 @@
-"""Why a label was predicted: the way down the tree, and the model's probability of each cluster on it."""
+"""Explain predictions: the path down the tree to each label, with the model's probability of each cluster."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cxml.tree import LabelTree
 def explain_batch(
     model: CascadeXML, tree: LabelTree, batch: Batch, best: LevelPrediction, *, is_weighted: bool
 ) -> list[list[ExplainedLabel]]:
-    """The way to each label that was predicted for the texts of a batch; names are left empty.
+    """The path to each predicted label of a batch; names are left empty.
 
     Args:
-        model: what predicted.
+        model: the model.
         tree: its tree.
         batch: B texts.
         best: labels [B, K] and the logits of their scores.
@@ -57,6 +57,6 @@ def explain_batch(
 
 
 def _quotient(logits: Tensor, divisor_logits: Tensor) -> np.ndarray:
-    """Probabilities divided by others, at most 1, float64; also where they are too small for float32."""
+    """Quotients of probabilities, at most 1, float64; accurate also below the range of float32."""
     logarithm = functional.logsigmoid(logits.cpu().double()) - functional.logsigmoid(divisor_logits.cpu().double())
     return logarithm.clamp(max=0).exp().numpy()

@@ -1,13 +1,13 @@
-"""A trained model as one folder that needs nothing else: no run, no data, no Ray, no DeepSpeed.
+"""Export a trained model as one self-contained folder, which needs no run, data, Ray or DeepSpeed.
 
 config.json               the run's config, and the encoder's architecture
 model.safetensors         encoder and cluster levels
-label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; in tree order, so that it can be mapped
+label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; in tree order, for memory-mapping
 tree/                     the label tree
 labels.arrow              label names, titles where there are some, weights where labels are weighed; row = label id
 tokenizer.json            the encoder's tokenizer
-evidence/                 sources beside the cascade, where the model has them
-decisions.json            thresholds and calibration, where they were chosen
+evidence/                 sources beside the cascade, if the model has any
+decisions.json            thresholds and calibration, if the model has any
 README.md                 the model card
 manifest.json             format, sizes and checksums; written last
 """
@@ -51,19 +51,19 @@ _AGAIN = "Export the model again."
 
 
 def is_exported(url: str) -> bool:
-    """Whether `url` is a folder that `write_exported` finished."""
+    """Whether `url` is a complete folder of `write_exported`."""
     return artefacts.format_of(url, _AGAIN) == _FORMAT
 
 
 def write_exported(url: str, parts: Parts) -> None:
-    """Write the folder `url`; what an earlier export left there is replaced.
+    """Write the folder `url`, replacing an earlier export.
 
     Args:
-        url: path or fsspec URL of a folder that is new, or an export.
-        parts: the model, all of its label rows, in the number format to write.
+        url: path or fsspec URL of a new folder, or of an earlier export.
+        parts: the model with all of its label rows, in the number format to write.
 
     Raises:
-        DataError: something else lies at `url`.
+        DataError: `url` contains other files.
         InUseError: another command writes to it.
     """
     with locked(url):
@@ -72,7 +72,7 @@ def write_exported(url: str, parts: Parts) -> None:
 
 def _write_exported(url: str, parts: Parts) -> None:
     if storage.file_sizes(url) and not is_exported(url):
-        raise DataError(url, "is a folder that holds something else", "Name a new folder.")
+        raise DataError(url, "is a folder with other content", "Use a new folder.")
     storage.remove_finished(url, _MANIFEST, keep_lock=True)
     config = without_places(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
@@ -100,17 +100,17 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evi
 
     Args:
         url: the folder.
-        exchange: the ranks that share the label rows; each keeps its own.
-        memory_map: map the label rows into memory instead of reading them.
-        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
+        exchange: the ranks that share the label rows; each loads its own rows.
+        memory_map: memory-map the label rows instead of reading them.
+        evidence: False loads only the cascade, without decisions that were chosen for all parts together.
 
     Raises:
-        DataError: a file is missing or damaged, or does not fit the others.
-        ConfigError: the rows cannot be mapped: the folder is remote, or several ranks share them.
+        DataError: a file is missing, damaged or inconsistent with the others.
+        ConfigError: the rows cannot be mapped, because the folder is remote or several ranks share them.
     """
     if memory_map and (exchange.size > 1 or storage.local_path(url) is None):
         raise ConfigError(
-            "memory_map", True, "needs a local folder and a single process", "Copy the folder, or leave it out."
+            "memory_map", True, "needs a local folder and a single process", "Copy the folder, or disable it."
         )
     files = _read_manifest(url)
     folder = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
@@ -155,17 +155,17 @@ def _read_manifest(url: str) -> dict[str, FileEntry]:
     try:
         manifest = artefacts.read_manifest(url, _AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "is missing, so this folder holds no exported model", _AGAIN) from error
+        raise DataError(file, "is missing, so this folder contains no exported model", _AGAIN) from error
     files = artefacts.named_entries(manifest.get("files"), file, _AGAIN)
     for name in (_CONFIG, _WEIGHTS, _ROWS, _LABELS, _TOKENIZER, f"{_TREE}/{_MANIFEST}"):
         if name not in files:
-            raise DataError(file, f"does not name {name}", _AGAIN)
+            raise DataError(file, f"does not list {name}", _AGAIN)
     return files
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What `config.json` says."""
+    """The content of `config.json`."""
 
     config: Config
     architecture: PretrainedConfig
@@ -174,7 +174,7 @@ class _Settings:
 
     @classmethod
     def parse(cls, content: bytes, file: str) -> _Settings:
-        """Raises `DataError` where a value is missing or impossible."""
+        """Parse the file. Raises `DataError` if a value is missing or invalid."""
         values = artefacts.parse_object(content, file, _AGAIN)
         parts = [values.get(name) for name in ("config", "encoder", "facts")]
         if not all(isinstance(part, dict) for part in parts):
@@ -182,16 +182,16 @@ class _Settings:
         try:
             config = config_from_dict(values["config"])
         except ConfigError as error:
-            raise DataError(file, f"its config is impossible ({str(error)[:300]})", _AGAIN) from error
+            raise DataError(file, f"its config is invalid ({str(error)[:300]})", _AGAIN) from error
         architecture = read_architecture(values["encoder"], file, _AGAIN)
         pad_id = values.get("pad_id")
         if not isinstance(pad_id, int) or not 0 <= pad_id < architecture.vocab_size:
-            raise DataError(file, f"pad_id is {pad_id!r}, which is not a token of the encoder", _AGAIN)
+            raise DataError(file, f"pad_id {pad_id!r} is not a token of the encoder", _AGAIN)
         if config.tokens_at_once > getattr(architecture, "max_position_embeddings", config.tokens_at_once):
             field = "model.window" if config.model.window else "data.max_length"
-            raise DataError(file, f"{field} exceeds the encoder's positions", _AGAIN)
+            raise DataError(file, f"{field} exceeds the number of the encoder's positions", _AGAIN)
         if not _are_facts(values["facts"]):
-            raise DataError(file, "its facts are not names, numbers and metrics", _AGAIN)
+            raise DataError(file, "its facts do not have the right types", _AGAIN)
         return cls(config, architecture, pad_id, values["facts"])
 
 
@@ -205,7 +205,7 @@ def _are_facts(facts: dict[str, Any]) -> bool:
 
 
 def without_places(config: Config) -> Config:
-    """The config without the places of the machine that trained it."""
+    """The config without locations on the training machine."""
     path, labels_file = config.data.source.path, config.data.source.labels_file
     source = replace(
         config.data.source,
@@ -232,7 +232,7 @@ def _row_tensors(rows: PackedRows) -> dict[str, Tensor]:
 
 
 def _write_tensors(file: str, tensors: dict[str, Tensor]) -> None:
-    """Write tensors; to a local disk without a second copy of them in memory."""
+    """Write tensors; on a local disk without a second copy in memory."""
     path = storage.local_path(file)
     if path is None:
         storage.write_atomic(file, safetensors.torch.save(tensors))
@@ -268,7 +268,7 @@ def _read_labels(url: str, entry: FileEntry, num_labels: int) -> _Labels:
     table = pa.Table.from_batches(batches, batches[0].schema if batches else schemas[0])
     weights = artefacts.as_numpy(table.column("weight")) if "weight" in table.column_names else None
     if len(table) != num_labels:
-        raise DataError(file, f"names {len(table)} labels, the tree has {num_labels}", _AGAIN)
+        raise DataError(file, f"lists {len(table)} labels, but the tree has {num_labels}", _AGAIN)
     if weights is not None and not ((weights > 0) & (weights <= 1)).all():
         raise DataError(file, "a label's weight is not above 0 and at most 1", _AGAIN)
     titles = table.column("title").to_pylist() if "title" in table.column_names else None
@@ -279,5 +279,5 @@ def _read_tokenizer(url: str, entry: FileEntry) -> Tokenizer:
     content = artefacts.read_file(url, entry, _AGAIN)
     try:
         return Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # the library raises only this type
         raise DataError(storage.join(url, entry.file), f"is not a tokenizer ({str(error)[:200]})", _AGAIN) from error

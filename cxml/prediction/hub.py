@@ -11,7 +11,7 @@ from cxml.errors import DataError
 
 
 def is_repository_name(name: str) -> bool:
-    """Whether a repository of the hub could have this name."""
+    """Whether the name has the form of a hub repository."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -20,29 +20,29 @@ def is_repository_name(name: str) -> bool:
 
 
 def download(name: str, revision: str | None = None) -> str:
-    """The local folder of a repository of the hub, downloaded if it is not there.
+    """The local folder of a hub repository, downloaded if needed.
 
     Raises:
-        DataError: there is no such repository, or it cannot be reached.
+        DataError: the repository does not exist or cannot be reached.
     """
     try:
         return snapshot_download(name, revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        problem = f"is neither an exported folder nor a repository that can be downloaded ({error})"
+        problem = f"is neither an exported folder nor a downloadable repository ({error})"
         raise DataError(
             name, problem, "Check the path, the name, the network, and that HF_HOME is writable."
         ) from error
 
 
 def upload(folder: str, name: str, *, is_private: bool = True) -> str:
-    """Put an exported local folder into the hub's repository `name`, made if need be; the URL of the commit.
+    """Upload an exported local folder to the hub repository `name`, created if needed. Returns the URL of the commit.
 
     Raises:
-        DataError: the folder is not on this machine's disk, or the hub refuses.
+        DataError: the folder is not local, or the upload failed.
     """
     path = storage.local_path(folder)
     if path is None:
-        raise DataError(folder, "is not on this machine's disk", "Export to a local folder first.")
+        raise DataError(folder, "is not a local folder", "Export to a local folder first.")
     api = HfApi()
     try:
         api.create_repo(name, private=is_private, exist_ok=True)

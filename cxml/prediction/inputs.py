@@ -1,4 +1,4 @@
-"""What users hand to a `Predictor`, made into plain strings, integers and devices, or refused with its position."""
+"""Validation of a `Predictor`'s arguments: conversion to plain strings, integers and devices, or an error."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cxml.errors import ConfigError
 
 _WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
 _SHORT = 80
-_LABELS_WANTED = "Give ids or names that the model was trained on"
+_LABELS_WANTED = "Give ids or names of the model's labels"
 
 
 def as_url(value: object, field: str = "url") -> str:
     """A path or URL as a string.
 
     Raises:
-        ConfigError: it is neither a string nor a `Path`, it is empty, or no file can have this name.
+        ConfigError: it is neither a string nor a `Path`, is empty, or is not a valid file name.
     """
     url = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(url, str) or not url or not _can_name_a_file(url):
@@ -40,14 +40,14 @@ def as_texts(texts: object) -> list[str]:
     """Texts as a list of plain strings.
 
     Args:
-        texts: N strings in a list, tuple, generator, NumPy array [N], pandas Series or Arrow array, also one in chunks
-            or encoded as a dictionary.
+        texts: N strings in a list, tuple, generator, NumPy array [N], pandas Series or Arrow array, also chunked or
+            dictionary-encoded.
 
     Raises:
-        ConfigError: it is no such sequence, or an item is no string; names the item's position.
+        ConfigError: it is not such a sequence, or an item is not a string; names the item's position.
     """
     if isinstance(texts, Set):
-        raise ConfigError("texts", type(texts), "a set has no order to give the predictions in", f"{_WANTED}.")
+        raise ConfigError("texts", type(texts), "is a set, which has no order", f"{_WANTED}.")
     found = list(_items(texts, "texts", f"{_WANTED}."))
     for position, text in enumerate(found):
         if type(text) is not str:
@@ -56,10 +56,10 @@ def as_texts(texts: object) -> list[str]:
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:
-    """Refuse the first text that is not Unicode, for it holds one half of a surrogate pair.
+    """Raise an error for the first text with half of a surrogate pair, which is not valid Unicode.
 
     Raises:
-        ConfigError: there is one; names its position and that of the character.
+        ConfigError: a text is invalid; names its position and that of the character.
     """
     for position, text in enumerate(texts):
         try:
@@ -71,10 +71,10 @@ def refuse_surrogates(texts: Sequence[str]) -> None:
 
 
 def as_whole_number(field: str, value: object, least: int = 1) -> int:
-    """An integer of Python's or NumPy's as a plain `int`.
+    """Convert a Python or NumPy integer to a plain `int`.
 
     Raises:
-        ConfigError: it is no integer (a boolean is none), or below `least`.
+        ConfigError: it is not an integer (or is a boolean), or is below `least`.
     """
     number = _index(value)
     if number is None:
@@ -88,11 +88,11 @@ def as_finite(field: str, value: object) -> float:
     """A number that is neither infinite nor NaN.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is not a finite number.
     """
     number = math.nan
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # of an integer beyond all floating-point numbers
+        with contextlib.suppress(OverflowError):  # of an integer beyond the floating-point range
             number = float(value)
     if not math.isfinite(number):
         raise ConfigError(field, _shown(value), "must be a finite number", "Give a number such as 0.5.")
@@ -100,10 +100,10 @@ def as_finite(field: str, value: object) -> float:
 
 
 def as_beam(beam: object, num_levels: int) -> tuple[int, ...]:
-    """Nodes per level above the labels; an empty tuple where none are given.
+    """Beam width per level above the labels; an empty tuple if not given.
 
     Raises:
-        ConfigError: it has not a number of 1 or more for each level.
+        ConfigError: it does not have a number of 1 or more for each level.
     """
     problem, remedy = f"the tree has {num_levels} levels above the labels", "Give a number of 1 or more for each."
     sizes = [] if beam is None else [_index(size) for size in _items(beam, "beam", remedy)]
@@ -114,10 +114,10 @@ def as_beam(beam: object, num_levels: int) -> tuple[int, ...]:
 
 
 def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, num_labels: int) -> dict[int, list[int]]:
-    """Labels that single texts must not get, checked.
+    """Validate the labels to exclude per text.
 
     Raises:
-        ConfigError: a key is no position of a text, or a value is no sequence of label ids.
+        ConfigError: a key is not a position of a text, or a value is not a sequence of label ids.
     """
     if excluded is None:
         return {}
@@ -139,15 +139,15 @@ def as_excluded(excluded: Mapping[int, Sequence[int]] | None, num_texts: int, nu
 
 
 def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.ndarray:
-    """Sorted ids of labels that are given by id or name, int64, each once.
+    """Sorted unique ids, int64, of labels given by id or name.
 
     Args:
         labels: ids and names, in any order.
         names: name of each label id.
-        known: ids that may be given, sorted.
+        known: sorted allowed ids.
 
     Raises:
-        ConfigError: there is none, one is unknown, or a name belongs to several labels.
+        ConfigError: there are no labels, one is unknown, or a name belongs to several labels.
     """
     items = _items(labels, "labels", f"{_LABELS_WANTED}, such as [17, 42].")
     given = [str.__str__(label) if isinstance(label, str) else label for label in items]
@@ -164,7 +164,7 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
         ids = ids_by_name.get(label, []) if isinstance(label, str) else [_index(label)]
         if len(ids) > 1:
             problem = f"labels {', '.join(map(str, ids))} have this name"
-            raise ConfigError(f"labels[{position}]", label, problem, "Give the id of the label that you mean.")
+            raise ConfigError(f"labels[{position}]", label, problem, "Give the id of the label instead.")
         if not ids or ids[0] not in allowed:
             raise ConfigError(f"labels[{position}]", _shown(label), "is not a label of this model", _remedy_for(label))
         found.add(ids[0])
@@ -172,10 +172,10 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
 
 
 def as_precision(precision: object) -> PrecisionChoice:
-    """A number format of the encoder.
+    """Validate a number format of the encoder.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a number format.
     """
     found = next((each for each in get_args(PrecisionChoice) if each == precision), None)
     if found is None:
@@ -184,12 +184,12 @@ def as_precision(precision: object) -> PrecisionChoice:
 
 
 def as_device(device: object) -> torch.device:
-    """A device that tensors can be put on.
+    """Validate a device.
 
     Raises:
-        ConfigError: PyTorch knows no such device, or this machine has none.
+        ConfigError: PyTorch does not support the device, or this machine does not have it.
     """
-    remedy = "Leave it out: None takes the accelerator if there is one, else the CPU."
+    remedy = "Use None for the accelerator if there is one, else the CPU."
     try:
         found = torch.device(device)  # pyright: ignore[reportCallIssue, reportArgumentType]  it may be anything
         torch.empty(1, device=found)
@@ -197,22 +197,22 @@ def as_device(device: object) -> torch.device:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ConfigError("device", _shown(device), f"cannot be used here ({reason})", remedy) from error
     if found.type == "meta":
-        raise ConfigError("device", "meta", "holds no values", remedy)
+        raise ConfigError("device", "meta", "stores no values", remedy)
     return found
 
 
 def _items(values: object, field: str, remedy: str) -> Iterator[Any]:
-    """The items of a flat sequence, Arrow's as Python's own."""
+    """The items of a flat sequence; Arrow values as Python objects."""
     if isinstance(values, str | bytes | bytearray | memoryview):
         problem = "is one string, not a sequence of them" if isinstance(values, str) else "is bytes, not text"
         raise ConfigError(field, type(values), problem, remedy)
-    # Tables and dictionaries iterate over the names of their columns or keys, which are strings too.
+    # Tables and dictionaries iterate over column names or keys, which are strings too.
     is_flat = getattr(values, "ndim", 1) == 1 and not hasattr(values, "columns") and not isinstance(values, Mapping)
     try:
         if is_flat:
             return iter(values.to_pylist() if hasattr(values, "to_pylist") else values)  # pyright: ignore
     except TypeError:
-        pass  # it cannot be iterated over
+        pass  # not iterable
     raise ConfigError(field, _shown(values), "must be a flat sequence", remedy)
 
 
@@ -224,7 +224,7 @@ def _can_name_a_file(url: str) -> bool:
 
 
 def _plain(text: object, field: str) -> str:
-    """A string as `str` itself, not a subclass of it such as NumPy's."""
+    """Convert a string to a plain `str`, not a subclass such as NumPy's."""
     if isinstance(text, str):
         return str.__str__(text)
     is_missing = text is None or text != text  # noqa: PLR0124 - NaN alone differs from itself
@@ -234,7 +234,7 @@ def _plain(text: object, field: str) -> str:
 
 
 def _index(value: object) -> int | None:
-    """The integer that `value` is, else None. A boolean is none."""
+    """`value` as an integer, or None if it is not one. Booleans are not integers."""
     if isinstance(value, bool | np.bool_ | np.ndarray | torch.Tensor):
         return None
     try:
@@ -245,12 +245,12 @@ def _index(value: object) -> int | None:
 
 def _remedy_for(label: object) -> str:
     if isinstance(label, bool | np.bool_):
-        return "Give the ids themselves: np.flatnonzero(mask) makes them of a mask."
+        return "Give ids; np.flatnonzero(mask) converts a mask to ids."
     return f"{_LABELS_WANTED}."
 
 
 def _shown(value: object) -> object:
-    """What an error shows of a value: itself where that is short, else its type."""
+    """A value for an error message: itself if it is short, else its type."""
     if isinstance(value, int) and value.bit_length() > _SHORT:  # Python does not print integers of any length
         return type(value)
     is_short = isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _SHORT)
@@ -262,10 +262,10 @@ def _article(name: str) -> str:
 
 
 def indicators_of(names: Sequence[Sequence[str]], known: Sequence[str]) -> sparse.csr_matrix:
-    """Indicators of N texts' labels, CSR float32 [N, L and one column for each name that is not known].
+    """Indicators of N texts' labels, CSR float32 [N, L + number of unknown names].
 
     Args:
-        names: of each text's labels; one that is there twice counts once.
+        names: label names of each text; repeated names count once.
         known: names of the L labels.
     """
     id_of = {name: number for number, name in enumerate(known)}

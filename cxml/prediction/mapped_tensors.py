@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file as numpy arrays that lie in the file's bytes, such as those of a mapped file."""
+"""Tensors of a safetensors file as numpy views of its bytes, such as those of a mapped file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cxml import artefacts
 from cxml.errors import DataError
 from cxml.optim.row_formats import has_finite_fp8
 
-# bfloat16 and e4m3 have no dtype of numpy's; their bits go by uint16 and uint8.
+# NumPy has no bfloat16 and e4m3; their bits are stored as uint16 and uint8.
 _DTYPES = {"F32": np.float32, "BF16": np.uint16, "F8_E4M3": np.uint8, "I8": np.int8}
 _LARGEST_HEADER = 1 << 20
 _BLOCK = 1 << 22
@@ -26,24 +26,24 @@ def view_tensors(content: np.ndarray, file: str, remedy: str) -> dict[str, np.nd
     """
     length = int.from_bytes(content[:8].tobytes(), "little")
     if not 0 < length <= min(_LARGEST_HEADER, len(content) - 8) or length % 8:
-        raise DataError(file, "its header is cut off or of an impossible length", remedy)
+        raise DataError(file, "its header is truncated or has an invalid length", remedy)
     header = artefacts.parse_object(content[8 : 8 + length].tobytes(), file, remedy)
     header.pop("__metadata__", None)
     data = content[8 + length :]
     tensors, bounds = {}, {0, len(data)}
     for name, entry in header.items():
         if not isinstance(entry, dict) or not _is_possible(entry, len(data)):
-            raise DataError(file, f"its tensor {name[:80]!r} is impossible", remedy)
+            raise DataError(file, f"its tensor {name[:80]!r} is invalid", remedy)
         start, stop = entry["data_offsets"]
         tensors[name] = data[start:stop].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        bounds ^= {start, stop}  # where one tensor stops another one starts, but for the first and the last
+        bounds ^= {start, stop}  # each end is the start of another tensor, except for the first and the last
     if bounds:
-        raise DataError(file, "its tensors do not fill it", remedy)
+        raise DataError(file, "its tensors do not cover the file", remedy)
     return tensors
 
 
 def are_finite(values: np.ndarray) -> bool:
-    """Whether all numbers are finite, of float32, of bfloat16 as uint16 or e4m3 as uint8; int8 always are."""
+    """Whether all values are finite: float32, bfloat16 as uint16 or e4m3 as uint8; int8 always is."""
     if values.dtype == np.int8:
         return True
     flat = values.reshape(-1)

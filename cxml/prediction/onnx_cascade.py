@@ -1,9 +1,9 @@
-"""What `CascadeXML` predicts from an encoder's features, as nodes of an ONNX graph.
+"""The prediction of `CascadeXML` from an encoder's features as nodes of an ONNX graph.
 
 features -> level 0 scores all of its clusters -> its best clusters' children -> ... -> labels -> the k best
 
-Legend: B texts, C nodes in the longest shortlist of the batch (the others are padded), K nodes handed down. A value
-of the graph is represented by its name.
+Legend: B texts, C nodes in the longest shortlist of the batch (others are padded), K nodes passed on. A value of the
+graph is represented by its name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Shortlist:
 
 
 def scores_all_labels(parts: Parts) -> bool:
-    """Whether the model scores every label, as it does if it was trained to or if the tree has no clusters."""
+    """Whether the model scores every label: if it was trained so, or if the tree has no clusters."""
     return parts.config.head.candidates == "all" or not parts.tree.offsets
 
 
@@ -57,7 +57,7 @@ def add_ranking(graph: Graph, parts: Parts, features: Sequence[str], k: str) -> 
         k: labels wanted, int64 [1].
 
     Returns:
-        Labels int64 [B, min(k, L)], best first, and their scores float32; -1 and 0 where there is none.
+        Labels int64 [B, min(k, L)], best first, and their scores float32; -1 and 0 for none.
     """
     num_labels = parts.tree.num_labels
     wanted = graph.add("Min", k, [num_labels])
@@ -86,7 +86,7 @@ def _every_logit(graph: Graph, rows: PackedRows, features: str) -> str:
 
 
 def _best_leaves(graph: Graph, parts: Parts, features: Sequence[str]) -> _HandedDown:
-    """What the last level of clusters hands down."""
+    """The clusters that the last cluster level passes on."""
     above = None
     for level, size in enumerate(parts.model.shortlist_sizes[: len(parts.tree.offsets)]):
         head = parts.model.cluster_heads[level]
@@ -129,7 +129,7 @@ def _best_of_shortlist(
     if parts.model.scoring != "weighted":
         logits, slots = graph.best(own, count)
         return logits, graph.at(shortlist.nodes, slots)
-    # Labels of equal scores are ranked by their own logits, so they are sorted by these first.
+    # Ties of scores are ranked by the labels' own logits, so the first sort is by these.
     own, order = graph.best(own, graph.width(own))
     parents = graph.at(leaves.logits, graph.at(shortlist.parents, order))
     logits, slots = graph.best(_joint_logit(graph, own, parents, 0.0, 1.0), count)
@@ -155,7 +155,7 @@ def _floats(graph: Graph, weight: str, number_format: RowFormat) -> str:
         return weight
     if number_format != "fp8":
         return graph.cast(weight, TensorProto.FLOAT)
-    # Opset 18 has no e4m3: each byte is looked up in a table of its 256 numbers.
+    # Opset 18 has no e4m3, so each byte is looked up in a table of 256 values.
     numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     return graph.add(
         "Gather", graph.stored("label_rows.numbers", numbers, "fp32"), graph.cast(weight, TensorProto.INT32)
@@ -180,7 +180,7 @@ def _children(graph: Graph, offsets: np.ndarray, name: str, above: _HandedDown) 
 
 
 def _parents(graph: Graph, until: str, width: str) -> str:
-    """Index of each child's cluster, int64 [B, C]: the number of clusters that end at or before its place.
+    """Index of each child's cluster, int64 [B, C]: the number of clusters that end at or before its position.
 
     Args:
         graph: to add to.

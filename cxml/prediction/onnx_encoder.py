@@ -1,7 +1,7 @@
-"""The encoder as an ONNX model, alone or as the beginning of the whole model.
+"""The encoder as an ONNX model, alone or as the first part of the whole model.
 
-TappedEncoder -> torch.export -> torch.onnx -> ONNX model, weights in a file of external data -> nodes that others add
--> one file, or two where the weights exceed what a file of ONNX can hold
+TappedEncoder -> torch.export -> torch.onnx -> ONNX model with external weights -> further nodes
+-> one file, or two if the weights exceed the limit of an ONNX file
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from cxml.prediction.encoder_program import check_features, encoder_program, nam
 
 INPUTS = ("input_ids", "attention_mask")
 DATA_SUFFIX = ".data"
-"""What the name of a model's file of external data ends with."""
+"""Suffix of a model's file of external data."""
 _MOST_BYTES = 2_000_000_000
-"""Bytes of a model in one file; protocol buffers end at 2 GiB."""
+"""Most bytes of a model in one file; protocol buffers are limited to 2 GiB."""
 _OPSET = 18
-"""The version that torch's exporter writes without a conversion."""
+"""The opset version that torch's exporter writes without a conversion."""
 _SIZES = ("batch", "length")
 
 
 def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
-    """Write the encoder to the file `url` (.onnx), and check that onnxruntime gets the same features from it.
+    """Write the encoder to the file `url` (.onnx), and compare its features in onnxruntime.
 
     The model takes `input_ids` and `attention_mask`, int64 [B, T] each, B and T of any size, and returns `features_0`,
     `features_1` and so on, one per level, float32 [B, D] each, the labels' after the bottleneck. Weights of more than
-    2 GB lie beside it, in a file of the same name with `.data` added.
+    2 GB are in a separate file with the same name and the suffix `.data`.
 
     Raises:
-        CxmlError: torch cannot export this encoder, or the model does not give the same features.
+        CxmlError: torch cannot export this encoder, or the features of the model differ.
     """
     encoder = encoder.eval()
     name = url.rstrip("/").rpartition("/")[2]
@@ -51,7 +51,7 @@ def export_onnx_encoder(encoder: TappedEncoder, url: str) -> None:
         save_model(begin_model(encoder, path), path)
         check_features(encoder, _as_function(path))
         data = path.with_name(name + DATA_SUFFIX)
-        storage.remove(url)  # the model before it must not find the new weights
+        storage.remove(url)  # an earlier model must not use the new weights
         if data.exists():
             storage.write_atomic(url + DATA_SUFFIX, data.read_bytes())
         else:
@@ -65,7 +65,7 @@ def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False
     Args:
         encoder: in evaluation mode and float32.
         path: of the model, which `save_model` writes.
-        labels_only: leave out all features but the labels'.
+        labels_only: include only the label features.
 
     Returns:
         A model without its large weights, with the outputs `features_N`, N being the level.
@@ -88,7 +88,7 @@ def begin_model(encoder: TappedEncoder, path: Path, *, labels_only: bool = False
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this context the exporter does not warn: of torchvision, which is not needed, and of its own calls."""
+    """Within this context, suppress the exporter's warnings about torchvision and about its own calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model: into one file, its external data too, unless that would be too large."""
+    """Write a model with its external data to one file, unless that would be too large."""
     data = path.with_name(path.name + DATA_SUFFIX)
     if not data.exists() or data.stat().st_size + model.ByteSize() <= _MOST_BYTES:
         load_external_data_for_model(model, str(path.parent))
@@ -110,7 +110,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session of onnxruntime on the CPU."""
+    """An onnxruntime session on the CPU."""
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 

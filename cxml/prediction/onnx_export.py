@@ -1,4 +1,4 @@
-"""A trained model as one folder that predicts by onnxruntime, without this library and without PyTorch.
+"""Export a trained model as one folder that predicts with onnxruntime, without this library and PyTorch.
 
 model.onnx        token ids, attention mask and k in; the k best labels and their scores out
 model.onnx.data   its weights, where they exceed what one file of ONNX can hold
@@ -46,7 +46,7 @@ _TITLES = "titles.json"
 _AGAIN = "Export the model again."
 _CHECKED_K = 10
 _CLOSE, _LEAST = 1e-3, 1e-9
-"""Largest relative and absolute difference between two scores that are taken as equal."""
+"""Relative and absolute tolerance of equal scores."""
 _USE = """```
 pip install onnxruntime tokenizers numpy
 python predict.py "a text"
@@ -55,23 +55,23 @@ python predict.py "a text"
 
 
 def write_onnx(url: str, parts: Parts, predict: Callable[[Ragged, int], Predictions]) -> None:
-    """Write the folder `url`; what an earlier export to ONNX left there is replaced.
+    """Write the folder `url`, replacing an earlier ONNX export.
 
     The written model is run by onnxruntime and its scores are compared with those of `predict`.
 
     Args:
-        url: path or fsspec URL of a folder that is new, or such an export.
-        parts: the model, all of its label rows, in the number format to write.
+        url: path or fsspec URL of a new folder, or of an earlier ONNX export.
+        parts: the model with all of its label rows, in the number format to write.
         predict: `Predictor.predict_tokens` of the same parts, in float32.
 
     Raises:
-        DataError: something else lies at `url`.
+        DataError: `url` contains other files.
         InUseError: another command writes to it.
-        CxmlError: torch cannot export the encoder, or onnxruntime gets other scores; then nothing is left at `url`.
+        CxmlError: torch cannot export the encoder, or the scores in onnxruntime differ; then `url` is deleted.
     """
     with locked(url):
         if storage.file_sizes(url) and artefacts.format_of(url, _AGAIN) != _FORMAT:
-            raise DataError(url, "is a folder that holds something else", "Name a new folder.")
+            raise DataError(url, "is a folder with other content", "Use a new folder.")
         storage.remove_finished(url, artefacts.MANIFEST, keep_lock=True)
         try:
             with _local_folder(url) as folder:
@@ -85,7 +85,7 @@ def write_onnx(url: str, parts: Parts, predict: Callable[[Ragged, int], Predicti
 
 @contextmanager
 def _local_folder(url: str) -> Iterator[Path]:
-    """A folder on this machine whose files are at `url` when the context ends."""
+    """A local folder whose files are copied to `url` at the end of the context."""
     path = storage.local_path(url)
     if path is not None:
         yield path
@@ -174,7 +174,7 @@ def _run(session: onnxruntime.InferenceSession, tokens: Ragged, pad_id: int) -> 
 
 
 def _agree(found: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether two rankings have the same scores, and the same labels except for those that tie with the last one."""
+    """Whether two rankings have the same scores, and the same labels except for ties with the last one."""
     if found[0].shape != expected[0].shape or not np.allclose(found[1], expected[1], rtol=_CLOSE, atol=_LEAST):
         return False
     own = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))

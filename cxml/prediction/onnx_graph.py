@@ -1,4 +1,4 @@
-"""Nodes for the graph of an ONNX model, value by value; and arrays that go into its file of external data."""
+"""Build the graph of an ONNX model, and its file of external data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Constant = int | float | list[int] | np.generic
 class Graph:
     """Adds nodes to the graph of a model.
 
-    A value is represented by its name. A number in its place becomes a constant. Axis 0 of a value are its rows, axis 1
-    the entries of a row.
+    A value is represented by its name. Numbers become constants. Axis 0 of a value are its rows, axis 1 the entries of
+    a row.
     """
 
     def __init__(self, model: onnx.ModelProto, data: BinaryIO) -> None:

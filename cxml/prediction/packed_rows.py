@@ -1,9 +1,9 @@
-"""Label rows for prediction alone: weights of 4, 2 or 1 bytes, in memory or mapped from a file.
+"""Label rows for prediction only: weights of 4, 2 or 1 bytes, in memory or memory-mapped.
 
 fp32   as trained
 bf16   rounded to nearest
-fp8    e4m3 times a factor per row, of 4 bytes; see `cxml.optim.row_formats`
-int8   each row divided by its largest weight / 127 and rounded to nearest; the factor is kept, 4 bytes a row
+fp8    e4m3 times a scale per row, of 4 bytes; see `cxml.optim.row_formats`
+int8   each row divided by its largest weight / 127 and rounded to nearest, with a scale of 4 bytes per row
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class PackedRows:
 
     @property
     def num_bytes(self) -> int:
-        """What they take."""
+        """Memory in bytes."""
         return self.weight.nbytes + self.scale.nbytes + self.bias.nbytes
 
     def to(self, target: RowFormat) -> PackedRows:
-        """The same rows in another format, block by block; themselves if it is theirs already.
+        """Convert the rows to another format, block by block; returns self if the format is the same.
 
         Raises:
-            ConfigError: there is no such format.
+            ConfigError: the format does not exist.
         """
         if target not in tuple(_DTYPES):
             raise ConfigError("rows", target, "is not a number format of label rows", f"Choose {', '.join(_DTYPES)}.")
@@ -110,13 +110,13 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
         url: path or URL of the folder.
         entry: of the file.
         shape: the rows and their width, L and D.
-        remedy: what to do about a damaged file.
+        remedy: how to fix a damaged file, for the error message.
 
     Returns:
-        The rows; and, for a local folder, the mapped file that their weights lie in.
+        The rows; and, for a local folder, the mapped file of their weights.
 
     Raises:
-        DataError: the file is missing or damaged, or holds other rows, or numbers that are NaN or infinite.
+        DataError: the file is missing or damaged, or contains other rows, or values that are NaN or infinite.
     """
     file = storage.join(url, entry.file)
     if storage.local_path(url) is None:
@@ -135,17 +135,17 @@ def read_rows(url: str, entry: FileEntry, shape: tuple[int, int], remedy: str) -
         found[name].dtype != np.float32 for name in expected.keys() - {"weight"}
     ):
         shapes = {name: values.shape for name, values in found.items()}
-        raise DataError(file, f"holds {shapes}, not {shape[0]} label rows of {shape[1]}"[:500], remedy)
+        raise DataError(file, f"contains {shapes}, not {shape[0]} label rows of {shape[1]}"[:500], remedy)
     if not all(are_finite(values) for values in found.values()):
-        raise DataError(file, "label rows hold numbers that are NaN or infinite", remedy)
+        raise DataError(file, "label rows contain values that are NaN or infinite", remedy)
     scale = np.array(found["scale"]) if is_scaled else np.zeros(0, np.float32)
     return PackedRows(found["weight"], scale, np.array(found["bias"])), mapped
 
 
 def pack(head: ShardedLevel) -> PackedRows:
-    """The rows of a trained head, in its own number format, with the decay that they had not taken yet.
+    """The rows of a trained head in its number format, with pending decay applied.
 
-    The result shares the head's host memory where nothing has to be changed.
+    The result shares the head's host memory if no conversion is needed.
     """
     rows, bias = head.rows, as_array(head.rows.bias.cpu())
     if rows.scale.numel():
@@ -163,13 +163,13 @@ def pack(head: ShardedLevel) -> PackedRows:
 
 
 def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> ShardedLevel:
-    """A head that predicts from `rows`, of which it makes no copy.
+    """A head that predicts from `rows` without a copy.
 
     Args:
-        rows: this rank's.
-        layout: which labels they are.
+        rows: rows of this rank.
+        layout: layout of the rows.
         exchange: the ranks that share the label rows.
-        scores_all: every label is scored, not those of a shortlist.
+        scores_all: score every label instead of a shortlist.
     """
     if rows.format == "int8":
         return _Int8Level(rows, layout, exchange, scores_all=scores_all)
@@ -180,7 +180,7 @@ def prediction_head(rows: PackedRows, layout: RowLayout, exchange: Exchange, *, 
 
 
 class _Int8Kernels(CpuShortlistKernels):
-    """Ranking of rows of one byte per weight; these are not trained."""
+    """Ranking of int8 rows, which are never trained."""
 
     def __init__(self, rows: PackedRows) -> None:
         self._rows = rows
@@ -196,7 +196,7 @@ class _Int8Kernels(CpuShortlistKernels):
 
 
 class _Int8Level(ShardedLevel):
-    """A level of rows of one byte per weight."""
+    """A level of int8 rows."""
 
     def __init__(self, rows: PackedRows, layout: RowLayout, exchange: Exchange, *, scores_all: bool) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The part files that `cxml.predict` writes as JSON lines or Parquet, read back without trusting them."""
+"""Read untrusted part files of `cxml.predict` in JSON lines or Parquet."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cxml.errors import DataError
 _MOST = 3e38  # float32
 
 Row = tuple[list[int], list[float]]
-"""Labels of a text, each once, and their scores."""
+"""Unique labels of a text, and their scores."""
 
 
 def find_parts(url: str, remedy: str) -> list[str]:
     """The names of the part files in the folder `url`, in order.
 
     Raises:
-        DataError: the manifest is of something else, or names another number of parts than there are.
+        DataError: the manifest has another format, or its number of parts differs from the files.
     """
     file = storage.join(url, artefacts.MANIFEST)
     manifest = artefacts.read_object(url, artefacts.MANIFEST, remedy)
@@ -33,11 +33,11 @@ def find_parts(url: str, remedy: str) -> list[str]:
     names = [name for name in storage.file_sizes(url) if name.startswith("part-")]
     names.sort(key=lambda name: (len(name), name))
     if not names:
-        raise DataError(url, "holds no part files", remedy)
+        raise DataError(url, "contains no part files", remedy)
     count = manifest.get("parts")
     stems = [posixpath.splitext(name)[0] for name in names]
     if count != len(names) or stems != [f"part-{number:05d}" for number in range(len(names))]:
-        problem = f"names {str(count)[:40]} parts, numbered from 0, but there are {len(names)}, such as {names[-1]}"
+        problem = f"lists {str(count)[:40]} parts, numbered from 0, but there are {len(names)}, such as {names[-1]}"
         raise DataError(file, problem, remedy)
     return names
 
@@ -52,10 +52,10 @@ def read_rows(file: str, content: bytes, first: int, num_labels: int, remedy: st
     rows = []
     for line, row in enumerate(found, start=1):
         if row.get("row", first + line - 1) != first + line - 1:
-            raise DataError(file, f"row {first + line - 1} is missing or in another place", remedy, line=line)
+            raise DataError(file, f"row {first + line - 1} is missing or misplaced", remedy, line=line)
         labels, scores = row.get("labels"), row.get("scores")
         if not isinstance(labels, list) or not _are_labels(labels, num_labels) or not _are_scores(scores, len(labels)):
-            problem = f"does not hold different labels in 0..{num_labels - 1} with a finite score each"
+            problem = f"must contain unique labels in 0..{num_labels - 1} with finite scores"
             raise DataError(file, problem, remedy, line=line)
         rows.append((labels, scores))
     return rows

@@ -1,4 +1,4 @@
-"""All that a prediction needs, brought together from a run's model, a checkpoint or an exported folder."""
+"""Load everything needed for prediction from a run's model, a checkpoint or an exported folder."""
 
 from __future__ import annotations
 
@@ -33,34 +33,33 @@ from cxml.tree import LabelTree, tree_url
 _log = logging.getLogger(__name__)
 
 _MANIFEST, _EVALUATE = "manifest.json", "Evaluate the run again."
-_POINT = "Point to a run's output, its model folder, a checkpoint of it, or an exported model."
+_POINT = "Give a run's output, its model folder, one of its checkpoints, or an exported model."
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A model with what surrounds it.
+    """A model with everything needed for prediction.
 
     Attributes:
-        model: in evaluation mode, on the CPU; its label head is replaced by one of `rows`.
+        model: the model in evaluation mode, on the CPU; its label head is replaced by one of `rows`.
         tree: the label tree.
-        layout: which label rows this rank has.
-        rows: these label rows.
+        layout: layout of this rank's label rows.
+        rows: this rank's label rows.
         names: name of each label id.
         titles: title of each label id; None where the data had no labels file.
-        tokenizer: the encoder's.
-        pad_id: token that pads.
-        config: of the run.
-        facts: what else is known: `fingerprint` of what the model was made from, that of the `tokenizer`, `metrics`
-            where there are some, `logit_adjustment` where the biases are adjusted, and `propensity_ranking` where
-            there are label weights.
-        frequency: train texts of each label, int64 [L]; None for an exported model, which does not know.
-        num_train_texts: of the training; 0 for an exported model.
-        label_weights: what a label's score is multiplied by before labels are ranked, float32 [L], above 0 and at most
-            1; None where it is left as it is.
-        decisions: thresholds and calibration that were chosen for the scores of just this model; empty where none were,
-            where the weights are a checkpoint's, and where biases are adjusted or labels weighed.
-        evidence: sources beside the cascade; None for checkpoints and where the model has none or ranks better without.
-        mapped: the file that the weights of `rows` lie in, where they are mapped into memory.
+        tokenizer: the encoder's tokenizer.
+        pad_id: id of the padding token.
+        config: config of the run.
+        facts: further facts: `fingerprint` of the model's inputs, fingerprint of the `tokenizer`, optional `metrics`,
+            `logit_adjustment` for adjusted biases, and `propensity_ranking` for label weights.
+        frequency: train texts of each label, int64 [L]; None for an exported model.
+        num_train_texts: number of training texts; 0 for an exported model.
+        label_weights: factors of the labels' scores for ranking, float32 [L], above 0 and at most 1; None for no
+            weights.
+        decisions: thresholds and calibration chosen for the scores of exactly this model; empty if there are none, for
+            a checkpoint, and with adjusted biases or label weights.
+        evidence: sources beside the cascade; None for checkpoints, and if the model has none or ranks better without.
+        mapped: the memory-mapped file of the weights of `rows`, if any.
     """
 
     model: CascadeXML
@@ -81,7 +80,7 @@ class Parts:
     mapped: MappedFile | None = None
 
     def check_rows(self) -> None:
-        """Raise `DataError` if the label rows lie in a mapped file that was changed since."""
+        """Raise `DataError` if the mapped file of the label rows was changed."""
         if self.mapped is not None:
             self.mapped.check_unchanged()
 
@@ -90,28 +89,28 @@ def known_frequency(parts: Parts, option: str, value: float) -> np.ndarray:
     """The labels' frequency, which `option` needs, int64 [L].
 
     Raises:
-        ConfigError: an exported model, which does not know it.
+        ConfigError: the model is exported and has no label frequencies.
     """
     if parts.frequency is None:
         raise ConfigError(
-            option, value, "is for a run's model, not for an exported one",
-            f"Export the run's model again with it: python -m cxml.export --{option.replace('_', '-')}.",
+            option, value, "needs a run's model, not an exported one",
+            f"Export the run's model again with python -m cxml.export --{option.replace('_', '-')}.",
         )  # fmt: skip
     return parts.frequency
 
 
 def refuse_file(url: str, *, is_for_export: bool = False) -> None:
-    """Refuse a file of this machine where the folder of a model is wanted.
+    """Raise an error if `url` is a local file instead of a model folder.
 
     Raises:
-        DataError: it is one.
+        DataError: `url` is a local file.
     """
     if _is_file(url):
         raise no_model(url, is_for_export=is_for_export)
 
 
 def no_model(url: str, *, is_for_export: bool = False) -> DataError:
-    """The error for a place without a trained model, or without an exported one; says what is there instead."""
+    """The error for a location without a trained or exported model, with a description of its content."""
     if is_for_export and _find(url):
         remedy = f"Load it with Predictor.from_checkpoint, or export it: python -m cxml.export {url} FOLDER."
         return DataError(url, "is a run or checkpoint, not an exported model", remedy)
@@ -121,15 +120,15 @@ def no_model(url: str, *, is_for_export: bool = False) -> DataError:
     elif "" in sizes:
         found = "it is a file"
     else:
-        found = "the folder holds something else" if sizes else "the folder is empty"
-    return DataError(url, f"holds no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
+        found = "the folder has other content" if sizes else "the folder is empty"
+    return DataError(url, f"contains no {'exported' if is_for_export else 'trained'} model: {found}", _POINT)
 
 
 def model_identity(url: str) -> str:
-    """A hash that another model at `url` would not have, without reading the weights.
+    """A hash that identifies the model at `url`, without reading the weights.
 
     Raises:
-        DataError: there is no trained model.
+        DataError: the trained model does not exist.
     """
     found = _find(url)
     place, is_checkpoint = found if found else (url, False)
@@ -148,7 +147,7 @@ def read_decisions(url: str) -> Decisions:
     """Thresholds and calibration of the model at `url`, a run or an exported folder, without reading its weights.
 
     Raises:
-        DataError: there is no trained model, or the file of its decisions is damaged.
+        DataError: the trained model does not exist, or the file of its decisions is damaged.
     """
     found = _find(url)
     if found is None:
@@ -160,16 +159,16 @@ def read_decisions(url: str) -> Decisions:
 def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     """Load a run's model (`OUTPUT` or `OUTPUT/model`) or a checkpoint; a collective call.
 
-    Data and tree are looked for where the run's config has them, and beside the model, should the run have moved.
+    Data and tree are searched in the locations of the run's config, and next to the model if the run was moved.
 
     Args:
-        url: what to load.
+        url: location of the model.
         exchange: the ranks that share the label rows.
-        evidence: False: the cascade alone, without decisions where they were chosen for all parts together.
+        evidence: False loads only the cascade, without decisions that were chosen for all parts together.
 
     Raises:
-        DataError: there is no model, or a part of it is missing or damaged.
-        StaleArtefactError: tree or tokenizer are not those of the training.
+        DataError: the model does not exist, or a part of it is missing or damaged.
+        StaleArtefactError: tree or tokenizer differ from those of the training.
     """
     found = _find(url)
     if found is None:
@@ -184,7 +183,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     output = posixpath.dirname(posixpath.dirname(place) if is_checkpoint else place)
     tree = LabelTree.load(_existing(tree_url(config), storage.join(output, "tree")))
     if tree_digest(tree) != tree_hash:
-        raise StaleArtefactError(f"{place} was trained with another label tree than the one that is there now.")
+        raise StaleArtefactError(f"{place} was trained with another label tree than the current one.")
     data = _existing(data_url(config), storage.join(output, "data"))
     model = load_model(place, tree, exchange, rows_in="host")
     head = model.label_head
@@ -193,7 +192,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     info = data_manifest.tokenizer
     (names, frequency), titles = read_labels(data), read_titles(data)
     if len(names) != tree.num_labels:
-        raise StaleArtefactError(f"{data} has {len(names)} labels, the tree of {place} has {tree.num_labels}.")
+        raise StaleArtefactError(f"{data} has {len(names)} labels, but the tree of {place} has {tree.num_labels}.")
     is_left_out = not evidence and evidence_folder(place) is not None
     has_decisions = not is_checkpoint and not is_left_out
     decisions = read_run_decisions(output, model_identity(place), len(names)) if has_decisions else Decisions()
@@ -210,12 +209,12 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
 
 
 def _read_evidence(place: str, tree: LabelTree, config: Config, model: CascadeXML) -> Evidence | None:
-    """The evidence of the model in the folder `place`, if it has any that it ranks by."""
+    """The evidence of the model in the folder `place`, if its ranking uses any."""
     name = evidence_folder(place)
     if name is None:
         if config.evidence.sources:
             _log.warning(
-                "%s has no evidence yet and predicts by the cascade alone: python -m cxml.train adds it", place
+                "%s has no evidence yet and predicts with the cascade only. Run python -m cxml.train to add it", place
             )
         return None
     evidence = read_evidence(storage.join(place, name), tree, width=model.encoder.feature_sizes[-1])
@@ -223,7 +222,7 @@ def _read_evidence(place: str, tree: LabelTree, config: Config, model: CascadeXM
 
 
 def _find(url: str) -> tuple[str, bool] | None:
-    """The folder of the weights that `url` means, and whether it is a checkpoint."""
+    """The folder of the weights for `url`, and whether it is a checkpoint."""
     if _is_file(url):
         return None
     place = url.rstrip("/")
@@ -244,18 +243,18 @@ def _is_file(url: str) -> bool:
 
 
 def _existing(url: str, beside: str) -> str:
-    """The first of two folders that has a manifest; the first where neither has, for the error that follows."""
+    """The first of two folders with a manifest; the first folder if neither has one, for the error message."""
     return next((each for each in (url, beside) if storage.exists(storage.join(each, _MANIFEST))), url)
 
 
 def _metrics_beside(output: str) -> dict[str, float]:
-    """The labels' metrics in the run's report, if it has one."""
+    """The label metrics in the run's report, if it exists."""
     file = storage.join(output, "report.json")
     if not storage.exists(file):
         return {}
     levels = artefacts.read_json(file, _EVALUATE).get("levels")
     if not isinstance(levels, list) or not levels or not isinstance(levels[-1], dict):
-        raise DataError(file, "holds no metrics of levels", _EVALUATE)
+        raise DataError(file, "contains no metrics of levels", _EVALUATE)
     if not all(isinstance(value, int | float) for value in levels[-1].values()):
-        raise DataError(file, "holds label metrics that are not numbers", _EVALUATE)
+        raise DataError(file, "contains label metrics that are not numbers", _EVALUATE)
     return levels[-1]

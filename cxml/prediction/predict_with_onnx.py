@@ -1,4 +1,4 @@
-"""Predict labels with this folder's model. Needs onnxruntime, tokenizers and numpy, nothing else.
+"""Predict labels with this folder's model. Needs only onnxruntime, tokenizers and numpy.
 
 python predict.py "heart attack of the front wall" "another text"
 """
@@ -18,7 +18,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         self.pad_id = int(self.session.get_modelmeta().custom_metadata_map["pad_id"])
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # it cuts texts off and pads them
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # with truncation and padding
         self.names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
         titles = folder / "titles.json"  # what the labels mean, where the training data said so
         self.title_of = {}
@@ -30,7 +30,7 @@ class Model:
         encodings = self.tokenizer.encode_batch(texts)
         ids = np.array([each.ids or [self.pad_id] for each in encodings], np.int64)
         mask = np.array([each.attention_mask or [1] for each in encodings], np.int64)
-        mask[:, 0] = 1  # a text without tokens is one of padding
+        mask[:, 0] = 1  # avoids an empty text
         inputs = {"input_ids": ids, "attention_mask": mask, "k": np.array([k], np.int64)}
         labels, scores = map(np.asarray, self.session.run(["labels", "scores"], inputs))
         return [

@@ -1,4 +1,4 @@
-"""Texts in, labels out: a trained model with its tokenizer, its tree and the names of its labels."""
+"""A trained model for prediction, with its tokenizer, its tree and the names of its labels."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ from cxml.prediction.subset import restrict
 class Predictor:
     """A trained model, ready to predict.
 
-    Texts are sorted by length and cut into batches of like lengths, as in evaluation, so that both give the same
-    numbers. Threads may share one. A process that has predicted must not be forked: the threads of PyTorch and numba
-    are missing in the child, which hangs. Start processes with the method "spawn" and load a predictor in each.
+    Texts are sorted by length and split into batches of similar lengths, as in evaluation, so both give the same
+    numbers. It is thread-safe. Do not fork a process that has predicted: the threads of PyTorch and numba are missing
+    in the child, which hangs. Start processes with the method "spawn" and load a predictor in each.
 
-    If it was loaded by several ranks, each holds a share of the label rows, and every method that predicts is a
-    collective call: all ranks make it, each with its own texts.
+    If several ranks load it together, each holds a shard of the label rows, and every predicting method is a collective
+    call: all ranks call it, each with its own texts.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Predictor:
         self.parts = parts
         self.calibrated = calibrated
         if calibrated and parts.decisions.calibration is None:
-            problem = "no calibration was fitted for the scores of this model"
+            problem = "this model has no calibration of its scores"
             remedy = "Evaluate a run that has validation texts (train.validation_fraction): python -m cxml.evaluate."
             raise ConfigError("calibrated", calibrated, problem, remedy)
         self.batch_size = as_whole_number("batch_size", batch_size)
@@ -86,7 +86,7 @@ class Predictor:
         self._ranker = self._ranker_of(np.arange(parts.tree.num_labels))
         self._scores_all = parts.config.head.candidates == "all"
         self.precision: PrecisionChoice = as_precision(precision or parts.config.evaluate.precision)
-        # A copy: another predictor of the same parts keeps its own head.
+        # A copy, because another predictor of the same parts has its own head.
         model = parts.model.predicting_in(encoder_dtype(self.precision, self.device))
         model.label_head = prediction_head(parts.rows, parts.layout, self._exchange, scores_all=self._scores_all)
         self._model = cast(CascadeXML, model.to(self.device).eval())
@@ -113,27 +113,26 @@ class Predictor:
             url: a run's output, its model folder, one of its checkpoints, or an exported folder; path or fsspec URL.
             rows: number format of the label rows; None leaves it as stored.
             logit_adjustment: ranks rare labels higher; see `cxml.prediction.adjust_logits`. Not for exported folders.
-            propensity_ranking: ranks by score times so high a power of the inverse propensity; see
+            propensity_ranking: ranks by score times this power of the inverse propensity; see
                 `cxml.prediction.weigh_labels`. Not for exported folders.
-            evidence: rank by the sources beside the cascade too, where the model has them (the config's section
-                evidence); False: by the cascade alone, without thresholds and calibration, which were chosen for all
+            evidence: also use the sources beside the cascade, if the model has any (the config's section evidence).
+                False uses only the cascade, without thresholds and calibration, which were chosen for all parts
                 together.
-            calibrated: give probabilities as scores: the shares of true labels that validation texts had at each score,
-                in the order of the scores. Not with the two options above.
-            memory_map: leave the label rows of an exported local folder on the disk, mapped into memory, shared by all
-                processes of the machine.
+            calibrated: return probabilities as scores: the share of true labels among validation texts at each score.
+                The order of the scores does not change. Not with logit_adjustment or propensity_ranking.
+            memory_map: memory-map the label rows of an exported local folder; all processes of the machine share them.
             batch_size: texts per batch.
-            device: where the encoder computes, such as "cpu" or "cuda:1"; None takes the accelerator if there is one.
-            precision: number format in which the encoder computes: `fp32`, `bf16`, or `auto`, which takes bf16 where
-                the device computes fast in it (accelerators that have it, processors with AMX, AMD's with AVX-512
-                BF16); None: as the run's evaluate.precision says.
-            exchange: the ranks that share the label rows; None is this process alone.
+            device: device of the encoder, such as "cpu" or "cuda:1"; None uses the accelerator if there is one.
+            precision: number format of the encoder: `fp32`, `bf16`, or `auto`, which is bf16 if the device supports
+                fast bf16 (accelerators with bf16, CPUs with AMX, AMD CPUs with AVX-512 BF16); None uses the run's
+                evaluate.precision.
+            exchange: the ranks that share the label rows; None for this process only.
 
         Raises:
-            DataError: there is no whole model at `url`.
-            StaleArtefactError: its tree or tokenizer has changed since.
-            ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighed, no calibration was
-                fitted, or this machine has no such device.
+            DataError: the model at `url` is missing or incomplete.
+            StaleArtefactError: its tree or tokenizer has changed.
+            ConfigError: the label rows cannot be mapped or adjusted, the labels cannot be weighted, the model has no
+                calibration, or this machine does not have the device.
         """
         url = as_url(url)
         refuse_file(url)
@@ -159,15 +158,15 @@ class Predictor:
         revision: str | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Predictor:
-        """`from_checkpoint` for an exported folder or, where there is no such folder, a repository of the hub.
+        """`from_checkpoint` for an exported folder or, if the folder does not exist, a hub repository.
 
         Args:
             name: path, fsspec URL, or `owner/name` on the Hugging Face hub.
             revision: branch, tag or commit of the repository.
-            **options: those of `from_checkpoint`.
+            **options: options of `from_checkpoint`.
 
         Raises:
-            DataError: there is no exported model; says what is there instead.
+            DataError: the location contains no exported model; describes its content.
         """
         name = as_url(name, "name")
         refuse_file(name, is_for_export=True)
@@ -181,23 +180,23 @@ class Predictor:
         """Export a self-contained folder; see `cxml.prediction.write_exported`.
 
         Raises:
-            ConfigError: other ranks hold a part of the label rows.
+            ConfigError: other ranks hold some of the label rows.
         """
         folder = as_url(folder, "folder")
         write_exported(folder, self._whole_parts("save_pretrained", rows))
 
     def save_onnx(self, folder: str | PathLike[str], *, rows: RowFormat | None = None) -> None:
-        """Export a folder that predicts by onnxruntime alone; see `cxml.prediction.onnx_export.write_onnx`.
+        """Export a folder that predicts with onnxruntime only; see `cxml.prediction.onnx_export.write_onnx`.
 
         Raises:
-            ConfigError: other ranks hold a part of the label rows, a package of the extra `onnx` is missing, or the
-                model has evidence or cuts texts into windows, which this form leaves out.
+            ConfigError: other ranks hold some of the label rows, a package of the extra `onnx` is missing, or the
+                model has evidence or windows, which this form does not support.
         """
         if self.parts.evidence is not None:
             names = " and ".join(self.parts.evidence.names)
             raise ConfigError(
-                "form", "onnx", f"has no place for the {names} that this model ranks by",
-                "Load the model with evidence=False (python -m cxml.export --no-evidence) to export the cascade alone.",
+                "form", "onnx", f"does not support the {names} of this model",
+                "Load the model with evidence=False (python -m cxml.export --no-evidence) to export only the cascade.",
             )  # fmt: skip
         refuse_windows(self.parts.config, "form", "onnx")
         folder = as_url(folder, "folder")
@@ -208,7 +207,7 @@ class Predictor:
         write_onnx(folder, parts, Predictor(parts, device="cpu", precision="fp32").predict_tokens)
 
     def _whole_parts(self, what: str, rows: RowFormat | None) -> Parts:
-        """The parts with labels numbered from 0 and rows of a number format, None for theirs; `what` needs them."""
+        """The parts with labels numbered from 0 and rows in a number format (None: unchanged); `what` is for errors."""
         self._require_all_rows(what)
         self.parts.check_rows()
         weights = self.parts.label_weights
@@ -223,7 +222,7 @@ class Predictor:
 
     @property
     def model(self) -> CascadeXML:
-        """The model itself, with the label head that predicts."""
+        """The model with its label head."""
         return self._model
 
     @property
@@ -248,20 +247,19 @@ class Predictor:
         """The k best labels of each text, or those of them that reach a threshold.
 
         Args:
-            texts: N texts: a list, tuple, generator, NumPy array, pandas Series or Arrow array of strings. Each is cut
-                off at the length of the training.
-            k: labels per text, at most.
-            threshold: the least score of a label, from 0 to 1; or the name of a threshold that was chosen for this
-                model on validation texts: `micro-f1`, `macro-f1`, `precision`. None: no threshold.
-            beam: nodes that each level of the tree above the labels hands down, one per such level; empty takes those
-                of the training.
-            excluded: label ids that a text must not get, by the text's place in `texts`.
+            texts: N texts: a list, tuple, generator, NumPy array, pandas Series or Arrow array of strings. Texts
+                are truncated to the training length.
+            k: most labels per text.
+            threshold: lowest score of a label, from 0 to 1; or the name of a threshold that was chosen for this model
+                on validation texts: `micro-f1`, `macro-f1`, `precision`. None: no threshold.
+            beam: beam width of each level of the tree above the labels; empty uses the training's.
+            excluded: label ids to exclude, by the position of their text in `texts`.
 
         Returns:
-            Label ids and scores [N, min(k, number of labels)]; -1 and 0 where a text has no more labels.
+            Label ids and scores [N, min(k, number of labels)], padded with -1 and 0.
 
         Raises:
-            ConfigError: k, the threshold, the beam or `excluded` is impossible, or an item of `texts` is not a string;
+            ConfigError: k, the threshold, the beam or `excluded` is invalid, or an item of `texts` is not a string;
                 names its position.
         """
         strings = as_texts(texts)
@@ -271,25 +269,25 @@ class Predictor:
     def evaluate(
         self, texts: Iterable[str], labels: Sequence[Iterable[str] | str], ks: Sequence[int] = (1, 3, 5)
     ) -> dict[str, float]:
-        """How well the model ranks the labels of texts whose labels are known.
+        """Evaluate the model's rankings on labelled texts.
 
         Args:
-            texts: N texts, as `predict` takes them.
-            labels: for each text the names of its labels, or one name. Names that the model does not know count as
-                labels that it misses.
+            texts: N texts, see `predict`.
+            labels: for each text the names of its labels, or one name. Names that the model does not have count as
+                misses.
             ks: the cut-offs.
 
         Returns:
             P@k, RP@k, recall@k and nDCG@k in percent, by name.
 
         Raises:
-            ConfigError: there are not as many labels as texts, there are no texts, or a k is impossible.
+            ConfigError: the numbers of labels and texts differ, there are no texts, or a k is invalid.
         """
         cutoffs = [as_whole_number("ks", k) for k in ks]
         found = self.predict(texts, max(cutoffs))
         names = [[each] if isinstance(each, str) else [str(name) for name in each] for each in labels]
         if len(names) != len(found) or not names:
-            problem = f"there are labels for {len(names)} texts, but {len(found)} texts"
+            problem = f"has labels for {len(names)} texts, but there are {len(found)} texts"
             raise ConfigError("labels", f"{len(names)} items", problem, "Give the labels of each text.")
         true = indicators_of(names, self.names)
         return metric_sums(found.labels, true, cutoffs).result()
@@ -305,7 +303,7 @@ class Predictor:
         excluded: Mapping[int, Sequence[int]] | None = None,
         words: sparse.csr_matrix | None = None,
     ) -> Predictions:
-        """`predict` for token ids of N texts, special tokens included.
+        """`predict` for token ids of N texts, including special tokens.
 
         `words`: the texts' tf-idf, CSR float32 [N, F], by the vocabulary of the model (`parts.evidence.vocabulary`),
         which a model with words needs.
@@ -335,10 +333,10 @@ class Predictor:
     def explain(
         self, texts: Iterable[str], k: int = 5, *, threshold: float | str | None = None, beam: tuple[int, ...] = ()
     ) -> list[list[ExplainedLabel]]:
-        """What `predict` finds, each label with the clusters above it and what the cascade thinks of them.
+        """Like `predict`, with the clusters above each label and the cascade's probabilities.
 
-        In a model with evidence the score of a label rests on all parts, its `probability` on the cascade alone, which
-        is 0 where the cascade does not propose it.
+        In a model with evidence, the score of a label comes from all parts, but its `probability` only from the
+        cascade; it is 0 if the cascade does not propose the label.
         """
         k, beam = self._checked(k, beam)
         least = as_threshold(threshold, self.parts.decisions)
@@ -372,12 +370,12 @@ class Predictor:
         return self.titles[label] if self.titles else None
 
     def embed(self, texts: Iterable[str]) -> np.ndarray:
-        """The features that the labels' level reads, float32 [N, D], or [N, model.bottleneck]."""
+        """The input features of the label level, float32 [N, D], or [N, model.bottleneck]."""
         return self.embed_tokens(self._encode(as_texts(texts)))
 
     @torch.inference_mode()
     def embed_tokens(self, tokens: Ragged) -> np.ndarray:
-        """`embed` for token ids of N texts, special tokens included."""
+        """`embed` for token ids of N texts, including special tokens."""
         features = np.zeros((len(tokens), self._model.encoder.feature_sizes[-1]), np.float32)
         for rows, batch in self._batches(tokens):
             last: Tensor = self._model.encoder(batch.input_ids, batch.attention_mask, batch.windows)[-1]
@@ -385,17 +383,17 @@ class Predictor:
         return features
 
     def restricted_to(self, labels: Iterable[int | str]) -> Predictor:
-        """A predictor of some labels only: the tree without the clusters that hold none of them.
+        """A predictor restricted to some labels, without the clusters that contain none of them.
 
-        A label keeps its score (in a model with evidence, where all parts propose it), and a beam is spent on clusters
-        of allowed labels alone, so nothing that is allowed is pushed out by what is not.
+        Labels keep their scores (with evidence, if all parts propose them). The beam only contains clusters of allowed
+        labels, so other labels cannot displace them.
 
         Args:
             labels: ids or names; order and repetition do not matter.
 
         Raises:
-            ConfigError: no label is given, one is unknown, several have the given name, or other ranks hold a part of
-                the label rows.
+            ConfigError: no label is given, one is unknown, a name is ambiguous, or other ranks hold some of the label
+                rows.
         """
         self._require_all_rows("restricted_to")
         ids = as_label_ids(labels, self.names, self._ranker.label_ids)
@@ -404,7 +402,7 @@ class Predictor:
         restricted = Predictor(
             parts, calibrated=self.calibrated, batch_size=self.batch_size, device=self.device, precision=self.precision
         )
-        restricted._model.encoder = self._model.encoder  # not a second one in the same precision
+        restricted._model.encoder = self._model.encoder  # shared, to avoid a second copy
         restricted._ranker = restricted._ranker_of(ids)
         return restricted
 
@@ -415,12 +413,12 @@ class Predictor:
         return Ranker(label_ids, parts.label_weights, parts.evidence, calibration)
 
     def _words_of(self, texts: list[str]) -> sparse.csr_matrix | None:
-        """Tf-idf of whole texts, for a model that has words."""
+        """Tf-idf of whole texts, for a model with a word source."""
         vocabulary = None if self.parts.evidence is None else self.parts.evidence.vocabulary
         return None if vocabulary is None else vocabulary.of_texts(texts)
 
     def _no_features(self, num_texts: int) -> np.ndarray | None:
-        """Room for the features of texts, float32 [N, D], for a model with a source that reads them."""
+        """An array for the features of texts, float32 [N, D], for a model with a source that reads them."""
         width = None if self.parts.evidence is None else self.parts.evidence.width("features")
         return None if width is None else np.zeros((num_texts, width), np.float32)
 
@@ -430,16 +428,16 @@ class Predictor:
             wanted = num_texts, num_words
             found = "tokens alone" if words is None else f"words of the shape {words.shape}"
             raise ConfigError(
-                "words", None, f"the model ranks by the words of whole texts, {wanted}, and got {found}",
+                "words", None, f"the model needs the words of whole texts, {wanted}, but got {found}",
                 "Give the texts to `predict`, or load the model with evidence=False.",
             )  # fmt: skip
 
     def _batches(self, tokens: Ragged) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Row numbers and their batch, longest texts first; as many batches on every rank, if need be without rows."""
+        """Row numbers and their batch, longest texts first; every rank gets the same number of batches."""
         vocabulary = self._model.encoder.transformer.config.vocab_size
         if len(tokens.values) and not 0 <= tokens.values.min() <= tokens.values.max() < vocabulary:
             raise ConfigError(
-                "tokens", int(tokens.values.max()), f"the encoder has the tokens 0 to {vocabulary - 1}",
+                "tokens", int(tokens.values.max()), f"the encoder's tokens are 0 to {vocabulary - 1}",
                 "Use the tokenizer that the model was trained with.",
             )  # fmt: skip
         longest_first = np.argsort(-tokens.lengths, kind="stable")
@@ -451,18 +449,18 @@ class Predictor:
             rows = longest_first[start:stop]
             own = tokens.take(rows) if len(rows) else _ONE_TOKEN
             none = Ragged(np.zeros(0, np.int32), np.zeros(len(own) + 1, np.int64))
-            self.parts.check_rows()  # right before they are read
+            self.parts.check_rows()  # immediately before reading
             batch = collate(
                 own, none, pad_id=self.parts.pad_id, global_size=len(own), limits=limits, rule=self._windows
             )  # fmt: skip
             yield rows, batch.to(self.device)
-            self.parts.check_rows()  # so that nothing is answered from rows that changed meanwhile
+            self.parts.check_rows()  # discards results if the rows changed in the meantime
 
     def _checked(self, k: int, beam: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         return as_whole_number("k", k), as_beam(beam, len(self.parts.tree.offsets))
 
     def _encode(self, strings: Sequence[str]) -> Ragged:
-        """Token ids of texts; a text without tokens has one of padding."""
+        """Token ids of texts; an empty text gets a padding token."""
         try:
             tokens = self._encoder.encode(strings)
         except (TypeError, UnicodeError):

@@ -32,26 +32,26 @@ class Ranker:
     calibration: Calibration | None
 
     def num_of_cascade(self, wanted: int) -> int:
-        """How many of the cascade's best labels are needed to rank the `wanted` best of the model."""
+        """The number of the cascade's best labels needed to rank the model's `wanted` best."""
         most = min(EVIDENCE_CANDIDATES, len(self.label_ids))
         return wanted if self.evidence is None else max(wanted, most)
 
     def with_evidence(
         self, labels: np.ndarray, logits: np.ndarray, texts: TextViews, wanted: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The `wanted` best labels and their logits, from the cascade's, [N, K], and what sources read of the texts."""
+        """The `wanted` best labels and their logits, from the cascade's labels [N, K] and the inputs of the sources."""
         evidence = self.evidence
         if evidence is None:
             return labels, logits
         return evidence.combine(texts, labels, probabilities(torch.from_numpy(logits)).numpy(), wanted)
 
     def num_candidates(self, k: int, least: Thresholds | float | None, spare: int = 0) -> int:
-        """How many of the most probable labels the k best are among, if up to `spare` of them are taken out."""
+        """The number of most probable labels that include the k best, if up to `spare` are removed."""
         own_order = self.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
         return min((max(k, CANDIDATES) if own_order else k) + spare, len(self.label_ids))
 
     def ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of labels of the tree and the logits of their scores, both [N, K], in the order that they are ranked."""
+        """Label ids and the logits of their scores, both [N, K], in ranking order."""
         ids = np.where(labels >= 0, self.label_ids[np.maximum(labels, 0)], -1)
         if self.label_weights is None:
             return ids, logits
@@ -77,7 +77,7 @@ class Ranker:
 
 
 def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The logits of labels [N, K'] among nodes [N, K] with logits, each once per row; -inf where a label is not."""
+    """The logits of labels [N, K'] looked up in unique nodes [N, K] with logits; -inf for missing labels."""
     width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
     wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
     order = np.argsort(known, axis=None)
@@ -89,7 +89,7 @@ def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.n
 def without(
     labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of each row that are not excluded there, in front."""
+    """Each row's labels without the excluded ones, left-aligned."""
     for row, unwanted in excluded.items():
         kept = ~np.isin(labels[row], np.asarray(unwanted, np.int64)) & (labels[row] >= 0)
         order = np.argsort(~kept, kind="stable")

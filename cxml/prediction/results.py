@@ -1,4 +1,4 @@
-"""What a prediction gives back."""
+"""Results of a prediction."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Predictions:
     """The best labels of N texts.
 
     Attributes:
-        labels: int64 [N, K], label ids, best first; -1 where there is none.
-        scores: float32 [N, K], in [0, 1]; 0 where there is none.
+        labels: int64 [N, K], label ids, best first; -1 for none.
+        scores: float32 [N, K], in [0, 1]; 0 for none.
         names: name of each label id, shared with the model.
         titles: title of each label id, likewise; None where the data had no labels file.
     """
@@ -50,13 +50,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class PathNode:
-    """A cluster on the way to a label.
+    """A cluster on the path to a label.
 
     Attributes:
-        level: of the tree, from 0.
-        node: its number in the level.
-        num_labels: labels in it.
-        probability: that a label of it is true, as the model has it.
+        level: level of the tree, from 0.
+        node: number of the cluster in its level.
+        num_labels: number of labels in the cluster.
+        probability: the model's probability that a label of the cluster is true.
     """
 
     level: int
@@ -69,7 +69,7 @@ class PathNode:
 class ExplainedLabel:
     """A predicted label, its own probability, and the clusters above it, coarse to fine.
 
-    `score` is the probability times that of the last cluster where the model weighs by it, else the probability.
+    `score` is the probability times that of the last cluster with weighted scoring, else the probability.
     """
 
     label: int

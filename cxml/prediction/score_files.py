@@ -1,4 +1,4 @@
-"""Scores on disk, cxml's and other systems': scipy's sparse matrices, the XMC repository's score text, part files."""
+"""Score files of cxml and other systems: scipy sparse matrices, the XMC repository's score text, part files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAIR = re.compile(rb"([0-9]{1,18}):([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+|nan|inf)(?
 _PART_FORMS = (".jsonl", ".parquet", ".npz")
 _MOST_PLACES = 1 << 22
 _SMALLEST = np.finfo(np.float32).tiny
-"""Scores of the files are at least this, so that none of them counts as missing."""
+"""Lower bound of scores in files, so that stored scores never count as missing."""
 _SAME_LABELS = "Predict the same test split over the same labels."
 _REMEDY = "Give scores as .npz (scipy.sparse.save_npz), XMC score text, or an output folder of cxml.predict."
 
@@ -32,10 +32,9 @@ def write_scores(url: str, labels: np.ndarray, scores: np.ndarray, num_labels: i
 
 
 def scores_as_npz(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> bytes:
-    """Each text's best labels [N, K], best first (-1 for none), with their scores, as scipy saves a CSR matrix [N, L].
+    """Each text's best labels [N, K], best first (-1 for none), with scores, as a CSR matrix [N, L] in scipy's format.
 
-    Equal scores, such as those rounded to 1 or to 0, differ in the file by one unit in the last place, which keeps
-    their order.
+    Ties, such as scores rounded to 1 or to 0, are broken by one unit in the last place, which keeps their order.
     """
     matrix = _as_matrix(labels, scores, num_labels)
     matrix.sort_indices()
@@ -51,7 +50,7 @@ def _as_matrix(labels: np.ndarray, scores: np.ndarray, num_labels: int) -> spars
     for place in range(1, scores.shape[1]):
         scores[:, place] = np.minimum(scores[:, place], np.nextafter(scores[:, place - 1], np.float32(0)))
     least = np.full(len(scores), _SMALLEST, np.float32)
-    for place in reversed(range(scores.shape[1])):  # those that fell below it rise above each other again
+    for place in reversed(range(scores.shape[1])):  # restores the order of scores at the lower bound
         scores[:, place] = np.where(found[:, place], np.maximum(scores[:, place], least), 0)
         least = np.where(found[:, place], np.nextafter(scores[:, place], np.float32(1)), least)
     offsets = lengths_to_offsets(found.sum(1))
@@ -68,7 +67,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
         num_labels: labels expected.
 
     Raises:
-        DataError: the file is missing, broken, or of other texts or labels.
+        DataError: the file is missing or broken, or belongs to other texts or labels.
     """
     if not storage.exists(url):
         raise DataError(url, "is missing", _REMEDY)
@@ -99,7 +98,7 @@ def _read_text(url: str) -> sparse.csr_matrix:
     first, *lines = storage.read_bytes(url).splitlines() or [b""]
     sizes = first.split()
     if len(sizes) != 2 or not all(_COUNT.fullmatch(size) for size in sizes):
-        raise DataError(url, "does not begin with the numbers of texts and labels", _REMEDY, line=1)
+        raise DataError(url, "does not start with the numbers of texts and labels", _REMEDY, line=1)
     shape = int(sizes[0]), int(sizes[1])
     labels: list[int] = []
     scores: list[float] = []
@@ -112,7 +111,7 @@ def _read_text(url: str) -> sparse.csr_matrix:
         scores += [float(pair[2]) for pair in pairs if pair]
         offsets.append(len(labels))
     if len(lines) != shape[0] or not all(label < shape[1] for label in labels):
-        raise DataError(url, f"does not hold {shape[0]} texts with labels below {shape[1]}", _REMEDY)
+        raise DataError(url, f"does not contain {shape[0]} texts with labels below {shape[1]}", _REMEDY)
     return sparse.csr_matrix((np.array(scores, np.float64), np.array(labels, np.int64), offsets), shape)
 
 
@@ -138,7 +137,7 @@ def _read_parts(url: str, num_labels: int) -> sparse.csr_matrix:
 
 
 def _matrices(rows: Sequence[Row], num_labels: int) -> Iterator[sparse.csr_matrix]:
-    """Rows as CSR matrices, some at a time: a single long row does not widen all of them."""
+    """Convert rows to CSR matrices in groups, so that a long row does not widen all rows."""
     longest = max((len(labels) for labels, _ in rows), default=0)
     at_once = max(1, _MOST_PLACES // max(1, longest))
     for start in range(0, len(rows), at_once):
@@ -147,5 +146,5 @@ def _matrices(rows: Sequence[Row], num_labels: int) -> Iterator[sparse.csr_matri
         labels, scores = np.full((len(some), width), -1, np.int64), np.zeros((len(some), width), np.float32)
         for row, (own_labels, own_scores) in enumerate(some):
             labels[row, : len(own_labels)], scores[row, : len(own_scores)] = own_labels, own_scores
-        order = np.argsort(-scores, axis=1, kind="stable")  # as written, unless another program wrote the folder
+        order = np.argsort(-scores, axis=1, kind="stable")  # already sorted, unless another program wrote the folder
         yield _as_matrix(np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1), num_labels)

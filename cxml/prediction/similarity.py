@@ -1,4 +1,4 @@
-"""Which labels and which texts are alike, by what the model has learnt: cosines, searched exactly with faiss."""
+"""Similar labels and texts by the cosine of the model's features, with exact search in faiss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEXTS_AT_ONCE = 8192
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The nearest of each query, best first.
+    """The nearest neighbours of each query, best first.
 
     Attributes:
         ids: int64 [Q, K].
@@ -29,10 +29,10 @@ class Neighbours:
 
 
 class Similarity:
-    """Vectors of length 1 to look for the nearest among."""
+    """An index of unit vectors for nearest-neighbour search."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        """Index vectors float [N, D]; they are copied and scaled to length 1.
+        """Index vectors float [N, D], copied and normalised.
 
         Raises:
             ConfigError: faiss is not installed.
@@ -46,21 +46,21 @@ class Similarity:
         return len(self._vectors)
 
     def nearest(self, queries: np.ndarray, k: int) -> Neighbours:
-        """The k nearest vectors of each query float [Q, D]; fewer where there are not so many."""
+        """The k nearest vectors of each query float [Q, D], limited by the size of the index."""
         cosines, ids = self._index.search(unit_rows(queries), min(k, len(self)))
         return Neighbours(ids, cosines)
 
     def nearest_of(self, rows: np.ndarray, k: int) -> Neighbours:
-        """The k nearest of some of the vectors themselves, int64 [Q], each without itself."""
+        """The k nearest neighbours of indexed vectors, int64 [Q], each without itself."""
         found = self.nearest(self._vectors[rows], k + 1)
         others = found.ids != rows[:, None]
-        # A twin may stand before the vector itself; then the last place is left over, else the vector's own.
+        # A duplicate may rank before the vector itself; then the last position is dropped, else the vector's own.
         others[others.all(1), -1] = False
         shape = len(rows), found.ids.shape[1] - 1
         return Neighbours(found.ids[others].reshape(shape), found.cosines[others].reshape(shape))
 
     def pairs_above(self, cosine: float) -> Iterator[tuple[int, int, float]]:
-        """Pairs of vectors at least so alike, the smaller row first, in the order of rows."""
+        """Yield pairs of vectors with at least this cosine, smaller row first, sorted by row."""
         for start in range(0, len(self), _TEXTS_AT_ONCE):
             limits, cosines, ids = self._index.range_search(self._vectors[start : start + _TEXTS_AT_ONCE], cosine)
             for place in range(len(limits) - 1):
@@ -79,7 +79,7 @@ def label_similarity(predictor: Predictor) -> Similarity:
 
 
 def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity:
-    """An index of a split's texts by the features that the labels read, in the order of rows: 4 D bytes a text."""
+    """An index of a split's texts by their label features, in row order, with 4 D bytes per text."""
     features = np.empty((len(dataset), predictor.model.encoder.feature_sizes[-1]), np.float32)
     for start in range(0, len(dataset), _TEXTS_AT_ONCE):
         rows = np.arange(start, min(start + _TEXTS_AT_ONCE, len(dataset)))

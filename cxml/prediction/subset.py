@@ -1,4 +1,4 @@
-"""A model of some of its labels: the tree without clusters that hold none of them, and the rows that are left."""
+"""Restrict a model to some of its labels: the tree without empty clusters, and the remaining rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cxml.tree import LabelTree
 
 
 def restrict(parts: Parts, labels: np.ndarray) -> Parts:
-    """A model of `labels` alone.
+    """A model restricted to `labels`.
 
     Args:
         parts: all label rows in one process.
-        labels: int64 [n], sorted, numbered as `parts.tree` numbers them.
+        labels: sorted int64 [n], numbered as in `parts.tree`.
 
     Returns:
-        Parts that share the encoder; label i is `labels[i]` of before.
+        Parts that share the encoder; label i is the original label `labels[i]`.
     """
     tree = parts.tree
     positions = np.sort(tree.label_positions()[labels].astype(np.int64))
@@ -43,7 +43,7 @@ def restrict(parts: Parts, labels: np.ndarray) -> Parts:
 
 
 def _kept_nodes(tree: LabelTree, positions: np.ndarray) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
-    """Nodes of each cluster level that hold a kept label position, and the children ranges among kept nodes."""
+    """Nodes of each cluster level with a kept label position, and the children ranges of kept nodes."""
     kept, offsets = [], []
     below = positions
     for children in reversed(tree.offsets):

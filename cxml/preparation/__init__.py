@@ -1,4 +1,4 @@
-"""From raw texts and labels to a prepared data set.
+"""Prepare a data set from raw texts and labels.
 
 In: a raw form, read block by block (`cxml.formats`).
 

@@ -9,19 +9,19 @@ from cxml import ray_cluster
 from cxml.config import DataConfig
 from cxml.preparation.engines import Engine, LocalEngine
 
-# From about here on the start of Ray is won back on a machine with many cores (docs/decisions/).
+# From about this size on, Ray saves more time than its start takes on a machine with many cores (docs/decisions/).
 _RAY_PAYS_BYTES = 256 << 20
 
 
 def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextManager[Engine]:
-    """The engine that the config asks for, or the one that pays.
+    """The configured engine, or the faster one for `auto`.
 
     Args:
         data: the config's section.
         source: facts about the raw data, with the sizes of its files.
 
     Raises:
-        ConfigError: Ray is asked for and not installed.
+        ConfigError: Ray is requested but not installed.
     """
     raw_bytes = sum(file["bytes"] for file in source.get("files", {}).values())
     if data.engine == "ray":

@@ -1,4 +1,4 @@
-"""Who does the work on the blocks: this process, or Ray workers. The results are the same."""
+"""Engines for the work on the blocks: this process, or Ray workers, with the same results."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cxml.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 _BLOCKS_AT_ONCE = 2
 
 Worker = Callable[..., Ticket]
-"""What a pass does with a block or a ticket."""
+"""The function of a pass on a block or a ticket."""
 
 
 class Engine(Protocol):
-    """Reads items and does something with each.
+    """Reads items and applies a function to each.
 
     Attributes:
-        threads_per_worker: how many threads of compiled code a worker should have at once.
+        threads_per_worker: threads of compiled code per worker.
     """
 
     threads_per_worker: int
@@ -28,21 +28,21 @@ class Engine(Protocol):
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
     ) -> Iterator[Ticket | SplitEnd]:
-        """Results in any order; the ends of splits pass through.
+        """Yield results in any order; ends of splits are passed through.
 
         Args:
-            items: what to read.
-            make_worker: called once in each process; gives the function that is called on every item.
-            arguments: for `make_worker`.
+            items: items to read.
+            make_worker: called once in each process; returns the function to apply to every item.
+            arguments: arguments of `make_worker`.
         """
         ...
 
 
 class LocalEngine:
-    """Two items at a time in this process: one's tokenizer, on all cores, runs while Python works on the other."""
+    """Processes two items concurrently: the tokenizer of one uses all cores while Python works on the other."""
 
     def __init__(self) -> None:
-        self.threads_per_worker = 1 + num_cores()  # one of them waits for the interpreter
+        self.threads_per_worker = 1 + num_cores()  # one of them waits for the GIL
 
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object

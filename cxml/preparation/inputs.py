@@ -1,4 +1,4 @@
-"""All that shapes a prepared data set, its fingerprint, and whether what is there was made from it."""
+"""The inputs of a prepared data set, its fingerprint, and whether an existing one matches."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cxml.preparation.tokenizing import load_tokenizer
 
 
 def expected_fingerprint(config: Config) -> str:
-    """The manifest fingerprint that `prepare(config)` writes. Reads the raw files once, to hash them."""
+    """The fingerprint that `prepare(config)` writes to the manifest. Reads the raw files once to hash them."""
     return gather_inputs(config).fingerprint
 
 
 def is_prepared(config: Config) -> bool:
-    """Whether the data set of `config` is there, made from the same raw data, tokenizer and settings.
+    """Whether the data set of `config` exists, made from the same raw data, tokenizer and settings.
 
-    Where the raw folder is gone (prepared on another machine), the manifest is believed about it.
+    If the raw folder does not exist (prepared on another machine), the manifest is trusted about it.
 
     Raises:
-        StaleArtefactError: a data set made from other inputs is there; says what differs.
+        StaleArtefactError: an existing data set was made from other inputs; names the differences.
     """
     url = data_url(config)
     if not storage.exists(storage.join(url, MANIFEST)):
@@ -62,15 +62,15 @@ def _without_labels_file(config: Config) -> Config:
 
 def _stale(url: str, reason: str) -> StaleArtefactError:
     return StaleArtefactError(
-        f"{url}: this data set was made from other inputs ({reason}). It is left as it is. To keep both, set output or "
+        f"{url}: this data set was made from other inputs ({reason}). It is not changed. To keep both, set output or "
         "data.directory to another folder. To replace it, run python -m cxml.train with --force prepare."
     )
 
 
 def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
-    """Whether the data set comes from a version that read digits in strings as numbers, and its labels show it.
+    """Whether the data set was made by a version that read digits in strings as numbers, with an effect on its labels.
 
-    That changed names such as 0389, and made ids of them where there is a labels.txt.
+    That changed names such as 0389, and converted them to ids if there was a labels.txt.
     """
     source = config.data.source
     made_before = "label_ids" not in manifest.config.get("source", {})
@@ -84,11 +84,11 @@ def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that shapes the shards.
+    """All inputs of the shards.
 
     Attributes:
-        config: settings that do.
-        tokenizer: the facts that identify it.
+        config: the relevant settings.
+        tokenizer: facts that identify the tokenizer.
         tokenizer_rules: the text of its `tokenizer.json`.
         source: facts about the raw data.
     """
@@ -104,16 +104,16 @@ class Inputs:
         # Paths are left out: moved files with the same hashes are the same data.
         source = {key: value for key, value in self.config["source"].items() if key not in ("path", "labels_file")}
         if not source["label_ids"]:
-            del source["label_ids"]  # as in data sets from before there was this setting
+            del source["label_ids"]  # as in data sets of releases without this setting
         settings = {**self.config, "source": source}
         return storage.fingerprint(FORMAT_VERSION, settings, self.tokenizer.fingerprint, self.source)
 
 
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
-    """The inputs of `config`; `source` stands for raw files that are not there any more."""
+    """The inputs of `config`; `source` replaces the facts of raw files that no longer exist."""
     config = with_length(config)
     settings = shaping(config, "data")
-    # Named even where it is false: a manifest without it is of a version that took digits for numbers.
+    # Included even if false, because a manifest without it is from a version that read digits as numbers.
     settings["source"]["label_ids"] = config.data.source.label_ids
     # Named always, too: a manifest without it is of a version that knew no labels files.
     settings["source"]["labels_file"] = urls.masked(config.data.source.labels_file)

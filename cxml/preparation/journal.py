@@ -1,8 +1,8 @@
-"""What an unfinished preparation has done, so that the next run goes on from there.
+"""The progress of an unfinished preparation, which the next run resumes.
 
-The folder `.progress` beside the shards holds `inputs.json` (what is being prepared), the blocks that the first pass
-has staged, `vocabulary.arrow` and `scan.json` (its result), and a small JSON file for each block and each shard that is
-whole. It is deleted after the manifest is written.
+The folder `.progress` next to the shards contains `inputs.json` (identifies the preparation), the blocks staged by the
+first pass, `vocabulary.arrow` and `scan.json` (its result), and a small JSON file for each finished block and shard. It
+is deleted after the manifest is written.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _AGAIN = "Delete the folder .progress and prepare the data again."
 
 @dataclass(frozen=True)
 class Scan:
-    """What the first pass over the raw data found.
+    """The result of the first pass over the raw data.
 
     Attributes:
-        rows: clean rows per split.
-        skipped: raw rows left out, per split and reason.
-        labels: the label table that was written.
-        vocabulary: of the tf-idf.
+        rows: valid rows per split.
+        skipped: number of skipped raw rows, per split and reason.
+        labels: file entry of the label table.
+        vocabulary: vocabulary of the tf-idf.
     """
 
     rows: dict[str, int]
@@ -47,7 +47,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class _ScanFacts:
-    """What `scan.json` holds."""
+    """The content of `scan.json`."""
 
     rows: dict[str, int]
     skipped: dict[str, dict[str, int]]
@@ -56,24 +56,24 @@ class _ScanFacts:
 
 @dataclass(frozen=True)
 class _BlockNote:
-    """What the note of a staged block holds."""
+    """The content of the note of a staged block."""
 
     number: int
     rows: int
 
 
 class PreparationJournal:
-    """Notes about the preparation of the data set under `url`."""
+    """The progress of the preparation of the data set under `url`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._folder = storage.join(url, FOLDER)
 
     def begin(self, fingerprint: str) -> bool:
-        """Start or go on. What a run with other inputs left is deleted.
+        """Start or resume. Progress of a run with other inputs is deleted.
 
         Returns:
-            Whether there is something to go on from.
+            Whether there is progress to resume from.
         """
         wanted = {"fingerprint": fingerprint, "version": _VERSION}
         is_begun = storage.exists(storage.join(self._folder, _INPUTS))
@@ -86,16 +86,16 @@ class PreparationJournal:
         return False
 
     def save_scan(self, scan: Scan) -> None:
-        """Note the result of the first pass."""
+        """Store the result of the first pass."""
         artefacts.write_sealed_table(self._vocabulary_file, scan.vocabulary.table())
         facts = {"rows": scan.rows, "skipped": scan.skipped, "labels": dataclasses.asdict(scan.labels)}
         storage.write_json(storage.join(self._folder, _SCAN), facts)
 
     def load_scan(self) -> Scan | None:
-        """The result of the first pass, if it was finished.
+        """The result of the first pass, if it has finished.
 
         Raises:
-            DataError: a file is damaged, or contradicts the staged blocks.
+            DataError: a file is damaged, or inconsistent with the staged blocks.
         """
         file = storage.join(self._folder, _SCAN)
         if not storage.exists(file):
@@ -103,7 +103,7 @@ class PreparationJournal:
         facts = artefacts.parse_as(_ScanFacts, artefacts.read_object(self._folder, _SCAN, _AGAIN), file, _AGAIN)
         staged = {split: sum(self.staged(split).values()) for split in (*SPLITS, VALIDATION)}
         if facts.rows != {split: rows for split, rows in staged.items() if rows or split in SPLITS}:
-            raise DataError(file, "has other rows than the staged blocks", _AGAIN)
+            raise DataError(file, "its rows differ from the staged blocks", _AGAIN)
         if problem := artefacts.entry_problem(facts.labels):
             raise DataError(file, problem, _AGAIN)
         artefacts.verify_file(self._url, facts.labels, _AGAIN)
@@ -111,15 +111,15 @@ class PreparationJournal:
         return Scan(facts.rows, facts.skipped, facts.labels, Vocabulary.of_table(table))
 
     def stem(self, split: str, number: int) -> str:
-        """What the files of a staged block begin with."""
+        """The common prefix of the files of a staged block."""
         return storage.join(self._folder, split, f"block-{number:05d}")
 
     def record_staged(self, split: str, number: int, rows: int) -> None:
-        """Note that a block is staged."""
+        """Record a staged block."""
         storage.write_json(self.stem(split, number) + ".json", {"number": number, "rows": rows})
 
     def staged(self, split: str) -> dict[int, int]:
-        """Rows of each staged block of a split, by number. Raises `DataError` where a note is damaged."""
+        """Rows of each staged block of a split, by number. Raises `DataError` if a note is damaged."""
         rows = {}
         for number, file, values in self._notes(split, _BLOCK):
             note = artefacts.parse_as(_BlockNote, values, file, _AGAIN)
@@ -129,11 +129,11 @@ class PreparationJournal:
         return dict(sorted(rows.items()))
 
     def record(self, info: ShardInfo) -> None:
-        """Note that a shard is whole."""
+        """Record a finished shard."""
         storage.write_json(storage.join(self._folder, info.file + ".json"), dataclasses.asdict(info))
 
     def finished(self, split: str) -> dict[int, ShardInfo]:
-        """The shards of a split that are whole, by number. One that is gone or has another size is to be made again.
+        """The finished shards of a split, by number. Missing shards and shards of another size are made again.
 
         Raises:
             DataError: a note is damaged.
@@ -150,7 +150,7 @@ class PreparationJournal:
         return dict(sorted(found.items()))
 
     def _notes(self, split: str, names: re.Pattern[str]) -> Iterator[tuple[int, str, dict[str, object]]]:
-        """Number, file and values of each note of a split whose name matches; killed writes left other ones."""
+        """Number, file and values of each note of a split with a matching name; killed writes leave other files."""
         folder = storage.join(self._folder, split)
         for name, content in storage.read_small_files(folder, ".json").items():
             if match := names.fullmatch(name):
@@ -158,7 +158,7 @@ class PreparationJournal:
                 yield int(match[1]), file, artefacts.parse_object(content, file, _AGAIN)
 
     def clear(self) -> None:
-        """Forget everything; the data set is whole, or to be made anew."""
+        """Delete all progress, because the data set is complete or will be made again."""
         storage.remove(self._folder)
 
     @property

@@ -1,4 +1,4 @@
-"""`data.max_length` where the user leaves it open: from the texts, before they are tokenised."""
+"""Choose an open `data.max_length` from the texts, before they are tokenised."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cxml.formats import Reader, open_source
 from cxml.preparation.tokenizing import tokenize
 
 _FIELD = "data.max_length"
-_SAMPLE = 20_000  # texts whose lengths are looked at
+_SAMPLE = 20_000  # texts whose lengths are measured
 
 
 def with_length(config: Config, source: Reader | None = None) -> Config:
-    """The config with a settled `data.max_length`: that of the prepared data set if it is there, else by its texts.
+    """The config with `data.max_length` set: that of the prepared data set if it exists, else from its texts.
 
     Args:
-        config: of the run.
-        source: the raw data, if it is open already.
+        config: the run's config.
+        source: the raw data, if it is already open.
 
     Raises:
         ConfigError: the encoder or its tokenizer cannot be read.
@@ -36,7 +36,7 @@ def with_length(config: Config, source: Reader | None = None) -> Config:
 
 
 def _by_the_texts(config: Config, source: Reader) -> int:
-    # Importing transformers takes seconds, which workers need not wait.
+    # Importing transformers takes seconds, which workers avoid.
     from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
     from cxml.settings import longest_possible, longest_text  # noqa: PLC0415
 
@@ -48,7 +48,7 @@ def _by_the_texts(config: Config, source: Reader) -> int:
 
 
 def _some_texts(source: Reader) -> Iterator[str]:
-    """The first train texts that can be read."""
+    """The first valid train texts."""
     left = _SAMPLE
     for chunk in source.chunks("train"):
         readable = [text for place, text in enumerate(chunk.texts) if place not in chunk.problems][:left]

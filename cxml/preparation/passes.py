@@ -3,7 +3,7 @@
 1. Scan: read the raw files once; tokenise and stage each block; add up the terms and labels of the train texts.
 2. Make: weigh the terms of each staged block and write its shard.
 
-The manifest comes last. A run that was stopped is gone on with: staged blocks and finished shards are kept.
+The manifest is written last. An interrupted preparation resumes, reusing staged blocks and finished shards.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from cxml.storage.locks import locked
 
 _log = logging.getLogger(__name__)
 
-_TABLES_AT_ONCE = 32  # counts of so many blocks wait to be added up
+_TABLES_AT_ONCE = 32  # blocks whose counts are added up together
 _NAMES_SHOWN = 3
 
 
 def prepare(config: Config) -> str:
-    """Make the prepared data set of `config` if it is not there yet, and return its URL.
+    """Prepare the data set of `config` if it does not exist, and return its URL.
 
-    Equal inputs give byte-identical files, whatever the engine and the number of workers. What a stopped run finished
-    is used. Of several runs that share the folder one prepares the data, and the others wait for it.
+    Equal inputs give byte-identical files for every engine and number of workers. An interrupted preparation resumes.
+    If several runs share the folder, one prepares the data and the others wait.
 
     Raises:
         DataError: the raw data is broken.
         ConfigError: the tokenizer or a package is missing.
-        StaleArtefactError: the folder holds a data set made from other inputs.
+        StaleArtefactError: the folder contains a data set made from other inputs.
     """
     url = data_url(config)
     if not is_prepared(config):
@@ -77,7 +77,7 @@ def _prepare(config: Config, url: str) -> None:
     config = with_length(config, source)
     inputs = gather_inputs(config)
     if journal.begin(inputs.fingerprint):
-        _log.info("Going on with what an earlier run left at %s", url)
+        _log.info("Resuming the preparation at %s", url)
     with open_engine(config.data, inputs.source) as engine:
         scan = journal.load_scan()
         if scan is None:
@@ -85,7 +85,7 @@ def _prepare(config: Config, url: str) -> None:
             journal.save_scan(scan)
         splits = _make_shards(config, engine, scan, journal)
     manifest = _manifest(url, inputs, scan, splits)
-    remove_leftovers(url, keep_whole=True)  # of workers that were killed on the way, and replaced
+    remove_leftovers(url, keep_whole=True)  # of workers that were killed and replaced
     manifest.write(url)
     journal.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
@@ -94,7 +94,7 @@ def _prepare(config: Config, url: str) -> None:
 
 
 def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:
-    """A line about the labels: how many, the most frequent ones, and how many a text has.
+    """A line about the labels: their number, the most frequent ones, and the mean number per text.
 
     Args:
         names: of the L labels, as they are shown.
@@ -111,12 +111,12 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
 def _scan(
     config: Config, source: TitledReader, tokenizer_rules: str, engine: Engine, journal: PreparationJournal
 ) -> Scan:
-    """The first pass: stages the blocks that are missing, then adds up what was found in all of them."""
+    """The first pass: stage missing blocks, then add up the counts of all blocks."""
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
     names = source.label_names()
     require_texts(source, config.data.source.path)
-    fit_to_labels(config, len(names))  # a tree that cannot be is refused before hours of tokenising
+    fit_to_labels(config, len(names))  # reports an invalid tree before hours of tokenising
     done = {split: journal.staged(split) for split in source.splits}
     blocks_done = {split: frozenset(blocks) for split, blocks in done.items()}
     raw_rows = RawRows(source, config.data, len(names), blocks_done)
@@ -130,7 +130,7 @@ def _scan(
     rows = {split: sum(journal.staged(split).values()) for split in source.splits}
     for split in source.splits:
         for reason, count in sorted(skipped[split].items()):
-            _log.warning("%s: %d rows left out: %s", split, count, reason)
+            _log.warning("%s: skipped %d rows: %s", split, count, reason)
         if not rows[split]:
             raise no_texts(split, config.data.source.path)
     frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
@@ -141,7 +141,7 @@ def _scan(
 def _add_up(
     config: Config, journal: PreparationJournal, num_labels: int, num_texts: int
 ) -> tuple[np.ndarray, Vocabulary]:
-    """Texts of each label, int64 [L], and the vocabulary; the train split alone counts."""
+    """Texts of each label, int64 [L], and the vocabulary, from the train split only."""
     frequency = np.zeros(num_labels, np.int64)
     tables: list[pa.Table] = []
     for number in journal.staged("train"):
@@ -157,7 +157,7 @@ def _add_up(
 def _make_shards(
     config: Config, engine: Engine, scan: Scan, journal: PreparationJournal
 ) -> dict[str, tuple[ShardInfo, ...]]:
-    """The second pass: the shards that are missing; then all of them."""
+    """The second pass: write missing shards. Returns all shards."""
     rows = config.data.shard_rows
     numbers = {split: range(-(-total // rows)) for split, total in scan.rows.items()}
     for split, expected in numbers.items():
@@ -182,7 +182,7 @@ def _make_shards(
 def _other_shards(config: Config, split: str) -> DataError:
     progress_url = storage.join(data_url(config), FOLDER)
     remedy = f"Delete {progress_url}, and run again while nothing else changes the raw files or this folder."
-    return DataError(data_url(config), f"split {split} has other shards than the scan counted", remedy)
+    return DataError(data_url(config), f"the shards of split {split} differ from the scan", remedy)
 
 
 def _manifest(url: str, inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:

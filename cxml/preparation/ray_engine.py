@@ -1,6 +1,6 @@
-"""The blocks of a preparation on Ray: this process reads them, and actors that live through both passes work on them.
+"""Preparation on Ray: this process reads the blocks, and actors that live through both passes process them.
 
-An actor that dies is started again and its block done again, to the same bytes.
+A dead actor is restarted and its block is processed again, with byte-identical results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxml.preparation.work import RawRows, SplitEnd, Ticket, Tickets
 from cxml.ray_cluster import joined_cluster, own_error
 
 _BLOCKS_AT_ONCE = 2
-"""Of each actor: one it works on, and one that lies ready."""
+"""Items per actor: one in progress, and one queued."""
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def ray_engine(num_workers: int) -> Iterator[RayEngine]:
     """An engine on the run's Ray cluster (`cxml.ray_cluster`).
 
     Args:
-        num_workers: actors that work on blocks; 0: one per CPU of the cluster.
+        num_workers: number of actors; 0: one per CPU of the cluster.
     """
     with joined_cluster() as cpus:
         engine = RayEngine(num_workers or cpus)
@@ -38,13 +38,13 @@ def ray_engine(num_workers: int) -> Iterator[RayEngine]:
 
 
 class RayEngine:
-    """Runs the work of a preparation on `num_workers` actors, which start at once."""
+    """Runs a preparation on `num_workers` actors, which start immediately."""
 
     def __init__(self, num_workers: int) -> None:
         self.threads_per_worker = 1  # there is a worker per core
         self._actors = [cast(ActorHandle, _Actor.remote()) for _ in range(num_workers)]
         self._free: deque[ActorHandle] = deque()
-        # Only an actor that has answered gets work: a cluster may not have room for all of them.
+        # Only actors that have responded get work, because the cluster may not have room for all.
         self._busy = {actor.start.remote(): actor for actor in self._actors for _ in range(_BLOCKS_AT_ONCE)}
 
     def map(
@@ -71,7 +71,7 @@ class RayEngine:
                 yield ticket
 
     def _finished(self) -> Iterator[Ticket]:
-        """Wait for an actor; the ticket of what it did, if it did not just start."""
+        """Wait for an actor. Yields the ticket of its finished work, if it did not just start."""
         (ready,), _ = ray.wait(list(self._busy), num_returns=1)
         self._free.append(self._busy.pop(ready))
         try:
@@ -82,14 +82,14 @@ class RayEngine:
             yield ticket
 
     def close(self) -> None:
-        """End the actors, whatever they do."""
+        """Kill the actors."""
         for actor in self._actors:
             ray.kill(actor)
 
 
 @ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)
 class _Actor:
-    """Makes a pass's function once and calls it on blocks."""
+    """Creates a pass's function once and applies it to blocks."""
 
     def __init__(self) -> None:
         self._making: ray.ObjectRef | None = None
@@ -98,7 +98,7 @@ class _Actor:
         """Answer."""
 
     def work(self, making: list[ray.ObjectRef], item: Block | Ticket) -> Ticket:
-        """What the function of `making`, the place of its maker and arguments, does with an item."""
+        """Apply the function to an item; `making` refers to its maker and arguments."""
         if self._making != making[0]:
             make_worker, arguments = ray.get(making[0])
             self._work, self._making = make_worker(*arguments), making[0]

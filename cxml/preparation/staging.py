@@ -1,4 +1,4 @@
-"""Blocks between the two passes: tokenised, with their terms under numbers of their own."""
+"""Staged blocks between the two passes: tokenised, with locally numbered terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABEL_COUNTS = pa.schema([("label", pa.int64()), ("texts", pa.int64())])
 
 @dataclass(frozen=True)
 class StagedBlock:
-    """A block with all that does not depend on other blocks.
+    """A block with all results that do not depend on other blocks.
 
     Attributes:
         input_ids: token ids, int32.
@@ -38,7 +38,7 @@ class StagedBlock:
 
 
 def write_staged(stem: str, block: StagedBlock) -> None:
-    """Write a block as three files that begin with the URL `stem`: rows, counts of terms, counts of labels."""
+    """Write a block as three files with the URL prefix `stem`: rows, counts of terms, counts of labels."""
     term_counts = Ragged(block.terms.counts, block.terms.codes.offsets)
     lists = (block.input_ids, block.labels, block.terms.codes, term_counts)
     columns = {name: _to_arrow(rows) for name, rows in zip(_LISTS, lists, strict=True)}
@@ -54,31 +54,31 @@ def write_staged(stem: str, block: StagedBlock) -> None:
 
 
 def read_staged(stem: str, num_labels: int) -> StagedBlock:
-    """The block that `write_staged` wrote. Raises `DataError` where a file is damaged or contradicts another."""
+    """Read a block of `write_staged`. Raises `DataError` if a file is damaged or inconsistent with another."""
     file = f"{stem}.rows.arrow"
     rows = artefacts.read_sealed_table(file, (_ROWS, _ROWS_WITH_TEXT), _AGAIN)
     terms = read_term_counts(stem)["term"].to_pylist()
     if not rows.num_rows:
-        raise DataError(file, "holds no rows", _AGAIN)
+        raise DataError(file, "contains no rows", _AGAIN)
     input_ids, labels, codes, counts = (_to_ragged(rows[name], file) for name in _LISTS)
     _require_below(labels.values, num_labels, "labels", file)
     _require_below(codes.values, len(terms), "terms", file)
     if not np.array_equal(codes.offsets, counts.offsets):
-        raise DataError(file, "has not a count for each term", _AGAIN)
+        raise DataError(file, "does not have a count for each term", _AGAIN)
     texts = rows["text"].to_pylist() if "text" in rows.column_names else None
     return StagedBlock(input_ids, labels, TermRows(terms, codes, counts.values), texts)
 
 
 def read_term_counts(stem: str) -> pa.Table:
-    """How often each term occurs in the block (`COUNTS_SCHEMA`). Raises `DataError` where the file is damaged."""
+    """The counts of each term in the block (`COUNTS_SCHEMA`). Raises `DataError` if the file is damaged."""
     return artefacts.read_sealed_table(f"{stem}.terms.arrow", (COUNTS_SCHEMA,), _AGAIN)
 
 
 def read_label_counts(stem: str, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the block and the number of its texts that carry them, int64 each.
+    """Labels of the block and their numbers of texts, int64 each.
 
     Raises:
-        DataError: the file is damaged, or names a label outside of 0..num_labels - 1.
+        DataError: the file is damaged, or contains a label outside 0..num_labels - 1.
     """
     file = f"{stem}.labels.arrow"
     table = artefacts.read_sealed_table(file, (_LABEL_COUNTS,), _AGAIN)
@@ -89,7 +89,7 @@ def read_label_counts(stem: str, num_labels: int) -> tuple[np.ndarray, np.ndarra
 
 def _require_below(values: np.ndarray, count: int, what: str, file: str) -> None:
     if len(values) and not 0 <= values.min() <= values.max() < count:
-        raise DataError(file, f"names {what} outside of 0..{count - 1}", _AGAIN)
+        raise DataError(file, f"contains {what} outside 0..{count - 1}", _AGAIN)
 
 
 def _to_arrow(rows: Ragged) -> pa.LargeListArray:

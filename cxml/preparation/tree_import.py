@@ -1,4 +1,4 @@
-"""Trees made elsewhere: PECOS's cluster chain, and CascadeXML's pickled clusters."""
+"""Import trees of other tools: PECOS's cluster chain, and CascadeXML's pickled clusters."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SAVE_AGAIN = "Save the clusters again."
 
 
 def import_tree(config: Config, source: str) -> LabelTree:
-    """Save a tree made elsewhere as the tree of a run; its levels are those of `tree.level_sizes` that it has.
+    """Import a tree of another tool as the tree of a run, with the levels of `tree.level_sizes`.
 
     Args:
         config: the run, whose data set is prepared.
         source: folder or URL of a PECOS cluster chain, or a file with CascadeXML's pickled clusters.
 
     Raises:
-        DataError: the source is broken, or is not about the data set's labels.
-        ConfigError: it has no level of a size that the config asks for.
-        StaleArtefactError: the run has a tree already.
+        DataError: the source is broken, or does not fit the data set's labels.
+        ConfigError: it has no level of a requested size.
+        StaleArtefactError: the run already has a tree.
         InUseError: another command writes to the tree's folder.
     """
     with locked(tree_url(config)):
@@ -39,9 +39,9 @@ def _import_tree(config: Config, source: str) -> LabelTree:
     manifest, out = DataManifest.read(data_url(config)), tree_url(config)
     config = fit_levels(config, manifest.num_labels)
     if storage.exists(storage.join(out, MANIFEST)):
-        raise StaleArtefactError(f"{out}: there is a tree here already. Name another output.")
+        raise StaleArtefactError(f"{out}: the folder already contains a tree. Use another output.")
     if not source or not storage.exists(source):
-        raise ConfigError("--source", source, "does not exist", "Name a folder with C0.npz, or a pickled file.")
+        raise ConfigError("--source", source, "does not exist", "Give a folder with C0.npz, or a pickled file.")
     levels = read_chain(source) if storage.is_folder(source) else read_clusters(source)
     if len(levels[0]) != manifest.num_labels:
         problem = f"has {len(levels[0])} labels, but the data set has {manifest.num_labels}"
@@ -51,7 +51,7 @@ def _import_tree(config: Config, source: str) -> LabelTree:
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise DataError(source, str(error), "Choose levels that lie inside each other.") from error
+        raise DataError(source, str(error), "Choose nested levels.") from error
     save_tree(config, tree, manifest.fingerprint, imported=source)
     return tree
 
@@ -95,7 +95,7 @@ def read_clusters(file: str) -> list[np.ndarray]:
         except (TypeError, ValueError) as error:
             raise DataError(file, f"level {number} is not a list of clusters of label ids", _SAVE_AGAIN) from error
         if not np.array_equal(np.sort(labels), np.arange(len(labels))):
-            raise DataError(file, f"level {number} does not hold each label once", _SAVE_AGAIN)
+            raise DataError(file, f"level {number} does not contain each label once", _SAVE_AGAIN)
         of_label = np.empty(len(labels), np.int64)
         of_label[labels] = np.repeat(np.arange(len(members)), [len(each) for each in members])
         levels.append(of_label)
@@ -111,7 +111,7 @@ def _parents(file: str, num_parents: int | None) -> np.ndarray:
     if num_parents not in (None, parents):
         raise DataError(file, f"has {parents} parents, but the level above has {num_parents} clusters", _SAVE_AGAIN)
     if (np.diff(matrix.offsets) != 1).any():
-        raise DataError(file, "a cluster or label does not have exactly one parent", "Put each label into one cluster.")
+        raise DataError(file, "a cluster or label does not have exactly one parent", "Put each label in one cluster.")
     of_child = matrix.columns.astype(np.int64)
     if ((of_child < 0) | (of_child >= parents)).any():
         raise DataError(file, f"refers to parents outside 0..{parents - 1}", _SAVE_AGAIN)
@@ -123,6 +123,6 @@ def _choose(levels: list[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
     for size in sizes:
         if size not in by_size:
             known = ", ".join(str(known) for known in sorted(by_size))
-            problem = f"the tree to import has no level of {size} clusters"
+            problem = f"the imported tree has no level of {size} clusters"
             raise ConfigError("tree.level_sizes", list(sizes), problem, f"Its levels have {known}.")
     return [by_size[size] for size in sizes]

@@ -1,4 +1,4 @@
-"""A validation split out of the train split of a prepared data set."""
+"""Split off a validation split from the train split of a prepared data set."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from cxml.storage.locks import locked
 
 
 def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "validation") -> DataManifest:
-    """Write the data set under `url` anew to `out`, with a share of its train texts as a split of their own.
+    """Copy the data set under `url` to `out`, with a share of its train texts as a separate split.
 
-    Rows keep their order and are numbered anew; the label table counts the remaining train texts. Tokens and tf-idf
-    stay: the document frequencies still include the held-out texts.
+    Rows keep their order and are renumbered; the label table counts the remaining train texts. Tokens and tf-idf do not
+    change, so the document frequencies still include the held-out texts.
 
     Args:
         url: the prepared data set; its checksums are verified first.
-        out: an empty place.
-        fraction: share of the train texts that are held out.
-        seed: which ones.
-        name: of the new split; `test` takes the place of the test split, so that settings can be chosen without it.
+        out: an empty location.
+        fraction: share of the train texts to hold out.
+        seed: seed of their choice.
+        name: name of the new split; `test` replaces the test split, so that settings can be chosen without it.
 
     Raises:
-        ConfigError: the fraction is impossible, or there is a split of that name.
-        StaleArtefactError: `out` holds a data set.
+        ConfigError: the fraction is invalid, or a split of that name exists.
+        StaleArtefactError: `out` contains a data set.
         InUseError: another command writes to `out`.
     """
     with locked(out):

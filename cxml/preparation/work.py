@@ -1,4 +1,4 @@
-"""The work of a preparation, block by block: what is read, and what is done in either pass, whoever does it."""
+"""The work of a preparation per block: the items of both passes, and the functions applied to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cxml.preparation.staging import StagedBlock, read_staged, write_staged
 
 @dataclass(frozen=True)
 class SplitEnd:
-    """Comes after the last block of a split: how many raw rows were left out, by reason."""
+    """End of a split's blocks, with the number of skipped raw rows by reason."""
 
     split: str
     skipped: dict[str, int]
@@ -28,7 +28,7 @@ class SplitEnd:
 
 @dataclass(frozen=True)
 class Ticket:
-    """A block that was staged: its split, its number, the number of its first row."""
+    """A staged block: its split, its number, the number of its first row."""
 
     split: str
     number: int
@@ -37,13 +37,13 @@ class Ticket:
 
 @dataclass(frozen=True)
 class RawRows:
-    """What the first pass works on: the rows of a source, but for blocks that are done.
+    """Items of the first pass: the rows of a source without finished blocks.
 
     Attributes:
-        source: one reader for all splits, since it may have read every file to collect the labels' names.
+        source: one reader for all splits, because it may have read every file to collect label names.
         data: the config's section.
         num_labels: L.
-        done: numbers of the blocks to leave out, per split.
+        done: numbers of the blocks to skip, per split.
     """
 
     source: Reader
@@ -65,7 +65,7 @@ class RawRows:
 
 @dataclass(frozen=True)
 class Tickets:
-    """What the second pass works on: the blocks whose shards are missing, per split."""
+    """Items of the second pass: the blocks without a shard, per split."""
 
     tickets: Mapping[str, tuple[Ticket, ...]]
 
@@ -80,12 +80,12 @@ class Tickets:
 
 
 class BlockStager:
-    """First pass: tokenises a block, finds its terms, and keeps both for the second."""
+    """First pass: tokenises a block, finds its terms, and stages both."""
 
     def __init__(self, config: Config, tokenizer_rules: str, num_threads: int) -> None:
-        """Take the encoder's tokenizer as the text of its `tokenizer.json`, and use so many threads for it."""
-        # Threads of ours, each with a part of the block, are a fifth faster than the library's, which share every call
-        # and wait for each other at its end (docs/decisions/0005-preparation.md).
+        """Create the tokenizer from the text of its `tokenizer.json`, with `num_threads` threads."""
+        # Own threads, each with a part of the block, are a fifth faster than the library's threads, which synchronise
+        # at the end of every call (docs/decisions/0005-preparation.md).
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._data = config.data
         pool = ThreadPoolExecutor(num_threads)
@@ -93,7 +93,7 @@ class BlockStager:
         self._journal = PreparationJournal(data_url(config))
 
     def __call__(self, block: Block) -> Ticket:
-        """Stage the block; its ticket."""
+        """Stage the block. Returns its ticket."""
         texts = block.texts if self._data.keep_text else None
         staged = StagedBlock(self._encoder.encode(block.texts), block.labels, find_terms(block.texts), texts)
         write_staged(self._journal.stem(block.split, block.number), staged)
@@ -105,7 +105,7 @@ class ShardMaker:
     """Second pass: turns a staged block into its shard."""
 
     def __init__(self, config: Config) -> None:
-        """Load what the first pass has found."""
+        """Load the result of the first pass."""
         self._url = data_url(config)
         self._journal = PreparationJournal(self._url)
         scan = self._journal.load_scan()
@@ -113,7 +113,7 @@ class ShardMaker:
         self._vocabulary, self._num_labels = scan.vocabulary, scan.labels.rows
 
     def __call__(self, ticket: Ticket) -> Ticket:
-        """Write the shard; the ticket again."""
+        """Write the shard. Returns the ticket."""
         block = read_staged(self._journal.stem(ticket.split, ticket.number), self._num_labels)
         examples = Examples(block.input_ids, block.labels, self._vocabulary.features(block.terms), block.texts)
         file = shard_file(ticket.split, ticket.number)

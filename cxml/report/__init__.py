@@ -1,9 +1,9 @@
-"""What a run tells at its end: its metrics beside those of a linear baseline, level by level, and some examples.
+"""The report at the end of a run: metrics per level and next to those of a linear baseline, and examples.
 
-Input: metrics as `cxml.metrics` returns them, names and scores of predicted labels, and the prepared tf-idf features.
-`linear_baseline` trains omikuji's Parabel on these features and ranks the test split's labels. Output: that ranking,
-and tables (`metrics_table`, `levels_table`, `decisions_table`, `groups_table`, `examples_table`, `intervals_table`,
-`frequency_table`) that a rich console prints; `write_page` makes one HTML file of them, with charts.
+Input: metrics from `cxml.metrics`, names and scores of predicted labels, and the prepared tf-idf features.
+`linear_baseline` trains omikuji's Parabel on these features and ranks the labels of the test split. Output: that
+ranking, and tables (`metrics_table`, `levels_table`, `decisions_table`, `groups_table`, `examples_table`,
+`intervals_table`, `frequency_table`) for a rich console. `write_page` writes them to one HTML file, with charts.
 """
 
 from cxml.report.baseline import linear_baseline, require_baseline

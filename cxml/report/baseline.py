@@ -1,4 +1,4 @@
-"""The linear baseline: Parabel (Prabhu et al., WWW 2018) as omikuji implements it, on tf-idf features."""
+"""The linear baseline: omikuji's implementation of Parabel (Prabhu et al., WWW 2018), on tf-idf features."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WORKER = Path(__file__).with_name("parabel.py")
 
 
 def require_baseline() -> None:
-    """Refuse `evaluate.baseline` where its packages are not installed.
+    """Check that the packages of `evaluate.baseline` are installed.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: a package is missing.
     """
     extras.require("evaluate.baseline", True, "omikuji", "sklearn", otherwise="set it to false")
 
@@ -42,11 +42,11 @@ def linear_baseline(
 ) -> np.ndarray:
     """Train on the training split and rank the labels of each test text.
 
-    omikuji draws its clusters at random without a seed, so two runs differ a little: by up to .3 percentage points in
-    four runs on WordNet's first 6,000 test texts.
+    omikuji draws its clusters at random without a seed, so results vary between runs: by up to .3 percentage points
+    over four runs on WordNet's first 6,000 test texts.
 
     Args:
-        train_features: float [N, F], tf-idf; rows without a feature are left out, for they teach nothing.
+        train_features: float [N, F], tf-idf; empty rows are skipped.
         train_labels: [N, L], non-zero where a label is true.
         test_features: float [M, F].
         top_k: labels per text, K.
@@ -54,11 +54,11 @@ def linear_baseline(
         num_threads: CPU threads.
 
     Returns:
-        int64 [M, K], label ids, best first, -1 where the model names fewer.
+        int64 [M, K], label ids, best first, padded with -1.
 
     Raises:
         ConfigError: omikuji or scikit-learn is not installed.
-        CxmlError: training or prediction failed; the message ends with omikuji's last words.
+        CxmlError: training or prediction failed. The message ends with omikuji's last output.
     """
     require_baseline()
     with tempfile.TemporaryDirectory(prefix="cxml-baseline-") as name:
@@ -84,8 +84,8 @@ def _write_training_file(path: Path, features: sparse.csr_matrix, labels: sparse
 
 
 def _run_worker(arguments: list[str], num_texts: int) -> None:
-    """Run the worker process, and tell how far its predictions are once it has trained."""
-    # -P: the worker's own folder stays off its import path, where our module names would hide others.
+    """Run the worker process, and show the progress of its predictions after the training."""
+    # -P keeps the worker's folder off its import path, where our module names would hide other modules.
     command = [*ending_with_parent(KILL), sys.executable, "-P", str(_WORKER), *arguments]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as worker:
         assert worker.stdout is not None

@@ -1,4 +1,4 @@
-"""Charts of a run as SVG text that takes the page's colours."""
+"""Charts of a run as SVG text in the page's colours."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_INK = "#010203"  # stands for the page's text colour
+_INK = "#010203"  # placeholder for the page's text colour
 _SIZE = (6.4, 3.2)
-_MOST_LEVEL_NAMES = 5  # more are slanted
+_MOST_LEVEL_NAMES = 5  # slanted above this number
 
 
 def losses_chart(steps: Sequence[Mapping[str, Any]], level_names: Sequence[str]) -> str:
@@ -26,7 +26,7 @@ def losses_chart(steps: Sequence[Mapping[str, Any]], level_names: Sequence[str])
 
 
 def line_chart(steps: Sequence[Mapping[str, Any]], field: str, label: str) -> str:
-    """One number of the training over the epochs."""
+    """One field of the training records over the epochs."""
 
     def draw(axes: Axes) -> None:
         axes.plot([step["epoch"] for step in steps], [step[field] for step in steps], linewidth=1.2)
@@ -36,7 +36,7 @@ def line_chart(steps: Sequence[Mapping[str, Any]], field: str, label: str) -> st
 
 
 def bars_chart(names: Sequence[str], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> str:
-    """Groups of bars side by side, one group per name and one bar in it per series."""
+    """Grouped bars: one group per name, with one bar per series."""
 
     def draw(axes: Axes) -> None:
         width = 0.8 / len(series)
@@ -66,7 +66,7 @@ def _chart(draw: Callable[[Axes], None]) -> str:
 
 
 def svg_of(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """A figure as SVG text without a background, its text and axes in the page's colour; the same bytes every time.
+    """Draw a figure as SVG text without a background, with text and axes in the page's colour; deterministic bytes.
 
     Args:
         draw: fills the empty figure.

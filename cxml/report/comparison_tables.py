@@ -14,7 +14,7 @@ _LEAST_WIDTH = 100
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
-    """Print what `cxml.comparison.compare` found."""
+    """Print the result of `cxml.comparison.compare`."""
     console = table_console(max(_LEAST_WIDTH, 30 * len(result["systems"])))
     console.print(intervals_table(result["systems"]))
     console.print(frequency_table(result["by_frequency"]["groups"], result["by_frequency"]["k"]))
@@ -22,16 +22,16 @@ def print_comparison(result: Mapping[str, Any]) -> None:
 
 
 def intervals_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row per metric, a column per system: the metric, half of its 95 % interval, and how far from the first.
+    """A row per metric and a column per system: the metric, half its 95 % interval, and the difference from the first.
 
-    A difference whose interval leaves out 0 is bold.
+    A difference is bold if its interval excludes 0.
 
     Args:
-        systems: by name `metrics`, `intervals` and, but for the first, `differences`.
+        systems: by name, `metrics`, `intervals` and, except for the first, `differences`.
     """
     table = Table(
         title="Test split, with bootstrap intervals of 95 %", title_justify="left",
-        caption="In brackets: difference from the first column; bold where its interval leaves out 0",
+        caption="In brackets: difference from the first column; bold if its interval excludes 0",
         caption_justify="left",
     )  # fmt: skip
     table.add_column("metric")
@@ -45,7 +45,7 @@ def intervals_table(systems: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def frequency_table(groups: Sequence[Mapping[str, float]], k: int) -> Table:
-    """A row per group of labels, rare to frequent: their part of P@k and PSP@k, and their recall.
+    """A row per group of labels, rare to frequent: its share of P@k and PSP@k, and its recall.
 
     Args:
         groups: fields of `cxml.metrics.FrequencyGroup`.
@@ -64,7 +64,7 @@ def frequency_table(groups: Sequence[Mapping[str, float]], k: int) -> Table:
 
 
 def calibration_table(bins: Sequence[Mapping[str, float]], error: float) -> Table:
-    """A row per range of scores: how many predicted labels have one, their mean score, and the share that is true.
+    """A row per range of scores: number of predicted labels, their mean score, and the share of true ones.
 
     Args:
         bins: fields of `cxml.metrics.CalibrationBin`.

@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs nothing else: metrics, the training's course, where labels are lost, examples."""
+"""A run as one self-contained HTML file: metrics, training curves, cluster recall, examples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PAGE_FILE = "report.html"
 _NEEDED = ("jinja2", "matplotlib")
 _CLUSTER_RECALL = ("cluster_recall", "reach")
 """Names of the cluster recall in a report; versions up to 0.2.0 wrote the second."""
-_SINCE_RECORDS = {  # charts of what older runs did not record, and some machines do not know
-    "Tokens, padding not counted": ("tokens_per_second", "tokens per second"),
+_SINCE_RECORDS = {  # charts of fields that older runs and some machines do not record
+    "Tokens, without padding": ("tokens_per_second", "tokens per second"),
     "Gradient norm before clipping": ("gradient_norm", "norm"),
-    "Memory of an accelerator, most so far": ("device_peak_gib", "GiB"),
+    "Peak memory of an accelerator": ("device_peak_gib", "GiB"),
     "Model FLOP utilisation": ("flop_utilisation", "share of the peak"),
 }
 
@@ -28,17 +28,17 @@ _SINCE_RECORDS = {  # charts of what older runs did not record, and some machine
 def write_page(
     output: str, report: Mapping[str, Any], config_text: str, comparison: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `report.html` into a run's output; leave it out, and say so, where its packages are not installed.
+    """Write `report.html` into a run's output. If its packages are not installed, only log that it is skipped.
 
     Args:
-        output: the run's output, whose `metrics.jsonl` is read too.
-        report: as `print_report` takes it, and `by_frequency` where it is there.
-        config_text: the run's config, for readers.
-        comparison: what `cxml.comparison.compare` found, if it was asked.
+        output: the run's output, including `metrics.jsonl`.
+        report: the argument of `print_report`, optionally with `by_frequency`.
+        config_text: the run's config, to show.
+        comparison: the result of `cxml.comparison.compare`, if any.
     """
     missing = [name for name in _NEEDED if not extras.is_installed(name)]
     if missing:
-        _log.info("No %s: %s not installed (pip install 'cxml[plots]')", PAGE_FILE, " and ".join(missing))
+        _log.info("Skipped %s: %s not installed (pip install 'cxml[plots]')", PAGE_FILE, " and ".join(missing))
         return
     import jinja2  # noqa: PLC0415 - optional packages
 
@@ -61,7 +61,7 @@ def _levels(report: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 
 
 def _systems(report: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
-    """Each system's metrics as text, with half of their intervals where those are known."""
+    """Each system's metrics as text, with half of their intervals if known."""
     if comparison is None:
         found = {OWN: report["levels"][-1]}
         if "evidence" in report:
@@ -91,7 +91,7 @@ def _label_groups(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _steps(output: str) -> list[dict[str, Any]]:
-    """The lines about training steps in `metrics.jsonl`."""
+    """The training records in `metrics.jsonl`."""
     records = (record for _, record in read_records(storage.join(output, "metrics.jsonl")))
     return [record for record in records if record["kind"] == "train" and _can_be_drawn(record)]
 
@@ -127,7 +127,7 @@ def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> di
         names = [f"{group['least']:,}-{group['most']:,}" for group in groups]
         parts = {f"P@{k}": "precision", f"PSP@{k}": "psp"}
         series = {name: [group[field] for group in groups] for name, field in parts.items()}
-        charts["What labels of each frequency add"] = bars_chart(names, series, "train texts per label", "points")
+        charts["Contribution of each label frequency"] = bars_chart(names, series, "train texts per label", "points")
         charts[f"Recall@{k} by label frequency"] = bars_chart(
             names, {"recall": [group["recall"] for group in groups]}, "train texts per label", "percent"
         )

@@ -1,7 +1,7 @@
 """The worker process of the linear baseline: trains omikuji on one file, predicts another, writes an array.
 
-Run as a script by `cxml.report.baseline`, in a process of its own because omikuji prints to the process's output,
-cannot be interrupted while it trains, and holds its model outside Python's memory. It imports no other part of cxml.
+`cxml.report.baseline` runs this script in a separate process, because omikuji prints to the process's output, cannot be
+interrupted while it trains, and keeps its model outside Python's memory. It imports no other part of cxml.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy import sparse
 
 
 def train(file: Path, num_trees: int, num_threads: int) -> omikuji.Model:
-    """Parabel as omikuji sets it up by default, with `num_trees` trees, on a file in the XMC repository's format."""
+    """Train omikuji's default Parabel with `num_trees` trees on a file in the XMC repository's format."""
     settings = omikuji.Model.default_hyper_param()
     settings.n_trees = num_trees
     model = omikuji.Model.train_on_data(str(file), settings, n_threads=num_threads)
@@ -27,7 +27,7 @@ def train(file: Path, num_trees: int, num_threads: int) -> omikuji.Model:
 
 
 def predict(model: omikuji.Model, features: sparse.csr_matrix, top_k: int, progress: int) -> np.ndarray:
-    """The best labels of each row, int64 [N, top_k], -1 where the model names fewer.
+    """The best labels of each row, int64 [N, top_k], padded with -1.
 
     Writes a newline to the file descriptor `progress` for each row.
     """
@@ -43,7 +43,7 @@ def predict(model: omikuji.Model, features: sparse.csr_matrix, top_k: int, progr
 def main() -> None:
     """Train, predict, write the array.
 
-    Standard output gets a newline when training is done and one per predicted text, standard error all else.
+    Standard output gets a newline after the training and one per predicted text; standard error gets everything else.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path, help="training examples, XMC repository format")

@@ -1,4 +1,4 @@
-"""The end of a run, on the console."""
+"""The report of a run on the console."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cxml.report.tables import (
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print a run's report: examples, each level's metrics, and the labels' metrics next to the baseline's.
+    """Print a run's report: examples, metrics of each level, and label metrics next to the baseline's.
 
     Args:
-        report: `level_sizes`, `levels`, `examples` and, where they are there, `budget`, `selection`, `evidence`,
-            `baseline`, `decisions` and `label_groups`, as the run's JSON files hold them.
+        report: `level_sizes`, `levels`, `examples` and, if present, `budget`, `selection`, `evidence`, `baseline`,
+            `decisions` and `label_groups`, in the form of the run's JSON files.
     """
     console = Console()
     if "budget" in report:

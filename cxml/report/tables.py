@@ -1,4 +1,4 @@
-"""Tables for people: rich renderables that read well in 80 columns, on a terminal and in a plain log."""
+"""Rich tables that fit 80 columns, on a terminal and in a plain log."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from rich.table import Table
 from rich.text import Text
 
 OWN, BASELINE = "CascadeXML", "tf-idf + linear (Parabel)"
-"""What readers call the two models of a run."""
+"""Display names of the two models of a run."""
 ALONE = "CascadeXML alone"
-"""What readers call the cascade of a model that has evidence beside it."""
+"""Display name of the cascade in a model with evidence."""
 
-_MOST_TRUE_LABELS = 10  # an example's true labels beyond these are counted, not listed
+_MOST_TRUE_LABELS = 10  # further true labels of an example are only counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A test text with what is true of it and what the model says."""
+    """A test text with its true and predicted labels."""
 
     text: str
     true: Sequence[str]
-    """Names of its true labels."""
+    """Names of the true labels."""
     predicted: Sequence[tuple[str, float]]
     """Names and scores in [0, 1] of the model's best labels, best first."""
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """One row per metric, one column per system, the best of each row in bold (all of them where they tie).
+    """One row per metric and one column per system, with the best values of each row in bold.
 
     Args:
-        results: for each system's name its metrics in percent, as `MetricSums.result` returns them; a metric that a
-            system lacks shows as a dash.
-        title: what the metrics are of.
+        results: metrics in percent by system name, as `MetricSums.result` returns them; a missing metric is shown as a
+            dash.
+        title: title of the table.
     """
     return _grid(results, title, mark_best=len(results) > 1)
 
 
 def level_names(level_sizes: Sequence[int]) -> list[str]:
-    """What readers call each level."""
+    """Display names of the levels."""
     return [f"{size:,} clusters" for size in level_sizes[:-1]] + [f"{level_sizes[-1]:,} labels"]
 
 
 def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, float]]) -> Table:
-    """One column per level of the cascade, coarse to fine: how well its own nodes are ranked.
+    """One column per level of the cascade, coarse to fine: the ranking metrics of its own nodes.
 
     Args:
-        level_sizes: nodes of each level, the labels last.
-        results: for each level its metrics in percent.
+        level_sizes: nodes of each level, with the labels last.
+        results: metrics of each level in percent.
     """
     return _grid(
         dict(zip(level_names(level_sizes), results, strict=True)), "Each level of the cascade", mark_best=False
@@ -60,7 +60,7 @@ def decisions_table(decisions: Mapping[str, Any]) -> Table:
     """One column per threshold: F1, precision and recall of the labels above it, micro and macro.
 
     Args:
-        decisions: `texts`, `thresholds` and `metrics` as `cxml.training.decision_report` gives them.
+        decisions: `texts`, `thresholds` and `metrics` as `cxml.training.decision_report` returns them.
     """
     thresholds, results = decisions["thresholds"], decisions["metrics"]
     texts = decisions["texts"]
@@ -83,16 +83,16 @@ def decisions_table(decisions: Mapping[str, Any]) -> Table:
 
 
 def groups_table(label_groups: Mapping[str, Any]) -> Table:
-    """One row per group of labels by their train texts: rankings of its labels alone, and decisions for them.
+    """One row per group of labels by train frequency: rankings among its labels only, and decisions for them.
 
     Args:
-        label_groups: `k`, `threshold` and `groups` as `cxml.training.decision_report` gives them.
+        label_groups: `k`, `threshold` and `groups` as `cxml.training.decision_report` returns them.
     """
     k = label_groups["k"]
     columns = (f"recall@{k}", "R-precision", "micro-F1", "macro-F1")
     within = "recall among all labels, R-precision within each group"
     table = Table(
-        title="Labels of more than 50 train texts, of 1 to 50, and of none", title_justify="left",
+        title="Labels with more than 50 train texts, with 1 to 50, and without any", title_justify="left",
         caption=f"in percent; {within}; F1 at the threshold {label_groups['threshold']}", caption_justify="left",
     )  # fmt: skip
     table.add_column("")
@@ -115,16 +115,16 @@ def budget_line(budget: Mapping[str, str]) -> str:
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:
-    """Which epoch the model is of, and why.
+    """The epoch of the model, with the reason for its selection.
 
     Args:
         selection: `epoch`, `epochs` and `reason` as `cxml.training.read_selection` gives them.
     """
-    return f"Epoch {selection['epoch']} of {selection['epochs']} was taken: {selection['reason']}"
+    return f"Selected epoch {selection['epoch']} of {selection['epochs']}: {selection['reason']}"
 
 
 def examples_table(examples: Sequence[Example]) -> Table:
-    """Each text with its true labels and the model's best labels and scores; a star marks a true one."""
+    """Each text with its true labels, and the model's best labels and scores; a star marks true labels."""
     table = Table(
         title="Examples", title_justify="left", caption="* the label is true", caption_justify="left", show_header=False
     )

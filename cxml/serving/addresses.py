@@ -1,4 +1,4 @@
-"""Who can reach the server: the addresses that it listens on, and the host that a request must name."""
+"""Access to the server: the addresses that it listens on, and the allowed hosts in requests."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ORIGIN = re.compile(rb"https?://(.+)")
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to every address of a host. They do not listen yet.
+    """Bind sockets to every address of a host, without listening yet.
 
     Raises:
-        ConfigError: the host has no address of this machine, or the port is taken.
+        ConfigError: no address of the host belongs to this machine, or the port is in use.
     """
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ConfigError("--host", host, f"has no address ({error})", "Name an address of this machine.") from error
+        raise ConfigError("--host", host, f"has no address ({error})", "Use an address of this machine.") from error
     for family, kind, protocol, _, address in dict.fromkeys(found):
         one = socket.socket(family, kind, protocol)
         try:
@@ -41,26 +41,26 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             one.close()
             if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
-                continue  # localhost is ::1 too, on machines without IPv6 as well
+                continue  # localhost resolves to ::1 even on machines without IPv6
             _close(sockets)
-            raise ConfigError("--port", port, f"cannot be listened on ({error})", "Choose another one.") from error
+            raise ConfigError("--port", port, f"cannot listen on it ({error})", "Choose another port.") from error
         sockets.append(one)
     if not sockets:
-        raise ConfigError("--host", host, "is not an address of this machine", "Name one, such as 127.0.0.1.")
+        raise ConfigError("--host", host, "is not an address of this machine", "Use one, such as 127.0.0.1.")
     return sockets
 
 
 def require_loopback(sockets: list[socket.socket], host: str) -> None:
-    """Refuse sockets that other machines reach, and close them.
+    """Close the sockets and raise an error if other machines can reach one of them.
 
     Raises:
-        ConfigError: an address is not of the loopback interface.
+        ConfigError: an address does not belong to the loopback interface.
     """
     if not all(_is_loopback(one.getsockname()[0]) for one in sockets):
         _close(sockets)
         raise ConfigError(
             "--host", host, "other machines can reach this address, and no token is set",
-            "Set CXML_SERVE_TOKEN to a secret, or say --allow-anyone if anyone who reaches the server may ask.",
+            "Set CXML_SERVE_TOKEN to a secret, or pass --allow-anyone to serve everyone who can reach the server.",
         )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _close(sockets: list[socket.socket]) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a host is `localhost` or an address of the loopback interface, written in the usual form."""
+    """Whether a host is `localhost` or a loopback address in the usual notation."""
     if host.lower() == "localhost":
         return True
     try:
@@ -87,9 +87,10 @@ def _is_loopback(host: str) -> bool:
 
 
 class LoopbackOnly:
-    """ASGI middleware for a server without a token: a request must name a loopback host, and come from its own page.
+    """ASGI middleware for a server without a token: accepts only loopback hosts and requests from its own page.
 
-    A page of a stranger can point its name at 127.0.0.1 (DNS rebinding); the browser then sends that name as `Host`.
+    It prevents DNS rebinding: a foreign page can resolve its own name to 127.0.0.1, but the browser then sends that
+    name as `Host`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -105,14 +106,14 @@ class LoopbackOnly:
 
 
 def _distrust(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """Why a request is refused; None where it is not."""
+    """The reason to reject a request, or None."""
     hosts = [value for name, value in headers if name == b"host"]
     host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if not host or not _is_loopback((host[1] or host[2]).decode()):
-        return "without a token the server answers to loopback names only, such as 127.0.0.1 and localhost"
+        return "without a token, the server only accepts loopback hosts such as 127.0.0.1 and localhost"
     for name, value in headers:
         if name == b"origin":
             origin = _ORIGIN.fullmatch(value)
             if not origin or origin[1].lower() != hosts[0].lower():
-                return "without a token the server answers its own page only, not those of other origins"
+                return "without a token, the server only accepts requests from its own page, not from other origins"
     return None

@@ -1,6 +1,6 @@
-"""The HTTP interface as a FastAPI application, whoever predicts behind it."""
+"""The HTTP interface as a FastAPI application, independent of the engine."""
 
-# Annotations are values here, not text: FastAPI reads some that only exist inside a function.
+# No postponed annotations here: FastAPI reads some that only exist inside a function.
 
 import asyncio
 from collections.abc import Coroutine
@@ -28,7 +28,7 @@ _REASON_CHARACTERS = 200
 
 
 class Cluster(BaseModel):
-    """A cluster of the label tree on the way to a label."""
+    """A cluster of the label tree on the path to a label."""
 
     level: int
     node: int
@@ -48,7 +48,7 @@ class Label(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The answer, in the order of the texts."""
+    """The labels of each text, in the order of the texts."""
 
     predictions: list[list[Label]]
 
@@ -62,19 +62,19 @@ class Facts(BaseModel):
     max_characters: int
     max_k: int
     needs_token: bool
-    thresholds: list[str] = Field(description="names of thresholds that were chosen for the model")
+    thresholds: list[str] = Field(description="names of the model's thresholds")
 
 
 class Reason(BaseModel):
-    """Why a request is refused."""
+    """Why a request was rejected."""
 
     type: str
-    loc: list[str | int] = Field(description="where in the request")
+    loc: list[str | int] = Field(description="location in the request")
     msg: str
 
 
 class Refusal(BaseModel):
-    """The first reasons why a request is refused."""
+    """The first reasons for the rejection of a request."""
 
     detail: list[Reason]
 
@@ -87,7 +87,7 @@ def build_api(served: ServedModel, options: ServeOptions) -> FastAPI:
         options: limits and token.
     """
     api = FastAPI(
-        title="cxml", version="1", description="The few right labels of a text, out of very many.",
+        title="cxml", version="1", description="Predict the labels of texts with an extreme multi-label classifier.",
         docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     if not (options.token or options.allow_anyone):
@@ -106,23 +106,23 @@ def build_api(served: ServedModel, options: ServeOptions) -> FastAPI:
 def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
     router = APIRouter(route_class=guarded_route(options), redirect_slashes=False)
     request_type = _request_type(options)
-    # For the document: the route itself asks for the token, before it reads the body.
+    # For the OpenAPI document only: the route checks the token before it reads the body.
     bearer = [Depends(HTTPBearer(auto_error=False))] if options.token else []
     refusals: dict[int | str, dict[str, Any]] = {
-        **({401: {"description": "no token, or a wrong one"}} if options.token else {}),
-        408: {"description": "the body or the answer took too long"},
-        409: {"description": "no threshold of this name was chosen for the model"},
+        **({401: {"description": "missing or wrong token"}} if options.token else {}),
+        408: {"description": "the body or the prediction took too long"},
+        409: {"description": "the model has no threshold of this name"},
         413: {"description": "the request is too long"},
         415: {"description": "the content type is not JSON"},
         422: {"description": "the request is not valid", "model": Refusal},
-        429: {"description": "too many requests wait; try again later"},
+        429: {"description": "the queue is full; try again later"},
         500: {"description": "the model failed on this request"},
         503: {"description": "the model is still loading or does not answer; try again later"},
     }
 
     @router.post("/predict", response_model=Prediction, responses=refusals, dependencies=bearer)
     async def predict(request: request_type, http: Request) -> Response:  # pyright: ignore[reportInvalidTypeForm]
-        """The k best labels of each text that reach the threshold; with `explain` also the way through the tree."""
+        """The k best labels of each text that reach the threshold; with `explain`, also the path through the tree."""
         with served.in_use() as model:
             if model is None:
                 raise HTTPException(503, "the model is still loading; try again", _LATER)
@@ -137,27 +137,27 @@ def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
 
 
 def _no_such_threshold(name: str) -> HTTPException:
-    """The refusal of a threshold that was not chosen for the model."""
-    return HTTPException(409, f"no threshold {name} was chosen for this model; /facts lists those that were")
+    """The error for a threshold that the model does not have."""
+    return HTTPException(409, f"the model has no threshold {name}; /facts lists its thresholds")
 
 
 def queue_full() -> HTTPException:
-    """The refusal of a request for which the queue has no room."""
-    return HTTPException(429, "too many requests wait; try again", _LATER)
+    """The error for a request when the queue is full."""
+    return HTTPException(429, "the queue is full; try again", _LATER)
 
 
 def not_answering() -> HTTPException:
-    """The answer where the model is not reached."""
-    return HTTPException(503, "the model does not answer; try again", _LATER)
+    """The error if the model cannot be reached."""
+    return HTTPException(503, "the model does not respond; try again", _LATER)
 
 
 def failed() -> HTTPException:
-    """The answer to a request that the model fails on, even alone."""
-    return HTTPException(500, "the model failed on this request; the server's log says more")
+    """The error for a request on which the model fails, even when it is predicted alone."""
+    return HTTPException(500, "the model failed on this request; see the server's log")
 
 
 async def _while_connected(request: Request, answering: Coroutine[Any, Any, bytes], seconds: float) -> bytes:
-    """The answer; it is given up when the time is over or the client hangs up."""
+    """The answer; cancelled on timeout or when the client disconnects."""
     answer, hung_up = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
     try:
         done, _ = await asyncio.wait({answer, hung_up}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -167,12 +167,12 @@ async def _while_connected(request: Request, answering: Coroutine[Any, Any, byte
     if answer in done:
         return answer.result()
     if hung_up in done:
-        raise HTTPException(400, "the client has gone")
-    raise HTTPException(408, f"there was no answer within {seconds:g} seconds; send fewer texts at once")
+        raise HTTPException(400, "the client disconnected")
+    raise HTTPException(408, f"no answer within {seconds:g} seconds; send fewer texts per request")
 
 
 def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
-    """What everyone may ask: none of it reads a body, waits, or runs the model."""
+    """Routes without a token. None of them reads a body, waits, or runs the model."""
     router = APIRouter(redirect_slashes=False)
 
     @router.get("/facts")
@@ -186,12 +186,12 @@ def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the server lives; it also answers while the model loads and while its queue is full."""
+        """Liveness: answers also while the model loads and while the queue is full."""
         return {"status": "ok"}
 
     @router.get("/ready", responses={503: {"description": "the model is still loading or does not answer"}})
     async def ready() -> Response:
-        """Whether the model answered when the server last asked it, every few seconds."""
+        """Readiness: whether the model answered the server's last check, made every few seconds."""
         return JSONResponse({"status": served.status}, 200 if served.status == "ready" else 503)
 
     @router.get("/metrics", response_class=PlainTextResponse)
@@ -209,7 +209,7 @@ def _supervision(served: ServedModel, options: ServeOptions) -> APIRouter:
 
 
 def _reasons(error: RequestValidationError) -> list[dict[str, Any]]:
-    """The first reasons, without names and values of the request, which may be long, private or no valid text."""
+    """The first reasons, without names and values from the request, which may be long, private or invalid text."""
     known = {"body", "texts", "k", "explain", "threshold"}
     return [
         {
@@ -222,7 +222,7 @@ def _reasons(error: RequestValidationError) -> list[dict[str, Any]]:
 
 
 def _request_type(options: ServeOptions) -> type[BaseModel]:
-    """The body of a request; its limits stand in the OpenAPI document too."""
+    """The body of a request. The OpenAPI document includes its limits."""
     text: Any = Annotated[str, Field(max_length=options.max_characters), AfterValidator(_encodable)]
     texts: Any = (Annotated[list[text], Field(max_length=options.max_texts)], ...)
     share: Any = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -234,25 +234,25 @@ def _request_type(options: ServeOptions) -> type[BaseModel]:
         texts=texts,
         k=(
             Annotated[int, Field(ge=1, le=options.max_k, strict=True), BeforeValidator(_whole)],
-            Field(min(5, options.max_k), description="labels per text, at most"),
+            Field(min(5, options.max_k), description="most labels per text"),
         ),
         threshold=(
             threshold,
-            Field(None, description="the least score of a label, or the name of a threshold; null: none"),
+            Field(None, description="lowest score of a label, or the name of a threshold; null: none"),
         ),
-        explain=(Annotated[bool, Field(strict=True, description="add the way through the label tree")], False),
+        explain=(Annotated[bool, Field(strict=True, description="add the path through the label tree")], False),
     )
 
 
 def _encodable(text: str) -> str:
-    """Half of a surrogate pair, which JSON can write, is no text."""
+    """Reject half of a surrogate pair, which JSON can encode but which is not valid text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair") from error
+        raise ValueError("contains half of a surrogate pair") from error
     return text
 
 
 def _whole(value: object) -> object:
-    """JSON has one kind of number, so 6.0 is an integer too; a string or a truth value is none."""
+    """Convert 6.0 to an integer, because JSON has one number type. Strings and booleans are not numbers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""Requests that come together are predicted together: a bounded queue, and a thread that runs the model."""
+"""Predict concurrent requests together: a bounded queue, and a thread that runs the model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 _SECONDS_TO_END = 60.0
 _SECONDS_OF_A_BATCH = 0.5
-"""What a large batch may take. Texts of similar lengths are computed together, so large batches pad less; but those of
-a slow model would keep its clients waiting."""
+"""Time limit of a large batch. Texts of similar lengths are computed together, so large batches pad less; but those of
+a slow model would delay its clients."""
 _TEXTS_OF_ANY_BATCH = 64
-"""Texts that may always be predicted together, however long they take."""
+"""Texts that may always be predicted together, regardless of their time."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Asked:
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may."""
+    """The queue is full."""
 
 
 class Batcher:
-    """A queue of requests before one model.
+    """A queue of requests for one model.
 
-    The model's thread takes what has come while it worked, up to `batch_texts` texts; more than 64 only as far as they
-    take half a second at the speed of the last batch. A request that finds the model idle goes at once. One that came
-    while the model worked waits for others until it is `batch_wait_s` old, not longer.
-    A request that is cancelled while it waits is not predicted.
+    The model's thread takes the requests that arrived during the previous batch, up to `batch_texts` texts. More than
+    64 texts are taken only if they are expected to take at most half a second at the speed of the previous batch. A
+    request to an idle model is predicted at once. A request that arrived while the model was busy waits for others for
+    at most `batch_wait_s`. A cancelled request is not predicted.
 
-    The same thread loads the model. OpenMP gives each thread that computes others to help it. Where the main thread
-    has loaded the model and this one runs it, there are more of them than cores, and those that have nothing to do
-    sleep instead of waiting for the next product, which slows the model down by a third.
+    The same thread loads the model, because OpenMP creates helper threads for each computing thread. If the main thread
+    loaded the model and this one ran it, there would be more helpers than cores, and idle helpers would sleep instead
+    of spinning, which makes the model a third slower.
 
     Attributes:
         predictor: the model.
@@ -65,13 +65,13 @@ class Batcher:
         """Start the thread, and wait until it has the model.
 
         Args:
-            load: gives the model.
-            batch_texts: texts that are predicted together at most; a request that has more goes alone.
+            load: loads the model.
+            batch_texts: most texts of a batch; a larger request is predicted alone.
             batch_wait_s: seconds.
-            max_waiting: requests that wait; those that are being predicted do not count.
+            max_waiting: most waiting requests, without those that are being predicted.
 
         Raises:
-            Exception: what `load` raises.
+            Exception: any error of `load`.
         """
         self._batch_texts, self._batch_wait_s, self._max_waiting = batch_texts, batch_wait_s, max_waiting
         self._room = min(batch_texts, _TEXTS_OF_ANY_BATCH)
@@ -84,10 +84,10 @@ class Batcher:
         self.predictor = loaded.result()
 
     def submit(self, asked: Asked) -> Future[bytes]:
-        """The answer to come, as `answer_together` gives it. Cancel it to drop a request that still waits.
+        """Queue a request. Returns a future of its answer from `answer_together`; cancel it to drop a waiting request.
 
         Raises:
-            QueueFullError: too many requests wait.
+            QueueFullError: too many requests are waiting.
             RuntimeError: the batcher is closed.
         """
         with self._changed:
@@ -103,7 +103,7 @@ class Batcher:
         return waiting.answer
 
     def close(self) -> None:
-        """Take no further requests, and wait until all that were accepted are answered; not for a model that hangs."""
+        """Accept no more requests, and wait until all accepted ones are answered, unless the model hangs."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -128,7 +128,7 @@ class Batcher:
                     one.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Requests to predict together; none if the batcher is closed and nothing waits any more."""
+        """Requests to predict together; empty if the batcher is closed and no request waits."""
         batch: list[_Waiting] = []
         with self._changed:
             while not batch:
@@ -146,7 +146,7 @@ class Batcher:
         return self._is_closed or sum(len(one.asked.texts) for one in self._waiting) >= self._room
 
     def _take(self) -> list[_Waiting]:
-        """The oldest requests that fit a batch, without those that were cancelled."""
+        """The oldest requests that fit a batch, without cancelled ones."""
         batch: list[_Waiting] = []
         room = self._room
         while self._waiting and (not batch or len(self._waiting[0].asked.texts) <= room):
@@ -158,7 +158,7 @@ class Batcher:
 
 
 def room_for(num_texts: int, seconds: float, most: int) -> int:
-    """The texts that the next batch may have, `most` at most, after one of `num_texts` that took so many seconds."""
+    """Most texts of the next batch, at most `most`, after a batch of `num_texts` that took `seconds`."""
     in_time = int(_SECONDS_OF_A_BATCH * num_texts / max(seconds, 1e-9))
     return min(most, max(_TEXTS_OF_ANY_BATCH, in_time))
 
@@ -171,24 +171,24 @@ class _Waiting:
 
 
 def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes | Exception]:
-    """The answer to each request, as JSON. Where predicting them together fails, each is predicted alone.
+    """The answer to each request, as JSON. If predicting them together fails, each is predicted alone.
 
     Returns:
-        For each request the text of a `Prediction`, or the error that it leads to by itself.
+        For each request the text of a `Prediction`, or its own error.
     """
     try:
         return [to_json({"predictions": labels}) for labels in _predict_together(predictor, asked)]
     except Exception as error:
         if len(asked) > 1:
             return [answer for one in asked for answer in answer_together(predictor, [one])]
-        # Without the error's message: it may repeat the text.
+        # Omits the error's message, which may repeat the text.
         frames = "".join(traceback.format_tb(error.__traceback__))
         _log.error("The model failed on a request: %s\n%s", type(error).__name__, frames)
         return [error]
 
 
 def _predict_together(predictor: Predictor, asked: Sequence[Asked]) -> list[Sequence[Sequence[dict[str, Any]]]]:
-    """The labels of each request's texts: one pass for those that want explanations and thresholds alike."""
+    """The labels of each request's texts, in one pass per combination of `explain` and threshold."""
     from cxml.prediction import as_values  # noqa: PLC0415 - heavy, and loaded with the predictor
 
     answers: list[Sequence[Sequence[dict[str, Any]]]] = [[] for _ in asked]

@@ -1,7 +1,7 @@
-"""HTTP connections with deadlines and limits for what arrives before the interface sees it.
+"""HTTP connections with deadlines and limits that apply before a request reaches the API.
 
-uvicorn closes a connection that is idle between two requests. A client that sends the head of a request one byte at a
-time, that never reads its answer, or that opens thousands of connections is up to its user, which is this module.
+uvicorn only closes connections that are idle between two requests. This module handles clients that send the head of a
+request one byte at a time, never read the response, or open thousands of connections.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _CONNECTIONS = 500
 
 
 def _most_connections() -> int:
-    """No more than half of the files that the process may open."""
+    """Half of the file descriptors that the process may open."""
     limit = open_files_limit()
     return _CONNECTIONS if limit is None else min(_CONNECTIONS, limit // 2)
 
 
 @dataclass
 class ConnectionLimits:
-    """What the connections of one server may take, and which of them wait for their client."""
+    """The limits of one server's connections, and the connections that wait for their client."""
 
     head_s: float
     """Seconds from the connection, or from the last answer, until the head of a request is complete."""
     answer_s: float
-    """Seconds that a client takes to read an answer, where the system's buffers do not hold all of it."""
+    """Seconds for a client to read a response that exceeds the system's buffers."""
     message_bytes: int
     """Most bytes of a request on the wire."""
     most: int = field(default_factory=_most_connections)
-    """Connections at once."""
+    """Most simultaneous connections."""
     waiting: dict[GuardedConnection, None] = field(default_factory=dict)
-    """Connections without a complete request, the one that has waited longest first."""
+    """Connections without a complete request, longest wait first."""
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One connection. Give `functools.partial(GuardedConnection, limits=...)` to `uvicorn.Config(http=...)`.
+    """One connection. Pass `functools.partial(GuardedConnection, limits=...)` to `uvicorn.Config(http=...)`.
 
-    A connection beyond the limit takes the place of the one that has waited longest for its client, so slow clients
-    can never keep others out.
+    A connection beyond the limit replaces the one that has waited longest for its client, so slow clients cannot block
+    others.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
@@ -58,7 +58,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._reason = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make room for the connection, and start to wait for a request."""
+        """Enforce the limit of connections, and start to wait for a request."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.most:
             longest = next(iter(self._limits.waiting), self)
@@ -73,7 +73,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; a head or a message that is too long already ends the connection."""
+        """Parse the data. A head or message that exceeds its limit ends the connection."""
         if self._size > (_HEAD_BYTES if self._is_in_head else self._limits.message_bytes):
             self.transport.abort()
         elif not self.transport.is_closing():
@@ -86,20 +86,20 @@ class GuardedConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer after a body in chunks."""
+        """Count a header, or a trailer after a chunked body."""
         if len(self.headers) >= _HEADERS:
             raise ValueError("too many headers")  # the parser answers 400
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete: from here the interface watches over the body."""
+        """The head is complete. From here the API enforces the limits of the body."""
         if not self.url.startswith((b"/", b"*")):
-            raise ValueError("the target is a URL, whose host would stand for that of the header")
+            raise ValueError("the target is an absolute URL, whose host would override the header")
         if len(self.pipeline) >= _PIPELINED:
-            raise ValueError("too many requests ahead of their answers")
+            raise ValueError("too many pipelined requests")
         assert self.parser is not None
         if self.parser.should_upgrade() and self._has_body():
-            # The parser takes the head for all of the request, and the body for the next request.
+            # The parser would read the body as the next request.
             self._reason = "A request with a body cannot ask for an upgrade: send HTTP/1.1 without the header Upgrade."
             raise ValueError(self._reason)
         super().on_headers_complete()
@@ -107,21 +107,21 @@ class GuardedConnection(HttpToolsProtocol):
         self._stop_waiting()
 
     def on_message_complete(self) -> None:
-        """The request is complete: the client waits for the server now."""
+        """The request is complete, and the client waits for the server."""
         super().on_message_complete()
         self._is_in_head, self._size = True, 0
         if not self.cycle.response_complete:
             self._limits.waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
-        """The answer is written, at least into the system's buffers."""
+        """The response is written, at least into the system's buffers."""
         super().on_response_complete()
         if self.cycle.response_complete:
             is_read = self.transport.get_write_buffer_size() == 0
             self._wait_for_request(self._limits.head_s if is_read else self._limits.answer_s)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be read, and end the connection."""
+        """Reject a malformed request, and close the connection."""
         super().send_400_response(self._reason or msg)
 
     def _has_body(self) -> bool:

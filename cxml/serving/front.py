@@ -1,4 +1,4 @@
-"""The HTTP server, in a thread of its own."""
+"""The HTTP server in its own thread."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 class Front(threading.Thread):
-    """The HTTP server: it answers while the main thread loads models and waits for signals.
+    """The HTTP server. It answers while the main thread loads models and waits for signals.
 
-    An event tells its end, for a signal that ends `Thread.join` makes Python 3.11 take a thread for ended.
+    An event signals its end: in Python 3.11, a signal that interrupts `Thread.join` marks the thread as ended.
     """
 
     def __init__(
         self, served: ServedModel, options: ServeOptions, sockets: list[socket.socket],
         ended: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """Start nothing yet.
+        """Create the thread without starting it.
 
         Args:
             served: the model; it may still be loading.
             options: limits and token.
-            sockets: bound ones, on which the server is to listen.
-            ended: called when the server has ended, in its thread.
+            sockets: bound sockets for the server to listen on.
+            ended: called in the server's thread when the server has ended.
         """
         super().__init__(name="http", daemon=True)
         limits = ConnectionLimits(options.head_timeout_s, options.timeout_s, 2 * options.max_body_bytes)
@@ -61,7 +61,7 @@ class Front(threading.Thread):
             self._tell()
 
     def end(self) -> None:
-        """Accept no connections any more, and wait until the requests under way are answered."""
+        """Stop accepting connections, and wait until running requests are answered."""
         self._server.should_exit = True
         if self.ident is not None:
             self._ended.wait()

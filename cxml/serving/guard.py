@@ -1,4 +1,4 @@
-"""Requests that carry a body: token, content type and length are checked before a byte of it is read."""
+"""Requests with a body: token, content type and length are checked before the body is read."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
     from cxml.serving.options import ServeOptions
 
-_OTHER_VALUES = 16  # names and values of a request beside its texts; a few more, for a reason that names them
+_OTHER_VALUES = 16  # names and values besides its texts, with a margin for unknown fields
 
 
 class HeldBytes:
-    """The bytes of all requests that are read or answered now; those that would exceed the limit are refused."""
+    """Counts the bytes of all requests in progress, and rejects requests that would exceed the limit."""
 
     def __init__(self, most: int) -> None:
         self._most, self._held = most, 0
 
     @contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """A function that adds bytes. They are given back at the end, or when it raises HTTPException(503)."""
+        """Yield a function that adds bytes. They are released at the end, or when it raises HTTPException(503)."""
         own = 0
 
         def add(count: int) -> None:
             nonlocal own
             if self._held + count > self._most:
-                self._held, own = self._held - own, 0  # at once, or the others would be refused for it too
-                raise HTTPException(503, "the server holds as many requests as it can; try again", {"Retry-After": "1"})
+                self._held, own = self._held - own, 0  # released at once, or other requests would be rejected too
+                raise HTTPException(503, "requests take all the memory they may; try again", {"Retry-After": "1"})
             own += count
             self._held += count
 
@@ -49,14 +49,14 @@ class HeldBytes:
 
 
 class BoundedRequest(Request):
-    """A request whose body is read within limits of size, time and shape."""
+    """A request whose body is limited in size, time and shape."""
 
     def __init__(self, scope: Scope, receive: Receive, options: ServeOptions, hold: Callable[[int], None]) -> None:
         super().__init__(scope, receive)
         self._options, self._hold = options, hold
 
     async def body(self) -> bytes:
-        """The body. Raises HTTPException: it is too long or too slow."""
+        """The body. Raises HTTPException if it is too long or too slow."""
         if not hasattr(self, "_body"):
             try:
                 self._body = await asyncio.wait_for(self._arriving(), self._options.body_timeout_s)
@@ -65,7 +65,7 @@ class BoundedRequest(Request):
                     408, f"the body did not arrive within {self._options.body_timeout_s:g} seconds"
                 ) from None
             except ClientDisconnect:
-                raise HTTPException(400, "the client has gone") from None
+                raise HTTPException(400, "the client disconnected") from None
         return self._body
 
     async def _arriving(self) -> bytes:
@@ -78,20 +78,20 @@ class BoundedRequest(Request):
         return bytes(body)
 
     async def json(self) -> dict[str, Any]:
-        """The members of the body. Raises HTTPException: it is no object of texts."""
+        """The members of the body. Raises HTTPException if it is not an object of texts."""
         limits = self._options
         try:
             return await read_object(
                 await self.body(), most_values=limits.max_texts + _OTHER_VALUES, most_bytes=limits.max_text_bytes
             )
         except UnreadableError as error:
-            reason = {"type": "unreadable", "loc": ["body"], "msg": f"the body is not read: {error}"}
+            reason = {"type": "unreadable", "loc": ["body"], "msg": f"the body was rejected: {error}"}
             raise HTTPException(422, [reason]) from None
 
 
 def too_long(options: ServeOptions) -> HTTPException:
-    """The refusal of a body that has more bytes than any request within the limits."""
-    return HTTPException(413, f"the request has more than {options.max_body_bytes} bytes; send fewer texts at once")
+    """The error for a body that exceeds the limit in bytes."""
+    return HTTPException(413, f"the request has more than {options.max_body_bytes} bytes; send fewer texts per request")
 
 
 def guarded_route(options: ServeOptions) -> type[APIRoute]:
@@ -121,11 +121,11 @@ def _require_token(request: Request, token: str) -> None:
     given = request.headers.getlist("authorization")
     scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not hmac.compare_digest(secret.strip().encode(), token.encode()):
-        raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        raise HTTPException(401, "a token is required: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
 
 def _require_json(request: Request) -> None:
-    """Pages of other origins can send forms and plain text without being asked first, but not JSON."""
+    """Require JSON: pages of other origins can send forms and plain text without a preflight request, but not JSON."""
     message = email.message.Message()
     message["content-type"] = request.headers.get("content-type", "")
     if message.get_content_type() != "application/json":

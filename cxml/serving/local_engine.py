@@ -21,19 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 class LocalEngine:
-    """Loads models into this process. Each has a thread of its own, so the HTTP server answers while it computes."""
+    """Loads models into this process. Each has its own thread, so the HTTP server answers while it computes."""
 
     def __init__(
         self, place: ModelPlace, options: ServeOptions, *, cpus: float | None = None, device: Device = "auto"
     ) -> None:
-        """Load nothing yet.
+        """Create the engine without loading a model.
 
         Args:
             place: the model.
             options: limits.
-            cpus: threads of the model; None leaves their number to PyTorch: one per core that the process may use, or
+            cpus: threads of the model; None for PyTorch's default: one per core that the process may use, or
                 OMP_NUM_THREADS.
-            device: what it computes on; auto: a GPU where the machine has any.
+            device: device of the model; auto: a GPU if the machine has one.
         """
         self._place, self._options, self._cpus, self._device = place, options, cpus, device
 
@@ -47,7 +47,7 @@ class LocalEngine:
         )  # fmt: skip
 
     def is_lost(self) -> str:
-        """See `Engine`; as long as this process lives, its engine does."""
+        """See `Engine`. This engine lives as long as its process."""
         return ""
 
     def _load(self) -> Predictor:
@@ -56,17 +56,17 @@ class LocalEngine:
         if self._cpus is not None:
             torch.set_num_threads(max(1, int(self._cpus)))
         predictor = load_checked(self._place, self._options, self._device_name())
-        _log.info("The model computes on %s; PyTorch has %d threads", predictor.device, torch.get_num_threads())
+        _log.info("The model runs on %s with %d PyTorch threads", predictor.device, torch.get_num_threads())
         return predictor
 
     def _device_name(self) -> str | None:
-        """The device by PyTorch's name; None takes the accelerator if there is one."""
+        """PyTorch's name of the device; None uses an accelerator if there is one."""
         if self._device == "cpu":
             return "cpu"
         from cxml.accelerators import accelerator_type  # noqa: PLC0415 - imports torch
 
         if self._device == "gpu" and accelerator_type() is None:
-            raise ConfigError("--device", "gpu", "PyTorch finds no GPU on this machine", "Say --device cpu.")
+            raise ConfigError("--device", "gpu", "PyTorch finds no GPU on this machine", "Use --device cpu.")
         return None
 
 
@@ -95,8 +95,8 @@ class LocalModel:
             self._batcher.submit(Asked(CHECK_TEXTS, 1, False)).result(seconds)
         except QueueFullError:
             return True
-        except (Exception, futures.TimeoutError) as error:  # whatever is wrong, it is not ready
-            _log.warning("The model does not answer: %s", type(error).__name__)
+        except (Exception, futures.TimeoutError) as error:  # any error means that it is not ready
+            _log.warning("The model does not respond: %s", type(error).__name__)
             return False
         return True
 

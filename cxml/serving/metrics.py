@@ -1,4 +1,4 @@
-"""Figures of a server for Prometheus."""
+"""Prometheus metrics of a server."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ class Metrics:
         self._requests = Counter("cxml_requests", "Requests answered", names, registry=self._registry)
         self._seconds = Histogram("cxml_request_seconds", "Seconds until the answer", ["path"], registry=self._registry)
         self.texts = Counter("cxml_texts", "Texts of accepted requests", registry=self._registry)
-        self._loads = Counter("cxml_model_loads", "Models loaded, or tried to", ["outcome"], registry=self._registry)
+        self._loads = Counter("cxml_model_loads", "Attempts to load a model", ["outcome"], registry=self._registry)
         self._loaded = Gauge(
-            "cxml_model_loaded_timestamp_seconds", "When the model that answers was loaded", registry=self._registry
+            "cxml_model_loaded_timestamp_seconds", "Load time of the served model", registry=self._registry
         )
         for outcome in ("served", "failed"):
-            self._loads.labels(outcome)  # from the start, at 0, so that the first failure is an increase
+            self._loads.labels(outcome)  # starts at 0, so that the first failure is an increase
 
     def observe(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer. All paths that do not exist count as one, so that no client adds series."""
+        """Count an answer. Unknown paths count as one, so clients cannot add time series."""
         known = path if path in _PATHS else "other"
         self._requests.labels(known, str(status)).inc()
         self._seconds.labels(known).observe(seconds)
 
     def model_loaded(self) -> None:
-        """Count a model that answers from now on."""
+        """Count a model that was loaded and is served from now on."""
         self._loads.labels("served").inc()
         self._loaded.set_to_current_time()
 
     def model_failed(self) -> None:
-        """Count a model that could not be loaded, or was refused."""
+        """Count a model that could not be loaded or was rejected."""
         self._loads.labels("failed").inc()
 
     def text(self) -> bytes:
-        """The figures in Prometheus' format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class Measured:
-    """ASGI middleware: counts answers and the seconds that they took."""
+    """ASGI middleware that counts answers and their latency."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,4 +1,4 @@
-"""The model that a server serves now, how it is loaded and checked, and how another one takes its place."""
+"""The served model: loading, checking and replacing it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TEXTS_OF_A_PASS_ON_CPUS = 32
 of 64 does, and cost a CPU nothing else. On a GPU a pass costs launches, so there it is the whole batch."""
 
 CHECK_TEXTS = ["ready"]
-"""What a model is asked to see whether it answers."""
+"""The text of the readiness check."""
 
 
 class Model(Protocol):
-    """A model that answers until it is closed."""
+    """A loaded model that answers until it is closed."""
 
     @property
     def num_labels(self) -> int:
@@ -38,19 +38,19 @@ class Model(Protocol):
 
     @property
     def threshold_names(self) -> tuple[str, ...]:
-        """Thresholds that were chosen for the model, by name."""
+        """Names of the model's thresholds."""
         ...
 
     async def answer(self, asked: Asked, /) -> bytes:
-        """A `Prediction` as JSON. Raises HTTPException where the model does not answer."""
+        """A `Prediction` as JSON. Raises HTTPException if the model does not respond."""
         ...
 
     def is_answering(self, seconds: float) -> bool:
-        """Whether it labels a word within so many seconds; a full queue is a sign of life too."""
+        """Whether the model labels a word within `seconds`. A full queue also counts as alive."""
         ...
 
     def close(self) -> None:
-        """Answer what was accepted, and give back memory and processes."""
+        """Answer the accepted requests, and free memory and processes."""
         ...
 
 
@@ -58,7 +58,7 @@ class Engine(Protocol):
     """Where models are loaded: this process, or a Ray cluster."""
 
     def load(self) -> Model:
-        """The model as its files are now, checked; models that were loaded before go on answering.
+        """Load and check the current files of the model. Previously loaded models continue to answer.
 
         Raises:
             CxmlError: the model is missing or incomplete, or cannot be started.
@@ -66,22 +66,22 @@ class Engine(Protocol):
         ...
 
     def is_lost(self) -> str:
-        """Why no model can answer any more; empty while nothing is wrong."""
+        """The reason why no model can answer any more; empty if there is none."""
         ...
 
 
 class ServedModel:
-    """The model behind the HTTP interface. Each request uses one model from its beginning to its end."""
+    """The model behind the HTTP interface. Each request uses the same model from start to end."""
 
     def __init__(
         self, name: str, model: Model | None = None, status: Literal["loading", "ready", "not ready"] = "loading"
     ) -> None:
-        """Serve a model, or none as long as it loads.
+        """Serve a model, or none while it loads.
 
         Args:
-            name: what clients see.
+            name: name shown to clients.
             model: the model; None while it loads.
-            status: as of the last time that the server itself asked the model.
+            status: result of the server's last readiness check.
         """
         self.name, self.status = name, status
         self.metrics = Metrics()
@@ -91,19 +91,19 @@ class ServedModel:
 
     @property
     def num_labels(self) -> int:
-        """L of the model; 0 while it loads."""
+        """L; 0 while the model loads."""
         model = self._model
         return model.num_labels if model else 0
 
     @property
     def threshold_names(self) -> tuple[str, ...]:
-        """Those of the model; none while it loads."""
+        """The model's thresholds; empty while it loads."""
         model = self._model
         return model.threshold_names if model else ()
 
     @contextmanager
     def in_use(self) -> Iterator[Model | None]:
-        """The model, which is not closed within this context; None while it loads."""
+        """Yield the model, which stays open within this context; None while it loads."""
         with self._changed:
             model = self._model
             if model:
@@ -117,7 +117,7 @@ class ServedModel:
                     self._changed.notify_all()
 
     def replace(self, model: Model | None) -> None:
-        """Serve another model from now on, and close the one before when the requests that use it are answered."""
+        """Serve another model from now on. The previous one is closed after its requests are answered."""
         with self._changed:
             before, self._model = self._model, model
             self._changed.wait_for(lambda: not (before and self._users[before]))
@@ -128,7 +128,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """What to serve: see `Predictor.from_checkpoint`."""
+    """The model to serve, see `Predictor.from_checkpoint`."""
 
     url: str
     rows: RowFormat | None
@@ -138,7 +138,7 @@ class ModelPlace:
 
 
 def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = None) -> Predictor:
-    """A predictor that has labelled a text.
+    """Load a predictor and check it by labelling a text.
 
     Raises:
         DataError: the model's scores are not numbers.
@@ -159,6 +159,6 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
         predictor.batch_size = min(predictor.batch_size, _TEXTS_OF_A_PASS_ON_CPUS)
     if not np.isfinite(predictor.predict(CHECK_TEXTS, 1).scores).all():
         raise DataError(place.url, "the model's scores are not numbers", "Train or export the model again.")
-    # The weights as they were trained are wanted no more, and half of a small server's memory.
+    # The trained weights are no longer needed, and take half of a small server's memory.
     predictor.parts = replace(predictor.parts, model=predictor.model)
     return predictor

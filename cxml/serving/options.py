@@ -1,4 +1,4 @@
-"""What a server is allowed to do, and when it turns requests away."""
+"""The limits and options of a server."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import tyro
 
 from cxml.errors import ConfigError
 
-_BYTES_PER_CHARACTER = 12  # in JSON at most: an emoji may be written as two escapes of six bytes
+_BYTES_PER_CHARACTER = 12  # most in JSON: an emoji may be two escapes of six bytes
 _REST_BYTES = 4096
 _HELD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """Limits of a server; more than they allow is refused with a 4xx answer that says so."""
+    """Limits of a server. Requests that exceed them get a 4xx answer with the reason."""
 
     max_texts: int = 64
-    """Texts in a request."""
+    """Most texts per request."""
     max_characters: int = 20_000
-    """Characters of a text; what is beyond the length of the training is cut off anyway."""
+    """Most characters per text. The model truncates texts to its training length anyway."""
     max_k: int = 100
-    """Labels per text."""
+    """Most labels per text."""
     max_waiting: int = 200
-    """Requests that wait; further ones are answered 429."""
+    """Most waiting requests; further requests get status 429."""
     timeout_s: float = 30.0
-    """Seconds that a request waits for its answer before it is answered 408."""
+    """Timeout of a request in seconds; after it, the request gets status 408."""
     head_timeout_s: float = 5.0
-    """Seconds in which the head of a request must arrive; also how long a connection may be idle."""
+    """Timeout in seconds for the head of a request, and for idle connections."""
     body_timeout_s: float = 5.0
-    """Seconds in which the body of a request must arrive; more of them for large requests over slow networks."""
+    """Timeout in seconds for the body of a request. Increase it for large requests over slow networks."""
     batch_texts: int = 256
-    """Texts that are predicted together at most; more than 64 only as far as the model takes half a second for them."""
+    """Most texts of a batch. Batches above 64 are limited to half a second of the model's time."""
     batch_wait_ms: float = 5.0
-    """Milliseconds that the first of them waits for others."""
+    """Milliseconds that the first request of a batch waits for others."""
     allow_anyone: bool = False
-    """Without a token, also answer other machines and requests that name any host."""
+    """Also accept requests from other machines and with any host name, without a token."""
     token: tyro.conf.Suppress[str] = field(default="", repr=False)
-    """Requests must bring it as `Authorization: Bearer TOKEN`, unless it is empty. Not an option: others read those."""
+    """Required in requests as `Authorization: Bearer TOKEN` unless empty. Not an option, as those are visible."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -51,25 +51,25 @@ class ServeOptions:
                     name, getattr(self, name), "must be a number above 0", "Leave it out for the default."
                 )
         if not 0 <= self.batch_wait_ms < math.inf:
-            raise ConfigError("batch_wait_ms", self.batch_wait_ms, "must not be negative", "0 waits for nobody.")
+            raise ConfigError("batch_wait_ms", self.batch_wait_ms, "must not be negative", "Use 0 to never wait.")
 
         if any(not "!" <= character <= "~" for character in self.token):
             raise ConfigError(
-                "CXML_SERVE_TOKEN", "...", "has characters that a header does not carry",
+                "CXML_SERVE_TOKEN", "...", "contains characters that are not allowed in a header",
                 "Use visible ASCII characters without spaces, such as those of: openssl rand -hex 32",
             )  # fmt: skip
 
     @property
     def max_text_bytes(self) -> int:
-        """The most bytes of a text as JSON writes it."""
+        """Most bytes of a text in JSON."""
         return self.max_characters * _BYTES_PER_CHARACTER + 2
 
     @property
     def max_held_bytes(self) -> int:
-        """The most bytes of all requests that are read or answered at the same time."""
+        """Most bytes of all requests in progress."""
         return max(_HELD_BYTES, 2 * self.max_body_bytes)
 
     @property
     def max_body_bytes(self) -> int:
-        """The most that a request within the limits can have."""
+        """Most bytes of a request within the limits."""
         return self.max_texts * (self.max_text_bytes + 16) + _REST_BYTES

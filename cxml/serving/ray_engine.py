@@ -1,4 +1,4 @@
-"""The model as a Ray Serve application: replicas on a cluster, behind the HTTP server of the command."""
+"""The model as a Ray Serve application: replicas on a cluster, behind the command's HTTP server."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Service:
         self._batcher = Batcher(
             lambda: load_checked(place, options), batch_texts=options.batch_texts,
             batch_wait_s=options.batch_wait_ms / 1000,
-            max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray hands over fewer; those wait in its own queue
+            max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray sends fewer; the rest wait in its own queue
         )  # fmt: skip
         predictor = self._batcher.predictor
         self._facts = len(predictor.names), tuple(predictor.parts.decisions.thresholds)
 
     def facts(self) -> tuple[int, tuple[str, ...]]:
-        """L, and the names of thresholds."""
+        """L, and the names of the thresholds."""
         return self._facts
 
     async def answer(self, asked: Asked) -> bytes:
@@ -62,7 +62,7 @@ def application(
         place: the model.
         options: limits.
         num_replicas: processes, each with the model.
-        resources: what each of them reserves, see `cxml.ray_cluster.worker_resources`.
+        resources: resources of each replica, see `cxml.ray_cluster.worker_resources`.
     """
     deployment: Any = serve.deployment(
         name="cxml", num_replicas=num_replicas,
@@ -79,13 +79,13 @@ def ray_engine(
     place: ModelPlace, options: ServeOptions, *, num_replicas: int, cpus: float = 1.0,
     device: ray_cluster.Device = "auto",
 ) -> Iterator[RayEngine]:  # fmt: skip
-    """An engine on the Ray cluster of RAY_ADDRESS, or on one that lives as long as the context.
+    """Yield an engine on the Ray cluster of RAY_ADDRESS, or on a temporary local cluster.
 
     Raises:
         DataError: the model is missing or incomplete.
     """
     if not is_exported(place.url):
-        model_identity(place.url)  # here rather than in a worker, where the error would be one of many lines
+        model_identity(place.url)  # checked here, because an error in a worker would be hidden among many lines
     with ray_cluster.joined_cluster(logs=True):
         engine = RayEngine(place, options, num_replicas, cpus, device)
         try:
@@ -95,7 +95,7 @@ def ray_engine(
 
 
 class RayEngine:
-    """Loads models into replicas; each model is an application of its own."""
+    """Loads models into replicas; each model is a separate application."""
 
     def __init__(
         self, place: ModelPlace, options: ServeOptions, num_replicas: int, cpus: float, device: ray_cluster.Device
@@ -107,7 +107,7 @@ class RayEngine:
         self._has_started = False
 
     def load(self) -> RayModel:
-        """See `Engine`. Raises WorkerError also where the cluster has no room beside the model that answers now."""
+        """See `Engine`. Also raises WorkerError if the cluster lacks resources for a second model."""
         resources = ray_cluster.worker_resources(self._device, self._cpus, self._num_replicas)
         if self._names:
             _require_room(resources, self._num_replicas)
@@ -122,15 +122,15 @@ class RayEngine:
             return RayModel(handle, num_labels=num_labels, threshold_names=names, end=lambda: self._remove(name))
         except (RayServeException, RuntimeError) as error:
             self._remove(name)
-            raise WorkerError(f"{self._place.url}: the model is not served. {error}") from error
+            raise WorkerError(f"{self._place.url}: the model could not be served. {error}") from error
 
     def is_lost(self) -> str:
         """See `Engine`."""
-        return "this machine's node of Ray has died. Start the command again." if ray_cluster.is_lost() else ""
+        return "this machine's Ray node died. Restart the command." if ray_cluster.is_lost() else ""
 
     def close(self) -> None:
-        """Take all models off the cluster, and Ray Serve too if it serves nothing else."""
-        if not self._has_started or ray_cluster.is_lost():  # Ray would wait for a lost node without end
+        """Remove all models from the cluster, and Ray Serve too if it serves nothing else."""
+        if not self._has_started or ray_cluster.is_lost():  # Ray would wait for a lost node forever
             return
         if serve.status().applications.keys() - self._names:
             for name in self._names:
@@ -144,22 +144,22 @@ class RayEngine:
 
 
 def _require_room(resources: Mapping[str, float], num_replicas: int) -> None:
-    """Refuse to start replicas for which the cluster has no room: Ray would wait for it without end.
+    """Check that the cluster has resources for the replicas, because Ray would wait for them forever.
 
     Raises:
-        WorkerError: there is none.
+        WorkerError: the cluster lacks resources.
     """
     free = ray_cluster.free_resources()
     for name, share in resources.items():
         if free.get(name, 0.0) < share * num_replicas:
             raise WorkerError(
                 f"The cluster has {free.get(name, 0.0):g} {name} free, and {num_replicas} replicas of the new model "
-                f"beside the old ones need {share * num_replicas:g}. Add nodes, or start the command again."
+                f"in addition to the old ones need {share * num_replicas:g}. Add nodes, or restart the command."
             )
 
 
 class RayModel:
-    """A model of a cluster, see `Model`."""
+    """A model on a cluster, see `Model`."""
 
     def __init__(
         self, handle: DeploymentHandle, *, num_labels: int, threshold_names: tuple[str, ...], end: Callable[[], None]
@@ -180,7 +180,7 @@ class RayModel:
         except RayTaskError:  # the replica has logged it
             raise failed() from None
         except (RayActorError, RayServeException, TaskCancelledError) as error:
-            _log.warning("A replica did not answer: %s", type(error).__name__)
+            _log.warning("A replica did not respond: %s", type(error).__name__)
             raise not_answering() from None
 
     def is_answering(self, seconds: float) -> bool:
@@ -189,8 +189,8 @@ class RayModel:
             self._handle.answer.remote(Asked(CHECK_TEXTS, 1, False)).result(timeout_s=seconds)
         except BackPressureError:
             return True
-        except Exception as error:  # whatever is wrong, it is not ready
-            _log.warning("The model does not answer: %s", type(error).__name__)
+        except Exception as error:  # any error means that it is not ready
+            _log.warning("The model does not respond: %s", type(error).__name__)
             return False
         return True
 

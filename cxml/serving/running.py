@@ -1,4 +1,4 @@
-"""Start a server, load its model again when told to, and end it."""
+"""Start, reload and stop a server."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ def serve_until_signalled(
 ) -> None:
     """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
-    Requests that are being answered then still get their answers. SIGHUP loads the model again.
+    Running requests are still answered. SIGHUP reloads the model.
 
     Args:
-        opened: the engine, to be entered when the address is known to be good.
-        url: where its model is, for its name.
+        opened: context manager of the engine, entered after the address was checked.
+        url: location of the model, for its name.
         options: limits and token.
         host: address to listen on.
         port: port to listen on.
 
     Raises:
         DataError: the model is missing or incomplete.
-        ConfigError: the port is taken, or other machines could ask without a token.
-        WorkerError: the model did not come up, or nothing can be served any more; says why.
+        ConfigError: the port is in use, or other machines could send requests without a token.
+        WorkerError: the model could not be started, or no model can answer any more; the message gives the reason.
     """
     sockets = bind(host, port)
     if not (options.token or options.allow_anyone):
         require_loopback(sockets, host)
     address = url_of(sockets[0])
     served = ServedModel(name_of(url))
-    events: SimpleQueue[Event] = SimpleQueue()  # the one queue that a handler of signals may put into
+    events: SimpleQueue[Event] = SimpleQueue()  # the only queue that is safe to use in signal handlers
     with opened as engine:
-        # Only now, for Ray sets handlers of its own when it starts; and before anyone can see that the server is ready.
+        # After Ray, which sets its own handlers at start, and before the server reports that it is ready.
         _take_signals(events)
         front = Front(served, options, sockets, ended=lambda: events.put("front ended"))
         try:
             front.start()
             _serve(engine.load(), served)
-            _log.info("Serving %s at %s (a page to try it on, /predict, /openapi.json)", served.name, address)
+            _log.info("Serving %s at %s (web page, /predict, /openapi.json)", served.name, address)
             _watch(engine, served, options, events, address)
         finally:
             front.end()
@@ -71,7 +71,7 @@ def serve_until_signalled(
 def _watch(
     engine: Engine, served: ServedModel, options: ServeOptions, events: SimpleQueue[Event], address: str
 ) -> None:
-    """Ask the model every few seconds whether it answers, and load it again when told to. Ends with WorkerError."""
+    """Check the model every few seconds, and reload it on request. Ends with WorkerError."""
     while True:
         with served.in_use() as model:
             is_answering = model is not None and model.is_answering(options.timeout_s)
@@ -83,40 +83,40 @@ def _watch(
         except Empty:
             continue
         if event == "front ended":
-            raise WorkerError(f"{address}: the HTTP server ended. Its log says why.")
+            raise WorkerError(f"{address}: the HTTP server ended. See its log for the reason.")
         _load_again(engine, served)
 
 
 def _load_again(engine: Engine, served: ServedModel) -> None:
-    """Put the model as its files are now in the place of the one that answers; keep that one if it fails."""
-    _log.info("Loading the model again")
+    """Replace the served model by the current files; keep the old model if loading fails."""
+    _log.info("Reloading the model")
     try:
         model = engine.load()
-    except Exception as error:  # whatever is wrong with the new model, the one before answers
+    except Exception as error:  # on any error, the previous model stays in service
         served.metrics.model_failed()
         reason = str(error) if isinstance(error, CxmlError) else "".join(traceback.format_exception(error))
-        _log.error("The new model is not served; the one before goes on answering. %s", reason)
+        _log.error("Could not load the new model; the previous one is still served. %s", reason)
         return
     _serve(model, served)
-    _log.info("The new model answers")
+    _log.info("Serving the new model")
 
 
 def _serve(model: Model, served: ServedModel) -> None:
-    """Answer by a model that was loaded, and free what loading it and the one before have taken."""
+    """Serve a loaded model, and free the memory of its loading and of the previous model."""
     served.replace(model)
     served.metrics.model_loaded()
-    gc.collect()  # a model has references in circles
+    gc.collect()  # a model contains reference cycles
     return_freed_memory()
 
 
 def name_of(url: str) -> str:
-    """What clients see of a model's place: the last part of its path, without folders, credentials and queries."""
+    """The name of a model for clients: the last part of its path, without folders, credentials and queries."""
     path = urlsplit(url.split("::", maxsplit=1)[0]).path if "://" in url else url
     return PurePosixPath(path).name.strip(".") or "model"
 
 
 def _take_signals(events: SimpleQueue[Event]) -> None:
-    """End on SIGINT and SIGTERM; on SIGHUP load the model again, or end if it says that the terminal is gone."""
+    """End on SIGINT and SIGTERM. On SIGHUP reload the model, or end if the terminal was closed."""
     for number in _END_SIGNALS:
         signal.signal(number, _end)
     if RELOAD_SIGNAL is None:
@@ -133,5 +133,5 @@ def _take_signals(events: SimpleQueue[Event]) -> None:
 
 def _end(*_: object) -> None:
     for number in _END_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # a second one would break off the cleaning up
+        signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the cleanup
     sys.exit(0)

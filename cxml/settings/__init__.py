@@ -1,14 +1,15 @@
-"""Settings from the data: values for the fields of a config that the user leaves open (docs/decisions/0028).
+"""Settings from the data: values for the config fields that the user leaves open (docs/decisions/0028).
 
-In: a config whose `auto` names such fields, and what there is to train on.
+In: a config whose `auto` names such fields, and the training data.
 
 1. `gather` collects `Facts` once: sizes of the data set, the encoder's files, the machine.
 2. `rules` has a pure function for each field: facts and the config so far -> value and reason.
-3. `choose` goes through the rules in order. What the user gave stays, and the rules after it adapt to it.
+3. `choose` applies the rules in order. It keeps the user's values, and later rules adapt to them.
 
-Out: a config without open fields, and the list of choices, which `table` shows and `record` keeps for the next start.
+Out: a config without open fields, and the list of choices. `table` shows them, and `record` keeps them for a resumed
+run.
 
-`longest_text` stands apart: it is asked before the texts are tokenised.
+`longest_text` is separate, because it is needed before the texts are tokenised.
 """
 
 from cxml.settings.choose import Choice, choose, choose_by_length, fit_to_labels

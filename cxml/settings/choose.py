@@ -1,4 +1,4 @@
-"""Go through the rules, and leave alone what the user gave."""
+"""Apply the rules to all fields without a value from the user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Choice:
     """A value that was chosen for a field.
 
     Attributes:
-        name: of the field, dotted.
-        value: plain, as a config file holds it.
-        reason: why, in a few words.
+        name: dotted name of the field.
+        value: plain value, as in a config file.
+        reason: short reason for the value.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Choice:
 
 
 def choose(config: Config, facts: Facts) -> tuple[Config, list[Choice]]:
-    """The config with values for all fields that its `auto` names, and what was chosen.
+    """The config with values for all fields that its `auto` names, and the choices.
 
-    `data.max_length` has to be settled before: facts count tokens of texts that are cut off there.
+    `data.max_length` must be set before, because the facts count tokens of texts truncated to it.
 
     Raises:
         ConfigError: given values contradict each other, or do not fit the number of labels.
@@ -50,12 +50,12 @@ def choose(config: Config, facts: Facts) -> tuple[Config, list[Choice]]:
 
 
 def choose_by_length(config: Config, facts: Facts, open_names: Sequence[str]) -> list[Choice]:
-    """What was chosen by the length of the training, chosen again for another one.
+    """Repeat the choices that depend on the length of the training, for another length.
 
     Args:
         config: with values for all fields.
         facts: of the run.
-        open_names: fields that the user left to the run.
+        open_names: fields without a value from the user.
     """
     choices = []
     for name in BY_LENGTH:
@@ -66,10 +66,10 @@ def choose_by_length(config: Config, facts: Facts, open_names: Sequence[str]) ->
 
 
 def fit_to_labels(config: Config, num_labels: int) -> Config:
-    """The config with `tree.level_sizes` as numbers; its other open fields stay open.
+    """The config with numbers for `tree.level_sizes`; its other open fields stay open.
 
     Raises:
-        ConfigError: the levels do not fit the number of labels, or a field of `model` with a value per level.
+        ConfigError: the levels fit neither the number of labels nor a field of `model` with one value per level.
     """
     if "tree.level_sizes" not in config.auto:
         return fit_levels(config, num_labels)

@@ -1,4 +1,4 @@
-"""What settings are chosen from."""
+"""The facts that settings are chosen from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFacts:
-    """An encoder's architecture and what its files say of its pretraining.
+    """An encoder's architecture and its pretraining as described in its files.
 
     Attributes:
         num_layers: transformer layers.
         hidden_size: D.
-        num_parameters: weights that every token passes, embeddings left out.
-        pooling: how it was pretrained to make one feature of a text; None where its files do not say.
+        num_parameters: weights of the layers, without the embeddings.
+        pooling: pooling of its pretraining; None if its files do not specify it.
     """
 
     num_layers: int
@@ -25,11 +25,11 @@ class EncoderFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFacts:
-    """Where the training runs.
+    """The machine of the training.
 
     Attributes:
-        has_accelerator: whether the processes compute on accelerators.
-        free_bytes: memory that label rows may take on each process's device.
+        has_accelerator: whether the processes use accelerators.
+        free_bytes: memory for label rows on each process's device.
     """
 
     has_accelerator: bool
@@ -38,18 +38,18 @@ class MachineFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A data set, seen as what settings depend on, with the encoder and the machine.
+    """Facts about the data set, the encoder and the machine on which settings depend.
 
     Attributes:
         num_texts: texts to train on.
         num_labels: L, at least 1.
-        texts_per_label: median over the labels that have any text.
-        mean_length: tokens of a text, special ones included.
-        long_length: tokens that 99 % of the texts do not exceed.
+        texts_per_label: median over the labels that have texts.
+        mean_length: mean tokens per text, including special tokens.
+        long_length: 99th percentile of the tokens per text.
         name_pattern: regular expression whose first group is the part of a label's name to train on; empty if texts do
             not use the words of their labels' names.
-        encoder: what reads the texts.
-        machine: what computes.
+        encoder: the encoder.
+        machine: the machine.
     """
 
     num_texts: int

@@ -1,4 +1,4 @@
-"""Look at the data, the encoder's files and the machine, once."""
+"""Collect the facts from the data, the encoder's files and the machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
 from cxml.settings.names import name_pattern
 
-_MOST_LENGTHS = 2_000_000  # of texts, so that facts take seconds
-_MOST_TEXTS = 20_000  # that are read for the names of labels
+_MOST_LENGTHS = 2_000_000  # of texts, so that this takes seconds
+_MOST_TEXTS = 20_000  # read to compare with the label names
 _MOST_WINDOWS = 8  # of a text; each costs as much as the first
-_MOST_TOKENS = 512  # time grows with them; encoders that read more are asked to by name
+_MOST_TOKENS = 512  # the cost grows with it; longer inputs must be set explicitly
 
 
 def prepared_facts(config: Config) -> Facts:
@@ -50,11 +50,11 @@ def facts_of(
     texts: Sequence[str],
     labels: Ragged,
 ) -> Facts:
-    """Facts from what was read of a data set.
+    """Compute the facts from statistics of a data set.
 
     Args:
         config: of the run.
-        num_texts: train texts, with those that are held out for validation.
+        num_texts: train texts, including those held out for validation.
         lengths: int64 [n], tokens of some train texts.
         frequency: int64 [L], train texts of each label.
         names: of the L labels; their titles where they have some.
@@ -75,23 +75,23 @@ def facts_of(
 
 
 def encoder_facts(model: ModelConfig) -> EncoderFacts:
-    """The facts of an encoder, without its weights. Raises `ConfigError` where it cannot be read."""
+    """The facts of an encoder, without loading its weights. Raises `ConfigError` if it cannot be read."""
     architecture = read_encoder_config(model)
     layers, width = architecture.num_hidden_layers, architecture.hidden_size
     return EncoderFacts(
         num_layers=layers,
         hidden_size=width,
-        num_parameters=12 * layers * width**2,  # four maps of attention, two of four times the width
+        num_parameters=12 * layers * width**2,  # 4 attention projections, 2 of 4x width
         pooling=read_pooling(model),
     )
 
 
 def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
-    """Tokens that a text may have: what the encoder was pretrained on, has positions for, or 512; or 8 windows.
+    """Most tokens of a text: the encoder's pretraining length, its positions, or 512; with windows, 8 times that.
 
     Args:
         model: names the encoder.
-        tokenizer_limit: what its tokenizer says, which leaves out positions that are reserved.
+        tokenizer_limit: limit of its tokenizer, without reserved positions.
 
     Raises:
         ConfigError: the encoder cannot be read.
@@ -104,7 +104,7 @@ def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
 
 
 def machine_facts(head: HeadConfig) -> MachineFacts:
-    """The facts of this machine, for rows that `head` describes."""
+    """The facts of this machine, for label rows as configured by `head`."""
     has_accelerator = accelerator_type() is not None
     if accelerator_type() == "cuda" and head.rows_in == "device":
         free = torch.cuda.get_device_properties(device_of(0)).total_memory

@@ -1,23 +1,23 @@
-"""The longest text that is kept whole, from the lengths of some texts."""
+"""Choose the maximum length from the lengths of some texts."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _SHARE = 0.99
-_MULTIPLE = 8  # what matrix units like, and few lengths of batches
+_MULTIPLE = 8  # efficient for matrix units, and limits the number of different batch lengths
 _LEAST = 16
 
 
 def longest_text(lengths: np.ndarray, longest_possible: int) -> int:
     """The length that 99 % of the texts do not exceed, rounded up to a multiple of 8.
 
-    The last percent costs more than it tells: where one long text in a hundred sets the length, batches that it
-    is in are several times as wide. Texts of a few words get 16 tokens, room for longer ones to come.
+    The longest percent of the texts costs more than it helps: it would make the batches that contain such a text
+    several times as wide. Texts of a few words get at least 16 tokens, to leave room for longer texts later.
 
     Args:
         lengths: tokens of some texts, special ones included, at least one.
-        longest_possible: tokens that the encoder reads at most.
+        longest_possible: maximum tokens of the encoder.
     """
     long = float(np.quantile(lengths, _SHARE, method="higher"))
     rounded = _MULTIPLE * -(-int(long) // _MULTIPLE)

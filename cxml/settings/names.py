@@ -1,4 +1,4 @@
-"""Whether the names of labels are words, and words that the labels' texts use."""
+"""Check whether label names consist of words that occur in the labels' texts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cxml.data import Ragged, parts_of_names
 _WORDS = re.compile(r"\b[^\W\d_]+\b")
 _WORDS_AND_NUMBERS = re.compile(r"[^\W_]+")
 _PATTERNS = ("(.+)", r"^([^\W\d_]+(?:[ _'-][^\W\d_]+)*)")  # a whole name, or its words up to a number or a full stop
-_LEAST_SHARE = 0.1  # of a name's words that its own texts have
-_TIMES_OTHERS = 5  # as many as the texts of another label
-_VERBATIM = 0.02  # most names that are whole texts, as a share
-_FEWEST = 10  # names that can be looked at
+_LEAST_SHARE = 0.1  # of a name's words must occur in its own texts
+_TIMES_OTHERS = 5  # more often than in the texts of another label
+_VERBATIM = 0.02  # largest share of names that are whole texts
+_FEWEST = 10  # names needed for a decision
 
 
 def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> str:
-    """The expression for `train.name_texts` that finds words in the labels' names; empty where that would not help.
+    """The expression for `train.name_texts` that extracts words from label names; empty if names would not help.
 
-    Names help where their words occur in the texts of their own label, and much less in those of others. They do not
-    where they are codes or numbers, nor where they are whole texts themselves: test texts may be others of them.
+    Names help if their words occur in the texts of their own label much more often than in other texts. They do not
+    help if they are codes or numbers, or if they are whole texts: other names may then be test texts.
 
     Args:
         names: of all L labels.
@@ -41,7 +41,7 @@ def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> 
 
 
 def _plain(text: str) -> str:
-    """Its words alone, without numbers, codes such as D50 and what stands between."""
+    """The words of a text, without numbers, codes such as D50 and punctuation."""
     return " ".join(_WORDS.findall(text))
 
 
@@ -59,7 +59,7 @@ def _share_in_own_texts(
 ) -> float:
     """The mean share of a name's words that occur in the label's texts; 0 if names should not be trained on.
 
-    `texts` are whole texts as `_plain` has them.
+    `texts` are the results of `_plain`.
     """
     seen = sorted(words_of_label)
     parts = {seen[place]: part.lower() for place, part in parts_of_names([names[i] for i in seen], pattern).items()}

@@ -1,4 +1,4 @@
-"""What a run has chosen, kept in its output: the next start takes the same values, on another machine too."""
+"""The choices of a run, stored in its output, so that a resumed run uses the same values on any machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cxml.errors import DataError
 from cxml.settings.choose import Choice
 
 _RECORD, _CONFIG, _BUDGET = "settings.json", "config.yaml", "budget.json"
-_REMEDY = "Delete it: the settings are then chosen again, which another version or machine may do differently."
+_REMEDY = "Delete it to choose the settings again. Another version or machine may choose other values."
 
 
 def read_record(output: str, fingerprint: str) -> list[Choice] | None:
-    """The choices that the run in `output` has made from the same data and given values; None where there are none.
+    """Read the choices of the run in `output` for the same data and given values; None if there are none.
 
     Raises:
         DataError: the file is damaged.
@@ -31,14 +31,14 @@ def read_record(output: str, fingerprint: str) -> list[Choice] | None:
     try:
         choices = [Choice(**each) for each in found["choices"]]
     except (KeyError, TypeError) as error:
-        raise DataError(url, "does not list what was chosen", _REMEDY) from error
+        raise DataError(url, "does not contain a valid list of choices", _REMEDY) from error
     if any(choice.name not in CHOOSABLE for choice in choices):
-        raise DataError(url, "names fields that cannot be chosen", _REMEDY)
+        raise DataError(url, "names fields that are never chosen automatically", _REMEDY)
     return choices
 
 
 def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
-    """Keep something else that the run has decided beside its choices."""
+    """Store another decision of the run with its choices."""
     url = storage.join(output, _RECORD)
     record = artefacts.read_json(url, _REMEDY) if storage.exists(url) else {}
     if record.get(name) != values:
@@ -56,7 +56,7 @@ def read_budget(output: str) -> dict[str, Any]:
 
 
 def write_budget(output: str, values: Mapping[str, Any]) -> None:
-    """Keep something more of a run's time budget; without anything, forget all of it."""
+    """Add to the stored state of a run's time budget; empty `values` delete it."""
     url = storage.join(output, _BUDGET)
     if values:
         storage.write_json(url, {**read_budget(output), **values})
@@ -65,7 +65,7 @@ def write_budget(output: str, values: Mapping[str, Any]) -> None:
 
 
 def write_record(output: str, fingerprint: str, config: Config, choices: Sequence[Choice]) -> None:
-    """Keep the choices, and beside them the config that they make, as a file to train with again."""
+    """Write the choices, and the resulting config as a file that can be used for training."""
     storage.write_atomic(storage.join(output, _CONFIG), dump_config(config_to_dict(config)).encode())
     record = {"fingerprint": fingerprint, "choices": [dataclasses.asdict(choice) for choice in choices]}
     storage.write_json(storage.join(output, _RECORD), record)

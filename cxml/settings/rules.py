@@ -1,7 +1,7 @@
-"""One rule per field: facts about the data, and the config as it stands so far -> a value and the reason for it.
+"""One rule per field: facts about the data and the config so far -> a value and its reason.
 
-The reasons, and what was measured, are in docs/decisions/0028. A rule reads fields of the config that are settled
-before its own, in the order of `RULES`, whether the user gave them or another rule did.
+docs/decisions/0028 has the reasons and measurements. A rule may read the fields that come before its own in `RULES`,
+whether the user or another rule set them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cxml.tree.shape import level_sizes_for
 
 Rule = Callable[[Facts, Config], tuple[Any, str]]
 
-_DEEP = 12  # layers from which an encoder is like the paper's
+_DEEP = 12  # least layers of an encoder like the paper's
 _PAPER_WIDTH = 768
-_FEW_TEXTS = 100  # of a label, below which centroids begin better than zeros
-_REPETITIVE = 50  # texts of a label, above which its name adds nothing to them
-_SHARE_OF_STEP = 0.2  # of the encoder's work, that scoring all labels may add
-_SHARE_OF_MEMORY = 0.5  # of what is free, for the label rows
-_LONG_TAIL = 1.25  # longest text to mean, from which padding is worth avoiding
+_FEW_TEXTS = 100  # per label; below it, centroids are a better start than zeros
+_REPETITIVE = 50  # texts per label; above it, its name adds nothing
+_SHARE_OF_STEP = 0.2  # of the encoder's work that scoring all labels may add
+_SHARE_OF_MEMORY = 0.5  # of the free memory for the label rows
+_LONG_TAIL = 1.25  # ratio of long to mean length from which bucketing pays off
 _RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2, 384
 _USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
@@ -33,10 +33,10 @@ _SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
 
 
 def pooling(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
-    """The encoder's own, else the mean: a pretrained first token says little of a text until it is trained to."""
+    """The encoder's pretraining pooling, else the mean: a first token represents a text only after fine-tuning."""
     if facts.encoder.pooling:
-        return facts.encoder.pooling, "what the encoder's own files say it was pretrained with"
-    return "mean", "the encoder's files name none, and the mean of its tokens needs no training to tell texts apart"
+        return facts.encoder.pooling, "the pooling of the encoder's pretraining, from its files"
+    return "mean", "the encoder's files name no pooling, and the mean of its tokens works without training"
 
 
 def level_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
@@ -48,7 +48,7 @@ def level_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
 
 
 def num_levels_given(config: Config) -> int | None:
-    """Levels, labels included, that a list with one value per level asks for; None where no list was given."""
+    """Number of levels, labels included, from a list with one value per level; None if no list was given."""
     model = config.model
     for values in (model.taps, model.dropouts, model.level_weights):
         if values:
@@ -57,16 +57,16 @@ def num_levels_given(config: Config) -> int | None:
 
 
 def taps(facts: Facts, config: Config) -> tuple[tuple[str, ...], str]:
-    """The paper's layers in a deep encoder; a small one gives all levels its last layer (decision 14)."""
+    """The paper's layers for a deep encoder; the last layer at all levels for a small one (decision 14)."""
     layers, levels = facts.encoder.num_layers, config.num_levels
     if layers < _DEEP or levels == 1:
-        return (str(layers),) * levels, f"the last of {layers} layers alone was pretrained to tell texts apart"
+        return (str(layers),) * levels, f"only the last of {layers} layers was pretrained to represent texts"
     chosen = tuple("+".join(map(str, tap)) for tap in default_taps(layers, levels))
     return chosen, f"the paper's, for an encoder of {layers} layers"
 
 
 def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
-    """The paper's 64; fewer where an epoch would have few steps, more on accelerators where it has very many."""
+    """The paper's 64; smaller if an epoch has few steps, larger on accelerators if it has very many."""
     size = _power_of_two(facts.num_texts / 64, 16, 64)
     if facts.machine.has_accelerator and facts.num_texts >= 1_000_000:
         size = 256
@@ -76,49 +76,49 @@ def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
 
 
 def epochs(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
-    """Small sets need more passes for as much training; the fourth root of their size is a compromise with the time."""
+    """Small data sets need more passes for the same number of steps; the fourth root of the size limits the time."""
     wanted = _USUAL_EPOCHS * (_USUAL_TEXTS / facts.num_texts) ** 0.25
     if facts.machine.has_accelerator and wanted < _PAPER_EPOCHS:
         wanted = min(2 * wanted, _PAPER_EPOCHS)
     chosen = min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS)
-    return chosen, f"{facts.num_texts:,} texts: the fewer there are, the more passes over them"
+    return chosen, f"{facts.num_texts:,} texts: smaller data sets get more epochs"
 
 
 def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
-    """Where texts differ in length, batches of like ones have less padding."""
+    """If texts differ in length, batches of similar lengths have less padding."""
     longest = min(facts.long_length, config.data.max_length)
     worthwhile = longest > _LONG_TAIL * facts.mean_length
     parts, least = config.train.num_workers * config.train.accumulation, _fewest_of_like_length(facts, config)
     if worthwhile and least < parts:
         return False, f"batches of like texts may be of {least}, too few for {parts} processes and micro-batches"
-    return worthwhile, f"texts have {facts.mean_length:.0f} tokens on average, and {longest} for 1 in 100"
+    return worthwhile, f"texts have {facts.mean_length:.0f} tokens on average, and {longest} at the 99th percentile"
 
 
 def name_texts(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
-    """Names as texts where they are words that their texts use, and labels have few texts (decision 13)."""
+    """Names as texts if their words occur in the labels' texts, and labels have few texts (decision 13)."""
     if not facts.name_pattern:
         return "", "texts do not use the words of their labels' names, or the names are whole texts"
     if facts.texts_per_label > _REPETITIVE:
-        return "", f"half of the labels have {facts.texts_per_label:.0f} texts or more to learn from"
+        return "", f"half of the labels have {facts.texts_per_label:.0f} or more texts"
     return facts.name_pattern, f"names share words with their texts, of which half of the labels have {_texts(facts)}"
 
 
 def classifier_start(facts: Facts, config: Config) -> tuple[str, str]:
-    """Centroids where labels have too few texts to lead a row from zero to its direction (decision 13)."""
+    """Centroids if labels have too few texts to train a row from zero (decision 13)."""
     if config.model.start_from and config.model.start_with == "all":
-        return "fresh", "model.start_from brings classifiers along"
+        return "fresh", "model.start_from provides the classifiers"
     if facts.texts_per_label >= _FEW_TEXTS:
-        return "fresh", f"half of the labels have {facts.texts_per_label:.0f} texts or more"
+        return "fresh", f"half of the labels have {facts.texts_per_label:.0f} or more texts each"
     return "centroids", f"half of the labels have {_texts(facts)}"
 
 
 def candidates(facts: Facts, config: Config) -> tuple[str, str]:
-    """All labels where they add at most a fifth to the encoder's work and their rows fit (decision 7)."""
+    """All labels if they add at most a fifth to the encoder's work and their rows fit in memory (decision 7)."""
     encoder, head = facts.encoder, config.head
     if head.implementation != "rows":
-        return "shortlist", f"head.implementation {head.implementation} scores no other"
+        return "shortlist", f"head.implementation {head.implementation} only supports shortlists"
     if not config.tree.sizes:
-        return "all", "there are no clusters to make shortlists from"
+        return "all", "a tree without clusters has no shortlists"
     width = config.model.label_width(encoder.hidden_size)
     share = facts.num_labels * width / (encoder.num_parameters * facts.mean_length)
     per_row = RowState.bytes_per_row(
@@ -129,42 +129,42 @@ def candidates(facts: Facts, config: Config) -> tuple[str, str]:
         return "shortlist", f"scoring all labels would take {share:.1f} times the encoder's work"
     if taken > _SHARE_OF_MEMORY * facts.machine.free_bytes:
         return "shortlist", f"the label rows take {taken / 2**30:.1f} GiB of a process's memory"
-    return "all", f"scoring all labels takes {share:.0%} of the encoder's work, and no shortlist misses one"
+    return "all", f"scoring all labels costs {share:.0%} of the encoder's work and cannot miss a label"
 
 
 def shortlist_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
-    """The paper's: 64 a level, and for large label sets 128, 256, 512 towards the labels."""
+    """The paper's sizes: 64 per level; 128, 256, 512 towards the labels for large label sets."""
     sizes = config.tree.sizes
     if facts.num_labels < _MANY_LABELS:
         wanted = (_SHORTLIST,) * len(sizes)
     else:
         wanted = (*_LONG_SHORTLISTS, *(_LONG_SHORTLISTS[-1:] * len(sizes)))[: len(sizes)]
     chosen = tuple(min(pair) for pair in zip(wanted, sizes, strict=True))
-    return chosen, f"the paper's for {'large' if facts.num_labels >= _MANY_LABELS else 'small'} label sets"
+    return chosen, f"the paper's sizes for {'large' if facts.num_labels >= _MANY_LABELS else 'small'} label sets"
 
 
 def dropouts(facts: Facts, config: Config) -> tuple[tuple[float, ...], str]:
-    """Little where a text is seen a few times; up to the paper's at its number of passes."""
+    """Low for few passes, up to the paper's values at its number of passes."""
     seen, levels = _passes(facts, config), config.num_levels
     if seen < _PAPER_EPOCHS:
-        return (*(0.0,) * (levels - 1), 0.1), f"{seen:.3g} passes over the texts overfit little"
+        return (*(0.0,) * (levels - 1), 0.1), f"{seen:.3g} passes over the texts hardly overfit"
     spaced = tuple(round(0.1 + 0.2 * level / max(levels - 1, 1), 3) for level in range(levels))
     return spaced, f"{seen:.3g} passes over the texts"
 
 
 def freeze_layers(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
-    """A third of the layers on a CPU, for a quarter of the time."""
+    """A third of the layers on a CPU, which saves a quarter of the time."""
     if facts.machine.has_accelerator:
-        return 0, "an accelerator has time for all layers"
+        return 0, "an accelerator is fast enough to train all layers"
     third = facts.encoder.num_layers // 3
-    return third, "a third of the layers: a quarter less time on a CPU"
+    return third, "a third of the layers, which saves a quarter of the time on a CPU"
 
 
 def encoder_lr(facts: Facts, config: Config) -> tuple[float, str]:
     """The paper's 1e-4 for 12 layers of 768 and batches of 64.
 
-    It falls with the depth and the width of an encoder, and rises with the square root of the batch size, as is usual
-    with AdamW.
+    It decreases with the depth and width of the encoder, and increases with the square root of the batch size, as is
+    usual with AdamW.
     """
     encoder = facts.encoder
     scale = (_PAPER_WIDTH / encoder.hidden_size) * (_DEEP / encoder.num_layers)
@@ -173,10 +173,10 @@ def encoder_lr(facts: Facts, config: Config) -> tuple[float, str]:
 
 
 def classifier_lr(facts: Facts, config: Config) -> tuple[float, str]:
-    """In inverse proportion to the square root of the steps there are to learn in, and to the rows' width.
+    """Inversely proportional to the square root of the number of steps, and to the rows' width.
 
-    AdamW moves a weight by about the rate in every step, whatever the loss is divided by, and back and forth where
-    gradients disagree. Rows have the same length whatever their width, so a weight of a wider one is smaller.
+    AdamW changes a weight by about the learning rate in every step, independent of the scale of the loss. Rows have the
+    same norm at any width, so single weights of wider rows are smaller.
     """
     steps = max(1, round(_passes(facts, config) * _steps_per_epoch(facts, config)))
     width = config.model.label_width(facts.encoder.hidden_size)
@@ -193,7 +193,7 @@ def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:
 def decay_epochs(facts: Facts, config: Config) -> tuple[float, str]:
     """All but an eighth of the training, in which the rate stays at its peak."""
     passes = _passes(facts, config)
-    return _rounded(0.85 * passes), f"from the peak on, nearly all of {passes:.3g} epochs"
+    return _rounded(0.85 * passes), f"nearly all of {passes:.3g} epochs, after the peak"
 
 
 RULES: dict[str, Rule] = {
@@ -214,15 +214,15 @@ RULES: dict[str, Rule] = {
     "optim.warmup_epochs": warmup_epochs,
     "optim.decay_epochs": decay_epochs,
 }
-"""All rules but that of `data.max_length`, in the order in which they are asked."""
+"""All rules except that of `data.max_length`, in the order of their application."""
 
 
 BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "optim.decay_epochs")
-"""Fields whose rules go by the length of the training."""
+"""Fields whose rules depend on the length of the training."""
 
 
 def _passes(facts: Facts, config: Config) -> float:
-    """Over the texts, in the whole training."""
+    """Passes over the texts in the whole training."""
     steps, epochs = config.train.steps, config.train.epochs
     return min(steps / _steps_per_epoch(facts, config), epochs) if steps else epochs
 
@@ -243,10 +243,10 @@ def _texts(facts: Facts) -> str:
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:
-    """The largest power of two that is at most `wanted`, within the bounds, which are powers of two."""
+    """The largest power of two not above `wanted`, clipped to the bounds, which are powers of two."""
     return min(max(2 ** math.floor(math.log2(max(wanted, 1))), least), most)
 
 
 def _rounded(value: float) -> float:
-    """Two digits that count."""
+    """Round to two significant digits."""
     return float(f"{value:.2g}")

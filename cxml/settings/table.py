@@ -1,4 +1,4 @@
-"""What was chosen, for people."""
+"""A table of the choices for the terminal."""
 
 from __future__ import annotations
 

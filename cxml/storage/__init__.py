@@ -1,8 +1,8 @@
 """Files anywhere: local paths and fsspec URLs (s3://, gs://, az://, ...) behind a few functions.
 
-A plain path is a URL. A path is taken literally: `*`, `?`, `[` and `{` in it are characters, never a pattern.
-Writers of several files write the data first and one small manifest last (`write_atomic`); readers believe only the
-manifest, so a half-written folder is never taken for a whole one. Errors name URLs without their credentials.
+A plain path is a URL. Paths are literal: `*`, `?`, `[` and `{` are ordinary characters, never patterns.
+A writer of several files writes the data first and one small manifest last (`write_atomic`). Readers trust only the
+manifest, so they never use a half-written folder. Error messages mask the credentials in URLs.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ def join(url: str, *parts: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     fs, path = filesystem(url)
     return with_retries(url, lambda: fs.exists(path))
 
 
 def is_folder(url: str) -> bool:
-    """Whether a folder is there."""
+    """Whether a folder exists."""
     fs, path = filesystem(url)
     return with_retries(url, lambda: fs.isdir(path))
 
 
 def _refuse_special(url: str) -> None:
-    """Refuse to read a pipe, socket or device of this machine: it may never end, or wait for a writer forever.
+    """Refuse to read a pipe, socket or device: it may never end, or block forever without a writer.
 
     Raises:
-        StorageError: it is one.
+        StorageError: `url` is a pipe, socket or device.
     """
     path = local_path(url)
     try:
         mode = 0 if path is None else path.stat().st_mode
     except OSError:
-        return  # whoever opens it says why it cannot be opened
+        return  # the error comes from the code that opens it
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise StorageError(f"{url}: is a pipe, socket or device, not a file. Write its content into a file first.")
+        raise StorageError(f"{url} is a pipe, socket or device, not a file. Write its content into a file first.")
 
 
 def size(url: str) -> int:
@@ -74,7 +74,7 @@ def read_bytes(url: str) -> bytes:
 
 
 def open_read(url: str) -> BinaryIO:
-    """A seekable reader of one file. A remote file is read by ranges, each tried again on its own where it fails."""
+    """A seekable reader of one file. A remote file is read in ranges, and each failed range is retried on its own."""
     _refuse_special(url)
     path = local_path(url)
     if path is None:
@@ -88,7 +88,7 @@ def open_read(url: str) -> BinaryIO:
 
 
 def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
-    """Content of all files under the folder `url` whose path ends in `suffix`, by path inside it; many at a time."""
+    """The contents of all files below `url` whose path ends in `suffix`, by relative path, read in parallel."""
     sizes = {name: size for name, size in file_sizes(url).items() if name.endswith(suffix)}
     fs, root = filesystem(url)
     paths = [posixpath.join(root, name) for name in sizes]
@@ -102,35 +102,35 @@ def read_small_files(url: str, suffix: str) -> dict[str, bytes]:
 
 
 def _cat_all(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[bytes]:
-    """The content of many files, several at a time where the store can; `fs.cat` would expand their names."""
+    """The contents of many files, in parallel where the store supports it; `fs.cat` would expand patterns in names."""
     contents = fs.cat_ranges(paths, None, None, on_error="raise")
     for content in contents:
-        if isinstance(content, BaseException):  # as some versions of fsspec have it
+        if isinstance(content, BaseException):  # some versions of fsspec return errors
             raise content
     return contents
 
 
 def file_sizes(url: str) -> dict[str, int]:
-    """Bytes of every file under the folder `url`, by path inside it; empty if there is no such folder."""
+    """The size in bytes of every file below the folder `url`, by relative path; empty if the folder does not exist."""
     fs, root = filesystem(url)
     return with_retries(url, lambda: sizes_below(fs, root))
 
 
 def list_files(url: str, prefix: str = "") -> list[str]:
-    """URLs of the files right inside the folder `url` whose names begin with `prefix`, sorted; empty without it."""
+    """Sorted URLs of the files directly inside `url` whose names start with `prefix`; empty if there is no folder."""
     names = (name for name, kind in _list(url) if kind != "directory" and name.startswith(prefix))
     return [join(url, name) for name in names]
 
 
 def list_folders(url: str) -> list[str]:
-    """Names of the folders right inside the folder `url`, sorted; empty if there is no such folder."""
+    """Sorted names of the folders directly inside the folder `url`; empty if the folder does not exist."""
     return [name for name, kind in _list(url) if kind == "directory"]
 
 
 def _list(url: str) -> list[tuple[str, str]]:
-    """Names and kinds of what lies right inside the folder `url`, sorted; empty if there is no such folder."""
+    """Sorted names and kinds of the entries directly inside `url`; empty if the folder does not exist."""
     fs, root = filesystem(url)
-    fs.invalidate_cache()  # other processes may have written there
+    fs.invalidate_cache()  # other processes may have written to it
     try:
         found = with_retries(url, lambda: cast(list[dict[str, Any]], fs.ls(root, detail=True)))
     except FileNotFoundError:
@@ -155,14 +155,14 @@ def sha256(url: str) -> str:
 
 
 def write_atomic(url: str, content: bytes | memoryview) -> None:
-    """Write one file so that a reader sees all of it or none of it, even if this process is killed.
+    """Write one file atomically: readers see all of it or none of it, even if this process is killed.
 
-    Locally: a temporary file beside it, flushed to disk, then renamed. On object stores one put is atomic.
+    On a local disk, a temporary file is written next to it, flushed and renamed. On object stores, one put is atomic.
     """
     path = local_path(url)
     if path is None:
         fs, remote = filesystem(url)
-        put = bytes(content)  # no copy where it is that already
+        put = bytes(content)  # does not copy bytes
         with_retries(url, lambda: fs.pipe_file(remote, put))
         return
     try:
@@ -179,17 +179,17 @@ def write_atomic(url: str, content: bytes | memoryview) -> None:
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise StorageError(f"{url}: {error}. Make room or check the permissions, then run again.") from error
+        raise StorageError(f"{url}: {error}. Free disk space or check the permissions, then run again.") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def create(url: str, content: bytes) -> None:
-    """Write one file that must not be there yet, whole or not at all; of several writers one wins.
+    """Create one file atomically. If several processes create it, one of them succeeds.
 
     Raises:
-        FileExistsError: it is there, with another content.
+        FileExistsError: the file exists with other content.
     """
     path = local_path(url)
     try:
@@ -199,7 +199,7 @@ def create(url: str, content: bytes) -> None:
             fs, remote = filesystem(url)
             with_retries(url, lambda: _create_remotely(fs, remote, content))
     except FileExistsError:
-        # A put whose answer was lost is tried again and then finds its own content.
+        # If the response to a put was lost, the retry finds its own content.
         if read_bytes(url) != content:
             raise
 
@@ -218,40 +218,40 @@ def _create_remotely(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -
     try:
         fs.pipe_file(path, content, mode="create")
     except OSError as error:
-        # How a store says that a condition does not hold differs; s3fs makes it an invalid argument.
+        # Stores report a failed condition differently; s3fs raises an invalid argument.
         if error.errno == errno.EINVAL and fs.exists(path):
-            raise FileExistsError(errno.EEXIST, "exists already", path) from error
+            raise FileExistsError(errno.EEXIST, "already exists", path) from error
         raise
 
 
 def remove(url: str, *, keep_lock: bool = False) -> None:
-    """Delete a file or a folder with all it holds; nothing happens if it is not there.
+    """Delete a file, or a folder with its content. Does nothing if it does not exist.
 
-    With `keep_lock` the folder's lock stays (`cxml.storage.locks`), which the caller holds.
+    `keep_lock` keeps the folder's lock (`cxml.storage.locks`), which the caller holds.
     """
     fs, path = filesystem(url)
     with_retries(url, lambda: remove_all(fs, path, keep_lock=keep_lock))
 
 
 def remove_finished(url: str, last_file: str, *, keep_lock: bool = False) -> None:
-    """Delete a folder that `last_file` makes a whole one; that goes first, so no reader takes the rest for whole."""
+    """Delete a folder that is complete only with `last_file`, which goes first, so no reader uses the rest."""
     remove(join(url, last_file))
     remove(url, keep_lock=keep_lock)
 
 
 def write_json(url: str, value: object) -> None:
-    """Write `value` as indented JSON, atomically, with a fixed key order so that equal values give equal bytes."""
+    """Write `value` as indented JSON, atomically. Keys are sorted, so equal values give equal bytes."""
     write_atomic(url, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def fingerprint(*values: object) -> str:
-    """A short hash of JSON-able values: equal values, equal fingerprint, on any machine."""
+    """A short hash of JSON-serialisable values. Equal values give equal hashes on every machine."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _RangeReader(io.RawIOBase):
-    """The bytes of a remote file, asked for range by range."""
+    """Reads a remote file in ranges."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -287,5 +287,5 @@ class _RangeReader(io.RawIOBase):
     def _read_range(self, start: int, stop: int) -> bytes:
         block = cast(bytes, self._fs.cat_file(self._path, start=start, end=stop))
         if len(block) != stop - start:
-            raise StorageError(f"{self._url}: asked for {stop - start} bytes, the store sent {len(block)}")
+            raise StorageError(f"{self._url}: requested {stop - start} bytes, but the store sent {len(block)}")
         return block

@@ -1,4 +1,4 @@
-"""What lies below a path of a file system, listed and deleted. Paths are taken literally, unlike in fsspec's `rm`."""
+"""List and delete everything below a path of a file system. Paths are literal, unlike in fsspec's `rm`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 LOCK = ".lock"
-"""What a lock is called in the folder that it locks (`cxml.storage.locks`); it belongs to no data set or model."""
+"""Name of a lock in the folder that it locks (`cxml.storage.locks`). It is not part of a data set or model."""
 
 _PARALLEL_DELETES = 16
 
 
 def sizes_below(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
-    """Bytes of every file below `root` but its lock, by path from there; empty if there is no such folder."""
-    fs.invalidate_cache()  # other processes may have written there
+    """The size in bytes of every file below `root` except the lock, by relative path; empty if there is no folder."""
+    fs.invalidate_cache()  # other processes may have written to it
     found = cast(dict[str, Any], fs.find(root, detail=True))
     sizes = {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in sorted(found.items())}
     return {path: size for path, size in sizes.items() if path.split("/", 1)[0] != LOCK}
 
 
 def remove_all(fs: fsspec.AbstractFileSystem, path: str, *, keep_lock: bool = False) -> None:
-    """Delete a file or a folder with all it holds, its lock apart if that is to stay; nothing if it is not there.
+    """Delete a file, or a folder with its content; `keep_lock` keeps the lock. Does nothing if it does not exist.
 
     Raises:
-        OSError: something is left.
+        OSError: some files could not be deleted.
     """
-    fs.invalidate_cache()  # other processes may have written there
+    fs.invalidate_cache()  # other processes may have written to it
     lock = f"{path}/{LOCK}"
     if isinstance(fs, LocalFileSystem):
         is_locked = keep_lock and fs.exists(lock)
@@ -45,16 +45,16 @@ def remove_all(fs: fsspec.AbstractFileSystem, path: str, *, keep_lock: bool = Fa
         found = {name: facts for name, facts in found.items() if not f"{name}/".startswith(f"{lock}/")}
     folders = [name for name, facts in found.items() if facts["type"] == "directory"]
     _remove_files(fs, sorted(found.keys() - folders))
-    for folder in sorted({path, *folders} - (found.keys() - folders), reverse=True):  # what lies inside goes first
+    for folder in sorted({path, *folders} - (found.keys() - folders), reverse=True):  # inner folders first
         _remove_folder(fs, folder)
-    # A store may answer that it deleted some of the files, and s3fs takes that for all of them.
+    # A store may report that it deleted only some files, and s3fs does not raise an error then.
     left = sum(size > 0 for size in sizes_below(fs, path).values())
     if left:
         raise OSError(f"{left} files are still there after deleting")
 
 
 def _remove_files(fs: fsspec.AbstractFileSystem, paths: list[str]) -> None:
-    """Delete files: many with one request where the store can, one by one those that `fs.rm` takes for patterns."""
+    """Delete files, many per request where the store supports it. Names that `fs.rm` would expand go one by one."""
     at_once = [path for path in paths if fs.async_impl and not has_magic(path)]
     if at_once:
         with contextlib.suppress(FileNotFoundError):
@@ -69,12 +69,12 @@ def _remove_file(fs: fsspec.AbstractFileSystem, path: str) -> None:
 
 
 def _remove_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Delete an empty folder where the store has folders, or the object that stands for one; a bucket stays."""
+    """Delete an empty folder if the store has folders, or the object that represents it. Buckets are kept."""
     if "/" not in path.strip("/"):
         return
     try:
         fs.rmdir(path)
     except FileNotFoundError:
         pass
-    except FileExistsError:  # s3fs's answer for an object
+    except FileExistsError:  # s3fs raises this for an object
         fs.rm_file(path)

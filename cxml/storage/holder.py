@@ -1,4 +1,4 @@
-"""Who holds a lock, for people and for other processes."""
+"""The holder of a lock, described for people and for other processes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Holder:
     """A process that holds a lock.
 
     Attributes:
-        host: name of its machine.
-        pid: its number there.
-        user: who runs it.
-        since: when it took the lock, ISO 8601.
-        command: its command line, without the credentials of URLs.
-        machine: tells whether `pid` means anything here: host, boot and process namespace.
-        started: when the process began, seconds since 1970: numbers of processes come again.
-        ticks: the same since the machine's start, which stays when its clock is set; 0 where that is unknown.
+        host: host name of its machine.
+        pid: process id on that machine.
+        user: user that runs it.
+        since: time at which it took the lock, ISO 8601.
+        command: command line, without credentials in URLs.
+        machine: host, boot and process namespace; `pid` is valid only on the same one.
+        started: start time of the process, seconds since 1970; needed because process ids are reused.
+        ticks: start time since the machine booted, unaffected by changes of the clock; 0 if unknown.
     """
 
     host: str = "unknown"
@@ -48,7 +48,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        """The process that calls."""
+        """The calling process."""
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -62,7 +62,7 @@ class Holder:
 
     @classmethod
     def from_json(cls, content: bytes) -> Holder:
-        """What `to_json` gave, as bytes; what cannot be read is unknown."""
+        """Parse the bytes of `to_json`. Fields that cannot be read get the value for unknown."""
         try:
             found = json.loads(content)
         except ValueError:
@@ -78,12 +78,12 @@ class Holder:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process has certainly ended: only processes of this machine can be looked up."""
+        """Whether the process has certainly ended. Only processes of this machine can be checked."""
         if not self.machine or self.machine != machine_id():
             return False
         try:
             process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and its parent has not asked how
+            if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, but its parent has not waited for it
                 return True
             if self.ticks:
                 return start_ticks(self.pid) != self.ticks
@@ -100,5 +100,5 @@ class Holder:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container's user may have no name
+    except (ImportError, KeyError, OSError):  # the user of a container may have no name
         return str(user_id())

@@ -1,8 +1,8 @@
-"""One writer per folder: `locked` refuses a second command that writes to the same output, and names the first.
+"""One writer per folder: `locked` raises an error if another command writes to the same output, and names it.
 
-On a disk the lock is the operating system's, on the file `.lock` in the folder: it ends with its process, however that
-ends. An object store has no such lock; `cxml.storage.object_lock` makes one of small objects with a heartbeat.
-Commands that only read need no lock. Of the processes of one job only the one that leads takes it.
+On a disk, the operating system locks the file `.lock` in the folder and releases it when the process ends for any
+reason. Object stores have no file locks; `cxml.storage.object_lock` builds one from small objects with a heartbeat.
+Commands that only read need no lock. In a job of several processes only the leading one takes the lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cxml.storage.object_lock import ObjectLock
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
-# What file systems answer that have no locks.
+# Error codes of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _held: dict[str, int] = {}
@@ -40,25 +40,25 @@ class Lock(Protocol):
     """The lock of one folder."""
 
     def acquire(self) -> Holder | None:
-        """Take it; None, or who holds it."""
+        """Take the lock. Returns None on success, else the holder."""
         ...
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         ...
 
 
 @contextlib.contextmanager
 def locked(url: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be. A thread may take a lock that it holds once more.
+    """Hold the lock of a folder, which is created if needed. The lock is reentrant within a thread.
 
     Args:
         url: path or fsspec URL of the folder.
-        wait: wait for the other command to end; else it is named in an error.
+        wait: wait until the other command ends, instead of raising an error.
 
     Raises:
         InUseError: another command writes to the folder.
-        StorageError: the folder cannot be written.
+        StorageError: the folder is not writable.
     """
     key = _key(url)
     if _held.get(key) == threading.get_ident():
@@ -94,7 +94,7 @@ def _acquire(lock: Lock, url: str, *, wait: bool) -> None:
 
 
 class _FileLock:
-    """A lock of the operating system on a file that is there while the lock is held."""
+    """A lock of the operating system on a file that exists while the lock is held."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -125,15 +125,15 @@ class _FileLock:
                 os.close(descriptor)
                 if error.errno not in _NO_LOCKS:
                     raise
-                _log.warning("%s has no locks: make sure that no other command writes there", self._folder)
+                _log.warning("%s: the file system has no locks. Let no other command write there", self._folder)
                 return None
             if self._is_current(descriptor):
                 self._keep(descriptor)
                 return None
-            os.close(descriptor)  # who held it before has deleted the file since it was opened
+            os.close(descriptor)  # the previous holder deleted the file after it was opened here
 
     def _open(self) -> int:
-        """The lock file, made if need be. What is written into it, and the right to, must reach no other file."""
+        """Open the lock file, created if needed. It must not be a link: writes and chmod would reach another file."""
         with contextlib.suppress(FileNotFoundError):
             self._require_lock_file(self._file.lstat())
         descriptor = open_lock_file(self._file)
@@ -145,13 +145,11 @@ class _FileLock:
         return descriptor
 
     def _require_lock_file(self, found: os.stat_result) -> None:
-        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: its holder has just deleted it
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # 0: its holder just deleted it
             return
-        kind = (
-            "a folder, such as a copy from an object store holds," if stat.S_ISDIR(found.st_mode) else "a link or pipe"
-        )
+        kind = "a folder (as in a copy of an object store)" if stat.S_ISDIR(found.st_mode) else "a link or pipe"
         raise storage.StorageError(
-            f"{self._file}: this is {kind} and not a lock file. Delete it if no other command writes there."
+            f"{self._file} is {kind}, not a lock file. Delete it if no other command writes to this folder."
         )
 
     def _is_current(self, descriptor: int) -> bool:
@@ -164,8 +162,8 @@ class _FileLock:
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, json.dumps(Holder.this_process().to_json(), indent=2).encode())
-        with contextlib.suppress(OSError):  # another user's
-            self._file.chmod(0o666)  # where users share a folder, each may have to take over what another left
+        with contextlib.suppress(OSError):  # the file belongs to another user
+            self._file.chmod(0o666)  # users who share a folder take over each other's stale locks
         self._descriptor = descriptor
         _open_files.add(descriptor)
 
@@ -178,12 +176,12 @@ class _FileLock:
         os.close(self._descriptor)
         self._descriptor = None
         if self._made_folder:
-            with contextlib.suppress(OSError):  # it holds something now
+            with contextlib.suppress(OSError):  # the folder is no longer empty
                 self._folder.rmdir()
 
 
 def _forget_in_child() -> None:
-    """A forked child would keep the locks of a parent that has died."""
+    """Forget all locks in a forked child, which would keep them after the parent has died."""
     for descriptor in _open_files:
         os.close(descriptor)
     _open_files.clear()

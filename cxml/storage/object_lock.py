@@ -1,10 +1,10 @@
-"""A lock on an object store, from puts that succeed only where nothing is yet.
+"""A lock on an object store, built from puts that succeed only if the object does not exist.
 
-The folder `.lock` holds objects numbered from 1; the newest tells who holds the lock. To take it is to create the next
-number, which one of several processes succeeds in. The holder writes its object again every few seconds. A lock is free
-where the newest object says `released`, where the process that it names has ended on this machine, or where it does not
-change for `EXPIRY_SECONDS`, by the clock of the one that watches. The newest object always stays, so that no number is
-ever given twice.
+The folder `.lock` holds objects numbered from 1. The newest one names the holder. A process takes the lock when it
+creates the object of the next number, which succeeds for one process only. The holder rewrites its object every few
+seconds. A lock is free if the newest object says `released`, if the process that it names has ended on this machine, or
+if it does not change for `EXPIRY_SECONDS` of the watching process's clock. The newest object is never deleted, so
+numbers are never reused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ObjectLock:
         self._heart: threading.Thread | None = None
 
     def acquire(self) -> Holder | None:
-        """Take the lock; None, or who holds it: that process has given a sign of life while this one watched."""
+        """Take the lock. Returns None on success, else the holder, which has renewed the lock in the meantime."""
         while True:
             newest = self._newest()
             holder = self._watch(newest) if newest else None
@@ -54,7 +54,7 @@ class ObjectLock:
                 return None
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._end.set()
         if self._heart is not None:
             self._heart.join()
@@ -73,26 +73,26 @@ class ObjectLock:
         return storage.join(self._folder, f"{number:08d}.json")
 
     def _watch(self, number: int) -> Holder | None:
-        """The holder that an object names, as soon as it changes; None if the lock is free."""
+        """Watch an object. Returns the holder as soon as the object changes, or None if the lock is free."""
         seen, until = b"", time.monotonic() + EXPIRY_SECONDS
         while time.monotonic() < until:
             try:
                 content = storage.read_bytes(self._file(number))
             except FileNotFoundError:
-                return None  # there is a newer one
+                return None  # a newer one exists
             holder = Holder.from_json(content)
             if b'"released": true' in content or holder.is_dead:
                 return None
             if seen and content != seen:
                 return holder
             if not seen:
-                _log.info("%s was locked by %s; watching whether it is still alive", self._url, holder)
+                _log.info("%s is locked by %s. Checking whether that process is alive", self._url, holder)
             seen = content
             time.sleep(_POLL_SECONDS)
         return None
 
     def _claim(self, number: int) -> bool:
-        """Create the object of a number; whether nobody else has."""
+        """Create the object of a number. Returns whether this process created it."""
         state = {**Holder.this_process().to_json(), "token": uuid.uuid4().hex, "beat": 0, "released": False}
         try:
             storage.create(self._file(number), _to_bytes(state))
@@ -119,8 +119,8 @@ class ObjectLock:
                 if self._newest() > self._number:
                     _end_this_run(self._url)
                 self._write(beat=beat)
-            except CxmlError as error:  # the store is away, for others too: they see no lock expire
-                _log.warning("The lock of %s could not be renewed, which is tried again: %s", self._url, error)
+            except CxmlError as error:  # the store is unreachable for the others too, so they see no lock expire
+                _log.warning("Could not renew the lock of %s, retrying: %s", self._url, error)
 
 
 def _to_bytes(state: dict[str, object]) -> bytes:
@@ -128,8 +128,8 @@ def _to_bytes(state: dict[str, object]) -> bytes:
 
 
 def _end_this_run(url: str) -> None:
-    """End this process and its workers at once: whatever they write now gets mixed with what another run writes."""
-    _log.critical("%s: another command has taken the lock, because this one renewed it too late. Stopping", url)
+    """End this process and its workers at once, because their writes would mix with those of another run."""
+    _log.critical("%s: another command took the lock because this one renewed it too late. Stopping", url)
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()

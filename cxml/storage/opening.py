@@ -18,7 +18,7 @@ from cxml.errors import StorageError
 from cxml.operating_system import absolute_path
 
 _T = TypeVar("_T")
-# Errors that no second try can mend; every other OSError from a remote store is tried again.
+# A retry cannot fix these errors. Every other OSError from a remote store is retried.
 _FINAL_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _ATTEMPTS = 6
 _CLIENT_LIBRARIES = ("aiohttp", "botocore", "aiobotocore", "google", "azure")
@@ -37,12 +37,12 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         problem = f"{url}: cannot open this kind of URL ({error}). Check the URL."
         raise StorageError(problem) from _shown_cause(error)
     if isinstance(fs, LocalFileSystem) and "\0" in path:
-        raise StorageError(f"{url!r}: no file can have a NUL character in its name. Check the path.")
+        raise StorageError(f"{url!r}: a file name cannot contain a NUL character. Check the path.")
     try:
         os.fsencode(path if isinstance(fs, LocalFileSystem) else "")
     except UnicodeEncodeError as error:
         remedy = "Use a UTF-8 locale, such as LC_ALL=C.UTF-8, or another name."
-        raise StorageError(f"{url}: the locale cannot express this name of a file ({error}). {remedy}") from error
+        raise StorageError(f"{url}: the locale cannot encode this file name ({error}). {remedy}") from error
     return fs, path
 
 
@@ -58,21 +58,21 @@ def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _local_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """A path as the operating system takes it, made absolute: fsspec reads more into one such as `local:x`."""
+    """Make a path absolute as the operating system reads it: fsspec interprets paths such as `local:x`."""
     try:
         return fsspec.filesystem("file"), absolute_path(path)
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: the working folder is gone. Change into another one.") from error
+        raise StorageError(f"{path}: the working directory was deleted. Change into another one.") from error
 
 
 def local_path(url: str) -> Path | None:
-    """The `Path` behind `url` if it is on this machine's own disk, else None."""
+    """The `Path` of `url` if it is on a local disk, else None."""
     fs, path = filesystem(url)
     return Path(path) if isinstance(fs, LocalFileSystem) else None
 
 
 def with_retries(url: str, action: Callable[[], _T]) -> _T:
-    """Run `action`, again after growing pauses where the store may recover; a `StorageError` names what failed."""
+    """Run `action` and retry errors the store may recover from, with growing pauses. Raises `StorageError`."""
     is_local = local_path(url) is not None
 
     def may_recover(error: BaseException) -> bool:
@@ -98,7 +98,7 @@ def with_retries(url: str, action: Callable[[], _T]) -> _T:
 
 
 def _shown_cause(error: BaseException) -> BaseException | None:
-    """What to name as the cause of another error: nothing that repeats a URL with its credentials."""
+    """The error to show as the cause of another one; None if its message may contain credentials."""
     return error if _is_safe_to_show(error) else None
 
 
@@ -107,5 +107,5 @@ def _is_safe_to_show(error: BaseException) -> bool:
 
 
 def _is_storage_error(error: BaseException) -> bool:
-    """Whether a disk or a store failed; the clients of stores do not make all their errors `OSError`s."""
+    """Whether a disk or a store failed. Clients of stores also raise errors other than `OSError`."""
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENT_LIBRARIES

@@ -1,11 +1,11 @@
 """Training and evaluation of one model, in every process of a job.
 
 config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
-       -> tracking(): runs of experiment trackers, if asked for
-       -> fit(): steps; callbacks log, evaluate, save checkpoints, guard against hanging
-       -> the weights of the last epoch or, by validation texts, of the best one -> saved model
-config -> begin_evidence(), complete_evidence(): sources of labels beside a saved model, if asked for
-config -> evaluate_run(): saved model -> predictions of the test split, spread over ranks -> metrics
+       -> tracking(): optional runs of experiment trackers
+       -> fit(): steps; callbacks log, evaluate, save checkpoints, detect hangs
+       -> the weights of the last epoch, or of the best one on validation texts -> saved model
+config -> begin_evidence(), complete_evidence(): optional sources of labels for a saved model
+config -> evaluate_run(): saved model -> predictions of the test split, distributed over ranks -> metrics
 """
 
 from cxml.training.budget_pacer import BudgetPacer, TimeLimit

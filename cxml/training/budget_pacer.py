@@ -1,4 +1,4 @@
-"""A run that is held to a time: at few points, time left and seconds per step give a new number of steps."""
+"""Time-limited training: at a few points, the number of steps is adjusted to the remaining time and the speed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """What a training may take.
+    """The time limit of a training.
 
     Attributes:
-        seconds: from its first start on, whatever stopped it between.
-        most: steps that the run has at most, however much time is left.
-        end_seconds: estimate of what happens at the end of an epoch, until one has ended.
-        used: of the seconds, what is over.
+        seconds: training time since its first start, over all interruptions.
+        most: most steps of the run, regardless of the remaining time.
+        end_seconds: estimated time of the work at the end of an epoch, used until one has ended.
+        used: seconds already used.
     """
 
     seconds: float
@@ -36,9 +36,9 @@ class TimeLimit:
 
 
 class BudgetPacer(Pacer):
-    """Keeps a run within the time that it may take: the number of its steps follows the speed that it has.
+    """Keeps a run within its time limit by adapting the number of steps to the measured speed.
 
-    The first rank's clock counts. Steps are timed without what happens at the ends of epochs, which is timed apart.
+    The first rank's clock decides. Steps and the work at the ends of epochs are timed separately.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class BudgetPacer(Pacer):
 
         Args:
             pace: of the run so far.
-            ranks: this process's place.
+            ranks: the ranks of this process.
             limit: the time.
             steps_per_epoch: optimiser steps.
             clock: tells the time, in seconds.
@@ -67,11 +67,11 @@ class BudgetPacer(Pacer):
 
     @property
     def used_seconds(self) -> float:
-        """Of the time that the training may take, what is over."""
+        """Used seconds of the time limit."""
         return self._clock() - self._began
 
     def on_epoch_begin(self) -> None:
-        """Time steps from here, and what has happened at the end of the epoch before."""
+        """Start timing steps, and stop timing the end of the previous epoch."""
         self._step_began = self._clock()
         if self._end_began is not None:
             self._num_ends += 1
@@ -82,7 +82,7 @@ class BudgetPacer(Pacer):
             self._end_began = None
 
     def on_step_end(self, progress: Progress) -> None:
-        """Look at the pace if it is time."""
+        """Adjust the pace if it is due."""
         now = self._clock()
         self._in_steps, self._step_began = self._in_steps + now - self._step_began, now
         self._num_steps += 1
@@ -100,14 +100,14 @@ class BudgetPacer(Pacer):
         ]  # fmt: skip
         dist.broadcast_object_list(totals)
         if self._ranks.is_first and totals[0] != self.pace.total:
-            _log.info("The time allows %d steps instead of %d, of which %d are done", totals[0], self.pace.total, step)
+            _log.info("The time limit allows %d steps instead of %d; %d are done", totals[0], self.pace.total, step)
         self.pace = self.pace.after(step, totals[0])
         self._in_steps, self._num_steps = 0.0, 0
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Time what follows; it is called first."""
+        """Start timing the end of the epoch. This callback is called first."""
         self._end_began = self._clock()
 
     def describe(self, progress: Progress) -> Progress:
-        """With the plan that was taken and the time that was used."""
+        """Add the current plan and the used time."""
         return dataclasses.replace(progress, pace=self.pace.state(), used_seconds=self.used_seconds)

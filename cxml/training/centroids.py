@@ -1,7 +1,7 @@
-"""Begin with classifiers that know the texts: the row of a node points at the mean of its texts' features.
+"""Initialise classifiers with centroids: the row of a node is the mean of its texts' features.
 
-Half of the labels of a large set have a handful of texts; a row that starts at zero needs many epochs of them to find
-its direction. One pass over the texts, forward only, gives every row of every level one that already ranks.
+Half of the labels of a large label set have only a few texts, so a row that starts at zero needs many epochs to find
+its direction. One forward pass over the texts gives every row of every level a useful initial direction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxml.parallel import Exchange, Ranks
 from cxml.progress import track
 
 # logit = 16 cos(feature, centroid) - 6 + log(odds that a text is the node's) / 2, both vectors centred at the
-# mean of all features. Of the values tried on features of WordNet these gave test texts the least cross-entropy.
+# mean of all features. These values gave the lowest cross-entropy among those tried on features of WordNet.
 SCALE = 16.0
 BIAS = -6.0
 _BLOCK_ROWS = 65536  # copied at once
@@ -29,16 +29,16 @@ _BLOCK_ROWS = 65536  # copied at once
 def start_from_centroids(
     model: CascadeXML, dataset: TextRows, ranks: Ranks, batch_size: int, windows: WindowRule | None = None
 ) -> None:
-    """Set the heads of all levels from one pass over the texts; a collective call, on a model in no engine yet.
+    """Initialise the heads of all levels in one pass over the texts; a collective call, before the engine is created.
 
     Needs 4 D bytes per label row of this process while it runs.
 
     Args:
         model: fresh, the same on every rank; on the ranks' device afterwards.
         dataset: the texts of the training.
-        ranks: this process's place.
+        ranks: the ranks of this process.
         batch_size: texts per batch and process.
-        windows: how long texts are cut; None leaves them whole.
+        windows: rule for splitting long texts into windows; None for no windows.
     """
     model.to(ranks.device).eval()
     sizes, widths, num_heads = model.level_sizes, model.encoder.feature_sizes, len(model.cluster_heads)
@@ -69,22 +69,22 @@ def start_from_centroids(
 
 
 def _scale(width: int, hidden_size: int) -> float:
-    """What cosines are multiplied by: less behind a bottleneck, where vectors with nothing in common differ less.
+    """The factor of cosines. It is smaller with a bottleneck, where unrelated vectors have larger cosines.
 
-    Their cosines are about 1 / sqrt(width), so that this keeps their part of a logit as it is without a bottleneck.
+    Cosines of unrelated vectors are about 1 / sqrt(width); the factor keeps their contribution to a logit constant.
     """
     return SCALE * math.sqrt(width / hidden_size)
 
 
 class _RowsOfALevel:
-    """Centroids of the rows of a level that this process holds."""
+    """Centroids of this process's rows of a level."""
 
     def __init__(self, rows: Rows, width: int, scale: float) -> None:
         self._rows, self._positions, self._scale = rows, rows.own_positions(), scale
         self._centroids = _Centroids(len(self._positions), width, self._positions.device)
 
     def add(self, features_BD: Tensor, positive_keys: Tensor) -> None:
-        """Add B texts of this process; a collective call, since rows are wherever they are."""
+        """Add B texts of this process; a collective call, because the rows are sharded."""
         self._centroids.add(*self._rows.gather_positives(features_BD, positive_keys))
 
     def finish(self) -> None:
@@ -115,18 +115,18 @@ class _Centroids:
         self._squares_and_texts[1] += len(features_BD)
 
     def sum_up(self, over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Add what other ranks gathered of the same nodes."""
+        """Add the sums of other ranks for the same nodes."""
         for tensor in (self._sums, self._counts, self._total, self._squares_and_texts):
             over_ranks(tensor)
 
     def classifiers(self, scale: float) -> tuple[Tensor, Tensor]:
-        """Weights float32 [n, D], of which a logit is `scale` cosines, and biases float32 [n]; in place of the sums."""
+        """Weights float32 [n, D], scaled so that logits are `scale` times cosines, and biases float32 [n]; in place."""
         squares, num_texts = self._squares_and_texts.tolist()
         mean_D = self._total / num_texts
         spread = math.sqrt(max(squares / num_texts - float(mean_D.square().sum()), 1e-12))
         mean_D = mean_D.float()
         weight = self._sums.addr_(self._counts, mean_D, alpha=-1).div_(self._counts.clamp(min=1)[:, None])
-        # A node of all texts has no direction of its own, only rounding errors; one of no text has none either.
+        # A node of all texts has no direction besides rounding errors, and a node without texts has none.
         F.normalize(weight, eps=1e-3 * spread, out=weight).mul_(scale / spread)
         odds = self._counts.clamp(min=0.5) / (num_texts - self._counts + 1)
         return weight, BIAS + torch.log(odds) / 2 - weight @ mean_D

@@ -1,4 +1,4 @@
-"""When to save: by steps, by time, after evaluations, and when a signal asks the job to stop."""
+"""When to save checkpoints: by steps, by time, after evaluations, and on a stop signal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointCallback(Callback):
-    """Saves a run now and then, in the background, and once more before it stops on a signal.
+    """Saves checkpoints periodically in the background, and before the run stops on a signal.
 
-    Ranks agree after every step whether to save: clocks and signals reach them at different moments.
+    Ranks agree after every step whether to save, because clocks and signals differ between them.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class CheckpointCallback(Callback):
 
         Args:
             state: of the run.
-            start: where the run stands.
-            stop: whether it was asked to stop.
-            guard: waits while training waits for a save.
-            figures: metrics of the last evaluation, which other callbacks fill in; they are saved along.
-            others: callbacks with a state to save along.
-            records: put before each save, on the rank that has them: a run that goes on from it has no others of the
-                steps before.
-            evaluation: what selects the best epoch, if anything does; it is called before this.
+            start: progress of the run.
+            stop: stop signal.
+            guard: paused while training waits for a save.
+            figures: metrics of the last evaluation, filled in by other callbacks and saved in the checkpoint.
+            others: callbacks with state to save.
+            records: records that are uploaded before each save, on the rank that has them, because a run that resumes
+                from the checkpoint needs them.
+            evaluation: callback that selects the best epoch, if any; it is called before this one.
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
@@ -59,20 +59,20 @@ class CheckpointCallback(Callback):
         self._saved_at = time.monotonic()
 
     def on_record(self, report: StepReport) -> None:
-        """Keep the loss for the next save."""
+        """Store the loss for the next save."""
         self._figures["loss"] = report.loss
 
     def on_step_end(self, progress: Progress) -> None:
-        """Save if it is time or a signal asks to stop; after an epoch's last step only on a signal.
+        """Save if it is due or a signal asks to stop; after an epoch's last step only on a signal.
 
-        What else happens at an epoch's end may take long, and a signal leaves little time. A run that goes on does it.
+        The work at the end of an epoch may take long, and a signal leaves little time. A resumed run does that work.
         """
         self._progress = progress
         self._saver.report()
         self._act(is_due=not progress.before_epoch_end and self._is_due())
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Save if it is time, after an evaluation if checkpoints are kept by its metrics, and the best epoch always."""
+        """Save if it is due, after an evaluation if retention uses its metrics, and always for the best epoch."""
         has_news = self._config.keep_best > 0 and self._figures != self._evaluated
         self._evaluated = dict(self._figures)
         self._progress = dataclasses.replace(self._progress, before_epoch_end=False)
@@ -94,7 +94,7 @@ class CheckpointCallback(Callback):
         is_due, must_stop, is_busy = map(bool, wanted.tolist())
         if must_stop:
             self._save_and_stop()
-        elif is_best:  # every rank says so
+        elif is_best:  # the same on every rank
             self._finish_save()
             self._save()
         elif is_due and not is_busy:  # if an upload takes longer than the interval, the next save waits for it
@@ -113,14 +113,14 @@ class CheckpointCallback(Callback):
             if self._records is not None:
                 self._records.put()
         except CxmlError as error:
-            _log.warning("The records of the steps were not put, which is tried again with the next save: %s", error)
+            _log.warning("Could not upload the records; retrying with the next save: %s", error)
 
     def _finish_save(self) -> None:
         try:
             with self._guard.paused():
                 self._saver.wait()
         except CxmlError as error:
-            _log.warning("The checkpoint under way was not saved: %s", error)
+            _log.warning("Could not save the running checkpoint: %s", error)
 
     def _save_and_stop(self) -> None:
         self._finish_save()
@@ -128,4 +128,4 @@ class CheckpointCallback(Callback):
         self._saver.wait()
         self.wants_stop = True
         if self._state.ranks.is_first:
-            _log.info("Stopping on a signal after %d steps; a checkpoint holds them", self._progress.step)
+            _log.info("Stopping on a signal after %d steps; a checkpoint was saved", self._progress.step)

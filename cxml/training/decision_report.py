@@ -1,4 +1,4 @@
-"""What a run's report says about decisions: F1 where thresholds decide, and the field's groups of labels.
+"""The part of a report about decisions: F1 at thresholds, and metrics by frequency group of the labels.
 
 best labels of validation texts -> thresholds, calibration (`cxml.prediction.choose_decisions`)
 best labels of test texts, thresholds -> decision_report()
@@ -28,18 +28,18 @@ from cxml.metrics import (
 from cxml.prediction import Decisions
 
 _MOST_CANDIDATES = 100
-_MOST_PAIRS = 20_000_000  # of which some hundred bytes each are held while thresholds are chosen
-_UNCHOSEN = "0.5"  # the threshold of models that have none of their own
+_MOST_PAIRS = 20_000_000  # each takes some hundred bytes while thresholds are chosen
+_UNCHOSEN = "0.5"  # the default threshold of models without their own
 
 
 def num_candidates(num_texts: int) -> int:
-    """Labels of a text that are decided about; the others are taken for less probable than every threshold."""
+    """Labels per text to which thresholds apply; all others count as below every threshold."""
     return min(_MOST_CANDIDATES, max(1, _MOST_PAIRS // max(1, num_texts)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ranked:
-    """What a model predicted for N texts, and what is true.
+    """Predictions of a model for N texts, and their true labels.
 
     Attributes:
         labels: int64 [N, K], best first, -1 for none.
@@ -55,11 +55,11 @@ class Ranked:
 def decision_report(
     test: Ranked, decisions: Decisions, frequency: np.ndarray, inverse_propensity: np.ndarray, ks: Sequence[int]
 ) -> dict[str, Any]:
-    """The part of a report that is about decisions.
+    """The part of a report about decisions.
 
     Args:
         test: predictions of the test split.
-        decisions: chosen on validation texts; empty without any.
+        decisions: thresholds and calibration chosen on validation texts; empty without any.
         frequency: train texts of each label, int64 [L].
         inverse_propensity: float64 [L].
         ks: cut-offs of the report; groups of labels are shown at the largest.
@@ -114,7 +114,7 @@ def _groups(
 
 
 def _ranking_within(test: Ranked, is_in_group: np.ndarray, k: int) -> dict[str, float]:
-    """RP@k, nDCG@k and R-precision if the group's labels were all there are; nothing where none of them is true."""
+    """RP@k, nDCG@k and R-precision restricted to the group's labels; empty if none of them is true."""
     labels, true = within_group(test.labels, test.true, is_in_group)
     if not len(labels):
         return {}

@@ -1,4 +1,4 @@
-"""Which epoch's weights become the model: chosen on validation texts, never on the test split (docs/decisions/0029).
+"""Select the epoch whose weights become the model, on validation texts, never on the test split (docs/decisions/0029).
 
 metrics of each evaluation -> Selection.after() -> the best epoch so far, saved with every checkpoint
                                                 -> selection.json, once the epochs are over
@@ -26,10 +26,10 @@ class Selection:
     """The best epoch so far.
 
     Attributes:
-        epoch: its number, counted from 1; 0: none was evaluated yet.
-        step: optimiser steps done at its end.
+        epoch: its number, counted from 1; 0 if none was evaluated yet.
+        step: completed optimiser steps at its end.
         value: its metric.
-        waited: evaluations since, none of which was better.
+        waited: evaluations since then without an improvement.
     """
 
     epoch: int = 0
@@ -38,31 +38,31 @@ class Selection:
     waited: int = 0
 
     def after(self, epoch: int, step: int, value: float) -> Selection:
-        """With one more evaluation; of equal epochs the first stays, which took less training."""
+        """The selection after one more evaluation; ties keep the first epoch, which needs less training."""
         if not self.epoch or value > self.value:
             return Selection(epoch, step, value)
         return dataclasses.replace(self, waited=self.waited + 1)
 
     def has_waited(self, patience: int) -> bool:
-        """Whether training stops; a patience of 0 has no end."""
+        """Whether to stop training; a patience of 0 never stops."""
         return 0 < patience <= self.waited
 
     def state_dict(self) -> dict[str, float]:
-        """Of a checkpoint; empty before the first evaluation."""
+        """State for a checkpoint; empty before the first evaluation."""
         return dataclasses.asdict(self) if self.epoch else {}
 
     @classmethod
     def from_state(cls, state: Mapping[str, float]) -> Selection:
-        """What `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         counts = {name: int(state[name]) for name in ("epoch", "step", "waited") if state}
         return cls(**counts, value=float(state["value"])) if state else cls()
 
 
 def selection_run(config: Config) -> Config:
-    """The run inside the output of one with `train.keep: refit` that finds out how many epochs are best.
+    """The inner run that finds the best number of epochs for a run with `train.keep: refit`.
 
-    A whole run but for its evaluation: its model and its words have not seen the validation texts, so that combination
-    and thresholds are chosen with them.
+    It is a complete run without the final evaluation. Its model and word source have not seen the validation texts, so
+    combination and thresholds are chosen with them.
     """
     checkpoints = config.checkpoint.url and storage.join(config.checkpoint.url, "selection")
     return dataclasses.replace(
@@ -76,24 +76,24 @@ def selection_run(config: Config) -> Config:
 
 
 def judged_run(config: Config) -> Config:
-    """The run whose model the validation texts judge: this one, or that which chose the epochs of a final fit."""
+    """The run whose model is evaluated on the validation texts: this run, or the inner run of a final fit."""
     return selection_run(config) if config.train.keep == "refit" else config
 
 
 def train_texts_of(config: Config) -> ShardedDataset | RowSubset | JoinedRows:
-    """The texts that a run's model is trained on; after a selection all that are not for the test."""
+    """The texts that a run's model is trained on; for a final fit, all except the test split."""
     if config.train.keep == "refit":
         return all_labelled_texts(data_url(config))
     return train_texts(data_url(config), config.train.validation_fraction)
 
 
 def selection_url(output: str) -> str:
-    """Where the run in `output` keeps which epoch it has taken."""
+    """The file with the selected epoch of the run in `output`."""
     return storage.join(output, "selection.json")
 
 
 def write_selection(config: Config, found: Selection, *, last_epoch: int, num_texts: int, fingerprint: str) -> None:
-    """Keep which epoch was taken and why, for the final fit and for people.
+    """Write the selected epoch and the reason, for the final fit and for readers.
 
     Args:
         config: of the run whose validation texts chose.
@@ -122,7 +122,7 @@ def keep_selection(config: Config) -> dict[str, Any]:
 
 
 def read_selection(config: Config) -> dict[str, Any]:
-    """Which epoch was taken, and why: `epoch`, `epochs` that there might have been, `metric`, `value`, `reason`.
+    """Read the selected epoch: `epoch`, the number of `epochs` evaluated, `metric`, `value`, `reason`.
 
     Raises:
         DataError: it is missing or damaged.
@@ -133,7 +133,7 @@ def read_selection(config: Config) -> dict[str, Any]:
     try:
         values = artefacts.read_json(url, _REMEDY)
     except FileNotFoundError as error:
-        raise DataError(url, "is missing: it says which epoch the model is of", _REMEDY) from error
+        raise DataError(url, "is missing; it contains the selected epoch", _REMEDY) from error
     if not all(type(values.get(name)) is kind for name, kind in _KINDS.items()) or values["epoch"] < 1:
-        raise DataError(url, f"does not hold {', '.join(_KINDS)} of a selection", _REMEDY)
+        raise DataError(url, f"does not contain {', '.join(_KINDS)} of a selection", _REMEDY)
     return values

@@ -1,4 +1,4 @@
-"""Prediction over a split and its metrics, spread over ranks exactly: every text once, sums added up."""
+"""Distributed prediction over a split and exact metrics: each text is predicted once, and sums are added over ranks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SplitPrediction:
     """The best nodes of n texts.
 
     Attributes:
-        rows: int64 [n], which texts of the split.
-        nodes: one int64 [n, K] per level, best first, -1 where there is none; labels, the last, as label ids.
+        rows: int64 [n], rows of the texts in the split.
+        nodes: one int64 [n, K] per level, best first, -1 for none; the last level has label ids.
         scores: one float32 [n, K] per level.
-        reached: int64 [cluster levels]: of the texts' true labels, how many lie in clusters that the level handed down.
-        features: what the labels' level has read, float32 [n, D]; None where they were not asked for.
+        reached: int64 [cluster levels]: number of true labels in the clusters that the level passed on.
+        features: input features of the label level, float32 [n, D]; None if not requested.
     """
 
     rows: np.ndarray
@@ -47,7 +47,7 @@ def predict_split(
     predict: Predict, loader: EvalLoader, k: int, tree: LabelTree, ranks: Ranks, *, num_labels: int = 0,
     with_features: bool = False,
 ) -> SplitPrediction:  # fmt: skip
-    """Predict this rank's share of a split: the k best nodes of each level, and more labels if `num_labels` is more."""
+    """Predict this rank's share of a split: the k best nodes of each level, and `num_labels` labels if that is more."""
     num_labels = max(k, num_labels)
     rows, predictions, features = [np.zeros(0, np.int64)], [], []
     clusters = [tree.cluster_of_label(level) for level in range(len(tree.offsets))]
@@ -72,7 +72,7 @@ def predict_split(
 
 
 def _first(prediction: LevelPrediction, count: int) -> LevelPrediction:
-    """The best nodes, without those of texts that are only there to keep step."""
+    """The best nodes, without those of padding texts that keep ranks in step."""
     return LevelPrediction(nodes=prediction.nodes[:count], logits=prediction.logits[:count])
 
 
@@ -83,7 +83,7 @@ def _best(prediction: LevelPrediction, k: int) -> LevelPrediction:
 
 
 def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clusters: list[np.ndarray]) -> np.ndarray:
-    """Of the true labels of the first `count` texts, those in clusters that were handed down, int64 [levels]."""
+    """The number of true labels of the first `count` texts in clusters that were passed on, int64 [levels]."""
     offsets = batch.label_offsets[: count + 1].cpu().numpy()
     labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
     reached = []
@@ -95,7 +95,7 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
 
 
 def predict_by_model(config: Config, tree: LabelTree, ranks: Ranks) -> Predict:
-    """What the run's saved cascade predicts: a function of a batch and the number of labels; a collective call."""
+    """A prediction function (batch, number of labels) of the run's saved cascade; a collective call."""
     return predict_with(saved_cascade(config, tree, ranks))
 
 
@@ -106,7 +106,7 @@ def saved_cascade(config: Config, tree: LabelTree, ranks: Ranks) -> CascadeXML:
 
 
 def predict_with(model: CascadeXML) -> Predict:
-    """What a cascade predicts: a function of a batch and the number of labels."""
+    """A prediction function (batch, number of labels) of a cascade."""
 
     @torch.inference_mode()
     def predict(batch: Batch, k: int) -> list[LevelPrediction]:
@@ -125,9 +125,9 @@ def evaluate(
     ranks: Ranks,
     windows: WindowRule | None = None,
 ) -> list[dict[str, float]]:
-    """Metrics over a split in percent, per level, coarse to fine; the labels' come last, with PSP and PSnDCG.
+    """Metrics over a split in percent, per level, coarse to fine; the last level, the labels, also has PSP and PSnDCG.
 
-    A collective call: each rank predicts its share, and all of them get the metrics of the whole.
+    A collective call: each rank predicts its share, and all ranks get the metrics of the whole split.
 
     Args:
         predict: best nodes of each level for a batch (labels as label ids).
@@ -135,8 +135,8 @@ def evaluate(
         tree: maps labels to the clusters above them.
         inverse_propensity: float [L], see `cxml.metrics.inverse_propensities`.
         config: batch size and cut-offs.
-        ranks: this process's place.
-        windows: how long texts are cut; None leaves them whole.
+        ranks: the ranks of this process.
+        windows: rule for splitting long texts into windows; None for no windows.
     """
     prediction = predict_share(predict, dataset, tree, config, ranks, windows=windows)
     return score_levels(prediction, dataset, tree, inverse_propensity, config=config, ranks=ranks)
@@ -148,7 +148,7 @@ def predict_share(
 ) -> SplitPrediction:  # fmt: skip
     """This rank's share of a split, with as many nodes per level as the metrics need; see `evaluate`.
 
-    Labels are `num_labels` where that is more, as far as there are so many.
+    The label level has `num_labels` labels if that is more, limited by L.
     """
     loader = EvalLoader(
         dataset, batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size,
@@ -169,7 +169,7 @@ def score_levels(
     config: EvaluateConfig,
     ranks: Ranks,
 ) -> list[dict[str, float]]:
-    """Metrics of what all ranks predicted of a split, per level; a collective call, see `evaluate`.
+    """Metrics per level of the predictions of all ranks; a collective call, see `evaluate`.
 
     A level of clusters also has its `cluster_recall`: the share of the true labels that can still be found below it, in
     percent.
@@ -195,11 +195,11 @@ def gather_labels(
     """The labels of the whole split and their scores, [num_rows, K], on the first rank; a collective call.
 
     Args:
-        rows: int64 [n], which texts of the split this rank has predicted.
+        rows: int64 [n], rows of the split that this rank predicted.
         labels: int64 [n, K'].
         scores: float32 [n, K'].
         num_rows: texts in the split.
-        ranks: this process's place.
+        ranks: the ranks of this process.
     """
     shares = gather_shares((rows, labels, scores), ranks)
     if shares is None:
@@ -214,7 +214,7 @@ def gather_labels(
 def gather_features(found: SplitPrediction, num_rows: int, ranks: Ranks) -> np.ndarray | None:
     """Features of the whole split on the first rank, float32 [num_rows, D]; a collective call.
 
-    None on other ranks, and where no features were asked for.
+    None on other ranks, and if no features were requested.
     """
     if found.features is None:
         return None
@@ -228,7 +228,7 @@ def gather_features(found: SplitPrediction, num_rows: int, ranks: Ranks) -> np.n
 
 
 def gather_shares(share: tuple[np.ndarray, ...], ranks: Ranks) -> list | None:
-    """The shares of all ranks on the first one, in their order; None elsewhere. A collective call."""
+    """Gather the shares of all ranks on the first one, in rank order; None elsewhere. A collective call."""
     shares: list | None = [None] * ranks.world_size if ranks.is_first else None
     dist.gather_object(share, shares)
     return shares

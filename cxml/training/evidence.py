@@ -1,4 +1,4 @@
-"""The evidence of a run's model: its sources, then their combination, for which all processes predict.
+"""Build the evidence of a run's model: its sources, then their combination, which needs distributed prediction.
 
 train split --begin_evidence--> folder `evidence`, with the words' linear model
             --complete_evidence--> features of the train texts, combination and, last, the manifest
@@ -83,7 +83,7 @@ _log = logging.getLogger(__name__)
 
 _KS = (1, 3, 5)
 _WHOLE_NAME = "(.+)"
-_MOST_TEXTS = 20_000  # validation texts to learn from, by the number of sources: a few weights need no more
+_MOST_TEXTS = 20_000  # validation texts used, by the number of sources; a few weights need no more
 
 
 def evidence_url(config: Config) -> str:
@@ -92,16 +92,16 @@ def evidence_url(config: Config) -> str:
 
 
 def remove_evidence(config: Config) -> None:
-    """Delete what the run's model has of evidence, finished or not."""
+    """Delete the evidence of the run's model, complete or not."""
     for name in FOLDERS:
         storage.remove_finished(storage.join(model_url(config), name), artefacts.MANIFEST)
 
 
 def begin_evidence(config: Config) -> None:
-    """Begin the folder anew, with what one process makes on the texts that the cascade was trained on.
+    """Start a new folder with the word source, which one process trains on the cascade's training texts.
 
     Raises:
-        DataError: words are wanted, and the data set does not keep its vocabulary.
+        DataError: the word source is requested, but the data set has no vocabulary.
     """
     remove_evidence(config)
     texts = train_texts_of(config)
@@ -120,13 +120,13 @@ def begin_evidence(config: Config) -> None:
 
 
 def complete_evidence(config: Config, fingerprint: str) -> None:
-    """Make the other sources, learn the combination on validation texts, and make the folder whole.
+    """Make the other sources, fit the combination on validation texts, and commit the folder.
 
     Runs in every process.
 
     Args:
-        config: of the run, whose cascade is there, and what `begin_evidence` has written.
-        fingerprint: of what the evidence is made from.
+        config: the run's config; the cascade and the results of `begin_evidence` exist.
+        fingerprint: fingerprint of the evidence's inputs.
 
     Raises:
         ConfigError: validation texts are missing.
@@ -135,7 +135,7 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
         set_up_logging(is_speaker=ranks.is_first)
         tree = LabelTree.load(tree_url(config))
         model = saved_cascade(config, tree, ranks)
-        if config.evidence.neighbours:  # without names that were trained on, and no validation text votes for itself
+        if config.evidence.neighbours:  # without names used for training; no validation text votes for itself
             _store_vectors(config, NeighbourSource, train_texts_of(config), model, ranks)
         if config.evidence.names:
             _store_vectors(config, NameSource, _names_of(config), model, ranks)
@@ -159,13 +159,13 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
 
 
 def _combine_as(judged: Config, config: Config, tree: LabelTree, fingerprint: str) -> None:
-    """Combine the parts as another run's are, and make the folder whole.
+    """Copy the combination of another run, and commit the folder.
 
     Args:
-        judged: the run, whose combination and sources were tuned on validation texts.
-        config: one that was trained on these texts too.
-        tree: of both.
-        fingerprint: of what its evidence is made from.
+        judged: the run whose combination and sources were tuned on validation texts.
+        config: a run that was also trained on these texts.
+        tree: tree of both runs.
+        fingerprint: fingerprint of the evidence's inputs.
     """
     of_judged = read_evidence(evidence_url(judged), tree)
     own = read_uncombined(evidence_url(config), tree, config.evidence.sources)
@@ -178,19 +178,19 @@ def _combine_as(judged: Config, config: Config, tree: LabelTree, fingerprint: st
 
 
 def no_validation_texts(field: str, value: object) -> ConfigError:
-    """The error for a run whose `field`, one of `evidence` or `train.keep`, has nothing to be decided on."""
-    use, otherwise = "on which it learns how much it counts beside the cascade", "false"
+    """The error for a run without validation texts, which `field` (one of `evidence` or `train.keep`) needs."""
+    use, otherwise = "on which its weight beside the cascade is learnt", "false"
     if field == "train.keep":
-        use, otherwise = "on which the best epoch is chosen; the test split never serves for it", "last"
+        use, otherwise = "on which the best epoch is chosen; the test split is never used for it", "last"
     return ConfigError(
         field, value, f"needs validation texts, {use}",
-        "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least some hundred texts). Or put a "
-        f"file called validation beside those called train and test. Or set {field} to {otherwise}.",
+        "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least a few hundred texts). Or put a "
+        f"file named validation next to train and test. Or set {field} to {otherwise}.",
     )  # fmt: skip
 
 
 def run_evidence(config: Config, tree: LabelTree) -> Evidence | None:
-    """The evidence of the run's model; None where the config does not ask for any.
+    """The evidence of the run's model; None if the config requests none.
 
     Raises:
         DataError: it is missing or damaged.
@@ -201,7 +201,7 @@ def run_evidence(config: Config, tree: LabelTree) -> Evidence | None:
 def with_evidence(
     prediction: SplitPrediction, dataset: LabelledRows, evidence: Evidence | None, num_labels: int
 ) -> SplitPrediction:
-    """A prediction whose `num_labels` labels are ranked by all parts; without evidence, or use for it, as it is."""
+    """Re-rank the `num_labels` labels of a prediction with the evidence; unchanged without evidence."""
     if evidence is None or evidence.combination.way == CASCADE:
         return prediction
     words = None if evidence.vocabulary is None else dataset.features(prediction.rows)
@@ -231,7 +231,7 @@ def _store_vectors(
 
 
 def _names_of(config: Config) -> TextRows:
-    """The labels' names as texts."""
+    """The label names as texts."""
     url = data_url(config)
     none = RowSubset(ShardedDataset(url, "train"), np.zeros(0, np.int64))
     return with_names(none, url, config.train.name_texts or _WHOLE_NAME, config.data.max_length)
@@ -239,7 +239,7 @@ def _names_of(config: Config) -> TextRows:
 
 @torch.inference_mode()
 def _embed_share(config: Config, model: CascadeXML, texts: TextRows, ranks: Ranks) -> tuple[np.ndarray, Ragged]:
-    """Features of length 1 of this rank's texts, float16 [n, D], and their labels, in one order."""
+    """Unit features of this rank's texts, float16 [n, D], and their labels, in the same order."""
     loader = EvalLoader(
         texts, batch_size=config.evaluate.batch_size, rank=ranks.rank, world_size=ranks.world_size,
         pad_id=texts.manifest.tokenizer.pad_id, windows=window_rule(config, device=ranks.device),
@@ -258,7 +258,7 @@ def _embed_share(config: Config, model: CascadeXML, texts: TextRows, ranks: Rank
 
 
 def _agree_on_centres(vectors: np.ndarray, count: int, ranks: Ranks) -> np.ndarray:
-    """Centres of so many lists, from a sample of all ranks' vectors, float32 [C, D]; a collective call."""
+    """Centres of `count` lists from a sample of all ranks' vectors, float32 [C, D]; a collective call."""
     wanted = -(-sample_size(count) // ranks.world_size)
     places = np.linspace(0, len(vectors), min(wanted, len(vectors)), endpoint=False).astype(np.int64)
     samples = gather_shares((vectors[places],), ranks)
@@ -272,7 +272,7 @@ def _agree_on_centres(vectors: np.ndarray, count: int, ranks: Ranks) -> np.ndarr
 def _choose(
     config: Config, texts: LabelledRows, tree: LabelTree, cascade: Proposals, features: np.ndarray | None
 ) -> Combination:
-    """Choose how all parts are combined, from what the cascade proposes for the validation texts and their features."""
+    """Choose the combination of all parts from the cascade's proposals for the validation texts and their features."""
     names = config.evidence.sources
     rows = np.arange(min(len(texts), _MOST_TEXTS // len(names)))
     words = texts.features(rows) if config.evidence.words else None
@@ -283,12 +283,12 @@ def _choose(
     for way, metrics in chosen.metrics.items():
         shown = "  ".join(f"{name} {metrics[name]:.2f}" for name in ("P@1", "P@3", "P@5", "PSP@5", "nDCG@5"))
         _log.info("Evidence, %d validation texts: %-10s %s", len(rows), way, shown)
-    _log.info("Evidence: the model ranks labels by %s", _spoken(chosen.way))
+    _log.info("Evidence: labels are ranked by %s", _spoken(chosen.way))
     return chosen
 
 
 def _tuned(config: Config, evidence: Evidence, texts: TextViews, true: sparse.csr_matrix) -> Evidence:
-    """The evidence with what its sources choose on these texts, and that written."""
+    """Tune the sources on these texts, and write their parameters."""
     sources = list(evidence.sources)
     for place, source in enumerate(sources):
         if isinstance(source, NeighbourSource | NameSource):
@@ -302,5 +302,8 @@ def _tuned(config: Config, evidence: Evidence, texts: TextViews, true: sparse.cs
 
 
 def _spoken(way: str) -> str:
-    usual = {"learnt": "what was learnt of all parts", "mean": "the mean of all parts, the best on validation texts"}
+    usual = {
+        "learnt": "the learnt combination of all parts",
+        "mean": "the mean of all parts, the best on validation texts",
+    }
     return usual.get(way, f"the {way} alone, the best on validation texts")

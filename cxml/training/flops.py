@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and the share of a device's peak that they make."""
+"""Floating-point operations of a training step, and model FLOP utilisation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FORWARD, _BOTH = 2, 6  # a multiplication and an addition per weight; twice as 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """What the model needs for texts, forward and backward; padding and activations computed again do not count.
+    """The operations of the model for texts, forward and backward, without padding and recomputed activations.
 
     Attributes:
         per_token: products with the encoder's matrices.
-        per_pair: attention, for each pair of tokens of a text, or of a window of one.
+        per_pair: attention, for each pair of tokens of a text or window.
         per_text: the levels' scores, projections of joined layers, and the bottleneck.
     """
 
@@ -30,18 +30,18 @@ class StepFlops:
     per_text: float
 
     def of(self, lengths: np.ndarray, num_texts: int) -> float:
-        """The operations for B texts, whole or in windows, of so many tokens, int64 [B or n]."""
+        """The operations for B texts or their windows, with `lengths` tokens, int64 [B or n]."""
         tokens, pairs = float(lengths.sum()), float(np.square(lengths).sum())
         return self.per_token * tokens + self.per_pair * pairs + self.per_text * num_texts
 
 
 @dataclass(frozen=True)
 class Utilisation:
-    """How much of what the devices could do a training does (model FLOP utilisation).
+    """Model FLOP utilisation: the share of the devices' peak performance that a training uses.
 
     Attributes:
-        flops: of the model.
-        peak: operations per second of one device.
+        flops: operations of the model.
+        peak: peak operations per second of one device.
     """
 
     flops: StepFlops
@@ -49,7 +49,7 @@ class Utilisation:
 
 
 def utilisation(model: CascadeXML, config: Config, device: torch.device) -> Utilisation | None:
-    """None where the device's peak is not known, and in fp32, which runs far below it."""
+    """The utilisation; None if the device's peak is unknown, and in fp32, which runs far below it."""
     peak = peak_flops(device)
     if peak is None or config.train.precision != "bf16":
         return None
@@ -57,7 +57,7 @@ def utilisation(model: CascadeXML, config: Config, device: torch.device) -> Util
 
 
 def step_flops(model: CascadeXML, config: Config) -> StepFlops:
-    """Count the operations of a model by its weights' shapes."""
+    """Count the operations of a model from its weights' shapes."""
     transformer = model.encoder.transformer
     tables = [module for module in transformer.modules() if isinstance(module, nn.Embedding)]
     embedded = {id(parameter) for table in tables for parameter in table.parameters()}
@@ -77,7 +77,7 @@ def step_flops(model: CascadeXML, config: Config) -> StepFlops:
 
 
 def _scored(model: CascadeXML, level: int, config: Config) -> float:
-    """Nodes of a level that a text is scored on; every node above has as many children as any other."""
+    """Scored nodes of a level per text, assuming equal numbers of children."""
     sizes = model.level_sizes
     is_whole = level == 0 or (level == len(sizes) - 1 and config.head.candidates == "all")
     if is_whole:
@@ -87,5 +87,5 @@ def _scored(model: CascadeXML, level: int, config: Config) -> float:
 
 
 def _shape(parameter: nn.Parameter) -> torch.Size:
-    """Of the whole parameter, also where ZeRO-3 has partitioned it."""
+    """The shape of the whole parameter, also if ZeRO-3 has partitioned it."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

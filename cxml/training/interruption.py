@@ -1,4 +1,4 @@
-"""What ends a training from outside: signals that ask it to stop, and processes that hang."""
+"""External causes that end a training: stop signals, and hanging processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """While entered, a stop signal is noted instead of ending the process.
+    """Within this context, a stop signal is recorded instead of ending the process.
 
-    SIGINT is delivered again on leaving, so that Python's own handler then raises KeyboardInterrupt. Signals that the
-    process ignores stay ignored. Only the main thread can take signals; where training runs in another one (Ray Train),
-    they do what they did before.
+    SIGINT is delivered again on exit, so Python's own handler then raises KeyboardInterrupt. Signals that the process
+    ignores stay ignored. Only the main thread can handle signals; if training runs in another thread (Ray Train), their
+    behaviour does not change.
     """
 
     def __init__(self) -> None:
@@ -52,51 +52,51 @@ class StopSignal:
 
 
 class HangGuard(Callback):
-    """Ends this process, with the stacks of its threads on standard error, when no step ends for too long.
+    """Ends this process and prints the stacks of its threads to standard error if no step ends for too long.
 
-    Every rank has one, so a job in which one rank hangs shows where each of them is. The clock is the interpreter's
-    own (`faulthandler`), which needs no lock: it also fires while compiled code or a driver call is stuck. Between
-    epochs, where evaluation may take its time, and during a save, only the process group's time-out holds. After an
-    error the clock runs on, since clearing up may wait for ranks that are gone.
+    Every rank has one, so a job with a hanging rank shows the position of each rank. The timer is the interpreter's
+    `faulthandler`, which needs no lock and therefore also fires while compiled code or a driver call is stuck. Between
+    epochs, where evaluation may take long, and during a save, only the process group's timeout applies. After an error
+    the timer keeps running, because cleanup may wait for dead ranks.
     """
 
     def __init__(self, minutes: float) -> None:
-        """`minutes` of 0 never fires."""
+        """Create a guard that is not running. `minutes` of 0 disables it."""
         self._seconds = minutes * 60
         self._is_running = False
 
     def on_epoch_begin(self) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._restart()
 
     def on_step_end(self, progress: Progress) -> None:  # noqa: ARG002
-        """Start the clock anew."""
+        """Restart the timer."""
         self._restart()
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Stop the clock until the next epoch begins."""
+        """Stop the timer until the next epoch begins."""
         self._is_running = False
         faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock within this context, for what may take longer than a step; then start it anew if it ran."""
+        """Stop the timer within this context, for work that may take longer than a step. Restart it if it ran."""
         faulthandler.cancel_dump_traceback_later()
         yield
         if self._is_running:
             self._restart()
 
     def on_end(self) -> None:
-        """Stop the clock; after an error start it for the last time."""
+        """Stop the timer; after an error start it for the last time."""
         error = sys.exc_info()[1]
         if error is None:
             faulthandler.cancel_dump_traceback_later()
             return
-        _log.error("Training ends: %s", error)  # clearing up may hang, and then nobody else says it
+        _log.error("Training ends: %s", error)  # logged here, because cleanup may hang
         self._restart()
 
     def close(self) -> None:
-        """Stop the clock for good, once all is cleared up."""
+        """Stop the timer for good, after the cleanup."""
         faulthandler.cancel_dump_traceback_later()
 
     def _restart(self) -> None:

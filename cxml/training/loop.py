@@ -1,4 +1,4 @@
-"""The training loop. Everything that is not training (logging, saving, evaluating) is a callback."""
+"""The training loop. Logging, saving and evaluation are callbacks."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ from cxml.training.step import train_step
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a record of the log holds; losses are means over all ranks since the last record.
+    """A log record. Losses are means over all ranks since the last record.
 
     Attributes:
         step: optimiser steps done.
         total_steps: optimiser steps of the whole run.
-        epoch: epochs done, with the fraction of the running one.
+        epoch: completed epochs, with the fraction of the current one.
         level_losses: mean loss of each level, labels last.
         lr_factor: share of the peak learning rate.
         samples_per_second: texts trained per second over all ranks, since the last record.
-        tokens_per_second: their tokens, padding not counted.
-        padding: share of padding among all tokens that were computed, since the last record.
+        tokens_per_second: their tokens, without padding.
+        padding: share of padding among all computed tokens, since the last record.
         data_wait: share of the time spent waiting for batches, on this rank.
         memory_gib: resident memory of this process, in GiB.
-        device_memory_gib: what this process's tensors take of its accelerator's memory, in GiB; None on a CPU.
-        device_peak_gib: the most that they took since the process began, in GiB.
-        gradient_norm: of what the engine updates, in the last step, before clipping; None where it is not finite.
-        skipped_steps: steps since the last record that were not finite and changed nothing.
-        flop_utilisation: operations that the model needs, by what the devices can do at most; None where that is not
-            known.
-        seconds: since the loop began, without what callbacks took at the ends of epochs.
-        first_step: steps that were done before the loop began, where a run goes on.
+        device_memory_gib: accelerator memory of this process's tensors, in GiB; None on a CPU.
+        device_peak_gib: peak of that memory since the process began, in GiB.
+        gradient_norm: norm of the engine's gradients in the last step, before clipping; None if it is not finite.
+        skipped_steps: steps since the last record that were skipped because they were not finite.
+        flop_utilisation: model FLOP utilisation; None if the devices' peak is unknown.
+        seconds: time since the loop began, without callbacks at the ends of epochs.
+        first_step: completed steps before the loop began, for a resumed run.
     """
 
     step: int
@@ -73,7 +72,7 @@ class StepReport:
 
     @property
     def seconds_left(self) -> float:
-        """Estimate of the time to the last step, at the run's mean speed so far."""
+        """Estimated time to the last step at the run's mean speed so far."""
         return self.seconds / (self.step - self.first_step) * (self.total_steps - self.step)
 
 
@@ -84,7 +83,7 @@ class Evaluation:
     Attributes:
         step: optimiser steps done.
         epoch: epochs done.
-        split: of the texts, such as `validation`.
+        split: split of the texts, such as `validation`.
         levels: metrics of each level in percent, labels last.
     """
 
@@ -95,44 +94,44 @@ class Evaluation:
 
 
 class Callback:
-    """What happens around the loop. Called on every rank, in the same order, so collective calls are fine.
+    """Hooks of the loop. They are called on every rank in the same order, so collective calls are allowed.
 
     Attributes:
-        wants_stop: set on all ranks together, it ends the loop after the step or epoch under way.
-        is_finished: set on all ranks together at an epoch's end, it says that more epochs would be of no use.
+        wants_stop: set on all ranks together to end the loop after the current step or epoch.
+        is_finished: set on all ranks together at an epoch's end if more epochs would not help.
     """
 
     wants_stop = False
     is_finished = False
 
     def on_epoch_begin(self) -> None:
-        """Before the first step of an epoch, or of what is left of one."""
+        """Called before the first step of an epoch, or of the rest of one."""
 
     def on_step_end(self, progress: Progress) -> None:
-        """After every step, before what happens at an epoch's end."""
+        """Called after every step, before the end of an epoch."""
 
     def on_record(self, report: StepReport) -> None:
-        """Every `log.every_steps` steps, and at the last step of an epoch."""
+        """Called every `log.every_steps` steps, and at the last step of an epoch."""
 
     def on_epoch_end(self, epoch: int) -> None:
-        """After `epoch` epochs, counted from 1."""
+        """Called after `epoch` epochs, counted from 1."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        """After an evaluation at an epoch's end."""
+        """Called after an evaluation at an epoch's end."""
 
     def on_end(self) -> None:
-        """After the last epoch, and also when training stops with an error."""
+        """Called after the last epoch, and also when training stops with an error."""
 
     def describe(self, progress: Progress) -> Progress:
-        """With what a checkpoint of this moment keeps of this callback."""
+        """Add this callback's state for a checkpoint to `progress`."""
         return progress
 
 
 class Pacer(Callback):
-    """Tells the loop how long the run is; this one never changes it."""
+    """Determines the length of the run; this class never changes it."""
 
     def __init__(self, pace: Pace) -> None:
-        """Begin with a pace, that of a checkpoint where the run resumes."""
+        """Start with a pace; a resumed run uses that of its checkpoint."""
         self.pace = pace
 
 
@@ -148,24 +147,24 @@ def fit(
     start: Progress | None = None,
     utilisation: Utilisation | None = None,
 ) -> bool:
-    """Train for as many steps as the pacer says, recording every `record_every` steps.
+    """Train for the pacer's number of steps, with a record every `record_every` steps.
 
-    The last epoch may be a part of one; what happens at the end of epochs happens then too.
+    The last epoch may be partial; the callbacks at the end of epochs are called for it too.
 
     Args:
-        engine: around the model.
+        engine: the engine of the model.
         loader: the batches.
         schedule: learning rates.
-        ranks: this process's place.
+        ranks: the ranks of this process.
         pacer: the length of the run; one of the callbacks.
         record_every: steps between records.
-        callbacks: in the order in which they are called.
-        start: where a run that goes on stands.
-        utilisation: what the devices can do; None if it is not known.
+        callbacks: callbacks in the order of their calls.
+        start: progress of a resumed run.
+        utilisation: for the FLOP utilisation; None if unknown.
 
     Returns:
-        Whether the training is finished: after its last step, or after an epoch with which a callback was content. If
-        not, a callback wanted to stop.
+        Whether the training is finished: after its last step, or by early stopping. If not, a callback requested to
+        stop.
     """
     start = start or Progress()
     recorder = _Recorder(engine, ranks, pacer, start, utilisation)
@@ -212,20 +211,20 @@ def fit(
 
 
 def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool | None:
-    """Do what comes after an epoch; see `_ended`."""
+    """Call the callbacks at the end of an epoch; see `_ended`."""
     for callback in callbacks:
         callback.on_epoch_end(epochs_done)
     return _ended(callbacks)
 
 
 def _ended(callbacks: Sequence[Callback]) -> bool | None:
-    """None if training goes on; else whether it is finished, or only stopped."""
+    """None if training continues; else whether it is finished (True) or stopped (False)."""
     is_finished = any(callback.is_finished for callback in callbacks)
     return is_finished if is_finished or any(callback.wants_stop for callback in callbacks) else None
 
 
 class _Recorder:
-    """Adds up losses, times and tokens between two records; waits for the device with a record only."""
+    """Accumulates losses, times and tokens between records; synchronises with the device only for a record."""
 
     def __init__(
         self, engine: Engine, ranks: Ranks, pacer: Pacer, start: Progress, utilisation: Utilisation | None
@@ -259,16 +258,16 @@ class _Recorder:
         self._waited += time.perf_counter() - self._wait_began
 
     def restart_clock(self) -> None:
-        """Leave out the time that callbacks took at an epoch's end; every epoch ends with a report."""
+        """Exclude the time of callbacks at an epoch's end; every epoch ends with a report."""
         self._began = time.perf_counter()
 
     @property
     def num_counted(self) -> int:
-        """Steps since the last record that counted, as far as the host knows: all that `StepCheck.report` told of."""
+        """Steps since the last record that were not skipped, as known from `StepCheck.report`."""
         return self._steps - (self._engine.step_check.num_skipped - self._skipped_before)
 
     def progress(self, step: int, *, is_epoch_end: bool) -> Progress:
-        """Where the loop stands after `step` steps, before what happens at the end of an epoch."""
+        """The progress after `step` steps, before the callbacks at the end of an epoch."""
         return Progress(step, self._losses, self.num_counted, before_epoch_end=is_epoch_end)
 
     def add(self, level_losses: torch.Tensor, micro_batches: Sequence[Batch]) -> None:
@@ -282,7 +281,7 @@ class _Recorder:
                 self._flops += self._utilisation.flops.of(batch.row_lengths, batch.size)
 
     def record(self, step: int, epoch: float, lr_factor: float, callbacks: Sequence[Callback]) -> None:
-        """Tell all callbacks; if no step counted, the next record covers this window too."""
+        """Send a record to all callbacks. If all steps were skipped, the next record includes this window."""
         if self.num_counted:
             report = self.report(step, epoch, lr_factor)
             for callback in callbacks:
@@ -335,10 +334,10 @@ _EVERY_STEPS = 50
 
 
 class ReturnMemory(Callback):
-    """Gives the system back what steps have freed.
+    """Returns freed memory to the operating system.
 
-    Batches differ in size, so what one step frees the next one can use in parts only: the process would grow for
-    thousands of steps.
+    Batch sizes differ, so the next step can reuse freed memory only partly, and the process would grow for thousands of
+    steps.
     """
 
     def on_step_end(self, progress: Progress) -> None:

@@ -1,7 +1,7 @@
-"""A run in MLflow. Its own variables say where: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and those of the login.
+"""A run in MLflow, configured by MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and the variables of the login.
 
-A thread sends what is logged, since MLflow repeats requests that fail for minutes. While a server does not answer,
-records wait for it.
+A thread sends the data, because MLflow retries failing requests for minutes. Records are queued while the server does
+not respond.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-# MLflow prints the address of the server with the credentials in it.
+# MLflow prints the server's URL with its credentials.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
@@ -33,27 +33,27 @@ _log = logging.getLogger(__name__)
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _MOST_METRICS, _MOST_PARAMETERS = 1000, 100  # of a request
 _REMEDY = (
-    "Set MLFLOW_TRACKING_URI to a tracking server that answers (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
-    "MLFLOW_TRACKING_TOKEN hold its login); for a database on this machine, pip install mlflow"
+    "Set MLFLOW_TRACKING_URI to a reachable tracking server (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or "
+    "MLFLOW_TRACKING_TOKEN set its login); for a database on this machine, pip install mlflow"
 )
-_CONTINUE = "; to begin another run there, delete tracked.json from the output"
+_CONTINUE = "; to start another run there, delete tracked.json from the output"
 
 
 def check() -> None:
-    """Refuse a tracking server that cannot be read.
+    """Check that the tracking server is reachable.
 
     Raises:
-        ConfigError: it does not answer, refuses the login, or is of a kind that the installed package does not know.
+        ConfigError: it does not respond, rejects the login, or the installed package does not support its type.
     """
     with _refused(_REMEDY):
         mlflow.MlflowClient().search_experiments(max_results=1)
 
 
 def open_run(name: str, run_id: str | None, parameters: Mapping[str, Any]) -> MlflowRun:
-    """Begin a run with these parameters, or continue the one that has an id.
+    """Start a run with these parameters, or continue the run `run_id`.
 
     Raises:
-        ConfigError: see `check`; or the server does not know the run.
+        ConfigError: see `check`; or the server does not have the run.
     """
     with _refused(_REMEDY + (_CONTINUE if run_id else "")):
         if run_id is not None:
@@ -65,7 +65,7 @@ def open_run(name: str, run_id: str | None, parameters: Mapping[str, Any]) -> Ml
 
 
 def end_lost(run_id: str, outcome: Outcome) -> None:
-    """End a run whose process did not, if it is still open. Raises `ConfigError` as `check` does."""
+    """End a run that its process left open. Raises `ConfigError` like `check`."""
     client = mlflow.MlflowClient()
     with _refused(_REMEDY):
         if client.get_run(run_id).info.status == "RUNNING":
@@ -86,18 +86,18 @@ class MlflowRun:
         _log.info("MLflow run %s at %s", run_id, urls.masked(mlflow.get_tracking_uri()))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add metrics, but for steps whose metrics the run has already from before it was continued."""
+        """Add metrics, except for steps that the run recorded before it was continued."""
         self._waiting += _entries(metrics, step)
         if self._sending is None or self._sending.done():
             self._sending = self._thread.submit(self._send)
 
     def conclude(self, metrics: Mapping[str, float], step: int) -> None:
-        """Set metrics of the whole run; the last value at a step counts."""
+        """Set metrics of the whole run. The last value at a step is used."""
         with _warned():
             self._client.log_batch(self.id, metrics=_entries(metrics, step))
 
     def end(self, outcome: Outcome) -> None:
-        """Send what waits, and end the run."""
+        """Send queued metrics, and end the run."""
         self._thread.submit(self._send)
         self._thread.shutdown()
         with _warned():
@@ -108,10 +108,10 @@ class MlflowRun:
             while batch := self._waiting[:_MOST_METRICS]:
                 if new := [metric for metric in batch if self._is_missing(metric)]:
                     self._client.log_batch(self.id, metrics=new)
-                del self._waiting[: len(batch)]  # the thread of training appends meanwhile
+                del self._waiting[: len(batch)]  # the training thread appends concurrently
 
     def _is_missing(self, metric: Metric) -> bool:
-        """Whether the run has no value of this metric at this step or a later one from before it was continued."""
+        """Whether the run recorded no value of this metric at this or a later step before it was continued."""
         if metric.key not in self._last_step:
             history = [] if self._is_new else self._client.get_metric_history(self.id, metric.key)
             self._last_step[metric.key] = max((each.step for each in history), default=-1)
@@ -119,7 +119,7 @@ class MlflowRun:
 
 
 def _entries(metrics: Mapping[str, float], step: int) -> list[Metric]:
-    """Metrics as MLflow takes them; it has no @ in names."""
+    """Metrics in MLflow's form, which does not allow @ in names."""
     now = int(1000 * time.time())
     return [Metric(name.replace("@", "_at_"), float(value), now, step) for name, value in metrics.items()]
 
@@ -145,4 +145,4 @@ def _warned() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        _log.warning("MLflow did not take what was logged: %s", error)
+        _log.warning("Could not log to MLflow: %s", error)

@@ -1,35 +1,35 @@
-"""How many steps a run has, and where its schedule stands: pure functions of the plans that were made for it."""
+"""The number of steps of a run, and the position in its schedule, as pure functions of the plans made so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LOOKS = 16  # of an even run at its pace, besides those towards its end, each after half of what is left
+_LOOKS = 16  # adjustments of a uniform run, besides those near its end, each after half of the remaining steps
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The length of a run: what was planned, and how the plan was changed on the way.
+    """The planned length of a run, and its changes.
 
     Attributes:
-        turns: (step, total) pairs, rising by step from 0: from that step on the run had so many steps in all.
+        turns: (step, total) pairs, sorted by step, starting at 0: from `step` on, the plan had `total` steps.
     """
 
     turns: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, total: int) -> Pace:
-        """A run of so many steps."""
+        """A run of `total` steps."""
         return cls(((0, total),))
 
     @classmethod
     def from_state(cls, state: Sequence[Sequence[int]], total: int) -> Pace:
-        """What `state` gave; where it is empty, a run of `total` steps."""
+        """Restore the result of `state`; a run of `total` steps if it is empty."""
         return cls(tuple((int(step), int(steps)) for step, steps in state)) if state else cls.of(total)
 
     def state(self) -> list[list[int]]:
-        """Of a checkpoint."""
+        """The state for a checkpoint."""
         return [list(turn) for turn in self.turns]
 
     @property
@@ -39,19 +39,19 @@ class Pace:
 
     @property
     def next_look(self) -> int:
-        """The step after which the pace is looked at again."""
+        """The step after which the pace is adjusted next."""
         step, total = self.turns[-1]
         return step + max(1, min((total - step) // 2, self.turns[0][1] // _LOOKS))
 
     def after(self, step: int, total: int) -> Pace:
-        """With another total from a step on, which is later than those of all turns."""
+        """A pace with another total from `step` on, which is later than the steps of all turns."""
         assert self.turns[-1][0] < step < total, (self.turns, step, total)
         return Pace((*self.turns, (step, total)))
 
     def position(self, step: int) -> float:
-        """Where the schedule stands before a step, in steps of the first plan.
+        """The position of the schedule before a step, in steps of the first plan.
 
-        It rises evenly in each turn, so that it would reach the end of that plan with the last step of the turn.
+        It increases linearly in each turn, such that it reaches the end of the first plan with the turn's last step.
         """
         planned = self.turns[0][1]
         begun = [turn for turn in self.turns if turn[0] <= step]
@@ -62,14 +62,14 @@ class Pace:
 
 
 def smoothed(before: float | None, seconds: float) -> float:
-    """An estimate of a step's seconds from the one before and what the last steps took: half of each.
+    """An estimate of a step's seconds: the mean of the previous estimate and the time of the last steps.
 
-    The last steps alone would follow every hiccup of a shared machine, and the mean of all none of its changes.
+    The last steps alone would follow every fluctuation of a shared machine, and the mean of all would follow none.
     """
     return seconds if before is None else (before + seconds) / 2
 
 
 def steps_in_time(step: int, *, seconds_left: float, seconds_per_step: float, most: int) -> int:
-    """Steps of a whole run of which `step` are done, so that it ends in time; at least one more, at most `most`."""
+    """Total steps of a run that ends in time, after `step` steps; at least one more, at most `most`."""
     more = int(seconds_left / seconds_per_step) if seconds_left > 0 else 0
     return max(step + 1, min(step + more, most))

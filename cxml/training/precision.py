@@ -1,4 +1,4 @@
-"""The number format in which a run trains: alike in all of its processes, and the same for as long as it lasts."""
+"""The number format of a training: the same in all processes and for the whole run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _log = logging.getLogger(__name__)
 def settle_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> Config:
     """The config with a `train.precision` other than `auto`; a collective call.
 
-    A run that goes on keeps the format of its checkpoint, on another machine too. A new one takes bf16 where every
-    process computes fast in it.
+    A resumed run keeps the format of its checkpoint, also on another machine. A new run uses bf16 if every process
+    supports fast bf16.
 
     Args:
         config: of the run.
-        ranks: this process's place.
-        offered: the checkpoints to go on from, the best first.
+        ranks: the ranks of this process.
+        offered: the checkpoints to resume from, best first.
     """
     if config.train.precision != "auto":
         return config
@@ -43,7 +43,7 @@ def settle_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) 
 
 
 def _fast_everywhere(ranks: Ranks) -> Precision:
-    """bf16 where all processes compute fast in it; a collective call."""
+    """bf16 if all processes support fast bf16, else fp32; a collective call."""
     own = fast_precision(ranks.device)
     if ranks.world_size == 1:
         return own
@@ -53,7 +53,7 @@ def _fast_everywhere(ranks: Ranks) -> Precision:
 
 
 def precision_here(config: Config) -> Config:
-    """The config with the `train.precision` that a new run takes if all of its devices are like this machine's."""
+    """The config with the `train.precision` of a new run on devices like this machine's."""
     return config if config.train.precision != "auto" else with_precision(config, fast_precision(device_of(0)))
 
 
@@ -64,19 +64,19 @@ def with_precision(config: Config, precision: Precision) -> Config:
 
 def _reason(precision: Precision, everywhere: Precision, *, is_resumed: bool) -> str:
     if is_resumed and precision != everywhere:
-        return f"{precision}, as the run began, though {everywhere} is faster here"
+        return f"{precision}, the run's format so far, although {everywhere} is faster here"
     if is_resumed:
-        return f"{precision}, as the run began"
+        return f"{precision}, the run's format so far"
     if precision == "bf16":
-        return "bf16, in which this machine computes fast"
-    return "fp32, as not every process computes fast in bf16"
+        return "bf16, because this machine supports fast bf16"
+    return "fp32, because not every process supports fast bf16"
 
 
 def _precision_of(offered: Sequence[str]) -> Precision | None:
-    """The format that the first checkpoint that can be read was trained in; None without any."""
+    """The format of the first readable checkpoint; None without one."""
     for url in offered:
         try:
             return "bf16" if read_checkpoint_manifest(url).run.config["train"]["precision"] == "bf16" else "fp32"
-        except (DataError, KeyError):  # `resume` says what is wrong with it
+        except (DataError, KeyError):  # `resume` reports the error
             continue
     return None

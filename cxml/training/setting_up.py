@@ -27,7 +27,7 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
 
     Args:
         config: the run; that of the state has a `train.precision` other than `auto`.
-        ranks: this process's place.
+        ranks: the ranks of this process.
         offered: the checkpoints that it may go on from; without any the weights are those that a new run begins with.
     """
     is_new, config = not offered, settle_precision(config, ranks, offered)

@@ -1,4 +1,4 @@
-"""How fast a run trains and predicts on this machine, by a few real steps whose weights are thrown away."""
+"""Measure the speed of training and prediction on this machine with a few real steps, whose weights are discarded."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from cxml.training.evaluation import predict_share
 from cxml.training.setting_up import set_up
 from cxml.training.step import train_step
 
-_UNTIMED = 2  # first steps and batches, in which caches fill and memory is found
+_UNTIMED = 2  # first steps and batches, which fill caches and allocate memory
 _FEWEST, _MOST = 3, 200  # timed steps
 _BATCHES = 4  # that are predicted
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured, of all processes together.
+    """The measured speed of all processes together.
 
     Attributes:
         steps_per_epoch: optimiser steps.
-        step_seconds: of an optimiser step.
-        text_seconds: of the prediction of a text.
-        seconds: that the measurement took in its processes.
+        step_seconds: seconds per optimiser step.
+        text_seconds: seconds per predicted text.
+        seconds: duration of the measurement.
     """
 
     steps_per_epoch: int
@@ -47,15 +47,15 @@ class Speed:
 
 
 def measure_speed(config: Config, seconds: float) -> Speed:
-    """Time the training and the prediction of a run that is about to begin. Runs in every process of the job.
+    """Time the training and prediction of a run before it starts. Runs in every process of the job.
 
     Args:
         config: of the run.
-        seconds: that timed steps may take, about; there are a few in any case.
+        seconds: approximate time for the timed steps; a few steps are always timed.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
-        # Centroids take a pass over all texts, and change no step's time.
+        # Centroids would take a pass over all texts, without an effect on the time of steps.
         fresh = dataclasses.replace(config, model=dataclasses.replace(config.model, classifier_start="fresh"))
         state, schedule = set_up(fresh, ranks)
         began = time.perf_counter()
@@ -67,7 +67,7 @@ def measure_speed(config: Config, seconds: float) -> Speed:
 
 
 def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds: float) -> float:
-    """Mean seconds of a step; how many are timed follows from the first rank's first ones."""
+    """Mean seconds per step. The first rank's first steps determine the number of timed steps."""
     state.engine.train()
     began, timed, wanted = 0.0, 0, _FEWEST
     for step, micro_batches in enumerate(_batches(state)):
@@ -86,7 +86,7 @@ def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds:
 
 
 def _batches(state: TrainingState) -> Iterator[list[Batch]]:
-    """Those of all epochs, one after the other: a small set has few steps in one."""
+    """The batches of successive epochs, because a small data set has few steps per epoch."""
     epoch = 0
     while True:
         yield from state.loader.epoch(epoch)
@@ -94,7 +94,7 @@ def _batches(state: TrainingState) -> Iterator[list[Batch]]:
 
 
 def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
-    """Seconds of a text, of some that are spread over the test split; what is predicted is not looked at."""
+    """Seconds per text, from texts spread over the test split; the predictions are discarded."""
     config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "test")
     wanted = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
     texts = RowSubset(split, np.linspace(0, len(split) - 1, wanted).astype(np.int64))

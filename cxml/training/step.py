@@ -16,23 +16,23 @@ from cxml.parallel import Engine, Ranks, take_step
 def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: int = 0) -> Tensor:
     """Forward, backward and update on this rank's micro-batches of one step; a collective call.
 
-    Scaling by what the engine divides by, over the texts of the whole step, makes the gradient that of the mean over
-    those texts, however they are cut.
+    The loss is scaled so that the gradient is that of the mean over the texts of the whole step, for any division into
+    micro-batches.
 
-    On an accelerator the host waits for nothing here: what it wants to know it reads with the next record.
+    On an accelerator the host does not wait here; it reads results with the next record.
 
     Args:
-        engine: around the model.
-        micro_batches: this rank's; the loader has copied them to the ranks' device.
-        ranks: this process's place.
+        engine: the engine of the model.
+        micro_batches: this rank's micro-batches, already on its device.
+        ranks: the ranks of this process.
         step: the number of this step, from 1, for errors.
 
     Returns:
-        This rank's share of each level's mean loss, float32 [levels] on the ranks' device; the shares of all ranks add
-        up to it. Zeros if the step did not count, see `cxml.parallel.StepCheck`.
+        This rank's share of each level's mean loss, float32 [levels] on the ranks' device; the shares of all ranks sum
+        to the mean. Zeros if the step was skipped, see `cxml.parallel.StepCheck`.
 
     Raises:
-        DivergenceError: three steps in a row did not count; on a processor, elsewhere `StepCheck.report` raises it.
+        DivergenceError: three consecutive steps were skipped; on CPUs only, elsewhere `StepCheck.report` raises it.
     """
     model = cast(CascadeXML, engine.module)
     level_losses, is_sound, everywhere = None, None, None
@@ -53,7 +53,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
 
 
 def _all_losses(level_losses: Tensor, is_bounded: Tensor | None, ranks: Ranks) -> Tensor:
-    """The levels' mean losses over all ranks, and last minus infinity where an update is not bounded, else 0.
+    """The levels' mean losses over all ranks, then minus infinity if an update is not bounded, else 0.
 
     float32 [levels + 1].
     """

@@ -1,11 +1,10 @@
-"""The runs of a training in experiment trackers, MLflow and Weights & Biases: opened, continued, and ended as they end.
+"""The runs of a training in the experiment trackers MLflow and Weights & Biases.
 
-A training has one run in each tracker that `log` asks for. The first process writes to it. Its id lies in
-`tracked.json` of the output: a training that resumes from a checkpoint continues its run, and the process that walks
-through the stages adds the metrics of the test split to it.
+A training has one run in each tracker enabled in `log`. The first process writes to it. `tracked.json` in the output
+stores its id, so a training that resumes from a checkpoint continues its run, and the process that runs the stages adds
+the metrics of the test split to it.
 
-Where a tracker keeps its runs, and who may write there, is settled by the tracker's own environment variables and
-files.
+The environment variables and files of each tracker configure its location and credentials.
 """
 
 from __future__ import annotations
@@ -31,36 +30,36 @@ Tracker = Literal["mlflow", "wandb"]
 Outcome = Literal["finished", "stopped", "failed"]
 
 _FILE = "tracked.json"
-_REMEDY = f"Delete {_FILE} from the output: the training then begins a new run in its trackers."
+_REMEDY = f"Delete {_FILE} from the output to start a new run in the trackers."
 
 
 class TrackedRun(Protocol):
-    """A run of a tracker that this process writes to. What cannot be written is logged as a warning."""
+    """A tracker's run that this process writes to. Failed writes are logged as warnings."""
 
     @property
     def id(self) -> str:
-        """What the tracker knows the run by."""
+        """The tracker's id of the run."""
         ...
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add metrics after so many optimiser steps; does not wait until they are written."""
+        """Add metrics after `step` optimiser steps, without waiting for the write."""
         ...
 
     def conclude(self, metrics: Mapping[str, float], step: int) -> None:
-        """Set metrics of the whole run, in place of earlier values of theirs."""
+        """Set metrics of the whole run, replacing earlier values."""
         ...
 
     def end(self, outcome: Outcome) -> None:
-        """Write what is left and close the run."""
+        """Flush and close the run."""
         ...
 
 
 @dataclass(frozen=True)
 class _Tracked:
-    """What `tracked.json` holds.
+    """The content of `tracked.json`.
 
     Attributes:
-        steps: optimiser steps of the training, once it is finished; until then 0.
+        steps: optimiser steps of a finished training; 0 before.
         runs: ids by tracker.
     """
 
@@ -69,11 +68,11 @@ class _Tracked:
 
 
 class TrackRuns(Callback):
-    """Passes records and evaluations on to runs.
+    """Forwards records and evaluations to runs.
 
     Attributes:
-        is_stopped: set where the training ends before its last step without an error.
-        steps: optimiser steps done, as of the last record.
+        is_stopped: set if the training ends before its last step without an error.
+        steps: completed optimiser steps at the last record.
     """
 
     def __init__(self, runs: Sequence[TrackedRun], steps: int = 0) -> None:
@@ -98,10 +97,10 @@ class TrackRuns(Callback):
 
 
 def require_trackers(config: Config) -> None:
-    """Refuse a training whose trackers cannot be written to, before its first stage begins.
+    """Check before the first stage that all trackers are writable.
 
     Raises:
-        ConfigError: a package or a login is missing, or a server does not answer; names the remedy.
+        ConfigError: a package or login is missing, or a server does not respond; names the remedy.
     """
     for tracker in _wanted(config):
         extras.require(f"log.{tracker}", True, tracker, otherwise="set it to false")
@@ -110,15 +109,15 @@ def require_trackers(config: Config) -> None:
 
 @contextlib.contextmanager
 def tracking(config: Config, start: Progress, *, is_first: bool) -> Iterator[TrackRuns]:
-    """While entered, the runs of a training are open on the first process; they end as the body does.
+    """Open the runs of a training on the first process, and end them with the outcome of the body.
 
     Args:
-        config: of the training, with all values settled.
-        start: where the training begins; from a checkpoint on it continues the runs of that training.
-        is_first: whether this process is the one that writes.
+        config: config of the training, with all values set.
+        start: start of the training; a resumed training continues its runs.
+        is_first: whether this process writes.
 
     Raises:
-        ConfigError: a tracker cannot be written to, or does not know the run to continue.
+        ConfigError: a tracker is not writable, or does not have the run to continue.
     """
     wanted = _wanted(config) if is_first else []
     known = _read(config).runs if start.step and wanted else {}
@@ -144,9 +143,9 @@ def tracking(config: Config, start: Progress, *, is_first: bool) -> Iterator[Tra
 
 @contextlib.contextmanager
 def ending_lost_runs(config: Config) -> Iterator[None]:
-    """End the runs of a training whose first process was killed in the body: a tracker would take it to be at work.
+    """End the runs of a training whose first process was killed in the body; otherwise they would stay open.
 
-    Weights & Biases notices that by itself.
+    Weights & Biases detects this itself.
     """
     try:
         yield
@@ -172,11 +171,11 @@ def track_report(config: Config, report: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _warning(what: str) -> Iterator[None]:
-    """Warn of what a tracker refuses: the run's own files have it."""
+    """Turn errors of a tracker into warnings, because the run's own files have the data."""
     try:
         yield
     except CxmlError as error:
-        _log.warning("A tracker does not have %s: %s", what, error)
+        _log.warning("Could not write %s to a tracker: %s", what, error)
 
 
 def _wanted(config: Config) -> list[Tracker]:
@@ -203,7 +202,7 @@ def _named(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _parameters(config: Config) -> dict[str, Any]:
-    """Every field by its dotted name, and where the model will lie; no credentials."""
+    """Every field by dotted name, and the location of the model, without credentials."""
     values = config_to_dict(config)
     values.pop("auto", None)
     found: dict[str, Any] = {"model": urls.masked(model_url(config))}

@@ -1,6 +1,6 @@
-"""Where a run's figures go: `metrics.jsonl` always, TensorBoard where asked for, the console for the eye.
+"""Trackers of a run's metrics: `metrics.jsonl`, optionally TensorBoard, and the console.
 
-`cxml.training.tracked` has MLflow and Weights & Biases.
+`cxml.training.tracked` handles MLflow and Weights & Biases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cxml.training.loop import Callback, Evaluation, StepReport
 
 _log = logging.getLogger(__name__)
 
-_DIGITS = {  # of the fields of a record; what a run does not know is left out
+_DIGITS = {  # of the fields of a record; unknown values are omitted
     "lr_factor": 6, "samples_per_second": 2, "tokens_per_second": 1, "padding": 4, "data_wait": 5, "memory_gib": 3,
     "device_memory_gib": 3, "device_peak_gib": 3, "gradient_norm": 6, "skipped_steps": 0, "flop_utilisation": 4,
     "seconds": 2,
@@ -25,16 +25,16 @@ _DIGITS = {  # of the fields of a record; what a run does not know is left out
 
 
 def known_figures(report: StepReport) -> dict[str, float]:
-    """The loss and the other numbers of a record by name, without those that the machine does not know."""
+    """The loss and the other values of a record by name, without unknown ones."""
     figures = {name: getattr(report, name) for name in ("loss", *_DIGITS)}
     return {name: value for name, value in figures.items() if value is not None}
 
 
 class JsonlTracker(Callback):
-    """One JSON object per record: appended to a local file at once, elsewhere put whole at checkpoints and epochs."""
+    """One JSON object per record, appended to a local file. Remote files are uploaded at checkpoints and epochs."""
 
     def __init__(self, url: str, steps_done: int = 0, epochs_done: int = 0) -> None:
-        """Begin a file; where a run goes on, with the records of its first steps and the evaluations of its epochs."""
+        """Start a file. A resumed run keeps the records of its completed steps and the evaluations of its epochs."""
         self._url = url
         self._lines = _records_until(url, steps_done, epochs_done)
         self._path = storage.local_path(url)
@@ -60,20 +60,20 @@ class JsonlTracker(Callback):
             self._lines.append(line)
 
     def put(self) -> None:
-        """Put the records so far where they cannot be appended.
+        """Upload the records so far to a store that does not support appending.
 
         Raises:
-            CxmlError: the store does not take them.
+            CxmlError: the upload failed.
         """
         if self._path is None:
             storage.write_atomic(self._url, "".join(self._lines).encode())
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
-        """Put the records of the epoch."""
+        """Upload the records of the epoch."""
         self.put()
 
     def on_end(self) -> None:
-        """Put what is left."""
+        """Upload the remaining records."""
         self.put()
 
 
@@ -104,7 +104,7 @@ class TensorBoardTracker(Callback):
 
 
 class ConsoleTracker(Callback):
-    """A bar where one can be shown, else a line every few seconds; see `cxml.progress`."""
+    """A progress bar on a terminal, else a line every few seconds; see `cxml.progress`."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds = every_seconds
@@ -112,7 +112,7 @@ class ConsoleTracker(Callback):
         self._bar = live_bar()
 
     def on_record(self, report: StepReport) -> None:
-        """Show the record, if enough time has passed since the last one."""
+        """Show the record if enough time has passed since the last one."""
         if self._bar is not None:
             self._bar.update(report.step, report.total_steps, _line(report))
         elif time.monotonic() - self._last_line >= self._every_seconds or report.step == report.total_steps:

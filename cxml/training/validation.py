@@ -1,4 +1,4 @@
-"""Evaluations during training, and what follows from them: the best epoch, and an early end."""
+"""Evaluation during training, selection of the best epoch, and early stopping."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 
 class EvaluateDuringTraining(Callback):
-    """Metrics of the validation texts, or else of the test split, every few epochs.
+    """Evaluates the validation texts, or else the test split, every few epochs.
 
-    Only where `train.keep` says so do they decide anything, and then they are those of validation texts.
+    The metrics only affect the training if `train.keep` requests it, and then they are those of validation texts.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class EvaluateDuringTraining(Callback):
 
         Args:
             state: of the run.
-            start: where it stands.
-            pacer: how long it is.
-            trackers: callbacks that are told of each evaluation.
-            figures: metrics of the last evaluation, which it fills in.
+            start: progress of the run.
+            pacer: length of the run.
+            trackers: callbacks that receive each evaluation.
+            figures: filled with the metrics of the last evaluation.
         """
         self._config = state.config
         self._engine = state.engine
@@ -57,20 +57,20 @@ class EvaluateDuringTraining(Callback):
 
     @property
     def num_texts(self) -> int:
-        """Texts that are evaluated."""
+        """Number of evaluated texts."""
         return len(self._texts)
 
     @property
     def has_best(self) -> bool:
-        """Whether the weights of this moment are those of the best epoch so far."""
+        """Whether the current weights are those of the best epoch so far."""
         return 0 < self.selection.step == self._step
 
     def on_step_end(self, progress: Progress) -> None:
-        """Keep the step for the next evaluation."""
+        """Store the step for the next evaluation."""
         self._step = progress.step
 
     def on_epoch_end(self, epoch: int) -> None:
-        """Evaluate, if this epoch's turn has come; one that may become the model's is evaluated in any case."""
+        """Evaluate if this epoch is due. An epoch that may become the model is always evaluated."""
         train = self._config.train
         self.last_epoch = epoch
         is_last = self._step >= self._pacer.pace.total
@@ -92,11 +92,11 @@ class EvaluateDuringTraining(Callback):
             self._select(epoch, levels[-1][train.keep_by])
 
     def describe(self, progress: Progress) -> Progress:
-        """With the best epoch so far."""
+        """Add the best epoch so far."""
         return dataclasses.replace(progress, selection=self.selection.state_dict())
 
     def _select(self, epoch: int, value: float) -> None:
-        """Compare with the epochs before; the first rank's figure counts, so that all ranks decide alike."""
+        """Compare with earlier epochs, using the first rank's value so that all ranks decide alike."""
         values = [value]
         dist.broadcast_object_list(values)
         self.selection = self.selection.after(epoch, self._step, values[0])
@@ -108,6 +108,6 @@ class EvaluateDuringTraining(Callback):
     def _settle_end(self) -> None:
         self.is_finished = self.selection.has_waited(self._config.train.patience)
 
-    @torch.no_grad()  # not inference_mode: ZeRO-3 would keep tensors of it for training
+    @torch.no_grad()  # not inference_mode: ZeRO-3 would keep its tensors for training
     def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:
         return self._engine(batch, predict_k=k)

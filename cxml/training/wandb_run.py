@@ -1,6 +1,6 @@
-"""A run in Weights & Biases. Its own settings say where: `wandb login`, WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY.
+"""A run in Weights & Biases, configured by `wandb login`, WANDB_MODE, WANDB_PROJECT and WANDB_ENTITY.
 
-Its library sends what is logged from a process of its own, over a Unix socket.
+Its library sends the data from a separate process, over a Unix socket.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _EXIT_CODES = {"finished": 0, "stopped": 75, "failed": 1}
 
 
 def check() -> None:
-    """Refuse a missing or wrong login, without asking for one.
+    """Check the login without prompting.
 
     Raises:
-        ConfigError: the login is missing, or the server refuses it or does not answer.
+        ConfigError: the login is missing, or the server rejects it or does not respond.
     """
     with _refused():
         try:
             if wandb.setup().settings.mode not in _OFFLINE and not wandb.login(prompt=False):
-                raise ConfigError("log.wandb", True, "there is no login of Weights & Biases", f"{_LOGIN}.")
+                raise ConfigError("log.wandb", True, "the login of Weights & Biases is missing", f"{_LOGIN}.")
         finally:
-            wandb.teardown()  # ends the library's process, which a run starts again
+            wandb.teardown()  # ends the library's process, which a run restarts
 
 
 def open_run(name: str, run_id: str | None, parameters: Mapping[str, Any]) -> WandbRun:
-    """Begin a run, or continue the one that has an id.
+    """Start a run, or continue the run `run_id`.
 
     Raises:
         ConfigError: see `check`.
@@ -52,7 +52,7 @@ def open_run(name: str, run_id: str | None, parameters: Mapping[str, Any]) -> Wa
     check()
     with _refused(), _masked_arguments():
         run = wandb.init(id=run_id, name=None if run_id else name, resume="allow" if run_id else None)
-        run.define_metric("*", step_metric="step")  # steps of W&B's own could not go back, as a training that resumes
+        run.define_metric("*", step_metric="step")  # W&B's own steps cannot go back, as a resumed training does
         run.config.update(dict(parameters), allow_val_change=True)
         return WandbRun(run)
 
@@ -75,7 +75,7 @@ class WandbRun:
             self._run.summary.update(dict(metrics))
 
     def end(self, outcome: Outcome) -> None:
-        """Send what waits, and end the run: one that was stopped as preempted, one that failed as failed."""
+        """Send queued data and end the run: a stopped run as preempted, a failed one as failed."""
         with _warned():
             if outcome == "stopped":
                 self._run.mark_preempting()
@@ -84,7 +84,7 @@ class WandbRun:
 
 @contextlib.contextmanager
 def _masked_arguments() -> Iterator[None]:
-    """Hide credentials in the command line, which the library records."""
+    """Mask credentials in the command line, which the library records."""
     arguments = sys.argv
     sys.argv = [urls.masked(each) for each in arguments]
     try:
@@ -106,4 +106,4 @@ def _warned() -> Iterator[None]:
     try:
         yield
     except wandb.Error as error:
-        _log.warning("Weights & Biases did not take what was logged: %s", error)
+        _log.warning("Could not log to Weights & Biases: %s", error)

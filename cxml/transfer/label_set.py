@@ -1,4 +1,4 @@
-"""A run over a changed label set, from the trained model of another run."""
+"""Make a run over a changed label set from the trained model of another run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Labels that stay, that are new, and that are gone."""
+    """Numbers of kept, new and removed labels."""
 
     kept: int
     added: int
@@ -42,10 +42,10 @@ def relabel(config: Config, model: str) -> LabelCounts:
     """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
 
     Raises:
-        ConfigError: the run has another number of levels than the model, or another bottleneck; or it asks for what
-            only a training leaves behind.
-        StaleArtefactError: the run has a model already.
-        DataError: the model or its tree is missing or damaged, or no label stays.
+        ConfigError: the number of levels or the bottleneck differs from the model; or the config requests results that
+            only a training produces.
+        StaleArtefactError: the run already has a model.
+        DataError: the model or its tree is missing or damaged, or no label is kept.
         InUseError: another command writes to the run's output.
     """
     with locked(config.output), locked(tree_url(config)):
@@ -56,12 +56,12 @@ def _relabel(config: Config, model: str) -> LabelCounts:
     _require_no_training(config)
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
-    config = with_values(config, plain_values(old_config, config.auto))  # what the run does not say is the model's
+    config = with_values(config, plain_values(old_config, config.auto))  # open fields get the model's values
     _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
     if storage.exists(storage.join(model_url(config), "manifest.json")):
-        raise StaleArtefactError(f"{model_url(config)} holds a model already. Name another output.")
+        raise StaleArtefactError(f"{model_url(config)} already contains a model. Use another output.")
     if not is_prepared(config):
         prepare(config)
     old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
@@ -72,36 +72,36 @@ def _relabel(config: Config, model: str) -> LabelCounts:
     old_ids = _old_ids(old_names, new_names)
     kept = int((old_ids >= 0).sum())
     if not kept:
-        raise DataError(data_url(config), "none of its labels has a name that the model knows", "Train a new model.")
+        raise DataError(data_url(config), "none of its label names occurs in the model", "Train a new model.")
     changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
     _change_model(config, changed, model, manifest)
     return LabelCounts(kept, len(new_names) - kept, len(old_names) - kept)
 
 
 def _require_no_training(config: Config) -> None:
-    """Refuse settings whose results evaluation would look for: a model that is carried over is not trained."""
+    """Raise an error for settings that need a training, because the adapted model is not trained."""
     for field, value, otherwise in (
         ("train.keep", config.train.keep, "last"), ("train.budget", config.train.budget, "")
     ):  # fmt: skip
         if value != otherwise:
-            problem = "is about a training, but the model is carried over without one"
+            problem = "needs a training, but the model is adapted without one"
             raise ConfigError(field, value, problem, f"Set it to {otherwise or 'nothing'} for this run.")
 
 
 def _require_levels(config: Config, num_levels: int) -> None:
     if config.num_levels != num_levels:
-        problem = f"the model has {num_levels - 1} levels of clusters"
-        raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Give as many.")
+        problem = f"the model has {num_levels - 1} cluster levels"
+        raise ConfigError("tree.level_sizes", config.tree.level_sizes, problem, "Use the same number of levels.")
 
 
 def _require_bottleneck(config: Config, width: int) -> None:
     if config.model.bottleneck != width:
-        problem = f"the rows of the model's labels were trained with {width}"
+        problem = f"the model's label rows were trained with {width}"
         raise ConfigError("model.bottleneck", config.model.bottleneck, problem, f"Set it to {width}.")
 
 
 def _old_ids(old_names: list[str], new_names: list[str]) -> np.ndarray:
-    """The id that each new label had, -1 where it had none, int64 [L]."""
+    """The old id of each label, -1 for a new one, int64 [L]."""
     id_of = {name: i for i, name in enumerate(old_names)}
     return np.array([id_of.get(name, -1) for name in new_names], np.int64)
 

@@ -1,4 +1,4 @@
-"""A label tree from what a trained model has learnt of the texts, for another run to go on with."""
+"""Build a label tree from the features of a trained model, for another run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TEXTS_AT_ONCE = 4096
 
 
 def recluster(config: Config, model: str) -> LabelTree:
-    """Save as the tree of `config`'s run one whose labels are clustered by their texts' features in a trained model.
+    """Cluster labels by their texts' features in a trained model, and save the tree as that of `config`'s run.
 
     Args:
-        config: a run that has no tree yet; its data are prepared if need be, and must keep their texts.
-        model: what `Predictor.from_checkpoint` takes.
+        config: a run without a tree; its data are prepared if needed, and must include the texts.
+        model: argument of `Predictor.from_checkpoint`.
 
     Raises:
-        ConfigError: the data keep no texts, or a level has more clusters than there are labels.
-        DataError: there is no trained model.
-        StaleArtefactError: the run has a tree already.
+        ConfigError: the data contain no texts, or a level has more clusters than there are labels.
+        DataError: the trained model does not exist.
+        StaleArtefactError: the run already has a tree.
         InUseError: another command writes to the run's output or its tree.
     """
     with locked(config.output), locked(tree_url(config)):
@@ -38,14 +38,14 @@ def recluster(config: Config, model: str) -> LabelTree:
 
 def _recluster(config: Config, model: str, url: str) -> LabelTree:
     if storage.exists(storage.join(url, "manifest.json")):
-        raise StaleArtefactError(f"{url}: there is a tree here already. Name another output.")
+        raise StaleArtefactError(f"{url}: the folder already contains a tree. Use another output.")
     predictor = Predictor.from_checkpoint(model)
     if not is_prepared(config):
         prepare(config)
     train = ShardedDataset(data_url(config), "train")
     config = fit_to_labels(config, train.manifest.num_labels)
     if not train.has_texts:
-        problem = f"{data_url(config)} holds no texts, which the model has to read"
+        problem = f"{data_url(config)} contains no texts, which the model needs"
         raise ConfigError("data.keep_text", False, problem, "Prepare the data with data.keep_text: true.")
     tree = cluster_labels(config, sparse.csr_matrix(learnt_features(predictor, train)))
     save_tree(config, tree, train.manifest.fingerprint, imported=model)
@@ -53,9 +53,9 @@ def _recluster(config: Config, model: str, url: str) -> LabelTree:
 
 
 def learnt_features(predictor: Predictor, train: ShardedDataset) -> np.ndarray:
-    """Sum over each label's texts of their feature at the labels' level less the mean of all, float32 [L, D].
+    """Sum over each label's texts of their centred features at the label level, float32 [L, D].
 
-    Features of a transformer lie in a narrow cone; without their mean, cosines tell labels apart.
+    Features of a transformer lie in a narrow cone; after centring, cosines separate labels.
     """
     labels = train.labels_csr()
     parts = np.array_split(np.arange(len(train)), -(-len(train) // _TEXTS_AT_ONCE))

@@ -1,15 +1,16 @@
-"""The label tree: labels whose texts are alike share a cluster, in levels from coarse to fine.
+"""The label tree: clusters of labels with similar texts, in levels from coarse to fine.
 
-In: which labels each training text has [N, L], and the texts' tf-idf [N, F].
+In: the labels of each training text [N, L], and the texts' tf-idf [N, F].
 
-1. `pifa` sums the tf-idf of each label's texts: one sparse row per label. If asked for, `LabelGraph` and
-   `weighted_sums` smooth the rows over labels that occur together, and `features_of_names` are set beside them.
-2. `plan_splits` lays down how many children and labels every node has: balance is a matter of counting.
-3. `build_tree` fills the plan by balanced spherical 2-means, from the root down: each split orders a node's labels.
+1. `pifa` sums the tf-idf of each label's texts: one sparse row per label. Optionally, `LabelGraph` and `weighted_sums`
+   smooth the rows over co-occurring labels, and `features_of_names` are concatenated to them.
+2. `plan_splits` fixes the number of children and labels of every node, which makes the tree balanced.
+3. `build_tree` carries out the plan by balanced spherical 2-means, from the root down. Each split orders a node's
+labels.
 
-Out: `LabelTree`, an order of the labels in which every cluster is a run, and each level's runs; saved as one Arrow
-file and a manifest. `build` does all of it for a config and a prepared data set, in this process or on Ray workers
-(`distributed`), to the same tree.
+Out: `LabelTree`, an order of the labels in which every cluster is contiguous, with the bounds of each level's clusters;
+saved as one Arrow file and a manifest. `build` runs all steps for a config and a prepared data set, in this process or
+on Ray workers (`distributed`), with the same result.
 """
 
 from cxml.tree.build import build, cluster_labels, features_of_labels, save_tree, tree_fingerprint, tree_url

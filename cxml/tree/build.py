@@ -1,4 +1,4 @@
-"""From a prepared data set to its label tree, and where that tree belongs."""
+"""Build the label tree of a prepared data set, and locate it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from cxml.tree.label_tree import FORMAT_VERSION, LabelTree
 from cxml.tree.name_features import features_of_names, set_beside
 from cxml.tree.shape import fit_levels, plan_splits
 
-# Fields without an effect where another one switches them off.
+# Fields without an effect if another field disables them.
 _WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")
 _NAMES = ("name_features", "name_weight")
 
-# Below this, threads of one machine are done before the features have travelled to other machines.
+# Below this, one machine finishes before the features would have been sent to others.
 _RAY_PAYS_BYTES = 256 << 20
 
 
 def build(config: Config, dataset: ShardedDataset) -> LabelTree:
-    """Cluster the labels of a training split as `config.tree` says, save the tree with its fingerprint, return it.
+    """Cluster the labels of a training split according to `config.tree`, save the tree with its fingerprint, return it.
 
-    The same tree, bit for bit, whatever the engine and the number of workers. On Ray, what a stopped build finished is
-    used.
+    The tree is bit-identical for every engine and number of workers. On Ray, an interrupted build resumes.
 
     Raises:
-        ConfigError: a level has more clusters than there are labels, or Ray is asked for and not installed.
+        ConfigError: a level has more clusters than there are labels, or Ray is requested but not installed.
     """
     config = fit_levels(config, dataset.manifest.num_labels)
     fingerprint = tree_fingerprint(config, dataset.manifest.fingerprint)
@@ -47,14 +46,14 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
 
 
 def save_tree(config: Config, tree: LabelTree, data_fingerprint: str, **facts: object) -> None:
-    """Save the tree of a run, however it came to be, so that the run takes it for its own; `facts` say how."""
+    """Save a tree of any origin as the tree of a run; `facts` describe its origin in the manifest."""
     fingerprint = tree_fingerprint(config, data_fingerprint)
     shown = {name: urls.masked(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
     tree.save(tree_url(config), {"fingerprint": fingerprint, "config": tree_settings(config), **shown})
 
 
 def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_matrix:
-    """What labels are clustered by, CSR float32 [L, F]: sums of texts, smoothed over the graph, names beside them."""
+    """The features for clustering labels, CSR float32 [L, F]: PIFA, optionally smoothed over the graph, with names."""
     tree, labels = config.tree, dataset.labels_csr()
     features = pifa(labels, dataset.features_csr(), tree.feature_top_k)
     if tree.walk_length:
@@ -72,9 +71,9 @@ def tree_url(config: Config) -> str:
 
 
 def tree_settings(config: Config) -> dict[str, Any]:
-    """The settings that shape the tree: those of the section `tree` that have an effect, and the encoder of names.
+    """The settings that determine the tree: the fields of `tree` that have an effect, and the encoder of names.
 
-    Raises `ConfigError` where `tree.level_sizes` is `auto`.
+    Raises `ConfigError` if `tree.level_sizes` is `auto`.
     """
     tree = config.tree
     unused = [
@@ -87,12 +86,12 @@ def tree_settings(config: Config) -> dict[str, Any]:
 
 
 def tree_fingerprint(config: Config, data_fingerprint: str) -> str:
-    """What the tree depends on, as a short hash: same fingerprint, same tree."""
+    """A short hash of all inputs of the tree: equal fingerprints mean equal trees."""
     return storage.fingerprint("label tree", FORMAT_VERSION, tree_settings(config), config.seed, data_fingerprint)
 
 
 def cluster_labels(config: Config, features: sparse.csr_matrix) -> LabelTree:
-    """Cluster labels by their features, CSR float32 [L, F], as `config.tree` says, in this process."""
+    """Cluster labels by their features, CSR float32 [L, F], according to `config.tree`, in this process."""
     tree = config.tree
     return build_tree(
         features,

@@ -1,11 +1,11 @@
-"""The label tree by recursive balanced spherical 2-means: the largest nodes by all threads, then nodes by one each.
+"""Build the tree by recursive balanced spherical 2-means: all threads split the largest nodes, then one thread each.
 
-The rows are kept in tree order in memory, so that every node is a contiguous run of them. Once a node's rows fit a
-core's cache they are copied and the subtree is finished there (`cxml.tree.subtree`).
-What happens to a node depends on its rows and the seed alone, never on the number of threads.
+The rows are kept in tree order in memory, so every node is contiguous. When a node's rows fit a core's cache, they are
+copied and the subtree is finished there (`cxml.tree.subtree`). The result depends only on the rows and the seed, not on
+the number of threads.
 """
 
-# numba compiles some of these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles some of these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def build_tree(
     Args:
         features: one row per label, CSR [L, F]; rows are L2-normalised here. Empty rows are allowed.
         level_sizes: clusters of each level, coarse to fine; empty for no clusters.
-        seed: same seed, same tree, whatever the number of threads.
+        seed: random seed; the tree does not depend on the number of threads.
         max_iterations: most passes of one 2-means.
-        tolerance: a 2-means stops when its mean cosine gains less than this share of itself in a pass.
-        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
+        tolerance: a 2-means stops when the relative gain of its mean cosine in a pass is below this.
+        threads: None uses OMP_NUM_THREADS or the cores that this process may run on.
 
     Raises:
-        ConfigError: `level_sizes` do not rise, or ask for more clusters than there are labels.
+        ConfigError: `level_sizes` do not increase, or exceed the number of labels.
         DataError: a feature is not finite, or there are no labels.
     """
     num_labels = cast(tuple[int, int], features.shape)[0]
@@ -65,26 +65,26 @@ def build_tree(
 
 
 def initial_order(num_labels: int, seed: int) -> np.ndarray:
-    """The order in which the rows start, int32 [L]: random, so that a node's first rows are a sample of it."""
+    """The initial order of the rows, int32 [L]: random, so that a node's first rows are a sample of it."""
     return np.random.default_rng(seed).permutation(num_labels).astype(np.int32)
 
 
 def relabel_columns(frequency: np.ndarray) -> tuple[np.ndarray, int]:
-    """New numbers of the columns, int32 [F], by falling `frequency` int64 [F], and how many are used at all."""
+    """New numbers of the columns, int32 [F], by descending `frequency` int64 [F], and the number of used columns."""
     relabel = np.empty(len(frequency), np.int32)
     relabel[np.argsort(-frequency, kind="stable")] = np.arange(len(frequency), dtype=np.int32)
     return relabel, int(np.count_nonzero(frequency))
 
 
 def _prepare(features: sparse.csr_matrix | sparse.csr_array, order: np.ndarray, pool: ThreadPool) -> tuple[Rows, int]:
-    """Rows in `order`, normalised, on the grid; columns relabelled by falling frequency, unused ones gone."""
+    """Rows in `order`, normalised and rounded to the grid; columns renumbered by frequency, without unused ones."""
     frequency = np.bincount(features.indices, minlength=cast(tuple[int, int], features.shape)[1])
     relabel, columns = relabel_columns(frequency)
     return normalised_rows((features.indptr, features.indices, features.data), order, relabel, pool), columns
 
 
 def normalised_rows(source: tuple[np.ndarray, ...], order: np.ndarray, relabel: np.ndarray, pool: ThreadPool) -> Rows:
-    """The rows `order` of a CSR matrix, its arrays (indptr, indices, values), ready to be split.
+    """The rows `order` of a CSR matrix given by its arrays (indptr, indices, values), prepared for splits.
 
     Raises:
         DataError: a value is not finite.
@@ -123,7 +123,7 @@ def _split_all(
     """Carry out `splits` (each before those inside it), reordering `order` and the rows in place."""
     all_entries = rows.indptr[-1]
     num_branches = _BRANCHES_PER_THREAD * pool.threads if pool.threads > 1 else 1
-    # The most entries of a node that one thread splits, a little more than its share, and of one that it finishes.
+    # Most entries of a node that one thread splits (slightly more than its share), and of one that it finishes.
     node_entries = max(5 * all_entries // (4 * pool.threads), SUBTREE_ENTRIES)
     branch_entries = max(all_entries // num_branches, SUBTREE_ENTRIES)
     nodes, at = [], 0
@@ -149,17 +149,17 @@ def _split_all(
 
 
 def _entries(rows: Rows, bounds: np.ndarray) -> int:
-    """The entries of the node that a split (start, middle, end) takes apart."""
+    """The number of entries of the node of a split (start, middle, end)."""
     return rows.indptr[bounds[2]] - rows.indptr[bounds[0]]
 
 
 def _end_of(splits: np.ndarray, at: int) -> int:
-    """Where the splits inside the node of split `at` end."""
+    """The end of the splits inside the node of split `at`."""
     return int(np.searchsorted(splits[:, 0], splits[at, 2]))
 
 
 def _children(splits: np.ndarray) -> list[tuple[np.ndarray]]:
-    """The splits of each child that is split itself, of the node that the first split takes apart."""
+    """The splits inside each child of the first split's node, for children that are split."""
     middle = 1 + int(np.searchsorted(splits[1:, 0], splits[0, 1]))
     return [(inside,) for inside in (splits[1:middle], splits[middle:]) if len(inside)]
 
@@ -208,7 +208,7 @@ def finish_branch(
     rows: Rows, columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits,
     subtree_entries: int,
 ) -> None:  # fmt: skip
-    """Carry out `splits`, the first of which holds all others, with one thread.
+    """Carry out `splits`, the first of which contains all others, with one thread.
 
     `rows` and `order` start at position `base` of the tree.
     """
@@ -230,7 +230,7 @@ def finish_branch(
 
 @cached_njit(nogil=True)
 def reorder(node: Node, order: np.ndarray) -> None:
-    """Bring the left rows of a node before the right ones, in `order` and in the matrix, beside a copy of the right."""
+    """Move the left rows of a node before the right ones, in `order` and in the matrix; copies the right rows."""
     rows, first, end = node.matrix, node.first, node.first + node.count
     source = np.empty(node.count, np.int64)
     left_first(node, source)
@@ -242,7 +242,7 @@ def reorder(node: Node, order: np.ndarray) -> None:
     for row in source[node.num_left :]:
         to = _copy(rows, rows.indptr[row], rows.indptr[row + 1], right, to)
     to = rows.indptr[first]
-    for row in source[: node.num_left]:  # forward only, so that no entry is overwritten before it is read
+    for row in source[: node.num_left]:  # in ascending order, so that no entry is overwritten before it is read
         to = _copy(rows, rows.indptr[row], rows.indptr[row + 1], rows, to)
     _copy(right, 0, right_entries, rows, to)
     for i in range(node.count):
@@ -251,7 +251,7 @@ def reorder(node: Node, order: np.ndarray) -> None:
 
 @cached_njit(nogil=True)
 def _copy(rows: Rows, start: int, stop: int, target: Rows, to: int) -> int:
-    """Copy entries start..stop to entry `to` of `target`. Returns where the next ones go."""
+    """Copy entries start..stop to entry `to` of `target`. Returns the position after them."""
     for at in range(start, stop):
         target.indices[to], target.values[to] = rows.indices[at], rows.values[at]
         to += 1

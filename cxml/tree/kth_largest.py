@@ -1,6 +1,6 @@
 """The k-th largest of many float32 keys."""
 
-# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def kth_largest(keys: np.ndarray, rank: int, scratch: np.ndarray) -> np.float32:
         a, b, c = scratch[low], scratch[(low + high) // 2], scratch[high - 1]
         pivot = max(min(a, b), min(max(a, b), c))
         less = low
-        for i in range(low, high):  # no branch on the data: half of them would be mispredicted
+        for i in range(low, high):  # branchless, as half of the branches would be mispredicted
             value = scratch[i]
             scratch[i] = scratch[less]
             scratch[less] = value
@@ -40,12 +40,12 @@ def kth_largest(keys: np.ndarray, rank: int, scratch: np.ndarray) -> np.float32:
 
 
 def ordered_bits(keys: np.ndarray) -> np.ndarray:
-    """Unsigned integers, uint32 [n], in the order of `keys`, float32 [n] without NaN: equal keys, equal integers."""
+    """Order-preserving unsigned integers, uint32 [n], of `keys`, float32 [n] without NaN."""
     bits = (keys + np.float32(0)).view(np.uint32)  # -0 becomes 0
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
 def key_of_bits(bits: int) -> np.float32:
-    """The key that `ordered_bits` made these of."""
+    """The inverse of `ordered_bits`."""
     plain = bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF
     return np.uint32(plain).view(np.float32)

@@ -1,7 +1,7 @@
 """Label features: PIFA (positive instance feature aggregation), the sum of the tf-idf rows of a label's texts.
 
-Feature values are rounded to multiples of 2**-24 and summed in float64, which is exact for sums below 2**29: the
-result does not depend on the order of the texts, nor on how they are spread over shards or threads.
+Feature values are rounded to multiples of 2**-24 and summed in float64, which is exact for sums below 2**29, so the
+result does not depend on the order of the texts or on their distribution over shards and threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cxml.tree.thread_pool import ThreadPool, default_threads
 from cxml.tree.two_means import GRID
 
 _BLOCK_ENTRIES = 1 << 24
-"""Most entries of the labels that are worked on together: bounds the memory beside the result to about 130 MB."""
+"""Most entries of the labels in one block, which limits temporary memory to about 130 MB."""
 _PARTS_PER_THREAD = 4
 
 
@@ -35,23 +35,23 @@ def pifa(
     labels: sparse.csr_matrix | sparse.csr_array, features: sparse.csr_matrix | sparse.csr_array, top_k: int,
     *, threads: int | None = None,
 ) -> sparse.csr_matrix:  # fmt: skip
-    """Sum each label's text features: the `top_k` largest of each row of labels^T features, with norm 1.
+    """Sum each label's text features: the `top_k` largest entries of each row of labels^T features, with norm 1.
 
     Args:
-        labels: which labels each text has, CSR [N, L]; only where entries are counts, not their values.
+        labels: labels of each text, CSR [N, L]; the values are ignored.
         features: text features, such as tf-idf, CSR [N, F].
-        top_k: largest features kept per label; of equal ones the first.
-        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
+        top_k: largest features kept per label; ties keep the first.
+        threads: None uses OMP_NUM_THREADS or the cores that this process may run on.
 
     Returns:
-        float32 CSR [L, F], columns in order. A label without texts gets an empty row.
+        float32 CSR [L, F], with sorted columns. A label without texts has an empty row.
 
     Raises:
-        DataError: texts differ in number, or a feature is not finite.
+        DataError: the numbers of texts differ, or a feature is not finite.
     """
     num_texts, num_rows = (cast(tuple[int, int], matrix.shape)[0] for matrix in (labels, features))
     if num_texts != num_rows:
-        problem = f"labels of {num_texts} texts, but features of {num_rows}"
+        problem = f"there are labels of {num_texts} texts, but features of {num_rows}"
         raise DataError("label features", problem, "Prepare the data again.")
     require_finite(features)
     by_label = sparse.csr_matrix((np.ones(labels.nnz, np.int8), labels.indices, labels.indptr), labels.shape).tocsc()
@@ -59,7 +59,7 @@ def pifa(
 
 
 def require_finite(features: sparse.csr_matrix | sparse.csr_array) -> None:
-    """Raises `DataError` where a text feature is infinite or no number."""
+    """Raise `DataError` if a text feature is infinite or NaN."""
     if not np.isfinite(features.data).all():
         raise DataError("label features", "a text feature is not finite", "Prepare the data again.")
 
@@ -68,16 +68,16 @@ def weighted_sums(
     weights: sparse.csr_matrix, features: sparse.csr_matrix | sparse.csr_array, top_k: int,
     *, threads: int | None = None,
 ) -> sparse.csr_matrix:  # fmt: skip
-    """Sum rows of features: the `top_k` largest of each row of weights x features, with norm 1.
+    """Sum rows of features: the `top_k` largest entries of each row of weights x features, with norm 1.
 
     Args:
         weights: CSR [L, N]; each product of a weight and a feature is rounded to a multiple of 2**-24.
         features: CSR float32 [N, F], finite.
-        top_k: largest sums kept per row; of equal ones the first.
-        threads: None takes OMP_NUM_THREADS or the cores that this process may run on.
+        top_k: largest sums kept per row; ties keep the first.
+        threads: None uses OMP_NUM_THREADS or the cores that this process may run on.
 
     Returns:
-        float32 CSR [L, F], columns in order. A row without weights is empty.
+        float32 CSR [L, F], with sorted columns. A row without weights is empty.
     """
     num_labels = cast(tuple[int, int], weights.shape)[0]
     num_features = cast(tuple[int, int], features.shape)[1]
@@ -105,9 +105,9 @@ def weighted_sums(
 def _sum_members(
     members: _Csr, features: _Csr, num_features: int, top_k: int, room: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, columns and values of the rows first..first + len(room) - 1 of the result, one after the other.
+    """Concatenated lengths, columns and values of the rows first..first + len(room) - 1 of the result.
 
-    No row is longer than the difference of its two values in `room`.
+    A row is at most as long as the difference of its two values in `room`.
     """
     num_labels, to = len(room) - 1, 0
     lengths = np.empty(num_labels, np.int64)
@@ -144,7 +144,7 @@ def keep_largest(
     to_columns: np.ndarray,
     to_values: np.ndarray,
 ) -> int:
-    """Copy the `top_k` columns with the largest keys (of equal ones the first), with norm 1. Returns their count."""
+    """Copy the `top_k` columns with the largest keys (ties keep the first), with norm 1. Returns their number."""
     n = len(columns)
     threshold, ties = np.float32(-np.inf), n
     if n > top_k:

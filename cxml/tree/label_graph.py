@@ -1,13 +1,13 @@
-"""The label graph: which labels occur in the same texts, by random walks with restart, and features smoothed over it.
+"""The label graph of co-occurring labels from random walks with restart, and features smoothed over it.
 
-A step of a label's walk leads back to that label with the restart probability, else from the label where it is to a
-random one of its texts and to a random label of that text. The labels visited most are the label's row of the graph.
-After ECLARE (Mittal et al. 2021), as CascadeXML uses it for its label features (section 3).
+A step of a label's walk returns to that label with the restart probability. Otherwise it moves from the current label
+to a random text of it, and to a random label of that text. The most visited labels form the label's row of the graph.
+This follows ECLARE (Mittal et al. 2021), as CascadeXML uses it for its label features (section 3).
 
-Each label's walk has a random seed of its own, so it does not depend on who walks it.
+Each label's walk has its own random seed, so it does not depend on the worker.
 """
 
-# numba compiles some of these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles some of these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PARTS_PER_THREAD = 4
 
 
 class _Paths(NamedTuple):
-    """Labels of each text, verbose ones left out, and texts of each label."""
+    """Labels of each text, without texts that have too many, and texts of each label."""
 
     label_starts: np.ndarray
     labels: np.ndarray
@@ -38,7 +38,7 @@ class _Paths(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelGraph:
-    """Walks over the labels of a data set."""
+    """Random walks over the labels of a data set."""
 
     settings: TreeConfig
     seed: int
@@ -47,7 +47,7 @@ class LabelGraph:
 
     @classmethod
     def of(cls, labels: sparse.csr_matrix, settings: TreeConfig, seed: int) -> LabelGraph:
-        """Prepare the walks; `labels` CSR [N, L] says which labels each text has. Takes 8 bytes per label of a text."""
+        """Prepare the walks; `labels` CSR [N, L] has the labels of each text. Takes 8 bytes per label of a text."""
         num_labels = cast(tuple[int, int], labels.shape)[1]
         frequency = np.bincount(labels.indices, minlength=num_labels)
         limit = settings.walk_max_frequency or len(labels.indices)
@@ -63,7 +63,7 @@ class LabelGraph:
     def rows(self, labels: np.ndarray, *, threads: int | None = None) -> sparse.csr_matrix:
         """The rows of some labels, int [n]: CSR float32 [n, L] of norm 1, at most `walk_top_k` labels in each.
 
-        A label without texts, or one that stays out of the walks, has itself alone.
+        The row of a label without texts, or excluded from the walks, contains only the label itself.
         """
         walk = self.settings
         with ThreadPool(threads or default_threads()) as pool:
@@ -79,7 +79,7 @@ class LabelGraph:
 def _walk_all(
     paths: _Paths, labels: np.ndarray, length: int, restart: float, top_k: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, columns and values of the rows of `labels`, one after the other."""
+    """Concatenated lengths, columns and values of the rows of `labels`."""
     room = min(top_k, length)
     lengths, to = np.empty(len(labels), np.int64), 0
     to_columns, to_values = np.empty(len(labels) * room, np.int32), np.empty(len(labels) * room, np.float32)
@@ -100,7 +100,7 @@ def _walk_all(
 def _walk(
     paths: _Paths, start: int, length: int, restart: float, seed: int, visits: np.ndarray, touched: np.ndarray
 ) -> int:
-    """Count the visits of one label's walk; the labels visited are listed in `touched`. Returns how many they are."""
+    """Count the visits of one label's walk; `touched` lists the visited labels. Returns their number."""
     own_seed, at, count = np.int64(mix(seed, start)), start, 0
     stays = paths.text_starts[start] == paths.text_starts[start + 1]
     for step in range(length):
@@ -118,6 +118,6 @@ def _walk(
 
 @cached_njit(nogil=True)
 def _pick(starts: np.ndarray, values: np.ndarray, row: int, random: np.uint64) -> int:
-    """A random value of a row that has some."""
+    """A random value of a non-empty row."""
     first = starts[row]
     return np.int64(values[first + np.int64(random % np.uint64(starts[row + 1] - first))])

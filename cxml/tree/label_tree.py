@@ -24,11 +24,11 @@ class LabelTree:
     """Clusters of labels in levels, coarse to fine; nodes of each level are numbered in tree order.
 
     Raises:
-        ValueError: the arrays are no tree.
+        ValueError: the arrays do not form a tree.
     """
 
     label_order: np.ndarray
-    """int32 [L]: label id at each label position; the labels of any cluster are a run of positions."""
+    """int32 [L]: label id at each label position; each cluster is a contiguous range of positions."""
     offsets: tuple[np.ndarray, ...]
     """Per cluster level, int64 [n_l + 1]: children of node i are offsets[l][i]..offsets[l][i + 1] of the next level,
     which is the label positions after the last one. Every node has a child. Empty: no clusters."""
@@ -45,7 +45,7 @@ class LabelTree:
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
-        """Nodes of each level, coarse to fine, the labels last."""
+        """Nodes of each level, coarse to fine, with the labels last."""
         return (*(len(offsets) - 1 for offsets in self.offsets), self.num_labels)
 
     def children(self, level: int, node: int) -> range:
@@ -57,7 +57,7 @@ class LabelTree:
         return np.repeat(np.arange(len(self.offsets[level - 1]) - 1), np.diff(self.offsets[level - 1]))
 
     def label_offsets(self, level: int) -> np.ndarray:
-        """The label positions at which each cluster of `level` starts and ends, int64 [n_level + 1]."""
+        """The bounds of each cluster of `level` in label positions, int64 [n_level + 1]."""
         bounds = self.offsets[level]
         for offsets in self.offsets[level + 1 :]:
             bounds = offsets[bounds]
@@ -70,7 +70,7 @@ class LabelTree:
         return positions
 
     def cluster_of_label(self, level: int) -> np.ndarray:
-        """The cluster of `level` that each label id lies in, int32 [L]."""
+        """The cluster of `level` of each label id, int32 [L]."""
         bounds = self.label_offsets(level)
         clusters = np.empty(self.num_labels, np.int32)
         clusters[self.label_order] = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
@@ -78,12 +78,12 @@ class LabelTree:
 
     @classmethod
     def from_clusters(cls, clusters: Sequence[np.ndarray], num_labels: int) -> LabelTree:
-        """The tree in which label i lies in cluster `clusters[l][i]` of level l, coarse to fine, each int [L].
+        """Build a tree in which label i belongs to cluster `clusters[l][i]` of level l, coarse to fine, each int [L].
 
-        Clusters are numbered anew, in the order of their numbers inside the cluster above.
+        Clusters are renumbered, in the order of their numbers within the parent cluster.
 
         Raises:
-            ValueError: a cluster reaches into two clusters of the level above.
+            ValueError: a cluster belongs to two clusters of the level above.
         """
         order = np.lexsort(clusters[::-1]) if clusters else np.arange(num_labels)
         nodes, starts = [], [np.zeros(1, np.int64)]
@@ -91,7 +91,7 @@ class LabelTree:
             changes = np.flatnonzero(np.diff(of_label[order])) + 1
             bounds = np.union1d(changes, starts[-1])
             if len(bounds) != len(np.unique(of_label)):
-                raise ValueError(f"a cluster of level {level} reaches into two clusters of the level above")
+                raise ValueError(f"a cluster of level {level} belongs to two clusters of the level above")
             nodes.append(np.searchsorted(bounds, starts[-1]))
             starts.append(bounds)
         offsets = [np.append(first, len(below)) for first, below in zip(nodes[1:], starts[2:], strict=True)]
@@ -100,7 +100,7 @@ class LabelTree:
         return cls(order.astype(np.int32), tuple(each.astype(np.int64) for each in offsets))
 
     def save(self, url: str, facts: Mapping[str, Any]) -> None:
-        """Write the tree into the folder `url`; `facts` (JSON-able, such as its fingerprint) join its manifest."""
+        """Write the tree into the folder `url`; its manifest includes `facts` (JSON-serialisable)."""
         storage.remove(storage.join(url, artefacts.MANIFEST))
         names = ["label_order", *(f"offsets_{level}" for level in range(len(self.offsets)))]
         arrays = [self.label_order, *self.offsets]
@@ -117,10 +117,10 @@ class LabelTree:
 
         Args:
             url: folder that `save` wrote.
-            fingerprint: the one that the tree must have been saved with; None takes any.
+            fingerprint: required fingerprint of the tree; None accepts any.
 
         Raises:
-            DataError: the folder holds no whole tree, or a damaged one.
+            DataError: the tree is incomplete or damaged.
             StaleArtefactError: the tree was made from another config or other data.
         """
         manifest = read_tree_manifest(url)
@@ -132,13 +132,13 @@ class LabelTree:
         arrays = _read_arrays(url, manifest)
         try:
             label_order, *offsets = arrays
-            tree = cls(label_order, tuple(offsets))  # checked before int32 could hide a large value
+            tree = cls(label_order, tuple(offsets))  # checked before a conversion to int32 could overflow
             tree = replace(tree, label_order=label_order.astype(np.int32))
         except ValueError as error:
             raise DataError(storage.join(url, _FILE), str(error), _REMEDY) from error
         if list(tree.level_sizes) != manifest.get("level_sizes"):
             raise DataError(
-                storage.join(url, _FILE), f"levels of {tree.level_sizes} nodes, not as its manifest says", _REMEDY
+                storage.join(url, _FILE), f"has levels of {tree.level_sizes} nodes, unlike its manifest", _REMEDY
             )
         return tree
 
@@ -147,13 +147,13 @@ def read_tree_manifest(url: str) -> dict[str, Any]:
     """The manifest of the tree in the folder `url`.
 
     Raises:
-        DataError: there is none, or it is that of another format.
+        DataError: the manifest is missing or has another format.
     """
     file = storage.join(url, artefacts.MANIFEST)
     try:
         return artefacts.read_manifest(url, _REMEDY, format=_FORMAT, version=FORMAT_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "is missing, so this folder holds no finished tree", _REMEDY) from error
+        raise DataError(file, "is missing, so the tree in this folder is incomplete", _REMEDY) from error
 
 
 def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
@@ -166,16 +166,16 @@ def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _find_problem(label_order: np.ndarray, offsets: tuple[np.ndarray, ...]) -> str:
-    """What keeps the arrays from being a tree, or nothing."""
+    """The reason why the arrays do not form a tree, or an empty string."""
     num_labels = len(label_order)
     if label_order.ndim != 1 or label_order.dtype.kind != "i" or num_labels == 0:
         return "label_order is not a list of label ids"
     if not np.array_equal(np.sort(label_order), np.arange(num_labels)):
-        return f"label_order does not hold each label 0..{num_labels - 1} once"
+        return f"label_order does not contain each label 0..{num_labels - 1} once"
     for level, bounds in enumerate(offsets):
         if bounds.ndim != 1 or bounds.dtype.kind != "i" or len(bounds) < 2:
-            return f"offsets of level {level} are not a list of bounds"
+            return f"offsets of level {level} are not a one-dimensional list of bounds"
         end = len(offsets[level + 1]) - 1 if level + 1 < len(offsets) else num_labels
         if bounds[0] != 0 or bounds[-1] != end or np.any(np.diff(bounds) < 1):
-            return f"offsets of level {level} do not rise from 0 to the {end} nodes of the next level"
+            return f"offsets of level {level} do not increase from 0 to the {end} nodes of the next level"
     return ""

@@ -1,4 +1,4 @@
-"""Features of the labels' names, to be set beside those of their texts."""
+"""Features of the label names, to concatenate to those of their texts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 64
 _NAMES_PER_BATCH = 256
 _WORDS = r"(?u)\b\w+\b"
-_CHOICE = "Give the data set names (docs/formats.md says where), or set tree.name_features to none."
+_CHOICE = "Add label names to the data set (see docs/formats.md), or set tree.name_features to none."
 
 
 def features_of_names(config: Config, names: Sequence[str], data_url: str) -> sparse.csr_matrix:
-    """Features of names, CSR float32 [L, F'] with rows of norm 1, as `tree.name_features` says; not "none".
+    """Features of names, CSR float32 [L, F'] with rows of norm 1, by the method `tree.name_features`, not "none".
 
     Raises:
         ConfigError: a package is missing, or the encoder cannot be loaded.
-        DataError: no name has a word.
+        DataError: no name contains a word.
     """
     if config.tree.name_features == "encoder":
         return sparse.csr_matrix(_embed(config, names))
@@ -40,11 +40,11 @@ def features_of_names(config: Config, names: Sequence[str], data_url: str) -> sp
     try:
         return sparse.csr_matrix(words.fit_transform(names))
     except ValueError as error:
-        raise DataError(data_url, f"the names of its labels have no words ({error})", _CHOICE) from error
+        raise DataError(data_url, f"the label names contain no words ({error})", _CHOICE) from error
 
 
 def set_beside(features: sparse.csr_matrix, names: sparse.csr_matrix, weight: float) -> sparse.csr_matrix:
-    """Features of texts [n, F] and of names [n, F'] as CSR float32 [n, F + F'], those of the names times `weight`."""
+    """Concatenate text features [n, F] and name features [n, F'] times `weight`: CSR float32 [n, F + F']."""
     return sparse.csr_matrix(sparse.hstack([features, names * np.float32(weight)], format="csr", dtype=np.float32))
 
 
@@ -58,7 +58,7 @@ def _embed(config: Config, names: Sequence[str]) -> np.ndarray:
     tokenizer: Any = load_pretrained_tokenizer(config.model.encoder, trust_remote_code=trust)
     encoder: Any = load_pretrained(config.model).eval()
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    by_length = np.argsort([len(each) for each in names], kind="stable")  # little padding
+    by_length = np.argsort([len(each) for each in names], kind="stable")  # reduces padding
     found = np.empty((len(names), encoder.config.hidden_size), np.float32)
     for start in range(0, len(names), _NAMES_PER_BATCH):
         chosen = by_length[start : start + _NAMES_PER_BATCH]

@@ -1,4 +1,4 @@
-"""How good clusters of labels are: how alike their labels, and how well a text finds the cluster of its labels."""
+"""Quality of label clusters: similarity of their labels, and cluster recall of texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def mean_cosine(features: sparse.csr_matrix, of_label: np.ndarray) -> float:
     """Mean cosine of labels and the centroid of their cluster.
 
     Args:
-        features: CSR [L, F], rows of norm 1; one without entries counts as 0.
+        features: CSR [L, F], rows of norm 1; an empty row counts as 0.
         of_label: cluster of each label, int [L].
     """
     return float(_norms(_sums(features, of_label)).sum() / len(of_label))
@@ -23,14 +23,14 @@ def mean_cosine(features: sparse.csr_matrix, of_label: np.ndarray) -> float:
 def cluster_recall(
     features: sparse.csr_matrix, of_label: np.ndarray, texts: sparse.csr_matrix, labels: sparse.csr_matrix, top_k: int
 ) -> float:
-    """Share of the texts' labels that lie in the `top_k` clusters whose centroids are nearest to the text.
+    """Cluster recall: the share of the texts' labels in the `top_k` clusters with the nearest centroids.
 
     Args:
         features: CSR [L, F].
         of_label: cluster of each label, int [L].
         texts: features of texts, CSR [N, F].
-        labels: which labels each text has, CSR [N, L].
-        top_k: clusters that a text is led to.
+        labels: labels of each text, CSR [N, L].
+        top_k: clusters per text.
     """
     sums = _sums(features, of_label)
     num_texts, num_clusters = (cast(tuple[int, int], matrix.shape)[0] for matrix in (texts, sums))

@@ -3,13 +3,13 @@
 `fit_levels` sets the sizes of the levels once the number of labels is known, and `plan_splits` cuts them. Sizes depend
 only on the number of labels and the level sizes, never on the features:
 
-- children are dealt one at a time to the node whose clusters hold the most labels (on a tie the one
-  with more labels, then the first);
-- a node's labels are shared out to its children so that siblings differ by at most one label.
+- Children are assigned one at a time to the node whose clusters have the most labels (ties: the node with more labels,
+  then the first).
+- A node's labels are divided among its children so that siblings differ by at most one label.
 
-So a node never gets more children than labels, and where each level size divides the next all clusters of a level
-differ by at most one label. A node's children are then told apart by two-way splits: of c children the first
-ceil(c / 2), with their labels, go left.
+A node therefore never has more children than labels. If each level size divides the next, all clusters of a level
+differ by at most one label. Two-way splits then separate a node's children: the first ceil(c / 2) of c children, with
+their labels, go left.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from cxml.config import Config
 from cxml.errors import ConfigError
 
 _DEFAULT_CLUSTERS = 256
-_LABELS_PER_LEAF = 7  # the paper's leaves of its largest trees hold 8 to 10
-_RATIO = 8  # of a level's clusters to those of the level above, as in the paper
-_FEWEST_LEAVES = 16  # below, a text's clusters are found as soon as its labels
+_LABELS_PER_LEAF = 7  # the leaves of the paper's largest trees have 8 to 10
+_RATIO = 8  # of the numbers of clusters of adjacent levels, as in the paper
+_FEWEST_LEAVES = 16  # with fewer, scoring clusters costs as much as scoring labels
 _TOP, _MOST_TOP, _USUAL_DEPTH = 1024, 8192, 3  # the paper's coarsest levels have 2^10 or 2^13 clusters
 
 
 def fit_levels(config: Config, num_labels: int) -> Config:
-    """`config` with `tree.level_sizes` as numbers: `auto` is replaced, and given sizes are checked.
+    """`config` with numbers for `tree.level_sizes`: replaces `auto`, and checks given sizes.
 
     Raises:
-        ConfigError: a level has more clusters than there are labels, or a field of `model` has a value per level and
-            `auto` gives another number of levels.
+        ConfigError: a level has more clusters than there are labels, or a field of `model` has one value per level and
+            `auto` chooses another number of levels.
     """
     if config.tree.level_sizes != "auto":
         check_level_sizes(num_labels, config.tree.level_sizes)
@@ -47,18 +47,18 @@ def fit_levels(config: Config, num_labels: int) -> Config:
 
 
 def level_sizes_for(num_labels: int, num_levels: int | None = None) -> tuple[int, ...]:
-    """Sizes of a tree over so many labels, after the paper's: powers of two, each level eight times the one above.
+    """Level sizes for a number of labels, as in the paper: powers of two, each level eight times the one above.
 
-    The leaves hold about 7 labels. Levels are set above them until the coarsest has at most 1,024 clusters, or at most
-    8,192 where there are three. Fewer labels than about 85 get no tree.
+    The leaves have about 7 labels. Levels are added above them until the coarsest has at most 1,024 clusters, or at
+    most 8,192 with three levels. Fewer labels than about 85 get no clusters.
 
     Args:
         num_labels: L, at least 1.
-        num_levels: levels, labels included, that the tree must have; None leaves that open.
+        num_levels: required number of levels, labels included; None for any.
 
     Returns:
-        Clusters of each level, coarse to fine, with at most L in each. With `num_levels` above what L labels allow,
-        the sizes do not fit, which `fit_levels` refuses.
+        Clusters of each level, coarse to fine, at most L. If L labels do not allow `num_levels`, the sizes do not fit
+        and `fit_levels` raises an error.
     """
     leaves = 2 ** max(0, round(math.log2(num_labels / _LABELS_PER_LEAF)))
     if num_levels is None:
@@ -74,7 +74,7 @@ def level_sizes_for(num_labels: int, num_levels: int | None = None) -> tuple[int
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """The levels' offsets and the two-way splits that fill them."""
+    """The levels' offsets and the two-way splits of the nodes."""
 
     offsets: tuple[np.ndarray, ...]
     """Per cluster level, int64 [n_l + 1]: the children of node i are offsets[i]..offsets[i + 1] of the next level."""
@@ -98,21 +98,21 @@ def plan_splits(num_labels: int, level_sizes: Sequence[int]) -> SplitPlan:
         offsets.append(np.concatenate([[0], np.cumsum(children)]))
         bounds = _share_labels(bounds, children, offsets[-1])
         splits.extend(_halvings(offsets[-1], bounds))
-    # What the root's children are is no news; the finest level's children are the labels.
+    # The root's children are known; the children of the finest level are the labels.
     offsets = [*offsets[1:], bounds] if level_sizes else []
     table = np.concatenate(splits)
     return SplitPlan(offsets=tuple(offsets), splits=table[np.lexsort((-table[:, 2], table[:, 0]))])
 
 
 def deal_children(labels_per_node: np.ndarray, total: int) -> np.ndarray:
-    """Share `total` children out to nodes, int64 [n], so that the largest cluster below any node is smallest.
+    """Distribute `total` children over nodes, int64 [n], minimising the largest cluster below any node.
 
-    Every node starts with one; each further one goes to the node with the most labels per child
-    (on a tie the one with more labels, then the first).
-    `total` lies between the number of nodes and that of labels, so no node gets more children than labels.
+    Every node starts with one child. Each further child goes to the node with the most labels per child (ties: the
+    node with more labels, then the first). `total` is between the numbers of nodes and labels, so no node gets more
+    children than labels.
     """
     children = np.ones(len(labels_per_node), dtype=np.int64)
-    # Nodes of one size take turns together, and there are few different sizes.
+    # Nodes of equal size are processed together, and there are few different sizes.
     queue = [(-float(size), -int(size), 1) for size in np.unique(labels_per_node)]
     heapq.heapify(queue)
     left = total - len(children)
@@ -126,21 +126,21 @@ def deal_children(labels_per_node: np.ndarray, total: int) -> np.ndarray:
 
 
 def check_level_sizes(num_labels: int, level_sizes: Sequence[int]) -> None:
-    """Raise `ConfigError` where a level has more clusters than there are labels, or no more than the level above it."""
+    """Raise `ConfigError` if a level has more clusters than there are labels, or no more than the level above it."""
     field = "tree.level_sizes"
     for above, size in zip([0, *level_sizes], level_sizes, strict=False):
         if size <= above:
             raise ConfigError(
-                field, list(level_sizes), "sizes must rise from coarse to fine", "Write e.g. [256, 2048]."
+                field, list(level_sizes), "sizes must increase from coarse to fine", "Write e.g. [256, 2048]."
             )
         if size > num_labels:
-            problem = f"{size} clusters are asked for, but there are only {num_labels} labels"
+            problem = f"{size} clusters are more than the {num_labels} labels"
             remedy = f"Use sizes of at most {num_labels}, or [] to score all labels without a tree."
             raise ConfigError(field, list(level_sizes), problem, remedy)
 
 
 def _share_labels(bounds: np.ndarray, children: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Label positions at which the children start and end, int64 [sum(children) + 1]."""
+    """Bounds of the children in label positions, int64 [sum(children) + 1]."""
     node = np.repeat(np.arange(len(children)), children)
     turn = np.arange(offsets[-1]) - offsets[node]
     least, extra = np.divmod(np.diff(bounds), children)
@@ -149,7 +149,7 @@ def _share_labels(bounds: np.ndarray, children: np.ndarray, offsets: np.ndarray)
 
 
 def _halvings(offsets: np.ndarray, bounds: np.ndarray) -> list[np.ndarray]:
-    """The rounds of two-way splits that take each node's children apart, [n, 3] each."""
+    """The rounds of two-way splits that separate each node's children, [n, 3] each."""
     rounds = []
     low, high = offsets[:-1], offsets[1:]
     while True:

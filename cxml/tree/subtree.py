@@ -1,12 +1,12 @@
-"""Finishing whole subtrees, one thread each, in the core's cache.
+"""Finish whole subtrees, one thread each, in the core's cache.
 
-A subtree's rows are copied once. Each split then brings its left rows before its right ones and compacts both parts:
-columns are relabelled from zero in order of appearance, and a column that a single row of the part has is folded into
-that row's `own` mass, since it can only ever pull that row to where it already is. Towards the leaves most entries are
-such. Parts are aligned to the end of their parent's entries: what lies before them is finished.
+A subtree's rows are copied once. Each split then moves its left rows before its right ones and compacts both parts:
+columns are renumbered from zero in order of appearance, and a column that occurs in a single row of the part is folded
+into that row's `own` mass, because it can only pull the row to its current side. Most entries near the leaves are of
+this kind. Parts are aligned to the end of their parent's entries; entries before them are finished.
 """
 
-# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cxml.jit import cached_njit
 from cxml.tree.two_means import GRID, LEFT, Limits, Node, Rows, make_work, seed_of_node, split
 
 SUBTREE_ENTRIES = 1 << 18
-"""Most entries of a subtree: 2 MiB of them, about what a core's cache holds."""
+"""Most entries of a subtree: 2 MiB, about the size of a core's cache."""
 
 
 @cached_njit(nogil=True)
 def finish_subtree(
     rows: Rows, num_columns: int, order: np.ndarray, splits: np.ndarray, base: int, seed: int, limits: Limits
 ) -> None:
-    """Carry out `splits`, the first of which holds all others, by reordering `order`; `rows` stay as they are.
+    """Carry out `splits`, the first of which contains all others, by reordering `order`; `rows` are not changed.
 
     `rows` and `order` start at position `base` of the tree.
     """
@@ -51,7 +51,7 @@ def finish_subtree(
 
 @cached_njit(nogil=True)
 def left_first(node: Node, source: np.ndarray) -> None:
-    """List the matrix rows of the node in `source`: the left ones, then the right ones, each in their order."""
+    """Write the node's matrix rows to `source`: the left ones, then the right ones, each in their order."""
     left, right = 0, node.num_left
     for i in range(node.count):
         if node.work.sides[i] == LEFT:
@@ -64,7 +64,7 @@ def left_first(node: Node, source: np.ndarray) -> None:
 
 @cached_njit(nogil=True)
 def _compact(rows: Rows, source: np.ndarray, marks: np.ndarray, target: Rows, to: int) -> int:
-    """Append rows `source` to the `to` rows of `target`, with only shared columns. Returns how many columns those are.
+    """Append rows `source` to the `to` rows of `target`, with only shared columns. Returns their number.
 
     `marks`, zeros on entry and exit: a column's count, then minus its new number less one.
     """
@@ -98,7 +98,7 @@ def _compact(rows: Rows, source: np.ndarray, marks: np.ndarray, target: Rows, to
 
 @cached_njit(nogil=True)
 def _move_to_end(spare: Rows, n: int, part: Rows, start: int, stop: int) -> None:
-    """Put the first `n` rows of `spare` into rows start..stop of `part`, so that their entries end where those did."""
+    """Copy the first `n` rows of `spare` to rows start..stop of `part`, aligned to the end of the old entries."""
     entries = spare.indptr[n]
     shift = part.indptr[stop] - entries
     part.indices[shift : shift + entries] = spare.indices[:entries]

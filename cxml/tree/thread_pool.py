@@ -1,4 +1,4 @@
-"""Threads for compiled kernels, which leave Python's lock alone."""
+"""Threads for compiled kernels, which release Python's GIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cxml.operating_system import num_cores
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the cores that this process may run on."""
+    """OMP_NUM_THREADS if set, else the number of cores that this process may run on."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else num_cores()
 
@@ -30,10 +30,10 @@ class ThreadPool:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Call `function` with each tuple of arguments, in any order and together. Returns the results in order.
+        """Call `function` with each tuple of arguments in parallel. Returns the results in order.
 
         Raises:
-            Exception: the first that a call raised.
+            Exception: the first exception of a call.
         """
         futures = [self._pool.submit(function, *each) for each in arguments]
         return [future.result() for future in futures]
@@ -41,10 +41,10 @@ class ThreadPool:
     def run_growing(
         self, function: Callable[..., Iterable[tuple[Any, ...]]], arguments: Iterable[tuple[Any, ...]]
     ) -> None:
-        """Call `function` with each tuple of arguments, and with each that a call returns.
+        """Call `function` with each tuple of arguments, and with each tuple that a call returns.
 
         Raises:
-            Exception: the first that a call raised.
+            Exception: the first exception of a call.
         """
         waiting = {self._pool.submit(function, *each) for each in arguments}
         while waiting:
@@ -52,5 +52,5 @@ class ThreadPool:
             waiting |= {self._pool.submit(function, *each) for one in done for each in one.result()}
 
     def parts(self, count: int) -> list[tuple[int, int]]:
-        """The ranges that 0..count is cut into, one per thread."""
+        """Split 0..count into ranges, one per thread."""
         return [(count * i // self.threads, count * (i + 1) // self.threads) for i in range(self.threads)]

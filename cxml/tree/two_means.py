@@ -1,15 +1,15 @@
 """Balanced spherical 2-means over rows of a sparse matrix: the kernels that split one node of the tree.
 
-Each pass scores every row against the difference of the two centroids, sends the best-scoring `num_left` rows left
-(ties by row order) and the others right, and moves the rows that changed sides from one sum to the other.
-Nodes first climb with a sample of their rows, which leaves few passes for all of them.
+Each pass scores every row against the difference of the two centroids, assigns the `num_left` rows with the best scores
+to the left side (ties in row order) and the others to the right, and moves rows that changed sides from one sum to the
+other. Nodes first climb with a sample of their rows, so few passes over all rows are needed.
 
-Same seed, same split, bit for bit, on any number of threads: row values are multiples of 1 / GRID and at most 1, so
-float64 sums of up to 2**29 rows are exact, and the order in which threads add them does not matter. Every other sum
+A split is bit-identical for the same seed on any number of threads. Row values are multiples of 1 / GRID and at most 1,
+so float64 sums of up to 2**29 rows are exact, and the order in which threads add them does not matter. Every other sum
 runs over one row, or over the columns, in a fixed order.
 """
 
-# numba compiles these functions and mixes Python and numpy scalars, which pyright tells apart.
+# numba compiles these functions and accepts Python and numpy scalars alike; pyright does not.
 # pyright: reportArgumentType=false, reportReturnType=false
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRID = 2.0**24
 
 LEFT, RIGHT, NEITHER = 0, 1, 2
 COLUMN_BLOCK = 4096
-"""Columns whose squares are summed together; a constant, since it decides how sums are rounded."""
+"""Columns per block of summed squares. It must be constant, because it determines the rounding of sums."""
 
 _SEED_CANDIDATES = 4
 _TRIALS = 4
@@ -36,11 +36,11 @@ _TRIAL_SHARE = 8
 SAMPLE_FROM = 2048
 _SAMPLE_SHARE = 8
 _SAMPLE_MOST = 1 << 15
-_SAMPLE_PATIENCE = 0.1  # a sample's passes are cheap, so they go on for gains this much smaller
+_SAMPLE_PATIENCE = 0.1  # passes over a sample are cheap, so they continue down to gains smaller by this factor
 
 
 class Rows(NamedTuple):
-    """A CSR matrix whose rows have norm 1 (or 0), with columns that only one row has folded into `own`."""
+    """A CSR matrix with rows of norm 1 or 0. Columns that occur in one row only are folded into `own`."""
 
     indptr: np.ndarray
     """int64 [n + 1]."""
@@ -58,17 +58,17 @@ class Work(NamedTuple):
     sides: np.ndarray
     """int8 [rows], the result: LEFT or RIGHT."""
     keys: np.ndarray
-    """float32 [rows]: how much rather a row goes left."""
+    """float32 [rows]: preference of a row for the left side."""
     scratch: np.ndarray
     """float32 [rows]."""
     direction: np.ndarray
-    """float32 [columns]: the left centroid less the right one."""
+    """float32 [columns]: the left centroid minus the right one."""
     sums: np.ndarray
-    """float64 [chunks, columns, 2]: what each chunk of rows adds to the left and the right sum."""
+    """float64 [chunks, columns, 2]: contribution of each chunk of rows to the left and right sums."""
 
 
 class Node(NamedTuple):
-    """The rows first..first + count of a matrix, of which `num_left` are to go left, and memory to find out which."""
+    """The rows first..first + count of a matrix, `num_left` of which go left, with scratch memory."""
 
     matrix: Rows
     first: int
@@ -79,7 +79,7 @@ class Node(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When to stop."""
+    """Stopping criteria."""
 
     max_iterations: int
     """Most passes over the rows."""
@@ -89,10 +89,10 @@ class Limits(NamedTuple):
 
 @cached_njit(nogil=True)
 def make_work(rows: int, columns: int, chunks: int) -> Work:
-    """Scratch memory for splits of up to so many rows and columns.
+    """Allocate scratch memory for splits of up to `rows` rows and `columns` columns.
 
-    Python calls `make_work.py_func`: numba (0.68) cannot hand arrays to Python from a cached kernel once another cached
-    kernel that calls it has been loaded.
+    Python calls `make_work.py_func`, because numba (0.68) cannot return arrays to Python from a cached kernel after
+    another cached kernel that calls it was loaded.
     """
     return Work(
         np.empty(rows, np.int8), np.empty(rows, np.float32), np.empty(rows, np.float32),
@@ -111,7 +111,7 @@ def mix(seed: int, value: int) -> np.uint64:
 
 @cached_njit(nogil=True)
 def seed_of_node(seed: int, start: int, end: int) -> int:
-    """A seed, int64, that depends on the tree's and on where the node's rows start and end."""
+    """A seed, int64, from the tree's seed and the bounds of the node's rows."""
     return np.int64(mix(mix(seed, start), end))
 
 
@@ -125,11 +125,11 @@ def split(node: Node, seed: int, limits: Limits) -> None:
 
 @cached_njit(nogil=True)
 def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
-    """Point `direction` by the first rows alone, where there are many.
+    """Compute `direction` from a sample, the first rows, if the node has many.
 
-    The best of a few starts is found among the first of these, climbed there, and then climbed with all of them. First
-    rows are a random sample, since rows start in random order and splits keep it. Returns the number of rows taken; if
-    they are all, their sides are final.
+    The best of a few starts on a part of the sample is climbed there, and then with the whole sample. The first rows
+    are a random sample, because rows start in random order and splits keep their order. Returns the size of the sample.
+    If it is the whole node, the sides are final.
     """
     sample = _first_rows(node, sample_size(node.count))
     few = _first_rows(sample, min(sample.count, max(_TRIAL_ROWS, sample.count // _TRIAL_SHARE)))
@@ -157,13 +157,13 @@ def _first_rows(node: Node, count: int) -> Node:
 
 @cached_njit(nogil=True)
 def sample_size(count: int) -> int:
-    """How many of a node's rows choose the start."""
+    """The number of rows of a node that choose the start."""
     return count if count < SAMPLE_FROM else min(max(SAMPLE_FROM // 2, count // _SAMPLE_SHARE), _SAMPLE_MOST)
 
 
 @cached_njit(nogil=True)
 def climb(node: Node, limits: Limits) -> float:
-    """Passes from `direction` on until they gain too little. Returns the mean cosine of rows and their centroids."""
+    """Run passes from `direction` on until the gain is too small. Returns the mean cosine of rows and centroids."""
     work, columns = node.work, node.columns
     keys, sums = work.keys[: node.count], work.sums[0]
     lengths, mean_cosine = np.ones(2), -np.inf
@@ -186,14 +186,14 @@ def climb(node: Node, limits: Limits) -> float:
 
 @cached_njit(nogil=True)
 def clear(node: Node) -> None:
-    """Take the node's rows out of both sums."""
+    """Remove the node's rows from both sums."""
     node.work.sums[:, : node.columns] = 0
     node.work.sides[: node.count] = NEITHER
 
 
 @cached_njit(nogil=True)
 def _choose_seeds(node: Node, seed: int) -> None:
-    """Start from a random row and the least similar to it of a few others."""
+    """Start from a random row and the least similar of a few others."""
     matrix, work = node.matrix, node.work
     clear(node)
     work.direction[: node.columns] = 0
@@ -219,7 +219,7 @@ def _add_seed(node: Node, row: int, side: int, sign: int) -> None:
 
 @cached_njit(nogil=True)
 def score(node: Node, start: int, stop: int, lengths: np.ndarray) -> None:
-    """Set the keys of the node's rows start..stop; `lengths` are those of the two sums."""
+    """Set the keys of the node's rows start..stop; `lengths` are the lengths of the two sums."""
     matrix, work = node.matrix, node.work
     scales = _inverse(lengths).astype(np.float32)
     for i in range(start, stop):
@@ -235,7 +235,7 @@ def score(node: Node, start: int, stop: int, lengths: np.ndarray) -> None:
 def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
     even, odd = np.float32(0), np.float32(0)
     at, stop = matrix.indptr[row], matrix.indptr[row + 1]
-    while at + 1 < stop:  # two sums, so that one addition need not wait for the other
+    while at + 1 < stop:  # two independent sums for instruction-level parallelism
         even += matrix.values[at] * direction[matrix.indices[at]]
         odd += matrix.values[at + 1] * direction[matrix.indices[at + 1]]
         at += 2
@@ -246,7 +246,7 @@ def _dot(matrix: Rows, row: int, direction: np.ndarray) -> np.float32:
 
 @cached_njit(nogil=True)
 def count_keys(keys: np.ndarray, threshold: float) -> tuple[int, int]:
-    """How many keys are above `threshold`, and how many are equal to it."""
+    """The numbers of keys above `threshold` and equal to it."""
     above, ties = 0, 0
     for key in keys:
         above += key > threshold
@@ -256,9 +256,9 @@ def count_keys(keys: np.ndarray, threshold: float) -> tuple[int, int]:
 
 @cached_njit(nogil=True)
 def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, sums: np.ndarray) -> int:
-    """Send rows start..stop to their sides, and those that change from sum to sum. Returns how many changed.
+    """Assign rows start..stop to sides, and move changed rows between the sums. Returns the number of changes.
 
-    Of the rows whose key is `threshold` the first `ties_left` go left.
+    The first `ties_left` rows whose key equals `threshold` go left.
     """
     matrix, work, moved = node.matrix, node.work, 0
     for i in range(start, stop):
@@ -281,7 +281,7 @@ def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, su
 
 @cached_njit(nogil=True)
 def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
-    """What the folded columns of rows start..stop add to the squared length of each sum."""
+    """Contribution of the folded columns of rows start..stop to the squared length of each sum."""
     left, right = 0.0, 0.0
     for i in range(start, stop):
         if node.work.sides[i] == LEFT:
@@ -293,7 +293,7 @@ def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
 
 @cached_njit(nogil=True)
 def column_squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, float]:
-    """What columns start..stop add to the squared length of each sum."""
+    """Contribution of columns start..stop to the squared length of each sum."""
     left, right = 0.0, 0.0
     for column in range(start, stop):
         to_left, to_right = 0.0, 0.0
@@ -319,7 +319,7 @@ def point(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, directio
 
 @cached_njit(nogil=True)
 def _inverse(lengths: np.ndarray) -> np.ndarray:
-    """One over each length; nothing pulls to a sum of empty rows."""
+    """The inverse of each length; 0 for a sum of empty rows."""
     scales = np.zeros(2)
     for side in range(2):
         if lengths[side] > 0:

@@ -1,7 +1,7 @@
-"""Search for the values of a config's fields with Ray Tune.
+"""Hyperparameter search with Ray Tune.
 
-`space` reads what to draw from, `Trial` runs one training as a process of its own, `search` holds texts out, runs the
-trials and writes down the best.
+`space` reads the search space, `Trial` runs one training in a separate process, `search` splits off held-out texts,
+runs the trials and writes the best config.
 """
 
 from cxml.tuning.search import search

@@ -1,4 +1,4 @@
-"""Hold texts out, run the trials, write down the best."""
+"""Split off held-out texts, run the trials, write the best config."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def search(
     """Try values of some fields of `config` and return it with the best; see `cxml.commands.tune.TuneCommand`.
 
     Raises:
-        ConfigError: the output is not local, or the space or the metric is impossible.
+        ConfigError: the output is not local, or the space or the metric is invalid.
         DataError: the raw data is broken.
-        CxmlError: no trial came to an evaluation.
+        CxmlError: no trial reached an evaluation.
         InUseError: another command writes to the output.
     """
     with locked(config.output):
@@ -53,15 +53,15 @@ def _search(
 ) -> Config:
     folder = storage.local_path(storage.join(config.output, "tune"))
     if folder is None:
-        raise ConfigError("output", config.output, "is not local", "Search in a local or mounted folder.")
+        raise ConfigError("output", config.output, "is not local", "Use a local or mounted folder.")
     folder = folder.absolute()
     space = read_space(space_file, config)
     _require_metric(config, metric)
     prepare(config)
-    config = settled(config)  # trials differ in what is drawn alone
+    config = settled(config)  # trials differ only in the drawn values
     base = _base_of_trials(config, folder, held_out, cpus)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray Tune would take Ctrl-C for the end of the search
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray Tune would end the search on Ctrl-C
     with ray_cluster.joined_cluster() as cluster_cpus:
         tuner = _tuner(base, space, folder, trials=trials, metric=metric, reduction=reduction,
                        resources={"cpu": cpus or cluster_cpus, "gpu": gpus})  # fmt: skip
@@ -75,31 +75,31 @@ def _search(
     chosen = with_values(config, {name: best["config"]["drawn"][name] for name in space})
     file = folder / "best.yaml"
     file.write_text(dump_config(config_to_dict(chosen)))
-    _log.info("The best trial's config: %s. Train with it: python -m cxml.train --config %s", file, file)
+    _log.info("Config of the best trial: %s. To train with it, run python -m cxml.train --config %s", file, file)
     return chosen
 
 
 def _require_metric(config: Config, metric: str) -> None:
     if not is_reported(metric, config.evaluate.top_k):
         known = ", ".join(f"P@{k}" for k in config.evaluate.top_k)
-        raise ConfigError("--metric", metric, "is not reported by this config", f"Choose one such as {known}, PSP@1.")
+        raise ConfigError("--metric", metric, "is not reported with this config", f"Choose one such as {known}, PSP@1.")
 
 
 def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) -> Config:
-    """The config that all trials share: on a part of the train texts, evaluated on the rest."""
+    """The base config of all trials: trains on a part of the train texts and evaluates on the rest."""
     data = str(folder / "data")
     shared = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, directory=data),
-        tree=dataclasses.replace(config.tree, directory=""),  # each trial's own: its fields may be searched too
+        tree=dataclasses.replace(config.tree, directory=""),  # separate per trial, as its fields may be searched too
         train=dataclasses.replace(
             config.train,
             evaluate_every=1,
-            keep="last",  # the search compares epochs itself, on texts that are the trials' test split
+            keep="last",  # the search itself compares epochs on the held-out texts, which are the trials' test split
             patience=0,
             budget="",
             threads_per_worker=cpus or config.train.threads_per_worker,
-            validation_fraction=0.0,  # what is held out here serves
+            validation_fraction=0.0,  # the texts held out here are used instead
         ),
         evaluate=dataclasses.replace(config.evaluate, baseline=False, examples=0),
     )
@@ -115,7 +115,7 @@ def _tuner(
     trainable = tune.with_resources(Trial, resources)
     experiment = folder / "ray" / "search"
     if tune.Tuner.can_restore(str(experiment)):
-        _log.info("Going on with the search in %s", folder)
+        _log.info("Resuming the search in %s", folder)
         return tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, restart_errored=True)
     drawn = {"drawn": space, "base": config_to_dict(base), "folder": str(folder / "trials")}
     scheduler = ASHAScheduler(

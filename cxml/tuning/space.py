@@ -1,4 +1,4 @@
-"""What a search draws from: fields of the config, each with a choice or a range."""
+"""The search space: fields of the config, each with a choice or a range."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _REMEDY = "Write e.g. optim.encoder_lr: {loguniform: [1.0e-5, 1.0e-3]}; kinds: "
 
 
 def read_space(file: str, base: Config) -> dict[str, Any]:
-    """The distributions of a YAML file, by field.
+    """Read the distributions of a YAML file, by field.
 
     Raises:
-        ConfigError: the file cannot be read, a field or kind is unknown, or what is drawn does not fit the config.
-        DataError: the file is no YAML, or says something twice.
+        ConfigError: the file cannot be read, a field or kind is unknown, or a drawn value does not fit the config.
+        DataError: the file is not valid YAML, or repeats a key.
     """
     try:
         content = read_yaml(config_file(file))
     except OSError as error:
-        raise ConfigError("--space", file, f"cannot be read ({error})", "Name a YAML file; see configs/.") from error
+        raise ConfigError("--space", file, f"cannot be read ({error})", "Give a YAML file; see configs/.") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError("--space", file, "names no field", _REMEDY)
     space = {str(name): _distribution(str(name), what) for name, what in content.items()}
-    with_values(base, {name: distribution.sample() for name, distribution in space.items()})  # refuses what cannot be
+    with_values(base, {name: distribution.sample() for name, distribution in space.items()})  # checks the values
     return space
 
 
@@ -49,7 +49,7 @@ def _distribution(name: str, what: object) -> Any:  # noqa: ANN401 - Ray Tune's 
     try:
         return _KINDS[kind](*numbers)
     except (TypeError, ValueError) as error:
-        raise ConfigError(name, what, f"cannot be drawn from ({error})", _REMEDY) from error
+        raise ConfigError(name, what, f"is not a valid distribution ({error})", _REMEDY) from error
 
 
 def _number(name: str, value: object) -> float | int:

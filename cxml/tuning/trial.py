@@ -1,4 +1,4 @@
-"""One trial: a training as a process of its own, whose evaluations are reported one by one."""
+"""One trial: a training in a separate process, whose evaluations are reported one by one."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _LOG_TAIL = 3000
 
 
 class Trial(tune.Trainable):
-    """Runs `python -m cxml.train` on a config with the values drawn for it, in a folder that these decide.
+    """Runs `python -m cxml.train` on a config with the drawn values, in a folder named after them.
 
-    The run keeps its own checkpoints, so a trial that was stopped goes on where it was when it is started again; its
-    evaluations are then reported anew from the first.
+    The run keeps its own checkpoints, so an interrupted trial resumes when it is restarted. Its evaluations are then
+    reported again from the first.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Start the training, or go on with it.
+        """Start or resume the training.
 
         Args:
-            config: `base`, the config that all trials share, as a mapping; `drawn`, values of its fields by dotted
-                name; `folder`, of all trials.
+            config: `base`, the base config of all trials, as a mapping; `drawn`, the drawn values by dotted field name;
+                `folder`, the folder of all trials.
         """
         drawn = config["drawn"]
         self._folder = Path(config["folder"], storage.fingerprint(drawn))
@@ -45,11 +45,11 @@ class Trial(tune.Trainable):
         self._epochs = run.train.epochs
         self._seen = 0
         self._folder.mkdir(parents=True, exist_ok=True)
-        # The same values may be drawn twice: the second trial waits, and then finds what the first has done.
+        # The same values may be drawn twice: the second trial waits, and then finds the results of the first.
         self._turn = FileLock(self._folder / "turn.lock", thread_local=False)
         self._turn.acquire()
         with locked(str(self._folder), wait=True):
-            pass  # the training of a trial that was killed may still be saving its checkpoint
+            pass  # the training of a killed trial may still be saving its checkpoint
         file = self._folder / "trial.yaml"
         file.write_text(dump_config(config_to_dict(run)))
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -61,7 +61,7 @@ class Trial(tune.Trainable):
             )  # fmt: skip
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next evaluation, the labels' metrics of which are the result."""
+        """Wait for the next evaluation and return its label metrics."""
         while True:
             ended = self._process.poll()
             evaluations = self._evaluations()
@@ -75,7 +75,7 @@ class Trial(tune.Trainable):
             time.sleep(0.5)
 
     def cleanup(self) -> None:
-        """End the training, which saves a checkpoint first; one that has reported its last epoch may finish."""
+        """Stop the training after it has saved a checkpoint. A training that has reported its last epoch may finish."""
         if self._seen < self._epochs:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -86,10 +86,10 @@ class Trial(tune.Trainable):
         self._turn.release()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the run has checkpoints of its own."""
+        """Do nothing: the run has its own checkpoints."""
 
     def load_checkpoint(self, checkpoint: dict | None) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def _evaluations(self) -> list[dict[str, Any]]:
         records = read_records(str(self._folder / "metrics.jsonl"))

@@ -79,9 +79,9 @@ def test_a_full_disk_is_told_training_goes_on_and_the_next_save_succeeds(make_sa
         save(saver, 1)
         (folder / "blocker").write_bytes(b"x" * 400_000)
         save(saver, 2, num_files=3)
-        assert "was not saved, training goes on" in caplog.text
+        assert "Could not save this checkpoint; training continues" in caplog.text
         assert "No space left" in caplog.text
-        assert "Make room" in caplog.text
+        assert "Free disk space" in caplog.text
         assert steps(url) == [1]
         assert sweep(str(url)) == []  # what it had written was deleted, for room
         (folder / "blocker").unlink()
@@ -116,7 +116,7 @@ def test_a_store_that_is_gone_is_told_training_goes_on_and_nothing_half_is_visib
         use_store(port)
         save(saver, 2)
         assert f"s3://{BUCKET}/gone/step-00000002" in caplog.text
-        assert "training goes on" in caplog.text
+        assert "training continues" in caplog.text
         saver.start(snapshot(3))
         with pytest.raises(StorageError, match="credentials"):
             saver.wait()
@@ -177,7 +177,7 @@ def test_a_run_on_a_store_that_is_killed_within_an_epoch_keeps_the_records_of_it
     assert first.wait() == [-signal.SIGKILL]
     second = Ranks(config, 1, tmp_path / "second", environment=credentials(store))
     assert second.wait() == [0], second.log()
-    assert "Going on from" in second.log()
+    assert "Resuming from" in second.log()
     lines = storage.read_bytes(f"{url}/metrics.jsonl").splitlines()
     steps = [record["step"] for record in map(json.loads, lines) if record["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
@@ -202,8 +202,8 @@ def test_a_training_on_a_store_stops_goes_on_and_never_tells_its_credentials(
     storage.write_atomic(f"{url}/step-00000099-00000000/model-00000-00000.safetensors", b"half")
     second = Ranks(config, 1, tmp_path / "second", environment=environment)
     assert second.wait() == [0], second.log()
-    assert f"Going on from {url}/step-" in second.log()
-    assert "Deleted what an interrupted save left" in second.log()
+    assert f"Resuming from {url}/step-" in second.log()
+    assert "Deleted the folder of an interrupted save" in second.log()
     assert all(read_whole(entry.url) == entry.step for entry in list_checkpoints(url))
     told = [first.log(), second.log()]
     told += [file.read_text(errors="ignore") for file in (tmp_path / "out").rglob("*") if file.is_file()]

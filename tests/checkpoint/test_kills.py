@@ -76,7 +76,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on_as_if_nothing_had_b
     assert all(read_whole(entry.url) == entry.step for entry in list_checkpoints(url))
     ranks = Ranks(config, NUM_RANKS, tmp_path / "second")
     assert ranks.wait() == [0, 0], ranks.log()
-    assert "Going on from" in ranks.log()
+    assert "Resuming from" in ranks.log()
     assert_same_run(tmp_path / "out", through)
 
 
@@ -126,7 +126,7 @@ def test_a_stop_signal_to_the_command_reaches_its_processes_and_the_same_command
     assert not (tmp_path / "out" / "report.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Going on from" in done.stderr
+    assert "Resuming from" in done.stderr
     steps = [json.loads(line)["step"] for line in records.read_text().splitlines()]
     assert steps == list(range(1, 45))
 
@@ -151,8 +151,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_gone_on_from
     file.write_bytes(file.read_bytes()[:-1])
     ranks = Ranks(config, NUM_RANKS, tmp_path / "log")
     assert ranks.wait() == [0, 0]
-    assert re.search(f"Not going on from the checkpoint {newest.url}.*{file.name}", ranks.log())
-    assert f"Going on from {before.url}" in ranks.log()
+    assert re.search(f"Cannot resume from the checkpoint {newest.url}.*{file.name}", ranks.log())
+    assert f"Resuming from {before.url}" in ranks.log()
     assert_same_run(tmp_path / "out", through)
 
 

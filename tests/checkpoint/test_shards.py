@@ -90,15 +90,15 @@ def test_who_reads_weights_reads_no_optimiser_state(saved):
         file.unlink()
     reader = ShardReader(str(saved))
     assert torch.equal(reader.tensor("model/a"), TENSORS["model/a"])
-    with pytest.raises(DataError, match=r"optimizer-00000-\d+\.safetensors.*is named in the manifest but missing"):
+    with pytest.raises(DataError, match=r"optimizer-00000-\d+\.safetensors.*is listed in the manifest but missing"):
         reader.tensor("optimizer/exp_avg/a")
 
 
 def test_a_missing_tensor_and_one_of_another_size_are_named(saved):
     reader = ShardReader(str(saved))
-    with pytest.raises(DataError, match="does not hold model/z"):
+    with pytest.raises(DataError, match="does not contain model/z"):
         load_pieces(reader, {"model/z": Pieces.whole(torch.zeros(3))})
-    with pytest.raises(DataError, match="model/a with 37 elements, 38 are wanted"):
+    with pytest.raises(DataError, match="model/a with 37 elements, expected 38"):
         load_pieces(reader, {"model/a": Pieces.whole(torch.zeros(38))})
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_manifest_or_commit_is_refused(saved, name, at):
 
 def test_without_a_commit_there_is_no_checkpoint(saved):
     (saved / "commit.json").unlink()
-    with pytest.raises(DataError, match="no finished checkpoint"):
+    with pytest.raises(DataError, match="no complete checkpoint"):
         ShardReader(str(saved))
 
 

@@ -95,7 +95,7 @@ def test_the_encoder_alone_fits_any_tree(trained, source):
 
 
 def test_what_is_no_model_is_refused(trained, tmp_path):
-    with pytest.raises(DataError, match="no finished model"):
+    with pytest.raises(DataError, match="so the model in this folder is incomplete"):
         fresh(trained, LabelTree.load(trained.tree.directory), start_from=str(tmp_path))
 
 
@@ -138,7 +138,7 @@ def test_a_run_with_no_label_in_common_is_refused(trained, tmp_path):
         trained, output=str(tmp_path), data=dataclasses.replace(trained.data, directory="", source=source),
         tree=dataclasses.replace(trained.tree, directory="", level_sizes=(2, 4)),
     )  # fmt: skip
-    with pytest.raises(DataError, match="none of its labels"):
+    with pytest.raises(DataError, match="none of its label names"):
         relabel(other, f"{trained.output}/model")
 
 
@@ -147,6 +147,6 @@ def test_a_model_is_not_carried_over_to_a_run_that_asks_about_its_training(train
     other = dataclasses.replace(
         trained, output=str(tmp_path / "other"), train=dataclasses.replace(trained.train, **{field: value})
     )
-    with pytest.raises(ConfigError, match=rf"train\.{field}.*carried over"):
+    with pytest.raises(ConfigError, match=rf"train\.{field}.*adapted without"):
         relabel(other, f"{trained.output}/model")
     assert not (tmp_path / "other" / "model").exists()

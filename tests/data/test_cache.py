@@ -113,7 +113,7 @@ def test_the_least_recently_opened_go_first_and_mapped_ones_stay_readable(tmp_pa
 
 def test_a_data_set_larger_than_the_bound_is_refused_with_the_variable_to_raise(served, cache_folder, monkeypatch):
     monkeypatch.setenv("CXML_CACHE_GIB", "0.000001")
-    with pytest.raises(ConfigError, match=r"CXML_CACHE_GIB.*Raise it"):
+    with pytest.raises(ConfigError, match=r"CXML_CACHE_GIB.*Increase it"):
         ShardedDataset(served[0], "train")
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(served, cache_folder, dama
     url, folder, _ = served
     shard = folder / "train/shard-00002.arrow"
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(DataError, match=r"shard-00002\.arrow: its checksum is not the manifest's"):
+    with pytest.raises(DataError, match=r"shard-00002\.arrow: its checksum differs from the manifest"):
         ShardedDataset(url, "train")
     sha256 = DataManifest.read(str(folder)).splits["train"][2].sha256
     assert f"{sha256}.arrow" not in shards(cache_folder)
@@ -139,7 +139,7 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(served, cache_folder, dama
 def test_a_missing_remote_shard_is_named(served, cache_folder):
     url, folder, _ = served
     (folder / "train/shard-00004.arrow").unlink()
-    with pytest.raises(DataError, match=r"shard-00004\.arrow: is named in the manifest but missing"):
+    with pytest.raises(DataError, match=r"shard-00004\.arrow: is listed in the manifest but missing"):
         ShardedDataset(url, "train")
 
 

@@ -70,7 +70,7 @@ def test_no_value_of_a_damaged_shard_is_returned_whichever_row_is_asked_for(fold
     content[len(content) // 2] ^= 1
     shard(folder).write_bytes(content)
     data = ShardedDataset(str(folder), "train")
-    with pytest.raises(DataError, match=r"shard-00001\.arrow: its checksum is not the manifest's"):
+    with pytest.raises(DataError, match=r"shard-00001\.arrow: its checksum differs from the manifest"):
         USES[use](data)
     data.start_verification()
     with pytest.raises(DataError, match="checksum"):
@@ -143,7 +143,7 @@ def test_text_that_is_not_utf8_is_refused_though_all_checksums_fit(folder):
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 def test_a_compressed_shard_is_refused_before_it_is_expanded(folder, compression):
     forge(folder, read(folder), compression=compression)
-    with pytest.raises(DataError, match=r"shard-00001\.arrow: is broken \(it is compressed\)"):
+    with pytest.raises(DataError, match=r"shard-00001\.arrow: is broken \(a record batch is compressed\)"):
         ShardedDataset(str(folder), "train")
 
 
@@ -268,5 +268,5 @@ def test_impossible_frequencies_are_refused(make_data):
     manifest.pop("checksum")
     manifest["labels"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     (Path(url) / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="train_frequency is impossible"):
+    with pytest.raises(DataError, match="train_frequency is out of range"):
         read_labels(url)

@@ -145,14 +145,16 @@ def test_a_truncated_shard_is_named_when_the_data_set_is_opened(make_data):
     data = make_data(25)
     shard = Path(data.url) / "train/shard-00001.arrow"
     shard.write_bytes(shard.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"shard-00001\.arrow: has \d+ bytes, the manifest says \d+.*prepare the data"):
+    with pytest.raises(
+        DataError, match=r"shard-00001\.arrow: has \d+ bytes, but the manifest lists \d+.*prepare the data"
+    ):
         ShardedDataset(data.url, "train")
 
 
 def test_a_missing_shard_is_named(make_data):
     data = make_data(25)
     (Path(data.url) / "train/shard-00002.arrow").unlink()
-    with pytest.raises(DataError, match=r"shard-00002\.arrow: is named in the manifest but missing"):
+    with pytest.raises(DataError, match=r"shard-00002\.arrow: is listed in the manifest but missing"):
         ShardedDataset(data.url, "train")
 
 
@@ -163,7 +165,7 @@ def test_one_flipped_bit_is_found_by_verify_and_names_the_shard(make_data):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DataError, match=r"shard-00001\.arrow: its checksum is not the manifest's"):
+    with pytest.raises(DataError, match=r"shard-00001\.arrow: its checksum differs from the manifest"):
         verify(data.url)
 
 
@@ -197,7 +199,7 @@ def test_another_schema_and_another_row_count_are_refused(make_data):
     with pytest.raises(DataError, match="another schema"):
         ShardedDataset(data.url, "train")
     replace_shard(data.url, table.slice(0, 9))
-    with pytest.raises(DataError, match="has 9 rows, the manifest says 10"):
+    with pytest.raises(DataError, match="has 9 rows, but the manifest lists 10"):
         ShardedDataset(data.url, "train")
 
 
@@ -216,14 +218,14 @@ def test_broken_list_offsets_are_refused_before_they_are_used(make_data):
 def test_a_folder_without_a_manifest_is_no_data_set(make_data):
     data = make_data(25)
     (Path(data.url) / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"no prepared data set here.*data_tools\.prepare"):
+    with pytest.raises(DataError, match=r"prepared data set does not exist.*data_tools\.prepare"):
         ShardedDataset(data.url, "train")
 
 
 def test_a_writer_refuses_a_whole_data_set_and_clears_an_unfinished_one(make_data):
     data = make_data(25)
     folder = Path(data.url)
-    with pytest.raises(StaleArtefactError, match="Name another folder"):
+    with pytest.raises(StaleArtefactError, match="Use another folder"):
         DatasetWriter(data.url)
     (folder / "manifest.json").unlink()
     (folder / "train/.shard-00003.arrow.k2j_9x").write_bytes(b"half")

@@ -30,5 +30,5 @@ def test_a_missing_package_is_refused_with_the_pip_command(name):
 
 
 def test_a_package_without_a_model_is_refused():
-    with pytest.raises(ConfigError, match=r"no folder of this package holds config\.json and tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"no folder of this package contains config\.json and tokenizer\.json"):
         resolve_encoder("pip:numpy")

@@ -46,7 +46,7 @@ def test_a_shard_name_that_leaves_the_folder_is_refused(folder, name):
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
 def test_another_version_is_refused_by_its_number(folder, version):
     edit(folder, lambda values: values.update(version=version))
-    with pytest.raises(DataError, match=f"version is {version!r}, this cxml reads 1"):
+    with pytest.raises(DataError, match=f"version is {version!r}, but this version of cxml reads 1"):
         DataManifest.read(str(folder))
 
 
@@ -58,9 +58,9 @@ def test_another_version_is_refused_by_its_number(folder, version):
         (lambda v: v.update(num_labels="50"), "num_labels"),
         (lambda v: v["splits"]["train"][0].update(rows=2.5), "rows"),
         (lambda v: v.update(num_labels=51), "num_labels is 51"),
-        (lambda v: v["splits"]["train"][0].update(rows=-1), "impossible"),
-        (lambda v: v["splits"]["train"][0].update(sha256="ab"), "impossible"),
-        (lambda v: v["splits"]["train"][0].update(file="labels.arrow"), "named twice"),
+        (lambda v: v["splits"]["train"][0].update(rows=-1), "rows is out of range"),
+        (lambda v: v["splits"]["train"][0].update(sha256="ab"), "sha256 is not a valid value"),
+        (lambda v: v["splits"]["train"][0].update(file="labels.arrow"), "listed twice"),
         (lambda v: v.update(splits={}), "train split is missing"),
         (lambda v: v["tokenizer"].update(pad_id=4000), "pad_id"),
     ],

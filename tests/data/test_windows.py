@@ -27,7 +27,7 @@ from cxml.preparation import load_tokenizer
 
 BEGIN, END = 1_000_000, 2_000_000  # of special tokens; all others are numbered over the texts
 NO_LABELS = 0
-TOO_SMALL = r"model\.window = 2: has no room beside the 2 special tokens"
+TOO_SMALL = r"model\.window = 2: leaves no room for text beside the 2 special tokens"
 
 
 def texts_of(lengths, begin, end):

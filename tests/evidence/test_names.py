@@ -107,7 +107,7 @@ def test_files_in_which_a_name_has_two_labels_are_refused(tmp_path):
     twice = part._replace(labels=both)
     write_part(str(tmp_path / "bad"), 0, twice)
     write_lists(str(tmp_path / "bad"), source.index.centres, source.parameters)
-    with pytest.raises(DataError, match="names of one label each"):
+    with pytest.raises(DataError, match="one label per name"):
         read_names(folder_of(tmp_path / "bad"), TREE)
 
 

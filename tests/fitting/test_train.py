@@ -102,11 +102,11 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
 @pytest.mark.parametrize(
     ("texts", "labels", "problem"),
     [
-        (["a"], ["x", "y"], r"labels.*1 texts, but labels of 2"),
+        (["a"], ["x", "y"], r"labels.*1 texts have 2"),
         (["a", 3], ["x", "y"], r"texts\[1\]"),
-        (["a", "b"], ["x", []], r"labels\[1\].*Leave out texts without labels"),
+        (["a", "b"], ["x", []], r"labels\[1\].*Remove texts without labels"),
         (["a"], [3.5], r"labels\[0\].*neither a label nor a list"),
-        (["a"], "x", "labels.*is no sequence"),
+        (["a"], "x", "labels.*is not a sequence"),
         (["a"], None, "labels.*is missing"),
         ([], [], "texts.*are empty"),
     ],

@@ -47,4 +47,4 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_nothing_e
             driver.kill()
     assert was_unfinished
     assert_same_run(output, expected)
-    assert "Going on from" in log_file.read_text()
+    assert "Resuming from" in log_file.read_text()

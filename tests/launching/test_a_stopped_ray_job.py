@@ -52,5 +52,5 @@ def test_a_stopped_job_leaves_no_process_and_its_successor_ends_as_if_it_had_not
     wait_until(lambda: not list(training_processes()), "the stopped job left processes running", seconds=60)
     assert not (output / "model" / "manifest.json").exists()
     done = launch([*SUBMIT, *TRAIN], output, expected[0], **job_server)
-    assert "Going on from" in done.stdout
+    assert "Resuming from" in done.stdout
     assert_same_run(output, expected)

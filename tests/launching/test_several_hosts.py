@@ -83,7 +83,7 @@ def test_a_host_cut_off_is_noticed_and_the_run_started_again_goes_on(two_hosts, 
     two_hosts[1].join()
     again = start_torchrun(two_hosts, calm[0], output, logs)
     assert [process.wait(timeout=240) for process in again] == [0, 0], logs[0].read_text()[-3000:]
-    assert "Going on from" in logs[0].read_text()
+    assert "Resuming from" in logs[0].read_text()
     assert_same_run(output, calm)
 
 
@@ -121,5 +121,5 @@ def test_a_ray_cluster_that_loses_a_host_goes_on_with_fewer_processes(two_hosts,
             if process.pid not in before and "ray" in " ".join(process.info["cmdline"] or []):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-    assert "Going on from" in log.read_text()
+    assert "Resuming from" in log.read_text()
     assert_same_run(output, calm)

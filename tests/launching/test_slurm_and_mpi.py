@@ -64,5 +64,5 @@ def test_a_preempted_slurm_job_saves_goes_back_into_the_queue_and_ends_the_same(
     wait_until(lambda: "the job goes back into the queue" in log.read_text(), "the job did not stop")
     assert not (output / "model" / "manifest.json").exists()
     wait_until((output / "report.html").exists, "the job was not started again", seconds=450)
-    assert "Going on from" in log.read_text()
+    assert "Resuming from" in log.read_text()
     assert_same_run(output, expected)

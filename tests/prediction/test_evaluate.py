@@ -139,12 +139,12 @@ def test_impossible_comparisons_are_refused_before_any_work(run, tmp_path, capsy
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", "nothing", "line 1: does not begin"),
+        ("a.txt", "nothing", "line 1: does not start"),
         ("a.txt", "2 3\n0:1\n0:x\n", "line 3: is not a row"),
-        ("a.txt", "2 3\n0:1\n", "does not hold 2 texts"),
-        ("a.txt", "2 3\n0:1\n3:1\n", "does not hold 2 texts"),
+        ("a.txt", "2 3\n0:1\n", "does not contain 2 texts"),
+        ("a.txt", "2 3\n0:1\n3:1\n", "does not contain 2 texts"),
         ("a.txt", "1 3\n0:1\n", "not 2 and 3"),
-        ("a.txt", "2 99999999999999999999\n0:1\n\n", "line 1: does not begin"),
+        ("a.txt", "2 99999999999999999999\n0:1\n\n", "line 1: does not start"),
         ("a.txt", "2 3\n0:nan\n\n", "not finite numbers"),
         ("a.npz", "no zip", "cannot be read as a SciPy sparse matrix"),
     ],

@@ -92,10 +92,10 @@ def test_a_damaged_or_missing_file_is_named(run, tmp_path, name):
     Predictor.from_checkpoint(run[0].output).save_pretrained(str(folder))
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(DataError, match=f"{name}: its checksum is not the manifest's"):
+    with pytest.raises(DataError, match=f"{name}: its checksum differs from the manifest"):
         Predictor.from_checkpoint(str(folder))
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"{name}: is named in the manifest but missing"):
+    with pytest.raises(DataError, match=f"{name}: is listed in the manifest but missing"):
         Predictor.from_checkpoint(str(folder))
 
 
@@ -103,13 +103,13 @@ def test_an_unfinished_export_is_no_model(run, tmp_path):
     folder = tmp_path / "exported"
     Predictor.from_checkpoint(run[0].output).save_pretrained(str(folder))
     (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match="no trained model"):
+    with pytest.raises(DataError, match="contains no trained model"):
         Predictor.from_checkpoint(str(folder))
 
 
 def test_a_folder_with_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="other content"):
         Predictor.from_checkpoint(run[0].output).save_pretrained(str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

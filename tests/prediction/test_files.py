@@ -129,7 +129,7 @@ def test_predictions_of_another_job_are_refused(run, tmp_path, texts, changed):
 
 def test_an_output_folder_with_something_else_is_refused(run, tmp_path, texts):
     source = TextSource(url=write_texts(tmp_path, "txt.gz", texts[:3]))
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="other content"):
         predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path)))
 
 
@@ -190,7 +190,7 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
     more = [missing, nowhere] if missing.startswith("--") else []
     where = str(tmp_path / "out") if output == "out" else "-"
     assert predict.main([model, texts, "--output", where, *more]) == 2
-    problem = "holds no trained model" if missing == "model" else "there is no such file"
+    problem = "contains no trained model" if missing == "model" else "does not exist"
     assert f"DataError: {nowhere}: {problem}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -200,8 +200,8 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
     [
         ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'.*--text-column"),
         ("a.jsonl", b'{"text"\n', r"line 1: not valid JSON"),
-        ("a.csv", b"body\nx\n", r"line 1: has no column 'text', only body\. Name another column: --text-column"),
-        ("a.csv", b"text,b\nx\n", r"line 2: another number of columns"),
+        ("a.csv", b"body\nx\n", r"line 1: has no column 'text', only body\. Set another column: --text-column"),
+        ("a.csv", b"text,b\nx\n", r"line 2: the number of columns differs"),
         ("a.txt", b"fine\n\xff\n", r"line 2: not valid UTF-8"),
         ("a.parquet", b"PAR1", r"cannot be read as a Parquet file"),
     ],
@@ -214,5 +214,5 @@ def test_broken_input_is_named_with_its_line(tmp_path, name, content, words):
 
 def test_an_unknown_form_is_refused(tmp_path):
     (tmp_path / "texts.dat").write_text("x")
-    with pytest.raises(ConfigError, match="does not show the form"):
+    with pytest.raises(ConfigError, match="the form is unknown"):
         list(read_texts(TextSource(url=str(tmp_path / "texts.dat")), 10))

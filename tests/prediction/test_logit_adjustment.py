@@ -60,12 +60,12 @@ def test_an_export_carries_the_adjustment_and_says_so(run, lines, adjusted, tmp_
     np.testing.assert_array_equal(found.labels, expected.labels)
     card = (folder / "README.md").read_text()
     assert "0.5 of each label's log odds" in card
-    assert "As of the run, with label rows and ranking as trained." in card
+    assert "Metrics of the run, with label rows and ranking as trained." in card
 
 
 def test_an_exported_model_refuses_it_and_names_the_way(run, tmp_path):
     cxml.Predictor.from_checkpoint(run[0].output).save_pretrained(str(tmp_path / "exported"))
-    with pytest.raises(ConfigError, match=r"not for an exported one.*--logit-adjustment"):
+    with pytest.raises(ConfigError, match=r"not an exported one.*--logit-adjustment"):
         cxml.Predictor.from_checkpoint(str(tmp_path / "exported"), logit_adjustment=0.1)
 
 

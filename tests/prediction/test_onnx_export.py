@@ -243,6 +243,6 @@ def test_a_model_that_scores_otherwise_is_not_left_there(tmp_path, written, monk
 def test_a_folder_with_something_else_is_left_alone(tmp_path, written):
     parts, _ = written
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="other content"):
         write(str(tmp_path), parts)
     assert [file.name for file in tmp_path.iterdir() if file.name != ".lock"] == ["mine.txt"]

@@ -135,7 +135,7 @@ def test_no_texts_are_no_predictions(predictor):
 
 
 def test_a_place_without_a_model_is_named(tmp_path):
-    with pytest.raises(DataError, match="no trained model"):
+    with pytest.raises(DataError, match="contains no trained model"):
         cxml.Predictor.from_checkpoint(str(tmp_path))
 
 

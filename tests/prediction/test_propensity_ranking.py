@@ -111,12 +111,12 @@ def test_an_export_carries_the_weights_and_says_so(run, ranked, lines, tmp_path)
     np.testing.assert_array_equal(found.labels, expected.labels)
     card = (folder / "README.md").read_text()
     assert "inverse propensity to the power of 0.5" in card
-    assert "As of the run, with label rows and ranking as trained." in card
+    assert "Metrics of the run, with label rows and ranking as trained." in card
 
 
 def test_an_exported_model_refuses_it_and_names_the_way(plain, tmp_path):
     plain.save_pretrained(str(tmp_path / "exported"))
-    with pytest.raises(ConfigError, match=r"not for an exported one.*--propensity-ranking"):
+    with pytest.raises(ConfigError, match=r"not an exported one.*--propensity-ranking"):
         cxml.Predictor.from_checkpoint(str(tmp_path / "exported"), propensity_ranking=1)
 
 

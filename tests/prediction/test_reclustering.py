@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_the_tree_that_the_command_builds(run, train, tmp_pat
     np.testing.assert_array_equal(tree.label_order, expected.label_order)
     assert not np.array_equal(tree.label_order, LabelTree.load(f"{first.output}/tree").label_order)
     assert recluster.main(["--config", str(file), "--model", first.output]) == 2
-    assert "there is a tree here already" in capsys.readouterr().err
+    assert "the folder already contains a tree" in capsys.readouterr().err
 
 
 def test_what_is_no_model_is_refused_and_nothing_written(run, tmp_path, capsys):
@@ -61,5 +61,5 @@ def test_what_is_no_model_is_refused_and_nothing_written(run, tmp_path, capsys):
     assert recluster.main(["--config", str(file)]) == 2
     assert "--model" in capsys.readouterr().err
     assert recluster.main(["--config", str(file), "--model", str(tmp_path)]) == 2
-    assert "no trained model" in capsys.readouterr().err
+    assert "contains no trained model" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()

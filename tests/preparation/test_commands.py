@@ -65,7 +65,7 @@ def test_validate_says_what_is_there_or_what_is_broken(prepared, tmp_path, capsy
     assert validate_command.main([data_url(prepared)]) == 0
     assert "is sound: 240 train texts, 60 test texts" in capsys.readouterr().out
     assert validate_command.main([str(tmp_path)]) == 2
-    assert "there is no prepared data set here" in capsys.readouterr().err
+    assert "the prepared data set does not exist" in capsys.readouterr().err
 
 
 def test_inspect_shows_counts_and_real_examples_and_draws(prepared, tmp_path, capsys, monkeypatch):

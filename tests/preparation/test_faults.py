@@ -44,7 +44,7 @@ def test_a_full_disk_is_told_by_file_and_the_next_run_goes_on_when_there_is_room
     config = make(directory=str(small_disk / "data"))
     blocker = small_disk / "blocker"
     blocker.write_bytes(b"x" * 160_000)
-    with pytest.raises(StorageError, match=r"No space left.*Make room"):
+    with pytest.raises(StorageError, match=r"No space left.*Free disk space"):
         prepare(config)
     assert not is_prepared(config)
     notes = (small_disk / "data").glob(".progress/train/shard-*.json")
@@ -68,9 +68,9 @@ def test_a_full_cache_disk_is_told_by_shard_and_the_variable_that_moves_it(make,
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda file: file.write_bytes(file.read_bytes()[:-8]), r"has \d+ bytes, the manifest says \d+"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-8]), r"has \d+ bytes, but the manifest lists \d+"),
         (lambda file: file.write_bytes(file.read_bytes()[:999] + b"~" + file.read_bytes()[1000:]), "its checksum"),
-        (lambda file: file.unlink(), "is named in the manifest but missing"),
+        (lambda file: file.unlink(), "is listed in the manifest but missing"),
     ],
     ids=["truncated", "a flipped byte", "missing"],
 )

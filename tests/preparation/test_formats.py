@@ -244,7 +244,7 @@ BROKEN = [
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["a"]}', "no key in 'id'"),
     ("jsonl", "train.jsonl", '{"text": "a", "labels": ["entity.n.00001740"], "id": 0}', "a key seen before: 0"),
     ("csv", "train.csv", b'7,caf\xe9,"1,2"', "not valid UTF-8"),
-    ("csv", "train.csv", "7,only two", "another number of columns"),
+    ("csv", "train.csv", "7,only two", "the number of columns differs"),
     ("csv", "train.csv", '7,text,"1,9999"', "label id out of range: 9999"),
     ("csv", "train.csv", '7,text,"1,unknown"', "'labels' holds a label that is not an id: 'unknown'"),
 ]

@@ -224,7 +224,7 @@ def test_a_killed_preparation_leaves_no_manifest(half_prepared):
     files = set(data_files(url))
     assert "labels.arrow" in files
     assert 2 <= len(files) - 1 < 17
-    with pytest.raises(DataError, match="no prepared data set here"):
+    with pytest.raises(DataError, match="prepared data set does not exist"):
         ShardedDataset(url, "train")
     assert not is_prepared(half_prepared)
 
@@ -275,7 +275,7 @@ def test_the_data_folder_is_the_configured_one_or_in_the_output(make_config, tmp
 
 def test_texts_can_be_left_out(make_config):
     url = prepare(make_config(keep_text=False))
-    with pytest.raises(DataError, match="hold no texts"):
+    with pytest.raises(DataError, match="contain no texts"):
         ShardedDataset(url, "test").texts(np.array([0]))
     validate(url)
 

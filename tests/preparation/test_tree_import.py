@@ -67,7 +67,7 @@ def test_a_pecos_chain_becomes_the_tree_of_the_run(config, chain, tmp_path, caps
     assert capsys.readouterr().out.strip() == "Label tree of 2 > 4 > 9 nodes, the labels last"
     check(config)
     assert import_command.main(["--config", str(file), "--source", str(chain)]) == 2
-    assert "there is a tree here already" in capsys.readouterr().err
+    assert "the folder already contains a tree" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -97,7 +97,7 @@ class Hostile:
         ({"a": [1]}, "holds a dict"),
         ([np.array([0.5])], "not integers"),
         ([np.array([1, "a"], object)], "holds a str"),
-        (np.random.default_rng(0), "which is not run"),
+        (np.random.default_rng(0), "which is not allowed"),
     ],
 )
 def test_all_but_lists_and_arrays_of_integers_is_refused(value, problem):
@@ -108,7 +108,7 @@ def test_all_but_lists_and_arrays_of_integers_is_refused(value, problem):
 def test_nothing_that_a_file_asks_for_is_run(tmp_path):
     sign = tmp_path / "sign"
     content = pickle.dumps([Hostile(sign)])
-    with pytest.raises(DataError, match=r"asks for posix\.system, which is not run"):
+    with pytest.raises(DataError, match=r"asks for posix\.system, which is not allowed"):
         load_plain(content, "file")
     assert not sign.exists()
     pickle.loads(content)  # the file is what it claims to be
@@ -142,8 +142,8 @@ def test_a_missing_source_is_refused_with_the_option_that_names_it(config, tmp_p
     ("levels", "problem"),
     [
         ([[[0, 1], [2]]], "3 labels, but the data set has 9"),
-        ([clusters_of(COARSE), [[0, 1], [2, 3], [4, 5], [6, 7, 8]]], "reaches into two clusters"),
-        ([[[0, 1], [1, 2]]], "level 0 does not hold each label once"),
+        ([clusters_of(COARSE), [[0, 1], [2, 3], [4, 5], [6, 7, 8]]], "belongs to two clusters"),
+        ([[[0, 1], [1, 2]]], "level 0 does not contain each label once"),
         ([clusters_of(COARSE), [[0]]], "different numbers of labels"),
     ],
 )

@@ -60,4 +60,4 @@ def test_the_data_set_of_another_tree_is_refused(built, capsys, wordnet_slice, t
     other = config_from_dict({"auto": [], "output": str(tmp_path), "data": {"source": {"path": str(wordnet_slice)}}})
     prepare(other)
     assert tree_report.main([tree_url(config), "--data", data_url(other)]) == 2
-    assert "Name the data set that the tree was built from" in capsys.readouterr().err
+    assert "Give the data set that the tree was built from" in capsys.readouterr().err

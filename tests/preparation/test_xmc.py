@@ -186,7 +186,7 @@ def test_other_kinds_of_sparse_matrix_read_alike(xmc_folder, raw_chapter, make):
 @pytest.mark.parametrize("make", [sparse.bsr_matrix, sparse.dia_matrix])
 def test_matrices_without_rows_are_refused(xmc_folder, make):
     sparse.save_npz(xmc_folder / "Y.trn.npz", make(np.eye(4)))
-    with pytest.raises(DataError, match=r"holds a (bsr|dia) matrix, CSR, CSC or COO was expected"):
+    with pytest.raises(DataError, match=r"contains a (bsr|dia) matrix, expected CSR, CSC or COO"):
         read(str(xmc_folder))
 
 

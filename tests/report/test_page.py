@@ -71,7 +71,7 @@ def test_it_shows_metrics_charts_examples_and_config(tmp_path):
     shown = (
         "61.50", "65.75", "Parabel", "8 clusters", "cluster_recall", "98.50", "Loss per level", "Throughput", "seed: 0",
         "R07 (true)",
-        "Recall@5 by label frequency", "True labels that each level hands down",
+        "Recall@5 by label frequency", "Cluster recall of each level",
     )  # fmt: skip
     for part in shown:
         assert part in text

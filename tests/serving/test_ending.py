@@ -64,4 +64,4 @@ def test_it_ends_when_the_ray_below_it_has_died(output, tmp_path):
             for each in [process, *family]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
-    assert "node of Ray has died. Start the command again." in log.read_text()
+    assert "Ray node died. Restart the command." in log.read_text()

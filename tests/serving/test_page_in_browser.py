@@ -20,7 +20,7 @@ TEXT = "cholera due to vibrio"
 def ask(page, text, token=TOKEN):
     page.get_by_label("Token").fill(token)
     page.get_by_label("Text").fill(text)
-    page.get_by_role("button", name="Label it").click()
+    page.get_by_role("button", name="Predict labels").click()
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

@@ -115,7 +115,7 @@ def test_under_load_a_new_model_takes_over_without_a_lost_request_and_a_broken_o
         assert set(clients.statuses) == {200}
         assert set(clients.ages[-CLIENTS:]) == {"new"}
     log = (tmp_path / "log.txt").read_text()
-    assert "The new model is not served; the one before goes on answering." in log
+    assert "Could not load the new model; the previous one is still served." in log
     assert str(link) in log
 
 

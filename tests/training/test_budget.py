@@ -137,10 +137,10 @@ def test_what_is_no_duration_is_refused(text):
 
 
 def test_the_worth_of_more_time_is_stated_as_far_as_it_is_known():
-    assert "changes nothing" in worth_of_more(True, [], "P@1")
-    assert "not known" in worth_of_more(False, [(1, 50.0)], "P@1")
-    assert "gain more" in worth_of_more(False, [(1, 50.0), (2, 60.0)], "P@1")
-    assert "not likely" in worth_of_more(False, [(1, 50.0), (2, 49.0)], "P@1")
+    assert "no effect" in worth_of_more(True, [], "P@1")
+    assert "unknown" in worth_of_more(False, [(1, 50.0)], "P@1")
+    assert "likely to improve it further" in worth_of_more(False, [(1, 50.0), (2, 60.0)], "P@1")
+    assert "unlikely" in worth_of_more(False, [(1, 50.0), (2, 49.0)], "P@1")
 
 
 # Real trainings
@@ -261,7 +261,7 @@ def test_with_more_time_than_needed_the_run_is_the_one_without_a_budget(whole):
         assert torch.equal(found[name], values), name
     assert reports["budget"]["levels"] == reports["without"]["levels"]
     assert "all 2 epochs fit" in reports["budget"]["budget"]["plan"]
-    assert "changes nothing" in reports["budget"]["budget"]["more"]
+    assert "no effect" in reports["budget"]["budget"]["more"]
 
 
 def path(config):

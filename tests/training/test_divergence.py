@@ -208,7 +208,7 @@ def test_a_model_that_is_not_finite_is_not_saved(runs):
     assert len(set(errors)) == 1
     kind, text = errors[0]
     assert kind == "DivergenceError"
-    assert "holds numbers that are not finite, so it is not saved" in text
+    assert "contains values that are not finite, so it is not saved" in text
     assert not Path(config.output, "model").exists()
     assert_finite(config.output)
 

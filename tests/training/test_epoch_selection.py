@@ -226,7 +226,7 @@ def test_the_final_fit_trains_anew_on_all_texts_for_the_epochs_that_were_best(ba
     for keep, output in outputs.items():
         assert reports[keep]["selection"]["epoch"] == best
         assert artefacts.read_json(str(output / "settings.json"), "")["selection"]["epoch"] == best
-        assert f"Epoch {best} of {EPOCHS} was taken" in (output / "report.html").read_text()
+        assert f"Selected epoch {best} of {EPOCHS}" in (output / "report.html").read_text()
 
 
 def test_thresholds_and_what_tunes_the_evidence_are_those_from_before_the_final_fit(base, both):

@@ -120,13 +120,13 @@ def test_ctrl_c_saves_says_in_one_line_how_to_go_on_and_the_same_command_does(ba
     press_ctrl_c(first)
     code, log = first.wait()
     assert code == 130, log
-    assert log.splitlines()[-1] == "Interrupted. Run the same command again to go on from there."
+    assert log.splitlines()[-1] == "Interrupted. Run the same command again to resume."
     assert "Traceback" not in log
     (entry,) = list_checkpoints(f"{config.output}/checkpoints")
     assert entry.step >= 3
     code, log = command(config).wait()
     assert code == 0, log
-    assert f"Going on from {entry.url}" in log
+    assert f"Resuming from {entry.url}" in log
     assert [record["step"] for record in records(config.output, "train")] == list(range(1, 45))
 
 

@@ -170,9 +170,9 @@ def test_an_exported_model_predicts_as_before(predictor, texts, tmp_path):
 
 
 def test_programs_without_windows_are_refused_before_anything_is_written(predictor, configs, tmp_path, capfd):
-    with pytest.raises(ConfigError, match=r"form = 'onnx': has no place for the windows of 12 tokens.*form cxml"):
+    with pytest.raises(ConfigError, match=r"form = 'onnx': does not support the windows of 12 tokens.*form cxml"):
         predictor.save_onnx(tmp_path / "onnx")
     words = [configs["one"].output, str(tmp_path / "folder"), "--encoder-program", str(tmp_path / "encoder.pt2")]
     assert export.main(words) == 2
-    assert "has no place for the windows of 12 tokens" in capfd.readouterr().err
+    assert "does not support the windows of 12 tokens" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -139,7 +139,7 @@ def test_killed_workers_cost_their_share_only(build_order, expected, tmp_path, c
     killer.start()
     order = build_order(tmp_path, num_workers=2)
     killer.join()
-    assert caplog.text.count("died; another one takes its place") == 2
+    assert caplog.text.count("died and is being replaced") == 2
     assert np.array_equal(order, expected.label_order)
     assert stamps(tmp_path, "*/*").items() >= kept.items()
 

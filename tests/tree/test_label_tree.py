@@ -60,7 +60,7 @@ def test_a_tree_of_another_fingerprint_is_stale(tmp_path):
 def test_without_a_manifest_there_is_no_tree(tmp_path):
     small_tree().save(str(tmp_path), {})
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(DataError, match="no finished tree"):
+    with pytest.raises(DataError, match="so the tree in this folder is incomplete"):
         LabelTree.load(str(tmp_path))
 
 
@@ -150,5 +150,5 @@ def test_a_tree_of_clusters_has_those_clusters(seed, num_labels, branching):
 
 
 def test_clusters_that_do_not_lie_inside_each_other_are_refused():
-    with pytest.raises(ValueError, match="cluster of level 1 reaches into two clusters"):
+    with pytest.raises(ValueError, match="cluster of level 1 belongs to two clusters"):
         LabelTree.from_clusters([np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2])], 4)

@@ -53,7 +53,7 @@ def test_both_kinds_of_features_stand_beside_each_other_with_their_weight():
 
 
 def test_names_without_words_and_an_unknown_encoder_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"data: the names of its labels have no words.*tree\.name_features to none"):
+    with pytest.raises(DataError, match=r"data: the label names contain no words.*tree\.name_features to none"):
         features_of_names(config(tree={"name_features": "tfidf"}), ["", "!"], "data")
     missing = config(tree={"name_features": "encoder"}, model={"encoder": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match=r"model\.encoder.*cannot be loaded"):

@@ -1,4 +1,4 @@
-"""Use a label tree made elsewhere: PECOS's cluster chain, or CascadeXML's pickled clusters.
+"""Import a label tree from another tool: PECOS's cluster chain, or CascadeXML's pickled clusters.
 
 python -m cxml.data_tools.import_tree --config configs/quickstart.yaml --source pecos/clusters
 """
@@ -26,7 +26,7 @@ class ImportTreeCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(ImportTreeCommand, _run, "python -m cxml.data_tools.import_tree", arguments)
 
 

@@ -1,4 +1,4 @@
-"""Look at a prepared data set: counts, lengths, labels, tail, examples; optionally a picture.
+"""Inspect a prepared data set: counts, lengths, labels, tail, examples; optionally plot histograms.
 
 python -m cxml.data_tools.inspect runs/quickstart/data --plot data.png
 """
@@ -37,11 +37,11 @@ def _run(command: InspectCommand) -> None:
     print_statistics(command.url, statistics, command.examples)
     if command.plot:
         draw(statistics, command.plot)
-        print(f"Histograms drawn into {command.plot}")
+        print(f"Histograms written to {command.plot}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(InspectCommand, _run, "python -m cxml.data_tools.inspect", arguments)
 
 

@@ -1,4 +1,4 @@
-"""Make the prepared data set of a config: raw texts and labels in, Arrow shards and a manifest out.
+"""Prepare the data set of a config: raw texts and labels in, Arrow shards and a manifest out.
 
 python -m cxml.data_tools.prepare --config configs/quickstart.yaml
 """
@@ -25,7 +25,7 @@ class PrepareCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused or failed in a way that cxml names."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_with_config(PrepareCommand, _run, "python -m cxml.data_tools.prepare", arguments)
 
 

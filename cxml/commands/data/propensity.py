@@ -42,7 +42,7 @@ def _run(command: PropensityCommand) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(PropensityCommand, _run, "python -m cxml.data_tools.propensity", arguments)
 
 

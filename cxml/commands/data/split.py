@@ -1,4 +1,4 @@
-"""Hold out a validation split from a prepared data set.
+"""Split off a validation split from a prepared data set.
 
 python -m cxml.data_tools.split runs/mine/data data/mine-held-out --fraction 0.1 --seed 0
 """
@@ -45,7 +45,7 @@ def _run(command: SplitCommand) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(SplitCommand, _run, "python -m cxml.data_tools.split", arguments)
 
 

@@ -26,7 +26,7 @@ class TreeReportCommand:
     url: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL")]
     """Folder or fsspec URL of the tree, which contains its manifest.json."""
     data: str = ""
-    """Folder or URL of the prepared data set that the tree belongs to; empty: sizes only."""
+    """Folder or URL of the tree's prepared data set; empty: sizes only."""
     top_k: int = 10
     """Number of clusters that a text selects at each level."""
     texts: int = 10_000
@@ -44,7 +44,7 @@ def _run(command: TreeReportCommand) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if something was refused."""
+    """Run the command. Returns the exit code: 0, or 2 after an error of cxml."""
     return run_tool(TreeReportCommand, _run, "python -m cxml.data_tools.tree_report", arguments)
 
 

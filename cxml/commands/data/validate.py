@@ -1,4 +1,4 @@
-"""Check a prepared data set: checksums, schemas, counts, ranges, order, norms.
+"""Validate a prepared data set: checksums, schemas, counts, ranges, order, norms.
 
 python -m cxml.data_tools.validate runs/quickstart/data
 """
@@ -29,11 +29,11 @@ def _run(command: ValidateCommand) -> None:
 
     manifest = validate(command.url)
     rows = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
-    print(f"{urls.masked(command.url)} is sound: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
+    print(f"{urls.masked(command.url)} is valid: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 2 if the data set is broken."""
+    """Run the command. Returns the exit code: 0, or 2 if the data set is broken."""
     return run_tool(ValidateCommand, _run, "python -m cxml.data_tools.validate", arguments)
 
 

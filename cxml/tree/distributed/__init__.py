@@ -1,15 +1,15 @@
-"""The tree on Ray workers, bit for bit the one that a single process builds.
+"""Build the tree on Ray workers, bit-identical to the tree of a single process.
 
-In: a prepared data set whose shards every worker can reach, and a folder (any fsspec URL) for what is finished.
+In: a prepared data set whose shards every worker can read, and a folder (any fsspec URL) for progress.
 
 1. `parts`: label features in parts of consecutive tree positions, each a pure function of the data set.
-2. `holder`: what one worker does. It makes parts; then it holds the rows of a run of positions, and scores, counts and
-   adds up its rows of the node that all split together; then it finishes whole branches.
-3. `fleet`: the workers as Ray actors; one that dies is replaced.
-4. `build`: the driver. It deals out parts, splits the top of the tree with all workers, deals out the branches.
-5. `progress`: what is finished, on disk, so that a stopped build is gone on with, by any number of workers.
+2. `holder`: one worker. It makes parts. Then it holds the rows of a range of positions, and scores, counts and sums its
+   rows of the node that all workers split together. Finally it finishes whole branches.
+3. `fleet`: the workers as Ray actors. A dead worker is replaced.
+4. `build`: the driver. It assigns parts, splits the top of the tree with all workers, and assigns the branches.
+5. `progress`: finished work on disk, so that any number of workers can resume an interrupted build.
 
-Out: the order of the labels. `cxml.tree.build` makes the tree of it.
+Out: the order of the labels, from which `cxml.tree.build` makes the tree.
 """
 
 from cxml.tree.distributed.progress import Progress

@@ -24,24 +24,24 @@ from cxml.tree.two_means import SAMPLE_FROM
 
 _log = logging.getLogger(__name__)
 
-_BRANCHES_PER_WORKER = 3  # about; enough that no worker waits long for the last one
-_BRANCH_SLACK = 1.5  # nodes a little larger than their share are not split once more
+_BRANCHES_PER_WORKER = 3  # approximately; enough to keep all workers busy to the end
+_BRANCH_SLACK = 1.5  # nodes slightly larger than their share are not split again
 
 
 def order_labels(
     config: Config, dataset: ShardedDataset, plan: SplitPlan, tree_url: str, fingerprint: str
 ) -> np.ndarray:
-    """Carry out the splits of `plan` on Ray workers: the label at each position, int32 [L].
+    """Carry out the splits of `plan` on Ray workers. Returns the label at each position, int32 [L].
 
-    Goes on where an earlier build with this fingerprint was stopped.
+    Resumes an interrupted build with the same fingerprint.
 
     Raises:
         DataError: the data set is broken.
-        WorkerError: workers die again and again.
+        WorkerError: workers die repeatedly.
     """
     progress = Progress(tree_url)
     if progress.begin(fingerprint):
-        _log.info("Going on with what an earlier build left at %s", tree_url)
+        _log.info("Resuming the build at %s", tree_url)
     order = initial_order(dataset.manifest.num_labels, config.seed)
     splits = _apply_finished(plan.splits, progress, order)
     if not len(splits):
@@ -56,7 +56,7 @@ def order_labels(
 
 
 def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
-    """What the workers must know. Features of names are made and kept here, since words are weighed over all names."""
+    """The inputs of the workers. Name features are computed here, because word weights depend on all names."""
     data, order = data_url(config), initial_order(dataset.manifest.num_labels, config.seed)
     bounds = part_bounds(label_work(data, dataset)[order])
     job = Job(data, tree_url, config.tree, config.seed, bounds, dataset.manifest.num_features)
@@ -70,7 +70,7 @@ def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
 
 
 def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> None:
-    """Make the parts that are missing and carry out `splits`, int64 [n, 3]; `order`, int32 [L], follows in place."""
+    """Make missing parts and carry out `splits`, int64 [n, 3]; `order`, int32 [L], is updated in place."""
     for kind in job.kinds:
         _make_parts(kind, job, fleet)
     rows = HeldRows(job, fleet, order)
@@ -81,14 +81,14 @@ def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> 
 
 
 def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -> np.ndarray:
-    """Bring `order` to where an earlier build got; the splits that are left, int64 [n, 3]."""
+    """Apply the splits of an earlier build to `order`. Returns the remaining splits, int64 [n, 3]."""
     done, branches = progress.read_splits(), progress.read_branches()
     is_left, at = np.ones(len(splits), np.bool_), 0
     while at < len(splits):
         start, _, end = splits[at].tolist()
         is_branch = (start, end) in branches
         is_split = (start, end) in done and not is_branch
-        after = at + 1 if is_split else int(np.searchsorted(splits[:, 0], end))  # the others stand for all inside
+        after = at + 1 if is_split else int(np.searchsorted(splits[:, 0], end))  # a branch covers all splits inside it
         if is_branch or is_split:
             labels = branches[start, end] if is_branch else done[start, end]
             if not np.array_equal(np.sort(labels), np.sort(order[start:end])):
@@ -107,7 +107,7 @@ def _make_parts(kind: Kind, job: Job, fleet: Fleet) -> None:
 
 
 def _split_top(rows: HeldRows, splits: np.ndarray, branch_entries: int) -> list[np.ndarray]:
-    """Split nodes by all workers until they fit one; the splits of each branch that is left, largest branch first."""
+    """Split nodes with all workers until each fits one. Returns the splits of the branches, largest branch first."""
     branches: list[tuple[int, np.ndarray]] = []
     at = 0
     while at < len(splits):
@@ -124,7 +124,7 @@ def _split_top(rows: HeldRows, splits: np.ndarray, branch_entries: int) -> list[
 
 
 def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
-    """Log how the work is spread, and about how much memory each worker's arrays take at most."""
+    """Log the distribution of the work, and the approximate peak memory of each worker's arrays."""
     work = label_work(job.data_url, dataset)[initial_order(job.num_labels, job.seed)]
     kept = np.minimum(work, job.settings.feature_top_k)
     largest_work, largest_kept = (int(np.add.reduceat(each, job.bounds[:-1]).max()) for each in (work, kept))
@@ -134,7 +134,7 @@ def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
     holding = 16 * share + int(24 * _BRANCH_SLACK * share / _BRANCHES_PER_WORKER)
     megabytes = (max(making, holding) + 28 * job.num_columns + 8 * job.num_labels) / 1e6
     _log.info(
-        "Label tree on Ray: %d workers, %d labels in %d parts; arrays of texts' features take at most about %.0f MB "
-        "in a worker",
+        "Label tree on Ray: %d workers, %d labels in %d parts; arrays of text features take at most about %.0f MB "
+        "per worker",
         count, job.num_labels, job.num_parts, megabytes,
     )  # fmt: skip

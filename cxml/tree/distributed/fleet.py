@@ -1,4 +1,4 @@
-"""The workers as Ray actors: tasks are dealt out to them, and those that die are replaced."""
+"""The workers as Ray actors: assigns tasks to them, and replaces dead workers."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _Task = TypeVar("_Task")
 _LOSSES = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 _MOST_LOSSES = 20
 ROWS = "rows"
-"""Concurrency group of calls that hand out rows while the worker is busy with something else."""
+"""Concurrency group of calls that return rows while the worker is busy with another task."""
 
 
 class Fleet:
     """One `RowHolder` per block of starting positions. Use it in a `with` block."""
 
     def __init__(self, job: Job, count: int, cpus: int) -> None:
-        """Start `count` workers, or one per label where there are fewer, on a cluster of so many CPUs."""
+        """Start `count` workers, at most one per label, on a cluster with `cpus` CPUs."""
         count = min(count, job.num_labels)
         self.blocks = [(job.num_labels * i // count, job.num_labels * (i + 1) // count) for i in range(count)]
         """The starting positions of each worker."""
-        share = min(1.0, cpus / count)  # more workers than CPUs take turns
+        share = min(1.0, cpus / count)  # more workers than CPUs share them
         options: dict[str, Any] = {"num_cpus": share, "concurrency_groups": {ROWS: 1}}
         self._class: Any = ray.remote(**options)(RowHolder)
         self._job, self._losses = ray.put(job), 0
         self.restore: Callable[[ActorHandle, int], ray.ObjectRef | None] = lambda *_: None
-        """Brings a new worker to where the dead one of this number was."""
+        """Restores the state of the dead worker of this number in a new one."""
         self.actors = [self._start(number) for number in range(count)]
 
     def __enter__(self) -> Fleet:
@@ -51,7 +51,7 @@ class Fleet:
     def deal(
         self, tasks: Iterable[_Task], submit: Callable[[ActorHandle, _Task], ray.ObjectRef]
     ) -> Iterator[tuple[_Task, Any]]:
-        """Give each worker a task, and the next one when it is done. Yields tasks and results as they come."""
+        """Give each worker a task, and the next one when it is done. Yields tasks and results as they complete."""
         waiting, idle = deque(tasks), deque(range(len(self.actors)))
         running: dict[ray.ObjectRef, tuple[int, _Task]] = {}
         while waiting or running:
@@ -70,11 +70,11 @@ class Fleet:
             yield task, result
 
     def recover(self, error: RayError) -> None:
-        """Replace the workers that are dead.
+        """Replace the dead workers.
 
         Raises:
-            CxmlError: what a worker raised, if `error` is that.
-            WorkerError: workers die again and again.
+            CxmlError: the error that a worker raised, if `error` wraps one.
+            WorkerError: workers die repeatedly.
         """
         own = own_error(error)
         if own is not error:
@@ -84,10 +84,10 @@ class Fleet:
         self._losses += 1
         if self._losses > _MOST_LOSSES:
             problem = f"workers of the tree died {self._losses} times, last: {error}"
-            raise WorkerError(f"{problem}. See Ray's logs; with too little memory, take fewer workers.") from error
+            raise WorkerError(f"{problem}. See Ray's logs. If memory is short, use fewer workers.") from error
         dead = [number for number, actor in enumerate(self.actors) if not _is_alive(actor)]
         for number in dead:
-            _log.warning("Worker %d of the label tree died; another one takes its place", number)
+            _log.warning("Worker %d of the label tree died and is being replaced", number)
             ray.kill(self.actors[number])
             self.actors[number] = self._start(number)
         try:

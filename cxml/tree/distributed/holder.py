@@ -1,12 +1,12 @@
-"""What one worker does: makes parts, holds rows, helps to split nodes, finishes branches.
+"""One worker: makes parts, holds rows, takes part in splits, finishes branches.
 
-A worker holds the rows of a run of starting positions. Splits keep the order of the rows, so in every node the rows of
-the workers follow each other in the order of the workers, and what all of them do to a node together is what one
-process would do. Dense sums over the columns never pass through the driver: each worker owns a slice of the columns,
-adds up what all workers send for it, and sends out the direction there.
+A worker holds the rows of a range of starting positions. Splits keep the order of the rows, so in every node the rows
+are ordered by worker, and a split by all workers equals a split by one process. Dense sums over the columns never pass
+through the driver: each worker owns a slice of the columns, adds up the sums of all workers for it, and sends out the
+direction of the slice.
 """
 
-# numba's kernels take numpy scalars, which pyright tells apart from Python's.
+# numba's kernels accept numpy scalars, which pyright distinguishes from Python's.
 # pyright: reportArgumentType=false
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cxml.tree.thread_pool import ThreadPool
 from cxml.tree.two_means import COLUMN_BLOCK, LEFT, Limits, Node, Rows, make_work
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Rows on their way between workers: lengths, columns, values."""
+"""Rows sent between workers: lengths, columns, values."""
 
 
 def column_slices(num_columns: int, count: int) -> list[tuple[int, int]]:
-    """The columns that each of `count` workers owns: whole blocks, so that squares are summed as in one process."""
+    """The columns of each of `count` workers, in whole blocks so that squares are summed as in one process."""
     blocks = -(-num_columns // COLUMN_BLOCK)
     cuts = [min(num_columns, blocks * i // count * COLUMN_BLOCK) for i in range(count + 1)]
     return list(pairwise(cuts))
@@ -56,12 +56,12 @@ class RowHolder:
         Returns:
             Rows that have each column, int64 [columns], and entries of each row, int64 [n].
         """
-        self._parts = PartMaker(self._job)  # what it held is not needed any more
+        self._parts = PartMaker(self._job)  # frees the data of the previous one
         self._source = self._parts.read(self._low, self._high)
         return np.bincount(self._source.indices, minlength=self._job.num_columns), np.diff(self._source.indptr)
 
     def arrange(self, relabel: np.ndarray, num_columns: int, arrangement: np.ndarray, num_workers: int) -> None:
-        """Put the rows into the order that the splits so far have given them; `arrangement` int32 [n] lists them."""
+        """Reorder the rows by `arrangement`, int32 [n], the result of the splits so far."""
         source = self._parts.read(self._low, self._high) if self._source is None else self._source
         with ThreadPool(1) as pool:
             arrays = source.indptr, source.indices, source.data
@@ -78,7 +78,7 @@ class RowHolder:
         return np.diff(bounds), self._rows.indices[entries], self._rows.values[entries]
 
     def choose_start(self, count: int, num_left: int, seed: int, *pieces: Piece) -> list[np.ndarray] | np.ndarray:
-        """Climb with the first rows of a node of `count` rows; the direction, in the workers' slices or as a whole."""
+        """Climb with the first rows of a node of `count` rows. Returns the direction, whole or in slices."""
         sample = _join(pieces)
         work = make_work.py_func(len(sample.own), self._columns, 1)
         kernels.climb_with_sample(Node(sample, 0, count, num_left, self._columns, work), seed, self._limits)
@@ -86,29 +86,29 @@ class RowHolder:
         return slices if len(slices) > 1 else slices[0]
 
     def begin(self, first: int, count: int) -> None:
-        """Turn to the node whose rows here are first..first + count, none of them on a side yet."""
+        """Start with the node whose rows here are first..first + count, not assigned to sides yet."""
         self._node = Node(self._rows, first, count, 0, self._columns, self._work)
         kernels.clear(self._node)
 
     def score(self, lengths: np.ndarray, *direction: np.ndarray) -> np.ndarray:
-        """Score the node's rows; how many keys have each upper half, int64 [2^16]."""
+        """Score the node's rows. Returns the number of keys with each upper half, int64 [2^16]."""
         np.concatenate(direction, out=self._work.direction)
         kernels.score(self._node, 0, self._node.count, np.array(lengths))
         self._bits = ordered_bits(self._work.keys[: self._node.count])
         return np.bincount(self._bits >> 16, minlength=1 << 16)
 
     def count_lower_halves(self, upper: int) -> np.ndarray:
-        """Of the keys with this upper half, how many have each lower half, int64 [2^16]."""
+        """The number of keys with each lower half among those with this upper half, int64 [2^16]."""
         return np.bincount(self._bits[self._bits >> 16 == upper] & 0xFFFF, minlength=1 << 16)
 
     def move(self, threshold: np.float32, ties_left: int) -> list[int | np.ndarray]:
-        """Send the rows to their sides; how many changed, then this worker's sums in the workers' slices."""
+        """Assign the rows to sides. Returns the number of changes, then this worker's sums in the workers' slices."""
         sums = self._work.sums[0]
         moved = kernels.move(self._node, 0, self._node.count, threshold, ties_left, sums)
         return [moved, *(sums[start:stop] for start, stop in self._slices)]
 
     def add_up(self, *sums: np.ndarray) -> list[tuple[float, float]]:
-        """Add up the sums of all workers in this one's slice; the squared lengths of its blocks of columns."""
+        """Add up the sums of all workers in this slice. Returns the squared lengths of its blocks of columns."""
         stop = len(sums[0])
         self._total = np.zeros((1, stop, 2))
         for more in sums:
@@ -123,7 +123,7 @@ class RowHolder:
         return direction
 
     def propose(self) -> tuple[np.ndarray, int]:
-        """The node's labels here, int32, the left ones first, and how many of them go left; nothing is moved yet."""
+        """The node's labels here, int32, left ones first, and the number of left ones, without moving rows."""
         num_left = int(np.count_nonzero(self._work.sides[: self._node.count] == LEFT))
         self._node = self._node._replace(num_left=num_left)
         source = np.empty(self._node.count, np.int64)
@@ -131,11 +131,11 @@ class RowHolder:
         return self._order[source], num_left
 
     def reorder(self) -> None:
-        """Bring the left rows before the right ones, as proposed."""
+        """Move the left rows before the right ones, as proposed."""
         reorder(self._node, self._order)
 
     def finish(self, splits: np.ndarray, order: np.ndarray, *pieces: Piece) -> np.ndarray:
-        """Carry out all splits of a branch; its labels in their final order, which is kept."""
+        """Carry out all splits of a branch. Returns and stores its labels in their final order."""
         start, _, end = splits[0].tolist()
         order = np.array(order)
         rows = _join(pieces)
@@ -147,7 +147,7 @@ class RowHolder:
 
 
 def _join(pieces: list[Piece] | tuple[Piece, ...]) -> Rows:
-    """Rows of several pieces after each other, in memory of its own."""
+    """Concatenate the rows of several pieces, as a copy."""
     lengths, indices, values = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
     indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return Rows(indptr, indices, values, np.zeros(len(lengths), np.float32))

@@ -1,7 +1,7 @@
-"""Label features in parts: each part holds the rows of a run of starting positions of the tree.
+"""Label features in parts: each part holds the rows of a range of starting positions of the tree.
 
-The bounds of the parts follow from the data set alone, never from the workers, and a part is a pure function of the
-data set and its bounds: whoever makes it, its bytes are the same.
+The bounds of the parts depend only on the data set, not on the workers. A part is a pure function of the data set and
+its bounds, so every worker produces the same bytes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _LEAST_ENTRIES, _MOST_ENTRIES = 1 << 18, 1 << 23
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must know; the same for each.
+    """The inputs of every worker.
 
     Attributes:
         data_url: the prepared data set.
-        tree_url: where the tree will lie; what is finished is kept beside it.
-        settings: the config's section.
-        seed: of the tree.
+        tree_url: folder of the tree; progress is stored next to it.
+        settings: the config's section `tree`.
+        seed: seed of the tree.
         bounds: the positions at which parts start, int64 [parts + 1].
         num_features: F, columns of the texts' features.
-        num_name_features: columns of the names' features, which lie in parts of their own; 0: none.
+        num_name_features: columns of the name features, which have separate parts; 0 for none.
     """
 
     data_url: str
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The parts to make from the texts, one kind after the other; the last one is clustered by."""
+        """The kinds of parts to make from the texts, in order; the last kind is clustered."""
         return ("pifa", "smoothed") if self.settings.walk_length else ("pifa",)
 
     @property
@@ -63,20 +63,20 @@ class Job:
 
     @property
     def num_parts(self) -> int:
-        """How many parts there are."""
+        """Number of parts."""
         return len(self.bounds) - 1
 
 
 def label_work(data_url: str, dataset: ShardedDataset) -> np.ndarray:
-    """Tf-idf entries that the features of each label are summed from, about: int64 [L]."""
+    """Approximate number of tf-idf entries in the sum of each label's features, int64 [L]."""
     _, frequency = read_labels(data_url)
     return np.ceil(frequency * dataset.feature_counts.mean()).astype(np.int64)
 
 
 def part_bounds(work: np.ndarray) -> np.ndarray:
-    """Where to cut labels into parts of about equal work, int64 [parts + 1]; `work` int64 [L] is in tree order.
+    """Split labels into parts of about equal work: bounds int64 [parts + 1]; `work` int64 [L] is in tree order.
 
-    A part sums up at most about _MOST_ENTRIES entries, unless a single label has more.
+    A part sums at most about _MOST_ENTRIES entries, unless a single label has more.
     """
     ends = np.cumsum(work)
     size = int(np.clip(ends[-1] // _PARTS, _LEAST_ENTRIES, _MOST_ENTRIES))
@@ -85,20 +85,20 @@ def part_bounds(work: np.ndarray) -> np.ndarray:
 
 
 class PartMaker:
-    """Makes parts, and reads them. Holds the labels of all texts (about 20 bytes each) and maps the shards."""
+    """Makes and reads parts. Holds the labels of all texts (about 20 bytes each) and memory-maps the shards."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._progress = Progress(job.tree_url)
 
     def make(self, kind: Kind, part: int) -> None:
-        """Make a part and keep it."""
+        """Make and store a part."""
         labels = self._order[self._job.bounds[part] : self._job.bounds[part + 1]]
         rows = self._smoothed(labels) if kind == "smoothed" else self._pifa(labels)
         self._progress.save_part(kind, part, rows)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        """The finished features of the starting positions start..stop, those of the names beside those of the texts."""
+        """The finished features of the starting positions start..stop: text features, then name features."""
         job = self._job
         rows = self._read(job.kinds[-1], np.arange(start, stop), job.num_features)
         if not job.num_name_features:
@@ -122,7 +122,7 @@ class PartMaker:
         return weighted_sums(weights, features, self._job.settings.feature_top_k, threads=1)
 
     def _read(self, kind: Kind, positions: np.ndarray, num_columns: int) -> sparse.csr_matrix:
-        """The rows at rising positions, from the parts that hold them."""
+        """The rows at sorted positions, from their parts."""
         cuts = np.searchsorted(positions, self._job.bounds)
         pieces = [
             self._progress.read_part(kind, int(part), num_columns)[positions[slice(*cuts[part : part + 2])] - first]

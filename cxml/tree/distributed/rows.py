@@ -1,4 +1,4 @@
-"""The rows of all labels as the fleet holds them, and the splits of nodes that all workers make together."""
+"""The rows of all labels in the fleet, and the splits that all workers make together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cxml.tree.two_means import sample_size, seed_of_node
 
 
 class HeldRows:
-    """`order` is that of the labels, int32 [L]; splits change it in place."""
+    """`order` is the order of the labels, int32 [L]; splits change it in place."""
 
     def __init__(self, job: Job, fleet: Fleet, order: np.ndarray) -> None:
         """Let the workers load their rows."""
@@ -49,7 +49,7 @@ class HeldRows:
         return int(self._entries[self.order[start:end]].sum())
 
     def split(self, start: int, middle: int, end: int) -> None:
-        """Split the node of positions start..end, and keep its labels' new order."""
+        """Split the node of positions start..end, and store the new order of its labels."""
         proposals = self._until_it_works(lambda: self._climb(start, middle, end))
         sides = [np.split(labels, [num_left]) for labels, num_left in proposals]
         self.order[start:end] = np.concatenate([left for left, _ in sides] + [right for _, right in sides])
@@ -58,10 +58,10 @@ class HeldRows:
             try:
                 ray.get(done)
             except RayError as error:
-                self._fleet.recover(error)  # whoever takes the place loads the new order
+                self._fleet.recover(error)  # the replacement loads the new order
 
     def finish(self, branches: Iterable[np.ndarray]) -> Iterator[None]:
-        """Let single workers finish branches, each given by its splits; yields at each that is done."""
+        """Let single workers finish branches, each given by its splits. Yields after each one."""
 
         def submit(actor: ActorHandle, splits: np.ndarray) -> ray.ObjectRef:
             start, end = int(splits[0, 0]), int(splits[0, 2])
@@ -72,7 +72,7 @@ class HeldRows:
             yield
 
     def _climb(self, start: int, middle: int, end: int) -> list[tuple[np.ndarray, int]]:
-        """What `kmeans._climb_by_all` does, bit for bit, with rows and columns shared out over the workers."""
+        """Like `kmeans._climb_by_all`, bit-identical, with rows and columns distributed over the workers."""
         actors, settings = self._fleet.actors, self._job.settings
         count, num_left = end - start, middle - start
         firsts, counts = self._places(start, end)
@@ -102,7 +102,7 @@ class HeldRows:
         return ray.get([actor.propose.remote() for actor in actors])
 
     def _choose_start(self, start: int, middle: int, end: int) -> list[ray.ObjectRef]:
-        """The direction that the node's first rows give, in the workers' slices; one worker finds it."""
+        """The direction from the node's first rows, in the workers' slices; one worker computes it."""
         count = end - start
         pieces = self._pieces(start, start + int(sample_size(count)))
         chooser = self._fleet.actors[0].choose_start.options(num_returns=len(self._fleet.actors))
@@ -110,7 +110,7 @@ class HeldRows:
         return slices if isinstance(slices, list) else [slices]
 
     def _threshold(self, uppers: np.ndarray, num_left: int) -> tuple[np.float32, list[int]]:
-        """The `num_left`-th largest key over all workers, and how many keys equal to it go left at each, at most.
+        """The `num_left`-th largest key over all workers, and the most keys equal to it that go left at each worker.
 
         `uppers` int64 [workers, 2^16] counts the keys by the upper half of their bits.
         """
@@ -122,7 +122,7 @@ class HeldRows:
         return key_of_bits(upper << 16 | lower), ties_left.tolist()
 
     def _pieces(self, start: int, end: int) -> list[ray.ObjectRef]:
-        """The rows at positions start..end, a piece from each worker."""
+        """The rows at positions start..end, one piece per worker."""
         firsts, counts = self._places(start, end)
         return [
             actor.copy_rows.options(concurrency_group=ROWS).remote(first, count)
@@ -130,7 +130,7 @@ class HeldRows:
         ]
 
     def _places(self, start: int, end: int) -> tuple[list[int], list[int]]:
-        """Where positions start..end lie: the first row and the number of rows at each worker."""
+        """The location of positions start..end: the first row and the number of rows at each worker."""
         before, inside = (
             np.bincount(self._owner[self.order[part]], minlength=len(self._lows))
             for part in (slice(start), slice(start, end))
@@ -143,7 +143,7 @@ class HeldRows:
         return actor.arrange.remote(self._relabel, self._columns, arrangement, len(self._lows))
 
     def _ask(self, call: Callable[[ActorHandle, int], ray.ObjectRef]) -> list[Any]:
-        """The answers of all workers to a call that can be repeated."""
+        """The results of all workers for an idempotent call."""
         return self._until_it_works(
             lambda: ray.get([call(actor, number) for number, actor in enumerate(self._fleet.actors)])
         )
@@ -157,7 +157,7 @@ class HeldRows:
 
 
 def _bucket(counts: np.ndarray, rank: int) -> tuple[int, int]:
-    """The bucket of the `rank`-th largest (1: the largest), and how many lie in buckets above it."""
+    """The bucket of the `rank`-th largest (1: the largest), and the count in the buckets above it."""
     at_least = np.cumsum(counts[::-1])
     place = int(np.searchsorted(at_least, rank))
     bucket = len(counts) - 1 - place

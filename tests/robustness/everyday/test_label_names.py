@@ -361,7 +361,7 @@ def test_data_sets_from_before_are_refused_where_digits_were_read_as_numbers(tmp
     url = prepare(config)
     assert read_labels(url)[0] == ["001", "1", "0389"]
     as_before_there_were_label_ids(url, ["1", "389"])
-    with pytest.raises(StaleArtefactError, match=r"0389 as 389\)\. It is left as it is"):
+    with pytest.raises(StaleArtefactError, match=r"0389 as 389\)\. It is not changed"):
         is_prepared(config)
 
 

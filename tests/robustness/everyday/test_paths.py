@@ -205,6 +205,6 @@ def test_a_relative_path_without_a_working_folder_is_refused_and_an_absolute_one
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(StorageError, match="the working folder is gone"):
+    with pytest.raises(StorageError, match="the working directory was deleted"):
         storage.exists("data")
     assert storage.exists(str(tmp_path))

@@ -272,15 +272,15 @@ def test_a_place_without_a_model_is_refused_with_what_is_there(exported, tmp_pat
         tmp_path / "empty": "the folder is empty",
         tmp_path / "file": "it is a file",
         Path(exported, "manifest.json"): "it is a file",
-        Path(exported, "tree"): "the folder holds something else",
+        Path(exported, "tree"): "the folder has other content",
         "memory://nowhere/model": "the folder does not exist",
     }
     for place, what in found.items():
-        with pytest.raises(DataError, match=f"no trained model: {what}. Point to"):
+        with pytest.raises(DataError, match=f"no trained model: {what}. Give a run's output"):
             cxml.Predictor.from_checkpoint(place)
-        with pytest.raises(DataError, match=f"no exported model: {what}. Point to"):
+        with pytest.raises(DataError, match=f"no exported model: {what}. Give a run's output"):
             cxml.Predictor.from_pretrained(place)
-    with pytest.raises(DataError, match="neither an exported folder nor a repository"):
+    with pytest.raises(DataError, match="neither an exported folder nor a downloadable repository"):
         cxml.Predictor.from_pretrained("nobody/nothing")
 
 

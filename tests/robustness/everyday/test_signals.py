@@ -67,7 +67,7 @@ def test_a_preparation_that_a_signal_stops_says_how_to_go_on_and_gives_its_lock_
     file.write_text(dump_config(config_to_dict(config)))
     code, line = stop(started(["-m", "cxml.train", "--config", file], log), log, "prepare  begins", number)
     assert code == 75
-    assert line == f"{number.name} stopped the command. Run the same command again to go on from there."
+    assert line == f"{number.name} stopped the command. Run the same command again to resume."
     with locked(str(tmp_path / "out")), locked(str(tmp_path / "out" / "data")):
         pass
 

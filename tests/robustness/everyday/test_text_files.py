@@ -133,7 +133,7 @@ def test_utf_16_with_a_mark_is_named(tmp_path):
     for order in ("le", "be"):
         file = tmp_path / "texts.txt"
         file.write_bytes(("\ufeff" + "中文\n").encode(f"utf-16-{order}"))
-        with pytest.raises(DataError, match="UTF-16 or UTF-32, by its byte order mark"):
+        with pytest.raises(DataError, match="UTF-16 or UTF-32, according to its byte order mark"):
             list(read_texts(TextSource(url=str(file)), 10))
 
 

@@ -60,7 +60,7 @@ def test_a_checkpoint_that_claims_more_steps_than_its_run_has_is_refused(copies,
     change_manifest(folder, set_step(step))
     commit = json.loads((folder / "commit.json").read_text())
     (folder / "commit.json").write_text(json.dumps({**commit, "step": step}))
-    with pytest.raises(DataError, match="does not fit the run's other counts"):
+    with pytest.raises(DataError, match="is inconsistent with the run's other counts"):
         ShardReader(str(folder))
 
 
@@ -94,14 +94,14 @@ def test_a_run_state_that_does_not_fit_is_refused_whatever_loads_it(copies, load
 def test_a_commit_of_another_step_than_its_manifest_is_refused(copies):
     file = copies["checkpoint"] / "commit.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "step": 3}))
-    with pytest.raises(DataError, match="another step, other metrics or another best step than its commit"):
+    with pytest.raises(DataError, match="its step, metrics or best step differ from its commit"):
         ShardReader(str(copies["checkpoint"]))
 
 
 @pytest.mark.parametrize("value", [2**31 - 1, -2_000_000, 100])
 def test_steps_of_rows_that_lie_outside_the_schedule_are_refused(copies, load, value):
     change_tensor(copies["checkpoint"], "last_step", lambda steps: steps.__setitem__(0, value))
-    with pytest.raises(DataError, match="last_step of other steps"):
+    with pytest.raises(DataError, match="values in last_step beyond its own step"):
         load("checkpoint")
 
 

@@ -215,7 +215,7 @@ def an_archive_of_zeros_in_a_compressed_file(folder, suffix):
     return write_xmc(folder, compress(bytes(size << 20)), name=f"Y.trn.npz{suffix}")
 
 
-@case("refused: .*more than a file of this size can describe", "npz", "txt")
+@case("refused: .*more than a file of this size can contain", "npz", "txt")
 def a_label_count_without_labels(folder, form):
     if form == "txt":
         write_xmc(folder, b"2 300000000000\n0:1\n1:1\n", name="Y.trn.txt")
@@ -230,7 +230,7 @@ def a_label_count_without_labels(folder, form):
 HEADERS = ["2 ²", "² 3", "2 " + "9" * 5000, "٢ 3", "2 3 4", "2", "", "-2 3", "2 3.0", "1_0 3", "+2 3", "2 0x3", "a b"]
 
 
-@case(r"refused: .*Y\.trn\.txt, line 1: its first line is not the numbers", *range(len(HEADERS)))
+@case(r"refused: .*Y\.trn\.txt, line 1: its first line does not contain the numbers", *range(len(HEADERS)))
 def headers_of_sparse_text(folder, number):
     return write_xmc(folder, f"{HEADERS[number]}\n0:1\n1:1\n".encode(), name="Y.trn.txt")
 
