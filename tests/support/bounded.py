@@ -119,6 +119,10 @@ def _attempt(action: Callable[..., object], arguments: dict) -> str:
 
 if __name__ == "__main__":
     # Imported once, before any process is forked.
+    import cxml.config_files
+    import cxml.formats
+    import cxml.prediction.score_files
+    import cxml.preparation.tree_import  # noqa: F401
 
     print(json.dumps({name: _attempt(_ACTIONS[action], arguments)
                       for name, (action, arguments) in json.loads(sys.stdin.read()).items()}))  # fmt: skip
