@@ -65,13 +65,15 @@ class CsvRows:
         csv.field_size_limit(LONGEST_LINE)  # per process; the default limit is 131,072 characters
         self._rows = csv.reader(self._lines(), strict=True, delimiter=delimiter)
         try:
-            self._header = list(unnamed) or next(self._rows, [])
+            first = list(unnamed) or next(self._rows, None)
         except csv.Error as error:
             raise DataError(url, f"not valid CSV ({error})", "The first line must name the columns.", line=1) from error
         for problem in self._broken.values():
             raise problem.error()
-        if columns and not self._header:
-            raise DataError(url, "is empty", "Write the names of the columns into its first line, or remove the file.")
+        if columns and not first:
+            remedy = "Write the names of the columns into its first line, or remove the file."
+            raise DataError(url, "is empty", remedy) if first is None else DataError(url, "is blank", remedy, line=1)
+        self._header = first or []
         for name, setting in columns.items():
             require_column(url, name, setting, self._header, line=1)
 

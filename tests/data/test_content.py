@@ -163,7 +163,7 @@ def test_only_regular_files_inside_the_folder_are_opened(folder, tmp_path, speci
         file.mkdir()
     else:
         file.symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"is a (link|pipe|folder), a regular (file|folder) is expected"):
+    with pytest.raises(DataError, match=r"is a (link|pipe|folder), expected a regular (file|folder)"):
         ShardedDataset(str(folder), "train")
 
 

@@ -103,9 +103,9 @@ def test_an_exported_folder_gives_the_same_also_mapped(predictor, texts, expecte
     for memory_map in (False, True):
         assert_same(Predictor.from_pretrained(tmp_path / "export", memory_map=memory_map).predict(texts, 5), expected)
     card = (tmp_path / "export" / "README.md").read_text()
-    assert "words of whole texts" in card
+    assert "words of the whole texts" in card
     assert "506 training texts" in card
-    assert "249 names of labels" in card
+    assert "249 label names" in card
     (tmp_path / "export" / "evidence" / "words" / "level-02.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"evidence/words/level-02\.safetensors.*Export the model again"):
         Predictor.from_pretrained(tmp_path / "export")

@@ -189,7 +189,7 @@ def test_rows_of_a_file_called_after_validation_are_that_split(tmp_path, name, i
 def test_validation_texts_under_two_names_are_refused(tmp_path):
     for file in ("train.jsonl", "test.jsonl", "validation.jsonl", "dev.jsonl"):
         put(tmp_path / file, json.dumps({"text": "a", "labels": ["x"]}))
-    with pytest.raises(DataError, match=r"dev\.jsonl.*as validation\.jsonl does.*one name"):
+    with pytest.raises(DataError, match=r"dev\.jsonl.*like validation\.jsonl.*one name"):
         read_source(SourceConfig(kind="jsonl", path=str(tmp_path)))
 
 

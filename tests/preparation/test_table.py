@@ -196,7 +196,7 @@ def test_a_column_that_was_named_is_never_replaced(tmp_path):
         read_source(source(tmp_path / "rows.csv", text_column="body"))
 
 
-@pytest.mark.parametrize(("name", "words"), [("gone.csv", "no such file"), ("empty", "contains no table")])
+@pytest.mark.parametrize(("name", "words"), [("gone.csv", "does not exist"), ("empty", "contains no table")])
 def test_a_place_without_a_table_is_refused(tmp_path, name, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.md").write_text("nothing")

@@ -87,7 +87,7 @@ def test_a_missing_file_is_named_with_the_files_needed(xmc_folder, name):
     ("file", "line", "content", "problem"),
     [
         ("train_raw_texts.txt", 7, b"caf\xe9 au lait", "not valid UTF-8"),
-        ("test_raw_texts.txt", 1, b"\xff\xfe", "not valid UTF-8"),
+        ("test_raw_texts.txt", 1, b"\xff\xfe", "not UTF-8"),
         ("train_raw_texts.txt", 3, b"", "an empty text"),
         ("test_raw_texts.txt", 2, b" \t ", "an empty text"),
         ("Y.txt", 4, b"", "an empty name"),

@@ -46,7 +46,10 @@ def test_answers_are_those_of_the_predictor(client, predictor):
     assert answer.status_code == 200
     expected = predictor.predict(TEXTS, k=3)
     assert answer.json() == {
-        "predictions": [[dataclasses.asdict(label) for label in expected[row]] for row in range(len(TEXTS))]
+        "predictions": [
+            [{"label": found.label, "name": found.name, "score": found.score} for found in expected[row]]
+            for row in range(len(TEXTS))
+        ]
     }
 
 

@@ -131,7 +131,7 @@ def test_multi_hot_lists_are_refused(tmp_path, cells):
         folder = tmp_path / kind
         folder.mkdir()
         write(folder, kind, cells)
-        with pytest.raises(DataError, match=r"multi-hot list.*Write the names"):
+        with pytest.raises(DataError, match=r"multi-hot list.*Write the (unique )?names"):
             read(folder, kind)
 
 
@@ -191,7 +191,7 @@ def test_an_empty_name_in_a_list_is_refused_with_its_line(tmp_path, name):
 
 
 @pytest.mark.parametrize(("content", "problem"), [
-    ("a\nb\na\n", r"labels\.txt, line 3: the name of line 1 again: 'a'"),
+    ("a\nb\na\n", r"labels\.txt, line 3: repeats the name of line 1: 'a'"),
     ("a\n\nb\n", r"labels\.txt, line 2: an empty name"),
     ("a\n  \nb\n", r"labels\.txt, line 2: an empty name"),
 ])  # fmt: skip

@@ -233,7 +233,7 @@ def test_labels_that_cannot_be_told_are_refused_with_their_position(predictor, l
 
 @pytest.mark.parametrize("device", ["cdua", "", "meta", "privateuseone", -1, True, 1.5, [], "cpu:x"])
 def test_a_device_that_does_not_exist_is_refused(exported, device):
-    with pytest.raises(ConfigError, match=r"^device = .*Leave it out"):
+    with pytest.raises(ConfigError, match=r"^device = .*Use None"):
         cxml.Predictor.from_pretrained(exported, device=device)
 
 
@@ -330,7 +330,7 @@ def test_strengths_that_leave_the_range_of_float32_are_refused(predictor):
     [
         (["--logit-adjustments", "nan"], "--logit-adjustments"),
         (["--propensity-rankings", "-1"], "--propensity-rankings"),
-        (["--models", "other=nowhere"], "holds no trained model"),
+        (["--models", "other=nowhere"], "contains no trained model"),
         (["--predictions", "other=nowhere.npz"], "nowhere.npz: is missing"),
     ],
 )

@@ -84,7 +84,7 @@ def raw_values(tmp_path, labels, texts=8, **sections):
 def test_more_clusters_than_labels_are_refused_before_a_text_is_tokenised(tmp_path, sizes):
     config = config_from_dict(raw_values(tmp_path, 8, tree={"level_sizes": sizes}))
     for refusing in (prepare, plan_run):
-        with pytest.raises(ConfigError, match=r"tree\.level_sizes.*only 8 labels. Use sizes of at most 8, or \[\]"):
+        with pytest.raises(ConfigError, match=r"tree\.level_sizes.*the 8 labels. Use sizes of at most 8, or \[\]"):
             refusing(config)
     left = [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert left == ["inputs.json"]

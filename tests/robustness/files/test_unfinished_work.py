@@ -256,7 +256,7 @@ def test_labels_and_terms_outside_of_their_range_are_refused(tmp_path):
         whole = artefacts.read_sealed_table(f"{stem}.rows.arrow", (_schema(),), "")
         lying = whole.set_column(2, whole.schema.field(2), pa.array([[codes]], pa.large_list(pa.int32())))
         artefacts.write_sealed_table(f"{stem}.rows.arrow", lying)
-        with pytest.raises(DataError, match=r"rows\.arrow: names (labels|terms) outside"):
+        with pytest.raises(DataError, match=r"rows\.arrow: contains (labels|terms) outside"):
             read_staged(stem, NUM_LABELS)
 
 
