@@ -191,7 +191,7 @@ def test_a_state_from_before_there_was_a_token_budget_is_taken_by_a_run_without_
     state = loader(dataset).state_dict()
     del state["batch_tokens"]
     assert loader(dataset).load_state_dict(state) == (0, 0)
-    with pytest.raises(StaleArtefactError, match="batch_tokens = 0, this run has 200"):
+    with pytest.raises(StaleArtefactError, match="batch_tokens = 0, but this run has 200"):
         loader(dataset, batch_tokens=200).load_state_dict(state)
 
 

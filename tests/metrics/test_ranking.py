@@ -165,5 +165,5 @@ def test_sums_of_different_metrics_do_not_add():
 
 
 def test_no_examples_have_no_result():
-    with pytest.raises(ValueError, match="no examples"):
+    with pytest.raises(ValueError, match="zero examples"):
         metric_sums(np.zeros((0, 1), dtype=int), as_csr([], 2), (1,)).result()

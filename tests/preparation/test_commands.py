@@ -63,7 +63,7 @@ def test_prepare_refuses_with_a_message_and_a_code(prepared, tmp_path, capsys):
 
 def test_validate_says_what_is_there_or_what_is_broken(prepared, tmp_path, capsys):
     assert validate_command.main([data_url(prepared)]) == 0
-    assert "is sound: 240 train texts, 60 test texts" in capsys.readouterr().out
+    assert "is valid: 240 train texts, 60 test texts" in capsys.readouterr().out
     assert validate_command.main([str(tmp_path)]) == 2
     assert "the prepared data set does not exist" in capsys.readouterr().err
 

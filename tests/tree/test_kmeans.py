@@ -100,7 +100,7 @@ def test_one_label_makes_a_tree():
 
 
 def test_more_clusters_than_labels_are_refused():
-    with pytest.raises(ConfigError, match=r"tree\.level_sizes.*only 5 labels.*at most 5"):
+    with pytest.raises(ConfigError, match=r"tree\.level_sizes.*the 5 labels.*at most 5"):
         build_tree(random_features(0, 5, 5), [2, 8])
 
 

@@ -101,7 +101,7 @@ def test_a_commit_of_another_step_than_its_manifest_is_refused(copies):
 @pytest.mark.parametrize("value", [2**31 - 1, -2_000_000, 100])
 def test_steps_of_rows_that_lie_outside_the_schedule_are_refused(copies, load, value):
     change_tensor(copies["checkpoint"], "last_step", lambda steps: steps.__setitem__(0, value))
-    with pytest.raises(DataError, match="values in .*last_step beyond its own step"):
+    with pytest.raises(DataError, match=r"values in .*last_step beyond its own step"):
         load("checkpoint")
 
 
