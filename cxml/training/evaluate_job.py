@@ -69,9 +69,9 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     the model that selected the number of epochs if the final fit was trained on the validation texts.
 
     Returns:
-        `level_sizes`; `levels`: metrics per level in percent, the labels last. On the first rank also `examples`: texts
-        with their true and best labels; `by_frequency`: metrics of label groups, rare to frequent; the items of
-        `decision_report`; and for a model with evidence `evidence`: its combination and metrics of the cascade alone.
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; for a model with evidence `evidence`:
+        its combination and metrics of the cascade alone. On the first rank also `examples`: texts with their true and
+        best labels; `by_frequency`: metrics of label groups, rare to frequent; and the items of `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)

@@ -159,7 +159,7 @@ def read_tree_manifest(url: str) -> dict[str, Any]:
 def _read_arrays(url: str, manifest: Mapping[str, Any]) -> list[np.ndarray]:
     files = artefacts.named_entries(manifest.get("files"), storage.join(url, artefacts.MANIFEST), _REMEDY)
     if files.keys() != {_FILE}:
-        raise DataError(storage.join(url, artefacts.MANIFEST), f"names other files than {_FILE}", _REMEDY)
+        raise DataError(storage.join(url, artefacts.MANIFEST), f"must list only the file {_FILE}", _REMEDY)
     content = artefacts.read_file(url, files[_FILE], _REMEDY)
     batches = artefacts.read_batches(content, [_SCHEMA], storage.join(url, _FILE), _REMEDY)
     return [artefacts.as_numpy(row.values) for batch in batches for row in batch["values"]]
