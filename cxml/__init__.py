@@ -4,10 +4,10 @@ The stages of a run. Each arrow is a stage whose result is stored and reused:
 
     raw text + labels --cxml.preparation--> Arrow shards --cxml.tree--> label tree --cxml.training--> model --> metrics
 
-Packages, in the order in which the data meets them: `data` (shards to batches), `tree` (labels to clusters), `model`
+Packages, in the order of the data flow: `data` (shards to batches), `tree` (labels to clusters), `model`
 (the cascade), `optim`, `parallel` (processes, DeepSpeed), `checkpoint`, `training`, `metrics`, `report`. `pipeline`
-runs the stages. The command lines are in `commands`; `cxml train` or `python -m cxml.train` starts one.
-`cxml.Predictor` uses what was trained.
+runs the stages. The command lines are in `commands`; `cxml train` or `python -m cxml.train` starts a run.
+`cxml.Predictor` predicts with trained models.
 
 In Python, `cxml.train(texts, labels)` trains a model and returns a `Predictor`; `cxml.CascadeClassifier` is a
 scikit-learn classifier.
@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the library's own names, lo
 
         return CascadeClassifier
     if name == "train":
-        return importlib.import_module("cxml.train")  # a module that can be called, for `python -m cxml.train`
+        return importlib.import_module("cxml.train")  # a callable module, for `python -m cxml.train`
     raise AttributeError(f"module 'cxml' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Configs as YAML files: read, written, and those that come with cxml by name.
+"""Read and write configs as YAML files, and find the built-in configs by name.
 
 `--config wordnet` works wherever cxml is installed.
 """

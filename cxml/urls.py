@@ -108,7 +108,7 @@ def learn(url: str) -> None:
             _user_infos[_host(link)] = user_info
         password = user_info.partition(":")[2]
         values = [part.partition("=")[2] for part in re.split("[?#&;]", query)]
-        # Where a password holds one of /?#, libraries take what is before it for the host.
+        # If a password contains one of /?#, libraries interpret the part before it as the host.
         parts = [part for each in (user_info, password) for part in re.split("[/?#]", each)]
         found = [user_info, password, *parts, query[1:], *values]
         _learnt.update(form for each in found for form in _forms(each) if len(form) >= _SHORTEST_SECRET)

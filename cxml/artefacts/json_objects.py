@@ -1,6 +1,6 @@
-"""JSON objects from elsewhere, read within bounds that no file of this project reaches.
+"""Read untrusted JSON objects within limits that are far above the project's own files.
 
-`read_records` reads those of a run: one per line of a file that grows while others read it.
+`read_records` reads the records of a run: one object per line of a file that may grow while it is read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def read_object(folder: str, name: str, remedy: str) -> dict[str, Any]:
     """The JSON object in the file `name` of the folder at the URL `folder`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it is a link or no regular file, or see `parse_object`.
+        FileNotFoundError: the file does not exist.
+        DataError: it is a link or not a regular file, or see `parse_object`.
     """
     local_file(folder, name, remedy)
     return read_json(storage.join(folder, name), remedy)

@@ -1,4 +1,4 @@
-"""A job: what to predict and how, and which of its parts are there already."""
+"""A prediction job: its settings, and its finished parts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checkpoints of a training and trained models, on disk or in an object store.
 
-    running job -> Snapshot (views, or a copy) -> Saver (a thread) -> checkpoint folder, its commit written last
-    checkpoint folder -> ShardReader (every byte checked) -> TrainingState.load_state_dict -> running job, on any ranks
+    running job -> Snapshot (views, or a copy) -> Saver (a thread) -> checkpoint folder, with its commit written last
+    checkpoint folder -> ShardReader (checks every byte) -> TrainingState.load_state_dict -> running job, on any ranks
     model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
     checkpoint or model -> start: initial weights for another run, of the encoder only or of the whole model
 Loading never unpickles.

@@ -1,8 +1,8 @@
 """Weights and optimiser state of a DeepSpeed engine as pieces of global tensors, for every ZeRO stage.
 
-Every ZeRO stage keeps fp32 weights and AdamW's moments in flat buffers, cut over the ranks in ways of its own. A
-`ParameterShard` says which part of which parameter lies where in this rank's buffers, so saving and loading are copies
-between shards and pieces, and what one stage saved another can load.
+Each ZeRO stage keeps fp32 weights and AdamW's moments in flat buffers with its own partitioning over the ranks. A
+`ParameterShard` locates a part of a parameter in this rank's buffers. Saving and loading copy between shards and
+pieces, so a checkpoint of one stage can be loaded with another.
 
     model/NAME                  weights, fp32 where they are trained
     optimizer/exp_avg/NAME      AdamW's first moment
@@ -81,7 +81,7 @@ def optimizer_step(engine: Engine) -> int:
 
 
 def finish_loading(engine: Engine, step: int) -> None:
-    """Make what was loaded into the shards valid: AdamW's count, and the weights that are made from fp32 copies.
+    """Complete a load into the shards: set AdamW's count, and recompute the weights from their fp32 copies.
 
     A collective call.
     """
@@ -131,7 +131,7 @@ def _cut_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) ->
 
 
 def _zero3_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) -> Iterator[ParameterShard]:
-    """The shards under ZeRO-3, which cuts every weight into equal parts, the last ones padded."""
+    """The shards under ZeRO-3, which splits every weight into equal parts and pads the last ones."""
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state  # noqa: PLC0415
 
     for flat in flat_groups(engine.optimizer):
@@ -147,7 +147,7 @@ def _zero3_shards(engine: Engine, names: dict[nn.Parameter, str], ranks: Ranks) 
 def _shard(
     name: str, numel: int, start: int, weights: Tensor, state: dict[str, Tensor], *, is_replicated: bool = False
 ) -> ParameterShard:
-    """The shard of a part, from `start` on, of a parameter of `numel` elements."""
+    """The shard of a part that starts at `start` of a parameter of `numel` elements."""
     moments = {moment: state[moment].view(-1) for moment in MOMENTS}
     return ParameterShard(name, numel, start, weights.detach().view(-1), moments, is_replicated)
 

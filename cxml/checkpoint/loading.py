@@ -1,4 +1,4 @@
-"""The model in a folder, of a finished training or of a checkpoint: weights only, on any number of ranks."""
+"""Load the model in a folder, of a finished training or a checkpoint: weights only, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from cxml.tree import LabelTree
 def load_model(
     url: str, tree: LabelTree, exchange: Exchange, *, rows_in: Literal["device", "host"] | None = None
 ) -> CascadeXML:
-    """Build the model in a folder over the tree of its training, in fp32 on the CPU, in evaluation mode.
+    """Load the model in a folder with the tree of its training, in fp32 on the CPU, in evaluation mode.
 
     Args:
-        url: folder of a trained model or of a checkpoint, whose optimiser state is not read.
+        url: folder of a trained model or a checkpoint; optimiser state is not read.
         tree: the tree of its training.
         exchange: the ranks that share the label rows; each loads its own rows.
         rows_in: memory for the label rows; None uses the run's config.
 
     Raises:
-        DataError: there is no whole model or checkpoint at `url`, or it is damaged or belongs to another tree.
+        DataError: the model or checkpoint at `url` is incomplete or damaged, or belongs to another tree.
     """
     is_checkpoint = storage.exists(storage.join(url, COMMIT_FILE))
     return (_of_checkpoint if is_checkpoint else _of_trained)(url, tree, exchange, rows_in).eval()
@@ -76,7 +76,7 @@ def _load_label_rows(url: str, manifest: ModelManifest, model: CascadeXML) -> No
             raise DataError(storage.join(url, entry.file), "rows do not fit the tree's labels", TRAIN_AGAIN)
         taken += head.import_rows(rows["positions"], rows["weight"], rows["bias"])
     if taken != head.layout.num_rows:
-        raise DataError(url, f"holds {taken} of the {head.layout.num_rows} label rows wanted here", TRAIN_AGAIN)
+        raise DataError(url, f"contains {taken} of the {head.layout.num_rows} label rows needed here", TRAIN_AGAIN)
 
 
 def _of_checkpoint(

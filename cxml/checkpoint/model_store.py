@@ -1,4 +1,4 @@
-"""A trained model as one folder, written by all ranks together; `cxml.checkpoint.loading` builds it again from there.
+"""Save a trained model as one folder, from all ranks together; `cxml.checkpoint.loading` loads it.
 
 weights.safetensors                  encoder and cluster levels
 labels-00000-00000.safetensors       label rows: positions int64 [R], weight [R, D], bias [R]; in any number of files
@@ -114,7 +114,7 @@ def save_model(
 def gathered_clusters(model: CascadeXML, ranks: Ranks) -> dict[str, Tensor]:
     """Gather weights and biases of the sharded cluster levels on the first rank, by parameter name.
 
-    A collective call. A saved model holds these levels whole, like those of ordinary parameters.
+    A collective call. A saved model stores these levels whole, like those of ordinary parameters.
     """
     found: dict[str, Tensor] = {}
     for level, rows in enumerate(model.cluster_levels, start=len(model.cluster_heads)):
@@ -151,7 +151,7 @@ def read_model_manifest(url: str) -> ModelManifest:
     try:
         values = artefacts.read_manifest(url, TRAIN_AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
-        raise DataError(file, "is missing, so this folder holds no finished model", TRAIN_AGAIN) from error
+        raise DataError(file, "is missing, so the model in this folder is incomplete", TRAIN_AGAIN) from error
     manifest = artefacts.parse_as(ModelManifest, values, file, TRAIN_AGAIN)
     for entry in (manifest.weights, *manifest.labels):
         if problem := artefacts.entry_problem(entry):
@@ -163,7 +163,7 @@ def read_weights(url: str, manifest: ModelManifest) -> dict[str, Tensor]:
     """Encoder and cluster levels of a saved model, by parameter name, checked to be finite."""
     weights = _read(url, manifest.weights)
     if not weights:
-        raise DataError(storage.join(url, manifest.weights.file), "holds no weights", TRAIN_AGAIN)
+        raise DataError(storage.join(url, manifest.weights.file), "contains no weights", TRAIN_AGAIN)
     return weights
 
 
@@ -176,7 +176,7 @@ def read_label_rows(url: str, manifest: ModelManifest) -> Iterator[dict[str, Ten
     for entry in manifest.labels:
         rows = _read(url, entry)
         if not _are_rows(rows):
-            raise DataError(storage.join(url, entry.file), "holds no label rows", TRAIN_AGAIN)
+            raise DataError(storage.join(url, entry.file), "contains no label rows", TRAIN_AGAIN)
         yield rows
 
 

@@ -43,7 +43,7 @@ _STORED_AS = {torch.bfloat16: torch.uint16, torch.uint8: torch.float8_e4m3fn}
 
 
 def rows_to_save(head: ShardedLevel, level: SavedLevel) -> dict[str, Pieces]:
-    """A rank's rows of a level, where they lie; of several replicas of the rows only the first is saved."""
+    """A rank's rows of a level, as views; of several replicas of the rows only the first is saved."""
     if head.replicas.rank:
         return {}
     tensors = {name: values for name, values in vars(head.rows).items() if values.numel()}
@@ -114,10 +114,10 @@ def load_engine_rows(shards: list[ParameterShard], level: SavedLevel, block_rows
     """Load the engine's rows of a level from a checkpoint in which the engine did not hold them.
 
     Args:
-        shards: of the engine; those of the level's rows are filled.
-        level: where the rows are.
-        block_rows: rows of each of the engine's blocks but the last.
-        reader: of the checkpoint.
+        shards: the engine's shards; those of the level's rows are filled.
+        level: location of the rows.
+        block_rows: rows of each of the engine's blocks except the last.
+        reader: reader of the checkpoint.
     """
     wanted = [_EngineRows.of(shard, level, block_rows) for shard in shards if level.matches(shard.name)]
     for block in saved_rows(reader, level):

@@ -1,6 +1,6 @@
-"""Tensors as safetensors files: those of this process, and files from elsewhere.
+"""Tensors as safetensors files: writing, and reading untrusted files.
 
-What holds a number that is infinite or not a number is neither saved nor loaded.
+Tensors with an infinite or NaN value are neither saved nor loaded.
 """
 
 from __future__ import annotations

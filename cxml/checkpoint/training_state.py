@@ -187,7 +187,7 @@ class TrainingState:
         return list(zip([*places, SavedLevel.labels(sizes[-1], label_width)], levels, strict=True))
 
     def finish(self, reader: ShardReader) -> None:
-        """Complete `put` in the engine after every rank has called it; a collective call."""
+        """Complete `load_state_dict` in the engine after every rank has called it; a collective call."""
         finish_loading(self.engine, reader.manifest.run.optimizer_step)
 
     def _put_random(self, reader: ShardReader) -> None:

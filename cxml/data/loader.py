@@ -33,9 +33,9 @@ class TrainLoader:
     .. (r + 1) x accumulation. Every text is therefore seen once per epoch, a global batch has the same texts for any
     number of ranks, and (epoch, step) is the whole state for resuming.
 
-    With `bucket_by_length` a global batch holds texts of similar length and about as many tokens as the others, but
-    not as many texts (`cxml.data.order`). With `batch_tokens` it holds as many texts of similar length as fit with
-    their padding (`cxml.data.token_steps`). The rest holds as before.
+    With `bucket_by_length`, global batches contain texts of similar length, with about equal numbers of tokens instead
+    of texts (`cxml.data.order`). With `batch_tokens`, a global batch contains as many texts of similar length as fit
+    with their padding (`cxml.data.token_steps`). The other properties are the same.
     """
 
     def __init__(

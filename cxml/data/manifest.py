@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: where it lies, written last, checked on every read, all that readers believe."""
+"""The manifest of a prepared data set, which is written last and checked on every read."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
     Args:
         dataset: the split, or some rows of it.
         url: of its data set.
-        pattern: a regular expression, whose first group is the part of a name or title to take; its underscores become
+        pattern: a regular expression whose first group is the part of a name or title to use; underscores become
             spaces.
         max_length: most tokens of a name.
 

@@ -1,7 +1,7 @@
-"""The order of the examples and its cuts: pure functions of (rows, lengths, seed, epoch, position).
+"""The order of the examples and its partition: pure functions of (rows, lengths, seed, epoch, position).
 
-`epoch_order` visits every text once in an order of chance. `bucket` rearranges it into batches of texts of similar
-length that hold about the same number of tokens.
+`epoch_order` visits every text once in random order. `bucket` rearranges it into batches of texts of similar length
+with about the same number of tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prepare batches ahead of their use: in a background thread, and on the accelerator by a stream of its own."""
+"""Prepare batches ahead of their steps: in a background thread, and on a separate stream of the accelerator."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which texts are for what: training, validation, or all that are not for the test.
+"""The texts for training, for validation, or all texts except the test split.
 
-Validation texts are those that settings, thresholds and weights are chosen on, which no training has seen.
+Validation texts are used to choose settings, thresholds and weights, and never for training.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def validation_texts(url: str, validation_fraction: float) -> ShardedDataset | R
 
 
 def refuse_second_validation(splits: Collection[str], fraction: float) -> None:
-    """Raise `ConfigError` where a share of the train texts is to be held out beside a split `validation`."""
+    """Raise `ConfigError` if a share of the train texts is to be held out although there is a split `validation`."""
     if fraction and VALIDATION in splits:
         raise ConfigError(
             "train.validation_fraction", fraction, "the data set has a validation split already",

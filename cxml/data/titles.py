@@ -1,7 +1,7 @@
-"""What labels mean in words: a title and perhaps a description of each.
+"""Titles of labels, with optional descriptions.
 
-A label's name is the string that stands for it in the texts, often an id or code such as 4038. Where a labels file says
-more, a title such as "international affairs" goes with it. The name stays what labels are told apart by.
+A label's name is its string in the data of the texts, often an id or code such as 4038. A labels file can add a title
+such as "international affairs". Labels are still identified by their names.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LabelTitles:
-    """Words about each of the L labels.
+    """Titles and descriptions of the L labels.
 
     Attributes:
-        titles: of the labels; the name where a label has no title.
-        descriptions: of the labels; empty where a label has none.
+        titles: title of each label; its name if it has none.
+        descriptions: description of each label; empty if it has none.
     """
 
     titles: Sequence[str]
@@ -24,7 +24,7 @@ class LabelTitles:
 
     @classmethod
     def of_names(cls, names: Sequence[str]) -> LabelTitles:
-        """The names as titles, where a data set has no others."""
+        """The names as titles, for a data set without titles."""
         return cls(names, [""] * len(names))
 
     @property
@@ -34,15 +34,15 @@ class LabelTitles:
 
 
 def with_description(title: str, description: str) -> str:
-    """A title, or a part of one, and a description as one text."""
+    """Join a title, or a part of one, and a description into one text."""
     return f"{title}: {description}" if description else title
 
 
 def shown_label(name: str, title: str | None) -> str:
-    """What to show of a label: its name, and its title where that is another word."""
+    """The displayed form of a label: its name, and its title if it differs from the name."""
     return name if title in (None, name) else f"{name} {title}"
 
 
 def shown_labels(names: Sequence[str], titles: Sequence[str] | None) -> list[str]:
-    """`shown_label` of each label; None: there are no titles."""
+    """`shown_label` of each label; `titles` is None without titles."""
     return list(names) if titles is None else [shown_label(*pair) for pair in zip(names, titles, strict=True)]

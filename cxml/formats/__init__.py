@@ -2,11 +2,11 @@
 
 In: `data.source` of the config.
 
-1. `open_source` gives the `Reader` of the form; it finds the files and tells what identifies them.
-2. `TitledReader` joins it with the labels file: what the labels mean in words.
-3. A `Reader` yields `RawChunk`s: consecutive texts, label ids and what could not be read, a few thousand at a time.
-4. A `Cleaner` refuses or skips broken rows, counts them, and sorts the labels.
-5. `read_blocks` cuts the clean rows into blocks of an exact size: what a shard is made from.
+1. `open_source` returns the `Reader` of the form, which finds and identifies the files.
+2. `TitledReader` joins it with the labels file, which has the titles and descriptions of the labels.
+3. A `Reader` yields `RawChunk`s of a few thousand rows: texts, label ids and read errors.
+4. A `Cleaner` rejects or skips broken rows, counts them, and sorts the labels.
+5. `read_blocks` groups the clean rows into blocks of an exact size, one per shard.
 
 Out: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`).
 """

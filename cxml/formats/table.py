@@ -131,7 +131,7 @@ def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -
 
 
 def _files_by_split(source: SourceConfig) -> dict[str, list[str]]:
-    """The tables of a source by the split that they are called after; without one called train, all others are it."""
+    """The tables of a source by the split in their names; without one named train, all others are the train split."""
     path = source.path
     sizes = storage.file_sizes(path)
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]

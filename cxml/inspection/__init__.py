@@ -1,10 +1,10 @@
-"""Checks and descriptions of what is prepared: data sets and label trees.
+"""Checks and statistics of prepared data sets and label trees.
 
-In: the folder of a prepared data set or of a label tree.
+Input: the folder of a prepared data set or of a label tree.
 
-1. `checks` reads a data set whole and checks all that its format promises.
-2. `dataset_statistics` and `tree_statistics` count and draw.
+1. `checks` reads a whole data set and validates it against the format.
+2. `dataset_statistics` and `tree_statistics` compute statistics and plots.
 3. `propensities` writes the inverse propensity of each label to a file.
 
-Out: tables, pictures and files; nothing that is inspected changes.
+Output: tables, plots and files. The inspected folder does not change.
 """

@@ -1,4 +1,4 @@
-"""What a label tree looks like: sizes, balance, likeness of the labels in a cluster, cluster recall, examples."""
+"""Statistics of a label tree: sizes, balance, similarity of the labels in clusters, cluster recall, examples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LevelStatistics:
     Attributes:
         children: of each cluster, int64 [n].
         labels: of each cluster, int64 [n].
-        cosine: mean cosine of labels and their cluster's centroid, by the tf-idf of their texts; None: no data set.
-        cluster_recall: share of the test labels in the clusters nearest to their texts; None: no data set with a test
-            split.
+        cosine: mean cosine of labels and their cluster's centroid, by the tf-idf of their texts; None without a data
+            set.
+        cluster_recall: share of test labels in the clusters nearest to their texts; None without a test split.
     """
 
     children: np.ndarray

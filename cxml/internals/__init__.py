@@ -1,5 +1,6 @@
-"""The private parts of other libraries that cxml uses: one module per library, and no other module uses any.
+"""The private parts of other libraries that cxml uses: one module per library. No other module uses private parts.
 
-Each module names the version in which its private parts were last seen (`SEEN_IN`) and lists them (`NAMES`). A new
-version of a library may rename or remove them; `tests/test_internals.py` then names what is gone and who needs it.
+Each module names the last version that was checked (`SEEN_IN`) and lists the private parts (`NAMES`). A new version of
+a library may rename or remove them; `tests/test_internals.py` then fails with the missing names and the modules that
+use them.
 """

@@ -1,4 +1,4 @@
-"""Private parts of DeepSpeed: its table of extensions, and where ZeRO keeps weights.
+"""Private parts of DeepSpeed: its table of extensions, and the storage of ZeRO's weights.
 
 DeepSpeed takes seconds to import, so functions import it when they are called.
 """
@@ -26,10 +26,9 @@ NAMES = (
 
 
 def without_extensions() -> None:
-    """Keep DeepSpeed from compiling an extension for the collectives of processors, which inference alone uses.
+    """Prevent DeepSpeed from compiling an extension for collectives on CPUs, which only inference uses.
 
-    It would need a C++ compiler, and a process killed while it is built leaves a lock behind that every later one
-    waits for, for ever.
+    It would need a C++ compiler, and a process killed during the build leaves a lock that blocks all later processes.
     """
     import deepspeed  # noqa: PLC0415 - seconds
 
@@ -37,12 +36,12 @@ def without_extensions() -> None:
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
-    """Whether ZeRO-3 has cut this parameter over the ranks."""
+    """Whether ZeRO-3 has partitioned this parameter over the ranks."""
     return hasattr(parameter, "ds_id")
 
 
 def whole(parameter: nn.Parameter) -> AbstractContextManager[object]:
-    """Within this context the parameter is whole, also where ZeRO-3 has partitioned it; a collective call there."""
+    """Within this context the parameter is whole. If ZeRO-3 has partitioned it, this is a collective call."""
     if not is_partitioned(parameter):
         return nullcontext()
     import deepspeed  # noqa: PLC0415 - seconds
@@ -51,18 +50,18 @@ def whole(parameter: nn.Parameter) -> AbstractContextManager[object]:
 
 
 def partition_of(parameter: nn.Parameter) -> tuple[Tensor, int]:
-    """This rank's part of a parameter under ZeRO-3, 1-D and padded at the end, and the elements of the parameter."""
+    """This rank's part of a parameter under ZeRO-3, 1-D and padded at the end, and the parameter's element count."""
     partitioned = cast(Any, parameter)
     return partitioned.ds_tensor.detach().view(-1), partitioned.ds_numel
 
 
 def flat_groups(optimizer: Any) -> Sequence[Tensor]:  # noqa: ANN401 - DeepSpeed's
-    """What AdamW updates under ZeRO-3: this rank's parts of the weights in fp32, flat, by group."""
+    """The tensors that AdamW updates under ZeRO-3: this rank's flat fp32 parts of the weights, by group."""
     return optimizer.fp32_partitioned_groups_flat
 
 
 def update_weights(optimizer: Any) -> None:  # noqa: ANN401 - DeepSpeed's
-    """Make the model's weights of the fp32 ones, of which each rank has its part, under ZeRO-1 and ZeRO-2."""
+    """Recompute the model's weights from the fp32 parts of all ranks under ZeRO-1 and ZeRO-2."""
     optimizer.update_lp_params()
 
 
@@ -73,7 +72,7 @@ def update_partitions(weights: Sequence[nn.Parameter]) -> None:
     partitioned = [cast(Any, weight) for weight in weights]
     for weight in partitioned:
         weight.ds_tensor.data.copy_(safe_get_local_fp32_param(weight).detach())
-    small = [weight for weight in partitioned if weight.ds_persist]  # which every rank keeps whole
+    small = [weight for weight in partitioned if weight.ds_persist]  # kept whole on every rank
     if small:
         small[0].partition(small)
         small[0].all_gather(small)

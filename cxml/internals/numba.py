@@ -1,4 +1,4 @@
-"""Private parts of numba: the classes of its cache on the disk, and where a compiled function keeps its own."""
+"""Private parts of numba: the classes of its cache on disk, and the cache of a compiled function."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ __all__ = [
 
 
 def set_cache(kernel: Any, cache: FunctionCache) -> None:  # noqa: ANN401 - what `njit` gives
-    """Let a compiled function keep its machine code in this cache; `cache=True` would make numba's own."""
+    """Make a compiled function store its machine code in this cache; `cache=True` would create numba's default one."""
     kernel._cache = cache

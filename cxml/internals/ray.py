@@ -1,4 +1,4 @@
-"""Private parts of Ray, which is an optional package: functions import it when they are called."""
+"""Private parts of Ray. Ray is an optional package, so functions import it when they are called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = (
 
 
 def clusters_switch() -> str:
-    """The environment variable that says whether this machine may belong to a cluster of several."""
+    """The environment variable that enables clusters of several machines."""
     from ray._private import ray_constants  # noqa: PLC0415
 
     return ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -22,9 +22,9 @@ def clusters_switch() -> str:
 
 @contextmanager
 def on_one_machine() -> Iterator[None]:
-    """Let Ray take this machine meanwhile for one that never belongs to a cluster, whatever the environment says.
+    """Within this context, Ray does not use clusters of several machines, regardless of the environment.
 
-    It reads the environment once, which may have been before.
+    Ray reads the environment only once, possibly before this call.
     """
     from ray._private import ray_constants  # noqa: PLC0415
 
@@ -37,7 +37,7 @@ def on_one_machine() -> Iterator[None]:
 
 
 def open_no_replica_port() -> None:
-    """Keep the Ray Serve replica of this process from listening for calls of other deployments."""
+    """Prevent the Ray Serve replica of this process from listening for calls of other deployments."""
     from ray.serve._private import replica  # noqa: PLC0415
 
     replica.add_port_to_grpc_server = _no_port  # pyright: ignore[reportPrivateImportUsage]

@@ -41,44 +41,44 @@ def scale_all(tensors: list[Tensor], factor: Tensor | float) -> None:
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy each source into its target, which may be of another type; one launch for all on an accelerator."""
+    """Copy each source into its target, which may have another dtype; one launch for all on an accelerator."""
     torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def compile_for_any_batch(states: Tensor) -> None:
-    """Let `torch.compile` take the first dimension as one that varies, and the others as they are."""
+    """Mark the first dimension as dynamic for `torch.compile`, and the others as static."""
     torch._dynamo.maybe_mark_dynamic(states, 0)
     for dimension in range(1, states.ndim):
         torch._dynamo.mark_static(states, dimension)
 
 
 def storage_id(tensor: Tensor) -> int:
-    """A number that tensors of the same memory share while it lives, on the meta device too."""
+    """A number that identifies the memory of a tensor during its lifetime, also on the meta device."""
     return tensor.untyped_storage()._cdata
 
 
 def flash_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention by the fused kernel for processors, whatever backend torch would choose; it keeps no weights."""
+    """Attention with the fused CPU kernel, which stores no attention weights, regardless of torch's chosen backend."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
 
 def with_modules(module: _Module, replaced: Mapping[str, nn.Module]) -> _Module:
-    """A shallow copy of a module with other submodules of these names; the module itself keeps its own."""
+    """A shallow copy of a module with these submodules replaced by name; the module itself does not change."""
     other = copy.copy(module)
     other._modules = {**module._modules, **replaced}
     return other
 
 
 def process_groups() -> list[ProcessGroup]:
-    """All process groups of this process, whoever made them."""
+    """All process groups of this process, including those of other libraries."""
     return list(distributed_c10d._world.pg_map)
 
 
 def set_timeout(group: ProcessGroup, timeout: timedelta) -> None:
-    """Let the collectives of a group wait this long."""
+    """Set the timeout of a group's collectives."""
     distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def load_state_dict() -> Callable[..., Any]:
-    """`torch.distributed.checkpoint.load` of torch 2.6 and 2.7, with the argument `no_dist` that later ones have."""
+    """`torch.distributed.checkpoint.load` of torch 2.6 and 2.7, with the argument `no_dist` of later versions."""
     return state_dict_loader._load_state_dict

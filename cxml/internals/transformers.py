@@ -9,5 +9,5 @@ NAMES = ("transformers.PretrainedConfig._attn_implementation",)
 
 
 def attention_kind(config: PretrainedConfig) -> str | None:
-    """The implementation of attention that a model of this config was built with, such as `sdpa`; None if unknown."""
+    """The attention implementation of a model with this config, such as `sdpa`; None if unknown."""
     return getattr(config, "_attn_implementation", None)

@@ -1,9 +1,9 @@
 """The classifiers of the levels: of clusters, and of the labels, the part that grows with their number.
 
 `LevelHead` scores a level of clusters. `LabelHead` is what the cascade asks of the labels' head. It is given features
-and leaf clusters, not labels: a leaf's labels are one run of positions, so a leaf id stands for all of them.
+and leaf clusters, not labels: a leaf's labels are a contiguous range of positions, so a leaf id represents all of them.
 `EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
-time; `cxml.parallel.ShardedLevel` keeps its rows where they are and lets features travel.
+time; `cxml.parallel.ShardedLevel` keeps its rows in place and sends features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cxml.data import BatchLimits
 from cxml.model.shortlist import Shortlist, every_node, expand_children, is_positive, most_children, shortlist_loss
 
 INITIAL_BIAS = -4.0
-"""Few nodes are true for a text, so training starts from a small probability instead of one half."""
+"""Few nodes are true for a text, so the initial probability is small instead of one half."""
 LABEL_BLOCK = re.compile(r"label_head\.blocks\.(\d+)\.(weight|bias)")
 """Names of the parameters of an `EngineHead` in the model: number of the block, and which of its two tensors."""
 _INITIAL_STD = 0.02

@@ -1,4 +1,4 @@
-"""Triton kernels of the order in which nodes are ranked, see `ranking`."""
+"""Triton kernels that rank nodes, see `cxml.model.ranking`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cxml.model.triton_shortlist import is_node, lower_bound
 
 _CHANGING = [
     "num_parents", "width", "row", "num_cells", "num_words", "num_found", "num_best", "wanted",
-]  # values of these must not compile anew  # fmt: skip
+]  # new values of these must not trigger a compilation  # fmt: skip
 _NO_KEY = tl.constexpr(-(2**63))
 _SIGN = tl.constexpr(0x7FFFFFFF)
 
@@ -31,7 +31,7 @@ def _joint_logit(logit, parent):
     low = tl.minimum(logit, parent, propagate_nan=tl.PropagateNan.ALL)
     high = tl.maximum(logit, parent, propagate_nan=tl.PropagateNan.ALL)
     rest = tl.exp(-tl.abs(high)) + tl.exp(low - tl.maximum(high, 0.0))
-    near = 1.0 + rest  # log(1 + rest), also where this sum rounds most of the rest away
+    near = 1.0 + rest  # log(1 + rest), accurate even if this sum rounds off most of the rest
     logarithm = tl.where(near == 1.0, rest, tl.log(near) * (rest / (near - 1.0)))
     return low + tl.minimum(high, 0.0) - logarithm
 
@@ -58,7 +58,7 @@ def rank_nodes(
 ):  # fmt: skip
     """Write the keys of a shortlist's scores int64, and its logits float32, -infinity for padding; [B, width] both.
 
-    `parent_logits` are float32 [B, num_parents]. The rest is as in `triton_shortlist.level_loss`.
+    `parent_logits` are float32 [B, num_parents]. The other arguments are those of `triton_shortlist.level_loss`.
     """
     text = tl.program_id(0).to(tl.int64)
     for first in range(0, width, BLOCK):
@@ -99,7 +99,7 @@ def rank_pairs(
     logits, positions, parent_logits, truth, keys, num_cells, width, num_words,
     HAS_PARENTS: tl.constexpr, HAS_TRUTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the keys of pairs' rows, int64 [P, width], from logits and positions of this shape; -1 is no row.
+    """Write the keys of pairs' rows, int64 [P, width], from logits and positions of this shape; -1 for no row.
 
     With HAS_TRUTH, int32 [P, num_words] as in `Shortlists`, true rows have the score infinity.
     """
@@ -131,7 +131,7 @@ def choose_keys(
 ):  # fmt: skip
     """Write the nodes int64 of sorted keys [B, num_found], their mask uint8 and their own logits float32, 0 for none.
 
-    The first `wanted` of a text are chosen, with IS_FORCED all of the score infinity too.
+    The first `wanted` nodes of a text are chosen; with IS_FORCED also all nodes with the score infinity.
     """
     text = tl.program_id(0).to(tl.int64)
     most = wanted
@@ -157,7 +157,7 @@ def choose_keys(
 def take_best(texts, order, place, keys, positions, best, found, num_cells, num_best, BLOCK: tl.constexpr):
     """Write the first keys of each text and their positions, int64 [S, num_best]; the candidates are sorted.
 
-    Of the sorted candidates, `texts` [n] has the texts; candidate i was number place[order[i]].
+    `texts` [n] has the text of each sorted candidate; place[order[i]] is the original index of candidate i.
     """
     text = tl.program_id(0).to(tl.int64)
     begin = lower_bound(texts, text, tl.zeros([], tl.int64), num_cells.to(tl.int64))

@@ -1,4 +1,4 @@
-"""The kernels of `triton_ranking` as operators of torch, see `cxml.triton_operators`."""
+"""The kernels of `triton_ranking` as torch operators, see `cxml.triton_operators`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Triton kernels of the levels of clusters that every process holds, and of the shortlists of all levels.
+"""Triton kernels for the cluster levels that are replicated in every process, and for the shortlists of all levels.
 
-One program works for one text, block by block of its nodes: so sums are in one order, and nothing is added atomically.
-What each writes is what the functions of `cxml.model.shortlist` return.
+A program processes one text, its nodes block by block, so sums have a fixed order and need no atomic additions. The
+kernels write the values that the functions of `cxml.model.shortlist` return.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_CHANGING = ["num_keys", "num_nodes", "num_chosen", "width", "row", "wanted"]  # must not compile anew
+_CHANGING = ["num_keys", "num_nodes", "num_chosen", "width", "row", "wanted"]  # new values must not recompile
 
 
 @triton.jit
 def lower_bound(values, wanted, begin, count):
-    """Where `wanted`, int64, belongs in the sorted values[begin : begin + count]; int64, the same for one or a block.
+    """The insertion index of `wanted`, int64, a scalar or a block, in the sorted values[begin : begin + count]; int64.
 
-    Nothing outside of these values is read, whatever is wanted.
+    Only these values are read, for any `wanted`.
     """
     end = begin + count
     low = wanted * 0 + begin
@@ -35,8 +35,9 @@ def positive_keys(
 ):  # fmt: skip
     """Write the sorted keys of all levels, int64 [LEVELS, num_keys].
 
-    A label's place is the number of the text's labels before it: as parents rise with their children, its parents have
-    the same place on their levels. `tree_offsets` are those of all levels end to end; level l begins at starts[l].
+    The index of a label's key is the number of the text's labels before it. Parents are sorted like their children, so
+    the keys of its parents have the same index on their levels. `tree_offsets` are the concatenated offsets of all
+    levels; level l starts at starts[l].
     """
     text = tl.program_id(0).to(tl.int64)
     first, last = tl.load(label_offsets + text), tl.load(label_offsets + text + 1)
@@ -98,26 +99,26 @@ def level_loss(
     logits, nodes, mask, keys, losses, slopes, ranking, num_wanted, num_keys, num_nodes, width, row, wanted,
     HAS_NODES: tl.constexpr, BY_NODE: tl.constexpr, IS_FORCED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write each text's mean loss, its derivatives by the logits, and what its nodes are ranked by.
+    """Write each text's mean loss, its derivatives by the logits, and the values that rank its nodes.
 
     Args:
-        logits: any float [B, row]; of node n at n with BY_NODE, else of slot s at s.
+        logits: any float [B, row]; with BY_NODE indexed by node, else by slot.
         nodes: int64 [B, width]; without HAS_NODES slot s is node s.
         mask: uint8 [B, width].
         keys: int64 [num_keys], sorted.
         losses: float32 [B].
         slopes: float32 [B, row].
-        ranking: float32 [B, width]: logits, infinity where a node is true with IS_FORCED, -infinity for padding.
-        num_wanted: int32 [B]: `wanted`, with IS_FORCED at least the true nodes.
-        num_keys: of all texts.
-        num_nodes: of the level.
+        ranking: float32 [B, width]: logits; infinity for true nodes with IS_FORCED, -infinity for padding.
+        num_wanted: int32 [B]: `wanted`; with IS_FORCED at least the number of true nodes.
+        num_keys: number of keys of all texts.
+        num_nodes: number of nodes of the level.
         width: C.
-        row: logits of a text.
-        wanted: nodes to be handed down.
-        HAS_NODES: see there.
-        BY_NODE: see there.
-        IS_FORCED: see there.
-        BLOCK: slots at a time.
+        row: logits per text.
+        wanted: number of nodes to pass on to the next level.
+        HAS_NODES: see `nodes`.
+        BY_NODE: see `logits`.
+        IS_FORCED: see `ranking`.
+        BLOCK: slots per block.
     """
     text = tl.program_id(0).to(tl.int64)
     begin = lower_bound(keys, text * num_nodes, tl.zeros([], tl.int64), num_keys.to(tl.int64))
@@ -165,7 +166,7 @@ def level_loss(
 
 @triton.jit
 def is_node(mask, text, slots, width, HAS_NODES: tl.constexpr):
-    """Which slots of a text hold a node."""
+    """The mask of a text's slots that contain a node."""
     inside = slots < width
     if HAS_NODES:
         inside = inside & (tl.load(mask + text * width + slots, inside, other=0) != 0)
@@ -179,8 +180,8 @@ def hand_down(
 ):  # fmt: skip
     """Write the nodes of chosen slots int64, their mask uint8, and their logits float32, all [B, num_chosen].
 
-    `slots` are int64 [B, num_chosen], best first; with IS_COUNTED a text's first `num_wanted` count, int32 [B], else
-    all. The rest is as in `level_loss`.
+    `slots` are int64 [B, num_chosen], best first; with IS_COUNTED only a text's first `num_wanted`, int32 [B], are
+    used. The other arguments are those of `level_loss`.
     """
     text = tl.program_id(0).to(tl.int64)
     wanted = tl.load(num_wanted + text) if IS_COUNTED else num_chosen

@@ -1,6 +1,6 @@
-"""The kernels of `triton_shortlist` as operators of torch, see `cxml.triton_operators`.
+"""The kernels of `triton_shortlist` as torch operators, see `cxml.triton_operators`.
 
-Where `nodes` and `mask` are None the shortlist is the whole level.
+If `nodes` and `mask` are None, the shortlist is the whole level.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cxml.model.shortlist import (
 from cxml.model.triton_shortlist import expand_children, hand_down, level_loss, positive_keys
 from cxml.triton_operators import grid, operator
 
-_LABELS = 32  # of a text at a time, each compared with each
+_LABELS = 32  # nodes of a text per block; all pairs are compared
 _CHILDREN, _PARENTS = 16, 32
 _MOST_SLOTS = 512  # with more, threads spill
 
@@ -66,7 +66,7 @@ def _expand_children(
 def launch_expand_children(
     children: Tensor, is_child: Tensor, parent_slots: Tensor, offsets: Tensor, nodes: Tensor, mask: Tensor
 ) -> None:
-    """Write the children of nodes [B, K], [B, C] with the least C that is known to hold them: a `Shortlist`."""
+    """Write the children of nodes [B, K] as a `Shortlist` [B, C], with the smallest C that is known to suffice."""
     grid(expand_children, len(nodes))(
         offsets, nodes, mask.view(torch.uint8), children, is_child.view(torch.uint8), parent_slots, nodes.shape[1],
         children.shape[1], BLOCK=block(nodes.shape[1], _PARENTS), CHILDREN=_CHILDREN, num_warps=4,
@@ -139,17 +139,17 @@ def launch_hand_down(
 
 
 def shortlist_of(like: Tensor, nodes: Tensor | None, mask: Tensor | None) -> Shortlist:
-    """The shortlist, of as many columns as `like` [B, C] if it is the whole level."""
+    """The shortlist; if it is the whole level, with the number of columns of `like` [B, C]."""
     if nodes is None or mask is None:
         return every_node(like.shape[1], len(like), like.device)
     return Shortlist(nodes, mask, nodes)
 
 
 def pointers(logits: Tensor, nodes: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Nodes and mask, or anything else where a kernel does not look at them."""
+    """Nodes and mask, or placeholders if a kernel does not read them."""
     return (logits, logits) if nodes is None or mask is None else (nodes, mask.view(torch.uint8))
 
 
 def block(width: int, most: int) -> int:
-    """Columns at a time: a power of two, to which kernels are compiled."""
+    """Columns per block: a power of two, which kernels are compiled for."""
     return min(most, max(16, triton.next_power_of_2(width)))

@@ -1,9 +1,8 @@
 """Compiled loops of AdamW over bf16 weights on the CPU, with one pass over a weight instead of five.
 
-A gradient in bf16 is read where the backward pass left it, the fp32 copy of the weight and its moments are updated, and
-the weight is rounded from the copy. Sums are taken chunk by chunk and added in order: the result does not depend on the
-number of threads. One thread does small tensors, of which a model has many: it has finished by the time that others
-would have begun.
+A bf16 gradient is read in place, the fp32 copy of the weight and its moments are updated, and the weight is rounded
+from the copy. Sums are computed per chunk and added in order, so the result does not depend on the number of threads.
+Small tensors, of which a model has many, use one thread, because starting others would take longer.
 """
 
 from __future__ import annotations

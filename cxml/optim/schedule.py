@@ -1,8 +1,8 @@
-"""Which parameters learn how fast, and how that changes over a run.
+"""The learning rate of each parameter over a run.
 
-The encoder learns slowly, the level heads ten times faster (the paper's settings); a bottleneck learns as fast as the
-heads, for it begins with random directions (docs/decisions/0019). Over a run the rates follow the paper's three-phase
-one-cycle, a pure function of the position in the run.
+The level heads have ten times the encoder's learning rate (the paper's settings). A bottleneck has the learning rate of
+the heads, because it starts with random directions (docs/decisions/0019). Over a run the rates follow the paper's
+three-phase one-cycle, a pure function of the position in the run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Gradients of one step in fp32: of all its micro-batches, and of all processes, added up during the backward pass.
+"""Sum the gradients of a step in fp32 over all micro-batches and processes, during the backward pass.
 
-backward pass -> a bucket has the gradients of all of its weights -> copied into it, or added to it, in fp32
-              -> on the last micro-batch: all-reduce, while the backward pass goes on
-step          -> the last reductions are waited for, on the device where there is one
+backward pass -> the gradients of all weights of a bucket are computed -> copied into it, or added to it, in fp32
+              -> on the last micro-batch: all-reduce, while the backward pass continues
+step          -> waits for the last reductions, on the accelerator if there is one
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from cxml.internals.torch import copy_all, scale_all
 
 BUCKET_ELEMENTS = 8 << 20
-"""A bucket is reduced as soon as it is full: small ones begin early, large ones use a network better."""
+"""Bucket size. A full bucket is reduced at once: small buckets start early, large ones use a network better."""
 
 
 @dataclass(eq=False)
 class _Bucket:
-    """Weights whose gradients come one after the other.
+    """Weights with consecutive gradients.
 
     Attributes:
-        weights: in the order in which a backward pass is likely to reach them.
-        sums: their gradients one after the other, fp32 [elements]; None before the first micro-batch of a step.
-        missing: how many of them the backward pass has yet to reach.
-        reduction: under way; None before that, and in one process.
+        weights: the weights in the likely order of a backward pass.
+        sums: their concatenated gradients, fp32 [elements]; None before the first micro-batch of a step.
+        missing: number of weights whose gradients the backward pass has not computed yet.
+        reduction: the running all-reduce; None before it, and in one process.
     """
 
     weights: list[Tensor]
@@ -38,12 +38,12 @@ class _Bucket:
     reduction: Any = None
 
     def parts(self, sums: Tensor) -> list[Tensor]:
-        """Views of a flat tensor in the shapes of the weights."""
+        """Views of a flat tensor with the shapes of the weights."""
         cuts = sums.split([weight.numel() for weight in self.weights])
         return [cut.view_as(weight) for cut, weight in zip(cuts, self.weights, strict=True)]
 
     def collect(self) -> None:
-        """Add the weights' gradients, and take them away from the weights; 0 where there is none."""
+        """Add the weights' gradients, and remove them from the weights; 0 for weights without one."""
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
         elements = sum(weight.numel() for weight in self.weights)
         new = torch.empty(elements, dtype=torch.float32, device=self.weights[0].device)
@@ -55,17 +55,17 @@ class _Bucket:
 
 
 class GradientBuckets:
-    """The gradients of a model's weights on their way from the backward pass to the optimiser.
+    """The gradients of a model's weights between the backward pass and the optimiser.
 
-    All processes have to reduce the same buckets in the same order: a bucket waits for those before it.
+    All processes must reduce the same buckets in the same order, so a bucket waits for those before it.
     """
 
     def __init__(self, weights: Sequence[Tensor], world_size: int) -> None:
-        """Watch the backward passes of these weights.
+        """Register hooks for the backward passes of these weights.
 
         Args:
             weights: leaves that require gradients, on one device, in the order in which the model applies them.
-            world_size: processes, which all have the same weights.
+            world_size: number of processes, all with the same weights.
         """
         self._weights, self._world_size = list(weights), world_size
         self._buckets = _fill_buckets(self._weights)
@@ -79,7 +79,7 @@ class GradientBuckets:
         """Add the gradients of a scalar loss.
 
         Args:
-            loss: of this process's micro-batch.
+            loss: loss of this process's micro-batch.
             is_last: whether it is the last one of its step.
         """
         self._is_last = is_last
@@ -87,14 +87,14 @@ class GradientBuckets:
             bucket.missing = len(bucket.weights)
         loss.backward()
         for bucket in self._buckets:
-            if bucket.missing:  # not every weight has a part in every loss
+            if bucket.missing:  # a weight may not contribute to a loss
                 bucket.collect()
         self._reduce_full_ones()
 
     def take(self) -> list[Tensor]:
         """The mean over processes of the summed gradients, fp32, in the order and shapes of the weights.
 
-        The next step begins with none.
+        The next step starts without gradients.
         """
         found: dict[Tensor, Tensor] = {}
         for bucket in self._buckets:
@@ -116,7 +116,7 @@ class GradientBuckets:
             self._reduce_full_ones()
 
     def _reduce_full_ones(self) -> None:
-        """Begin the reductions whose turn it is."""
+        """Start the reductions of all full buckets whose predecessors are started."""
         if not self._is_last or self._world_size == 1:
             return
         for bucket in self._buckets[self._num_reduced :]:
@@ -127,7 +127,7 @@ class GradientBuckets:
 
 
 def _fill_buckets(weights: Sequence[Tensor]) -> list[_Bucket]:
-    """Weights by bucket, the last ones first, where a backward pass begins."""
+    """Weights by bucket, in reverse order, as in a backward pass."""
     buckets: list[_Bucket] = []
     room = 0
     for weight in reversed(weights):

@@ -1,9 +1,8 @@
-"""Whether a training step stays within the range of float32, known before any label row is changed.
+"""Check before any label row changes that a training step stays within the range of float32.
 
-Rows are updated in the same visit in which they are scored, so an overflow that is only noticed in the loss has already
-reached rows. Instead a bound of the largest weight is kept, which costs nothing per row: rows are measured once, and
-each step adds the most that its update can change a weight by. Healthy training is many orders of magnitude away from
-the limit.
+Rows are updated in the same pass that scores them, so an overflow that shows in the loss has already changed rows.
+Instead, an upper bound of the largest weight is tracked without a cost per row: rows are measured once, and each step
+adds the largest possible change of a weight. Normal training is many orders of magnitude below the limit.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from cxml.optim import RowSchedule, RowTensors
 from cxml.optim.row_formats import LARGEST_FP8
 from cxml.parallel.exchange import Exchange
 
-_LIMIT = 1e30  # float32 ends at 3e38; sums over the features and texts of a step need the room between
+_LIMIT = 1e30  # float32 ends at 3e38; the margin is for sums over the features and texts of a step
 _BLOCK_ROWS = 65536
 
 
 class Magnitude:
-    """A bound of the absolute weights and biases of all rows of a group of ranks, which all of them agree on."""
+    """An upper bound of the absolute weights and biases of all rows of a group of ranks, equal on all of them."""
 
     def __init__(self) -> None:
         self._largest: float | None = None
@@ -33,27 +32,27 @@ class Magnitude:
         return self._largest is not None
 
     def measure(self, rows: RowTensors, exchange: Exchange) -> None:
-        """Take the largest number of the rows, NaN if one of them is NaN; a collective call."""
+        """Set the bound to the largest value of the rows, NaN if one is NaN; a collective call."""
         own = torch.tensor([_largest(rows)], dtype=torch.float64)
         self._largest = float(exchange.gather_rows(own, [1] * exchange.size).max())
 
     def forget(self) -> None:
-        """The rows were replaced."""
+        """Discard the bound, because the rows were replaced."""
         self._largest = None
 
     def admits(
         self, largest_feature: float, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
     ) -> bool:
-        """Whether logits, gradients, their squares and the updated rows of a step are sure to be finite.
+        """Whether logits, gradients, their squares and the updated rows of a step are guaranteed to be finite.
 
-        A step that is admitted raises the bound; of one that is not, no row may be changed.
+        An admitted step increases the bound. A step that is not admitted must not change any row.
 
         Args:
-            largest_feature: absolute, of the texts of all ranks that share the rows.
-            factor: what a feature is at most multiplied by in a row's gradient.
-            width: of the features.
-            schedule: the step under way.
-            is_adam: whether rows have AdamW's moments, else they take plain SGD.
+            largest_feature: largest absolute feature of the texts of all ranks that share the rows.
+            factor: largest factor of a feature in a row's gradient.
+            width: width of the features.
+            schedule: schedule of the current step.
+            is_adam: True for AdamW, False for plain SGD.
         """
         assert self._largest is not None, "measured before the first step"
         if not (math.isfinite(largest_feature) and math.isfinite(self._largest)):
@@ -70,16 +69,16 @@ class Magnitude:
 def is_bounded(
     largest_feature: torch.Tensor, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
 ) -> torch.Tensor:
-    """Whether gradients, their squares and the changes of rows are sure to be finite, bool []: see `Magnitude.admits`.
+    """Whether gradients, their squares and the changes of rows are guaranteed to be finite, bool [].
 
-    For rows whose logits are known to be finite before they are updated. `largest_feature` is a tensor []. The host
-    computes the threshold, so that one comparison is left for the device.
+    For rows whose logits are known to be finite before the update; see `Magnitude.admits`. `largest_feature` is a
+    tensor []. The host computes the threshold, so the device needs only one comparison.
     """
     return largest_feature < _largest_admitted(factor, width, schedule, is_adam=is_adam)
 
 
 def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> float:
-    """A bound of AdamW's change per learning rate, for one second moment per weight or per row."""
+    """An upper bound of AdamW's change per learning rate, for one second moment per weight or per row."""
     by_epsilon = gradient / schedule.epsilon
     if schedule.beta1**2 >= schedule.beta2:
         return by_epsilon
@@ -88,19 +87,19 @@ def _most_adam_change(gradient: float, width: int, schedule: RowSchedule) -> flo
 
 
 def _largest_admitted(factor: float, width: int, schedule: RowSchedule, *, is_adam: bool) -> float:
-    """The largest feature that `is_bounded` admits is below this."""
+    """The threshold of `is_bounded`: the largest feature must be below it."""
     gradient = math.sqrt(_LIMIT / width)
     if width * schedule.lr * _most_adam_change(math.inf, width, schedule) >= _LIMIT if is_adam else schedule.lr > 0:
         gradient = min(gradient, _LIMIT / (width * schedule.lr) * (schedule.epsilon if is_adam else 1))
     if gradient <= factor:
-        return 0.0  # too much even for a feature of 1
+        return 0.0  # too large even for a feature of 1
     return gradient / factor if factor > 0 else math.inf
 
 
 def _largest(rows: RowTensors) -> float:
-    """The largest absolute weight or bias, NaN if one is NaN; block by block, so that nothing is copied whole.
+    """The largest absolute weight or bias, NaN if one is NaN; computed block by block, without a copy of all rows.
 
-    Of fp8 the largest that a row's scale allows.
+    For fp8, the largest value that a row's scale allows.
     """
     is_fp8 = rows.weight.dtype == torch.uint8
     found = np.float64(0)

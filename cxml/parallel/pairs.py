@@ -1,4 +1,4 @@
-"""Which pairs (text, leaf) a batch has, in the order in which they travel to the owners of the leaves."""
+"""The pairs (text, leaf) of a batch, in the order in which they are sent to the owners of the leaves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Pairs:
     """Pairs (text, leaf) of this rank's texts, sorted by owner, leaf of the owner and text.
 
     Attributes:
-        owners: int64 [P]; the number of shards where there is no pair, at the end.
-        leaves: integers [P], as the owner numbers them; this rank's number of leaves where there is no pair.
+        owners: int64 [P]; the number of shards for a missing pair, at the end.
+        leaves: integers [P], numbered by their owner; this rank's number of leaves for a missing pair.
         texts: integers [P].
         values: float32 [P], the share of a text's loss or the logit of a leaf.
         truth: int32 [P, words], see `Shortlists`.
@@ -35,7 +35,7 @@ class Pairs:
 def wanted_pairs(
     shard: Shard, nodes_BK: Tensor, mask_BK: Tensor | None, positive_keys: Tensor | None, logits_BK: Tensor | None
 ) -> Pairs:
-    """The pairs of texts and the leaves that they want, and the true rows among them; arguments as those of `send`."""
+    """The pairs of texts and their leaves, with the true rows of each; arguments as in `send`."""
     if is_fused(nodes_BK):
         return _fused_pairs(shard, nodes_BK, mask_BK, positive_keys, logits_BK)
     nodes_BK = nodes_BK if mask_BK is None else nodes_BK.masked_fill(~mask_BK, -1)
@@ -43,7 +43,7 @@ def wanted_pairs(
 
 
 def sort_pairs(shard: Shard, nodes_BK: Tensor, positive_keys: Tensor | None, logits_BK: Tensor | None) -> Pairs:
-    """The wanted pairs, and the true rows among them."""
+    """The sorted pairs, with the true rows of each; see `wanted_pairs`."""
     num_texts, num_shards, most_leaves = len(nodes_BK), shard.num_shards, shard.most_leaves
     is_wanted = nodes_BK >= 0
     nodes = nodes_BK.clamp(min=0)
@@ -83,12 +83,12 @@ def _fused_pairs(
 
 
 def _keys(shard: Shard, leaves: Tensor, texts: Tensor, num_texts: int) -> Tensor:
-    """Numbers of pairs in the order of owner, the owner's leaf, and text."""
+    """Numbers of pairs that sort by owner, leaf of the owner, and text."""
     return (leaves % shard.num_shards * shard.most_leaves + leaves // shard.num_shards) * num_texts + texts
 
 
 def _mark_true(shard: Shard, rising: Tensor, positive_keys: Tensor | None, num_texts: int) -> Tensor:
-    """The true rows of each pair; `rising` are the pairs' numbers."""
+    """The true rows of each pair; `rising` are the pairs' sorted numbers."""
     num_words = shard.leaf_rows.num_words
     truth = torch.zeros(len(rising) * num_words, dtype=torch.int32, device=rising.device)
     if positive_keys is not None and len(rising):

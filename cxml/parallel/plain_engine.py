@@ -1,4 +1,4 @@
-"""Training in plain PyTorch: every process holds the whole engine, and the processes share the texts."""
+"""Data-parallel training in plain PyTorch: every process holds the whole model and trains on its share of the texts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cxml.parallel.step_check import StepCheck
 
 
 class PlainEngine:
-    """What a training needs where nothing is partitioned: accumulation, clipping, bf16, the mean over processes.
+    """An engine without partitioning: accumulation, clipping, bf16, and the mean over processes.
 
-    In bf16 the model computes in bf16; gradients are added up in fp32, and AdamW updates copies of the weights in fp32.
-    On a CPU, where a step of one process has one micro-batch and so nothing to add up, compiled loops do that.
+    In bf16 the model computes in bf16, gradients are summed in fp32, and AdamW updates fp32 copies of the weights. On a
+    CPU with one process and one micro-batch per step, there is nothing to sum, and compiled loops update the copies.
 
     Attributes:
         module: the model.
         basic_optimizer: torch's AdamW.
-        optimizer: what updates the model; the same object in fp32.
-        trained: the weights that learn, by parameter group of AdamW.
-        step_check: counts the steps whose numbers are not finite.
-        averages_over: the number of processes; micro-batches are added up.
+        optimizer: the optimiser of the model's weights; in fp32 the same object.
+        trained: the trained weights, by parameter group of AdamW.
+        step_check: counts the steps with values that are not finite.
+        averages_over: the number of processes; micro-batches are summed.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class PlainEngine:
         is_bf16: bool,
         world_size: int = 1,
     ) -> None:
-        """Wrap a model and the optimiser of its parameters; with several processes a collective call.
+        """Wrap a model and the optimiser of its parameters; a collective call with several processes.
 
         Args:
-            module: on the device where it is to compute.
-            optimizer: of its trained parameters, a fused AdamW.
-            step_check: fresh.
+            module: the model, on its device.
+            optimizer: a fused AdamW of the trained parameters.
+            step_check: newly created.
             accumulation: micro-batches per step.
-            clipping: the largest norm of the gradient; 0 never clips.
+            clipping: the largest gradient norm; 0 disables clipping.
             is_bf16: whether the model computes in bf16.
-            world_size: processes that train this model; all begin with the weights of the first.
+            world_size: number of processes; all start with the weights of the first.
         """
         self.module = module.bfloat16() if is_bf16 else module
         if world_size > 1:
@@ -63,7 +63,7 @@ class PlainEngine:
         self._micro_batches = 0
         self._norm: Tensor | None = None
         self._weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        # Where nothing else is added to them, gradients are taken as autograd leaves them, by compiled loops in bf16.
+        # With one backward pass per step, the gradients of autograd are used directly; in bf16 by compiled loops.
         self._is_compiled = is_bf16 and world_size == accumulation == 1 and self._can_be_compiled()
         is_direct = self._is_compiled or (world_size == 1 and not is_bf16)
         self._buckets = None if is_direct else GradientBuckets(self._weights, world_size)
@@ -80,7 +80,7 @@ class PlainEngine:
             self._buckets.backward(loss, is_last=(self._micro_batches + 1) % self._accumulation == 0)
 
     def step(self) -> None:
-        """End a micro-batch, and with the last of a step update the weights, if the gradient is finite: `take_step`."""
+        """End a micro-batch. The last one of a step updates the weights if the gradient is finite, see `take_step`."""
         self._micro_batches += 1
         if self._micro_batches % self._accumulation:
             return
@@ -93,7 +93,7 @@ class PlainEngine:
         self.module.zero_grad()
 
     def _compiled_step(self, optimizer: Fp32Copies) -> None:
-        """The step of bf16 weights on the CPU whose gradients are those of one backward pass."""
+        """The step of bf16 weights on the CPU with the gradients of one backward pass."""
         for weight in self._weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -102,17 +102,17 @@ class PlainEngine:
             optimizer.step_from_bf16(min(1.0, self._clipping / (float(norm) + 1e-6)) if self._clipping else 1.0)
 
     def _note_unsound(self, norm: Tensor) -> Tensor:
-        """Tell the optimiser of a norm that is not finite; 0 where the step counts, []."""
+        """Report a norm that is not finite to the optimiser; returns 0 if the step counts, []."""
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
         is_unsound = norm.new_zeros(()) if is_unsound is None else is_unsound
-        self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0, but for a norm that is not finite
+        self.basic_optimizer.found_inf = is_unsound.ne_(norm - norm)  # 0 unless the norm is not finite
         return self.basic_optimizer.found_inf
 
     def _can_be_compiled(self) -> bool:
         return all(weight.device.type == "cpu" and weight.is_contiguous() for weight in self._weights)
 
     def _gradients(self) -> list[Tensor]:
-        """What the optimiser is to apply, fp32."""
+        """The gradients to apply, fp32."""
         if self._buckets is None:
             return [weight.grad for weight in self._weights if weight.grad is not None]
         gradients = self._buckets.take()
@@ -122,11 +122,11 @@ class PlainEngine:
         return gradients
 
     def was_step_applied(self) -> bool:
-        """Whether the last step went as far as the optimiser, which itself looks whether it counts."""
+        """Whether the optimiser was called in the last step; it checks itself whether the step counts."""
         return True
 
     def get_global_grad_norm(self) -> Tensor | None:
-        """The norm of the last step's gradient before it was clipped, []; None before the first step."""
+        """The norm of the last step's gradient before clipping, []; None before the first step."""
         return self._norm
 
     def zero_optimization_stage(self) -> int:
@@ -146,8 +146,8 @@ class Fp32Copies:
     """AdamW on fp32 copies of bf16 weights.
 
     Attributes:
-        copies: by weight of the model.
-        param_groups: those of the optimiser, of the copies.
+        copies: the copy of each weight of the model.
+        param_groups: the optimiser's groups, which contain the copies.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -160,19 +160,19 @@ class Fp32Copies:
         self.param_groups = optimizer.param_groups
 
     def step(self) -> None:
-        """Update the copies by their gradients, then the model's weights by the copies."""
+        """Update the copies with their gradients, then the model's weights from the copies."""
         self._optimizer.step()
         self.update_weights()
         for copy in self.copies.values():
             copy.grad = None
 
     def step_from_bf16(self, factor: float) -> None:
-        """`step` by the weights' own gradients, each times a factor."""
+        """`step` with the bf16 weights' own gradients, multiplied by a factor."""
         gradients = {copy: (weight, cast(Tensor, weight.grad)) for weight, copy in self.copies.items()}
         take_step(self._optimizer, gradients, factor)
 
     def update_weights(self) -> None:
-        """Make the model's weights of the copies."""
+        """Set the model's weights from the copies."""
         copy_all([weight.data for weight in self.copies], [copy.data for copy in self.copies.values()])
 
 

@@ -1,11 +1,10 @@
-"""The way of a rank's texts to the ranks that own the rows they are scored on, and back.
+"""Send a rank's texts to the ranks that own the rows to score them on, and return the results.
 
-With shortlists a text goes to the owners of its leaves only, and with it each owner's pairs (text, leaf), marked with
-the true rows of the leaf. The pairs that arrive are as many as the rank's own texts have, whatever the number of ranks.
+With shortlists, a text is sent only to the owners of its leaves, with each owner's pairs (text, leaf) and the true rows
+of each leaf. A rank receives about as many pairs as its own texts have, for any number of ranks.
 
-On processors exactly what is needed travels. On accelerators the host must not wait for a size that only the device
-knows, so shapes depend on nothing but the number of texts and leaves: places that stay empty are marked, and all ranks
-get all features.
+On CPUs, only the needed data are sent. On accelerators, the host must not wait for sizes computed on the device, so
+shapes depend only on the number of texts and leaves: unused places are marked, and all ranks get all features.
 """
 
 from __future__ import annotations
@@ -29,15 +28,14 @@ CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
 
 @dataclass(frozen=True)
 class Visit(Generic[CandidatesT]):
-    """Texts that arrived at this rank, of all ranks that share the rows.
+    """The texts that this rank has received from all ranks that share the rows.
 
     Attributes:
-        candidates: the S texts, and what they are to be scored on.
-        parent_logits: float32 [P], of the pairs' leaves, if they were sent along.
-        bring_back: a collective call. Takes [S, n], of which the sums over all owners go back to the texts' ranks: the
-            [B, n] of this rank's texts.
-        bring_best: a collective call. Takes keys int64 [S, k] and positions int64 [S, k]; the best k over all owners go
-            back: the [B, k] of this rank's texts.
+        candidates: the S texts, and the rows to score them on.
+        parent_logits: float32 [P], logits of the pairs' leaves, if they were sent.
+        bring_back: a collective call. Sums [S, n] over all owners, and returns the [B, n] of this rank's texts.
+        bring_best: a collective call. Takes keys int64 [S, k] and positions int64 [S, k], selects the best k over all
+            owners, and returns the [B, k] of this rank's texts.
     """
 
     candidates: CandidatesT
@@ -63,14 +61,14 @@ def send(
     Args:
         exchange: these ranks.
         shard: this rank's rows.
-        features_BD: of this rank's texts, where the rows are.
-        nodes_BK: int64, the leaves that each text wants, -1 where there is none.
-        mask_BK: bool, False where there is none either; None is True.
-        positive_keys: int64 [T], sorted: text times positions plus position, of the true rows. Those of no wanted leaf
-            are left out.
-        logits_BK: float32, of the leaves, to send along.
-        most_texts: the most texts of a rank; with None several accelerators wait for each other's numbers.
-        has_replicas: whether ranks of other exchanges hold the same rows. Accelerators then have as many
+        features_BD: features of this rank's texts, on the device of the rows.
+        nodes_BK: int64, the leaves of each text, -1 for none.
+        mask_BK: bool, also False for no leaf; None for no mask.
+        positive_keys: int64 [T], sorted: text times positions plus position, of the true rows. Rows outside the text's
+            leaves are ignored.
+        logits_BK: float32, logits of the leaves, to send too.
+        most_texts: the most texts of a rank; with None, several accelerators exchange their numbers first.
+        has_replicas: whether ranks of other exchanges hold the same rows. Accelerators then pad to the same number of
             texts as those.
     """
     num_texts, is_exact = len(features_BD), host_may_wait(features_BD)
@@ -95,7 +93,7 @@ def send(
 
 
 def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
-    """Send what the owners need and nothing else."""
+    """Send only the data that the owners need."""
     num_texts, size = len(features_BD), exchange.size
     goes = torch.zeros(size * num_texts, dtype=torch.int64)
     goes[pairs.owners * num_texts + pairs.texts] = 1
@@ -130,7 +128,7 @@ def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, send
 
 
 def _pack(texts: Tensor, pairs: Pairs) -> Tensor:
-    """Pairs as they travel, int32 [P, 3 + words]: text, leaf, the bits of the value, truth."""
+    """Pack pairs into one tensor, int32 [P, 3 + words]: text, leaf, the bits of the value, truth."""
     parts = texts.int()[:, None], pairs.leaves.int()[:, None], pairs.values.contiguous()[:, None].view(torch.int32)
     return torch.cat([*parts, pairs.truth], dim=1)
 
@@ -138,9 +136,9 @@ def _pack(texts: Tensor, pairs: Pairs) -> Tensor:
 def _send_padded(
     exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: Pairs, own_texts: int, *, sends_logits: bool
 ) -> Visit[Shortlists]:
-    """Send as much as there can be at the most, so that no size depends on what the texts want.
+    """Send the largest possible number of pairs, so that no size depends on the texts' leaves.
 
-    Of the B texts the first `own_texts` are real.
+    The first `own_texts` of the B texts are real, the others padding.
     """
     num_texts, size, num_pairs = len(features_BD), exchange.size, len(pairs.owners)
     no_leaf = len(shard.leaf_rows.positions)
@@ -191,10 +189,10 @@ def send_everywhere(
     Args:
         exchange: these ranks.
         shard: this rank's rows.
-        features_BD: of this rank's texts, where the rows are.
-        share: what a loss counts.
+        features_BD: features of this rank's texts, on the device of the rows.
+        share: weight of each loss.
         positive_keys: see `send`.
-        limits: of the texts of all ranks; with None several accelerators wait for each other's numbers.
+        limits: limits of the texts of all ranks; with None, several accelerators exchange their numbers first.
         has_replicas: see `send`.
     """
     num_texts = len(features_BD)
@@ -231,13 +229,13 @@ def send_everywhere(
 
 
 def _best_of_owners(found: Tensor) -> tuple[Tensor, Tensor]:
-    """The k best of each text: `found` holds keys and positions, int64 [owners, B, k, 2]."""
+    """The k best of each text; `found` contains keys and positions, int64 [owners, B, k, 2]."""
     of_owners = found.transpose(0, 1).flatten(1, 2)
     best = of_owners[..., 0].topk(found.shape[2], dim=1)
     return best.values, of_owners[..., 1].gather(1, best.indices)
 
 
 def _pad_rows(values: Tensor, num_rows: int, value: int = 0) -> Tensor:
-    """Rows added at the end, to be as many as `num_rows`."""
+    """Append rows up to the number `num_rows`."""
     missing = num_rows - len(values)
     return torch.cat([values, values.new_full((missing, *values.shape[1:]), value)]) if missing else values

@@ -56,9 +56,9 @@ class ShardedLevel:
         layout: the rows that this rank owns.
         exchange: the ranks that share the rows.
         replicas: the ranks that hold the same rows, for other texts.
-        on_device: whether rows are worked on where the features are, else by the CPU.
-        rows: this rank's, in one place: on the device if they are worked on there, else in host memory.
-        schedule: of the rows' update.
+        on_device: whether rows are processed on the features' device, else by the CPU.
+        rows: this rank's rows, on the device if they are processed there, else in host memory.
+        schedule: schedule of the rows' update.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Triton kernels of the pairs of texts and leaves that go to the owners of rows, see `cxml.parallel.pairs`.
+"""Triton kernels for the pairs of texts and leaves that are sent to the owners of rows, see `cxml.parallel.pairs`.
 
-A pair's number is (owner, leaf of the owner, text) as one integer, so that sorted numbers are pairs in that order.
-Where there is no pair, the number is above that of every pair.
+A pair's number encodes (owner, leaf of the owner, text) as one integer, so sorted numbers are pairs in that order. The
+number of a missing pair is larger than that of every pair.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cxml.model.triton_shortlist import lower_bound
 _CHANGING = [
     "num_texts", "num_nodes", "num_pairs", "num_keys", "num_shards", "most_leaves", "num_positions", "num_words",
     "no_leaf",
-]  # values of these must not compile anew  # fmt: skip
+]  # new values of these must not trigger a compilation  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_CHANGING)
@@ -22,7 +22,7 @@ def number_pairs(
     nodes, mask, leaf_offsets, numbers, shares, num_texts, num_nodes, num_shards, most_leaves,
     HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the pairs' numbers, int64 [B, K], and one over the rows of each text's leaves, float32 [B]."""
+    """Write the pairs' numbers, int64 [B, K], and the reciprocal of the rows of each text's leaves, float32 [B]."""
     text = tl.program_id(0).to(tl.int64)
     length = tl.zeros([BLOCK], tl.int64)
     none = num_shards.to(tl.int64) * most_leaves * num_texts
@@ -48,30 +48,30 @@ def unpack_pairs(
     num_texts, num_nodes, num_pairs, num_keys, num_shards, most_leaves, num_positions, num_words, no_leaf,
     BY_TEXT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the pairs of sorted numbers, and a word each of the true rows of their leaves.
+    """Write the pairs of sorted numbers, and one word per program of the true rows of their leaves.
 
     Args:
         numbers: int64 [P], sorted.
-        order: int64 [P], where each was: text times K plus column.
+        order: int64 [P], the original index of each: text times K plus column.
         values: float32 [B] with BY_TEXT, else [B, K].
         positive_keys: int64 [num_keys], sorted: text times `num_positions` plus position.
         leaf_offsets: int64 [leaves of all owners + 1].
-        owners: int64 [P], `num_shards` where there is no pair.
-        leaves: int32 [P], as the owner numbers them; `no_leaf` where there is no pair.
+        owners: int64 [P], `num_shards` for a missing pair.
+        leaves: int32 [P], numbered by their owner; `no_leaf` for a missing pair.
         texts: int32 [P].
         own_values: float32 [P].
-        truth: int32 [P, num_words], see `Shortlists`; the program (b, w) writes the words w of block b.
+        truth: int32 [P, num_words], see `Shortlists`; program (b, w) writes word w of the pairs of block b.
         num_texts: B.
         num_nodes: K.
         num_pairs: P.
-        num_keys: of all texts.
-        num_shards: owners.
-        most_leaves: of an owner.
+        num_keys: number of keys of all texts.
+        num_shards: number of owners.
+        most_leaves: most leaves of an owner.
         num_positions: rows of all owners.
-        num_words: of a leaf.
-        no_leaf: see there.
-        BY_TEXT: see there.
-        BLOCK: pairs at a time.
+        num_words: words per leaf.
+        no_leaf: see `leaves`.
+        BY_TEXT: see `values`.
+        BLOCK: pairs per block.
     """
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     word = tl.program_id(1)

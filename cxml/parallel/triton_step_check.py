@@ -1,4 +1,4 @@
-"""Triton kernels of `step_check`: one program each, for a handful of numbers."""
+"""Triton kernels of `step_check`. Each uses one program, for a few numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["num_losses", "most_in_a_row"])
 def judge_step(losses, counts, is_sound, num_losses, most_in_a_row, BLOCK: tl.constexpr):
-    """Write uint8 []: whether all losses, float32 [num_losses], are finite, and few steps before were unsound."""
+    """Write uint8 []: whether all losses, float32 [num_losses], are finite, with few unsound steps directly before."""
     worst = tl.zeros([BLOCK], tl.int32)
     for first in range(0, num_losses, BLOCK):
         places = first + tl.arange(0, BLOCK)
@@ -21,24 +21,25 @@ def judge_step(losses, counts, is_sound, num_losses, most_in_a_row, BLOCK: tl.co
 def count_step(
     losses, own, is_sound, counts, first_losses, told, step, num_losses, most_in_a_row, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Take note of a step.
+    """Update the counts for a step.
 
     Args:
-        losses: of all ranks, float32 [num_losses]; kept in `first_losses` if this is the first unsound step in a row.
-        own: this rank's, float32 [num_losses].
+        losses: losses over all ranks, float32 [num_losses]; stored in `first_losses` if this is the first unsound step
+            in a row.
+        own: this rank's losses, float32 [num_losses].
         is_sound: uint8 [].
-        counts: int64 [3], unsound steps in a row and in all, and the first in the row.
+        counts: int64 [3]: unsound steps in a row, unsound steps in total, and the first step of the row.
         first_losses: float32 [num_losses].
-        told: float32 [num_losses], `own` of a sound step, else 0.
+        told: float32 [num_losses], `own` if the step is sound, else 0.
         step: the number of the step.
-        num_losses: levels.
-        most_in_a_row: at which the first count stops.
-        BLOCK: losses at a time.
+        num_losses: number of levels.
+        most_in_a_row: maximum of the first count.
+        BLOCK: losses per block.
     """
     failed = tl.load(is_sound) == 0
     in_a_row, in_all, first = tl.load(counts), tl.load(counts + 1), tl.load(counts + 2)
     is_first = failed & (in_a_row == 0)
-    tl.debug_barrier()  # all have read the counts before they are written
+    tl.debug_barrier()  # all threads have read the counts before they are written
     tl.store(counts, tl.where(failed, tl.minimum(in_a_row + 1, most_in_a_row), 0))
     tl.store(counts + 1, in_all + failed.to(tl.int64))
     tl.store(counts + 2, tl.where(is_first, step, first))

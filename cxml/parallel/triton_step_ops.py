@@ -1,7 +1,7 @@
-"""The kernels of `triton_pairs` and `triton_step_check` as operators of torch, see `cxml.triton_operators`.
+"""The kernels of `triton_pairs` and `triton_step_check` as torch operators, see `cxml.triton_operators`.
 
-`launch_sort_pairs` puts those of `triton_pairs` together: what `cxml.parallel.pairs` asks for takes three launches,
-one of them a sort. The `shape` of an operator are the numbers of `RoutingShape`.
+`launch_sort_pairs` combines those of `triton_pairs` for `cxml.parallel.pairs`, in three launches, one of them a sort.
+The `shape` of an operator contains the numbers of `RoutingShape`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LOSSES = 16
 
 
 class RoutingShape(NamedTuple):
-    """What pairs are numbered by.
+    """The sizes that determine the numbers of pairs.
 
     Attributes:
         num_texts: B.
-        num_nodes: K, leaves that a text can want.
+        num_nodes: K, most leaves per text.
         num_shards: ranks that share the rows.
-        most_leaves: of a rank.
+        most_leaves: most leaves of a rank.
         num_positions: rows of all ranks.
-        no_leaf: the leaf where there is no pair.
+        no_leaf: the leaf of a missing pair.
     """
 
     num_texts: int

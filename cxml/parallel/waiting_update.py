@@ -1,6 +1,6 @@
-"""What a step's micro-batches leave for the update of a level's rows at the end of the step: texts and candidates.
+"""Texts and candidates of a step's micro-batches, kept for the update of a level's rows at the end of the step.
 
-The rows' gradients are taken from these when all of them are there, so that nothing is kept per row.
+The rows' gradients are computed from them after the last micro-batch, so no memory per row is needed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ class WaitingUpdate:
     """Candidates of the micro-batches so far.
 
     Attributes:
-        num_texts: S, of all micro-batches.
-        largest_feature: absolute, of these texts, []; None while there are none.
+        num_texts: S, the texts of all micro-batches.
+        largest_feature: largest absolute feature of these texts, []; None without texts.
     """
 
     def __init__(self) -> None:
-        """Begin a step."""
+        """Start a step."""
         self._parts: list[Shortlists | EveryRow] = []
         self._scale = 0.0
         self.num_texts = 0
         self.largest_feature: Tensor | None = None
 
     def add(self, candidates: Shortlists | EveryRow, scale: float) -> None:
-        """Keep a micro-batch; `scale` is the factor of its rows' gradients, alike for all of a step."""
+        """Store a micro-batch; `scale` is the factor of its rows' gradients, the same for all of a step."""
         assert not self._parts or scale == self._scale, "micro-batches of one step count alike"
         self._parts.append(candidates)
         self._scale = scale
@@ -45,11 +45,11 @@ class WaitingUpdate:
 
     @property
     def factor(self) -> float:
-        """What a feature is at most multiplied by in a row's gradient."""
+        """The largest factor of a feature in a row's gradient."""
         return self._scale * self.num_texts
 
     def take(self, replicas: Exchange) -> tuple[Shortlists | EveryRow, float] | None:
-        """The candidates of all micro-batches and of all `replicas` of the rows, and their scale; None if none wait.
+        """The candidates of all micro-batches and of all `replicas` of the rows, and their scale; None without any.
 
         A collective call of the replicas.
         """
@@ -61,7 +61,7 @@ class WaitingUpdate:
 
 
 def _join(parts: list[Shortlists | EveryRow]) -> Shortlists | EveryRow:
-    """One kind of candidates, end to end."""
+    """Concatenate candidates of one kind."""
     if isinstance(parts[0], Shortlists):
         return Shortlists.join(cast("list[Shortlists]", parts))
     return EveryRow.join(cast("list[EveryRow]", parts))
@@ -74,7 +74,7 @@ def _gather(replicas: Exchange, candidates: Shortlists | EveryRow) -> Shortlists
     pairs = candidates.leaves if isinstance(candidates, Shortlists) else candidates.true_rows
     if host_may_wait(candidates.features):
         texts, rest = replicas.gather_sizes(len(candidates.features), len(pairs)).T.tolist()
-    else:  # padded alike on all ranks
+    else:  # the same padding on all ranks
         texts, rest = [len(candidates.features)] * replicas.size, [len(pairs)] * replicas.size
     by_text = {"features"} if isinstance(candidates, Shortlists) else {"features", "shares"}
     columns = []

@@ -1,13 +1,14 @@
 """The stages of a run from raw text to metrics. Finished stages are reused if they match the config.
 
-In: the config of a run, with fields that it leaves open.
+Input: the config of a run, which may have open fields.
 
-1. `plan` says what a run needs and how its training is spread over processes; `dry_run` shows it and writes nothing.
-2. `settled_config` gives the open fields their values, once the data are prepared.
-3. `time_budget` says how many steps fit into the run's time, if that is limited.
-4. `stages` are prepare, tree, train, evidence, baseline and evaluate; `run` makes those that are missing.
+1. `checks` rejects contradictory settings before the first stage; `plan` computes memory, traffic and steps of the
+   training, and `dry_run` prints them without writing anything.
+2. `settled_config` sets the open fields after the data are prepared.
+3. `time_budget` computes the number of steps within the run's time limit, if it has one.
+4. `stages` defines prepare, tree, train, evidence, baseline and evaluate; `run` runs the unfinished ones.
 
-Out: a folder with the data, the tree, the model and the report.
+Output: a folder with the data, the tree, the model and the report.
 """
 
 from cxml.pipeline.run import evaluate_again, make_model, run

@@ -1,4 +1,4 @@
-"""What a run is refused for before its first stage begins, and before its tree: settings that cannot end in a model.
+"""Checks before the first stage of a run and before its tree, for settings that cannot result in a model.
 
 config -> check_run() -> prepared data -> check_run_on_data() -> tree, training
 """
@@ -26,15 +26,15 @@ from cxml.storage import exists, join
 
 
 def check_run(config: Config, *, prepares_again: bool = False) -> None:
-    """Refuse a run whose packages, encoder, validation texts or start are missing, or contradict its settings.
+    """Check that packages, encoder, validation texts and initial weights of a run exist and match its settings.
 
     Args:
-        config: of the run, perhaps with open fields.
-        prepares_again: whether the run prepares its data anew, whatever is there.
+        config: the run's config, which may have open fields.
+        prepares_again: whether the run prepares its data again in any case.
 
     Raises:
-        ConfigError: a field, its value, and the remedy.
-        DataError: `model.start_from` holds no model, or `require_validation` says so.
+        ConfigError: a setting is invalid; names the field, its value, and the remedy.
+        DataError: `model.start_from` contains no model, or see `require_validation`.
     """
     require_packages(config)
     require_validation(config, prepares_again=prepares_again)
@@ -46,14 +46,14 @@ def check_run(config: Config, *, prepares_again: bool = False) -> None:
 
 
 def check_run_on_data(config: Config) -> None:
-    """Refuse what only shows on the prepared data, before a tree is built from them.
+    """Check the settings against the prepared data, before a tree is built.
 
     Args:
-        config: of the run, without open fields.
+        config: the run's config, without open fields.
 
     Raises:
-        ConfigError: no label name has the part that `train.name_texts` takes, a share of the train texts leaves none,
-            or a step has too few texts for all micro-batches.
+        ConfigError: no label name matches `train.name_texts`, the validation share contains all or none of the train
+            texts, or a step has too few texts for all micro-batches.
     """
     train = config.train
     lengths = train_texts(data_url(config), train.validation_fraction).lengths
@@ -61,7 +61,7 @@ def check_run_on_data(config: Config) -> None:
         names = require_parts_of_names(read_labels(data_url(config))[0], train.name_texts)
         lengths = np.append(lengths, np.ones(len(names), np.int64))
     if train.name_texts and train.batch_tokens:
-        return  # the steps depend on the tokens of the names, which training counts
+        return  # the number of steps depends on the tokens of the names, which training counts
     rule = StepRule(
         batch_size=train.batch_size, bucket_by_length=train.bucket_by_length, batch_tokens=train.batch_tokens,
         windows=window_rule(config),
@@ -70,7 +70,7 @@ def check_run_on_data(config: Config) -> None:
 
 
 def _require_layers(config: Config) -> None:
-    """Build the encoder without memory, where the config names layers, windows or a width that it may not have."""
+    """Build the encoder on the meta device if the config sets layers, windows or a width, to check that they fit it."""
     model = config.model
     if not (model.taps or model.freeze_layers or model.bottleneck or model.window):
         return
@@ -81,5 +81,5 @@ def _require_layers(config: Config) -> None:
 
 
 def _has_begun(config: Config) -> bool:
-    """Whether the run has a model or a checkpoint, and so needs no other one to start from."""
+    """Whether the run has a model or a checkpoint, so that it does not use `model.start_from`."""
     return exists(join(model_url(config), "manifest.json")) or bool(list_checkpoints(checkpoints_url(config)))

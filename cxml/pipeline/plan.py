@@ -59,8 +59,8 @@ class DataFacts:
     """Sizes of a training.
 
     Attributes:
-        num_texts: texts, with the names trained on.
-        num_labels: labels.
+        num_texts: number of texts, including names used for training.
+        num_labels: number of labels.
         lengths: int64 [n], the tokens of texts.
     """
 
@@ -93,16 +93,16 @@ def require_packages(config: Config) -> None:
 
 
 def require_validation(config: Config, *, prepares_again: bool = False) -> None:
-    """Refuse evidence, a selection of epochs and held-out texts where data or packages do not allow them.
+    """Check that data and packages support evidence, the selection of epochs and held-out texts, if requested.
 
     Args:
         config: the run's config.
         prepares_again: whether the run prepares its data again in any case.
 
     Raises:
-        ConfigError: the data have no validation texts, or some and a share is to be held out too; or a package is not
-            installed.
-        DataError: `evidence.words` is on and an earlier release prepared the data, without a vocabulary.
+        ConfigError: the data have no validation texts, or they have a validation split and the config holds out a share
+            too; or a package is not installed.
+        DataError: `evidence.words` is on, but an earlier release prepared the data without a vocabulary.
     """
     wanted: dict[str, object] = {f"evidence.{name}": True for name in config.evidence.sources}
     if config.train.selects:

@@ -1,4 +1,4 @@
-"""The stages of a run: what each makes, from which others, and whether its result is there.
+"""The stages of a run: the result of each, its inputs, and whether the result exists.
 
     prepare -> tree -> train -> evidence (optional) -> evaluate
             -> baseline (optional)
@@ -75,7 +75,7 @@ class Stage:
 
 
 def make_stage(config: Config, name: StageName, stage: Stage, *, is_done: bool) -> None:
-    """Make what a stage makes unless it `is_done`, and log it."""
+    """Run a stage unless it `is_done`, and log it."""
     if is_done:
         _log.info("%-8s found: %s", name, stage.folder(config))
         return
@@ -192,7 +192,7 @@ def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
 
 
 def is_model_current(config: Config) -> bool:
-    """Whether tree and model of a config without open fields are there, with the evidence that it asks for.
+    """Whether tree and model of a config without open fields exist, with the evidence that the config enables.
 
     Raises:
         StaleArtefactError: tree or model was made with other settings or from other inputs.

@@ -1,10 +1,10 @@
 """Time budget of a run: its distribution over the stages, and the resulting number of steps (docs/decisions/0029).
 
     time used so far, measured speed, sizes of the splits --steps_within_budget--> budget.json
-        -> train.steps, and what is chosen by it
+        -> train.steps, and the fields that depend on it
 
-The steps are counted once, before the training. `budget.json` in the output keeps their number, and what earlier starts
-have used.
+The number of steps is computed once, before the training. `budget.json` in the output stores it, and the time that
+earlier starts have used.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class StepBudget:
 
     Attributes:
         budget: seconds of the whole run.
-        used: of these, what was over when the steps were counted.
-        training: what training may take, from the start of its processes' work.
-        steps: optimiser steps that fit, at most those of all epochs.
+        used: seconds used before the number of steps was computed.
+        training: seconds for the training, from the start of its processes' work.
+        steps: optimiser steps within the budget, at most those of all epochs.
         most: optimiser steps of all epochs.
         epochs: passes over the texts in these steps.
         speed: measured speed.
@@ -152,7 +152,7 @@ def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: st
 
 @dataclass(frozen=True)
 class BudgetClock:
-    """What a run has used of its time, by all its starts until its steps were counted.
+    """The used time of a run, over all its starts until the number of steps is computed.
 
     Attributes:
         before: seconds of earlier starts.
@@ -178,7 +178,7 @@ class BudgetClock:
 
 
 def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
-    """Measure the speed of a run whose data and tree are there, count the steps that fit, and keep them in its output.
+    """Measure the speed of a run with finished data and tree, and store the steps within its budget in its output.
 
     Args:
         config: the user's config.
@@ -209,7 +209,7 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
 
 
 def kept_step_budget(config: Config) -> StepBudget | None:
-    """What the output of a run keeps of its budget; None where there is none, or it is of other data or settings.
+    """The stored budget of a run; None if there is none, or it belongs to other data or settings.
 
     Args:
         config: the user's config.
@@ -222,7 +222,7 @@ def kept_step_budget(config: Config) -> StepBudget | None:
 
 
 def time_limit(output: str) -> TimeLimit:
-    """What the training of the run in `output` is held to, by its budget."""
+    """The time limit of the training of the run in `output`, from its budget."""
     return _parse(output, read_budget(output)).time_limit
 
 

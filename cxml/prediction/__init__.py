@@ -1,7 +1,7 @@
 """Prediction with a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
 
     run, checkpoint or exported folder -> Parts (model, tree, label rows, names, tokenizer) -> Predictor
-    texts -> token ids -> batches of like lengths -> the model -> Ranker -> Predictions
+    texts -> token ids -> batches of similar lengths -> the model -> Ranker -> Predictions
 
 Label rows can use 4, 2 or 1 bytes per weight, be memory-mapped, or be sharded over ranks (`PackedRows`). With
 thresholds chosen on validation texts, `Decisions` converts rankings to label sets, and scores to probabilities.

@@ -4,7 +4,7 @@ config.json               the run's config, and the encoder's architecture
 model.safetensors         encoder and cluster levels
 label_rows.safetensors    weight [L, D], bias [L], for fp8 and int8 scale [L]; in tree order, for memory-mapping
 tree/                     the label tree
-labels.arrow              label names, titles where there are some, weights where labels are weighed; row = label id
+labels.arrow              label names, optional titles, optional label weights; row = label id
 tokenizer.json            the encoder's tokenizer
 evidence/                 sources beside the cascade, if the model has any
 decisions.json            thresholds and calibration, if the model has any
@@ -252,7 +252,7 @@ def _labels_file(parts: Parts) -> bytes:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Names of the labels; titles, None where there are none; weights, None where labels are not weighed."""
+    """Names, titles and weights of the labels; None for no titles or no weights."""
 
     names: list[str]
     titles: list[str] | None

@@ -204,7 +204,7 @@ def _joint_logit(graph: Graph, a: str, b: str, zero: float | np.generic, one: fl
 
 
 def _weighed(graph: Graph, labels: str, logits: str, weights: np.ndarray, k: str) -> tuple[str, str]:
-    """The k best of candidates by score times label weight; see `cxml.prediction.rare_labels`."""
+    """The k best candidates by score times label weight; see `cxml.prediction.rare_labels`."""
     stored = graph.stored("label_weights", weights.astype(np.float32), "fp32")
     weight = graph.add("Gather", stored, graph.add("Max", labels, 0))
     weight = graph.cast(weight, TensorProto.DOUBLE)

@@ -1,11 +1,11 @@
 """Export a trained model as one folder that predicts with onnxruntime, without this library and PyTorch.
 
 model.onnx        token ids, attention mask and k in; the k best labels and their scores out
-model.onnx.data   its weights, where they exceed what one file of ONNX can hold
-labels.json       label names; place = label id
-titles.json       their titles, where the data had a labels file; place = label id
-tokenizer.json    the encoder's tokenizer, which cuts texts off and pads them as the model wants them
-predict.py        how to use all of it
+model.onnx.data   its weights, if they exceed the size limit of an ONNX file
+labels.json       label names; index = label id
+titles.json       their titles, if the data have a labels file; index = label id
+tokenizer.json    the encoder's tokenizer, with the model's truncation and padding
+predict.py        an example of its usage
 README.md         the model card
 manifest.json     format, sizes and checksums; written last
 """
@@ -57,7 +57,7 @@ python predict.py "a text"
 def write_onnx(url: str, parts: Parts, predict: Callable[[Ragged, int], Predictions]) -> None:
     """Write the folder `url`, replacing an earlier ONNX export.
 
-    The written model is run by onnxruntime and its scores are compared with those of `predict`.
+    The scores of the written model in onnxruntime are compared with those of `predict`.
 
     Args:
         url: path or fsspec URL of a new folder, or of an earlier ONNX export.
@@ -145,7 +145,7 @@ def _tokenizer(parts: Parts) -> Tokenizer:
 
 
 def _check_scores(path: Path, parts: Parts, predict: Callable[[Ragged, int], Predictions]) -> None:
-    """Refuse a model that gives random texts other labels or scores than `predict`."""
+    """Check that labels and scores for random texts equal those of `predict`."""
     session = open_session(path)
     generator = np.random.default_rng(0)
     longest = parts.config.data.max_length

@@ -61,7 +61,7 @@ class Ranker:
     def decided(
         self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels that reach a threshold, in front, and their scores, after `calibration`; both [N, K]."""
+        """Labels that reach the threshold, first, and their scores, after `calibration`; both [N, K]."""
         kept = labels >= 0
         if isinstance(least, Thresholds):
             kept = least.above(labels, scores)

@@ -1,10 +1,9 @@
 """Rank rare labels higher: by logit adjustment, or by probability times a power of the inverse propensity.
 
-Logit adjustment takes a part of each label's log odds off its logit (Menon et al. 2021, post hoc).
+Post-hoc logit adjustment subtracts a part of each label's log odds from its logit (Menon et al. 2021).
 
-PSP@k counts a hit by its label's inverse propensity, so its expectation is largest where labels are ranked by
-probability times inverse propensity (Jain et al. 2016, section 3); a power below 1 lies between that and the ranking
-for P@k.
+PSP@k weights a hit by the label's inverse propensity, so ranking by probability times inverse propensity maximises its
+expectation (Jain et al. 2016, section 3). A power below 1 is a compromise with the ranking for P@k.
 """
 
 from __future__ import annotations

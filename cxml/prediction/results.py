@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class NamedLabel:
-    """A label that was predicted: its id, its name, its score in [0, 1], and its title where labels have some."""
+    """A predicted label: its id, its name, its score in [0, 1], and its title if labels have titles."""
 
     label: int
     name: str

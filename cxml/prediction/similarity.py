@@ -88,7 +88,7 @@ def text_similarity(predictor: Predictor, dataset: ShardedDataset) -> Similarity
 
 
 def label_id(predictor: Predictor, name: str) -> int:
-    """The id of a label, by its name, not its title. Raises `ConfigError` where there is none."""
+    """The id of a label by its name, not its title. Raises `ConfigError` if it does not exist."""
     names: Sequence[str] = predictor.names
     shown = shown_labels(names, predictor.titles)
     try:

@@ -100,8 +100,8 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything."""
-        # Paths are left out: moved files with the same hashes are the same data.
+        """Hash of all inputs."""
+        # Without paths, because moved files with the same hashes are the same data.
         source = {key: value for key, value in self.config["source"].items() if key not in ("path", "labels_file")}
         if not source["label_ids"]:
             del source["label_ids"]  # as in data sets of releases without this setting

@@ -97,9 +97,9 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
     """A line about the labels: their number, the most frequent ones, and the mean number per text.
 
     Args:
-        names: of the L labels, as they are shown.
-        frequency: train texts of each, int64 [L].
-        num_texts: train texts.
+        names: displayed names of the L labels.
+        frequency: number of train texts of each label, int64 [L].
+        num_texts: number of train texts.
     """
     most_frequent = np.argsort(-frequency, kind="stable")[:_NAMES_SHOWN].tolist()
     shown = ", ".join(f"{show(names[label])} ({frequency[label]:,} texts)" for label in most_frequent)

@@ -118,7 +118,7 @@ def _charts(report: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> di
     recall = [level[name] for level in report["levels"][:-1] for name in _CLUSTER_RECALL if name in level]
     if recall:
         names = level_names(report["level_sizes"])[:-1]
-        charts["True labels that each level hands down, in percent of all"] = bars_chart(
+        charts["Cluster recall of each level, in percent of true labels"] = bars_chart(
             names, {"cluster recall": recall}, "level of clusters", "percent"
         )
     groups = report.get("by_frequency", {}).get("groups", [])

@@ -110,7 +110,7 @@ def _threshold(facts: Mapping[str, Any]) -> str:
 
 
 def budget_line(budget: Mapping[str, str]) -> str:
-    """How a time budget was spent, and what more would buy: `plan` and `more` of `cxml.pipeline.time_budget`."""
+    """The use of a time budget and the effect of a larger one: `plan` and `more` of `cxml.pipeline.time_budget`."""
     return f"{budget['plan'][0].upper()}{budget['plan'][1:]}. {budget['more']}"
 
 

@@ -41,10 +41,10 @@ class Label(BaseModel):
 
     label: int
     name: str
-    score: float = Field(description="in [0, 1]; labels come best first")
+    score: float = Field(description="in [0, 1]; labels are sorted by it, best first")
     title: str | None = Field(None, description="what the label means, where the training data had a labels file")
-    probability: float | None = Field(None, description="of the label alone; with `explain`")
-    path: list[Cluster] | None = Field(None, description="the clusters above it, coarse to fine; with `explain`")
+    probability: float | None = Field(None, description="probability of the label level alone; with `explain`")
+    path: list[Cluster] | None = Field(None, description="the clusters above the label, coarse to fine; with `explain`")
 
 
 class Prediction(BaseModel):

@@ -34,7 +34,7 @@ class Service:
 
     def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
         """Load the model. Raises what `load_checked` raises."""
-        # Ray Serve would listen on all interfaces, and unpickle whatever anyone sends, without asking for a token.
+        # Ray Serve would listen on all interfaces, and unpickle any message without authentication.
         open_no_replica_port()
         self._batcher = Batcher(
             lambda: load_checked(place, options), batch_texts=options.batch_texts,

@@ -46,7 +46,7 @@ def add_to_record(output: str, name: str, values: Mapping[str, Any]) -> None:
 
 
 def read_budget(output: str) -> dict[str, Any]:
-    """What the run in `output` keeps of its time budget: see `cxml.pipeline.time_budget`; empty where there is nothing.
+    """Read the stored time budget of the run in `output`, see `cxml.pipeline.time_budget`; empty if there is none.
 
     Raises:
         DataError: the file is damaged.

@@ -45,14 +45,14 @@ class BudgetPacer(Pacer):
         self, pace: Pace, ranks: Ranks, limit: TimeLimit, *, steps_per_epoch: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Begin.
+        """Create a pacer.
 
         Args:
-            pace: of the run so far.
+            pace: pace of the run so far.
             ranks: the ranks of this process.
-            limit: the time.
-            steps_per_epoch: optimiser steps.
-            clock: tells the time, in seconds.
+            limit: the time limit of the training.
+            steps_per_epoch: optimiser steps per epoch.
+            clock: returns the time in seconds.
         """
         super().__init__(pace)
         self._ranks = ranks
@@ -60,7 +60,7 @@ class BudgetPacer(Pacer):
         self._clock = clock
         self._began = clock() - limit.used
         self._step_began = clock()
-        self._in_steps, self._num_steps = 0.0, 0  # since the last look
+        self._in_steps, self._num_steps = 0.0, 0  # since the last adjustment
         self._per_step: float | None = None
         self._end_began: float | None = None
         self._end_seconds, self._num_ends = limit.end_seconds, 0  # mean, and how many it is of

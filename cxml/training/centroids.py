@@ -34,7 +34,7 @@ def start_from_centroids(
     Needs 4 D bytes per label row of this process while it runs.
 
     Args:
-        model: fresh, the same on every rank; on the ranks' device afterwards.
+        model: newly created and identical on every rank; it is moved to the ranks' device.
         dataset: the texts of the training.
         ranks: the ranks of this process.
         batch_size: texts per batch and process.

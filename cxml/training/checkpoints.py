@@ -34,7 +34,7 @@ class CheckpointCallback(Callback):
         """Prepare; a collective call.
 
         Args:
-            state: of the run.
+            state: state of the run.
             start: progress of the run.
             stop: stop signal.
             guard: paused while training waits for a save.

@@ -28,7 +28,7 @@ from cxml.metrics import (
 from cxml.prediction import Decisions
 
 _MOST_CANDIDATES = 100
-_MOST_PAIRS = 20_000_000  # each takes some hundred bytes while thresholds are chosen
+_MOST_PAIRS = 20_000_000  # each needs some hundred bytes of memory during the choice of thresholds
 _UNCHOSEN = "0.5"  # the default threshold of models without their own
 
 

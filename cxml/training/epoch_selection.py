@@ -18,7 +18,7 @@ from cxml.errors import DataError
 from cxml.tree import tree_url
 
 _REMEDY = "Train again with --force train."
-_KINDS = {"epoch": int, "epochs": int, "metric": str, "value": float, "reason": str}  # of what `read_selection` gives
+_KINDS = {"epoch": int, "epochs": int, "metric": str, "value": float, "reason": str}  # see `read_selection`
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
     """Write the selected epoch and the reason, for the final fit and for readers.
 
     Args:
-        config: of the run whose validation texts chose.
-        found: the epoch.
-        last_epoch: that training reached.
-        num_texts: validation texts.
-        fingerprint: of what the model is made from.
+        config: config of the run with the validation texts.
+        found: the selected epoch.
+        last_epoch: last epoch of the training.
+        num_texts: number of validation texts.
+        fingerprint: fingerprint of the model's inputs.
     """
     metric, waited = config.train.keep_by, found.waited
     reason = f"{metric} {found.value:.2f} on {num_texts:,} validation texts, the best of {last_epoch} epochs"
@@ -114,7 +114,7 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
 
 
 def keep_selection(config: Config) -> dict[str, Any]:
-    """What `read_selection` gives, kept in the run's own output too: its model no longer needs `selection/`."""
+    """The result of `read_selection`, also stored in the run's own output, so the model does not need `selection/`."""
     values, own = read_selection(config), selection_url(config.output)
     if not storage.exists(own) or artefacts.read_json(own, _REMEDY) != values:
         storage.write_json(own, values)

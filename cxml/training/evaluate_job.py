@@ -1,4 +1,4 @@
-"""What each process of a job does to evaluate a model, from the config of its run to a report on the test split."""
+"""The evaluation job: every process predicts its share of the test split, and the first rank gets the report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from cxml.tree import LabelTree, tree_url
 _log = logging.getLogger(__name__)
 
 PredictTexts = Callable[[LabelledRows], tuple[SplitPrediction, SplitPrediction]]
-"""Predicts this rank's share of texts: as the cascade does, and as the model does with its evidence."""
+"""Predicts this rank's share of texts, by the cascade alone and by the model with its evidence."""
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
     The first rank writes the scores of the best labels to `predictions.npz` in the run's output.
 
-    Where there are validation texts, it also chooses thresholds on them and writes `decisions.json`: with the model, or
-    with the one that chose its epochs where the final fit has seen the validation texts.
+    With validation texts, it also chooses thresholds on them and writes `decisions.json`. It uses the model itself, or
+    the model that selected the number of epochs if the final fit was trained on the validation texts.
 
     Returns:
-        `level_sizes`; `levels`: metrics per level in percent, the labels last; on the first rank `examples`: texts with
-        their true and best labels; `by_frequency`: groups of labels, rare to frequent; and `decision_report`. Where the
-        model has evidence, `evidence`: how it is combined, and metrics of the cascade alone.
+        `level_sizes`; `levels`: metrics per level in percent, the labels last; for a model with evidence `evidence`:
+        its combination and metrics of the cascade alone. On the first rank also `examples`: texts with their true and
+        best labels; `by_frequency`: metrics of label groups, rare to frequent; and the items of `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -104,9 +104,9 @@ def evaluate_run(config: Config) -> dict[str, Any]:
 
 
 def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
-    """Thresholds and calibration of the run's model, by the model that has not seen the validation texts.
+    """Thresholds and calibration of the run's model, chosen with a model that was not trained on the validation texts.
 
-    Where that is gone, once it has served for the final fit, those that were chosen with it stay.
+    If that model was deleted after the final fit, the stored thresholds and calibration do not change.
     """
     judged = judged_run(config)
     if judged is config:
@@ -119,7 +119,7 @@ def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks:
 
 
 def _predict_texts_by(config: Config, tree: LabelTree, evidence: Evidence | None, ranks: Ranks) -> PredictTexts:
-    """`_predict_texts` by the saved model of `config`."""
+    """`_predict_texts` with the saved model of `config`."""
     predict = predict_by_model(config, tree, ranks)
     return lambda texts: _predict_texts(predict, texts, tree, evidence, config=config, ranks=ranks)
 
@@ -128,7 +128,7 @@ def _predict_texts(
     predict: Predict, texts: LabelledRows, tree: LabelTree, evidence: Evidence | None, *, config: Config,
     ranks: Ranks,
 ) -> tuple[SplitPrediction, SplitPrediction]:  # fmt: skip
-    """This rank's share of some texts as the cascade predicts it, and as the model does, with its evidence."""
+    """Predictions of this rank's share of texts, by the cascade alone and by the model with its evidence."""
     wanted = num_candidates(len(texts))
     candidates = wanted if evidence is None else max(wanted, CANDIDATES)
     with_features = evidence is not None and evidence.width("features") is not None
@@ -140,7 +140,7 @@ def _predict_texts(
 
 
 def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[str, Any]:
-    """The part of a report about evidence: metrics of the cascade alone, and of each way on validation texts."""
+    """The part of a report about evidence: metrics of the cascade alone, and of each ranking on validation texts."""
     chosen = evidence.combination
     return {
         "way": chosen.way, "texts": chosen.num_texts, "validation": chosen.metrics, "cascade": cascade,
@@ -149,7 +149,7 @@ def _evidence_report(evidence: Evidence, cascade: Mapping[str, float]) -> dict[s
 
 
 def _choose_decisions(config: Config, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
-    """Thresholds and calibration, chosen on the validation texts if there are any, and kept; on the first rank."""
+    """Choose thresholds and calibration on the validation texts, if any, and store them; on the first rank."""
     texts = validation_texts(data_url(config), config.train.validation_fraction)
     if texts is None:
         return Decisions()
@@ -175,13 +175,13 @@ def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndar
 
 
 def predictions_url(config: Config) -> str:
-    """Where evaluation leaves the scores of each test text's best labels."""
+    """The file with the scores of each test text's best labels."""
     return storage.join(config.output, "predictions.npz")
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How a model predicts, by options of `Predictor.from_checkpoint`."""
+    """Options of `Predictor.from_checkpoint`, which change the predictions of a model."""
 
     rows: RowFormat | None = None
     logit_adjustment: float = 0.0
@@ -189,13 +189,13 @@ class Variant:
 
 
 def predict_test(config: Config, url: str, scores_url: str, variant: Variant) -> None:
-    """Write the scores of each test text's best labels by some model. Runs in every process of the job.
+    """Write the scores of each test text's best labels by any model. Runs in every process of the job.
 
     Args:
-        config: of the run whose test split and processes are used.
-        url: what `Predictor.from_checkpoint` takes, over the same labels.
+        config: config of the run whose test split and processes are used.
+        url: model over the same labels, in any form that `Predictor.from_checkpoint` accepts.
         scores_url: file to write, see `cxml.prediction.write_scores`.
-        variant: how it predicts.
+        variant: options of the prediction.
 
     Raises:
         DataError: the model was trained on other labels.
@@ -220,7 +220,7 @@ def predict_test(config: Config, url: str, scores_url: str, variant: Variant) ->
 
 
 def _predict_rows(predictor: Predictor, dataset: ShardedDataset, rows: np.ndarray, k: int, url: str) -> Predictions:
-    """Predict rows of a data set, from their texts where it has them: the model may have another tokenizer."""
+    """Predict rows of a data set, from their texts if stored, because the model may have another tokenizer."""
     if dataset.has_texts:
         return predictor.predict(dataset.texts(rows), k)
     if predictor.parts.facts["tokenizer"] != dataset.manifest.tokenizer.fingerprint:

@@ -171,7 +171,7 @@ def score_levels(
 ) -> list[dict[str, float]]:
     """Metrics per level of the predictions of all ranks; a collective call, see `evaluate`.
 
-    A level of clusters also has its `cluster_recall`: the share of the true labels that can still be found below it, in
+    A cluster level also has its `cluster_recall`: the share of true labels below the clusters that it passes on, in
     percent.
     """
     truths = list(level_truths(sparse.csr_matrix(dataset.labels_csr()[prediction.rows]), tree))

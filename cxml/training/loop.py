@@ -218,7 +218,7 @@ def _end_epoch(callbacks: Sequence[Callback], epochs_done: int) -> bool | None:
 
 
 def _ended(callbacks: Sequence[Callback]) -> bool | None:
-    """None if training continues; else whether it is finished (True) or stopped (False)."""
+    """None if training continues, True if it is finished, False if it is stopped."""
     is_finished = any(callback.is_finished for callback in callbacks)
     return is_finished if is_finished or any(callback.wants_stop for callback in callbacks) else None
 

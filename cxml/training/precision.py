@@ -25,7 +25,7 @@ def settle_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) 
     supports fast bf16.
 
     Args:
-        config: of the run.
+        config: config of the run.
         ranks: the ranks of this process.
         offered: the checkpoints to resume from, best first.
     """

@@ -1,4 +1,4 @@
-"""What a training is made of: data, tree, model, engine and schedule, built from a config by all ranks together."""
+"""Set up a training from a config, on all ranks together: data, tree, model, engine and schedule."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cxml.training.epoch_selection import train_texts_of
 from cxml.training.precision import settle_precision
 from cxml.tree import LabelTree, tree_url
 
-_MOST_LENGTHS = 8  # the products of so many fit what `cxml.accelerators.bound_caches` lets oneDNN keep
+_MOST_LENGTHS = 8  # matrix products for this many lengths fit into oneDNN's cache, see `cxml.accelerators.bound_caches`
 
 
 def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[TrainingState, Schedule]:
-    """Data, tree, model, engine and schedule of a run; a collective call.
+    """Create data, tree, model, engine and schedule of a run; a collective call.
 
     Args:
-        config: the run; that of the state has a `train.precision` other than `auto`.
+        config: the run's config. The returned state has a copy with a `train.precision` other than `auto`.
         ranks: the ranks of this process.
-        offered: the checkpoints that it may go on from; without any the weights are those that a new run begins with.
+        offered: the checkpoints to resume from, best first; without any, the weights are those of a new run.
     """
     is_new, config = not offered, settle_precision(config, ranks, offered)
     if config.train.deterministic:
@@ -41,7 +41,7 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
 def set_up_on(
     dataset: TextRows, tree: LabelTree, config: Config, ranks: Ranks, *, is_new: bool = True
 ) -> tuple[TrainingState, Schedule]:
-    """`set_up` on texts and a tree that need not be those that `config` names."""
+    """`set_up` with given texts and a given tree, which may differ from those of `config`."""
     windows = window_rule(config, device=ranks.device)
     loader = TrainLoader(
         dataset, batch_size=config.train.batch_size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size,
@@ -62,8 +62,8 @@ def set_up_on(
     elif config.train.activation_checkpointing:
         model.encoder.recompute_activations()
     engine = build_engine(model, config.train, config.optim, ranks)
-    set_patience(config.train.hang_minutes)  # of the groups that were made on the way, too
-    torch.manual_seed(config.seed + ranks.rank)  # and draws dropout of its own
+    set_patience(config.train.hang_minutes)  # including groups that were created above
+    torch.manual_seed(config.seed + ranks.rank)  # and each rank draws its own dropout
     schedule = Schedule(
         cast(torch.optim.Optimizer, engine.optimizer),
         steps_per_epoch=loader.steps_per_epoch,
@@ -76,18 +76,18 @@ def set_up_on(
 
 
 def _planned_epochs(config: Config, loader: TrainLoader) -> float:
-    """Epochs that the schedule is made for, with the fraction of the last one."""
+    """Number of epochs of the schedule, with the fraction of the last one."""
     epochs, steps = config.train.epochs, config.train.steps
     return min(steps / loader.steps_per_epoch, epochs) if steps else epochs
 
 
 def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
-    """The lengths to pad batches to where code is made for each size of a batch; empty: to the longest text of each."""
+    """The padded lengths of batches, if code is compiled for each batch size; empty: the longest text of each batch."""
     train = config.train
     if train.compile:
         return few_lengths(config.tokens_at_once)
     is_whole = config.tokens_at_once == config.data.max_length
-    has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else few have the same size
+    has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else sizes vary
     if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
         return few_lengths(config.data.max_length, _MOST_LENGTHS)
     return ()

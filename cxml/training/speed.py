@@ -26,7 +26,7 @@ from cxml.training.step import train_step
 
 _UNTIMED = 2  # first steps and batches, which fill caches and allocate memory
 _FEWEST, _MOST = 3, 200  # timed steps
-_BATCHES = 4  # that are predicted
+_BATCHES = 4  # predicted batches
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def measure_speed(config: Config, seconds: float) -> Speed:
     """Time the training and prediction of a run before it starts. Runs in every process of the job.
 
     Args:
-        config: of the run.
+        config: config of the run.
         seconds: approximate time for the timed steps; a few steps are always timed.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:

@@ -1,4 +1,4 @@
-"""What each process of a job does to train a model, from its config to the saved model."""
+"""The training job, from a config to a saved model; every process runs it."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ def train(
     """Train on the prepared data and tree of `config` and save the model. Runs in every process of the job.
 
     Args:
-        config: the run.
-        fingerprints: of what the model is made from, by `train.precision`; that of its own is saved with it.
-        choice: the checkpoint to go on from, see `cxml.checkpoint.offered_checkpoints`.
-        end: passes over the texts after which training ends, on the learning rates of `train.epochs`, or the time that
-            it may take; None: all epochs, in any time.
+        config: the run's config.
+        fingerprints: fingerprints of the model's inputs by `train.precision`; the one of the precision used is saved
+            with the model.
+        choice: the checkpoint to resume from, see `cxml.checkpoint.offered_checkpoints`.
+        end: number of epochs after which training ends, with the learning rates of `train.epochs`, or a time limit;
+            None for all epochs without a time limit.
 
     Returns:
-        Whether it was finished; if not, a signal stopped it and a checkpoint holds its state.
+        Whether training finished. If not, a signal stopped it, and a checkpoint has its state.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -70,7 +71,7 @@ def train_in_group(
     choice: str = "auto",
     end: int | TimeLimit | None = None,
 ) -> bool:
-    """`train`, for processes that are already one group."""
+    """`train` in an existing process group."""
     began = time.monotonic()
     offered = offered_checkpoints(config, ranks, choice)
     state, schedule = set_up(config, ranks, offered)
@@ -94,7 +95,7 @@ def train_in_group(
 
 
 def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -> Pacer:
-    """How long the run is: as many epochs as given, or by its config, or as fit into a time."""
+    """The pacer of the run: for a number of epochs, from `end` or the config, or for a time limit."""
     train, steps_per_epoch = state.config.train, state.loader.steps_per_epoch
     most = (end if isinstance(end, int) else train.epochs) * steps_per_epoch
     pace = Pace.from_state(start.pace, min(train.steps or most, most))
@@ -106,7 +107,7 @@ def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -
 def _fit(
     state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, *, tracked: Callback, fingerprint: str
 ) -> bool:
-    """Train to the end, or until a signal asks to stop; whether the end was reached: the weights are the model's."""
+    """Train to the end or until a stop signal. Returns whether training finished, so the weights are the model's."""
     config, ranks = state.config, state.ranks
     figures: dict[str, float] = {}
     guard = HangGuard(config.train.hang_minutes)
@@ -114,7 +115,7 @@ def _fit(
     trackers = _trackers(state, records, tracked)
     callbacks = [guard, pacer, *trackers, *([ReturnMemory()] if ranks.device.type == "cpu" else [])]
     evaluation = None
-    if config.train.evaluation_interval and config.train.keep != "refit":  # which leaves no text to validate on
+    if config.train.evaluation_interval and config.train.keep != "refit":  # the final fit has no validation texts
         evaluation = EvaluateDuringTraining(state, start, pacer, trackers, figures)
         callbacks.append(evaluation)
     selecting = evaluation if config.train.keep == "best" else None
@@ -140,7 +141,7 @@ def _fit(
 
 
 def _take_best(state: TrainingState, evaluation: EvaluateDuringTraining, fingerprint: str) -> None:
-    """Go back to the weights of the best epoch, and keep which one that was; a collective call."""
+    """Restore the weights of the best epoch, and store its number; a collective call."""
     found = evaluation.selection
     if not evaluation.has_best:
         return_to_best(state, found.step)

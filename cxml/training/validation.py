@@ -29,10 +29,10 @@ class EvaluateDuringTraining(Callback):
         self, state: TrainingState, start: Progress, pacer: Pacer, trackers: Sequence[Callback],
         figures: dict[str, float],
     ) -> None:  # fmt: skip
-        """Prepare.
+        """Create the callback.
 
         Args:
-            state: of the run.
+            state: state of the run.
             start: progress of the run.
             pacer: length of the run.
             trackers: callbacks that receive each evaluation.

@@ -167,7 +167,7 @@ def _children(splits: np.ndarray) -> list[tuple[np.ndarray]]:
 def _split_by_all(
     rows: Rows, columns: int, order: np.ndarray, bounds: np.ndarray, seed: int, limits: Limits, pool: ThreadPool
 ) -> None:
-    """What `split` and `reorder` do, with the node's rows shared out over the pool."""
+    """Like `split` and `reorder`, with the node's rows distributed over the threads."""
     start, middle, end = bounds.tolist()
     work = make_work.py_func(end - start, columns, pool.threads)
     node = Node(rows, start, end - start, middle - start, columns, work)
@@ -179,7 +179,7 @@ def _split_by_all(
 
 
 def _climb_by_all(node: Node, limits: Limits, pool: ThreadPool) -> None:
-    """What `two_means.climb` does, bit for bit, with rows and columns shared out over the pool."""
+    """Like `two_means.climb`, bit-identical, with rows and columns distributed over the threads."""
     work, parts = node.work, pool.parts(node.count)
     keys = work.keys[: node.count]
     blocks = [(at, min(node.columns, at + COLUMN_BLOCK)) for at in range(0, node.columns, COLUMN_BLOCK)]

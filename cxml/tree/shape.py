@@ -1,7 +1,7 @@
-"""The shape of a balanced tree, fixed before any label is looked at: levels, children, labels, which halves.
+"""The shape of a balanced tree: the levels, and the children, labels and two-way splits of every node.
 
-`fit_levels` sets the sizes of the levels once the number of labels is known, and `plan_splits` cuts them. Sizes depend
-only on the number of labels and the level sizes, never on the features:
+`fit_levels` sets the sizes of the levels for a number of labels, and `plan_splits` plans their splits. Sizes depend
+only on the number of labels and the level sizes, not on the features:
 
 - Children are assigned one at a time to the node whose clusters have the most labels (ties: the node with more labels,
   then the first).

@@ -33,7 +33,7 @@ _LOG_WIDTH = 140
 def search(
     config: Config, space_file: str, *, trials: int, metric: str, held_out: float, cpus: int, gpus: int, reduction: int
 ) -> Config:
-    """Try values of some fields of `config` and return it with the best; see `cxml.commands.tune.TuneCommand`.
+    """Search for values of some fields of `config` and return the best config; see `cxml.commands.tune.TuneCommand`.
 
     Raises:
         ConfigError: the output is not local, or the space or the metric is invalid.

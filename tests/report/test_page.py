@@ -82,7 +82,7 @@ def test_the_cluster_recall_of_a_report_of_version_0_2_0_is_drawn_too(tmp_path):
     coarse, *finer = REPORT["levels"]
     earlier = REPORT | {"levels": [{"P@1": coarse["P@1"], "reach": coarse["cluster_recall"]}, *finer]}
     content, text, _ = page_of(tmp_path, earlier)
-    assert "True labels that each level hands down" in text
+    assert "Cluster recall of each level" in text
     assert content.count("<svg") == 6
 
 

@@ -1,4 +1,4 @@
-"""Look at a label tree: sizes, balance, how alike the labels of a cluster are, cluster recall, examples.
+"""Inspect a label tree: sizes, balance, similarity of the labels in clusters, cluster recall, examples.
 
 python -m cxml.data_tools.tree_report runs/quickstart/tree --data runs/quickstart/data
 """
