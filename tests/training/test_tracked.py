@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -94,7 +95,13 @@ def mlflow_steps(config, metric):
 
 
 def exit_code(file):
-    return next(record.exit.exit_code for record in wandb_records(file) if record.HasField("exit"))
+    """The recorded exit code; the process of the library may still be writing it."""
+    for _ in range(200):
+        codes = [record.exit.exit_code for record in wandb_records(file) if record.HasField("exit")]
+        if codes:
+            return codes[0]
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no exit code")
 
 
 def recorded(config, kind):
