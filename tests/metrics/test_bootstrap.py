@@ -53,7 +53,7 @@ def test_the_interval_of_precision_is_the_normal_approximation():
 
 
 def test_no_examples_have_no_interval():
-    with pytest.raises(ValueError, match="no examples"):
+    with pytest.raises(ValueError, match="zero examples"):
         resampled_metrics({"P": np.zeros((0, 1))}, (1,), 10)
 
 

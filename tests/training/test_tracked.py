@@ -77,8 +77,13 @@ def tracked_ids(config):
 
 
 def own_files(config, environment):
-    """What a training has kept offline, oldest first."""
-    return [file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+    """What a training has kept offline, oldest first, once the library's process has written all of it."""
+    for _ in range(200):
+        files = [file for file in offline_runs(environment) if tracked_ids(config)["wandb"] in file.name]
+        if all(exit_code(file) is not None for file in files):
+            return files
+        time.sleep(0.1)
+    raise AssertionError(f"one of {files} has no end")
 
 
 def mlflow_run(config):
@@ -95,13 +100,7 @@ def mlflow_steps(config, metric):
 
 
 def exit_code(file):
-    """The recorded exit code; the process of the library may still be writing it."""
-    for _ in range(200):
-        codes = [record.exit.exit_code for record in wandb_records(file) if record.HasField("exit")]
-        if codes:
-            return codes[0]
-        time.sleep(0.1)
-    raise AssertionError(f"{file} has no exit code")
+    return next((record.exit.exit_code for record in wandb_records(file) if record.HasField("exit")), None)
 
 
 def recorded(config, kind):
