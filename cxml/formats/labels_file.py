@@ -63,7 +63,7 @@ class _Columns:
     def told(self) -> str:
         """A description of the columns for the log."""
         if self.unnamed:
-            return f"the first line contains no column names, so the columns are {', '.join(self.unnamed)}"
+            return f"its first line contains no column names, so they are {', '.join(self.unnamed)}"
         described = f", descriptions in {self.description!r}" if self.description else ""
         return f"ids are in the column {self.id!r}, titles in {self.title!r}{described}"
 
@@ -99,7 +99,7 @@ def find_labels_file(source: SourceConfig) -> str | None:
 
 def _named(url: str) -> str:
     if not storage.exists(url):
-        raise DataError(url, "there is no such file", f"Check {FIELD}, or leave it empty to use none.")
+        raise DataError(url, "does not exist", f"Check {FIELD}, or leave it empty to use none.")
     if _form(url) not in _SUFFIXES:
         problem = "has an unknown file extension for a labels file"
         raise DataError(url, problem, f"Use one of {', '.join(_SUFFIXES)}, optionally compressed (.gz, .zst, .bz2).")
@@ -218,4 +218,5 @@ def _in_order(url: str, first: Sequence[str]) -> _Columns:
 
 def _unclear(url: str, names: Sequence[str]) -> UnclearColumnsError:
     shown = ", ".join(map(repr, names))[:500]
-    return UnclearColumnsError(url, f"has the columns {shown}; the columns of ids and titles are ambiguous", _NAME_COLUMNS)
+    problem = f"has the columns {shown}; the columns of ids and titles are ambiguous"
+    return UnclearColumnsError(url, problem, _NAME_COLUMNS)

@@ -220,7 +220,7 @@ def test_several_files_a_missing_one_and_an_unknown_form_are_refused(tmp_path):
         write_labels(tmp_path / name, ENTRIES)
     with pytest.raises(DataError, match=r"several labels files: label_names\.tsv, labels\.csv.*data\.source\.labels"):
         read_source(source(tmp_path))
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_source(source(tmp_path, labels_file=str(tmp_path / "none.csv")))
     (tmp_path / "labels.xlsx").write_bytes(b"x")
     with pytest.raises(DataError, match="unknown file extension"):
