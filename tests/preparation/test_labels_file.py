@@ -202,7 +202,7 @@ def test_unclear_columns_are_refused_in_a_named_file_and_warned_about_in_a_found
     ("id,name\n9,barge\n9,boat\n", 3, "the id of line 2 again: '9'"),
     ("id,name\n9,barge\n,boat\n", 3, "no id in 'id'"),
     ("id,name\n9, \n", 2, "no title in 'name' for '9'"),
-    ("id,name\n9,barge,boat\n", 2, "another number of columns"),
+    ("id,name\n9,barge,boat\n", 2, "the number of columns differs"),
     ("id,name\n9,barge\n10,\xff\n", 3, "not valid UTF-8"),
 ])  # fmt: skip
 def test_a_broken_row_is_refused_by_file_and_line(tmp_path, text, line, problem):
