@@ -52,5 +52,5 @@ def test_a_special_file_is_refused_and_named(folders, use, tmp_path, kind, patte
         os.mkfifo(file)
     else:
         file.symlink_to("/dev/zero" if special == "device" else kept)
-    with pytest.raises(DataError, match=rf"{file.name}: {file.name} is a (link|pipe), a regular file is expected"):
+    with pytest.raises(DataError, match=rf"{file.name}: {file.name} is a (link|pipe), expected a regular file"):
         use[kind](str(folder))
