@@ -9,9 +9,9 @@ section's result, and a run resumes only with the same values. `setting` declare
 `CHOOSABLE` fields may be left open: `Config.auto` names them, and `cxml.settings` chooses their values from the data.
 Until then they have their defaults, so every field always has a value of its type.
 
-1. `fields` says what a field's value changes, and has the checks.
+1. `fields` declares the effects of a field's value, and has the checks.
 2. `data`, `tree`, `model`, `training`, `evaluation` and `operation` hold the sections, `run` the whole `Config`.
-3. `plain` makes a config from mappings and back; `fingerprints` picks the fields that a fingerprint counts.
+3. `plain` converts a config from and to mappings; `fingerprints` selects the fields of a fingerprint.
 """
 
 from cxml.config.data import DataConfig, SourceConfig

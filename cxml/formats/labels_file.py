@@ -1,7 +1,7 @@
-"""The labels file: a title and perhaps a description of each label, by the label's name in the texts.
+"""The labels file: a title and an optional description of each label, by the label's name in the texts.
 
-A row per label in TSV, CSV, JSON lines or Parquet. Columns are found by their usual names. A TSV or CSV file without a
-line of column names has id, name and perhaps description, in this order.
+The file has a row per label in TSV, CSV, JSON lines or Parquet. Columns are found by their usual names. A TSV or CSV
+file without a header has the columns id, name and optionally description, in this order.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _EITHER = "label"  # the id beside a title, the title beside an id
 _DESCRIPTIONS = ("description", "definition", "gloss", "text", "content")
 _IN_ORDER = ("id", "name", "description")
 _MEND = "Correct or remove the row."
-_NAME_COLUMNS = "Name its columns id, name and, if there are some, description."
+_NAME_COLUMNS = "Name its columns id, name and optionally description."
 
 
 class UnclearColumnsError(DataError):
-    """It is not clear which columns of a file are ids and titles of labels."""
+    """The columns of ids and titles in a labels file are ambiguous."""
 
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """What a labels file says of one label; `description` is empty where there is none."""
+    """Title and description of a label in a labels file; `description` is empty if there is none."""
 
     title: str
     description: str
@@ -52,7 +52,7 @@ class LabelEntry:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a file has what. `unnamed`: the columns of a file whose first line is a row already; empty for others."""
+    """The columns of a file. `unnamed`: assumed columns of a file without a header; empty for others."""
 
     id: str
     title: str
@@ -61,9 +61,9 @@ class _Columns:
 
     @property
     def told(self) -> str:
-        """What is taken for what, for people."""
+        """A description of the columns for the log."""
         if self.unnamed:
-            return f"its first line names no columns, so they are {', '.join(self.unnamed)}"
+            return f"its first line contains no column names, so they are {', '.join(self.unnamed)}"
         described = f", descriptions in {self.description!r}" if self.description else ""
         return f"ids are in the column {self.id!r}, titles in {self.title!r}{described}"
 
@@ -74,19 +74,19 @@ class _Columns:
 
 
 def find_labels_file(source: SourceConfig) -> str | None:
-    """The labels file that `data.source.labels_file` means, None where there is none.
+    """The labels file that `data.source.labels_file` selects; None if there is none.
 
-    A file of an unclear form that only lies in the folder is not used, which a warning says.
+    A file with ambiguous columns that was found in the folder is not used, and a warning is logged.
 
     Raises:
-        DataError: there is no such file, its form is unknown, its columns are unclear, or the folder has several.
+        DataError: the file does not exist, its form is unknown, its columns are ambiguous, or the folder has several.
     """
     if source.labels_file != "auto":
         return _named(source.labels_file) if source.labels_file else None
     found = _lying_in(source)
     if len(found) > 1:
-        problem = f"holds several labels files: {', '.join(posixpath.basename(path_of(url)) for url in found)}"
-        raise DataError(source.path, problem, f"Name one of them: {FIELD}. Leave that empty to use none.")
+        problem = f"contains several labels files: {', '.join(posixpath.basename(path_of(url)) for url in found)}"
+        raise DataError(source.path, problem, f"Set {FIELD} to one of them, or to an empty string to use none.")
     if not found:
         return None
     try:
@@ -99,16 +99,16 @@ def find_labels_file(source: SourceConfig) -> str | None:
 
 def _named(url: str) -> str:
     if not storage.exists(url):
-        raise DataError(url, "there is no such file", f"Check {FIELD}, or leave it empty to use none.")
+        raise DataError(url, "does not exist", f"Check {FIELD}, or leave it empty to use none.")
     if _form(url) not in _SUFFIXES:
-        problem = "is a labels file whose name does not show its form"
-        raise DataError(url, problem, f"Call it {', '.join(_SUFFIXES)}, perhaps compressed (.gz, .zst, .bz2).")
+        problem = "has an unknown file extension for a labels file"
+        raise DataError(url, problem, f"Use one of {', '.join(_SUFFIXES)}, optionally compressed (.gz, .zst, .bz2).")
     _columns_of(url)
     return url
 
 
 def _lying_in(source: SourceConfig) -> list[str]:
-    """Files in the source's folder that are called as labels files are; none where the source is a file or package."""
+    """Files in the source's folder with the name of a labels file; none if the source is a file or package."""
     is_file = source.kind == "table" and bool(_form(source.path))
     if not source.path or is_file:
         return []
@@ -119,15 +119,15 @@ def _lying_in(source: SourceConfig) -> list[str]:
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning, once in a process: sources are opened more than once."""
+    """Log a warning once per process, because sources are opened more than once."""
     _log.warning("%s", message)
 
 
 def read_labels_file(url: str) -> dict[str, LabelEntry]:
-    """The entries by the names of the labels, in the order of the file. Logs which columns it takes.
+    """The entries by label name, in the order of the file. Logs the columns used.
 
     Raises:
-        DataError: a row has no id or no title, or an id stands there twice; names the line.
+        DataError: a row has no id or no title, or an id is repeated; names the line.
     """
     columns = _columns_of(url)
     _log.info("Labels file %s: %s", url, columns.told)
@@ -150,7 +150,7 @@ def read_labels_file(url: str) -> dict[str, LabelEntry]:
 
 
 def _words(cell: object) -> str:
-    """A cell on one line without blanks around it; integers as they are written; empty for anything else."""
+    """A cell as one line without surrounding whitespace; integers as text; empty for other types."""
     if isinstance(cell, int) and not isinstance(cell, bool):
         return str(cell)
     return " ".join(cell.split()) if isinstance(cell, str) else ""
@@ -170,7 +170,7 @@ def _rows(url: str, columns: _Columns) -> Iterator[tuple[int, Mapping[str, Any] 
 
 
 def _columns_of(url: str) -> _Columns:
-    """The columns of a labels file. Raises `UnclearColumnsError`, or `DataError` where it cannot be read."""
+    """The columns of a labels file. Raises `UnclearColumnsError`, or `DataError` if it is unreadable."""
     form = _form(url)
     if form in _DELIMITERS:
         first = CsvRows(url, {}, _MEND, delimiter=_DELIMITERS[form]).header
@@ -208,7 +208,7 @@ def _guessed(names: Sequence[str]) -> _Columns | None:
 
 
 def _in_order(url: str, first: Sequence[str]) -> _Columns:
-    """The columns of a file whose first line holds values. Raises `UnclearColumnsError` if it seems to name columns."""
+    """The columns of a file without a header. Raises `UnclearColumnsError` if its first line seems to be a header."""
     names_columns = any(cell.strip().lower() in (*_IDS, *_TITLES, *_DESCRIPTIONS, _EITHER) for cell in first)
     if names_columns or not 2 <= len(first) <= len(_IN_ORDER):
         raise _unclear(url, first)
@@ -218,4 +218,5 @@ def _in_order(url: str, first: Sequence[str]) -> _Columns:
 
 def _unclear(url: str, names: Sequence[str]) -> UnclearColumnsError:
     shown = ", ".join(map(repr, names))[:500]
-    return UnclearColumnsError(url, f"has the columns {shown}; which are ids and titles is not clear", _NAME_COLUMNS)
+    problem = f"has the columns {shown}; the columns of ids and titles are ambiguous"
+    return UnclearColumnsError(url, problem, _NAME_COLUMNS)

@@ -1,4 +1,4 @@
-"""A source and its labels file: names, titles and descriptions of the labels brought together."""
+"""Join a source with its labels file, which has titles and descriptions of the labels."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _UNSEEN = "data.source.unseen_labels"
 class TitledReader:
     """A `Reader` whose labels may have titles.
 
-    A label's name is that of the texts; the labels file is joined by it. Labels of the file that no text has are
-    labels only if `data.source.unseen_labels` says so; they come last, in the order of the file.
+    A label's name comes from the texts; the labels file is joined by it. Labels of the file without a text are added
+    only if `data.source.unseen_labels` is set; they come last, in the order of the file.
     """
 
     def __init__(self, reader: Reader, source: SourceConfig, labels_file: str | None) -> None:
-        """`labels_file`: what `find_labels_file` gave for `source`.
+        """`labels_file`: result of `find_labels_file` for `source`.
 
         Raises:
-            ConfigError: labels that no text has are asked for, but there is no labels file, or another file lists them.
+            ConfigError: `unseen_labels` is set, but there is no labels file, or another file lists the labels.
         """
         if source.unseen_labels and labels_file is None:
             problem = f"there is no labels file in {source.path}"
-            raise ConfigError(_UNSEEN, True, problem, f"Name it: {FIELD}.")
+            raise ConfigError(_UNSEEN, True, problem, f"Set {FIELD} to the path of one.")
         if source.unseen_labels and not reader.collects_labels:
             problem = "another file lists the labels, such as labels.txt or a label matrix"
-            raise ConfigError(_UNSEEN, True, problem, "List them there, and leave this out.")
+            raise ConfigError(_UNSEEN, True, problem, "List all labels there, and leave this out.")
         self._reader = reader
         self._source = source
         self._file = labels_file
@@ -52,7 +52,7 @@ class TitledReader:
         return self._reader.collects_labels
 
     def facts(self) -> dict[str, Any]:
-        """Those of the reader, and size and hash of the labels file, wherever it lies."""
+        """The facts of the reader, with size and hash of the labels file, but not its path."""
         facts = self._reader.facts()
         if self._file is None:
             return facts
@@ -71,7 +71,7 @@ class TitledReader:
         """Titles and descriptions of the L labels; None without a labels file.
 
         Raises:
-            DataError: the file is broken, or was named though it has none of the labels.
+            DataError: the file is invalid, or the config names it but it has none of the labels.
         """
         return self._labels[1]
 
@@ -87,7 +87,7 @@ class TitledReader:
             return names, None
         if missing:
             _log.warning(
-                "%s lacks %d of %d labels, such as %s: they keep their ids as titles",
+                "%s lacks %d of %d labels, such as %s; their ids are used as titles",
                 self._file, len(missing), len(names), show(missing[0]),
             )  # fmt: skip
         names += self._unseen(entries, names)
@@ -95,23 +95,23 @@ class TitledReader:
         return names, LabelTitles([each.title for each in found], [each.description for each in found])
 
     def _refuse_other_labels(self, entries: dict[str, LabelEntry], name: str) -> None:
-        """Raise `DataError` for a named file that has no label of the texts; only warn of one that was found."""
+        """Raise `DataError` for a named file without any label of the texts; only warn about a file that was found."""
         assert self._file is not None, "its labels were looked for"
         first = show(next(iter(entries), ""))
         problem = f"has none of the labels of the texts, such as {show(name)}; its first id is {first}"
         if self._source.labels_file != "auto" or self._source.unseen_labels:
-            raise DataError(self._file, problem, f"Write the labels' ids as the texts have them, or correct {FIELD}.")
+            raise DataError(self._file, problem, f"Use the same label ids as in the texts, or correct {FIELD}.")
         warn_once(f"{self._file} is not used for the titles of labels: it {problem}.")
 
     def _unseen(self, entries: dict[str, LabelEntry], names: list[str]) -> list[str]:
-        """Labels of the file that no text has, where they are to be labels too."""
+        """Labels of the file without a text, if they are to be added."""
         known = frozenset(names)
         unseen = [name for name in entries if name not in known]
         if not unseen:
             return []
         has_them = self._source.unseen_labels
-        then = "are labels that only their titles can predict" if has_them else "are left out"
-        remedy = f"; {_UNSEEN} makes them labels" if not has_them and self.collects_labels else ""
+        then = "can only be predicted by their titles" if has_them else "are left out"
+        remedy = f"; set {_UNSEEN} to add them" if not has_them and self.collects_labels else ""
         counts = len(unseen), len(entries)
-        _log.info("%s: %d of its %d labels are in no text and %s%s", self._file, *counts, then, remedy)
+        _log.info("%s: %d of its %d labels have no text and %s%s", self._file, *counts, then, remedy)
         return unseen if has_them else []

@@ -1,7 +1,7 @@
 """The model: texts in, a loss or the best labels out.
 
-Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the Shortlist,
-the children of the best nodes (in training, true nodes first) are the next level's shortlist -> loss / labels
+Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the shortlist; the children of the
+best nodes (in training, true nodes first) are the next level's shortlist -> loss / labels
 """
 
 from cxml.data.pretrained import read_encoder_config

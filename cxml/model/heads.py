@@ -1,9 +1,9 @@
-"""The classifiers of the levels: of clusters, and of the labels, the part that grows with their number.
+"""The classifiers of the cluster levels and of the labels, whose size grows with the number of labels.
 
-`LevelHead` scores a level of clusters. `LabelHead` is what the cascade asks of the labels' head. It is given features
-and leaf clusters, not labels: a leaf's labels are a contiguous range of positions, so a leaf id represents all of them.
-`EngineHead` lives in the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a
-time; `cxml.parallel.ShardedLevel` keeps its rows in place and sends features.
+`LevelHead` scores a cluster level. `LabelHead` is the interface of the label head. It gets features and leaf clusters
+instead of labels: a leaf's labels are a contiguous range of positions, so a leaf id represents all of them.
+`EngineHead` is part of the model, as row blocks that a ZeRO-3 engine partitions and gathers one at a time.
+`cxml.parallel.ShardedLevel` keeps its rows in place and sends features.
 """
 
 from __future__ import annotations

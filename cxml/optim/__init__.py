@@ -1,7 +1,10 @@
 """Optimisation: parameter groups, the learning rate schedule, and row-sparse AdamW.
 
-model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW; each step the Schedule sets
-the learning rates and beta1 of the three-phase one-cycle
+    model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW
+    rows and candidates of a sharded level -> `RowKernels` (`cpu_kernels`, `torch_kernels`, `triton_kernels`) -> loss,
+        gradients of the features, updated rows
+
+In each step, `Schedule` sets the learning rates and beta1 of the three-phase one-cycle.
 """
 
 from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists

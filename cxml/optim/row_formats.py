@@ -27,7 +27,7 @@ def to_float32(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
     Args:
         weight: float32 [n, D], uint16 [n, D] holding bfloat16, or uint8 [n, D] holding e4m3.
-        scale: float32 [n] for e4m3; not looked at else.
+        scale: float32 [n] for e4m3; unused otherwise.
     """
     if weight.dtype == np.uint8:
         return _VALUES[weight] * scale[:, None]
@@ -35,12 +35,12 @@ def to_float32(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def has_finite_fp8(bits: np.ndarray) -> bool:
-    """Whether no number of uint8 that hold e4m3 is NaN; e4m3 has no infinity."""
+    """Whether e4m3 values, stored as uint8, contain no NaN; e4m3 has no infinity."""
     return not ((bits & 0x7F) == 0x7F).any()
 
 
 def to_fp8(values: Tensor, noise: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Round rows to e4m3, up or down by whether the bits that e4m3 lacks and the noise carry over.
+    """Round rows to e4m3: up if the sum of the dropped bits and the noise carries, else down.
 
     Args:
         values: float32 [n, D], finite.
@@ -52,7 +52,7 @@ def to_fp8(values: Tensor, noise: Tensor | int) -> tuple[Tensor, Tensor]:
     exponents = ((values.abs().amax(1).view(torch.int32) - 1) >> 23).clamp(min=27) - 7
     scaled = values * ((254 - exponents) << 23).view(torch.float32)[:, None]
     size = scaled.abs()
-    # Below 2^-6 e4m3 has numbers 2^-9 apart. Those from 2^-6 on are as far apart, so they are rounded in their place.
+    # Below 2^-6, e4m3 values have the same spacing, 2^-9, as directly above it, so they are moved there to be rounded.
     is_small = size < 2**-6
     bits = torch.where(is_small, size + 2**-6, size).view(torch.int32) + noise
     codes = (bits >> 20) - 960 - 8 * is_small.int()

@@ -3,8 +3,8 @@
 Pairs (text, leaf) are grouped by leaf, so a leaf's rows are read once, sequentially, for all texts. A single pass
 scores a row, computes its loss and both gradients, and updates it.
 
-The work is cut into a fixed number of chunks, each with sums of its own that are added in order: the result does not
-depend on the number of threads. Arrays and numbers that belong together are passed as named tuples.
+The work is split into a fixed number of chunks with separate sums, which are added in order, so the result does not
+depend on the number of threads. Related arrays and numbers are passed as named tuples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOSS, LOSS_AND_UPDATE, UPDATE, SQUARES = range(4)
 
 
 class Hyperparameters(NamedTuple):
-    """What the update of a row depends on in a step besides its gradient and the decay, see `RowSchedule`."""
+    """The hyperparameters of a row's update in a step, besides the decay, see `RowSchedule`."""
 
     lr: float
     beta1: float
@@ -35,13 +35,13 @@ class Hyperparameters(NamedTuple):
 
 
 class WantedLeaves(NamedTuple):
-    """P leaves of a shard that B texts want, text by text.
+    """The P leaves of B texts in a shard, text by text.
 
     Attributes:
-        leaf_ptr: int64 [B + 1]; text b wants the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
+        leaf_ptr: int64 [B + 1]; text b has the leaves leaf_ptr[b] .. leaf_ptr[b + 1] of the arrays below.
         first_rows: int64 [P], first local row of each.
         last_rows: int64 [P], one past its last.
-        leaf_logits: float32 [P], see `joint_logit`; infinity leaves the rows' scores as they are.
+        leaf_logits: float32 [P], see `joint_logit`; with infinity the rows' scores do not change.
         shift: int64 [P], label position minus local row.
     """
 
@@ -60,9 +60,9 @@ def pending_decay(last_step, log_decay, step):
 
 @njit(fastmath=FAST_MATH)
 def update_row(r, gradient, bias_gradient, row_id, hyperparameters, log_decay, rows):
-    """One update of row `r` of `RowArrays`; `row_id` names the row for rounding.
+    """Update row `r` of `RowArrays` once; `row_id` identifies the row for rounding.
 
-    The row's new weights stand in `gradient` in the end.
+    On return, `gradient` contains the row's new weights.
     """
     weight, bias, moment, second = rows.weight, rows.bias, rows.moment, rows.second
     bias_moments, last_step, updates = rows.bias_moments, rows.last_step, rows.updates
@@ -113,7 +113,7 @@ def update_row(r, gradient, bias_gradient, row_id, hyperparameters, log_decay, r
 
 @cached_njit(parallel=True, nogil=True)
 def update_distinct_rows(chosen, gradients, bias_gradients, row_ids, hyperparameters, log_decay, rows):
-    """Update chosen rows from gradients at hand, which are overwritten; see `cxml.optim.row_adamw.update_rows`."""
+    """Update chosen rows with given gradients, which are overwritten; see `cxml.optim.row_adamw.update_rows`."""
     for i in prange(len(chosen)):
         update_row(chosen[i], gradients[i], bias_gradients[i], row_ids[i], hyperparameters, log_decay, rows)
 
@@ -142,17 +142,17 @@ def train_groups(
         texts: int32 [P].
         shares: float32 [P].
         truth: int32 [P, words], see `cxml.optim.candidates.Shortlists`.
-        scale: factor of the rows' gradients; the features' gradient is that of the plain sum.
-        mode: `LOSS` is the loss and the features' gradient, `LOSS_AND_UPDATE` updates the rows as well, `UPDATE` only
-            updates the rows, `SQUARES` only adds up the squares of their gradients.
-        hyperparameters: of the step.
+        scale: factor of the rows' gradients; the features' gradient is that of the unscaled sum.
+        mode: `LOSS` computes the loss and the features' gradient, `LOSS_AND_UPDATE` also updates the rows, `UPDATE`
+            only updates the rows, `SQUARES` only sums the squares of their gradients.
+        hyperparameters: hyperparameters of the step.
         log_decay: `RowSchedule.log_decay`.
         rows: `RowArrays`.
-        squares: float64 [chunks], zeros; written in the mode `SQUARES`.
+        squares: float64 [chunks], zeros; written in mode `SQUARES`.
 
     Returns:
-        float32 [S, D + 1]: the gradient of the features of the summed loss, and in the last column each text's loss.
-        Not to be read in the modes `UPDATE` and `SQUARES`.
+        float32 [S, D + 1]: the gradient of the summed loss by the features, and in the last column each text's loss.
+        Undefined in the modes `UPDATE` and `SQUARES`.
     """
     starts, ends, shift, pair_ptr = groups.starts, groups.ends, groups.position_shift, groups.pair_ptr
     chunks, sum_ptr, pair_sums = partial_sums.chunks, partial_sums.sum_ptr, partial_sums.pair_sums
@@ -210,7 +210,7 @@ def train_groups(
 @njit
 def ranking_key(score, own):
     """`cxml.model.ranking.ranking_keys` of one row: an int64 in the order of scores, ties in that of own logits."""
-    # Shifted and added as int64: numba keeps no narrower integers.
+    # Shifted and added as int64, because numba widens narrower integers.
     return (np.int64(_ordered(score)) << 32) + np.int64(_ordered(own)) + 0x80000000
 
 
@@ -218,7 +218,7 @@ def ranking_key(score, own):
 def _ordered(value):
     """An integer of 32 bits in the order of float32 values; 0 and -0 are equal."""
     bits = np.int64(np.float32(value).view(np.int32))
-    if bits == -0x80000000:  # -0; adding 0 to it is no cure, for the compiler leaves that out
+    if bits == -0x80000000:  # -0; the compiler would remove an addition of 0
         return np.int64(0)
     return bits ^ 0x7FFFFFFF if bits < 0 else bits
 
@@ -233,9 +233,9 @@ def joint_logit(logit, parent_logit):
 
 @njit(fastmath=FAST_MATH)
 def _offer(keys, positions, logit, parent_logit, position):
-    """Put a row among the best of a text, both arrays [k] and best first, if it belongs there."""
+    """Insert a row into the best rows of a text, if it is one of them; both arrays are [k], best first."""
     low, high = min(logit, parent_logit), max(logit, parent_logit)
-    # A joint logit is at most this, which needs no exponential: most rows are dismissed by it.
+    # This upper bound of a joint logit needs no exponential, and excludes most rows.
     if _ordered(low + min(high, np.float32(0))) < keys[-1] >> 32:
         return
     key = ranking_key(joint_logit(logit, parent_logit), logit)
@@ -252,7 +252,7 @@ def _offer(keys, positions, logit, parent_logit, position):
 
 @cached_njit(parallel=True, nogil=True, fastmath=FAST_MATH)
 def best_rows(features, wanted, k, log_decay, step, rows):
-    """The k best rows of each text among the leaves that it wants of this shard.
+    """The k best rows of each text among its leaves in this shard.
 
     Args:
         features: float32 [B, D].
@@ -263,8 +263,8 @@ def best_rows(features, wanted, k, log_decay, step, rows):
         rows: `RowArrays`.
 
     Returns:
-        Keys int64 [B, k] of `ranking_key`, best first (`NO_KEY` where there is none), and label positions int64 [B, k]
-        (-1 likewise).
+        Keys int64 [B, k] of `ranking_key`, best first (`NO_KEY` for none), and label positions int64 [B, k] (-1 for
+        none).
     """
     weight, bias, last_step, scales = rows.weight, rows.bias, rows.last_step, rows.scale
     leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
@@ -297,7 +297,7 @@ def best_int8_rows(features, wanted, k, weight, scale, bias):
         bias: float32 [R].
 
     Returns:
-        Keys int64 [B, k] and label positions int64 [B, k] as those of `best_rows`.
+        Keys int64 [B, k] and label positions int64 [B, k], like `best_rows`.
     """
     leaf_ptr, first_rows, last_rows = wanted.leaf_ptr, wanted.first_rows, wanted.last_rows
     leaf_logits, shift = wanted.leaf_logits, wanted.shift
@@ -324,9 +324,9 @@ def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step,
         texts: int32 [P].
         first_rows: int64 [P], first row of each pair's leaf.
         last_rows: int64 [P], one past its last.
-        logits: float32 [P, W], written where there are rows.
+        logits: float32 [P, W], written for the rows of each leaf.
         log_decay: `RowSchedule.log_decay`.
-        step: the step that rows are to be as of the end of.
+        step: the last step taken.
         rows: `RowArrays`.
     """
     weight, bias, last_step, scales = rows.weight, rows.bias, rows.last_step, rows.scale

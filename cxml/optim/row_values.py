@@ -1,7 +1,7 @@
-"""What compiled loops read and write of a row: numbers as they are stored, and the arrays that hold them.
+"""Read and write stored rows in compiled loops: the number formats, and the arrays.
 
-`cxml.optim.row_formats` describes the formats. A function that depends on the format is chosen by the type of an array
-when numba compiles its caller, so that loops have no branch for it.
+`cxml.optim.row_formats` describes the formats. A function that depends on the format is selected by an array's type
+when numba compiles its caller, so loops need no branch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LEAST_NORMAL = np.float32(2**-6)  # of e4m3
 
 
 class RowArrays(NamedTuple):
-    """The arrays of a `cxml.optim.row_adamw.RowState`, as compiled loops take them."""
+    """The arrays of a `cxml.optim.row_adamw.RowState`, in the form of the compiled loops."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -32,14 +32,14 @@ class RowArrays(NamedTuple):
 
 
 def to_float(stored):
-    """A stored weight as float32: itself, a bfloat16's bits in the upper half, or e4m3 before it is scaled."""
+    """A stored weight as float32: unchanged, the bits of a bfloat16 in the upper half, or e4m3 without its scale."""
     raise AssertionError("only compiled code calls this")
 
 
 @overload(to_float)
 def _to_float_overload(stored):
     if str(stored) == "uint8":
-        return lambda stored: _value_of_fp8(stored)  # noqa: PLW0108 - numba takes no compiled function here
+        return lambda stored: _value_of_fp8(stored)  # noqa: PLW0108 - numba does not accept a compiled function here
     if str(stored) == "uint16":
         # The shift widens to 64 bits, so its result is narrowed again.
         return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
@@ -48,7 +48,7 @@ def _to_float_overload(stored):
 
 @njit
 def _value_of_fp8(bits):
-    """See `cxml.optim.row_formats`; the exponent is moved, but where there is none."""
+    """See `cxml.optim.row_formats`; moves the exponent, except for subnormal numbers, which have none."""
     size = np.uint32(bits & np.uint8(0x7F))
     normal = np.uint32((size << np.uint32(20)) + np.uint32(120 << 23)).view(np.float32)
     value = normal if size >= np.uint32(8) else np.float32(np.int32(size)) * np.float32(2**-9)
@@ -57,7 +57,7 @@ def _value_of_fp8(bits):
 
 @njit
 def _fp8_of(value, noise):
-    """`cxml.optim.row_formats.to_fp8` of one number that is scaled already; `noise` has at least 20 random bits."""
+    """`cxml.optim.row_formats.to_fp8` of one scaled number; `noise` has at least 20 random bits."""
     size = abs(np.float32(value))
     is_small = size < _LEAST_NORMAL
     rounded = size + _LEAST_NORMAL if is_small else size
@@ -68,7 +68,7 @@ def _fp8_of(value, noise):
 
 @njit
 def _exponent_of_scale(values):
-    """As float32 has it, of the scale that `cxml.optim.row_formats.to_fp8` gives a row."""
+    """The float32 exponent of the scale that `cxml.optim.row_formats.to_fp8` computes for a row."""
     largest = np.float32(0)
     for d in range(len(values)):
         largest = max(largest, abs(values[d]))
@@ -76,7 +76,7 @@ def _exponent_of_scale(values):
 
 
 def scale_of(weight, scale, r):
-    """What the values of a row are multiplied by."""
+    """The scale of a row's values."""
     raise AssertionError("only compiled code calls this")
 
 
@@ -93,7 +93,7 @@ def _stored(like, value, noise):
 
 @overload(_stored)
 def _stored_overload(like, value, noise):
-    """A float32 as it is stored: itself, or rounded to bfloat16 up or down in proportion (`noise`: 16 random bits)."""
+    """A float32 in the stored format: unchanged, or rounded stochastically to bfloat16 (`noise`: 16 random bits)."""
     if str(like) == "uint16":
         return lambda like, value, noise: np.uint16(
             np.uint32(np.float32(value).view(np.uint32) + np.uint32(noise & 0xFFFF)) >> np.uint32(16)
@@ -114,7 +114,7 @@ def noise_of(step, row, column):
 
 
 def load(weight, compensation, r, d):
-    """A weight as float32, with what rounding took from it where that is kept, which its type tells: no branch."""
+    """A weight as float32, with its compensation if stored; the array types select the code, without a branch."""
     raise AssertionError("only compiled code calls this")
 
 
@@ -126,7 +126,7 @@ def _load_overload(weight, compensation, r, d):
 
 
 def store(weight, compensation, scale, r, values, step, row_id):
-    """Write a row of float32, rounded as the arrays say."""
+    """Write a row of float32, rounded to the format of the arrays."""
     raise AssertionError("only compiled code calls this")
 
 

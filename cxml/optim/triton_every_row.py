@@ -1,15 +1,15 @@
-"""The Triton kernels of texts that are scored on every row of a rank.
+"""Triton kernels that score texts on every row of a rank.
 
-`every_row_loss` is laid out like fused attention: a program has a tile of TEXTS and a share of the rows, and keeps the
-gradient of its texts' features on chip, in up to four parts of PART columns, while it goes over its rows. The programs
-of one share run side by side, so that rows come from memory once. Each writes sums of its own, which are added up
-afterwards in one order.
+`every_row_loss` has the structure of fused attention: a program processes a tile of TEXTS and a share of the rows, and
+keeps the gradient of its texts' features on chip, in up to four parts of PART columns, while it iterates over its rows.
+The programs of one share run concurrently, so rows are read from memory once. Each writes its own sums, which are added
+afterwards in a fixed order.
 
-In `every_row_squares` and `every_row_update` a program has a tile of ROWS and goes over all texts. The gradient of a
-block of columns needs the slopes of all texts, the derivatives of the losses by the logits, so these go through a
-scratch of [texts, ROWS] float32 per program, overwritten from tile to tile.
+In `every_row_squares` and `every_row_update` a program processes a tile of ROWS and iterates over all texts. The
+gradient of a block of columns needs the slopes of all texts, the derivatives of the losses by the logits, so these are
+stored in a scratch of [texts, ROWS] float32 per program, which each tile overwrites.
 
-True labels are sorted by row: `bounds` says where those of each tile of rows begin.
+True labels are sorted by row; `bounds` has the index of the first one of each tile of rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cxml.optim.triton_rows import (
     store_weights,
 )  # fmt: skip
 
-_TRUE = tl.constexpr(16)  # true labels looked at in one go
+_TRUE = tl.constexpr(16)  # true labels read at once
 _CHANGING = ["num_texts", "num_rows", "num_leaves", "rows_per_share", "step", "first_row", "width"]
 
 
@@ -119,7 +119,7 @@ def every_row_update(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
-    """Update all rows, from gradients computed in the same visit."""
+    """Update all rows with gradients computed in the same pass."""
     if tl.load(is_sound) == 0:
         return
     slopes += tl.program_id(0).to(tl.int64) * num_texts * ROWS
@@ -141,7 +141,7 @@ def every_row_update(
             log_decay, step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip, WIDTH, SECOND, CLIPS,
         )  # fmt: skip
         row_ids = rows
-        if IS_BF16 and not IS_KAHAN:  # the noise is that of a row's position
+        if IS_BF16 and not IS_KAHAN:  # the noise depends on a row's position
             row_ids = _positions_of(rows, starts, positions, num_leaves)
         inverse = rate
         if weight.dtype.element_ty == tl.uint8:  # scales are known once all of a row is
@@ -176,9 +176,9 @@ def every_row_keys(
     num_texts, num_rows, num_leaves, first_row, width, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
 ):  # fmt: skip
-    """Write keys int64 [B, width] of the rows from `first_row` on, no two of a text alike.
+    """Write keys int64 [B, width] of the rows from `first_row` on, distinct within a text.
 
-    The upper 32 bits are in the order of the logits, the lower ones in the reverse order of positions.
+    The upper 32 bits increase with the logits, the lower ones decrease with the positions.
     """
     columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     texts = tl.program_id(1) * TEXTS + tl.arange(0, TEXTS)
@@ -201,11 +201,11 @@ def every_row_keys(
 
 @triton.jit
 def _positions_of(rows, starts, positions, num_leaves):
-    """The position in the whole level of each row: int64, as `LeafRows.row_positions`."""
+    """The position of each row in the whole level, int64, like `LeafRows.row_positions`."""
     low = tl.zeros_like(rows)
     high = low + num_leaves
     left = num_leaves
-    while left > 1:  # the leaf of a row is among low .. high, at most `left` of them
+    while left > 1:  # the leaf of a row is in low .. high, with at most `left` leaves
         middle = (low + high) // 2
         is_after = tl.load(starts + middle) <= rows
         low = tl.where(is_after & (middle > low), middle, low)
@@ -259,7 +259,7 @@ def _write_slopes(
     shares, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
-    """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]; returns their sums by row."""
+    """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]. Returns their sums by row."""
     rows = first_row + tl.arange(0, ROWS)
     settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
@@ -273,7 +273,7 @@ def _write_slopes(
         total += tl.sum(slope, 0)
         cells = texts[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
         tl.store(slopes + cells, slope, tl.broadcast_to(is_text[:, None], [TEXTS, ROWS]))
-    tl.debug_barrier()  # the slopes are read by other threads than wrote them
+    tl.debug_barrier()  # other threads read the slopes
     return total
 
 

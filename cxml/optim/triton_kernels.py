@@ -1,11 +1,11 @@
-"""The kernels of a sharded level in Triton, for rows on an accelerator.
+"""The Triton kernels of a sharded level, for rows on an accelerator.
 
-Nothing here waits for the device: grids and buffers have sizes that the shapes of the tensors give. `triton_shortlist`
-and `triton_every_row` say what the kernels do, `triton_row_ops` with which tiles they are launched.
+The host never waits for the device: the sizes of grids and buffers depend only on tensor shapes. `triton_shortlist` and
+`triton_every_row` document the kernels, `triton_row_ops` their tiles.
 
-A step reads each touched row's weights once in `loss` and once in `update`, which computes the logits again and updates
-the rows in the same visit. Logits and gradients of rows are not kept between the two. An update of fp8 rows computes
-new weights twice, first for the scales of the rows.
+A step reads each touched row's weights once in `loss` and once in `update`, which recomputes the logits and updates the
+rows in the same pass. Logits and gradients of rows are not stored in between. An update of fp8 rows computes the new
+weights twice, first for the scales of the rows.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class TritonShortlistKernels:
 
     Args:
         deterministic: whether `loss` returns the same bits in every run. Without it the pairs' gradients are summed by
-            atomic additions, in any order. With it each pair has its own sums, which are added up afterwards: 4 (D + 1)
-            bytes per pair of memory, zeroed, added to and read once, six operators (one of them a sort) instead of two,
-            and one program instead of up to four for all rows of a leaf. `squares` and `update` have one order anyway.
+            atomic additions, in any order. With it each pair has its own sums, which are added afterwards. This takes
+            4 (D + 1) bytes of memory per pair, zeroed, added to and read once; six operators (one of them a sort)
+            instead of two; and one program instead of up to four for all rows of a leaf. `squares` and `update` always
+            have a fixed order.
     """
 
     updates_in_passing = False
@@ -120,7 +121,7 @@ class TritonEveryRowKernels:
     text and program, at most 128 MiB, `best` 8 bytes per text and row of a chunk, 128 MiB.
 
     Args:
-        deterministic: makes no difference: every sum has one order.
+        deterministic: has no effect, because every sum has a fixed order.
     """
 
     updates_in_passing = False
@@ -195,7 +196,8 @@ class TritonEveryRowKernels:
             )  # fmt: skip
             found.append(keys.topk(min(k, width), dim=1).values)
         best = torch.cat(found, dim=1).topk(k, dim=1).values
-        # As in `every_row_keys`: the logits' order above, the positions below; a ranking key has the former twice.
+        # As in `every_row_keys`, the upper bits are the logits' order, the lower ones positions; a ranking key has the
+        # logits' order twice.
         is_none, order = best == NO_KEY, best >> 32
         positions = 0xFFFFFFFF - (best & 0xFFFFFFFF)
         keys = (order << 32) + order + 2**31
@@ -213,7 +215,7 @@ def _tensors(rows: RowTensors) -> list[Tensor]:
 def _shortlist(
     rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
-    """Rows, pairs, the leaves' rows and those of the largest, as operators take them."""
+    """Rows, pairs, the leaves' rows and the rows of the largest leaf, in the form of the operators."""
     own = candidates
     pairs = [own.features, own.leaves, own.texts, own.shares, own.truth]
     return (
@@ -243,11 +245,11 @@ def _level_slopes(rows: RowTensors, candidates: EveryRow) -> Tensor:
 
 
 def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
-    """Where the true labels of each tile of rows begin: int64 [tiles + 1]."""
+    """The index of the first true label of each tile of rows, int64 [tiles + 1]."""
     begins = torch.arange(0, num_rows + tile, tile, device=candidates.true_rows.device)
     return torch.searchsorted(candidates.true_rows, begins.clamp_(max=num_rows))
 
 
 def _hyperparameters(schedule: RowSchedule) -> list[float]:
-    """Those of the step under way, as operators take them."""
+    """The hyperparameters of the current step, in the form of the operators."""
     return [schedule.lr, schedule.beta1, schedule.beta2, schedule.epsilon, schedule.clip_row_norm]

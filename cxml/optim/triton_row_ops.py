@@ -1,6 +1,6 @@
 """The Triton kernels of a sharded level as torch operators, see `cxml.triton_operators`.
 
-Numbers that change from step to step are passed by value.
+Numbers that change in every step are passed by value.
 
 Tensor lists, in this order: `rows` are those of `RowArrays`, `pairs` those of `Shortlists`, `texts` the tensors
 of `EveryRow`, `leaf_rows` those of `LeafRows`. `hyperparameters` are lr, beta1, beta2, epsilon and the largest norm of
@@ -24,12 +24,12 @@ from cxml.optim.triton_every_row import every_row_keys, every_row_loss, every_ro
 from cxml.optim.triton_shortlist import add_up, shortlist_loss, shortlist_scores, shortlist_squares, shortlist_update
 from cxml.triton_operators import grid, operator
 
-LEAF_ROWS = 16  # rows of a tile of a leaf: the least that a product of matrices takes
+LEAF_ROWS = 16  # rows of a tile of a leaf: the minimum of a matrix product
 LEVEL_ROWS = 32  # rows of a tile of a whole level
 LEVEL_TEXTS = 32
 _TEXTS = 16
 _MOST_PARTS = 4  # see every_row_loss
-_MOST_COLUMNS = 1024  # of which a program of every_row_loss keeps gradients
+_MOST_COLUMNS = 1024  # columns whose gradients a program of every_row_loss keeps
 _SHORTLIST = "Tensor[] rows, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, int step"
 _EVERY_ROW = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step"
 
@@ -109,7 +109,7 @@ def launch_shortlist_scores(
 
 @operator("Tensor(a!) sums, Tensor parts, Tensor order, Tensor bounds", ["sums"], stand_ins.add_up)
 def launch_add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
-    """Write the sums of each text's parts, [S, D + 1], in their order; see `add_up`."""
+    """Write the sums of each text's parts, [S, D + 1], in a fixed order; see `add_up`."""
     block = 256
     grid(add_up, len(sums), triton.cdiv(sums.shape[1], block))(parts, order, bounds, sums, sums.shape[1], BLOCK=block)
 
@@ -198,22 +198,20 @@ def leaf_splits(most_rows: int) -> int:
 
 
 def loss_rows(weight: Tensor) -> int:
-    """Rows of a tile of `every_row_loss`: as many as leave registers for the gradients of a program's texts."""
+    """Rows of a tile of `every_row_loss`, chosen to leave registers for the gradients of a program's texts."""
     return 16 if weight.dtype == torch.float32 else 32
 
 
 def _tiles(weight: Tensor, num_rows: int, widest: int = 64) -> dict[str, Any]:
-    """What kernels are compiled for, besides optimiser and rounding; `widest` is the most columns of a block."""
+    """Compile-time arguments of kernels besides optimiser and rounding; `widest` is the maximum columns of a block."""
     width = weight.shape[1]
-    widest = (
-        widest if triton_operators.IS_COMPILED else 512
-    )  # the interpreter's time is per operation, whatever its size
+    widest = widest if triton_operators.IS_COMPILED else 512  # the interpreter's time is per operation, for any size
     block = min(widest, max(16, triton.next_power_of_2(width)))
     return {"WIDTH": width, "BLOCK": block, "ROWS": num_rows, "IS_BF16": weight.dtype != torch.float32}
 
 
 def _format(rows: Sequence[Tensor], hyperparameters: Sequence[float]) -> dict[str, Any]:
-    """What updates are compiled for besides."""
+    """Additional compile-time arguments of updates."""
     by_name = dict(zip(RowArrays._fields, rows, strict=True))
     _, _, _, _, clip_row_norm = hyperparameters
     kind = 0 if not by_name["moment"].shape[1] else 1 if by_name["second"].shape[1] == 1 else 2
@@ -223,8 +221,8 @@ def _format(rows: Sequence[Tensor], hyperparameters: Sequence[float]) -> dict[st
 def _by_value(hyperparameters: Sequence[float]) -> tuple[float, ...]:
     """lr, log(beta1), 1 - beta1, log(beta2), 1 - beta2, epsilon and the largest norm.
 
-    Logarithms and differences are taken in float64 and passed in float32: 1 - beta ** n from them has an error of one
-    unit in the last place of float32, whatever n is.
+    Logarithms and differences are computed in float64 and passed in float32, so 1 - beta ** n has an error of one unit
+    in the last place of float32 for any n.
     """
     lr, beta1, beta2, epsilon, clip = hyperparameters
     log1, log2 = (math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2))
@@ -232,10 +230,10 @@ def _by_value(hyperparameters: Sequence[float]) -> tuple[float, ...]:
 
 
 def _limits(weight: Tensor, num_warps: int, registers: int, num_stages: int = 2) -> dict[str, int]:
-    """Options of the compiler: warps of a program, registers of a thread, blocks of columns under way at a time.
+    """Options of the compiler: warps of a program, registers of a thread, and pipelined blocks of columns.
 
-    With 128 registers, 512 threads run at a time: four programs of four warps, or two of eight. Only NVIDIA's cards can
-    limit them; without a limit the compiler spills to make room for more programs.
+    With 128 registers, 512 threads run concurrently: four programs of four warps, or two of eight. Only NVIDIA devices
+    support a limit; without it the compiler spills to make room for more programs.
     """
     is_nvidia = weight.device.type in {"cuda", "cpu"} and not torch.version.hip  # the interpreter ignores options
     limit = {"maxnreg": registers} if is_nvidia else {}

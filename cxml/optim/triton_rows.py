@@ -1,18 +1,18 @@
 """Functions shared by the Triton kernels of a sharded level: products, losses, and the update of a tile of rows.
 
-A row has as many columns as its level's features, which may be more than the registers of a program hold, so every
-function here works on a block of columns. A tile of rows is given by its first row; cells of a tile are addressed by a
-scalar of 64 bits and offsets of 32 bits, which takes fewer registers than 64 bits per cell.
+A row has as many columns as its level's features, which may exceed the registers of a program, so every function here
+processes a block of columns. A tile of rows is given by its first row. Its cells are addressed by a scalar of 64 bits
+and offsets of 32 bits, which takes fewer registers than 64 bits per cell.
 
-Matrix products run on tensor cores and are summed in float32. Float32 rows are multiplied in tf32: its mantissa of 10
-bits leaves a relative error of at most 2^-11 per factor. With bfloat16 rows, features and slopes are rounded to
-bfloat16 too: at most 2^-9 per factor. Pending decay and biases are applied in float32. Prediction splits each factor
-into two of tf32, which leaves errors of float32.
+Matrix products run on tensor cores and are summed in float32. Float32 rows are multiplied in tf32, whose mantissa of 10
+bits gives a relative error of at most 2^-11 per factor. With bfloat16 rows, features and slopes are also rounded to
+bfloat16, with at most 2^-9 per factor. Pending decay and biases are applied in float32. Prediction splits each factor
+into two in tf32, which gives the errors of float32.
 
-Rows of e4m3 are read and written by integer operations, which every card has. Moved up by 7, their bits are those of
-float16 at 2^-8 of their value; the missing factor comes with the scale of the row, by which `pending` multiplies.
+Rows of e4m3 are read and written with integer operations, which every device supports. Shifted left by 7, their bits
+are those of float16 at 2^-8 of their value; `pending` includes the missing factor with the scale of the row.
 
-Several threads of a program may read the same number of a row, so a barrier separates these reads from the write.
+Several threads of a program may read the same value of a row, so a barrier separates these reads from the write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import triton.language as tl
 from cxml.optim.row_formats import NEAREST_BF16
 
 _HALF = tl.constexpr(NEAREST_BF16)
-# Few AMD cards have tf32.
+# Few AMD devices support tf32.
 _PRECISION = tl.constexpr("ieee" if torch.version.hip else "tf32")
 _EXACT = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
 
@@ -45,7 +45,7 @@ def load_block(
 
 @triton.jit
 def gather_block(matrix, rows, is_row, begin, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Columns `begin` .. of some rows, in any order: [rows, BLOCK], 0 where there is no row or column."""
+    """A block of columns from `begin` on of rows in any order, [rows, BLOCK]; 0 for missing rows and columns."""
     columns = begin + tl.arange(0, BLOCK)
     cells = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
     return tl.load(matrix + cells, is_cell(is_row, columns, WIDTH, BLOCK), other=0)
@@ -53,7 +53,7 @@ def gather_block(matrix, rows, is_row, begin, WIDTH: tl.constexpr, BLOCK: tl.con
 
 @triton.jit
 def is_cell(is_row, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Which cells of a block exist."""
+    """The mask of the cells of a block that exist."""
     inside = tl.broadcast_to(is_row[:, None], [is_row.shape[0], BLOCK])
     if WIDTH % BLOCK != 0:
         inside = inside & (columns < WIDTH)[None, :]
@@ -62,10 +62,10 @@ def is_cell(is_row, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def dot(a, b, IS_BF16: tl.constexpr):
-    """A product on tensor cores, added up in float32."""
+    """A matrix product on tensor cores, summed in float32."""
     if IS_BF16:
         a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
-        if _INTERPRETED:  # the interpreter has bfloat16 as bits, and would multiply these
+        if _INTERPRETED:  # the interpreter stores bfloat16 as bits, and would multiply the bits
             a, b = a.to(tl.float32), b.to(tl.float32)
     else:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -78,7 +78,7 @@ def products(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
     IS_EXACT: tl.constexpr,
 ):  # fmt: skip
-    """Products of texts and rows as stored: float32 [TEXTS, ROWS]. IS_EXACT: with errors of float32."""
+    """Products of texts and rows as stored, float32 [TEXTS, ROWS]; with IS_EXACT accurate to float32."""
     total = tl.zeros([TEXTS, ROWS], tl.float32)
     for begin in range(0, WIDTH, BLOCK):
         feature = gather_block(features, texts, is_text, begin, WIDTH, BLOCK)
@@ -92,7 +92,7 @@ def products(
 
 @triton.jit
 def pending(weight, scales, last_step, log_decay, rows, is_row, step):
-    """The factors that rows, as loaded, still have to take to be as of the end of `step`; for e4m3 with their scale."""
+    """The factors that bring loaded rows up to date with the end of `step`; for e4m3 including their scale."""
     taken = tl.load(log_decay + tl.load(last_step + rows, is_row, other=0), is_row, other=0)
     factors = tl.exp(tl.load(log_decay + step) - taken).to(tl.float32)
     if weight.dtype.element_ty == tl.uint8:
@@ -115,24 +115,24 @@ def bias_update(
     step, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, SECOND: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
-    """Update what a row has one of.
+    """Update the values that a row has one of: bias, its moments, counters, and a second moment per row.
 
     Args:
         rows: int64 [ROWS].
         is_row: whether each exists.
-        squares: sums of the squares of the weights' gradients; needed for CLIPS and for one second moment a row.
+        squares: sums of the squares of the weights' gradients; needed for CLIPS and for one second moment per row.
         bias_gradient: float32 [ROWS].
         weight: this and the following up to `scales` are arrays of `RowTensors`; weights and scales do not change.
-        bias: see there.
-        second: see there.
-        bias_moments: see there.
-        last_step: see there.
-        updates: see there.
-        scales: see there.
+        bias: see `weight`.
+        second: see `weight`.
+        bias_moments: see `weight`.
+        last_step: see `weight`.
+        updates: see `weight`.
+        scales: see `weight`.
         log_decay: `RowSchedule.log_decay`.
-        step: the step under way.
+        step: the current step.
         lr: its learning rate.
-        log_beta1: logarithm of beta1, so that beta1 ** n is exact for large n too.
+        log_beta1: logarithm of beta1, so that beta1 ** n is also accurate for large n.
         new1: 1 - beta1.
         log_beta2: logarithm of beta2.
         new2: 1 - beta2.
@@ -140,11 +140,11 @@ def bias_update(
         clip: largest norm of a row's gradient.
         WIDTH: D.
         SECOND: 0 for SGD, 1 for one second moment per row, 2 for one per weight.
-        CLIPS: whether there is a largest norm.
+        CLIPS: whether gradients are clipped to `clip`.
 
     Returns:
-        What the weights' update needs, each float32 [ROWS]: factors of the gradient and of the weights, the rate, and
-        what the root of a second moment is multiplied by.
+        The inputs of the weights' update, each float32 [ROWS]: the factors of the gradient and of the weights, the
+        rate, and the factor of the root of a second moment.
     """
     factor = tl.full(squares.shape, 1.0, tl.float32)
     if CLIPS:
@@ -190,9 +190,9 @@ def new_weights(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SECOND: tl.constexpr, IS_KAHAN: tl.constexpr,
     KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """What a block of weights becomes with its gradient, float32 [ROWS, BLOCK]; see `bias_update`.
+    """The updated weights of a block, float32 [ROWS, BLOCK]; see `bias_update`.
 
-    KEEPS: the moments advance in memory too.
+    KEEPS: also update the moments in memory.
     """
     columns = begin + tl.arange(0, BLOCK)
     inside = is_cell(is_row, columns, WIDTH, BLOCK)
@@ -225,7 +225,7 @@ def store_weights(
     first_row, is_row, begin, value, inverse, row_ids, weight, compensation, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of weights, float32 [ROWS, BLOCK], rounded as the format says; `inverse` is of the scales."""
+    """Write a block of weights, float32 [ROWS, BLOCK], rounded to the format; `inverse` are the inverse scales."""
     columns = begin + tl.arange(0, BLOCK)
     inside = is_cell(is_row, columns, WIDTH, BLOCK)
     cells = tl.arange(0, ROWS)[:, None] * WIDTH + columns[None, :]
@@ -244,7 +244,7 @@ def store_weights(
 
 @triton.jit
 def scale_update(rows, is_row, largest, scales):
-    """Write the scales of rows with these largest weights, as `row_formats.to_fp8` has them; returns their inverses."""
+    """Write the scales of rows with these largest weights, like `row_formats.to_fp8`. Returns their inverses."""
     exponents = tl.maximum((largest.to(tl.int32, bitcast=True) - 1) >> 23, 27) - 7
     tl.store(scales + rows, (exponents << 23).to(tl.float32, bitcast=True), is_row)
     return ((254 - exponents) << 23).to(tl.float32, bitcast=True)
@@ -252,7 +252,7 @@ def scale_update(rows, is_row, largest, scales):
 
 @triton.jit
 def _round_fp8(value, noise):
-    """A float32 that is scaled as e4m3, in the steps of `row_formats.to_fp8`."""
+    """Round a scaled float32 to e4m3, with the same steps as `row_formats.to_fp8`."""
     size = tl.abs(value)
     is_small = size < 0.015625
     bits = tl.where(is_small, size + 0.015625, size).to(tl.uint32, bitcast=True) + (noise & 0xFFFFF)
@@ -262,14 +262,14 @@ def _round_fp8(value, noise):
 
 @triton.jit
 def _round(value, noise):
-    """A float32 as bfloat16, up or down by whether the lower half and the noise carry over."""
+    """Round a float32 to bfloat16: up if the sum of the lower half and the noise carries, else down."""
     bits = (value.to(tl.uint32, bitcast=True) + noise) >> 16
     return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
 def _noise(step, row_ids, columns):
-    """The 32 bits of `row_values.noise_of`."""
+    """The 32 random bits of `row_values.noise_of`."""
     mixed = (row_ids.to(tl.uint32) * 2654435761)[:, None] ^ (columns.to(tl.uint32) * 2246822519)[None, :]
     mixed = mixed ^ (step.to(tl.uint32) * 3266489917)
     mixed = (mixed ^ (mixed >> 15)) * 2246822519

@@ -1,12 +1,13 @@
-"""The Triton kernels of shortlists: pairs of texts and leaves, sorted by leaf.
+"""Triton kernels for shortlists: pairs of texts and leaves, sorted by leaf.
 
-The grid has a program for each pair, times SPLITS. The program of the first pair of a leaf works for all pairs of the
-leaf, the others return at once: so nobody has to count leaves, and the grid depends on shapes alone. With SPLITS
-programs, each has every SPLITS-th tile of ROWS of the leaf's rows. A pair of the leaf `num_leaves` is padding.
+The grid has SPLITS programs for each pair. The programs of the first pair of a leaf process all pairs of the leaf, the
+others return at once, so leaves need not be counted and the grid depends only on shapes. Each of the SPLITS programs
+processes every SPLITS-th tile of ROWS of the leaf's rows. A pair of the leaf `num_leaves` is padding.
 
-Each visit of a tile goes over all texts of the leaf in tiles of TEXTS. `shortlist_loss` keeps the slopes of a tile, the
-derivatives of the losses by the logits, in registers. In the other kernels the gradient of a block of columns needs the
-slopes of all texts, which go through a scratch of ROWS float32 per pair and split, overwritten from tile to tile.
+For each tile of rows, a program iterates over all texts of the leaf in tiles of TEXTS. `shortlist_loss` keeps the
+slopes of a tile, the derivatives of the losses by the logits, in registers. In the other kernels the gradient of a
+block of columns needs the slopes of all texts, which are stored in a scratch of ROWS float32 per pair and split; each
+tile overwrites it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from cxml.optim.triton_rows import (
     store_weights,
 )  # fmt: skip
 
-_SCAN = tl.constexpr(128)  # pairs looked at in one go for the end of a leaf
-_CHANGING = ["num_pairs", "num_leaves", "num_words", "step", "width"]  # values of these must not compile anew
+_SCAN = tl.constexpr(128)  # pairs read at once to find the end of a leaf
+_CHANGING = ["num_pairs", "num_leaves", "num_words", "step", "width"]  # new values must not recompile
 
 
 @triton.jit(do_not_specialize=_CHANGING)
@@ -41,7 +42,7 @@ def shortlist_loss(
 ):  # fmt: skip
     """Add the gradients of the features and the losses to `sums`, [S, WIDTH + 1]; [P, WIDTH + 1] for BY_PAIR.
 
-    With BY_PAIR only one program adds to each number, tile after tile in one order.
+    With BY_PAIR only one program adds to each number, tile by tile in a fixed order.
     """
     pair = tl.program_id(0)
     leaf, num_texts = _texts_of_leaf(leaves, pair, num_pairs, num_leaves)
@@ -71,7 +72,7 @@ def shortlist_loss(
                 cells = target[:, None] + columns[None, :]
                 tl.atomic_add(sums + cells, change, is_cell(is_text, columns, WIDTH, BLOCK), sem="relaxed")
         if BY_PAIR:
-            tl.debug_barrier()  # the next tile's additions come after this one's, whichever threads make them
+            tl.debug_barrier()  # all threads finish this tile's additions before the next tile's
 
 
 @triton.jit(do_not_specialize=_CHANGING)
@@ -117,7 +118,7 @@ def shortlist_update(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
-    """Update the rows of all leaves that a text wants, from gradients computed in the same visit."""
+    """Update the rows of all leaves of the pairs, with gradients computed in the same pass."""
     pair = tl.program_id(0)
     leaf, num_texts = _texts_of_leaf(leaves, pair, num_pairs, num_leaves)
     if (num_texts == 0) | (tl.load(is_sound) == 0):
@@ -182,14 +183,14 @@ def shortlist_scores(
     num_pairs, num_leaves, step, width,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
 ):  # fmt: skip
-    """Write logits, float32 [P, width], and positions, int64 [P, width]: 0 and -1 where a leaf has no such row."""
+    """Write logits, float32 [P, width], and positions, int64 [P, width]; 0 and -1 beyond the rows of a leaf."""
     pair = tl.program_id(0)
     leaf, num_texts = _texts_of_leaf(leaves, pair, num_pairs, num_leaves)
     own = tl.load(leaves + pair)
     is_padding = own >= num_leaves
     if (num_texts == 0) & (own < num_leaves):
         return
-    num_texts = tl.where(is_padding, 1, num_texts)  # each padding pair writes for itself
+    num_texts = tl.where(is_padding, 1, num_texts)  # each padding pair writes its own values
     start = tl.load(starts + leaf)
     num_rows = tl.where(is_padding, 0, tl.load(starts + leaf + 1) - start).to(tl.int32)
     shift = tl.load(positions + leaf)
@@ -226,7 +227,7 @@ def add_up(parts, order, bounds, sums, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _texts_of_leaf(leaves, pair, num_pairs, num_leaves):
-    """The leaf of a pair, and how many pairs it has from here on: 0 unless this is the first pair of a leaf."""
+    """The leaf of a pair, and the number of pairs of the leaf; 0 unless this is its first pair."""
     leaf = tl.load(leaves + pair)
     before = tl.load(leaves + pair - 1, pair > 0, other=-1)
     count = 0
@@ -250,7 +251,7 @@ def _score_tile(
     )  # fmt: skip
     lanes = tl.arange(0, ROWS)
     own_bias = tl.load(bias + start + first + lanes, is_row, other=0)
-    # A tile begins at a multiple of ROWS, a divisor of 32, so all its rows are in one word.
+    # A tile starts at a multiple of ROWS, a divisor of 32, so all its rows are in one word.
     words = tl.load(truth + pairs.to(tl.int64) * num_words + first // 32, is_text, other=0)
     is_true = ((words[:, None] >> (first % 32 + lanes)[None, :]) & 1).to(tl.float32)
     share = tl.load(shares + pairs, is_text, other=0)[:, None]
@@ -266,7 +267,7 @@ def _write_slopes(
     num_words, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
-    """Write the slopes of a tile of rows for all texts of a leaf, [num_texts, ROWS]; returns their sums by row."""
+    """Write the slopes of a tile of rows for all texts of a leaf, [num_texts, ROWS]. Returns their sums by row."""
     rows = start + first + tl.arange(0, ROWS)
     settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
@@ -281,7 +282,7 @@ def _write_slopes(
         total += tl.sum(slope, 0)
         cells = places[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
         tl.store(slopes + cells, slope, tl.broadcast_to(is_text[:, None], [TEXTS, ROWS]))
-    tl.debug_barrier()  # the slopes are read by other threads than wrote them
+    tl.debug_barrier()  # other threads read the slopes
     return total
 
 

@@ -1,4 +1,4 @@
-"""What the operators of `triton_row_ops` do on the CPU where Triton does not run: the same numbers in plain torch."""
+"""The operators of `triton_row_ops` in plain torch with the same results, for CPUs without Triton."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shortlist_loss(
 ) -> None:  # fmt: skip
     """See `triton_row_ops.launch_shortlist_loss`."""
     candidates = _pairs(pairs)
-    if by_pair:  # every pair is a text of its own
+    if by_pair:  # every pair is a separate text
         texts = candidates.texts
         candidates = replace(
             candidates, features=candidates.features[texts.long()], texts=torch.arange(len(texts), dtype=texts.dtype)

@@ -1,7 +1,10 @@
 """Processes and devices: distribution of computation and memory.
 
-workers start -> process_group (ranks, backend, device) -> engine (plain, or DeepSpeed, around the model);
-plan computes bytes and steps in advance
+    run_workers or a launcher -> `process_group` (ranks, backend, device) -> `engine` (plain PyTorch or DeepSpeed)
+
+The engine holds the encoder and small cluster levels. `sharded_level` holds the rows of the labels and of large cluster
+levels, sharded over the ranks by `row_layout`: `routing` sends texts to the owners of the rows and returns the results.
+`memory_plan` computes memory and steps in advance, `step_costs` traffic and kernel launches.
 """
 
 from cxml.parallel.engine import Engine, build_engine, gathered_state_dict, require_engine, take_step

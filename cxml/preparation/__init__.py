@@ -10,7 +10,7 @@ In: a raw form, read block by block (`cxml.formats`).
    results.
 4. `work` contains the work as pure functions of a block; `tokenizing` is a part of it.
 5. `journal` records finished work, so that an interrupted preparation resumes.
-6. `validation_split` holds out a validation split, `tree_import` takes over a label tree that another tool made.
+6. `validation_split` holds out a validation split, `tree_import` imports a label tree from another tool.
 
 Out: a folder that `cxml.data.ShardedDataset` opens, its manifest written last.
 """

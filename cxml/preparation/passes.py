@@ -63,11 +63,11 @@ def prepare(config: Config) -> str:
 
 
 def _tell_unused_labels_file(config: Config, url: str) -> None:
-    """Say where a data set of an earlier version has no titles, though its raw folder has a labels file."""
+    """Log that a data set of an earlier version has no titles although its raw folder has a labels file."""
     if not uses_labels_file(config, DataManifest.read(url)) and (file := find_labels_file(config.data.source)):
         _log.info(
-            "An earlier version of cxml prepared these data without %s, which says what the labels mean; --force "
-            "prepare of python -m cxml.train prepares them anew with it", file,
+            "An earlier version of cxml prepared these data without the labels file %s. To add its titles, run "
+            "python -m cxml.train with --force prepare", file,
         )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""What a run takes over from the trained model of another run.
+"""Reuse the trained model of another run.
 
 In: the config of the new run, and a trained model.
 
-- `relabel` carries the model over to a changed label set: labels that stay keep their rows and clusters.
-- `recluster` builds the new run's label tree from the features that the model has learnt.
+- `relabel` adapts the model to a changed label set: kept labels keep their rows and clusters.
+- `recluster` builds the new run's label tree from the model's learnt features.
 
 Out: the tree, and after `relabel` the model, in the output of the new run.
 """

@@ -154,7 +154,7 @@ def test_labels_that_the_file_lacks_are_counted_and_keep_their_ids(tmp_path, cap
     with caplog.at_level(logging.INFO):
         raw = read_source(source(tmp_path))
     assert titles_of(raw) == {"9": ("barge", ""), "10": ("10", ""), "x-1": ("x-1", "")}
-    assert "labels.csv lacks 2 of 3 labels, such as '10': they keep their ids as titles" in caplog.text
+    assert "labels.csv lacks 2 of 3 labels, such as '10'; their ids are used as titles" in caplog.text
 
 
 def test_the_log_names_the_columns_and_the_labels_that_no_text_has(tmp_path, caplog):
@@ -162,7 +162,7 @@ def test_the_log_names_the_columns_and_the_labels_that_no_text_has(tmp_path, cap
     with caplog.at_level(logging.INFO):
         read_source(source(tmp_path))
     assert "ids are in the column 'Code', titles in 'Label', descriptions in 'Definition'" in caplog.text
-    assert "1 of its 4 labels are in no text and are left out; data.source.unseen_labels makes them" in caplog.text
+    assert "1 of its 4 labels have no text and are left out; set data.source.unseen_labels to add them" in caplog.text
 
 
 @pytest.mark.parametrize("columns", [
@@ -193,8 +193,8 @@ def test_unclear_columns_are_refused_in_a_named_file_and_warned_about_in_a_found
     file.write_text(delimited([columns, *[["9", "one", "two"][: len(columns)]]], ","))
     raw = read_source(source(tmp_path, "jsonl"))
     assert raw.titles is None
-    assert "which are ids and titles is not clear. Name its columns id, name" in caplog.text
-    with pytest.raises(DataError, match="which are ids and titles is not clear"):
+    assert "the columns of ids and titles are ambiguous. Name its columns id, name" in caplog.text
+    with pytest.raises(DataError, match="the columns of ids and titles are ambiguous"):
         read_source(source(tmp_path, "jsonl", labels_file=str(file)))
 
 
@@ -202,7 +202,7 @@ def test_unclear_columns_are_refused_in_a_named_file_and_warned_about_in_a_found
     ("id,name\n9,barge\n9,boat\n", 3, "the id of line 2 again: '9'"),
     ("id,name\n9,barge\n,boat\n", 3, "no id in 'id'"),
     ("id,name\n9, \n", 2, "no title in 'name' for '9'"),
-    ("id,name\n9,barge,boat\n", 2, "another number of columns"),
+    ("id,name\n9,barge,boat\n", 2, "the number of columns differs"),
     ("id,name\n9,barge\n10,\xff\n", 3, "not valid UTF-8"),
 ])  # fmt: skip
 def test_a_broken_row_is_refused_by_file_and_line(tmp_path, text, line, problem):
@@ -220,10 +220,10 @@ def test_several_files_a_missing_one_and_an_unknown_form_are_refused(tmp_path):
         write_labels(tmp_path / name, ENTRIES)
     with pytest.raises(DataError, match=r"several labels files: label_names\.tsv, labels\.csv.*data\.source\.labels"):
         read_source(source(tmp_path))
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_source(source(tmp_path, labels_file=str(tmp_path / "none.csv")))
     (tmp_path / "labels.xlsx").write_bytes(b"x")
-    with pytest.raises(DataError, match="does not show its form"):
+    with pytest.raises(DataError, match="unknown file extension"):
         read_source(source(tmp_path, labels_file=str(tmp_path / "labels.xlsx")))
     with pytest.raises(ConfigError, match="labels_file"):
         SourceConfig(kind="icd10cm", labels_file="labels.csv")

@@ -112,7 +112,7 @@ def test_data_of_a_version_without_labels_files_stay_valid_beside_one_and_the_lo
     with caplog.at_level(logging.INFO):
         assert prepare(config_of(rows, encoder)) == url
     assert DataManifest.read(url).fingerprint == fingerprint
-    assert f"without {rows}/labels.tsv, which says what the labels mean; --force prepare" in caplog.text
+    assert f"without the labels file {rows}/labels.tsv. To add its titles, run" in caplog.text
     with pytest.raises(StaleArtefactError, match="labels_file"):
         is_prepared(config_of(rows, encoder, labels_file=str(rows / "labels.tsv")))
 

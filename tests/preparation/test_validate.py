@@ -64,7 +64,7 @@ def test_what_the_format_forbids_is_named_with_its_row(tmp_path, change, problem
 
 def test_wrong_frequencies_are_refused(tmp_path):
     url = write(str(tmp_path), SOUND, frequency=(1, 1, 3, 2))
-    with pytest.raises(DataError, match=r"label 2 has 1 train texts, labels\.arrow says otherwise"):
+    with pytest.raises(DataError, match=r"label 2 has 1 train texts, but labels\.arrow differs"):
         validate(url)
 
 
