@@ -167,7 +167,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(fresh, capsys):
     assert not Path(fresh.output).exists()
     output = capsys.readouterr().out
     assert "bytes per row" in output
-    assert "tokens of a step" in output
+    assert "tokens per step" in output
     words = " ".join(output.split())  # the console breaks lines
     assert f"With {fresh.train.num_workers + 1} processes instead of {fresh.train.num_workers}" in words
     assert "Estimate" in output

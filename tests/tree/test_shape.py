@@ -81,5 +81,5 @@ def test_children_go_one_by_one_to_the_node_with_the_most_labels_per_child(label
 
 @pytest.mark.parametrize(("num_labels", "sizes"), [(5, [6]), (5, [2, 6]), (9, [4, 4]), (9, [4, 2]), (9, [0])])
 def test_impossible_level_sizes_are_refused_with_field_and_remedy(num_labels, sizes):
-    with pytest.raises(ConfigError, match=r"tree\.level_sizes.*(at most|rise)"):
+    with pytest.raises(ConfigError, match=r"tree\.level_sizes.*(at most|increase)"):
         plan_splits(num_labels, sizes)
