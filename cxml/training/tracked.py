@@ -22,13 +22,11 @@ from cxml.checkpoint import Progress, model_url
 from cxml.config import Config, config_to_dict
 from cxml.errors import CxmlError, InterruptionError
 from cxml.training.loop import Callback, Evaluation, StepReport
-from cxml.training.trackers import known_figures
+from cxml.training.trackers import Outcome, known_figures
 
 _log = logging.getLogger(__name__)
 
 Tracker = Literal["mlflow", "wandb"]
-Outcome = Literal["finished", "stopped", "failed"]
-
 _FILE = "tracked.json"
 _REMEDY = f"Delete {_FILE} from the output to start a new run in the trackers."
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, Literal
 
 from cxml import extras, storage
 from cxml.artefacts import read_records
 from cxml.progress import live_bar
 from cxml.training.loop import Callback, Evaluation, StepReport
+
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a training ended."""
 
 _log = logging.getLogger(__name__)
 

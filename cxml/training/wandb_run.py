@@ -17,7 +17,7 @@ from cxml import urls
 from cxml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cxml.training.tracked import Outcome
+    from cxml.training.trackers import Outcome
 
 _log = logging.getLogger(__name__)
 
