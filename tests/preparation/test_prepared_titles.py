@@ -24,8 +24,9 @@ from cxml.data import (
     read_words,
     with_names,
 )
-from cxml.errors import StaleArtefactError
+from cxml.errors import ConfigError, StaleArtefactError
 from cxml.inspection.checks import validate
+from cxml.pipeline.checks import check_run_on_data
 from cxml.preparation import is_prepared, prepare
 from cxml.preparation.validation_split import hold_out
 
@@ -96,6 +97,19 @@ def test_names_as_texts_are_titles_with_their_descriptions(rows, encoder):
     )
     assert (ids.values.tolist(), ids.offsets.tolist()) == (expected.values.tolist(), expected.offsets.tolist())
     assert labels.values.tolist() == [0, 1, 2]
+
+
+def test_the_check_before_the_tree_looks_for_name_texts_in_titles(rows, encoder):
+    write_titles(rows)
+    config = config_of(rows, encoder)
+    prepare(config)
+    in_titles, in_no_title = (
+        dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=4, name_texts=pattern))
+        for pattern in ("(bar.*)", "(1)")
+    )
+    check_run_on_data(in_titles)
+    with pytest.raises(ConfigError, match=r"train\.name_texts"):
+        check_run_on_data(in_no_title)
 
 
 def as_before_there_were_labels_files(url):
