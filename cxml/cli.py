@@ -18,7 +18,7 @@ import tyro
 
 from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
-from cxml.config_files import load_config, own_configs
+from cxml.config_files import config_of_table, load_config, own_configs
 from cxml.console import drop_what_is_left, escape_what_cannot_be_printed, set_up_logging
 from cxml.errors import ConfigError, CxmlError, InterruptionError
 from cxml.operating_system import has_reader
@@ -60,7 +60,8 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
 
     Args:
         command: a dataclass whose docstring is the help, with a field `settings: Settings`. The option `--config`
-            (a YAML file) fills the settings; every other option overrides one field.
+            (a YAML file) fills the settings, or a table of texts and labels in the first place (`config_of_table`);
+            every other option overrides one field.
         program: name of the command in the help.
         arguments: the command line; None uses that of the process.
 
@@ -69,17 +70,19 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     """
     escape_what_cannot_be_printed()
     words = _words(arguments)
+    table, words = (words[0], words[1:]) if words and not words[0].startswith("-") else ("", words)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append", default=[])
     files, rest = first.parse_known_args(words)
     asks_for_help = bool({"-h", "--help"} & set(rest))
-    if not files.config and not asks_for_help:
-        remedy = "Give a YAML file, or the name of a built-in config, such as quickstart."
-        raise ConfigError("--config", None, "is missing", remedy)
-    settings = load_config(files.config[-1]) if files.config else _DEFAULTS
+    settings = _settings(files.config[-1] if files.config else "", table, asks_for_help=asks_for_help)
     shown_settings = config_from_dict(config_to_dict(settings))  # whose values help and errors name as defaults
     names = ", ".join(name for name in own_configs() if "/" not in name)
-    required = f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}."
+    required = (
+        f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}. "
+        "Or, in the first place, DATA: a table file with texts and labels, or a folder of such files. The run then "
+        "chooses all settings that no option gives, and its output is runs/ and the name of DATA."
+    )
 
     def parse(given: Sequence[str], settings: Config) -> Any:  # noqa: ANN401 - a command
         return tyro.cli(
@@ -95,6 +98,21 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
         lambda: parse(_masked(rest), shown_settings),
     )
     return dataclasses.replace(parsed, settings=_without_given(parsed.settings, rest))
+
+
+def _settings(config: str, table: str, *, asks_for_help: bool) -> Config:
+    """The settings before options: those of the config file, or of a run on a table."""
+    if config and table:
+        problem = f"is given together with the data {table!r}"
+        raise ConfigError("--config", config, problem, "Give one of them; a config names its data itself.")
+    if config:
+        return load_config(config)
+    if table:
+        return config_of_table(table)
+    if asks_for_help:
+        return _DEFAULTS
+    remedy = "Give a YAML file, the name of a built-in config such as quickstart, or first of all a table of texts."
+    raise ConfigError("--config", None, "is missing", remedy)
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:

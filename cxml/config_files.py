@@ -11,7 +11,7 @@ import yaml
 
 from cxml import storage, urls
 from cxml.config import Config, config_from_dict
-from cxml.errors import DataError
+from cxml.errors import ConfigError, DataError
 from cxml.yaml_files import read_yaml
 
 _PACKAGE = Path(__file__).parent
@@ -25,6 +25,21 @@ def load_config(file: str) -> Config:
         DataError: the file is missing, is not valid YAML, or repeats a key.
     """
     return config_from_dict(read_yaml(config_file(file)))
+
+
+def config_of_table(path: str) -> Config:
+    """The config of a run on one table file or a folder of them, in which the run chooses all settings.
+
+    The output is `runs/NAME`, where NAME is that of the file without its extensions, or that of the folder.
+
+    Raises:
+        ConfigError: the path is a config and not data.
+    """
+    if path in own_configs() or path.lower().endswith((".yaml", ".yml")):
+        raise ConfigError("DATA", path, "is a config, not a table of texts and labels", f"Write --config {path}.")
+    name = Path(urls.path_of(path)).name or Path.cwd().name
+    output = f"runs/{name.lstrip('.').partition('.')[0] or 'mine'}"
+    return config_from_dict({"output": output, "data": {"source": {"kind": "table", "path": path}}})
 
 
 def dump_config(values: object) -> str:

@@ -49,10 +49,35 @@ def test_print_config_prints_what_loads_to_the_same_config(capsys):
 
 
 @pytest.mark.parametrize(
+    ("table", "output"),
+    [
+        ("mine.csv", "runs/mine"),
+        ("data/my rows.jsonl.gz", "runs/my rows"),
+        ("data/folder/", "runs/folder"),
+        (".hidden", "runs/hidden"),
+        ("https://host/rows.csv?sig=a/b", "runs/rows"),
+    ],
+)
+def test_a_table_in_the_first_place_is_a_config_that_leaves_all_settings_to_the_run(table, output, capsys):
+    assert main([table, "--train.epochs", "3", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    source = {"kind": "table", "path": table.partition("?")[0]}
+    written = {"output": output, "data": {"source": source}, "train": {"epochs": 3}}
+    expected = config_from_dict(written)
+    assert config_from_dict(printed).auto == expected.auto
+    assert printed["output"] == output
+    assert printed["data"]["source"]["kind"] == "table"
+    assert printed["data"]["source"]["path"].startswith(source["path"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Give a YAML file"),
         (["--config", "nowhere.yaml"], "this config file does not exist"),
+        (["mine.csv", "--config", QUICKSTART], "together with the data 'mine.csv'"),
+        (["mine.yaml"], "Write --config mine.yaml"),
+        (["quickstart"], "Write --config quickstart"),
         (["--config", QUICKSTART, "--train.epochs", "0"], "must be at least 1"),
         (["--config", QUICKSTART, "--train.epoch", "1"], "--train.epochs"),
         (["--config", QUICKSTART, "--train.epochs", "many"], "many"),
