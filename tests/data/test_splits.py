@@ -66,7 +66,7 @@ def test_a_validation_split_serves_as_it_is_and_allows_no_share_beside_it(prepar
     given = validation_texts(cut, 0.0)
     assert len(given) == len(ShardedDataset(cut, "validation"))
     assert len(train_texts(cut, 0.0)) + len(given) == len(ShardedDataset(prepared, "train"))
-    with pytest.raises(ConfigError, match="already has a validation split"):
+    with pytest.raises(ConfigError, match="has a validation split already"):
         train_texts(cut, 0.2)
 
 

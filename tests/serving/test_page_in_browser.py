@@ -78,7 +78,7 @@ def test_a_title_stands_beside_the_name_where_it_says_more():
     with fronted(answer, ServeOptions()) as (port, _), page_in_browser() as (page, complaints):
         page.goto(f"http://127.0.0.1:{port}")
         page.get_by_label("Text").fill(TEXT)
-        page.get_by_role("button", name="Label it").click()
+        page.get_by_role("button", name="Predict labels").click()
         page.locator("#labels > li").first.wait_for()
         names = [head.locator("> span").first.inner_text() for head in page.locator("#labels .head").all()]
         assert names == ["2316 barge <i>flat</i>", "4038", "17"]
