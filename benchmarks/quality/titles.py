@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.closing_line import print_closing_line
 
-from cxml.data import ShardedDataset, data_url, held_out_rows, read_labels, read_words
+from cxml.data import ShardedDataset, data_url, held_out_rows, read_label_table
 from cxml.evidence import (
     CANDIDATES,
     NameSource,
@@ -68,7 +68,8 @@ def main() -> None:
     views = TextViews(texts.features(np.arange(len(texts))), predictor.embed_tokens(tokens))
     frequency, weights = predictor.parts.frequency, label_weights(predictor.parts.config)
     assert frequency is not None, "a run knows it"
-    names, titles = (source_of(predictor, each) for each in (read_labels(data)[0], read_words(data).texts))
+    table = read_label_table(data)
+    names, titles = (source_of(predictor, each) for each in (table.names, table.words.texts))
 
     found = {"nearest names": [metrics_of(names.propose(views, max(KS)).labels, true, frequency, weights)]}
     alone = predictor.predict_tokens(tokens, min(CANDIDATES, len(predictor.names)))

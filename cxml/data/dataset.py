@@ -216,51 +216,64 @@ def indicators(labels: Ragged, num_labels: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((ones, labels.values, labels.offsets), (len(labels), num_labels))
 
 
-def read_labels(url: str) -> tuple[list[str], np.ndarray]:
-    """Label names [L] and the number of train texts of each label, int64 [L]; row = label id.
+class LabelTable:
+    """The labels of a prepared data set, row = label id. Columns are converted when they are asked for."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """`table`: with `LABELS_SCHEMA` or `TITLED_LABELS_SCHEMA`."""
+        self._table = table
+
+    @property
+    def names(self) -> list[str]:
+        """Label names [L]."""
+        return self._table.column("name").to_pylist()
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Number of train texts of each label, int64 [L]."""
+        return artefacts.as_numpy(self._table.column("train_frequency"))
+
+    @property
+    def titles(self) -> LabelTitles | None:
+        """Titles and descriptions; None if the data set was prepared without a labels file."""
+        if "title" not in self._table.column_names:
+            return None
+        return LabelTitles(*(self._table.column(name).to_pylist() for name in ("title", "description")))
+
+    @property
+    def words(self) -> LabelTitles:
+        """`titles`, or the names as titles for a data set without titles."""
+        return self.titles or LabelTitles.of_names(self.names)
+
+    @property
+    def shown(self) -> list[str]:
+        """The displayed form of each label: its name, and its title if it differs."""
+        titles = self.titles
+        return shown_labels(self.names, None if titles is None else titles.titles)
+
+
+def read_label_table(url: str) -> LabelTable:
+    """Read the labels of the data set at `url`.
 
     Raises:
         DataError: the file is missing or damaged, or a number is impossible.
     """
-    table = _label_table(url)
-    return table.column("name").to_pylist(), artefacts.as_numpy(table.column("train_frequency"))
-
-
-def read_titles(url: str) -> LabelTitles | None:
-    """Titles and descriptions of the labels; None where the data set was prepared without a labels file.
-
-    Raises:
-        DataError: as `read_labels` does.
-    """
-    table = _label_table(url)
-    if "title" not in table.column_names:
-        return None
-    return LabelTitles(table.column("title").to_pylist(), table.column("description").to_pylist())
-
-
-def read_words(url: str) -> LabelTitles:
-    """`read_titles`, or the labels' names as titles where the data set has no others."""
-    return read_titles(url) or LabelTitles.of_names(read_labels(url)[0])
-
-
-def read_shown_labels(url: str) -> list[str]:
-    """What to show of each label: its name, and its title if it has one. Raises `DataError` as `read_labels` does."""
-    table = _label_table(url)
-    titles = table.column("title").to_pylist() if "title" in table.column_names else None
-    return shown_labels(table.column("name").to_pylist(), titles)
-
-
-def _label_table(url: str) -> pa.Table:
     manifest = DataManifest.read(url)
     info = manifest.labels
     (file,) = _map_files(url, [info])
     file.verify()
-    batches = _read_batches(info, file, [LABELS_SCHEMA, TITLED_LABELS_SCHEMA], full=True)
-    table = pa.Table.from_batches(batches)
-    frequency = artefacts.as_numpy(table.column("train_frequency"))
-    if frequency.min() < 0 or frequency.max() > manifest.rows("train"):
+    table = LabelTable(
+        pa.Table.from_batches(_read_batches(info, file, [LABELS_SCHEMA, TITLED_LABELS_SCHEMA], full=True))
+    )
+    if table.frequency.min() < 0 or table.frequency.max() > manifest.rows("train"):
         raise DataError(file.where, "a train_frequency is out of range", PREPARE_AGAIN)
     return table
+
+
+def read_labels(url: str) -> tuple[list[str], np.ndarray]:
+    """Names [L] and frequencies, int64 [L], of `read_label_table`; raises the same errors."""
+    table = read_label_table(url)
+    return table.names, table.frequency
 
 
 def read_vocabulary(url: str) -> Vocabulary:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cxml.data.dataset import read_words
+from cxml.data.dataset import read_label_table
 from cxml.data.manifest import DataManifest
 from cxml.data.ragged import Ragged, concatenate
 from cxml.data.titles import with_description
@@ -81,7 +81,7 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
         ConfigError: no name matches the pattern.
         StaleArtefactError: the tokenizer differs from the one that prepared the data.
     """
-    words = read_words(url)
+    words = read_label_table(url).words
     names = words.titles
     parts = require_parts_of_names(names, pattern)
     found = {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}

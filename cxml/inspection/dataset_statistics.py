@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxml import extras, storage, urls
-from cxml.data import DataManifest, ShardedDataset, read_labels, read_shown_labels
+from cxml.data import DataManifest, ShardedDataset, read_label_table, read_labels
 
 _TAIL = 5  # a label with at most this many train texts counts as tail
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -123,7 +123,7 @@ def _distributions(statistics: Statistics) -> Table:
 
 
 def _examples(url: str, manifest: DataManifest, count: int) -> Table:
-    names = read_shown_labels(url)
+    names = read_label_table(url).shown
     table = Table("split", "row", "text", "labels", title="Examples", show_lines=True)
     for split in manifest.splits:
         dataset = ShardedDataset(url, split)

@@ -11,7 +11,7 @@ from rich.text import Text
 from scipy import sparse
 
 from cxml import urls
-from cxml.data import ShardedDataset, read_shown_labels
+from cxml.data import ShardedDataset, read_label_table
 from cxml.errors import DataError
 from cxml.tree import LabelTree, cluster_recall, mean_cosine, pifa
 from cxml.tree.label_tree import read_tree_manifest
@@ -70,7 +70,7 @@ def print_tree_report(url: str, data_url: str, *, top_k: int, max_texts: int, nu
     if levels:
         console.print(_levels(levels, top_k))
     if data_url and levels and num_examples:
-        console.print(_examples(tree, read_shown_labels(data_url), num_examples))
+        console.print(_examples(tree, read_label_table(data_url).shown, num_examples))
 
 
 def _some_texts(data_url: str, max_texts: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:

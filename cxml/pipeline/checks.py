@@ -13,7 +13,7 @@ from cxml.config import Config
 from cxml.data import (
     StepRule,
     data_url,
-    read_words,
+    read_label_table,
     require_parts,
     require_parts_of_names,
     train_texts,
@@ -58,7 +58,7 @@ def check_run_on_data(config: Config) -> None:
     train = config.train
     lengths = train_texts(data_url(config), train.validation_fraction).lengths
     if train.name_texts:
-        names = require_parts_of_names(read_words(data_url(config)).titles, train.name_texts)
+        names = require_parts_of_names(read_label_table(data_url(config)).words.titles, train.name_texts)
         lengths = np.append(lengths, np.ones(len(names), np.int64))
     if train.name_texts and train.batch_tokens:
         return  # the number of steps depends on the tokens of the names, which training counts

@@ -22,8 +22,8 @@ from cxml.data import (
     WindowRule,
     data_url,
     parts_of_names,
+    read_label_table,
     read_vocabulary,
-    read_words,
     refuse_second_validation,
     resolve_encoder,
     step_facts,
@@ -271,7 +271,7 @@ def _data_facts(config: Config) -> DataFacts:
     if is_prepared(config):
         manifest = DataManifest.read(data_url(config))
         lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
-        names = read_words(data_url(config)).titles if config.train.name_texts else []
+        names = read_label_table(data_url(config)).words.titles if config.train.name_texts else []
         num_texts = _num_trained_on(config, manifest.rows("train")) + _num_names(config, names)
         return DataFacts(num_texts, manifest.num_labels, lengths)
     raw = read_source(config.data.source)

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     tree_digest,
 )
 from cxml.config import Config, config_from_dict
-from cxml.data import DataManifest, data_url, load_tokenizer_of, read_labels, read_titles
+from cxml.data import DataManifest, data_url, load_tokenizer_of, read_label_table
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.evidence import CASCADE, Evidence, evidence_folder, read_evidence
 from cxml.model import CascadeXML
@@ -190,7 +190,8 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     assert isinstance(head, ShardedLevel), "both loads build one"
     data_manifest = DataManifest.read(data)
     info = data_manifest.tokenizer
-    (names, frequency), titles = read_labels(data), read_titles(data)
+    table = read_label_table(data)
+    names, titles = table.names, table.titles
     if len(names) != tree.num_labels:
         raise StaleArtefactError(f"{data} has {len(names)} labels, but the tree of {place} has {tree.num_labels}.")
     is_left_out = not evidence and evidence_folder(place) is not None
@@ -202,7 +203,7 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     return Parts(
         model=model, tree=tree, layout=head.layout, rows=pack(head), names=names,
         tokenizer=load_tokenizer_of(info, data), pad_id=info.pad_id, config=config, facts=facts,
-        frequency=frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
+        frequency=table.frequency, num_train_texts=data_manifest.rows("train"), decisions=decisions,
         evidence=None if is_checkpoint or not evidence else _read_evidence(place, tree, config, model),
         titles=None if titles is None else list(titles.titles),
     )  # fmt: skip

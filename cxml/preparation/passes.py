@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cxml import storage
 from cxml.config import Config
-from cxml.data import DataManifest, ShardInfo, data_url, read_labels, read_shown_labels
+from cxml.data import DataManifest, ShardInfo, data_url, read_label_table
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
 from cxml.data.writer import remove_leftovers, write_labels, write_vocabulary
@@ -90,7 +90,8 @@ def _prepare(config: Config, url: str) -> None:
     journal.clear()
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
-    _log.info("%s", describe_labels(read_shown_labels(url), read_labels(url)[1], manifest.rows("train")))
+    labels = read_label_table(url)
+    _log.info("%s", describe_labels(labels.shown, labels.frequency, manifest.rows("train")))
 
 
 def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int) -> str:

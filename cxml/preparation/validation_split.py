@@ -10,8 +10,7 @@ from cxml.data import (
     DatasetWriter,
     ShardedDataset,
     held_out_rows,
-    read_labels,
-    read_titles,
+    read_label_table,
     read_vocabulary,
     verify,
 )
@@ -53,9 +52,10 @@ def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> Data
     rows = {"train": kept, name: held}
 
     writer = DatasetWriter(out)
-    names, _ = read_labels(url)
+    labels = read_label_table(url)
+    names = labels.names
     train = ShardedDataset(url, "train")
-    writer.write_labels(names, _frequency(train, rows["train"], len(names)), read_titles(url))
+    writer.write_labels(names, _frequency(train, rows["train"], len(names)), labels.titles)
     if manifest.vocabulary is not None:
         writer.write_vocabulary(read_vocabulary(url))
     shard_rows = max(shard.rows for shard in manifest.splits["train"])

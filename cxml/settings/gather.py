@@ -9,7 +9,7 @@ import torch
 
 from cxml.accelerators import accelerator_type, device_of
 from cxml.config import Config, HeadConfig, ModelConfig
-from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_labels, read_words
+from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_label_table
 from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
 from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
@@ -29,14 +29,14 @@ def prepared_facts(config: Config) -> Facts:
         ConfigError: the encoder cannot be read.
     """
     url = data_url(config)
-    _, frequency = read_labels(url)
+    table = read_label_table(url)
     split = ShardedDataset(url, "train")
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST_TEXTS), dtype=np.int64))
     is_asked = "train.name_texts" in config.auto and split.has_texts
     texts, labels = (split.texts(rows), split.gather(rows)[1]) if is_asked else ([], Ragged.from_lists([]))
     return facts_of(
         config, num_texts=DataManifest.read(url).rows("train"), lengths=split.lengths[:_MOST_LENGTHS],
-        frequency=frequency, names=read_words(url).titles, texts=texts, labels=labels,
+        frequency=table.frequency, names=table.words.titles, texts=texts, labels=labels,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from cxml.data import (
     ShardedDataset,
     cut,
     data_url,
+    read_label_table,
     read_labels,
-    read_shown_labels,
     validation_texts,
     window_rule,
 )
@@ -242,7 +242,7 @@ def _examples(config: Config, best: tuple[np.ndarray, np.ndarray] | None) -> lis
     rows = np.linspace(0, len(dataset) - 1, count + 2).astype(np.int64)[1:-1]
     if best is None or not len(rows):
         return []
-    names = read_shown_labels(data_url(config))
+    names = read_label_table(data_url(config)).shown
     _, labels = dataset.gather(rows)
     return [
         {

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from cxml import ray_cluster, storage, urls
 from cxml.config import Config, TreeConfig, shaping
-from cxml.data import ShardedDataset, data_url, read_words
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.tree.distributed import Progress
 from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
@@ -60,7 +60,7 @@ def features_of_labels(config: Config, dataset: ShardedDataset) -> sparse.csr_ma
         graph = LabelGraph.of(labels, tree, config.seed).rows(np.arange(dataset.manifest.num_labels))
         features = weighted_sums(graph, features, tree.feature_top_k)
     if tree.name_features != "none":
-        names = read_words(data_url(config)).texts
+        names = read_label_table(data_url(config)).words.texts
         features = set_beside(features, features_of_names(config, names, data_url(config)), tree.name_weight)
     return features
 

@@ -18,10 +18,8 @@ from cxml.data import (
     ShardedDataset,
     TextEncoder,
     load_tokenizer_of,
+    read_label_table,
     read_labels,
-    read_shown_labels,
-    read_titles,
-    read_words,
     with_names,
 )
 from cxml.errors import ConfigError, StaleArtefactError
@@ -67,23 +65,23 @@ def test_prepared_data_have_names_titles_and_descriptions_in_the_same_order(rows
     names, frequency = read_labels(url)
     assert names == ["1", "2", "4", "3"]
     assert frequency.tolist() == [4, 4, 4, 0]
-    assert read_titles(url) == LabelTitles(["boat", "barge", "4", "raft"], ["It floats.", "", "", ""])
-    assert read_shown_labels(url) == ["1 boat", "2 barge", "4", "3 raft"]
+    assert read_label_table(url).titles == LabelTitles(["boat", "barge", "4", "raft"], ["It floats.", "", "", ""])
+    assert read_label_table(url).shown == ["1 boat", "2 barge", "4", "3 raft"]
     validate(url)
 
 
 def test_without_a_labels_file_the_names_are_the_words_and_the_file_has_no_more_columns(rows, encoder):
     url = prepare(config_of(rows, encoder))
-    assert read_titles(url) is None
-    assert read_words(url) == LabelTitles.of_names(["1", "2", "4"])
-    assert read_shown_labels(url) == ["1", "2", "4"]
+    assert read_label_table(url).titles is None
+    assert read_label_table(url).words == LabelTitles.of_names(["1", "2", "4"])
+    assert read_label_table(url).shown == ["1", "2", "4"]
 
 
 def test_a_split_of_prepared_data_keeps_the_titles(rows, encoder, tmp_path):
     write_titles(rows)
     url = prepare(config_of(rows, encoder))
     hold_out(url, str(tmp_path / "split"), fraction=0.25, seed=0)
-    assert read_titles(str(tmp_path / "split")) == read_titles(url)
+    assert read_label_table(str(tmp_path / "split")).titles == read_label_table(url).titles
 
 
 def test_names_as_texts_are_titles_with_their_descriptions(rows, encoder):

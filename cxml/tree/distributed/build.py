@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from cxml.config import Config
-from cxml.data import ShardedDataset, data_url, read_words
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.progress import track
 from cxml.ray_cluster import joined_cluster
 from cxml.tree.distributed.fleet import Fleet
@@ -62,7 +62,7 @@ def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
     job = Job(data, tree_url, config.tree, config.seed, bounds, dataset.manifest.num_features)
     if config.tree.name_features == "none":
         return job
-    names = read_words(data).texts
+    names = read_label_table(data).words.texts
     features = features_of_names(config, names, data)[order]
     for part, (start, stop) in enumerate(pairwise(job.bounds.tolist())):
         Progress(tree_url).save_part("names", part, features[start:stop])
