@@ -22,7 +22,7 @@ _PEAK_FLOPS = {  # of dense bf16 products with fp32 sums, from the vendors' data
 
 
 def accelerator_type() -> str | None:
-    """The type of this machine's accelerators, such as "cuda"; None if there is no working one.
+    """The type of this machine's accelerators, such as "cuda"; None without a working one.
 
     Apple's "mps" is not supported, because torch.distributed has no collectives for it.
     """

@@ -67,7 +67,7 @@ def main() -> None:
     seconds = seconds_after_the_tree(config, first)
     print(f"{XR_LINEAR}: P@5 {linear['P@5']:.2f} after {linear['train_s'] / 60:.1f} min of training")
     print(f"CascadeXML: P@5 {found:.2f} after {seconds / 60:.1f} min, {Path(first).name}; {final:.2f} at the end")
-    # There is no goal: a linear model trains faster, and the figure shows the price of better quality.
+    # The figure has no goal. A linear model trains faster; the figure shows the price of better quality.
     print_closing_line("time_to_peer", seconds, "s", linear["train_s"], goal=0.0, lower_is_better=True,
                        provided=found >= linear["P@5"])  # fmt: skip
 

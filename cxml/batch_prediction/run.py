@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch.distributed as dist
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.batch_prediction.job import PredictionJob, begin, require_files
 from cxml.batch_prediction.worker import Worker
 from cxml.console import set_up_logging
@@ -18,8 +18,6 @@ from cxml.parallel import Exchange, distributed, run_workers
 from cxml.progress import meter
 from cxml.ray_cluster import Device
 from cxml.storage.locks import locked
-
-_MANIFEST = "manifest.json"
 
 
 def predict_file(
@@ -62,7 +60,7 @@ def _predict_file(job: PredictionJob, processes: int, *, on_ray: bool, ray_worke
         sizes = _predict_parts(job, done)
     num_texts = sum(sizes)
     storage.write_json(
-        storage.join(job.output, _MANIFEST),
+        storage.join(job.output, artefacts.MANIFEST),
         {"format": "cxml-predictions", "version": 1, "parts": len(sizes), "texts": num_texts, "k": job.k},
     )
     return num_texts

@@ -13,6 +13,7 @@ from cxml.checkpoint.manifest import COMMIT_FILE, read_checkpoint_manifest
 from cxml.checkpoint.model_store import (
     ModelManifest,
     gathered_clusters,
+    has_model,
     model_url,
     read_label_rows,
     read_model_manifest,
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingState",
     "checkpoints_url",
     "gathered_clusters",
+    "has_model",
     "kept_checkpoints",
     "list_checkpoints",
     "load_model",

@@ -141,6 +141,11 @@ def _require_finite_everywhere(weights: dict[str, Tensor], blocks: Iterable[dict
             raise each
 
 
+def has_model(url: str) -> bool:
+    """Whether the folder contains a finished model, whose manifest is written last."""
+    return storage.exists(storage.join(url, artefacts.MANIFEST))
+
+
 def read_model_manifest(url: str) -> ModelManifest:
     """The manifest of a saved model.
 

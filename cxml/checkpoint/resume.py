@@ -26,7 +26,7 @@ def resume(state: TrainingState, offered: list[str]) -> Progress | None:
         offered: the checkpoints to try in order, from `offered_checkpoints`.
 
     Returns:
-        The progress of the run, or None if there is no checkpoint.
+        The progress of the run, or None without a checkpoint.
 
     Raises:
         StaleArtefactError: the checkpoint belongs to a run with other data or settings.

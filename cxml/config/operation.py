@@ -15,7 +15,7 @@ class CheckpointConfig:
     url: str = ""
     """Folder or URL of the checkpoints, for this run alone; empty: `checkpoints` in the run's output."""
     every_minutes: float = 10.0
-    """Minutes between two checkpoints; 0: not by time. If every_steps is 0 too, there are no checkpoints."""
+    """Minutes between two checkpoints; 0: not by time. If every_steps is 0 too, no checkpoint is saved."""
     every_steps: int = 0
     """Optimiser steps between two checkpoints; 0: not by steps."""
     keep_last: int = 2

@@ -33,5 +33,5 @@ class RawDataset:
 
     @property
     def words(self) -> LabelTitles:
-        """The titles, or the names where there are no others."""
+        """The titles, or the names for a source without titles."""
         return self.titles or LabelTitles.of_names(self.label_names)

@@ -51,7 +51,7 @@ class TableReader(ColumnReader):
         """Find the files, and determine columns and separator from the first one.
 
         Raises:
-            DataError: there is no table, or the columns of texts and labels are ambiguous.
+            DataError: the path has no table, or the columns of texts and labels are ambiguous.
         """
         files = _files_by_split(source)
         self._is_cut = not files["test"]

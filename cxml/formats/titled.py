@@ -29,7 +29,7 @@ class TitledReader:
         """`labels_file`: result of `find_labels_file` for `source`.
 
         Raises:
-            ConfigError: `unseen_labels` is set, but there is no labels file, or another file lists the labels.
+            ConfigError: `unseen_labels` is set, but the source has no labels file, or another file lists the labels.
         """
         if source.unseen_labels and labels_file is None:
             problem = f"there is no labels file in {source.path}"

@@ -82,7 +82,7 @@ def fit_calibration(scores: np.ndarray, is_true: np.ndarray) -> Calibration | No
         is_true: bool [n].
 
     Returns:
-        The map; None if there are no pairs.
+        The map; None without pairs.
     """
     values, place = np.unique(np.asarray(scores, np.float64), return_inverse=True)
     if not len(values):

@@ -25,7 +25,7 @@ class FrequencyGroup:
         precision: share of the k N predicted positions with a true label of the group, in percent; the groups sum to
             P@k.
         psp: the same, weighted by inverse propensity and divided by the best possible value; the groups sum to PSP@k.
-        recall: share of the group's true labels among the k predicted ones, in percent; 0 if there are no true labels.
+        recall: share of the group's true labels among the k predicted ones, in percent; 0 without true labels.
     """
 
     least: int

@@ -13,7 +13,7 @@ def mean_scores(systems: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
     """The mean of several systems' scores [N, L]; missing entries count as 0.
 
     Raises:
-        ValueError: there are no systems, or their shapes differ.
+        ValueError: `systems` is empty, or their shapes differ.
     """
     if not systems or len({cast(tuple[int, int], scores.shape) for scores in systems}) != 1:
         raise ValueError(f"scores of different shapes cannot be averaged: {[scores.shape for scores in systems]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, require_start
+from cxml.checkpoint import checkpoints_url, has_model, list_checkpoints, model_url, require_start
 from cxml.config import Config
 from cxml.data import (
     StepRule,
@@ -22,7 +22,6 @@ from cxml.data import (
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import require_even_groups
 from cxml.pipeline.plan import require_packages, require_validation
-from cxml.storage import exists, join
 
 
 def check_run(config: Config, *, prepares_again: bool = False) -> None:
@@ -82,4 +81,4 @@ def _require_layers(config: Config) -> None:
 
 def _has_begun(config: Config) -> bool:
     """Whether the run has a model or a checkpoint, so that it does not use `model.start_from`."""
-    return exists(join(model_url(config), "manifest.json")) or bool(list_checkpoints(checkpoints_url(config)))
+    return has_model(model_url(config)) or bool(list_checkpoints(checkpoints_url(config)))

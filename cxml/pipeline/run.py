@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cxml import artefacts, storage
-from cxml.checkpoint import checkpoints_url, model_url
+from cxml.checkpoint import checkpoints_url, has_model, model_url
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.errors import StaleArtefactError
@@ -122,8 +122,10 @@ def _make_stages(
             _discard(config, name, stage)
         make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
-            config = settle(config, again=bool(redone) or "tree" in force or "train" in force)
-            check_run_on_data(config)
+            trains_again = bool(redone) or "tree" in force or "train" in force
+            config = settle(config, again=trains_again)
+            if trains_again or not has_model(model_url(config)):
+                check_run_on_data(config)
         if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from cxml import storage
 from cxml.artefacts import MANIFEST
-from cxml.checkpoint import checkpoints_url, list_checkpoints, model_url, read_checkpoint_manifest, read_model_manifest
+from cxml.checkpoint import (
+    checkpoints_url,
+    has_model,
+    list_checkpoints,
+    model_url,
+    read_checkpoint_manifest,
+    read_model_manifest,
+)
 from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
 from cxml.data import DataManifest, Ragged, data_url
 from cxml.formats import read_source
@@ -165,7 +172,7 @@ def settings_fingerprint(config: Config) -> str:
 
 def _trained_config(config: Config) -> Config | None:
     """The config of the run's model or newest checkpoint; None if there is neither."""
-    if storage.exists(storage.join(model_url(config), "manifest.json")):
+    if has_model(model_url(config)):
         return config_from_dict(read_model_manifest(model_url(config)).config)
     entries = list_checkpoints(checkpoints_url(config))
     if not entries:

@@ -129,7 +129,7 @@ def _tree_fingerprint(config: Config) -> str:
 
 
 def _is_tree_done(config: Config) -> bool:
-    return _matches(storage.join(tree_url(config), "manifest.json"), [_tree_fingerprint(config)], "tree")
+    return _matches(storage.join(tree_url(config), artefacts.MANIFEST), [_tree_fingerprint(config)], "tree")
 
 
 def _make_tree(config: Config) -> None:
@@ -155,7 +155,7 @@ def _model_fingerprint(config: Config) -> str:
 
 
 def _model_manifest_url(config: Config) -> str:
-    return storage.join(model_url(config), "manifest.json")
+    return storage.join(model_url(config), artefacts.MANIFEST)
 
 
 def _is_model_done(config: Config) -> bool:
@@ -204,7 +204,7 @@ def is_model_current(config: Config) -> bool:
 
 
 def _evidence_manifest_url(config: Config) -> str:
-    return storage.join(evidence_url(config), "manifest.json")
+    return storage.join(evidence_url(config), artefacts.MANIFEST)
 
 
 def _evidence_fingerprint(config: Config) -> str:

@@ -45,7 +45,7 @@ from cxml.storage.locks import locked
 from cxml.tree import LabelTree
 
 _FORMAT, _VERSION = "cxml-export", 1
-_MANIFEST, _CONFIG, _WEIGHTS, _ROWS = "manifest.json", "config.json", "model.safetensors", "label_rows.safetensors"
+_CONFIG, _WEIGHTS, _ROWS = "config.json", "model.safetensors", "label_rows.safetensors"
 _LABELS, _TOKENIZER, _CARD, _TREE = "labels.arrow", "tokenizer.json", "README.md", "tree"
 _AGAIN = "Export the model again."
 
@@ -73,7 +73,7 @@ def write_exported(url: str, parts: Parts) -> None:
 def _write_exported(url: str, parts: Parts) -> None:
     if storage.file_sizes(url) and not is_exported(url):
         raise DataError(url, "is a folder with other content", "Use a new folder.")
-    storage.remove_finished(url, _MANIFEST, keep_lock=True)
+    storage.remove_finished(url, artefacts.MANIFEST, keep_lock=True)
     config = without_places(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {
@@ -113,8 +113,9 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evi
             "memory_map", True, "needs a local folder and a single process", "Copy the folder, or disable it."
         )
     files = _read_manifest(url)
-    folder = next((name for name in FOLDERS if f"{name}/{_MANIFEST}" in files), None)
-    of_evidence = {name for name in files if folder and name.startswith(f"{folder}/")} - {f"{folder}/{_MANIFEST}"}
+    folder = next((name for name in FOLDERS if f"{name}/{artefacts.MANIFEST}" in files), None)
+    of_evidence = {name for name in files if folder and name.startswith(f"{folder}/")}
+    of_evidence.discard(f"{folder}/{artefacts.MANIFEST}")
     read_whole = {_WEIGHTS, _ROWS, _LABELS, _TOKENIZER, _CONFIG, DECISIONS_FILE, *of_evidence}
     for name in files.keys() - read_whole:
         artefacts.verify_file(url, files[name], _AGAIN)
@@ -151,13 +152,13 @@ def read_exported(url: str, exchange: Exchange, *, memory_map: bool = False, evi
 
 
 def _read_manifest(url: str) -> dict[str, FileEntry]:
-    file = storage.join(url, _MANIFEST)
+    file = storage.join(url, artefacts.MANIFEST)
     try:
         manifest = artefacts.read_manifest(url, _AGAIN, format=_FORMAT, version=_VERSION)
     except FileNotFoundError as error:
         raise DataError(file, "is missing, so this folder contains no exported model", _AGAIN) from error
     files = artefacts.named_entries(manifest.get("files"), file, _AGAIN)
-    for name in (_CONFIG, _WEIGHTS, _ROWS, _LABELS, _TOKENIZER, f"{_TREE}/{_MANIFEST}"):
+    for name in (_CONFIG, _WEIGHTS, _ROWS, _LABELS, _TOKENIZER, f"{_TREE}/{artefacts.MANIFEST}"):
         if name not in files:
             raise DataError(file, f"does not list {name}", _AGAIN)
     return files

@@ -32,7 +32,7 @@ from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
-_MANIFEST, _EVALUATE = "manifest.json", "Evaluate the run again."
+_EVALUATE = "Evaluate the run again."
 _POINT = "Give a run's output, its model folder, one of its checkpoints, or an exported model."
 
 
@@ -132,14 +132,14 @@ def model_identity(url: str) -> str:
     """
     found = _find(url)
     place, is_checkpoint = found if found else (url, False)
-    name = COMMIT_FILE if is_checkpoint else _MANIFEST
+    name = COMMIT_FILE if is_checkpoint else artefacts.MANIFEST
     try:
         artefacts.read_object(place, name, _POINT)
     except FileNotFoundError:
         raise no_model(url) from None
     digest = hashlib.sha256(storage.read_bytes(storage.join(place, name)))
     if name := evidence_folder(place):
-        digest.update(storage.read_bytes(storage.join(place, name, _MANIFEST)))
+        digest.update(storage.read_bytes(storage.join(place, name, artefacts.MANIFEST)))
     return digest.hexdigest()[:16]
 
 
@@ -245,7 +245,7 @@ def _is_file(url: str) -> bool:
 
 def _existing(url: str, beside: str) -> str:
     """The first of two folders with a manifest; the first folder if neither has one, for the error message."""
-    return next((each for each in (url, beside) if storage.exists(storage.join(each, _MANIFEST))), url)
+    return next((each for each in (url, beside) if storage.exists(storage.join(each, artefacts.MANIFEST))), url)
 
 
 def _metrics_beside(output: str) -> dict[str, float]:

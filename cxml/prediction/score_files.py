@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from scipy import sparse
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.data import lengths_to_offsets, read_sparse_npz
 from cxml.errors import DataError
 from cxml.prediction.part_files import Row, find_parts, read_rows
@@ -71,7 +71,7 @@ def read_scores(url: str, num_rows: int, num_labels: int) -> sparse.csr_matrix:
     """
     if not storage.exists(url):
         raise DataError(url, "is missing", _REMEDY)
-    if storage.exists(storage.join(url, "manifest.json")):
+    if storage.exists(storage.join(url, artefacts.MANIFEST)):
         scores = _read_parts(url, num_labels)
     elif url.endswith(".npz"):
         scores = _read_npz(url, storage.read_bytes(url))

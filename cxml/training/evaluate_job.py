@@ -11,8 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml import storage
-from cxml.artefacts import MANIFEST
-from cxml.checkpoint import model_url
+from cxml.checkpoint import has_model, model_url
 from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.data import (
@@ -111,7 +110,7 @@ def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks:
     judged = judged_run(config)
     if judged is config:
         return _choose_decisions(config, predict_texts, ranks)
-    if storage.exists(storage.join(model_url(judged), MANIFEST)):
+    if has_model(model_url(judged)):
         return _choose_decisions(config, _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks), ranks)
     if ranks.is_first:
         _log.warning("%s is gone: thresholds and calibration stay as they were chosen there", judged.output)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxml import storage
 from cxml.checkpoint import (
     ModelManifest,
     Relabelling,
+    has_model,
     model_url,
     read_label_rows,
     read_model_manifest,
@@ -60,7 +60,7 @@ def _relabel(config: Config, model: str) -> LabelCounts:
     _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
-    if storage.exists(storage.join(model_url(config), "manifest.json")):
+    if has_model(model_url(config)):
         raise StaleArtefactError(f"{model_url(config)} already contains a model. Use another output.")
     if not is_prepared(config):
         prepare(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from cxml import storage
+from cxml import artefacts, storage
 from cxml.config import Config
 from cxml.data import ShardedDataset, data_url
 from cxml.errors import ConfigError, StaleArtefactError
@@ -37,7 +37,7 @@ def recluster(config: Config, model: str) -> LabelTree:
 
 
 def _recluster(config: Config, model: str, url: str) -> LabelTree:
-    if storage.exists(storage.join(url, "manifest.json")):
+    if storage.exists(storage.join(url, artefacts.MANIFEST)):
         raise StaleArtefactError(f"{url}: the folder already contains a tree. Use another output.")
     predictor = Predictor.from_checkpoint(model)
     if not is_prepared(config):
