@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,11 @@ def held_out(words: list[str], folder: Path, share: float) -> str:
     return target
 
 
-def metrics(words: list[str], folder: Path, seed: int) -> list[float]:
-    """METRICS of a run, which is trained if it is not finished; runs of one seed in the same folder share a tree."""
+def metrics(words: list[str], folder: Path, seed: int, names: Sequence[str] = METRICS) -> list[float]:
+    """Label metrics of a run, trained if it is not finished; runs of one seed in the same folder share a tree."""
     places = ["--output", str(folder / f"seed-{seed}"), "--tree.directory", str(folder.parent / f"tree-{seed}")]
     labels = run(config_of("comparison", [*words, "--seed", str(seed), *places]))["levels"][-1]
-    return [labels[name] for name in METRICS]
+    return [labels[name] for name in names]
 
 
 def cells(values: np.ndarray, *, signed: bool) -> list[str]:

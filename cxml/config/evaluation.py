@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from cxml.config.fields import PrecisionChoice, require, require_at_least
+from cxml.config.fields import PrecisionChoice, require, require_at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceConfig:
     """Sources of evidence that predict beside the cascade.
 
-    The weights of the sources are learnt on validation texts: set train.validation_fraction, for example to 0.05, or
-    use a data set with a split `validation`. The sources are a part of the saved model. To add them to a finished run,
-    run its command again with these fields; the model is not trained again.
+    The weights of the sources are learnt on validation texts: those of a split `validation` of the data set, or of
+    train.validation_fraction. The sources are a part of the saved model. To add them to a finished run with validation
+    texts, run its command again with these fields; the model is not trained again.
     """
 
-    words: bool = False
+    words: bool = setting(False, choosable=True)
     """Also train a sparse linear model of the words of whole texts, which takes seconds."""
-    neighbours: bool = False
+    neighbours: bool = setting(False, choosable=True)
     """Also let the train texts with the most similar features vote for their labels (an idea of RAE-XMC). Takes two
     bytes per number of a text's feature. Requires faiss: pip install 'cxml[neighbours]'."""
-    names: bool = False
+    names: bool = setting(False, choosable=True)
     """Also propose the labels whose names have the features most similar to the text's, so labels without a train text
     can be predicted. train.name_texts selects the part of a name to use; empty: all of it. With a labels
     file (data.source.labels_file), titles and descriptions are used instead of names. Requires faiss."""

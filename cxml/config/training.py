@@ -97,7 +97,7 @@ class TrainConfig:
     bucket_by_length: bool = setting(False, choosable=True)
     """Batch texts of similar length. Batches have less padding and about the same number of tokens, but not the same
     number of texts."""
-    validation_fraction: float = setting(0.0, since_files=True)
+    validation_fraction: float = setting(0.0, since_files=True, choosable=True)
     """Share of the train texts, in [0, 1), that is held out of training for validation. Evaluations during training,
     and all choices that depend on them, use these texts instead of the test split. The share and the number of texts
     alone determine which texts these are, so runs with other seeds hold out the same ones. The label tree, tf-idf and
@@ -106,7 +106,7 @@ class TrainConfig:
     evaluate_every: int = setting(0, "none")
     """Number of epochs between evaluations during training, on the validation texts if there are any, else on the test
     split. 0: only at the end, or after every epoch if `keep` is `best` or `refit`."""
-    keep: Literal["last", "best", "refit"] = setting("last", since_files=True)
+    keep: Literal["last", "best", "refit"] = setting("last", since_files=True, choosable=True)
     """Weights that the model gets. `last`: those after the last epoch. `best`: those of the epoch that is best by
     keep_by on the validation texts. `refit`: those of a new training on all texts, including the validation texts, for
     the number of epochs that was best; evidence and thresholds are chosen before (docs/decisions/0029). `best` and

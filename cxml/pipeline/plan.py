@@ -115,7 +115,8 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
     has_data = not prepares_again and is_prepared(config)
     splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
     refuse_second_validation(splits, config.train.validation_fraction)
-    if not config.train.validation_fraction and VALIDATION not in splits:
+    is_open = "train.validation_fraction" in config.auto
+    if not config.train.validation_fraction and VALIDATION not in splits and not is_open:
         raise no_validation_texts(*next(iter(wanted.items())))
     if has_data and config.evidence.words:
         read_vocabulary(data_url(config))

@@ -16,6 +16,7 @@ from cxml.errors import StaleArtefactError
 from cxml.launching import RunJob
 from cxml.parallel import run_workers
 from cxml.pipeline.checks import check_run, check_run_on_data
+from cxml.pipeline.plan import require_validation
 from cxml.pipeline.settled_config import settle, settled
 from cxml.pipeline.stages import (
     STAGE_REMEDY,
@@ -112,11 +113,12 @@ def _make_stages(
     """
     check_run(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
-    drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
     clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
     redone: set[StageName] = set()
     for name, stage in stages.items():
+        if name == "evidence" and not config.evidence.sources:
+            continue
         if name in force or redone & set(stage.needs):
             redone.add(name)
             _discard(config, name, stage)
@@ -124,6 +126,8 @@ def _make_stages(
         if name == "prepare":
             trains_again = bool(redone) or "tree" in force or "train" in force
             config = settle(config, again=trains_again)
+            require_validation(config)
+            drop_unwanted_evidence(config)
             if trains_again or not has_model(model_url(config)):
                 check_run_on_data(config)
         if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:

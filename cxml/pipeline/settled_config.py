@@ -22,7 +22,7 @@ from cxml.checkpoint import (
     read_model_manifest,
 )
 from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
-from cxml.data import DataManifest, Ragged, data_url
+from cxml.data import VALIDATION, DataManifest, Ragged, data_url
 from cxml.formats import read_source
 from cxml.preparation import is_prepared, load_tokenizer, tokenize, with_length
 from cxml.settings import (
@@ -188,7 +188,9 @@ def _raw_facts(config: Config) -> Facts:
     texts, labels = split.texts[:_SAMPLE], split.labels[:_SAMPLE]
     tokenizer, _ = load_tokenizer(config)
     return facts_of(
-        config, num_texts=len(split.texts), lengths=tokenize(tokenizer, texts, config.data.max_length).lengths,
+        config, num_texts=len(split.texts), has_validation=VALIDATION in raw.splits,
+        words_per_text=float(np.mean([len(set(text.split())) for text in texts])),
+        lengths=tokenize(tokenizer, texts, config.data.max_length).lengths,
         frequency=np.bincount(split.labels.indices, minlength=len(raw.label_names)), names=raw.words.titles,
         texts=texts, labels=Ragged(labels.indices, labels.indptr),
     )  # fmt: skip

@@ -86,7 +86,7 @@ def make_stage(config: Config, name: StageName, stage: Stage, *, is_done: bool) 
 
 
 def stages_of(config: Config, resume: str, run_job: RunJob) -> dict[StageName, Stage]:
-    """The stages of a run, in order."""
+    """The stages of a run, in order. While its sources are open, it has the stage `evidence`."""
     make_model = functools.partial(_make_model, resume=resume, run_job=run_job)
     make_evidence = functools.partial(_make_evidence, run_job=run_job)
     evaluate = functools.partial(make_report, run_job=run_job)
@@ -100,7 +100,7 @@ def stages_of(config: Config, resume: str, run_job: RunJob) -> dict[StageName, S
     }
     if not config.evaluate.baseline:
         del stages["baseline"]
-    if not config.evidence.sources:
+    if not config.evidence.sources and not any(name.startswith("evidence.") for name in config.auto):
         del stages["evidence"]
     return stages
 

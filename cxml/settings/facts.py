@@ -30,10 +30,12 @@ class MachineFacts:
     Attributes:
         has_accelerator: whether the processes use accelerators.
         free_bytes: memory for label rows on each process's device.
+        has_faiss: whether faiss is installed, which searches for neighbours and names.
     """
 
     has_accelerator: bool
     free_bytes: int
+    has_faiss: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class Facts:
     """Facts about the data set, the encoder and the machine on which settings depend.
 
     Attributes:
-        num_texts: texts to train on.
+        num_texts: train texts, including those that a run holds out for validation.
+        has_validation: whether the data set has a split of validation texts.
+        words_per_text: mean number of different words of a text; 0 if the data set does not keep its vocabulary.
         num_labels: L, at least 1.
         texts_per_label: median over the labels that have texts.
         mean_length: mean tokens per text, including special tokens.
@@ -53,10 +57,13 @@ class Facts:
     """
 
     num_texts: int
+    has_validation: bool
+    words_per_text: float
     num_labels: int
     texts_per_label: float
     mean_length: float
     long_length: int
     name_pattern: str
+    names_describe: bool
     encoder: EncoderFacts
     machine: MachineFacts

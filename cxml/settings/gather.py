@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from cxml import extras
 from cxml.accelerators import accelerator_type, device_of
 from cxml.config import Config, HeadConfig, ModelConfig
-from cxml.data import DataManifest, Ragged, ShardedDataset, data_url, read_label_table
+from cxml.data import VALIDATION, DataManifest, Ragged, ShardedDataset, data_url, read_label_table
 from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
 from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
-from cxml.settings.names import name_pattern
+from cxml.settings.names import NameFit, fit_of_names
 
 _MOST_LENGTHS = 2_000_000  # of texts, so that this takes seconds
 _MOST_TEXTS = 20_000  # read to compare with the label names
@@ -29,14 +30,16 @@ def prepared_facts(config: Config) -> Facts:
         ConfigError: the encoder cannot be read.
     """
     url = data_url(config)
-    table = read_label_table(url)
+    manifest, table = DataManifest.read(url), read_label_table(url)
     split = ShardedDataset(url, "train")
     rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), _MOST_TEXTS), dtype=np.int64))
-    is_asked = "train.name_texts" in config.auto and split.has_texts
+    is_asked = split.has_texts and not {"train.name_texts", "evidence.names"}.isdisjoint(config.auto)
     texts, labels = (split.texts(rows), split.gather(rows)[1]) if is_asked else ([], Ragged.from_lists([]))
     return facts_of(
-        config, num_texts=DataManifest.read(url).rows("train"), lengths=split.lengths[:_MOST_LENGTHS],
-        frequency=table.frequency, names=table.words.titles, texts=texts, labels=labels,
+        config, num_texts=manifest.rows("train"), has_validation=VALIDATION in manifest.splits,
+        words_per_text=float(split.feature_counts.mean()) if manifest.vocabulary else 0.0,
+        lengths=split.lengths[:_MOST_LENGTHS], frequency=table.frequency, names=table.words.titles, texts=texts,
+        labels=labels,
     )  # fmt: skip
 
 
@@ -44,6 +47,8 @@ def facts_of(
     config: Config,
     *,
     num_texts: int,
+    has_validation: bool,
+    words_per_text: float,
     lengths: np.ndarray,
     frequency: np.ndarray,
     names: Sequence[str],
@@ -55,6 +60,8 @@ def facts_of(
     Args:
         config: of the run.
         num_texts: train texts, including those held out for validation.
+        has_validation: whether there is a split of validation texts.
+        words_per_text: mean number of different words of a text; 0 without a vocabulary.
         lengths: int64 [n], tokens of some train texts.
         frequency: int64 [L], train texts of each label.
         names: of the L labels; their titles where they have some.
@@ -62,13 +69,17 @@ def facts_of(
         labels: label ids of each of these.
     """
     seen = frequency[frequency > 0]
+    fit = fit_of_names(names, texts, labels) if len(texts) else NameFit("", describes=False)
     return Facts(
-        num_texts=max(1, num_texts - round(num_texts * config.train.validation_fraction)),
+        num_texts=num_texts,
+        has_validation=has_validation,
+        words_per_text=words_per_text,
         num_labels=len(frequency),
         texts_per_label=float(np.median(seen)) if len(seen) else 0.0,
         mean_length=float(lengths.mean()),
         long_length=int(np.quantile(lengths, 0.99, method="higher")),
-        name_pattern=name_pattern(names, texts, labels) if len(texts) else "",
+        name_pattern=fit.pattern,
+        names_describe=fit.describes,
         encoder=encoder_facts(config.model),
         machine=machine_facts(config.head),
     )
@@ -110,4 +121,4 @@ def machine_facts(head: HeadConfig) -> MachineFacts:
         free = torch.cuda.get_device_properties(device_of(0)).total_memory
     else:
         free = free_memory()
-    return MachineFacts(has_accelerator=has_accelerator, free_bytes=free)
+    return MachineFacts(has_accelerator=has_accelerator, free_bytes=free, has_faiss=extras.is_installed("faiss"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,11 +19,25 @@ _VERBATIM = 0.02  # largest share of names that are whole texts
 _FEWEST = 10  # names needed for a decision
 
 
-def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> str:
-    """The expression for `train.name_texts` that extracts words from label names; empty if names would not help.
+@dataclass(frozen=True)
+class NameFit:
+    """How the label names of a data set relate to its texts.
 
-    Names help if their words occur in the texts of their own label much more often than in other texts. They do not
-    help if they are codes or numbers, or if they are whole texts: other names may then be test texts.
+    Attributes:
+        pattern: expression for `train.name_texts`, whose first group is the part of a name to train on; empty if
+            training on names would not help.
+        describes: whether texts use the words of their labels' names.
+    """
+
+    pattern: str
+    describes: bool
+
+
+def fit_of_names(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> NameFit:
+    """Whether label names describe their texts, and which part of them helps in training.
+
+    Names describe texts if their words occur in the texts of their own label much more often than in other texts. Codes
+    and numbers do not. If names are whole texts, training on them does not help: other names may then be test texts.
 
     Args:
         names: of all L labels.
@@ -34,10 +49,13 @@ def name_pattern(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> 
     words_of_label = {
         label: frozenset().union(*(words[row] for row in rows)) for label, rows in _texts_of_labels(labels).items()
     }
+    parts = {pattern: _parts_of_seen(names, pattern, words_of_label) for pattern in _PATTERNS}
+    shares = {pattern: _share_in_own_texts(found, words_of_label) for pattern, found in parts.items()}
+    describes = max(shares.values()) >= _LEAST_SHARE
     whole = {_plain(text) for text in spoken}
-    found = [(_share_in_own_texts(names, pattern, words_of_label, whole), pattern) for pattern in _PATTERNS]
-    best, pattern = max(found, key=lambda pair: pair[0])  # the first of equally good ones
-    return pattern if best >= _LEAST_SHARE else ""
+    usable = {pattern: 0.0 if _are_texts(parts[pattern], whole) else share for pattern, share in shares.items()}
+    best = max(_PATTERNS, key=lambda pattern: usable[pattern])  # the first of equally good ones
+    return NameFit(best if usable[best] >= _LEAST_SHARE else "", describes)
 
 
 def _plain(text: str) -> str:
@@ -54,17 +72,20 @@ def _texts_of_labels(labels: Ragged) -> dict[int, list[int]]:
     return found
 
 
-def _share_in_own_texts(
-    names: Sequence[str], pattern: str, words_of_label: dict[int, frozenset[str]], texts: set[str]
-) -> float:
-    """The mean share of a name's words that occur in the label's texts; 0 if names should not be trained on.
-
-    `texts` are the results of `_plain`.
-    """
+def _parts_of_seen(names: Sequence[str], pattern: str, words_of_label: Mapping[int, frozenset[str]]) -> dict[int, str]:
+    """The parts of the names that a pattern selects, in lower case, of labels with texts; empty if there are few."""
     seen = sorted(words_of_label)
     parts = {seen[place]: part.lower() for place, part in parts_of_names([names[i] for i in seen], pattern).items()}
-    if len(parts) < _FEWEST or sum(_plain(part) in texts for part in parts.values()) > _VERBATIM * len(parts):
-        return 0.0
+    return parts if len(parts) >= _FEWEST else {}
+
+
+def _are_texts(parts: Mapping[int, str], texts: set[str]) -> bool:
+    """Whether some parts are whole texts; `texts` are the results of `_plain`."""
+    return sum(_plain(part) in texts for part in parts.values()) > _VERBATIM * len(parts)
+
+
+def _share_in_own_texts(parts: Mapping[int, str], words_of_label: Mapping[int, frozenset[str]]) -> float:
+    """The mean share of a name's words that occur in the label's texts; 0 if other texts use them nearly as often."""
     words = {label: frozenset(_WORDS_AND_NUMBERS.findall(part)) for label, part in parts.items()}
     order = [label for label, own in words.items() if own]
     if not order:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cxml.config import Config
+from cxml.config import Config, is_reported
 from cxml.data.order import smallest_batch
 from cxml.model.encoder import default_taps
 from cxml.optim import RowState
@@ -29,7 +29,71 @@ _LONG_TAIL = 1.25  # ratio of long to mean length from which bucketing pays off
 _RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2, 384
 _USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
+_VALIDATION_SHARE, _MOST_VALIDATION = 0.1, 2000
+_FEWEST_TO_SPLIT = 500  # train texts; a tenth of them still weighs the evidence
+_MOST_TO_REFIT = 10_000  # train texts; more would take long, and miss the held-out ones less
+_BYTES_OF_A_WORD = 12  # an index and a number, in rows and in columns
+_NO_WEIGHTS = "no validation texts could weigh it beside the cascade"
 _SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
+
+
+def validation_fraction(facts: Facts, config: Config) -> tuple[float, str]:
+    """A tenth of the train texts, at most 2,000 texts: a few weights and thresholds need no more."""
+    if facts.has_validation:
+        return 0.0, "the data set has a split of validation texts"
+    needs_texts = bool(config.evidence.sources) or config.train.selects
+    if facts.num_texts < _FEWEST_TO_SPLIT and not needs_texts:
+        return 0.0, f"{facts.num_texts:,} texts are too few to hold some out"
+    share = _rounded(min(_VALIDATION_SHARE, _MOST_VALIDATION / facts.num_texts))
+    return share, "chooses thresholds, evidence and epochs on texts that the model has not seen"
+
+
+def keep(facts: Facts, config: Config) -> tuple[str, str]:
+    """A final fit on all texts if they are few: it costs minutes, and each held-out text is missed."""
+    measured = is_reported(config.train.keep_by, config.evaluate.top_k)
+    if not _validates(facts, config) or not measured:
+        return "last", "no validation texts compare the epochs" if measured else "no evaluation reports train.keep_by"
+    if config.train.budget:
+        return "last", "the schedule of a time budget ends at its best epoch"
+    if facts.num_texts > _MOST_TO_REFIT:
+        return "last", "the learning rate falls to the end, so the last epoch is nearly always the best"
+    return "refit", f"{facts.num_texts:,} texts are few: the final model also trains on the validation texts"
+
+
+def words(facts: Facts, config: Config) -> tuple[bool, str]:
+    """The linear model of whole texts, if validation texts can weigh it and its training fits in memory."""
+    if not _validates(facts, config):
+        return False, _NO_WEIGHTS
+    if not facts.words_per_text:
+        return False, "the data set does not keep the words of its tf-idf"
+    taken = facts.num_texts * facts.words_per_text * _BYTES_OF_A_WORD
+    if taken > _SHARE_OF_MEMORY * facts.machine.free_bytes:
+        return False, f"the words of all texts take {taken / 2**30:.1f} GiB of one process's memory"
+    return True, "reads every word of whole texts, where the encoder reads a summary"
+
+
+def neighbours(facts: Facts, config: Config) -> tuple[bool, str]:
+    """The train texts as evidence, if validation texts can weigh them and their features fit in memory."""
+    return _searched(facts, config, facts.num_texts, "rare labels gain from the train texts nearest to a text")
+
+
+def names(facts: Facts, config: Config) -> tuple[bool, str]:
+    """The label names as evidence, if texts use their words."""
+    if not facts.names_describe:
+        return False, "texts do not use the words of their labels' names"
+    return _searched(facts, config, facts.num_labels, "texts use the words of their labels' names")
+
+
+def _searched(facts: Facts, config: Config, count: int, reason: str) -> tuple[bool, str]:
+    """Whether a source that searches `count` vectors with faiss can be used."""
+    if not _validates(facts, config):
+        return False, _NO_WEIGHTS
+    if not facts.machine.has_faiss:
+        return False, "faiss is not installed: pip install 'cxml[neighbours]'"
+    taken = 2 * count * config.model.label_width(facts.encoder.hidden_size)
+    if taken > _SHARE_OF_MEMORY * facts.machine.free_bytes:
+        return False, f"{count:,} features take {taken / 2**30:.1f} GiB of a process's memory"
+    return True, reason
 
 
 def pooling(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001 - the form of all rules
@@ -67,21 +131,23 @@ def taps(facts: Facts, config: Config) -> tuple[tuple[str, ...], str]:
 
 def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
     """The paper's 64; smaller if an epoch has few steps, larger on accelerators if it has very many."""
-    size = _power_of_two(facts.num_texts / 64, 16, 64)
-    if facts.machine.has_accelerator and facts.num_texts >= 1_000_000:
+    num_texts = _trained_texts(facts, config)
+    size = _power_of_two(num_texts / 64, 16, 64)
+    if facts.machine.has_accelerator and num_texts >= 1_000_000:
         size = 256
     parts = config.train.num_workers * config.train.accumulation
-    steps = math.ceil(facts.num_texts / size)
-    return max(size, parts), f"an epoch of {facts.num_texts:,} texts has {steps:,} steps of {size}"
+    steps = math.ceil(num_texts / size)
+    return max(size, parts), f"an epoch of {num_texts:,} texts has {steps:,} steps of {size}"
 
 
-def epochs(facts: Facts, config: Config) -> tuple[int, str]:  # noqa: ARG001 - the form of all rules
+def epochs(facts: Facts, config: Config) -> tuple[int, str]:
     """Small data sets need more passes for the same number of steps; the fourth root of the size limits the time."""
-    wanted = _USUAL_EPOCHS * (_USUAL_TEXTS / facts.num_texts) ** 0.25
+    num_texts = _trained_texts(facts, config)
+    wanted = _USUAL_EPOCHS * (_USUAL_TEXTS / num_texts) ** 0.25
     if facts.machine.has_accelerator and wanted < _PAPER_EPOCHS:
         wanted = min(2 * wanted, _PAPER_EPOCHS)
     chosen = min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS)
-    return chosen, f"{facts.num_texts:,} texts: smaller data sets get more epochs"
+    return chosen, f"{num_texts:,} texts: smaller data sets get more epochs"
 
 
 def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
@@ -197,6 +263,11 @@ def decay_epochs(facts: Facts, config: Config) -> tuple[float, str]:
 
 
 RULES: dict[str, Rule] = {
+    "train.validation_fraction": validation_fraction,
+    "train.keep": keep,
+    "evidence.words": words,
+    "evidence.neighbours": neighbours,
+    "evidence.names": names,
     "model.pooling": pooling,
     "tree.level_sizes": level_sizes,
     "model.taps": taps,
@@ -221,6 +292,16 @@ BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "op
 """Fields whose rules depend on the length of the training."""
 
 
+def _validates(facts: Facts, config: Config) -> bool:
+    """Whether the run has validation texts."""
+    return facts.has_validation or config.train.validation_fraction > 0
+
+
+def _trained_texts(facts: Facts, config: Config) -> int:
+    """Texts of an epoch, without those held out for validation."""
+    return max(1, facts.num_texts - round(facts.num_texts * config.train.validation_fraction))
+
+
 def _passes(facts: Facts, config: Config) -> float:
     """Passes over the texts in the whole training."""
     steps, epochs = config.train.steps, config.train.epochs
@@ -228,13 +309,13 @@ def _passes(facts: Facts, config: Config) -> float:
 
 
 def _steps_per_epoch(facts: Facts, config: Config) -> int:
-    return math.ceil(facts.num_texts / config.train.batch_size)
+    return math.ceil(_trained_texts(facts, config) / config.train.batch_size)
 
 
 def _fewest_of_like_length(facts: Facts, config: Config) -> int:
     """Texts of the smallest batch by length, at least, however many names of labels join the texts."""
     size, steps = config.train.batch_size, _steps_per_epoch(facts, config)
-    return min(smallest_batch(facts.num_texts, steps), smallest_batch(steps * size + 1, steps + 1))
+    return min(smallest_batch(_trained_texts(facts, config), steps), smallest_batch(steps * size + 1, steps + 1))
 
 
 def _texts(facts: Facts) -> str:

@@ -19,10 +19,10 @@ from cxml.settings import Choice, EncoderFacts, Facts, MachineFacts, choose, fit
 from cxml.tree.shape import check_level_sizes, level_sizes_for
 
 ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
-CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30)
+CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30, has_faiss=True)
 FACTS = Facts(
-    num_texts=76_194, num_labels=13_728, texts_per_label=4, mean_length=18, long_length=50, name_pattern="",
-    encoder=ENCODER, machine=CPU,
+    num_texts=76_194, has_validation=False, words_per_text=12, num_labels=13_728, texts_per_label=4, mean_length=18,
+    long_length=50, name_pattern="", names_describe=False, encoder=ENCODER, machine=CPU,
 )  # fmt: skip
 
 encoders = st.builds(
@@ -32,15 +32,20 @@ encoders = st.builds(
     num_parameters=st.integers(10_000, 10**10),
     pooling=st.sampled_from([None, "cls", "mean"]),
 )
-machines = st.builds(MachineFacts, has_accelerator=st.booleans(), free_bytes=st.integers(1 << 20, 1 << 40))
+machines = st.builds(
+    MachineFacts, has_accelerator=st.booleans(), free_bytes=st.integers(1 << 20, 1 << 40), has_faiss=st.booleans()
+)
 any_facts = st.builds(
     Facts,
     num_texts=st.integers(10, 10**8),
+    has_validation=st.booleans(),
+    words_per_text=st.one_of(st.just(0.0), st.floats(1, 1000)),
     num_labels=st.integers(1, 10**8),
     texts_per_label=st.floats(0, 10**8),
     mean_length=st.floats(3, 512),
     long_length=st.integers(3, 512),
     name_pattern=st.sampled_from(["", "(.+)"]),
+    names_describe=st.booleans(),
     encoder=encoders,
     machine=machines,
 )
@@ -154,6 +159,8 @@ def test_a_value_that_the_user_gives_stays_and_is_not_listed(name):
         "tree.level_sizes": [4, 128], "model.taps": ["1", "2", "3"], "model.shortlist_sizes": [3, 9],
         "model.dropouts": [0.1, 0.2, 0.3], "model.pooling": "cls", "model.classifier_start": "fresh",
         "head.candidates": "shortlist", "train.name_texts": "x(.+)", "train.bucket_by_length": False,
+        "train.validation_fraction": 0.3, "train.keep": "best", "evidence.words": False, "evidence.neighbours": False,
+        "evidence.names": True,
     }  # fmt: skip
     value = values.get(name, 7)
     section, field = name.split(".")
@@ -196,13 +203,51 @@ def test_levels_that_are_left_open_fit_lists_with_a_value_per_level():
 
 def test_the_papers_encoder_gets_the_papers_rate_and_layers():
     bert = EncoderFacts(num_layers=12, hidden_size=768, num_parameters=85_000_000, pooling=None)
-    gpu = MachineFacts(has_accelerator=True, free_bytes=80 << 30)
+    gpu = MachineFacts(has_accelerator=True, free_bytes=80 << 30, has_faiss=False)
     found = chosen(dataclasses.replace(FACTS, num_labels=501_070, num_texts=1_779_881, encoder=bert, machine=gpu),
                    train={"batch_size": 64})  # fmt: skip
     assert found["optim.encoder_lr"] == 1e-4
     assert found["model.taps"] == ["5+6", "8", "10", "12"]
     assert found["model.shortlist_sizes"] == [128, 256, 512]
     assert found["model.freeze_layers"] == 0
+
+
+@given(facts=any_facts)
+def test_evidence_and_selection_are_chosen_only_with_texts_to_validate_them_on(facts):
+    found = chosen(facts)
+    held_out = facts.num_texts * found["train.validation_fraction"]
+    assert held_out == 0 or (50 <= round(held_out) <= 2200 and not facts.has_validation)
+    validates = facts.has_validation or held_out > 0
+    sources = [found[f"evidence.{name}"] for name in ("words", "neighbours", "names")]
+    assert validates or (not any(sources) and found["train.keep"] == "last")
+
+
+def test_without_faiss_the_words_are_the_only_evidence():
+    bare = dataclasses.replace(FACTS, names_describe=True, machine=dataclasses.replace(CPU, has_faiss=False))
+    found = chosen(bare)
+    assert (found["evidence.words"], found["evidence.neighbours"], found["evidence.names"]) == (True, False, False)
+    assert chosen(dataclasses.replace(bare, machine=CPU))["evidence.names"]
+
+
+def test_evidence_that_would_not_fit_in_memory_is_off():
+    small = dataclasses.replace(CPU, free_bytes=1 << 20)
+    found = chosen(dataclasses.replace(FACTS, names_describe=True, machine=small))
+    assert not any(found[f"evidence.{name}"] for name in ("words", "neighbours", "names"))
+
+
+def test_texts_are_held_out_for_evidence_that_the_user_wants_however_few_there_are():
+    few = dataclasses.replace(FACTS, num_texts=100)
+    assert chosen(few)["train.validation_fraction"] == 0
+    assert chosen(few, evidence={"words": True})["train.validation_fraction"] == 0.1
+    assert chosen(few, train={"keep": "best"})["train.validation_fraction"] == 0.1
+
+
+def test_a_small_run_trains_on_all_texts_in_the_end_unless_it_has_a_time_budget():
+    few = dataclasses.replace(FACTS, num_texts=3000)
+    assert chosen(few)["train.keep"] == "refit"
+    assert chosen(few, train={"budget": "30m"})["train.keep"] == "last"
+    assert chosen(few, train={"validation_fraction": 0.0})["train.keep"] == "last"
+    assert chosen(few, evaluate={"top_k": [1, 3]})["train.keep"] == "last"
 
 
 def test_a_choice_names_its_field_value_and_reason():
