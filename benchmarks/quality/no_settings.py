@@ -37,6 +37,7 @@ from support.peers import LINEAR, PEERS_FOLDER, SCRIPTS, linear_command
 
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
+from cxml.console import set_up_logging
 from cxml.data import data_url
 
 OURS, TUNED = "no settings", "tuned"
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of the linear models")
     options, both = parser.parse_known_args()
     if options.set:
+        set_up_logging(is_speaker=True)
         given = ["--config", table_config(options), *both]
         bare, runs = [*given, "--data.directory", held_out(given, options.folder, options.share)], {}
         part = config_of("no_settings.py", [*bare, "--output", str(options.folder)])

@@ -31,7 +31,7 @@ _TAG = re.compile(r"<[^>]+>")
 
 def write_table(name: str, file: Path) -> None:
     """Write the data set called `name` as a CSV with the columns text and labels; labels are separated by `;`."""
-    rows = list({text: labels for text, labels in _SETS[name]()}.items())
+    rows = list(dict(_SETS[name]()).items())
     frequency = Counter(label for _, labels in rows for label in labels)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as out:
