@@ -27,7 +27,9 @@ from cxml.tuning.space import read_space
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
-    config = small_config(folder / "out", make_encoder(folder / "encoder"), train={"epochs": 2})
+    train = {"epochs": 2, "validation_fraction": 0.1}  # a run with evidence, which its trials go without
+    encoder = make_encoder(folder / "encoder")
+    config = small_config(folder / "out", encoder, train=train, evidence={"words": True})
     (folder / "config.yaml").write_text(dump_config(config_to_dict(config)))
     return folder, config
 

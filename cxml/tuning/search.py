@@ -14,7 +14,7 @@ from ray.tune.search import BasicVariantGenerator
 from rich.table import Table
 
 from cxml import ray_cluster, storage
-from cxml.config import Config, config_to_dict, is_reported, with_values
+from cxml.config import Config, EvidenceConfig, config_to_dict, is_reported, with_values
 from cxml.config_files import dump_config
 from cxml.console import table_console
 from cxml.data import data_url
@@ -101,6 +101,7 @@ def _base_of_trials(config: Config, folder: Path, held_out: float, cpus: int) ->
             threads_per_worker=cpus or config.train.threads_per_worker,
             validation_fraction=0.0,  # the texts held out here are used instead
         ),
+        evidence=EvidenceConfig(),  # the cascades are compared; evidence needs validation texts
         evaluate=dataclasses.replace(config.evaluate, baseline=False, examples=0),
     )
     if not is_prepared(shared):
