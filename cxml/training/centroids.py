@@ -27,7 +27,13 @@ _BLOCK_ROWS = 65536  # copied at once
 
 @torch.no_grad()
 def start_from_centroids(
-    model: CascadeXML, dataset: TextRows, ranks: Ranks, batch_size: int, windows: WindowRule | None = None
+    model: CascadeXML,
+    dataset: TextRows,
+    ranks: Ranks,
+    batch_size: int,
+    windows: WindowRule | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Initialise the heads of all levels in one pass over the texts; a collective call, before the engine is created.
 
@@ -39,8 +45,10 @@ def start_from_centroids(
         ranks: the ranks of this process.
         batch_size: texts per batch and process.
         windows: rule for splitting long texts into windows; None for no windows.
+        dtype: number format in which the transformer computes the features, which are float32.
     """
     model.to(ranks.device).eval()
+    encoder = model.encoder.predicting_in(dtype)
     sizes, widths, num_heads = model.level_sizes, model.encoder.feature_sizes, len(model.cluster_heads)
     heads = [_Centroids(sizes[level], widths[level], ranks.device) for level in range(num_heads)]
     sharded = zip((*model.cluster_levels, model.label_head), widths[num_heads:], strict=True)
@@ -51,7 +59,7 @@ def start_from_centroids(
     )  # fmt: skip
     for rows, batch in track(loader, len(loader), "centroids") if ranks.is_first else loader:
         there = batch.to(ranks.device)
-        every = model.encoder(there.input_ids, there.attention_mask, there.windows)
+        every = encoder(there.input_ids, there.attention_mask, there.windows)
         features = [each[: len(rows)] for each in every]
         keys = model.positive_keys(batch.first(len(rows)).to(ranks.device))
         for level, centroids in enumerate(heads):

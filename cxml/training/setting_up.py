@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from cxml.accelerators import use_deterministic_algorithms
+from cxml.accelerators import encoder_dtype, use_deterministic_algorithms
 from cxml.checkpoint import TrainingState, load_start
 from cxml.config import Config
 from cxml.data import TextRows, TrainLoader, data_url, few_lengths, window_rule, with_names
@@ -56,7 +56,8 @@ def set_up_on(
     if config.model.start_from and is_new:
         load_start(config.model, model, tree)
     if config.model.classifier_start == "centroids" and is_new:
-        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size, windows)
+        dtype = encoder_dtype(config.train.precision, ranks.device)
+        start_from_centroids(model, dataset, ranks, config.evaluate.batch_size, windows, dtype=dtype)
     if config.train.compile:
         model.encoder.compile_layers(ranks.device, recompute=config.train.activation_checkpointing)
     elif config.train.activation_checkpointing:

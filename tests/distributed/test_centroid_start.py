@@ -24,6 +24,7 @@ HEADS = {
     "a copy of the rows on each process": {"group_size": 1},
     "zero3": {"implementation": "zero3"},
     "rows behind a bottleneck": {},
+    "the encoder in bf16": {},
 }
 WIDE, NARROW = 32, 8
 
@@ -45,13 +46,14 @@ def fresh_model(config):
     ), tree
 
 
-def started(configs: list[Config]) -> list[dict[str, np.ndarray]]:
+def started(configs: list[Config], dtypes: list[torch.dtype]) -> list[dict[str, np.ndarray]]:
     """Of each config: weights and biases of all levels as this process has them, and which labels those are."""
     found = []
     with distributed(threads=1) as ranks:
-        for config in configs:
+        for config, dtype in zip(configs, dtypes, strict=True):
             model, _ = fresh_model(config)
-            start_from_centroids(model, ShardedDataset(data_url(config), "train"), ranks, batch_size=50)
+            start_from_centroids(model, ShardedDataset(data_url(config), "train"), ranks, batch_size=50, dtype=dtype)
+            assert all(parameter.dtype == torch.float32 for parameter in model.encoder.parameters())
             head = model.label_head
             rows = [(head.own_positions(), *_rows_of(head))]
             found.append(
@@ -87,10 +89,11 @@ def starts(config):
         )
         for name, head in HEADS.items()
     ]  # fmt: skip
+    dtypes = [torch.bfloat16 if "encoder in bf16" in name else torch.float32 for name in HEADS]
     return {
         (name, count): found
         for count in (1, 3)
-        for name, found in zip(HEADS, run_workers(started, (configs,), count), strict=True)
+        for name, found in zip(HEADS, run_workers(started, (configs, dtypes), count), strict=True)
     }
 
 
