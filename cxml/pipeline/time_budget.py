@@ -26,7 +26,7 @@ from cxml.errors import ConfigError
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
 from cxml.pipeline.settled_config import adapt_to_steps, settings_fingerprint
-from cxml.settings import add_to_record, read_budget, write_budget
+from cxml.settings import Choice, add_to_record, read_budget, write_budget
 from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
 from cxml.tree import LabelTree, tree_url
 
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _MARGIN = 0.02  # of the budget, for uncounted work: manifests, the report
 _TIMED = 0.02  # of the remaining budget, for the timed steps
 _MOST_TIMED = 30.0  # most seconds of timed steps
+_SHARE_OF_A_SOURCE = 0.2  # of the time for steps and sources that an open source may take
 _WORD_TEXTS = 2000  # used to time the linear model
 
 
@@ -194,12 +195,19 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     wanted = min(_TIMED * max(budget - clock.used, 0.0), _MOST_TIMED)
     speed = run_job(measure_speed, (fitted, wanted), fitted.train.num_workers)
     job = max(time.monotonic() - began - speed.seconds, 0.0)
-    costs = _costs(fitted, speed, job, evaluates=evaluates)
+    seconds = _source_seconds(fitted, speed)
+    bare = _costs(fitted, speed, job, {}, evaluates=evaluates)
+    dropped = costly_sources(config, seconds, budget - clock.used - bare.job - bare.start - bare.after)
+    for choice in dropped:
+        _log.info("%s is off: %s", choice.name, choice.reason)
+        del seconds[choice.name.removeprefix("evidence.")]
+    costs = _costs(fitted, speed, job, seconds, evaluates=evaluates)
     most = fitted.train.epochs * speed.steps_per_epoch
     most = min(fitted.train.steps or most, most)
     step_budget = steps_within_budget(budget, clock.used, speed, costs, most)
     _log.info("%s", step_budget)
-    choices = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
+    adapted = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
+    choices = [*dropped, *adapted]
     values = {choice.name: choice.value for choice in choices}
     kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(step_budget), "values": values}
     write_budget(config.output, kept)
@@ -250,20 +258,43 @@ def budget_report(config: Config) -> dict[str, str]:
     return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
 
 
-def _costs(config: Config, speed: Speed, job: float, *, evaluates: bool) -> Costs:
-    """The times of a run besides steps, at the measured speed."""
+def costly_sources(config: Config, seconds: Mapping[str, float], left: float) -> list[Choice]:
+    """Turn off the open sources of evidence that would take more than a fifth of the time that training needs too.
+
+    Args:
+        config: the user's config.
+        seconds: time of each source.
+        left: seconds for training steps and sources together.
+    """
+    return [
+        Choice(f"evidence.{name}", False, f"it would take {taken:.0f} s of {left:.0f} s for training and evidence")
+        for name, taken in seconds.items()
+        if f"evidence.{name}" in config.auto and taken > _SHARE_OF_A_SOURCE * left
+    ]
+
+
+def _source_seconds(config: Config, speed: Speed) -> dict[str, float]:
+    """Estimated time to make each source of evidence of the config."""
+    manifest = DataManifest.read(data_url(config))
+    makes = {
+        "words": lambda: _seconds_of_words(config),
+        "neighbours": lambda: manifest.rows("train") * speed.text_seconds,
+        "names": lambda: manifest.num_labels * speed.text_seconds,
+    }
+    return {name: makes[name]() for name in config.evidence.sources}
+
+
+def _costs(config: Config, speed: Speed, job: float, sources: Mapping[str, float], *, evaluates: bool) -> Costs:
+    """The times of a run besides steps, at the measured speed; `sources` has the seconds of each."""
     manifest, validation = DataManifest.read(data_url(config)), _num_validation(config)
-    num_train = manifest.rows("train")
     after = job + (manifest.rows("test") + validation) * speed.text_seconds if evaluates else 0.0
-    if config.evidence.sources:
-        embedded = num_train * config.evidence.neighbours + manifest.num_labels * config.evidence.names
-        after += job + (validation + embedded) * speed.text_seconds
-    if config.evidence.words:
-        after += _seconds_of_words(config)
+    if sources:
+        after += job + validation * speed.text_seconds + sum(sources.values())
     interval, evaluated = config.train.evaluation_interval, validation or manifest.rows("test")
+    is_centred = config.model.classifier_start == "centroids"
     return Costs(
         job=job,
-        start=num_train * speed.text_seconds if config.model.classifier_start == "centroids" else 0.0,
+        start=manifest.rows("train") * speed.text_seconds if is_centred else 0.0,
         epoch_end=evaluated * speed.text_seconds / interval if interval else 0.0,
         after=after,
     )

@@ -104,9 +104,11 @@ def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
     def predict(batch: Batch, k: int) -> list[LevelPrediction]:
         return state.engine(batch, predict_k=k)
 
+    windows, num_labels = window_rule(state.config, device=ranks.device), num_candidates(len(split))
+    first = RowSubset(split, texts.rows[::_BATCHES])  # of all lengths, for which code may have to be compiled
+    predict_share(predict, first, state.tree, config, ranks, num_labels=num_labels, windows=windows)
     began = _now(ranks)
-    windows = window_rule(state.config, device=ranks.device)
-    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_candidates(len(split)), windows=windows)
+    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_labels, windows=windows)
     return (_now(ranks) - began) / wanted
 
 

@@ -26,7 +26,7 @@ from cxml.errors import ConfigError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
 from cxml.pipeline.settled_config import settled
-from cxml.pipeline.time_budget import BudgetClock, Costs, steps_within_budget, worth_of_more
+from cxml.pipeline.time_budget import BudgetClock, Costs, costly_sources, steps_within_budget, worth_of_more
 from cxml.settings.rules import BY_LENGTH
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
@@ -134,6 +134,14 @@ def test_a_duration_in_words_has_its_seconds(text, seconds):
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ConfigError, match=r"train\.budget"):
         parse_duration("train.budget", text)
+
+
+def test_a_source_that_takes_too_much_of_the_time_is_left_out_unless_the_user_wants_it():
+    seconds = {"words": 19.0, "neighbours": 21.0, "names": 0.1}
+    values = {"output": "run", "data": {"source": {"kind": "icd10cm"}}}
+    (choice,) = costly_sources(config_from_dict(values), seconds, 100.0)
+    assert (choice.name, choice.value) == ("evidence.neighbours", False)
+    assert not costly_sources(config_from_dict({**values, "evidence": {"neighbours": True}}), seconds, 100.0)
 
 
 def test_the_worth_of_more_time_is_stated_as_far_as_it_is_known():
