@@ -78,7 +78,7 @@ class NeighbourSource:
     def _by_votes(self, cosines: np.ndarray, rows: np.ndarray, temperature: float, k: int) -> Proposals:
         """The proposals of the neighbours, int64 [N, K] with -1 for none."""
         is_found = rows >= 0
-        votes = np.where(is_found, np.exp((cosines - cosines[:, :1]) / temperature), 0.0)
+        votes = np.exp(np.where(is_found, cosines - cosines[:, :1], -np.inf) / temperature)
         votes /= np.maximum(votes.sum(1, keepdims=True), _TINY)
         own = self.labels.take(rows[is_found])
         keys = np.repeat(np.nonzero(is_found)[0], own.lengths) * self.num_labels + own.values
