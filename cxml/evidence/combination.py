@@ -1,9 +1,8 @@
 """Combine the scores of the cascade and of the sources, with weights learnt on validation texts.
 
 The candidates of a text are the best labels of the cascade and of each source. Several ways to score them are compared
-on validation texts with two-fold cross-validation: each part alone, the mean of all probabilities, and a logistic
-regression over a few facts of each pair of text and label. The regression is chosen unless it is significantly worse
-than the best of the others.
+on validation texts by cross-validation: each part alone, the mean of all probabilities, and a logistic regression over
+a few facts of each pair of text and label. The best way is chosen, and the regression if it is as good as the best.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy import sparse, special
 
-from cxml.data import held_out_rows
+from cxml.data import epoch_order
 from cxml.evidence.logistic import fit_logistic
 from cxml.evidence.source import Proposals, best_of_rows
-from cxml.metrics import interval, metric_rows, resampled_metrics
+from cxml.metrics import metric_rows
 
 CANDIDATES = 100
 """Least number of labels that the cascade and each source propose for a text."""
@@ -29,8 +28,8 @@ NAMES = "names"
 _LOGIT_BOUND = 30.0
 _LEAST = 1e-9  # lower bound of probabilities
 _ENOUGH = 50  # true pairs of rare labels needed to learn two weights
-_RESAMPLES = 200
 _SEED = 0
+_FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
 
 
 def ways_of(sources: Sequence[str]) -> tuple[str, ...]:
@@ -165,17 +164,13 @@ def choose_combination(
         sources: names of the parts beside the cascade, in the order of `pair_up`.
     """
     rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
-    resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
     metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
     is_true, num_texts = _are_true(pairs, true), len(true.indptr) - 1
     if not is_true.any():
         return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
-    *others, learnt = ways_of(sources)
-    best = max(others, key=lambda way: metrics[way][deciding])
-    lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
+    way = max(reversed(ways_of(sources)), key=lambda way: metrics[way][deciding])  # the first of equally good ones
     weights, bias, unseen = _fit(pairs.facts, is_true, sources)
-    way = learnt if lead.high >= 0 else best
     return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
 
 
@@ -212,19 +207,22 @@ def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
 def _held_out_metrics(
     pairs: Pairs, true: sparse.csr_matrix, inverse_propensity: np.ndarray, ks: Sequence[int], sources: tuple[str, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """`metric_rows` of each way; each half of the texts is scored by weights fitted on the other half."""
+    """`metric_rows` of each way; each part of the texts is scored by weights fitted on the other parts."""
     is_true = _are_true(pairs, true)
     num_texts = len(true.indptr) - 1
-    in_first = np.isin(pairs.rows, held_out_rows(num_texts, 0.5, _SEED)[0])
+    part_of_text = np.zeros(num_texts, np.int64)
+    part_of_text[epoch_order(num_texts, _SEED, 0)] = np.arange(num_texts) % (_FOLDS if num_texts < _FEW_TEXTS else 2)
+    parts = part_of_text[pairs.rows]
     unlearnt = cascade_alone(sources)
     logits = {way: unlearnt.score_by(way, pairs) for way in ways_of(sources)}
-    for half in (in_first, ~in_first):
-        if not is_true[~half].any():  # no true pair to fit on
-            logits[LEARNT][half] = logits[CASCADE][half]
+    for part in np.unique(parts):
+        own, others = parts == part, parts != part
+        if not is_true[others].any():  # no true pair to fit on
+            logits[LEARNT][own] = logits[CASCADE][own]
             continue
-        weights, bias, unseen = _fit(pairs.facts[~half], is_true[~half], sources)
+        weights, bias, unseen = _fit(pairs.facts[others], is_true[others], sources)
         learnt = replace(unlearnt, weights=weights, bias=bias, unseen=unseen)
-        logits[LEARNT][half] = learnt.score_by(LEARNT, pairs)[half]
+        logits[LEARNT][own] = learnt.score_by(LEARNT, pairs)[own]
     return {
         way: metric_rows(rank(pairs, each, num_texts, max(ks))[0], true, ks, inverse_propensity)
         for way, each in logits.items()

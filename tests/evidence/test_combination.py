@@ -53,6 +53,21 @@ def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascad
         assert ndcg(pairs, chosen.score(pairs), true) > max(parts) + 5
 
 
+@pytest.mark.parametrize("num_texts", [20, 60, 200])
+def test_what_few_texts_choose_is_on_average_no_worse_than_any_fixed_way(num_texts):
+    sources = ("words", "names")
+    *parts, true = synthetic(2, 1.5, 0.5, seed=1)
+    pairs = pair_up(parts[0], parts[1:], FREQUENCY)
+    found = []
+    for seed in range(10, 26):
+        *few, few_true = synthetic(2, 1.5, 0.5, seed=seed, num_texts=num_texts)
+        chosen = choose_combination(pair_up(few[0], few[1:], FREQUENCY), few_true, WEIGHTS, KS, sources=sources)
+        ways = [chosen.way, *ways_of(sources)]
+        found.append([ndcg(pairs, chosen.score_by(way, pairs), true) for way in ways])
+    of_choice, *of_ways = np.mean(found, 0)
+    assert of_choice >= max(of_ways) - 0.5
+
+
 def test_its_scores_are_probabilities():
     cascade, words, true = synthetic(2, 2, seed=3)
     pairs = pair_up(cascade, [words], FREQUENCY)
