@@ -18,7 +18,7 @@ from cxml.commands.train import main
 from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, with_values
 from cxml.config_files import load_config
 from cxml.data import DataManifest, data_url
-from cxml.errors import DataError
+from cxml.errors import ConfigError, DataError
 from cxml.parallel import run_here
 from cxml.pipeline.dry_run import dry_run
 from cxml.pipeline.settled_config import settle, settled
@@ -84,6 +84,36 @@ def test_a_finished_run_is_found_by_the_same_config_and_by_the_resolved_one(trai
         pipeline.run(trained, run_job=run_here)
         pipeline.run(load_config(f"{trained.output}/config.yaml"), run_job=run_here)
     assert sum("train    found" in record.message for record in caplog.records) == 2
+
+
+def test_a_run_without_settings_weighs_evidence_on_texts_that_it_held_out_and_trains_on_all_in_the_end(
+    tmp_path, encoder
+):
+    raw = tmp_path / "raw.csv"
+    rows = [f"{WORDS[i % 4].split()[i % 2]} {i},{LABELS[i % 4]}" for i in range(700)]
+    raw.write_text("\n".join(["text,label", *rows]))
+    config = mine(tmp_path / "run", raw, encoder, train={"epochs": 1, "batch_size": 64})
+    report = pipeline.run(config, run_job=run_here)
+    chosen = settled(config)
+    assert chosen.evidence.sources == ("words", "neighbours")  # the names are not words of the texts
+    assert (chosen.train.validation_fraction, chosen.train.keep) == (0.1, "refit")
+    assert report["levels"][-1]["P@1"] == 100
+    manifests = sorted(Path(model_url(config)).rglob("manifest.json"))
+    made = [file.stat().st_mtime_ns for file in manifests]
+    assert len(made) == 2  # of the cascade and of the evidence
+    pipeline.run(config, run_job=run_here)
+    assert [file.stat().st_mtime_ns for file in manifests] == made
+    without = with_values(config, {"evidence.words": False, "evidence.neighbours": False, "evidence.names": False})
+    report = pipeline.run(without, run_job=run_here)
+    assert "evidence" not in report
+    assert not Path(model_url(config), "evidence").exists()
+
+
+def test_evidence_that_the_user_wants_is_refused_without_texts_to_weigh_it_on(tmp_path, raw, encoder):
+    config = mine(tmp_path, raw, encoder, train={"epochs": 1})
+    pipeline.run(config, run_job=run_here)  # of too few texts to hold some out
+    with pytest.raises(ConfigError, match="evidence.words.*validation texts"):
+        pipeline.run(with_values(config, {"evidence.words": True}), run_job=run_here)
 
 
 def test_later_starts_keep_what_the_first_chose_until_something_else_is_given(tmp_path, raw, encoder):
