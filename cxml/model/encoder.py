@@ -153,7 +153,9 @@ class TappedEncoder(nn.Module):
     def recompute_activations(self) -> None:
         """Recompute activations inside the layers in the backward pass, for about a third more time."""
         options = {"use_reentrant": False, "context_fn": self._contexts}
-        self.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # newer and earlier transformers
+        enable = next(getattr(self.transformer, name) for name in names if hasattr(self.transformer, name))
+        enable(options)
 
     def compile_layers(self, device: torch.device, *, recompute: bool) -> None:
         """Compile the transformer's layers for training; see `cxml.model.compilation`.
