@@ -15,6 +15,7 @@ from cxml.config_files import dump_config
 from cxml.errors import StaleArtefactError
 from cxml.launching import RunJob
 from cxml.parallel import run_workers
+from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.checks import check_run, check_run_on_data
 from cxml.pipeline.settled_config import settle, settled
 from cxml.pipeline.stages import (
@@ -30,7 +31,7 @@ from cxml.pipeline.stages import (
     report_url,
     stages_of,
 )
-from cxml.pipeline.time_budget import BudgetClock, kept_step_budget, make_step_budget
+from cxml.pipeline.time_budget import kept_step_budget, make_step_budget
 from cxml.preparation import is_prepared
 from cxml.report import print_report, write_page
 from cxml.settings import add_to_record
@@ -114,19 +115,21 @@ def _make_stages(
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     drop_unwanted_evidence(config)
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
-    clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
+    clock = BudgetClock.of(config, began, again=bool(force))
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name in force or redone & set(stage.needs):
             redone.add(name)
             _discard(config, name, stage)
-        make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
+        is_before_training = name in ("prepare", "tree", "baseline")
+        with clock.limited_before_plan(name) if is_before_training else contextlib.nullcontext():
+            make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             trains_again = bool(redone) or "tree" in force or "train" in force
             config = settle(config, again=trains_again)
             if trains_again or not has_model(model_url(config)):
                 check_run_on_data(config)
-        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:
+        if config.train.budget and is_before_training and kept_step_budget(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:
             config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)

@@ -9,8 +9,10 @@ earlier starts have used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +22,11 @@ import numpy as np
 
 from cxml import artefacts, storage
 from cxml.artefacts import read_records
-from cxml.config import Config, is_reported, parse_duration
+from cxml.config import Config, is_reported
 from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
-from cxml.errors import ConfigError
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
+from cxml.pipeline.budget_clock import MARGIN, BudgetClock, no_time_to_train
 from cxml.pipeline.settled_config import adapt_to_steps, settings_fingerprint
 from cxml.settings import add_to_record, read_budget, write_budget
 from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
@@ -32,8 +34,8 @@ from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 0.02  # of the budget, for uncounted work: manifests, the report
 _TIMED = 0.02  # of the remaining budget, for the timed steps
+_MEASURED = 0.1  # of the remaining budget, for the whole measurement after its start
 _MOST_TIMED = 30.0  # most seconds of timed steps
 _WORD_TEXTS = 2000  # used to time the linear model
 
@@ -111,16 +113,12 @@ def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, 
     Raises:
         ConfigError: no step fits.
     """
-    training = (1 - _MARGIN) * budget - used - costs.job - costs.after
+    training = (1 - MARGIN) * budget - used - costs.job - costs.after
     in_steps = training - costs.start - costs.epoch_end
     per_step = speed.step_seconds + costs.epoch_end / speed.steps_per_epoch
     if in_steps < per_step:
-        needed = (budget - in_steps + per_step) / (1 - _MARGIN)
-        raise ConfigError(
-            "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and other work "
-            f"takes about {costs.job + costs.start + costs.epoch_end + costs.after:.0f} s",
-            f"Give more than {needed:.0f}s.",
-        )  # fmt: skip
+        other = costs.job + costs.start + costs.epoch_end + costs.after
+        raise no_time_to_train(budget, used, f"other work takes about {other:.0f} s", used + other + per_step)
     steps = min(int(in_steps / per_step), most)
     return StepBudget(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
 
@@ -150,33 +148,6 @@ def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: st
 # The budget of a run
 
 
-@dataclass(frozen=True)
-class BudgetClock:
-    """The used time of a run, over all its starts until the number of steps is computed.
-
-    Attributes:
-        before: seconds of earlier starts.
-        began: time of this start, by `time.monotonic`.
-    """
-
-    before: float
-    began: float
-
-    @classmethod
-    def of(cls, output: str, began: float) -> BudgetClock:
-        """The clock of the run in `output`, which has just been started or restarted."""
-        return cls(float(read_budget(output).get("used_before", 0.0)), began)
-
-    @property
-    def used(self) -> float:
-        """Seconds."""
-        return self.before + time.monotonic() - self.began
-
-    def keep(self, output: str) -> None:
-        """Store the used time for a later start."""
-        write_budget(output, {"used_before": self.used})
-
-
 def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
     """Measure the speed of a run with finished data and tree, and store the steps within its budget in its output.
 
@@ -190,14 +161,13 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     Raises:
         ConfigError: the budget leaves no time to train.
     """
-    began, budget = time.monotonic(), parse_duration("train.budget", config.train.budget)
-    wanted = min(_TIMED * max(budget - clock.used, 0.0), _MOST_TIMED)
-    speed = run_job(measure_speed, (fitted, wanted), fitted.train.num_workers)
+    began = time.monotonic()
+    speed = _measure(fitted, clock, run_job, evaluates=evaluates)
     job = max(time.monotonic() - began - speed.seconds, 0.0)
     costs = _costs(fitted, speed, job, evaluates=evaluates)
     most = fitted.train.epochs * speed.steps_per_epoch
     most = min(fitted.train.steps or most, most)
-    step_budget = steps_within_budget(budget, clock.used, speed, costs, most)
+    step_budget = steps_within_budget(clock.budget, clock.used, speed, costs, most)
     _log.info("%s", step_budget)
     choices = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
     values = {choice.name: choice.value for choice in choices}
@@ -206,6 +176,23 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     add_to_record(
         config.output, "budget", {"plan": str(step_budget), "choices": [dataclasses.asdict(c) for c in choices]}
     )
+
+
+def _measure(config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Speed:
+    """Measure the speed of a run. Gives up if later starts of processes, as slow as this one, leave no time to train.
+
+    Processes of a launcher are started once, before the run.
+    """
+    left = clock.left
+    most = _MEASURED * max(left, 0.0)
+    jobs = 1 + evaluates + bool(config.evidence.sources)  # that follow
+    limit = (left + jobs * most) / (1 + jobs)
+    is_launched = "WORLD_SIZE" in os.environ
+    problem = f"starting processes takes {limit - most:.0f} s or more, {jobs} time{'s' * (jobs > 1)} more"
+    with contextlib.nullcontext() if is_launched else clock.limited(limit, problem, jobs * (limit - most)):
+        return run_job(
+            measure_speed, (config, min(_TIMED * most / _MEASURED, _MOST_TIMED), most), config.train.num_workers
+        )
 
 
 def kept_step_budget(config: Config) -> StepBudget | None:

@@ -6,6 +6,8 @@ Oracles: the planned seconds added up step by step (hypothesis), and runs by a c
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import threading
 import time
 from pathlib import Path
 
@@ -25,9 +27,12 @@ from cxml.config_files import dump_config
 from cxml.errors import ConfigError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
+from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.settled_config import settled
-from cxml.pipeline.time_budget import BudgetClock, Costs, steps_within_budget, worth_of_more
+from cxml.pipeline.time_budget import Costs, make_step_budget, steps_within_budget, worth_of_more
+from cxml.settings import write_budget
 from cxml.settings.rules import BY_LENGTH
+from cxml.stopping import OutOfTime, interrupting_after
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
 SECONDS = st.floats(0.001, 100.0)
@@ -296,9 +301,86 @@ def test_the_option_budget_is_that_field_and_a_bad_one_is_refused(base, tmp_path
     assert "train.budget" in capsys.readouterr().err
 
 
-def test_the_seconds_of_earlier_starts_count_as_used(tmp_path):
-    BudgetClock(40.0, time.monotonic() - 5).keep(str(tmp_path))
-    assert BudgetClock.of(str(tmp_path), time.monotonic()).used >= 45
+def in_time(config, budget, output):
+    return dataclasses.replace(with_values(config, {"train.budget": budget}), output=str(output))
+
+
+def test_the_seconds_of_earlier_starts_count_as_used_unless_a_stage_is_repeated(base, tmp_path):
+    config = in_time(base, "10h", tmp_path)
+    BudgetClock(36_000.0, 40.0, time.monotonic() - 5).keep(config.output)
+    assert BudgetClock.of(config, time.monotonic()).used >= 45
+    assert BudgetClock.of(config, time.monotonic(), again=True).before == 0
+
+
+def wait_for_ever(*_):
+    threading.Event().wait()
+
+
+def test_a_stage_is_interrupted_when_the_budget_is_used_up(base, tmp_path):
+    clock = BudgetClock.of(in_time(base, "1s", tmp_path), time.monotonic())
+    with pytest.raises(ConfigError, match=r"train\.budget.*stage tree is not finished.*Give more than"):
+        with clock.limited_before_plan("tree"):
+            wait_for_ever()
+
+
+def test_a_run_without_time_is_refused_before_its_first_stage(base, tmp_path):
+    config = in_time(base, "30s", tmp_path / "run")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, directory=""))
+    with pytest.raises(ConfigError, match=r"stage prepare is not finished.*Give more than"):
+        pipeline.run(config, run_job=refuse, began=time.monotonic() - 31)
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_run_with_a_plan_is_not_limited(base, tmp_path):
+    config = in_time(base, "30s", tmp_path)
+    write_budget(config.output, {"plan": {}})
+    with BudgetClock.of(config, time.monotonic() - 31).limited_before_plan("prepare"):
+        pass
+
+
+def test_processes_whose_start_takes_too_much_of_the_budget_are_ended(base, tmp_path):
+    config = in_time(base, "3s", tmp_path)
+
+    def never_ready(work, arguments, num_workers):
+        return run_workers(wait_for_ever, (), 2)
+
+    clock = BudgetClock.of(config, time.monotonic())
+    with pytest.raises(ConfigError, match=r"starting processes takes . s or more, 2 times more.*Give more than"):
+        make_step_budget(config, config, clock, never_ready, evaluates=True)
+    assert not multiprocessing.active_children()
+
+
+def test_an_alarm_that_was_set_before_still_rings():
+    with pytest.raises(OutOfTime), interrupting_after(0.2):
+        with interrupting_after(3600):
+            pass
+        wait_for_ever()
+
+
+def measured_steps(config, seconds, most):
+    """The speed, and the number of steps that its measurement took."""
+    from cxml.training import speed
+
+    real, steps = speed.train_step, []
+
+    def counted(*arguments):
+        steps.append(1)
+        return real(*arguments)
+
+    speed.train_step = counted
+    try:
+        return speed.measure_speed(config, seconds, most), len(steps)
+    finally:
+        speed.train_step = real
+
+
+@pytest.mark.parametrize(("most", "steps"), [(0.0, 2), (10_000.0, 5)])
+def test_a_measurement_takes_fewer_steps_if_the_budget_is_small(base, most, steps):
+    speed, found = run_here(measured_steps, (base, 0.0, most), 1)
+    assert found == steps
+    assert speed.steps_per_epoch == 10
+    assert speed.step_seconds > 0
+    assert speed.text_seconds > 0
 
 
 def refuse(work, arguments, num_workers):
