@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Collection, Mapping
@@ -32,7 +34,7 @@ from cxml.pipeline.stages import (
     stages_of,
 )
 from cxml.pipeline.time_budget import kept_step_budget, make_step_budget
-from cxml.preparation import is_prepared
+from cxml.preparation import is_prepared, prepare
 from cxml.report import print_report, write_page
 from cxml.settings import add_to_record
 from cxml.storage.locks import locked
@@ -78,13 +80,22 @@ def run(
         return _run_stages(config, force, stages_of(config, resume, run_job), run_job, began)
 
 
-def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
-    """Run the unfinished stages up to the model, without an evaluation; arguments and errors as in `run`.
+def make_model(
+    config: Config, run_job: RunJob = run_workers, began: float | None = None, *, has_test: bool = True
+) -> Config:
+    """Run the unfinished stages up to the model, without an evaluation; errors as in `run`.
+
+    Args:
+        config: the run's config.
+        run_job: starts the processes of training.
+        began: start of the time of `train.budget`, by `time.monotonic`; None for now.
+        has_test: whether the user gave the test texts, see `cxml.preparation.prepare`.
 
     Returns:
         The config without open fields.
     """
     stages = stages_of(config, "auto", run_job)
+    stages["prepare"] = dataclasses.replace(stages["prepare"], make=functools.partial(prepare, has_test=has_test))
     with locked(config.output):
         wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
         return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)

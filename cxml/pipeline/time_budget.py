@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 from cxml import artefacts, storage
 from cxml.artefacts import read_records
 from cxml.config import Config, is_reported
+from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
@@ -88,15 +90,11 @@ class StepBudget:
 
     def __str__(self) -> str:
         """For people."""
-        if self.steps == self.most:
-            share = f"all {self.epochs:.0f} epochs fit"
-        else:
-            share = (
-                f"{self.steps:,} steps fit, {self.epochs:.2f} of {self.most / self.speed.steps_per_epoch:.0f} epochs"
-            )
+        steps = f"{'all ' if self.steps == self.most else ''}{counted(self.steps, 'step')}"
+        epochs = f"{self.epochs:.2f} of {counted(math.ceil(self.most / self.speed.steps_per_epoch), 'epoch')}"
         return (
             f"budget of {self.budget:.0f} s: {self.used:.0f} s used, about {self.costs.after:.0f} s needed after "
-            f"training, {self.speed.step_seconds:.3g} s per step: {share}"
+            f"training, {self.speed.step_seconds:.3g} s per step: enough for {steps}, {epochs}"
         )
 
 
@@ -233,7 +231,7 @@ def budget_report(config: Config) -> dict[str, str]:
         (record["epoch"], record["levels"][-1][metric])
         for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
     ]  # fmt: skip
-    trained = f"{steps:,} steps were trained, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
+    trained = f"trained: {counted(steps, 'step')}, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
     return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
 
 
