@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from cxml import artefacts, storage
-from cxml.checkpoint import checkpoints_url, has_model, model_url
+from cxml.checkpoint import checkpoints_url, has_model, list_checkpoints, model_url
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.errors import StaleArtefactError
@@ -137,6 +137,8 @@ def _make_stages(
             make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             trains_again = bool(redone) or "tree" in force or "train" in force
+            if config.train.budget and not trains_again:
+                _require_plan_or_untrained(config)
             config = settle(config, again=trains_again)
             if trains_again or not has_model(model_url(config)):
                 check_run_on_data(config)
@@ -147,6 +149,25 @@ def _make_stages(
         if name == "train" and config.train.selects:
             add_to_record(config.output, "selection", keep_selection(config))
     return config
+
+
+def _require_plan_or_untrained(config: Config) -> None:
+    """Check that a run with prepared data and a time budget has a plan, or neither a model nor checkpoints.
+
+    Choices and plan of this start would replace those of the run that made them, which could then not be resumed.
+
+    Raises:
+        StaleArtefactError: the model or the checkpoints are of a run with other settings.
+    """
+    if kept_step_budget(config) is not None:
+        return
+    model, checkpoints = model_url(config), checkpoints_url(config)
+    if has_model(model) or list_checkpoints(checkpoints):
+        url = model if has_model(model) else checkpoints
+        raise StaleArtefactError(
+            f"{url} is of a run with another time budget or other settings. Run the command with the same ones to "
+            f"continue it. {STAGE_REMEDY.format(stage='train')}"
+        )
 
 
 def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:

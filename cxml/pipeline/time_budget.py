@@ -170,10 +170,10 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     choices = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
     values = {choice.name: choice.value for choice in choices}
     kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(step_budget), "values": values}
-    write_budget(config.output, kept)
     add_to_record(
         config.output, "budget", {"plan": str(step_budget), "choices": [dataclasses.asdict(c) for c in choices]}
     )
+    write_budget(config.output, kept)  # last, because a later start keeps a plan that it finds
 
 
 def _measure(config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Speed:
@@ -186,11 +186,10 @@ def _measure(config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: 
     jobs = 1 + evaluates + bool(config.evidence.sources)  # that follow
     limit = (left + jobs * most) / (1 + jobs)
     is_launched = "WORLD_SIZE" in os.environ
-    problem = f"starting processes takes {limit - most:.0f} s or more, {jobs} time{'s' * (jobs > 1)} more"
-    with contextlib.nullcontext() if is_launched else clock.limited(limit, problem, jobs * (limit - most)):
-        return run_job(
-            measure_speed, (config, min(_TIMED * most / _MEASURED, _MOST_TIMED), most), config.train.num_workers
-        )
+    start, in_steps = max(limit - most, 0.0), min(_TIMED * max(left, 0.0), _MOST_TIMED)
+    problem = f"starting processes takes {start:.0f} s or more, {counted(jobs, 'more time')}"
+    with contextlib.nullcontext() if is_launched else clock.limited(limit, problem, jobs * start):
+        return run_job(measure_speed, (config, in_steps, most), config.train.num_workers)
 
 
 def kept_step_budget(config: Config) -> StepBudget | None:

@@ -67,7 +67,7 @@ def measure_speed(config: Config, seconds: float, most: float) -> Speed:
         began = time.perf_counter()
         step_seconds = _time_steps(state, schedule, ranks, seconds, _IN_STEPS * most)
         left = max(most - (time.perf_counter() - began), 0.0)
-        texts_per_step = ShardedDataset(data_url(config), "train").manifest.rows("train") / state.loader.steps_per_epoch
+        texts_per_step = len(ShardedDataset(data_url(config), "train")) / state.loader.steps_per_epoch
         text_seconds = _time_prediction(state, ranks, round(left / step_seconds * texts_per_step))
         figures = _agreed((step_seconds, text_seconds, time.perf_counter() - began))
         return Speed(state.loader.steps_per_epoch, *figures)
@@ -102,11 +102,16 @@ def _batches(state: TrainingState) -> Iterator[list[Batch]]:
 
 
 def _time_prediction(state: TrainingState, ranks: Ranks, affordable: int) -> float:
-    """Seconds per text, from texts spread over the test split; the predictions are discarded.
+    """Seconds per text, from texts spread over the train split; the predictions are discarded.
 
-    Training on `affordable` texts takes the time for it, so their prediction takes less.
+    The test split of rows in memory has only one text, whose prediction says nothing about that of many.
+
+    Args:
+        state: state of the run.
+        ranks: the ranks of this process.
+        affordable: number of texts that training processes in the available time; prediction takes less.
     """
-    config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "test")
+    config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "train")
     most = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
     wanted = _agreed(min(max(affordable, ranks.world_size), most))
     texts = RowSubset(split, np.linspace(0, len(split) - 1, wanted).astype(np.int64))
@@ -118,7 +123,10 @@ def _time_prediction(state: TrainingState, ranks: Ranks, affordable: int) -> flo
 
     began = _now(ranks)
     windows = window_rule(state.config, device=ranks.device)
-    predict_share(predict, texts, state.tree, config, ranks, num_labels=num_candidates(len(split)), windows=windows)
+    predict_share(
+        predict, texts, state.tree, config, ranks,
+        num_labels=num_candidates(split.manifest.rows("test")), windows=windows,
+    )  # fmt: skip
     return (_now(ranks) - began) / wanted
 
 
