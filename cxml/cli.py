@@ -41,8 +41,8 @@ _Command = TypeVar("_Command")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 """The run's config in a command; its fields become options without a prefix."""
 
-_DEFAULTS = Config(output="runs/mine", data=DataConfig(source=SourceConfig(path="data/mine")))
-"""The config whose values `--help` shows as defaults if no config file is given."""
+_DEFAULTS = Config(output=tyro.MISSING, data=DataConfig(source=SourceConfig(path=tyro.MISSING)))
+"""The config whose values `--help` shows if no config file is given: defaults, and fields without one as required."""
 
 
 @contextlib.contextmanager
@@ -76,7 +76,8 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     files, rest = first.parse_known_args(words)
     asks_for_help = bool({"-h", "--help"} & set(rest))
     settings = _settings(files.config[-1] if files.config else "", table, asks_for_help=asks_for_help)
-    shown_settings = config_from_dict(config_to_dict(settings))  # whose values help and errors name as defaults
+    # Help and errors name its values as defaults.
+    shown_settings = settings if settings is _DEFAULTS else config_from_dict(config_to_dict(settings))
     names = ", ".join(name for name in own_configs() if "/" not in name)
     required = (
         f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}. "

@@ -37,8 +37,8 @@ def config_of_table(path: str) -> Config:
     """
     if path in own_configs() or path.lower().endswith((".yaml", ".yml")):
         raise ConfigError("DATA", path, "is a config, not a table of texts and labels", f"Write --config {path}.")
-    name = Path(urls.path_of(path)).name or Path.cwd().name
-    output = f"runs/{name.lstrip('.').partition('.')[0] or 'mine'}"
+    name = urls.name_of(path) or ("" if urls.scheme(path) else Path(path).resolve().name)
+    output = f"runs/{name.partition('.')[0] or 'mine'}"
     return config_from_dict({"output": output, "data": {"source": {"kind": "table", "path": path}}})
 
 

@@ -24,6 +24,11 @@ def table_console(log_width: int) -> Console:
     return console if console.is_terminal else Console(width=log_width)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things for people, such as `1 text` and `2,000 train texts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def escape_what_cannot_be_printed() -> None:
     """Escape characters that the encoding of standard output lacks, so that no locale makes a finished run fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):

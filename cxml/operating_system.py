@@ -19,6 +19,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -231,6 +232,28 @@ def allow_interrupts() -> None:
     """Unblock Ctrl-C in this process."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def ringing_after(seconds: float, ring: Callable[[], object]) -> Iterator[None]:
+    """Call a function in the main thread after `seconds`, unless the body ends before. It may raise an error there.
+
+    An alarm that is set already rings later. Nothing happens on Windows, and outside of the main thread.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    began, handler = time.monotonic(), signal.signal(signal.SIGALRM, lambda *_: ring())
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, handler)
+            if left:
+                signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
 
 def start_uninterrupted(process: BaseProcess) -> None:

@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from cxml.operating_system import SCHEDULER_SIGNALS
+from cxml.operating_system import SCHEDULER_SIGNALS, ringing_after
 
 
 class Stopped(KeyboardInterrupt):
     """One of the signals arrived. It derives from KeyboardInterrupt, so that no handler of failures catches it."""
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The time of `interrupting_after` is over. Like `Stopped`, no handler of failures catches it."""
 
 
 @contextmanager
@@ -49,6 +53,22 @@ def handlers_kept() -> Iterator[None]:
         for number, handler in before.items():
             if handler not in (signal.SIG_DFL, None):
                 signal.signal(number, handler)
+
+
+@contextmanager
+def interrupting_after(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in the body if it takes longer, like a signal that stops the command.
+
+    On Windows and outside of the main thread, it is only raised before the body, if `seconds` is not positive.
+    """
+    if seconds <= 0:
+        raise OutOfTime
+    with ringing_after(seconds, _run_out):
+        yield
+
+
+def _run_out() -> NoReturn:
+    raise OutOfTime
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

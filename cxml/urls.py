@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from pathlib import PurePath
 from urllib.parse import quote, unquote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 # File systems that read from another one: archives have their own paths, caches the paths of the cached files.
 _ARCHIVES = frozenset({"zip", "tar", "libarchive", "dir", "reference"})
 _CACHES = frozenset({"simplecache", "filecache", "blockcache", "cached"})
+_WITHOUT_HOST = _ARCHIVES | {"memory", "file", "local"}
 _WEB = ("http://", "https://")
 
 _MASK = "***"
@@ -71,6 +73,18 @@ def join(url: str, *parts: str) -> str:
 def path_of(url: str) -> str:
     """`url` without the other links of its chain, and without the query of a web address."""
     return _split(url)[0]
+
+
+def name_of(url: str) -> str:
+    """The last part of the path of a URL without dots around it, such as `model` for `s3://user:password@bucket/model`.
+
+    Empty if the path has no name, as in `s3://bucket`, `/` and `..`: a host may not be shown with its credentials.
+    """
+    path = path_of(url).rpartition("::")[2] if is_chain(url) else path_of(url)
+    if kind := scheme(path):
+        path = re.split("[?#]", _USER_INFO_OF_URL.sub(r"\g<scheme>", path, count=1))[0].split("://", 1)[1]
+        path = path if kind in _WITHOUT_HOST else path.partition("/")[2]
+    return PurePath(path).name.strip(".")
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -41,6 +41,23 @@ def test_help_documents_every_field_with_its_default(capsys):
     assert "default: 0.0001" in text
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "tune", "recluster", "relabel"])
+def test_help_shows_a_field_without_a_default_as_required(command, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"cxml.commands.{command}").main(["--help"])
+    options = " ".join(line.strip("│ ") for line in capsys.readouterr().out.splitlines()).split(" --")
+    required = {option.split()[0] for option in options if "(required)" in option}
+    assert required == {"output", "data.source.path"}
+
+
+def test_help_shows_a_value_of_the_config_file_as_the_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["--config", QUICKSTART, "--help"])
+    text = capsys.readouterr().out
+    assert "runs/quickstart)" in text
+    assert "(required)" not in text
+
+
 def test_print_config_prints_what_loads_to_the_same_config(capsys):
     assert main(["--config", QUICKSTART, "--train.epochs", "3", "--print-config"]) == 0
     printed = config_from_dict(yaml.safe_load(capsys.readouterr().out))

@@ -15,6 +15,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from cxml.console import counted
 from cxml.progress import MARK, Relay, meter, track
 
 WORK = """
@@ -35,6 +36,11 @@ def run_work(**options):
     environment = {name: value for name, value in os.environ.items() if name != "CXML_PROGRESS"}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "100"}
     return subprocess.run([sys.executable, "-c", WORK], check=True, timeout=300, env=environment, **options)
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 train texts"), (1, "1 train text"), (2000, "2,000 train texts")])
+def test_a_count_has_its_grammatical_number(number, shown):
+    assert counted(number, "train text") == shown
 
 
 def test_items_pass_through_and_a_log_says_how_many(caplog):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from cxml import artefacts, storage, urls
 from cxml.batch_prediction.outputs import OutputFormat
 from cxml.config import PrecisionChoice
+from cxml.console import counted
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats import STDIN, TextSource
 from cxml.prediction import (
@@ -110,7 +111,7 @@ def begin(job: PredictionJob) -> frozenset[int]:
     names = [_PART.match(name) for name in storage.file_sizes(job.output)]
     done = frozenset(int(match[1]) for match in names if match)
     if done:
-        _log.info("%d parts are already finished", len(done))
+        _log.info("Already finished: %s", counted(len(done), "part"))
     return done
 
 

@@ -10,6 +10,7 @@ from cxml.checkpoint.retention import Entry, best_checkpoint, checkpoints_url, l
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import Progress, TrainingState
 from cxml.config import Config
+from cxml.console import counted
 from cxml.errors import DataError
 from cxml.parallel import Ranks
 
@@ -37,7 +38,7 @@ def resume(state: TrainingState, offered: list[str]) -> Progress | None:
         progress = _try(state, url)
         if progress is not None:
             if state.ranks.is_first:
-                _log.info("Resuming from %s after %d steps", url, progress.step)
+                _log.info("Resuming from %s after %s", url, counted(progress.step, "step"))
                 for folder in sweep(own):
                     _log.info("Deleted the folder of an interrupted save: %s", folder)
             dist.barrier()

@@ -18,7 +18,7 @@ import tyro
 from cxml import urls
 from cxml.cli import run_tool
 from cxml.config import PrecisionChoice
-from cxml.console import write_out
+from cxml.console import counted, write_out
 from cxml.errors import ConfigError
 
 
@@ -117,8 +117,7 @@ def _predict(command: PredictCommand) -> None:
         job, processes=command.processes, on_ray=command.engine == "ray", ray_workers=command.ray_workers,
         ray_device=command.ray_device,
     )  # fmt: skip
-    texts = "1 text" if num_texts == 1 else f"{num_texts:,} texts"
-    print(f"{texts} predicted: {urls.masked(command.output)}", file=sys.stderr)
+    print(f"{counted(num_texts, 'text')} predicted: {urls.masked(command.output)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

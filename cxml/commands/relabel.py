@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxml.cli import Settings, run_with_config
+from cxml.console import counted
 from cxml.errors import ConfigError
 
 
@@ -38,7 +39,7 @@ def _relabel(command: RelabelCommand) -> None:
     from cxml.transfer.label_set import relabel  # noqa: PLC0415  the heavy libraries
 
     counts = relabel(command.settings, command.model)
-    print(f"{counts.kept:,} labels keep their rows, {counts.added:,} are new, {counts.removed:,} are removed")
+    print(f"{counted(counts.kept, 'label')} with their rows, {counts.added:,} new, {counts.removed:,} removed")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 from scipy import sparse
 
+from cxml.console import counted
 from cxml.data import lengths_to_offsets
 from cxml.evidence.beam import LevelWeights, Step, descend
 from cxml.evidence.classifiers import Groups, Level, Solver, Texts, train_nodes
@@ -139,8 +140,8 @@ def train_word_model(
         levels.append(_by_words(level, *weights))
         above = own
         _log.info(
-            "Words: level %d of %d, %d classifiers, %d weights, %.1f s", number + 1, len(tree.level_sizes), size,
-            len(levels[-1].values), time.monotonic() - began,
+            "Words: level %d of %d, %s, %s, %.1f s", number + 1, len(tree.level_sizes), counted(size, "classifier"),
+            counted(len(levels[-1].values), "weight"), time.monotonic() - began,
         )  # fmt: skip
     return WordModel(tree, tuple(levels), num_words)
 

@@ -11,6 +11,7 @@ from cxml.config import Config
 from cxml.config_files import load_config
 from cxml.console import set_up_logging
 from cxml.errors import CxmlError
+from cxml.fitting.tables import rows_folder
 from cxml.launching import RunJob, run_job_for
 from cxml.parallel import run_here
 from cxml.pipeline import make_model
@@ -24,7 +25,8 @@ def main() -> int:
     set_up_logging(is_speaker=True)
     try:
         with stopping_on_signals(), extras.named():
-            make_model(config, _run_job(config), began)
+            has_test = config.data.source.path != rows_folder(config.output)
+            make_model(config, _run_job(config), began, has_test=has_test)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
     return 0

@@ -16,6 +16,11 @@ from cxml.prediction.inputs import as_texts, refuse_surrogates
 _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'
 
 
+def rows_folder(output: str) -> str:
+    """The folder of rows in memory in the output of their run."""
+    return str(Path(output, "raw"))
+
+
 def write_rows(folder: Path, texts: Sequence[str], labels: Sequence[Sequence[str]]) -> None:
     """Write all rows as the train split, and the first row as the test split, which every data set must have."""
     folder.mkdir(parents=True, exist_ok=True)

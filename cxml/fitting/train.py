@@ -16,8 +16,8 @@ from typing import Any
 
 from cxml.config import Config, config_from_dict, config_to_dict
 from cxml.config_files import dump_config
-from cxml.errors import CxmlError
-from cxml.fitting.tables import rows_of, write_rows
+from cxml.errors import ConfigError, CxmlError
+from cxml.fitting.tables import rows_folder, rows_of, write_rows
 from cxml.operating_system import ending_with_parent
 from cxml.prediction import Predictor
 from cxml.progress import Relay, relayed_environment
@@ -76,15 +76,26 @@ def _folder(output: str | os.PathLike[str] | None) -> Iterator[str]:
 def _config(texts: Any, labels: Any, output: str, fields: Mapping[str, Any]) -> Config:  # noqa: ANN401
     """The config of the run. Rows in memory are written to its output."""
     is_path = isinstance(texts, str | os.PathLike) and labels is None
-    raw = os.fspath(texts) if is_path else str(Path(output, "raw"))
+    raw = os.fspath(texts) if is_path else rows_folder(output)
     source = {"kind": "table" if is_path else "parquet", "path": raw}
     values: dict[str, Any] = {"output": output, "data": {"source": source}}
     for name, value in fields.items():
         _put(values, name.split("."), value)
     config = _within_threads(config_from_dict(values))
     if not is_path:
+        _refuse_evaluation_without_texts(config)
         write_rows(Path(raw), *rows_of(texts, labels))
     return config
+
+
+def _refuse_evaluation_without_texts(config: Config) -> None:
+    """Raise `ConfigError` for evaluations during training without validation texts: all rows are train texts."""
+    train = config.train
+    if train.evaluate_every and not train.validation_fraction:
+        raise ConfigError(
+            "train.evaluate_every", train.evaluate_every, "has no texts to evaluate: the model is trained on all texts",
+            "Hold out a part of them with train.validation_fraction, such as 0.1, or leave it out.",
+        )  # fmt: skip
 
 
 def _within_threads(config: Config) -> Config:

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cxml.console import counted
 from cxml.formats.reader import show
 
 _LIST_AS_TEXT = re.compile(
@@ -111,7 +112,7 @@ def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Ite
             yield f"{len(hits)} of {len(texts_of)} label names {remedy}, such as {show(hits[0])}."
     missing = [name for name in _MISSING_VALUES if name in texts_of]
     if missing:
-        yield f"{texts_of[missing[0]]} texts have a label named {missing[0]!r}; is that a missing value?"
+        yield f"A label is named {missing[0]!r}, in {counted(texts_of[missing[0]], 'text')}; is that a missing value?"
     yield from _twins(texts_of)
 
 
@@ -143,6 +144,6 @@ def _twins(texts_of: Counter[str]) -> Iterator[str]:
     if twins:
         one, other = map(ascii, twins[0][:2])  # escaped, because both would look the same
         yield (
-            f"{len(twins)} label names differ from another one only in case, blanks or Unicode form, such as {one} and "
-            f"{other}. They are kept as different labels."
+            f"Label names that differ from another one only in case, blanks or Unicode form: {len(twins)}, such as "
+            f"{one} and {other}. They are kept as different labels."
         )

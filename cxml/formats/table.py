@@ -21,6 +21,7 @@ import numpy as np
 
 from cxml import storage
 from cxml.config import SourceConfig
+from cxml.console import counted
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
@@ -224,8 +225,8 @@ def _doubt_separator(source: SourceConfig, url: str, texts: Collection[str]) -> 
     best = min(names, key=lambda separator: names[separator])
     if names[best] < names[own]:
         _tell(
-            f"{url}: labels are separated by {own!r}, which makes {names[own]:,} names in the first rows; {best!r} "
-            f"makes {names[best]:,}. If that separates them, set data.source.label_separator to it.",
+            f"{url}: labels are separated by {own!r}, which makes {counted(names[own], 'name')} in the first rows; "
+            f"{best!r} makes {names[best]:,}. If that separates them, set data.source.label_separator to it.",
             logging.WARNING,
         )
 

@@ -113,5 +113,5 @@ class TitledReader:
         then = "can only be predicted by their titles" if has_them else "are left out"
         remedy = f"; set {_UNSEEN} to add them" if not has_them and self.collects_labels else ""
         counts = len(unseen), len(entries)
-        _log.info("%s: %d of its %d labels have no text and %s%s", self._file, *counts, then, remedy)
+        _log.info("%s: labels without a text %s: %d of %d%s", self._file, then, *counts, remedy)
         return unseen if has_them else []

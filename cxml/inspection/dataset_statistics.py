@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cxml import extras, storage, urls
+from cxml.console import counted
 from cxml.data import DataManifest, ShardedDataset, read_label_table, read_labels
 
 _TAIL = 5  # a label with at most this many train texts counts as tail
@@ -99,7 +100,8 @@ def _counts(url: str, statistics: Statistics) -> Table:
     table = Table(title=Text(urls.masked(url)), show_header=False)
     for split, shards in manifest.splits.items():
         megabytes = sum(shard.bytes for shard in shards) / 1e6
-        table.add_row(f"{split} texts", f"{manifest.rows(split):,} in {len(shards)} shards, {megabytes:,.1f} MB")
+        size = f"{manifest.rows(split):,} in {counted(len(shards), 'shard')}, {megabytes:,.1f} MB"
+        table.add_row(f"{split} texts", size)
     table.add_row("labels", f"{manifest.num_labels:,}")
     table.add_row(f"labels with 1 to {_TAIL} train texts", f"{statistics.tail_share:.1%}")
     table.add_row("labels without a train text", f"{statistics.unseen_share:.1%}")

@@ -8,6 +8,7 @@ group.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -23,9 +24,13 @@ from cxml.accelerators import device_of
 from cxml.config import Config, plain_values, with_values
 from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
-from cxml.training import complete_evidence, evaluate_run, train
+from cxml.training import TimeLimit, complete_evidence, evaluate_run, measure_speed, selection_run, train
 
-_JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (train, complete_evidence, evaluate_run)}
+_JOBS: dict[str, Callable[..., Any]] = {
+    job.__name__: job for job in (measure_speed, train, complete_evidence, evaluate_run)
+}
+_PLANNED = ("train.budget", "train.steps")  # by an option of the command and its plan; never in Config.auto
+_TIME_LIMIT = "time_limit"
 _FOR_EVER = timedelta(days=365)
 _FAREWELL = timedelta(minutes=1)
 
@@ -52,12 +57,14 @@ class LaunchedJobs:
     def run_job(self, work: Callable[..., Any], arguments: tuple[Any, ...], num_workers: int) -> Any:  # noqa: ANN401
         """`RunJob` of the leader.
 
-        All ranks have the user's values of the config, which is the first argument. Its chosen values and the other
-        arguments are sent as JSON.
+        All ranks have the user's values of the config, which is the first argument, or the config of its run that
+        selects the epoch (`selection_run`). The chosen values and the other arguments are sent as JSON.
         """
         assert num_workers == self._world_size, "launch/train.py sets train.num_workers"
-        chosen = plain_values(arguments[0], self._config.auto)
-        self._call({"job": work.__name__, "chosen": chosen, "arguments": arguments[1:]})
+        config, *others = arguments
+        chosen = plain_values(config, (*self._config.auto, *_PLANNED))
+        selects = config.output != self._config.output
+        self._call({"job": work.__name__, "chosen": chosen, "selects": selects, "arguments": others})
         return self._join(work, arguments)
 
     def follow(self) -> int:
@@ -69,12 +76,14 @@ class LaunchedJobs:
         for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
             signal.signal(number, lambda *_: None)
         while True:
-            call = json.loads(self._store.get(f"call/{self._calls}"))
+            call = json.loads(self._store.get(f"call/{self._calls}"), object_hook=_restored)
             self._calls += 1
             if "exit" in call:
                 self._store.set(f"gone/{self._rank}", "")
                 return call["exit"]
-            self._join(_JOBS[call["job"]], (with_values(self._config, call["chosen"]), *call["arguments"]))
+            config = with_values(self._config, call["chosen"])
+            config = selection_run(config) if call["selects"] else config
+            self._join(_JOBS[call["job"]], (config, *call["arguments"]))
 
     def dismiss(self, exit_code: int) -> None:
         """Send the leader's last call, and return when all ranks received it, so that the store can close."""
@@ -83,7 +92,7 @@ class LaunchedJobs:
             self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _FAREWELL)
 
     def _call(self, call: dict[str, Any]) -> None:
-        self._store.set(f"call/{self._calls}", json.dumps(call))
+        self._store.set(f"call/{self._calls}", json.dumps(call, default=_plain))
         self._calls += 1
 
     def _join(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401
@@ -99,3 +108,14 @@ class LaunchedJobs:
             yield
         finally:
             dist.destroy_process_group()
+
+
+def _plain(argument: object) -> dict[str, Any]:
+    """The JSON form of an argument that has none."""
+    assert isinstance(argument, TimeLimit), argument
+    return {_TIME_LIMIT: dataclasses.asdict(argument)}
+
+
+def _restored(values: dict[str, Any]) -> object:
+    """The argument that `_plain` has converted; other objects unchanged."""
+    return TimeLimit(**values[_TIME_LIMIT]) if values.keys() == {_TIME_LIMIT} else values

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cxml.accelerators import device_name, device_of, synchronize
 from cxml.config import Config
+from cxml.console import counted
 from cxml.data import window_rule
 from cxml.errors import ConfigError
 from cxml.model import build_encoder, read_encoder_config
@@ -46,7 +47,8 @@ def dry_run(config: Config) -> Plan:
     plan, facts = plan_run(config)
     console.print(plan.table())
     width = round(plan.steps.width)
-    console.print(f"{facts.num_texts:,} texts, {facts.num_labels:,} labels, batches about {width} tokens wide")
+    sizes = counted(facts.num_texts, "text"), counted(facts.num_labels, "label")
+    console.print(f"{', '.join(sizes)}, batches about {counted(width, 'token')} wide")
     console.print(_one_more(config, plan, facts))
     sizes = evidence_bytes(config)
     for name in config.evidence.sources:
@@ -78,7 +80,7 @@ def _one_more(config: Config, plan: Plan, facts: DataFacts) -> str:
     return (
         f"With {more.world_size} processes instead of {plan.world_size}: {memory[0]} MiB per rank instead of "
         f"{memory[1]}{'' if plan.activations else ' (without activations)'}, "
-        f"{more.steps.texts} texts in a micro-batch instead of {plan.steps.texts}. "
+        f"{counted(more.steps.texts, 'text')} in a micro-batch instead of {plan.steps.texts}. "
         f"On accelerators, a network of {_LINK / 1e9:.0f} GB/s per process limits training to {rates[0]} "
         f"(now: {rates[1]})."
     )

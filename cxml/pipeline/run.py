@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from cxml import artefacts, storage
-from cxml.checkpoint import checkpoints_url, has_model, model_url
+from cxml.checkpoint import checkpoints_url, has_model, list_checkpoints, model_url
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.errors import StaleArtefactError
 from cxml.launching import RunJob
 from cxml.parallel import run_workers
+from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.checks import check_run, check_run_on_data
 from cxml.pipeline.plan import require_validation
 from cxml.pipeline.settled_config import settle, settled
@@ -31,8 +34,8 @@ from cxml.pipeline.stages import (
     report_url,
     stages_of,
 )
-from cxml.pipeline.time_budget import BudgetClock, kept_step_budget, make_step_budget
-from cxml.preparation import is_prepared
+from cxml.pipeline.time_budget import kept_step_budget, make_step_budget
+from cxml.preparation import is_prepared, prepare
 from cxml.report import print_report, write_page
 from cxml.settings import add_to_record
 from cxml.storage.locks import locked
@@ -78,13 +81,22 @@ def run(
         return _run_stages(config, force, stages_of(config, resume, run_job), run_job, began)
 
 
-def make_model(config: Config, run_job: RunJob = run_workers, began: float | None = None) -> Config:
-    """Run the unfinished stages up to the model, without an evaluation; arguments and errors as in `run`.
+def make_model(
+    config: Config, run_job: RunJob = run_workers, began: float | None = None, *, has_test: bool = True
+) -> Config:
+    """Run the unfinished stages up to the model, without an evaluation; errors as in `run`.
+
+    Args:
+        config: the run's config.
+        run_job: starts the processes of training.
+        began: start of the time of `train.budget`, by `time.monotonic`; None for now.
+        has_test: whether the user gave the test texts, see `cxml.preparation.prepare`.
 
     Returns:
         The config without open fields.
     """
     stages = stages_of(config, "auto", run_job)
+    stages["prepare"] = dataclasses.replace(stages["prepare"], make=functools.partial(prepare, has_test=has_test))
     with locked(config.output):
         wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
         return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
@@ -114,7 +126,7 @@ def _make_stages(
     check_run(config, prepares_again="prepare" in force)
     _log.info("Config:\n%s", dump_config(config_to_dict(config)))
     given, last_before_training = config, "baseline" if "baseline" in stages else "tree"
-    clock = BudgetClock(0.0, began) if force else BudgetClock.of(config.output, began)
+    clock = BudgetClock.of(config, began, again=bool(force))
     redone: set[StageName] = set()
     for name, stage in stages.items():
         if name == "evidence" and not config.evidence.sources:
@@ -122,21 +134,44 @@ def _make_stages(
         if name in force or redone & set(stage.needs):
             redone.add(name)
             _discard(config, name, stage)
-        make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
+        is_before_training = name in ("prepare", "tree", "baseline")
+        with clock.limited_before_plan(name) if is_before_training else contextlib.nullcontext():
+            make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             trains_again = bool(redone) or "tree" in force or "train" in force
+            if config.train.budget and not trains_again:
+                _require_plan_or_untrained(config)
             config = settle(config, again=trains_again)
             require_validation(config)
             drop_unwanted_evidence(config)
             if trains_again or not has_model(model_url(config)):
                 check_run_on_data(config)
-        if config.train.budget and name in ("prepare", "tree", "baseline") and kept_step_budget(given) is None:
+        if config.train.budget and is_before_training and kept_step_budget(given) is None:
             clock.keep(config.output)
         if config.train.budget and name == last_before_training:
             config = _within_budget(given, config, clock, run_job, evaluates="evaluate" in stages)
         if name == "train" and config.train.selects:
             add_to_record(config.output, "selection", keep_selection(config))
     return config
+
+
+def _require_plan_or_untrained(config: Config) -> None:
+    """Check that a run with prepared data and a time budget has a plan, or neither a model nor checkpoints.
+
+    Choices and plan of this start would replace those of the run that made them, which could then not be resumed.
+
+    Raises:
+        StaleArtefactError: the model or the checkpoints are of a run with other settings.
+    """
+    if kept_step_budget(config) is not None:
+        return
+    model, checkpoints = model_url(config), checkpoints_url(config)
+    if has_model(model) or list_checkpoints(checkpoints):
+        url = model if has_model(model) else checkpoints
+        raise StaleArtefactError(
+            f"{url} is of a run with another time budget or other settings. Run the command with the same ones to "
+            f"continue it. {STAGE_REMEDY.format(stage='train')}"
+        )
 
 
 def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Config:

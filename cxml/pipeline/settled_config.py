@@ -22,6 +22,7 @@ from cxml.checkpoint import (
     read_model_manifest,
 )
 from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
+from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, Ragged, data_url
 from cxml.formats import read_source
 from cxml.preparation import is_prepared, load_tokenizer, tokenize, with_length
@@ -160,7 +161,7 @@ def _fit_levels(config: Config) -> Config:
     num_labels = DataManifest.read(data_url(config)).num_labels
     fitted = fit_levels(config, num_labels)
     if fitted != config:
-        _log.info("tree.level_sizes is auto: %s for %d labels", list(fitted.tree.sizes), num_labels)
+        _log.info("tree.level_sizes is auto: %s for %s", list(fitted.tree.sizes), counted(num_labels, "label"))
     return fitted
 
 

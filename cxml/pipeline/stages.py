@@ -22,6 +22,7 @@ from rich.console import Console
 from cxml import artefacts, storage
 from cxml.checkpoint import model_url
 from cxml.config import Config, shaping
+from cxml.console import counted
 from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.evidence import evidence_folder
@@ -187,7 +188,8 @@ def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
             _log.info("Choosing the number of epochs of the final fit on the validation texts: %s", judged.output)
             make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
     found = read_selection(config)
-    _log.info("The final fit on all texts takes %d of %d epochs: %s", found["epoch"], found["epochs"], found["reason"])
+    of_epochs = counted(found["epochs"], "epoch")
+    _log.info("The final fit on all texts takes %d of %s: %s", found["epoch"], of_epochs, found["reason"])
     return found["epoch"]
 
 

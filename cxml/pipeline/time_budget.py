@@ -9,8 +9,11 @@ earlier starts have used.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +23,12 @@ import numpy as np
 
 from cxml import artefacts, storage
 from cxml.artefacts import read_records
-from cxml.config import Config, is_reported, parse_duration
+from cxml.config import Config, is_reported
+from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
-from cxml.errors import ConfigError
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
+from cxml.pipeline.budget_clock import MARGIN, BudgetClock, no_time_to_train
 from cxml.pipeline.settled_config import adapt_to_steps, settings_fingerprint
 from cxml.settings import Choice, add_to_record, read_budget, write_budget
 from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
@@ -32,8 +36,8 @@ from cxml.tree import LabelTree, tree_url
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 0.02  # of the budget, for uncounted work: manifests, the report
 _TIMED = 0.02  # of the remaining budget, for the timed steps
+_MEASURED = 0.1  # of the remaining budget, for the whole measurement after its start
 _MOST_TIMED = 30.0  # most seconds of timed steps
 _SHARE_OF_A_SOURCE = 0.2  # of the time for steps and sources that an open source may take
 _WORD_TEXTS = 2000  # used to time the linear model
@@ -87,15 +91,11 @@ class StepBudget:
 
     def __str__(self) -> str:
         """For people."""
-        if self.steps == self.most:
-            share = f"all {self.epochs:.0f} epochs fit"
-        else:
-            share = (
-                f"{self.steps:,} steps fit, {self.epochs:.2f} of {self.most / self.speed.steps_per_epoch:.0f} epochs"
-            )
+        steps = f"{'all ' if self.steps == self.most else ''}{counted(self.steps, 'step')}"
+        epochs = f"{self.epochs:.2f} of {counted(math.ceil(self.most / self.speed.steps_per_epoch), 'epoch')}"
         return (
             f"budget of {self.budget:.0f} s: {self.used:.0f} s used, about {self.costs.after:.0f} s needed after "
-            f"training, {self.speed.step_seconds:.3g} s per step: {share}"
+            f"training, {self.speed.step_seconds:.3g} s per step: enough for {steps}, {epochs}"
         )
 
 
@@ -112,16 +112,12 @@ def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, 
     Raises:
         ConfigError: no step fits.
     """
-    training = (1 - _MARGIN) * budget - used - costs.job - costs.after
+    training = (1 - MARGIN) * budget - used - costs.job - costs.after
     in_steps = training - costs.start - costs.epoch_end
     per_step = speed.step_seconds + costs.epoch_end / speed.steps_per_epoch
     if in_steps < per_step:
-        needed = (budget - in_steps + per_step) / (1 - _MARGIN)
-        raise ConfigError(
-            "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and other work "
-            f"takes about {costs.job + costs.start + costs.epoch_end + costs.after:.0f} s",
-            f"Give more than {needed:.0f}s.",
-        )  # fmt: skip
+        other = costs.job + costs.start + costs.epoch_end + costs.after
+        raise no_time_to_train(budget, used, f"other work takes about {other:.0f} s", used + other + per_step)
     steps = min(int(in_steps / per_step), most)
     return StepBudget(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
 
@@ -151,33 +147,6 @@ def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: st
 # The budget of a run
 
 
-@dataclass(frozen=True)
-class BudgetClock:
-    """The used time of a run, over all its starts until the number of steps is computed.
-
-    Attributes:
-        before: seconds of earlier starts.
-        began: time of this start, by `time.monotonic`.
-    """
-
-    before: float
-    began: float
-
-    @classmethod
-    def of(cls, output: str, began: float) -> BudgetClock:
-        """The clock of the run in `output`, which has just been started or restarted."""
-        return cls(float(read_budget(output).get("used_before", 0.0)), began)
-
-    @property
-    def used(self) -> float:
-        """Seconds."""
-        return self.before + time.monotonic() - self.began
-
-    def keep(self, output: str) -> None:
-        """Store the used time for a later start."""
-        write_budget(output, {"used_before": self.used})
-
-
 def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> None:
     """Measure the speed of a run with finished data and tree, and store the steps within its budget in its output.
 
@@ -191,29 +160,44 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
     Raises:
         ConfigError: the budget leaves no time to train.
     """
-    began, budget = time.monotonic(), parse_duration("train.budget", config.train.budget)
-    wanted = min(_TIMED * max(budget - clock.used, 0.0), _MOST_TIMED)
-    speed = run_job(measure_speed, (fitted, wanted), fitted.train.num_workers)
+    began = time.monotonic()
+    speed = _measure(fitted, clock, run_job, evaluates=evaluates)
     job = max(time.monotonic() - began - speed.seconds, 0.0)
     seconds = _source_seconds(fitted, speed)
     bare = _costs(fitted, speed, job, {}, evaluates=evaluates)
-    dropped = costly_sources(config, seconds, budget - clock.used - bare.job - bare.start - bare.after)
+    dropped = costly_sources(config, seconds, clock.left - bare.job - bare.start - bare.after)
     for choice in dropped:
         _log.info("%s is off: %s", choice.name, choice.reason)
         del seconds[choice.name.removeprefix("evidence.")]
     costs = _costs(fitted, speed, job, seconds, evaluates=evaluates)
     most = fitted.train.epochs * speed.steps_per_epoch
     most = min(fitted.train.steps or most, most)
-    step_budget = steps_within_budget(budget, clock.used, speed, costs, most)
+    step_budget = steps_within_budget(clock.budget, clock.used, speed, costs, most)
     _log.info("%s", step_budget)
     adapted = adapt_to_steps(config, fitted, step_budget.steps) if step_budget.steps < most else []
     choices = [*dropped, *adapted]
     values = {choice.name: choice.value for choice in choices}
     kept = {"fingerprint": settings_fingerprint(config), "plan": dataclasses.asdict(step_budget), "values": values}
-    write_budget(config.output, kept)
     add_to_record(
         config.output, "budget", {"plan": str(step_budget), "choices": [dataclasses.asdict(c) for c in choices]}
     )
+    write_budget(config.output, kept)  # last, because a later start keeps a plan that it finds
+
+
+def _measure(config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: bool) -> Speed:
+    """Measure the speed of a run. Gives up if later starts of processes, as slow as this one, leave no time to train.
+
+    Processes of a launcher are started once, before the run.
+    """
+    left = clock.left
+    most = _MEASURED * max(left, 0.0)
+    jobs = 1 + evaluates + bool(config.evidence.sources)  # that follow
+    limit = (left + jobs * most) / (1 + jobs)
+    is_launched = "WORLD_SIZE" in os.environ
+    start, in_steps = max(limit - most, 0.0), min(_TIMED * max(left, 0.0), _MOST_TIMED)
+    problem = f"starting processes takes {start:.0f} s or more, {counted(jobs, 'more time')}"
+    with contextlib.nullcontext() if is_launched else clock.limited(limit, problem, jobs * start):
+        return run_job(measure_speed, (config, in_steps, most), config.train.num_workers)
 
 
 def kept_step_budget(config: Config) -> StepBudget | None:
@@ -254,7 +238,7 @@ def budget_report(config: Config) -> dict[str, str]:
         (record["epoch"], record["levels"][-1][metric])
         for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
     ]  # fmt: skip
-    trained = f"{steps:,} steps were trained, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
+    trained = f"trained: {counted(steps, 'step')}, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
     return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 
 from cxml.config import Config, config_to_dict
+from cxml.console import counted
 from cxml.prediction.parts import Parts
 
 _USE = """```python
@@ -32,7 +33,7 @@ def model_card(parts: Parts, config: Config, use: str = _USE) -> str:
     levels = ", ".join(f"{size:,}" for size in parts.tree.level_sizes[:-1])
     source = config.data.source
     return "\n".join([
-        f"---\n{head}---\n# CascadeXML over {parts.tree.num_labels:,} labels\n",
+        f"---\n{head}---\n# CascadeXML over {counted(parts.tree.num_labels, 'label')}\n",
         "An extreme multi-label text classifier, trained with cxml. The method is",
         "CascadeXML (Kharbanda et al., NeurIPS 2022, arXiv 2211.00640).\n",
         "## Use\n", use,
@@ -59,7 +60,7 @@ def _evidence(parts: Parts) -> list[str]:
     texts = evidence.combination.num_texts
     return [
         *(f"- beside the cascade, {source.described}" for source in evidence.sources),
-        f"- their weights were learnt on {texts:,} validation texts",
+        f"- their weights were learnt on {counted(texts, 'validation text')}",
     ]
 
 

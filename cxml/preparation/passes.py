@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cxml import storage
 from cxml.config import Config
+from cxml.console import counted
 from cxml.data import DataManifest, ShardInfo, data_url, read_label_table
 from cxml.data.schema import FORMAT_VERSION
 from cxml.data.terms import Vocabulary, add_counts
@@ -39,8 +40,12 @@ _TABLES_AT_ONCE = 32  # blocks whose counts are added up together
 _NAMES_SHOWN = 3
 
 
-def prepare(config: Config) -> str:
+def prepare(config: Config, *, has_test: bool = True) -> str:
     """Prepare the data set of `config` if it does not exist, and return its URL.
+
+    Args:
+        config: the run's config.
+        has_test: whether the user gave the test texts; the log leaves out those that only complete the data set.
 
     Equal inputs give byte-identical files for every engine and number of workers. An interrupted preparation resumes.
     If several runs share the folder, one prepares the data and the others wait.
@@ -55,6 +60,7 @@ def prepare(config: Config) -> str:
         with locked(url, wait=True):
             if not is_prepared(config):
                 _prepare(config, url)
+                _tell(url, has_test=has_test)
                 return url
     PreparationJournal(url).clear()
     _log.info("Prepared data found at %s", url)
@@ -88,9 +94,17 @@ def _prepare(config: Config, url: str) -> None:
     remove_leftovers(url, keep_whole=True)  # of workers that were killed and replaced
     manifest.write(url)
     journal.clear()
-    rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
-    _log.info("Prepared %s texts, %d labels, %d terms at %s", rows, manifest.num_labels, manifest.num_features, url)
-    labels = read_label_table(url)
+
+
+def _tell(url: str, *, has_test: bool) -> None:
+    """Log the size and the labels of a new data set."""
+    manifest, labels = DataManifest.read(url), read_label_table(url)
+    shown = [split for split in manifest.splits if has_test or split != "test"]
+    counts = [
+        *(counted(manifest.rows(split), f"{split} text") for split in shown),
+        counted(manifest.num_labels, "label"), counted(manifest.num_features, "term"),
+    ]  # fmt: skip
+    _log.info("Prepared %s at %s", ", ".join(counts), url)
     _log.info("%s", describe_labels(labels.shown, labels.frequency, manifest.rows("train")))
 
 
@@ -103,9 +117,9 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
         num_texts: number of train texts.
     """
     most_frequent = np.argsort(-frequency, kind="stable")[:_NAMES_SHOWN].tolist()
-    shown = ", ".join(f"{show(names[label])} ({frequency[label]:,} texts)" for label in most_frequent)
+    shown = ", ".join(f"{show(names[label])} ({counted(int(frequency[label]), 'text')})" for label in most_frequent)
     unseen = int((frequency == 0).sum())
-    without = f"; {unseen:,} labels have no train text" if unseen else ""
+    without = f"; {counted(unseen, 'label')} without a train text" if unseen else ""
     return f"Labels: {len(names):,}, such as {shown}; {frequency.sum() / num_texts:.1f} per train text{without}"
 
 
@@ -131,7 +145,7 @@ def _scan(
     rows = {split: sum(journal.staged(split).values()) for split in source.splits}
     for split in source.splits:
         for reason, count in sorted(skipped[split].items()):
-            _log.warning("%s: skipped %d rows: %s", split, count, reason)
+            _log.warning("%s: skipped %s: %s", split, counted(count, "row"), reason)
         if not rows[split]:
             raise no_texts(split, config.data.source.path)
     frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml import extras
+from cxml.console import counted
 from cxml.errors import CxmlError
 from cxml.operating_system import KILL, ending_with_parent
 from cxml.progress import track
@@ -63,7 +64,7 @@ def linear_baseline(
     require_baseline()
     with tempfile.TemporaryDirectory(prefix="cxml-baseline-") as name:
         train, test, predicted = (Path(name) / file for file in ("train.txt", "test.npz", "predicted.npy"))
-        _log.info("Linear baseline: omikuji trains on %d texts", len(train_features.indptr) - 1)
+        _log.info("Linear baseline: omikuji trains on %s", counted(len(train_features.indptr) - 1, "text"))
         _write_training_file(train, train_features, train_labels)
         sparse.save_npz(test, sparse.csr_matrix(test_features), compressed=False)
         settings = {"num-trees": num_trees, "num-threads": num_threads, "top-k": top_k}

@@ -9,6 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cxml.console import counted
+
 OWN, BASELINE = "CascadeXML", "tf-idf + linear (Parabel)"
 """Display names of the two models of a run."""
 ALONE = "CascadeXML alone"
@@ -41,7 +43,7 @@ def metrics_table(results: Mapping[str, Mapping[str, float]], title: str) -> Tab
 
 def level_names(level_sizes: Sequence[int]) -> list[str]:
     """Display names of the levels."""
-    return [f"{size:,} clusters" for size in level_sizes[:-1]] + [f"{level_sizes[-1]:,} labels"]
+    return [counted(size, "cluster") for size in level_sizes[:-1]] + [counted(level_sizes[-1], "label")]
 
 
 def levels_table(level_sizes: Sequence[int], results: Sequence[Mapping[str, float]]) -> Table:
@@ -63,10 +65,9 @@ def decisions_table(decisions: Mapping[str, Any]) -> Table:
         decisions: `texts`, `thresholds` and `metrics` as `cxml.training.decision_report` returns them.
     """
     thresholds, results = decisions["thresholds"], decisions["metrics"]
-    texts = decisions["texts"]
-    chosen = (
-        f"thresholds chosen on {texts:,} validation texts" if texts else "no validation texts to choose thresholds on"
-    )
+    chosen = "no validation texts to choose thresholds on"
+    if decisions["texts"]:
+        chosen = f"thresholds chosen on {counted(decisions['texts'], 'validation text')}"
     table = Table(
         title="Labels above a threshold, test split", title_justify="left", caption=f"in percent; {chosen}",
         caption_justify="left",

@@ -8,11 +8,10 @@ import signal
 import sys
 import traceback
 from contextlib import AbstractContextManager
-from pathlib import PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Literal
-from urllib.parse import urlsplit
 
+from cxml import urls
 from cxml.errors import CxmlError, WorkerError
 from cxml.operating_system import RELOAD_SIGNAL, has_terminal, return_freed_memory
 from cxml.serving.addresses import bind, require_loopback, url_of
@@ -51,7 +50,7 @@ def serve_until_signalled(
     if not (options.token or options.allow_anyone):
         require_loopback(sockets, host)
     address = url_of(sockets[0])
-    served = ServedModel(name_of(url))
+    served = ServedModel(urls.name_of(url) or "model")
     events: SimpleQueue[Event] = SimpleQueue()  # the only queue that is safe to use in signal handlers
     with opened as engine:
         # After Ray, which sets its own handlers at start, and before the server reports that it is ready.
@@ -107,12 +106,6 @@ def _serve(model: Model, served: ServedModel) -> None:
     served.metrics.model_loaded()
     gc.collect()  # a model contains reference cycles
     return_freed_memory()
-
-
-def name_of(url: str) -> str:
-    """The name of a model for clients: the last part of its path, without folders, credentials and queries."""
-    path = urlsplit(url.split("::", maxsplit=1)[0]).path if "://" in url else url
-    return PurePosixPath(path).name.strip(".") or "model"
 
 
 def _take_signals(events: SimpleQueue[Event]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cxml.config import Config, is_reported
+from cxml.console import counted
 from cxml.data.order import smallest_batch
 from cxml.model.encoder import default_taps
 from cxml.optim import RowState
@@ -107,7 +108,7 @@ def level_sizes(facts: Facts, config: Config) -> tuple[tuple[int, ...], str]:
     """See `cxml.tree.shape.level_sizes_for`."""
     sizes = level_sizes_for(facts.num_labels, num_levels_given(config))
     if not sizes:
-        return (), f"{facts.num_labels:,} labels need no clusters"
+        return (), f"no clusters are needed for {counted(facts.num_labels, 'label')}"
     return sizes, f"leaves of about {facts.num_labels / sizes[-1]:.0f} of the {facts.num_labels:,} labels"
 
 
@@ -137,7 +138,7 @@ def batch_size(facts: Facts, config: Config) -> tuple[int, str]:
         size = 256
     parts = config.train.num_workers * config.train.accumulation
     steps = math.ceil(num_texts / size)
-    return max(size, parts), f"an epoch of {num_texts:,} texts has {steps:,} steps of {size}"
+    return max(size, parts), f"an epoch of {counted(num_texts, 'text')} has {counted(steps, 'step')} of {size}"
 
 
 def epochs(facts: Facts, config: Config) -> tuple[int, str]:
@@ -147,7 +148,7 @@ def epochs(facts: Facts, config: Config) -> tuple[int, str]:
     if facts.machine.has_accelerator and wanted < _PAPER_EPOCHS:
         wanted = min(2 * wanted, _PAPER_EPOCHS)
     chosen = min(max(round(wanted), _FEWEST_EPOCHS), _MOST_EPOCHS)
-    return chosen, f"{num_texts:,} texts: smaller data sets get more epochs"
+    return chosen, f"{counted(num_texts, 'text')}: smaller data sets get more epochs"
 
 
 def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
@@ -247,7 +248,7 @@ def classifier_lr(facts: Facts, config: Config) -> tuple[float, str]:
     steps = max(1, round(_passes(facts, config) * _steps_per_epoch(facts, config)))
     width = config.model.label_width(facts.encoder.hidden_size)
     rate = min(max(_RATE_OF_ONE_STEP / math.sqrt(steps), _LEAST_RATE), _MOST_RATE)
-    return _rounded(rate * min(_WIDTH_OF_RATES / width, 4.0)), f"{steps:,} steps on rows of {width} weights"
+    return _rounded(rate * min(_WIDTH_OF_RATES / width, 4.0)), f"{counted(steps, 'step')} on rows of {width} weights"
 
 
 def warmup_epochs(facts: Facts, config: Config) -> tuple[float, str]:
@@ -319,8 +320,7 @@ def _fewest_of_like_length(facts: Facts, config: Config) -> int:
 
 
 def _texts(facts: Facts) -> str:
-    count = round(facts.texts_per_label)
-    return f"at most {count} text{'' if count == 1 else 's'}"
+    return f"at most {counted(round(facts.texts_per_label), 'text')}"
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:

@@ -100,7 +100,7 @@ class BudgetPacer(Pacer):
         ]  # fmt: skip
         dist.broadcast_object_list(totals)
         if self._ranks.is_first and totals[0] != self.pace.total:
-            _log.info("The time limit allows %d steps instead of %d; %d are done", totals[0], self.pace.total, step)
+            _log.info("Steps in the time limit: %d instead of %d; done: %d", totals[0], self.pace.total, step)
         self.pace = self.pace.after(step, totals[0])
         self._in_steps, self._num_steps = 0.0, 0
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from cxml.checkpoint import Progress, Saver, TrainingState, checkpoints_url
+from cxml.console import counted
 from cxml.errors import CxmlError
 from cxml.parallel import group_patience
 from cxml.training.interruption import HangGuard, StopSignal
@@ -128,4 +129,4 @@ class CheckpointCallback(Callback):
         self._saver.wait()
         self.wants_stop = True
         if self._state.ranks.is_first:
-            _log.info("Stopping on a signal after %d steps; a checkpoint was saved", self._progress.step)
+            _log.info("Stopping on a signal after %s; a checkpoint was saved", counted(self._progress.step, "step"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from cxml import artefacts, storage
 from cxml.config import Config
+from cxml.console import counted
 from cxml.data import JoinedRows, RowSubset, ShardedDataset, all_labelled_texts, data_url, train_texts
 from cxml.errors import DataError
 from cxml.tree import tree_url
@@ -103,9 +104,10 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
         fingerprint: fingerprint of the model's inputs.
     """
     metric, waited = config.train.keep_by, found.waited
-    reason = f"{metric} {found.value:.2f} on {num_texts:,} validation texts, the best of {last_epoch} epochs"
+    texts, epochs = counted(num_texts, "validation text"), counted(last_epoch, "epoch")
+    reason = f"{metric} {found.value:.2f} on {texts}, the best of {epochs}"
     if last_epoch < config.train.epochs and found.has_waited(config.train.patience):
-        reason += f"; training stopped after {waited} evaluation{'' if waited == 1 else 's'} without a better one"
+        reason += f"; training stopped after {counted(waited, 'evaluation')} without a better one"
     values = {
         "fingerprint": fingerprint, "epoch": found.epoch, "epochs": config.train.epochs, "metric": metric,
         "value": found.value, "reason": reason,

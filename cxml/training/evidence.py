@@ -18,7 +18,7 @@ from scipy import sparse
 from cxml import artefacts, storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
-from cxml.console import set_up_logging
+from cxml.console import counted, set_up_logging
 from cxml.data import (
     EvalLoader,
     LabelledRows,
@@ -112,7 +112,8 @@ def begin_evidence(config: Config) -> None:
         return
     began = time.monotonic()
     vocabulary = read_vocabulary(data_url(config))
-    _log.info("Words: %d texts, %d words, %d labels", len(texts), len(vocabulary.terms), num_labels)
+    counts = counted(len(texts), "text"), counted(len(vocabulary.terms), "word"), counted(num_labels, "label")
+    _log.info("Words: %s, %s, %s", *counts)
     features = texts.features(np.arange(len(texts)))
     model = train_word_model(features, labels, LabelTree.load(tree_url(config)), seed=config.seed)
     WordSource(vocabulary, model).write(source_url(evidence_url(config), WordSource.name))
@@ -225,8 +226,8 @@ def _store_vectors(
     write_part(url, ranks.rank, LabelledVectors(vectors, nearest_lists(vectors, centres), labels))
     if ranks.is_first:
         write_lists(url, centres, source.untuned)
-        shown = source.name.capitalize(), len(texts), vectors.shape[1], count, time.monotonic() - began
-        _log.info("%s: %d vectors of %d numbers in %d lists, stored in %.1f s", *shown)
+        shown = counted(len(texts), "vector"), vectors.shape[1], counted(count, "list"), time.monotonic() - began
+        _log.info("%s: %s of width %d in %s, stored in %.1f s", source.name.capitalize(), *shown)
     dist.barrier()
 
 
@@ -282,7 +283,7 @@ def _choose(
     chosen = choose_combination(pairs, true, label_weights(config), _KS, sources=names)
     for way, metrics in chosen.metrics.items():
         shown = "  ".join(f"{name} {metrics[name]:.2f}" for name in ("P@1", "P@3", "P@5", "PSP@5", "nDCG@5"))
-        _log.info("Evidence, %d validation texts: %-10s %s", len(rows), way, shown)
+        _log.info("Evidence, %s: %-10s %s", counted(len(rows), "validation text"), way, shown)
     _log.info("Evidence: labels are ranked by %s", _spoken(chosen.way))
     return chosen
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +25,12 @@ from cxml.training.evaluation import predict_share
 from cxml.training.setting_up import set_up
 from cxml.training.step import train_step
 
-_UNTIMED = 2  # first steps and batches, which fill caches and allocate memory
+_T = TypeVar("_T")
+
+_UNTIMED = 2  # first steps, which fill caches and allocate memory
 _FEWEST, _MOST = 3, 200  # timed steps
-_BATCHES = 4  # predicted batches
+_BATCHES = 4  # most predicted batches
+_IN_STEPS = 0.5  # of the time of the measurement
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Speed:
     seconds: float
 
 
-def measure_speed(config: Config, seconds: float) -> Speed:
+def measure_speed(config: Config, seconds: float, most: float) -> Speed:
     """Time the training and prediction of a run before it starts. Runs in every process of the job.
 
     Args:
         config: config of the run.
         seconds: approximate time for the timed steps; a few steps are always timed.
+        most: approximate limit of the whole measurement. If a few steps would take half of it, only the second one is
+            timed.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
         set_up_logging(is_speaker=ranks.is_first)
@@ -59,27 +65,29 @@ def measure_speed(config: Config, seconds: float) -> Speed:
         fresh = dataclasses.replace(config, model=dataclasses.replace(config.model, classifier_start="fresh"))
         state, schedule = set_up(fresh, ranks)
         began = time.perf_counter()
-        step_seconds = _time_steps(state, schedule, ranks, seconds)
-        text_seconds = _time_prediction(state, ranks)
-        figures = [step_seconds, text_seconds, time.perf_counter() - began]
-        dist.broadcast_object_list(figures)
+        step_seconds = _time_steps(state, schedule, ranks, seconds, _IN_STEPS * most)
+        left = max(most - (time.perf_counter() - began), 0.0)
+        texts_per_step = len(ShardedDataset(data_url(config), "train")) / state.loader.steps_per_epoch
+        text_seconds = _time_prediction(state, ranks, round(left / step_seconds * texts_per_step))
+        figures = _agreed((step_seconds, text_seconds, time.perf_counter() - began))
         return Speed(state.loader.steps_per_epoch, *figures)
 
 
-def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds: float) -> float:
+def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds: float, most: float) -> float:
     """Mean seconds per step. The first rank's first steps determine the number of timed steps."""
     state.engine.train()
-    began, timed, wanted = 0.0, 0, _FEWEST
+    began, untimed, timed, wanted = _now(ranks), _UNTIMED, 0, _FEWEST
     for step, micro_batches in enumerate(_batches(state)):
-        if step == _UNTIMED:
+        if step == untimed:
             began = _now(ranks)
         schedule.apply(0.0)
         train_step(state.engine, micro_batches, ranks, step + 1)
-        timed = step + 1 - _UNTIMED
-        if timed == _FEWEST:
-            counts = [round(seconds / max((_now(ranks) - began) / timed, 1e-9))]
-            dist.broadcast_object_list(counts)
-            wanted = min(max(counts[0], _FEWEST), _MOST)
+        if step == 0 and _agreed((_now(ranks) - began) * (_UNTIMED + _FEWEST) > most):
+            untimed, wanted = 1, 1
+        timed = step + 1 - untimed
+        if timed == wanted == _FEWEST:
+            affordable = round(seconds / max((_now(ranks) - began) / timed, 1e-9))
+            wanted = _agreed(min(max(affordable, _FEWEST), _MOST))
         if timed == wanted:
             break
     return (_now(ranks) - began) / timed
@@ -93,10 +101,19 @@ def _batches(state: TrainingState) -> Iterator[list[Batch]]:
         epoch += 1
 
 
-def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
-    """Seconds per text, from texts spread over the test split; the predictions are discarded."""
-    config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "test")
-    wanted = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
+def _time_prediction(state: TrainingState, ranks: Ranks, affordable: int) -> float:
+    """Seconds per text, from texts spread over the train split; the predictions are discarded.
+
+    The test split of rows in memory has only one text, whose prediction says nothing about that of many.
+
+    Args:
+        state: state of the run.
+        ranks: the ranks of this process.
+        affordable: number of texts that training processes in the available time; prediction takes less.
+    """
+    config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "train")
+    most = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
+    wanted = _agreed(min(max(affordable, ranks.world_size), most))
     texts = RowSubset(split, np.linspace(0, len(split) - 1, wanted).astype(np.int64))
     state.engine.eval()
 
@@ -104,12 +121,19 @@ def _time_prediction(state: TrainingState, ranks: Ranks) -> float:
     def predict(batch: Batch, k: int) -> list[LevelPrediction]:
         return state.engine(batch, predict_k=k)
 
-    windows, num_labels = window_rule(state.config, device=ranks.device), num_candidates(len(split))
+    windows, num_labels = window_rule(state.config, device=ranks.device), num_candidates(split.manifest.rows("test"))
     first = RowSubset(split, texts.rows[::_BATCHES])  # of all lengths, for which code may have to be compiled
     predict_share(predict, first, state.tree, config, ranks, num_labels=num_labels, windows=windows)
     began = _now(ranks)
     predict_share(predict, texts, state.tree, config, ranks, num_labels=num_labels, windows=windows)
     return (_now(ranks) - began) / wanted
+
+
+def _agreed(value: _T) -> _T:
+    """The first rank's value; a collective call."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def _now(ranks: Ranks) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -192,7 +191,7 @@ def _adapter(tracker: Tracker) -> Any:  # noqa: ANN401 - a module with `check` a
 
 
 def _name(config: Config) -> str:
-    return posixpath.basename(urls.path_of(config.output).rstrip("/")) or "cxml"
+    return urls.name_of(config.output) or "cxml"  # for the root of a bucket
 
 
 def _named(split: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from cxml import extras, storage
 from cxml.artefacts import read_records
+from cxml.console import counted
 from cxml.progress import live_bar
 from cxml.training.loop import Callback, Evaluation, StepReport
 
@@ -155,7 +156,7 @@ def _line(report: StepReport) -> str:
     if report.flop_utilisation is not None:
         parts.append(f"{report.flop_utilisation:.0%} of its peak")
     if report.skipped_steps:
-        parts.append(f"{report.skipped_steps} steps skipped")
+        parts.append(f"{counted(report.skipped_steps, 'step')} skipped")
     return " | ".join(parts)
 
 

@@ -78,7 +78,8 @@ def test_a_script_without_a_main_guard_trains(tmp_path, encoder):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["4", "True", "main"]
-    assert "train" in done.stderr
+    assert f"Prepared {len(TEXTS)} train texts, 4 labels" in done.stderr
+    assert "test text" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,13 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
 def test_impossible_rows_are_refused_by_their_position(texts, labels, problem):
     with pytest.raises(ConfigError, match=problem):
         rows_of(texts, labels)
+
+
+def test_evaluations_during_training_need_validation_texts(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.evaluate_every.*trained on all texts.*train\.validation_fraction"):
+        _config(TEXTS, LABELS, str(tmp_path / "run"), {"train.evaluate_every": 1})
+    assert not (tmp_path / "run").exists()
+    _config(TEXTS, LABELS, str(tmp_path / "run"), {"train.evaluate_every": 1, "train.validation_fraction": 0.2})
 
 
 def test_impossible_fields_are_refused_before_anything_is_written(tmp_path):

@@ -6,11 +6,13 @@ Oracle: losses and metrics of the same run started by the command on two process
 import math
 import sys
 
+import pytest
 import yaml
 from support.launching import BIN, assert_same_run, launch
 from support.object_store import free_ports
 from support.runs import read_losses
 
+from cxml.artefacts import read_json
 from cxml.config import CHOOSABLE, config_from_dict
 from cxml.data import DataManifest, data_url
 
@@ -20,6 +22,25 @@ def test_torchrun_takes_the_same_steps(expected, tmp_path):
     launcher = [str(BIN / "torchrun"), "--nproc-per-node=2", f"--master-port={port}", "launch/train.py"]
     launch(launcher, tmp_path / "run", expected[0])
     assert_same_run(tmp_path / "run", expected)
+
+
+def test_a_budget_with_enough_time_changes_no_step_of_torchrun(expected, tmp_path):
+    (port,) = free_ports(1)
+    launcher = [str(BIN / "torchrun"), "--nproc-per-node=2", f"--master-port={port}", "launch/train.py"]
+    launch([*launcher, "--budget", "10h"], tmp_path / "run", expected[0])
+    assert_same_run(tmp_path / "run", expected)
+    assert "plan" in read_json(str(tmp_path / "run" / "budget.json"), "")
+
+
+@pytest.mark.slow
+def test_all_processes_of_torchrun_take_part_in_the_choice_of_the_epoch_and_in_the_final_fit(expected, tmp_path):
+    (port,) = free_ports(1)
+    launcher = [str(BIN / "torchrun"), "--nproc-per-node=2", f"--master-port={port}", "launch/train.py"]
+    choice = ["--train.keep", "refit", "--train.validation-fraction", "0.2"]
+    launch([*launcher, *choice], tmp_path / "run", expected[0])
+    assert read_json(str(tmp_path / "run" / "selection.json"), "")["epoch"] == 1
+    selecting, final = (len(read_losses(tmp_path / "run" / folder)) for folder in ("selection", ""))
+    assert 0 < selecting < final == len(expected[1])
 
 
 def test_the_deepspeed_launcher_takes_the_same_steps(expected, tmp_path):

@@ -162,7 +162,7 @@ def test_the_log_names_the_columns_and_the_labels_that_no_text_has(tmp_path, cap
     with caplog.at_level(logging.INFO):
         read_source(source(tmp_path))
     assert "ids are in the column 'Code', titles in 'Label', descriptions in 'Definition'" in caplog.text
-    assert "1 of its 4 labels have no text and are left out; set data.source.unseen_labels to add them" in caplog.text
+    assert "labels without a text are left out: 1 of 4; set data.source.unseen_labels to add them" in caplog.text
 
 
 @pytest.mark.parametrize("columns", [

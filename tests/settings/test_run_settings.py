@@ -112,7 +112,7 @@ def test_a_run_without_settings_weighs_evidence_on_texts_that_it_held_out_and_tr
 def test_evidence_that_the_user_wants_is_refused_without_texts_to_weigh_it_on(tmp_path, raw, encoder):
     config = mine(tmp_path, raw, encoder, train={"epochs": 1})
     pipeline.run(config, run_job=run_here)  # of too few texts to hold some out
-    with pytest.raises(ConfigError, match="evidence.words.*validation texts"):
+    with pytest.raises(ConfigError, match=r"evidence\.words.*validation texts"):
         pipeline.run(with_values(config, {"evidence.words": True}), run_job=run_here)
 
 

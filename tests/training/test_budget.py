@@ -6,6 +6,11 @@ Oracles: the planned seconds added up step by step (hypothesis), and runs by a c
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,12 +27,15 @@ from cxml.checkpoint import list_checkpoints, read_checkpoint_manifest
 from cxml.commands.train import main
 from cxml.config import OptimConfig, config_from_dict, config_to_dict, parse_duration, with_values
 from cxml.config_files import dump_config
-from cxml.errors import ConfigError
+from cxml.errors import ConfigError, StaleArtefactError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
+from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.settled_config import settled
-from cxml.pipeline.time_budget import BudgetClock, Costs, costly_sources, steps_within_budget, worth_of_more
+from cxml.pipeline.time_budget import Costs, costly_sources, make_step_budget, steps_within_budget, worth_of_more
+from cxml.settings import write_budget
 from cxml.settings.rules import BY_LENGTH
+from cxml.stopping import OutOfTime, interrupting_after
 from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
 
 SECONDS = st.floats(0.001, 100.0)
@@ -268,7 +276,7 @@ def test_with_more_time_than_needed_the_run_is_the_one_without_a_budget(whole):
     for name, values in expected.items():
         assert torch.equal(found[name], values), name
     assert reports["budget"]["levels"] == reports["without"]["levels"]
-    assert "all 2 epochs fit" in reports["budget"]["budget"]["plan"]
+    assert "enough for all 20 steps, 2.00 of 2 epochs" in reports["budget"]["budget"]["plan"]
     assert "no effect" in reports["budget"]["budget"]["more"]
 
 
@@ -304,9 +312,130 @@ def test_the_option_budget_is_that_field_and_a_bad_one_is_refused(base, tmp_path
     assert "train.budget" in capsys.readouterr().err
 
 
-def test_the_seconds_of_earlier_starts_count_as_used(tmp_path):
-    BudgetClock(40.0, time.monotonic() - 5).keep(str(tmp_path))
-    assert BudgetClock.of(str(tmp_path), time.monotonic()).used >= 45
+def in_time(config, budget, output):
+    return dataclasses.replace(with_values(config, {"train.budget": budget}), output=str(output))
+
+
+def test_the_seconds_of_earlier_starts_count_as_used_unless_a_stage_is_repeated(base, tmp_path):
+    config = in_time(base, "10h", tmp_path)
+    BudgetClock(36_000.0, 40.0, time.monotonic() - 5).keep(config.output)
+    assert BudgetClock.of(config, time.monotonic()).used >= 45
+    assert BudgetClock.of(config, time.monotonic(), again=True).before == 0
+
+
+def wait_for_ever(*_):
+    threading.Event().wait()
+
+
+def test_a_stage_is_interrupted_when_the_budget_is_used_up(base, tmp_path):
+    clock = BudgetClock.of(in_time(base, "1s", tmp_path), time.monotonic())
+    expected = pytest.raises(ConfigError, match=r"train\.budget.*stage tree is not finished.*Give more than")
+    with expected, clock.limited_before_plan("tree"):
+        wait_for_ever()
+
+
+def test_a_run_without_time_is_refused_before_its_first_stage(base, tmp_path):
+    config = in_time(base, "30s", tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"stage prepare is not finished.*Give more than"):
+        pipeline.run(config, run_job=refuse, began=time.monotonic() - 31)
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_run_with_a_plan_is_not_limited(base, tmp_path):
+    config = in_time(base, "30s", tmp_path)
+    write_budget(config.output, {"plan": {}})
+    with BudgetClock.of(config, time.monotonic() - 31).limited_before_plan("prepare"):
+        pass
+
+
+def test_processes_whose_start_takes_too_much_of_the_budget_are_ended(base, tmp_path):
+    config = in_time(base, "6s", tmp_path)
+
+    def never_ready(work, arguments, num_workers):
+        return run_workers(wait_for_ever, (), 2)
+
+    clock = BudgetClock.of(config, time.monotonic())
+    with pytest.raises(ConfigError, match=r"starting processes takes . s or more, 2 more times.*Give more than"):
+        make_step_budget(config, config, clock, never_ready, evaluates=True)
+    assert not multiprocessing.active_children()
+
+
+def test_an_alarm_that_was_set_before_still_rings():
+    def work():
+        with interrupting_after(0.2):
+            with interrupting_after(3600):
+                pass
+            wait_for_ever()
+
+    with pytest.raises(OutOfTime):
+        work()
+
+
+def measured_steps(config, seconds, most):
+    """The speed, and the number of steps that its measurement took."""
+    from cxml.training import speed
+
+    real, steps = speed.train_step, []
+
+    def counted(*arguments):
+        steps.append(1)
+        return real(*arguments)
+
+    speed.train_step = counted
+    try:
+        return speed.measure_speed(config, seconds, most), len(steps)
+    finally:
+        speed.train_step = real
+
+
+@pytest.mark.parametrize(("most", "steps"), [(0.0, 2), (10_000.0, 5)])
+def test_a_measurement_takes_fewer_steps_if_the_budget_is_small(base, most, steps):
+    speed, found = run_here(measured_steps, (base, 0.0, most), 1)
+    assert found == steps
+    assert speed.steps_per_epoch == 10
+    assert speed.step_seconds > 0
+    assert speed.text_seconds > 0
+
+
+RUN = """
+import sys
+from cxml import pipeline
+from cxml.config_files import load_config
+from cxml.parallel import run_here
+pipeline.run(load_config(sys.argv[1]), run_job=run_here)
+"""
+
+
+def test_a_killed_run_keeps_its_plan_and_the_seconds_of_its_last_checkpoint(base, tmp_path):
+    config = with_values(
+        in_time(base, "10h", tmp_path / "run"),
+        {"train.steps": 0, "train.epochs": 40, "checkpoint.every_steps": 10, "checkpoint.keep_last": 99},
+    )
+    file, log = tmp_path / "config.yaml", tmp_path / "log.txt"
+    file.write_text(dump_config(config_to_dict(config)))
+    command = [sys.executable, "-c", RUN, str(file)]
+    with log.open("wb") as out:
+        running = subprocess.Popen(command, stdout=out, stderr=out)
+        while running.poll() is None and not list_checkpoints(f"{config.output}/checkpoints"):
+            time.sleep(0.05)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL, log.read_text()
+    plan = (tmp_path / "run" / "budget.json").read_bytes()
+    before = {entry.step for entry in list_checkpoints(f"{config.output}/checkpoints")}
+    with pytest.raises(StaleArtefactError, match=r"another time budget.*--force train"):
+        pipeline.run(with_values(config, {"train.budget": "9h"}), run_job=refuse)
+    assert (tmp_path / "run" / "budget.json").read_bytes() == plan
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Resuming from" in done.stderr
+    assert (tmp_path / "run" / "budget.json").read_bytes() == plan
+    assert steps_of(tmp_path / "run")[0] == list(range(1, 401))
+    used = {
+        entry.step: read_checkpoint_manifest(entry.url).run.used_seconds
+        for entry in list_checkpoints(f"{config.output}/checkpoints")
+    }
+    assert before < used.keys()
+    assert [used[step] for step in sorted(used)] == sorted(used.values())
 
 
 def refuse(work, arguments, num_workers):

@@ -14,6 +14,7 @@ import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
+from cxml.console import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def _run(command: SplitCommand) -> None:
     from cxml.preparation.validation_split import hold_out  # noqa: PLC0415  heavy: waits until a command line is good
 
     manifest = hold_out(command.url, command.out, fraction=command.fraction, seed=command.seed, name=command.name)
-    counts = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
+    counts = ", ".join(counted(manifest.rows(split), f"{split} text") for split in manifest.splits)
     print(f"{counts} at {urls.masked(command.out)}")
 
 

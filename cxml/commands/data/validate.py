@@ -14,6 +14,7 @@ import tyro
 
 from cxml import urls
 from cxml.cli import run_tool
+from cxml.console import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,11 @@ def _run(command: ValidateCommand) -> None:
     from cxml.inspection.checks import validate  # noqa: PLC0415  heavy: waits until a command line is good
 
     manifest = validate(command.url)
-    rows = ", ".join(f"{manifest.rows(split):,} {split} texts" for split in manifest.splits)
-    print(f"{urls.masked(command.url)} is valid: {rows}, {manifest.num_labels:,} labels, {len(manifest.files())} files")
+    counts = [
+        *(counted(manifest.rows(split), f"{split} text") for split in manifest.splits),
+        counted(manifest.num_labels, "label"), counted(len(manifest.files()), "file"),
+    ]  # fmt: skip
+    print(f"{urls.masked(command.url)} is valid: {', '.join(counts)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

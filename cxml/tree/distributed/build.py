@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from cxml.config import Config
+from cxml.console import counted
 from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.progress import track
 from cxml.ray_cluster import joined_cluster
@@ -134,7 +135,7 @@ def _tell_plan(job: Job, count: int, dataset: ShardedDataset) -> None:
     holding = 16 * share + int(24 * _BRANCH_SLACK * share / _BRANCHES_PER_WORKER)
     megabytes = (max(making, holding) + 28 * job.num_columns + 8 * job.num_labels) / 1e6
     _log.info(
-        "Label tree on Ray: %d workers, %d labels in %d parts; arrays of text features take at most about %.0f MB "
+        "Label tree on Ray: %s, %s in %s; arrays of text features take at most about %.0f MB "
         "per worker",
-        count, job.num_labels, job.num_parts, megabytes,
+        counted(count, "worker"), counted(job.num_labels, "label"), counted(job.num_parts, "part"), megabytes,
     )  # fmt: skip

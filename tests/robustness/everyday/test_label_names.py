@@ -327,7 +327,7 @@ def test_a_preparation_tells_of_its_labels(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         prepare(config_of(tmp_path))
     assert (
-        "Labels: 4, such as '0389' (3 texts), 'b' (2 texts), 'c' (1 texts); 2.0 per train text; 1 labels have no train "
+        "Labels: 4, such as '0389' (3 texts), 'b' (2 texts), 'c' (1 text); 2.0 per train text; 1 label without a train "
         "text" in caplog.text
     )
 

@@ -12,7 +12,6 @@ from support.served import TOKEN, fronted
 from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
 from cxml.serving.addresses import bind, require_loopback
-from cxml.serving.running import name_of
 
 
 async def answer(asked):
@@ -153,16 +152,3 @@ def test_what_a_page_can_send_unasked_is_refused(port, content_type):
     answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=b'{"texts": ["a"]}', headers=headers)
     assert answer.status_code == 415
     assert "Content-Type: application/json" in answer.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("runs/quickstart", "quickstart"), ("/home/ada/secret/run 1/", "run 1"),
-        ("s3://key:word@bucket/a/model", "model"), ("https://host/a/wordnet?X-Amz-Signature=abc#d", "wordnet"),
-        ("s3://key:word@bucket", "model"), (".", "model"), ("/", "model"), ("..", "model"),
-        ("zip://inner::https://user:word@host/b.zip?token=c", "model"), ("memory://a/b", "b"),
-    ],
-)  # fmt: skip
-def test_the_name_of_a_model_is_no_path(url, name):
-    assert name_of(url) == name

@@ -280,3 +280,18 @@ def test_a_printed_config_shows_none(prepared):
     assert done.returncode == 0
     assert "***@127.0.0.1" in done.stdout
     assert shows_no_secret(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("runs/quickstart", "quickstart"), ("/home/ada/secret/run 1/", "run 1"), (".hidden", "hidden"),
+        ("s3://key:word@bucket/a/model", "model"), ("https://host/a/wordnet?X-Amz-Signature=abc#d", "wordnet"),
+        ("s3://bucket/a/model?versionId=abc", "model"), ("simplecache::s3://key:word@bucket/a/model", "model"),
+        ("zip://a/inner::https://user:word@host/b.zip?token=c", "inner"), ("memory://a/b", "b"), ("memory://b", "b"),
+        ("s3://key:word@bucket", ""), ("s3://key:wo/rd@bucket", ""), ("https://host?token=a/b", ""),
+        (".", ""), ("/", ""), ("..", ""),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_url_has_no_folder_no_host_and_no_secret(url, name):
+    assert urls.name_of(url) == name
