@@ -19,7 +19,7 @@ from cxml.checkpoint import (
     write_changed_model,
 )
 from cxml.config import Config, config_from_dict, plain_values, with_values
-from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprints
@@ -64,7 +64,7 @@ def _relabel(config: Config, model: str) -> LabelCounts:
         raise StaleArtefactError(f"{model_url(config)} already contains a model. Use another output.")
     if not is_prepared(config):
         prepare(config)
-    old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
+    old_names, new_names = (read_label_table(data_url(each)).names for each in (old_config, config))
     config = fit_levels(config, len(new_names))
     if config.train.precision == "auto" and old_config.train.precision != "auto":
         config = with_precision(config, old_config.train.precision)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml.config import TreeConfig
-from cxml.data import ShardedDataset, read_labels
+from cxml.data import ShardedDataset, read_label_table
 from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.kmeans import initial_order
 from cxml.tree.label_features import require_finite, weighted_sums
@@ -69,7 +69,7 @@ class Job:
 
 def label_work(data_url: str, dataset: ShardedDataset) -> np.ndarray:
     """Approximate number of tf-idf entries in the sum of each label's features, int64 [L]."""
-    _, frequency = read_labels(data_url)
+    frequency = read_label_table(data_url).frequency
     return np.ceil(frequency * dataset.feature_counts.mean()).astype(np.int64)
 
 
