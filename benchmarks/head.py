@@ -85,7 +85,7 @@ class Options:
 def main() -> None:
     """Parse, measure, print."""
     options = parse()
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     heads, whole = run_workers(measure, (options,), NUM_RANKS)
     report(options, heads, whole)
 

@@ -77,7 +77,7 @@ def main() -> None:
         options.config = str(ROOT / "configs" / "icd10cm.yaml")
         rest = [*QUICK, "--output", "runs/benchmarks/quality-quick", *rest]
     config = config_of("classifiers.py", ["--config", options.config, *rest])
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     prepare(config)
     report(config, variants(make_problem(config)))
 

@@ -78,7 +78,7 @@ def main() -> None:
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
     words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
     config = config_of("compare.py", words)
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     prepare(config)
     folder = write_inputs(config)
     peers = {name: linear_command(options.peers, name) for name in LINEAR}

@@ -27,7 +27,7 @@ from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure
 from cxml.config import CheckpointConfig
 from cxml.errors import CxmlError
-from cxml.operating_system import free_memory, machine_id, work_behind_others
+from cxml.operating_system import free_memory, lower_priority, machine_id
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Saver:
         self._ranks = ranks
         # The threads use their own process group, separate from the training's messages.
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
-        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=work_behind_others)
+        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=lower_priority)
         self._pending: Future[str] | None = None
         self._free_memory = free_memory
         self._told: bool | None = None

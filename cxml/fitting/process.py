@@ -21,7 +21,7 @@ def main() -> int:
     """Make data, tree and model of the config. Returns the exit code of `python -m cxml.train`."""
     began = time.monotonic()
     config = load_config(sys.argv[1])
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     try:
         with stopping_on_signals(), extras.named():
             make_model(config, _run_job(config), began)

@@ -9,19 +9,19 @@ from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
-from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows
+from cxml.model.heads import ClusterLevel, EngineHead, LabelHead, Leaves, LevelHead, Rows, SelectionRule
 from cxml.model.level_prediction import LevelPrediction, host_features, on_host
 
 __all__ = [
     "CascadeXML",
     "ClusterLevel",
     "EngineHead",
-    "HandDown",
     "LabelHead",
     "Leaves",
     "LevelHead",
     "LevelPrediction",
     "Rows",
+    "SelectionRule",
     "TappedEncoder",
     "activation_bytes",
     "build_encoder",

@@ -76,7 +76,7 @@ class Leaves:
 
 
 @dataclass(frozen=True)
-class HandDown:
+class SelectionRule:
     """The nodes that a cluster level passes on.
 
     Attributes:
@@ -118,7 +118,7 @@ class Rows(Protocol):
         """Features of texts, float32 [B', D], and their true pairs (text, own row), two int64 [P]."""
         ...
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the processes with the same rows, which gathered other texts."""
         ...
 
@@ -187,7 +187,7 @@ class ClusterLevel(Rows, Protocol):
         above: Leaves | None,
         positive_keys: Tensor,
         scale: float,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
@@ -199,7 +199,7 @@ class ClusterLevel(Rows, Protocol):
             above: the nodes passed on by the level above, whose children are scored; None scores all nodes.
             positive_keys: sorted keys `text * nodes of the level + node` of the true nodes, int64 [P].
             scale: see `LabelHead.loss`.
-            hand_down: the nodes to pass on.
+            selection: the nodes to pass on.
             losses_above: see `LabelHead.loss`.
             limits: see `LabelHead.loss`.
         """
@@ -210,7 +210,7 @@ class ClusterLevel(Rows, Protocol):
         features_BD: Tensor,
         above: Leaves | None,
         k: int,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         weighted: bool,
         limits: BatchLimits | None = None,
@@ -279,8 +279,8 @@ class EngineHead(nn.Module):
         texts = torch.div(positive_keys, self.num_labels, rounding_mode="floor")
         return features_BD.detach().float(), texts, positive_keys % self.num_labels
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
-        """See `LabelHead.sum_over_copies`: every process holds all rows."""
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_replicas`: every process holds all rows."""
         if dist.is_initialized():
             dist.all_reduce(tensor)
         return tensor

@@ -100,8 +100,8 @@ class Exchange:
         self.sent += (len(rows) - sent[self.rank]) * rows[:1].numel() * rows.element_size()
         return parts.to(rows.device)
 
-    def sum_alike(self, tensor: Tensor) -> Tensor:
-        """All-reduce a tensor of the same shape on all ranks in place."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor of the same shape over all ranks, in place."""
         if self.size > 1:
             self.sent += tensor.numel() * tensor.element_size() * 2 * (self.size - 1) // self.size
             moved = tensor.to(self._device())
@@ -110,7 +110,7 @@ class Exchange:
                 tensor.copy_(moved)
         return tensor
 
-    def largest_of_all(self, *numbers: float) -> list[float]:
+    def all_reduce_max(self, *numbers: float) -> list[float]:
         """The largest of each number, none of them NaN, over all ranks."""
         if self.size == 1:
             return list(numbers)

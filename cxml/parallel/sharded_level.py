@@ -23,7 +23,7 @@ from torch import Tensor
 from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
-from cxml.model import HandDown, Leaves
+from cxml.model import Leaves, SelectionRule
 from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
@@ -36,11 +36,11 @@ from cxml.optim import (
     settled_weights,
 )
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.handing_down import best_nodes, choose
 from cxml.parallel.magnitude import Magnitude, is_bounded
+from cxml.parallel.node_selection import best_nodes, choose
+from cxml.parallel.pending_update import PendingUpdate
 from cxml.parallel.routing import Visit, send, send_everywhere
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
-from cxml.parallel.waiting_update import WaitingUpdate
 
 _BLOCK_ROWS = 65536  # handed out at once
 _USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
@@ -116,7 +116,7 @@ class ShardedLevel:
         # Else rows wait for the end of the step, when all of its losses and gradients are there.
         waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
-        self._waiting = WaitingUpdate()
+        self._pending = PendingUpdate()
         self._one: Tensor | None = None
         self._magnitude = Magnitude()
 
@@ -148,7 +148,7 @@ class ShardedLevel:
         above: Leaves | None,
         positive_keys: Tensor,
         scale: float,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
@@ -158,7 +158,7 @@ class ShardedLevel:
         rows, shard = self._rows_on(visit.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
         scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
-        chosen = choose(cast("Visit[Shortlists]", visit), *scores, hand_down)
+        chosen = choose(cast("Visit[Shortlists]", visit), *scores, selection)
         return self._loss(features_BD, visit, scale, losses_above), chosen.to(features_BD.device)
 
     def predict(
@@ -182,7 +182,7 @@ class ShardedLevel:
         features_BD: Tensor,
         above: Leaves | None,
         k: int,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         weighted: bool,
         limits: BatchLimits | None = None,
@@ -192,17 +192,17 @@ class ShardedLevel:
         rows, shard = self._rows_on(visit.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
         logits, positions = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.step)
-        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, hand_down)
+        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, selection)
         keys, nodes = best_nodes(cast("Visit[Shortlists]", visit), logits, positions, k)
         device = features_BD.device
         return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
 
     def is_bounded(self) -> Tensor | None:
         """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
-        largest, is_adam = self._waiting.largest_feature, self._optimizer == "adamw"
+        largest, is_adam = self._pending.largest_feature, self._optimizer == "adamw"
         if largest is None:
             return None
-        factor = self._waiting.factor * self.replicas.size
+        factor = self._pending.factor * self.replicas.size
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _is_bounded_here(self) -> bool:
@@ -217,7 +217,7 @@ class ShardedLevel:
             is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
         """
         self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
-        found = self._waiting.take(self.replicas)
+        found = self._pending.take(self.replicas)
         if found is None:
             return
         candidates, scale = found
@@ -249,7 +249,7 @@ class ShardedLevel:
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
             block[place, :-1], block[place, -1] = self._settled(own)
-            self.exchange.sum_alike(block)
+            self.exchange.all_reduce(block)
             if is_wanted:
                 weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
         return weight, bias
@@ -265,9 +265,9 @@ class ShardedLevel:
         own = arrived.true_rows < self.layout.num_rows
         return arrived.features.float(), arrived.true_texts[own], arrived.true_rows[own]
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
-        """See `LabelHead.sum_over_copies`."""
-        return self.replicas.sum_alike(tensor)
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_replicas`."""
+        return self.replicas.all_reduce(tensor)
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
         """See `LabelHead.import_rows`."""
@@ -349,7 +349,7 @@ class ShardedLevel:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = visit.candidates, None, True
         if torch.is_grad_enabled() and not self._updates_in_passing:
-            self._waiting.add(candidates, scale)
+            self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
             is_admitted = self._admits(features_BD, losses_above, scale)
             update_scale = scale if is_admitted else None
@@ -369,7 +369,7 @@ class ShardedLevel:
         if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
             own = math.inf  # the maximum over ranks is not defined for NaN
         # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
-        largest, most_texts = self.exchange.largest_of_all(own, len(features))
+        largest, most_texts = self.exchange.all_reduce_max(own, len(features))
         num_texts = most_texts * self.exchange.size
         is_adam = self._optimizer == "adamw"
         return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
@@ -381,7 +381,7 @@ class ShardedLevel:
                 self._one = torch.ones((), device=rows.bias.device)
             return self._one
         square = self._kernels.squares(rows, shard.leaf_rows, candidates, self.schedule, scale)
-        norm = self.exchange.sum_alike(square).sqrt()
+        norm = self.exchange.all_reduce(square).sqrt()
         return (self._clip_norm / norm).clamp(max=1).float()
 
 

@@ -32,12 +32,12 @@ class StepCheck:
         # Failures in a row, and in all; the number of the first in the row.
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)
         self._losses: Tensor | None = None
-        self._num_steps = self._failures_told = 0
+        self._num_steps = self._failures_reported = 0
 
     @property
     def num_skipped(self) -> int:
         """Steps that did not count, up to the last `report`."""
-        return self._failures_told
+        return self._failures_reported
 
     def judge(self, losses: Tensor) -> Tensor:
         """Whether a step may count so far, bool [].
@@ -80,11 +80,11 @@ class StepCheck:
         from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         self._losses = torch.zeros_like(losses) if self._losses is None else self._losses
-        told = torch.empty_like(own_losses)
+        counted = torch.empty_like(own_losses)
         triton_step_ops.launch_count_step(
-            self._counts, self._losses, told, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
+            self._counts, self._losses, counted, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
         )  # fmt: skip
-        return told
+        return counted
 
     def report(self, *, is_last: bool = False) -> None:
         """Tell of steps that did not count since the last time; waits for the device.
@@ -105,10 +105,10 @@ class StepCheck:
                 f"The losses, gradients or updates of step {first} are not finite{rest}, so no weight changed. Losses "
                 f"of step {first} are {', '.join(by_level)}. {_REMEDY}"
             )
-        if in_all > self._failures_told:
+        if in_all > self._failures_reported:
             _log.warning(
                 "Skipped %d step(s) with losses, gradients or updates that are not finite since the last record, the "
                 "last at or after step %d",
-                in_all - self._failures_told, first,
+                in_all - self._failures_reported, first,
             )  # fmt: skip
-            self._failures_told = in_all
+            self._failures_reported = in_all

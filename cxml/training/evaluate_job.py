@@ -72,7 +72,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         best labels; `by_frequency`: metrics of label groups, rare to frequent; and the items of `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         dataset = ShardedDataset(data_url(config), "test")
         dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
@@ -195,7 +195,7 @@ def predict_test(config: Config, url: str, scores_url: str, variant: Variant) ->
         DataError: the model was trained on other labels.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         predictor = Predictor.from_checkpoint(
             url, **dataclasses.asdict(variant), batch_size=config.evaluate.batch_size, device=ranks.device,
             precision=config.evaluate.precision,

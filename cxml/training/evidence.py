@@ -132,7 +132,7 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
         ConfigError: validation texts are missing.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         tree = LabelTree.load(tree_url(config))
         model = saved_cascade(config, tree, ranks)
         if config.evidence.neighbours:  # without names used for training; no validation text votes for itself

@@ -8,7 +8,7 @@ In: the config of the new run, and a trained model.
 Out: the tree, and after `relabel` the model, in the output of the new run.
 """
 
-from cxml.transfer.label_set import LabelCounts, relabel
+from cxml.transfer.label_set import LabelChanges, relabel
 from cxml.transfer.learnt_tree import learnt_features, recluster
 
-__all__ = ["LabelCounts", "learnt_features", "recluster", "relabel"]
+__all__ = ["LabelChanges", "learnt_features", "recluster", "relabel"]

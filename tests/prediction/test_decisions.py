@@ -22,7 +22,7 @@ from cxml.errors import ConfigError, DataError
 from cxml.metrics import ScoredPairs, calibration, label_counts, metric_sums, micro_f1_threshold
 from cxml.parallel import run_workers
 from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, parse_decisions
-from cxml.serving.batching import Asked, answer_together
+from cxml.serving.batching import PredictRequest, answer_together
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,9 @@ def test_explained_labels_and_served_ones_are_the_predicted_ones(decided, lines_
     expected = predictor.predict(lines_of, 7, threshold="macro-f1")
     explained = predictor.explain(lines_of, 7, threshold="macro-f1")
     asked = [
-        Asked(lines_of, 7, False, "macro-f1"),
-        Asked(lines_of, 3, False, 0.2),
-        Asked(lines_of, 7, True, "macro-f1"),
+        PredictRequest(lines_of, 7, False, "macro-f1"),
+        PredictRequest(lines_of, 3, False, 0.2),
+        PredictRequest(lines_of, 7, True, "macro-f1"),
     ]
     served = [json.loads(answer)["predictions"] for answer in answer_together(predictor, asked)]
     for row in range(len(lines_of)):

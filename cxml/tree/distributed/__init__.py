@@ -7,11 +7,11 @@ In: a prepared data set whose shards every worker can read, and a folder (any fs
    rows of the node that all workers split together. Finally it finishes whole branches.
 3. `fleet`: the workers as Ray actors. A dead worker is replaced.
 4. `build`: the driver. It assigns parts, splits the top of the tree with all workers, and assigns the branches.
-5. `progress`: finished work on disk, so that any number of workers can resume an interrupted build.
+5. `journal`: finished work on disk, so that any number of workers can resume an interrupted build.
 
 Out: the order of the labels, from which `cxml.tree.build` makes the tree.
 """
 
-from cxml.tree.distributed.progress import Progress
+from cxml.tree.distributed.journal import BuildJournal
 
-__all__ = ["Progress"]
+__all__ = ["BuildJournal"]

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.fused import is_fused
-from cxml.model import HandDown, Leaves
+from cxml.model import Leaves, SelectionRule
 from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, scores_of
 from cxml.optim import Shortlists, best_per_text
 from cxml.parallel.routing import Visit
 
 
-def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wanted: HandDown) -> Leaves:
+def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wanted: SelectionRule) -> Leaves:
     """The nodes passed on for each text: true ones first with teacher forcing, then those with the highest logits.
 
     Like `cxml.model.shortlist.select_slots`, a text keeps all of its true nodes. A collective call of the ranks that

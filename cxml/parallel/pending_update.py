@@ -15,7 +15,7 @@ from cxml.optim import EveryRow, Shortlists
 from cxml.parallel.exchange import Exchange
 
 
-class WaitingUpdate:
+class PendingUpdate:
     """Candidates of the micro-batches so far.
 
     Attributes:
