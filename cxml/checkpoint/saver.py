@@ -111,7 +111,7 @@ class Saver:
         self._pool.shutdown()
 
     def _tell(self, room: Room) -> None:
-        """Log the way in which checkpoints are written, when it changes."""
+        """Log how checkpoints are written, when this changes."""
         if self._ranks.is_first and room.is_enough != self._told:
             way = "in the background, from a copy" if room.is_enough else "while training waits, for lack of memory"
             _log.info("Checkpoints are written %s (%s)", way, room)

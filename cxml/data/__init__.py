@@ -1,6 +1,6 @@
 """Prepared data sets: from Arrow shards on disk or in an object store to batches of tensors.
 
-In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
+Input: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
 
 1. `DatasetWriter` writes such a folder, with the manifest last, which commits it.
 2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards. Remote shards are first copied
@@ -10,7 +10,7 @@ In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each s
 4. `TrainLoader` and `EvalLoader` gather and pad rows to `Batch`es. A thread prepares them ahead, and copies those of a
    training to its accelerator.
 
-Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
+Output: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
 
 from cxml.data.batch import Batch, BatchLimits, collate, few_lengths

@@ -68,10 +68,10 @@ class CascadeXML(nn.Module):
             tree: the label tree.
             label_head: head of the labels; None for ordinary parameters.
             cluster_levels: heads of the last cluster levels; those above them are ordinary parameters.
-            shortlist_sizes: nodes that each level above the labels passes on.
+            shortlist_sizes: nodes that each level above the labels selects.
             level_weights: weights of the levels' losses.
             scoring: `weighted` multiplies a node's probability by its parent's.
-            teacher_forcing: pass on true nodes first.
+            teacher_forcing: select true nodes first.
         """
         super().__init__()
         self.encoder = encoder
@@ -182,7 +182,7 @@ class CascadeXML(nn.Module):
     def _cluster_loss(
         self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, *, batch: Batch, losses: list[Tensor]
     ) -> tuple[Tensor, Leaves]:
-        """Loss of a cluster level, and the nodes that it passes on; `losses` are of the levels above."""
+        """Loss of a cluster level, and the nodes that it selects; `losses` are of the levels above."""
         wanted = SelectionRule(self.shortlist_sizes[level], self.teacher_forcing, batch.limits.labels_of_a_text)
         if level >= len(self.cluster_heads):
             own, scale = (
@@ -241,7 +241,7 @@ class CascadeXML(nn.Module):
     def _best_and_choice(
         self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: SelectionRule
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The best nodes of a cluster level with their scores, and the nodes that it passes on."""
+        """The best nodes of a cluster level with their scores, and the nodes that it selects."""
         parents = above.logits if self.scoring == "weighted" and above is not None else None
         if is_fused(features_BD):
             from cxml.model.fused_level import best_and_choice  # noqa: PLC0415 - optional

@@ -18,14 +18,14 @@ from cxml.model.shortlist import Shortlist
 def loss_and_choice(
     logits: Tensor, shortlist: Shortlist | None, keys: Tensor, num_nodes: int, wanted: SelectionRule
 ) -> tuple[Tensor, Leaves]:
-    """The loss of a level, float32 [], and the nodes that it passes on.
+    """The loss of a level, float32 [], and the nodes that it selects.
 
     Args:
         logits: any float [B, num_nodes] of all nodes, or [B, C] of those of the shortlist.
         shortlist: scored nodes; None for all.
         keys: sorted keys of the true nodes, int64 [T], see `positive_keys`.
         num_nodes: nodes of the level.
-        wanted: nodes to pass on.
+        wanted: nodes to select.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
@@ -43,9 +43,9 @@ def best_and_choice(
     Args:
         logits: see `loss_and_choice`.
         shortlist: see `loss_and_choice`.
-        parent_logits_BK: logits of the nodes passed on by the level above, float32; None for unweighted scores.
+        parent_logits_BK: logits of the nodes that the level above selected, float32; None for unweighted scores.
         k: number of nodes.
-        wanted: nodes to pass on.
+        wanted: nodes to select.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)

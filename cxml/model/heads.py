@@ -77,7 +77,7 @@ class Leaves:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """The nodes that a cluster level passes on.
+    """The number of nodes that a cluster level selects for the next level.
 
     Attributes:
         size: nodes per text; more if more are true.
@@ -192,14 +192,14 @@ class ClusterLevel(Rows, Protocol):
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
-        """The loss, see `LabelHead.loss`, and the nodes that are passed on.
+        """The loss, see `LabelHead.loss`, and the selected nodes.
 
         Args:
             features_BD: features, in the encoder's dtype.
-            above: the nodes passed on by the level above, whose children are scored; None scores all nodes.
+            above: the nodes that the level above selected, whose children are scored; None scores all nodes.
             positive_keys: sorted keys `text * nodes of the level + node` of the true nodes, int64 [P].
             scale: see `LabelHead.loss`.
-            selection: the nodes to pass on.
+            selection: the nodes to select.
             losses_above: see `LabelHead.loss`.
             limits: see `LabelHead.loss`.
         """
@@ -215,7 +215,7 @@ class ClusterLevel(Rows, Protocol):
         weighted: bool,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The k best nodes, see `LabelHead.predict`, and the nodes that are passed on."""
+        """The k best nodes, see `LabelHead.predict`, and the selected nodes."""
         ...
 
 

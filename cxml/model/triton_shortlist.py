@@ -114,7 +114,7 @@ def level_loss(
         num_nodes: number of nodes of the level.
         width: C.
         row: logits per text.
-        wanted: number of nodes to pass on to the next level.
+        wanted: number of nodes to select for the next level.
         HAS_NODES: see `nodes`.
         BY_NODE: see `logits`.
         IS_FORCED: see `ranking`.

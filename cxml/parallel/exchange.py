@@ -129,12 +129,12 @@ class Exchange:
         return [part.to(tensor.device) for part in parts]
 
     def _device(self) -> torch.device:
-        """Where tensors travel from: gloo takes them from the host, NCCL and its like only from the accelerator."""
+        """The device that the backend sends from: the host for gloo, the accelerator for NCCL and similar backends."""
         return torch.device("cpu") if dist.get_backend(self.group) == "gloo" else current_device()
 
 
 def require_even_groups(group_size: int, num_ranks: int) -> None:
-    """Raise `ConfigError` where ranks cannot be cut into groups of `head.group_size`; 0 is one group of all."""
+    """Raise `ConfigError` if `head.group_size` does not divide the number of ranks; 0 is one group of all ranks."""
     if group_size and num_ranks % group_size:
         raise ConfigError(
             "head.group_size", group_size, f"does not divide the {num_ranks} processes", "Set it to a divisor, or to 0."

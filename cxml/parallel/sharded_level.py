@@ -42,8 +42,8 @@ from cxml.parallel.pending_update import PendingUpdate
 from cxml.parallel.routing import Visit, send, send_everywhere
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 
-_BLOCK_ROWS = 65536  # handed out at once
-_USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
+_BLOCK_ROWS = 65536  # rows of a block of an export
+_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 class ShardedLevel:
@@ -87,13 +87,13 @@ class ShardedLevel:
             head: optimiser, number formats and candidates of the rows.
             optim: betas, epsilon and decay.
             kernels: of shortlists or of all rows, as `head.candidates` says.
-            on_device: whether the rows are worked on where the features are, else in host memory by the CPU.
+            on_device: whether rows are processed on the features' device, else in host memory by the CPU.
             schedule: of the rows' update, shared with other levels; None makes one.
-            replicas: the ranks that hold the same rows, for other texts; None if there is but this.
+            replicas: the ranks that hold the same rows, for other texts; None for a single replica.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
             is_last: whether a step scores no other level after this one.
-            rows: rows that exist already, which the level takes over; None makes fresh ones.
+            rows: existing rows, which the level uses; None allocates new ones.
         """
         self.layout, self.exchange, self.replicas = layout, exchange, replicas or Exchange(is_alone=True)
         self._kernels, self.on_device = kernels, on_device
@@ -113,7 +113,7 @@ class ShardedLevel:
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
-        # Else rows wait for the end of the step, when all of its losses and gradients are there.
+        # Otherwise the update waits for the end of the step, when all losses and gradients are known.
         waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
         self._pending = PendingUpdate()
@@ -121,10 +121,10 @@ class ShardedLevel:
         self._magnitude = Magnitude()
 
     def initial_bias(self) -> float:
-        """Where biases start: few rows are true for a text.
+        """The initial bias, which is low because few rows are true for a text.
 
-        In a shortlist as in `cxml.model.LevelHead`. Of all rows one is expected, so that all the others together do not
-        outweigh it.
+        For shortlists, it is that of `cxml.model.LevelHead`. If all rows are scored, it is the logit of about one true
+        row in all, so that the false rows do not outweigh it.
         """
         return -math.log(max(2, self.layout.num_labels)) if self._scores_all else INITIAL_BIAS
 
@@ -198,7 +198,7 @@ class ShardedLevel:
         return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
 
     def is_bounded(self) -> Tensor | None:
-        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
+        """Whether the pending update is guaranteed to be finite, bool []; None if none is pending."""
         largest, is_adam = self._pending.largest_feature, self._optimizer == "adamw"
         if largest is None:
             return None
@@ -206,15 +206,15 @@ class ShardedLevel:
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _is_bounded_here(self) -> bool:
-        """`is_bounded` of the CPU, which need not wait for the answer; True for rows on an accelerator."""
+        """`is_bounded` for rows on the CPU, where it needs no wait; True for rows on an accelerator."""
         bounded = None if self.on_device else self.is_bounded()
         return bounded is None or bool(bounded)
 
     def finish_step(self, is_sound: Tensor) -> None:
-        """Update the rows from what the step's micro-batches left, if that was not done in passing.
+        """Update the rows from the stored inputs of the step's micro-batches, unless they were updated while scored.
 
         Args:
-            is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
+            is_sound: bool [], equal on all ranks; False leaves the rows unchanged.
         """
         self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
         found = self._pending.take(self.replicas)
@@ -230,7 +230,7 @@ class ShardedLevel:
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
 
-        The blocks are copies in host memory. Of several replicas of the rows only the first hands them out.
+        The blocks are copies in host memory. Of several replicas of the rows, only the first yields them.
         """
         positions = torch.from_numpy(self.layout.positions())
         for start in range(0, self.layout.num_rows if self.replicas.rank == 0 else 0, _BLOCK_ROWS):
@@ -281,7 +281,7 @@ class ShardedLevel:
         return len(local)
 
     def _place(self, features_BD: Tensor) -> Tensor:
-        """The features where the rows are worked on."""
+        """The features on the device that processes the rows."""
         return features_BD.detach() if self.on_device else features_BD.detach().float().cpu()
 
     def _rows_on(self, device: torch.device) -> tuple[RowTensors, Shard]:
@@ -292,7 +292,7 @@ class ShardedLevel:
         return self.rows, self._shard_on(device)
 
     def _settled(self, run: slice) -> tuple[Tensor, Tensor]:
-        """Weights, float32 [n, D], and biases, float32 [n], of a run of rows as of now, in host memory."""
+        """Current weights, float32 [n, D], and biases, float32 [n], of a range of rows, in host memory."""
         self.schedule.log_decay = self.schedule.log_decay.to(self.rows.device)
         return settled_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
 
@@ -356,13 +356,13 @@ class ShardedLevel:
         rows, shard = self._rows_on(candidates.features.device)
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
         if not (is_admitted and self._is_bounded_here()):
-            sums[:, -1] += torch.inf  # so that no level after this one is updated in passing
+            sums[:, -1] += torch.inf  # so that no later level updates its rows while it scores them
         if torch.is_grad_enabled() and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))
 
     def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
-        """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
+        """Whether the step's update is guaranteed to be finite, equal on all ranks of `exchange`; see `Magnitude`."""
         if not self._magnitude.is_known:
             self._magnitude.measure(self.rows, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
@@ -375,7 +375,7 @@ class ShardedLevel:
         return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
 
     def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
-        """What brings the norm of the gradients of all shards' rows down to the limit, float32 []."""
+        """The factor that clips the norm of the gradients of all shards' rows, float32 []."""
         if not self._clip_norm:
             if self._one is None:
                 self._one = torch.ones((), device=rows.bias.device)

@@ -96,7 +96,7 @@ class EvaluateDuringTraining(Callback):
         return dataclasses.replace(progress, selection=self.selection.state_dict())
 
     def _select(self, epoch: int, value: float) -> None:
-        """Compare with earlier epochs, using the first rank's value so that all ranks decide alike."""
+        """Compare with earlier epochs, using the first rank's value so that all ranks make the same decision."""
         values = [value]
         dist.broadcast_object_list(values)
         self.selection = self.selection.after(epoch, self._step, values[0])
