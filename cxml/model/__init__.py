@@ -1,7 +1,12 @@
-"""The model: texts in, a loss or the best labels out.
+"""The model: a transformer that scores the levels of a label tree.
 
-Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the shortlist; the children of the
-best nodes (in training, true nodes first) are the next level's shortlist -> loss / labels
+Input: a `Batch` of token ids, with true labels in training.
+
+1. `TappedEncoder` computes one feature per level.
+2. `LevelHead` or a sharded level scores the shortlist of each level. The children of the best nodes (in training, true
+   nodes first) are the shortlist of the next level.
+
+Output: the loss of each level, or the best labels.
 """
 
 from cxml.data.pretrained import read_encoder_config
