@@ -3,7 +3,7 @@
 Input: a running job, or the URL of a checkpoint or model.
 
 1. `Snapshot` is the state of a job as views or as a copy. `Saver` writes it to a folder in a thread, the commit last.
-2. `ShardReader` checks every byte of a checkpoint, and `TrainingState.load_state_dict` loads it, on any number of ranks.
+2. `ShardReader` checks every byte of a checkpoint, and `TrainingState.load_state_dict` loads it on any number of ranks.
 3. `save_model` writes the weights of a model as safetensors, and a manifest with everything needed to rebuild it, last.
 4. `load_start` loads the initial weights of another run from a checkpoint or model.
 

@@ -163,7 +163,7 @@ class Room:
         return self.needed <= _SHARE * self.free
 
     def __str__(self) -> str:
-        return f"{self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
+        return f"copies take {self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
 
 
 def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:

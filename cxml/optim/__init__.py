@@ -4,8 +4,8 @@ Input: a model; the rows of a sharded level, and the candidates that texts are s
 
 1. `parameter_groups` divides the weights into encoder and classifiers, with and without weight decay.
 2. In each step, `Schedule` sets the learning rates and beta1 of the three-phase one-cycle.
-3. `RowKernels` (`cpu_kernels`, `torch_kernels`, `triton_kernels`) compute the loss of candidates and the gradients of the
-   features, and update the rows.
+3. `RowKernels` (`cpu_kernels`, `torch_kernels`, `triton_kernels`) compute the loss of candidates and the gradients of
+   the features, and update the rows.
 
 Output: the learning rates of a step, and updated rows.
 """
