@@ -232,8 +232,8 @@ class CascadeXML(nn.Module):
                 nodes, scores, leaves = own.best_and_choice(
                     features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
                 )
-            handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
-            predictions.append(LevelPrediction(nodes, scores, handed_down))
+            selected = leaves.nodes.masked_fill(~leaves.mask, -1)
+            predictions.append(LevelPrediction(nodes, scores, selected))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, logits, features=features[-1])]

@@ -88,9 +88,9 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
     labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
     reached = []
     for level, own in zip(found, clusters, strict=False):
-        assert level.handed_down is not None, "a level of clusters"
-        handed_down = level.handed_down.numpy()
-        reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
+        assert level.selected is not None, "a level of clusters"
+        selected = level.selected.numpy()
+        reached.append(int((selected[texts] == own[labels][:, None]).any(1).sum()))
     return np.array(reached, np.int64)
 
 

@@ -81,7 +81,7 @@ def make_shortlist(width, device):
 @pytest.mark.parametrize("is_weighted", [True, False])
 @pytest.mark.parametrize("kind", ["every node", "by node", "by slot"])
 @pytest.mark.parametrize("k", [5, 600])
-def test_best_nodes_and_those_handed_down_equal_those_of_torch(k, kind, is_weighted, form, device):
+def test_best_nodes_and_those_selected_equal_those_of_torch(k, kind, is_weighted, form, device):
     shortlist = every_node(700, 3, device) if kind == "every node" else make_shortlist(570, device)
     generator = torch.Generator().manual_seed(2)
     width = 570 if kind == "by slot" else 700

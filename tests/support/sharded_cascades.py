@@ -196,6 +196,6 @@ def predict(model, problem, rank):
     with torch.no_grad():
         found = model(make_batch(problem.labels[0][rank], 1, limits_of(problem.labels[0])), predict_k=4)
     return [
-        (level.nodes.numpy(), level.logits.numpy(), None if level.handed_down is None else level.handed_down.numpy())
+        (level.nodes.numpy(), level.logits.numpy(), None if level.selected is None else level.selected.numpy())
         for level in found
     ]
