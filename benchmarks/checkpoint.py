@@ -147,7 +147,7 @@ def steps_of(state: TrainingState, schedule: Schedule, batches: Any, count: int)
 
 def save_with_cxml(config: Config, url: str) -> dict[str, float]:
     """Save while training continues, then load."""
-    set_up_logging(is_speaker=False)
+    set_up_logging(is_main=False)
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
         batches = state.loader.epoch(0)
@@ -192,7 +192,7 @@ def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
         }
         | values
     )
-    set_up_logging(is_speaker=False)
+    set_up_logging(is_main=False)
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
         steps_of(state, schedule, state.loader.epoch(0), 1)
@@ -211,7 +211,7 @@ def save_with_deepspeed(config: Config, url: str) -> dict[str, float]:
 
 def save_with_torch(config: Config, url: str) -> dict[str, float]:
     """Save and load as many numbers as cxml saves, from one process that holds all of them."""
-    set_up_logging(is_speaker=False)
+    set_up_logging(is_main=False)
     with distributed() as ranks:
         state, schedule = set_up(config, ranks)
         steps_of(state, schedule, state.loader.epoch(0), 1)
@@ -238,7 +238,7 @@ def in_new_process(way: str) -> dict[str, float]:
 
 def save_rows(way: str, num_rows: int, folder: str) -> dict[str, float]:
     """Save label rows with AdamW's moments; return their bytes, the growth of memory in bytes, and seconds."""
-    set_up_logging(is_speaker=False)
+    set_up_logging(is_main=False)
     with distributed() as ranks:
         layout = RowLayout.deal(np.arange(0, num_rows + 1, LABELS_PER_LEAF), 0, 1)
         level = make_level(layout, WIDTH, Exchange(is_alone=True), HeadConfig(), OptimConfig())

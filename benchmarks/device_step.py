@@ -78,7 +78,7 @@ class Case:
     Attributes:
         name: name in the table.
         level_sizes: clusters of each level above the labels.
-        handed_down: number of these that each level passes on to the next.
+        shortlist_sizes: number of these that each level selects for the next.
         bottleneck: width of the label rows; 0 stands for the width of the encoder.
         window: tokens that the encoder sees at once; 0 stands for all tokens of a text.
         ranks: number of processes, of which all but one are simulated.
@@ -89,7 +89,7 @@ class Case:
 
     name: str
     level_sizes: tuple[int, ...] = (16, 64)
-    handed_down: tuple[int, ...] = (12, WANTED)
+    shortlist_sizes: tuple[int, ...] = (12, WANTED)
     bottleneck: int = 0
     window: int = 0
     ranks: int = 1
@@ -101,7 +101,7 @@ class Case:
 CASES = (
     Case(name="three levels", predicts=True),
     Case(name="all labels", head={"candidates": "all"}, predicts=True),
-    Case(name="four levels", level_sizes=(8, 24, 64), handed_down=(6, 16, WANTED), predicts=True),
+    Case(name="four levels", level_sizes=(8, 24, 64), shortlist_sizes=(6, 16, WANTED), predicts=True),
     Case(name="clusters shared out", head={"shard_from": 32}),
     Case(name="two micro-batches", train={"accumulation": 2}),
     Case(name="clipped", train={"gradient_clipping": 1.0}),
@@ -171,7 +171,7 @@ def config_of(case: Case, folder: Path) -> Config:
             "tree": {"level_sizes": case.level_sizes},
             "model": {
                 "encoder": str(folder / "encoder"),
-                "shortlist_sizes": case.handed_down,
+                "shortlist_sizes": case.shortlist_sizes,
                 "bottleneck": case.bottleneck,
                 "window": case.window,
             },

@@ -85,7 +85,7 @@ class Options:
 def main() -> None:
     """Parse, measure, print."""
     options = parse()
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     heads, whole = run_workers(measure, (options,), NUM_RANKS)
     report(options, heads, whole)
 
@@ -197,12 +197,12 @@ def measure_whole_step(options: Options, ranks: Ranks) -> dict[str, list[float]]
 def whole_step_config(options: Options, ranks: Ranks) -> Config:
     """Config of MiniLM over a tree whose shortlists have about a thousand labels."""
     per_leaf = options.whole_step_labels / options.clusters[-1]
-    handed_down = [64] * (len(options.clusters) - 1) + [max(1, round(1000 / per_leaf))]
+    shortlist_sizes = [64] * (len(options.clusters) - 1) + [max(1, round(1000 / per_leaf))]
     return Config(
         output="unused",
         data=DataConfig(source=SourceConfig(kind="icd10cm")),
         tree=TreeConfig(level_sizes=tuple(options.clusters)),
-        model=ModelConfig(pooling="mean", shortlist_sizes=tuple(handed_down)),
+        model=ModelConfig(pooling="mean", shortlist_sizes=tuple(shortlist_sizes)),
         train=TrainConfig(batch_size=TEXTS * ranks.world_size, num_workers=ranks.world_size),
     )
 

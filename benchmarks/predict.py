@@ -90,7 +90,7 @@ def main() -> None:
         system, threads = options.one
         print(json.dumps(timed(config, system, int(threads), options)))
         return
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     run(config, run_job=run_here if options.quick else run_workers)
     commands = {name: own_command(name) for name in ("cxml", "plain PyTorch")}
     if not options.quick:

@@ -97,7 +97,7 @@ def main() -> None:
     if given.quick:
         given.labels, given.predict_labels, given.steps, given.clusters = 20_000, 0, 12, [64, 1024]
         given.test_texts = 64
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     shutil.rmtree(given.folder, ignore_errors=True)
     files = given.folder / "s3"
     files.mkdir(parents=True)

@@ -96,7 +96,7 @@ def main() -> None:
         options.minutes, options.rounds, options.texts = 6 / 60, 2, 1024
         words[2:2] = [*QUICK, "--train.epochs", "1", "--output", "runs/benchmarks/predict-quick"]
     config = config_of("serve.py", words)
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     run(config, run_job=run_here if options.quick else run_workers)
     test = ShardedDataset(data_url(config), "test")
     texts = test.texts(np.arange(min(500, len(test))))

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps: under 50 s on two cores")
     parser.add_argument("--folder", default="runs/benchmarks/step", help="folder of the prepared data and the tree")
     options = parser.parse_args()
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     config = load_config(str(ROOT / "configs" / "icd10cm.yaml"))
     model = dataclasses.replace(config.model, freeze_layers=0, classifier_start="fresh")
     config = dataclasses.replace(config, model=model, head=HeadConfig(), output=options.folder)

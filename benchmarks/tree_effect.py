@@ -65,7 +65,7 @@ def main() -> None:
     ]
     config = config_of("tree_effect.py", words)
     folder = Path(options.folder) / (Path(options.config).stem + ("-quick" if options.quick else ""))
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     python = peer_python(options.peers, "pecos", PECOS)
     config = dataclasses.replace(config, output=str(folder))
     prepare(config)

@@ -30,7 +30,7 @@ from cxml.config import Config, DataConfig, SourceConfig, TreeConfig
 from cxml.data import DatasetWriter, Examples, Ragged, ShardedDataset, TokenizerInfo
 from cxml.formats import read_source
 from cxml.tree import plan_splits
-from cxml.tree.distributed import Progress
+from cxml.tree.distributed import BuildJournal
 from cxml.tree.distributed.build import carry_out, make_job
 from cxml.tree.distributed.fleet import Fleet
 from cxml.tree.kmeans import initial_order
@@ -98,7 +98,7 @@ def build(config: Config, num_workers: int) -> tuple[float, np.ndarray]:
     dataset = ShardedDataset(config.data.directory, "train")
     num_labels = dataset.manifest.num_labels
     with tempfile.TemporaryDirectory() as folder:
-        Progress(folder).begin("benchmark")
+        BuildJournal(folder).begin("benchmark")
         job, plan = make_job(config, dataset, folder), plan_splits(num_labels, config.tree.sizes)
         order = initial_order(num_labels, config.seed)
         with Fleet(job, num_workers, max(WORKERS)) as fleet:

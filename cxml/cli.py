@@ -19,7 +19,7 @@ import tyro
 from cxml import extras, urls
 from cxml.config import Config, DataConfig, SourceConfig, config_from_dict, config_to_dict
 from cxml.config_files import config_of_table, load_config, own_configs
-from cxml.console import drop_what_is_left, escape_what_cannot_be_printed, set_up_logging
+from cxml.console import discard_output, escape_unprintable, set_up_logging
 from cxml.errors import ConfigError, CxmlError, InterruptionError
 from cxml.operating_system import has_reader
 from cxml.stopping import Stopped, stopping_on_signals
@@ -68,7 +68,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     Raises:
         ConfigError: the file or an option has an unknown field or an invalid value.
     """
-    escape_what_cannot_be_printed()
+    escape_unprintable()
     words = _words(arguments)
     table, words = (words[0], words[1:]) if words and not words[0].startswith("-") else ("", words)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -120,7 +120,7 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
     """The command line, or the process's own; no later message shows the credentials of the URLs in it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for word in words:
-        urls.learn(word.partition("=")[2] if word.startswith("--") else word)
+        urls.remember_credentials(word.partition("=")[2] if word.startswith("--") else word)
     return words
 
 
@@ -218,7 +218,7 @@ def run_tool(
     Returns:
         The exit code, see `run_with_config`.
     """
-    escape_what_cannot_be_printed()
+    escape_unprintable()
     words = _words(arguments)
     text = _help(description or command.__doc__)
 
@@ -243,7 +243,7 @@ def _as_command(call: re.Match[str]) -> str:
     return f"cxml {'data ' if call[1] else ''}{call[2].replace('_', '-')}"
 
 
-def until_the_reader_ends(act: Callable[[], int]) -> int:
+def handle_broken_pipe(act: Callable[[], int]) -> int:
     """The exit code of `act`, or `EXIT_NO_READER` if the reader of standard output, such as `head`, ends first."""
     try:
         code = act()
@@ -256,14 +256,14 @@ def until_the_reader_ends(act: Callable[[], int]) -> int:
 
 
 def _run(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
-    return until_the_reader_ends(lambda: _run_until_done(parse, action))
+    return handle_broken_pipe(lambda: _run_until_done(parse, action))
 
 
 def _run_until_done(parse: Callable[[], _Command], action: Callable[[_Command], None]) -> int:
     try:
         options = parse()
         with stopping_on_signals():
-            set_up_logging(is_speaker=True)
+            set_up_logging(is_main=True)
             with extras.named():
                 action(options)
     except (CxmlError, KeyboardInterrupt) as error:
@@ -275,5 +275,5 @@ def _has_lost_its_reader() -> bool:
     """Whether the reader of standard output has ended; remaining output is then discarded."""
     if has_reader(sys.stdout.fileno()):
         return False
-    drop_what_is_left(sys.stdout)
+    discard_output(sys.stdout)
     return True

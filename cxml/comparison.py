@@ -18,7 +18,7 @@ from scipy import sparse
 from cxml import storage
 from cxml.checkpoint import model_url
 from cxml.config import Config
-from cxml.data import ShardedDataset, data_url
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.errors import ConfigError, DataError
 from cxml.launching import RunJob
 from cxml.metrics import (
@@ -35,7 +35,7 @@ from cxml.prediction import RowFormat, model_identity, read_scores, require_powe
 from cxml.prediction.inputs import as_finite
 from cxml.report import print_comparison
 from cxml.training.evaluate_job import Variant, frequency_groups, predict_test, predictions_url
-from cxml.training.evaluation import label_weights
+from cxml.training.evaluation import propensity_weights
 
 _log = logging.getLogger(__name__)
 OWN, ENSEMBLE = "CascadeXML", "ensemble"
@@ -118,7 +118,7 @@ def compare(config: Config, comparison: Comparison, run_job: RunJob = run_worker
     test = ShardedDataset(data_url(config), "test")
     truth = test.labels_csr()
     systems = _scores(config, comparison, run_job, len(test), test.manifest.num_labels)
-    weights = label_weights(config)
+    frequency, weights = read_label_table(data_url(config)).frequency, propensity_weights(config)
     ks = config.evaluate.top_k
     width = max(ks)
     ranked = {name: top_labels(scores, width) for name, scores in systems.items()}
@@ -126,7 +126,7 @@ def compare(config: Config, comparison: Comparison, run_job: RunJob = run_worker
     bins, error = calibration(systems[OWN], truth)
     result = {
         "systems": found,
-        "by_frequency": frequency_groups(config, truth, ranked[OWN]),
+        "by_frequency": frequency_groups(ranked[OWN], truth, frequency, weights, width),
         "calibration": {"error": error, "bins": [dataclasses.asdict(each) for each in bins]},
     }
     storage.write_json(storage.join(config.output, "comparison.json"), {"resamples": comparison.resamples, **result})

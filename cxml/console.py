@@ -29,7 +29,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def escape_what_cannot_be_printed() -> None:
+def escape_unprintable() -> None:
     """Escape characters that the encoding of standard output lacks, so that no locale makes a finished run fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -40,7 +40,7 @@ def write_out(content: str | bytes) -> None:
 
     Raises:
         StorageError: it is closed, or redirected to a file that cannot be written.
-        BrokenPipeError: its reader has ended, as with `| head`; see `cxml.cli.until_the_reader_ends`.
+        BrokenPipeError: its reader has ended, as with `| head`; see `cxml.cli.handle_broken_pipe`.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  so it is behind `>&-`
         raise StorageError("standard output is closed. Keep it open, or give an output file.")
@@ -53,11 +53,11 @@ def write_out(content: str | bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        drop_what_is_left(sys.stdout)
+        discard_output(sys.stdout)
         raise StorageError(f"standard output: {error}. Check its destination and the free space there.") from error
 
 
-def drop_what_is_left(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Discard buffered output, so that the flush at the end of the program succeeds."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -88,14 +88,14 @@ def _print_masked(kind: type[BaseException], error: BaseException, trace: Traceb
     print(urls.masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
-def set_up_logging(*, is_speaker: bool) -> None:
+def set_up_logging(*, is_main: bool) -> None:
     """Show this program's log on standard error; processes other than the speaker show only warnings.
 
     Credentials of URLs are masked in the log and in tracebacks of uncaught errors.
     """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415  heavy, and not needed for --help
 
-    level = logging.INFO if is_speaker else logging.WARNING
+    level = logging.INFO if is_main else logging.WARNING
     handler = _ErrorStreamHandler()
     handler.setFormatter(_MaskingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

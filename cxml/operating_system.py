@@ -266,7 +266,7 @@ def start_uninterrupted(process: BaseProcess) -> None:
         process.start()
 
 
-def work_behind_others() -> None:
+def lower_priority() -> None:
     """Lower the priority of the calling thread and of threads that it starts.
 
     They keep about a tenth of a CPU under contention. Only Linux has priorities per thread; elsewhere nothing changes.

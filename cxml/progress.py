@@ -113,7 +113,7 @@ def relayed_environment() -> dict[str, str]:
     return {_RELAYED: "1"} if _in_notebook() or (sys.stderr is not None and sys.stderr.isatty()) else {}
 
 
-def progress_told_in_lines() -> dict[str, str]:
+def progress_as_lines() -> dict[str, str]:
     """Environment variables for a process that logs its progress in lines, because its output goes elsewhere."""
     return {_RELAYED: ""}
 

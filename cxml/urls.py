@@ -102,7 +102,7 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def masked(text: str) -> str:
-    """`text` with `***` for the credentials of every URL in it, and for credentials known from `learn`."""
+    """`text` with `***` for the credentials of every URL in it, and for remembered credentials."""
     secrets = sorted(_learnt, key=len, reverse=True)
     for secret in filter(_URL_END.search, secrets):  # the patterns would only match its beginning
         text = text.replace(secret, _MASK)
@@ -114,7 +114,7 @@ def masked(text: str) -> str:
     return text
 
 
-def learn(url: str) -> None:
+def remember_credentials(url: str) -> None:
     """Remember the credentials of a URL, so that `masked` also finds them without the URL."""
     for link in url.split("::") if is_chain(url) else [url]:
         user_info, query = _user_info(link), _split(link)[1]
@@ -135,12 +135,12 @@ def _forms(secret: str) -> tuple[str, ...]:
 
 def masked_value(value: str) -> str:
     """`masked` for a text that is one URL, or none: it ends with the text, whatever characters it holds."""
-    learn(value)
+    remember_credentials(value)
     return masked(value)
 
 
 def unmasked(url: str) -> str:
-    """A masked URL with the user and password known from `learn` for its host, or without any."""
+    """A masked URL with the user and password remembered for its host, or without any."""
     if _MASK not in url:
         return url
     links = url.split("::") if is_chain(url) else [url]

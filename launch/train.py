@@ -36,7 +36,7 @@ def main() -> int:
     is_leader = os.environ["RANK"] == "0"
     if command.print_config or command.dry_run:
         return run_command(command) if is_leader else 0
-    set_up_logging(is_speaker=is_leader)
+    set_up_logging(is_main=is_leader)
     jobs = LaunchedJobs(command.settings)
     if not jobs.is_leader:
         try:

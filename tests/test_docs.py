@@ -62,6 +62,15 @@ def test_the_config_in_the_how_to_reads_the_data_that_it_writes(tmp_path, monkey
     assert raw.splits["test"].labels.toarray().tolist() == [[1, 0, 1]]
 
 
+def test_yaml_and_python_in_the_pages_is_well_formed():
+    pages = [DOCS.parent / "README.md", *DOCS.rglob("*.md")]
+    for page in pages:
+        for config in code_blocks(page, "yaml"):
+            assert isinstance(yaml.safe_load(config), dict), f"{page}: {config}"
+        for script in code_blocks(page, "python"):
+            compile(script, str(page), "exec")
+
+
 def test_every_package_that_an_extra_brings_has_a_licence_on_the_page():
     rows = re.findall(r"^\| ([\w.-]+) \| (.+) \| .+ \|$", (DOCS / "reference" / "licences.md").read_text(), re.M)
     licences = dict(rows)

@@ -22,7 +22,7 @@ WORK = """
 import logging, time
 from cxml.console import set_up_logging
 from cxml.progress import meter, track
-set_up_logging(is_speaker=True)
+set_up_logging(is_main=True)
 with meter("Training", 3) as advance:
     for epoch in range(3):
         advance(1)

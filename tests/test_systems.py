@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from cxml.operating_system import absolute_path, work_behind_others
+from cxml.operating_system import absolute_path, lower_priority
 
 PACKAGE = Path(__file__).parents[1] / "cxml"
 _MODULES = "fcntl|grp|msvcrt|posix|pty|pwd|resource|syslog|termios|tty|winreg"
@@ -73,7 +73,7 @@ def test_a_thread_works_behind_others_with_the_threads_that_it_starts_and_no_oth
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = priority()
-    with ThreadPoolExecutor(1, initializer=work_behind_others) as behind:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as behind:
         assert behind.submit(priority).result() > before
         with behind.submit(ThreadPoolExecutor, 1).result() as started:
             inherited = behind.submit(lambda: started.submit(priority).result()).result()

@@ -79,7 +79,7 @@ class Sizes:
     Attributes:
         labels: number of labels L.
         level_sizes: clusters of each level.
-        handed_down: number of these that each level passes on to the next.
+        shortlist_sizes: number of these that each level selects for the next.
         taps: tapped layers of the encoder.
         texts: numbers of texts of a step that are measured.
         tokens: tokens of a text.
@@ -91,7 +91,7 @@ class Sizes:
 
     labels: int
     level_sizes: tuple[int, ...]
-    handed_down: tuple[int, ...]
+    shortlist_sizes: tuple[int, ...]
     taps: tuple[str, ...]
     texts: tuple[int, ...]
     tokens: int
@@ -108,7 +108,7 @@ class Sizes:
             data=DataConfig(source=SourceConfig(kind="icd10cm")),
             tree=TreeConfig(level_sizes=self.level_sizes),
             model=ModelConfig(
-                pooling="mean", taps=self.taps, shortlist_sizes=self.handed_down, dropouts=dropouts,
+                pooling="mean", taps=self.taps, shortlist_sizes=self.shortlist_sizes, dropouts=dropouts,
                 projection_dropout=0.0,
             ),
             head=HeadConfig(
@@ -124,7 +124,7 @@ class Sizes:
 
 
 SMALL = Sizes(
-    labels=4_000, level_sizes=(16, 128, 512), handed_down=(8, 24, 40), taps=("1", "2", "3", "4"), texts=(8, 16),
+    labels=4_000, level_sizes=(16, 128, 512), shortlist_sizes=(8, 24, 40), taps=("1", "2", "3", "4"), texts=(8, 16),
     tokens=12, steps=2, rounds=2, shard_from=256,
     encoder=BertConfig(
         hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, hidden_dropout_prob=0.0,
@@ -150,7 +150,7 @@ def main() -> None:
             measure(SMALL, device)
         return
     sizes = Sizes(
-        labels=options.labels, level_sizes=(4096, 32768, 262144), handed_down=(128, 256, 400),
+        labels=options.labels, level_sizes=(4096, 32768, 262144), shortlist_sizes=(128, 256, 400),
         taps=("5+6", "8", "10", "12"), texts=tuple(options.texts), tokens=128, steps=options.steps, rounds=3,
         encoder=BertConfig(), shard_from=65536,
     )  # fmt: skip
@@ -383,7 +383,7 @@ def even_shortlists(
     sizes: Sizes, num_texts: int, tree: LabelTree, shard: Shard, device: torch.device
 ) -> tuple[Shortlists, int]:
     """Random texts that want leaves drawn uniformly from all, and the number of rows of these leaves."""
-    rng, wanted = np.random.default_rng(0), sizes.handed_down[-1]
+    rng, wanted = np.random.default_rng(0), sizes.shortlist_sizes[-1]
     leaf_sizes = np.diff(tree.offsets[-1])
     nodes = np.stack([rng.choice(len(leaf_sizes), wanted, replace=False) for _ in range(num_texts)])
     labels = random_batch(sizes, num_texts, 0).label_values

@@ -67,7 +67,7 @@ class Bench:
     Attributes:
         sizes: sizes of a training in which all labels are scored.
         tree_sizes: sizes of a training with shortlists.
-        handed_down: number of clusters that each of its levels passes on to the next.
+        shortlist_sizes: number of clusters that each of its levels selects for the next.
         architecture: shape of the encoder.
         texts: number of texts to train and predict on.
         steps: steps that are timed together.
@@ -79,7 +79,7 @@ class Bench:
 
     sizes: Sizes
     tree_sizes: tuple[int, ...]
-    handed_down: tuple[int, ...]
+    shortlist_sizes: tuple[int, ...]
     architecture: BertConfig
     texts: int
     steps: int
@@ -289,7 +289,7 @@ def measure_evaluation(bench: Bench) -> None:
     sizes = replace(bench.sizes, level_sizes=bench.tree_sizes)
     case = Case(name="shortlists", head=FORMATS["bf16, SGD"], recomputes=False)
     config = config_of(case, sizes, bench.folder)
-    config = replace(config, model=replace(config.model, shortlist_sizes=bench.handed_down))
+    config = replace(config, model=replace(config.model, shortlist_sizes=bench.shortlist_sizes))
     state = Training(bench, config, sizes).state
     spread_choices(state.model, state.tree, config)
     state.engine.eval()
@@ -369,7 +369,7 @@ def placed(*, is_rehearsal: bool) -> Iterator[tuple[torch.device, Path]]:
 def card_bench(labels: int, folder: Path, device: torch.device, results: Results) -> Bench:
     """Settings for a card."""
     return Bench(
-        sizes=Sizes(labels=labels), tree_sizes=(4096, 32768, 262144), handed_down=(128, 256, 400),
+        sizes=Sizes(labels=labels), tree_sizes=(4096, 32768, 262144), shortlist_sizes=(128, 256, 400),
         architecture=BertConfig(), texts=8192, steps=10, rounds=3, folder=folder, device=device, results=results,
     )  # fmt: skip
 
@@ -381,8 +381,8 @@ def small_bench(_: int, folder: Path, device: torch.device, results: Results) ->
     )
     return Bench(
         sizes=Sizes(labels=2_000, texts=8, tokens=12, level_sizes=(16, 64)), tree_sizes=(8, 32, 128),
-        handed_down=(4, 12, 20), architecture=architecture, texts=32, steps=1, rounds=1, folder=folder, device=device,
-        results=results,
+        shortlist_sizes=(4, 12, 20), architecture=architecture, texts=32, steps=1, rounds=1, folder=folder,
+        device=device, results=results,
     )  # fmt: skip
 
 

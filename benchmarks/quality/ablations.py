@@ -60,7 +60,7 @@ def main() -> None:
         rest = [*QUICK, "--train.epochs", "1", "--evaluate.examples", "0", *rest]
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     base = settings([*words, "--output", str(options.folder / CONFIGURED.replace(" ", "-"))])
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     found = {CONFIGURED: result(base)}
     shared = ["--data.directory", data_url(base), "--tree.directory", tree_url(base)]
     changes = variants(base, options.folder)

@@ -38,7 +38,7 @@ from cxml.metrics import log_odds  # noqa: E402
 from cxml.preparation import prepare  # noqa: E402
 from cxml.progress import track  # noqa: E402
 from cxml.training.centroids import BIAS, SCALE  # noqa: E402
-from cxml.training.evaluation import label_weights  # noqa: E402
+from cxml.training.evaluation import propensity_weights  # noqa: E402
 
 BATCH, RATE, EPOCHS = 256, 0.02, 3
 EMA = 0.99  # averages about the last 100 steps
@@ -77,7 +77,7 @@ def main() -> None:
         options.config = str(ROOT / "configs" / "icd10cm.yaml")
         rest = [*QUICK, "--output", "runs/benchmarks/quality-quick", *rest]
     config = config_of("classifiers.py", ["--config", options.config, *rest])
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     prepare(config)
     report(config, variants(make_problem(config)))
 
@@ -90,7 +90,7 @@ def make_problem(config: Config) -> Problem:
     mean = train.mean(0)
     spread = (train - mean).square().sum(1).mean().sqrt()
     labels = sparse.load_npz(folder / "train_labels.npz").tocsr()
-    weights = label_weights(config)
+    weights = propensity_weights(config)
     odds = torch.from_numpy(log_odds(np.bincount(labels.indices, minlength=len(weights)), len(train)))
     inverse = torch.from_numpy(weights).float()
     return Problem((train - mean) / spread, (test - mean) / spread, labels, odds, inverse)

@@ -51,7 +51,7 @@ from cxml.metrics import metric_sums  # noqa: E402
 from cxml.pipeline import run  # noqa: E402
 from cxml.prediction import Predictor  # noqa: E402
 from cxml.preparation import prepare  # noqa: E402
-from cxml.training.evaluation import label_weights  # noqa: E402
+from cxml.training.evaluation import propensity_weights  # noqa: E402
 
 K = 5
 COLUMNS = ["P@1", "P@3", "P@5", "PSP@1", "PSP@3", "PSP@5"]
@@ -78,7 +78,7 @@ def main() -> None:
     quick = [*QUICK, "--output", "runs/benchmarks/quality-quick"] if options.quick else []
     words = ["--config", options.config, "--evaluate.no-baseline", *quick, *rest]
     config = config_of("compare.py", words)
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     prepare(config)
     folder = write_inputs(config)
     peers = {name: linear_command(options.peers, name) for name in LINEAR}
@@ -140,7 +140,7 @@ def peer_folder(folder: Path, name: str) -> Path:
 def metrics_of(config: Config, labels: np.ndarray) -> dict[str, float]:
     """Metrics of predicted label ids, int [M, K], on the test split, in percent."""
     truth = ShardedDataset(data_url(config), "test").labels_csr()
-    return metric_sums(labels, truth, (1, 3, 5), label_weights(config)).result()
+    return metric_sums(labels, truth, (1, 3, 5), propensity_weights(config)).result()
 
 
 def own(config: Config) -> dict[str, dict[str, Any]]:

@@ -47,7 +47,7 @@ from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
 from cxml.prediction import Predictor
 from cxml.training import evidence_url
-from cxml.training.evaluation import label_weights
+from cxml.training.evaluation import propensity_weights
 
 KS = (1, 3, 5)
 ZERO_SHOT = f"zero-shot recall@{max(KS)}"
@@ -82,7 +82,7 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
     assert validation is not None, "the runs hold some out"
     milliseconds: dict[str, float] = {}
     learnt_from, proposed = (propose(each, cascade, evidence, milliseconds) for each in (validation, test))
-    truth, weights, frequency = test.labels_csr(), label_weights(config), evidence.frequency
+    truth, weights, frequency = test.labels_csr(), propensity_weights(config), evidence.frequency
 
     def metrics_of(combination: Combination, way: str, pairs: Pairs) -> list[float]:
         labels, _ = rank(pairs, combination.score_by(way, pairs), len(test), max(KS))

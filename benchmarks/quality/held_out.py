@@ -49,7 +49,7 @@ def parsed_without_data(parser: argparse.ArgumentParser, *further: str) -> tuple
     if options.quick:
         options.folder, options.seeds = options.folder / "quick", 1
         rest = [*QUICK, "--evaluate.examples", "0", *rest]
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     return options, ["--config", options.config, "--evaluate.no-baseline", *rest]
 
 

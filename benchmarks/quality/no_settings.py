@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of the linear models")
     options, both = parser.parse_known_args()
     if options.set:
-        set_up_logging(is_speaker=True)
+        set_up_logging(is_main=True)
         given = ["--config", table_config(options), *both]
         bare, runs = [*given, "--data.directory", held_out(given, options.folder, options.share)], {}
         part = config_of("no_settings.py", [*bare, "--output", str(options.folder)])

@@ -47,7 +47,7 @@ def main() -> None:
         rest = [*QUICK, *SHORTLISTS, "--train.epochs", "1", "--evaluate.examples", "0", *rest]
     words = ["--config", options.config, "--evaluate.no-baseline", *rest]
     config = config_of("recluster.py", words)
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     first = dataclasses.replace(config, output=str(options.folder / "first"))
     run_job = run_here if options.quick else run_workers
     found = {"first run": run(first, run_job=run_job)["levels"][-1]}

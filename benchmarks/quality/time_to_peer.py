@@ -58,7 +58,7 @@ def main() -> None:
     config = config_of("time_to_peer.py", ["--config", options.config, "--evaluate.no-baseline", *rest])
     kept = CheckpointConfig(every_minutes=0, every_steps=options.every, keep_last=1_000_000)
     config = dataclasses.replace(config, checkpoint=kept)
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     prepare(config)
     command = linear_command(options.peers, XR_LINEAR)
     linear = peer(config, write_inputs(config), XR_LINEAR, command, options.threads)

@@ -45,7 +45,7 @@ from cxml.evidence import (
 from cxml.evidence.nearest import VectorIndex
 from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.prediction import Predictor
-from cxml.training.evaluation import label_weights
+from cxml.training.evaluation import propensity_weights
 
 KS = (1, 3, 5)
 WAYS = ("cascade", "names", "mean", "learnt")
@@ -66,7 +66,7 @@ def main() -> None:
     texts = ShardedDataset(data, "validation")
     tokens, true = texts.gather(np.arange(len(texts)))[0], texts.labels_csr()
     views = TextViews(texts.features(np.arange(len(texts))), predictor.embed_tokens(tokens))
-    frequency, weights = predictor.parts.frequency, label_weights(predictor.parts.config)
+    frequency, weights = predictor.parts.frequency, propensity_weights(predictor.parts.config)
     assert frequency is not None, "a run knows it"
     table = read_label_table(data)
     names, titles = (source_of(predictor, each) for each in (table.names, table.words.texts))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from support.ahead_of_time import Launch, recorded_launches
 
-from cxml.model import HandDown, triton_shortlist_ops
+from cxml.model import SelectionRule, triton_shortlist_ops
 from cxml.model import triton_ranking_ops as ranking_ops
 from cxml.model.fused_level import best_and_choice, loss_and_choice
 from cxml.model.shortlist import Shortlist
@@ -51,7 +51,7 @@ def _levels() -> None:
         for own, width in ((None, _NODES), (shortlist, _NODES), (shortlist, 2 * _NODES)):
             logits = torch.zeros(_TEXTS, width, dtype=form)
             for is_forced in (True, False):
-                loss_and_choice(logits, own, nodes[0], width, HandDown(64, is_forced, most_true=1500))
+                loss_and_choice(logits, own, nodes[0], width, SelectionRule(64, is_forced, most_true=1500))
 
 
 def _rankings() -> None:
@@ -60,7 +60,7 @@ def _rankings() -> None:
     for form in (torch.float32, torch.bfloat16):
         for own, width in ((None, _NODES), (shortlist, _NODES), (shortlist, 2 * _NODES)):
             for above in (None, parents):
-                best_and_choice(torch.zeros(_TEXTS, width, dtype=form), own, above, 1500, HandDown(64))
+                best_and_choice(torch.zeros(_TEXTS, width, dtype=form), own, above, 1500, SelectionRule(64))
     logits, truth, order = torch.zeros(_NODES, 64), torch.zeros(_NODES, 2, dtype=torch.int32), torch.arange(_NODES)
     ranking_ops.launch_rank_pairs(nodes, logits, nodes, None, None)
     ranking_ops.launch_rank_pairs(nodes, logits, nodes, logits[:, 0].contiguous(), None)

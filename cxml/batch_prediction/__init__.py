@@ -1,9 +1,13 @@
-"""Predict files of any size: texts in, a folder of predictions in their order out.
+"""Predict files of any size.
 
-    texts --read_texts--> parts of a fixed number of rows --Predictor--> part files --> manifest, written last
+Input: a model, and a file of texts or a stream.
 
-A part depends only on its own rows. Parts can therefore be predicted by this process, by processes that share the label
-rows, or by Ray Data actors, with the same results, and an interrupted prediction resumes with the missing parts.
+1. `read_texts` divides the texts into parts of a fixed number of rows.
+2. `Predictor` predicts each part, which depends only on its own rows. Parts can therefore be predicted by this process,
+   by processes that share the label rows, or by Ray Data actors, with the same results.
+3. Each part is written to a file. An interrupted prediction resumes with the missing parts.
+
+Output: a folder of predictions in the order of the texts, with the manifest written last.
 """
 
 from cxml.batch_prediction.job import PredictionJob

@@ -77,7 +77,7 @@ def predict_stream(job: PredictionJob) -> Iterator[bytes]:
 def predict_in_group(job: PredictionJob, done: frozenset[int]) -> list[int]:
     """Predict in a process that shares the label rows with others. Returns the sizes of all parts."""
     with distributed() as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         worker = Worker(job, Exchange())
         sizes = []
         with _meter() if ranks.is_first else contextlib.nullcontext(lambda _: None) as advance:

@@ -1,10 +1,13 @@
 """Checkpoints of a training and trained models, on disk or in an object store.
 
-    running job -> Snapshot (views, or a copy) -> Saver (a thread) -> checkpoint folder, with its commit written last
-    checkpoint folder -> ShardReader (checks every byte) -> TrainingState.load_state_dict -> running job, on any ranks
-    model -> weights as safetensors + a manifest with everything needed to rebuild it, written last -> model
-    checkpoint or model -> start: initial weights for another run, of the encoder only or of the whole model
-Loading never unpickles.
+Input: a running job, or the URL of a checkpoint or model.
+
+1. `Snapshot` is the state of a job as views or as a copy. `Saver` writes it to a folder in a thread, the commit last.
+2. `ShardReader` checks every byte of a checkpoint, and `TrainingState.load_state_dict` loads it on any number of ranks.
+3. `save_model` writes the weights of a model as safetensors, and a manifest with everything needed to rebuild it, last.
+4. `load_start` loads the initial weights of another run from a checkpoint or model.
+
+Output: a folder, or a job or model with the loaded state. Loading never unpickles.
 """
 
 from cxml.checkpoint.changed_labels import Relabelling, relabel_tree

@@ -4,7 +4,7 @@
     labels/SHARD/BLOCK/NAME                 weight [n, D], bias [n], last_step [n], for fp8 scale [n]
     label_optimizer/SHARD/BLOCK/NAME        moments and counters
     cluster_1_positions, cluster_1_rows, cluster_1_optimizer    the same of a sharded level of clusters
-    label_schedule/log_decay                cumulative decay, which brings untouched rows up to date
+    label_schedule/log_decay                cumulative decay, for rows with pending decay
 
 Cluster levels up to `head.shard_from`, and all levels with the `zero3` head, are parameters of the engine, with labels
 in blocks. This module converts between both forms.

@@ -27,7 +27,7 @@ from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import Snapshot, first_failure
 from cxml.config import CheckpointConfig
 from cxml.errors import CxmlError
-from cxml.operating_system import free_memory, machine_id, work_behind_others
+from cxml.operating_system import free_memory, lower_priority, machine_id
 from cxml.parallel import Ranks
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Saver:
         self._ranks = ranks
         # The threads use their own process group, separate from the training's messages.
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
-        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=work_behind_others)
+        self._pool = ThreadPoolExecutor(1, "cxml-checkpoint", initializer=lower_priority)
         self._pending: Future[str] | None = None
         self._free_memory = free_memory
         self._told: bool | None = None
@@ -111,7 +111,7 @@ class Saver:
         self._pool.shutdown()
 
     def _tell(self, room: Room) -> None:
-        """Log the way in which checkpoints are written, when it changes."""
+        """Log how checkpoints are written, when this changes."""
         if self._ranks.is_first and room.is_enough != self._told:
             way = "in the background, from a copy" if room.is_enough else "while training waits, for lack of memory"
             _log.info("Checkpoints are written %s (%s)", way, room)
@@ -163,7 +163,7 @@ class Room:
         return self.needed <= _SHARE * self.free
 
     def __str__(self) -> str:
-        return f"{self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
+        return f"copies take {self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
 
 
 def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:

@@ -77,21 +77,21 @@ def _run(command: ServeCommand) -> None:
     needed = ("serve", "serve-ray") if on_ray else ("serve",)  # the second includes the first
     modules = [module for extra in needed for module in extras.EXTRAS[extra]]
     extras.require("cxml.serve", "the server", *modules, extra=needed[-1])
-    from cxml.serving.models import ModelPlace  # noqa: PLC0415  the heavy libraries
+    from cxml.serving.models import ModelSpec  # noqa: PLC0415  the heavy libraries
     from cxml.serving.running import serve_until_signalled  # noqa: PLC0415
 
     options = dataclasses.replace(command.limits, token=os.environ.get(TOKEN_VARIABLE, "").strip())
     rows = None if command.rows == "stored" else command.rows
-    place = ModelPlace(command.model, rows, command.memory_map, command.precision, command.calibrated)
+    spec = ModelSpec(command.model, rows, command.memory_map, command.precision, command.calibrated)
     if on_ray:
         from cxml.serving.ray_engine import ray_engine  # noqa: PLC0415
 
         cpus = 1.0 if command.cpus is None else command.cpus
-        opened = ray_engine(place, options, num_replicas=command.replicas, cpus=cpus, device=command.device)
+        opened = ray_engine(spec, options, num_replicas=command.replicas, cpus=cpus, device=command.device)
     else:
         from cxml.serving.local_engine import LocalEngine  # noqa: PLC0415
 
-        opened = nullcontext(LocalEngine(place, options, cpus=command.cpus, device=command.device))
+        opened = nullcontext(LocalEngine(spec, options, cpus=command.cpus, device=command.device))
     serve_until_signalled(opened, command.model, options, host=command.host, port=command.port)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cxml import extras
-from cxml.cli import Settings, exit_with_message, parse_command, until_the_reader_ends
+from cxml.cli import Settings, exit_with_message, handle_broken_pipe, parse_command
 from cxml.config import Config, config_to_dict
 from cxml.config_files import dump_config
 from cxml.console import set_up_logging
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(TrainCommand, "python -m cxml.train", arguments)
     except (CxmlError, KeyboardInterrupt) as error:
         return exit_with_message(error)
-    return until_the_reader_ends(lambda: run_command(command))
+    return handle_broken_pipe(lambda: run_command(command))
 
 
 def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
@@ -78,7 +78,7 @@ def run_command(command: TrainCommand, run_job: RunJob | None = None) -> int:
             print(dump_config(config_to_dict(config)), end="")
             return 0
         with stopping_on_signals():
-            set_up_logging(is_speaker=True)
+            set_up_logging(is_main=True)
             with extras.named():
                 _act(command, config, run_job, began)
     except (CxmlError, KeyboardInterrupt) as error:

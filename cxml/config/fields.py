@@ -1,4 +1,4 @@
-"""What the sections of a config are made of: fields that say what their values change, and checks of values."""
+"""The fields of config sections: the effect of each field's value, and checks of values."""
 
 from __future__ import annotations
 

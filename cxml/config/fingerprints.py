@@ -1,4 +1,4 @@
-"""What the fields of a config change, and those that count in a fingerprint."""
+"""The effects of config fields, and the fields that are part of a fingerprint."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _learn_credentials(values: object) -> None:
         for value in values.values():
             _learn_credentials(value)
     elif isinstance(values, str):
-        urls.learn(values)
+        urls.remember_credentials(values)
 
 
 def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[str, Any]:

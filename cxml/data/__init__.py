@@ -1,6 +1,6 @@
 """Prepared data sets: from Arrow shards on disk or in an object store to batches of tensors.
 
-In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
+Input: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each split (docs/formats.md).
 
 1. `DatasetWriter` writes such a folder, with the manifest last, which commits it.
 2. `ShardedDataset` opens a split and gathers rows by number from memory-mapped shards. Remote shards are first copied
@@ -10,13 +10,13 @@ In: a folder with `manifest.json`, `labels.arrow` and the Arrow shards of each s
 4. `TrainLoader` and `EvalLoader` gather and pad rows to `Batch`es. A thread prepares them ahead, and copies those of a
    training to its accelerator.
 
-Out: `Batch`es, or whole CSR matrices for the label tree and the metrics.
+Output: `Batch`es, or whole CSR matrices for the label tree and the metrics.
 """
 
 from cxml.data.batch import Batch, BatchLimits, collate, few_lengths
 from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
-from cxml.data.dataset import LabelTable, ShardedDataset, read_label_table, read_labels, read_vocabulary, verify
+from cxml.data.dataset import LabelTable, ShardedDataset, read_label_table, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
 from cxml.data.loader import EvalLoader, TrainLoader, require_parts
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
@@ -49,7 +49,7 @@ __all__ = [
     "StepFacts", "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo", "TrainLoader",
     "Vocabulary", "WindowRule", "Windows", "all_labelled_texts", "checked_vocabulary", "collate", "concatenate",
     "cut", "data_url", "epoch_order", "few_lengths", "held_out_rows", "lengths_to_offsets", "load_tokenizer_of",
-    "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names", "prefetch", "read_label_table", "read_labels",
+    "micro_batch_shapes", "most_bytes", "most_items", "parts_of_names", "prefetch", "read_label_table",
     "read_sparse_npz", "read_vocabulary", "refuse_repeated_values", "refuse_second_validation", "require_parts",
     "require_parts_of_names", "resolve_encoder", "shown_label", "shown_labels", "stage", "step_facts",
     "tokenizer_fingerprint", "train_texts", "validation_texts", "verify", "window_rule", "with_names",

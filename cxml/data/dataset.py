@@ -270,12 +270,6 @@ def read_label_table(url: str) -> LabelTable:
     return table
 
 
-def read_labels(url: str) -> tuple[list[str], np.ndarray]:
-    """Names [L] and frequencies, int64 [L], of `read_label_table`; raises the same errors."""
-    table = read_label_table(url)
-    return table.names, table.frequency
-
-
 def read_vocabulary(url: str) -> Vocabulary:
     """The words of the data set's tf-idf.
 

@@ -1,6 +1,6 @@
 """Evidence beside the dense cascade: sources that propose labels, and their combination with the cascade.
 
-In: a prepared data set and a trained cascade with its tree.
+Input: a prepared data set and a trained cascade with its tree.
 
 1. Sources, each of which satisfies `Source`: `WordSource`, a linear model of whole texts over the cascade's tree;
    `NeighbourSource`, the nearest training texts in the cascade's feature space, which vote for their labels;
@@ -10,7 +10,7 @@ In: a prepared data set and a trained cascade with its tree.
    if that is better.
 4. `commit_evidence`: writes the folder `evidence` inside the model's folder, with the manifest last.
 
-Out: `Evidence`. Its `combine` turns the cascade's best labels of some texts into the model's best labels.
+Output: `Evidence`. Its `combine` turns the cascade's best labels of some texts into the model's best labels.
 """
 
 from cxml.evidence.combination import (

@@ -52,7 +52,7 @@ def descend(step: Step, first: int, beam: np.ndarray, scores: np.ndarray, width:
     Args:
         step: the level.
         first: the text of the first row of `beam`; the next ones follow it.
-        beam: int64 [n, B], the nodes handed down, -1 for none.
+        beam: int64 [n, B], the selected nodes, -1 for none.
         scores: float32 [n, B], their log-probabilities.
         width: children to keep, W.
 

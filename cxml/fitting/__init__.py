@@ -1,6 +1,6 @@
 """Training from Python: texts and labels in memory, or a path, to a `Predictor`.
 
-In: lists, NumPy arrays, pandas or Arrow columns, or tables on disk; optional fields of the config.
+Input: lists, NumPy arrays, pandas or Arrow columns, or tables on disk; optional fields of the config.
 
 1. `tables` writes data in memory as Parquet files in the run's output.
 2. `train` makes the config and starts `process`, a separate process that runs all stages up to the model. Scripts
@@ -8,7 +8,7 @@ In: lists, NumPy arrays, pandas or Arrow columns, or tables on disk; optional fi
 3. The model is loaded in the calling process. `CascadeClassifier` wraps it in scikit-learn's interface; `packing`
    turns it into bytes for pickles.
 
-Out: a `Predictor`.
+Output: a `Predictor`.
 """
 
 from cxml.fitting.train import train

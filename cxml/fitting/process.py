@@ -22,7 +22,7 @@ def main() -> int:
     """Make data, tree and model of the config. Returns the exit code of `python -m cxml.train`."""
     began = time.monotonic()
     config = load_config(sys.argv[1])
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     try:
         with stopping_on_signals(), extras.named():
             has_test = config.data.source.path != rows_folder(config.output)

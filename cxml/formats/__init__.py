@@ -1,6 +1,6 @@
 """Raw data sets: one reader per form, all streaming through one interface.
 
-In: `data.source` of the config.
+Input: `data.source` of the config.
 
 1. `open_source` returns the `Reader` of the form, which finds and identifies the files.
 2. `TitledReader` joins it with the labels file, which has the titles and descriptions of the labels.
@@ -8,7 +8,7 @@ In: `data.source` of the config.
 4. A `Cleaner` rejects or skips broken rows, counts them, and sorts the labels.
 5. `read_blocks` groups the clean rows into blocks of an exact size, one per shard.
 
-Out: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`).
+Output: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`).
 """
 
 from cxml.formats.blocks import Block, read_blocks

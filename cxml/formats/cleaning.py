@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from cxml.data import Ragged
-from cxml.data.ragged import lengths_to_offsets, range_indices
+from cxml.data.ragged import lengths_to_offsets
 from cxml.formats.keys import SeenKeys
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
 
@@ -40,7 +40,7 @@ class Cleaner:
         if not problems:
             return chunk.texts, _sorted_unique(chunk.labels)
         kept = np.setdiff1d(np.arange(len(chunk.texts)), np.fromiter(problems, np.int64))
-        return [chunk.texts[row] for row in kept], _sorted_unique(_take(chunk.labels, kept))
+        return [chunk.texts[row] for row in kept], _sorted_unique(chunk.labels.take(kept))
 
     def _problems(self, chunk: RawChunk) -> dict[int, Problem]:
         """The first problem of each broken row."""
@@ -66,11 +66,6 @@ class Cleaner:
             for row in self._seen.add(chunk.keys).tolist():
                 add(row, False, "a key seen before", "Remove one of the rows.", f": {chunk.keys[row]}")
         return found
-
-
-def _take(rows: Ragged, indices: np.ndarray) -> Ragged:
-    lengths = rows.lengths[indices]
-    return Ragged(rows.values[range_indices(rows.offsets[indices], lengths)], lengths_to_offsets(lengths))
 
 
 def _sorted_unique(rows: Ragged) -> Ragged:

@@ -129,7 +129,7 @@ def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | No
         yield (
             f"Every text has one label, since {set_to} separates no labels, but {count} of {num_texts} texts have "
             f"{other!r} in it, such as {show(hits[0])}. If that separates labels, set data.source.label_separator to "
-            "it (kinds table, jsonl, csv and parquet), or write the file anew."
+            "it (kinds table, jsonl, csv and parquet), or rewrite the file."
         )
         return
 

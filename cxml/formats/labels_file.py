@@ -60,7 +60,7 @@ class _Columns:
     unnamed: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """A description of the columns for the log."""
         if self.unnamed:
             return f"its first line contains no column names, so they are {', '.join(self.unnamed)}"
@@ -130,7 +130,7 @@ def read_labels_file(url: str) -> dict[str, LabelEntry]:
         DataError: a row has no id or no title, or an id is repeated; names the line.
     """
     columns = _columns_of(url)
-    _log.info("Labels file %s: %s", url, columns.told)
+    _log.info("Labels file %s: %s", url, columns.summary)
     entries: dict[str, LabelEntry] = {}
     line_of: dict[str, int] = {}
     for line, row in _rows(url, columns):

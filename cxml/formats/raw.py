@@ -25,7 +25,7 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The splits, see `Reader.splits`, a name for each of the L labels, and titles where there is a labels file."""
+    """The splits, see `Reader.splits`, a name for each of the L labels, and titles if there is a labels file."""
 
     splits: dict[str, RawSplit]
     label_names: list[str]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cxml.data import DataManifest, ShardedDataset, read_labels, read_vocabulary, verify
+from cxml.data import DataManifest, ShardedDataset, read_label_table, read_vocabulary, verify
 from cxml.data.manifest import PREPARE_AGAIN
 from cxml.data.values import refuse_rows
 from cxml.errors import DataError
@@ -36,7 +36,7 @@ def validate(url: str) -> DataManifest:
             if split == "train":
                 frequency += np.bincount(shard.column("labels").values, minlength=len(frequency))
             first_row += len(shard)
-    wrong = np.flatnonzero(read_labels(url)[1] != frequency)
+    wrong = np.flatnonzero(read_label_table(url).frequency != frequency)
     if len(wrong):
         problem = f"label {wrong[0]} has {frequency[wrong[0]]} train texts, but {manifest.labels.file} differs"
         raise DataError(url, problem, PREPARE_AGAIN)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cxml import extras, storage, urls
 from cxml.console import counted
-from cxml.data import DataManifest, ShardedDataset, read_label_table, read_labels
+from cxml.data import DataManifest, ShardedDataset, read_label_table
 
 _TAIL = 5  # a label with at most this many train texts counts as tail
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -57,7 +57,7 @@ def collect_statistics(url: str) -> Statistics:
     manifest = DataManifest.read(url)
     datasets = {split: ShardedDataset(url, split) for split in manifest.splits}
     splits = {split: SplitStatistics(data.lengths, data.label_counts) for split, data in datasets.items()}
-    return Statistics(manifest, splits, read_labels(url)[1])
+    return Statistics(manifest, splits, read_label_table(url).frequency)
 
 
 def print_statistics(url: str, statistics: Statistics, num_examples: int) -> None:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from cxml import storage
-from cxml.data import DataManifest, read_labels
+from cxml.data import DataManifest, read_label_table
 from cxml.errors import ConfigError
 from cxml.metrics import PropensityConstants, inverse_propensities
 
@@ -21,7 +21,7 @@ def write_inverse_propensities(url: str, out: str, a: float, b: float) -> np.nda
     Raises:
         ConfigError: the constants are not valid for this data set.
     """
-    _, frequency = read_labels(url)
+    frequency = read_label_table(url).frequency
     try:
         weights = inverse_propensities(frequency, DataManifest.read(url).rows("train"), PropensityConstants(a, b))
     except ValueError as error:

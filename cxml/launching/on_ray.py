@@ -19,7 +19,7 @@ from cxml import ray_cluster, storage
 from cxml.config import Config
 from cxml.errors import WorkerError
 from cxml.parallel import group_patience, loopback_environment
-from cxml.progress import progress_told_in_lines
+from cxml.progress import progress_as_lines
 
 _T = TypeVar("_T")
 
@@ -77,7 +77,7 @@ def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_worke
 def _environment(use_gpu: bool) -> dict[str, str]:
     """The environment variables that workers inherit, and those that select their device."""
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    environment |= progress_told_in_lines()
+    environment |= progress_as_lines()
     if ray_cluster.is_on_loopback():
         environment |= loopback_environment()
     if not use_gpu:

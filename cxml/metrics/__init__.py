@@ -1,19 +1,19 @@
 """Metrics of label rankings and of label decisions.
 
-Rankings: precision, recall, nDCG and their propensity-scored forms, at several cut-offs. Decisions: precision, recall
-and F1, micro and macro.
+Input: predicted label ids int [N, K], best first, -1 for none, and the true labels as CSR [N, L].
 
-Input: predicted label ids int [N, K], best first, -1 for none, and the true labels as CSR [N, L]. `metric_sums` returns
-`MetricSums`, the sums of the metrics over the N examples, which can be added over batches, shards and ranks. Output:
-`MetricSums.result()`, a dictionary such as {"P@1": 48.5, ...} in percent.
+1. `inverse_propensities` computes the weights of propensity-scored metrics from the labels' frequencies in the training
+   split: the inverse probability that an annotator found a label.
+2. `metric_sums` computes precision, recall, nDCG and their propensity-scored forms at several cut-offs. It returns
+   `MetricSums`, sums over the N examples that can be added over batches, shards and ranks. `label_counts` does the
+   same for decisions: precision, recall and F1, micro and macro.
 
-The propensity-scored metrics weight a hit by the inverse probability that an annotator found the label.
-`inverse_propensities` computes the weights from the labels' frequencies in the training split.
+Output: `MetricSums.result()`, a dictionary such as {"P@1": 48.5, ...} in percent.
 
 Confidence intervals: `resampled_metrics` (bootstrap). Calibration: `calibration` measures it, `fit_calibration` fits a
-map to probabilities. Label groups: `by_frequency`, `by_group`. Decisions by a threshold: `label_counts`; thresholds
-that maximise a measure: `micro_f1_threshold` and similar functions. Ensembles: `mean_scores` averages the scores of
-several systems, and `top_labels` ranks them.
+map to probabilities. Label groups: `by_frequency`, `by_group`. Thresholds that maximise a measure:
+`micro_f1_threshold` and similar functions. Ensembles: `mean_scores` averages the scores of several systems, and
+`top_labels` ranks them.
 """
 
 from cxml.metrics.bootstrap import Interval, interval, resampled_metrics

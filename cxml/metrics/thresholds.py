@@ -1,7 +1,8 @@
 """Choose probability thresholds that maximise a measure of the decisions on the given texts.
 
-In: `ScoredPairs`, the text-label pairs that a model scored on validation texts. Out: `Thresholds`, one shared by all
-labels and, for macro-F1, separate ones for labels that are frequent enough.
+Input: `ScoredPairs`, the text-label pairs that a model scored on validation texts.
+
+Output: `Thresholds`, one shared by all labels and, for macro-F1, separate ones for labels that are frequent enough.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""The model: texts in, a loss or the best labels out.
+"""The model: a transformer that scores the levels of a label tree.
 
-Batch -> TappedEncoder -> one feature per level -> for each level: LevelHead scores the shortlist; the children of the
-best nodes (in training, true nodes first) are the next level's shortlist -> loss / labels
+Input: a `Batch` of token ids, with true labels in training.
+
+1. `TappedEncoder` computes one feature per level.
+2. `LevelHead` or a sharded level scores the shortlist of each level. The children of the best nodes (in training, true
+   nodes first) are the shortlist of the next level.
+
+Output: the loss of each level, or the best labels.
 """
 
 from cxml.data.pretrained import read_encoder_config
@@ -9,19 +14,19 @@ from cxml.model.activations import activation_bytes
 from cxml.model.build import build_model, check_weights_fit
 from cxml.model.cascade import CascadeXML
 from cxml.model.encoder import TappedEncoder, build_encoder
-from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows
+from cxml.model.heads import ClusterLevel, EngineHead, LabelHead, Leaves, LevelHead, Rows, SelectionRule
 from cxml.model.level_prediction import LevelPrediction, host_features, on_host
 
 __all__ = [
     "CascadeXML",
     "ClusterLevel",
     "EngineHead",
-    "HandDown",
     "LabelHead",
     "Leaves",
     "LevelHead",
     "LevelPrediction",
     "Rows",
+    "SelectionRule",
     "TappedEncoder",
     "activation_bytes",
     "build_encoder",

@@ -17,7 +17,16 @@ from cxml.data import Batch, BatchLimits
 from cxml.fused import is_fused
 from cxml.internals.torch import with_modules
 from cxml.model.encoder import TappedEncoder
-from cxml.model.heads import ClusterLevel, EngineHead, HandDown, LabelHead, Leaves, LevelHead, Rows, scores_whole_level
+from cxml.model.heads import (
+    ClusterLevel,
+    EngineHead,
+    LabelHead,
+    Leaves,
+    LevelHead,
+    Rows,
+    SelectionRule,
+    scores_whole_level,
+)
 from cxml.model.level_prediction import LevelPrediction
 from cxml.model.shortlist import (
     Shortlist,
@@ -59,10 +68,10 @@ class CascadeXML(nn.Module):
             tree: the label tree.
             label_head: head of the labels; None for ordinary parameters.
             cluster_levels: heads of the last cluster levels; those above them are ordinary parameters.
-            shortlist_sizes: nodes that each level above the labels passes on.
+            shortlist_sizes: nodes that each level above the labels selects.
             level_weights: weights of the levels' losses.
             scoring: `weighted` multiplies a node's probability by its parent's.
-            teacher_forcing: pass on true nodes first.
+            teacher_forcing: select true nodes first.
         """
         super().__init__()
         self.encoder = encoder
@@ -173,8 +182,8 @@ class CascadeXML(nn.Module):
     def _cluster_loss(
         self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, *, batch: Batch, losses: list[Tensor]
     ) -> tuple[Tensor, Leaves]:
-        """Loss of a cluster level, and the nodes that it passes on; `losses` are of the levels above."""
-        wanted = HandDown(self.shortlist_sizes[level], self.teacher_forcing, batch.limits.labels_of_a_text)
+        """Loss of a cluster level, and the nodes that it selects; `losses` are of the levels above."""
+        wanted = SelectionRule(self.shortlist_sizes[level], self.teacher_forcing, batch.limits.labels_of_a_text)
         if level >= len(self.cluster_heads):
             own, scale = (
                 self.cluster_levels[level - len(self.cluster_heads)],
@@ -189,10 +198,10 @@ class CascadeXML(nn.Module):
         logits = self._cluster_logits(level, features_BD, shortlist)
         is_true = is_positive(shortlist, keys, self.level_sizes[level])
         loss = shortlist_loss(logits, is_true, shortlist.mask)
-        return loss, self._hand_down(wanted, shortlist, logits, is_true if wanted.is_forced else None)
+        return loss, self._select_nodes(wanted, shortlist, logits, is_true if wanted.is_forced else None)
 
     def _fused_loss(
-        self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, wanted: HandDown
+        self, level: int, features_BD: Tensor, above: Leaves | None, keys: Tensor, wanted: SelectionRule
     ) -> tuple[Tensor, Leaves]:
         from cxml.model.fused_level import loss_and_choice  # noqa: PLC0415 - optional
 
@@ -215,7 +224,7 @@ class CascadeXML(nn.Module):
         leaves = None
         is_weighted = self.scoring == "weighted"
         for level in range(len(self.level_sizes) - 1):
-            wanted = HandDown(beam[level])
+            wanted = SelectionRule(beam[level])
             if level < len(self.cluster_heads):
                 nodes, scores, leaves = self._best_and_choice(level, features[level], leaves, k, wanted)
             else:
@@ -223,16 +232,16 @@ class CascadeXML(nn.Module):
                 nodes, scores, leaves = own.best_and_choice(
                     features[level], leaves, k, wanted, weighted=is_weighted, limits=limits
                 )
-            handed_down = leaves.nodes.masked_fill(~leaves.mask, -1)
-            predictions.append(LevelPrediction(nodes, scores, handed_down))
+            selected = leaves.nodes.masked_fill(~leaves.mask, -1)
+            predictions.append(LevelPrediction(nodes, scores, selected))
         positions, logits = self.label_head.predict(features[-1], leaves, k, weighted=is_weighted, limits=limits)
         labels = self.get_buffer("label_order")[positions.clamp(min=0)].masked_fill(positions < 0, -1)
         return [*predictions, LevelPrediction(labels, logits, features=features[-1])]
 
     def _best_and_choice(
-        self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: HandDown
+        self, level: int, features_BD: Tensor, above: Leaves | None, k: int, wanted: SelectionRule
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The best nodes of a cluster level with their scores, and the nodes that it passes on."""
+        """The best nodes of a cluster level with their scores, and the nodes that it selects."""
         parents = above.logits if self.scoring == "weighted" and above is not None else None
         if is_fused(features_BD):
             from cxml.model.fused_level import best_and_choice  # noqa: PLC0415 - optional
@@ -241,7 +250,7 @@ class CascadeXML(nn.Module):
             return best_and_choice(logits, shortlist, parents, k, wanted)
         shortlist = self._shortlist(level, above, features_BD)
         logits = self._cluster_logits(level, features_BD, shortlist)
-        return *shortlist.best(logits, parents, k), self._hand_down(wanted, shortlist, logits, None)
+        return *shortlist.best(logits, parents, k), self._select_nodes(wanted, shortlist, logits, None)
 
     def _shortlist(self, level: int, above: Leaves | None, features_BD: Tensor) -> Shortlist:
         if above is None:
@@ -252,7 +261,9 @@ class CascadeXML(nn.Module):
     def _cluster_logits(self, level: int, features_BD: Tensor, shortlist: Shortlist) -> Tensor:
         return self.cluster_heads[level](features_BD, shortlist.nodes if level else None)
 
-    def _hand_down(self, wanted: HandDown, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None) -> Leaves:
+    def _select_nodes(
+        self, wanted: SelectionRule, shortlist: Shortlist, logits_BC: Tensor, is_true: Tensor | None
+    ) -> Leaves:
         slots, mask = select_slots(logits_BC, shortlist.mask, wanted.size, is_true, wanted.most_true)
         nodes = shortlist.nodes.gather(1, slots).masked_fill(~mask, 0)
         return Leaves(nodes=nodes, mask=mask, logits=logits_BC.detach().gather(1, slots).float())

@@ -11,21 +11,21 @@ from torch import Tensor
 
 from cxml.model import triton_ranking_ops as ops
 from cxml.model import triton_shortlist_ops
-from cxml.model.heads import HandDown, Leaves
+from cxml.model.heads import Leaves, SelectionRule
 from cxml.model.shortlist import Shortlist
 
 
 def loss_and_choice(
-    logits: Tensor, shortlist: Shortlist | None, keys: Tensor, num_nodes: int, wanted: HandDown
+    logits: Tensor, shortlist: Shortlist | None, keys: Tensor, num_nodes: int, wanted: SelectionRule
 ) -> tuple[Tensor, Leaves]:
-    """The loss of a level, float32 [], and the nodes that it passes on.
+    """The loss of a level, float32 [], and the nodes that it selects.
 
     Args:
         logits: any float [B, num_nodes] of all nodes, or [B, C] of those of the shortlist.
         shortlist: scored nodes; None for all.
         keys: sorted keys of the true nodes, int64 [T], see `positive_keys`.
         num_nodes: nodes of the level.
-        wanted: nodes to pass on.
+        wanted: nodes to select.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
@@ -36,16 +36,16 @@ def loss_and_choice(
 
 
 def best_and_choice(
-    logits: Tensor, shortlist: Shortlist | None, parent_logits_BK: Tensor | None, k: int, wanted: HandDown
+    logits: Tensor, shortlist: Shortlist | None, parent_logits_BK: Tensor | None, k: int, wanted: SelectionRule
 ) -> tuple[Tensor, Tensor, Leaves]:
     """The k best nodes int64 [B, k] with their scores float32 [B, k], see `Shortlist.best`, and the nodes passed on.
 
     Args:
         logits: see `loss_and_choice`.
         shortlist: see `loss_and_choice`.
-        parent_logits_BK: logits of the nodes passed on by the level above, float32; None for unweighted scores.
+        parent_logits_BK: logits of the nodes that the level above selected, float32; None for unweighted scores.
         k: number of nodes.
-        wanted: nodes to pass on.
+        wanted: nodes to select.
     """
     by_node = shortlist is None or logits.shape != shortlist.nodes.shape
     nodes, mask = (None, None) if shortlist is None else (shortlist.nodes, shortlist.mask)
@@ -69,7 +69,7 @@ def _chosen(
     """The nodes of slots [B, K]."""
     chosen, own = slots.new_empty(slots.shape), logits.new_empty(slots.shape, dtype=torch.float32)
     is_chosen = slots.new_empty(slots.shape, dtype=torch.bool)
-    triton_shortlist_ops.launch_hand_down(chosen, is_chosen, own, slots, logits, nodes, mask, num_wanted, by_node)
+    triton_shortlist_ops.launch_select_nodes(chosen, is_chosen, own, slots, logits, nodes, mask, num_wanted, by_node)
     return Leaves(chosen, is_chosen, own)
 
 

@@ -76,8 +76,8 @@ class Leaves:
 
 
 @dataclass(frozen=True)
-class HandDown:
-    """The nodes that a cluster level passes on.
+class SelectionRule:
+    """The number of nodes that a cluster level selects for the next level.
 
     Attributes:
         size: nodes per text; more if more are true.
@@ -118,7 +118,7 @@ class Rows(Protocol):
         """Features of texts, float32 [B', D], and their true pairs (text, own row), two int64 [P]."""
         ...
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the processes with the same rows, which gathered other texts."""
         ...
 
@@ -187,19 +187,19 @@ class ClusterLevel(Rows, Protocol):
         above: Leaves | None,
         positive_keys: Tensor,
         scale: float,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
-        """The loss, see `LabelHead.loss`, and the nodes that are passed on.
+        """The loss, see `LabelHead.loss`, and the selected nodes.
 
         Args:
             features_BD: features, in the encoder's dtype.
-            above: the nodes passed on by the level above, whose children are scored; None scores all nodes.
+            above: the nodes that the level above selected, whose children are scored; None scores all nodes.
             positive_keys: sorted keys `text * nodes of the level + node` of the true nodes, int64 [P].
             scale: see `LabelHead.loss`.
-            hand_down: the nodes to pass on.
+            selection: the nodes to select.
             losses_above: see `LabelHead.loss`.
             limits: see `LabelHead.loss`.
         """
@@ -210,12 +210,12 @@ class ClusterLevel(Rows, Protocol):
         features_BD: Tensor,
         above: Leaves | None,
         k: int,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         weighted: bool,
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Tensor, Leaves]:
-        """The k best nodes, see `LabelHead.predict`, and the nodes that are passed on."""
+        """The k best nodes, see `LabelHead.predict`, and the selected nodes."""
         ...
 
 
@@ -279,8 +279,8 @@ class EngineHead(nn.Module):
         texts = torch.div(positive_keys, self.num_labels, rounding_mode="floor")
         return features_BD.detach().float(), texts, positive_keys % self.num_labels
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
-        """See `LabelHead.sum_over_copies`: every process holds all rows."""
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_replicas`: every process holds all rows."""
         if dist.is_initialized():
             dist.all_reduce(tensor)
         return tensor

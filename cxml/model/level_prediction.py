@@ -19,13 +19,13 @@ class LevelPrediction:
     Attributes:
         nodes: int64 [B, K], best first: nodes in tree order, or label ids at the last level; -1 for none.
         logits: logits of the scores, float32 [B, K]; -inf for none.
-        handed_down: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
+        selected: int64 [B, K'], the clusters whose children the next level scores, -1 for none; None for the labels.
         features: input features of the label level, float [B, D], on the model's device; None for clusters.
     """
 
     nodes: Tensor
     logits: Tensor
-    handed_down: Tensor | None = None
+    selected: Tensor | None = None
     features: Tensor | None = None
 
     @property
@@ -41,14 +41,14 @@ def on_host(levels: Sequence[LevelPrediction]) -> list[LevelPrediction]:
     """
     if levels[0].nodes.device.type == "cpu":
         return list(levels)
-    parts = [part for level in levels for part in (level.nodes, level.logits.view(torch.int32), level.handed_down)]
+    parts = [part for level in levels for part in (level.nodes, level.logits.view(torch.int32), level.selected)]
     there = [part for part in parts if part is not None]
     copied = torch.cat(there, dim=1).cpu().split([part.shape[1] for part in there], dim=1)
     found, levels_on_host = iter(copied), []
     for level in levels:
         nodes, logits = next(found), next(found).int().view(torch.float32)
-        handed_down = None if level.handed_down is None else next(found)
-        levels_on_host.append(LevelPrediction(nodes, logits, handed_down, level.features))
+        selected = None if level.selected is None else next(found)
+        levels_on_host.append(LevelPrediction(nodes, logits, selected, level.features))
     return levels_on_host
 
 

@@ -1,6 +1,6 @@
 """Shortlists: the nodes of a level that are scored for each text. All functions process the whole batch at once.
 
-Legend: B texts, C nodes in the shortlist (padded), K nodes passed on to the next level. A level's nodes are numbered in
+Legend: B texts, C nodes in the shortlist (padded), K nodes selected for the next level. A level's nodes are numbered in
 tree order, so the children of a node are one contiguous range.
 """
 
@@ -26,7 +26,7 @@ class Shortlist:
     Attributes:
         nodes: int64 [B, C]; padding is node 0.
         mask: bool [B, C]; False marks padding.
-        parent_slots: int64 [B, C]: index of each node's parent among the nodes passed on; 0 at level 0.
+        parent_slots: int64 [B, C]: index of each node's parent among the selected nodes; 0 at level 0.
     """
 
     nodes: Tensor
@@ -38,7 +38,7 @@ class Shortlist:
 
         Args:
             logits_BC: logits of the nodes, any float dtype.
-            parent_logits_BK: logits of the nodes passed on, float32, whose probabilities are multiplied with those of
+            parent_logits_BK: logits of the selected nodes, float32, whose probabilities are multiplied with those of
                 their children; None if a score is the node's own probability.
             k: number of nodes.
 
@@ -67,14 +67,14 @@ def every_node(num_nodes: int, batch_size: int, device: torch.device) -> Shortli
 def select_slots(
     logits_BC: Tensor, mask_BC: Tensor, k: int, is_true_BC: Tensor | None = None, most_true: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Choose the slots whose nodes are passed on: true ones first (teacher forcing), then the highest logits.
+    """Choose the slots of the selected nodes: true ones first (teacher forcing), then the highest logits.
 
     A text with more than `k` true nodes keeps all of them, so positives are never dropped.
 
     Args:
         logits_BC: scores, any float dtype; no gradient flows through the choice.
         mask_BC: False marks padding.
-        k: nodes passed on for a text with at most `k` true ones.
+        k: nodes selected for a text with at most `k` true ones.
         is_true_BC: marks true nodes; None in prediction.
         most_true: upper bound of the true nodes of any text, for accelerators, where the host does not wait for it.
 

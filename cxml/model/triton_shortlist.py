@@ -114,7 +114,7 @@ def level_loss(
         num_nodes: number of nodes of the level.
         width: C.
         row: logits per text.
-        wanted: number of nodes to pass on to the next level.
+        wanted: number of nodes to select for the next level.
         HAS_NODES: see `nodes`.
         BY_NODE: see `logits`.
         IS_FORCED: see `ranking`.
@@ -174,7 +174,7 @@ def is_node(mask, text, slots, width, HAS_NODES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def hand_down(
+def select_nodes(
     slots, logits, nodes, mask, num_wanted, chosen, is_chosen, own, num_chosen, width, row,
     HAS_NODES: tl.constexpr, BY_NODE: tl.constexpr, IS_COUNTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

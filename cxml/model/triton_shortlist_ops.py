@@ -18,7 +18,7 @@ from cxml.model.shortlist import (
     shortlist_losses,
     truth_first,
 )
-from cxml.model.triton_shortlist import expand_children, hand_down, level_loss, positive_keys
+from cxml.model.triton_shortlist import expand_children, level_loss, positive_keys, select_nodes
 from cxml.triton_operators import grid, operator
 
 _LABELS = 32  # nodes of a text per block; all pairs are compared
@@ -106,7 +106,7 @@ def launch_level_loss(
     )  # fmt: skip
 
 
-def _hand_down(
+def _select_nodes(
     chosen: Tensor, is_chosen: Tensor, own: Tensor, slots: Tensor, logits: Tensor, nodes: Tensor | None,
     mask: Tensor | None, num_wanted: Tensor | None, by_node: bool,
 ) -> None:  # fmt: skip
@@ -122,15 +122,15 @@ def _hand_down(
 @operator(
     "Tensor(a!) chosen, Tensor(b!) is_chosen, Tensor(c!) own, Tensor slots, Tensor logits, Tensor? nodes, "
     "Tensor? mask, Tensor? num_wanted, bool by_node",
-    ["chosen", "is_chosen", "own"], _hand_down,
+    ["chosen", "is_chosen", "own"], _select_nodes,
 )  # fmt: skip
-def launch_hand_down(
+def launch_select_nodes(
     chosen: Tensor, is_chosen: Tensor, own: Tensor, slots: Tensor, logits: Tensor, nodes: Tensor | None,
     mask: Tensor | None, num_wanted: Tensor | None, by_node: bool,
 ) -> None:  # fmt: skip
     """Write nodes int64, their mask bool and their logits float32 of chosen slots, all [B, K]."""
     width = logits.shape[1] if nodes is None else nodes.shape[1]
-    grid(hand_down, len(slots))(
+    grid(select_nodes, len(slots))(
         slots, logits, *pointers(logits, nodes, mask), slots if num_wanted is None else num_wanted, chosen,
         is_chosen.view(torch.uint8), own, slots.shape[1], width, logits.shape[1], HAS_NODES=nodes is not None,
         BY_NODE=by_node, IS_COUNTED=num_wanted is not None,

@@ -1,10 +1,13 @@
 """Optimisation: parameter groups, the learning rate schedule, and row-sparse AdamW.
 
-    model -> parameter groups (encoder / classifiers, with and without decay) -> AdamW
-    rows and candidates of a sharded level -> `RowKernels` (`cpu_kernels`, `torch_kernels`, `triton_kernels`) -> loss,
-        gradients of the features, updated rows
+Input: a model; the rows of a sharded level, and the candidates that texts are scored on.
 
-In each step, `Schedule` sets the learning rates and beta1 of the three-phase one-cycle.
+1. `parameter_groups` divides the weights into encoder and classifiers, with and without weight decay.
+2. In each step, `Schedule` sets the learning rates and beta1 of the three-phase one-cycle.
+3. `RowKernels` (`cpu_kernels`, `torch_kernels`, `triton_kernels`) compute the loss of candidates and the gradients of
+   the features, and update the rows.
+
+Output: the learning rates of a step, and updated rows.
 """
 
 from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists

@@ -112,7 +112,7 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
 
 
 class ShortlistKernels(RowKernels[Shortlists], Protocol):
-    """Additional interface for cluster levels, which pass nodes on to the next level."""
+    """Additional interface for cluster levels, which select nodes for the next level."""
 
     def scores(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, step: int

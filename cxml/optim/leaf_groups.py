@@ -12,7 +12,7 @@ _CHUNKS = 64
 
 
 class PartialSums(NamedTuple):
-    """Groups cut into a fixed number of chunks, which add up what their texts get each for itself.
+    """Groups divided into a fixed number of chunks, each of which computes its own sums per text.
 
     The order of additions does not depend on the number of threads. A chunk has sums for the texts of its pairs only.
 
@@ -51,7 +51,7 @@ class LeafGroups(NamedTuple):
         """Find the groups.
 
         Args:
-            leaves: integers [P], rising; the number of leaves n where there is no pair.
+            leaves: integers [P], rising; n, the number of leaves, for a missing pair.
             starts: int64 [n + 1], see `cxml.optim.candidates.LeafRows`.
             positions: int64 [n].
         """
@@ -64,7 +64,7 @@ class LeafGroups(NamedTuple):
         return cls(begins, starts[own + 1], positions[own] - begins, np.append(first, len(leaves)).astype(np.int64))
 
     def partial_sums(self, texts: np.ndarray, num_texts: int) -> PartialSums:
-        """Chunks of groups, and where each of them adds up what the texts of its groups get.
+        """Chunks of groups, and the location of each chunk's sums per text.
 
         Args:
             texts: integers [at least P], the text of each pair.

@@ -142,7 +142,7 @@ def train_groups(
         texts: int32 [P].
         shares: float32 [P].
         truth: int32 [P, words], see `cxml.optim.candidates.Shortlists`.
-        scale: factor of the rows' gradients; the features' gradient is that of the unscaled sum.
+        scale: factor of the rows' gradients; the features' gradient is the gradient of the unscaled sum.
         mode: `LOSS` computes the loss and the features' gradient, `LOSS_AND_UPDATE` also updates the rows, `UPDATE`
             only updates the rows, `SQUARES` only sums the squares of their gradients.
         hyperparameters: hyperparameters of the step.

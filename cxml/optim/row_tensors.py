@@ -38,7 +38,7 @@ class RowTensors:
     def zeros(cls, num_rows: int, width: int, device: torch.device, **form: Any) -> RowTensors:  # noqa: ANN401
         """Fresh rows, allocated on `device`; `form` is as of `RowState.zeros`.
 
-        On the CPU memory that is never written to is never taken.
+        On the CPU, the operating system allocates memory only when it is written to.
         """
         if device.type == "cpu":
             return cls.of(RowState.zeros(num_rows, width, **form), device)
@@ -52,7 +52,7 @@ class RowTensors:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows lie."""
+        """The device of the rows."""
         return self.bias.device
 
     @property
@@ -123,8 +123,8 @@ def update_run(
 
     Args:
         rows: changed in place.
-        run: which rows.
-        schedule: the step under way.
+        run: range of rows.
+        schedule: schedule of the current step.
         gradients: float32 [n, D].
         bias_gradients: float32 [n].
         row_ids: int64 [n], see `update_rows`.
@@ -149,19 +149,19 @@ def update_run(
 
 
 def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, step: int) -> Tensor:
-    """The factor that each chosen row still has to take to be as of the end of `step`: float32, shaped as `run`."""
+    """The pending decay factor of each chosen row until the end of `step`: float32, shaped as `run`."""
     return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
 
 
 def settled_weights(rows: RowTensors, schedule: RowSchedule, run: slice = slice(None)) -> Tensor:
-    """Weights as of the end of the step under way, with the decay that rows have not taken yet: float32 [n, D]."""
+    """Weights at the end of the current step, with pending decay applied: float32 [n, D]."""
     return rows.floats(run) * pending_decay(rows, run, schedule, schedule.step)[:, None]
 
 
 def _adamw_change(
     rows: RowTensors, run: slice, schedule: RowSchedule, gradients: Tensor, bias_gradients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What AdamW takes off the weights [n, D] and the biases [n]; the moments advance."""
+    """AdamW's change of the weights [n, D] and the biases [n], to subtract; updates the moments."""
     new1, new2 = 1 - schedule.beta1, 1 - schedule.beta2
     taken = rows.updates[run].double()
     size = (schedule.lr / (1 - schedule.beta1**taken)).float()
@@ -177,7 +177,7 @@ def _adamw_change(
 
 
 def _store(rows: RowTensors, run: slice, values: Tensor, step: int, row_ids: Tensor) -> None:
-    """Write float32 values [n, D], rounded as the rows' format says."""
+    """Write float32 values [n, D], rounded to the rows' format."""
     if rows.weight.dtype == torch.float32:
         rows.weight[run] = values
     elif rows.compensation.shape[1]:

@@ -29,7 +29,7 @@ class _Scores:
         texts: int64 [p].
         rows: int64 [p, W]; 0 where the leaf has fewer.
         exists: bool [p, W].
-        weight: float32 [p, W, D], with the decay that the rows have not taken yet.
+        weight: float32 [p, W, D], with pending decay applied.
         logits: float32 [p, W].
     """
 
@@ -164,7 +164,7 @@ class TorchEveryRowKernels:
 def best_of_pairs(
     candidates: Shortlists, logits: Tensor, positions: Tensor, k: int, parent_logits: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`RowKernels.best` from logits, float32 [P, W], and positions, int64 [P, W], -1 where there is no row."""
+    """`RowKernels.best` from logits, float32 [P, W], and positions, int64 [P, W], -1 for a missing row."""
     keys = pair_keys(logits, positions, parent_logits)
     texts = candidates.texts[:, None].expand_as(keys)
     return best_per_text(len(candidates.features), texts.flatten(), keys.flatten(), positions.flatten(), k)
@@ -177,10 +177,10 @@ def best_per_text(num_texts: int, texts: Tensor, keys: Tensor, positions: Tensor
 
     Args:
         num_texts: S.
-        texts: int [n], whose each candidate is.
+        texts: int [n], the text of each candidate.
         keys: int64 [n], `NO_KEY` where there is no candidate.
         positions: int64 [n].
-        k: wanted of each.
+        k: number of keys per text.
 
     Returns:
         Keys int64 [S, k] and positions int64 [S, k], best first; `NO_KEY` and -1 where there is none.
@@ -233,7 +233,7 @@ def _slopes(candidates: Shortlists, own: slice, scores: _Scores) -> tuple[Tensor
 
 
 def all_logits(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
-    """Logits float32 [B, R], and the weights with the decay that they had not taken yet float32 [R, D]."""
+    """Logits float32 [B, R], and the weights with pending decay applied, float32 [R, D]."""
     weight = rows.floats(slice(None)) * pending_decay(rows, slice(None), schedule, step)[:, None]
     return candidates.features.float() @ weight.T + rows.bias, weight
 

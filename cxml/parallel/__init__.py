@@ -1,9 +1,14 @@
 """Processes and devices: distribution of computation and memory.
 
-    run_workers or a launcher -> `process_group` (ranks, backend, device) -> `engine` (plain PyTorch or DeepSpeed)
+Input: the function of a job, and the settings of its processes.
 
-The engine holds the encoder and small cluster levels. `sharded_level` holds the rows of the labels and of large cluster
-levels, sharded over the ranks by `row_layout`: `routing` sends texts to the owners of the rows and returns the results.
+1. `run_workers` or a launcher starts the processes, and `process_group` joins them: ranks, backend, device.
+2. `engine` holds the encoder and small cluster levels: plain PyTorch or DeepSpeed.
+3. `sharded_level` holds the rows of the labels and of large cluster levels, sharded over the ranks by `row_layout`.
+   `routing` sends texts to the owners of the rows and returns the results.
+
+Output: the function's result on rank 0.
+
 `memory_plan` computes memory and steps in advance, `step_costs` traffic and kernel launches.
 """
 

@@ -117,17 +117,17 @@ def _deepspeed_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train:
 
 
 def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
-    """End a micro-batch, and with the last of a step update the weights, if the step is sound.
+    """End a micro-batch. After the last one of a step, update the weights if the step is sound.
 
-    Torch's fused AdamW leaves weights, moments and its count of steps as they are where its `found_inf` is not 0, which
-    it reads where the weights are.
+    If `found_inf` is not 0, torch's fused AdamW changes neither weights nor moments nor its step count. It reads
+    `found_inf` on the device of the weights.
 
     Args:
-        engine: whose micro-batch ends.
-        is_sound: whether the step may count, bool [], alike on all ranks; None if this is not its last micro-batch.
+        engine: the engine of the micro-batch.
+        is_sound: whether the step may count, bool [], equal on all ranks; None if this is not its last micro-batch.
 
     Returns:
-        Whether the weights were updated, bool []: the gradients have to be finite too. None if there was no update.
+        Whether the weights were updated, bool [], which also requires finite gradients. None before the end of a step.
     """
     optimizer = engine.basic_optimizer
     if is_sound is not None:

@@ -100,8 +100,8 @@ class Exchange:
         self.sent += (len(rows) - sent[self.rank]) * rows[:1].numel() * rows.element_size()
         return parts.to(rows.device)
 
-    def sum_alike(self, tensor: Tensor) -> Tensor:
-        """All-reduce a tensor of the same shape on all ranks in place."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor of the same shape over all ranks, in place."""
         if self.size > 1:
             self.sent += tensor.numel() * tensor.element_size() * 2 * (self.size - 1) // self.size
             moved = tensor.to(self._device())
@@ -110,7 +110,7 @@ class Exchange:
                 tensor.copy_(moved)
         return tensor
 
-    def largest_of_all(self, *numbers: float) -> list[float]:
+    def all_reduce_max(self, *numbers: float) -> list[float]:
         """The largest of each number, none of them NaN, over all ranks."""
         if self.size == 1:
             return list(numbers)
@@ -129,12 +129,12 @@ class Exchange:
         return [part.to(tensor.device) for part in parts]
 
     def _device(self) -> torch.device:
-        """Where tensors travel from: gloo takes them from the host, NCCL and its like only from the accelerator."""
+        """The device that the backend sends from: the host for gloo, the accelerator for NCCL and similar backends."""
         return torch.device("cpu") if dist.get_backend(self.group) == "gloo" else current_device()
 
 
 def require_even_groups(group_size: int, num_ranks: int) -> None:
-    """Raise `ConfigError` where ranks cannot be cut into groups of `head.group_size`; 0 is one group of all."""
+    """Raise `ConfigError` if `head.group_size` does not divide the number of ranks; 0 is one group of all ranks."""
     if group_size and num_ranks % group_size:
         raise ConfigError(
             "head.group_size", group_size, f"does not divide the {num_ranks} processes", "Set it to a divisor, or to 0."

@@ -1,4 +1,4 @@
-"""Which levels of a run are sharded, by which kernels their rows are worked on, and on which ranks they lie."""
+"""Choose the sharded levels of a run, the kernels of their rows, and the ranks that hold them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def sharded_levels(
     trains: bool = True,
     rows_in: Literal["device", "host"] | None = None,
 ) -> Callable[[Sequence[int]], tuple[list[ShardedLevel], ShardedLevel]]:
-    """What makes a run's sharded levels, those of clusters and the labels, of the width of each level's features.
+    """A function that makes a run's sharded cluster levels and its label level from the feature width of each level.
 
-    A collective call. In training the rows lie once on each group of `head.group_size` ranks, else once on all. In
-    prediction only the labels are sharded. `rows_in` overrides the config's.
+    A collective call. In training, each group of `head.group_size` ranks holds all rows once; otherwise all ranks
+    together do. In prediction only the labels are sharded. `rows_in` overrides the config's.
 
     Raises:
-        ConfigError: the groups do not come out even.
-        LaunchError: they are to be machines, which have different numbers of ranks.
+        ConfigError: the number of ranks is not a multiple of the group size.
+        LaunchError: each machine is a group, but the machines have different numbers of ranks.
     """
     own_head = config.head if rows_in is None else dataclasses.replace(config.head, rows_in=rows_in)
     group_size = own_head.group_size if trains else 0
@@ -67,7 +67,7 @@ def sharded_levels(
 
 
 def sharded_clusters(tree: LabelTree, head: HeadConfig) -> list[int]:
-    """The levels of clusters whose rows are shared out over the ranks: the last ones, as levels grow downwards."""
+    """The cluster levels whose rows are sharded over the ranks: the last ones, because lower levels are larger."""
     if head.implementation != "rows":
         return []
     return [level for level, size in enumerate(tree.level_sizes[:-1]) if size > head.shard_from]
@@ -83,14 +83,14 @@ def make_level(
     deterministic: bool = False,
     **options: Any,  # noqa: ANN401 - those of `ShardedLevel`
 ) -> ShardedLevel:
-    """A level with the kernels for the device that its rows are worked on: the accelerator's, or the processor's."""
+    """A level with the kernels of the device that updates its rows: the accelerator or the CPU."""
     on_device = head.rows_in == "device" and accelerator_type() is not None and extras.is_installed("triton")
     kernels = kernels_for(head, on_device=on_device, deterministic=deterministic)
     return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=on_device, **options)
 
 
 def kernels_for(head: HeadConfig, *, on_device: bool, deterministic: bool = False) -> RowKernels:
-    """The kernels that a head's settings ask for; the CPU's give the same bits in every run as they are."""
+    """The kernels that a head's settings select. Those of the CPU are always deterministic."""
     scores_all = head.candidates == "all"
     if not on_device:
         return CpuEveryRowKernels() if scores_all else CpuShortlistKernels()

@@ -20,7 +20,7 @@ class Plan:
         parameters: number of weights of each part of the model.
         trained: number of weights of each part that learn.
         world_size: processes.
-        zero_stage: what is partitioned over them.
+        zero_stage: stage of ZeRO, which partitions state over them.
         weights: bytes of weights per rank.
         gradients: bytes of gradients per rank.
         optimizer: bytes of AdamW's moments, and of fp32 master weights under bf16, per rank.
@@ -135,11 +135,11 @@ def make_plan(
         parameters: number of weights of each part of the model that the engine holds.
         trained: those that learn.
         config: precision, ZeRO stage, epochs, micro-batches.
-        steps: what the optimiser steps are like.
+        steps: statistics of an epoch's optimiser steps.
         world_size: processes.
         sharded: rows of each sharded level, by its name.
         row_state: bytes of each part of a row of these levels, by the level's name.
-        group_size: ranks that share a copy of the rows; 0 is all.
+        group_size: ranks that share one replica of the rows; 0 for all ranks.
         traffic: what a rank sends for each sharded level.
         activations: bytes of one rank, if they are known.
         launches: of a step on an accelerator, by level.

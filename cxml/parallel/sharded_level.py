@@ -23,7 +23,7 @@ from torch import Tensor
 from cxml.accelerators import current_device
 from cxml.config import HeadConfig, OptimConfig
 from cxml.data import BatchLimits
-from cxml.model import HandDown, Leaves
+from cxml.model import Leaves, SelectionRule
 from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
@@ -36,14 +36,14 @@ from cxml.optim import (
     settled_weights,
 )
 from cxml.parallel.exchange import Exchange
-from cxml.parallel.handing_down import best_nodes, choose
 from cxml.parallel.magnitude import Magnitude, is_bounded
+from cxml.parallel.node_selection import best_nodes, choose
+from cxml.parallel.pending_update import PendingUpdate
 from cxml.parallel.routing import Visit, send, send_everywhere
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
-from cxml.parallel.waiting_update import WaitingUpdate
 
-_BLOCK_ROWS = 65536  # handed out at once
-_USUAL_SHORTLIST = 1000  # a loss over all rows is divided by no more, so that a true one weighs as in a shortlist
+_BLOCK_ROWS = 65536  # rows of a block of an export
+_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 class ShardedLevel:
@@ -87,13 +87,13 @@ class ShardedLevel:
             head: optimiser, number formats and candidates of the rows.
             optim: betas, epsilon and decay.
             kernels: of shortlists or of all rows, as `head.candidates` says.
-            on_device: whether the rows are worked on where the features are, else in host memory by the CPU.
+            on_device: whether rows are processed on the features' device, else in host memory by the CPU.
             schedule: of the rows' update, shared with other levels; None makes one.
-            replicas: the ranks that hold the same rows, for other texts; None if there is but this.
+            replicas: the ranks that hold the same rows, for other texts; None for a single replica.
             accumulation: micro-batches per step.
             trains: False leaves out what only training needs.
             is_last: whether a step scores no other level after this one.
-            rows: rows that exist already, which the level takes over; None makes fresh ones.
+            rows: existing rows, which the level uses; None allocates new ones.
         """
         self.layout, self.exchange, self.replicas = layout, exchange, replicas or Exchange(is_alone=True)
         self._kernels, self.on_device = kernels, on_device
@@ -113,18 +113,18 @@ class ShardedLevel:
             epsilon=optim.epsilon,
             clip_row_norm=head.clip_row_norm,
         )
-        # Else rows wait for the end of the step, when all of its losses and gradients are there.
+        # Otherwise the update waits for the end of the step, when all losses and gradients are known.
         waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
         self._updates_in_passing = kernels.updates_in_passing and not waits
-        self._waiting = WaitingUpdate()
+        self._pending = PendingUpdate()
         self._one: Tensor | None = None
         self._magnitude = Magnitude()
 
     def initial_bias(self) -> float:
-        """Where biases start: few rows are true for a text.
+        """The initial bias, which is low because few rows are true for a text.
 
-        In a shortlist as in `cxml.model.LevelHead`. Of all rows one is expected, so that all the others together do not
-        outweigh it.
+        For shortlists, it is that of `cxml.model.LevelHead`. If all rows are scored, it is the logit of about one true
+        row in all, so that the false rows do not outweigh it.
         """
         return -math.log(max(2, self.layout.num_labels)) if self._scores_all else INITIAL_BIAS
 
@@ -148,7 +148,7 @@ class ShardedLevel:
         above: Leaves | None,
         positive_keys: Tensor,
         scale: float,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         losses_above: Sequence[Tensor] | None = None,
         limits: BatchLimits | None = None,
@@ -158,7 +158,7 @@ class ShardedLevel:
         rows, shard = self._rows_on(visit.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
         scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
-        chosen = choose(cast("Visit[Shortlists]", visit), *scores, hand_down)
+        chosen = choose(cast("Visit[Shortlists]", visit), *scores, selection)
         return self._loss(features_BD, visit, scale, losses_above), chosen.to(features_BD.device)
 
     def predict(
@@ -182,7 +182,7 @@ class ShardedLevel:
         features_BD: Tensor,
         above: Leaves | None,
         k: int,
-        hand_down: HandDown,
+        selection: SelectionRule,
         *,
         weighted: bool,
         limits: BatchLimits | None = None,
@@ -192,32 +192,32 @@ class ShardedLevel:
         rows, shard = self._rows_on(visit.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
         logits, positions = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.step)
-        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, hand_down)
+        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, selection)
         keys, nodes = best_nodes(cast("Visit[Shortlists]", visit), logits, positions, k)
         device = features_BD.device
         return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
 
     def is_bounded(self) -> Tensor | None:
-        """Whether the update that waits for the end of the step is sure to be finite, bool []; None if none waits."""
-        largest, is_adam = self._waiting.largest_feature, self._optimizer == "adamw"
+        """Whether the pending update is guaranteed to be finite, bool []; None if none is pending."""
+        largest, is_adam = self._pending.largest_feature, self._optimizer == "adamw"
         if largest is None:
             return None
-        factor = self._waiting.factor * self.replicas.size
+        factor = self._pending.factor * self.replicas.size
         return is_bounded(largest, factor, self._width, self.schedule, is_adam=is_adam)
 
     def _is_bounded_here(self) -> bool:
-        """`is_bounded` of the CPU, which need not wait for the answer; True for rows on an accelerator."""
+        """`is_bounded` for rows on the CPU, where it needs no wait; True for rows on an accelerator."""
         bounded = None if self.on_device else self.is_bounded()
         return bounded is None or bool(bounded)
 
     def finish_step(self, is_sound: Tensor) -> None:
-        """Update the rows from what the step's micro-batches left, if that was not done in passing.
+        """Update the rows from the stored inputs of the step's micro-batches, unless they were updated while scored.
 
         Args:
-            is_sound: bool [], alike on all ranks; where it is False the rows stay as they are.
+            is_sound: bool [], equal on all ranks; False leaves the rows unchanged.
         """
         self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
-        found = self._waiting.take(self.replicas)
+        found = self._pending.take(self.replicas)
         if found is None:
             return
         candidates, scale = found
@@ -230,7 +230,7 @@ class ShardedLevel:
     def export_rows(self) -> Iterator[dict[str, Tensor]]:
         """This rank's rows, in blocks: `positions` int64 [n], `weight` float32 [n, D], `bias` float32 [n].
 
-        The blocks are copies in host memory. Of several replicas of the rows only the first hands them out.
+        The blocks are copies in host memory. Of several replicas of the rows, only the first yields them.
         """
         positions = torch.from_numpy(self.layout.positions())
         for start in range(0, self.layout.num_rows if self.replicas.rank == 0 else 0, _BLOCK_ROWS):
@@ -249,7 +249,7 @@ class ShardedLevel:
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
             block[place, :-1], block[place, -1] = self._settled(own)
-            self.exchange.sum_alike(block)
+            self.exchange.all_reduce(block)
             if is_wanted:
                 weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
         return weight, bias
@@ -265,9 +265,9 @@ class ShardedLevel:
         own = arrived.true_rows < self.layout.num_rows
         return arrived.features.float(), arrived.true_texts[own], arrived.true_rows[own]
 
-    def sum_over_copies(self, tensor: Tensor) -> Tensor:
-        """See `LabelHead.sum_over_copies`."""
-        return self.replicas.sum_alike(tensor)
+    def sum_over_replicas(self, tensor: Tensor) -> Tensor:
+        """See `LabelHead.sum_over_replicas`."""
+        return self.replicas.all_reduce(tensor)
 
     def import_rows(self, positions: Tensor, weight: Tensor, bias: Tensor) -> int:
         """See `LabelHead.import_rows`."""
@@ -281,7 +281,7 @@ class ShardedLevel:
         return len(local)
 
     def _place(self, features_BD: Tensor) -> Tensor:
-        """The features where the rows are worked on."""
+        """The features on the device that processes the rows."""
         return features_BD.detach() if self.on_device else features_BD.detach().float().cpu()
 
     def _rows_on(self, device: torch.device) -> tuple[RowTensors, Shard]:
@@ -292,7 +292,7 @@ class ShardedLevel:
         return self.rows, self._shard_on(device)
 
     def _settled(self, run: slice) -> tuple[Tensor, Tensor]:
-        """Weights, float32 [n, D], and biases, float32 [n], of a run of rows as of now, in host memory."""
+        """Current weights, float32 [n, D], and biases, float32 [n], of a range of rows, in host memory."""
         self.schedule.log_decay = self.schedule.log_decay.to(self.rows.device)
         return settled_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
 
@@ -349,39 +349,39 @@ class ShardedLevel:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = visit.candidates, None, True
         if torch.is_grad_enabled() and not self._updates_in_passing:
-            self._waiting.add(candidates, scale)
+            self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
             is_admitted = self._admits(features_BD, losses_above, scale)
             update_scale = scale if is_admitted else None
         rows, shard = self._rows_on(candidates.features.device)
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
         if not (is_admitted and self._is_bounded_here()):
-            sums[:, -1] += torch.inf  # so that no level after this one is updated in passing
+            sums[:, -1] += torch.inf  # so that no later level updates its rows while it scores them
         if torch.is_grad_enabled() and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, visit.bring_back(sums))
 
     def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
-        """Whether the step's update is sure to be finite, alike on all ranks that share the rows: see `Magnitude`."""
+        """Whether the step's update is guaranteed to be finite, equal on all ranks of `exchange`; see `Magnitude`."""
         if not self._magnitude.is_known:
             self._magnitude.measure(self.rows, self.exchange)
         own = features.detach().abs().max().item() if features.numel() else 0.0
         if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
             own = math.inf  # the maximum over ranks is not defined for NaN
         # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
-        largest, most_texts = self.exchange.largest_of_all(own, len(features))
+        largest, most_texts = self.exchange.all_reduce_max(own, len(features))
         num_texts = most_texts * self.exchange.size
         is_adam = self._optimizer == "adamw"
         return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
 
     def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
-        """What brings the norm of the gradients of all shards' rows down to the limit, float32 []."""
+        """The factor that clips the norm of the gradients of all shards' rows, float32 []."""
         if not self._clip_norm:
             if self._one is None:
                 self._one = torch.ones((), device=rows.bias.device)
             return self._one
         square = self._kernels.squares(rows, shard.leaf_rows, candidates, self.schedule, scale)
-        norm = self.exchange.sum_alike(square).sqrt()
+        norm = self.exchange.all_reduce(square).sqrt()
         return (self._clip_norm / norm).clamp(max=1).float()
 
 

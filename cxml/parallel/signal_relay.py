@@ -26,13 +26,13 @@ class SignalRelay:
         self.first: signal.Signals | None = None
         """The first signal that arrived."""
         self.passed_on: list[signal.Signals] = []
-        """What the processes were sent."""
+        """The signals that were sent to the processes."""
         self._processes = processes
         self._interrupted_at: float | None = None
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Take the signals while entered. Only the main thread can; signals that are ignored stay so."""
+        """Handle the signals inside the context. Does nothing outside the main thread; ignored signals stay ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -45,7 +45,7 @@ class SignalRelay:
                 signal.signal(number, handler)
 
     def catch_up(self, process: BaseProcess) -> None:
-        """Tell a process that has just been started of a signal that arrived before."""
+        """Send a new process the last signal that arrived before it was started."""
         if self.passed_on:
             _send(self.passed_on[-1], process)
 

@@ -1,7 +1,7 @@
 """Skip training steps that are not finite, decided on the device, so that the host does not wait.
 
 A step with losses, gradients or updates that are not finite changes no weight, moment or row. The host is informed with
-the next log record, on a CPU at once. After three consecutive such steps, all further steps are skipped.
+the next log record, on a CPU immediately. After three consecutive such steps, all further steps are skipped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cxml.fused import is_fused
 _MOST_IN_A_ROW = 3
 _REMEDY = (
     "Lower optim.encoder_lr, optim.classifier_lr and, if set, head.learning_rate, and train again. If this is the "
-    "first step, check the weights that training starts from: model.encoder and model.start_from. No checkpoint holds "
-    "this step."
+    "first step, check the weights that training starts from: model.encoder and model.start_from. No checkpoint "
+    "contains this step."
 )
 _log = logging.getLogger(__name__)
 
@@ -27,23 +27,23 @@ class StepCheck:
     """Counts skipped steps. The counts are equal on all ranks, so no communication is needed."""
 
     def __init__(self, device: torch.device) -> None:
-        """Begin without a failure."""
+        """Start with no skipped steps."""
         self._device = device
         # Failures in a row, and in all; the number of the first in the row.
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)
         self._losses: Tensor | None = None
-        self._num_steps = self._failures_told = 0
+        self._num_steps = self._failures_reported = 0
 
     @property
     def num_skipped(self) -> int:
-        """Steps that did not count, up to the last `report`."""
-        return self._failures_told
+        """Number of skipped steps up to the last `report`."""
+        return self._failures_reported
 
     def judge(self, losses: Tensor) -> Tensor:
         """Whether a step may count so far, bool [].
 
         Args:
-            losses: what has to be finite, float32 [n], the sums over all ranks.
+            losses: the sums over all ranks that must be finite, float32 [n].
         """
         if not is_fused(losses):
             return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
@@ -54,7 +54,7 @@ class StepCheck:
         return is_sound
 
     def count(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
-        """Take note of a step; returns this rank's losses, 0 if it did not count.
+        """Count a step. Returns this rank's losses, or 0 for a skipped step.
 
         Args:
             step: its number, from 1.
@@ -80,20 +80,20 @@ class StepCheck:
         from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         self._losses = torch.zeros_like(losses) if self._losses is None else self._losses
-        told = torch.empty_like(own_losses)
+        counted = torch.empty_like(own_losses)
         triton_step_ops.launch_count_step(
-            self._counts, self._losses, told, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
+            self._counts, self._losses, counted, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
         )  # fmt: skip
-        return told
+        return counted
 
     def report(self, *, is_last: bool = False) -> None:
-        """Tell of steps that did not count since the last time; waits for the device.
+        """Log the steps skipped since the last report. Waits for the device.
 
         Args:
             is_last: training ends.
 
         Raises:
-            DivergenceError: there were three in a row, or training ends and no step counted; on all ranks alike.
+            DivergenceError: three steps in a row were skipped, or training ends and all were; on all ranks.
         """
         in_a_row, in_all, first = self._counts.tolist()
         if in_a_row == _MOST_IN_A_ROW or (is_last and in_all == self._num_steps):
@@ -105,10 +105,10 @@ class StepCheck:
                 f"The losses, gradients or updates of step {first} are not finite{rest}, so no weight changed. Losses "
                 f"of step {first} are {', '.join(by_level)}. {_REMEDY}"
             )
-        if in_all > self._failures_told:
+        if in_all > self._failures_reported:
             _log.warning(
                 "Skipped %d step(s) with losses, gradients or updates that are not finite since the last record, the "
                 "last at or after step %d",
-                in_all - self._failures_told, first,
+                in_all - self._failures_reported, first,
             )  # fmt: skip
-            self._failures_told = in_all
+            self._failures_reported = in_all

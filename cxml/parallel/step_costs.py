@@ -1,7 +1,7 @@
-"""What a training step costs besides arithmetic, on paper: bytes that levels send, and kernels that they launch.
+"""Compute the costs of a training step besides arithmetic: bytes that levels send, and kernels that they launch.
 
-`LevelTraffic` is about bytes. `launches_of_step` is about kernels on an accelerator besides those of the encoder:
-`benchmarks/device_step.py` counts them; the tests compare. The engine is the one without DeepSpeed, fused kernels are
+`LevelTraffic` counts bytes. `launches_of_step` counts kernels on an accelerator besides those of the encoder; the tests
+compare it with the counts of `benchmarks/device_step.py`. The engine is the one without DeepSpeed, fused kernels are
 on, and an operation that PyTorch does in several kernels counts once.
 """
 
@@ -23,7 +23,7 @@ class LevelTraffic:
     Attributes:
         ranks: processes that share the rows, R.
         texts: of a process, B.
-        parents: nodes of the level above that a text hands down, K.
+        parents: nodes that the level above selects for a text, K.
         width: of a feature, D.
         feature_bytes: of one number of a feature on an accelerator: 4, or 2 under bf16. CPUs send float32.
         rows_of_a_leaf: children of the largest node of the level above.
@@ -92,7 +92,7 @@ def launches_of_step(levels: Sequence[LevelKind], config: Config, ranks_per_repl
         ranks_per_replica: processes that share the rows.
 
     Returns:
-        By name; None for settings of which nothing was counted: replicas of the rows, a clipped norm of all rows, all
+        By name; None for settings without a count: replicas of the rows, a clipped norm of all rows, all
         rows on several processes or in several micro-batches, rows in host memory, the zero3 head, ZeRO,
         `train.deterministic`.
     """
@@ -142,5 +142,5 @@ def _rest(levels: Sequence[LevelKind], config: Config) -> int:
 
 
 def _has_buckets(config: Config) -> bool:
-    """Whether gradients are added up in buckets, of all weights at once and while the encoder goes backwards."""
+    """Whether gradients are summed in buckets, during the backward pass of the encoder."""
     return config.train.num_workers > 1 or config.train.precision == "bf16"

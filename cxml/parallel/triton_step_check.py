@@ -19,7 +19,7 @@ def judge_step(losses, counts, is_sound, num_losses, most_in_a_row, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=["num_losses", "most_in_a_row", "step"])
 def count_step(
-    losses, own, is_sound, counts, first_losses, told, step, num_losses, most_in_a_row, BLOCK: tl.constexpr
+    losses, own, is_sound, counts, first_losses, counted, step, num_losses, most_in_a_row, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Update the counts for a step.
 
@@ -30,7 +30,7 @@ def count_step(
         is_sound: uint8 [].
         counts: int64 [3]: unsound steps in a row, unsound steps in total, and the first step of the row.
         first_losses: float32 [num_losses].
-        told: float32 [num_losses], `own` if the step is sound, else 0.
+        counted: float32 [num_losses], `own` if the step is sound, else 0.
         step: the number of the step.
         num_losses: number of levels.
         most_in_a_row: maximum of the first count.
@@ -48,4 +48,4 @@ def count_step(
         inside = places < num_losses
         kept = tl.load(first_losses + places, inside, other=0)
         tl.store(first_losses + places, tl.where(is_first, tl.load(losses + places, inside, other=0), kept), inside)
-        tl.store(told + places, tl.where(failed, 0.0, tl.load(own + places, inside, other=0)), inside)
+        tl.store(counted + places, tl.where(failed, 0.0, tl.load(own + places, inside, other=0)), inside)

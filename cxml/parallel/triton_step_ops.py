@@ -158,12 +158,12 @@ def launch_judge_step(is_sound: Tensor, losses: Tensor, counts: Tensor, most_in_
 
 
 def _count_step(
-    counts: Tensor, first_losses: Tensor, told: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
     most_in_a_row: int,
 ) -> None:  # fmt: skip
-    told.zero_()
+    counted.zero_()
     if is_sound:
-        told.copy_(own)
+        counted.copy_(own)
         counts[0] = 0
         return
     if not counts[0]:
@@ -174,16 +174,16 @@ def _count_step(
 
 
 @operator(
-    "Tensor(a!) counts, Tensor(b!) first_losses, Tensor(c!) told, Tensor losses, Tensor own, Tensor is_sound, "
+    "Tensor(a!) counts, Tensor(b!) first_losses, Tensor(c!) counted, Tensor losses, Tensor own, Tensor is_sound, "
     "int step, int most_in_a_row",
-    ["counts", "first_losses", "told"], _count_step,
+    ["counts", "first_losses", "counted"], _count_step,
 )  # fmt: skip
 def launch_count_step(
-    counts: Tensor, first_losses: Tensor, told: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
     most_in_a_row: int,
 ) -> None:  # fmt: skip
     """Write counts int64 [3], and two lists of losses float32 [levels]; see `count_step`."""
     grid(count_step, 1)(
-        losses, own, is_sound.view(torch.uint8), counts, first_losses, told, step, len(losses), most_in_a_row,
+        losses, own, is_sound.view(torch.uint8), counts, first_losses, counted, step, len(losses), most_in_a_row,
         BLOCK=_LOSSES, num_warps=1,
     )  # fmt: skip

@@ -40,7 +40,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """What to tell about an exception that is being handled."""
+        """Describe an exception that is being handled."""
         account = f"{type(error).__name__}: {error}"
         if not isinstance(error, CxmlError):
             account = f"{account}\n{''.join(traceback.format_exception(error))}"
@@ -54,7 +54,7 @@ _RAISED_AT = "cxml_raised_at"
 
 
 def note_failure(error: BaseException) -> None:
-    """Write down on an exception that it is raised now, unless an earlier time is there."""
+    """Store the current time on an exception, unless it already has a time."""
     error.__dict__.setdefault(_RAISED_AT, time.monotonic())
 
 
@@ -66,10 +66,10 @@ def run_worker(
     Args:
         work: a function of an importable module.
         arguments: its arguments.
-        environment: variables that say which rank this is.
+        environment: variables that define this process's rank.
         outcome: where the parent process listens.
 
-    Ctrl-C on a terminal reaches all processes of a command. It is the parent that tells its workers what to do then.
+    Ctrl-C on a terminal reaches all processes of a command, but the workers react only to the parent's signals.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_interrupts()  # blocked by the parent until here

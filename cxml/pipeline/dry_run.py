@@ -24,7 +24,7 @@ from cxml.pipeline.plan import (
     rows_of_text,
     with_one_more,
 )
-from cxml.pipeline.settled_config import foresee
+from cxml.pipeline.settled_config import preview_settings
 from cxml.settings import choices_table
 from cxml.training import precision_here
 from cxml.tree import fit_levels
@@ -41,7 +41,7 @@ def dry_run(config: Config) -> Plan:
     """
     check_run(config)
     console = Console()
-    config, choices = foresee(config)
+    config, choices = preview_settings(config)
     if choices:
         console.print(choices_table(choices))
     plan, facts = plan_run(config)

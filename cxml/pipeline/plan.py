@@ -306,11 +306,11 @@ def _traffic(config: Config, level: int, sizes: Sequence[int], *, width: int, ra
     above = sizes[level - 1] if level else sizes[0]
     scores_all = level == len(sizes) - 1 and config.head.candidates == "all"
     wanted = config.model.shortlist_sizes[level - 1] if level and config.model.shortlist_sizes else _USUAL_SHORTLIST
-    handed_down = min(wanted, above) if level else above
+    selected = min(wanted, above) if level else above
     return LevelTraffic(
         ranks=ranks,
         texts=texts,
-        parents=0 if scores_all else handed_down,
+        parents=0 if scores_all else selected,
         width=width,
         feature_bytes=2 if config.train.precision == "bf16" else 4,
         rows_of_a_leaf=-(-sizes[level] // above),

@@ -86,7 +86,7 @@ def settled(config: Config) -> Config:
     return _within_budget(config, _fitted(config)[0] if config.auto else _fit_levels(config))
 
 
-def foresee(config: Config) -> tuple[Config, list[Choice]]:
+def preview_settings(config: Config) -> tuple[Config, list[Choice]]:
     """Preview the choices of a run from its prepared or raw data. Writes nothing.
 
     Raises:

@@ -23,11 +23,11 @@ from cxml import artefacts, storage
 from cxml.checkpoint import model_url
 from cxml.config import Config, shaping
 from cxml.console import counted
-from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
+from cxml.data import DataManifest, ShardedDataset, data_url
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.evidence import evidence_folder
 from cxml.launching import RunJob
-from cxml.metrics import PropensityConstants, inverse_propensities, metric_sums
+from cxml.metrics import metric_sums
 from cxml.pipeline.plan import plan_run
 from cxml.pipeline.time_budget import budget_report, time_limit
 from cxml.preparation import is_prepared, prepare
@@ -47,6 +47,7 @@ from cxml.training import (
     train,
     with_precision,
 )
+from cxml.training.evaluation import propensity_weights
 from cxml.tree import build, tree_fingerprint, tree_url
 
 _log = logging.getLogger(__name__)
@@ -264,10 +265,7 @@ def make_baseline(config: Config) -> None:
     top_k = config.evaluate.top_k
     width = min(max(top_k), train_split.manifest.num_labels)
     predicted = linear_baseline(train_split.features_csr(), train_split.labels_csr(), test_split.features_csr(), width)
-    _, frequency = read_labels(data_url(config))
-    constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
-    weights = inverse_propensities(frequency, len(train_split), constants)
-    metrics = metric_sums(predicted, test_split.labels_csr(), top_k, weights).result()
+    metrics = metric_sums(predicted, test_split.labels_csr(), top_k, propensity_weights(config)).result()
     fingerprint = _baseline_fingerprint(config)
     storage.write_json(baseline_url(config), {"fingerprint": fingerprint, "metrics": metrics})
 

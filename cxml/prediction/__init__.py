@@ -1,7 +1,12 @@
-"""Prediction with a trained model: texts in, label ids, names and scores out. Needs neither Ray nor DeepSpeed.
+"""Prediction with a trained model. Needs neither Ray nor DeepSpeed.
 
-    run, checkpoint or exported folder -> Parts (model, tree, label rows, names, tokenizer) -> Predictor
-    texts -> token ids -> batches of similar lengths -> the model -> Ranker -> Predictions
+Input: a run, a checkpoint or an exported folder, and texts.
+
+1. `load_parts` reads the `Parts`: model, tree, label rows, names and tokenizer.
+2. `Predictor` tokenises texts, sorts them into batches of similar lengths, and runs the model.
+3. `Ranker` ranks the labels of each text.
+
+Output: `Predictions`: label ids, names and scores.
 
 Label rows can use 4, 2 or 1 bytes per weight, be memory-mapped, or be sharded over ranks (`PackedRows`). With
 thresholds chosen on validation texts, `Decisions` converts rankings to label sets, and scores to probabilities.

@@ -74,7 +74,7 @@ def _write_exported(url: str, parts: Parts) -> None:
     if storage.file_sizes(url) and not is_exported(url):
         raise DataError(url, "is a folder with other content", "Use a new folder.")
     storage.remove_finished(url, artefacts.MANIFEST, keep_lock=True)
-    config = without_places(parts.config)
+    config = without_paths(parts.config)
     architecture = {**parts.model.encoder.transformer.config.to_dict(), "_name_or_path": config.model.encoder}
     settings = {
         "model_type": "cxml", "config": config_to_dict(config), "encoder": architecture, "pad_id": parts.pad_id,
@@ -205,7 +205,7 @@ def _are_facts(facts: dict[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def without_places(config: Config) -> Config:
+def without_paths(config: Config) -> Config:
     """The config without locations on the training machine."""
     path, labels_file = config.data.source.path, config.data.source.labels_file
     source = replace(

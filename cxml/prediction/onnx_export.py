@@ -32,7 +32,7 @@ from cxml.data import Ragged, lengths_to_offsets
 from cxml.errors import CxmlError, DataError
 from cxml.model import CascadeXML
 from cxml.prediction.card import model_card
-from cxml.prediction.export import without_places
+from cxml.prediction.export import without_paths
 from cxml.prediction.onnx_cascade import add_ranking, scores_all_labels
 from cxml.prediction.onnx_encoder import DATA_SUFFIX, begin_model, open_session, save_model
 from cxml.prediction.onnx_graph import Graph
@@ -103,7 +103,7 @@ def _write_files(folder: Path, parts: Parts) -> None:
         (folder / _TITLES).write_text(json.dumps(parts.titles, ensure_ascii=False), encoding="utf-8")
     (folder / _TOKENIZER).write_text(_tokenizer(parts).to_str(pretty=False), encoding="utf-8")
     (folder / _EXAMPLE).write_bytes(Path(__file__).with_name("predict_with_onnx.py").read_bytes())
-    card = model_card(parts, without_places(parts.config), use=_USE)
+    card = model_card(parts, without_paths(parts.config), use=_USE)
     (folder / _CARD).write_text(card, encoding="utf-8")
 
 

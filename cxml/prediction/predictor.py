@@ -227,12 +227,12 @@ class Predictor:
 
     @property
     def names(self) -> Sequence[str]:
-        """Name of each label id: what stands for the label in the texts' data, and tells labels apart."""
+        """The unique name of each label id, as the labels are written in the data."""
         return self.parts.names
 
     @property
     def titles(self) -> Sequence[str] | None:
-        """Title of each label id, which says what the label means; None where the data had no labels file."""
+        """Title of each label id, the meaning of the label in words; None if the data had no labels file."""
         return self.parts.titles
 
     def predict(

@@ -1,6 +1,6 @@
 """Prepare a data set from raw texts and labels.
 
-In: a raw form, read block by block (`cxml.formats`).
+Input: a raw form, read block by block (`cxml.formats`).
 
 0. `lengths` chooses the maximum length of texts if the user leaves it open.
 1. `inputs` collects all inputs of the data set, and checks whether it already exists (`is_prepared`).
@@ -12,7 +12,7 @@ In: a raw form, read block by block (`cxml.formats`).
 5. `journal` records finished work, so that an interrupted preparation resumes.
 6. `validation_split` holds out a validation split, `tree_import` imports a label tree from another tool.
 
-Out: a folder that `cxml.data.ShardedDataset` opens, its manifest written last.
+Output: a folder that `cxml.data.ShardedDataset` opens, its manifest written last.
 """
 
 from cxml.preparation.inputs import expected_fingerprint, is_prepared

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from cxml import storage, urls
 from cxml.artefacts import MANIFEST
 from cxml.config import Config, shaping
-from cxml.data import DataManifest, TokenizerInfo, data_url, read_labels
+from cxml.data import DataManifest, TokenizerInfo, data_url, read_label_table
 from cxml.data.schema import FORMAT_VERSION
 from cxml.errors import StaleArtefactError
 from cxml.formats import open_source, source_facts
@@ -76,7 +76,7 @@ def _labels_were_numbers(config: Config, manifest: DataManifest) -> bool:
     made_before = "label_ids" not in manifest.config.get("source", {})
     if not made_before or source.kind not in ("jsonl", "csv", "parquet"):
         return False
-    names, _ = read_labels(data_url(config))
+    names = read_label_table(data_url(config)).names
     if not any(name.isdecimal() for name in names):
         return False
     return find_names(source.path) is not None or names != open_source(source).label_names()

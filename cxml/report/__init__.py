@@ -1,9 +1,12 @@
 """The report at the end of a run: metrics per level and next to those of a linear baseline, and examples.
 
 Input: metrics from `cxml.metrics`, names and scores of predicted labels, and the prepared tf-idf features.
-`linear_baseline` trains omikuji's Parabel on these features and ranks the labels of the test split. Output: that
-ranking, and tables (`metrics_table`, `levels_table`, `decisions_table`, `groups_table`, `examples_table`,
-`intervals_table`, `frequency_table`) for a rich console. `write_page` writes them to one HTML file, with charts.
+
+1. `linear_baseline` trains omikuji's Parabel on these features and ranks the labels of the test split.
+2. `metrics_table`, `levels_table`, `decisions_table` and other functions make tables for a rich console.
+3. `write_page` writes the tables to one HTML file, with charts.
+
+Output: the ranking of the baseline, tables, and a page.
 """
 
 from cxml.report.baseline import linear_baseline, require_baseline

@@ -1,12 +1,16 @@
 """Serve a model over HTTP: JSON in, labels out, and a web page to try it.
 
-    connections (uvicorn, with deadlines and limits) -> api (FastAPI), whose guard checks a request before its body is
-    read -> the currently served model (models) -> an engine -> batching (predicts concurrent requests together)
-    -> cxml.Predictor
+Input: HTTP requests.
 
-There are two engines: `local_engine` runs the model in a thread of the server's process, `ray_engine` in replicas on a
-Ray cluster. `front` is the thread of the HTTP server. `running` starts, stops and reloads all of it. Only `ray_engine`
-imports Ray.
+1. `connections` (uvicorn) applies deadlines and limits to connections.
+2. `api` (FastAPI) checks a request before it reads the body (`guard`).
+3. `models` holds the currently served model. Its engine runs the model in a thread of the server's process
+   (`local_engine`) or in replicas on a Ray cluster (`ray_engine`).
+4. `batching` predicts concurrent requests together with `cxml.Predictor`.
+
+Output: labels as JSON.
+
+`front` is the thread of the HTTP server. `running` starts, stops and reloads all of it. Only `ray_engine` imports Ray.
 """
 
 from cxml.serving.options import ServeOptions

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxml.config import ThresholdName
 from cxml.serving.addresses import LoopbackOnly
-from cxml.serving.batching import Asked
+from cxml.serving.batching import PredictRequest
 from cxml.serving.guard import guarded_route
 from cxml.serving.metrics import Measured
 from cxml.serving.models import ServedModel
@@ -129,8 +129,8 @@ def _predictions(served: ServedModel, options: ServeOptions) -> APIRouter:
             if isinstance(request.threshold, str) and request.threshold not in model.threshold_names:
                 raise _no_such_threshold(request.threshold)
             served.metrics.texts.inc(len(request.texts))
-            asked = Asked(request.texts, request.k, request.explain, request.threshold)
-            answering = model.answer(asked)
+            wanted = PredictRequest(request.texts, request.k, request.explain, request.threshold)
+            answering = model.answer(wanted)
             return Response(await _while_connected(http, answering, options.timeout_s), media_type="application/json")
 
     return router

@@ -28,7 +28,7 @@ _TEXTS_OF_ANY_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """One request."""
 
     texts: list[str]
@@ -83,7 +83,7 @@ class Batcher:
         self._thread.start()
         self.predictor = loaded.result()
 
-    def submit(self, asked: Asked) -> Future[bytes]:
+    def submit(self, request: PredictRequest) -> Future[bytes]:
         """Queue a request. Returns a future of its answer from `answer_together`; cancel it to drop a waiting request.
 
         Raises:
@@ -97,7 +97,7 @@ class Batcher:
                 self._waiting = deque(one for one in self._waiting if not one.answer.cancelled())
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFullError
-            waiting = _Waiting(asked)
+            waiting = _Waiting(request)
             self._waiting.append(waiting)
             self._changed.notify()
         return waiting.answer
@@ -118,8 +118,8 @@ class Batcher:
         loaded.set_result(predictor)
         while batch := self._next_batch():
             began = time.monotonic()
-            answers = answer_together(predictor, [one.asked for one in batch])
-            num_texts = sum(len(one.asked.texts) for one in batch)
+            answers = answer_together(predictor, [one.request for one in batch])
+            num_texts = sum(len(one.request.texts) for one in batch)
             self._room = room_for(num_texts, time.monotonic() - began, self._batch_texts)
             for one, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Exception):
@@ -143,17 +143,17 @@ class Batcher:
         return batch
 
     def _is_full(self) -> bool:
-        return self._is_closed or sum(len(one.asked.texts) for one in self._waiting) >= self._room
+        return self._is_closed or sum(len(one.request.texts) for one in self._waiting) >= self._room
 
     def _take(self) -> list[_Waiting]:
         """The oldest requests that fit a batch, without cancelled ones."""
         batch: list[_Waiting] = []
         room = self._room
-        while self._waiting and (not batch or len(self._waiting[0].asked.texts) <= room):
+        while self._waiting and (not batch or len(self._waiting[0].request.texts) <= room):
             one = self._waiting.popleft()
             if one.answer.set_running_or_notify_cancel():
                 batch.append(one)
-                room -= len(one.asked.texts)
+                room -= len(one.request.texts)
         return batch
 
 
@@ -165,44 +165,46 @@ def room_for(num_texts: int, seconds: float, most: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    asked: Asked
+    request: PredictRequest
     answer: Future[bytes] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
-def answer_together(predictor: Predictor, asked: Sequence[Asked]) -> list[bytes | Exception]:
+def answer_together(predictor: Predictor, requests: Sequence[PredictRequest]) -> list[bytes | Exception]:
     """The answer to each request, as JSON. If predicting them together fails, each is predicted alone.
 
     Returns:
         For each request the text of a `Prediction`, or its own error.
     """
     try:
-        return [to_json({"predictions": labels}) for labels in _predict_together(predictor, asked)]
+        return [to_json({"predictions": labels}) for labels in _predict_together(predictor, requests)]
     except Exception as error:
-        if len(asked) > 1:
-            return [answer for one in asked for answer in answer_together(predictor, [one])]
+        if len(requests) > 1:
+            return [answer for one in requests for answer in answer_together(predictor, [one])]
         # Omits the error's message, which may repeat the text.
         frames = "".join(traceback.format_tb(error.__traceback__))
         _log.error("The model failed on a request: %s\n%s", type(error).__name__, frames)
         return [error]
 
 
-def _predict_together(predictor: Predictor, asked: Sequence[Asked]) -> list[Sequence[Sequence[dict[str, Any]]]]:
+def _predict_together(
+    predictor: Predictor, requests: Sequence[PredictRequest]
+) -> list[Sequence[Sequence[dict[str, Any]]]]:
     """The labels of each request's texts, in one pass per combination of `explain` and threshold."""
     from cxml.prediction import as_values  # noqa: PLC0415 - heavy, and loaded with the predictor
 
-    answers: list[Sequence[Sequence[dict[str, Any]]]] = [[] for _ in asked]
-    for explain, threshold in dict.fromkeys((one.explain, one.threshold) for one in asked):
-        places = [place for place, one in enumerate(asked) if (one.explain, one.threshold) == (explain, threshold)]
-        texts = [text for place in places for text in asked[place].texts]
+    answers: list[Sequence[Sequence[dict[str, Any]]]] = [[] for _ in requests]
+    for explain, threshold in dict.fromkeys((one.explain, one.threshold) for one in requests):
+        places = [place for place, one in enumerate(requests) if (one.explain, one.threshold) == (explain, threshold)]
+        texts = [text for place in places for text in requests[place].texts]
         if not texts:
             continue
-        k = max(asked[place].k for place in places)
+        k = max(requests[place].k for place in places)
         predict = predictor.explain if explain else predictor.predict
         found = predict(texts, k, threshold=threshold)
         at = 0
         for place in places:
-            one = asked[place]
+            one = requests[place]
             answers[place] = [[as_values(label) for label in found[at + row][: one.k]] for row in range(len(one.texts))]
             at += len(one.texts)
     return answers

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cxml.errors import ConfigError
 from cxml.ray_cluster import Device
 from cxml.serving.api import failed, queue_full
-from cxml.serving.batching import Asked, Batcher, QueueFullError
-from cxml.serving.models import CHECK_TEXTS, ModelPlace, load_checked
+from cxml.serving.batching import Batcher, PredictRequest, QueueFullError
+from cxml.serving.models import CHECK_TEXTS, ModelSpec, load_checked
 from cxml.serving.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ class LocalEngine:
     """Loads models into this process. Each has its own thread, so the HTTP server answers while it computes."""
 
     def __init__(
-        self, place: ModelPlace, options: ServeOptions, *, cpus: float | None = None, device: Device = "auto"
+        self, spec: ModelSpec, options: ServeOptions, *, cpus: float | None = None, device: Device = "auto"
     ) -> None:
         """Create the engine without loading a model.
 
         Args:
-            place: the model.
+            spec: the model.
             options: limits.
             cpus: threads of the model; None for PyTorch's default: one per core that the process may use, or
                 OMP_NUM_THREADS.
             device: device of the model; auto: a GPU if the machine has one.
         """
-        self._place, self._options, self._cpus, self._device = place, options, cpus, device
+        self._spec, self._options, self._cpus, self._device = spec, options, cpus, device
 
     def load(self) -> LocalModel:
         """See `Engine`."""
@@ -55,7 +55,7 @@ class LocalEngine:
 
         if self._cpus is not None:
             torch.set_num_threads(max(1, int(self._cpus)))
-        predictor = load_checked(self._place, self._options, self._device_name())
+        predictor = load_checked(self._spec, self._options, self._device_name())
         _log.info("The model runs on %s with %d PyTorch threads", predictor.device, torch.get_num_threads())
         return predictor
 
@@ -78,10 +78,10 @@ class LocalModel:
         self.num_labels = len(batcher.predictor.names)
         self.threshold_names = tuple(batcher.predictor.parts.decisions.thresholds)
 
-    async def answer(self, asked: Asked) -> bytes:
+    async def answer(self, request: PredictRequest) -> bytes:
         """See `Model`."""
         try:
-            answer = self._batcher.submit(asked)
+            answer = self._batcher.submit(request)
         except QueueFullError:
             raise queue_full() from None
         try:
@@ -92,7 +92,7 @@ class LocalModel:
     def is_answering(self, seconds: float) -> bool:
         """See `Model`."""
         try:
-            self._batcher.submit(Asked(CHECK_TEXTS, 1, False)).result(seconds)
+            self._batcher.submit(PredictRequest(CHECK_TEXTS, 1, False)).result(seconds)
         except QueueFullError:
             return True
         except (Exception, futures.TimeoutError) as error:  # any error means that it is not ready

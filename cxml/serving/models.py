@@ -17,7 +17,7 @@ from cxml.serving.metrics import Metrics
 if TYPE_CHECKING:
     from cxml.config import PrecisionChoice
     from cxml.prediction import Predictor, RowFormat
-    from cxml.serving.batching import Asked
+    from cxml.serving.batching import PredictRequest
     from cxml.serving.options import ServeOptions
 
 _TEXTS_OF_A_PASS_ON_CPUS = 32
@@ -41,7 +41,7 @@ class Model(Protocol):
         """Names of the model's thresholds."""
         ...
 
-    async def answer(self, asked: Asked, /) -> bytes:
+    async def answer(self, request: PredictRequest, /) -> bytes:
         """A `Prediction` as JSON. Raises HTTPException if the model does not respond."""
         ...
 
@@ -127,7 +127,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class ModelPlace:
+class ModelSpec:
     """The model to serve, see `Predictor.from_checkpoint`."""
 
     url: str
@@ -137,7 +137,7 @@ class ModelPlace:
     calibrated: bool = False
 
 
-def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = None) -> Predictor:
+def load_checked(spec: ModelSpec, options: ServeOptions, device: str | None = None) -> Predictor:
     """Load a predictor and check it by labelling a text.
 
     Raises:
@@ -147,18 +147,18 @@ def load_checked(place: ModelPlace, options: ServeOptions, device: str | None = 
     from cxml.prediction import Predictor  # noqa: PLC0415 - seconds, during which the server answers already
 
     predictor = Predictor.from_checkpoint(
-        place.url,
-        rows=place.rows,
-        calibrated=place.calibrated,
-        memory_map=place.memory_map,
+        spec.url,
+        rows=spec.rows,
+        calibrated=spec.calibrated,
+        memory_map=spec.memory_map,
         batch_size=options.batch_texts,
         device=device,
-        precision=place.precision,
+        precision=spec.precision,
     )
     if predictor.device.type == "cpu":
         predictor.batch_size = min(predictor.batch_size, _TEXTS_OF_A_PASS_ON_CPUS)
     if not np.isfinite(predictor.predict(CHECK_TEXTS, 1).scores).all():
-        raise DataError(place.url, "the model's scores are not numbers", "Train or export the model again.")
+        raise DataError(spec.url, "the model's scores are not numbers", "Train or export the model again.")
     # The trained weights are no longer needed, and take half of a small server's memory.
     predictor.parts = replace(predictor.parts, model=predictor.model)
     return predictor

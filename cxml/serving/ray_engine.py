@@ -20,8 +20,8 @@ from cxml.errors import WorkerError
 from cxml.internals.ray import open_no_replica_port
 from cxml.prediction import is_exported, model_identity
 from cxml.serving.api import failed, not_answering, queue_full
-from cxml.serving.batching import Asked, Batcher
-from cxml.serving.models import CHECK_TEXTS, ModelPlace, load_checked
+from cxml.serving.batching import Batcher, PredictRequest
+from cxml.serving.models import CHECK_TEXTS, ModelSpec, load_checked
 from cxml.serving.options import ServeOptions
 
 _log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ _ONGOING_PER_REPLICA = 64
 class Service:
     """One replica: a process with the model."""
 
-    def __init__(self, place: ModelPlace, options: ServeOptions) -> None:
+    def __init__(self, spec: ModelSpec, options: ServeOptions) -> None:
         """Load the model. Raises what `load_checked` raises."""
         # Ray Serve would listen on all interfaces, and unpickle any message without authentication.
         open_no_replica_port()
         self._batcher = Batcher(
-            lambda: load_checked(place, options), batch_texts=options.batch_texts,
+            lambda: load_checked(spec, options), batch_texts=options.batch_texts,
             batch_wait_s=options.batch_wait_ms / 1000,
             max_waiting=2 * _ONGOING_PER_REPLICA,  # Ray sends fewer; the rest wait in its own queue
         )  # fmt: skip
@@ -48,18 +48,18 @@ class Service:
         """L, and the names of the thresholds."""
         return self._facts
 
-    async def answer(self, asked: Asked) -> bytes:
+    async def answer(self, request: PredictRequest) -> bytes:
         """The labels of a request's texts, as JSON: the text of an answer."""
-        return await asyncio.wrap_future(self._batcher.submit(asked))
+        return await asyncio.wrap_future(self._batcher.submit(request))
 
 
 def application(
-    place: ModelPlace, options: ServeOptions, *, num_replicas: int, resources: Mapping[str, float]
+    spec: ModelSpec, options: ServeOptions, *, num_replicas: int, resources: Mapping[str, float]
 ) -> Application:
     """The deployment, ready for `serve.run`.
 
     Args:
-        place: the model.
+        spec: the model.
         options: limits.
         num_replicas: processes, each with the model.
         resources: resources of each replica, see `cxml.ray_cluster.worker_resources`.
@@ -71,12 +71,12 @@ def application(
         max_constructor_retry_count=1,
         logging_config={"log_level": logging.WARNING, "enable_access_log": False},
     )(Service)  # fmt: skip
-    return deployment.bind(place, options)
+    return deployment.bind(spec, options)
 
 
 @contextmanager
 def ray_engine(
-    place: ModelPlace, options: ServeOptions, *, num_replicas: int, cpus: float = 1.0,
+    spec: ModelSpec, options: ServeOptions, *, num_replicas: int, cpus: float = 1.0,
     device: ray_cluster.Device = "auto",
 ) -> Iterator[RayEngine]:  # fmt: skip
     """Yield an engine on the Ray cluster of RAY_ADDRESS, or on a temporary local cluster.
@@ -84,10 +84,10 @@ def ray_engine(
     Raises:
         DataError: the model is missing or incomplete.
     """
-    if not is_exported(place.url):
-        model_identity(place.url)  # checked here, because an error in a worker would be hidden among many lines
+    if not is_exported(spec.url):
+        model_identity(spec.url)  # checked here, because an error in a worker would be hidden among many lines
     with ray_cluster.joined_cluster(logs=True):
-        engine = RayEngine(place, options, num_replicas, cpus, device)
+        engine = RayEngine(spec, options, num_replicas, cpus, device)
         try:
             yield engine
         finally:
@@ -98,9 +98,9 @@ class RayEngine:
     """Loads models into replicas; each model is a separate application."""
 
     def __init__(
-        self, place: ModelPlace, options: ServeOptions, num_replicas: int, cpus: float, device: ray_cluster.Device
+        self, spec: ModelSpec, options: ServeOptions, num_replicas: int, cpus: float, device: ray_cluster.Device
     ) -> None:
-        self._place, self._options, self._num_replicas = place, options, num_replicas
+        self._spec, self._options, self._num_replicas = spec, options, num_replicas
         self._cpus: float = cpus
         self._device: ray_cluster.Device = device
         self._names: set[str] = set()
@@ -115,14 +115,14 @@ class RayEngine:
         serve.start(proxy_location="Disabled")
         self._has_started = True
         self._names.add(name)
-        deployed = application(self._place, self._options, num_replicas=self._num_replicas, resources=resources)
+        deployed = application(self._spec, self._options, num_replicas=self._num_replicas, resources=resources)
         try:
             handle = serve.run(deployed, name=name, route_prefix=None)
             num_labels, names = handle.facts.remote().result()
             return RayModel(handle, num_labels=num_labels, threshold_names=names, end=lambda: self._remove(name))
         except (RayServeException, RuntimeError) as error:
             self._remove(name)
-            raise WorkerError(f"{self._place.url}: the model could not be served. {error}") from error
+            raise WorkerError(f"{self._spec.url}: the model could not be served. {error}") from error
 
     def is_lost(self) -> str:
         """See `Engine`."""
@@ -167,9 +167,9 @@ class RayModel:
         self._handle, self._end = handle, end
         self.num_labels, self.threshold_names = num_labels, threshold_names
 
-    async def answer(self, asked: Asked) -> bytes:
+    async def answer(self, request: PredictRequest) -> bytes:
         """See `Model`."""
-        response: Any = self._handle.answer.remote(asked)
+        response: Any = self._handle.answer.remote(request)
         try:
             return await response
         except asyncio.CancelledError:
@@ -186,7 +186,7 @@ class RayModel:
     def is_answering(self, seconds: float) -> bool:
         """See `Model`."""
         try:
-            self._handle.answer.remote(Asked(CHECK_TEXTS, 1, False)).result(timeout_s=seconds)
+            self._handle.answer.remote(PredictRequest(CHECK_TEXTS, 1, False)).result(timeout_s=seconds)
         except BackPressureError:
             return True
         except Exception as error:  # any error means that it is not ready

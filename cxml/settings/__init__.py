@@ -1,12 +1,12 @@
 """Settings from the data: values for the config fields that the user leaves open (docs/decisions/0028).
 
-In: a config whose `auto` names such fields, and the training data.
+Input: a config whose `auto` names such fields, and the training data.
 
 1. `gather` collects `Facts` once: sizes of the data set, the encoder's files, the machine.
 2. `rules` has a pure function for each field: facts and the config so far -> value and reason.
 3. `choose` applies the rules in order. It keeps the user's values, and later rules adapt to them.
 
-Out: a config without open fields, and the list of choices. `table` shows them, and `record` keeps them for a resumed
+Output: a config without open fields, and the list of choices. `table` shows them, and `record` keeps them for a resumed
 run.
 
 `longest_text` is separate, because it is needed before the texts are tokenised.

@@ -26,7 +26,7 @@ _CLIENT_LIBRARIES = ("aiohttp", "botocore", "aiobotocore", "google", "azure")
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system that serves `url`, and the path inside it."""
-    urls.learn(url)
+    urls.remember_credentials(url)
     url = urls.unmasked(url)
     try:
         fs, path = _open(url)

@@ -1,11 +1,15 @@
 """Training and evaluation of one model, in every process of a job.
 
-config -> train(): data, tree, model, engine, loader, schedule, a checkpoint if there is one
-       -> tracking(): optional runs of experiment trackers
-       -> fit(): steps; callbacks log, evaluate, save checkpoints, detect hangs
-       -> the weights of the last epoch, or of the best one on validation texts -> saved model
-config -> begin_evidence(), complete_evidence(): optional sources of labels for a saved model
-config -> evaluate_run(): saved model -> predictions of the test split, distributed over ranks -> metrics
+Input: a config, a prepared data set and a label tree.
+
+1. `train` builds model, engine, loader and schedule, and loads a checkpoint if there is one. `tracking` opens the
+   runs of experiment trackers.
+2. `fit` takes the steps. Callbacks log, evaluate, save checkpoints and detect hangs.
+3. `train` saves the model with the weights of the last epoch, or of the best one on validation texts.
+4. `begin_evidence` and `complete_evidence` add sources of labels to a saved model.
+5. `evaluate_run` predicts the test split, distributed over the ranks.
+
+Output: a saved model, and its metrics.
 """
 
 from cxml.training.budget_pacer import BudgetPacer, TimeLimit

@@ -67,7 +67,7 @@ def start_from_centroids(
         for level, rows_of_level in enumerate(levels, start=len(heads)):
             rows_of_level.add(features[level], keys[level])
     for centroids, level_head in zip(heads, model.cluster_heads, strict=True):
-        centroids.sum_up(Exchange().sum_alike)
+        centroids.sum_up(Exchange().all_reduce)
         weight, bias = centroids.classifiers(SCALE)
         level_head.get_parameter("weight").copy_(weight)
         level_head.get_parameter("bias").copy_(bias)
@@ -97,7 +97,7 @@ class _RowsOfALevel:
 
     def finish(self) -> None:
         """Set the rows."""
-        self._centroids.sum_up(self._rows.sum_over_copies)
+        self._centroids.sum_up(self._rows.sum_over_replicas)
         parts = (self._positions, *self._centroids.classifiers(self._scale))
         for block in zip(*(part.split(_BLOCK_ROWS) for part in parts), strict=True):
             self._rows.import_rows(*block)

@@ -20,7 +20,6 @@ from cxml.data import (
     cut,
     data_url,
     read_label_table,
-    read_labels,
     validation_texts,
     window_rule,
 )
@@ -45,9 +44,9 @@ from cxml.training.evaluation import (
     Predict,
     SplitPrediction,
     gather_labels,
-    label_weights,
     predict_by_model,
     predict_share,
+    propensity_weights,
     score_levels,
 )
 from cxml.training.evidence import run_evidence, with_evidence
@@ -73,7 +72,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         best labels; `by_frequency`: metrics of label groups, rare to frequent; and the items of `decision_report`.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         dataset = ShardedDataset(data_url(config), "test")
         dataset.start_verification()  # while the model loads
         tree = LabelTree.load(tree_url(config))
@@ -81,7 +80,7 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         predict_texts = _predict_texts_by(config, tree, evidence, ranks)
         of_cascade, prediction = predict_texts(dataset)
         of_levels = {"config": config.evaluate, "ranks": ranks}
-        weights = label_weights(config)
+        weights = propensity_weights(config)
         report = {
             "level_sizes": list(tree.level_sizes),
             "levels": score_levels(prediction, dataset, tree, weights, **of_levels),
@@ -96,8 +95,8 @@ def evaluate_run(config: Config) -> dict[str, Any]:
             k = max(config.evaluate.top_k)
             write_scores(predictions_url(config), best[0][:, :k], best[1][:, :k], dataset.manifest.num_labels)
             true = dataset.labels_csr()
-            report["by_frequency"] = frequency_groups(config, true, best[0])
-            _, frequency = read_labels(data_url(config))
+            frequency = read_label_table(data_url(config)).frequency
+            report["by_frequency"] = frequency_groups(best[0], true, frequency, weights, k)
             report |= decision_report(Ranked(*best, true), decisions, frequency, weights, config.evaluate.top_k)
         return report
 
@@ -161,15 +160,11 @@ def _choose_decisions(config: Config, predict_texts: PredictTexts, ranks: Ranks)
     return decisions
 
 
-def frequency_groups(config: Config, true: sparse.csr_matrix, predicted: np.ndarray) -> dict[str, Any]:
-    """Metrics of labels, int [N, K], against the true ones, [N, L], by the labels' frequency.
-
-    Returns:
-        The cut-off `k`, and `groups` with the fields of `FrequencyGroup`.
-    """
-    _, frequency = read_labels(data_url(config))
-    k = max(config.evaluate.top_k)
-    groups = by_frequency(predicted, true, frequency, label_weights(config), k)
+def frequency_groups(
+    predicted: np.ndarray, true: sparse.csr_matrix, frequency: np.ndarray, weights: np.ndarray, k: int
+) -> dict[str, Any]:
+    """`by_frequency` in the form of a report: the cut-off `k`, and `groups` with the fields of `FrequencyGroup`."""
+    groups = by_frequency(predicted, true, frequency, weights, k)
     return {"k": k, "groups": [dataclasses.asdict(group) for group in groups]}
 
 
@@ -200,13 +195,13 @@ def predict_test(config: Config, url: str, scores_url: str, variant: Variant) ->
         DataError: the model was trained on other labels.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         predictor = Predictor.from_checkpoint(
             url, **dataclasses.asdict(variant), batch_size=config.evaluate.batch_size, device=ranks.device,
             precision=config.evaluate.precision,
             exchange=Exchange(),
         )  # fmt: skip
-        names, _ = read_labels(data_url(config))
+        names = read_label_table(data_url(config)).names
         if names != list(predictor.names):
             raise DataError(url, "was trained on other labels", "Compare models of one label set.")
         dataset = ShardedDataset(data_url(config), "test")

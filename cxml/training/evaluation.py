@@ -14,7 +14,7 @@ from scipy import sparse
 from cxml.accelerators import encoder_dtype
 from cxml.checkpoint import load_model, model_url
 from cxml.config import Config, EvaluateConfig
-from cxml.data import Batch, DataManifest, EvalLoader, LabelledRows, WindowRule, data_url, read_labels
+from cxml.data import Batch, DataManifest, EvalLoader, LabelledRows, WindowRule, data_url, read_label_table
 from cxml.metrics import MetricSums, PropensityConstants, inverse_propensities, metric_sums
 from cxml.model import CascadeXML, LevelPrediction, host_features, on_host
 from cxml.parallel import Exchange, Ranks
@@ -88,9 +88,9 @@ def _count_reached(batch: Batch, count: int, found: list[LevelPrediction], clust
     labels, texts = batch.label_values[: offsets[-1]].cpu().numpy(), np.repeat(np.arange(count), np.diff(offsets))
     reached = []
     for level, own in zip(found, clusters, strict=False):
-        assert level.handed_down is not None, "a level of clusters"
-        handed_down = level.handed_down.numpy()
-        reached.append(int((handed_down[texts] == own[labels][:, None]).any(1).sum()))
+        assert level.selected is not None, "a level of clusters"
+        selected = level.selected.numpy()
+        reached.append(int((selected[texts] == own[labels][:, None]).any(1).sum()))
     return np.array(reached, np.int64)
 
 
@@ -252,8 +252,8 @@ def _summed_over_ranks(sums: MetricSums, ranks: Ranks) -> MetricSums:
     return sums.with_vector(vector.cpu().numpy())
 
 
-def label_weights(config: Config) -> np.ndarray:
+def propensity_weights(config: Config) -> np.ndarray:
     """The inverse propensity of each label, float64 [L]."""
-    _, frequency = read_labels(data_url(config))
+    frequency = read_label_table(data_url(config)).frequency
     constants = PropensityConstants(config.data.propensity_a, config.data.propensity_b)
     return inverse_propensities(frequency, DataManifest.read(data_url(config)).rows("train"), constants)

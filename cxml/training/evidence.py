@@ -72,9 +72,9 @@ from cxml.training.evaluation import (
     gather_features,
     gather_labels,
     gather_shares,
-    label_weights,
     predict_share,
     predict_with,
+    propensity_weights,
     saved_cascade,
 )
 from cxml.tree import LabelTree, tree_url
@@ -133,7 +133,7 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
         ConfigError: validation texts are missing.
     """
     with distributed(config.train.threads_per_worker) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         tree = LabelTree.load(tree_url(config))
         model = saved_cascade(config, tree, ranks)
         if config.evidence.neighbours:  # without names used for training; no validation text votes for itself
@@ -280,7 +280,7 @@ def _choose(
     views, true = TextViews(words, None if features is None else features[rows]), texts.labels_csr()[rows]
     evidence = _tuned(config, read_uncombined(evidence_url(config), tree, names), views, true)
     pairs = evidence.pairs(views, cascade.labels[rows], cascade.scores[rows], CANDIDATES)
-    chosen = choose_combination(pairs, true, label_weights(config), _KS, sources=names)
+    chosen = choose_combination(pairs, true, propensity_weights(config), _KS, sources=names)
     for way, metrics in chosen.metrics.items():
         shown = "  ".join(f"{name} {metrics[name]:.2f}" for name in ("P@1", "P@3", "P@5", "PSP@5", "nDCG@5"))
         _log.info("Evidence, %s: %-10s %s", counted(len(rows), "validation text"), way, shown)

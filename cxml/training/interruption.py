@@ -96,7 +96,7 @@ class HangGuard(Callback):
         self._restart()
 
     def close(self) -> None:
-        """Stop the timer for good, after the cleanup."""
+        """Stop the timer permanently, after the cleanup."""
         faulthandler.cancel_dump_traceback_later()
 
     def _restart(self) -> None:

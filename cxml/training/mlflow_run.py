@@ -133,7 +133,7 @@ def _send_parameters(run_id: str, parameters: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _refused(remedy: str) -> Iterator[None]:
-    urls.learn(mlflow.get_tracking_uri())
+    urls.remember_credentials(mlflow.get_tracking_uri())
     try:
         yield
     except MlflowException as error:

@@ -60,7 +60,7 @@ def measure_speed(config: Config, seconds: float, most: float) -> Speed:
             timed.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         # Centroids would take a pass over all texts, without an effect on the time of steps.
         fresh = dataclasses.replace(config, model=dataclasses.replace(config.model, classifier_start="fresh"))
         state, schedule = set_up(fresh, ranks)

@@ -60,7 +60,7 @@ def train(
         Whether training finished. If not, a signal stopped it, and a checkpoint has its state.
     """
     with distributed(config.train.threads_per_worker, config.train.hang_minutes) as ranks:
-        set_up_logging(is_speaker=ranks.is_first)
+        set_up_logging(is_main=ranks.is_first)
         return train_in_group(config, fingerprints, ranks, choice, end)
 
 

@@ -13,7 +13,7 @@ from cxml.checkpoint import Progress, TrainingState
 from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts, window_rule
 from cxml.model import LevelPrediction
 from cxml.training.epoch_selection import Selection
-from cxml.training.evaluation import evaluate, label_weights
+from cxml.training.evaluation import evaluate, propensity_weights
 from cxml.training.loop import Callback, Evaluation, Pacer
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class EvaluateDuringTraining(Callback):
             return
         self._engine.eval()
         levels = evaluate(
-            self._predict, self._texts, self._tree, label_weights(self._config),
+            self._predict, self._texts, self._tree, propensity_weights(self._config),
             config=self._config.evaluate, ranks=self._ranks, windows=self._windows,
         )  # fmt: skip
         self._engine.train()
@@ -96,7 +96,7 @@ class EvaluateDuringTraining(Callback):
         return dataclasses.replace(progress, selection=self.selection.state_dict())
 
     def _select(self, epoch: int, value: float) -> None:
-        """Compare with earlier epochs, using the first rank's value so that all ranks decide alike."""
+        """Compare with earlier epochs, using the first rank's value so that all ranks make the same decision."""
         values = [value]
         dist.broadcast_object_list(values)
         self.selection = self.selection.after(epoch, self._step, values[0])

@@ -19,7 +19,7 @@ from cxml.checkpoint import (
     write_changed_model,
 )
 from cxml.config import Config, config_from_dict, plain_values, with_values
-from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.pipeline import model_fingerprints
@@ -30,7 +30,7 @@ from cxml.tree import LabelTree, features_of_labels, fit_levels, save_tree, tree
 
 
 @dataclass(frozen=True)
-class LabelCounts:
+class LabelChanges:
     """Numbers of kept, new and removed labels."""
 
     kept: int
@@ -38,7 +38,7 @@ class LabelCounts:
     removed: int
 
 
-def relabel(config: Config, model: str) -> LabelCounts:
+def relabel(config: Config, model: str) -> LabelChanges:
     """Write tree and model of `config`'s run, made from the trained model at the URL `model`.
 
     Raises:
@@ -52,7 +52,7 @@ def relabel(config: Config, model: str) -> LabelCounts:
         return _relabel(config, model)
 
 
-def _relabel(config: Config, model: str) -> LabelCounts:
+def _relabel(config: Config, model: str) -> LabelChanges:
     _require_no_training(config)
     manifest = read_model_manifest(model)
     old_config = config_from_dict(manifest.config)
@@ -64,7 +64,7 @@ def _relabel(config: Config, model: str) -> LabelCounts:
         raise StaleArtefactError(f"{model_url(config)} already contains a model. Use another output.")
     if not is_prepared(config):
         prepare(config)
-    old_names, new_names = (read_labels(data_url(each))[0] for each in (old_config, config))
+    old_names, new_names = (read_label_table(data_url(each)).names for each in (old_config, config))
     config = fit_levels(config, len(new_names))
     if config.train.precision == "auto" and old_config.train.precision != "auto":
         config = with_precision(config, old_config.train.precision)
@@ -75,7 +75,7 @@ def _relabel(config: Config, model: str) -> LabelCounts:
         raise DataError(data_url(config), "none of its label names occurs in the model", "Train a new model.")
     changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
     _change_model(config, changed, model, manifest)
-    return LabelCounts(kept, len(new_names) - kept, len(old_names) - kept)
+    return LabelChanges(kept, len(new_names) - kept, len(old_names) - kept)
 
 
 def _require_no_training(config: Config) -> None:

@@ -10,7 +10,7 @@ from scipy import sparse
 from cxml import ray_cluster, storage, urls
 from cxml.config import Config, TreeConfig, shaping
 from cxml.data import ShardedDataset, data_url, read_label_table
-from cxml.tree.distributed import Progress
+from cxml.tree.distributed import BuildJournal
 from cxml.tree.kmeans import build_tree
 from cxml.tree.label_features import pifa, weighted_sums
 from cxml.tree.label_graph import LabelGraph
@@ -41,7 +41,7 @@ def build(config: Config, dataset: ShardedDataset) -> LabelTree:
     else:
         tree = cluster_labels(config, features_of_labels(config, dataset))
     save_tree(config, tree, dataset.manifest.fingerprint, seed=config.seed)
-    Progress(tree_url(config)).clear()
+    BuildJournal(tree_url(config)).clear()
     return tree
 
 

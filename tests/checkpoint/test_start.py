@@ -114,9 +114,9 @@ def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, 
     assert "keep their rows" in capsys.readouterr().out
     old, new = (LabelTree.load(folder) for folder in (trained.tree.directory, f"{more.output}/tree"))
     assert new.num_labels > old.num_labels
-    from cxml.data import read_labels
+    from cxml.data import read_label_table
 
-    names = [read_labels(folder)[0] for folder in (trained.data.directory, f"{more.output}/data")]
+    names = [read_label_table(folder).names for folder in (trained.data.directory, f"{more.output}/data")]
     before, after = (
         load_model(f"{output}/model", tree, Exchange()) for output, tree in ((trained.output, old), (more.output, new))
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cxml.data import ShardCache, ShardedDataset, read_labels
+from cxml.data import ShardCache, ShardedDataset, read_label_table
 from cxml.data.cache import cache_folder
 from cxml.errors import DataError
 
@@ -263,10 +263,10 @@ def test_impossible_frequencies_are_refused(make_data):
     with pa.ipc.new_file(str(file), changed.schema) as writer:
         writer.write_table(changed)
     with pytest.raises(DataError, match=r"labels\.arrow: its checksum"):
-        read_labels(url)
+        read_label_table(url)
     manifest = json.loads((Path(url) / "manifest.json").read_text())
     manifest.pop("checksum")
     manifest["labels"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     (Path(url) / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="train_frequency is out of range"):
-        read_labels(url)
+        read_label_table(url)

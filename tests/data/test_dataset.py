@@ -20,7 +20,7 @@ from cxml.data import (
     Examples,
     Ragged,
     ShardedDataset,
-    read_labels,
+    read_label_table,
     schema,
     verify,
     writer,
@@ -105,7 +105,8 @@ def test_matrices_hold_the_written_labels_and_features(data):
 
 
 def test_labels_come_back_with_their_frequencies(data):
-    names, frequency = read_labels(data.url)
+    labels = read_label_table(data.url)
+    names, frequency = labels.names, labels.frequency
     assert names == [f"label {i}" for i in range(NUM_LABELS)]
     assert frequency.tolist() == [sum(label in row for row in data.labels) for label in range(NUM_LABELS)]
 
@@ -123,7 +124,7 @@ def test_shards_in_an_object_store_read_as_local_ones(write_data):
     indices = np.array([24, 0, 11])
     dataset = ShardedDataset(data.url, "train")
     assert to_lists(dataset.gather(indices)[0]) == [data.input_ids[i] for i in indices]
-    assert read_labels(data.url)[0][3] == "label 3"
+    assert read_label_table(data.url).names[3] == "label 3"
     verify(data.url)
     fsspec.filesystem("memory").pipe_file("/bucket/data/train/shard-00001.arrow", b"short")
     with pytest.raises(DataError, match=r"shard-00001.arrow: has 5 bytes"):

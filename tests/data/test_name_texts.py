@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.runs import make_encoder, small_config
 
-from cxml.data import Ragged, ShardedDataset, TextEncoder, load_tokenizer_of, read_labels, with_names
+from cxml.data import Ragged, ShardedDataset, TextEncoder, load_tokenizer_of, read_label_table, with_names
 from cxml.data.name_texts import WithNames, parts_of_names
 from cxml.errors import ConfigError
 from cxml.preparation import prepare
@@ -30,7 +30,7 @@ def test_each_name_is_one_more_row_of_its_label(prepared):
     url, dataset = prepared
     rows = with_names(dataset, url, "(.+)", max_length=32)
     tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
-    names, _ = read_labels(url)
+    names = read_label_table(url).names
     ids, labels = rows.gather(np.arange(len(dataset), len(rows)))
     assert len(rows) == len(dataset) + len(names)
     assert lists(labels) == [[label] for label in range(len(names))]

@@ -25,7 +25,7 @@ from cxml.parallel import run_workers
 from cxml.pipeline.dry_run import dry_run
 from cxml.pipeline.plan import evidence_bytes
 from cxml.prediction import Predictor, read_scores
-from cxml.serving.batching import Asked, answer_together
+from cxml.serving.batching import PredictRequest, answer_together
 from cxml.training import complete_evidence, evidence, evidence_url
 
 
@@ -92,7 +92,7 @@ def test_batch_prediction_and_serving_give_the_same_labels(run, texts, expected,
     predict_file(PredictionJob(model=run[0].output, source=source, output=str(tmp_path / "out"), part_rows=9))
     lines = [line for part in sorted((tmp_path / "out").glob("part-*")) for line in part.read_text().splitlines()]
     batch = [[each["label"] for each in json.loads(line)["labels"]] for line in lines]
-    asked = [Asked(texts[start : start + 5], 5, False) for start in range(0, 20, 5)]
+    asked = [PredictRequest(texts[start : start + 5], 5, False) for start in range(0, 20, 5)]
     answers = [json.loads(answer) for answer in answer_together(predictor, asked)]
     served = [[label["label"] for label in row] for answer in answers for row in answer["predictions"]]
     assert batch == served == expected.labels[:20].tolist()

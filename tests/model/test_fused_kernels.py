@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from cxml.accelerators import device_of
 from cxml.model import triton_shortlist_ops
 from cxml.model.fused_level import loss_and_choice
-from cxml.model.heads import HandDown
+from cxml.model.heads import SelectionRule
 from cxml.model.shortlist import (
     Shortlist,
     children_of,
@@ -143,7 +143,7 @@ def test_loss_gradient_and_choice_of_a_level_equal_those_of_torch(width, kind, i
     logits = (logits.argsort(1).argsort(1) / 128 - 4).to(device, form)
     if kind == "every node":
         shortlist = every_node(NUM_NODES, 4, device)
-    wanted = HandDown(3, is_forced, most_true=700)
+    wanted = SelectionRule(3, is_forced, most_true=700)
     expected = expected_of(logits, shortlist, keys, wanted)
     learning = logits.clone().requires_grad_()
     loss, chosen = loss_and_choice(learning, None if kind == "every node" else shortlist, keys, NUM_NODES, wanted)
@@ -171,7 +171,7 @@ def check_choice(chosen, expected, is_ordered):
 def test_one_text_without_true_nodes_has_the_loss_of_torch_and_its_best_nodes(device):
     shortlist = make_shortlist(40, device, num_texts=1)
     logits = torch.linspace(-3, 3, 40, device=device)[None]
-    wanted = HandDown(64, True, most_true=2)
+    wanted = SelectionRule(64, True, most_true=2)
     keys = torch.tensor([], dtype=torch.int64, device=device)
     loss, chosen = loss_and_choice(logits.requires_grad_(), shortlist, keys, NUM_NODES, wanted)
     loss.backward()
@@ -186,7 +186,7 @@ def test_a_logit_that_is_not_finite_shows_in_the_loss(value, device):
     logits = torch.zeros(4, 20, device=device)
     logits[0, 1] = value  # not true
     keys = make_keys(shortlist, device)
-    loss, _ = loss_and_choice(logits.requires_grad_(), shortlist, keys, NUM_NODES, HandDown(3, True, 700))
+    loss, _ = loss_and_choice(logits.requires_grad_(), shortlist, keys, NUM_NODES, SelectionRule(3, True, 700))
     assert not loss.isfinite()
 
 
@@ -194,7 +194,7 @@ def test_a_text_without_nodes_has_no_mean_loss_and_hands_nothing_down(device):
     shortlist = make_shortlist(20, device)
     none = Shortlist(shortlist.nodes, torch.zeros_like(shortlist.mask), shortlist.parent_slots)
     logits, keys = torch.zeros(4, 20, device=device), make_keys(shortlist, device)
-    loss, chosen = loss_and_choice(logits.requires_grad_(), none, keys, NUM_NODES, HandDown(3, True, 700))
+    loss, chosen = loss_and_choice(logits.requires_grad_(), none, keys, NUM_NODES, SelectionRule(3, True, 700))
     assert loss.isnan()
     assert not chosen.mask.any()
 

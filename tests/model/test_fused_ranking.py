@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from cxml.accelerators import device_of
 from cxml.model import triton_ranking_ops
 from cxml.model.fused_level import best_and_choice
-from cxml.model.heads import HandDown
+from cxml.model.heads import SelectionRule
 from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, ranking_keys, scores_of
 from cxml.model.shortlist import Shortlist, every_node, select_slots
 from cxml.optim.torch_kernels import best_per_text
@@ -81,7 +81,7 @@ def make_shortlist(width, device):
 @pytest.mark.parametrize("is_weighted", [True, False])
 @pytest.mark.parametrize("kind", ["every node", "by node", "by slot"])
 @pytest.mark.parametrize("k", [5, 600])
-def test_best_nodes_and_those_handed_down_equal_those_of_torch(k, kind, is_weighted, form, device):
+def test_best_nodes_and_those_selected_equal_those_of_torch(k, kind, is_weighted, form, device):
     shortlist = every_node(700, 3, device) if kind == "every node" else make_shortlist(570, device)
     generator = torch.Generator().manual_seed(2)
     width = 570 if kind == "by slot" else 700
@@ -92,7 +92,7 @@ def test_best_nodes_and_those_handed_down_equal_those_of_torch(k, kind, is_weigh
     own = logits.gather(1, shortlist.nodes) if kind == "by node" else logits
     expected = shortlist.best(own, parents, k)
     slots, mask = select_slots(own, shortlist.mask, 7)
-    wanted = HandDown(7)
+    wanted = SelectionRule(7)
     nodes, scores, chosen = best_and_choice(
         logits, None if kind == "every node" else shortlist, parents, k, wanted
     )  # fmt: skip

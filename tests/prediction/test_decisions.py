@@ -17,12 +17,12 @@ import cxml
 from cxml.checkpoint import list_checkpoints
 from cxml.commands import predict
 from cxml.config import config_to_dict
-from cxml.data import ShardedDataset, data_url, read_labels, train_texts, validation_texts
+from cxml.data import ShardedDataset, data_url, read_label_table, train_texts, validation_texts
 from cxml.errors import ConfigError, DataError
 from cxml.metrics import ScoredPairs, calibration, label_counts, metric_sums, micro_f1_threshold
 from cxml.parallel import run_workers
 from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, parse_decisions
-from cxml.serving.batching import Asked, answer_together
+from cxml.serving.batching import PredictRequest, answer_together
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_reported_metrics_are_those_of_the_labels_that_a_threshold_predicts(deci
 def test_groups_of_labels_are_cut_by_train_texts_and_add_up(decided):
     config, report, _ = decided
     groups = report["label_groups"]["groups"]
-    _, frequency = read_labels(data_url(config))
+    frequency = read_label_table(data_url(config)).frequency
     assert groups["frequent"]["num_labels"] == (frequency > 50).sum()
     assert groups["few"]["num_labels"] == ((frequency > 0) & (frequency <= 50)).sum()
     parts = [group for name, group in groups.items() if name != "all"]
@@ -133,9 +133,9 @@ def test_explained_labels_and_served_ones_are_the_predicted_ones(decided, lines_
     expected = predictor.predict(lines_of, 7, threshold="macro-f1")
     explained = predictor.explain(lines_of, 7, threshold="macro-f1")
     asked = [
-        Asked(lines_of, 7, False, "macro-f1"),
-        Asked(lines_of, 3, False, 0.2),
-        Asked(lines_of, 7, True, "macro-f1"),
+        PredictRequest(lines_of, 7, False, "macro-f1"),
+        PredictRequest(lines_of, 3, False, 0.2),
+        PredictRequest(lines_of, 7, True, "macro-f1"),
     ]
     served = [json.loads(answer)["predictions"] for answer in answer_together(predictor, asked)]
     for row in range(len(lines_of)):

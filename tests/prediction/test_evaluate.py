@@ -187,7 +187,7 @@ def test_cluster_recall_is_the_share_of_true_labels_below_what_a_level_hands_dow
         for label in labels.values.tolist():
             num_true += 1
             for level in range(len(found)):
-                found[level] += tree.cluster_of_label(level)[label] in levels[level].handed_down[0].tolist()
+                found[level] += tree.cluster_of_label(level)[label] in levels[level].selected[0].tolist()
     assert [level["cluster_recall"] for level in report["levels"][:-1]] == pytest.approx(
         (100 * found / num_true).tolist()
     )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import cxml
-from cxml.data import ShardedDataset, read_labels
+from cxml.data import ShardedDataset, read_label_table
 from cxml.errors import ConfigError, DataError
 from cxml.metrics import metric_sums
 from cxml.prediction import PackedRows
@@ -40,7 +40,7 @@ def test_predictions_from_texts_have_the_metrics_of_the_evaluation(run, predicto
 
 
 def test_a_result_names_its_labels(run, predictor, texts):
-    names, _ = read_labels(f"{run[0].output}/data")
+    names = read_label_table(f"{run[0].output}/data").names
     predictions = predictor.predict(texts[:3], k=4)
     for row in range(3):
         for place, best in enumerate(predictions[row]):

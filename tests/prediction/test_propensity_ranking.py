@@ -21,7 +21,7 @@ from cxml.data import ShardedDataset
 from cxml.errors import ConfigError
 from cxml.metrics import metric_sums
 from cxml.prediction.rare_labels import weigh_logits
-from cxml.training.evaluation import label_weights
+from cxml.training.evaluation import propensity_weights
 
 POWER = 0.5
 
@@ -39,7 +39,7 @@ def ranked(run):
 @pytest.fixture(scope="module")
 def weights(run):
     """Of each label, at most 1."""
-    inverse = label_weights(run[0])
+    inverse = propensity_weights(run[0])
     return (inverse / inverse.max()) ** POWER
 
 
@@ -130,7 +130,7 @@ def test_evaluation_shows_what_it_does(run, tmp_path):
     test = ShardedDataset(f"{config.output}/data", "test")
     model = cxml.Predictor.from_checkpoint(config.output, propensity_ranking=1)
     predicted = model.predict_tokens(test.gather(np.arange(len(test)))[0], 5).labels
-    expected = metric_sums(predicted, test.labels_csr(), (1, 3, 5), label_weights(config)).result()
+    expected = metric_sums(predicted, test.labels_csr(), (1, 3, 5), propensity_weights(config)).result()
     found = systems["CascadeXML, scores times propensity^-1"]["metrics"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     before = systems["CascadeXML"]["metrics"]

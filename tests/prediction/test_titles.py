@@ -16,8 +16,8 @@ from cxml.commands import predict, similar
 from cxml.config import SourceConfig
 from cxml.formats import TextChunk
 from cxml.prediction import NamedLabel, Predictor
-from cxml.prediction.export import without_places
-from cxml.serving.batching import Asked, answer_together
+from cxml.prediction.export import without_paths
+from cxml.serving.batching import PredictRequest, answer_together
 from cxml.tree import LabelTree, plan_splits
 
 NAMES = [str(1000 + i) for i in range(10)]
@@ -57,7 +57,7 @@ def test_an_exported_model_keeps_titles_also_of_some_of_its_labels_which_are_cho
 def test_an_exported_config_names_the_labels_file_without_its_place(parts):
     source = SourceConfig(kind="csv", path="/home/me/rows", labels_file="s3://bucket/mine/terms.csv")
     config = dataclasses.replace(parts.config, data=dataclasses.replace(parts.config.data, source=source))
-    found = without_places(config).data.source
+    found = without_paths(config).data.source
     assert (found.path, found.labels_file) == ("rows", "terms.csv")
 
 
@@ -84,7 +84,7 @@ def test_a_parquet_part_has_a_list_of_titles(parts, tmp_path):
 
 
 def test_an_answer_of_the_server_has_titles(parts):
-    (answer,) = answer_together(Predictor(parts, device="cpu"), [Asked(TEXTS, 2, True, None)])
+    (answer,) = answer_together(Predictor(parts, device="cpu"), [PredictRequest(TEXTS, 2, True, None)])
     assert isinstance(answer, bytes)
     for label in json.loads(answer)["predictions"][0]:
         assert TITLES[NAMES.index(label["name"])] == label["title"]
@@ -96,7 +96,7 @@ def test_nothing_changes_for_a_model_without_titles(parts):
     assert found[0][0] == NamedLabel(found[0][0].label, found[0][0].name, found[0][0].score)
     chunk = TextChunk(0, TEXTS, None)
     assert json.loads(jsonl(chunk, found, None).splitlines()[0])["labels"][0].keys() == {"label", "name", "score"}
-    answers = answer_together(predictor, [Asked(TEXTS, 2, False, None)])
+    answers = answer_together(predictor, [PredictRequest(TEXTS, 2, False, None)])
     assert b"title" not in b"".join(answers)  # pyright: ignore[reportArgumentType]
 
 

@@ -15,7 +15,7 @@ from cxml.commands.data import propensity as propensity_command
 from cxml.commands.data import split as split_command
 from cxml.commands.data import validate as validate_command
 from cxml.config import config_from_dict, config_to_dict
-from cxml.data import DataManifest, ShardedDataset, data_url, read_labels
+from cxml.data import DataManifest, ShardedDataset, data_url, read_label_table
 from cxml.inspection.checks import validate
 from cxml.metrics import inverse_propensities
 from cxml.preparation import is_prepared, prepare
@@ -76,7 +76,7 @@ def test_inspect_shows_counts_and_real_examples_and_draws(prepared, tmp_path, ca
     assert "240 in 3 shards" in shown
     dataset = ShardedDataset(data_url(prepared), "test")
     assert sum(text[:40] in shown for text in dataset.texts(np.arange(len(dataset)))) >= 2
-    _, frequency = read_labels(data_url(prepared))
+    frequency = read_label_table(data_url(prepared)).frequency
     assert f"{np.mean((frequency > 0) & (frequency <= 5)):.1%}" in shown
     assert picture.read_bytes().startswith(PNG)
 
@@ -135,5 +135,5 @@ def test_propensity_writes_the_weights_that_the_metrics_use(prepared, tmp_path, 
     file = tmp_path / name
     assert propensity_command.main([data_url(prepared), str(file), "--a", "0.6", "--b", "2.6"]) == 0
     written = np.load(file) if name.endswith(".npy") else np.loadtxt(file)
-    _, frequency = read_labels(data_url(prepared))
+    frequency = read_label_table(data_url(prepared)).frequency
     np.testing.assert_array_equal(written, inverse_propensities(frequency, 240, (0.6, 2.6)))

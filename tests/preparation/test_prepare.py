@@ -20,7 +20,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from cxml.config import EvidenceConfig, SourceConfig, config_from_dict, config_to_dict
-from cxml.data import DataManifest, ShardedDataset, data_url, read_labels, resolve_encoder
+from cxml.data import DataManifest, ShardedDataset, data_url, read_label_table, resolve_encoder
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats import RawDataset, RawSplit, read_source
 from cxml.inspection.checks import validate
@@ -41,7 +41,8 @@ def test_rows_hold_the_texts_and_their_labels_in_the_source_order(make_config, r
         assert dataset.texts(rows) == expected.texts
         assert (dataset.labels_csr() != expected.labels).nnz == 0
         assert dataset.uids().tolist() == rows.tolist()
-    names, frequency = read_labels(url)
+    labels = read_label_table(url)
+    names, frequency = labels.names, labels.frequency
     assert names == raw_chapter.label_names
     assert frequency.tolist() == raw_chapter.splits["train"].labels.sum(axis=0).A1.astype(int).tolist()
 
@@ -105,7 +106,7 @@ def test_validation_texts_are_prepared_and_count_in_neither_words_nor_frequencie
     assert len(DataManifest.read(url).splits["validation"]) > 1
     assert validation.texts(np.arange(len(validation))) == parts["test"].texts
     assert (validation.features_csr() != test.features_csr()).nnz == 0
-    assert read_labels(url)[1].sum() == parts["train"].labels.nnz
+    assert read_label_table(url).frequency.sum() == parts["train"].labels.nnz
 
 
 def test_a_text_without_a_known_term_keeps_its_row_with_no_features(make_config, xmc_folder):

@@ -19,7 +19,6 @@ from cxml.data import (
     TextEncoder,
     load_tokenizer_of,
     read_label_table,
-    read_labels,
     with_names,
 )
 from cxml.errors import ConfigError, StaleArtefactError
@@ -62,7 +61,8 @@ def config_of(rows, encoder, **source):
 def test_prepared_data_have_names_titles_and_descriptions_in_the_same_order(rows, encoder):
     write_titles(rows)
     url = prepare(config_of(rows, encoder, unseen_labels=True))
-    names, frequency = read_labels(url)
+    labels = read_label_table(url)
+    names, frequency = labels.names, labels.frequency
     assert names == ["1", "2", "4", "3"]
     assert frequency.tolist() == [4, 4, 4, 0]
     assert read_label_table(url).titles == LabelTitles(["boat", "barge", "4", "raft"], ["It floats.", "", "", ""])

@@ -8,7 +8,7 @@ import pytest
 
 from cxml.commands.data import tree_report
 from cxml.config import config_from_dict
-from cxml.data import ShardedDataset, data_url, read_labels
+from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.inspection.tree_statistics import collect_tree_statistics
 from cxml.preparation import prepare
 from cxml.tree import build, tree_url
@@ -39,7 +39,7 @@ def test_the_report_shows_levels_and_clusters_by_name(built, capsys, monkeypatch
     config, tree = built
     assert tree_report.main([tree_url(config), "--data", data_url(config), "--examples", "1"]) == 0
     text = capsys.readouterr().out
-    names, _ = read_labels(data_url(config))
+    names = read_label_table(data_url(config)).names
     bounds = tree.label_offsets(1)
     node = 7  # the middle one of 16
     assert names[tree.label_order[bounds[node]]].split()[0] in text

@@ -15,7 +15,7 @@ from support.served import AnswersBy
 
 from cxml.serving import ServeOptions
 from cxml.serving.api import build_api
-from cxml.serving.batching import Asked, answer_together
+from cxml.serving.batching import PredictRequest, answer_together
 from cxml.serving.models import ServedModel
 
 OPTIONS = ServeOptions(max_texts=4, max_characters=60, max_k=7)
@@ -61,7 +61,12 @@ def test_explanations_show_the_way_through_the_tree(client, predictor):
 
 
 def test_requests_that_come_together_get_what_they_would_get_alone(predictor):
-    asked = [Asked(TEXTS, 3, False), Asked([], 2, False), Asked(TEXTS[:1], 1, True), Asked(TEXTS[1:], 5, False)]
+    asked = [
+        PredictRequest(TEXTS, 3, False),
+        PredictRequest([], 2, False),
+        PredictRequest(TEXTS[:1], 1, True),
+        PredictRequest(TEXTS[1:], 5, False),
+    ]
     together = [json.loads(answer)["predictions"] for answer in answer_together(predictor, asked)]
     for one, answer in zip(asked, together, strict=True):
         alone = json.loads(answer_together(predictor, [one])[0])["predictions"]

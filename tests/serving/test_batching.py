@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, wait
 
 import pytest
 
-from cxml.serving.batching import Asked, Batcher, QueueFullError, room_for
+from cxml.serving.batching import Batcher, PredictRequest, QueueFullError, room_for
 
 SECONDS = 60
 
@@ -44,7 +44,7 @@ def batcher(watched):
 
 
 def ask(batcher, *texts, k=3):
-    return batcher.submit(Asked(list(texts), k, False))
+    return batcher.submit(PredictRequest(list(texts), k, False))
 
 
 def hold_up(batcher, watched):

@@ -15,7 +15,7 @@ from cxml.commands.serve import ServeCommand, _is_on_ray, main
 from cxml.errors import ConfigError, WorkerError
 from cxml.serving import ServeOptions
 from cxml.serving.local_engine import LocalEngine
-from cxml.serving.models import ModelPlace
+from cxml.serving.models import ModelSpec
 
 
 @pytest.mark.parametrize(("address", "options", "expected"), [
@@ -39,7 +39,7 @@ def test_a_command_line_that_no_engine_can_meet_is_refused(words, reason, capsys
 @pytest.mark.skipif(accelerator_type() is not None, reason="this machine has one")
 def test_a_gpu_that_is_not_there_is_refused(output):
     with pytest.raises(ConfigError, match="--device = 'gpu'"):
-        LocalEngine(ModelPlace(output, None, False), ServeOptions(), device="gpu").load()
+        LocalEngine(ModelSpec(output, None, False), ServeOptions(), device="gpu").load()
 
 
 def test_the_local_engine_imports_neither_ray_nor_deepspeed_nor_what_only_training_needs(output):
@@ -48,8 +48,8 @@ import sys
 from cxml.serving import ServeOptions, front, running
 from cxml.serving.local_engine import LocalEngine
 from cxml.serving.local_engine import LocalEngine
-from cxml.serving.models import ModelPlace
-model = LocalEngine(ModelPlace(sys.argv[1], None, False), ServeOptions(), cpus=1).load()
+from cxml.serving.models import ModelSpec
+model = LocalEngine(ModelSpec(sys.argv[1], None, False), ServeOptions(), cpus=1).load()
 assert model.is_answering(60)
 model.close()
 print(sorted({"ray", "deepspeed", "pandas", "sklearn", "matplotlib", "tensorboard"} & set(sys.modules)))
@@ -67,7 +67,7 @@ def test_replicas_reserve_their_share_of_a_gpu_and_a_reload_for_which_none_is_le
     from cxml.serving.ray_engine import ray_engine
 
     with own_ray(num_cpus=4, num_gpus=1):  # a GPU that no process can see: the replicas compute on CPUs
-        with ray_engine(ModelPlace(output, None, False), ServeOptions(), num_replicas=2) as engine:
+        with ray_engine(ModelSpec(output, None, False), ServeOptions(), num_replicas=2) as engine:
             model = engine.load()
             assert model.is_answering(60)
             free = ray.available_resources

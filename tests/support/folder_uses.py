@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cxml.checkpoint import ShardReader
-from cxml.data import DataManifest, ShardedDataset, read_labels
+from cxml.data import DataManifest, ShardedDataset, read_label_table
 from cxml.errors import CxmlError
 from cxml.prediction import Predictor
 from cxml.tree import LabelTree
@@ -30,7 +30,8 @@ MOST_SECONDS = 60
 
 def use_data(folder: str) -> list[object]:
     """Read everything of every split."""
-    found: list[object] = list(read_labels(folder))
+    labels = read_label_table(folder)
+    found: list[object] = [labels.names, labels.frequency]
     for split in DataManifest.read(folder).splits:
         dataset = ShardedDataset(folder, split)
         rows = np.arange(len(dataset))[::-1]

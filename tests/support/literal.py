@@ -31,7 +31,7 @@ def true_nodes(tree, label_ids):
     return levels
 
 
-def hand_down(logits, k, true):
+def select_nodes(logits, k, true):
     """The true nodes, then the best other nodes up to k in all."""
     chosen = [node for node in logits if node in true]
     others = sorted((node for node in logits if node not in true), key=lambda node: -logits[node].item())
@@ -56,7 +56,7 @@ def literal_forward(tree, features, heads, shortlist_sizes, level_weights, label
             ]
             losses[level] = losses[level] + sum(terms) / len(terms)
             if level < num_levels - 1:
-                chosen = hand_down(logits, shortlist_sizes[level], truth[level] if teacher_forcing else set())
+                chosen = select_nodes(logits, shortlist_sizes[level], truth[level] if teacher_forcing else set())
                 shortlist = [child for node in chosen for child in children(tree, level, node)]
     loss = sum(weight * level_loss for weight, level_loss in zip(level_weights, losses, strict=True))
     return LiteralResult(loss, [level_loss.item() for level_loss in losses], scored)
@@ -77,7 +77,7 @@ def literal_predict(tree, features, heads, shortlist_sizes, scoring, text):
         is_last = level == len(tree.level_sizes) - 1
         result.append({int(tree.label_order[n]) if is_last else n: s for n, s in scores.items()})
         if not is_last:
-            chosen = hand_down(logits, shortlist_sizes[level], set())
+            chosen = select_nodes(logits, shortlist_sizes[level], set())
             parent_of = {child: node for node in chosen for child in children(tree, level, node)}
             shortlist, above = list(parent_of), own
     return result

@@ -11,7 +11,7 @@ from cxml.accelerators import host_may_wait
 from cxml.config import Config, DataConfig, HeadConfig, OptimConfig, SourceConfig, TrainConfig
 from cxml.data import Batch, BatchLimits
 from cxml.model import CascadeXML
-from cxml.parallel import Exchange, distributed, handing_down, pairs, routing, sharded_levels, waiting_update
+from cxml.parallel import Exchange, distributed, node_selection, pairs, pending_update, routing, sharded_levels
 from cxml.tree import LabelTree
 
 WIDTH, LR, STEPS = 6, 0.5, 3
@@ -124,7 +124,7 @@ def train_sharded(jobs):
     with distributed(threads=1) as ranks:
         gathered = []
         for problem, head_config, accumulation, *pads in jobs:
-            for module in (pairs, routing, waiting_update, handing_down):
+            for module in (pairs, routing, pending_update, node_selection):
                 module.host_may_wait = (lambda _: False) if pads else host_may_wait
             own = _train_sharded(problem, head_config, accumulation, ranks)
             everyone = [None] * ranks.world_size
@@ -196,6 +196,6 @@ def predict(model, problem, rank):
     with torch.no_grad():
         found = model(make_batch(problem.labels[0][rank], 1, limits_of(problem.labels[0])), predict_k=4)
     return [
-        (level.nodes.numpy(), level.logits.numpy(), None if level.handed_down is None else level.handed_down.numpy())
+        (level.nodes.numpy(), level.logits.numpy(), None if level.selected is None else level.selected.numpy())
         for level in found
     ]

@@ -14,7 +14,7 @@ from support.datasets import random_rows, write_dataset
 from cxml.config import TreeConfig, config_from_dict
 from cxml.data import ShardedDataset
 from cxml.tree import features_of_labels, pifa
-from cxml.tree.distributed import Progress, parts
+from cxml.tree.distributed import BuildJournal, parts
 from cxml.tree.distributed.build import make_job
 from cxml.tree.distributed.parts import Job, PartMaker, label_work, part_bounds
 from cxml.tree.kmeans import initial_order
@@ -46,7 +46,7 @@ def finished_features(job):
     for kind in job.kinds:
         for part in range(job.num_parts):
             PartMaker(job).make(kind, part)
-        assert Progress(job.tree_url).finished_parts(kind) == set(range(job.num_parts))
+        assert BuildJournal(job.tree_url).finished_parts(kind) == set(range(job.num_parts))
     whole = maker.read(0, 90)
     assert (maker.read(13, 60) != whole[13:60]).nnz == 0
     return whole
@@ -71,7 +71,7 @@ def test_parts_smoothed_over_the_graph_with_names_beside_them_are_what_one_proce
 
 
 def test_what_another_build_left_is_deleted_and_what_the_same_left_is_kept(job):
-    progress = Progress(job.tree_url)
+    progress = BuildJournal(job.tree_url)
     assert not progress.begin("one")
     progress.save_branch(0, 3, np.array([2, 0, 1], np.int32))
     assert progress.begin("one")

@@ -14,8 +14,8 @@ from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.progress import track
 from cxml.ray_cluster import joined_cluster
 from cxml.tree.distributed.fleet import Fleet
+from cxml.tree.distributed.journal import BuildJournal, Kind
 from cxml.tree.distributed.parts import Job, label_work, part_bounds
-from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.distributed.rows import HeldRows
 from cxml.tree.kmeans import initial_order
 from cxml.tree.name_features import features_of_names
@@ -40,11 +40,11 @@ def order_labels(
         DataError: the data set is broken.
         WorkerError: workers die repeatedly.
     """
-    progress = Progress(tree_url)
-    if progress.begin(fingerprint):
+    journal = BuildJournal(tree_url)
+    if journal.begin(fingerprint):
         _log.info("Resuming the build at %s", tree_url)
     order = initial_order(dataset.manifest.num_labels, config.seed)
-    splits = _apply_finished(plan.splits, progress, order)
+    splits = _apply_finished(plan.splits, journal, order)
     if not len(splits):
         return order
     job = make_job(config, dataset, tree_url)
@@ -66,7 +66,7 @@ def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
     names = read_label_table(data).words.texts
     features = features_of_names(config, names, data)[order]
     for part, (start, stop) in enumerate(pairwise(job.bounds.tolist())):
-        Progress(tree_url).save_part("names", part, features[start:stop])
+        BuildJournal(tree_url).save_part("names", part, features[start:stop])
     return dataclasses.replace(job, num_name_features=features.shape[1])
 
 
@@ -81,9 +81,9 @@ def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> 
         pass
 
 
-def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -> np.ndarray:
+def _apply_finished(splits: np.ndarray, journal: BuildJournal, order: np.ndarray) -> np.ndarray:
     """Apply the splits of an earlier build to `order`. Returns the remaining splits, int64 [n, 3]."""
-    done, branches = progress.read_splits(), progress.read_branches()
+    done, branches = journal.read_splits(), journal.read_branches()
     is_left, at = np.ones(len(splits), np.bool_), 0
     while at < len(splits):
         start, _, end = splits[at].tolist()
@@ -93,7 +93,7 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
         if is_branch or is_split:
             labels = branches[start, end] if is_branch else done[start, end]
             if not np.array_equal(np.sort(labels), np.sort(order[start:end])):
-                raise progress.wrong_labels(start, end)
+                raise journal.wrong_labels(start, end)
             order[start:end] = labels
             is_left[at:after] = False
         at = after
@@ -101,7 +101,7 @@ def _apply_finished(splits: np.ndarray, progress: Progress, order: np.ndarray) -
 
 
 def _make_parts(kind: Kind, job: Job, fleet: Fleet) -> None:
-    missing = sorted(set(range(job.num_parts)) - Progress(job.tree_url).finished_parts(kind))
+    missing = sorted(set(range(job.num_parts)) - BuildJournal(job.tree_url).finished_parts(kind))
     made = fleet.deal(missing, lambda actor, part: actor.make_part.remote(kind, part))
     for _ in track(made, len(missing), "Parts of the label features"):
         pass

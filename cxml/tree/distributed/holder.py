@@ -17,8 +17,8 @@ import numpy as np
 from scipy import sparse
 
 from cxml.tree import two_means as kernels
+from cxml.tree.distributed.journal import BuildJournal, Kind
 from cxml.tree.distributed.parts import Job, PartMaker
-from cxml.tree.distributed.progress import Kind, Progress
 from cxml.tree.kmeans import finish_branch, initial_order, normalised_rows, reorder
 from cxml.tree.kth_largest import ordered_bits
 from cxml.tree.subtree import SUBTREE_ENTRIES, left_first
@@ -42,7 +42,7 @@ class RowHolder:
     def __init__(self, job: Job, low: int, high: int) -> None:
         self._job, self._low, self._high = job, low, high
         self._limits = Limits(job.settings.max_iterations, job.settings.tolerance)
-        self._progress = Progress(job.tree_url)
+        self._journal = BuildJournal(job.tree_url)
         self._parts = PartMaker(job)
         self._source: sparse.csr_matrix | None = None
 
@@ -142,7 +142,7 @@ class RowHolder:
         finish_branch(
             rows, self._columns, order, np.array(splits), start, self._job.seed, self._limits, SUBTREE_ENTRIES
         )
-        self._progress.save_branch(start, end, order)
+        self._journal.save_branch(start, end, order)
         return order
 
 

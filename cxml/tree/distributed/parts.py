@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 
 from cxml.config import TreeConfig
-from cxml.data import ShardedDataset, read_labels
-from cxml.tree.distributed.progress import Kind, Progress
+from cxml.data import ShardedDataset, read_label_table
+from cxml.tree.distributed.journal import BuildJournal, Kind
 from cxml.tree.kmeans import initial_order
 from cxml.tree.label_features import require_finite, weighted_sums
 from cxml.tree.label_graph import LabelGraph
@@ -69,7 +69,7 @@ class Job:
 
 def label_work(data_url: str, dataset: ShardedDataset) -> np.ndarray:
     """Approximate number of tf-idf entries in the sum of each label's features, int64 [L]."""
-    _, frequency = read_labels(data_url)
+    frequency = read_label_table(data_url).frequency
     return np.ceil(frequency * dataset.feature_counts.mean()).astype(np.int64)
 
 
@@ -89,13 +89,13 @@ class PartMaker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._progress = Progress(job.tree_url)
+        self._journal = BuildJournal(job.tree_url)
 
     def make(self, kind: Kind, part: int) -> None:
         """Make and store a part."""
         labels = self._order[self._job.bounds[part] : self._job.bounds[part + 1]]
         rows = self._smoothed(labels) if kind == "smoothed" else self._pifa(labels)
-        self._progress.save_part(kind, part, rows)
+        self._journal.save_part(kind, part, rows)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """The finished features of the starting positions start..stop: text features, then name features."""
@@ -125,7 +125,7 @@ class PartMaker:
         """The rows at sorted positions, from their parts."""
         cuts = np.searchsorted(positions, self._job.bounds)
         pieces = [
-            self._progress.read_part(kind, int(part), num_columns)[positions[slice(*cuts[part : part + 2])] - first]
+            self._journal.read_part(kind, int(part), num_columns)[positions[slice(*cuts[part : part + 2])] - first]
             for part, first in enumerate(self._job.bounds[:-1])
             if cuts[part] < cuts[part + 1]
         ]

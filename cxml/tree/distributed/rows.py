@@ -11,8 +11,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from cxml.tree.distributed.fleet import ROWS, Fleet
+from cxml.tree.distributed.journal import BuildJournal
 from cxml.tree.distributed.parts import Job
-from cxml.tree.distributed.progress import Progress
 from cxml.tree.kmeans import initial_order, relabel_columns
 from cxml.tree.kth_largest import key_of_bits
 from cxml.tree.two_means import sample_size, seed_of_node
@@ -53,7 +53,7 @@ class HeldRows:
         proposals = self._until_it_works(lambda: self._climb(start, middle, end))
         sides = [np.split(labels, [num_left]) for labels, num_left in proposals]
         self.order[start:end] = np.concatenate([left for left, _ in sides] + [right for _, right in sides])
-        Progress(self._job.tree_url).save_split(start, end, self.order[start:end])
+        BuildJournal(self._job.tree_url).save_split(start, end, self.order[start:end])
         for done in [actor.reorder.remote() for actor in self._fleet.actors]:
             try:
                 ray.get(done)

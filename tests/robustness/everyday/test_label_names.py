@@ -17,7 +17,7 @@ import pytest
 
 from cxml import artefacts, storage
 from cxml.config import SourceConfig, config_from_dict
-from cxml.data import read_labels
+from cxml.data import read_label_table
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.formats import read_source
 from cxml.preparation import is_prepared, prepare
@@ -359,7 +359,7 @@ def test_data_sets_from_before_are_refused_where_digits_were_read_as_numbers(tmp
     write(tmp_path, "csv", ["001", "1", "0389"])
     config = config_of(tmp_path)
     url = prepare(config)
-    assert read_labels(url)[0] == ["001", "1", "0389"]
+    assert read_label_table(url).names == ["001", "1", "0389"]
     as_before_there_were_label_ids(url, ["1", "389"])
     with pytest.raises(StaleArtefactError, match=r"0389 as 389\)\. It is not changed"):
         is_prepared(config)
@@ -380,5 +380,5 @@ def test_ids_and_names_make_different_data_sets(tmp_path):
     prepare(config_of(tmp_path))
     with pytest.raises(StaleArtefactError, match="'label_ids': True"):
         prepare(config_of(tmp_path, label_ids=True))
-    names, _ = read_labels(prepare(config_of(tmp_path, output="other", label_ids=True)))
+    names = read_label_table(prepare(config_of(tmp_path, output="other", label_ids=True))).names
     assert names == ["1", "0"]

@@ -28,7 +28,7 @@ from cxml.preparation.staging import (
     read_term_counts,
     write_staged,
 )
-from cxml.tree.distributed import Progress as TreeProgress
+from cxml.tree.distributed import BuildJournal
 from cxml.tree.distributed.build import _apply_finished
 
 NUM_LABELS, NUM_FEATURES = 3, 5
@@ -69,7 +69,7 @@ def read_preparation(folder: Path) -> list[object]:
 
 
 def begin_tree(folder: Path) -> None:
-    progress = TreeProgress(str(folder))
+    progress = BuildJournal(str(folder))
     progress.begin("f")
     progress.save_split(0, 4, np.array([3, 1, 0, 2], np.int32))
     progress.save_branch(0, 2, np.array([1, 3], np.int32))
@@ -77,7 +77,7 @@ def begin_tree(folder: Path) -> None:
 
 
 def read_tree(folder: Path) -> list[object]:
-    progress = TreeProgress(str(folder))
+    progress = BuildJournal(str(folder))
     if not progress.begin("f"):
         return []
     order = np.arange(4, dtype=np.int32)

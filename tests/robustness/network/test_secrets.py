@@ -65,7 +65,7 @@ def test_credentials_are_masked_wherever_a_url_stands(url, shown):
 @pytest.mark.parametrize("secret", ['abcd"efgh', "abcd'efgh", "abcd>efgh", "abcd efgh"])
 def test_a_secret_of_a_known_url_is_masked_to_its_end_whatever_it_holds(secret):
     url = f"https://host.example/x?sig={secret}&se=1"
-    urls.learn(url)
+    urls.remember_credentials(url)
     assert urls.masked(f"cannot open {url}: gone") == "cannot open https://host.example/x?***: gone"
 
 
@@ -96,15 +96,15 @@ def test_a_password_that_is_not_safe_in_a_url_is_masked_in_what_a_config_and_its
 def test_no_password_of_a_known_url_is_shown(password):
     url, shown = f"sftp://reader:{password}@host.example/x", "sftp://***@host.example/x"
     assume(not re.match(r"\d+(?:[/?#]|$)", password))  # a port
-    urls.learn(url)
+    urls.remember_credentials(url)
     for sentence in ("{}", "no {}: gone", "({})"):
         assert urls.masked(sentence.format(url)) == sentence.format(shown)
     assert urls.masked(repr(url))[1:-1] == shown
 
 
 def test_a_masked_url_is_not_taken_for_a_user():
-    urls.learn("ftp://reader:hunter2@known.example/x")
-    urls.learn("ftp://***@known.example/y")
+    urls.remember_credentials("ftp://reader:hunter2@known.example/x")
+    urls.remember_credentials("ftp://***@known.example/y")
     assert urls.unmasked("ftp://***@known.example/y") == "ftp://reader:hunter2@known.example/y"
 
 
@@ -195,13 +195,13 @@ def test_a_url_with_credentials_opens(web, tmp_path):
 
 def test_a_masked_url_opens_with_the_user_that_this_process_knows(web, tmp_path):
     (tmp_path / "x.txt").write_text("content")
-    urls.learn(f"http://{USER}:{PASSWORD}@{web}/y.txt")
+    urls.remember_credentials(f"http://{USER}:{PASSWORD}@{web}/y.txt")
     assert storage.read_bytes(f"http://***@{web}/x.txt?token={TOKEN}") == b"content"
 
 
 def test_unmasking_puts_in_a_known_user_and_drops_what_is_not_known():
     assert urls.unmasked("ftp://***@nobody/x") == "ftp://nobody/x"
-    urls.learn("ftp://u:p@somebody/x")
+    urls.remember_credentials("ftp://u:p@somebody/x")
     assert urls.unmasked("ftp://***@somebody/y") == "ftp://u:p@somebody/y"
     assert urls.unmasked("https://host/x?***") == "https://host/x"
 
@@ -214,7 +214,7 @@ def test_the_errors_of_an_object_store_do_not_show_them():
 
 def test_the_log_and_uncaught_errors_do_not_show_them(capfd):
     url = f"ftp://{USER}:{PASSWORD}@host/x?token={TOKEN}"
-    set_up_logging(is_speaker=True)
+    set_up_logging(is_main=True)
     log = logging.getLogger("cxml.test")
     log.info("Config: %s", url)
     try:

@@ -1,4 +1,4 @@
-"""The progress of an unfinished build, in the folder `.progress` next to the tree.
+"""The journal of an unfinished build, in the folder `.progress` next to the tree.
 
 `inputs.json` identifies the build. `KIND/part-00000.arrow` holds label features, a row per position.
 `splits/A-B.labels` is the order of the labels at positions A..B after the split of that node, `branches/A-B.labels`
@@ -32,14 +32,14 @@ Kind = Literal["pifa", "smoothed", "names"]
 """The content of a part: sums of texts, the same smoothed over the label graph, or features of names."""
 
 
-class Progress:
-    """The progress of the build of the tree in the folder `url`."""
+class BuildJournal:
+    """The finished work of the build of the tree in the folder `url`."""
 
     def __init__(self, url: str) -> None:
         self._folder = storage.join(url, FOLDER)
 
     def begin(self, fingerprint: str) -> bool:
-        """Start or resume a build. Progress of a build from other inputs is deleted.
+        """Start or resume a build. BuildJournal of a build from other inputs is deleted.
 
         Returns:
             Whether there is progress to resume from.

@@ -15,7 +15,7 @@ from cxml.optim import EveryRow, Shortlists
 from cxml.parallel.exchange import Exchange
 
 
-class WaitingUpdate:
+class PendingUpdate:
     """Candidates of the micro-batches so far.
 
     Attributes:
@@ -32,7 +32,7 @@ class WaitingUpdate:
 
     def add(self, candidates: Shortlists | EveryRow, scale: float) -> None:
         """Store a micro-batch; `scale` is the factor of its rows' gradients, the same for all of a step."""
-        assert not self._parts or scale == self._scale, "micro-batches of one step count alike"
+        assert not self._parts or scale == self._scale, "all micro-batches of a step have the same scale"
         self._parts.append(candidates)
         self._scale = scale
         self.num_texts += len(candidates.features)

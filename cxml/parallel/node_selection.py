@@ -1,4 +1,4 @@
-"""Choose the nodes of a sharded cluster level that are passed on to the next level, over all owners."""
+"""Select the nodes of a sharded cluster level for the next level, over all owners."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.fused import is_fused
-from cxml.model import HandDown, Leaves
+from cxml.model import Leaves, SelectionRule
 from cxml.model.ranking import NO_KEY, own_logits_of, pair_keys, scores_of
 from cxml.optim import Shortlists, best_per_text
 from cxml.parallel.routing import Visit
 
 
-def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wanted: HandDown) -> Leaves:
-    """The nodes passed on for each text: true ones first with teacher forcing, then those with the highest logits.
+def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wanted: SelectionRule) -> Leaves:
+    """The selected nodes of each text: true ones first with teacher forcing, then those with the highest logits.
 
     Like `cxml.model.shortlist.select_slots`, a text keeps all of its true nodes. A collective call of the ranks that
     share the rows.
@@ -23,7 +23,7 @@ def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wa
         visit: the texts that arrived at this rank.
         logits_PW: of the rows of each pair's leaf.
         positions_PW: of these rows, -1 where there is none.
-        wanted: how many, alike on all ranks.
+        wanted: number of nodes, equal on all ranks.
     """
     truth = visit.candidates.truth.contiguous() if wanted.is_forced else None
     keys, nodes = _best(visit, pair_keys(logits_PW, positions_PW, truth=truth), positions_PW, wanted.most)
@@ -38,7 +38,7 @@ def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wa
     num_wanted = torch.full_like(nodes[:, :1], wanted.size)
     if wanted.is_forced:
         num_wanted = torch.maximum(num_wanted, scores_of(keys).isposinf().sum(1, keepdim=True))
-    if host_may_wait(keys) and len(keys):  # where the widest is known without waiting
+    if host_may_wait(keys) and len(keys):  # where the largest number is known without waiting
         width = int(num_wanted.max())
         keys, nodes = keys[:, :width], nodes[:, :width]
     mask = (torch.arange(keys.shape[1], device=keys.device) < num_wanted) & (keys != NO_KEY)
@@ -46,7 +46,7 @@ def choose(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, wa
 
 
 def best_nodes(visit: Visit[Shortlists], logits_PW: Tensor, positions_PW: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ranking keys and positions of the k best nodes of each text, int64 [B, k] both, weighted where that is asked."""
+    """Ranking keys and positions of the k best nodes of each text, int64 [B, k] both; weighted if `visit` is."""
     return _best(visit, pair_keys(logits_PW, positions_PW, visit.parent_logits), positions_PW, k)
 
 
