@@ -46,6 +46,7 @@ from cxml.data import (
     Ragged,
     RowSubset,
     ShardedDataset,
+    TextRows,
     collate,
     data_url,
     resolve_encoder,
@@ -71,7 +72,7 @@ from cxml.evidence.nearest import VectorIndex
 from cxml.metrics import USUAL_GROUPS, by_group, log_odds, metric_sums, usual_groups
 from cxml.training.centroids import BIAS, SCALE
 from cxml.training.evaluation import label_weights
-from cxml.tree import build_tree, pifa
+from cxml.tree import build
 
 SOURCES = ("words", "neighbours", "names")
 METRICS = ("P@1", "P@5", "PSP@5", "zero-shot recall@5")
@@ -130,44 +131,32 @@ def main() -> None:
 
 
 def make_problem(config: Config) -> Problem:
-    """Compute the features of all splits and names. Labels without a text in any split are left out."""
+    """Compute the features of all splits and names, and train the word model."""
     url, share = data_url(config), config.train.validation_fraction
     validation = validation_texts(url, share)
     assert validation is not None, "a share is held out"
+    train = ShardedDataset(url, "train")
     splits = train_texts(url, share), validation, ShardedDataset(url, "test")
+    none = RowSubset(train, np.zeros(0, np.int64))
+    names = with_names(none, url, config.train.name_texts or "(.+)", config.data.max_length)
     encoder = AutoModel.from_pretrained(resolve_encoder(config.model.encoder)).eval()
-    pad_id = splits[0].manifest.tokenizer.pad_id
-    vectors = [embed(encoder, rows.gather(np.arange(len(rows)))[0], pad_id) for rows in splits]
-    labels = [rows.labels_csr() for rows in splits]
-    kept = np.unique(np.concatenate([own.indices for own in labels]))
-    labels = [sparse.csr_matrix(own[:, kept]) for own in labels]
-    names, named = names_of(config, kept)
-    tf_idf = [rows.features(np.arange(len(rows))) for rows in splits]
-    tree = build_tree(pifa(labels[0], tf_idf[0], config.tree.feature_top_k), config.tree.sizes, seed=config.seed)
-    model = train_word_model(tf_idf[0], labels[0], tree, seed=config.seed)
+    *vectors, of_names = (embed(encoder, rows) for rows in (*splits, names))
+    tf_idf, labels = [rows.features(np.arange(len(rows))) for rows in splits], [rows.labels_csr() for rows in splits]
+    model = train_word_model(tf_idf[0], labels[0], build(config, train), seed=config.seed)
     by_words = [Proposals(*model.predict(words, CANDIDATES)) for words in tf_idf]
-    frequency = np.bincount(labels[0].indices, minlength=len(kept)).astype(np.int64)
+    frequency = np.bincount(labels[0].indices, minlength=names.manifest.num_labels).astype(np.int64)
+    named = names.gather(np.arange(len(names)))[1].values
     made = map(Split, vectors, labels, by_words)
-    return Problem(*made, embed(encoder, names, pad_id), named, frequency, label_weights(config)[kept])
-
-
-def names_of(config: Config, kept: np.ndarray) -> tuple[Ragged, np.ndarray]:
-    """Token ids of the names of the labels `kept`, and the place of each name's label among them, int64 [n]."""
-    none = RowSubset(ShardedDataset(data_url(config), "train"), np.zeros(0, np.int64))
-    names = with_names(none, data_url(config), config.train.name_texts or "(.+)", config.data.max_length)
-    tokens, labels = names.gather(np.arange(len(names)))
-    rows = np.flatnonzero(np.isin(labels.values, kept))
-    return tokens.take(rows), np.searchsorted(kept, labels.values[rows])
+    return Problem(*made, of_names, named, frequency, label_weights(config))
 
 
 @torch.inference_mode()
-def embed(encoder: torch.nn.Module, tokens: Ragged, pad_id: int) -> Tensor:
+def embed(encoder: torch.nn.Module, texts: TextRows) -> Tensor:
     """Mean of the last layer's states of each text, float32 [N, D]."""
-    found = []
+    (tokens, labels), pad_id, found = texts.gather(np.arange(len(texts))), texts.manifest.tokenizer.pad_id, []
     order = np.argsort(tokens.lengths, kind="stable")
     for rows in np.array_split(order, -(-len(order) // AT_ONCE)):
-        nothing = Ragged.from_lists([[] for _ in rows])
-        batch = collate(tokens.take(rows), nothing, pad_id=pad_id, global_size=len(rows))
+        batch = collate(tokens.take(rows), labels.take(rows), pad_id=pad_id, global_size=len(rows))
         states = encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
         mask = batch.attention_mask[:, :, None].float()
         found.append((states * mask).sum(1) / mask.sum(1))
