@@ -107,5 +107,5 @@ def no_time_to_train(budget: float, used: float, problem: str, needed: float) ->
     """
     return ConfigError(
         "train.budget", f"{budget:.0f}s", f"leaves no time to train: {used:.0f} s are used, and {problem}",
-        f"Give more than {needed / (1 - MARGIN):.0f}s.",
+        f"Give more than {math.ceil(needed / (1 - MARGIN))}s.",
     )  # fmt: skip
