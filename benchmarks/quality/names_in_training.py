@@ -82,14 +82,26 @@ RARE = 10
 DROPOUT = 0.1
 AT_ONCE = 256
 PLAIN = "plain"
-VARIANTS = {
-    PLAIN: {},
-    "name start": {"name_texts": NAME_TEXTS},
-    "mixed targets": {"targets": "mixed"},
-    "raised targets": {"targets": "raised"},
-    "name start, raised targets": {"name_texts": NAME_TEXTS, "targets": "raised"},
-}
 WITH_NAMES = ", names as texts"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train."""
+
+    name_texts: float = 0.0
+    """Number of texts that a name counts as in the start."""
+    targets: str = ""
+    """`mixed` or `raised`, see above; empty for 0 and 1."""
+
+
+VARIANTS = {
+    PLAIN: Variant(),
+    "name start": Variant(NAME_TEXTS),
+    "mixed targets": Variant(targets="mixed"),
+    "raised targets": Variant(targets="raised"),
+    "name start, raised targets": Variant(NAME_TEXTS, "raised"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ def main() -> None:
     problem = make_problem(config)
     found = {
         name + suffix: np.array([
-            evaluate(problem, *train(config, problem, seed, has_names=bool(suffix), **variant))
+            evaluate(problem, *train(config, problem, variant, seed, has_names=bool(suffix)))
             for seed in range(options.seeds)
         ])
         for suffix in ("", WITH_NAMES)
@@ -145,9 +157,9 @@ def make_problem(config: Config) -> Problem:
     model = train_word_model(tf_idf[0], labels[0], build(config, train), seed=config.seed)
     by_words = [Proposals(*model.predict(words, CANDIDATES)) for words in tf_idf]
     frequency = np.bincount(labels[0].indices, minlength=names.manifest.num_labels).astype(np.int64)
-    named = names.gather(np.arange(len(names)))[1].values
-    made = map(Split, vectors, labels, by_words)
-    return Problem(*made, of_names, named, frequency, label_weights(config))
+    named = names.gather(np.arange(len(names)))[1].values.astype(np.int64)
+    trained, validated, judged = (Split(*each) for each in zip(vectors, labels, by_words, strict=True))
+    return Problem(trained, validated, judged, of_names, named, frequency, label_weights(config))
 
 
 @torch.inference_mode()
@@ -163,18 +175,15 @@ def embed(encoder: torch.nn.Module, texts: TextRows) -> Tensor:
     return torch.cat(found)[torch.from_numpy(np.argsort(order))]
 
 
-def train(
-    config: Config, problem: Problem, seed: int, *, has_names: bool, name_texts: float = 0.0, targets: str = ""
-) -> tuple[Tensor, Tensor]:
+def train(config: Config, problem: Problem, variant: Variant, seed: int, *, has_names: bool) -> tuple[Tensor, Tensor]:
     """Weights [L, D] and biases [L] of all classifiers, by AdamW with a cosine schedule.
 
     Args:
         config: has the size of batches, the epochs and the rate.
         problem: the texts and names.
+        variant: start and targets.
         seed: seed of the batches and of dropout.
         has_names: names are trained on as texts.
-        name_texts: number of texts that a name counts as in the start.
-        targets: `mixed` or `raised`, see above; empty for 0 and 1.
     """
     torch.manual_seed(seed)
     features, labels = problem.train.features, problem.train.labels
@@ -182,8 +191,8 @@ def train(
         shape = len(problem.named), len(problem.frequency)
         own = sparse.csr_matrix((np.ones(shape[0], np.float32), (np.arange(shape[0]), problem.named)), shape)
         features, labels = torch.cat([features, problem.names]), sparse.csr_matrix(sparse.vstack([labels, own]))
-    held = [tensor.requires_grad_() for tensor in start(problem, features, labels, name_texts)]
-    teacher = Teacher(problem) if targets else None
+    held = [tensor.requires_grad_() for tensor in start(problem, features, labels, variant.name_texts)]
+    teacher = Teacher(problem) if variant.targets else None
     rate = config.optim.classifier_lr
     optimizer = torch.optim.AdamW(held, lr=rate, weight_decay=0.0, fused=True)
     epochs = [torch.randperm(len(features)) for _ in range(config.train.epochs)]
@@ -192,7 +201,7 @@ def train(
     for rows in batches:
         truth = torch.from_numpy(labels[rows.numpy()].toarray()).float()
         if teacher is not None:
-            truth[:, teacher.labels] = teacher.targets(features[rows], truth[:, teacher.labels], targets)
+            truth[:, teacher.labels] = teacher.targets(features[rows], truth[:, teacher.labels], variant.targets)
         logits = F.dropout(features[rows], DROPOUT) @ held[0].T + held[1]
         optimizer.zero_grad()
         (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(rows)).backward()
@@ -222,7 +231,7 @@ class Teacher:
         self.labels = torch.from_numpy(problem.named[is_rare])
         self._names = F.normalize(problem.names[torch.from_numpy(is_rare)], dim=1)
         cosines = F.normalize(problem.validation.features, dim=1) @ self._names.T
-        is_true = problem.validation.labels[:, problem.named[is_rare]].toarray() > 0
+        is_true = sparse.csr_matrix(problem.validation.labels[:, problem.named[is_rare]]).toarray() > 0
         (slope,), offset = fit_logistic(cosines.double().numpy().reshape(-1, 1), is_true.ravel())
         self._slope, self._offset = float(slope), offset
 
