@@ -27,7 +27,8 @@ NAMES = "names"
 
 _LOGIT_BOUND = 30.0
 _LEAST = 1e-9  # lower bound of probabilities
-_ENOUGH = 50  # true pairs of rare labels needed to learn two weights
+_ENOUGH = 50  # true pairs of labels without a train text, needed to learn their weights from them
+_ENOUGH_OF_RARE = 200  # true pairs of the rarest other labels, needed otherwise
 _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
 
@@ -196,7 +197,7 @@ def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
         columns = np.array([names.index(NAMES), names.index(f"{NAMES}'s probability")])
         others = (facts[:, names.index(f"not from {NAMES}")] == 0) & (frequency > 0)
         of_true = np.sort(frequency[others & is_true])
-        most = of_true[min(_ENOUGH, len(of_true)) - 1] if len(of_true) else np.inf
+        most = of_true[min(_ENOUGH_OF_RARE, len(of_true)) - 1] if len(of_true) else np.inf
         rows = others & (frequency <= most)
     weights, bias = np.zeros(len(names)), -_LOGIT_BOUND
     if rows.any():

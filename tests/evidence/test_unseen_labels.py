@@ -29,7 +29,8 @@ def test_a_label_without_any_text_is_predicted_by_its_title(tmp_path):
     config = small_config(
         tmp_path / "out", make_encoder(tmp_path / "encoder"),
         data={"source": SourceConfig(kind="jsonl", path=str(folder), unseen_labels=True)},
-        tree={"level_sizes": ()}, model={"dropouts": (0.0,), "shortlist_sizes": ()}, train={"epochs": 1},
+        tree={"level_sizes": ()}, model={"dropouts": (0.0,), "shortlist_sizes": (), "pooling": "mean"},
+        train={"epochs": 1},
     )  # fmt: skip
     config = dataclasses.replace(config, evidence=EvidenceConfig(names=True))
     pipeline.run(config)
