@@ -189,7 +189,8 @@ def _raw_facts(config: Config) -> Facts:
     texts, labels = split.texts[:_SAMPLE], split.labels[:_SAMPLE]
     tokenizer, _ = load_tokenizer(config)
     return facts_of(
-        config, num_texts=len(split.texts), has_validation=VALIDATION in raw.splits,
+        config, num_texts=len(split.texts),
+        num_validation=len(raw.splits[VALIDATION].texts) if VALIDATION in raw.splits else 0,
         words_per_text=float(np.mean([len(set(text.split())) for text in texts])),
         lengths=tokenize(tokenizer, texts, config.data.max_length).lengths,
         frequency=np.bincount(split.labels.indices, minlength=len(raw.label_names)), names=raw.words.titles,

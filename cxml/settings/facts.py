@@ -44,7 +44,7 @@ class Facts:
 
     Attributes:
         num_texts: train texts, including those that a run holds out for validation.
-        has_validation: whether the data set has a split of validation texts.
+        num_validation: texts of the data set's split of validation texts; 0 if it has none.
         words_per_text: mean number of different words of a text; 0 if the data set does not keep its vocabulary.
         num_labels: L, at least 1.
         texts_per_label: median over the labels that have texts.
@@ -52,12 +52,13 @@ class Facts:
         long_length: 99th percentile of the tokens per text.
         name_pattern: regular expression whose first group is the part of a label's name to train on; empty if texts do
             not use the words of their labels' names.
+        names_describe: whether texts use the words of their labels' names.
         encoder: the encoder.
         machine: the machine.
     """
 
     num_texts: int
-    has_validation: bool
+    num_validation: int
     words_per_text: float
     num_labels: int
     texts_per_label: float

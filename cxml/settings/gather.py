@@ -36,7 +36,8 @@ def prepared_facts(config: Config) -> Facts:
     is_asked = split.has_texts and not {"train.name_texts", "evidence.names"}.isdisjoint(config.auto)
     texts, labels = (split.texts(rows), split.gather(rows)[1]) if is_asked else ([], Ragged.from_lists([]))
     return facts_of(
-        config, num_texts=manifest.rows("train"), has_validation=VALIDATION in manifest.splits,
+        config, num_texts=manifest.rows("train"),
+        num_validation=manifest.rows(VALIDATION) if VALIDATION in manifest.splits else 0,
         words_per_text=float(split.feature_counts.mean()) if manifest.vocabulary else 0.0,
         lengths=split.lengths[:_MOST_LENGTHS], frequency=table.frequency, names=table.words.titles, texts=texts,
         labels=labels,
@@ -47,7 +48,7 @@ def facts_of(
     config: Config,
     *,
     num_texts: int,
-    has_validation: bool,
+    num_validation: int,
     words_per_text: float,
     lengths: np.ndarray,
     frequency: np.ndarray,
@@ -60,7 +61,7 @@ def facts_of(
     Args:
         config: of the run.
         num_texts: train texts, including those held out for validation.
-        has_validation: whether there is a split of validation texts.
+        num_validation: texts of the split of validation texts; 0 without one.
         words_per_text: mean number of different words of a text; 0 without a vocabulary.
         lengths: int64 [n], tokens of some train texts.
         frequency: int64 [L], train texts of each label.
@@ -72,7 +73,7 @@ def facts_of(
     fit = fit_of_names(names, texts, labels) if len(texts) else NameFit("", describes=False)
     return Facts(
         num_texts=num_texts,
-        has_validation=has_validation,
+        num_validation=num_validation,
         words_per_text=words_per_text,
         num_labels=len(frequency),
         texts_per_label=float(np.median(seen)) if len(seen) else 0.0,

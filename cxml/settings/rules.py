@@ -31,16 +31,17 @@ _RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2
 _USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
 _VALIDATION_SHARE, _MOST_VALIDATION = 0.1, 2000
+_FEWEST_TO_VALIDATE = 50  # validation texts; by fewer, the best epoch and the weights of evidence are chance
 _FEWEST_TO_SPLIT = 500  # train texts; a tenth of them still weighs the evidence
 _MOST_TO_REFIT = 10_000  # train texts; more would take long, and miss the held-out ones less
 _BYTES_OF_A_WORD = 12  # an index and a number, in rows and in columns
-_NO_WEIGHTS = "no validation texts could weigh it beside the cascade"
+_NO_WEIGHTS = f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot weigh it beside the cascade"
 _SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
 
 
 def validation_fraction(facts: Facts, config: Config) -> tuple[float, str]:
     """A tenth of the train texts, at most 2,000 texts: a few weights and thresholds need no more."""
-    if facts.has_validation:
+    if facts.num_validation:
         return 0.0, "the data set has a split of validation texts"
     needs_texts = bool(config.evidence.sources) or config.train.selects
     if facts.num_texts < _FEWEST_TO_SPLIT and not needs_texts:
@@ -53,7 +54,8 @@ def keep(facts: Facts, config: Config) -> tuple[str, str]:
     """A final fit on all texts if they are few: it costs minutes, and each held-out text is missed."""
     measured = is_reported(config.train.keep_by, config.evaluate.top_k)
     if not _validates(facts, config) or not measured:
-        return "last", "no validation texts compare the epochs" if measured else "no evaluation reports train.keep_by"
+        few = f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot compare the epochs"
+        return "last", few if measured else "no evaluation reports train.keep_by"
     if config.train.budget:
         return "last", "the schedule of a time budget ends at its best epoch"
     if facts.num_texts > _MOST_TO_REFIT:
@@ -294,8 +296,9 @@ BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "op
 
 
 def _validates(facts: Facts, config: Config) -> bool:
-    """Whether the run has validation texts."""
-    return facts.has_validation or config.train.validation_fraction > 0
+    """Whether the run has enough validation texts to choose by."""
+    held_out = round(facts.num_texts * config.train.validation_fraction)
+    return max(facts.num_validation, held_out) >= _FEWEST_TO_VALIDATE
 
 
 def _trained_texts(facts: Facts, config: Config) -> int:

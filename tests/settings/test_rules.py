@@ -21,7 +21,7 @@ from cxml.tree.shape import check_level_sizes, level_sizes_for
 ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
 CPU = MachineFacts(has_accelerator=False, free_bytes=8 << 30, has_faiss=True)
 FACTS = Facts(
-    num_texts=76_194, has_validation=False, words_per_text=12, num_labels=13_728, texts_per_label=4, mean_length=18,
+    num_texts=76_194, num_validation=0, words_per_text=12, num_labels=13_728, texts_per_label=4, mean_length=18,
     long_length=50, name_pattern="", names_describe=False, encoder=ENCODER, machine=CPU,
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ machines = st.builds(
 any_facts = st.builds(
     Facts,
     num_texts=st.integers(10, 10**8),
-    has_validation=st.booleans(),
+    num_validation=st.one_of(st.just(0), st.integers(1, 10**6)),
     words_per_text=st.one_of(st.just(0.0), st.floats(1, 1000)),
     num_labels=st.integers(1, 10**8),
     texts_per_label=st.floats(0, 10**8),
@@ -216,10 +216,18 @@ def test_the_papers_encoder_gets_the_papers_rate_and_layers():
 def test_evidence_and_selection_are_chosen_only_with_texts_to_validate_them_on(facts):
     found = chosen(facts)
     held_out = facts.num_texts * found["train.validation_fraction"]
-    assert held_out == 0 or (50 <= round(held_out) <= 2200 and not facts.has_validation)
-    validates = facts.has_validation or held_out > 0
+    assert held_out == 0 or (50 <= round(held_out) <= 2200 and not facts.num_validation)
+    validates = max(facts.num_validation, round(held_out)) >= 50
     sources = [found[f"evidence.{name}"] for name in ("words", "neighbours", "names")]
     assert validates or (not any(sources) and found["train.keep"] == "last")
+
+
+@pytest.mark.parametrize(("num_validation", "is_used"), [(1, False), (49, False), (50, True)])
+def test_a_few_validation_texts_choose_neither_epoch_nor_evidence(num_validation, is_used):
+    found = chosen(dataclasses.replace(FACTS, num_texts=3000, num_validation=num_validation, names_describe=True))
+    assert found["train.validation_fraction"] == 0
+    assert found["train.keep"] == ("refit" if is_used else "last")
+    assert {found[f"evidence.{name}"] for name in ("words", "neighbours", "names")} == {is_used}
 
 
 def test_without_faiss_the_words_are_the_only_evidence():
