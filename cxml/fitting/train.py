@@ -91,7 +91,8 @@ def _config(texts: Any, labels: Any, output: str, fields: Mapping[str, Any]) -> 
 def _refuse_evaluation_without_texts(config: Config) -> None:
     """Raise `ConfigError` for evaluations during training without validation texts: all rows are train texts."""
     train = config.train
-    if train.evaluate_every and not train.validation_fraction:
+    is_open = "train.validation_fraction" in config.auto  # the run then holds some out
+    if train.evaluate_every and not train.validation_fraction and not is_open:
         raise ConfigError(
             "train.evaluate_every", train.evaluate_every, "has no texts to evaluate: the model is trained on all texts",
             "Hold out a part of them with train.validation_fraction, such as 0.1, or leave it out.",

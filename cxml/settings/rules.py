@@ -43,7 +43,7 @@ def validation_fraction(facts: Facts, config: Config) -> tuple[float, str]:
     """A tenth of the train texts, at most 2,000 texts: a few weights and thresholds need no more."""
     if facts.num_validation:
         return 0.0, "the data set has a split of validation texts"
-    needs_texts = bool(config.evidence.sources) or config.train.selects
+    needs_texts = bool(config.evidence.sources) or config.train.selects or config.train.evaluate_every > 0
     if facts.num_texts < _FEWEST_TO_SPLIT and not needs_texts:
         return 0.0, f"{facts.num_texts:,} texts are too few to hold some out"
     share = _rounded(min(_VALIDATION_SHARE, _MOST_VALIDATION / facts.num_texts))

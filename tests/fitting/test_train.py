@@ -119,7 +119,7 @@ def test_impossible_rows_are_refused_by_their_position(texts, labels, problem):
 
 def test_evaluations_during_training_need_validation_texts(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.evaluate_every.*trained on all texts.*train\.validation_fraction"):
-        _config(TEXTS, LABELS, str(tmp_path / "run"), {"train.evaluate_every": 1})
+        _config(TEXTS, LABELS, str(tmp_path / "run"), {"train.evaluate_every": 1, "train.validation_fraction": 0})
     assert not (tmp_path / "run").exists()
     _config(TEXTS, LABELS, str(tmp_path / "run"), {"train.evaluate_every": 1, "train.validation_fraction": 0.2})
 

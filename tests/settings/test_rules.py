@@ -248,6 +248,7 @@ def test_texts_are_held_out_for_evidence_that_the_user_wants_however_few_there_a
     assert chosen(few)["train.validation_fraction"] == 0
     assert chosen(few, evidence={"words": True})["train.validation_fraction"] == 0.1
     assert chosen(few, train={"keep": "best"})["train.validation_fraction"] == 0.1
+    assert chosen(few, train={"evaluate_every": 1})["train.validation_fraction"] == 0.1
 
 
 def test_a_small_run_trains_on_all_texts_in_the_end_unless_it_has_a_time_budget():
