@@ -71,7 +71,7 @@ from cxml.evidence.logistic import fit_logistic
 from cxml.evidence.nearest import VectorIndex
 from cxml.metrics import USUAL_GROUPS, by_group, log_odds, metric_sums, usual_groups
 from cxml.training.centroids import BIAS, SCALE
-from cxml.training.evaluation import label_weights
+from cxml.training.evaluation import propensity_weights
 from cxml.tree import build
 
 SOURCES = ("words", "neighbours", "names")
@@ -159,7 +159,7 @@ def make_problem(config: Config) -> Problem:
     frequency = np.bincount(labels[0].indices, minlength=names.manifest.num_labels).astype(np.int64)
     named = names.gather(np.arange(len(names)))[1].values.astype(np.int64)
     trained, validated, judged = (Split(*each) for each in zip(vectors, labels, by_words, strict=True))
-    return Problem(trained, validated, judged, of_names, named, frequency, label_weights(config))
+    return Problem(trained, validated, judged, of_names, named, frequency, propensity_weights(config))
 
 
 @torch.inference_mode()
