@@ -2,7 +2,8 @@
 
 The candidates of a text are the best labels of the cascade and of each source. Several ways to score them are compared
 on validation texts by cross-validation: each part alone, the mean of all probabilities, and a logistic regression over
-a few facts of each pair of text and label. The best way is chosen, and the regression if it is as good as the best.
+a few facts of each pair of text and label. The regression is chosen unless it is significantly worse than the best of
+the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy import sparse, special
 from cxml.data import epoch_order
 from cxml.evidence.logistic import fit_logistic
 from cxml.evidence.source import Proposals, best_of_rows
-from cxml.metrics import metric_rows
+from cxml.metrics import interval, metric_rows, resampled_metrics
 
 CANDIDATES = 100
 """Least number of labels that the cascade and each source propose for a text."""
@@ -29,6 +30,7 @@ _LOGIT_BOUND = 30.0
 _LEAST = 1e-9  # lower bound of probabilities
 _ENOUGH = 50  # true pairs of labels without a train text, needed to learn their weights from them
 _ENOUGH_OF_RARE = 200  # true pairs of the rarest other labels, needed otherwise
+_RESAMPLES = 200
 _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
 
@@ -165,13 +167,17 @@ def choose_combination(
         sources: names of the parts beside the cascade, in the order of `pair_up`.
     """
     rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
+    resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
     metrics = {way: {f"{name}@{k}": value for name, k, value in _means(each, ks)} for way, each in rows.items()}
     is_true, num_texts = _are_true(pairs, true), len(true.indptr) - 1
     if not is_true.any():
         return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
-    way = max(reversed(ways_of(sources)), key=lambda way: metrics[way][deciding])  # the first of equally good ones
+    *others, learnt = ways_of(sources)
+    best = max(others, key=lambda way: metrics[way][deciding])
+    lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
     weights, bias, unseen = _fit(pairs.facts, is_true, sources)
+    way = learnt if lead.high >= 0 else best
     return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
 
 
