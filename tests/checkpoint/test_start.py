@@ -111,7 +111,7 @@ def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, 
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(config_to_dict(more)))
     assert relabel_command(["--config", str(file), "--model", f"{trained.output}/model"]) == 0
-    assert "keep their rows" in capsys.readouterr().out
+    assert "labels with their rows, 6 new" in capsys.readouterr().out
     old, new = (LabelTree.load(folder) for folder in (trained.tree.directory, f"{more.output}/tree"))
     assert new.num_labels > old.num_labels
     from cxml.data import read_label_table
