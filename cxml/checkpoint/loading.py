@@ -24,7 +24,7 @@ from cxml.checkpoint.row_state import check_rows_are_held, is_label_row, load_ro
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.tensor_files import load_weights
 from cxml.checkpoint.training_state import load_pieces, tree_digest
-from cxml.config import config_from_dict
+from cxml.config import saved_config
 from cxml.data.architecture import read_architecture
 from cxml.errors import DataError
 from cxml.model import CascadeXML, build_model, check_weights_fit
@@ -52,7 +52,7 @@ def load_model(
 
 def _of_trained(url: str, tree: LabelTree, exchange: Exchange, rows_in: Literal["device", "host"] | None) -> CascadeXML:
     manifest = read_model_manifest(url)
-    config = config_from_dict(manifest.config)
+    config = saved_config(manifest.config)
     architecture = read_architecture(manifest.encoder, storage.join(url, MANIFEST), TRAIN_AGAIN)
     weights = read_weights(url, manifest)
     sizes = {name: tensor.numel() for name, tensor in weights.items()}
@@ -86,7 +86,7 @@ def _of_checkpoint(
     run = reader.manifest.run
     if run.tree != tree_digest(tree):
         raise DataError(url, "was saved with another label tree", SKIPPED)
-    config = config_from_dict(run.config)
+    config = saved_config(run.config)
     architecture = read_architecture(run.encoder, url, SKIPPED)
     held = reader.manifest.tensors
     sizes = {name.removeprefix("model/"): entry.numel for name, entry in held.items()

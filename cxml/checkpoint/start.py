@@ -14,7 +14,7 @@ from cxml.checkpoint.row_arrays import SavedLevel
 from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
-from cxml.config import ModelConfig, config_from_dict
+from cxml.config import ModelConfig, saved_config
 from cxml.errors import DataError
 from cxml.model import CascadeXML
 from cxml.model.encoder import is_pretrained
@@ -105,7 +105,7 @@ class _Checkpoint:
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         run = self._reader.manifest.run
-        labels = SavedLevel.labels(run.num_labels, config_from_dict(run.config).model.label_width(run.width))
+        labels = SavedLevel.labels(run.num_labels, saved_config(run.config).model.label_width(run.width))
         if not labels.are_parameters(self._reader):
             for block in saved_rows(self._reader, labels, with_state=False):
                 yield torch.from_numpy(block.positions), torch.from_numpy(block.weight), torch.from_numpy(block.bias)

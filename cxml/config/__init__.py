@@ -20,7 +20,7 @@ from cxml.config.fields import Effect, Precision, PrecisionChoice, ThresholdName
 from cxml.config.fingerprints import effects, shaping
 from cxml.config.model import HeadConfig, ModelConfig
 from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
-from cxml.config.plain import config_from_dict, config_to_dict, plain_values, with_values
+from cxml.config.plain import config_from_dict, config_to_dict, plain_values, saved_config, with_values
 from cxml.config.run import AUTO, CHOOSABLE, Config, is_reported
 from cxml.config.training import OptimConfig, TrainConfig, parse_duration
 from cxml.config.tree import TreeConfig
@@ -51,6 +51,7 @@ __all__ = [
     "is_reported",
     "parse_duration",
     "plain_values",
+    "saved_config",
     "setting",
     "shaping",
     "with_values",

@@ -43,6 +43,15 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         raise ConfigError(str(error.field_path), value, f"has the wrong type ({error})", "See --help.") from error
 
 
+def saved_config(values: Mapping[str, Any]) -> Config:
+    """Build the `Config` that a model or checkpoint was saved with.
+
+    Fields that its version of cxml did not know have their defaults; none is left for the run to choose. Raises the
+    errors of `config_from_dict`.
+    """
+    return config_from_dict({"auto": [], **values} if isinstance(values, Mapping) else values)
+
+
 def _learn_credentials(values: object) -> None:
     """Remember the credentials of every URL in nested mappings, before any error shows one."""
     if isinstance(values, Mapping):

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     read_checkpoint_manifest,
     read_model_manifest,
 )
-from cxml.config import Config, config_from_dict, plain_values, shaping, with_values
+from cxml.config import Config, plain_values, saved_config, shaping, with_values
 from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, Ragged, data_url
 from cxml.formats import read_source
@@ -174,12 +174,12 @@ def settings_fingerprint(config: Config) -> str:
 def _trained_config(config: Config) -> Config | None:
     """The config of the run's model or newest checkpoint; None if there is neither."""
     if has_model(model_url(config)):
-        return config_from_dict(read_model_manifest(model_url(config)).config)
+        return saved_config(read_model_manifest(model_url(config)).config)
     entries = list_checkpoints(checkpoints_url(config))
     if not entries:
         return None
     newest = max(entries, key=lambda entry: entry.step)
-    return config_from_dict(read_checkpoint_manifest(newest.url).run.config)
+    return saved_config(read_checkpoint_manifest(newest.url).run.config)
 
 
 def _raw_facts(config: Config) -> Facts:

@@ -31,7 +31,7 @@ from transformers import PretrainedConfig
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
 from cxml.checkpoint import load_weights, parse_tensors
-from cxml.config import Config, config_from_dict, config_to_dict
+from cxml.config import Config, config_to_dict, saved_config
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError
 from cxml.evidence import EVIDENCE, FOLDERS, read_evidence, write_evidence
@@ -181,7 +181,7 @@ class _Settings:
         if not all(isinstance(part, dict) for part in parts):
             raise DataError(file, "lacks config, encoder or facts", _AGAIN)
         try:
-            config = config_from_dict(values["config"])
+            config = saved_config(values["config"])
         except ConfigError as error:
             raise DataError(file, f"its config is invalid ({str(error)[:300]})", _AGAIN) from error
         architecture = read_architecture(values["encoder"], file, _AGAIN)

@@ -20,7 +20,7 @@ from cxml.checkpoint import (
     read_model_manifest,
     tree_digest,
 )
-from cxml.config import Config, config_from_dict
+from cxml.config import Config, saved_config
 from cxml.data import DataManifest, data_url, load_tokenizer_of, read_label_table
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.evidence import CASCADE, Evidence, evidence_folder, read_evidence
@@ -176,10 +176,10 @@ def read_parts(url: str, exchange: Exchange, *, evidence: bool = True) -> Parts:
     place, is_checkpoint = found
     if is_checkpoint:
         run = read_checkpoint_manifest(place).run
-        config, tree_hash, fingerprint = config_from_dict(run.config), run.tree, f"step {run.step}"
+        config, tree_hash, fingerprint = saved_config(run.config), run.tree, f"step {run.step}"
     else:
         manifest = read_model_manifest(place)
-        config, tree_hash, fingerprint = config_from_dict(manifest.config), manifest.tree, manifest.fingerprint
+        config, tree_hash, fingerprint = saved_config(manifest.config), manifest.tree, manifest.fingerprint
     output = posixpath.dirname(posixpath.dirname(place) if is_checkpoint else place)
     tree = LabelTree.load(_existing(tree_url(config), storage.join(output, "tree")))
     if tree_digest(tree) != tree_hash:

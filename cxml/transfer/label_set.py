@@ -18,7 +18,7 @@ from cxml.checkpoint import (
     tree_digest,
     write_changed_model,
 )
-from cxml.config import Config, config_from_dict, plain_values, with_values
+from cxml.config import Config, plain_values, saved_config, with_values
 from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
@@ -55,7 +55,7 @@ def relabel(config: Config, model: str) -> LabelChanges:
 def _relabel(config: Config, model: str) -> LabelChanges:
     _require_no_training(config)
     manifest = read_model_manifest(model)
-    old_config = config_from_dict(manifest.config)
+    old_config = saved_config(manifest.config)
     config = with_values(config, plain_values(old_config, config.auto))  # open fields get the model's values
     _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":

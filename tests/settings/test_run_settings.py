@@ -15,7 +15,7 @@ from support.runs import make_encoder
 from cxml import pipeline
 from cxml.checkpoint import model_url, read_model_manifest
 from cxml.commands.train import main
-from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, with_values
+from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, saved_config, with_values
 from cxml.config_files import load_config
 from cxml.data import DataManifest, data_url
 from cxml.errors import ConfigError, DataError
@@ -75,7 +75,7 @@ def test_what_was_chosen_is_kept_with_its_reasons_and_as_a_config_to_train_with(
     resolved = load_config(f"{trained.output}/config.yaml")
     assert resolved.auto == ()
     assert plain_values(resolved, CHOOSABLE) == {each["name"]: each["value"] for each in record["choices"]}
-    in_model = config_from_dict(read_model_manifest(model_url(trained)).config)
+    in_model = saved_config(read_model_manifest(model_url(trained)).config)
     assert plain_values(in_model, CHOOSABLE) == plain_values(resolved, CHOOSABLE)
 
 
