@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from cxml.settings.choose import Choice
 
@@ -13,7 +14,7 @@ def choices_table(choices: Sequence[Choice]) -> Table:
     """One row per choice: field, value and reason."""
     table = Table("field", "value", "reason", title="Settings chosen from the data", title_justify="left")
     for choice in choices:
-        table.add_row(choice.name, _shown(choice.value), choice.reason)
+        table.add_row(choice.name, Text(_shown(choice.value)), Text(choice.reason))  # brackets are not markup
     return table
 
 

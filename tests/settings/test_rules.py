@@ -4,6 +4,7 @@ Oracles: the config's own checks (hypothesis), and the settings that the papers 
 """
 
 import dataclasses
+import io
 import itertools
 import math
 
@@ -11,11 +12,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from cxml.config import CHOOSABLE, config_from_dict, plain_values
 from cxml.data import StepOrder, StepRule, require_parts
 from cxml.model.encoder import parse_taps
-from cxml.settings import Choice, EncoderFacts, Facts, MachineFacts, choose, fit_to_labels, longest_text
+from cxml.settings import (
+    Choice,
+    EncoderFacts,
+    Facts,
+    MachineFacts,
+    choices_table,
+    choose,
+    fit_to_labels,
+    longest_text,
+)
 from cxml.tree.shape import check_level_sizes, level_sizes_for
 
 ENCODER = EncoderFacts(num_layers=6, hidden_size=384, num_parameters=12 * 6 * 384**2, pooling="mean")
@@ -262,3 +273,15 @@ def test_a_small_run_trains_on_all_texts_in_the_end_unless_it_has_a_time_budget(
 def test_a_choice_names_its_field_value_and_reason():
     choice = next(each for each in choose(config_of(), FACTS)[1] if each.name == "model.classifier_start")
     assert choice == Choice("model.classifier_start", "centroids", "half of the labels have at most 4 texts")
+
+
+def test_the_table_shows_brackets_of_values_and_reasons():
+    choices = [
+        Choice("train.name_texts", "^([a-z]+)", "x"),
+        Choice("evidence.names", False, "install 'cxml[neighbours]'"),
+    ]
+    console = Console(width=120, file=io.StringIO())
+    console.print(choices_table(choices))
+    shown = console.file.getvalue()
+    assert "^([a-z]+)" in shown
+    assert "cxml[neighbours]" in shown
