@@ -64,10 +64,15 @@ class RowSubset:
         return self._dataset.features(self.rows[indices])
 
 
+def num_held_out(num_rows: int, fraction: float) -> int:
+    """Number of rows that `held_out_rows` holds out."""
+    return round(num_rows * fraction)
+
+
 def held_out_rows(num_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The kept and the held-out rows, sorted int64: round(`fraction` x N) rows drawn with `seed` are held out."""
     order = epoch_order(num_rows, seed, 0)
-    num_held = round(num_rows * fraction)
+    num_held = num_held_out(num_rows, fraction)
     return np.sort(order[num_held:]), np.sort(order[:num_held])
 
 

@@ -21,6 +21,7 @@ from cxml.data import (
     StepRule,
     WindowRule,
     data_url,
+    num_held_out,
     parts_of_names,
     read_label_table,
     read_vocabulary,
@@ -285,7 +286,7 @@ def _data_facts(config: Config) -> DataFacts:
 
 def _num_trained_on(config: Config, num_train: int) -> int:
     """Number of train texts without held-out ones."""
-    return num_train - round(num_train * config.train.validation_fraction)
+    return num_train - num_held_out(num_train, config.train.validation_fraction)
 
 
 def _num_names(config: Config, names: Sequence[str]) -> int:

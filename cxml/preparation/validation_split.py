@@ -10,6 +10,7 @@ from cxml.data import (
     DatasetWriter,
     ShardedDataset,
     held_out_rows,
+    num_held_out,
     read_label_table,
     read_vocabulary,
     verify,
@@ -43,7 +44,7 @@ def hold_out(url: str, out: str, *, fraction: float, seed: int, name: str = "val
 def _hold_out(url: str, out: str, fraction: float, seed: int, name: str) -> DataManifest:
     manifest = verify(url)
     num_train = manifest.rows("train")
-    if not 0 < round(num_train * fraction) < num_train:
+    if not 0 < num_held_out(num_train, fraction) < num_train:
         problem = f"leaves one of the two splits of {num_train} texts empty"
         raise ConfigError("--fraction", fraction, problem, "Choose another share, such as 0.1.")
     if (name in manifest.splits and name != "test") or not name.isidentifier():

@@ -12,6 +12,7 @@ from typing import Any
 
 from cxml.config import Config, is_reported
 from cxml.console import counted
+from cxml.data import num_held_out
 from cxml.data.order import smallest_batch
 from cxml.model.encoder import default_taps
 from cxml.optim import RowState
@@ -297,13 +298,13 @@ BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "op
 
 def _validates(facts: Facts, config: Config) -> bool:
     """Whether the run has enough validation texts to choose by."""
-    held_out = round(facts.num_texts * config.train.validation_fraction)
+    held_out = num_held_out(facts.num_texts, config.train.validation_fraction)
     return max(facts.num_validation, held_out) >= _FEWEST_TO_VALIDATE
 
 
 def _trained_texts(facts: Facts, config: Config) -> int:
     """Texts of an epoch, without those held out for validation."""
-    return max(1, facts.num_texts - round(facts.num_texts * config.train.validation_fraction))
+    return max(1, facts.num_texts - num_held_out(facts.num_texts, config.train.validation_fraction))
 
 
 def _passes(facts: Facts, config: Config) -> float:
