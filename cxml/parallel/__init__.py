@@ -25,6 +25,7 @@ from cxml.parallel.process_group import (
     loopback_environment,
     ranks_per_machine,
     set_patience,
+    value_of_first,
 )
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
 from cxml.parallel.sharded_level import ShardedLevel
@@ -63,4 +64,5 @@ __all__ = [
     "sharded_clusters",
     "sharded_levels",
     "take_step",
+    "value_of_first",
 ]

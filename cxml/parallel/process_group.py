@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -20,6 +20,8 @@ from cxml.errors import LaunchError
 from cxml.internals.torch import process_groups, set_timeout
 from cxml.operating_system import num_cores
 from cxml.parallel.worker import note_failure
+
+_T = TypeVar("_T")
 
 _RENDEZVOUS = "CXML_RENDEZVOUS"  # the folder in which the workers of `run_workers` find each other
 _group_numbers = itertools.count()
@@ -45,6 +47,13 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this process is the first rank, which logs, reports and writes shared files."""
         return self.rank == 0
+
+
+def value_of_first(value: _T) -> _T:
+    """The first rank's value, so that all ranks make the same decision; a collective call."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 @contextmanager

@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch.distributed as dist
-
 from cxml.checkpoint import Progress
-from cxml.parallel import Ranks
+from cxml.parallel import Ranks, value_of_first
 from cxml.training.loop import Pacer
 from cxml.training.pace import Pace, smoothed, steps_in_time
 
@@ -92,16 +90,14 @@ class BudgetPacer(Pacer):
     def _turn(self, step: int) -> None:
         self._per_step = smoothed(self._per_step, self._in_steps / self._num_steps)
         at_ends = self._end_seconds / self._steps_per_epoch
-        totals = [
-            steps_in_time(
-                step, seconds_left=self._seconds - self.used_seconds - self._end_seconds,
-                seconds_per_step=max(self._per_step + at_ends, 1e-9), most=self._most,
-            )
-        ]  # fmt: skip
-        dist.broadcast_object_list(totals)
-        if self._ranks.is_first and totals[0] != self.pace.total:
-            _log.info("Steps in the time limit: %d instead of %d; done: %d", totals[0], self.pace.total, step)
-        self.pace = self.pace.after(step, totals[0])
+        own = steps_in_time(
+            step, seconds_left=self._seconds - self.used_seconds - self._end_seconds,
+            seconds_per_step=max(self._per_step + at_ends, 1e-9), most=self._most,
+        )  # fmt: skip
+        total = value_of_first(own)
+        if self._ranks.is_first and total != self.pace.total:
+            _log.info("Steps in the time limit: %d instead of %d; done: %d", total, self.pace.total, step)
+        self.pace = self.pace.after(step, total)
         self._in_steps, self._num_steps = 0.0, 0
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002

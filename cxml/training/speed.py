@@ -6,11 +6,9 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from cxml.accelerators import synchronize
 from cxml.checkpoint import TrainingState
@@ -19,13 +17,11 @@ from cxml.console import set_up_logging
 from cxml.data import Batch, RowSubset, ShardedDataset, data_url, window_rule
 from cxml.model import LevelPrediction
 from cxml.optim import Schedule
-from cxml.parallel import Ranks, distributed
+from cxml.parallel import Ranks, distributed, value_of_first
 from cxml.training.decision_report import num_candidates
 from cxml.training.evaluation import predict_share
 from cxml.training.setting_up import set_up
 from cxml.training.step import train_step
-
-_T = TypeVar("_T")
 
 _UNTIMED = 2  # first steps, which fill caches and allocate memory
 _FEWEST, _MOST = 3, 200  # timed steps
@@ -69,7 +65,7 @@ def measure_speed(config: Config, seconds: float, most: float) -> Speed:
         left = max(most - (time.perf_counter() - began), 0.0)
         texts_per_step = len(ShardedDataset(data_url(config), "train")) / state.loader.steps_per_epoch
         text_seconds = _time_prediction(state, ranks, round(left / step_seconds * texts_per_step))
-        figures = _agreed((step_seconds, text_seconds, time.perf_counter() - began))
+        figures = value_of_first((step_seconds, text_seconds, time.perf_counter() - began))
         return Speed(state.loader.steps_per_epoch, *figures)
 
 
@@ -82,12 +78,12 @@ def _time_steps(state: TrainingState, schedule: Schedule, ranks: Ranks, seconds:
             began = _now(ranks)
         schedule.apply(0.0)
         train_step(state.engine, micro_batches, ranks, step + 1)
-        if step == 0 and _agreed((_now(ranks) - began) * (_UNTIMED + _FEWEST) > most):
+        if step == 0 and value_of_first((_now(ranks) - began) * (_UNTIMED + _FEWEST) > most):
             untimed, wanted = 1, 1
         timed = step + 1 - untimed
         if timed == wanted == _FEWEST:
             affordable = round(seconds / max((_now(ranks) - began) / timed, 1e-9))
-            wanted = _agreed(min(max(affordable, _FEWEST), _MOST))
+            wanted = value_of_first(min(max(affordable, _FEWEST), _MOST))
         if timed == wanted:
             break
     return (_now(ranks) - began) / timed
@@ -113,7 +109,7 @@ def _time_prediction(state: TrainingState, ranks: Ranks, affordable: int) -> flo
     """
     config, split = state.config.evaluate, ShardedDataset(data_url(state.config), "train")
     most = min(len(split), _BATCHES * config.batch_size * ranks.world_size)
-    wanted = _agreed(min(max(affordable, ranks.world_size), most))
+    wanted = value_of_first(min(max(affordable, ranks.world_size), most))
     texts = RowSubset(split, np.linspace(0, len(split) - 1, wanted).astype(np.int64))
     state.engine.eval()
 
@@ -127,13 +123,6 @@ def _time_prediction(state: TrainingState, ranks: Ranks, affordable: int) -> flo
     began = _now(ranks)
     predict_share(predict, texts, state.tree, config, ranks, num_labels=num_labels, windows=windows)
     return (_now(ranks) - began) / wanted
-
-
-def _agreed(value: _T) -> _T:
-    """The first rank's value; a collective call."""
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
 
 
 def _now(ranks: Ranks) -> float:

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 
 from cxml.checkpoint import Progress, TrainingState
 from cxml.data import VALIDATION, Batch, ShardedDataset, data_url, validation_texts, window_rule
 from cxml.model import LevelPrediction
+from cxml.parallel import value_of_first
 from cxml.training.epoch_selection import Selection
 from cxml.training.evaluation import evaluate, propensity_weights
 from cxml.training.loop import Callback, Evaluation, Pacer
@@ -97,9 +97,7 @@ class EvaluateDuringTraining(Callback):
 
     def _select(self, epoch: int, value: float) -> None:
         """Compare with earlier epochs, using the first rank's value so that all ranks make the same decision."""
-        values = [value]
-        dist.broadcast_object_list(values)
-        self.selection = self.selection.after(epoch, self._step, values[0])
+        self.selection = self.selection.after(epoch, self._step, value_of_first(value))
         self._settle_end()
         if self._ranks.is_first:
             best = self.selection
