@@ -11,7 +11,8 @@ Input: the config of a run, which may have open fields.
 Output: a folder with the data, the tree, the model and the report.
 """
 
+from cxml.pipeline.plan import splits_of
 from cxml.pipeline.run import evaluate_again, make_model, run
 from cxml.pipeline.stages import StageName, model_fingerprints
 
-__all__ = ["StageName", "evaluate_again", "make_model", "model_fingerprints", "run"]
+__all__ = ["StageName", "evaluate_again", "make_model", "model_fingerprints", "run", "splits_of"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,14 +113,19 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
     for name in config.evidence.sources:
         if name != "words":
             extras.require(f"evidence.{name}", True, "faiss", extra="neighbours", otherwise="set it to false")
-    has_data = not prepares_again and is_prepared(config)
-    splits = DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
+    splits = splits_of(config, prepares_again=prepares_again)
     refuse_second_validation(splits, config.train.validation_fraction)
     is_open = "train.validation_fraction" in config.auto
     if not config.train.validation_fraction and VALIDATION not in splits and not is_open:
         raise no_validation_texts(*next(iter(wanted.items())))
-    if has_data and config.evidence.words:
+    if config.evidence.words and not prepares_again and is_prepared(config):
         read_vocabulary(data_url(config))
+
+
+def splits_of(config: Config, *, prepares_again: bool = False) -> Collection[str]:
+    """Names of the splits of the prepared data; of the raw data if they are not prepared, or will be again."""
+    has_data = not prepares_again and is_prepared(config)
+    return DataManifest.read(data_url(config)).splits if has_data else open_source(config.data.source).splits
 
 
 def evidence_bytes(config: Config) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from cxml.checkpoint import (
     write_changed_model,
 )
 from cxml.config import Config, plain_values, saved_config, with_values
-from cxml.data import ShardedDataset, data_url, read_label_table
+from cxml.data import VALIDATION, ShardedDataset, data_url, read_label_table
 from cxml.data.architecture import read_architecture
 from cxml.errors import ConfigError, DataError, StaleArtefactError
-from cxml.pipeline import model_fingerprints
+from cxml.pipeline import model_fingerprints, splits_of
 from cxml.preparation import is_prepared, prepare
 from cxml.storage.locks import locked
 from cxml.training import with_precision
@@ -56,7 +57,7 @@ def _relabel(config: Config, model: str) -> LabelChanges:
     _require_no_training(config)
     manifest = read_model_manifest(model)
     old_config = saved_config(manifest.config)
-    config = with_values(config, plain_values(old_config, config.auto))  # open fields get the model's values
+    config = with_values(config, _open_values(config, old_config))
     _require_bottleneck(config, old_config.model.bottleneck)
     if config.tree.level_sizes != "auto":
         _require_levels(config, old_config.num_levels)
@@ -76,6 +77,19 @@ def _relabel(config: Config, model: str) -> LabelChanges:
     changed = _change_tree(config, LabelTree.load(tree_url(old_config)), old_ids)
     _change_model(config, changed, model, manifest)
     return LabelChanges(kept, len(new_names) - kept, len(old_names) - kept)
+
+
+def _open_values(config: Config, old_config: Config) -> dict[str, Any]:
+    """The values of the fields that `config` leaves open: those of the model, except where they need a training.
+
+    A held-out share of the new texts contains texts that the model was trained on. Only a split of validation texts can
+    weigh the sources of evidence.
+    """
+    values = plain_values(old_config, config.auto)
+    untrained: dict[str, Any] = {"train.keep": "last", "train.validation_fraction": 0.0}
+    if VALIDATION not in splits_of(config):
+        untrained |= {f"evidence.{field.name}": False for field in fields(config.evidence)}
+    return values | {name: value for name, value in untrained.items() if name in values}
 
 
 def _require_no_training(config: Config) -> None:

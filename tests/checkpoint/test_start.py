@@ -4,6 +4,7 @@ Oracles: the tensors in the files of the source run, and the predictions of its 
 """
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from support.checkpoints import checkpointed, model_tensors, train_each
 from support.runs import make_encoder, prepare_with_tree, small_config
 
 from cxml import pipeline
-from cxml.checkpoint import list_checkpoints, load_model, load_start
+from cxml.artefacts import read_manifest, write_manifest
+from cxml.checkpoint import list_checkpoints, load_model, load_start, read_model_manifest
 from cxml.commands.relabel import main as relabel_command
+from cxml.config import config_to_dict, saved_config, with_values
 from cxml.data import ShardedDataset, collate
 from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.evidence import evidence_folder
+from cxml.formats import read_source
 from cxml.model import build_model
 from cxml.parallel import Exchange, run_workers, sharded_levels
 from cxml.transfer.label_set import relabel
@@ -100,7 +105,6 @@ def test_what_is_no_model_is_refused(trained, tmp_path):
 
 
 def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, capsys):
-    from cxml.config import config_to_dict
     from cxml.config_files import dump_config
 
     source = dataclasses.replace(trained.data.source, chapters=("3", "22"))
@@ -130,6 +134,49 @@ def test_labels_may_be_added_to_a_trained_model_by_a_command(trained, tmp_path, 
     assert report["levels"][-1]["P@1"] > 0
     with pytest.raises(StaleArtefactError, match="another output"):
         relabel(more, f"{trained.output}/model")
+
+
+def write_rows(source, folder, splits):
+    """Write texts of another source as JSON lines; each split has the same ones."""
+    folder.mkdir()
+    raw = read_source(source)
+    test = raw.splits["test"]
+    lines = [
+        json.dumps({"text": text, "labels": [raw.label_names[i] for i in test.labels[row].indices]}) + "\n"
+        for row, text in enumerate(test.texts)
+    ]
+    for split in splits:
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_a_model_is_carried_over_without_the_choices_that_only_its_training_could_follow(
+    trained, tmp_path, has_validation
+):
+    chosen = {"train.keep": "refit", "train.validation_fraction": 0.1, "evidence.words": True, "train.epochs": 7}
+    model = shutil.copytree(f"{trained.output}/model", tmp_path / "model")
+    manifest = read_manifest(str(model), "")
+    saved = with_values(trained, chosen)
+    write_manifest(str(model), {**manifest, "config": config_to_dict(saved)})
+    raw = tmp_path / "raw"
+    write_rows(trained.data.source, raw, ("train", "test", "validation")[: 2 + has_validation])
+    run = with_values(
+        trained,
+        {"output": str(tmp_path / "new"), "data.directory": "", "tree.directory": "",
+         "data.source": {"kind": "jsonl", "path": str(raw)}},
+    )  # fmt: skip
+    run = dataclasses.replace(run, auto=tuple(chosen))
+    relabel(run, str(model))
+    relabelled = read_model_manifest(f"{run.output}/model")
+    written = saved_config(relabelled.config)
+    assert written.train.keep == "last"
+    assert written.train.validation_fraction == 0
+    assert written.train.epochs == 7
+    assert written.evidence.sources == (("words",) if has_validation else ())
+    assert written.auto == ()
+    pipeline.run(run)
+    assert read_model_manifest(f"{run.output}/model").weights == relabelled.weights  # not trained
+    assert (evidence_folder(f"{run.output}/model") is not None) == has_validation
 
 
 def test_a_run_with_no_label_in_common_is_refused(trained, tmp_path):
