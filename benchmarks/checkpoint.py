@@ -240,7 +240,7 @@ def save_rows(way: str, num_rows: int, folder: str) -> dict[str, float]:
     """Save label rows with AdamW's moments; return their bytes, the growth of memory in bytes, and seconds."""
     set_up_logging(is_main=False)
     with distributed() as ranks:
-        layout = RowLayout.deal(np.arange(0, num_rows + 1, LABELS_PER_LEAF), 0, 1)
+        layout = RowLayout.round_robin(np.arange(0, num_rows + 1, LABELS_PER_LEAF), 0, 1)
         level = make_level(layout, WIDTH, Exchange(is_alone=True), HeadConfig(), OptimConfig())
         for tensor in vars(level.rows).values():
             tensor.add_(1)  # memory counts only after it is written to

@@ -79,7 +79,7 @@ def play(num_ranks: int, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     # The fake group copies what is sent, piece by piece; this is work of the network.
     dist.all_to_all_single = lambda *_, **__: None  # pyright: ignore[reportAttributeAccessIssue]
-    layout = RowLayout.deal(np.arange(LEAVES + 1, dtype=np.int64), 0, num_ranks)
+    layout = RowLayout.round_robin(np.arange(LEAVES + 1, dtype=np.int64), 0, num_ranks)
     exchange = Echo()
     head = make_level(layout, WIDTH, exchange, HeadConfig(), OptimConfig())
     seconds = [_step(head, seed) for seed in range(steps + 2)][2:]

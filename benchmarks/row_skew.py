@@ -44,7 +44,7 @@ def main() -> None:
         table.add_column(heading, justify="right")
     skews: list[float] = []
     for num_ranks in options.ranks:
-        layouts = [RowLayout.deal(np.asarray(tree.offsets[-1]), rank, num_ranks) for rank in range(num_ranks)]
+        layouts = [RowLayout.round_robin(np.asarray(tree.offsets[-1]), rank, num_ranks) for rank in range(num_ranks)]
         rows = np.array([layout.num_rows for layout in layouts])
         dealt = np.array([use[layout.positions()].sum() for layout in layouts])
         leaves = np.linspace(0, len(tree.offsets[-1]) - 1, num_ranks + 1).astype(np.int64)

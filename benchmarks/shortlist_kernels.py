@@ -28,7 +28,7 @@ from cxml.config import HeadConfig, OptimConfig
 from cxml.model import Leaves
 from cxml.optim import CpuShortlistKernels
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, make_level
-from cxml.parallel.routing import send
+from cxml.parallel.routing import dispatch_to_owners
 from cxml.parallel.row_layout import Shard
 
 WANTED_LEAVES = 125
@@ -65,7 +65,9 @@ def main() -> None:
 def make_head(num_labels: int) -> ShardedLevel:
     """Make a level with random rows."""
     offsets = np.arange(0, num_labels + 1, LABELS_PER_LEAF).astype(np.int64)
-    head = make_level(RowLayout.deal(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig())
+    head = make_level(
+        RowLayout.round_robin(offsets, 0, 1), WIDTH, Exchange(), HeadConfig(optimizer="sgd"), OptimConfig()
+    )
     head.rows.weight.copy_(torch.from_numpy(np.random.default_rng(0).normal(size=head.rows.weight.shape) / 20))
     return head
 
@@ -101,8 +103,8 @@ def sums_of(head: ShardedLevel, features: torch.Tensor, leaves: Leaves, keys: to
     """Gradient of the features and losses, float32 [B, D + 1]; the rows are not updated."""
     nodes = leaves.nodes.masked_fill(~leaves.mask, -1)
     shard = Shard.of(head.layout, torch.device("cpu"))
-    visit = send(head.exchange, shard, features, nodes, positive_keys=keys)
-    return CpuShortlistKernels().loss(head.rows, shard.leaf_rows, visit.candidates, head.schedule)
+    dispatch = dispatch_to_owners(head.exchange, shard, features, nodes, positive_keys=keys)
+    return CpuShortlistKernels().loss(head.rows, shard.leaf_rows, dispatch.candidates, head.schedule)
 
 
 def train_union(

@@ -61,7 +61,7 @@ from cxml.parallel import (
     sharded_clusters,
     sharded_levels,
 )
-from cxml.parallel.routing import send
+from cxml.parallel.routing import dispatch_to_owners
 from cxml.parallel.row_layout import Shard
 from cxml.training import train_step
 from cxml.tree import LabelTree, plan_splits
@@ -343,7 +343,7 @@ def compare_kernels(sizes: Sizes, num_texts: int, device: torch.device) -> tuple
     """Number of texts, seconds to score and update the label rows, and the seconds that the memory traffic needs."""
     clear(device)
     head, tree = sizes.config().head, sizes.tree()
-    layout = RowLayout.deal(tree.offsets[-1], 0, 1)
+    layout = RowLayout.round_robin(tree.offsets[-1], 0, 1)
     rows, shard = RowTensors.of(fresh_rows(sizes, head, layout.num_rows), device), Shard.of(layout, device)
     schedule = RowSchedule(
         decay=0.005, beta2=0.999, epsilon=1e-8, clip_row_norm=0.0,
@@ -389,11 +389,11 @@ def even_shortlists(
     labels = random_batch(sizes, num_texts, 0).label_values
     keys = labels + torch.arange(num_texts).repeat_interleave(TRUE) * sizes.labels
     features = torch.randn(num_texts, sizes.encoder.hidden_size, dtype=torch.bfloat16)
-    visit = send(
+    dispatch = dispatch_to_owners(
         Exchange(is_alone=True), shard, features.to(device), torch.from_numpy(nodes).to(device),
         positive_keys=keys.to(device), most_texts=num_texts,
     )  # fmt: skip
-    return visit.candidates, int(leaf_sizes[np.unique(nodes)].sum())
+    return dispatch.candidates, int(leaf_sizes[np.unique(nodes)].sum())
 
 
 def memory_speed(device: torch.device) -> float:

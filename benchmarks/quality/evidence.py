@@ -41,7 +41,7 @@ from cxml.evidence import (
     pair_up,
     rank,
     read_evidence,
-    ways_of,
+    ways_to_score,
 )
 from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
@@ -93,7 +93,7 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
         return [metrics[name] for name in METRICS]
 
     pairs = pair_up(proposed[CASCADE], [proposed[name] for name in evidence.names], frequency)
-    found = {way: metrics_of(evidence.combination, way, pairs) for way in ways_of(evidence.names)}
+    found = {way: metrics_of(evidence.combination, way, pairs) for way in ways_to_score(evidence.names)}
     for name in evidence.names if len(evidence.names) > 1 else ():
         own, of_validation = (
             pair_up(each[CASCADE], [each[name]], evidence.frequency) for each in (proposed, learnt_from)

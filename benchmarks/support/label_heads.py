@@ -58,7 +58,7 @@ class Rows:
 
     def __init__(self, problem: Problem, ranks: Ranks, head: HeadConfig | None = None) -> None:
         self.problem, self.ranks = problem, ranks
-        layout = RowLayout.deal(problem.leaf_offsets, ranks.rank, ranks.world_size)
+        layout = RowLayout.round_robin(problem.leaf_offsets, ranks.rank, ranks.world_size)
         self.exchange = Exchange()
         self.head = make_level(layout, WIDTH, self.exchange, head or HeadConfig(), OptimConfig())
         for tensor in vars(self.head.rows).values():

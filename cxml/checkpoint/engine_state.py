@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from cxml.checkpoint.pieces import Pieces, deal
+from cxml.checkpoint.pieces import Pieces, balanced_owners
 from cxml.internals.deepspeed import flat_groups, is_partitioned, partition_of, update_partitions, update_weights
 from cxml.parallel import Engine, Ranks
 from cxml.parallel.plain_engine import Fp32Copies
@@ -64,7 +64,7 @@ def parameter_shards(engine: Engine, ranks: Ranks) -> list[ParameterShard]:
 def pieces_to_save(shards: list[ParameterShard], ranks: Ranks) -> dict[str, Pieces]:
     """The pieces that this rank writes, as views: its own parts, and its share of the replicated ones."""
     replicated = [shard for shard in shards if shard.is_replicated]
-    owners = deal((len(shard.weights) for shard in replicated), ranks.world_size)
+    owners = balanced_owners((len(shard.weights) for shard in replicated), ranks.world_size)
     mine = [shard for shard, owner in zip(replicated, owners, strict=True) if owner == ranks.rank]
     mine += [shard for shard in shards if not shard.is_replicated]
     return {name: pieces for shard in mine for name, pieces in shard.pieces().items()}

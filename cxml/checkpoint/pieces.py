@@ -140,7 +140,7 @@ def _part(pieces: Pieces, index: MetadataIndex) -> Tensor:
     return pieces.parts[index.offset[0]]
 
 
-def deal(sizes: Iterable[int], num_ranks: int) -> list[int]:
+def balanced_owners(sizes: Iterable[int], num_ranks: int) -> list[int]:
     """Assign items of these sizes, in order, each to the rank with the least total so far. Returns the ranks."""
     loads = [0] * num_ranks
     owners = []

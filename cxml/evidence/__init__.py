@@ -5,9 +5,9 @@ Input: a prepared data set and a trained cascade with its tree.
 1. Sources, each of which satisfies `Source`: `WordSource`, a linear model of whole texts over the cascade's tree;
    `NeighbourSource`, the nearest training texts in the cascade's feature space, which vote for their labels;
    `NameSource`, the nearest names of labels there.
-2. `pair_up`: the labels that the cascade or a source proposes for a text, with a few facts about each.
-3. `choose_combination`: fits a logistic regression over these facts on validation texts, or takes the best single part
-   if that is better.
+2. `pair_up`: the labels that the cascade or a source proposes for a text, with a few features about each.
+3. `choose_combination`: fits a logistic regression over these features on validation texts, or takes the best single
+   part if that is better.
 4. `commit_evidence`: writes the folder `evidence` inside the model's folder, with the manifest last.
 
 Output: `Evidence`. Its `combine` turns the cascade's best labels of some texts into the model's best labels.
@@ -19,10 +19,10 @@ from cxml.evidence.combination import (
     Combination,
     Pairs,
     choose_combination,
-    facts_of,
+    feature_names,
     pair_up,
     rank,
-    ways_of,
+    ways_to_score,
 )
 from cxml.evidence.evidence import Evidence
 from cxml.evidence.files import (
@@ -66,7 +66,7 @@ __all__ = [
     "choose_combination",
     "commit_evidence",
     "evidence_folder",
-    "facts_of",
+    "feature_names",
     "indexed",
     "list_centres",
     "load_faiss",
@@ -80,7 +80,7 @@ __all__ = [
     "source_url",
     "train_word_model",
     "unit_rows",
-    "ways_of",
+    "ways_to_score",
     "write_evidence",
     "write_labels",
     "write_lists",

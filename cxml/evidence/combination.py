@@ -2,8 +2,8 @@
 
 The candidates of a text are the best labels of the cascade and of each source. Several ways to score them are compared
 on validation texts by cross-validation: each part alone, the mean of all probabilities, and a logistic regression over
-a few facts of each pair of text and label. The regression is chosen unless it is significantly worse than the best of
-the others.
+a few features of each pair of text and label. The regression is chosen unless it is significantly worse than the best
+of the others.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
 
 
-def ways_of(sources: Sequence[str]) -> tuple[str, ...]:
+def ways_to_score(sources: Sequence[str]) -> tuple[str, ...]:
     """The ways to score candidates: each part alone, the mean of all, and the regression."""
     return (CASCADE, *sources, MEAN, LEARNT)
 
 
-def facts_of(sources: Sequence[str]) -> tuple[str, ...]:
+def feature_names(sources: Sequence[str]) -> tuple[str, ...]:
     """Names of the regression's features of a pair.
 
     They are the logit of the cascade and the log-probability of each source (a part that does not propose the label
@@ -49,7 +49,7 @@ def facts_of(sources: Sequence[str]) -> tuple[str, ...]:
     labels are removed.
     """
     parts = (CASCADE, *sources)
-    scores = [fact for part in parts for fact in (part, f"{part}'s probability")]
+    scores = [feature for part in parts for feature in (part, f"{part}'s probability")]
     return (*scores, *(f"not from {part}" for part in parts), "frequency", *(f"{part} x frequency" for part in parts))
 
 
@@ -59,13 +59,13 @@ class Pairs(NamedTuple):
     Attributes:
         rows: int64 [P], text.
         labels: int64 [P].
-        facts: float64 [P, facts], see `facts_of`.
+        features: float64 [P, features], see `feature_names`.
         probabilities: float64 [P, parts], of the cascade and each source; 0 if a part does not propose the label.
     """
 
     rows: np.ndarray
     labels: np.ndarray
-    facts: np.ndarray
+    features: np.ndarray
     probabilities: np.ndarray
 
 
@@ -75,8 +75,8 @@ class Combination:
 
     Attributes:
         sources: names of the parts beside the cascade.
-        way: one of `ways_of(sources)`.
-        weights: of the facts, float64 [facts]; used by the way `learnt`.
+        way: one of `ways_to_score(sources)`.
+        weights: of the features, float64 [features]; used by the way `learnt`.
         bias: bias of the regression.
         unseen: weights and bias for labels without a train text, see `_fit_unseen`; None if no source can score such
             labels.
@@ -99,23 +99,25 @@ class Combination:
     def score_by(self, way: str, pairs: Pairs) -> np.ndarray:
         """Like `score`, with the given way instead of the chosen one."""
         if way == LEARNT:
-            return self._learnt(pairs.facts).astype(np.float32)
+            return self._learnt(pairs.features).astype(np.float32)
         places = slice(None) if way == MEAN else slice((place := (CASCADE, *self.sources).index(way)), place + 1)
         probability = pairs.probabilities[:, places].mean(1)
         with np.errstate(divide="ignore"):
             return special.logit(probability).clip(-np.inf, _LOGIT_BOUND).astype(np.float32)
 
-    def _learnt(self, facts: np.ndarray) -> np.ndarray:
-        logits = facts @ self.weights + self.bias
+    def _learnt(self, features: np.ndarray) -> np.ndarray:
+        logits = features @ self.weights + self.bias
         if self.unseen is None:
             return logits
         weights, bias = self.unseen
-        return np.where(facts[:, facts_of(self.sources).index("frequency")] > 0, logits, facts @ weights + bias)
+        return np.where(
+            features[:, feature_names(self.sources).index("frequency")] > 0, logits, features @ weights + bias
+        )
 
 
 def cascade_alone(sources: tuple[str, ...]) -> Combination:
     """The combination that uses only the cascade, for use before the choice."""
-    return Combination(sources, CASCADE, np.zeros(len(facts_of(sources))), 0.0, 0, {})
+    return Combination(sources, CASCADE, np.zeros(len(feature_names(sources))), 0.0, 0, {})
 
 
 def pair_up(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndarray) -> Pairs:
@@ -138,7 +140,7 @@ def pair_up(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndar
         probabilities.append(np.exp(filled) if number else special.expit(filled))
         missing.append(is_missing)
     rarity = np.log1p(frequency[labels])
-    of_parts = [fact for both in zip(scores, probabilities, strict=True) for fact in both]
+    of_parts = [feature for both in zip(scores, probabilities, strict=True) for feature in both]
     columns = [*of_parts, *missing, rarity, *(score * rarity for score in scores)]
     proposed = [each * ~is_missing for each, is_missing in zip(probabilities, missing, strict=True)]
     return Pairs(rows, labels, np.stack(columns, 1).astype(np.float64), np.stack(proposed, 1))
@@ -173,41 +175,41 @@ def choose_combination(
     if not is_true.any():
         return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
-    *others, learnt = ways_of(sources)
+    *others, learnt = ways_to_score(sources)
     best = max(others, key=lambda way: metrics[way][deciding])
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
-    weights, bias, unseen = _fit(pairs.facts, is_true, sources)
+    weights, bias, unseen = _fit(pairs.features, is_true, sources)
     way = learnt if lead.high >= 0 else best
     return Combination(sources, way, weights, bias, num_texts, metrics, unseen)
 
 
 def _fit(
-    facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
+    features: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]
 ) -> tuple[np.ndarray, float, tuple[np.ndarray, float] | None]:
     """Weights and bias for labels with train texts, and for those without."""
-    weights, bias = fit_logistic(facts, is_true)
-    return weights, bias, _fit_unseen(facts, is_true, sources) if NAMES in sources else None
+    weights, bias = fit_logistic(features, is_true)
+    return weights, bias, _fit_unseen(features, is_true, sources) if NAMES in sources else None
 
 
-def _fit_unseen(facts: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]) -> tuple[np.ndarray, float]:
+def _fit_unseen(features: np.ndarray, is_true: np.ndarray, sources: tuple[str, ...]) -> tuple[np.ndarray, float]:
     """Weights and bias for labels without a train text.
 
     They are fitted on such labels if validation texts have enough of them. Otherwise they are fitted on the rarest of
-    the other labels, as few as are needed, with the two facts about names only: scores of the cascade, words or
+    the other labels, as few as are needed, with the two features about names only: scores of the cascade, words or
     neighbours for a label in training do not transfer to labels without a train text.
     """
-    names = facts_of(sources)
-    frequency = facts[:, names.index("frequency")]
+    names = feature_names(sources)
+    frequency = features[:, names.index("frequency")]
     columns, rows = np.arange(len(names)), frequency == 0
     if np.count_nonzero(is_true[rows]) < _ENOUGH:
         columns = np.array([names.index(NAMES), names.index(f"{NAMES}'s probability")])
-        others = (facts[:, names.index(f"not from {NAMES}")] == 0) & (frequency > 0)
+        others = (features[:, names.index(f"not from {NAMES}")] == 0) & (frequency > 0)
         of_true = np.sort(frequency[others & is_true])
         most = of_true[min(_ENOUGH_OF_RARE, len(of_true)) - 1] if len(of_true) else np.inf
         rows = others & (frequency <= most)
     weights, bias = np.zeros(len(names)), -_LOGIT_BOUND
     if rows.any():
-        weights[columns], bias = fit_logistic(facts[rows][:, columns], is_true[rows])
+        weights[columns], bias = fit_logistic(features[rows][:, columns], is_true[rows])
     return weights, bias
 
 
@@ -221,13 +223,13 @@ def _held_out_metrics(
     part_of_text[epoch_order(num_texts, _SEED, 0)] = np.arange(num_texts) % (_FOLDS if num_texts < _FEW_TEXTS else 2)
     parts = part_of_text[pairs.rows]
     unlearnt = cascade_alone(sources)
-    logits = {way: unlearnt.score_by(way, pairs) for way in ways_of(sources)}
+    logits = {way: unlearnt.score_by(way, pairs) for way in ways_to_score(sources)}
     for part in np.unique(parts):
         own, others = parts == part, parts != part
         if not is_true[others].any():  # no true pair to fit on
             logits[LEARNT][own] = logits[CASCADE][own]
             continue
-        weights, bias, unseen = _fit(pairs.facts[others], is_true[others], sources)
+        weights, bias, unseen = _fit(pairs.features[others], is_true[others], sources)
         learnt = replace(unlearnt, weights=weights, bias=bias, unseen=unseen)
         logits[LEARNT][own] = learnt.score_by(LEARNT, pairs)[own]
     return {

@@ -20,7 +20,7 @@ import numpy as np
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
 from cxml.errors import DataError
-from cxml.evidence.combination import Combination, cascade_alone, facts_of, ways_of
+from cxml.evidence.combination import Combination, cascade_alone, feature_names, ways_to_score
 from cxml.evidence.evidence import Evidence
 from cxml.evidence.folder import Folder, write_tensors
 from cxml.evidence.names import read_names
@@ -144,10 +144,10 @@ def _read_combination(folder: Folder, *, is_flat: bool) -> Combination:
     if not stored.sources or stored.sources != tuple(name for name in SOURCES if name in stored.sources):
         raise folder.broken(_COMBINATION, f"must name sources from {', '.join(SOURCES)}, in this order")
     numbers = np.array([*stored.weights, stored.bias, *stored.unseen_weights, stored.unseen_bias])
-    count = len(facts_of(stored.sources))
+    count = len(feature_names(stored.sources))
     has_fitting = len(stored.weights) == count and len(stored.unseen_weights) in (0, count)
-    if stored.way not in ways_of(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
-        raise folder.broken(_COMBINATION, f"does not describe a combination of {count} facts")
+    if stored.way not in ways_to_score(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
+        raise folder.broken(_COMBINATION, f"does not describe a combination of {count} features")
     unseen = (np.array(stored.unseen_weights), stored.unseen_bias) if stored.unseen_weights else None
     weights = np.array(stored.weights)
     return Combination(stored.sources, stored.way, weights, stored.bias, stored.num_texts, stored.metrics, unseen)

@@ -44,7 +44,7 @@ def sharded_levels(
     def make(widths: Sequence[int]) -> tuple[list[ShardedLevel], ShardedLevel]:
         def level_of(leaf_offsets: np.ndarray, width: int, head: HeadConfig, **options: Any) -> ShardedLevel:  # noqa: ANN401
             return make_level(
-                RowLayout.deal(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
+                RowLayout.round_robin(leaf_offsets, shards.rank, shards.size), width, shards, head, config.optim,
                 deterministic=config.train.deterministic, replicas=replicas, accumulation=config.train.accumulation,
                 trains=trains, **options,
             )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Send a rank's texts to the ranks that own the rows to score them on, and return the results.
+"""Dispatch a rank's texts to the ranks that own the rows to score them on, and combine the results.
+
+The terms are those of mixtures of experts, where tokens are dispatched to the owners of their experts.
 
 With shortlists, a text is sent only to the owners of its leaves, with each owner's pairs (text, leaf) and the true rows
 of each leaf. A rank receives about as many pairs as its own texts have, for any number of ranks.
@@ -27,24 +29,24 @@ CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
 
 
 @dataclass(frozen=True)
-class Visit(Generic[CandidatesT]):
+class Dispatch(Generic[CandidatesT]):
     """The texts that this rank has received from all ranks that share the rows.
 
     Attributes:
         candidates: the S texts, and the rows to score them on.
         parent_logits: float32 [P], logits of the pairs' leaves, if they were sent.
-        bring_back: a collective call. Sums [S, n] over all owners, and returns the [B, n] of this rank's texts.
-        bring_best: a collective call. Takes keys int64 [S, k] and positions int64 [S, k], selects the best k over all
+        combine: a collective call. Sums [S, n] over all owners, and returns the [B, n] of this rank's texts.
+        combine_best: a collective call. Takes keys int64 [S, k] and positions int64 [S, k], selects the best k over all
             owners, and returns the [B, k] of this rank's texts.
     """
 
     candidates: CandidatesT
     parent_logits: Tensor | None
-    bring_back: Callable[[Tensor], Tensor]
-    bring_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    combine: Callable[[Tensor], Tensor]
+    combine_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def send(
+def dispatch_to_owners(
     exchange: Exchange,
     shard: Shard,
     features_BD: Tensor,
@@ -55,7 +57,7 @@ def send(
     logits_BK: Tensor | None = None,
     most_texts: int | None = None,
     has_replicas: bool = False,
-) -> Visit[Shortlists]:
+) -> Dispatch[Shortlists]:
     """Send texts to the owners of their leaves; a collective call of the ranks that share the rows.
 
     Args:
@@ -83,16 +85,18 @@ def send(
     if exchange.size == 1:
         parent_logits = None if logits_BK is None else pairs.values
         candidates = Shortlists(features_BD, pairs.leaves.int(), pairs.texts.int(), pairs.values, pairs.truth)
-        return Visit(
+        return Dispatch(
             candidates, parent_logits,
             lambda sums: sums[:num_texts], lambda keys, positions: (keys[:num_texts], positions[:num_texts]),
         )  # fmt: skip
     if is_exact:
-        return _send_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
-    return _send_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
+        return _dispatch_exactly(exchange, features_BD, pairs, sends_logits=logits_BK is not None)
+    return _dispatch_padded(exchange, shard, features_BD, pairs, num_texts, sends_logits=logits_BK is not None)
 
 
-def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, sends_logits: bool) -> Visit[Shortlists]:
+def _dispatch_exactly(
+    exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, sends_logits: bool
+) -> Dispatch[Shortlists]:
     """Send only the data that the owners need."""
     num_texts, size = len(features_BD), exchange.size
     goes = torch.zeros(size * num_texts, dtype=torch.int64)
@@ -115,16 +119,16 @@ def _send_exactly(exchange: Exchange, features_BD: Tensor, pairs: Pairs, *, send
     features = exchange.swap(features_BD.index_select(0, sent_texts), texts_out, texts_in)
     candidates = Shortlists(features, leaves, texts[order], values, arrived[:, 3:].contiguous())
 
-    def bring_back(sums: Tensor) -> Tensor:
+    def combine(sums: Tensor) -> Tensor:
         back = exchange.swap(sums, texts_in, texts_out)
         return back.new_zeros(num_texts, *back.shape[1:]).index_add_(0, sent_texts, back)
 
-    def bring_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         both = exchange.swap(torch.stack([keys, positions], dim=2), texts_in, texts_out)
         whose = sent_texts[:, None].expand(both.shape[:2])
         return best_per_text(num_texts, whose.flatten(), both[..., 0].flatten(), both[..., 1].flatten(), keys.shape[1])
 
-    return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
+    return Dispatch(candidates, values if sends_logits else None, combine, combine_best)
 
 
 def _pack(texts: Tensor, pairs: Pairs) -> Tensor:
@@ -133,9 +137,9 @@ def _pack(texts: Tensor, pairs: Pairs) -> Tensor:
     return torch.cat([*parts, pairs.truth], dim=1)
 
 
-def _send_padded(
+def _dispatch_padded(
     exchange: Exchange, shard: Shard, features_BD: Tensor, pairs: Pairs, own_texts: int, *, sends_logits: bool
-) -> Visit[Shortlists]:
+) -> Dispatch[Shortlists]:
     """Send the largest possible number of pairs, so that no size depends on the texts' leaves.
 
     The first `own_texts` of the B texts are real, the others padding.
@@ -164,17 +168,17 @@ def _send_padded(
     all_features = exchange.gather_rows(features_BD, [num_texts] * size)
     candidates = Shortlists(all_features, leaves, texts[order], values, arrived[order, 3:])
 
-    def bring_back(sums: Tensor) -> Tensor:
+    def combine(sums: Tensor) -> Tensor:
         return exchange.sum_rows(sums, [num_texts] * size)[:own_texts]
 
-    def bring_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         both = exchange.swap(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
         return _best_of_owners(both.view(size, num_texts, *both.shape[1:])[:, :own_texts])
 
-    return Visit(candidates, values if sends_logits else None, bring_back, bring_best)
+    return Dispatch(candidates, values if sends_logits else None, combine, combine_best)
 
 
-def send_everywhere(
+def dispatch_to_all(
     exchange: Exchange,
     shard: Shard,
     features_BD: Tensor,
@@ -183,7 +187,7 @@ def send_everywhere(
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
     has_replicas: bool = False,
-) -> Visit[EveryRow]:
+) -> Dispatch[EveryRow]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
     Args:
@@ -191,9 +195,9 @@ def send_everywhere(
         shard: this rank's rows.
         features_BD: features of this rank's texts, on the device of the rows.
         share: weight of each loss.
-        positive_keys: see `send`.
+        positive_keys: see `dispatch_to_owners`.
         limits: limits of the texts of all ranks; with None, several accelerators exchange their numbers first.
-        has_replicas: see `send`.
+        has_replicas: see `dispatch_to_owners`.
     """
     num_texts = len(features_BD)
     keys = features_BD.new_zeros(0, dtype=torch.int64) if positive_keys is None else positive_keys
@@ -215,17 +219,17 @@ def send_everywhere(
     candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
     start = sum(counts[: exchange.rank])
 
-    def bring_back(sums: Tensor) -> Tensor:
+    def combine(sums: Tensor) -> Tensor:
         return exchange.sum_rows(sums, counts)[:num_texts]
 
-    def bring_best(best: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def combine_best(best: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         if exchange.size == 1:
             return best[:num_texts], positions[:num_texts]
         both = torch.stack([best, positions], dim=2)
         every = exchange.gather_rows(both, [len(both)] * exchange.size).view(exchange.size, *both.shape)
         return _best_of_owners(every[:, start : start + num_texts])
 
-    return Visit(candidates, None, bring_back, bring_best)
+    return Dispatch(candidates, None, combine, combine_best)
 
 
 def _best_of_owners(found: Tensor) -> tuple[Tensor, Tensor]:

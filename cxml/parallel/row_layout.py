@@ -39,8 +39,8 @@ class RowLayout:
     most_rows: int
 
     @classmethod
-    def deal(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
-        """Deal the leaves; a shard may get none."""
+    def round_robin(cls, leaf_offsets: np.ndarray, shard: int, num_shards: int) -> RowLayout:
+        """Assign the leaves to the shards in turn; a shard may get none."""
         leaf_offsets = np.array(leaf_offsets, np.int64)  # a tree's own may be mapped, and is not to be written to
         sizes = np.diff(leaf_offsets)
         local_starts = lengths_to_offsets(sizes[shard::num_shards])

@@ -39,7 +39,7 @@ from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.node_selection import best_nodes, choose
 from cxml.parallel.pending_update import PendingUpdate
-from cxml.parallel.routing import Visit, send, send_everywhere
+from cxml.parallel.routing import Dispatch, dispatch_to_all, dispatch_to_owners
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 
 _BLOCK_ROWS = 65536  # rows of a block of an export
@@ -139,8 +139,8 @@ class ShardedLevel:
         limits: BatchLimits | None = None,
     ) -> Tensor:
         """See `LabelHead.loss`. With gradients enabled it also updates the rows, or prepares their update."""
-        visit = self._send(features_BD, leaves, positive_keys, limits)
-        return self._loss(features_BD, visit, scale, losses_above)
+        dispatch = self._dispatch(features_BD, leaves, positive_keys, limits)
+        return self._loss(features_BD, dispatch, scale, losses_above)
 
     def loss_and_choice(
         self,
@@ -154,12 +154,12 @@ class ShardedLevel:
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Leaves]:
         """See `ClusterLevel.loss_and_choice`."""
-        visit = self._send(features_BD, above, positive_keys, limits)
-        rows, shard = self._rows_on(visit.candidates.features.device)
-        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        dispatch = self._dispatch(features_BD, above, positive_keys, limits)
+        rows, shard = self._rows_on(dispatch.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, dispatch.candidates)
         scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
-        chosen = choose(cast("Visit[Shortlists]", visit), *scores, selection)
-        return self._loss(features_BD, visit, scale, losses_above), chosen.to(features_BD.device)
+        chosen = choose(cast("Dispatch[Shortlists]", dispatch), *scores, selection)
+        return self._loss(features_BD, dispatch, scale, losses_above), chosen.to(features_BD.device)
 
     def predict(
         self,
@@ -171,10 +171,10 @@ class ShardedLevel:
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `LabelHead.predict`. Each rank ranks its own rows; the k best of each are merged."""
-        visit = self._send(features_BD, leaves, None, limits, weighted=weighted)
-        rows, shard = self._rows_on(visit.candidates.features.device)
-        best = self._kernels.best(rows, shard.leaf_rows, visit.candidates, self.schedule, k, visit.parent_logits)
-        keys, positions = visit.bring_best(*best)
+        dispatch = self._dispatch(features_BD, leaves, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(dispatch.candidates.features.device)
+        best = self._kernels.best(rows, shard.leaf_rows, dispatch.candidates, self.schedule, k, dispatch.parent_logits)
+        keys, positions = dispatch.combine_best(*best)
         return positions.to(features_BD.device), scores_of(keys).to(features_BD.device)
 
     def best_and_choice(
@@ -188,12 +188,12 @@ class ShardedLevel:
         limits: BatchLimits | None = None,
     ) -> tuple[Tensor, Tensor, Leaves]:
         """See `ClusterLevel.best_and_choice`."""
-        visit = self._send(features_BD, above, None, limits, weighted=weighted)
-        rows, shard = self._rows_on(visit.candidates.features.device)
-        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, visit.candidates)
+        dispatch = self._dispatch(features_BD, above, None, limits, weighted=weighted)
+        rows, shard = self._rows_on(dispatch.candidates.features.device)
+        kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, dispatch.candidates)
         logits, positions = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.step)
-        chosen = choose(cast("Visit[Shortlists]", visit), logits, positions, selection)
-        keys, nodes = best_nodes(cast("Visit[Shortlists]", visit), logits, positions, k)
+        chosen = choose(cast("Dispatch[Shortlists]", dispatch), logits, positions, selection)
+        keys, nodes = best_nodes(cast("Dispatch[Shortlists]", dispatch), logits, positions, k)
         device = features_BD.device
         return nodes.to(device), scores_of(keys).to(device), chosen.to(device)
 
@@ -261,7 +261,7 @@ class ShardedLevel:
     def gather_positives(self, features_BD: Tensor, positive_keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `LabelHead.gather_positives`: the texts of all ranks that share the rows."""
         shard = self._shard_on(features_BD.device)
-        arrived = send_everywhere(self.exchange, shard, features_BD.detach(), positive_keys=positive_keys).candidates
+        arrived = dispatch_to_all(self.exchange, shard, features_BD.detach(), positive_keys=positive_keys).candidates
         own = arrived.true_rows < self.layout.num_rows
         return arrived.features.float(), arrived.true_texts[own], arrived.true_rows[own]
 
@@ -302,7 +302,7 @@ class ShardedLevel:
             self._shards[device] = Shard.of(self.layout, device)
         return self._shards[device]
 
-    def _send(
+    def _dispatch(
         self,
         features_BD: Tensor,
         leaves: Leaves | None,
@@ -310,20 +310,20 @@ class ShardedLevel:
         limits: BatchLimits | None,
         *,
         weighted: bool = False,
-    ) -> Visit[Shortlists] | Visit[EveryRow]:
+    ) -> Dispatch[Shortlists] | Dispatch[EveryRow]:
         """Send texts to the owners of what they are scored on."""
         features = self._place(features_BD)
         _, shard = self._rows_on(features.device)
         keys = None if positive_keys is None else positive_keys.to(features.device)
         if self._scores_all:
             share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
-            return send_everywhere(
+            return dispatch_to_all(
                 self.exchange, shard, features,
                 share=share, positive_keys=keys, limits=limits, has_replicas=self.replicas.size > 1,
             )  # fmt: skip
         logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
         nodes, mask = self._wanted(leaves, len(features), features.device)
-        return send(
+        return dispatch_to_owners(
             self.exchange, shard, features, nodes, mask_BK=mask,
             positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
             has_replicas=self.replicas.size > 1,
@@ -342,12 +342,12 @@ class ShardedLevel:
     def _loss(
         self,
         features_BD: Tensor,
-        visit: Visit[Shortlists] | Visit[EveryRow],
+        dispatch: Dispatch[Shortlists] | Dispatch[EveryRow],
         scale: float,
         losses_above: Sequence[Tensor] | None,
     ) -> Tensor:
         """The summed loss; the rows are updated, or their update is prepared."""
-        candidates, update_scale, is_admitted = visit.candidates, None, True
+        candidates, update_scale, is_admitted = dispatch.candidates, None, True
         if torch.is_grad_enabled() and not self._updates_in_passing:
             self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
@@ -359,7 +359,7 @@ class ShardedLevel:
             sums[:, -1] += torch.inf  # so that no later level updates its rows while it scores them
         if torch.is_grad_enabled() and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
-        return _KnownGradient.apply(features_BD, visit.bring_back(sums))
+        return _KnownGradient.apply(features_BD, dispatch.combine(sums))
 
     def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
         """Whether the step's update is guaranteed to be finite, equal on all ranks of `exchange`; see `Magnitude`."""

@@ -40,7 +40,9 @@ class LevelTraffic:
     def exact(self) -> int:
         """Bytes between CPUs: a text goes to the owners of its leaves, of which it has K at most."""
         others = (self.ranks - 1) / self.ranks
-        owners = self.ranks * (1 - (1 - 1 / self.ranks) ** self.parents)  # leaves are dealt, so as good as drawn
+        owners = self.ranks * (
+            1 - (1 - 1 / self.ranks) ** self.parents
+        )  # leaves are assigned in turn, as good as drawn
         texts = self.texts * owners * others * self._there_and_back(4)
         return round(texts + self.texts * self.parents * others * self._pair)
 

@@ -31,7 +31,7 @@ def restrict(parts: Parts, labels: np.ndarray) -> Parts:
     positions = np.sort(tree.label_positions()[labels].astype(np.int64))
     kept, offsets = _kept_nodes(tree, positions)
     smaller = LabelTree(np.searchsorted(labels, tree.label_order[positions]).astype(np.int32), offsets)
-    layout = RowLayout.deal(leaf_offsets_of(offsets, len(labels)), 0, 1)
+    layout = RowLayout.round_robin(leaf_offsets_of(offsets, len(labels)), 0, 1)
     rows = parts.rows.take(positions)
     evidence = parts.evidence
     if evidence is not None:

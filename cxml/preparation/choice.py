@@ -7,13 +7,13 @@ from typing import Any
 
 from cxml import ray_cluster
 from cxml.config import DataConfig
-from cxml.preparation.engines import Engine, LocalEngine
+from cxml.preparation.engines import LocalEngine, PreparationEngine
 
 # From about this size on, Ray saves more time than its start takes on a machine with many cores (docs/decisions/).
 _RAY_PAYS_BYTES = 256 << 20
 
 
-def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextManager[Engine]:
+def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextManager[PreparationEngine]:
     """The configured engine, or the faster one for `auto`.
 
     Args:

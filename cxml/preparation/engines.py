@@ -16,7 +16,7 @@ Worker = Callable[..., Ticket]
 """The function of a pass on a block or a ticket."""
 
 
-class Engine(Protocol):
+class PreparationEngine(Protocol):
     """Reads items and applies a function to each.
 
     Attributes:
@@ -47,7 +47,7 @@ class LocalEngine:
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
     ) -> Iterator[Ticket | SplitEnd]:
-        """See `Engine`."""
+        """See `PreparationEngine`."""
         work = make_worker(*arguments)
         waiting: deque[Future[Ticket]] = deque()
         with ThreadPoolExecutor(_BLOCKS_AT_ONCE) as pool:

@@ -25,7 +25,7 @@ from cxml.errors import DataError
 from cxml.formats import TitledReader, find_labels_file, no_texts, open_source, require_texts
 from cxml.formats.reader import show
 from cxml.preparation.choice import open_engine
-from cxml.preparation.engines import Engine
+from cxml.preparation.engines import PreparationEngine
 from cxml.preparation.inputs import Inputs, gather_inputs, is_prepared, uses_labels_file
 from cxml.preparation.journal import FOLDER, PreparationJournal, Scan
 from cxml.preparation.lengths import with_length
@@ -124,7 +124,7 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
 
 
 def _scan(
-    config: Config, source: TitledReader, tokenizer_rules: str, engine: Engine, journal: PreparationJournal
+    config: Config, source: TitledReader, tokenizer_rules: str, engine: PreparationEngine, journal: PreparationJournal
 ) -> Scan:
     """The first pass: stage missing blocks, then add up the counts of all blocks."""
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
@@ -170,7 +170,7 @@ def _add_up(
 
 
 def _make_shards(
-    config: Config, engine: Engine, scan: Scan, journal: PreparationJournal
+    config: Config, engine: PreparationEngine, scan: Scan, journal: PreparationJournal
 ) -> dict[str, tuple[ShardInfo, ...]]:
     """The second pass: write missing shards. Returns all shards."""
     rows = config.data.shard_rows

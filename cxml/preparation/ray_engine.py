@@ -50,7 +50,7 @@ class RayEngine:
     def map(
         self, items: RawRows | Tickets, make_worker: Callable[..., Worker], *arguments: object
     ) -> Iterator[Ticket | SplitEnd]:
-        """See `Engine`."""
+        """See `PreparationEngine`."""
         making = [ray.put((make_worker, arguments))]
         given = done = 0
         for part in items.parts:

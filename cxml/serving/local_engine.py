@@ -38,7 +38,7 @@ class LocalEngine:
         self._spec, self._options, self._cpus, self._device = spec, options, cpus, device
 
     def load(self) -> LocalModel:
-        """See `Engine`."""
+        """See `ServingEngine`."""
         return LocalModel(
             Batcher(
                 self._load, batch_texts=self._options.batch_texts, batch_wait_s=self._options.batch_wait_ms / 1000,
@@ -47,7 +47,7 @@ class LocalEngine:
         )  # fmt: skip
 
     def is_lost(self) -> str:
-        """See `Engine`. This engine lives as long as its process."""
+        """See `ServingEngine`. This engine lives as long as its process."""
         return ""
 
     def _load(self) -> Predictor:

@@ -54,7 +54,7 @@ class Model(Protocol):
         ...
 
 
-class Engine(Protocol):
+class ServingEngine(Protocol):
     """Where models are loaded: this process, or a Ray cluster."""
 
     def load(self) -> Model:

@@ -107,7 +107,7 @@ class RayEngine:
         self._has_started = False
 
     def load(self) -> RayModel:
-        """See `Engine`. Also raises WorkerError if the cluster lacks resources for a second model."""
+        """See `ServingEngine`. Also raises WorkerError if the cluster lacks resources for a second model."""
         resources = ray_cluster.worker_resources(self._device, self._cpus, self._num_replicas)
         if self._names:
             _require_room(resources, self._num_replicas)
@@ -125,7 +125,7 @@ class RayEngine:
             raise WorkerError(f"{self._spec.url}: the model could not be served. {error}") from error
 
     def is_lost(self) -> str:
-        """See `Engine`."""
+        """See `ServingEngine`."""
         return "this machine's Ray node died. Restart the command." if ray_cluster.is_lost() else ""
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from cxml.errors import CxmlError, WorkerError
 from cxml.operating_system import RELOAD_SIGNAL, has_terminal, return_freed_memory
 from cxml.serving.addresses import bind, require_loopback, url_of
 from cxml.serving.front import Front
-from cxml.serving.models import Engine, Model, ServedModel
+from cxml.serving.models import Model, ServedModel, ServingEngine
 from cxml.serving.options import ServeOptions
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ Event = Literal["reload", "front ended"]
 
 
 def serve_until_signalled(
-    opened: AbstractContextManager[Engine], url: str, options: ServeOptions, *, host: str, port: int
+    opened: AbstractContextManager[ServingEngine], url: str, options: ServeOptions, *, host: str, port: int
 ) -> None:
     """Serve the model until SIGINT or SIGTERM, which raise SystemExit with code 0, also while the model loads.
 
@@ -68,7 +68,7 @@ def serve_until_signalled(
 
 
 def _watch(
-    engine: Engine, served: ServedModel, options: ServeOptions, events: SimpleQueue[Event], address: str
+    engine: ServingEngine, served: ServedModel, options: ServeOptions, events: SimpleQueue[Event], address: str
 ) -> None:
     """Check the model every few seconds, and reload it on request. Ends with WorkerError."""
     while True:
@@ -86,7 +86,7 @@ def _watch(
         _load_again(engine, served)
 
 
-def _load_again(engine: Engine, served: ServedModel) -> None:
+def _load_again(engine: ServingEngine, served: ServedModel) -> None:
     """Replace the served model by the current files; keep the old model if loading fails."""
     _log.info("Reloading the model")
     try:

@@ -135,7 +135,7 @@ def peak_of_a_save(folder, free, queue):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     level = make_level(
-        RowLayout.deal(torch.arange(0, 87_001, 50).numpy(), 0, 1), 256, Exchange(is_alone=True), HeadConfig(),
+        RowLayout.round_robin(torch.arange(0, 87_001, 50).numpy(), 0, 1), 256, Exchange(is_alone=True), HeadConfig(),
         OptimConfig(),
     )  # fmt: skip
     for tensor in vars(level.rows).values():

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from cxml.checkpoint import ShardReader, pieces
 from cxml.checkpoint.manifest import Commit, Manifest, RunState
-from cxml.checkpoint.pieces import Pieces, SavePlanner, deal
+from cxml.checkpoint.pieces import Pieces, SavePlanner, balanced_owners
 from cxml.checkpoint.shards import ShardWriter
 from cxml.checkpoint.training_state import load_pieces
 from cxml.errors import CxmlError, DataError
@@ -231,10 +231,10 @@ def manifest_of_fixture(saved):
 
 
 @given(st.lists(st.integers(1, 1000), max_size=40), st.integers(1, 8))
-def test_things_are_dealt_evenly_and_alike_on_every_rank(sizes, ranks):
-    owners = deal(sizes, ranks)
+def test_items_are_assigned_evenly_and_alike_on_every_rank(sizes, ranks):
+    owners = balanced_owners(sizes, ranks)
     loads = np.bincount(owners, weights=sizes, minlength=ranks) if sizes else np.zeros(ranks)
-    assert deal(iter(sizes), ranks) == owners
+    assert balanced_owners(iter(sizes), ranks) == owners
     assert loads.max() - loads.min() <= max(sizes, default=0)
 
 

@@ -122,7 +122,7 @@ def test_the_gradient_of_the_features_is_that_of_the_loss():
     from cxml.parallel import Exchange, RowLayout, make_level
 
     offsets, weight, bias, steps = make_problem(3, 6, (3,))
-    head = make_level(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), SGD, OptimConfig())
+    head = make_level(RowLayout.round_robin(offsets, 0, 1), weight.shape[1], Exchange(), SGD, OptimConfig())
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     features, leaves, keys = steps[0][0]
     head.schedule.begin_step(0.0, 0.9)  # a learning rate of zero leaves the rows in place
@@ -144,7 +144,7 @@ def test_without_clusters_every_label_is_scored():
 
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(150, 5)).astype(np.float32), rng.normal(size=150).astype(np.float32)
-    head = make_level(RowLayout.deal(leaf_offsets_of((), 150), 0, 1), 5, Exchange(), SGD, OptimConfig())
+    head = make_level(RowLayout.round_robin(leaf_offsets_of((), 150), 0, 1), 5, Exchange(), SGD, OptimConfig())
     head.import_rows(torch.arange(150), torch.from_numpy(weight), torch.from_numpy(bias))
     x = torch.from_numpy(rng.normal(size=(3, 5)).astype(np.float32))
     logits = x @ torch.from_numpy(weight).T + torch.from_numpy(bias)
@@ -168,7 +168,7 @@ def test_rows_learn_with_gradients_enabled_be_the_features_frozen_or_not(config)
     without_decay = OptimConfig(classifier_weight_decay=0)
 
     def weight_after_a_step(enabled, frozen):
-        head = make_level(RowLayout.deal(offsets, 0, 1), weight.shape[1], Exchange(), config, without_decay)
+        head = make_level(RowLayout.round_robin(offsets, 0, 1), weight.shape[1], Exchange(), config, without_decay)
         head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
         head.schedule.begin_step(0.1, 0.9)
         with torch.set_grad_enabled(enabled):
@@ -194,7 +194,9 @@ def test_many_labels_are_scored_in_chunks_as_if_at_once(weights):
     weight = torch.from_numpy(rng.normal(size=(num_labels, 5)).astype(np.float32)).bfloat16().float()
     bias = torch.from_numpy(rng.normal(size=num_labels).astype(np.float32))
     config = dataclasses.replace(ALL, weights=weights)
-    head = make_level(RowLayout.deal(leaf_offsets_of((), num_labels), 0, 1), 5, Exchange(), config, OptimConfig())
+    head = make_level(
+        RowLayout.round_robin(leaf_offsets_of((), num_labels), 0, 1), 5, Exchange(), config, OptimConfig()
+    )
     head.import_rows(torch.arange(num_labels), weight, bias)
     if weights == "fp8":  # the others hold what was given to them
         weight = next(head.export_rows())["weight"]

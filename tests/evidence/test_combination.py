@@ -8,8 +8,8 @@ import pytest
 from scipy import sparse, special
 from sklearn.linear_model import LogisticRegression
 
-from cxml.evidence import Proposals, choose_combination, pair_up, rank, ways_of
-from cxml.evidence.combination import cascade_alone, facts_of
+from cxml.evidence import Proposals, choose_combination, pair_up, rank, ways_to_score
+from cxml.evidence.combination import cascade_alone, feature_names
 from cxml.evidence.logistic import fit_logistic
 from cxml.metrics import metric_sums
 
@@ -34,7 +34,7 @@ def synthetic(*strengths, seed=0, num_texts=NUM_TEXTS):
 
 FREQUENCY = np.random.default_rng(9).integers(1, 50, NUM_LABELS)
 WEIGHTS = np.linspace(1, 3, NUM_LABELS)
-FACTS = facts_of(["words"])
+FEATURES = feature_names(["words"])
 
 
 def ndcg(pairs, logits, true):
@@ -62,7 +62,7 @@ def test_what_few_texts_choose_is_on_average_no_worse_than_any_fixed_way(num_tex
     for seed in range(10, 26):
         *few, few_true = synthetic(2, 1.5, 0.5, seed=seed, num_texts=num_texts)
         chosen = choose_combination(pair_up(few[0], few[1:], FREQUENCY), few_true, WEIGHTS, KS, sources=sources)
-        ways = [chosen.way, *ways_of(sources)]
+        ways = [chosen.way, *ways_to_score(sources)]
         found.append([ndcg(pairs, chosen.score_by(way, pairs), true) for way in ways])
     of_choice, *of_ways = np.mean(found, 0)
     assert of_choice >= max(of_ways) - 0.5
@@ -91,10 +91,12 @@ def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
     frequency = np.empty_like(FREQUENCY)
     frequency[ids] = FREQUENCY
     plain, changed = pair_up(cascade, [words], FREQUENCY), pair_up(moved(cascade), [moved(words)], frequency)
-    facts = {(row, ids[label]): each for row, label, each in zip(plain.rows, plain.labels, plain.facts, strict=True)}
-    for row, label, each in zip(changed.rows, changed.labels, changed.facts, strict=True):
-        np.testing.assert_array_equal(each, facts[rows[row], label])
-    assert len(facts) == len(changed.rows)
+    features = {
+        (row, ids[label]): each for row, label, each in zip(plain.rows, plain.labels, plain.features, strict=True)
+    }
+    for row, label, each in zip(changed.rows, changed.labels, changed.features, strict=True):
+        np.testing.assert_array_equal(each, features[rows[row], label])
+    assert len(features) == len(changed.rows)
 
 
 def test_a_part_that_proposes_nothing_is_known_as_such():
@@ -102,12 +104,12 @@ def test_a_part_that_proposes_nothing_is_known_as_such():
     words = Proposals(np.array([[2, 1], [0, -1]]), np.array([[-0.1, -3], [-1, -np.inf]], np.float32))
     pairs = pair_up(cascade, [words], np.array([3, 0, 7]))
     assert list(zip(pairs.rows.tolist(), pairs.labels.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
-    facts = dict(zip(FACTS, pairs.facts.T, strict=True))
-    np.testing.assert_allclose(facts["cascade"], [special.logit(0.9), special.logit(0.9), 0], rtol=1e-5)
-    np.testing.assert_allclose(facts["words"], [-3, -0.1, -1], rtol=1e-6)
-    np.testing.assert_array_equal(facts["not from cascade"], [0, 1, 1])
-    np.testing.assert_array_equal(facts["not from words"], [0, 0, 0])
-    np.testing.assert_allclose(facts["frequency"], np.log1p([0, 7, 3]))
+    features = dict(zip(FEATURES, pairs.features.T, strict=True))
+    np.testing.assert_allclose(features["cascade"], [special.logit(0.9), special.logit(0.9), 0], rtol=1e-5)
+    np.testing.assert_allclose(features["words"], [-3, -0.1, -1], rtol=1e-6)
+    np.testing.assert_array_equal(features["not from cascade"], [0, 1, 1])
+    np.testing.assert_array_equal(features["not from words"], [0, 0, 0])
+    np.testing.assert_allclose(features["frequency"], np.log1p([0, 7, 3]))
     labels, logits = rank(pairs, np.array([1.0, 2.0, -np.inf]), 2, 3)
     assert labels.tolist() == [[2, 1, -1], [-1, -1, -1]]
     assert logits.tolist() == [[2, 1, -np.inf], [-np.inf] * 3]
@@ -126,7 +128,7 @@ def test_three_sources_are_combined_no_worse_than_the_best_part_on_other_texts(s
     names = ("words", "neighbours", "names")
     cascade, *sources, true = synthetic(*strengths)
     chosen = choose_combination(pair_up(cascade, sources, FREQUENCY), true, WEIGHTS, KS, sources=names)
-    assert set(chosen.metrics) == set(ways_of(names)) == {"cascade", *names, "mean", "learnt"}
+    assert set(chosen.metrics) == set(ways_to_score(names)) == {"cascade", *names, "mean", "learnt"}
     cascade, *sources, true = synthetic(*strengths, seed=1)
     pairs = pair_up(cascade, sources, FREQUENCY)
     alone = [ndcg(pairs, chosen.score_by(way, pairs), true) for way in ("cascade", *names)]
@@ -141,9 +143,9 @@ def test_each_way_of_a_single_part_ranks_by_it_alone_wherever_it_stands():
     for way, part in zip(("cascade", "neighbours", "names"), (cascade, *sources), strict=True):
         np.testing.assert_array_equal(rank(pairs, unlearnt.score_by(way, pairs), 50, 15)[0], part.labels)
     swapped = pair_up(cascade, sources[::-1], FREQUENCY)
-    columns = {fact: number for number, fact in enumerate(facts_of(("names", "neighbours")))}
-    for own, fact in zip(pairs.facts.T, facts_of(("neighbours", "names")), strict=True):
-        np.testing.assert_array_equal(swapped.facts[:, columns[fact]], own)
+    columns = {feature: number for number, feature in enumerate(feature_names(("names", "neighbours")))}
+    for own, feature in zip(pairs.features.T, feature_names(("neighbours", "names")), strict=True):
+        np.testing.assert_array_equal(swapped.features[:, columns[feature]], own)
     for way in ("cascade", "names", "mean"):
         found = cascade_alone(("names", "neighbours")).score_by(way, swapped)
         np.testing.assert_allclose(found, unlearnt.score_by(way, pairs), rtol=1e-6)
@@ -153,11 +155,11 @@ def test_the_regression_is_that_of_scikit_learn():
     cascade, *sources, true = synthetic(1, 2, 1, seed=4, num_texts=300)
     pairs = pair_up(cascade, sources, FREQUENCY)
     is_true = np.asarray(true[pairs.rows, pairs.labels]).ravel() > 0
-    weights, bias = fit_logistic(pairs.facts, is_true)
-    mean, scale = pairs.facts.mean(0), pairs.facts.std(0)
-    oracle = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit((pairs.facts - mean) / scale, is_true)
-    expected = oracle.decision_function((pairs.facts - mean) / scale)
-    np.testing.assert_allclose(pairs.facts @ weights + bias, expected, atol=0.02)
+    weights, bias = fit_logistic(pairs.features, is_true)
+    mean, scale = pairs.features.mean(0), pairs.features.std(0)
+    oracle = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit((pairs.features - mean) / scale, is_true)
+    expected = oracle.decision_function((pairs.features - mean) / scale)
+    np.testing.assert_allclose(pairs.features @ weights + bias, expected, atol=0.02)
 
 
 @pytest.mark.filterwarnings("error")
@@ -167,7 +169,7 @@ def test_where_validation_texts_have_nothing_to_learn_from_the_cascade_alone_ran
     none_true = sparse.csr_matrix(true.shape)
     chosen = choose_combination(pairs, none_true, WEIGHTS, KS, sources=("words",))
     assert chosen.way == "cascade"
-    assert set(chosen.metrics) == set(ways_of(["words"]))
+    assert set(chosen.metrics) == set(ways_to_score(["words"]))
 
 
 @pytest.mark.filterwarnings("error")

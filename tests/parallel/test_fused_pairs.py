@@ -56,7 +56,7 @@ def make_keys(num_texts, repeats):
 def test_pairs_are_those_of_plain_torch(name, sends, shards, device):
     nodes, is_masked = torch.tensor(WANTED[name]), name == "text without leaves"
     offsets = np.append(0, np.cumsum(SIZES))
-    shard = Shard.of(RowLayout.deal(offsets, 0, shards), HOST)
+    shard = Shard.of(RowLayout.round_robin(offsets, 0, shards), HOST)
     keys = None if sends == "no keys" else make_keys(len(nodes), repeats=2)
     logits = torch.linspace(-1, 1, nodes.numel()).view(nodes.shape) if sends == "logits" else None
     expected = sort_pairs(shard, nodes, keys, logits)

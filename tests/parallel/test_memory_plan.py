@@ -35,7 +35,7 @@ def grow(head, queue):
 
     def made(num_labels):
         offsets = np.arange(0, num_labels + 1, 8)
-        rows = make_level(RowLayout.deal(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
+        rows = make_level(RowLayout.round_robin(offsets, 0, 2), WIDTH, Exchange(), head, OptimConfig())
         for tensor in vars(rows.rows).values():
             tensor.add_(0)  # memory counts once it is written to
         return rows

@@ -16,7 +16,7 @@ leaf_sizes = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 @given(leaf_sizes, st.integers(1, 40))
 def test_every_row_is_owned_once_and_found_where_it_lies(sizes, num_shards):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    layouts = [RowLayout.deal(offsets, shard, num_shards) for shard in range(num_shards)]
+    layouts = [RowLayout.round_robin(offsets, shard, num_shards) for shard in range(num_shards)]
     everything = np.arange(offsets[-1])
     owned = [layout.positions() for layout in layouts]
     assert sorted(np.concatenate(owned).tolist()) == everything.tolist()
@@ -29,12 +29,12 @@ def test_every_row_is_owned_once_and_found_where_it_lies(sizes, num_shards):
 @given(leaf_sizes, st.integers(1, 40))
 def test_shards_own_the_same_number_of_leaves_give_or_take_one(sizes, num_shards):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    counts = [len(RowLayout.deal(offsets, shard, num_shards).local_starts) - 1 for shard in range(num_shards)]
+    counts = [len(RowLayout.round_robin(offsets, shard, num_shards).local_starts) - 1 for shard in range(num_shards)]
     assert max(counts) - min(counts) <= 1
 
 
 @given(st.integers(1, 1000))
-def test_labels_without_clusters_are_dealt_in_leaves_that_cover_them(num_labels):
+def test_labels_without_clusters_are_assigned_in_leaves_that_cover_them(num_labels):
     offsets = leaf_offsets_of((), num_labels)
     assert offsets[0] == 0
     assert offsets[-1] == num_labels

@@ -16,7 +16,7 @@ def send_one_batch():
 
     with distributed(threads=1) as ranks:
         exchange = Exchange()
-        layout = RowLayout.deal(np.arange(0, LEAVES * ROWS + 1, ROWS), ranks.rank, ranks.world_size)
+        layout = RowLayout.round_robin(np.arange(0, LEAVES * ROWS + 1, ROWS), ranks.rank, ranks.world_size)
         level = make_level(layout, WIDTH, exchange, HeadConfig(), OptimConfig())
         rng = np.random.default_rng(ranks.rank)
         nodes = np.stack([rng.choice(LEAVES, PARENTS, replace=False) for _ in range(TEXTS)])

@@ -58,7 +58,7 @@ def _train_case(problem, head_config, accumulation, ranks):
     offsets, weight, bias, steps = problem
     results = []
     exchange, replicas = Exchange().split(head_config.group_size)
-    layout = RowLayout.deal(offsets, exchange.rank, exchange.size)
+    layout = RowLayout.round_robin(offsets, exchange.rank, exchange.size)
     head = make_level(layout, WIDTH, exchange, head_config, OptimConfig(), replicas=replicas, accumulation=accumulation)
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
     for first in range(0, STEPS, accumulation):

@@ -90,7 +90,7 @@ def rows(problem, kind="cpu", weights="fp32", exchange=None, candidates="shortli
     """A head of rows. The features of text b are the b-th unit vector, so the logits are exact."""
     exchange = exchange or Exchange(is_alone=True)
     num_texts, num_labels = problem.own.shape
-    layout = RowLayout.deal(problem.offsets, exchange.rank, exchange.size)
+    layout = RowLayout.round_robin(problem.offsets, exchange.rank, exchange.size)
     config = HeadConfig(weights=weights, candidates=candidates)
     head = level_of(kind, layout, num_texts, exchange, config, OptimConfig(), trains=False)
     head.import_rows(torch.arange(num_labels), torch.from_numpy(problem.own.T.copy()), torch.zeros(num_labels))
@@ -102,7 +102,7 @@ def packed(problem, form, *, scores_all=False):
     num_texts, num_labels = problem.own.shape
     problem.own[:] = problem.own[:1]
     plain = PackedRows(np.zeros((num_labels, num_texts), np.float32), np.zeros(0, np.float32), problem.own[0].copy())
-    layout = RowLayout.deal(problem.offsets, 0, 1)
+    layout = RowLayout.round_robin(problem.offsets, 0, 1)
     return prediction_head(plain.to(form), layout, Exchange(is_alone=True), scores_all=scores_all)
 
 

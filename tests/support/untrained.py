@@ -37,7 +37,7 @@ def untrained_parts(
     generator = np.random.default_rng(0)
     weight = generator.normal(size=(len(names), config.model.label_width(32))).astype(np.float32)
     rows = PackedRows(weight, np.zeros(0, np.float32), np.zeros(len(names), np.float32))
-    layout = RowLayout.deal(leaf_offsets_of(tree.offsets, tree.num_labels), 0, 1)
+    layout = RowLayout.round_robin(leaf_offsets_of(tree.offsets, tree.num_labels), 0, 1)
     torch.manual_seed(0)
     alone = Exchange(is_alone=True)
     scores_all = candidates == "all"

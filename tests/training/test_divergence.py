@@ -61,7 +61,7 @@ def test_no_row_changes_in_a_step_that_is_not_finite(name, fault):
     offsets, weight, bias, steps = make_problem(3, 4, (3,))
     weight[0, 0], bias[0] = given.get("row", weight[0, 0]), given.get("bias", bias[0])
     without_decay = OptimConfig(classifier_weight_decay=0)
-    layout = RowLayout.deal(offsets, 0, 1)
+    layout = RowLayout.round_robin(offsets, 0, 1)
     exchange = Exchange(is_alone=True)
     head = level_of(kind, layout, weight.shape[1], exchange, config, without_decay, accumulation=accumulation)
     head.import_rows(torch.arange(len(weight)), torch.from_numpy(weight), torch.from_numpy(bias))
@@ -86,7 +86,7 @@ def test_healthy_steps_of_any_usual_rate_are_taken(name):
         pytest.importorskip("triton")
     for lr in (1e-6, 1e-3, 1.0, 1e4):
         offsets, weight, _bias, steps = make_problem(3, 4, (3,))
-        layout = RowLayout.deal(offsets, 0, 1)
+        layout = RowLayout.round_robin(offsets, 0, 1)
         head = level_of(
             kind, layout, weight.shape[1], Exchange(is_alone=True), config, OptimConfig(classifier_weight_decay=0),
             accumulation=accumulation,

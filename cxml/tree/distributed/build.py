@@ -102,7 +102,7 @@ def _apply_finished(splits: np.ndarray, journal: BuildJournal, order: np.ndarray
 
 def _make_parts(kind: Kind, job: Job, fleet: Fleet) -> None:
     missing = sorted(set(range(job.num_parts)) - BuildJournal(job.tree_url).finished_parts(kind))
-    made = fleet.deal(missing, lambda actor, part: actor.make_part.remote(kind, part))
+    made = fleet.run_tasks(missing, lambda actor, part: actor.make_part.remote(kind, part))
     for _ in track(made, len(missing), "Parts of the label features"):
         pass
 

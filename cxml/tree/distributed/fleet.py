@@ -48,7 +48,7 @@ class Fleet:
         for actor in self.actors:
             ray.kill(actor)
 
-    def deal(
+    def run_tasks(
         self, tasks: Iterable[_Task], submit: Callable[[ActorHandle, _Task], ray.ObjectRef]
     ) -> Iterator[tuple[_Task, Any]]:
         """Give each worker a task, and the next one when it is done. Yields tasks and results as they complete."""

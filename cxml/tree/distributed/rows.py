@@ -67,7 +67,7 @@ class HeldRows:
             start, end = int(splits[0, 0]), int(splits[0, 2])
             return actor.finish.remote(splits, self.order[start:end], *self._pieces(start, end))
 
-        for splits, labels in self._fleet.deal(branches, submit):
+        for splits, labels in self._fleet.run_tasks(branches, submit):
             self.order[splits[0, 0] : splits[0, 2]] = labels
             yield
 
