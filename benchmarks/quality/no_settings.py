@@ -1,6 +1,7 @@
 """Compares a run without settings with linear models and with a tuned config, on held-out training texts.
 
     python benchmarks/quality/no_settings.py --set summaries      # or operations: made from installed packages
+    python benchmarks/quality/no_settings.py --table FILE         # any table that `cxml train FILE` reads
     python benchmarks/quality/no_settings.py --config configs/wordnet.yaml --data.source.path FOLDER [--share 0.5]
     python benchmarks/quality/no_settings.py --quick
 
@@ -9,8 +10,8 @@ data and nothing else. The peers are omikuji as Parabel and as Bonsai and PECOS 
 on tf-idf of the same texts, and, without `--quick`, the nearest label centroid by the untrained encoder.
 
 With `--config`, a run with the settings of this config follows, except for the sizes of the tree, which follow from the
-number of labels. Options of `python -m cxml.train` that follow hold for both runs; `--seeds` repeats them. `--set` uses
-a small data set (`benchmarks/support/package_texts.py`) and has no tuned run. Finished runs are not repeated.
+number of labels. Options of `python -m cxml.train` that follow hold for both runs; `--seeds` repeats them. `--set`
+makes a small table (`benchmarks/support/package_texts.py`). A table has no tuned run. Finished runs are not repeated.
 
 The last line is JSON: P@5 without settings against the best peer. The goal is to be ahead of all peers in all columns,
 and to lose at most half a point of P@5 against the tuned run.
@@ -50,11 +51,13 @@ POINTS = 0.5
 def main() -> None:
     """Parse, train, print."""
     parser = parser_of(__doc__, "no-settings")
-    parser.add_argument("--set", choices=SETS, help="use this data set from installed packages instead of --config")
+    table = parser.add_mutually_exclusive_group()
+    table.add_argument("--set", choices=SETS, help="use this data set from installed packages instead of --config")
+    table.add_argument("--table", type=Path, help="use this file of texts and labels instead of --config")
     parser.add_argument("--peers", type=Path, default=PEERS_FOLDER, help="folder of the venvs")
     parser.add_argument("--threads", type=int, default=2, help="threads of the linear models")
     options, both = parser.parse_known_args()
-    if options.set:
+    if options.set or options.table:
         set_up_logging(is_main=True)
         given = ["--config", table_config(options), *both]
         bare, runs = [*given, "--data.directory", held_out(given, options.folder, options.share)], {}
@@ -74,10 +77,13 @@ def main() -> None:
 
 
 def table_config(options: argparse.Namespace) -> str:
-    """Write the data set from installed packages and a config that names it; return the config's path."""
-    options.folder = options.folder / options.set
-    write_table(options.set, table := options.folder / f"{options.set}.csv")
-    return write_config({"kind": "table", "path": str(table)}, options.folder)
+    """Write a config that names the table, and with `--set` the table itself; return the config's path."""
+    options.folder = options.folder / (options.set or options.table.stem)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.set:
+        write_table(options.set, options.folder / f"{options.set}.csv")
+    table = options.table or options.folder / f"{options.set}.csv"
+    return write_config({"kind": "table", "path": str(table.absolute())}, options.folder)
 
 
 def bare_config(part: Config, folder: Path) -> str:
