@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from cxml.data.dataset import read_label_table
 from cxml.data.manifest import DataManifest
 from cxml.data.ragged import Ragged, concatenate
-from cxml.data.titles import with_description
+from cxml.data.titles import LabelTitles, with_description
 from cxml.data.tokenizing import TextEncoder, load_tokenizer_of
 from cxml.errors import ConfigError
 
@@ -82,9 +82,7 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
         StaleArtefactError: the tokenizer differs from the one that prepared the data.
     """
     words = read_label_table(url).words
-    names = words.titles
-    parts = require_parts_of_names(names, pattern)
-    found = {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}
+    found = described(require_parts_of_names(words.titles, pattern), words)
     tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
     labels = np.fromiter(found.keys(), np.int64, len(found))
     return WithNames(dataset, TextEncoder(tokenizer, max_length).encode(list(found.values())), labels)
@@ -99,6 +97,11 @@ def require_parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]
             "Use an expression whose group is the part to use; (.+) uses the whole name.",
         )  # fmt: skip
     return found
+
+
+def described(parts: Mapping[int, str], words: LabelTitles) -> dict[int, str]:
+    """The texts of labels: the parts of their names, each with its label's description if it has one."""
+    return {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}
 
 
 def parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]:

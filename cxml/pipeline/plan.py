@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cxml.data import (
     StepRule,
     WindowRule,
     data_url,
+    described,
     num_held_out,
     parts_of_names,
     read_label_table,
@@ -62,7 +64,7 @@ class DataFacts:
     Attributes:
         num_texts: number of texts, including names used for training.
         num_labels: number of labels.
-        lengths: int64 [n], the tokens of texts.
+        lengths: int64 [n], the tokens of texts and of these names, or of a sample of both.
     """
 
     num_texts: int
@@ -276,27 +278,21 @@ def _ranks_per_replica(config: Config) -> int:
 def _data_facts(config: Config) -> DataFacts:
     """The facts from the prepared data if it exists, else from the raw texts."""
     if is_prepared(config):
-        manifest = DataManifest.read(data_url(config))
-        lengths = ShardedDataset(data_url(config), "train").lengths[:_MOST_LENGTHS]
-        names = read_label_table(data_url(config)).words.titles if config.train.name_texts else []
-        num_texts = _num_trained_on(config, manifest.rows("train")) + _num_names(config, names)
-        return DataFacts(num_texts, manifest.num_labels, lengths)
-    raw = read_source(config.data.source)
-    texts = raw.splits["train"].texts
-    tokenizer, _ = load_tokenizer(config)
-    lengths = tokenize(tokenizer, texts[:_SAMPLE], config.data.max_length).lengths
-    num_texts = _num_trained_on(config, len(texts)) + _num_names(config, raw.words.titles)
-    return DataFacts(num_texts, len(raw.label_names), lengths)
-
-
-def _num_trained_on(config: Config, num_train: int) -> int:
-    """Number of train texts without held-out ones."""
-    return num_train - num_held_out(num_train, config.train.validation_fraction)
-
-
-def _num_names(config: Config, names: Sequence[str]) -> int:
-    """Number of label names used as training texts."""
-    return len(parts_of_names(names, config.train.name_texts)) if config.train.name_texts else 0
+        table, split = read_label_table(data_url(config)), ShardedDataset(data_url(config), "train")
+        num_train, words, lengths = len(split), table.words, split.lengths[:_MOST_LENGTHS]
+    else:
+        raw = read_source(config.data.source)
+        texts = raw.splits["train"].texts
+        num_train, words = len(texts), raw.words
+        lengths = tokenize(load_tokenizer(config)[0], texts[:_SAMPLE], config.data.max_length).lengths
+    num_texts = num_train - num_held_out(num_train, config.train.validation_fraction)
+    if config.train.name_texts:
+        names = list(described(parts_of_names(words.titles, config.train.name_texts), words).values())
+        of_names = tokenize(load_tokenizer(config)[0], names[:_SAMPLE], config.data.max_length).lengths
+        share = len(lengths) / num_train
+        lengths = np.concatenate([lengths, np.resize(of_names, math.ceil(share * len(names)))])
+        num_texts += len(names)
+    return DataFacts(num_texts, len(words.titles), lengths)
 
 
 def _sharded_levels(config: Config, sizes: Sequence[int]) -> list[int]:

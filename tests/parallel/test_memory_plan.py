@@ -11,10 +11,11 @@ import pytest
 from support.runs import make_encoder, small_config
 
 from cxml.config import HeadConfig, OptimConfig, TrainConfig
-from cxml.data import StepFacts
+from cxml.data import StepFacts, data_url, train_texts, with_names
 from cxml.optim import RowState
 from cxml.parallel import Exchange, RowLayout, make_level, make_plan
 from cxml.pipeline.plan import plan_run
+from cxml.preparation import prepare
 
 LABELS, WIDTH = 100_000, 256
 STEPS = StepFacts(steps_per_epoch=1, texts=1, width=1.0, padding=0.0, mean_tokens=1.0, most_tokens=1)
@@ -117,3 +118,16 @@ def test_the_plan_counts_the_copies_of_the_rows_that_the_run_will_hold(
     bytes_per_label = sum(plan.row_state["labels"].values())
     assert plan.label_rows == -(-facts.num_labels * bytes_per_label // ranks_per_replica)
     assert plan.sharded == {"labels": facts.num_labels}
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_the_plan_knows_the_lengths_of_the_texts_and_names_that_are_trained_on(tmp_path, is_prepared):
+    config = small_config(tmp_path / "run", make_encoder(tmp_path / "encoder"), train={"name_texts": r"(\D+)"})
+    if is_prepared:
+        prepare(config)
+    _, facts = plan_run(config)
+    prepare(config)
+    url = data_url(config)
+    trained_on = with_names(train_texts(url, 0.0), url, config.train.name_texts, config.data.max_length)
+    assert sorted(facts.lengths) == sorted(trained_on.lengths)
+    assert facts.num_texts == len(trained_on)
