@@ -32,8 +32,9 @@ class SourceConfig:
     (`jsonl`, `csv`, `parquet`, `table`)."""
     id_column: str = ""
     """Column of keys that are unique within a split; empty: no keys (`jsonl`, `csv`, `parquet`, `table`)."""
-    label_separator: str = ","
-    """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`)."""
+    label_separator: str = "auto"
+    """Separator between labels if the labels column contains strings (`jsonl`, `csv`, `parquet`, `table`). `auto`: a
+    comma, except with `table` if another separator gives fewer different names in the first rows."""
     labels_file: str = setting("auto", "none")
     """Path or fsspec URL of a file with a title and optionally a description for each label: columns `id`, `name` and
     `description` (TSV, CSV, JSON lines or Parquet; docs/formats.md). `auto`: labels.tsv, label_names.csv or a similar
@@ -48,6 +49,11 @@ class SourceConfig:
     is named test. Other formats contain a test split."""
     split_seed: int = 0
     """Seed of the split that test_fraction makes."""
+
+    @property
+    def separator(self) -> str:
+        """The separator between labels; a comma for `auto`."""
+        return "," if self.label_separator == "auto" else self.label_separator
 
     def __post_init__(self) -> None:
         require(

@@ -26,7 +26,7 @@ class ColumnReader(RecordReader):
         """`files`: files of each split; None: files named after a split."""
         files = files or find_splits(source.path, self.suffix)
         names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
-        super().__init__(source.path, files, names, source.label_separator)
+        super().__init__(source.path, files, names, source.separator)
         self._source = source
         settings = ("text_column", "labels_column", "id_column")
         self._columns = {name: f"data.source.{each}" for each in settings if (name := getattr(source, each))}
@@ -42,7 +42,7 @@ class ColumnReader(RecordReader):
             what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is not a string"
             return self._broken(url, line, what, *self._absent(row, source.text_column))
         try:
-            labels = parse_labels(row.get(source.labels_column), source.label_separator, are_ids=source.label_ids)
+            labels = parse_labels(row.get(source.labels_column), source.separator, are_ids=source.label_ids)
         except NoLabelsError as error:
             absent = self._absent(row, source.labels_column) or (error.detail, error.remedy)
             return self._broken(url, line, f"{source.labels_column!r} holds {error.what}", *absent)

@@ -41,6 +41,7 @@ _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadat
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
 _DEFAULTS = SourceConfig(kind="icd10cm")
+_COMMA = ","
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
@@ -57,9 +58,15 @@ class TableReader(ColumnReader):
         files = _files_by_split(source)
         self._is_cut = not files["test"]
         first = files["train"][0]
-        super().__init__(_with_separator(_with_columns(source, first), first), files)
+        source = _with_columns(source, first)
+        separator, self._is_preferred = _find_separator(source, first)
+        super().__init__(dataclasses.replace(source, label_separator=separator), files)
         if files["train"] == [source.path]:
             self._folder = posixpath.dirname(source.path)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Reader.facts`. Includes a separator that was preferred to commas, as earlier versions used commas."""
+        return super().facts() | ({"label_separator": self._source.separator} if self._is_preferred else {})
 
     def records(self, url: str) -> Iterator[Any]:
         """The rows of one file."""
@@ -193,46 +200,39 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     return dataclasses.replace(source, text_column=text, labels_column=labels)
 
 
-def _with_separator(source: SourceConfig, url: str) -> SourceConfig:
-    """The source with the separator of labels in the table `url`, if its first rows have no comma.
+def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
+    """The separator of labels in the table `url`, and whether it was preferred to commas that occur too.
 
-    Another separator is used if it gives fewer names than cells, because the same names then recur in combinations.
+    Names recur in combinations, so the separator gives fewer names than there are different cells, and fewer than
+    characters that are parts of names. If a comma was set, it separates wherever it occurs.
     """
-    if source.label_separator != _DEFAULTS.label_separator or source.label_ids:
-        return source
+    if source.label_separator not in ("auto", _COMMA) or source.label_ids:
+        return source.separator, False
     rows = islice(_rows(url, source, {source.labels_column: "data.source.labels_column"}), _FIRST_ROWS)
     cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
     texts = {cell for cell in cells if isinstance(cell, str)}
-    if any(source.label_separator in text for text in texts):
-        _doubt_separator(source, url, texts)
-        return source
-    for separator in SEPARATORS:
-        if _may_separate(separator, texts):
-            _tell(f"{url}: labels are separated by {separator!r}")
-            return dataclasses.replace(source, label_separator=separator)
-    return source
-
-
-def _may_separate(separator: str, texts: Collection[str]) -> bool:
-    return len(_names_between(separator, texts)) < len(texts) and any(separator in text for text in texts)
-
-
-def _doubt_separator(source: SourceConfig, url: str, texts: Collection[str]) -> None:
-    """Say so where commas are a part of names rather than between them: something else makes fewer names."""
-    own = source.label_separator
-    others = [each for each in SEPARATORS if _may_separate(each, texts)]
-    names = {each: len(_names_between(each, texts)) for each in (own, *others)}
+    names = {each: count for each in SEPARATORS if (count := _num_names(each, texts)) < len(texts)}
+    has_commas = any(_COMMA in text for text in texts)
+    if has_commas or not names:
+        names = {_COMMA: _num_names(_COMMA, texts), **names}
     best = min(names, key=lambda separator: names[separator])
-    if names[best] < names[own]:
-        _tell(
-            f"{url}: labels are separated by {own!r}, which makes {counted(names[own], 'name')} in the first rows; "
-            f"{best!r} makes {names[best]:,}. If that separates them, set data.source.label_separator to it.",
-            logging.WARNING,
-        )
+    if best == _COMMA:
+        return _COMMA, False
+    if not has_commas:
+        _tell(f"{url}: labels are separated by {best!r}")
+        return best, False
+    chosen, other = (best, _COMMA) if source.label_separator == "auto" else (_COMMA, best)
+    _tell(
+        f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
+        f"{other!r} makes {names[other]:,}. If that separates them, set data.source.label_separator to it.",
+        logging.WARNING,
+    )
+    return chosen, chosen != _COMMA
 
 
-def _names_between(separator: str, texts: Collection[str]) -> set[str]:
-    return {name.strip() for text in texts for name in text.split(separator)}
+def _num_names(separator: str, texts: Collection[str]) -> int:
+    """The number of different names between separators."""
+    return len({name.strip() for text in texts for name in text.split(separator)})
 
 
 @functools.cache

@@ -115,6 +115,7 @@ def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Input
     settings = shaping(config, "data")
     # Included even if false, because a manifest without it is from a version that read digits as numbers.
     settings["source"]["label_ids"] = config.data.source.label_ids
+    settings["source"]["label_separator"] = config.data.source.separator  # as in data sets of releases without `auto`
     # Named always, too: a manifest without it is of a version that knew no labels files.
     settings["source"]["labels_file"] = urls.masked(config.data.source.labels_file)
     tokenizer, info = load_tokenizer(config)

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs import MINILM, small_config
 
 from cxml.config import SourceConfig
 from cxml.data import Ragged
 from cxml.errors import DataError
-from cxml.formats import read_source
+from cxml.formats import read_source, source_facts
 from cxml.formats.table import held_out_with_few_labels_alone
+from cxml.preparation import expected_fingerprint
 
 ROWS = [(f"text {i}, of fruit", [f"n{i % 7}", "all"] if i % 2 else ["all"]) for i in range(40)]
 
@@ -175,7 +177,7 @@ def test_what_separates_labels_is_guessed_where_the_same_names_come_back_in_othe
 
 @pytest.mark.parametrize("cells", [
     [f"name {i}; of one label" for i in range(20)],  # no shared names
-    [f"n{i % 7}; m{i % 5}, x" for i in range(40)],  # commas
+    [f"n{i % 7}, m{i % 5}; x" for i in range(40)],  # commas give fewer names
     [f"plain {i % 3}" for i in range(20)],
 ])  # fmt: skip
 def test_labels_stay_whole_where_nothing_says_that_a_separator_is_one(tmp_path, cells):
@@ -234,17 +236,36 @@ def test_labels_stay_in_training_as_long_as_rows_allow(lists, fraction, seed):
     np.testing.assert_array_equal(is_test, held_out_with_few_labels_alone(labels, fraction, seed))
 
 
-def test_commas_inside_names_that_something_else_separates_are_told_once(tmp_path, caplog):
+def test_what_gives_fewer_names_than_commas_separates_and_is_told_once(tmp_path, caplog):
     names = ["Tuberculosis, lungs", "Cholera", "Plague, bubonic"]
     rows = [(f"text {i}", [";".join({names[i % 3], names[i % 2]})]) for i in range(40)]
     write_csv(tmp_path / "doubtful.csv", rows)
     write_csv(tmp_path / "clear.csv")
     with caplog.at_level("WARNING"):
         for _ in range(2):
-            for name in ("doubtful", "clear"):
-                read_source(SourceConfig(kind="table", path=str(tmp_path / f"{name}.csv")))
+            read_source(source(tmp_path / "clear.csv"))
+            assert set(read_source(source(tmp_path / "doubtful.csv")).label_names) == set(names)
     (message,) = [record.getMessage() for record in caplog.records if "separated" in record.getMessage()]
     assert "doubtful.csv" in message
     assert "data.source.label_separator" in message
-    source = SourceConfig(kind="table", path=str(tmp_path / "doubtful.csv"), label_separator=";")
-    assert set(read_source(source).label_names) == set(names)
+    with_commas = read_source(source(tmp_path / "doubtful.csv", label_separator=",")).label_names
+    assert "bubonic;Tuberculosis" in with_commas or "lungs;Cholera" in with_commas
+
+
+@pytest.mark.parametrize("cells", [["a,b", "b"], ["a;b", "b;a", "a"]])
+def test_data_prepared_before_there_was_auto_are_the_same(tmp_path, cells):
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [cell]) for i, cell in enumerate(cells * 5)])
+    now, before = (source(tmp_path / "rows.csv", **given) for given in ({}, {"label_separator": ","}))
+    one, other = (expected_fingerprint(small_config(tmp_path, MINILM, data={"source": each})) for each in (now, before))
+    assert one == other
+
+
+def test_data_prepared_by_another_separator_are_other_data(tmp_path):
+    names = ["Tuberculosis, lungs", "Cholera", "Plague, bubonic"]
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [";".join({names[i % 3], names[i % 2]})]) for i in range(40)])
+    guessed, set_to_commas, semicolons = (
+        source_facts(source(tmp_path / "rows.csv", **given))
+        for given in ({}, {"label_separator": ","}, {"label_separator": ";"})
+    )
+    assert guessed != set_to_commas  # the settings are the same
+    assert set_to_commas == semicolons  # the settings differ
