@@ -218,7 +218,7 @@ def _may_separate(separator: str, texts: Collection[str]) -> bool:
 
 
 def _doubt_separator(source: SourceConfig, url: str, texts: Collection[str]) -> None:
-    """Say so where commas are a part of names rather than between them: something else makes fewer names."""
+    """Warn if commas seem to be part of names, because another separator gives fewer names."""
     own = source.label_separator
     others = [each for each in SEPARATORS if _may_separate(each, texts)]
     names = {each: len(_names_between(each, texts)) for each in (own, *others)}
@@ -226,7 +226,7 @@ def _doubt_separator(source: SourceConfig, url: str, texts: Collection[str]) -> 
     if names[best] < names[own]:
         _tell(
             f"{url}: labels are separated by {own!r}, which makes {counted(names[own], 'name')} in the first rows; "
-            f"{best!r} makes {names[best]:,}. If that separates them, set data.source.label_separator to it.",
+            f"{best!r} makes {names[best]:,}. If {best!r} is the separator, set data.source.label_separator to it.",
             logging.WARNING,
         )
 
@@ -237,7 +237,7 @@ def _names_between(separator: str, texts: Collection[str]) -> set[str]:
 
 @functools.cache
 def _tell(text: str, level: int = logging.INFO) -> None:
-    """Log something once, however often a run opens its source."""
+    """Log a message once, even if a run opens its source several times."""
     _log.log(level, "%s", text)
 
 
