@@ -95,7 +95,7 @@ class HeadConfig:
     """
 
     implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
-    """`rows`: each process owns a share of the rows, features travel to the owners, and the cost of a step depends on
+    """`rows`: each process owns a share of the rows, features are sent to the owners, and the cost of a step depends on
     its shortlists. `zero3`: the rows are parameters of DeepSpeed; ZeRO-3 partitions and gathers them block by block
     (requires train.zero_stage 3)."""
     candidates: Literal["shortlist", "all"] = setting("shortlist", choosable=True)
