@@ -60,7 +60,7 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
 
     Args:
         command: a dataclass whose docstring is the help, with a field `settings: Settings`. The option `--config`
-            (a YAML file) fills the settings, or a table of texts and labels in the first place (`config_of_table`);
+            (a YAML file) fills the settings, or a table of texts and labels as the first argument (`config_of_table`);
             every other option overrides one field.
         program: name of the command in the help.
         arguments: the command line; None uses that of the process.
@@ -81,8 +81,8 @@ def parse_command(command: type[_Command], program: str, arguments: Sequence[str
     names = ", ".join(name for name in own_configs() if "/" not in name)
     required = (
         f"Required: --config FILE, a YAML file with the fields below, or the name of a built-in config: {names}. "
-        "Or, in the first place, DATA: a table file with texts and labels, or a folder of such files. The run then "
-        "chooses all settings that no option gives, and its output is runs/ and the name of DATA."
+        "Or DATA as the first argument: a table file with texts and labels, or a folder of such files. The run then "
+        "chooses all settings that no option gives, and its output is runs/NAME, with the name of DATA."
     )
 
     def parse(given: Sequence[str], settings: Config) -> Any:  # noqa: ANN401 - a command

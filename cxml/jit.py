@@ -31,7 +31,7 @@ from cxml.internals.numba import (
 from cxml.operating_system import others_may_write, user_id
 
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-"""What numba may do to arithmetic for speed: sums in another order, fused products; NaN and infinity stay."""
+"""Floating-point optimisations that numba may use: reordered sums, fused products; NaN and infinity are kept."""
 _log = logging.getLogger(__name__)
 _running = threading.Lock()
 

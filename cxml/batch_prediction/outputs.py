@@ -18,9 +18,9 @@ OutputFormat = Literal["jsonl", "parquet", "npz"]
 
 
 def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:
-    """A line per text: `row`, `id` where there are keys, and `labels` with `label`, `name` and `score`, best first.
+    """A line per text: `row`, `id` if there are keys, and `labels` with `label`, `name` and `score`, best first.
 
-    Labels also have a `title` where the training data had a labels file, and `probability` and `path` where they are
+    Labels also have a `title` if the training data had a labels file, and `probability` and `path` if they are
     explained.
     """
     lines = []
@@ -33,9 +33,9 @@ def jsonl(chunk: TextChunk, predictions: Predictions, explained: list[list[Expla
 
 
 def parquet(chunk: TextChunk, predictions: Predictions, explained: list[list[ExplainedLabel]] | None) -> bytes:  # noqa: ARG001
-    """Columns `row`, `id` where there are keys, and the lists `labels`, `names` and `scores`, best first.
+    """Columns `row`, `id` if there are keys, and the lists `labels`, `names` and `scores`, best first.
 
-    And the list `titles` where the training data had a labels file.
+    If the training data had a labels file, also the list `titles`.
     """
     found = predictions.labels >= 0
     offsets = pa.array(lengths_to_offsets(found.sum(1)).astype(np.int32))

@@ -38,7 +38,7 @@ class SimilarCommand:
     """A text; prints the most similar train texts with their labels."""
     duplicates: float = 0.0
     """Print all pairs of train texts with at least this cosine, as row, row, cosine, text, text, in the order of rows;
-    0: do not."""
+    0: off."""
     k: int = 10
     """Number of neighbours."""
     data: str = ""

@@ -33,8 +33,8 @@ _AFTER_A_SIGNAL = "Run the same command again to resume."
 class TrainCommand:
     """Train a CascadeXML model: one command from raw text to metrics.
 
-    Runs the stages prepare, tree, train, baseline (if evaluate.baseline is set) and evaluate. Finished stages are
-    reused.
+    Runs the stages prepare, tree, train, evidence (if the run uses it), baseline (if evaluate.baseline is set) and
+    evaluate. Finished stages are reused.
     """
 
     settings: Settings

@@ -100,7 +100,7 @@ class DataConfig:
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
     """Where the data are prepared; the files are the same byte for byte. `local`: in this process. `ray`: on the Ray
     cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if it is installed and the raw files have
-    256 MB or more, else in this process."""
+    256 MiB or more, else in this process."""
     num_workers: int = setting(0, "none")
     """Number of Ray workers that tokenise, with one CPU each; 0: all CPUs of the cluster."""
     max_length: int = setting(128, choosable=True)

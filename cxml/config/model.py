@@ -95,7 +95,7 @@ class HeadConfig:
     """
 
     implementation: Literal["rows", "zero3"] = setting("rows", "resumable")
-    """`rows`: each process owns a share of the rows, features travel to the owners, and the cost of a step depends on
+    """`rows`: each process owns a share of the rows, features are sent to the owners, and the cost of a step depends on
     its shortlists. `zero3`: the rows are parameters of DeepSpeed; ZeRO-3 partitions and gathers them block by block
     (requires train.zero_stage 3)."""
     candidates: Literal["shortlist", "all"] = setting("shortlist", choosable=True)
@@ -103,7 +103,7 @@ class HeadConfig:
     clusters. `all`: all labels, in chunks of rows (`rows` only); docs/decisions/0007 explains when this pays off. With
     `all`, the score of a label is its own probability, and model.scoring applies only to the levels above."""
     group_size: int | Literal["node"] = setting(0, "resumable")
-    """Number of processes that share one replica of the rows; it divides the number of all processes. Processes that
+    """Number of processes that share one replica of the rows; must divide the number of all processes. Processes that
     hold the same rows exchange texts and shortlists at the end of a step and make the same update. `node`: the
     processes of one machine; each machine must have the same number. 0: all processes share one replica (`rows`
     only)."""

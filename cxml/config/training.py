@@ -109,7 +109,7 @@ class TrainConfig:
     keep: Literal["last", "best", "refit"] = setting("last", since_files=True, choosable=True)
     """Weights that the model gets. `last`: those after the last epoch. `best`: those of the epoch that is best by
     keep_by on the validation texts. `refit`: those of a new training on all texts, including the validation texts, for
-    the number of epochs that was best; evidence and thresholds are chosen before (docs/decisions/0029). `best` and
+    the number of epochs that was best; evidence and thresholds are chosen before it (docs/decisions/0029). `best` and
     `refit` require validation texts."""
     keep_by: str = setting("nDCG@5", since_files=True)
     """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""

@@ -19,7 +19,7 @@ class TreeConfig:
     engine: Literal["auto", "local", "ray"] = setting("auto", "none")
     """Where the tree is built; it is the same bit for bit. `local`: in this process, with its threads. `ray`: on the
     Ray cluster of RAY_ADDRESS, or on a temporary local cluster. `auto`: on Ray if the process belongs to a cluster or
-    RAY_ADDRESS is set, and the train shards have 256 MB or more; else in this process."""
+    RAY_ADDRESS is set, and the train shards have 256 MiB or more; else in this process."""
     num_workers: int = setting(0, "none")
     """Number of Ray workers that hold the label features, with one thread each; 0: one per CPU of the cluster."""
     level_sizes: tuple[int, ...] | Literal["auto"] = setting("auto", choosable=True)

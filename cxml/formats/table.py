@@ -224,7 +224,7 @@ def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
     chosen, other = (best, _COMMA) if source.label_separator == "auto" else (_COMMA, best)
     _tell(
         f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
-        f"{other!r} makes {names[other]:,}. If that separates them, set data.source.label_separator to it.",
+        f"{other!r} makes {names[other]:,}. If {other!r} is the separator, set data.source.label_separator to it.",
         logging.WARNING,
     )
     return chosen, chosen != _COMMA
@@ -237,7 +237,7 @@ def _num_names(separator: str, texts: Collection[str]) -> int:
 
 @functools.cache
 def _tell(text: str, level: int = logging.INFO) -> None:
-    """Log something once, however often a run opens its source."""
+    """Log a message once, even if a run opens its source several times."""
     _log.log(level, "%s", text)
 
 

@@ -71,7 +71,7 @@ def calibration_table(bins: Sequence[Mapping[str, float]], error: float) -> Tabl
         error: expected calibration error.
     """
     table = Table(
-        title="Are scores probabilities?", title_justify="left", caption=f"expected calibration error {error:.3f}",
+        title="Calibration of the scores", title_justify="left", caption=f"expected calibration error {error:.3f}",
         caption_justify="left",
     )  # fmt: skip
     for column in ("score", "predicted labels", "mean score", "share true"):

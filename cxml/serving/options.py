@@ -19,13 +19,13 @@ class ServeOptions:
     """Limits of a server. Requests that exceed them get a 4xx answer with the reason."""
 
     max_texts: int = 64
-    """Most texts per request."""
+    """Maximum number of texts per request."""
     max_characters: int = 20_000
-    """Most characters per text. The model truncates texts to its training length anyway."""
+    """Maximum number of characters per text. The model truncates texts to its training length anyway."""
     max_k: int = 100
-    """Most labels per text."""
+    """Maximum number of labels per text."""
     max_waiting: int = 200
-    """Most waiting requests; further requests get status 429."""
+    """Maximum number of waiting requests; further requests get status 429."""
     timeout_s: float = 30.0
     """Timeout of a request in seconds; after it, the request gets status 408."""
     head_timeout_s: float = 5.0
@@ -33,7 +33,7 @@ class ServeOptions:
     body_timeout_s: float = 5.0
     """Timeout in seconds for the body of a request. Increase it for large requests over slow networks."""
     batch_texts: int = 256
-    """Most texts of a batch. Batches above 64 are limited to half a second of the model's time."""
+    """Maximum number of texts per batch. Batches above 64 are limited to half a second of the model's time."""
     batch_wait_ms: float = 5.0
     """Milliseconds that the first request of a batch waits for others."""
     allow_anyone: bool = False

@@ -32,11 +32,11 @@ _RATE_OF_ONE_STEP, _LEAST_RATE, _MOST_RATE, _WIDTH_OF_RATES = 0.25, 2e-3, 1.5e-2
 _USUAL_EPOCHS, _USUAL_TEXTS = 8, 90_000
 _FEWEST_EPOCHS, _MOST_EPOCHS, _PAPER_EPOCHS = 3, 40, 15
 _VALIDATION_SHARE, _MOST_VALIDATION = 0.1, 2000
-_FEWEST_TO_VALIDATE = 50  # validation texts; by fewer, the best epoch and the weights of evidence are chance
-_FEWEST_TO_SPLIT = 500  # train texts; a tenth of them still weighs the evidence
-_MOST_TO_REFIT = 10_000  # train texts; more would take long, and miss the held-out ones less
+_FEWEST_TO_VALIDATE = 50  # validation texts; fewer choose the best epoch and the weights of evidence by chance
+_FEWEST_TO_SPLIT = 500  # train texts; a tenth of them suffices to learn the weights of evidence
+_MOST_TO_REFIT = 10_000  # train texts; with more, a refit takes long and the held-out texts matter less
 _BYTES_OF_A_WORD = 12  # an index and a number, in rows and in columns
-_NO_WEIGHTS = f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot weigh it beside the cascade"
+_NO_WEIGHTS = f"fewer than {_FEWEST_TO_VALIDATE} validation texts are too few to learn its weight"
 _SHORTLIST, _LONG_SHORTLISTS, _MANY_LABELS = 64, (128, 256, 512), 100_000
 
 
@@ -52,7 +52,7 @@ def validation_fraction(facts: Facts, config: Config) -> tuple[float, str]:
 
 
 def keep(facts: Facts, config: Config) -> tuple[str, str]:
-    """A final fit on all texts if they are few: it costs minutes, and each held-out text is missed."""
+    """A final fit on all texts if they are few: it takes minutes, and each held-out text matters."""
     measured = is_reported(config.train.keep_by, config.evaluate.top_k)
     if not _validates(facts, config) or not measured:
         few = f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot compare the epochs"
@@ -65,7 +65,7 @@ def keep(facts: Facts, config: Config) -> tuple[str, str]:
 
 
 def words(facts: Facts, config: Config) -> tuple[bool, str]:
-    """The linear model of whole texts, if validation texts can weigh it and its training fits in memory."""
+    """The linear model of whole texts, if validation texts suffice for its weight and its training fits in memory."""
     if not _validates(facts, config):
         return False, _NO_WEIGHTS
     if not facts.words_per_text:
@@ -73,11 +73,11 @@ def words(facts: Facts, config: Config) -> tuple[bool, str]:
     taken = facts.num_texts * facts.words_per_text * _BYTES_OF_A_WORD
     if taken > _SHARE_OF_MEMORY * facts.machine.free_bytes:
         return False, f"the words of all texts take {taken / 2**30:.1f} GiB of one process's memory"
-    return True, "reads every word of whole texts, where the encoder reads a summary"
+    return True, "reads all words of a text; the encoder reads a limited number of tokens"
 
 
 def neighbours(facts: Facts, config: Config) -> tuple[bool, str]:
-    """The train texts as evidence, if validation texts can weigh them and their features fit in memory."""
+    """The train texts as evidence, if validation texts suffice for their weight and their features fit in memory."""
     return _searched(facts, config, facts.num_texts, "rare labels gain from the train texts nearest to a text")
 
 
@@ -160,7 +160,7 @@ def bucket_by_length(facts: Facts, config: Config) -> tuple[bool, str]:
     worthwhile = longest > _LONG_TAIL * facts.mean_length
     parts, least = config.train.num_workers * config.train.accumulation, _fewest_of_like_length(facts, config)
     if worthwhile and least < parts:
-        return False, f"batches of like texts may be of {least}, too few for {parts} processes and micro-batches"
+        return False, f"a batch by length may have only {least} texts, for {parts} processes and micro-batches"
     return worthwhile, f"texts have {facts.mean_length:.0f} tokens on average, and {longest} at the 99th percentile"
 
 
@@ -170,7 +170,7 @@ def name_texts(facts: Facts, config: Config) -> tuple[str, str]:  # noqa: ARG001
         return "", "texts do not use the words of their labels' names, or the names are whole texts"
     if facts.texts_per_label > _REPETITIVE:
         return "", f"half of the labels have {facts.texts_per_label:.0f} or more texts"
-    return facts.name_pattern, f"names share words with their texts, of which half of the labels have {_texts(facts)}"
+    return facts.name_pattern, f"names share words with their texts, and half of the labels have {_texts(facts)}"
 
 
 def classifier_start(facts: Facts, config: Config) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Inspect a prepared data set: counts, lengths, labels, tail, examples; optionally plot histograms.
+"""Inspect a prepared data set: counts, lengths, labels, share of rare labels, examples; optionally plot histograms.
 
 python -m cxml.data_tools.inspect runs/quickstart/data --plot data.png
 """
