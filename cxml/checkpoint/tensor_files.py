@@ -48,7 +48,9 @@ def tensor_file(tensors: Mapping[str, Tensor]) -> memoryview:
     start[:] = np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8)
     data = torch.from_numpy(content)[len(start) :]
     for name, end in zip(names, ends, strict=True):
-        data[end - tensors[name].nbytes : end].copy_(tensors[name].reshape(-1).view(torch.uint8))
+        tensor = tensors[name]
+        flat = tensor.as_strided((tensor.numel(),), (1,))  # a tensor of one number may have any stride
+        data[end - tensor.nbytes : end].copy_(flat.view(torch.uint8))
     return content.data
 
 

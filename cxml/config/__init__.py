@@ -21,7 +21,7 @@ from cxml.config.fingerprints import effects, shaping
 from cxml.config.model import HeadConfig, ModelConfig
 from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
 from cxml.config.plain import config_from_dict, config_to_dict, plain_values, saved_config, with_values
-from cxml.config.run import AUTO, CHOOSABLE, Config, is_reported
+from cxml.config.run import AUTO, CHOOSABLE, Config, is_reported, metric_cutoff
 from cxml.config.training import OptimConfig, TrainConfig, parse_duration
 from cxml.config.tree import TreeConfig
 
@@ -49,6 +49,7 @@ __all__ = [
     "config_to_dict",
     "effects",
     "is_reported",
+    "metric_cutoff",
     "parse_duration",
     "plain_values",
     "saved_config",

@@ -25,9 +25,10 @@ class CheckpointConfig:
     keep_best: int = 0
     """Also retain this many checkpoints that are best by best_metric."""
     best_metric: str = "loss"
-    """`loss`, the training loss of all levels (lower is better), or a label metric that train.evaluate_every reports,
-    such as P@1 (higher is better). With a label metric, a checkpoint follows every evaluation. This field only affects
-    retention; train.keep selects the weights of the model, and the checkpoint of its best epoch is always retained."""
+    """`loss`, the training loss of all levels (lower is better), or a label metric of the evaluations during training,
+    such as P@1 (higher is better), at any k. With a label metric, a checkpoint follows every evaluation. This field
+    only affects retention; train.keep selects the weights of the model, and the checkpoint of its best epoch is always
+    retained."""
 
     def __post_init__(self) -> None:
         for name in ("every_minutes", "every_steps", "keep_every_steps", "keep_best"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,11 +65,15 @@ class Config:
             "Set train.zero_stage to 3, or head.implementation to rows.",
         )  # fmt: skip
         require(
-            not self.train.selects or is_reported(self.train.keep_by, self.evaluate.top_k), "train.keep_by",
-            self.train.keep_by, f"is not a metric at one of evaluate.top_k = {list(self.evaluate.top_k)}",
-            f"Choose one such as nDCG@{max(self.evaluate.top_k)}, or add its k to evaluate.top_k.",
+            metric_cutoff(self.train.keep_by) is not None, "train.keep_by", self.train.keep_by,
+            "is not a label metric", _METRIC_WANTED,
         )  # fmt: skip
-        _require_measured(self.checkpoint, self.train, self.evaluate.top_k)
+        require(
+            self.train.selects or not self.train.patience or "train.keep" in self.auto,
+            "train.patience", self.train.patience, "needs a best epoch, but train.keep is last",
+            "Set train.keep to best, or leave this out.",
+        )  # fmt: skip
+        _require_measured(self.checkpoint, self.train)
         row_rate = self.head.learning_rate or self.optim.classifier_lr
         require(
             row_rate * self.optim.classifier_weight_decay < 1,
@@ -95,25 +100,42 @@ class Config:
         return len(self.tree.sizes) + 1
 
     @property
+    def training_cutoffs(self) -> tuple[int, ...]:
+        """The k of evaluations during training: evaluate.top_k, and those of the metrics that select weights."""
+        selecting = [self.train.keep_by] if self.train.selects else []
+        if self.checkpoint.keep_best:
+            selecting.append(self.checkpoint.best_metric)
+        cutoffs = [cutoff for cutoff in map(metric_cutoff, selecting) if cutoff is not None]
+        return tuple(sorted({*self.evaluate.top_k, *cutoffs}))
+
+    @property
     def tokens_at_once(self) -> int:
         """Maximum tokens per encoder input: those of a window, or of a text."""
         return min(self.data.max_length, self.model.window or self.data.max_length)
 
 
+_METRIC = re.compile(r"(?:P|RP|nDCG|PSP|PSnDCG|recall)@([1-9][0-9]{0,5})", re.ASCII)
+_METRIC_WANTED = "Choose P, RP, nDCG, PSP, PSnDCG or recall at some k, such as nDCG@5."
+
+
+def metric_cutoff(metric: str) -> int | None:
+    """The k of a label metric such as P@1; None for other names."""
+    found = _METRIC.fullmatch(metric)
+    return int(found[1]) if found else None
+
+
 def is_reported(metric: str, top_k: Sequence[int]) -> bool:
     """Whether an evaluation with these cut-offs reports a label metric such as P@1."""
-    name, _, cutoff = metric.partition("@")
-    return name in ("P", "RP", "nDCG", "PSP", "PSnDCG", "recall") and cutoff in map(str, top_k)
+    return metric_cutoff(metric) in top_k
 
 
-def _require_measured(checkpoint: CheckpointConfig, train: TrainConfig, top_k: Sequence[int]) -> None:
+def _require_measured(checkpoint: CheckpointConfig, train: TrainConfig) -> None:
     """Refuse checkpoints that are kept by a metric that no evaluation of the run reports."""
     if not checkpoint.keep_best or checkpoint.best_metric == "loss":
         return
     require(
-        is_reported(checkpoint.best_metric, top_k), "checkpoint.best_metric", checkpoint.best_metric,
-        f"is neither loss nor a metric at one of evaluate.top_k = {list(top_k)}",
-        f"Choose one such as nDCG@{max(top_k)}, or add its k to evaluate.top_k.",
+        metric_cutoff(checkpoint.best_metric) is not None, "checkpoint.best_metric", checkpoint.best_metric,
+        "is neither loss nor a label metric", _METRIC_WANTED,
     )  # fmt: skip
     require(
         train.evaluation_interval > 0, "checkpoint.best_metric", checkpoint.best_metric,

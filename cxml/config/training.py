@@ -112,10 +112,10 @@ class TrainConfig:
     the number of epochs that was best; evidence and thresholds are chosen before it (docs/decisions/0029). `best` and
     `refit` require validation texts."""
     keep_by: str = setting("nDCG@5", since_files=True)
-    """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at one of evaluate.top_k."""
+    """Label metric that selects the epoch for `keep`: P, RP, nDCG, PSP, PSnDCG or recall at some k."""
     patience: int = setting(0, since_files=True)
     """Number of evaluations without a better epoch after which training stops, if `keep` is `best` or `refit`; 0:
-    training never stops early."""
+    training never stops early. If `keep` is left open, the run then chooses `best` or `refit`."""
     hang_minutes: float = setting(30.0, "none")
     """Number of minutes after which a process that finishes no step prints the stacks of its threads and ends the job.
     The time of saves and evaluations does not count. 0: no limit."""
@@ -137,10 +137,6 @@ class TrainConfig:
         counts = "steps batch_tokens threads_per_worker gradient_clipping evaluate_every patience hang_minutes"
         for name in counts.split():
             require_at_least(f"train.{name}", getattr(self, name), 0)
-        require(
-            self.keep != "last" or not self.patience, "train.patience", self.patience,
-            "needs a best epoch, but train.keep is last", "Set train.keep to best, or leave this out.",
-        )  # fmt: skip
         require_group("train.name_texts", self.name_texts)
         require_fraction("train.validation_fraction", self.validation_fraction)
         require(

@@ -5,6 +5,7 @@ Validation texts are used to choose settings, thresholds and weights, and never 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -125,7 +126,9 @@ def _rows(split: ShardedDataset, fraction: float) -> tuple[np.ndarray, np.ndarra
     kept, held = held_out_rows(len(split), fraction, _SEED)
     if not len(kept) or not len(held):
         problem = f"leaves no text to {'train' if not len(kept) else 'validate'} on, of {len(split)}"
-        raise ConfigError(field, fraction, problem, "Choose another share, such as 0.1.")
+        share = max(0.1, math.ceil(100 / len(split)) / 100)  # of one text at least
+        remedy = f"Choose another share, such as {share:g}." if len(split) > 1 else "Add texts, or set it to 0."
+        raise ConfigError(field, fraction, problem, remedy)
     return kept, held
 
 

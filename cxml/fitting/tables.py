@@ -77,6 +77,11 @@ def _names(item: Any, position: int) -> list[str]:  # noqa: ANN401
     if not isinstance(several, list | tuple | set | frozenset | np.ndarray):
         problem = "is neither a label nor a list of labels"
         raise ConfigError(f"labels[{position}]", repr(item)[:80], problem, f"{_LABELS_WANTED}.")
+    if isinstance(several, set | frozenset):
+        several = sorted(several, key=str)  # the order of a set differs between processes, and a run resumes in others
+    if not all(isinstance(each, str | int | np.integer) for each in several):
+        problem = "contains a value that is neither a string nor an integer"
+        raise ConfigError(f"labels[{position}]", repr(item)[:80], problem, f"{_LABELS_WANTED}.")
     names = [str(each) for each in several]
     if not names or not all(name.strip() for name in names):
         problem = "contains an empty name" if names else "names no label"

@@ -110,6 +110,8 @@ def require_validation(config: Config, *, prepares_again: bool = False) -> None:
     wanted: dict[str, object] = {f"evidence.{name}": True for name in config.evidence.sources}
     if config.train.selects:
         wanted["train.keep"] = config.train.keep
+    elif config.train.patience:  # with an open train.keep
+        wanted["train.patience"] = config.train.patience
     if not wanted and not config.train.validation_fraction:
         return
     for name in config.evidence.sources:

@@ -132,16 +132,17 @@ def _make_stages(
         if name == "evidence" and not config.evidence.sources:
             continue
         if name in force or redone & set(stage.needs):
+            _discard(config, name, stage, redone)
             redone.add(name)
-            _discard(config, name, stage)
         is_before_training = name in ("prepare", "tree", "baseline")
         with clock.limited_before_plan(name) if is_before_training else contextlib.nullcontext():
             make_stage(config, name, stage, is_done=name not in redone and stage.is_done(config))
         if name == "prepare":
             trains_again = bool(redone) or "tree" in force or "train" in force
-            if config.train.budget and not trains_again:
-                _require_plan_or_untrained(config)
+            if not trains_again:
+                _require_same_model(config, stages)
             config = settle(config, again=trains_again)
+            _warn_of_unused(force, config, stages)
             require_validation(config)
             drop_unwanted_evidence(config)
             if trains_again or not has_model(model_url(config)):
@@ -153,6 +154,34 @@ def _make_stages(
         if name == "train" and config.train.selects:
             add_to_record(config.output, "selection", keep_selection(config))
     return config
+
+
+def _require_same_model(config: Config, stages: Mapping[StageName, Stage]) -> None:
+    """Check that the settings are those of an existing model, before choices are stored or evidence is deleted.
+
+    A refused start therefore changes nothing, and the files of a finished run still describe its model.
+
+    Args:
+        config: the user's config of a run with prepared data.
+        stages: stages of the run.
+
+    Raises:
+        StaleArtefactError: the tree or the model is of a run with other settings.
+    """
+    if config.train.budget:
+        _require_plan_or_untrained(config)
+    if has_model(model_url(config)):
+        fitted = settled(config)
+        stages["tree"].is_done(fitted)
+        stages["train"].is_done(fitted)
+
+
+def _warn_of_unused(force: Collection[StageName], config: Config, stages: Mapping[StageName, Stage]) -> None:
+    """Warn of stages to repeat that the run does not have; `config` has no open fields."""
+    for name in force:
+        if name not in stages or (name == "evidence" and not config.evidence.sources):
+            field = "a source of evidence" if name == "evidence" else "evaluate.baseline"
+            _log.warning("--force %s has no effect: this run has no such stage. Turn on %s for it.", name, field)
 
 
 def _require_plan_or_untrained(config: Config) -> None:
@@ -184,8 +213,16 @@ def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: R
     return settled(given)
 
 
-def _discard(config: Config, name: StageName, stage: Stage) -> None:
-    """Delete the result of a stage. Data and tree may be shared with other runs that use them."""
+def _discard(config: Config, name: StageName, stage: Stage, redone: Collection[StageName]) -> None:
+    """Delete the result of a stage. Data and tree may be shared with other runs that use them.
+
+    Args:
+        config: the run's config.
+        name: name of the stage.
+        stage: the stage.
+        redone: stages that this start has repeated already. A repeated training has also made the evidence of its
+            selection again.
+    """
     folder = stage.folder(config)
     with locked(folder, wait=True) if name in ("prepare", "tree") else contextlib.nullcontext():
         storage.remove(folder, keep_lock=True)
@@ -193,7 +230,7 @@ def _discard(config: Config, name: StageName, stage: Stage) -> None:
         storage.remove(checkpoints_url(config), keep_lock=True)
         storage.remove(selection_url(config.output))
         storage.remove(selection_run(config).output)
-    elif name == "evidence":
+    elif name == "evidence" and "train" not in redone:
         storage.remove(evidence_url(selection_run(config)))
 
 

@@ -186,8 +186,10 @@ def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
     stages = stages_of(judged, resume, run_job)
     for name in ("train", "evidence"):
         if name in stages:
-            _log.info("Choosing the number of epochs of the final fit on the validation texts: %s", judged.output)
-            make_stage(judged, name, stages[name], is_done=stages[name].is_done(judged))
+            is_done = stages[name].is_done(judged)
+            if name == "train" and not is_done:
+                _log.info("Choosing the number of epochs of the final fit on the validation texts: %s", judged.output)
+            make_stage(judged, name, stages[name], is_done=is_done)
     found = read_selection(config)
     of_epochs = counted(found["epochs"], "epoch")
     _log.info("The final fit on all texts takes %d of %s: %s", found["epoch"], of_epochs, found["reason"])

@@ -23,7 +23,7 @@ import numpy as np
 
 from cxml import artefacts, storage
 from cxml.artefacts import read_records
-from cxml.config import Config, is_reported
+from cxml.config import Config, metric_cutoff
 from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
 from cxml.evidence import train_word_model
@@ -231,15 +231,25 @@ def budget_report(config: Config) -> dict[str, str]:
     step_budget = _parse(config.output, read_budget(config.output))
     records = [record for _, record in read_records(storage.join(config.output, "metrics.jsonl"))]
     steps = max((record["step"] for record in records if record["kind"] == "train"), default=0)
-    metric = config.train.keep_by
-    if not is_reported(metric, config.evaluate.top_k):
-        metric = f"nDCG@{max(config.evaluate.top_k)}"
-    curve = [
-        (record["epoch"], record["levels"][-1][metric])
-        for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
+    evaluated = [
+        record for record in records if record["kind"] == "evaluate" and record.get("split") == VALIDATION
     ]  # fmt: skip
+    metric = _compared_metric(config, [record["levels"][-1] for record in evaluated])
+    curve = [(record["epoch"], record["levels"][-1][metric]) for record in evaluated] if metric else []
     trained = f"trained: {counted(steps, 'step')}, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
     return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
+
+
+def _compared_metric(config: Config, evaluations: Sequence[Mapping[str, float]]) -> str:
+    """The metric that all evaluations of a training report: train.keep_by, or nDCG at the largest k; empty if none.
+
+    A run may be resumed and evaluated again with other cut-offs.
+    """
+    common = set.intersection(*map(set, evaluations)) if evaluations else set()
+    others = sorted(
+        (name for name in common if name.startswith("nDCG@")), key=lambda name: metric_cutoff(name) or 0, reverse=True
+    )
+    return next((name for name in (config.train.keep_by, *others) if name in common), "")
 
 
 def costly_sources(config: Config, seconds: Mapping[str, float], left: float) -> list[Choice]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cxml.config import Config, is_reported
+from cxml.config import Config
 from cxml.console import counted
 from cxml.data import num_held_out
 from cxml.data.order import smallest_batch
@@ -44,22 +44,28 @@ def validation_fraction(facts: Facts, config: Config) -> tuple[float, str]:
     """A tenth of the train texts, at most 2,000 texts: a few weights and thresholds need no more."""
     if facts.num_validation:
         return 0.0, "the data set has a split of validation texts"
-    needs_texts = bool(config.evidence.sources) or config.train.selects or config.train.evaluate_every > 0
+    train = config.train
+    needs_texts = config.evidence.sources or train.selects or train.patience or train.evaluate_every
     if facts.num_texts < _FEWEST_TO_SPLIT and not needs_texts:
         return 0.0, f"{facts.num_texts:,} texts are too few to hold some out"
     share = _rounded(min(_VALIDATION_SHARE, _MOST_VALIDATION / facts.num_texts))
+    if not num_held_out(facts.num_texts, share) and facts.num_texts > 1:
+        share = math.ceil(100 / facts.num_texts) / 100  # one text
     return share, "chooses thresholds, evidence and epochs on texts that the model has not seen"
 
 
 def keep(facts: Facts, config: Config) -> tuple[str, str]:
     """A final fit on all texts if they are few: it takes minutes, and each held-out text matters."""
-    measured = is_reported(config.train.keep_by, config.evaluate.top_k)
-    if not _validates(facts, config) or not measured:
-        few = f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot compare the epochs"
-        return "last", few if measured else "no evaluation reports train.keep_by"
-    if config.train.budget:
-        return "last", "the schedule of a time budget ends at its best epoch"
-    if facts.num_texts > _MOST_TO_REFIT:
+    is_short = bool(config.train.budget or config.train.steps)
+    is_few = _validates(facts, config) and facts.num_texts <= _MOST_TO_REFIT
+    if config.train.patience and (is_short or not is_few):
+        return "best", "train.patience stops the training after its best epoch"
+    if not _validates(facts, config):
+        return "last", f"fewer than {_FEWEST_TO_VALIDATE} validation texts cannot compare the epochs"
+    if is_short:
+        limit = "time budget" if config.train.budget else "limited number of steps"
+        return "last", f"the schedule of a {limit} ends at its best epoch"
+    if not is_few:
         return "last", "the learning rate falls to the end, so the last epoch is nearly always the best"
     return "refit", f"{facts.num_texts:,} texts are few: the final model also trains on the validation texts"
 

@@ -179,10 +179,11 @@ def _combine_as(judged: Config, config: Config, tree: LabelTree, fingerprint: st
 
 
 def no_validation_texts(field: str, value: object) -> ConfigError:
-    """The error for a run without validation texts, which `field` (one of `evidence` or `train.keep`) needs."""
+    """The error for a run without validation texts, which `field` (of `evidence` or `train`) needs."""
     use, otherwise = "on which its weight beside the cascade is learnt", "false"
-    if field == "train.keep":
-        use, otherwise = "on which the best epoch is chosen; the test split is never used for it", "last"
+    if field.startswith("train."):
+        use = "on which the best epoch is chosen; the test split is never used for it"
+        otherwise = "last" if field == "train.keep" else "0"
     return ConfigError(
         field, value, f"needs validation texts, {use}",
         "Hold out a part of the train texts: train.validation_fraction: 0.05 (at least a few hundred texts). Or put a "

@@ -43,6 +43,7 @@ class EvaluateDuringTraining(Callback):
         self._tree = state.tree
         self._ranks = state.ranks
         self._windows = window_rule(state.config, device=state.ranks.device)
+        self._measured = dataclasses.replace(state.config.evaluate, top_k=state.config.training_cutoffs)
         self._trackers = trackers
         self._figures = figures
         validation = validation_texts(data_url(self._config), self._config.train.validation_fraction)
@@ -79,7 +80,7 @@ class EvaluateDuringTraining(Callback):
         self._engine.eval()
         levels = evaluate(
             self._predict, self._texts, self._tree, propensity_weights(self._config),
-            config=self._config.evaluate, ranks=self._ranks, windows=self._windows,
+            config=self._measured, ranks=self._ranks, windows=self._windows,
         )  # fmt: skip
         self._engine.train()
         self._figures.update(levels[-1])

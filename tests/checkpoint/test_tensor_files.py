@@ -1,5 +1,6 @@
 """Tensor files have the same bytes as those that the safetensors library writes, for any names, types and shapes."""
 
+import numpy as np
 import safetensors.torch
 import torch
 from hypothesis import given
@@ -17,3 +18,8 @@ def test_a_file_has_the_bytes_that_the_library_gives(kinds):
         name: torch.randint(0, 2, shape).to(dtype) for name, (dtype, shape) in kinds.items() if name != "__metadata__"
     }
     assert bytes(tensor_file(tensors)) == safetensors.torch.save(tensors)
+
+
+def test_a_tensor_of_one_number_is_written_with_any_stride():
+    tensors = {"weight": torch.from_numpy(np.broadcast_to(np.float32(2.5), (1,)).copy()).as_strided((1,), (0,))}
+    assert bytes(tensor_file(tensors)) == safetensors.torch.save({"weight": torch.tensor([2.5])})

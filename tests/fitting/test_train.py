@@ -92,6 +92,7 @@ def test_a_script_without_a_main_guard_trains(tmp_path, encoder):
         (pd.DataFrame({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None, [["x"], ["y"]]),
         (pa.table({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None, [["x"], ["y"]]),
         (("a", "b"), [1, np.int64(2)], [["1"], ["2"]]),
+        (["a", "b"], [{"z", "y", "x"}, frozenset({2, 1})], [["x", "y", "z"], ["1", "2"]]),
     ],
 )
 def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names(texts, labels, expected):
@@ -107,6 +108,9 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
         (["a", 3], ["x", "y"], r"texts\[1\]"),
         (["a", "b"], ["x", []], r"labels\[1\].*Remove texts without labels"),
         (["a"], [3.5], r"labels\[0\].*neither a label nor a list"),
+        (["a", "b"], [["x"], ["x", None]], r"labels\[1\].*neither a string nor an integer"),
+        (["a"], [["x", float("nan")]], r"labels\[0\].*neither a string nor an integer"),
+        (["a"], [[["x"]]], r"labels\[0\].*neither a string nor an integer"),
         (["a"], "x", "labels.*is not a sequence"),
         (["a"], None, "labels.*is missing"),
         ([], [], "texts.*are empty"),

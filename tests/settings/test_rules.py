@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cxml.config import CHOOSABLE, config_from_dict, plain_values
-from cxml.data import StepOrder, StepRule, require_parts
+from cxml.data import StepOrder, StepRule, num_held_out, require_parts
 from cxml.model.encoder import parse_taps
 from cxml.settings import (
     Choice,
@@ -267,7 +267,29 @@ def test_a_small_run_trains_on_all_texts_in_the_end_unless_it_has_a_time_budget(
     assert chosen(few)["train.keep"] == "refit"
     assert chosen(few, train={"budget": "30m"})["train.keep"] == "last"
     assert chosen(few, train={"validation_fraction": 0.0})["train.keep"] == "last"
-    assert chosen(few, evaluate={"top_k": [1, 3]})["train.keep"] == "last"
+    assert chosen(few, train={"steps": 100})["train.keep"] == "last"  # a final fit has no limit of steps
+    assert chosen(few, evaluate={"top_k": [1, 3]})["train.keep"] == "refit"
+
+
+def test_patience_chooses_a_training_that_selects_its_epoch_for_any_number_of_texts():
+    few = dataclasses.replace(FACTS, num_texts=700, num_validation=0)
+    for facts, more, keep in (
+        (few, {}, "refit"),
+        (few, {"budget": "30m"}, "best"),
+        (few, {"steps": 100}, "best"),
+        (dataclasses.replace(few, num_texts=100_000), {}, "best"),
+        (dataclasses.replace(few, num_texts=60), {}, "best"),
+    ):
+        found = chosen(facts, train={"patience": 2, **more})
+        assert found["train.keep"] == keep
+        assert found["train.validation_fraction"] > 0
+
+
+@given(st.integers(2, 2000))
+def test_a_chosen_share_holds_out_a_text_and_leaves_one(num_texts):
+    facts = dataclasses.replace(FACTS, num_texts=num_texts, num_validation=0)
+    share = chosen(facts, train={"keep": "best"})["train.validation_fraction"]
+    assert 1 <= num_held_out(num_texts, share) < num_texts
 
 
 def test_a_choice_names_its_field_value_and_reason():

@@ -5,6 +5,7 @@ Oracles: the recorded choices against the resolved config, and texts of known la
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from cxml.commands.train import main
 from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, saved_config, with_values
 from cxml.config_files import load_config
 from cxml.data import DataManifest, data_url
-from cxml.errors import ConfigError, DataError
+from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import run_here
+from cxml.pipeline import stages
 from cxml.pipeline.dry_run import dry_run
 from cxml.pipeline.settled_config import settle, settled
 from cxml.prediction import Predictor
@@ -86,14 +88,69 @@ def test_a_finished_run_is_found_by_the_same_config_and_by_the_resolved_one(trai
     assert sum("train    found" in record.message for record in caplog.records) == 2
 
 
-def test_a_run_without_settings_weighs_evidence_on_texts_that_it_held_out_and_trains_on_all_in_the_end(
-    tmp_path, encoder
-):
-    raw = tmp_path / "raw.csv"
+@pytest.fixture(scope="module")
+def refitted(tmp_path_factory, encoder):
+    """The config of a finished run that chose evidence and a final fit, and its report."""
+    folder = tmp_path_factory.mktemp("refitted")
+    raw = folder / "raw.csv"
     rows = [f"{WORDS[i % 4].split()[i % 2]} {i},{LABELS[i % 4]}" for i in range(700)]
     raw.write_text("\n".join(["text,label", *rows]))
-    config = mine(tmp_path / "run", raw, encoder, train={"epochs": 1, "batch_size": 64})
-    report = pipeline.run(config, run_job=run_here)
+    config = mine(folder / "run", raw, encoder, train={"epochs": 1, "batch_size": 64})
+    return config, pipeline.run(config, run_job=run_here)
+
+
+def copied(config, folder):
+    """The config of a copy of its run in `folder`."""
+    shutil.copytree(config.output, folder)
+    return with_values(config, {"output": str(folder)})
+
+
+def contents(config):
+    """The bytes of all files of a run, by path."""
+    return {file: file.read_bytes() for file in sorted(Path(config.output).rglob("*")) if file.is_file()}
+
+
+def test_a_finished_run_is_evaluated_at_other_cut_offs_than_those_that_selected_its_epoch(refitted, tmp_path):
+    config = with_values(copied(refitted[0], tmp_path / "run"), {"evaluate.top_k": [1, 2]})
+    report = pipeline.evaluate_again(config, run_job=run_here)
+    assert {"P@1", "P@2"} <= report["levels"][-1].keys()
+    assert "P@5" not in report["levels"][-1]
+    assert report["selection"]["metric"] == "nDCG@5"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optim.encoder_lr": 1.23e-3},
+        {"train.epochs": 2, "evidence.words": False, "evidence.neighbours": False, "evidence.names": False},
+    ],
+)
+def test_a_refused_start_changes_no_file_of_a_finished_run(refitted, tmp_path, values):
+    config = copied(refitted[0], tmp_path / "run")
+    before = contents(config)
+    with pytest.raises(StaleArtefactError, match="model"):
+        pipeline.run(with_values(config, values), run_job=run_here)
+    assert contents(config) == before
+
+
+@pytest.mark.parametrize("stage", ["train", "evidence"])
+def test_a_repeated_stage_makes_the_evidence_of_model_and_selection_once(refitted, tmp_path, monkeypatch, stage):
+    config, made, begin = copied(refitted[0], tmp_path / "run"), [], stages.begin_evidence
+    monkeypatch.setattr(stages, "begin_evidence", lambda config: (made.append(config.output), begin(config)))
+    pipeline.run(config, [stage], run_job=run_here)
+    assert sorted(made) == [config.output, f"{config.output}/selection"]
+
+
+def test_stages_to_repeat_that_a_run_does_not_have_are_named(trained, caplog):
+    pipeline.run(trained, ["evidence", "baseline"], run_job=run_here)
+    found = [record.message for record in caplog.records if "has no effect" in record.message]
+    assert [message.split()[1] for message in found] == ["evidence", "baseline"]
+
+
+def test_a_run_without_settings_weighs_evidence_on_texts_that_it_held_out_and_trains_on_all_in_the_end(
+    refitted, tmp_path
+):
+    config, report = copied(refitted[0], tmp_path / "run"), refitted[1]
     chosen = settled(config)
     assert chosen.evidence.sources == ("words", "neighbours")  # the names are not words of the texts
     assert (chosen.train.validation_fraction, chosen.train.keep) == (0.1, "refit")

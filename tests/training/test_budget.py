@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,14 @@ from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
 from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.settled_config import settled
-from cxml.pipeline.time_budget import Costs, costly_sources, make_step_budget, steps_within_budget, worth_of_more
+from cxml.pipeline.time_budget import (
+    Costs,
+    budget_report,
+    costly_sources,
+    make_step_budget,
+    steps_within_budget,
+    worth_of_more,
+)
 from cxml.settings import write_budget
 from cxml.settings.rules import BY_LENGTH
 from cxml.stopping import OutOfTime, interrupting_after
@@ -279,6 +287,20 @@ def test_with_more_time_than_needed_the_run_is_the_one_without_a_budget(whole):
     assert reports["budget"]["levels"] == reports["without"]["levels"]
     assert "enough for all 20 steps, 2.00 of 2 epochs" in reports["budget"]["budget"]["plan"]
     assert "no effect" in reports["budget"]["budget"]["more"]
+
+
+@pytest.mark.parametrize("top_k", [(1, 2), (1, 3, 10)])
+def test_the_worth_of_more_time_is_known_at_other_cut_offs_than_those_of_the_training(whole, tmp_path, top_k):
+    shutil.copytree(whole[0]["budget"].output, tmp_path / "run")
+    config = with_values(whole[0]["budget"], {"output": str(tmp_path / "run"), "evaluate.top_k": list(top_k)})
+    levels = [[{}, {"nDCG@1": 10.0 * epoch, "nDCG@3": 20.0 * epoch}] for epoch in (1, 2)]
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        for epoch, own in enumerate(levels, 1):
+            print(json.dumps({"kind": "evaluate", "epoch": epoch, "split": "validation", "levels": own}), file=stream)
+    plan = artefacts.read_json(f"{config.output}/budget.json", "")
+    plan["plan"]["most"] += 1  # as if an epoch had not fitted
+    (tmp_path / "run" / "budget.json").write_text(json.dumps(plan))
+    assert "nDCG@3 went from 20.00 to 40.00" in budget_report(config)["more"]
 
 
 def path(config):

@@ -310,7 +310,7 @@ def test_a_missing_or_damaged_selection_is_refused_by_name(base, tmp_path, conte
 
 
 def test_impossible_selections_are_refused(base, tmp_path):
-    for train_fields, match in (({"keep_by": "P@2"}, "keep_by"), ({"keep": "last", "patience": 2}, "patience")):
+    for train_fields, match in (({"keep_by": "F1@2"}, "keep_by"), ({"keep": "last", "patience": 2}, "patience")):
         with pytest.raises(ConfigError, match=match):
             selecting(base, tmp_path, train=train_fields)
 

@@ -73,7 +73,7 @@ def test_conflicts_with_the_data_are_refused_before_a_tree_is_built(tmp_path, en
 @pytest.mark.parametrize(
     ("sections", "problem"),
     [
-        ({"checkpoint": {"keep_best": 1, "best_metric": "P@7"}, "train": {"evaluate_every": 1}}, "neither loss nor"),
+        ({"checkpoint": {"keep_best": 1, "best_metric": "F1@7"}, "train": {"evaluate_every": 1}}, "neither loss nor"),
         ({"checkpoint": {"keep_best": 1, "best_metric": "P@1"}}, "is never measured"),
     ],
 )
