@@ -96,7 +96,7 @@ def launch(name: str, case: Case) -> Launch:
         if name in {"shortlist_scores", "every_row_keys"}:
             kernels.best(*arguments, 3)  # pyright: ignore[reportArgumentType]
         elif name.endswith("update"):
-            kernels.update(*arguments, 0.5, factor=torch.ones(()), is_sound=torch.tensor(True))  # pyright: ignore[reportArgumentType]
+            kernels.update(*arguments, 0.5, factor=torch.ones(()), is_finite=torch.tensor(True))  # pyright: ignore[reportArgumentType]
         elif name.endswith("squares"):
             kernels.squares(*arguments, 0.5)  # pyright: ignore[reportArgumentType]
         else:

@@ -49,7 +49,7 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:  # noqa:
             try:
                 set_cache(kernel, _KernelCache(function))
             except RuntimeError:
-                _tell_once("there is no writable folder")
+                _log_once("there is no writable folder")
         return _beside_torch(kernel) if options.get("parallel") else kernel
 
     return decorate
@@ -127,7 +127,7 @@ class _KernelCache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # a damaged pickle can raise any error
-            _tell_once(f"{self.cache_path}: {type(error).__name__}")
+            _log_once(f"{self.cache_path}: {type(error).__name__}")
             with contextlib.suppress(OSError):
                 self.flush()  # a damaged index would also make the next save fail
             return None
@@ -136,7 +136,7 @@ class _KernelCache(FunctionCache):
         try:
             super().save_overload(sig, data)
         except OSError as error:
-            _tell_once(f"{self.cache_path}: {error.strerror}")
+            _log_once(f"{self.cache_path}: {error.strerror}")
 
 
 def is_private(folder: Path) -> bool:
@@ -163,5 +163,5 @@ def _digest_of_sources(folder: Path) -> str:
 
 
 @functools.cache
-def _tell_once(reason: str) -> None:
+def _log_once(reason: str) -> None:
     _log.info("Compiled code is not cached on disk (%s). Set NUMBA_CACHE_DIR to a folder to cache it.", reason)

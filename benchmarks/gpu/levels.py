@@ -351,12 +351,12 @@ def compare_kernels(sizes: Sizes, num_texts: int, device: torch.device) -> tuple
     )  # fmt: skip
     candidates, num_touched = even_shortlists(sizes, num_texts, tree, shard, device)
     kernels = kernels_for(head, on_device=True)
-    factor, is_sound = torch.ones((), device=device), torch.tensor(True).to(device)
+    factor, is_finite = torch.ones((), device=device), torch.tensor(True).to(device)
 
     def take(_: int) -> None:
         schedule.begin_step(1e-3, 0.9)
         kernels.loss(rows, shard.leaf_rows, candidates, schedule)
-        kernels.update(rows, shard.leaf_rows, candidates, schedule, 1 / num_texts, factor=factor, is_sound=is_sound)
+        kernels.update(rows, shard.leaf_rows, candidates, schedule, 1 / num_texts, factor=factor, is_finite=is_finite)
 
     for seed in range(3):
         take(seed)

@@ -29,7 +29,7 @@ from support.configs import config_of
 
 from cxml.data import ShardedDataset, StepRule, data_url, step_facts, window_rule
 from cxml.pipeline import run
-from cxml.pipeline.settled_config import settled
+from cxml.pipeline.resolved_config import resolved
 
 METRICS = ("P@1", "P@3", "P@5", "RP@5", "nDCG@5")
 SECONDS = "cpu-seconds.txt"
@@ -64,7 +64,7 @@ def ways_words(words: list[str], options: argparse.Namespace, length: int, windo
 
 def tokens_of_an_epoch(words: list[str]) -> float:
     """Number of tokens that the encoder computes in an epoch, including padding."""
-    config = settled(config_of("windows", words))
+    config = resolved(config_of("windows", words))
     lengths = ShardedDataset(data_url(config), "train").lengths
     rule = StepRule(
         batch_size=config.train.batch_size, bucket_by_length=config.train.bucket_by_length,

@@ -24,7 +24,7 @@ from cxml.checkpoint.model_store import (
     save_model,
     write_changed_model,
 )
-from cxml.checkpoint.resume import offered_checkpoints, require_best, resume, return_to_best
+from cxml.checkpoint.resume import candidate_checkpoints, require_best, resume, return_to_best
 from cxml.checkpoint.retention import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
@@ -41,6 +41,7 @@ __all__ = [
     "ShardReader",
     "Snapshot",
     "TrainingState",
+    "candidate_checkpoints",
     "checkpoints_url",
     "gathered_clusters",
     "has_model",
@@ -50,7 +51,6 @@ __all__ = [
     "load_start",
     "load_weights",
     "model_url",
-    "offered_checkpoints",
     "parse_tensors",
     "read_checkpoint_manifest",
     "read_label_rows",

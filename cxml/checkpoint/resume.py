@@ -24,7 +24,7 @@ def resume(state: TrainingState, offered: list[str]) -> Progress | None:
 
     Args:
         state: the state of the newly started run.
-        offered: the checkpoints to try in order, from `offered_checkpoints`.
+        offered: the checkpoints to try in order, from `candidate_checkpoints`.
 
     Returns:
         The progress of the run, or None without a checkpoint.
@@ -51,7 +51,7 @@ def resume(state: TrainingState, offered: list[str]) -> Progress | None:
     return None
 
 
-def offered_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> list[str]:
+def candidate_checkpoints(config: Config, ranks: Ranks, choice: str = AUTO) -> list[str]:
     """The checkpoints that a run may resume from; empty to start over. A collective call.
 
     Args:

@@ -74,7 +74,7 @@ class Saver:
         dist.broadcast_object_list(folder, group=self._group)
         assert folder[0] is not None, "the first rank names it"
         room = find_room(snapshot.num_bytes, self._free_memory(), self._group)
-        self._tell(room)
+        self._log_room(room)
         synchronize(self._ranks.device)  # the thread has its own stream
         self._pending = self._pool.submit(self._save, snapshot.on_host() if room.is_enough else snapshot, folder[0])
         if not room.is_enough:
@@ -110,7 +110,7 @@ class Saver:
             self.report()
         self._pool.shutdown()
 
-    def _tell(self, room: Room) -> None:
+    def _log_room(self, room: Room) -> None:
         """Log how checkpoints are written, when this changes."""
         if self._ranks.is_first and room.is_enough != self._told:
             way = "in the background, from a copy" if room.is_enough else "while training waits, for lack of memory"

@@ -55,7 +55,7 @@ def _evaluate(command: EvaluateCommand) -> None:
     from cxml.comparison import Comparison, compare  # noqa: PLC0415  the heavy libraries
     from cxml.launching import run_job_for  # noqa: PLC0415
     from cxml.pipeline import evaluate_again  # noqa: PLC0415
-    from cxml.pipeline.settled_config import settled  # noqa: PLC0415
+    from cxml.pipeline.resolved_config import resolved  # noqa: PLC0415
     from cxml.report import write_page  # noqa: PLC0415
     from cxml.storage.locks import locked  # noqa: PLC0415
 
@@ -65,7 +65,7 @@ def _evaluate(command: EvaluateCommand) -> None:
         propensity_rankings=command.propensity_rankings, ensemble=command.ensemble, resamples=command.resamples,
     )  # fmt: skip
     comparison.require_places()
-    config = settled(command.settings)
+    config = resolved(command.settings)
     run_job = run_job_for(config)
     with locked(config.output):
         report = evaluate_again(config, run_job)

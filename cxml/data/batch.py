@@ -118,7 +118,7 @@ class Batch:
         return replace(self, **copies)
 
 
-def few_lengths(max_length: int, most: int = 4) -> tuple[int, ...]:
+def padded_lengths(max_length: int, most: int = 4) -> tuple[int, ...]:
     """At most `most` lengths to pad batches to: fractions of the longest, in multiples of 8 except for the longest."""
     return tuple(sorted({min(max_length, 8 * -(-max_length * part // (8 * most))) for part in range(1, most + 1)}))
 

@@ -113,7 +113,7 @@ def doubts(texts_of: Counter[str], num_texts: int, separator: str | None) -> Ite
     missing = [name for name in _MISSING_VALUES if name in texts_of]
     if missing:
         yield f"A label is named {missing[0]!r}, in {counted(texts_of[missing[0]], 'text')}; is that a missing value?"
-    yield from _twins(texts_of)
+    yield from _near_duplicates(texts_of)
 
 
 def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | None) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _other_separator(texts_of: Counter[str], num_texts: int, separator: str | No
         return
 
 
-def _twins(texts_of: Counter[str]) -> Iterator[str]:
+def _near_duplicates(texts_of: Counter[str]) -> Iterator[str]:
     """Names that look the same to people."""
     groups: dict[str, list[str]] = {}
     for name in texts_of:

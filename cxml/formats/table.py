@@ -194,7 +194,7 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
             problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
             raise DataError(url, problem, f"Set data.source.{field}.")
     if (text, labels) != (source.text_column, source.labels_column):
-        _tell(f"{url}: texts are in the column {text!r}, labels in {labels!r}")
+        _log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}")
     assert text is not None
     assert labels is not None
     return dataclasses.replace(source, text_column=text, labels_column=labels)
@@ -219,10 +219,10 @@ def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
     if best == _COMMA:
         return _COMMA, False
     if not has_commas:
-        _tell(f"{url}: labels are separated by {best!r}")
+        _log_once(f"{url}: labels are separated by {best!r}")
         return best, False
     chosen, other = (best, _COMMA) if source.label_separator == "auto" else (_COMMA, best)
-    _tell(
+    _log_once(
         f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
         f"{other!r} makes {names[other]:,}. If {other!r} is the separator, set data.source.label_separator to it.",
         logging.WARNING,
@@ -236,7 +236,7 @@ def _num_names(separator: str, texts: Collection[str]) -> int:
 
 
 @functools.cache
-def _tell(text: str, level: int = logging.INFO) -> None:
+def _log_once(text: str, level: int = logging.INFO) -> None:
     """Log a message once, even if a run opens its source several times."""
     _log.log(level, "%s", text)
 

@@ -121,10 +121,10 @@ class CascadeXML(nn.Module):
             return torch.stack(found).all()
         return found[0] if found else None
 
-    def finish_step(self, is_sound: Tensor) -> None:
-        """Apply the updates prepared by a step's micro-batches, unless bool [] `is_sound` is False."""
+    def finish_step(self, is_finite: Tensor) -> None:
+        """Apply the updates prepared by a step's micro-batches, unless bool [] `is_finite` is False."""
         for rows in self._rows:
-            rows.finish_step(is_sound)
+            rows.finish_step(is_finite)
 
     @property
     def _rows(self) -> tuple[Rows, ...]:

@@ -102,11 +102,11 @@ class Rows(Protocol):
         """Whether the update pending until the end of the step is surely finite, bool []; None if none is pending."""
         ...
 
-    def finish_step(self, is_sound: Tensor) -> None:
+    def finish_step(self, is_finite: Tensor) -> None:
         """Apply the update prepared by a step's micro-batches, if the head updates itself.
 
         Args:
-            is_sound: bool [], equal on all ranks; False skips the update.
+            is_finite: bool [], equal on all ranks; False skips the update.
         """
         ...
 
@@ -267,7 +267,7 @@ class EngineHead(nn.Module):
     def is_bounded(self) -> None:
         """No update is ever pending."""
 
-    def finish_step(self, is_sound: Tensor) -> None:
+    def finish_step(self, is_finite: Tensor) -> None:
         """Do nothing: the engine updates the blocks."""
 
     def own_positions(self) -> Tensor:

@@ -55,10 +55,10 @@ class CpuShortlistKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
-        if is_sound:
+        if is_finite:
             _train(rows, leaf_rows, candidates, schedule, UPDATE, scale * float(factor))
 
     def best(
@@ -150,10 +150,10 @@ class CpuEveryRowKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
-        if not is_sound:
+        if not is_finite:
             return
         row_ids = leaf_rows.row_positions(len(rows.bias))
         for chunk in _chunks(rows, candidates, schedule):

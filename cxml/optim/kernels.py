@@ -69,7 +69,7 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
         scale: float,
         *,
         factor: Tensor,
-        is_sound: Tensor,
+        is_finite: Tensor,
     ) -> None:
         """Update the touched rows with their gradients times `scale` times `factor`, see `row_adamw`.
 
@@ -80,7 +80,7 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
             schedule: the step under way.
             scale: of the gradients.
             factor: float32 [], of the gradients.
-            is_sound: bool []; False skips the update.
+            is_finite: bool []; False skips the update.
         """
         ...
 

@@ -139,10 +139,10 @@ class RowSchedule:
         before, own = self.log_decay[self.step - 1], self.log_decay[self.step]
         torch.add(before, math.log1p(-lr * self.decay), out=own)
 
-    def end_step(self, is_sound: Tensor) -> None:
-        """Undo the step's decay if bool [] `is_sound` is False."""
+    def end_step(self, is_finite: Tensor) -> None:
+        """Undo the step's decay if bool [] `is_finite` is False."""
         own = self.log_decay[self.step]
-        torch.where(is_sound, own, self.log_decay[self.step - 1], out=own)
+        torch.where(is_finite, own, self.log_decay[self.step - 1], out=own)
 
     @property
     def hyperparameters(self) -> Hyperparameters:

@@ -68,12 +68,12 @@ class TorchShortlistKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients, touches = self._gradients(rows, leaf_rows, candidates, schedule)
         row_ids = leaf_rows.row_positions(len(gradients))
-        _replace(rows, schedule, gradients * (scale * factor), row_ids, (touches > 0) & is_sound)
+        _replace(rows, schedule, gradients * (scale * factor), row_ids, (touches > 0) & is_finite)
 
     def best(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, k: int,
@@ -128,11 +128,11 @@ class TorchEveryRowKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         gradients = self._gradients(rows, candidates, schedule) * (scale * factor)
-        _replace(rows, schedule, gradients, leaf_rows.row_positions(len(gradients)), is_sound.expand(len(gradients)))
+        _replace(rows, schedule, gradients, leaf_rows.row_positions(len(gradients)), is_finite.expand(len(gradients)))
 
     def best(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,

@@ -114,13 +114,13 @@ def every_row_squares(
 def every_row_update(
     true_rows, true_texts, bounds, starts, positions, features,
     weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
-    log_decay, slopes, factor, is_sound,
+    log_decay, slopes, factor, is_finite,
     num_texts, num_rows, num_leaves, step, shares, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
     """Update all rows with gradients computed in the same pass."""
-    if tl.load(is_sound) == 0:
+    if tl.load(is_finite) == 0:
         return
     slopes += tl.program_id(0).to(tl.int64) * num_texts * ROWS
     scale *= tl.load(factor)

@@ -81,14 +81,14 @@ class TritonShortlistKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if _has_work(leaf_rows, candidates):
             own, *others = _shortlist(rows, leaf_rows, candidates)
             triton_row_ops.launch_shortlist_update(
                 own, _leaf_slopes(rows, leaf_rows, candidates), *others, schedule.log_decay, schedule.step, scale,
-                _hyperparameters(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_finite,
             )  # fmt: skip
 
     def best(
@@ -166,7 +166,7 @@ class TritonEveryRowKernels:
 
     def update(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
-        factor: Tensor, is_sound: Tensor,
+        factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if len(rows.bias):
@@ -174,7 +174,7 @@ class TritonEveryRowKernels:
             triton_row_ops.launch_every_row_update(
                 _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
                 [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, scale,
-                _hyperparameters(schedule), factor, is_sound,
+                _hyperparameters(schedule), factor, is_finite,
             )  # fmt: skip
 
     def best(

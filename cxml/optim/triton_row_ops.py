@@ -69,18 +69,18 @@ def launch_shortlist_squares(
 
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, "
-    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_sound",
+    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_finite",
     ["rows", "slopes"], stand_ins.shortlist_update,
 )  # fmt: skip
 def launch_shortlist_update(
     rows: Sequence[Tensor], slopes: Tensor, pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,
-    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_sound: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_finite: Tensor,
 ) -> None:  # fmt: skip
     """Update the touched rows; slopes: scratch float32 [splits, P, 16]."""
     features, leaves, texts, shares, truth = pairs
     grid(shortlist_update, len(leaves), leaf_splits(most_rows))(
         leaves, texts, shares, truth, *leaf_rows, features, *rows, log_decay, slopes, factor,
-        is_sound.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale,
+        is_finite.view(torch.uint8), len(leaves), len(leaf_rows[1]), truth.shape[1], step, scale,
         *_by_value(hyperparameters),
         TEXTS=_TEXTS, **_tiles(rows[0], LEAF_ROWS), **_format(rows, hyperparameters), **_limits(rows[0], 4, 128),
     )  # fmt: skip
@@ -154,19 +154,19 @@ def launch_every_row_squares(
 
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
-    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_sound",
+    "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_finite",
     ["rows", "slopes"], stand_ins.every_row_update,
 )  # fmt: skip
 def launch_every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],
     log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
-    is_sound: Tensor,
+    is_finite: Tensor,
 ) -> None:  # fmt: skip
     """Update all rows; slopes: scratch float32 [programs, B, 32]."""
     features, true_rows, true_texts, shares = texts
     grid(every_row_update, len(slopes))(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
-        is_sound.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, shares, scale,
+        is_finite.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, shares, scale,
         *_by_value(hyperparameters),
         TEXTS=LEVEL_TEXTS, **_tiles(rows[0], LEVEL_ROWS, 32), **_format(rows, hyperparameters),
         **_limits(rows[0], 8, 128),

@@ -113,7 +113,7 @@ def shortlist_squares(
 def shortlist_update(
     leaves, texts, shares, truth, starts, positions, features,
     weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
-    log_decay, slopes, factor, is_sound,
+    log_decay, slopes, factor, is_finite,
     num_pairs, num_leaves, num_words, step, scale, lr, log_beta1, new1, log_beta2, new2, epsilon, clip,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, SECOND: tl.constexpr,
     IS_BF16: tl.constexpr, IS_KAHAN: tl.constexpr, CLIPS: tl.constexpr,
@@ -121,7 +121,7 @@ def shortlist_update(
     """Update the rows of all leaves of the pairs, with gradients computed in the same pass."""
     pair = tl.program_id(0)
     leaf, num_texts = _texts_of_leaf(leaves, pair, num_pairs, num_leaves)
-    if (num_texts == 0) | (tl.load(is_sound) == 0):
+    if (num_texts == 0) | (tl.load(is_finite) == 0):
         return
     slopes += (tl.program_id(1).to(tl.int64) * num_pairs + pair) * ROWS
     start = tl.load(starts + leaf)

@@ -44,12 +44,12 @@ def shortlist_squares(
 
 def shortlist_update(
     rows: Sequence[Tensor], slopes: Tensor, pairs: Sequence[Tensor], leaf_rows: Sequence[Tensor], most_rows: int,  # noqa: ARG001
-    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_sound: Tensor,
+    log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor, is_finite: Tensor,
 ) -> None:  # fmt: skip
     """See `triton_row_ops.launch_shortlist_update`."""
     TorchShortlistKernels().update(
         _rows(rows), _leaves(leaf_rows, most_rows), _pairs(pairs), _schedule(log_decay, step, hyperparameters), scale,
-        factor=factor, is_sound=is_sound,
+        factor=factor, is_finite=is_finite,
     )  # fmt: skip
 
 
@@ -94,12 +94,12 @@ def every_row_squares(
 def every_row_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],  # noqa: ARG001
     log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
-    is_sound: Tensor,
+    is_finite: Tensor,
 ) -> None:  # fmt: skip
     """See `triton_row_ops.launch_every_row_update`."""
     TorchEveryRowKernels().update(
         _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, hyperparameters), scale,
-        factor=factor, is_sound=is_sound,
+        factor=factor, is_finite=is_finite,
     )  # fmt: skip
 
 

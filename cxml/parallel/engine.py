@@ -116,7 +116,7 @@ def _deepspeed_engine(model: nn.Module, optimizer: torch.optim.Optimizer, train:
     return ours
 
 
-def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
+def take_step(engine: Engine, is_finite: Tensor | None) -> Tensor | None:
     """End a micro-batch. After the last one of a step, update the weights if the step is sound.
 
     If `found_inf` is not 0, torch's fused AdamW changes neither weights nor moments nor its step count. It reads
@@ -124,17 +124,17 @@ def take_step(engine: Engine, is_sound: Tensor | None) -> Tensor | None:
 
     Args:
         engine: the engine of the micro-batch.
-        is_sound: whether the step may count, bool [], equal on all ranks; None if this is not its last micro-batch.
+        is_finite: whether the step may count, bool [], equal on all ranks; None if this is not its last micro-batch.
 
     Returns:
         Whether the weights were updated, bool [], which also requires finite gradients. None before the end of a step.
     """
     optimizer = engine.basic_optimizer
-    if is_sound is not None:
-        is_unsound = torch.empty((), device=is_sound.device)
-        optimizer.grad_scale, optimizer.found_inf = None, torch.logical_not(is_sound, out=is_unsound)
+    if is_finite is not None:
+        is_unsound = torch.empty((), device=is_finite.device)
+        optimizer.grad_scale, optimizer.found_inf = None, torch.logical_not(is_finite, out=is_unsound)
     engine.step()
-    if is_sound is None:
+    if is_finite is None:
         return None
     is_applied = optimizer.found_inf == 0
     return is_applied if engine.was_step_applied() else torch.zeros_like(is_applied)

@@ -88,7 +88,7 @@ class PlainEngine:
             self._compiled_step(cast(Fp32Copies, self.optimizer))
         else:
             self._norm = clip_gradients(self._gradients(), self._clipping)
-            self._note_unsound(self._norm)
+            self._report_non_finite(self._norm)
             self.optimizer.step()
         self.module.zero_grad()
 
@@ -98,10 +98,10 @@ class PlainEngine:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         norm = self._norm = norm_of(cast(Tensor, weight.grad) for weight in self._weights)
-        if not self._note_unsound(norm):
+        if not self._report_non_finite(norm):
             optimizer.step_from_bf16(min(1.0, self._clipping / (float(norm) + 1e-6)) if self._clipping else 1.0)
 
-    def _note_unsound(self, norm: Tensor) -> Tensor:
+    def _report_non_finite(self, norm: Tensor) -> Tensor:
         """Report a norm that is not finite to the optimiser; returns 0 if the step counts, []."""
         is_unsound = getattr(self.basic_optimizer, "found_inf", None)
         is_unsound = norm.new_zeros(()) if is_unsound is None else is_unsound

@@ -210,13 +210,13 @@ class ShardedLevel:
         bounded = None if self.on_device else self.is_bounded()
         return bounded is None or bool(bounded)
 
-    def finish_step(self, is_sound: Tensor) -> None:
+    def finish_step(self, is_finite: Tensor) -> None:
         """Update the rows from the stored inputs of the step's micro-batches, unless they were updated while scored.
 
         Args:
-            is_sound: bool [], equal on all ranks; False leaves the rows unchanged.
+            is_finite: bool [], equal on all ranks; False leaves the rows unchanged.
         """
-        self.schedule.end_step(is_sound.to(self.schedule.log_decay.device))
+        self.schedule.end_step(is_finite.to(self.schedule.log_decay.device))
         found = self._pending.take(self.replicas)
         if found is None:
             return
@@ -224,7 +224,7 @@ class ShardedLevel:
         rows, shard = self._rows_on(candidates.features.device)
         self._kernels.update(
             rows, shard.leaf_rows, candidates, self.schedule, scale,
-            factor=self._clip_factor(rows, shard, candidates, scale), is_sound=is_sound.to(rows.bias.device),
+            factor=self._clip_factor(rows, shard, candidates, scale), is_finite=is_finite.to(rows.bias.device),
         )  # fmt: skip
 
     def export_rows(self) -> Iterator[dict[str, Tensor]]:

@@ -49,24 +49,24 @@ class StepCheck:
             return losses.isfinite().all() & (self._counts[0] < _MOST_IN_A_ROW)
         from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
-        is_sound = torch.empty((), dtype=torch.bool, device=losses.device)
-        triton_step_ops.launch_judge_step(is_sound, losses, self._counts, _MOST_IN_A_ROW)
-        return is_sound
+        is_finite = torch.empty((), dtype=torch.bool, device=losses.device)
+        triton_step_ops.launch_judge_step(is_finite, losses, self._counts, _MOST_IN_A_ROW)
+        return is_finite
 
-    def count(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
+    def count(self, step: int, losses: Tensor, own_losses: Tensor, is_finite: Tensor) -> Tensor:
         """Count a step. Returns this rank's losses, or 0 for a skipped step.
 
         Args:
             step: its number, from 1.
             losses: of the levels, float32 [levels], the sums over all ranks.
             own_losses: this rank's, float32 [levels].
-            is_sound: whether it counted, bool [].
+            is_finite: whether it counted, bool [].
         """
         self._num_steps += 1
         if is_fused(losses):
-            return self._count_fused(step, losses, own_losses, is_sound)
+            return self._count_fused(step, losses, own_losses, is_finite)
         in_a_row, in_all, first = self._counts
-        failed = ~is_sound
+        failed = ~is_finite
         is_first = failed & (in_a_row == 0)
         before = torch.zeros_like(losses) if self._losses is None else self._losses
         self._losses = torch.where(is_first, losses, before)
@@ -74,15 +74,15 @@ class StepCheck:
         self._counts = torch.stack([rising, in_all + failed, torch.where(is_first, step, first)])
         if self._device.type == "cpu":
             self.report()
-        return torch.where(is_sound, own_losses, 0)
+        return torch.where(is_finite, own_losses, 0)
 
-    def _count_fused(self, step: int, losses: Tensor, own_losses: Tensor, is_sound: Tensor) -> Tensor:
+    def _count_fused(self, step: int, losses: Tensor, own_losses: Tensor, is_finite: Tensor) -> Tensor:
         from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         self._losses = torch.zeros_like(losses) if self._losses is None else self._losses
         counted = torch.empty_like(own_losses)
         triton_step_ops.launch_count_step(
-            self._counts, self._losses, counted, losses, own_losses, is_sound, step, _MOST_IN_A_ROW
+            self._counts, self._losses, counted, losses, own_losses, is_finite, step, _MOST_IN_A_ROW
         )  # fmt: skip
         return counted
 

@@ -143,26 +143,26 @@ def launch_unpack_pairs(
     )  # fmt: skip
 
 
-def _judge_step(is_sound: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
-    is_sound.copy_(losses.isfinite().all() & (counts[0] < most_in_a_row))
+def _judge_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+    is_finite.copy_(losses.isfinite().all() & (counts[0] < most_in_a_row))
 
 
 @operator(
-    "Tensor(a!) is_sound, Tensor losses, Tensor counts, int most_in_a_row", ["is_sound"], _judge_step
+    "Tensor(a!) is_finite, Tensor losses, Tensor counts, int most_in_a_row", ["is_finite"], _judge_step
 )  # fmt: skip
-def launch_judge_step(is_sound: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+def launch_judge_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
     """Write bool []; see `judge_step`."""
     grid(judge_step, 1)(
-        losses, counts, is_sound.view(torch.uint8), len(losses), most_in_a_row, BLOCK=_LOSSES, num_warps=1
+        losses, counts, is_finite.view(torch.uint8), len(losses), most_in_a_row, BLOCK=_LOSSES, num_warps=1
     )
 
 
 def _count_step(
-    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_finite: Tensor, step: int,
     most_in_a_row: int,
 ) -> None:  # fmt: skip
     counted.zero_()
-    if is_sound:
+    if is_finite:
         counted.copy_(own)
         counts[0] = 0
         return
@@ -174,16 +174,16 @@ def _count_step(
 
 
 @operator(
-    "Tensor(a!) counts, Tensor(b!) first_losses, Tensor(c!) counted, Tensor losses, Tensor own, Tensor is_sound, "
+    "Tensor(a!) counts, Tensor(b!) first_losses, Tensor(c!) counted, Tensor losses, Tensor own, Tensor is_finite, "
     "int step, int most_in_a_row",
     ["counts", "first_losses", "counted"], _count_step,
 )  # fmt: skip
 def launch_count_step(
-    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_sound: Tensor, step: int,
+    counts: Tensor, first_losses: Tensor, counted: Tensor, losses: Tensor, own: Tensor, is_finite: Tensor, step: int,
     most_in_a_row: int,
 ) -> None:  # fmt: skip
     """Write counts int64 [3], and two lists of losses float32 [levels]; see `count_step`."""
     grid(count_step, 1)(
-        losses, own, is_sound.view(torch.uint8), counts, first_losses, counted, step, len(losses), most_in_a_row,
+        losses, own, is_finite.view(torch.uint8), counts, first_losses, counted, step, len(losses), most_in_a_row,
         BLOCK=_LOSSES, num_warps=1,
     )  # fmt: skip

@@ -4,7 +4,7 @@ Input: the config of a run, which may have open fields.
 
 1. `checks` rejects contradictory settings before the first stage; `plan` computes memory, traffic and steps of the
    training, and `dry_run` prints them without writing anything.
-2. `settled_config` sets the open fields after the data are prepared.
+2. `resolved_config` sets the open fields after the data are prepared.
 3. `time_budget` computes the number of steps within the run's time limit, if it has one.
 4. `stages` defines prepare, tree, train, evidence, baseline and evaluate; `run` runs the unfinished ones.
 

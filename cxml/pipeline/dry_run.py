@@ -24,7 +24,7 @@ from cxml.pipeline.plan import (
     rows_of_text,
     with_one_more,
 )
-from cxml.pipeline.settled_config import preview_settings
+from cxml.pipeline.resolved_config import preview_settings
 from cxml.settings import choices_table
 from cxml.training import precision_here
 from cxml.tree import fit_levels

@@ -20,7 +20,7 @@ from cxml.parallel import run_workers
 from cxml.pipeline.budget_clock import BudgetClock
 from cxml.pipeline.checks import check_run, check_run_on_data
 from cxml.pipeline.plan import require_validation
-from cxml.pipeline.settled_config import settle, settled
+from cxml.pipeline.resolved_config import resolve_config, resolved
 from cxml.pipeline.stages import (
     STAGE_REMEDY,
     Stage,
@@ -141,7 +141,7 @@ def _make_stages(
             trains_again = bool(redone) or "tree" in force or "train" in force
             if not trains_again:
                 _require_same_model(config, stages)
-            config = settle(config, again=trains_again)
+            config = resolve_config(config, again=trains_again)
             _warn_of_unused(force, config, stages)
             require_validation(config)
             drop_unwanted_evidence(config)
@@ -171,7 +171,7 @@ def _require_same_model(config: Config, stages: Mapping[StageName, Stage]) -> No
     if config.train.budget:
         _require_plan_or_untrained(config)
     if has_model(model_url(config)):
-        fitted = settled(config)
+        fitted = resolved(config)
         stages["tree"].is_done(fitted)
         stages["train"].is_done(fitted)
 
@@ -210,7 +210,7 @@ def _within_budget(given: Config, config: Config, clock: BudgetClock, run_job: R
         _log.info("The run keeps its plan: %s", step_budget)
         return config
     make_step_budget(given, config, clock, run_job, evaluates=evaluates)
-    return settled(given)
+    return resolved(given)
 
 
 def _discard(config: Config, name: StageName, stage: Stage, redone: Collection[StageName]) -> None:
@@ -248,7 +248,7 @@ def evaluate_again(config: Config, run_job: RunJob = run_workers) -> dict[str, A
 def _evaluate_again(config: Config, run_job: RunJob) -> dict[str, Any]:
     is_done = is_prepared(config)
     if is_done:
-        config = settled(config)
+        config = resolved(config)
         is_done = is_model_current(config)
     if not is_done:
         problem = f"{model_url(config)} contains no complete model with the evidence of the config"

@@ -146,8 +146,8 @@ def _make_tree(config: Config) -> None:
 def model_fingerprints(config: Config) -> dict[str, str]:
     """Hash of all inputs of a run's model, for each precision that it may be trained in."""
     precision = config.train.precision
-    settled = {each: with_precision(config, each) for each in (_PRECISIONS if precision == "auto" else (precision,))}
-    return {name: _model_fingerprint(each) for name, each in settled.items()}
+    resolved = {each: with_precision(config, each) for each in (_PRECISIONS if precision == "auto" else (precision,))}
+    return {name: _model_fingerprint(each) for name, each in resolved.items()}
 
 
 def _model_fingerprint(config: Config) -> str:

@@ -29,7 +29,7 @@ from cxml.data import VALIDATION, DataManifest, data_url, validation_texts
 from cxml.evidence import train_word_model
 from cxml.launching import RunJob
 from cxml.pipeline.budget_clock import MARGIN, BudgetClock, no_time_to_train
-from cxml.pipeline.settled_config import adapt_to_steps, settings_fingerprint
+from cxml.pipeline.resolved_config import adapt_to_steps, settings_fingerprint
 from cxml.settings import Choice, add_to_record, read_budget, write_budget
 from cxml.training import Speed, TimeLimit, measure_speed, train_texts_of
 from cxml.tree import LabelTree, tree_url

@@ -10,7 +10,7 @@ from cxml.config import DataConfig
 from cxml.preparation.engines import LocalEngine, PreparationEngine
 
 # From about this size on, Ray saves more time than its start takes on a machine with many cores (docs/decisions/).
-_RAY_PAYS_BYTES = 256 << 20
+_MIN_RAY_BYTES = 256 << 20
 
 
 def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextManager[PreparationEngine]:
@@ -26,7 +26,7 @@ def open_engine(data: DataConfig, source: dict[str, Any]) -> AbstractContextMana
     raw_bytes = sum(file["bytes"] for file in source.get("files", {}).values())
     if data.engine == "ray":
         ray_cluster.require_ray("data.engine")
-    if data.engine == "ray" or (data.engine == "auto" and ray_cluster.is_installed() and raw_bytes >= _RAY_PAYS_BYTES):
+    if data.engine == "ray" or (data.engine == "auto" and ray_cluster.is_installed() and raw_bytes >= _MIN_RAY_BYTES):
         from cxml.preparation.ray_engine import ray_engine  # noqa: PLC0415 - Ray takes seconds to load
 
         return ray_engine(data.num_workers)

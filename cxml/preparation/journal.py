@@ -55,7 +55,7 @@ class _ScanFacts:
 
 
 @dataclass(frozen=True)
-class _BlockNote:
+class _BlockRecord:
     """The content of the note of a staged block."""
 
     number: int
@@ -122,7 +122,7 @@ class PreparationJournal:
         """Rows of each staged block of a split, by number. Raises `DataError` if a note is damaged."""
         rows = {}
         for number, file, values in self._notes(split, _BLOCK):
-            note = artefacts.parse_as(_BlockNote, values, file, _AGAIN)
+            note = artefacts.parse_as(_BlockRecord, values, file, _AGAIN)
             if note.number != number or note.rows < 1:
                 raise DataError(file, f"is about the {note.rows} rows of block {note.number}", _AGAIN)
             rows[number] = note.rows

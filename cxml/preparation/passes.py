@@ -60,7 +60,7 @@ def prepare(config: Config, *, has_test: bool = True) -> str:
         with locked(url, wait=True):
             if not is_prepared(config):
                 _prepare(config, url)
-                _tell(url, has_test=has_test)
+                _log_summary(url, has_test=has_test)
                 return url
     PreparationJournal(url).clear()
     _log.info("Prepared data found at %s", url)
@@ -96,7 +96,7 @@ def _prepare(config: Config, url: str) -> None:
     journal.clear()
 
 
-def _tell(url: str, *, has_test: bool) -> None:
+def _log_summary(url: str, *, has_test: bool) -> None:
     """Log the size and the labels of a new data set."""
     manifest, labels = DataManifest.read(url), read_label_table(url)
     shown = [split for split in manifest.splits if has_test or split != "test"]

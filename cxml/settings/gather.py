@@ -14,7 +14,7 @@ from cxml.data import VALIDATION, DataManifest, Ragged, ShardedDataset, data_url
 from cxml.data.pretrained import read_encoder_config, read_pooling, read_sentence_length
 from cxml.operating_system import free_memory
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
-from cxml.settings.names import NameFit, fit_of_names
+from cxml.settings.names import NameOverlap, overlap_of_names
 
 _MOST_LENGTHS = 2_000_000  # of texts, so that this takes seconds
 _MOST_TEXTS = 20_000  # read to compare with the label names
@@ -70,7 +70,7 @@ def facts_of(
         labels: label ids of each of these.
     """
     seen = frequency[frequency > 0]
-    fit = fit_of_names(names, texts, labels) if len(texts) else NameFit("", describes=False)
+    fit = overlap_of_names(names, texts, labels) if len(texts) else NameOverlap("", describes=False)
     return Facts(
         num_texts=num_texts,
         num_validation=num_validation,

@@ -20,7 +20,7 @@ _FEWEST = 10  # names needed for a decision
 
 
 @dataclass(frozen=True)
-class NameFit:
+class NameOverlap:
     """How the label names of a data set relate to its texts.
 
     Attributes:
@@ -33,7 +33,7 @@ class NameFit:
     describes: bool
 
 
-def fit_of_names(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> NameFit:
+def overlap_of_names(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> NameOverlap:
     """Whether label names describe their texts, and which part of them helps in training.
 
     Names describe texts if their words occur in the texts of their own label much more often than in other texts. Codes
@@ -55,7 +55,7 @@ def fit_of_names(names: Sequence[str], texts: Sequence[str], labels: Ragged) -> 
     whole = {_plain(text) for text in spoken}
     usable = {pattern: 0.0 if _are_texts(parts[pattern], whole) else share for pattern, share in shares.items()}
     best = max(_PATTERNS, key=lambda pattern: usable[pattern])  # the first of equally good ones
-    return NameFit(best if usable[best] >= _LEAST_SHARE else "", describes)
+    return NameOverlap(best if usable[best] >= _LEAST_SHARE else "", describes)
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from cxml.accelerators import encoder_dtype, use_deterministic_algorithms
 from cxml.checkpoint import TrainingState, load_start
 from cxml.config import Config
-from cxml.data import TextRows, TrainLoader, data_url, few_lengths, window_rule, with_names
+from cxml.data import TextRows, TrainLoader, data_url, padded_lengths, window_rule, with_names
 from cxml.model import build_model
 from cxml.optim import Schedule
 from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, set_patience, sharded_levels
@@ -86,11 +86,11 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
     """The padded lengths of batches, if code is compiled for each batch size; empty: the longest text of each batch."""
     train = config.train
     if train.compile:
-        return few_lengths(config.tokens_at_once)
+        return padded_lengths(config.tokens_at_once)
     is_whole = config.tokens_at_once == config.data.max_length
     has_like_batches = is_whole and not train.bucket_by_length and not train.batch_tokens  # else sizes vary
     if train.precision == "bf16" and ranks.device.type == "cpu" and has_like_batches:
-        return few_lengths(config.data.max_length, _MOST_LENGTHS)
+        return padded_lengths(config.data.max_length, _MOST_LENGTHS)
     return ()
 
 

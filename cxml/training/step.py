@@ -35,7 +35,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         DivergenceError: three consecutive steps were skipped; on CPUs only, elsewhere `StepCheck.report` raises it.
     """
     model = cast(CascadeXML, engine.module)
-    level_losses, is_sound, everywhere = None, None, None
+    level_losses, is_finite, everywhere = None, None, None
     for number, batch in enumerate(micro_batches, start=1):
         total, by_level = engine(batch.to(ranks.device))
         engine.backward(total * (engine.averages_over / batch.global_size))
@@ -43,13 +43,13 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         level_losses = own_losses if level_losses is None else level_losses + own_losses
         if number == len(micro_batches):
             everywhere = _all_losses(level_losses, model.is_bounded(), ranks)
-            is_sound = engine.step_check.judge(everywhere)
-        is_sound = take_step(engine, is_sound)
-    assert is_sound is not None, "a step has a micro-batch"
+            is_finite = engine.step_check.judge(everywhere)
+        is_finite = take_step(engine, is_finite)
+    assert is_finite is not None, "a step has a micro-batch"
     assert everywhere is not None, "a step has a last micro-batch"
     assert level_losses is not None, "a step has a micro-batch"
-    model.finish_step(is_sound)
-    return engine.step_check.count(step, everywhere[:-1], level_losses, is_sound)
+    model.finish_step(is_finite)
+    return engine.step_check.count(step, everywhere[:-1], level_losses, is_finite)
 
 
 def _all_losses(level_losses: Tensor, is_bounded: Tensor | None, ranks: Ranks) -> Tensor:

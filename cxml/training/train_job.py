@@ -13,9 +13,9 @@ from cxml import storage
 from cxml.checkpoint import (
     Progress,
     TrainingState,
+    candidate_checkpoints,
     gathered_clusters,
     model_url,
-    offered_checkpoints,
     require_best,
     resume,
     return_to_best,
@@ -52,7 +52,7 @@ def train(
         config: the run's config.
         fingerprints: fingerprints of the model's inputs by `train.precision`; the one of the precision used is saved
             with the model.
-        choice: the checkpoint to resume from, see `cxml.checkpoint.offered_checkpoints`.
+        choice: the checkpoint to resume from, see `cxml.checkpoint.candidate_checkpoints`.
         end: number of epochs after which training ends, with the learning rates of `train.epochs`, or a time limit;
             None for all epochs without a time limit.
 
@@ -73,7 +73,7 @@ def train_in_group(
 ) -> bool:
     """`train` in an existing process group."""
     began = time.monotonic()
-    offered = offered_checkpoints(config, ranks, choice)
+    offered = candidate_checkpoints(config, ranks, choice)
     state, schedule = set_up(config, ranks, offered)
     config = state.config
     start = resume(state, offered) or Progress()

@@ -23,7 +23,7 @@ _WALK = ("walk_length", "walk_restart", "walk_top_k", "walk_max_frequency")
 _NAMES = ("name_features", "name_weight")
 
 # Below this, one machine finishes before the features would have been sent to others.
-_RAY_PAYS_BYTES = 256 << 20
+_MIN_RAY_BYTES = 256 << 20
 
 
 def build(config: Config, dataset: ShardedDataset) -> LabelTree:
@@ -114,5 +114,5 @@ def _wants_ray(tree: TreeConfig, dataset: ShardedDataset) -> bool:
     if tree.engine == "ray":
         ray_cluster.require_ray("tree.engine")
     shard_bytes = sum(shard.bytes for shard in dataset.manifest.splits["train"])
-    is_large = tree.engine == "auto" and shard_bytes >= _RAY_PAYS_BYTES
+    is_large = tree.engine == "auto" and shard_bytes >= _MIN_RAY_BYTES
     return tree.engine == "ray" or (is_large and ray_cluster.is_reachable())

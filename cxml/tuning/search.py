@@ -19,7 +19,7 @@ from cxml.config_files import dump_config
 from cxml.console import table_console
 from cxml.data import data_url
 from cxml.errors import ConfigError, CxmlError
-from cxml.pipeline.settled_config import settled
+from cxml.pipeline.resolved_config import resolved
 from cxml.preparation import is_prepared, prepare
 from cxml.preparation.validation_split import hold_out
 from cxml.storage.locks import locked
@@ -58,7 +58,7 @@ def _search(
     space = read_space(space_file, config)
     _require_metric(config, metric)
     prepare(config)
-    config = settled(config)  # trials differ only in the drawn values
+    config = resolved(config)  # trials differ only in the drawn values
     base = _base_of_trials(config, folder, held_out, cpus)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray Tune would end the search on Ctrl-C

@@ -45,21 +45,21 @@ def test_models_and_checkpoints_predict_what_they_predicted(folder, part):
 
 def resume(folder, shard_from, then_train):
     """On this rank: go on from the checkpoint; what the levels of clusters hold right after it was read."""
-    from cxml.checkpoint import offered_checkpoints
+    from cxml.checkpoint import candidate_checkpoints
     from cxml.checkpoint import resume as go_on
     from cxml.config_files import load_config
     from cxml.parallel import ShardedLevel, distributed
-    from cxml.pipeline.settled_config import settled
+    from cxml.pipeline.resolved_config import resolved
     from cxml.training.setting_up import set_up
     from cxml.training.train_job import train_in_group
 
     os.chdir(folder)
     with distributed(threads=1) as ranks:
-        config = settled(load_config("config.yaml"))  # it leaves fields out that had fixed defaults then
+        config = resolved(load_config("config.yaml"))  # it leaves fields out that had fixed defaults then
         head = dataclasses.replace(config.head, shard_from=shard_from)
         train = dataclasses.replace(config.train, num_workers=ranks.world_size)
         config = dataclasses.replace(config, head=head, train=train)
-        offered = offered_checkpoints(config, ranks, "auto")
+        offered = candidate_checkpoints(config, ranks, "auto")
         state, _ = set_up(config, ranks, offered)
         progress = go_on(state, offered)
         found = {}

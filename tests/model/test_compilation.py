@@ -14,7 +14,7 @@ from support.runs import make_encoder
 from torch._dynamo.utils import counters
 
 from cxml.config import ModelConfig
-from cxml.data import few_lengths
+from cxml.data import padded_lengths
 from cxml.model import build_encoder
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def trained(encoder, texts, length):
 
 def test_any_number_of_texts_of_a_length_trains_as_without_the_compiler_by_the_same_code(encoders):
     plain, compiled = encoders
-    for length in few_lengths(32):
+    for length in padded_lengths(32):
         graphs = set()
         for texts in (8, 5, 13, 2):
             found, expected = trained(compiled, texts, length), trained(plain, texts, length)
@@ -62,7 +62,7 @@ def test_any_number_of_texts_of_a_length_trains_as_without_the_compiler_by_the_s
             graphs.add(counters["stats"]["unique_graphs"])
         assert len(graphs) == 1
     before = counters["stats"]["unique_graphs"]
-    for length in few_lengths(32):
+    for length in padded_lengths(32):
         trained(compiled, 3, length)
     assert counters["stats"]["unique_graphs"] == before > 0
 
@@ -87,7 +87,7 @@ def test_the_names_of_weights_stay(encoders):
 
 @pytest.mark.parametrize("max_length", [1, 7, 8, 32, 100, 128, 510, 512])
 def test_batches_are_padded_to_four_lengths_at_most_of_which_the_longest_is_the_limit(max_length):
-    lengths = few_lengths(max_length)
+    lengths = padded_lengths(max_length)
     assert len(lengths) <= 4
     assert list(lengths) == sorted(set(lengths))
     assert lengths[-1] == max_length

@@ -125,7 +125,9 @@ def test_an_unsound_step_changes_no_bit(kind, form):
     rows, schedule = make_rows(384, form, kind.device)
     before = bits_of(rows)
     for kernels, _, make in cases(kind):
-        update(kernels, rows, make_leaf_rows(kind.device), make(384, kind.device), schedule, is_sound=False, factor=0.0)
+        update(
+            kernels, rows, make_leaf_rows(kind.device), make(384, kind.device), schedule, is_finite=False, factor=0.0
+        )
     for name, tensor in vars(rows).items():
         assert torch.equal(tensor, before[name])
 
@@ -325,7 +327,7 @@ def test_each_call_launches_one_kernel_and_asks_the_host_for_nothing(call, deter
                 for value in real
             )  # fmt: skip
             schedule = replace(schedule, log_decay=mode.from_tensor(schedule.log_decay))
-            signs = {"factor": torch.ones(()), "is_sound": torch.ones((), dtype=torch.bool)}
+            signs = {"factor": torch.ones(()), "is_finite": torch.ones((), dtype=torch.bool)}
             with Operators() as operators:
                 CALLS[call](kernels, (rows, leaf_rows, candidates, schedule), signs)
         assert operators.own() == expected[name].get(call, [f"{name}_{call}"])

@@ -14,14 +14,14 @@ from cxml.config import ModelConfig, SourceConfig
 from cxml.data import Ragged, parts_of_names, resolve_encoder
 from cxml.formats import icd10cm, read_source
 from cxml.settings import encoder_facts, longest_possible
-from cxml.settings.names import NameFit, fit_of_names
+from cxml.settings.names import NameOverlap, overlap_of_names
 
 WORDNET = Path(__file__).parents[1] / "fixtures/wordnet"
 
 
 def pattern_of(raw):
     split = raw.splits["train"]
-    return fit_of_names(raw.label_names, split.texts, Ragged(split.labels.indices, split.labels.indptr)).pattern
+    return overlap_of_names(raw.label_names, split.texts, Ragged(split.labels.indices, split.labels.indptr)).pattern
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def rows(texts, labels):
 def test_plain_names_that_their_texts_use_are_taken_whole():
     names = [f"{a} {b}" for a in ("red", "blue", "green") for b in ("shoes", "shirts", "hats", "socks")]
     texts, labels = rows([f"{name} for summer" for name in names], range(12))
-    assert fit_of_names(names, texts, labels).pattern == "(.+)"
+    assert overlap_of_names(names, texts, labels).pattern == "(.+)"
 
 
 def test_names_that_are_whole_texts_describe_them_but_would_give_test_texts_away():
     names = [f"{a} {b}" for a in ("red", "blue", "green") for b in ("shoes", "shirts", "hats", "socks")]
-    assert fit_of_names(names, *rows(names, range(12))) == NameFit(pattern="", describes=True)
+    assert overlap_of_names(names, *rows(names, range(12))) == NameOverlap(pattern="", describes=True)
 
 
 def test_names_in_words_that_all_texts_use_alike_say_nothing():
     names = [f"text about {letter}" for letter in "abcdefghijkl"]
     texts, labels = rows([f"a text about {' '.join('abcdefghijkl')}"] * 12, range(12))
-    assert fit_of_names(names, texts, labels) == NameFit(pattern="", describes=False)
+    assert overlap_of_names(names, texts, labels) == NameOverlap(pattern="", describes=False)
 
 
 @pytest.mark.parametrize(

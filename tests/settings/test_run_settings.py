@@ -23,7 +23,7 @@ from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import run_here
 from cxml.pipeline import stages
 from cxml.pipeline.dry_run import dry_run
-from cxml.pipeline.settled_config import settle, settled
+from cxml.pipeline.resolved_config import resolve_config, resolved
 from cxml.prediction import Predictor
 from cxml.preparation import is_prepared, prepare
 
@@ -151,7 +151,7 @@ def test_a_run_without_settings_weighs_evidence_on_texts_that_it_held_out_and_tr
     refitted, tmp_path
 ):
     config, report = copied(refitted[0], tmp_path / "run"), refitted[1]
-    chosen = settled(config)
+    chosen = resolved(config)
     assert chosen.evidence.sources == ("words", "neighbours")  # the names are not words of the texts
     assert (chosen.train.validation_fraction, chosen.train.keep) == (0.1, "refit")
     assert report["levels"][-1]["P@1"] == 100
@@ -176,24 +176,24 @@ def test_evidence_that_the_user_wants_is_refused_without_texts_to_weigh_it_on(tm
 def test_later_starts_keep_what_the_first_chose_until_something_else_is_given(tmp_path, raw, encoder):
     config = mine(tmp_path, raw, encoder)
     prepare(config)
-    first = settle(config)
+    first = resolve_config(config)
     record = json.loads((tmp_path / "settings.json").read_text())
     for choice in record["choices"]:  # as on another machine, or by another version's rules
         if choice["name"] == "optim.encoder_lr":
             choice["value"] = 1.23e-4
     (tmp_path / "settings.json").write_text(json.dumps(record))
-    assert settle(config).optim.encoder_lr == settled(config).optim.encoder_lr == 1.23e-4
-    assert settle(config, again=True) == first
+    assert resolve_config(config).optim.encoder_lr == resolved(config).optim.encoder_lr == 1.23e-4
+    assert resolve_config(config, again=True) == first
     other = with_values(config, {"train.epochs": 3})
-    assert (settled(other).train.epochs, settled(other).optim.encoder_lr) == (3, first.optim.encoder_lr)
-    assert settled(other).optim.decay_epochs < first.optim.decay_epochs
+    assert (resolved(other).train.epochs, resolved(other).optim.encoder_lr) == (3, first.optim.encoder_lr)
+    assert resolved(other).optim.decay_epochs < first.optim.decay_epochs
 
 
 def test_a_run_of_a_version_that_kept_no_choices_goes_on_with_what_it_trained_with(tmp_path, raw, encoder):
     fixed = mine(tmp_path, raw, encoder, auto=[], train={"epochs": 1, "precision": "fp32"})
     pipeline.run(fixed, run_job=run_here)
     left_out = mine(tmp_path, raw, encoder, train={"precision": "fp32"})
-    assert plain_values(settled(left_out), CHOOSABLE.keys() - {"tree.level_sizes"}) == plain_values(
+    assert plain_values(resolved(left_out), CHOOSABLE.keys() - {"tree.level_sizes"}) == plain_values(
         fixed, CHOOSABLE.keys() - {"tree.level_sizes"}
     )
 
@@ -201,12 +201,12 @@ def test_a_run_of_a_version_that_kept_no_choices_goes_on_with_what_it_trained_wi
 def test_a_damaged_record_is_refused_by_name(tmp_path, raw, encoder):
     config = mine(tmp_path, raw, encoder)
     prepare(config)
-    settle(config)
+    resolve_config(config)
     record = json.loads((tmp_path / "settings.json").read_text())
     for choices in ([{"name": "optim.encoder_lr"}], [{"name": "output", "value": "x", "reason": "y"}]):
         (tmp_path / "settings.json").write_text(json.dumps({**record, "choices": choices}))
         with pytest.raises(DataError, match=r"settings\.json: .*Delete it"):
-            settled(config)
+            resolved(config)
 
 
 def test_texts_are_cut_off_where_all_but_one_in_a_hundred_end_and_prepared_data_keep_their_length(
@@ -216,7 +216,7 @@ def test_texts_are_cut_off_where_all_but_one_in_a_hundred_end_and_prepared_data_
     prepare(config)
     assert DataManifest.read(data_url(config)).config["max_length"] == 16
     assert is_prepared(config)
-    assert settled(config).data.max_length == 16
+    assert resolved(config).data.max_length == 16
     assert is_prepared(with_values(config, {"data.max_length": 16}))
 
 

@@ -99,11 +99,11 @@ def make_every_row(width, device, *, seed=1, dtype=torch.float32):
     return EveryRow(*(tensor.to(device) for tensor in vars(found).values()))
 
 
-def update(kernels, rows, leaf_rows, candidates, schedule, *, is_sound=True, factor=FACTOR):
+def update(kernels, rows, leaf_rows, candidates, schedule, *, is_finite=True, factor=FACTOR):
     device = rows.bias.device
     kernels.update(
         rows, leaf_rows, candidates, schedule, SCALE,
-        factor=torch.tensor(factor, device=device), is_sound=torch.tensor(is_sound, device=device),
+        factor=torch.tensor(factor, device=device), is_finite=torch.tensor(is_finite, device=device),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from cxml.errors import ConfigError, StaleArtefactError
 from cxml.optim import one_cycle
 from cxml.parallel import run_here, run_workers
 from cxml.pipeline.budget_clock import BudgetClock
-from cxml.pipeline.settled_config import settled
+from cxml.pipeline.resolved_config import resolved
 from cxml.pipeline.time_budget import (
     Costs,
     budget_report,
@@ -319,7 +319,7 @@ def test_a_plan_shortens_the_schedule_and_what_the_run_chose_by_its_length(whole
     )
     pipeline.run(config, run_job=run_here)
     monkeypatch.undo()
-    fitted = settled(config)
+    fitted = resolved(config)
     assert (fitted.train.steps, fitted.optim.decay_epochs, fitted.optim.warmup_epochs) == (5, 0.42, 0.025)
     kept = artefacts.read_json(f"{config.output}/settings.json", "")["budget"]
     assert [choice["name"] for choice in kept["choices"]] == ["train.steps", *BY_LENGTH]

@@ -72,9 +72,9 @@ def test_no_row_changes_in_a_step_that_is_not_finite(name, fault):
     device = device_of(0) if kind == "triton" else "cpu"
     above = [torch.tensor(0.3), torch.tensor(given.get("above", 0.5))]
     loss = head.loss(torch.from_numpy(features).to(device).requires_grad_(), leaves, keys, 1 / 3, losses_above=above)
-    is_sound = loss.isfinite() & above[1].isfinite()
+    is_finite = loss.isfinite() & above[1].isfinite()
     is_bounded = head.is_bounded()
-    head.finish_step(is_sound if is_bounded is None else is_sound & is_bounded)
+    head.finish_step(is_finite if is_bounded is None else is_finite & is_bounded)
     torch.testing.assert_close(vars(head.rows), before, rtol=0, atol=0, equal_nan=True)
     assert "above" in given or is_bounded is not None or not loss.isfinite()
 

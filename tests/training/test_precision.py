@@ -28,7 +28,7 @@ def pretend(kind):
     precision.fast_precision = lambda _: kind
 
 
-def settled(config, cases):
+def resolved(config, cases):
     """For processes of each of these kinds: the precision that they agree on, and the dtype of a trained encoder."""
     found = []
     with distributed(threads=1) as ranks:
@@ -69,7 +69,7 @@ def auto(tmp_path_factory):
 
 def test_processes_train_in_bf16_where_all_of_them_compute_fast_in_it(auto):
     in_bf16, in_fp32 = ("bf16", "torch.bfloat16"), ("fp32", "torch.float32")
-    assert run_workers(settled, (auto, [["bf16", "bf16"], ["bf16", "fp32"], ["fp32", "fp32"]]), 2) == [
+    assert run_workers(resolved, (auto, [["bf16", "bf16"], ["bf16", "fp32"], ["fp32", "fp32"]]), 2) == [
         in_bf16, in_fp32, in_fp32
     ]  # fmt: skip
 

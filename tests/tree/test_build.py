@@ -31,7 +31,7 @@ def test_auto_takes_ray_for_a_large_data_set_where_a_cluster_is_named(tmp_path, 
     dataset = ShardedDataset(data, "train")
     chosen = {}
     for is_large in (True, False):
-        monkeypatch.setattr(module, "_RAY_PAYS_BYTES", 1 if is_large else 1 << 30)
+        monkeypatch.setattr(module, "_MIN_RAY_BYTES", 1 if is_large else 1 << 30)
         for address in ("10.0.0.1:6379", ""):
             monkeypatch.setenv("RAY_ADDRESS", address)
             for engine in ("auto", "local", "ray"):

@@ -49,7 +49,7 @@ _WIDTH = 140  # of the table in a log
 _SECTIONS = ("tree", "model", "head", "optim", "train")
 
 
-def settle(config: Config, *, again: bool = False) -> Config:
+def resolve_config(config: Config, *, again: bool = False) -> Config:
     """The config without open fields of a run with prepared data. New choices are printed and stored.
 
     Args:
@@ -62,10 +62,10 @@ def settle(config: Config, *, again: bool = False) -> Config:
     """
     if again and config.train.budget:
         write_budget(config.output, {})
-    return _within_budget(config, _settle(config, again=again))
+    return _within_budget(config, _resolve(config, again=again))
 
 
-def _settle(config: Config, *, again: bool) -> Config:
+def _resolve(config: Config, *, again: bool) -> Config:
     if not config.auto:
         return _fit_levels(config)
     fingerprint = settings_fingerprint(config)
@@ -79,8 +79,8 @@ def _settle(config: Config, *, again: bool) -> Config:
     return fitted
 
 
-def settled(config: Config) -> Config:
-    """`settle` without printing or storing anything. Returns the config unchanged if its data are not prepared."""
+def resolved(config: Config) -> Config:
+    """`resolve_config` without printing or storing anything; unchanged if the data are not prepared."""
     if not storage.exists(storage.join(data_url(config), MANIFEST)):
         return config
     return _within_budget(config, _fitted(config)[0] if config.auto else _fit_levels(config))
