@@ -8,6 +8,7 @@ temporary folders, and stops the Ray cluster that it started.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from types import FrameType
 from typing import NoReturn
 
 from cxml.operating_system import SCHEDULER_SIGNALS, ringing_after
+
+_PAUSE = 0.05  # seconds after which a lost signal is sent again
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,7 +41,8 @@ def stopping_on_signals() -> Iterator[None]:
     for number in taken:
         signal.signal(number, _stop)
     try:
-        yield
+        with _sending_lost_again():
+            yield
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
@@ -63,8 +67,44 @@ def interrupting_after(seconds: float) -> Iterator[None]:
     """
     if seconds <= 0:
         raise OutOfTime
-    with ringing_after(seconds, _run_out):
+    with ringing_after(seconds, _run_out), _sending_lost_again():
         yield
+
+
+@contextmanager
+def _sending_lost_again() -> Iterator[None]:
+    """Send a signal again if Python has dropped the exception of its handler.
+
+    Python drops exceptions in finalizers such as `__del__`. Signals wait for compiled code, which often ends by freeing
+    objects, so a handler frequently runs in a finalizer.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, main, timers = sys.unraisablehook, threading.get_ident(), list[threading.Timer]()
+
+    def take(lost: sys.UnraisableHookArgs) -> None:
+        error = lost.exc_value
+        if not isinstance(error, KeyboardInterrupt) or threading.get_ident() != main:
+            before(lost)
+        elif isinstance(error, OutOfTime):
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+        else:
+            number = signal.SIGINT
+            if isinstance(error, Stopped):
+                number = signal.Signals[str(error)]
+                signal.signal(number, _stop)
+            timers.append(threading.Timer(_PAUSE, signal.pthread_kill, (main, number)))
+            timers[-1].daemon = True
+            timers[-1].start()
+
+    sys.unraisablehook = take
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 def _run_out() -> NoReturn:
