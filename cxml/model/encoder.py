@@ -22,6 +22,7 @@ from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.internals.transformers import attention_kind
 from cxml.model.compilation import compile_layers
+from cxml.model.length_parts import Part, length_parts
 
 _PAPER_DEPTH = 12
 _LAYERS_BETWEEN_LEVELS = 2
@@ -67,6 +68,7 @@ class TappedEncoder(nn.Module):
         hidden_size: hidden size of the transformer, D.
         feature_sizes: width of each level's feature: D, or the width of the bottleneck for the labels.
         bottleneck: the map to the label feature; the identity without a bottleneck.
+        splits_batches: whether batches with short and long rows are computed in two parts in training.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class TappedEncoder(nn.Module):
         self.taps = taps
         self.pooling = pooling
         self.hidden_size: int = transformer.config.hidden_size
+        self.splits_batches = False
         self._feature_dtype: torch.dtype | None = None
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Dropout(projection_dropout), _mean_of(len(tap), self.hidden_size))
@@ -112,6 +115,22 @@ class TappedEncoder(nn.Module):
 
     def wide_features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
         """Like `forward`, with the label feature before the bottleneck: one tensor [B, D] per level."""
+        if self.splits_batches and torch.is_grad_enabled() and windows is None:
+            parts = length_parts(attention_mask.sum(1), attention_mask.shape[1])
+            if parts is not None:
+                return self._in_parts(parts, input_ids, attention_mask)
+        return self._features(input_ids, attention_mask, windows)
+
+    def _in_parts(self, parts: tuple[Part, Part], input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """The features of all rows, in their order, computed part by part."""
+        found = [
+            self._features(input_ids[part.rows, : part.width], attention_mask[part.rows, : part.width])
+            for part in parts
+        ]
+        place = torch.cat([part.rows for part in parts]).argsort()
+        return [torch.cat(level)[place] for level in zip(*found, strict=True)]
+
+    def _features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
         mask = self._shown(attention_mask)
         with self._attention():
             states = self.transformer(input_ids, attention_mask=mask, output_hidden_states=True).hidden_states

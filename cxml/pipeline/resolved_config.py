@@ -27,6 +27,7 @@ from cxml.data import VALIDATION, DataManifest, Ragged, data_url
 from cxml.formats import read_source
 from cxml.preparation import is_prepared, load_tokenizer, tokenize, with_length
 from cxml.settings import (
+    MOST_TOKENS_ON_CPU,
     Choice,
     Facts,
     choices_table,
@@ -149,6 +150,8 @@ def _choose_by(config: Config, with_known_length: Config, facts: Facts) -> tuple
         return fitted, choices
     length = with_known_length.data.max_length
     reason = f"99 % of the texts have at most {facts.long_length} tokens, within what the encoder reads"
+    if length == facts.long_length == MOST_TOKENS_ON_CPU and fitted.evidence.words:
+        reason = f"a CPU encodes the first {length} tokens, and evidence.words reads whole texts"
     return fitted, [Choice(_LENGTH, length, reason), *choices]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cxml import storage
 from cxml.artefacts import MANIFEST
 from cxml.config import Config, with_values
-from cxml.data import DataManifest, data_url
+from cxml.data import VALIDATION, DataManifest, data_url
 from cxml.formats import Reader, open_source
 from cxml.preparation.tokenizing import tokenize
 
@@ -38,12 +38,13 @@ def with_length(config: Config, source: Reader | None = None) -> Config:
 def _by_the_texts(config: Config, source: Reader) -> int:
     # Importing transformers takes seconds, which workers avoid.
     from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
-    from cxml.settings import longest_possible, longest_text  # noqa: PLC0415
+    from cxml.settings import longest_possible, longest_text, words_may_read_texts  # noqa: PLC0415
 
     model = config.model
     tokenizer = load_pretrained_tokenizer(model.encoder, trust_remote_code=model.trust_remote_code)
-    longest = longest_possible(model, tokenizer.model_max_length)
     texts = list(_some_texts(source))
+    reads_rest = words_may_read_texts(config, len(texts), has_validation=VALIDATION in source.splits)
+    longest = longest_possible(model, tokenizer.model_max_length, words_read_the_rest=reads_rest)
     return longest_text(tokenize(tokenizer, texts, longest).lengths, longest) if texts else longest
 
 

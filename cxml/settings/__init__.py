@@ -14,12 +14,21 @@ run.
 
 from cxml.settings.choose import Choice, choose, choose_by_length, fit_to_labels
 from cxml.settings.facts import EncoderFacts, Facts, MachineFacts
-from cxml.settings.gather import encoder_facts, facts_of, longest_possible, machine_facts, prepared_facts
+from cxml.settings.gather import (
+    MOST_TOKENS_ON_CPU,
+    encoder_facts,
+    facts_of,
+    longest_possible,
+    machine_facts,
+    prepared_facts,
+)
 from cxml.settings.lengths import longest_text
 from cxml.settings.record import add_to_record, read_budget, read_record, write_budget, write_record
+from cxml.settings.rules import words_may_read_texts
 from cxml.settings.table import choices_table
 
 __all__ = [
+    "MOST_TOKENS_ON_CPU",
     "Choice",
     "EncoderFacts",
     "Facts",
@@ -37,6 +46,7 @@ __all__ = [
     "prepared_facts",
     "read_budget",
     "read_record",
+    "words_may_read_texts",
     "write_budget",
     "write_record",
 ]

@@ -20,6 +20,8 @@ _MOST_LENGTHS = 2_000_000  # of texts, so that this takes seconds
 _MOST_TEXTS = 20_000  # read to compare with the label names
 _MOST_WINDOWS = 8  # of a text; each costs as much as the first
 _MOST_TOKENS = 512  # the cost grows with it; longer inputs must be set explicitly
+MOST_TOKENS_ON_CPU = 128
+"""Most tokens of a text on a CPU if `evidence.words` reads the rest, see decision 28."""
 
 
 def prepared_facts(config: Config) -> Facts:
@@ -98,12 +100,13 @@ def encoder_facts(model: ModelConfig) -> EncoderFacts:
     )
 
 
-def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
-    """Most tokens of a text: the encoder's pretraining length, its positions, or 512; with windows, 8 times that.
+def longest_possible(model: ModelConfig, tokenizer_limit: int, *, words_read_the_rest: bool = False) -> int:
+    """Most tokens of a text: the encoder's pretraining length, its positions, or 512; with windows, 8 of them.
 
     Args:
         model: names the encoder.
         tokenizer_limit: limit of its tokenizer, without reserved positions.
+        words_read_the_rest: whether `evidence.words` reads whole texts. A CPU then encodes at most 128 tokens.
 
     Raises:
         ConfigError: the encoder cannot be read.
@@ -112,7 +115,8 @@ def longest_possible(model: ModelConfig, tokenizer_limit: int) -> int:
         return _MOST_WINDOWS * model.window
     positions = getattr(read_encoder_config(model), "max_position_embeddings", None)
     known = [each for each in (read_sentence_length(model), positions, tokenizer_limit) if each is not None]
-    return min([*known, _MOST_TOKENS])
+    is_slow = words_read_the_rest and accelerator_type() is None
+    return min([*known, MOST_TOKENS_ON_CPU if is_slow else _MOST_TOKENS])
 
 
 def machine_facts(head: HeadConfig) -> MachineFacts:

@@ -302,6 +302,19 @@ BY_LENGTH = ("model.dropouts", "optim.classifier_lr", "optim.warmup_epochs", "op
 """Fields whose rules depend on the length of the training."""
 
 
+def words_may_read_texts(config: Config, num_texts: int, *, has_validation: bool) -> bool:
+    """Whether `evidence.words` is on or still open, and validation texts can weigh it.
+
+    Args:
+        config: of the run, with fields that are still open.
+        num_texts: train texts.
+        has_validation: whether the data set has a split of validation texts.
+    """
+    is_open = "train.validation_fraction" in config.auto
+    holds_out = num_texts >= _FEWEST_TO_SPLIT if is_open else config.train.validation_fraction > 0
+    return ("evidence.words" in config.auto or config.evidence.words) and (has_validation or holds_out)
+
+
 def _validates(facts: Facts, config: Config) -> bool:
     """Whether the run has enough validation texts to choose by."""
     held_out = num_held_out(facts.num_texts, config.train.validation_fraction)

@@ -3,6 +3,7 @@
 Oracles: WordNet (names occur) and ICD-10-CM (codes do not), and encoder files written here.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 from support.runs import MINILM, make_encoder
 
-from cxml.config import ModelConfig, SourceConfig
+from cxml.accelerators import accelerator_type
+from cxml.config import Config, DataConfig, ModelConfig, SourceConfig, with_values
 from cxml.data import Ragged, parts_of_names, resolve_encoder
 from cxml.formats import icd10cm, read_source
-from cxml.settings import encoder_facts, longest_possible
+from cxml.settings import encoder_facts, longest_possible, words_may_read_texts
 from cxml.settings.names import NameOverlap, overlap_of_names
 
 WORDNET = Path(__file__).parents[1] / "fixtures/wordnet"
@@ -94,6 +96,31 @@ def test_the_longest_text_is_what_the_encoder_was_pretrained_on(tmp_path):
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": true}')
     assert longest_possible(ModelConfig(encoder=str(folder)), 10**30) == 512
     assert longest_possible(ModelConfig(encoder=str(folder)), 100) == 100
+
+
+def test_a_cpu_reads_few_tokens_of_texts_whose_words_a_linear_model_reads():
+    most = longest_possible(ModelConfig(encoder=MINILM), 512, words_read_the_rest=True)
+    assert most == (256 if accelerator_type() else 128)
+
+
+OPEN_SHARE, OPEN_WORDS = ("train.validation_fraction",), ("evidence.words",)
+
+
+@pytest.mark.parametrize(("is_open", "given", "num_texts", "has_validation", "expected"), [
+    (OPEN_SHARE + OPEN_WORDS, {}, 500, False, True),
+    (OPEN_SHARE + OPEN_WORDS, {}, 499, False, False),  # too few to hold some out
+    (OPEN_SHARE + OPEN_WORDS, {}, 10, True, True),
+    (OPEN_WORDS, {"train.validation_fraction": 0.1}, 10, False, True),
+    (OPEN_WORDS, {}, 5000, False, False),  # no validation texts
+    (OPEN_SHARE, {"evidence.words": True}, 500, False, True),
+    (OPEN_SHARE, {}, 500, False, False),  # switched off
+])  # fmt: skip
+def test_words_read_whole_texts_where_they_may_be_a_source_and_can_be_weighed(
+    is_open, given, num_texts, has_validation, expected
+):
+    config = with_values(Config(output="out", data=DataConfig(source=SourceConfig(kind="icd10cm"))), given)
+    config = dataclasses.replace(config, auto=is_open)
+    assert words_may_read_texts(config, num_texts, has_validation=has_validation) is expected
 
 
 def test_with_windows_the_longest_text_has_eight_of_them():
