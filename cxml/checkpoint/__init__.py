@@ -28,7 +28,7 @@ from cxml.checkpoint.resume import candidate_checkpoints, require_best, resume, 
 from cxml.checkpoint.retention import checkpoints_url, kept_checkpoints, list_checkpoints, sweep
 from cxml.checkpoint.saver import Saver
 from cxml.checkpoint.shards import ShardReader
-from cxml.checkpoint.start import load_start, require_start
+from cxml.checkpoint.start import load_start, require_start, start_config
 from cxml.checkpoint.tensor_files import load_weights, parse_tensors, tensor_file
 from cxml.checkpoint.training_state import Progress, Snapshot, TrainingState, tree_digest
 
@@ -62,6 +62,7 @@ __all__ = [
     "resume",
     "return_to_best",
     "save_model",
+    "start_config",
     "sweep",
     "tensor_file",
     "tree_digest",

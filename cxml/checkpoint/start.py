@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cxml import storage
+from cxml.artefacts import MANIFEST
 from cxml.checkpoint.manifest import COMMIT_FILE
 from cxml.checkpoint.model_store import mark_new, read_label_rows, read_model_manifest, read_weights
 from cxml.checkpoint.row_arrays import SavedLevel
 from cxml.checkpoint.row_state import engine_rows, is_label_row, saved_rows, whole_level
 from cxml.checkpoint.shards import ShardReader
 from cxml.checkpoint.training_state import tree_digest
-from cxml.config import ModelConfig, saved_config
+from cxml.config import Config, ModelConfig, saved_config
 from cxml.errors import DataError
 from cxml.model import CascadeXML
 from cxml.model.encoder import is_pretrained
@@ -64,7 +66,15 @@ def load_start(config: ModelConfig, model: CascadeXML, tree: LabelTree) -> None:
 
 def require_start(url: str) -> None:
     """Raise `DataError` unless there is a model or a checkpoint at `url`; only its manifest is read."""
+    model = storage.join(url, "model")
+    if not storage.exists(storage.join(url, MANIFEST)) and storage.exists(storage.join(model, MANIFEST)):
+        raise DataError(url, "is the output of a run", f"Set model.start_from to its model, {model}.")
     _opened(url)
+
+
+def start_config(url: str) -> Config:
+    """The config that the model or checkpoint at `url` was saved with; errors as in `require_start`."""
+    return saved_config(_opened(url).config())
 
 
 def _opened(url: str) -> _Checkpoint | _Model:
@@ -89,6 +99,9 @@ class _Checkpoint:
 
     def __init__(self, url: str) -> None:
         self._reader = ShardReader(url)
+
+    def config(self) -> Mapping[str, Any]:
+        return self._reader.manifest.run.config
 
     def tree(self) -> str | None:
         return self._reader.manifest.run.tree
@@ -119,6 +132,9 @@ class _Model:
     def __init__(self, url: str) -> None:
         self._url = url
         self._manifest = read_model_manifest(url)
+
+    def config(self) -> Mapping[str, Any]:
+        return self._manifest.config
 
     def tree(self) -> str | None:
         return self._manifest.tree

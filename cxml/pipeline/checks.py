@@ -5,12 +5,16 @@ config -> check_run() -> prepared data -> check_run_on_data() -> tree, training
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
-from cxml.checkpoint import checkpoints_url, has_model, list_checkpoints, model_url, require_start
+from cxml.checkpoint import checkpoints_url, has_model, list_checkpoints, model_url, require_start, start_config
 from cxml.config import Config
 from cxml.data import (
+    VALIDATION,
+    DataManifest,
     StepRule,
     data_url,
     read_label_table,
@@ -22,6 +26,8 @@ from cxml.data import (
 from cxml.model import build_encoder, read_encoder_config
 from cxml.parallel import require_even_groups
 from cxml.pipeline.plan import require_packages, require_validation
+
+_log = logging.getLogger(__name__)
 
 
 def check_run(config: Config, *, prepares_again: bool = False) -> None:
@@ -45,7 +51,7 @@ def check_run(config: Config, *, prepares_again: bool = False) -> None:
 
 
 def check_run_on_data(config: Config) -> None:
-    """Check the settings against the prepared data, before a tree is built.
+    """Check the settings against the prepared data, before a tree is built. Warns of validation texts that are known.
 
     Args:
         config: the run's config, without open fields.
@@ -55,6 +61,8 @@ def check_run_on_data(config: Config) -> None:
             texts, or a step has too few texts for all micro-batches.
     """
     train = config.train
+    if config.model.start_from and not _has_begun(config):
+        _warn_of_known_texts(config, start_config(config.model.start_from))
     lengths = train_texts(data_url(config), train.validation_fraction).lengths
     if train.name_texts:
         names = require_parts_of_names(read_label_table(data_url(config)).words.titles, train.name_texts)
@@ -66,6 +74,20 @@ def check_run_on_data(config: Config) -> None:
         windows=window_rule(config),
     )  # fmt: skip
     require_parts(lengths, rule, world_size=train.num_workers, accumulation=train.accumulation)
+
+
+def _warn_of_known_texts(config: Config, start: Config) -> None:
+    """Warn if the model that a run starts from was trained on the run's validation texts, and so knows their labels."""
+    held_out = config.train.validation_fraction
+    is_split = not held_out and VALIDATION in DataManifest.read(data_url(config)).splits
+    if start.data.source != config.data.source or not (held_out or is_split):
+        return
+    if start.train.keep == "refit" or (held_out and start.train.validation_fraction != held_out):
+        other = " Its run has a model without these texts: selection/model." if start.train.keep == "refit" else ""
+        _log.warning(
+            "%s was also trained on the validation texts of this run, so thresholds, epochs and evidence are chosen on "
+            "texts that the model knows.%s", config.model.start_from, other,
+        )  # fmt: skip
 
 
 def _require_layers(config: Config) -> None:

@@ -14,7 +14,7 @@ import yaml
 from support.runs import make_encoder
 
 from cxml import pipeline
-from cxml.checkpoint import model_url, read_model_manifest
+from cxml.checkpoint import model_url, read_model_manifest, require_start
 from cxml.commands.train import main
 from cxml.config import CHOOSABLE, config_from_dict, config_to_dict, plain_values, saved_config, with_values
 from cxml.config_files import load_config
@@ -22,6 +22,7 @@ from cxml.data import DataManifest, data_url
 from cxml.errors import ConfigError, DataError, StaleArtefactError
 from cxml.parallel import run_here
 from cxml.pipeline import stages
+from cxml.pipeline.checks import check_run_on_data
 from cxml.pipeline.dry_run import dry_run
 from cxml.pipeline.resolved_config import resolve_config, resolved
 from cxml.prediction import Predictor
@@ -139,6 +140,19 @@ def test_a_repeated_stage_makes_the_evidence_of_model_and_selection_once(refitte
     monkeypatch.setattr(stages, "begin_evidence", lambda config: (made.append(config.output), begin(config)))
     pipeline.run(config, [stage], run_job=run_here)
     assert sorted(made) == [config.output, f"{config.output}/selection"]
+
+
+def test_a_start_from_a_model_that_knows_the_validation_texts_is_warned_of(refitted, tmp_path, caplog):
+    first = refitted[0]
+    for folder, is_known in (("model", True), ("selection/model", False)):
+        start = {"data.directory": data_url(first), "model.start_from": f"{first.output}/{folder}"}
+        config = settled(with_values(first, {"output": str(tmp_path / folder), **start}))
+        assert config.train.validation_fraction > 0
+        caplog.clear()
+        check_run_on_data(config)
+        assert ("was also trained on the validation texts" in caplog.text) == is_known
+    with pytest.raises(DataError, match=r"output of a run.*run/model"):
+        require_start(first.output)
 
 
 def test_stages_to_repeat_that_a_run_does_not_have_are_named(trained, caplog):
