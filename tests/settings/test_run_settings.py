@@ -146,7 +146,7 @@ def test_a_start_from_a_model_that_knows_the_validation_texts_is_warned_of(refit
     first = refitted[0]
     for folder, is_known in (("model", True), ("selection/model", False)):
         start = {"data.directory": data_url(first), "model.start_from": f"{first.output}/{folder}"}
-        config = settled(with_values(first, {"output": str(tmp_path / folder), **start}))
+        config = resolved(with_values(first, {"output": str(tmp_path / folder), **start}))
         assert config.train.validation_fraction > 0
         caplog.clear()
         check_run_on_data(config)
