@@ -18,6 +18,7 @@ from cxml.data.bounds import most_bytes, most_items, refuse_repeated_values
 from cxml.data.cache import ShardCache
 from cxml.data.dataset import LabelTable, ShardedDataset, read_label_table, read_vocabulary, verify
 from cxml.data.encoder_path import resolve_encoder
+from cxml.data.length_parts import Part, length_parts
 from cxml.data.loader import EvalLoader, TrainLoader, require_parts
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
 from cxml.data.name_texts import TextRows, described, parts_of_names, require_parts_of_names, with_names
@@ -56,6 +57,7 @@ __all__ = [
     "LabelTable",
     "LabelTitles",
     "LabelledRows",
+    "Part",
     "Ragged",
     "RowSubset",
     "ShardCache",
@@ -81,6 +83,7 @@ __all__ = [
     "described",
     "epoch_order",
     "held_out_rows",
+    "length_parts",
     "lengths_to_offsets",
     "load_tokenizer_of",
     "micro_batch_shapes",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from cxml.data.length_parts import Part, length_parts
 from cxml.data.order import bucket, cut, epoch_order, smallest_batch
 from cxml.data.token_steps import TokenSteps
 from cxml.data.windows import WindowRule
@@ -81,7 +83,9 @@ class StepFacts:
     most_tokens: int
 
 
-def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, num_texts: int) -> StepFacts:
+def step_facts(
+    lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, num_texts: int, splits_batches: bool = False
+) -> StepFacts:
     """Measure the first epoch.
 
     Args:
@@ -90,11 +94,14 @@ def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, nu
         seed: seed of the order.
         parts: micro-batches per step, over all processes.
         num_texts: N, the number of training texts.
+        splits_batches: whether the encoder computes micro-batches of mixed lengths in two parts (`length_parts`).
     """
     order = StepOrder(lengths, rule, seed)
     rows, bounds = order.epoch(0)
     padded, widths = micro_batch_shapes(lengths[rows], bounds, min(parts, order.smallest), rule.windows)
     tokens = (padded * widths).sum(1)
+    if splits_batches:
+        tokens = _tokens_in_parts(lengths[rows], bounds, min(parts, order.smallest))
     steps = round(order.steps_per_epoch * num_texts / len(lengths))
     if not rule.batch_tokens:
         steps = math.ceil(num_texts / rule.batch_size)
@@ -106,6 +113,19 @@ def step_facts(lengths: np.ndarray, rule: StepRule, *, seed: int, parts: int, nu
         mean_tokens=float(tokens.mean()),
         most_tokens=int(tokens.max()),
     )
+
+
+def _tokens_in_parts(lengths: np.ndarray, bounds: np.ndarray, parts: int) -> np.ndarray:
+    """The padded tokens of each step, int64 [steps], if the micro-batches of `micro_batch_shapes` have two parts each."""
+    tokens = np.zeros(len(bounds) - 1, np.int64)
+    for step, (start, stop) in enumerate(itertools.pairwise(bounds.tolist())):
+        for part in range(parts):
+            first, last = (start + (part + each) * (stop - start) // parts for each in (0, 1))
+            own = lengths[first:last]
+            width = int(own.max())
+            short_and_long = length_parts(own, width) or (Part(np.arange(len(own)), width),)
+            tokens[step] += sum(len(each.rows) * each.width for each in short_and_long)
+    return tokens
 
 
 def micro_batch_shapes(

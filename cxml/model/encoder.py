@@ -11,18 +11,18 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from cxml.config import ModelConfig
-from cxml.data import Windows
+from cxml.data import Part, Windows, length_parts
 from cxml.data.pretrained import load_pretrained
 from cxml.errors import ConfigError
 from cxml.internals.transformers import attention_kind
 from cxml.model.compilation import compile_layers
-from cxml.model.length_parts import Part, length_parts
 
 _PAPER_DEPTH = 12
 _LAYERS_BETWEEN_LEVELS = 2
@@ -116,18 +116,18 @@ class TappedEncoder(nn.Module):
     def wide_features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:
         """Like `forward`, with the label feature before the bottleneck: one tensor [B, D] per level."""
         if self.splits_batches and torch.is_grad_enabled() and windows is None:
-            parts = length_parts(attention_mask.sum(1), attention_mask.shape[1])
+            parts = length_parts(attention_mask.sum(1).numpy(), attention_mask.shape[1])
             if parts is not None:
                 return self._in_parts(parts, input_ids, attention_mask)
         return self._features(input_ids, attention_mask, windows)
 
     def _in_parts(self, parts: tuple[Part, Part], input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """The features of all rows, in their order, computed part by part."""
-        found = [
-            self._features(input_ids[part.rows, : part.width], attention_mask[part.rows, : part.width])
-            for part in parts
-        ]
-        place = torch.cat([part.rows for part in parts]).argsort()
+        found = []
+        for part in parts:
+            rows = torch.from_numpy(part.rows)
+            found.append(self._features(input_ids[rows, : part.width], attention_mask[rows, : part.width]))
+        place = torch.from_numpy(np.argsort(np.concatenate([part.rows for part in parts])))
         return [torch.cat(level)[place] for level in zip(*found, strict=True)]
 
     def _features(self, input_ids: Tensor, attention_mask: Tensor, windows: Windows | None = None) -> list[Tensor]:

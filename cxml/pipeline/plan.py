@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cxml import extras, ray_cluster
+from cxml.accelerators import device_of
 from cxml.config import Config, HeadConfig
 from cxml.data import (
     VALIDATION,
@@ -48,7 +49,7 @@ from cxml.parallel import (
 )
 from cxml.preparation import is_prepared, load_tokenizer, tokenize
 from cxml.report import require_baseline
-from cxml.training import no_validation_texts, precision_here, require_trackers
+from cxml.training import no_validation_texts, precision_here, require_trackers, splits_batches
 from cxml.tree import fit_levels
 
 _BYTES_OF_A_WEIGHT = 12  # value, node, and its share of a row's word and offset
@@ -199,6 +200,7 @@ def plan_for(config: Config, facts: DataFacts) -> Plan:
         seed=config.seed,
         parts=config.train.num_workers * config.train.accumulation,
         num_texts=facts.num_texts,
+        splits_batches=splits_batches(config, device_of(0)),
     )
     ranks_per_replica = _ranks_per_replica(config)
     with torch.device("meta"):

@@ -36,7 +36,7 @@ from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, Pacer, StepReport, fit
 from cxml.training.pace import Pace, smoothed, steps_in_time
 from cxml.training.precision import precision_here, with_precision
-from cxml.training.setting_up import set_up
+from cxml.training.setting_up import set_up, splits_batches
 from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
 from cxml.training.tracked import ending_lost_runs, require_trackers, track_report
@@ -75,6 +75,7 @@ __all__ = [
     "selection_url",
     "set_up",
     "smoothed",
+    "splits_batches",
     "steps_in_time",
     "track_report",
     "train",

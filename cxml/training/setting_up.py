@@ -62,7 +62,7 @@ def set_up_on(
         model.encoder.compile_layers(ranks.device, recompute=config.train.activation_checkpointing)
     elif config.train.activation_checkpointing:
         model.encoder.recompute_activations()
-    model.encoder.splits_batches = _splits_batches(config, ranks)
+    model.encoder.splits_batches = splits_batches(config, ranks.device)
     engine = build_engine(model, config.train, config.optim, ranks)
     set_patience(config.train.hang_minutes)  # including groups that were created above
     torch.manual_seed(config.seed + ranks.rank)  # and each rank draws its own dropout
@@ -95,12 +95,13 @@ def _lengths(config: Config, ranks: Ranks) -> tuple[int, ...]:
     return ()
 
 
-def _splits_batches(config: Config, ranks: Ranks) -> bool:
-    """Whether the encoder computes batches of mixed lengths in two parts.
+def splits_batches(config: Config, device: torch.device) -> bool:
+    """Whether training on `device` computes batches of mixed lengths in two parts (decision 32).
 
     Accelerators are faster with one part. With ZeRO 3, all ranks have to call each layer equally often.
     """
-    return ranks.device.type == "cpu" and not config.train.compile and config.train.zero_stage < 3
+    is_whole = bool(config.model.window or config.train.compile) or config.train.zero_stage == 3
+    return device.type == "cpu" and not is_whole
 
 
 def _with_names(texts: TextRows, config: Config) -> TextRows:

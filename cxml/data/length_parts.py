@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 _MULTIPLE = 8  # of short rows and of their width, so that few sizes occur, for which oneDNN generates code
 _LEAST_SAVING = 0.2  # share of the padded tokens; a second pass costs a few percent
@@ -18,22 +17,22 @@ _LEAST_SAVING = 0.2  # share of the padded tokens; a second pass costs a few per
 class Part(NamedTuple):
     """Some rows of a batch: their indices, int64 [n], and the width that their tokens need."""
 
-    rows: Tensor
+    rows: np.ndarray
     width: int
 
 
-def length_parts(lengths: Tensor, width: int) -> tuple[Part, Part] | None:
+def length_parts(lengths: np.ndarray, width: int) -> tuple[Part, Part] | None:
     """The two parts with the fewest padded tokens, or None if they save less than a fifth of the batch's.
 
     Args:
         lengths: tokens of each row, int64 [B].
         width: padded tokens of a row.
     """
-    ascending, order = lengths.sort(stable=True)
-    if len(lengths) <= _MULTIPLE:
+    order = np.argsort(lengths, kind="stable")
+    counts = np.arange(_MULTIPLE, len(lengths), _MULTIPLE)
+    if not len(counts):
         return None
-    counts = torch.arange(_MULTIPLE, len(lengths), _MULTIPLE)
-    widths = (ascending[counts - 1] + _MULTIPLE - 1) // _MULTIPLE * _MULTIPLE
+    widths = -(-lengths[order[counts - 1]] // _MULTIPLE) * _MULTIPLE
     savings = counts * (width - widths)
     best = int(savings.argmax())
     if savings[best] < _LEAST_SAVING * width * len(lengths):

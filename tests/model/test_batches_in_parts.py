@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.runs import make_encoder
 
 from cxml.config import ModelConfig
+from cxml.data import StepRule, length_parts, step_facts
 from cxml.model import build_encoder
-from cxml.model.length_parts import length_parts
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=40))
@@ -21,12 +21,12 @@ def test_no_other_split_pads_less_and_each_row_is_in_the_part_that_holds_its_tok
     ascending = np.sort(lengths)
     padded = {k: k * -(-ascending[k - 1] // 8) * 8 + (size - k) * width for k in range(8, size, 8)}
     fewest = min(padded.values(), default=width * size)
-    parts = length_parts(torch.from_numpy(lengths), width)
+    parts = length_parts(lengths, width)
     if parts is None:
         assert fewest > 0.8 * width * size
         return
     assert sum(len(part.rows) * part.width for part in parts) == fewest <= 0.8 * width * size
-    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(size))
+    assert sorted(np.concatenate([part.rows for part in parts])) == list(range(size))
     assert all(int(lengths[part.rows].max()) <= part.width <= width for part in parts)
 
 
@@ -49,9 +49,21 @@ def test_features_and_gradients_are_those_of_the_whole_batch(tmp_path, pooling):
         sum((level * torch.arange(11.0)[:, None]).square().mean() for level in features).backward()
         gradients = {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
         found[splits] = features, gradients
-    assert length_parts(lengths, 40) is not None
+    assert length_parts(lengths.numpy(), 40) is not None
     for whole, parts in zip(found[False][0], found[True][0], strict=True):
         torch.testing.assert_close(parts, whole)
     assert found[True][1].keys() == found[False][1].keys()
     for name, gradient in found[False][1].items():
         torch.testing.assert_close(found[True][1][name], gradient, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_plan_counts_the_padding_that_two_parts_leave(parts):
+    lengths = np.append(np.full(90, 4), np.full(60, 100))
+    rule = StepRule(batch_size=50)
+    whole, split = (
+        step_facts(lengths, rule, seed=0, parts=parts, num_texts=150, splits_batches=splits) for splits in (False, True)
+    )
+    assert whole.mean_tokens == 5000  # each micro-batch has a long text
+    assert split.mean_tokens < (2600 if parts == 1 else 4000)  # 60 % short rows, in multiples of 8
+    assert split.padding == pytest.approx(1 - lengths.sum() / (3 * split.mean_tokens))
