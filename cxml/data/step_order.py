@@ -116,7 +116,7 @@ def step_facts(
 
 
 def _tokens_in_parts(lengths: np.ndarray, bounds: np.ndarray, parts: int) -> np.ndarray:
-    """The padded tokens of each step, int64 [steps], if the micro-batches of `micro_batch_shapes` have two parts each."""
+    """The padded tokens of each step, int64 [steps], with the micro-batches of `micro_batch_shapes` in two parts."""
     tokens = np.zeros(len(bounds) - 1, np.int64)
     for step, (start, stop) in enumerate(itertools.pairwise(bounds.tolist())):
         for part in range(parts):
