@@ -39,7 +39,9 @@ _FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 _SPLIT = re.compile(rf"(train|test|{'|'.join(VALIDATION_NAMES)})(?![a-z])", re.IGNORECASE)
 _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadata of Hugging Face datasets
 _TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
+_SHORT_TEXT_NAMES = ("title", "headline", "name", "summary", "question")  # texts if there are no longer ones
 _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
+_OTHER_LABELS_NAMES = ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target")
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
 _FIRST_ROWS = 10_000
@@ -183,8 +185,8 @@ def _split_of(name: str) -> str:
 def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     """The source with the columns of texts and labels in the table `url`."""
     columns = [name for name in _columns_of(url) if name != source.id_column]
-    text = _known(columns, source.text_column, _DEFAULTS.text_column, _TEXT_NAMES)
-    labels = _known(columns, source.labels_column, _DEFAULTS.labels_column, _LABELS_NAMES)
+    text = _known(columns, source.text_column, _DEFAULTS.text_column, _TEXT_NAMES, _SHORT_TEXT_NAMES)
+    labels = _known(columns, source.labels_column, _DEFAULTS.labels_column, _LABELS_NAMES, _OTHER_LABELS_NAMES)
     if len(columns) == 2 and (text is None) != (labels is None):
         (other,) = set(columns) - {text, labels}
         text, labels = text or other, labels or other
@@ -194,7 +196,9 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
             problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
             raise DataError(url, problem, f"Set data.source.{field}.")
     if (text, labels) != (source.text_column, source.labels_column):
-        _log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}")
+        unread = [name for name in columns if name != text and name.lower() in (*_TEXT_NAMES, *_SHORT_TEXT_NAMES)]
+        others = f"; not used: {', '.join(map(repr, unread))}" if unread else ""
+        _log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}{others}")
     assert text is not None
     assert labels is not None
     return dataclasses.replace(source, text_column=text, labels_column=labels)
@@ -241,11 +245,14 @@ def _log_once(text: str, level: int = logging.INFO) -> None:
     _log.log(level, "%s", text)
 
 
-def _known(columns: list[str], wanted: str, default: str, usual: tuple[str, ...]) -> str | None:
-    """The given column, or, if it is the default and missing, the only column with a usual name."""
+def _known(columns: list[str], wanted: str, default: str, *usual: tuple[str, ...]) -> str | None:
+    """The given column, or, if it is the default and missing, the only column with a usual name.
+
+    The first of the tuples of usual names that has any of the columns counts.
+    """
     if wanted in columns or wanted != default:
         return wanted
-    found = [name for name in columns if name.lower() in usual]
+    found = next((hits for names in usual if (hits := [name for name in columns if name.lower() in names])), [])
     return found[0] if len(found) == 1 else None
 
 

@@ -147,7 +147,13 @@ def test_a_hugging_face_folder_gives_its_classes_by_name(tmp_path, is_list):
 
 @pytest.mark.parametrize(
     ("columns", "chosen"),
-    [(("Content", "Tags"), True), (("review", "labels"), True), (("text", "genre"), True), (("title", "genre"), False)],
+    [
+        (("Content", "Tags"), True),
+        (("review", "labels"), True),
+        (("text", "kind"), True),
+        (("essay", "kind"), False),
+        (("Title", "Genre"), True),
+    ],
 )
 def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chosen):
     write_csv(tmp_path / "rows.csv", columns=columns)
@@ -155,10 +161,21 @@ def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chos
         raw = read_source(source(tmp_path / "rows.csv"))
         assert sum(len(split.texts) for split in raw.splits.values()) == len(ROWS)
         return
-    with pytest.raises(DataError, match=r"'title', 'genre'.*text_column"):
+    with pytest.raises(DataError, match=r"'essay', 'kind'.*text_column"):
         read_source(source(tmp_path / "rows.csv"))
-    named = source(tmp_path / "rows.csv", text_column="title", labels_column="genre")
+    named = source(tmp_path / "rows.csv", text_column="essay", labels_column="kind")
     assert "all" in read_source(named).label_names
+
+
+@pytest.mark.parametrize("separator", [";", " | ", "\n"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_longer_texts_are_preferred_to_titles_which_the_log_names(tmp_path, caplog):
+    rows = [{"id": i, "title": f"t{i}", "abstract": f"a{i}", "subjects": "x"} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with caplog.at_level("INFO"):
+        raw = read_source(source(tmp_path / "rows.jsonl"))
+    assert {text for split in raw.splits.values() for text in split.texts} == {f"a{i}" for i in range(10)}
+    assert "labels in 'subjects'; not used: 'title'" in caplog.text
 
 
 @pytest.mark.parametrize("separator", [";", " | ", "\n"])
