@@ -167,8 +167,6 @@ def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chos
     assert "all" in read_source(named).label_names
 
 
-@pytest.mark.parametrize("separator", [";", " | ", "\n"])
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_longer_texts_are_preferred_to_titles_which_the_log_names(tmp_path, caplog):
     rows = [{"id": i, "title": f"t{i}", "abstract": f"a{i}", "subjects": "x"} for i in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
