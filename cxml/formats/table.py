@@ -44,6 +44,7 @@ _LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "co
 _OTHER_LABELS_NAMES = ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target")
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
+_OTHER_DELIMITERS = (";", "\t", "|")  # of columns in CSV files
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
@@ -262,7 +263,7 @@ def _columns_of(url: str) -> list[str]:
     if form in (".parquet", ".arrow"):
         return stored_schema(url).names
     if form in (".csv", ".tsv"):
-        return CsvRows(url, {}, _MEND, delimiter=_delimiter(form)).header
+        return CsvRows(url, {}, _MEND, delimiter=_delimiter(url, form)).header
     for _, row in _json_rows(url, form):
         if isinstance(row, Problem):
             raise row.error()
@@ -275,7 +276,7 @@ def _rows(
 ) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
     form = _form(url)
     if form in (".csv", ".tsv"):
-        yield from CsvRows(url, columns, _MEND, delimiter=_delimiter(form))
+        yield from CsvRows(url, columns, _MEND, delimiter=_delimiter(url, form))
     elif form in (".parquet", ".arrow"):
         names = class_names(stored_schema(url), source.labels_column)
         read = read_parquet if form == ".parquet" else read_arrow
@@ -293,8 +294,18 @@ def _named(cell: object, names: list[str] | None) -> object:
     return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
 
 
-def _delimiter(form: str) -> str:
-    return "\t" if form == ".tsv" else ","
+def _delimiter(url: str, form: str) -> str:
+    """The delimiter of fields: a tab in TSV; in CSV a comma, or what divides a first line without commas."""
+    if form == ".tsv":
+        return "\t"
+    header = CsvRows(url, {}, _MEND).header
+    if len(header) != 1:
+        return ","
+    best = max(_OTHER_DELIMITERS, key=header[0].count)
+    if best not in header[0]:
+        return ","
+    _log_once(f"{url}: columns are delimited by {best!r}")
+    return best
 
 
 def _json_rows(url: str, form: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:

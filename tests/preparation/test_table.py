@@ -167,6 +167,15 @@ def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chos
     assert "all" in read_source(named).label_names
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_csv_files_are_read_by_the_delimiter_of_their_first_line(tmp_path, delimiter):
+    for name, each in (("other", delimiter), ("comma", ",")):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name / "rows.csv", delimiter=each)
+    other, comma = (pairs(read_source(source(tmp_path / name))) for name in ("other", "comma"))
+    assert other == comma
+
+
 def test_longer_texts_are_preferred_to_titles_which_the_log_names(tmp_path, caplog):
     rows = [{"id": i, "title": f"t{i}", "abstract": f"a{i}", "subjects": "x"} for i in range(10)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
