@@ -256,6 +256,30 @@ def ringing_after(seconds: float, ring: Callable[[], object]) -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
 
+def ring_in(seconds: float) -> None:
+    """Let the alarm of `ringing_after` ring in `seconds`. Nothing happens on Windows."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def send_to_thread(thread: int, number: signal.Signals, seconds: float) -> threading.Timer:
+    """Send a signal to a thread of this process after `seconds`, unless the timer is cancelled.
+
+    On Windows, it goes to the process, whose main thread handles it.
+    """
+
+    def send() -> None:
+        if sys.platform == "win32":
+            signal.raise_signal(number)
+        else:
+            signal.pthread_kill(thread, number)
+
+    timer = threading.Timer(seconds, send)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def start_uninterrupted(process: BaseProcess) -> None:
     """Start a `multiprocessing` process with Ctrl-C blocked until it calls `allow_interrupts`."""
     if sys.platform != "win32":

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from cxml.operating_system import SCHEDULER_SIGNALS, ringing_after
+from cxml.operating_system import SCHEDULER_SIGNALS, ring_in, ringing_after, send_to_thread
 
 _PAUSE = 0.05  # seconds after which a lost signal is sent again
 
@@ -78,7 +78,7 @@ def _sending_lost_again() -> Iterator[None]:
     Python drops exceptions in finalizers such as `__del__`. Signals wait for compiled code, which often ends by freeing
     objects, so a handler frequently runs in a finalizer.
     """
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before, main, timers = sys.unraisablehook, threading.get_ident(), list[threading.Timer]()
@@ -88,15 +88,13 @@ def _sending_lost_again() -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt) or threading.get_ident() != main:
             before(lost)
         elif isinstance(error, OutOfTime):
-            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+            ring_in(_PAUSE)
         else:
             number = signal.SIGINT
             if isinstance(error, Stopped):
                 number = signal.Signals[str(error)]
                 signal.signal(number, _stop)
-            timers.append(threading.Timer(_PAUSE, signal.pthread_kill, (main, number)))
-            timers[-1].daemon = True
-            timers[-1].start()
+            timers.append(send_to_thread(main, number, _PAUSE))
 
     sys.unraisablehook = take
     try:

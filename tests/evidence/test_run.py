@@ -245,7 +245,7 @@ def test_unfinished_evidence_is_made_again_without_training_by_any_number_of_pro
     cosines = whole["vectors"].astype(np.float32) @ both.T.astype(np.float32)
     assert min(cosines.max(0).min(), cosines.max(1).min()) > 0.999
     found = Predictor.from_checkpoint(own_run.output).predict(texts, 5)
-    assert_same(found, expected, atol=5e-3)  # texts are padded to others in their batches, and fp16 rounds
+    assert_same(found, expected, atol=1e-2)  # texts are padded to others in their batches, and fp16 rounds
     assert report["levels"][-1] == pytest.approx(run[1]["levels"][-1], abs=0.5)
     assert report["evidence"]["cascade"] == pytest.approx(run[1]["evidence"]["cascade"], abs=0.5)
 
