@@ -23,7 +23,8 @@ def test_a_model_predicts_in_bf16_nearly_what_it_predicts_in_fp32(predictors, li
     assert predictors["bf16"].model.encoder.transformer.dtype == torch.bfloat16
     best = [len(set(a) & set(b)) for a, b in zip(found.labels.tolist(), expected.labels.tolist(), strict=True)]
     assert np.mean(best) > 0.98 * K
-    np.testing.assert_allclose(found.scores, expected.scores, atol=0.03)
+    same = found.labels == expected.labels  # elsewhere, the shortlists differ in a cluster
+    np.testing.assert_allclose(found.scores[same], expected.scores[same], atol=0.03)
     features = [predictors[precision].embed(lines) for precision in ("bf16", "fp32")]
     assert features[0].dtype == np.float32
     error = np.linalg.norm(features[0] - features[1]) / np.linalg.norm(features[1])
