@@ -262,7 +262,7 @@ def test_labels_stay_in_training_as_long_as_rows_allow(lists, fraction, seed):
 
 def test_what_gives_fewer_names_than_commas_separates_and_is_told_once(tmp_path, caplog):
     names = ["Tuberculosis, lungs", "Cholera", "Plague, bubonic"]
-    rows = [(f"text {i}", [";".join({names[i % 3], names[i % 2]})]) for i in range(40)]
+    rows = [(f"text {i}", [";".join(sorted({names[i % 3], names[i % 2]}))]) for i in range(40)]
     write_csv(tmp_path / "doubtful.csv", rows)
     write_csv(tmp_path / "clear.csv")
     with caplog.at_level("WARNING"):
@@ -273,7 +273,7 @@ def test_what_gives_fewer_names_than_commas_separates_and_is_told_once(tmp_path,
     assert "doubtful.csv" in message
     assert "data.source.label_separator" in message
     with_commas = read_source(source(tmp_path / "doubtful.csv", label_separator=",")).label_names
-    assert "bubonic;Tuberculosis" in with_commas or "lungs;Cholera" in with_commas
+    assert any(";" in name for name in with_commas)
 
 
 @pytest.mark.parametrize("cells", [["a,b", "b"], ["a;b", "b;a", "a"]])
@@ -286,7 +286,9 @@ def test_data_prepared_before_there_was_auto_are_the_same(tmp_path, cells):
 
 def test_data_prepared_by_another_separator_are_other_data(tmp_path):
     names = ["Tuberculosis, lungs", "Cholera", "Plague, bubonic"]
-    write_csv(tmp_path / "rows.csv", [(f"text {i}", [";".join({names[i % 3], names[i % 2]})]) for i in range(40)])
+    write_csv(
+        tmp_path / "rows.csv", [(f"text {i}", [";".join(sorted({names[i % 3], names[i % 2]}))]) for i in range(40)]
+    )
     guessed, set_to_commas, semicolons = (
         source_facts(source(tmp_path / "rows.csv", **given))
         for given in ({}, {"label_separator": ","}, {"label_separator": ";"})
