@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxml.data.length_parts import Part, length_parts
+from cxml.data.length_parts import length_parts
 from cxml.data.order import bucket, cut, epoch_order, smallest_batch
 from cxml.data.token_steps import TokenSteps
 from cxml.data.windows import WindowRule
@@ -98,10 +98,12 @@ def step_facts(
     """
     order = StepOrder(lengths, rule, seed)
     rows, bounds = order.epoch(0)
-    padded, widths = micro_batch_shapes(lengths[rows], bounds, min(parts, order.smallest), rule.windows)
-    tokens = (padded * widths).sum(1)
+    parts_of_step = min(parts, order.smallest)
     if splits_batches:
-        tokens = _tokens_in_parts(lengths[rows], bounds, min(parts, order.smallest))
+        tokens = _tokens_in_parts(lengths[rows], bounds, parts_of_step)
+    else:
+        padded, widths = micro_batch_shapes(lengths[rows], bounds, parts_of_step, rule.windows)
+        tokens = (padded * widths).sum(1)
     steps = round(order.steps_per_epoch * num_texts / len(lengths))
     if not rule.batch_tokens:
         steps = math.ceil(num_texts / rule.batch_size)
@@ -117,15 +119,16 @@ def step_facts(
 
 def _tokens_in_parts(lengths: np.ndarray, bounds: np.ndarray, parts: int) -> np.ndarray:
     """The padded tokens of each step, int64 [steps], with the micro-batches of `micro_batch_shapes` in two parts."""
-    tokens = np.zeros(len(bounds) - 1, np.int64)
-    for step, (start, stop) in enumerate(itertools.pairwise(bounds.tolist())):
-        for part in range(parts):
-            first, last = (start + (part + each) * (stop - start) // parts for each in (0, 1))
-            own = lengths[first:last]
-            width = int(own.max())
-            short_and_long = length_parts(own, width) or (Part(np.arange(len(own)), width),)
-            tokens[step] += sum(len(each.rows) * each.width for each in short_and_long)
-    return tokens
+    starts = _micro_batch_starts(bounds, parts)
+    tokens = [_tokens_of(lengths[first:last]) for first, last in itertools.pairwise([*starts.ravel(), bounds[-1]])]
+    return np.array(tokens, np.int64).reshape(starts.shape).sum(1)
+
+
+def _tokens_of(lengths: np.ndarray) -> int:
+    """Padded tokens of a micro-batch, in two parts if they save enough."""
+    width = int(lengths.max())
+    parts = length_parts(lengths, width)
+    return sum(len(part.rows) * part.width for part in parts) if parts else width * len(lengths)
 
 
 def micro_batch_shapes(
@@ -140,7 +143,11 @@ def micro_batch_shapes(
         rule: how texts are cut into windows; None leaves them whole.
     """
     counts, widths = (np.ones_like(lengths), lengths) if rule is None else (rule.counts(lengths), rule.widths(lengths))
-    sizes = np.diff(bounds)[:, None]
-    starts = bounds[:-1, None] + np.arange(parts) * sizes // parts
+    starts = _micro_batch_starts(bounds, parts)
     rows, widths = np.add.reduceat(counts, starts.ravel()), np.maximum.reduceat(widths, starts.ravel())
     return rows.reshape(starts.shape), widths.reshape(starts.shape)
+
+
+def _micro_batch_starts(bounds: np.ndarray, parts: int) -> np.ndarray:
+    """The first row of each micro-batch, int64 [steps, parts]; arguments as in `micro_batch_shapes`."""
+    return bounds[:-1, None] + np.arange(parts) * np.diff(bounds)[:, None] // parts

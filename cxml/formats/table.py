@@ -208,8 +208,8 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
 def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
     """The separator of labels in the table `url`, and whether it was preferred to commas that occur too.
 
-    Names recur in combinations, so the separator gives fewer names than there are different cells, and fewer than
-    characters that are parts of names. If a comma was set, it separates wherever it occurs.
+    Labels recur in other combinations, so their separator gives fewer distinct names than there are distinct cells. A
+    character inside names gives more names. If the config sets a comma, it separates wherever it occurs.
     """
     if source.label_separator not in ("auto", _COMMA) or source.label_ids:
         return source.separator, False
