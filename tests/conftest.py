@@ -22,11 +22,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 from support import warm_workers
 
+from cxml.operating_system import SCHEDULER_SIGNALS
+
+HANDLERS = {number: signal.getsignal(number) for number in SCHEDULER_SIGNALS}
+
 warm_workers.use()
 
 # The time of an example depends on other work of the machine more than on the code.
 settings.register_profile("cxml", deadline=None)
 settings.load_profile("cxml")
+
+
+@pytest.fixture(autouse=True)
+def pythons_own_signal_handlers():
+    """Start each test with Python's handlers: `ray.init` in the process of the tests leaves its own for SIGTERM."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,11 +1,11 @@
 """Trains PECOS's XR-Transformer on the same encoder and ranks the test texts' labels; runs in its own venv.
 
-    python xr_transformer.py ENCODER_FOLDER EPOCHS FOLDER OUT THREADS K
+    python xr_transformer.py ENCODER_FOLDER EPOCHS MAX_LENGTH FOLDER OUT THREADS K
 
 FOLDER holds train_features.npz, train_labels.npz, test_features.npz, and train_texts.json and test_texts.json, which
 are lists of strings. The settings are PECOS's defaults, with three exceptions: EPOCHS passes per level of its tree,
-batches of 32 texts, and a maximum length that fits 99 % of the texts, since PECOS pads all texts to one length. The
-script writes and prints what linear_models.py does.
+batches of 32 texts, and a length in tokens that fits 99 % of the texts but is at most MAX_LENGTH, since PECOS pads and
+cuts all texts to one length. The script writes and prints what linear_models.py does.
 """
 
 import json
@@ -29,13 +29,13 @@ BATCH, BEAM = 32, 10
 
 def main() -> None:
     """Load, train, predict, report."""
-    encoder, epochs, folder, out, threads, k = sys.argv[1:]
+    encoder, epochs, max_length, folder, out, threads, k = sys.argv[1:]
     logging.basicConfig(level=logging.INFO)  # logs its steps and losses
     torch.set_num_threads(int(threads))
     names = ("train_features", "train_labels", "test_features")
     train, labels, test = (sparse.load_npz(Path(folder, f"{each}.npz")).tocsr().astype(np.float32) for each in names)
     texts, test_texts = (json.loads(Path(folder, f"{split}_texts.json").read_text()) for split in ("train", "test"))
-    longest = length_of(encoder, texts)
+    longest = min(length_of(encoder, texts), int(max_length))
     began = time.perf_counter()
     chain = Indexer.gen(LabelEmbeddingFactory.create(labels, train, method="pifa"), threads=int(threads))
     matcher = {"model_shortcut": encoder, "num_train_epochs": int(epochs), "batch_size": BATCH, "batch_gen_workers": 1,

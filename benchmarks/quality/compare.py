@@ -8,8 +8,8 @@
 The benchmark trains the run of the config, or continues it (options of `python -m cxml.train` may follow), and
 evaluates it. The peers get the same training texts, as the prepared tf-idf or the prepared tokens. They are omikuji as
 Parabel and as Bonsai, PECOS XR-Linear, each with its own defaults in a venv of its own, and the nearest label centroid
-by the untrained encoder. `--xr-transformer EPOCHS` adds PECOS XR-Transformer on the same encoder, which takes hours on
-a CPU. The results of a peer are stored and not computed again.
+by the untrained encoder. `--xr-transformer EPOCHS` adds PECOS XR-Transformer on the same encoder and at most as many
+tokens of a text as the run reads; it takes hours on a CPU. The results of a peer are stored and not computed again.
 
 `--propensity-ranking POWER` adds a row for the model whose scores are multiplied by that power of the inverse
 propensity. A model with other evidence beside its cascade has a row for the cascade alone. For public data sets the
@@ -84,8 +84,9 @@ def main() -> None:
     peers = {name: linear_command(options.peers, name) for name in LINEAR}
     peers["MiniLM, nearest centroid"] = [sys.executable, str(SCRIPTS / "centroids.py"), config.model.encoder]
     if options.xr_transformer:
-        words = [str(SCRIPTS / "xr_transformer.py"), resolve_encoder(config.model.encoder), str(options.xr_transformer)]
-        peers["PECOS XR-Transformer"] = [peer_python(options.peers, "xr-transformer", XR_TRANSFORMER), *words]
+        settings = [resolve_encoder(config.model.encoder), str(options.xr_transformer), str(config.data.max_length)]
+        python = peer_python(options.peers, "xr-transformer", XR_TRANSFORMER)
+        peers["PECOS XR-Transformer"] = [python, str(SCRIPTS / "xr_transformer.py"), *settings]
     systems = {name: peer(config, folder, name, command, options.threads) for name, command in peers.items()}
     if options.peers_only:
         return print_table(systems)
