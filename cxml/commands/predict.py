@@ -33,16 +33,17 @@ class PredictCommand:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run's output, its model folder, a checkpoint, or an exported folder; path or fsspec URL."""
     texts: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXTS")]
-    """File of texts: .txt (one text per line), .jsonl, .csv or .parquet, compressed or not; path or fsspec URL. - is
-    standard input."""
+    """File of texts: .txt (one text per line), or a table (.csv, .tsv, .jsonl, .json, .parquet, .arrow), compressed or
+    not; path or fsspec URL. - is standard input."""
     output: str = "-"
     """Folder to write; - prints JSON lines."""
     format: Literal["jsonl", "parquet", "npz"] = "jsonl"
     """Format of the predictions; `npz` is a SciPy sparse matrix of scores, texts x labels."""
-    form: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
+    form: Literal["auto", "text", "csv", "tsv", "jsonl", "json", "parquet", "arrow"] = "auto"
     """Format of the texts; `auto` depends on the file name."""
     text_column: str = "text"
-    """Column with the text."""
+    """Column with the text, or several to join, such as title+abstract. If the file has no column `text`, its only
+    column or the one with a usual name is used."""
     id_column: str = ""
     """Column with a key that is copied to the predictions; empty: none."""
     k: int = 5

@@ -24,7 +24,8 @@ class SourceConfig:
     """Folder or fsspec URL of the raw files, which can be compressed (.gz, .zst, .bz2). With `table`, also a single
     file."""
     text_column: str = "text"
-    """Column with the text (`jsonl`, `csv`, `parquet`, `table`)."""
+    """Column with the text, or several whose texts are joined, such as `title+abstract` (`jsonl`, `csv`, `parquet`,
+    `table`)."""
     labels_column: str = "labels"
     """Column with the label names, as a list or as a string with separators (`jsonl`, `csv`, `parquet`, `table`)."""
     label_ids: bool = setting(False, since_files=True)

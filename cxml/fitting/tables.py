@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cxml.errors import ConfigError
+from cxml.formats import NoTextError, guess_columns, is_list, parse_list, split_columns, text_of
 from cxml.prediction.inputs import as_texts, refuse_surrogates
 
+_MISSING = ("None", "nan", "<NA>")  # values of Arrow and pandas, as strings
 _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'
 
 
@@ -34,7 +36,7 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
 
     Args:
         texts: N strings in a type that `Predictor.predict` accepts; or, without `labels`, a pandas DataFrame or an
-            Arrow table with the columns `text` and `labels`.
+            Arrow table with a column of texts and one of labels, called `text` and `labels` or by another usual name.
         labels: one or several names for each text, in a list, array, Series or Arrow array. Numbers become names.
 
     Raises:
@@ -54,11 +56,29 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
 
 
 def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    names = getattr(table, "column_names", None) or list(getattr(table, "columns", ()))
-    if "text" not in names or "labels" not in names:
+    """The texts and labels of a DataFrame or Arrow table, by the usual names of columns."""
+    columns = getattr(table, "column_names", None) or getattr(table, "columns", ())
+    names = [name for name in columns if isinstance(name, str)]
+    text, labels = guess_columns(names, "text", "labels") if names else (None, None)
+    if text is None or labels is None:
         remedy = "Pass labels, or a table with the columns text and labels, or the path of such a table."
-        raise ConfigError("labels", None, "is missing", remedy)
-    return table["text"], table["labels"]
+        raise ConfigError("labels", names or None, "is missing, or the columns of the table are ambiguous", remedy)
+    parts = {name: table[name] for name in split_columns(text, names)}
+    return (_joined(parts) if len(parts) > 1 else parts[text]), table[labels]
+
+
+def _joined(columns: Mapping[str, Any]) -> list[str]:
+    """The texts of several columns, joined row by row. Missing values are left out."""
+    cells = [each.to_pylist() if hasattr(each, "to_pylist") else each.tolist() for each in columns.values()]
+    texts = []
+    for position, row in enumerate(zip(*cells, strict=True)):
+        cells_by_name = zip(columns, row, strict=True)
+        filled = {name: cell for name, cell in cells_by_name if isinstance(cell, str) or str(cell) not in _MISSING}
+        try:
+            texts.append(text_of(filled, tuple(columns)))
+        except NoTextError as error:
+            raise ConfigError(f"texts[{position}]", repr(row)[:80], str(error), "Give strings.") from error
+    return texts
 
 
 def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
@@ -73,7 +93,10 @@ def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
 
 def _names(item: Any, position: int) -> list[str]:  # noqa: ANN401
     """The names of one text's labels."""
-    several = [item] if isinstance(item, str | int | np.integer) else item
+    if isinstance(item, str) and is_list(item):
+        several = parse_list(item)  # such as ['a', 'b'], from a CSV file of pandas
+    else:
+        several = [item] if isinstance(item, str | int | np.integer) else item
     if not isinstance(several, list | tuple | set | frozenset | np.ndarray):
         problem = "is neither a label nor a list of labels"
         raise ConfigError(f"labels[{position}]", repr(item)[:80], problem, f"{_LABELS_WANTED}.")

@@ -40,9 +40,9 @@ def train(
     The training runs in a separate process, which starts `train={"num_workers": ...}` worker processes.
 
     Args:
-        texts: N texts in a list, NumPy array, pandas Series or Arrow array; a pandas DataFrame or Arrow table with the
-            columns `text` and `labels`; or the path of a table or a folder of tables, as `data.source.kind: table`
-            reads them. Files named test, or a fifth of the rows, are not used for training.
+        texts: N texts in a list, NumPy array, pandas Series or Arrow array; a pandas DataFrame or Arrow table with
+            columns such as `text` and `labels`; or the path of a table or a folder of tables, as
+            `data.source.kind: table` reads them. Files named test, or a fifth of the rows, are not used for training.
         labels: for each text the name of its label or a list of names. None for a table or a path.
         output: the folder for data, checkpoints and model. A second call with the same folder resumes the run, or
             raises an error if the folder was made from other data. None: a temporary folder, which is deleted.

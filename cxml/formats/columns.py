@@ -12,6 +12,8 @@ from cxml.formats.parquet_rows import read_parquet
 from cxml.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, show
 from cxml.formats.records import NAMES_FILE, Record, RecordReader, find_names
 from cxml.formats.rows import CsvRows, read_objects
+from cxml.formats.table_rows import column_names, form_of
+from cxml.formats.text_columns import JOIN, NoTextError, split_columns, text_of
 
 _MEND = "Correct or remove the row."
 
@@ -25,11 +27,16 @@ class ColumnReader(RecordReader):
     def __init__(self, source: SourceConfig, files: dict[str, list[str]] | None = None) -> None:
         """`files`: files of each split; None: files named after a split."""
         files = files or find_splits(source.path, self.suffix)
-        names = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
-        super().__init__(source.path, files, names, source.separator)
+        names_file = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
+        super().__init__(source.path, files, names_file, source.separator)
         self._source = source
-        settings = ("text_column", "labels_column", "id_column")
-        self._columns = {name: f"data.source.{each}" for each in settings if (name := getattr(source, each))}
+        first = files["train"][0]
+        names = column_names(first, form_of(first), _MEND) if JOIN in source.text_column else ()
+        self._text_columns = split_columns(source.text_column, names)
+        self._columns = dict.fromkeys(self._text_columns, "data.source.text_column")
+        self._columns[source.labels_column] = "data.source.labels_column"
+        if source.id_column:
+            self._columns[source.id_column] = "data.source.id_column"
 
     def _records(self, url: str, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[Record]:
         for line, row in rows:
@@ -37,10 +44,10 @@ class ColumnReader(RecordReader):
 
     def _record(self, url: str, line: int, row: Mapping[str, Any]) -> Record:
         source = self._source
-        text = row.get(source.text_column)
-        if not isinstance(text, str):
-            what = f"no text in {source.text_column!r}" if text is None else f"{source.text_column!r} is not a string"
-            return self._broken(url, line, what, *self._absent(row, source.text_column))
+        try:
+            text = text_of(row, self._text_columns)
+        except NoTextError as error:
+            return self._broken(url, line, str(error), *self._absent(row, self._text_columns[-1]))
         try:
             labels = parse_labels(row.get(source.labels_column), source.separator, are_ids=source.label_ids)
         except NoLabelsError as error:

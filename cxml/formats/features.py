@@ -24,13 +24,15 @@ def stored_schema(url: str) -> pa.Schema:
     Raises:
         DataError: the file is neither.
     """
+    is_parquet = url.endswith(".parquet")
     try:
         with storage.open_read(url) as stream:
-            return pq.read_schema(stream) if url.endswith(".parquet") else pa.ipc.open_stream(stream).schema
+            return pq.read_schema(stream) if is_parquet else pa.ipc.open_stream(stream).schema
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, storage.StorageError):
             raise
-        raise DataError(url, f"cannot be read ({str(error)[:300]})", _WRITE_AGAIN) from error
+        kind = "a Parquet file" if is_parquet else "an Arrow stream"
+        raise DataError(url, f"cannot be read as {kind} ({str(error)[:300]})", _WRITE_AGAIN) from error
 
 
 def class_names(schema: pa.Schema, column: str) -> list[str] | None:

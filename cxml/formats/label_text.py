@@ -6,10 +6,15 @@ all names together.
 
 from __future__ import annotations
 
+import ast
+import io
+import json
 import re
+import tokenize
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from cxml.console import counted
 from cxml.formats.reader import show
@@ -18,6 +23,7 @@ _LIST_AS_TEXT = re.compile(
     r"""[\[{].*[\]}] | \[\s*['"].* | [\w.]*\(\s*['"\[{(].*\) | (?:set|frozenset|list|tuple|dict)\(\)""",
     re.DOTALL | re.VERBOSE,
 )
+_BRACKETS = ("[]", "{}")
 _IN_PARENTHESES = re.compile(r"\([^()]*\)")
 _ID = re.compile(r"\s*-?[0-9]{1,18}\s*", re.ASCII)  # fits 64 bits
 _WHOLE_FLOAT = re.compile(r"-?[0-9]+\.0+")
@@ -43,8 +49,8 @@ def parse_labels(cell: object, separator: str | None, *, are_ids: bool = False) 
     """Parse the labels of one row: names or ids.
 
     Args:
-        cell: a list of strings and integers, or a string. Blanks around names in a string are removed, and a trailing
-            separator is allowed.
+        cell: a list of strings and integers, or a string. A string contains names and separators, where blanks around
+            names are removed and a trailing separator is allowed; or a whole list in the notation of JSON or Python.
         separator: separator of labels in a string; None for blanks.
         are_ids: labels are ids, written as integers or digits.
 
@@ -71,12 +77,57 @@ def parse_id(label: object) -> int:
     raise NoLabelsError("a label that is not an id", f": {show(label)}", "Write ids as integers, counted from 0.")
 
 
-def _split(cell: str, separator: str | None) -> list[str]:
-    looks_like_tuple = _IN_PARENTHESES.fullmatch(cell) and (separator or " ") in cell
-    if _LIST_AS_TEXT.fullmatch(cell) or looks_like_tuple:
-        remedy = "Join the names with the separator, or write JSON lines, where labels may be a list."
-        raise NoLabelsError("a list that was written as text", f": {show(cell)}", remedy)
+def _split(cell: str, separator: str | None) -> list[Any]:
+    may_be_tuple = _IN_PARENTHESES.fullmatch(cell) and (separator or " ") in cell
+    if cell[:1] + cell[-1:] in _BRACKETS or may_be_tuple:
+        labels = parse_list(cell)
+        if labels is not None:
+            return labels
+    if is_list(cell) or may_be_tuple:
+        remedy = 'Write it as JSON, such as ["a", "b"], or join the names with the separator.'
+        raise NoLabelsError("a list in an unknown notation", f": {show(cell)}", remedy)
     return [name.strip() for name in cell.split(separator) if name.strip()]
+
+
+def is_list(cell: str) -> bool:
+    """Whether a string looks like a list that was written as text, in any notation."""
+    return bool(_LIST_AS_TEXT.fullmatch(cell.strip()))
+
+
+def parse_list(cell: str) -> list[Any] | None:
+    """The items of a JSON list, or of a list, tuple or set of strings and numbers in Python's notation.
+
+    pandas writes such lists into CSV files. Returns None for strings in another notation.
+    """
+    try:
+        labels = _json_list(cell)
+        labels = _python_list(cell) if labels is None else labels
+        "".join(filter(_is_string, labels or ())).encode()  # fails for half of a surrogate pair
+    except (ValueError, RecursionError, SyntaxError, tokenize.TokenError):
+        return None
+    return labels
+
+
+def _is_string(label: object) -> bool:
+    return isinstance(label, str)
+
+
+def _json_list(cell: str) -> list[Any] | None:
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _python_list(cell: str) -> list[Any] | None:
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(cell).readline) if token.type != tokenize.NL]
+    items, between = tokens[1:-3:2], tokens[2:-3:2]  # without brackets, and without the two tokens that end a line
+    if any(token.type not in (tokenize.STRING, tokenize.NUMBER) for token in items):
+        return None
+    if any(token.string != "," for token in between):  # Python would join strings without a comma between them
+        return None
+    return [ast.literal_eval(token.string) for token in items]
 
 
 def _name_of(label: object) -> str:

@@ -6,12 +6,14 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from cxml.errors import DataError
 from cxml.formats.lines import LONGEST_LINE, read_filled_lines
 from cxml.formats.reader import Problem
 
+_DELIMITERS = (",", ";", "\t", "|")  # of fields in CSV files; the first counts if several divide a line equally
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -45,7 +47,13 @@ class CsvRows:
     """
 
     def __init__(
-        self, url: str, columns: Mapping[str, str], remedy: str, *, delimiter: str = ",", unnamed: Sequence[str] = ()
+        self,
+        url: str,
+        columns: Mapping[str, str],
+        remedy: str,
+        *,
+        delimiter: str | None = None,
+        unnamed: Sequence[str] = (),
     ) -> None:
         """Read the column names.
 
@@ -53,7 +61,7 @@ class CsvRows:
             url: the file; `-` is standard input.
             columns: required unique columns, each with its setting.
             remedy: remedy of a row's problem.
-            delimiter: delimiter of fields.
+            delimiter: delimiter of fields; None: a comma, or a semicolon, tab or bar if the first line has no comma.
             unnamed: names for the columns of a file without a line of column names.
 
         Raises:
@@ -63,7 +71,10 @@ class CsvRows:
         self._remedy = remedy
         self._broken: dict[int, Problem] = {}
         csv.field_size_limit(LONGEST_LINE)  # per process; the default limit is 131,072 characters
-        self._rows = csv.reader(self._lines(), strict=True, delimiter=delimiter)
+        lines = self._lines()
+        first_line = next(lines, "")
+        delimiter = delimiter or _delimiter_of(first_line)
+        self._rows = csv.reader(chain([first_line] if first_line else [], lines), strict=True, delimiter=delimiter)
         try:
             first = list(unnamed) or next(self._rows, None)
         except csv.Error as error:
@@ -108,6 +119,19 @@ class CsvRows:
             if problem is not None:
                 self._broken[number] = problem
             yield line + "\n"
+
+
+def _delimiter_of(line: str) -> str:
+    """The delimiter of the fields of a CSV file's first line."""
+    numbers = {each: _num_fields(line, each) for each in _DELIMITERS}
+    return max(numbers, key=lambda each: numbers[each]) if numbers[","] < 2 else ","
+
+
+def _num_fields(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], strict=True, delimiter=delimiter), ()))
+    except csv.Error:  # such as a quoted field that ends before another delimiter
+        return 0
 
 
 def require_column(url: str, name: str, setting: str, found: list[str], line: int | None = None) -> None:

@@ -7,12 +7,10 @@ rows is held out as the test split, such that as few labels as possible occur on
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import logging
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -21,30 +19,20 @@ import numpy as np
 
 from cxml import storage
 from cxml.config import SourceConfig
-from cxml.console import counted
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
-from cxml.formats.features import class_names, read_arrow, stored_schema
-from cxml.formats.files import VALIDATION_NAMES, read_content, without_compression
-from cxml.formats.label_text import SEPARATORS
-from cxml.formats.parquet_rows import read_parquet
-from cxml.formats.reader import CHUNK_ROWS, LEAVE_OUT, Problem, RawChunk
-from cxml.formats.rows import CsvRows, read_objects
+from cxml.formats.files import VALIDATION_NAMES
+from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
+from cxml.formats.table_columns import find_separator, guess_columns, log_once, unread_texts
+from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_rows
+from cxml.formats.text_columns import JOIN
 from cxml.urls import path_of
 
 _log = logging.getLogger(__name__)
 
-_FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
 _SPLIT = re.compile(rf"(train|test|{'|'.join(VALIDATION_NAMES)})(?![a-z])", re.IGNORECASE)
 _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadata of Hugging Face datasets
-_TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
-_SHORT_TEXT_NAMES = ("title", "headline", "name", "summary", "question")  # texts if there are no longer ones
-_LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
-_OTHER_LABELS_NAMES = ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target")
-_DEFAULTS = SourceConfig(kind="icd10cm")
-_COMMA = ","
-_OTHER_DELIMITERS = (";", "\t", "|")  # of columns in CSV files
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
 
@@ -61,15 +49,21 @@ class TableReader(ColumnReader):
         files = _files_by_split(source)
         self._is_cut = not files["test"]
         first = files["train"][0]
+        given = source.text_column
         source = _with_columns(source, first)
+        self._has_title = source.text_column != given and JOIN in source.text_column
         separator, self._is_preferred = _find_separator(source, first)
         super().__init__(dataclasses.replace(source, label_separator=separator), files)
         if files["train"] == [source.path]:
             self._folder = posixpath.dirname(source.path)
 
     def facts(self) -> dict[str, Any]:
-        """See `Reader.facts`. Includes a separator that was preferred to commas, as earlier versions used commas."""
-        return super().facts() | ({"label_separator": self._source.separator} if self._is_preferred else {})
+        """See `Reader.facts`. Includes choices that earlier versions made differently.
+
+        These are a separator that was preferred to commas, and a title that is joined with a text.
+        """
+        separator = {"label_separator": self._source.separator} if self._is_preferred else {}
+        return super().facts() | separator | ({"text_column": self._source.text_column} if self._has_title else {})
 
     def records(self, url: str) -> Iterator[Any]:
         """The rows of one file."""
@@ -148,7 +142,7 @@ def _files_by_split(source: SourceConfig) -> dict[str, list[str]]:
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
     names = [name for name in names if not name or not _is_labels_file(storage.join(path, name), source)]
     if not names:
-        problem = "does not exist" if not sizes else f"contains no table ({', '.join(_FORMS)})"
+        problem = "does not exist" if not sizes else f"contains no table ({', '.join(FORMS)})"
         raise DataError(path, problem, "Set data.source.path to a file or a folder of files.")
     splits: dict[str, list[str]] = {"train": [], "test": [], VALIDATION: [], "": []}
     for name in names:
@@ -170,11 +164,7 @@ def _is_labels_file(url: str, source: SourceConfig) -> bool:
 def _is_table(name: str) -> bool:
     parts = name.split("/")
     is_hidden = any(part.startswith((".", "_")) and part not in (".", "..") for part in parts)
-    return not is_hidden and parts[-1] not in _NO_TABLES and _form(name) in _FORMS
-
-
-def _form(url: str) -> str:
-    return posixpath.splitext(without_compression(url))[1].lower()
+    return not is_hidden and parts[-1] not in _NO_TABLES and form_of(name) in FORMS
 
 
 def _split_of(name: str) -> str:
@@ -185,149 +175,34 @@ def _split_of(name: str) -> str:
 
 def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     """The source with the columns of texts and labels in the table `url`."""
-    columns = [name for name in _columns_of(url) if name != source.id_column]
-    text = _known(columns, source.text_column, _DEFAULTS.text_column, _TEXT_NAMES, _SHORT_TEXT_NAMES)
-    labels = _known(columns, source.labels_column, _DEFAULTS.labels_column, _LABELS_NAMES, _OTHER_LABELS_NAMES)
-    if len(columns) == 2 and (text is None) != (labels is None):
-        (other,) = set(columns) - {text, labels}
-        text, labels = text or other, labels or other
+    columns = [name for name in column_names(url, form_of(url), _MEND) if name != source.id_column]
+    text, labels = guess_columns(columns, source.text_column, source.labels_column)
     for value, field in ((text, "text_column"), (labels, "labels_column")):
         if value is None:
             kind = field.split("_")[0]
             problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
-            raise DataError(url, problem, f"Set data.source.{field}.")
-    if (text, labels) != (source.text_column, source.labels_column):
-        unread = [name for name in columns if name != text and name.lower() in (*_TEXT_NAMES, *_SHORT_TEXT_NAMES)]
-        others = f"; not used: {', '.join(map(repr, unread))}" if unread else ""
-        _log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}{others}")
+            several = ", or several to join, such as title+abstract" if value is text else ""
+            raise DataError(url, problem, f"Set data.source.{field}{several}.")
     assert text is not None
     assert labels is not None
+    unread = unread_texts(columns, text)
+    if unread or (text, labels) != (source.text_column, source.labels_column):
+        others = f"; not used: {', '.join(map(repr, unread))}" if unread else ""
+        log_once(f"{url}: texts are in the column {text!r}, labels in {labels!r}{others}")
     return dataclasses.replace(source, text_column=text, labels_column=labels)
 
 
 def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
-    """The separator of labels in the table `url`, and whether it was preferred to commas that occur too.
-
-    Labels recur in other combinations, so their separator gives fewer distinct names than there are distinct cells. A
-    character inside names gives more names. If the config sets a comma, it separates wherever it occurs.
-    """
-    if source.label_separator not in ("auto", _COMMA) or source.label_ids:
+    """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma."""
+    if source.label_separator not in ("auto", ",") or source.label_ids:
         return source.separator, False
     rows = islice(_rows(url, source, {source.labels_column: "data.source.labels_column"}), _FIRST_ROWS)
     cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
-    texts = {cell for cell in cells if isinstance(cell, str)}
-    names = {each: count for each in SEPARATORS if (count := _num_names(each, texts)) < len(texts)}
-    has_commas = any(_COMMA in text for text in texts)
-    if has_commas or not names:
-        names = {_COMMA: _num_names(_COMMA, texts), **names}
-    best = min(names, key=lambda separator: names[separator])
-    if best == _COMMA:
-        return _COMMA, False
-    if not has_commas:
-        _log_once(f"{url}: labels are separated by {best!r}")
-        return best, False
-    chosen, other = (best, _COMMA) if source.label_separator == "auto" else (_COMMA, best)
-    _log_once(
-        f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
-        f"{other!r} makes {names[other]:,}. If {other!r} is the separator, set data.source.label_separator to it.",
-        logging.WARNING,
-    )
-    return chosen, chosen != _COMMA
+    return find_separator(url, cells, source.label_separator)
 
 
-def _num_names(separator: str, texts: Collection[str]) -> int:
-    """The number of different names between separators."""
-    return len({name.strip() for text in texts for name in text.split(separator)})
-
-
-@functools.cache
-def _log_once(text: str, level: int = logging.INFO) -> None:
-    """Log a message once, even if a run opens its source several times."""
-    _log.log(level, "%s", text)
-
-
-def _known(columns: list[str], wanted: str, default: str, *usual: tuple[str, ...]) -> str | None:
-    """The given column, or, if it is the default and missing, the only column with a usual name.
-
-    The first of the tuples of usual names that has any of the columns counts.
-    """
-    if wanted in columns or wanted != default:
-        return wanted
-    found = next((hits for names in usual if (hits := [name for name in columns if name.lower() in names])), [])
-    return found[0] if len(found) == 1 else None
-
-
-def _columns_of(url: str) -> list[str]:
-    """Names of a table's columns; for JSON, those of the first row."""
-    form = _form(url)
-    if form in (".parquet", ".arrow"):
-        return stored_schema(url).names
-    if form in (".csv", ".tsv"):
-        return CsvRows(url, {}, _MEND, delimiter=_delimiter(url, form)).header
-    for _, row in _json_rows(url, form):
-        if isinstance(row, Problem):
-            raise row.error()
-        return list(row)
-    raise DataError(url, "has no rows", "Check the file.")
-
-
-def _rows(
-    url: str, source: SourceConfig, columns: Mapping[str, str]
-) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
-    form = _form(url)
-    if form in (".csv", ".tsv"):
-        yield from CsvRows(url, columns, _MEND, delimiter=_delimiter(url, form))
-    elif form in (".parquet", ".arrow"):
-        names = class_names(stored_schema(url), source.labels_column)
-        read = read_parquet if form == ".parquet" else read_arrow
-        for number, row in read(url, columns, CHUNK_ROWS):
-            yield number, {**row, source.labels_column: _named(row[source.labels_column], names)}
-    else:
-        yield from _json_rows(url, form)
-
-
-def _named(cell: object, names: list[str] | None) -> object:
-    """Convert a cell of class numbers to a list of names; other cells are not changed."""
-    labels = [cell] if isinstance(cell, int) else cell
-    if names is None or not isinstance(labels, list):
-        return labels
-    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
-
-
-def _delimiter(url: str, form: str) -> str:
-    """The delimiter of fields: a tab in TSV; in CSV a comma, or what divides a first line without commas."""
-    if form == ".tsv":
-        return "\t"
-    header = CsvRows(url, {}, _MEND).header
-    if len(header) != 1:
-        return ","
-    best = max(_OTHER_DELIMITERS, key=header[0].count)
-    if best not in header[0]:
-        return ","
-    _log_once(f"{url}: columns are delimited by {best!r}")
-    return best
-
-
-def _json_rows(url: str, form: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
-    """The objects of JSON lines, or of one JSON list, numbered from 1."""
-    if form != ".json" or not _begins_a_list(url):
-        yield from read_objects(url, _MEND)
-        return
-    try:
-        rows = json.loads(b"".join(read_content(url)))
-        json.dumps(rows, ensure_ascii=False).encode()  # fails for half of a surrogate pair
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            url, f"not valid JSON ({str(error)[:200]})", "Write a list of objects, or JSON lines."
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        yield number, row if isinstance(row, dict) else Problem(url, number, "not a JSON object", _MEND)
-
-
-def _begins_a_list(url: str) -> bool:
-    blocks = read_content(url, 1 << 12)
-    first = next((text for block in blocks if (text := block.removeprefix(b"\xef\xbb\xbf").lstrip())), b"")
-    return first.startswith(b"[")
+def _rows(url: str, source: SourceConfig, columns: Mapping[str, str]) -> Iterator[tuple[int, Row]]:
+    return table_rows(url, form_of(url), columns, _MEND, class_column=source.labels_column)
 
 
 def _some_rows(chunk: RawChunk, rows: np.ndarray) -> RawChunk:

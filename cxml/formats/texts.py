@@ -1,26 +1,27 @@
-"""Read texts for prediction: plain lines, JSON lines, CSV or Parquet, in their order."""
+"""Read texts for prediction: plain lines, or the rows of a table in any form, in their order."""
 
 from __future__ import annotations
 
 import itertools
-import posixpath
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from cxml import storage
 from cxml.errors import ConfigError, DataError
-from cxml.formats.files import STDIN, without_compression
+from cxml.formats.files import STDIN
 from cxml.formats.lines import read_lines
-from cxml.formats.parquet_rows import read_parquet
 from cxml.formats.reader import Problem
-from cxml.formats.rows import CsvRows, read_objects
+from cxml.formats.table_columns import guess_text_column, log_once
+from cxml.formats.table_rows import column_names, form_of, table_rows
+from cxml.formats.text_columns import NoTextError, split_columns, text_of
 
-TextForm = Literal["auto", "text", "jsonl", "csv", "parquet"]
-_BY_SUFFIX: dict[str, TextForm] = {".txt": "text", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+TextForm = Literal["auto", "text", "csv", "tsv", "jsonl", "json", "parquet", "arrow"]
+_FORMS = get_args(TextForm)[1:]
+_FROM_STDIN = ("text", "csv", "tsv", "jsonl")
+_OTHER_SUFFIXES: dict[str, TextForm] = {".txt": "text", ".ndjson": "jsonl"}
 _MEND = "Correct or remove the row."
-_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,12 @@ class TextSource:
     """A file of texts.
 
     Attributes:
-        url: path or fsspec URL, optionally compressed (.gz, .zst, .bz2; not for Parquet); `-` is standard input.
+        url: path or fsspec URL, optionally compressed (.gz, .zst, .bz2; not for Parquet and Arrow); `-` is standard
+            input.
         form: `text` has one text per line, the others one row per text; `auto` uses the file name, and is `text` for
             standard input.
-        text_column: column of the text, except for `text`.
+        text_column: column of the text, or several to join, such as `title+abstract`, except for `text`. If a file
+            lacks the default, its only column or the one with a usual name is used, as in `data.source.kind: table`.
         id_column: column of a key to include in the predictions; empty: none.
     """
 
@@ -47,10 +50,11 @@ class TextSource:
             return self.form
         if self.url == STDIN:
             return "text"
-        suffix = posixpath.splitext(without_compression(self.url))[1].lower()
-        if suffix not in _BY_SUFFIX:
+        suffix = form_of(self.url)
+        form = _OTHER_SUFFIXES.get(suffix, cast(TextForm, suffix[1:]))
+        if form not in _FORMS:
             raise ConfigError("--form", self.url, "the form is unknown from its name", f"Give {', '.join(_FORMS)}.")
-        return _BY_SUFFIX[suffix]
+        return form
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,14 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
 
     Raises:
         DataError: the file is missing, or a row has no text; names the line.
-        ConfigError: the form is unknown, or is Parquet from standard input.
+        ConfigError: the form is unknown, or cannot be read from standard input.
     """
     form = source.resolved_form
-    if form == "parquet" and source.url == STDIN:
+    if form not in _FROM_STDIN and source.url == STDIN:
         raise ConfigError("--form", form, "cannot be read from standard input", "Give a file.")
     if source.url != STDIN and not storage.exists(source.url):
         raise DataError(source.url, "does not exist", "Check the path.")
-    found = _FORMS[form](source)
+    found = _lines(source) if form == "text" else _rows(source, f".{form}")
     first = 0
     while chunk := list(itertools.islice(found, min(rows, sys.maxsize))):
         keys, texts = zip(*chunk, strict=True)
@@ -82,50 +86,43 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
         first += len(texts)
 
 
-def _plain(source: TextSource) -> Iterator[tuple[str, str]]:
+def _lines(source: TextSource) -> Iterator[tuple[str, str]]:
     for lines in read_lines(source.url):
-        _refuse_first(lines.broken)
+        for problem in lines.broken.values():
+            raise problem.error()
         yield from (("", line) for line in lines.lines)
 
 
-def _jsonl(source: TextSource) -> Iterator[tuple[str, str]]:
-    return _entries(source, read_objects(source.url, _MEND))
-
-
-def _csv(source: TextSource) -> Iterator[tuple[str, str]]:
-    return _entries(source, CsvRows(source.url, _columns(source), _MEND))
-
-
-def _parquet(source: TextSource) -> Iterator[tuple[str, str]]:
-    return _entries(source, read_parquet(source.url, _columns(source), _ROWS_AT_ONCE))
-
-
-def _columns(source: TextSource) -> dict[str, str]:
-    """The columns to read, each with its option of `cxml.predict`."""
-    columns = {source.text_column: "--text-column"}
-    return columns | {source.id_column: "--id-column"} if source.id_column else columns
-
-
-def _entries(source: TextSource, rows: Iterable[tuple[int, Mapping[str, Any] | Problem]]) -> Iterator[tuple[str, str]]:
-    for line, row in rows:
+def _rows(source: TextSource, form: str) -> Iterator[tuple[str, str]]:
+    """The key and the text of each row of a table; the key is empty if there are none."""
+    texts = _text_columns(source, form)
+    columns = dict.fromkeys(texts, "--text-column")
+    if source.id_column:
+        columns[source.id_column] = "--id-column"
+    for line, row in table_rows(source.url, form, columns, _MEND):
         if isinstance(row, Problem):
             raise row.error()
-        yield _entry(source, line, row)
+        yield _entry(source, texts, line, row)
 
 
-def _entry(source: TextSource, line: int, row: Mapping[str, Any]) -> tuple[str, str]:
-    text = row.get(source.text_column)
-    if not isinstance(text, str):
-        remedy = _MEND if source.text_column in row else f"{_MEND} Or set another column: --text-column."
-        raise DataError(source.url, f"no text in {source.text_column!r}", remedy, line=line)
+def _text_columns(source: TextSource, form: str) -> tuple[str, ...]:
+    """The columns of the text in the file; those of standard input cannot be looked up before it is read."""
+    if source.url == STDIN:
+        return split_columns(source.text_column)
+    names = [name for name in column_names(source.url, form, _MEND) if name != source.id_column]
+    column = guess_text_column(names, source.text_column) or (names[0] if len(names) == 1 else source.text_column)
+    if column != source.text_column:
+        log_once(f"{source.url}: texts are in the column {column!r}")
+    return split_columns(column, names)
+
+
+def _entry(source: TextSource, columns: tuple[str, ...], line: int, row: Mapping[str, Any]) -> tuple[str, str]:
+    try:
+        text = text_of(row, columns)
+    except NoTextError as error:
+        is_there = any(name in row for name in columns)
+        remedy = _MEND if is_there else f"{_MEND} Or set another column: --text-column."
+        raise DataError(source.url, str(error), remedy, line=line) from error
     if source.id_column and row.get(source.id_column) is None:
         raise DataError(source.url, f"no key in {source.id_column!r}", _MEND, line=line)
     return str(row[source.id_column]) if source.id_column else "", text
-
-
-def _refuse_first(broken: Mapping[int, Problem]) -> None:
-    for problem in broken.values():
-        raise problem.error()
-
-
-_FORMS = {"text": _plain, "jsonl": _jsonl, "csv": _csv, "parquet": _parquet}

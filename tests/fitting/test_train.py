@@ -91,6 +91,8 @@ def test_a_script_without_a_main_guard_trains(tmp_path, encoder):
         (pa.array(["a", "b"]), pa.array([["x"], ["y", "z"]]), [["x"], ["y", "z"]]),
         (pd.DataFrame({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None, [["x"], ["y"]]),
         (pa.table({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None, [["x"], ["y"]]),
+        (pd.DataFrame({"essay": ["a", "b"], "tags": ["x", "y"]}), None, [["x"], ["y"]]),
+        (["a", "b"], pd.Series(["['x', 'y, z']", '["x"]']), [["x", "y, z"], ["x"]]),
         (("a", "b"), [1, np.int64(2)], [["1"], ["2"]]),
         (["a", "b"], [{"z", "y", "x"}, frozenset({2, 1})], [["x", "y", "z"], ["1", "2"]]),
     ],
@@ -99,6 +101,15 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
     found, names = rows_of(texts, labels)
     assert found == ["a", "b"]
     assert [list(own) for own in names] == expected
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+@pytest.mark.parametrize("make", [pd.DataFrame, pa.table])
+def test_titles_and_texts_of_a_table_are_joined(make, missing):
+    if make is pa.table:
+        missing = None
+    table = make({"title": ["a", missing], "abstract": ["b", "c"], "keywords": [["x"], ["y"]]})
+    assert rows_of(table, None) == (["a b", "c"], [["x"], ["y"]])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +125,9 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
         (["a"], "x", "labels.*is not a sequence"),
         (["a"], None, "labels.*is missing"),
         ([], [], "texts.*are empty"),
+        (["a"], ["['x' 'y']"], r"labels\[0\].*neither a label nor a list"),
+        (pd.DataFrame({"essay": ["a"], "kind": ["x"]}), None, "labels.*ambiguous"),
+        (pd.DataFrame({"title": [1], "abstract": ["x"], "tags": ["x"]}), None, r"texts\[0\].*'title' is not a string"),
     ],
 )
 def test_impossible_rows_are_refused_by_their_position(texts, labels, problem):

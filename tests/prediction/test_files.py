@@ -200,7 +200,7 @@ def test_what_is_missing_is_named(run, tmp_path, capsys, missing, output):
     [
         ("a.jsonl", b'{"text": "x"}\n{"no": 1}\n', r"line 2: no text in 'text'.*--text-column"),
         ("a.jsonl", b'{"text"\n', r"line 1: not valid JSON"),
-        ("a.csv", b"body\nx\n", r"line 1: has no column 'text', only body\. Set another column: --text-column"),
+        ("a.csv", b"essay,x\ny,z\n", r"line 1: has no column 'text', only essay, x\. Set another .*--text-column"),
         ("a.csv", b"text,b\nx\n", r"line 2: the number of columns differs"),
         ("a.txt", b"fine\n\xff\n", r"line 2: not valid UTF-8"),
         ("a.parquet", b"PAR1", r"cannot be read as a Parquet file"),
@@ -210,6 +210,29 @@ def test_broken_input_is_named_with_its_line(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         list(read_texts(TextSource(url=str(tmp_path / name)), 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "title;abstract\none;two\n", "one two"),
+        ("a.tsv", "title\tabstract\none\ttwo\n", "one two"),
+        ("a.json", '[{"name": "one", "description": "two"}]', "one two"),
+        ("a.ndjson", '{"body": "one", "headline": null}', "one"),
+        ("a.csv", "essay\none\n", "one"),
+        ("a.csv", "text,title\none,two\n", "one"),
+    ],
+)
+def test_columns_of_texts_are_found_as_in_training(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    (chunk,) = read_texts(TextSource(url=str(tmp_path / name)), 10)
+    assert chunk.texts == [expected]
+
+
+@pytest.mark.parametrize("form", ["json", "parquet", "arrow"])
+def test_forms_that_are_read_twice_are_not_read_from_standard_input(form):
+    with pytest.raises(ConfigError, match="cannot be read from standard input"):
+        list(read_texts(TextSource(url="-", form=form), 10))
 
 
 def test_an_unknown_form_is_refused(tmp_path):

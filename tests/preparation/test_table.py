@@ -4,6 +4,7 @@ Oracles: the rows that were written, and a brute-force check of which rows may b
 """
 
 import csv
+import dataclasses
 import gzip
 import json
 
@@ -176,13 +177,77 @@ def test_csv_files_are_read_by_the_delimiter_of_their_first_line(tmp_path, delim
     assert other == comma
 
 
-def test_longer_texts_are_preferred_to_titles_which_the_log_names(tmp_path, caplog):
-    rows = [{"id": i, "title": f"t{i}", "abstract": f"a{i}", "subjects": "x"} for i in range(10)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_quoted_names_of_columns_do_not_hide_the_delimiter(tmp_path, delimiter):
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writerow(["text", "labels"])
+        writer.writerows([text, ",".join(labels)] for text, labels in ROWS)
+    found = pairs(read_source(source(tmp_path / "rows.csv")))
+    assert found["train"] | found["test"] == {text: sorted(labels) for text, labels in ROWS}
+
+
+def write_records(path, rows):
+    """Rows of equal columns as a file of the form that the name says."""
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def all_texts(raw):
+    return {text for split in raw.splits.values() for text in split.texts}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize(
+    ("names", "is_joined"),
+    [
+        (("title", "abstract"), True),
+        (("Headline", "Body"), True),
+        (("name", "description"), True),
+        (("name", "content"), False),
+        (("title", "text"), False),
+    ],
+)
+def test_a_title_is_joined_with_its_text_unless_the_text_is_called_so(tmp_path, caplog, suffix, names, is_joined):
+    title, text = names
+    rows = [{"id": i, text: f"a{i}", title: f"t{i}" if i else None, "subjects": "x"} for i in range(10)]
+    write_records(tmp_path / f"rows{suffix}", rows)
     with caplog.at_level("INFO"):
-        raw = read_source(source(tmp_path / "rows.jsonl"))
-    assert {text for split in raw.splits.values() for text in split.texts} == {f"a{i}" for i in range(10)}
-    assert "labels in 'subjects'; not used: 'title'" in caplog.text
+        raw = read_source(source(tmp_path / f"rows{suffix}"))
+    assert all_texts(raw) == {f"t{i} a{i}" if i and is_joined else f"a{i}" for i in range(10)}
+    assert (f"texts are in the column '{title}+{text}', labels" in caplog.text) == is_joined
+    assert ("labels in 'subjects'; not used: '" in caplog.text) != is_joined
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", ["table", "of the suffix"])
+def test_columns_that_are_named_are_joined_in_their_order(tmp_path, suffix, kind):
+    rows = [{"b+c": f"x{i}", "a": f"y{i}", "text": f"z{i}", "labels": "x"} for i in range(10)]
+    for name in ("train", "test"):
+        write_records(tmp_path / f"{name}{suffix}", rows)
+    for column, form in (("text+a", "z{0} y{0}"), ("b+c", "x{0}"), (" a + text", "y{0} z{0}")):
+        given = source(tmp_path, text_column=column)
+        raw = read_source(given if kind == "table" else dataclasses.replace(given, kind=suffix[1:]))
+        assert all_texts(raw) == {form.format(i) for i in range(10)}
+    with pytest.raises(DataError, match="gone"):
+        read_source(source(tmp_path, text_column="gone+gone too"))
+
+
+def test_data_prepared_without_a_title_are_other_data(tmp_path):
+    rows = [{"title": f"t{i}", "abstract": f"a{i}", "labels": "x"} for i in range(10)]
+    write_records(tmp_path / "rows.csv", rows)
+    now, before = (source(tmp_path / "rows.csv", **given) for given in ({}, {"text_column": "abstract"}))
+    one, other = (expected_fingerprint(small_config(tmp_path, MINILM, data={"source": each})) for each in (now, before))
+    assert one != other
 
 
 @pytest.mark.parametrize("separator", [";", " | ", "\n"])

@@ -1,0 +1,110 @@
+"""Guess the columns of texts and labels in a table by their usual names, and the separator of its labels."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Collection, Iterable, Sequence
+
+from cxml.config import SourceConfig
+from cxml.console import counted
+from cxml.formats.label_text import SEPARATORS, is_list
+from cxml.formats.text_columns import JOIN, split_columns
+
+_log = logging.getLogger(__name__)
+
+_TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
+_SHORT_TEXT_NAMES = ("title", "headline", "name", "summary", "question")  # texts if there are no longer ones
+_TITLE_OF = {"title": _TEXT_NAMES[1:], "headline": _TEXT_NAMES[1:], "name": ("description",)}
+"""The texts that a title is joined with. `text` is assumed to be complete; many columns `name` are not titles."""
+_LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
+_OTHER_LABELS_NAMES = ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target")
+_DEFAULTS = SourceConfig(kind="icd10cm")
+_COMMA = ","
+
+
+def guess_columns(columns: Sequence[str], text: str, labels: str) -> tuple[str | None, str | None]:
+    """The columns of texts and labels; None where the choice is ambiguous.
+
+    A given column is kept. A default that is missing is replaced by the only column with a usual name, or, in a table
+    of two columns, by the other one.
+
+    Args:
+        columns: all columns of the table but that of its keys.
+        text: `data.source.text_column`.
+        labels: `data.source.labels_column`.
+    """
+    texts = guess_text_column(columns, text)
+    found = _known(columns, labels, _DEFAULTS.labels_column, _LABELS_NAMES, _OTHER_LABELS_NAMES)
+    if len(columns) == 2 and (texts is None) != (found is None):
+        (other,) = set(columns) - {texts, found}
+        return texts or other, found or other
+    return texts, found
+
+
+def guess_text_column(columns: Sequence[str], text: str = _DEFAULTS.text_column) -> str | None:
+    """The column of texts, preceded by that of their titles (`title+abstract`); None where the choice is ambiguous."""
+    found = _known(columns, text, _DEFAULTS.text_column, _TEXT_NAMES, _SHORT_TEXT_NAMES)
+    if found is None or found == text:
+        return found
+    titles = [name for name in columns if found.lower() in _TITLE_OF.get(name.lower(), ())]
+    return JOIN.join([titles[0], found]) if len(titles) == 1 else found
+
+
+def unread_texts(columns: Sequence[str], text: str) -> list[str]:
+    """Columns with usual names of texts that `text`, the column of the texts, does not include."""
+    read = split_columns(text, columns)
+    return [name for name in columns if name not in read and name.lower() in (*_TEXT_NAMES, *_SHORT_TEXT_NAMES)]
+
+
+def _known(columns: Sequence[str], wanted: str, default: str, *usual: tuple[str, ...]) -> str | None:
+    """The given column, or, if it is the default and missing, the only column with a usual name.
+
+    The first of the tuples of usual names that has any of the columns counts.
+    """
+    if wanted in columns or wanted != default:
+        return wanted
+    found = next((hits for names in usual if (hits := [name for name in columns if name.lower() in names])), [])
+    return found[0] if len(found) == 1 else None
+
+
+def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str, bool]:
+    """The separator of labels in the table `url`, and whether it was preferred to commas that occur too.
+
+    Labels recur in other combinations, so their separator gives fewer distinct names than there are distinct cells. A
+    character inside names gives more names. If the config sets a comma, it separates wherever it occurs.
+
+    Args:
+        url: the table.
+        cells: cells of its first rows.
+        setting: `data.source.label_separator`: `auto` or a comma.
+    """
+    texts = {cell for cell in cells if isinstance(cell, str) and not is_list(cell)}
+    names = {each: count for each in SEPARATORS if (count := _num_names(each, texts)) < len(texts)}
+    has_commas = any(_COMMA in text for text in texts)
+    if has_commas or not names:
+        names = {_COMMA: _num_names(_COMMA, texts), **names}
+    best = min(names, key=lambda separator: names[separator])
+    if best == _COMMA:
+        return _COMMA, False
+    if not has_commas:
+        log_once(f"{url}: labels are separated by {best!r}")
+        return best, False
+    chosen, other = (best, _COMMA) if setting == "auto" else (_COMMA, best)
+    log_once(
+        f"{url}: labels are separated by {chosen!r}, which makes {counted(names[chosen], 'name')} in the first rows; "
+        f"{other!r} makes {names[other]:,}. If {other!r} is the separator, set data.source.label_separator to it.",
+        logging.WARNING,
+    )
+    return chosen, chosen != _COMMA
+
+
+def _num_names(separator: str, texts: Collection[str]) -> int:
+    """The number of different names between separators."""
+    return len({name.strip() for text in texts for name in text.split(separator)})
+
+
+@functools.cache
+def log_once(text: str, level: int = logging.INFO) -> None:
+    """Log a message once, even if a run opens its source several times."""
+    _log.log(level, "%s", text)

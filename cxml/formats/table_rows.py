@@ -1,0 +1,103 @@
+"""The rows of a table in any common form: CSV, TSV, JSON lines, JSON, Parquet, Arrow streams."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cxml.errors import DataError
+from cxml.formats.features import class_names, read_arrow, stored_schema
+from cxml.formats.files import read_content, without_compression
+from cxml.formats.parquet_rows import read_parquet
+from cxml.formats.reader import CHUNK_ROWS, Problem
+from cxml.formats.rows import CsvRows, read_objects
+
+FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+_DELIMITERS = {".csv": None, ".tsv": "\t"}  # None: found in the first line
+
+Row = Mapping[str, Any] | Problem
+
+
+def form_of(url: str) -> str:
+    """The lower-case suffix of a file without its compression; one of `FORMS` for tables."""
+    return posixpath.splitext(without_compression(url))[1].lower()
+
+
+def column_names(url: str, form: str, remedy: str) -> list[str]:
+    """Names of a table's columns; for JSON, those of the first row.
+
+    Args:
+        url: the file.
+        form: one of `FORMS`.
+        remedy: remedy for the problem of a row.
+
+    Raises:
+        DataError: the file is broken or has no rows.
+    """
+    if form in (".parquet", ".arrow"):
+        return stored_schema(url).names
+    if form in _DELIMITERS:
+        return CsvRows(url, {}, remedy, delimiter=_DELIMITERS[form]).header
+    for _, row in _json_rows(url, form, remedy):
+        if isinstance(row, Problem):
+            raise row.error()
+        return list(row)
+    raise DataError(url, "has no rows", "Check the file.")
+
+
+def table_rows(
+    url: str, form: str, columns: Mapping[str, str], remedy: str, *, class_column: str = ""
+) -> Iterator[tuple[int, Row]]:
+    """The line or number of each row, from 1, and its values by column or its problem.
+
+    Args:
+        url: the file; `-` is standard input, for CSV, TSV and JSON lines.
+        form: one of `FORMS`.
+        columns: columns to read, each with its setting. JSON rows need not have them.
+        remedy: remedy for the problem of a row.
+        class_column: column whose class numbers become names, if the file has names for them.
+
+    Raises:
+        DataError: the file is broken or lacks a column.
+    """
+    if form in _DELIMITERS:
+        yield from CsvRows(url, columns, remedy, delimiter=_DELIMITERS[form])
+    elif form in (".parquet", ".arrow"):
+        names = class_names(stored_schema(url), class_column) if class_column else None
+        read = read_parquet if form == ".parquet" else read_arrow
+        for number, row in read(url, columns, CHUNK_ROWS):
+            yield number, {**row, class_column: _named(row[class_column], names)} if class_column else row
+    else:
+        yield from _json_rows(url, form, remedy)
+
+
+def _named(cell: object, names: list[str] | None) -> object:
+    """Convert a cell of class numbers to a list of names; other cells are not changed."""
+    labels = [cell] if isinstance(cell, int) else cell
+    if names is None or not isinstance(labels, list):
+        return labels
+    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
+
+
+def _json_rows(url: str, form: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+    """The objects of JSON lines, or of one JSON list, numbered from 1."""
+    if form != ".json" or not _begins_a_list(url):
+        yield from read_objects(url, remedy)
+        return
+    try:
+        rows = json.loads(b"".join(read_content(url)))
+        json.dumps(rows, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            url, f"not valid JSON ({str(error)[:200]})", "Write a list of objects, or JSON lines."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        yield number, row if isinstance(row, dict) else Problem(url, number, "not a JSON object", remedy)
+
+
+def _begins_a_list(url: str) -> bool:
+    blocks = read_content(url, 1 << 12)
+    first = next((text for block in blocks if (text := block.removeprefix(b"\xef\xbb\xbf").lstrip())), b"")
+    return first.startswith(b"[")
