@@ -13,12 +13,18 @@ from cxml.formats.text_columns import JOIN, split_columns
 
 _log = logging.getLogger(__name__)
 
-_TEXT_NAMES = ("text", "content", "body", "document", "sentence", "abstract", "description")
-_SHORT_TEXT_NAMES = ("title", "headline", "name", "summary", "question")  # texts if there are no longer ones
-_TITLE_OF = {"title": _TEXT_NAMES[1:], "headline": _TEXT_NAMES[1:], "name": ("description",)}
+_LONG_TEXTS = ("content", "body", "document", "sentence", "abstract", "description")
+_OTHER_TEXTS = ("article", "full_text", "fulltext", "passage", "paragraph", "review", "comment", "message", "post")
+_SHORT_TEXTS = ("title", "headline", "name", "summary", "question")
+_TEXTS = (("text", *_LONG_TEXTS), _OTHER_TEXTS, _SHORT_TEXTS)
+"""Usual names of texts. Where a table has several, those of the first tuple count."""
+_TITLE_OF = dict.fromkeys(("title", "headline"), (*_LONG_TEXTS, *_OTHER_TEXTS)) | {"name": ("description",)}
 """The texts that a title is joined with. `text` is assumed to be complete; many columns `name` are not titles."""
-_LABELS_NAMES = ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes")
-_OTHER_LABELS_NAMES = ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target")
+_LABELS = (
+    ("labels", "label", "tags", "tag", "categories", "category", "codes", "topics", "classes"),
+    ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target"),
+    ("keyword", "subject", "code", "terms", "descriptors", "annotations", "concepts", "mesh_terms"),
+)
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
 
@@ -35,7 +41,7 @@ def guess_columns(columns: Sequence[str], text: str, labels: str) -> tuple[str |
         labels: `data.source.labels_column`.
     """
     texts = guess_text_column(columns, text)
-    found = _known(columns, labels, _DEFAULTS.labels_column, _LABELS_NAMES, _OTHER_LABELS_NAMES)
+    found = _known(columns, labels, _DEFAULTS.labels_column, _LABELS)
     if len(columns) == 2 and (texts is None) != (found is None):
         (other,) = set(columns) - {texts, found}
         return texts or other, found or other
@@ -44,28 +50,33 @@ def guess_columns(columns: Sequence[str], text: str, labels: str) -> tuple[str |
 
 def guess_text_column(columns: Sequence[str], text: str = _DEFAULTS.text_column) -> str | None:
     """The column of texts, preceded by that of their titles (`title+abstract`); None where the choice is ambiguous."""
-    found = _known(columns, text, _DEFAULTS.text_column, _TEXT_NAMES, _SHORT_TEXT_NAMES)
+    found = _known(columns, text, _DEFAULTS.text_column, _TEXTS)
     if found is None or found == text:
         return found
-    titles = [name for name in columns if found.lower() in _TITLE_OF.get(name.lower(), ())]
+    titles = [name for name in columns if _plain(found) in _TITLE_OF.get(_plain(name), ())]
     return JOIN.join([titles[0], found]) if len(titles) == 1 else found
 
 
 def unread_texts(columns: Sequence[str], text: str) -> list[str]:
     """Columns with usual names of texts that `text`, the column of the texts, does not include."""
     read = split_columns(text, columns)
-    return [name for name in columns if name not in read and name.lower() in (*_TEXT_NAMES, *_SHORT_TEXT_NAMES)]
+    return [name for name in columns if name not in read and any(_plain(name) in names for names in _TEXTS)]
 
 
-def _known(columns: Sequence[str], wanted: str, default: str, *usual: tuple[str, ...]) -> str | None:
+def _known(columns: Sequence[str], wanted: str, default: str, usual: Iterable[Collection[str]]) -> str | None:
     """The given column, or, if it is the default and missing, the only column with a usual name.
 
-    The first of the tuples of usual names that has any of the columns counts.
+    The first collection of usual names that has any of the columns counts.
     """
     if wanted in columns or wanted != default:
         return wanted
-    found = next((hits for names in usual if (hits := [name for name in columns if name.lower() in names])), [])
+    found = next((hits for names in usual if (hits := [name for name in columns if _plain(name) in names])), [])
     return found[0] if len(found) == 1 else None
+
+
+def _plain(name: str) -> str:
+    """The name of a column without differences of case, blanks and hyphens."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str, bool]:

@@ -154,6 +154,8 @@ def test_a_hugging_face_folder_gives_its_classes_by_name(tmp_path, is_list):
         (("text", "kind"), True),
         (("essay", "kind"), False),
         (("Title", "Genre"), True),
+        (("Full Text", "MeSH-Terms"), True),
+        (("review", "Subject"), True),
     ],
 )
 def test_columns_are_guessed_where_one_choice_is_obvious(tmp_path, columns, chosen):
@@ -213,6 +215,7 @@ def all_texts(raw):
         (("title", "abstract"), True),
         (("Headline", "Body"), True),
         (("name", "description"), True),
+        (("Title", "Full text"), True),
         (("name", "content"), False),
         (("title", "text"), False),
     ],
