@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cxml.errors import ConfigError
-from cxml.prediction.inputs import as_texts, refuse_surrogates
+from cxml.prediction.arguments import as_texts, refuse_surrogates
 
 _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 
+from cxml.errors import ConfigError
 from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
 from cxml.evidence import Evidence, TextViews
 from cxml.metrics import Calibration, Thresholds
 from cxml.model.ranking import probabilities
+from cxml.prediction.parts import Parts
 from cxml.prediction.rare_labels import CANDIDATES, weigh_logits
 
 
@@ -30,6 +33,43 @@ class Ranker:
     label_weights: np.ndarray | None
     evidence: Evidence | None
     calibration: Calibration | None
+
+    @classmethod
+    def of(cls, parts: Parts, label_ids: np.ndarray, *, calibrated: bool) -> Ranker:
+        """The ranker of a model, with or without the calibration of its scores.
+
+        Raises:
+            ConfigError: the model has no calibration.
+        """
+        calibration = parts.decisions.calibration if calibrated else None
+        if calibrated and calibration is None:
+            problem = "this model has no calibration of its scores"
+            remedy = "Evaluate a run that has validation texts (train.validation_fraction): python -m cxml.evaluate."
+            raise ConfigError("calibrated", calibrated, problem, remedy)
+        return cls(label_ids, parts.label_weights, parts.evidence, calibration)
+
+    def words_of(self, texts: Sequence[str]) -> sparse.csr_matrix | None:
+        """Tf-idf of N whole texts, CSR float32 [N, F]; None if no source reads words."""
+        vocabulary = None if self.evidence is None else self.evidence.vocabulary
+        return None if vocabulary is None else vocabulary.of_texts(texts)
+
+    def new_views(self, words: sparse.csr_matrix | None, num_texts: int) -> TextViews:
+        """The inputs of the sources for N texts; features that a source reads are zeros, to be filled in.
+
+        Raises:
+            ConfigError: a source reads words, which are missing or have another shape than [N, F].
+        """
+        if self.evidence is None:
+            return TextViews(words)
+        num_words, width = self.evidence.width("words"), self.evidence.width("features")
+        if num_words is not None and (words is None or words.shape != (num_texts, num_words)):
+            wanted = num_texts, num_words
+            found = "tokens alone" if words is None else f"words of the shape {words.shape}"
+            raise ConfigError(
+                "words", None, f"the model needs the words of whole texts, {wanted}, but got {found}",
+                "Give the texts to `predict`, or load the model with evidence=False.",
+            )  # fmt: skip
+        return TextViews(words, None if width is None else np.zeros((num_texts, width), np.float32))
 
     def num_of_cascade(self, wanted: int) -> int:
         """The number of the cascade's best labels needed to rank the model's `wanted` best."""
