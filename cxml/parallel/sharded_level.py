@@ -118,7 +118,7 @@ class ShardedLevel:
         self._updates_in_passing = kernels.updates_in_passing and not waits
         self._pending = PendingUpdate()
         self._one: Tensor | None = None
-        self._magnitude = Magnitude()
+        self._magnitude = Magnitude(exchange, is_adam=head.optimizer == "adamw")
 
     def initial_bias(self) -> float:
         """The initial bias, which is low because few rows are true for a text.
@@ -351,7 +351,7 @@ class ShardedLevel:
         if torch.is_grad_enabled() and not self._updates_in_passing:
             self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
-            is_admitted = self._admits(features_BD, losses_above, scale)
+            is_admitted = self._magnitude.admits(self.rows, features_BD, losses_above, scale, self.schedule)
             update_scale = scale if is_admitted else None
         rows, shard = self._rows_on(candidates.features.device)
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
@@ -360,19 +360,6 @@ class ShardedLevel:
         if torch.is_grad_enabled() and not features_BD.requires_grad:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, dispatch.combine(sums))
-
-    def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
-        """Whether the step's update is guaranteed to be finite, equal on all ranks of `exchange`; see `Magnitude`."""
-        if not self._magnitude.is_known:
-            self._magnitude.measure(self.rows, self.exchange)
-        own = features.detach().abs().max().item() if features.numel() else 0.0
-        if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
-            own = math.inf  # the maximum over ranks is not defined for NaN
-        # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
-        largest, most_texts = self.exchange.all_reduce_max(own, len(features))
-        num_texts = most_texts * self.exchange.size
-        is_adam = self._optimizer == "adamw"
-        return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
 
     def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
         """The factor that clips the norm of the gradients of all shards' rows, float32 []."""
