@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxml.data import lengths_to_offsets
 from cxml.model.ranking import NO_KEY, ranking_keys
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.leaf_groups import LeafGroups
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_kernels import (
@@ -119,13 +119,13 @@ def _train(
     return torch.from_numpy(sums), torch.tensor(squares.sum())
 
 
-class CpuEveryRowKernels:
+class CpuAllRowsKernels:
     """`RowKernels` of all rows, in chunks whose logits are not kept, like Renee (Jain et al. 2023) and ELMO."""
 
     updates_in_passing = True
 
     def loss(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,
         update_scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.loss`."""
@@ -139,7 +139,7 @@ class CpuEveryRowKernels:
         return sums
 
     def squares(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float  # noqa: ARG002
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.squares`."""
         total = torch.zeros((), dtype=torch.float64)
@@ -149,7 +149,7 @@ class CpuEveryRowKernels:
         return total
 
     def update(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float, *,
         factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
@@ -160,7 +160,7 @@ class CpuEveryRowKernels:
             chunk.update(rows, schedule, row_ids, scale * float(factor))
 
     def best(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, k: int,
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
@@ -214,7 +214,7 @@ class _Chunk:
         )  # fmt: skip
 
 
-def _chunks(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> Iterator[_Chunk]:
+def _chunks(rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> Iterator[_Chunk]:
     """All rows, chunk by chunk."""
     features = candidates.features.float()
     runs = _runs(len(rows.bias), _CHUNK_ROWS)

@@ -119,7 +119,7 @@ def update_distinct_rows(chosen, gradients, bias_gradients, row_ids, hyperparame
 
 
 @njit(parallel=True)
-def _add_up(sums, text_ptr, text_sums):
+def _segment_sum(sums, text_ptr, text_sums):
     """Each text's sum over the chunks, float32 [B, D + 1]; see `PartialSums`."""
     total = np.zeros((len(text_ptr) - 1, sums.shape[1]), np.float32)
     for t in prange(len(total)):
@@ -204,7 +204,7 @@ def train_groups(
                     squares[chunk] += square
                 else:
                     update_row(r, row_gradient, bias_gradient * scale, r + shift[g], hyperparameters, log_decay, rows)
-    return _add_up(sums, partial_sums.text_ptr, partial_sums.text_sums)
+    return _segment_sum(sums, partial_sums.text_ptr, partial_sums.text_sums)
 
 
 @njit

@@ -215,7 +215,7 @@ def shortlist_scores(
 
 
 @triton.jit
-def add_up(parts, order, bounds, sums, width, BLOCK: tl.constexpr):
+def segment_sum(parts, order, bounds, sums, width, BLOCK: tl.constexpr):
     """Sum the rows of `parts` in a fixed order: sums[s] = sum of parts[order[i]] for bounds[s] <= i < bounds[s + 1]."""
     text = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.data import BatchLimits
-from cxml.optim import EveryRow, Shortlists, best_per_text
+from cxml.optim import AllRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.pairs import Pairs, wanted_pairs
 from cxml.parallel.row_layout import Shard, own_rows
 
-CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
+CandidatesT = TypeVar("CandidatesT", Shortlists, AllRows)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def dispatch_to_all(
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
     has_replicas: bool = False,
-) -> Dispatch[EveryRow]:
+) -> Dispatch[AllRows]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
     Args:
@@ -216,7 +216,7 @@ def dispatch_to_all(
         features_BD, shares = (exchange.gather_rows(values, counts) for values in (features_BD, shares))
     rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
     rows, order = rows.sort(stable=True)
-    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
+    candidates = AllRows(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
     start = sum(counts[: exchange.rank])
 
     def combine(sums: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from cxml.model import Leaves, SelectionRule
 from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
-    EveryRow,
+    AllRows,
     RowKernels,
     RowSchedule,
     RowTensors,
@@ -310,7 +310,7 @@ class ShardedLevel:
         limits: BatchLimits | None,
         *,
         weighted: bool = False,
-    ) -> Dispatch[Shortlists] | Dispatch[EveryRow]:
+    ) -> Dispatch[Shortlists] | Dispatch[AllRows]:
         """Send texts to the owners of what they are scored on."""
         features = self._place(features_BD)
         _, shard = self._rows_on(features.device)
@@ -342,7 +342,7 @@ class ShardedLevel:
     def _loss(
         self,
         features_BD: Tensor,
-        dispatch: Dispatch[Shortlists] | Dispatch[EveryRow],
+        dispatch: Dispatch[Shortlists] | Dispatch[AllRows],
         scale: float,
         losses_above: Sequence[Tensor] | None,
     ) -> Tensor:
@@ -361,7 +361,7 @@ class ShardedLevel:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, dispatch.combine(sums))
 
-    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
+    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | AllRows, scale: float) -> Tensor:
         """The factor that clips the norm of the gradients of all shards' rows, float32 []."""
         if not self._clip_norm:
             if self._one is None:

@@ -148,12 +148,12 @@ def _scan(
             _log.warning("%s: skipped %s: %s", split, counted(count, "row"), reason)
         if not rows[split]:
             raise no_texts(split, config.data.source.path)
-    frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
+    frequency, vocabulary = _total_counts(config, journal, len(names), rows["train"])
     labels = write_labels(data_url(config), names, frequency, source.label_titles())
     return Scan(rows, skipped, labels, vocabulary)
 
 
-def _add_up(
+def _total_counts(
     config: Config, journal: PreparationJournal, num_labels: int, num_texts: int
 ) -> tuple[np.ndarray, Vocabulary]:
     """Texts of each label, int64 [L], and the vocabulary, from the train split only."""

@@ -13,7 +13,7 @@ from support.row_problems import (
     assert_near,
     assert_same_rows,
     assert_same_sums,
-    make_every_row,
+    make_all_rows,
     make_leaf_rows,
     make_rows,
     make_shortlists,
@@ -21,12 +21,12 @@ from support.row_problems import (
 )  # fmt: skip
 
 from cxml.optim import (
-    CpuEveryRowKernels,
+    CpuAllRowsKernels,
     CpuShortlistKernels,
     RowSchedule,
     RowState,
     RowTensors,
-    TorchEveryRowKernels,
+    TorchAllRowsKernels,
     TorchShortlistKernels,
     settled_weights,
     update_rows,
@@ -37,7 +37,7 @@ from cxml.optim.row_formats import NEAREST_FP8, to_float32, to_fp8
 CPU = torch.device("cpu")
 CASES = {
     "shortlists": (CpuShortlistKernels(), TorchShortlistKernels(), make_shortlists),
-    "every row": (CpuEveryRowKernels(), TorchEveryRowKernels(), make_every_row),
+    "every row": (CpuAllRowsKernels(), TorchAllRowsKernels(), make_all_rows),
 }
 
 

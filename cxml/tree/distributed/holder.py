@@ -107,7 +107,7 @@ class RowHolder:
         moved = kernels.move(self._node, 0, self._node.count, threshold, ties_left, sums)
         return [moved, *(sums[start:stop] for start, stop in self._slices)]
 
-    def add_up(self, *sums: np.ndarray) -> list[tuple[float, float]]:
+    def reduce_sums(self, *sums: np.ndarray) -> list[tuple[float, float]]:
         """Add up the sums of all workers in this slice. Returns the squared lengths of its blocks of columns."""
         stop = len(sums[0])
         self._total = np.zeros((1, stop, 2))

@@ -88,7 +88,7 @@ class HeldRows:
                 actor.move.options(num_returns=returns).remote(threshold, ties)
                 for actor, ties in zip(actors, ties_left, strict=True)
             ]
-            totals = [actor.add_up.remote(*[sums[1 + i] for sums in sent]) for i, actor in enumerate(actors)]
+            totals = [actor.reduce_sums.remote(*[sums[1 + i] for sums in sent]) for i, actor in enumerate(actors)]
             squares = np.zeros(2)
             for blocks in ray.get(totals):
                 for more in blocks:

@@ -1,11 +1,11 @@
-"""Triton kernels that score texts on every row of a rank.
+"""Triton kernels that score texts on all rows of a rank.
 
-`every_row_loss` has the structure of fused attention: a program processes a tile of TEXTS and a share of the rows, and
+`all_rows_loss` has the structure of fused attention: a program processes a tile of TEXTS and a share of the rows, and
 keeps the gradient of its texts' features on chip, in up to four parts of PART columns, while it iterates over its rows.
 The programs of one share run concurrently, so rows are read from memory once. Each writes its own sums, which are added
 afterwards in a fixed order.
 
-In `every_row_squares` and `every_row_update` a program processes a tile of ROWS and iterates over all texts. The
+In `all_rows_squares` and `all_rows_update` a program processes a tile of ROWS and iterates over all texts. The
 gradient of a block of columns needs the slopes of all texts, the derivatives of the losses by the logits, so these are
 stored in a scratch of [texts, ROWS] float32 per program, which each tile overwrites.
 
@@ -35,7 +35,7 @@ _CHANGING = ["num_texts", "num_rows", "num_leaves", "rows_per_share", "step", "f
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_loss(
+def all_rows_loss(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
     num_texts, num_rows, rows_per_share, step, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
@@ -87,7 +87,7 @@ def every_row_loss(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_squares(
+def all_rows_squares(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
     num_texts, num_rows, step, shares, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
@@ -111,7 +111,7 @@ def every_row_squares(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_update(
+def all_rows_update(
     true_rows, true_texts, bounds, starts, positions, features,
     weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
     log_decay, slopes, factor, is_finite,
@@ -171,7 +171,7 @@ def every_row_update(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_keys(
+def all_rows_keys(
     starts, positions, features, weight, bias, last_step, scales, log_decay, keys,
     num_texts, num_rows, num_leaves, first_row, width, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
