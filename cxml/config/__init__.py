@@ -17,7 +17,7 @@ Until then they have their defaults, so every field always has a value of its ty
 from cxml.config.data import DataConfig, SourceConfig
 from cxml.config.evaluation import EvaluateConfig, EvidenceConfig
 from cxml.config.fields import Effect, Precision, PrecisionChoice, ThresholdName, setting
-from cxml.config.fingerprints import effects, shaping
+from cxml.config.fingerprints import effects, fingerprint_fields
 from cxml.config.model import HeadConfig, ModelConfig
 from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
 from cxml.config.plain import config_from_dict, config_to_dict, plain_values, saved_config, with_values
@@ -48,12 +48,12 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "effects",
+    "fingerprint_fields",
     "is_reported",
     "metric_cutoff",
     "parse_duration",
     "plain_values",
     "saved_config",
     "setting",
-    "shaping",
     "with_values",
 ]

@@ -16,17 +16,17 @@ def effects(section: type) -> dict[str, Effect]:
     return {each.name: each.metadata.get("effect", "result") for each in dataclasses.fields(section)}
 
 
-def shaping(config: Config, section: str) -> dict[str, Any]:
+def fingerprint_fields(config: Config, section: str) -> dict[str, Any]:
     """The fields of a section that are part of its fingerprint, as plain values without credentials."""
-    return _shaping(getattr(config, section), config_to_dict(config)[section])
+    return _fingerprint_fields(getattr(config, section), config_to_dict(config)[section])
 
 
-def _shaping(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any section
+def _fingerprint_fields(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any section
     found = {}
     for each in dataclasses.fields(section):
         value = getattr(section, each.name)
         is_uncounted = each.metadata.get("since_files", False) and value == each.default
         if each.metadata.get("effect") != "none" and not is_uncounted:
             is_section = dataclasses.is_dataclass(value)
-            found[each.name] = _shaping(value, values[each.name]) if is_section else values[each.name]
+            found[each.name] = _fingerprint_fields(value, values[each.name]) if is_section else values[each.name]
     return found

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cxml import artefacts, storage
 from cxml.checkpoint import model_url
-from cxml.config import Config, shaping
+from cxml.config import Config, fingerprint_fields
 from cxml.console import counted
 from cxml.data import DataManifest, ShardedDataset, data_url
 from cxml.errors import InterruptionError, StaleArtefactError
@@ -151,7 +151,7 @@ def model_fingerprints(config: Config) -> dict[str, str]:
 
 
 def _model_fingerprint(config: Config) -> str:
-    sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
+    sections = [fingerprint_fields(config, name) for name in ("model", "head", "optim", "train")]
     interval = [config.train.evaluation_interval] if config.train.selects else []  # determines the compared epochs
     return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config), *interval)
 
