@@ -15,7 +15,7 @@ from cxml.optim.cpu_kernels import CpuAllRowsKernels, CpuShortlistKernels, wante
 from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, update_rows
 from cxml.optim.row_kernels import best_int8_rows
-from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, pending_decay, settled_weights, update_run
+from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, current_weights, pending_decay, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle, parameter_groups
 from cxml.optim.torch_kernels import TorchAllRowsKernels, TorchShortlistKernels, best_per_text
 
@@ -39,10 +39,10 @@ __all__ = [
     "as_tensor",
     "best_int8_rows",
     "best_per_text",
+    "current_weights",
     "one_cycle",
     "parameter_groups",
     "pending_decay",
-    "settled_weights",
     "update_rows",
     "update_run",
     "wanted_leaves",

@@ -37,7 +37,7 @@ _MOST_PREDICTED_ROWS = 65536
 class CpuShortlistKernels:
     """`RowKernels` of shortlists: one pass over each row computes its scores and both gradients, and updates it."""
 
-    updates_in_passing = True
+    fuses_update = True
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, *,
@@ -122,7 +122,7 @@ def _train(
 class CpuAllRowsKernels:
     """`RowKernels` of all rows, in chunks whose logits are not kept, like Renee (Jain et al. 2023) and ELMO."""
 
-    updates_in_passing = True
+    fuses_update = True
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,
@@ -132,7 +132,7 @@ class CpuAllRowsKernels:
         sums = torch.zeros(len(candidates.features), candidates.features.shape[1] + 1)
         row_ids = leaf_rows.row_positions(len(rows.bias)) if update_scale is not None else None
         for chunk in _chunks(rows, candidates, schedule):
-            sums[:, :-1] += (chunk.slopes * chunk.settled) @ chunk.weight
+            sums[:, :-1] += (chunk.slopes * chunk.row_scale) @ chunk.weight
             sums[:, -1] += chunk.losses
             if row_ids is not None and update_scale is not None:
                 chunk.update(rows, schedule, row_ids, update_scale)
@@ -188,7 +188,7 @@ class _Chunk:
         run: the rows.
         features: float32 [B, D].
         weight: float32 [n, D].
-        settled: float32 [n], pending decay of the rows.
+        row_scale: float32 [n], pending decay of the rows.
         slopes: float32 [B, n], derivatives of the losses by the logits.
         losses: float32 [B].
     """
@@ -196,7 +196,7 @@ class _Chunk:
     run: slice
     features: Tensor
     weight: Tensor
-    settled: Tensor
+    row_scale: Tensor
     slopes: Tensor
     losses: Tensor
 
@@ -220,12 +220,12 @@ def _chunks(rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> Ite
     runs = _runs(len(rows.bias), _CHUNK_ROWS)
     cuts = torch.searchsorted(candidates.true_rows, torch.tensor([run.start for run in runs] + [len(rows.bias)]))
     for run, (first, last) in zip(runs, pairwise(cuts.tolist()), strict=True):
-        weight, settled, logits = _score(rows, run, features, schedule, schedule.settled_step)
+        weight, row_scale, logits = _score(rows, run, features, schedule, schedule.scoring_step)
         place = candidates.true_texts[first:last], candidates.true_rows[first:last] - run.start
         losses = F.softplus(logits).sum(1).index_add_(0, place[0], logits[place], alpha=-1) * candidates.shares
         slopes = logits.sigmoid_()
         slopes[place] -= 1
-        yield _Chunk(run, features, weight, settled, slopes.mul_(candidates.shares[:, None]), losses)
+        yield _Chunk(run, features, weight, row_scale, slopes.mul_(candidates.shares[:, None]), losses)
 
 
 def _score(
@@ -233,8 +233,8 @@ def _score(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of a run of n rows: weights float32 [n, D], the decay that they still take [n], logits float32 [B, n]."""
     weight = rows.floats(run)  # bfloat16 products are slow on many processors
-    settled = pending_decay(rows, run, schedule, step)
-    return weight, settled, (features @ weight.T) * settled + rows.bias[run]
+    row_scale = pending_decay(rows, run, schedule, step)
+    return weight, row_scale, (features @ weight.T) * row_scale + rows.bias[run]
 
 
 def _runs(num_rows: int, size: int) -> list[slice]:

@@ -25,10 +25,10 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
     touched if it is a candidate of a text, even if its gradient is 0.
 
     Attributes:
-        updates_in_passing: whether `loss` can update the rows while scoring them.
+        fuses_update: whether `loss` can update the rows while scoring them.
     """
 
-    updates_in_passing: bool
+    fuses_update: bool
 
     def loss(
         self,

@@ -43,7 +43,7 @@ class _Scores:
 class TorchShortlistKernels:
     """`RowKernels` of shortlists."""
 
-    updates_in_passing = False
+    fuses_update = False
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, *,
@@ -53,7 +53,7 @@ class TorchShortlistKernels:
         assert update_scale is None, "these kernels update rows after the loss"
         features = candidates.features.float()
         sums = features.new_zeros(len(features), features.shape[1] + 1)
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.settled_step):
+        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.scoring_step):
             slopes, losses = _slopes(candidates, own, scores)
             gradients = torch.einsum("pw,pwd->pd", slopes, scores.weight)
             sums.index_add_(0, scores.texts, torch.cat([gradients, losses.sum(1, keepdim=True)], dim=1))
@@ -98,7 +98,7 @@ class TorchShortlistKernels:
         features = F.pad(candidates.features.float(), (0, 1), value=1.0)
         gradients = features.new_zeros(len(rows.bias), features.shape[1])
         touches = torch.zeros(len(rows.bias), dtype=torch.int64, device=features.device)
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.settled_step):
+        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.scoring_step):
             slopes, _ = _slopes(candidates, own, scores)
             of_rows = slopes[:, :, None] * features[scores.texts][:, None, :]
             gradients.index_add_(0, scores.rows.flatten(), of_rows.flatten(0, 1))
@@ -109,7 +109,7 @@ class TorchShortlistKernels:
 class TorchAllRowsKernels:
     """`RowKernels` of all rows."""
 
-    updates_in_passing = False
+    fuses_update = False
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,  # noqa: ARG002
@@ -152,7 +152,7 @@ class TorchAllRowsKernels:
 
     def _slopes(self, rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives by the logits and losses, both float32 [B, R], and the weights that were scored [R, D]."""
-        logits, weight = all_logits(rows, candidates, schedule, schedule.settled_step)
+        logits, weight = all_logits(rows, candidates, schedule, schedule.scoring_step)
         truth = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
         truth[candidates.true_texts, candidates.true_rows] = 1
         truth = truth[:, :-1]

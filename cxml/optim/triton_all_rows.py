@@ -56,13 +56,13 @@ def all_rows_loss(
     for first_row in range(begin_row, end_row, ROWS):
         rows = first_row + tl.arange(0, ROWS)
         is_row = rows < num_rows
-        settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+        row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         slopes, losses = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+            first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         loss += tl.sum(losses, 1)
-        slopes *= settled[None, :]
+        slopes *= row_scale[None, :]
         row = load_block(weight, first_row, is_row, first_column, WIDTH, PART, ROWS)
         part0 += dot(slopes, row, IS_BF16)
         if PARTS > 1:
@@ -190,8 +190,8 @@ def all_rows_keys(
         weight, begin_row, is_row, features, texts, is_text, WIDTH, BLOCK, ROWS, TEXTS,
         IS_BF16=tl.constexpr(False), IS_EXACT=tl.constexpr(True),
     )  # fmt: skip
-    settled = pending(weight, scales, last_step, log_decay, rows, is_row, step)
-    logits = product * settled[None, :] + tl.load(bias + rows, is_row, other=0)[None, :]
+    row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, step)
+    logits = product * row_scale[None, :] + tl.load(bias + rows, is_row, other=0)[None, :]
     bits = tl.where(logits == 0, 0.0, logits).to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) << 32
     low = 0xFFFFFFFF - _positions_of(rows, starts, positions, num_leaves)
@@ -227,7 +227,7 @@ def _either(a, b):
 
 @triton.jit
 def _score_tile(
-    first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+    first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Slopes and losses of a tile of texts and a tile of rows, both float32 [TEXTS, ROWS]."""
@@ -247,7 +247,7 @@ def _score_tile(
     truth = ((words[:, None] >> tl.arange(0, ROWS)[None, :]) & 1).to(tl.float32)
     own_bias = tl.load(bias + rows, is_row, other=0)
     share = tl.load(shares + texts, is_text, other=0)[:, None]
-    slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], truth, share)
+    slopes, losses = slopes_and_losses(product * row_scale[None, :] + own_bias[None, :], truth, share)
     inside = is_text[:, None] & is_row[None, :]
     return tl.where(inside, slopes, 0.0), tl.where(inside, losses, 0.0)
 
@@ -261,13 +261,13 @@ def _write_slopes(
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]. Returns their sums by row."""
     rows = first_row + tl.arange(0, ROWS)
-    settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+    row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
     for begin_text in range(0, num_texts, TEXTS):
         texts = begin_text + tl.arange(0, TEXTS)
         is_text = texts < num_texts
         slope, _ = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+            first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         total += tl.sum(slope, 0)

@@ -39,7 +39,7 @@ class TritonShortlistKernels:
             have a fixed order.
     """
 
-    updates_in_passing = False
+    fuses_update = False
 
     def __init__(self, *, deterministic: bool = False) -> None:
         self.deterministic = deterministic
@@ -124,7 +124,7 @@ class TritonAllRowsKernels:
         deterministic: has no effect, because every sum has a fixed order.
     """
 
-    updates_in_passing = False
+    fuses_update = False
 
     def __init__(self, *, deterministic: bool = False) -> None:
         self.deterministic = deterministic

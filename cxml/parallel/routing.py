@@ -107,24 +107,24 @@ def _dispatch_exactly(
     places = goes.cumsum(0)[pairs.owners * num_texts + pairs.texts] - 1
     places -= (text_counts.cumsum(0) - text_counts)[pairs.owners]
     counts = torch.stack([text_counts, pair_counts], dim=1)
-    arriving = exchange.swap(counts, [1] * size, [1] * size)
+    arriving = exchange.all_to_all(counts, [1] * size, [1] * size)
     (texts_out, pairs_out), (texts_in, pairs_in) = counts.T.tolist(), arriving.T.tolist()
 
-    arrived = exchange.swap(_pack(places, pairs), pairs_out, pairs_in)
+    arrived = exchange.all_to_all(_pack(places, pairs), pairs_out, pairs_in)
     firsts = arriving[:, 0].cumsum(0) - arriving[:, 0]
     texts = arrived[:, 0] + firsts.repeat_interleave(arriving[:, 1]).int()
     leaves, order = arrived[:, 1].sort(stable=True)
     arrived = arrived.index_select(0, order)  # whole rows at once, which indexing takes apart
     values = arrived.view(torch.float32)[:, 2].contiguous()
-    features = exchange.swap(features_BD.index_select(0, sent_texts), texts_out, texts_in)
+    features = exchange.all_to_all(features_BD.index_select(0, sent_texts), texts_out, texts_in)
     candidates = Shortlists(features, leaves, texts[order], values, arrived[:, 3:].contiguous())
 
     def combine(sums: Tensor) -> Tensor:
-        back = exchange.swap(sums, texts_in, texts_out)
+        back = exchange.all_to_all(sums, texts_in, texts_out)
         return back.new_zeros(num_texts, *back.shape[1:]).index_add_(0, sent_texts, back)
 
     def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        both = exchange.swap(torch.stack([keys, positions], dim=2), texts_in, texts_out)
+        both = exchange.all_to_all(torch.stack([keys, positions], dim=2), texts_in, texts_out)
         whose = sent_texts[:, None].expand(both.shape[:2])
         return best_per_text(num_texts, whose.flatten(), both[..., 0].flatten(), both[..., 1].flatten(), keys.shape[1])
 
@@ -159,7 +159,7 @@ def _dispatch_padded(
     leaving = packed.new_full((size * num_pairs + num_pairs, packed.shape[1]), -1)
     leaving[place] = packed
     alike = [num_pairs] * size
-    arrived = exchange.swap(leaving[: size * num_pairs], alike, alike)
+    arrived = exchange.all_to_all(leaving[: size * num_pairs], alike, alike)
     source = torch.arange(len(arrived), device=every.device) // num_pairs
     is_there = arrived[:, 1] >= 0
     leaves, order = arrived[:, 1].masked_fill(~is_there, no_leaf).sort(stable=True)
@@ -172,7 +172,7 @@ def _dispatch_padded(
         return exchange.sum_rows(sums, [num_texts] * size)[:own_texts]
 
     def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        both = exchange.swap(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
+        both = exchange.all_to_all(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
         return _best_of_owners(both.view(size, num_texts, *both.shape[1:])[:, :own_texts])
 
     return Dispatch(candidates, values if sends_logits else None, combine, combine_best)

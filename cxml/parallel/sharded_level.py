@@ -33,7 +33,7 @@ from cxml.optim import (
     RowTensors,
     ShortlistKernels,
     Shortlists,
-    settled_weights,
+    current_weights,
 )
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
@@ -115,7 +115,7 @@ class ShardedLevel:
         )
         # Otherwise the update waits for the end of the step, when all losses and gradients are known.
         waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
-        self._updates_in_passing = kernels.updates_in_passing and not waits
+        self._fuses_update = kernels.fuses_update and not waits
         self._pending = PendingUpdate()
         self._one: Tensor | None = None
         self._magnitude = Magnitude(exchange, is_adam=head.optimizer == "adamw")
@@ -157,7 +157,7 @@ class ShardedLevel:
         dispatch = self._dispatch(features_BD, above, positive_keys, limits)
         rows, shard = self._rows_on(dispatch.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, dispatch.candidates)
-        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
+        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.scoring_step)
         chosen = choose(cast("Dispatch[Shortlists]", dispatch), *scores, selection)
         return self._loss(features_BD, dispatch, scale, losses_above), chosen.to(features_BD.device)
 
@@ -235,7 +235,7 @@ class ShardedLevel:
         positions = torch.from_numpy(self.layout.positions())
         for start in range(0, self.layout.num_rows if self.replicas.rank == 0 else 0, _BLOCK_ROWS):
             own = slice(start, start + _BLOCK_ROWS)
-            weight, bias = self._settled(own)
+            weight, bias = self._current_rows(own)
             yield {"positions": positions[own].clone(), "weight": weight, "bias": bias.clone()}
 
     def gather_rows(self, is_wanted: bool) -> tuple[Tensor, Tensor]:
@@ -248,7 +248,7 @@ class ShardedLevel:
             own = slice(*np.searchsorted(positions, (start, stop)).tolist())
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
-            block[place, :-1], block[place, -1] = self._settled(own)
+            block[place, :-1], block[place, -1] = self._current_rows(own)
             self.exchange.all_reduce(block)
             if is_wanted:
                 weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
@@ -291,10 +291,10 @@ class ShardedLevel:
         self.schedule.log_decay = self.schedule.log_decay.to(device)
         return self.rows, self._shard_on(device)
 
-    def _settled(self, run: slice) -> tuple[Tensor, Tensor]:
+    def _current_rows(self, run: slice) -> tuple[Tensor, Tensor]:
         """Current weights, float32 [n, D], and biases, float32 [n], of a range of rows, in host memory."""
         self.schedule.log_decay = self.schedule.log_decay.to(self.rows.device)
-        return settled_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
+        return current_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
 
     def _shard_on(self, device: torch.device) -> Shard:
         """The layout on a device, copied there once."""
@@ -348,7 +348,7 @@ class ShardedLevel:
     ) -> Tensor:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = dispatch.candidates, None, True
-        if torch.is_grad_enabled() and not self._updates_in_passing:
+        if torch.is_grad_enabled() and not self._fuses_update:
             self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
             is_admitted = self._magnitude.admits(self.rows, features_BD, losses_above, scale, self.schedule)

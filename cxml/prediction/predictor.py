@@ -29,7 +29,7 @@ from cxml.prediction.export import write_exported
 from cxml.prediction.loading import find_exported, load_parts
 from cxml.prediction.packed_rows import RowFormat
 from cxml.prediction.parts import Parts, refuse_file
-from cxml.prediction.ranker import Ranker, looked_up, without
+from cxml.prediction.ranker import Ranker, drop_excluded, lookup_logits
 from cxml.prediction.results import ExplainedLabel, Predictions
 from cxml.prediction.subset import renumber_labels, restrict
 
@@ -263,9 +263,9 @@ class Predictor:
         wanted = self._ranker.num_candidates(k, least, int(self._exchange.gather_sizes(most).max()))
         candidates = self._ranker.num_of_cascade(wanted)
         labels, logits = self._cascade.best_labels(tokens, candidates, beam, views)
-        labels, logits = self._ranker.ranked(*self._ranker.with_evidence(labels, logits, views, wanted))
-        labels, scores = without(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
-        labels, scores = self._ranker.decided(labels, scores, least)
+        labels, logits = self._ranker.rank(*self._ranker.with_evidence(labels, logits, views, wanted))
+        labels, scores = drop_excluded(labels, probabilities(torch.from_numpy(logits)).numpy(), excluded)
+        labels, scores = self._ranker.apply_threshold(labels, scores, least)
         return Predictions(labels[:, :k], scores[:, :k], self.names, self.titles)
 
     @torch.inference_mode()
@@ -288,11 +288,11 @@ class Predictor:
         for rows, batch in self._cascade.batches(tokens):
             nodes, own = self._cascade.best_of_batch(rows, batch, candidates, beam, views)
             labels, logits = self._ranker.with_evidence(nodes, own, views.take(rows), wanted)
-            of_cascade = torch.from_numpy(own if self.parts.evidence is None else looked_up(labels, nodes, own))
+            of_cascade = torch.from_numpy(own if self.parts.evidence is None else lookup_logits(labels, nodes, own))
             shown = LevelPrediction(torch.from_numpy(labels).to(self.device), of_cascade.to(self.device))
             found = explain_batch(self.model, self.parts.tree, batch, shown, is_weighted=self._cascade.is_weighted)
-            ids, logits = self._ranker.ranked(labels, logits)
-            ids, scores = self._ranker.decided(ids, probabilities(torch.from_numpy(logits)).numpy(), least)
+            ids, logits = self._ranker.rank(labels, logits)
+            ids, scores = self._ranker.apply_threshold(ids, probabilities(torch.from_numpy(logits)).numpy(), least)
             best = Predictions(ids[:, :k], scores[:, :k], self.names, self.titles)
             for row, of_text in zip(rows.tolist(), in_ranking(found, best, self._ranker.label_ids), strict=True):
                 explained[row] = of_text

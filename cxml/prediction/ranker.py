@@ -90,7 +90,7 @@ class Ranker:
         own_order = self.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
         return min((max(k, CANDIDATES) if own_order else k) + spare, len(self.label_ids))
 
-    def ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rank(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Label ids and the logits of their scores, both [N, K], in ranking order."""
         ids = np.where(labels >= 0, self.label_ids[np.maximum(labels, 0)], -1)
         if self.label_weights is None:
@@ -98,7 +98,7 @@ class Ranker:
         weighted, order = weigh_logits(ids, logits, self.label_weights)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
 
-    def decided(
+    def apply_threshold(
         self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels that reach the threshold, first, and their scores, after `calibration`; both [N, K]."""
@@ -116,7 +116,7 @@ class Ranker:
         return np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def lookup_logits(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """The logits of labels [N, K'] looked up in unique nodes [N, K] with logits; -inf for missing labels."""
     width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
     wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
@@ -126,7 +126,7 @@ def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.n
     return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
 
 
-def without(
+def drop_excluded(
     labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each row's labels without the excluded ones, left-aligned."""

@@ -15,12 +15,12 @@ Output: a saved model, and its metrics.
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.epoch_selection import (
     Selection,
-    judged_run,
     keep_selection,
     read_selection,
     selection_run,
     selection_url,
     train_texts_of,
+    validated_run,
 )
 from cxml.training.evaluate_job import evaluate_run
 from cxml.training.evaluation import evaluate, level_truths, predict_split
@@ -61,7 +61,6 @@ __all__ = [
     "evaluate_run",
     "evidence_url",
     "fit",
-    "judged_run",
     "keep_selection",
     "level_truths",
     "measure_speed",
@@ -81,5 +80,6 @@ __all__ = [
     "train",
     "train_step",
     "train_texts_of",
+    "validated_run",
     "with_precision",
 ]

@@ -79,7 +79,7 @@ def selection_run(config: Config) -> Config:
     )
 
 
-def judged_run(config: Config) -> Config:
+def validated_run(config: Config) -> Config:
     """The run whose model is evaluated on the validation texts: this run, or the inner run of a final fit."""
     return selection_run(config) if config.train.keep == "refit" else config
 
@@ -132,7 +132,7 @@ def read_selection(config: Config) -> dict[str, Any]:
     Raises:
         DataError: it is missing or damaged.
     """
-    url, own = (selection_url(output) for output in (judged_run(config).output, config.output))
+    url, own = (selection_url(output) for output in (validated_run(config).output, config.output))
     if not storage.exists(url) and storage.exists(own):
         url = own
     try:

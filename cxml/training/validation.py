@@ -54,7 +54,7 @@ class EvaluateDuringTraining(Callback):
         self.last_epoch = start.step // state.loader.steps_per_epoch
         self._step_limit = step_limit
         self._steps_per_epoch = state.loader.steps_per_epoch
-        self._settle_end()
+        self._check_patience()
 
     @property
     def num_texts(self) -> int:
@@ -99,12 +99,12 @@ class EvaluateDuringTraining(Callback):
     def _select(self, epoch: int, value: float) -> None:
         """Compare with earlier epochs, using the first rank's value so that all ranks make the same decision."""
         self.selection = self.selection.after(epoch, self._step, value_of_first(value))
-        self._settle_end()
+        self._check_patience()
         if self._ranks.is_first:
             best = self.selection
             _log.info("Best by %s so far: %.2f after epoch %d", self._config.train.keep_by, best.value, best.epoch)
 
-    def _settle_end(self) -> None:
+    def _check_patience(self) -> None:
         self.is_finished = self.selection.should_stop(self._config.train.patience)
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 would keep its tensors for training

@@ -28,7 +28,7 @@ from cxml.optim import (
     RowTensors,
     TorchAllRowsKernels,
     TorchShortlistKernels,
-    settled_weights,
+    current_weights,
     update_rows,
     update_run,
 )
@@ -107,7 +107,7 @@ def test_compiled_rows_are_rounded_bit_for_bit_as_in_torch():
     np.testing.assert_array_equal(one_by_one.weight, in_runs.weight)
     np.testing.assert_array_equal(one_by_one.scale, in_runs.scale)
     gap = np.abs(values.numpy()) / 8 + one_by_one.scale[:, None] * 2.0**-9
-    assert (np.abs(settled_weights(RowTensors.of(one_by_one, CPU), schedule).numpy() - values.numpy()) <= gap).all()
+    assert (np.abs(current_weights(RowTensors.of(one_by_one, CPU), schedule).numpy() - values.numpy()) <= gap).all()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -37,9 +37,9 @@ from cxml.pipeline.time_budget import (
     Costs,
     budget_report,
     costly_sources,
+    effect_of_more_time,
     make_step_budget,
     steps_within_budget,
-    worth_of_more,
 )
 from cxml.settings import write_budget
 from cxml.settings.rules import BY_LENGTH
@@ -162,10 +162,10 @@ def test_a_source_that_takes_too_much_of_the_time_is_left_out_unless_the_user_wa
 
 
 def test_the_worth_of_more_time_is_stated_as_far_as_it_is_known():
-    assert "no effect" in worth_of_more(True, [], "P@1")
-    assert "unknown" in worth_of_more(False, [(1, 50.0)], "P@1")
-    assert "likely to improve it further" in worth_of_more(False, [(1, 50.0), (2, 60.0)], "P@1")
-    assert "unlikely" in worth_of_more(False, [(1, 50.0), (2, 49.0)], "P@1")
+    assert "no effect" in effect_of_more_time(True, [], "P@1")
+    assert "unknown" in effect_of_more_time(False, [(1, 50.0)], "P@1")
+    assert "likely to improve it further" in effect_of_more_time(False, [(1, 50.0), (2, 60.0)], "P@1")
+    assert "unlikely" in effect_of_more_time(False, [(1, 50.0), (2, 49.0)], "P@1")
 
 
 # Real trainings
