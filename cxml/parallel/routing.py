@@ -20,12 +20,14 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.data import BatchLimits
+from cxml.model import Leaves
 from cxml.optim import AllRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.pairs import Pairs, wanted_pairs
 from cxml.parallel.row_layout import Shard, own_rows
 
 CandidatesT = TypeVar("CandidatesT", Shortlists, AllRows)
+_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,57 @@ class Dispatch(Generic[CandidatesT]):
     parent_logits: Tensor | None
     combine: Callable[[Tensor], Tensor]
     combine_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def dispatch_texts(
+    exchange: Exchange,
+    shard: Shard,
+    features_BD: Tensor,
+    leaves: Leaves | None,
+    *,
+    positive_keys: Tensor | None,
+    limits: BatchLimits | None,
+    scores_all: bool,
+    weighted: bool,
+    has_replicas: bool,
+) -> Dispatch[Shortlists] | Dispatch[AllRows]:
+    """Send texts to the owners of what they are scored on; a collective call of the ranks that share the rows.
+
+    Args:
+        exchange: these ranks.
+        shard: this rank's rows.
+        features_BD: features of this rank's texts, on the device of the rows.
+        leaves: the leaves of each text, on any device; None for all leaves.
+        positive_keys: see `dispatch_to_owners`, on any device; None for no true rows.
+        limits: see `dispatch_to_all`.
+        scores_all: whether texts are scored on all rows, regardless of their leaves.
+        weighted: whether to send the logits of the leaves too.
+        has_replicas: see `dispatch_to_owners`.
+    """
+    device = features_BD.device
+    keys = None if positive_keys is None else positive_keys.to(device)
+    if scores_all:
+        share = 1 / min(shard.num_positions, _USUAL_SHORTLIST)
+        return dispatch_to_all(
+            exchange, shard, features_BD, share=share, positive_keys=keys, limits=limits, has_replicas=has_replicas
+        )
+    nodes, mask = _leaf_nodes(shard, leaves, len(features_BD), device)
+    return dispatch_to_owners(
+        exchange, shard, features_BD, nodes, mask_BK=mask, positive_keys=keys,
+        logits_BK=leaves.logits.to(device) if weighted and leaves is not None else None,
+        most_texts=limits.texts if limits else None, has_replicas=has_replicas,
+    )  # fmt: skip
+
+
+def _leaf_nodes(
+    shard: Shard, leaves: Leaves | None, num_texts: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
+    if leaves is None:
+        return torch.arange(len(shard.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
+    if device != leaves.nodes.device:  # one copy to wait for
+        return leaves.nodes.masked_fill(~leaves.mask, -1).to(device), None
+    return leaves.nodes, leaves.mask
 
 
 def dispatch_to_owners(

@@ -39,11 +39,10 @@ from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.node_selection import best_nodes, choose
 from cxml.parallel.pending_update import PendingUpdate
-from cxml.parallel.routing import Dispatch, dispatch_to_all, dispatch_to_owners
+from cxml.parallel.routing import Dispatch, dispatch_texts, dispatch_to_all
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 
 _BLOCK_ROWS = 65536  # rows of a block of an export
-_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 class ShardedLevel:
@@ -314,30 +313,10 @@ class ShardedLevel:
         """Send texts to the owners of what they are scored on."""
         features = self._place(features_BD)
         _, shard = self._rows_on(features.device)
-        keys = None if positive_keys is None else positive_keys.to(features.device)
-        if self._scores_all:
-            share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
-            return dispatch_to_all(
-                self.exchange, shard, features,
-                share=share, positive_keys=keys, limits=limits, has_replicas=self.replicas.size > 1,
-            )  # fmt: skip
-        logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
-        nodes, mask = self._wanted(leaves, len(features), features.device)
-        return dispatch_to_owners(
-            self.exchange, shard, features, nodes, mask_BK=mask,
-            positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
-            has_replicas=self.replicas.size > 1,
+        return dispatch_texts(
+            self.exchange, shard, features, leaves, positive_keys=positive_keys, limits=limits,
+            scores_all=self._scores_all, weighted=weighted, has_replicas=self.replicas.size > 1,
         )  # fmt: skip
-
-    def _wanted(
-        self, leaves: Leaves | None, num_texts: int, device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
-        if leaves is None:
-            return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
-        if device != leaves.nodes.device:  # one copy to wait for
-            return leaves.nodes.masked_fill(~leaves.mask, -1).to(device), None
-        return leaves.nodes, leaves.mask
 
     def _loss(
         self,
