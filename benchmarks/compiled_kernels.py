@@ -30,8 +30,8 @@ from support.closing_line import print_closing_line
 from support.fused_launches import fused_launches
 
 from cxml.optim import RowSchedule, RowState, RowTensors
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
-from cxml.optim.triton_kernels import TritonEveryRowKernels, TritonShortlistKernels
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
+from cxml.optim.triton_kernels import TritonAllRowsKernels, TritonShortlistKernels
 
 MOST_SHARED = 100 * 1024
 MOST_SECONDS = 20.0
@@ -78,22 +78,24 @@ class Case:
             schedule.begin_step(1e-3, 0.9)
         return schedule
 
-    def candidates(self, kind: str) -> Shortlists | EveryRow:
+    def candidates(self, kind: str) -> Shortlists | AllRows:
         """Candidates of texts that all want the leaf."""
         features = torch.zeros(TEXTS, self.width, dtype=self.features)
-        if kind == "every_row":
-            return EveryRow(features, torch.arange(TEXTS), torch.arange(TEXTS), torch.ones(TEXTS))
+        if kind == "all_rows":
+            return AllRows(features, torch.arange(TEXTS), torch.arange(TEXTS), torch.ones(TEXTS))
         pairs = torch.arange(TEXTS, dtype=torch.int32)
         return Shortlists(features, pairs * 0, pairs, torch.ones(TEXTS), pairs[:, None].expand(-1, ROWS // 32))
 
 
 def launch(name: str, case: Case) -> Launch:
     """Record the launch of a kernel by its name, for example `shortlist_loss`."""
-    kind = "every_row" if name.startswith("every_row") else "shortlist"
-    kernels = (TritonEveryRowKernels if kind == "every_row" else TritonShortlistKernels)(deterministic=name == "add_up")
+    kind = "all_rows" if name.startswith("all_rows") else "shortlist"
+    kernels = (TritonAllRowsKernels if kind == "all_rows" else TritonShortlistKernels)(
+        deterministic=name == "segment_sum"
+    )
     arguments = (*case.rows(), case.candidates(kind), case.schedule())
     with recorded_launches() as launches:
-        if name in {"shortlist_scores", "every_row_keys"}:
+        if name in {"shortlist_scores", "all_rows_keys"}:
             kernels.best(*arguments, 3)  # pyright: ignore[reportArgumentType]
         elif name.endswith("update"):
             kernels.update(*arguments, 0.5, factor=torch.ones(()), is_finite=torch.tensor(True))  # pyright: ignore[reportArgumentType]
@@ -106,8 +108,8 @@ def launch(name: str, case: Case) -> Launch:
 
 
 KERNELS = (
-    "shortlist_loss", "shortlist_update", "shortlist_squares", "shortlist_scores", "add_up",
-    "every_row_loss", "every_row_update", "every_row_squares", "every_row_keys",
+    "shortlist_loss", "shortlist_update", "shortlist_squares", "shortlist_scores", "segment_sum",
+    "all_rows_loss", "all_rows_update", "all_rows_squares", "all_rows_keys",
 )  # fmt: skip
 
 

@@ -37,9 +37,9 @@ GOAL = 1.3  # a step's time at the most ranks over that at the fewest
 class Echo(Exchange):
     """An exchange that returns this rank's data in place of other ranks' data, which have the same size on average."""
 
-    def swap(self, rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
-        """See `Exchange.swap`."""
-        super().swap(rows, sent, received)
+    def all_to_all(self, rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
+        """See `Exchange.all_to_all`."""
+        super().all_to_all(rows, sent, received)
         return rows
 
     def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -179,7 +179,7 @@ def encode(predictor: Predictor, texts: Sequence[str]) -> None:
 @functools.cache
 def batches_of(predictor: Predictor, texts: tuple[str, ...]) -> list[tuple[np.ndarray, Batch]]:
     """Batches that a predictor makes of texts."""
-    return list(predictor._batches(predictor._encode(texts)))
+    return list(predictor._cascade.batches(predictor._cascade.encode(texts)))
 
 
 def single_times(predict: Callable[[list[str]], object], texts: Sequence[str], count: int) -> list[float]:

@@ -31,7 +31,7 @@ from cxml.data import DatasetWriter, Examples, Ragged, ShardedDataset, Tokenizer
 from cxml.formats import read_source
 from cxml.tree import plan_splits
 from cxml.tree.distributed import BuildJournal
-from cxml.tree.distributed.build import carry_out, make_job
+from cxml.tree.distributed.build import make_job, make_splits
 from cxml.tree.distributed.fleet import Fleet
 from cxml.tree.kmeans import initial_order
 
@@ -104,7 +104,7 @@ def build(config: Config, num_workers: int) -> tuple[float, np.ndarray]:
         with Fleet(job, num_workers, max(WORKERS)) as fleet:
             ray.get([actor.__ray_ready__.remote() for actor in fleet.actors])
             began = time.perf_counter()
-            carry_out(job, fleet, plan.splits, order)
+            make_splits(job, fleet, plan.splits, order)
             return time.perf_counter() - began, order
 
 

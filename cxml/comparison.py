@@ -32,7 +32,7 @@ from cxml.metrics import (
 )
 from cxml.parallel import run_workers
 from cxml.prediction import RowFormat, model_identity, read_scores, require_power
-from cxml.prediction.inputs import as_finite
+from cxml.prediction.arguments import as_finite
 from cxml.report import print_comparison
 from cxml.training.evaluate_job import Variant, frequency_groups, predict_test, predictions_url
 from cxml.training.evaluation import propensity_weights

@@ -235,7 +235,7 @@ def allow_interrupts() -> None:
 
 
 @contextmanager
-def ringing_after(seconds: float, ring: Callable[[], object]) -> Iterator[None]:
+def alarm_after(seconds: float, ring: Callable[[], object]) -> Iterator[None]:
     """Call a function in the main thread after `seconds`, unless the body ends before. It may raise an error there.
 
     An alarm that is set already rings later. Nothing happens on Windows, and outside of the main thread.
@@ -256,8 +256,8 @@ def ringing_after(seconds: float, ring: Callable[[], object]) -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
 
-def ring_in(seconds: float) -> None:
-    """Let the alarm of `ringing_after` ring in `seconds`. Nothing happens on Windows."""
+def set_alarm(seconds: float) -> None:
+    """Let the alarm of `alarm_after` ring in `seconds`. Nothing happens on Windows."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from cxml import extras, urls
 from cxml.errors import CxmlError
-from cxml.internals.ray import clusters_switch, on_one_machine
+from cxml.internals.ray import cluster_variable, on_one_machine
 from cxml.stopping import handlers_kept
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _on_loopback() -> Iterator[None]:
 
     Ray resolves even a loopback address to another interface, unless clusters are disabled on this machine.
     """
-    mine = {clusters_switch(): "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    mine = {cluster_variable(): "0", "RAY_USAGE_STATS_ENABLED": "0"}
     before = {name: os.environ.get(name) for name in mine}
     os.environ |= mine
     try:

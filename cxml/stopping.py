@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from cxml.operating_system import SCHEDULER_SIGNALS, ring_in, ringing_after, send_to_thread
+from cxml.operating_system import SCHEDULER_SIGNALS, alarm_after, send_to_thread, set_alarm
 
 _PAUSE = 0.05  # seconds after which a lost signal is sent again
 
@@ -67,7 +67,7 @@ def interrupting_after(seconds: float) -> Iterator[None]:
     """
     if seconds <= 0:
         raise OutOfTime
-    with ringing_after(seconds, _run_out), _sending_lost_again():
+    with alarm_after(seconds, _run_out), _sending_lost_again():
         yield
 
 
@@ -88,7 +88,7 @@ def _sending_lost_again() -> Iterator[None]:
         if not isinstance(error, KeyboardInterrupt) or threading.get_ident() != main:
             before(lost)
         elif isinstance(error, OutOfTime):
-            ring_in(_PAUSE)
+            set_alarm(_PAUSE)
         else:
             number = signal.SIGINT
             if isinstance(error, Stopped):

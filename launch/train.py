@@ -40,14 +40,14 @@ def main() -> int:
     jobs = LaunchedJobs(command.settings)
     if not jobs.is_leader:
         try:
-            return jobs.follow()
+            return jobs.run_as_worker()
         except CxmlError as error:
             return exit_with_message(error)
     exit_code = 1
     try:
         exit_code = run_command(command, jobs.run_job)
     finally:
-        jobs.dismiss(exit_code)
+        jobs.release_workers(exit_code)
     return exit_code
 
 

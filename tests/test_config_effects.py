@@ -22,8 +22,8 @@ from cxml.config import (
     TreeConfig,
     config_to_dict,
     effects,
+    fingerprint_fields,
     setting,
-    shaping,
 )
 from cxml.errors import StaleArtefactError
 from cxml.tree.build import tree_settings
@@ -76,7 +76,7 @@ def test_evidence_beside_a_model_changes_neither_it_nor_its_data():
     config = config_with()
     changed = dataclasses.replace(config, evidence=EvidenceConfig(words=True, neighbours=True, names=True))
     for section in ("data", "tree", *SECTIONS):
-        assert shaping(config, section) == shaping(changed, section)
+        assert fingerprint_fields(config, section) == fingerprint_fields(changed, section)
 
 
 @pytest.mark.parametrize("section", EFFECTS, ids=lambda section: section.__name__)
@@ -127,7 +127,7 @@ def test_a_run_resumes_with_other_values_of_what_changes_no_result(section):
         else:
             check_same_run(run, now, "t", "url")
         run.config["train"]["batch_size"] = before.train.batch_size
-        counted = shaping(now, section) != shaping(before, section)
+        counted = fingerprint_fields(now, section) != fingerprint_fields(before, section)
         assert counted == (effect != "none")
 
 
@@ -144,9 +144,9 @@ def test_a_checkpoint_from_before_a_field_resumes_where_the_field_has_its_defaul
 def test_fingerprints_of_files_that_are_there_already_stay():
     config = config_with("train", precision="fp32")  # the defaults when there was no `auto`
     commas = dataclasses.replace(config.data, source=SourceConfig(path="raw", label_separator=","))
-    assert storage.fingerprint("model", *(shaping(config, name) for name in SECTIONS), 0, "tree") == MODEL
+    assert storage.fingerprint("model", *(fingerprint_fields(config, name) for name in SECTIONS), 0, "tree") == MODEL
     assert storage.fingerprint(tree_settings(config_with("tree", level_sizes=(256,)))) == TREE
-    assert storage.fingerprint(shaping(dataclasses.replace(config, data=commas), "data")) == DATA
+    assert storage.fingerprint(fingerprint_fields(dataclasses.replace(config, data=commas), "data")) == DATA
 
 
 def test_the_default_of_a_newer_field_does_not_count_in_fingerprints():
@@ -156,7 +156,8 @@ def test_the_default_of_a_newer_field_does_not_count_in_fingerprints():
 
     config = config_with()
     before, same, other = (
-        shaping(dataclasses.replace(config, head=head), "head") for head in (HeadConfig(), Newer(), Newer(added=8))
+        fingerprint_fields(dataclasses.replace(config, head=head), "head")
+        for head in (HeadConfig(), Newer(), Newer(added=8))
     )
     assert same == before
     assert other == {**before, "added": 8}
@@ -164,5 +165,5 @@ def test_the_default_of_a_newer_field_does_not_count_in_fingerprints():
 
 def test_a_rotated_token_changes_no_fingerprint():
     one, two = (config_with("model", start_from=f"https://user:{secret}@host/model") for secret in ("first", "second"))
-    assert shaping(one, "model") == shaping(two, "model")
+    assert fingerprint_fields(one, "model") == fingerprint_fields(two, "model")
     assert "first" not in str(config_to_dict(one))

@@ -37,11 +37,11 @@ from cxml.evidence import (
     Pairs,
     Proposals,
     TextViews,
+    candidate_pairs,
     choose_combination,
-    pair_up,
     rank,
     read_evidence,
-    ways_to_score,
+    scoring_methods,
 )
 from cxml.metrics import USUAL_GROUPS, by_group, metric_sums, usual_groups
 from cxml.pipeline import run
@@ -92,11 +92,11 @@ def measure(config: Config, cascade: Predictor, evidence: Evidence) -> tuple[dic
         metrics[ZERO_SHOT] = unseen.recall if unseen else float("nan")
         return [metrics[name] for name in METRICS]
 
-    pairs = pair_up(proposed[CASCADE], [proposed[name] for name in evidence.names], frequency)
-    found = {way: metrics_of(evidence.combination, way, pairs) for way in ways_to_score(evidence.names)}
+    pairs = candidate_pairs(proposed[CASCADE], [proposed[name] for name in evidence.names], frequency)
+    found = {way: metrics_of(evidence.combination, way, pairs) for way in scoring_methods(evidence.names)}
     for name in evidence.names if len(evidence.names) > 1 else ():
         own, of_validation = (
-            pair_up(each[CASCADE], [each[name]], evidence.frequency) for each in (proposed, learnt_from)
+            candidate_pairs(each[CASCADE], [each[name]], evidence.frequency) for each in (proposed, learnt_from)
         )
         combination = choose_combination(of_validation, validation.labels_csr(), weights, KS, sources=(name,))
         found[f"cascade and {name}, learnt"] = metrics_of(combination, "learnt", own)

@@ -61,8 +61,8 @@ from cxml.evidence import (
     Pairs,
     Proposals,
     TextViews,
+    candidate_pairs,
     choose_combination,
-    pair_up,
     rank,
     train_word_model,
     unit_rows,
@@ -274,7 +274,7 @@ def propose(
     alone = Proposals(labels.numpy(), torch.sigmoid(logits).numpy())
     views = TextViews(features=split.features.numpy())
     proposed = [split.by_words, *(source.propose(views, CANDIDATES) for source in sources)]
-    return alone, pair_up(alone, proposed, problem.frequency)
+    return alone, candidate_pairs(alone, proposed, problem.frequency)
 
 
 def metrics_of(problem: Problem, labels: np.ndarray) -> list[float]:

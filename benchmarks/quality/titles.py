@@ -35,9 +35,9 @@ from cxml.evidence import (
     Pairs,
     Proposals,
     TextViews,
+    candidate_pairs,
     choose_combination,
     evidence_folder,
-    pair_up,
     rank,
     read_evidence,
     unit_rows,
@@ -96,7 +96,7 @@ def candidates(
     evidence = read_evidence(f"{model}/{evidence_folder(model)}", predictor.parts.tree)
     sources = [*(source for source in evidence.sources if source.name in options.sources), titles]
     proposed = [source.propose(views, CANDIDATES) for source in sources]
-    return pair_up(cascade, proposed, evidence.frequency), tuple(source.name for source in sources)
+    return candidate_pairs(cascade, proposed, evidence.frequency), tuple(source.name for source in sources)
 
 
 def halved(

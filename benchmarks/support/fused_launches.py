@@ -82,5 +82,5 @@ def _pairs() -> None:
 
 def _step_check() -> None:
     losses, counts, is_finite = torch.zeros(4), torch.zeros(3, dtype=torch.int64), torch.tensor(True)
-    parallel_ops.launch_judge_step(is_finite, losses, counts, 3)
+    parallel_ops.launch_check_step(is_finite, losses, counts, 3)
     parallel_ops.launch_count_step(counts, losses, losses.clone(), losses.clone(), losses.clone(), is_finite, 5, 3)

@@ -220,7 +220,7 @@ def _problems(manifest: Manifest) -> list[str]:
         found.append(f"step {run.step} is inconsistent with the run's other counts")
     if run.selection and set(run.selection) != _SELECTION:
         found.append("selection has invalid fields")
-    if not _is_pace(run.pace, run.step) or not 0 <= run.used_seconds < math.inf:
+    if not _are_plans(run.pace, run.step) or not 0 <= run.used_seconds < math.inf:
         found.append("pace is invalid")
     if run.label_head not in ("rows", "zero3"):
         found.append(f"label_head {run.label_head[:80]!r} is unknown")
@@ -235,12 +235,12 @@ def _problems(manifest: Manifest) -> list[str]:
             for entry, size in zip(manifest.files, filled, strict=True) if size > entry.bytes]  # fmt: skip
 
 
-def _is_pace(pace: list[list[int]], step: int) -> bool:
+def _are_plans(plans: list[list[int]], step: int) -> bool:
     """Whether these are increasing steps from 0 up to at most `step`, each with a larger total."""
-    if not all(len(turn) == 2 and turn[0] < turn[1] for turn in pace):
+    if not all(len(plan) == 2 and plan[0] < plan[1] for plan in plans):
         return False
-    starts = [turn[0] for turn in pace]
-    return not pace or (starts[0] == 0 and starts[-1] <= step and starts == sorted(set(starts)))
+    starts = [plan[0] for plan in plans]
+    return not plans or (starts[0] == 0 and starts[-1] <= step and starts == sorted(set(starts)))
 
 
 def _most_steps(run: RunState) -> float:

@@ -73,11 +73,11 @@ class Saver:
         folder: list[str | None] = [new_folder(self._url, snapshot.run.step) if self._ranks.is_first else None]
         dist.broadcast_object_list(folder, group=self._group)
         assert folder[0] is not None, "the first rank names it"
-        room = find_room(snapshot.num_bytes, self._free_memory(), self._group)
-        self._log_room(room)
+        memory = find_copy_memory(snapshot.num_bytes, self._free_memory(), self._group)
+        self._log_copy_memory(memory)
         synchronize(self._ranks.device)  # the thread has its own stream
-        self._pending = self._pool.submit(self._save, snapshot.on_host() if room.is_enough else snapshot, folder[0])
-        if not room.is_enough:
+        self._pending = self._pool.submit(self._save, snapshot.on_host() if memory.is_enough else snapshot, folder[0])
+        if not memory.is_enough:
             wait([self._pending])
 
     def report(self) -> None:
@@ -110,12 +110,12 @@ class Saver:
             self.report()
         self._pool.shutdown()
 
-    def _log_room(self, room: Room) -> None:
+    def _log_copy_memory(self, memory: CopyMemory) -> None:
         """Log how checkpoints are written, when this changes."""
-        if self._ranks.is_first and room.is_enough != self._told:
-            way = "in the background, from a copy" if room.is_enough else "while training waits, for lack of memory"
-            _log.info("Checkpoints are written %s (%s)", way, room)
-        self._told = room.is_enough
+        if self._ranks.is_first and memory.is_enough != self._told:
+            way = "in the background, from a copy" if memory.is_enough else "while training waits, for lack of memory"
+            _log.info("Checkpoints are written %s (%s)", way, memory)
+        self._told = memory.is_enough
 
     def _save(self, snapshot: Snapshot, folder: str) -> str:
         writer = ShardWriter(folder, self._ranks.rank, snapshot.run)
@@ -146,7 +146,7 @@ _SHARE = 0.8  # share of free memory for copies; the rest is for write buffers a
 
 
 @dataclass(frozen=True)
-class Room:
+class CopyMemory:
     """The machine of a job with the least memory for copies.
 
     Attributes:
@@ -166,7 +166,7 @@ class Room:
         return f"copies take {self.needed / 2**30:.1f} GiB on a machine with {self.free / 2**30:.1f} GiB free"
 
 
-def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:
+def find_copy_memory(needed: int, free: int, group: dist.ProcessGroup) -> CopyMemory:
     """Find the machine with the least memory for copies; a collective call with the same result on all ranks.
 
     Args:
@@ -176,17 +176,17 @@ def find_room(needed: int, free: int, group: dist.ProcessGroup) -> Room:
     """
     everyone: list[tuple[str, int, int]] = [("", 0, 0)] * group.size()
     dist.all_gather_object(everyone, (machine_id(), needed, free), group=group)
-    return least_room(everyone)
+    return least_copy_memory(everyone)
 
 
-def least_room(ranks: Sequence[tuple[str, int, int]]) -> Room:
+def least_copy_memory(ranks: Sequence[tuple[str, int, int]]) -> CopyMemory:
     """The machine with the least spare memory, from each rank's machine, needed bytes and free bytes."""
     machines = {machine for machine, _, _ in ranks}
-    rooms = [
-        Room(
+    machines_memory = [
+        CopyMemory(
             sum(needed for machine, needed, _ in ranks if machine == one),
             min(free for machine, _, free in ranks if machine == one),
         )
         for one in machines
     ]
-    return min(rooms, key=lambda room: _SHARE * room.free - room.needed)
+    return min(machines_memory, key=lambda memory: _SHARE * memory.free - memory.needed)

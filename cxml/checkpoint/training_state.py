@@ -51,7 +51,7 @@ class Progress:
         unrecorded_steps: number of steps in `losses`.
         before_epoch_end: the last step of an epoch is done, but the work after it, such as an evaluation, is not.
         selection: the best epoch so far, see `RunState`.
-        pace: see `RunState`.
+        run_length: the plans of the run, see `RunState.pace`.
         used_seconds: see `RunState`.
     """
 
@@ -60,7 +60,7 @@ class Progress:
     unrecorded_steps: int = 0
     before_epoch_end: bool = False
     selection: dict[str, float] = field(default_factory=dict)
-    pace: list[list[int]] = field(default_factory=list)
+    run_length: list[list[int]] = field(default_factory=list)
     used_seconds: float = 0.0
 
 
@@ -138,7 +138,7 @@ class TrainingState:
             before_epoch_end=progress.before_epoch_end,
             metrics=metrics,
             selection=progress.selection,
-            pace=progress.pace,
+            pace=progress.run_length,
             used_seconds=progress.used_seconds,
         )
         return Snapshot(run, pieces)

@@ -11,16 +11,22 @@ Until then they have their defaults, so every field always has a value of its ty
 
 1. `fields` declares the effects of a field's value, and has the checks.
 2. `data`, `tree`, `model`, `training`, `evaluation` and `operation` hold the sections, `run` the whole `Config`.
-3. `plain` converts a config from and to mappings; `fingerprints` selects the fields of a fingerprint.
+3. `plain` converts a config from and to mappings, and selects the fields of a fingerprint.
 """
 
 from cxml.config.data import DataConfig, SourceConfig
 from cxml.config.evaluation import EvaluateConfig, EvidenceConfig
-from cxml.config.fields import Effect, Precision, PrecisionChoice, ThresholdName, setting
-from cxml.config.fingerprints import effects, shaping
+from cxml.config.fields import Effect, Precision, PrecisionChoice, ThresholdName, effects, setting
 from cxml.config.model import HeadConfig, ModelConfig
 from cxml.config.operation import CheckpointConfig, LaunchConfig, LogConfig
-from cxml.config.plain import config_from_dict, config_to_dict, plain_values, saved_config, with_values
+from cxml.config.plain import (
+    config_from_dict,
+    config_to_dict,
+    fingerprint_fields,
+    plain_values,
+    saved_config,
+    with_values,
+)
 from cxml.config.run import AUTO, CHOOSABLE, Config, is_reported, metric_cutoff
 from cxml.config.training import OptimConfig, TrainConfig, parse_duration
 from cxml.config.tree import TreeConfig
@@ -48,12 +54,12 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "effects",
+    "fingerprint_fields",
     "is_reported",
     "metric_cutoff",
     "parse_duration",
     "plain_values",
     "saved_config",
     "setting",
-    "shaping",
     "with_values",
 ]

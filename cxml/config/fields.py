@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, Literal
 
 from cxml.errors import ConfigError
@@ -40,6 +40,11 @@ def setting(
         choosable: a config may leave the value open, see `CHOOSABLE`.
     """
     return field(default=default, metadata={"effect": effect, "since_files": since_files, "choosable": choosable})
+
+
+def effects(section: type) -> dict[str, Effect]:
+    """The effect of each field of a section, by name."""
+    return {each.name: each.metadata.get("effect", "result") for each in fields(section)}
 
 
 def require(holds: bool, name: str, value: object, problem: str, remedy: str) -> None:

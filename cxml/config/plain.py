@@ -1,4 +1,4 @@
-"""Configs as plain mappings, which YAML files and manifests hold."""
+"""Configs as plain mappings, which YAML files, manifests and fingerprints hold."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ def config_to_dict(config: Config, *, with_credentials: bool = False) -> dict[st
         section, field_name = name.split(".")
         values[section][field_name] = AUTO
     return values
+
+
+def fingerprint_fields(config: Config, section: str) -> dict[str, Any]:
+    """The fields of a section that are part of its fingerprint, as plain values without credentials."""
+    return _fingerprint_fields(getattr(config, section), config_to_dict(config)[section])
+
+
+def _fingerprint_fields(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any section
+    found = {}
+    for each in dataclasses.fields(section):
+        value = getattr(section, each.name)
+        is_uncounted = each.metadata.get("since_files", False) and value == each.default
+        if each.metadata.get("effect") != "none" and not is_uncounted:
+            is_section = dataclasses.is_dataclass(value)
+            found[each.name] = _fingerprint_fields(value, values[each.name]) if is_section else values[each.name]
+    return found
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -21,7 +21,7 @@ from cxml.data.encoder_path import resolve_encoder
 from cxml.data.length_parts import Part, length_parts
 from cxml.data.loader import EvalLoader, TrainLoader, require_parts
 from cxml.data.manifest import DataManifest, ShardInfo, TokenizerInfo, data_url
-from cxml.data.name_texts import TextRows, described, parts_of_names, require_parts_of_names, with_names
+from cxml.data.name_texts import TextRows, described_parts, parts_of_names, require_parts_of_names, with_names
 from cxml.data.order import cut, epoch_order
 from cxml.data.prefetch import prefetch, stage
 from cxml.data.ragged import Ragged, concatenate, lengths_to_offsets
@@ -50,7 +50,7 @@ __all__ = [
     "LabelTable", "LabelTitles", "LabelledRows", "Part", "Ragged", "RowSubset", "ShardCache", "ShardInfo",
     "ShardedDataset", "StepFacts", "StepOrder", "StepRule", "StoredMatrix", "TextEncoder", "TextRows", "TokenizerInfo",
     "TrainLoader", "Vocabulary", "WindowRule", "Windows", "all_labelled_texts", "checked_vocabulary", "collate",
-    "concatenate", "cut", "data_url", "described", "epoch_order", "held_out_rows", "length_parts",
+    "concatenate", "cut", "data_url", "described_parts", "epoch_order", "held_out_rows", "length_parts",
     "lengths_to_offsets", "load_tokenizer_of", "micro_batch_shapes", "most_bytes", "most_items", "num_held_out",
     "padded_lengths", "parts_of_names", "prefetch", "read_label_table", "read_sparse_npz", "read_vocabulary",
     "refuse_repeated_values", "refuse_second_validation", "require_parts", "require_parts_of_names", "resolve_encoder",

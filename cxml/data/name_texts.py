@@ -82,7 +82,7 @@ def with_names(dataset: TextRows, url: str, pattern: str, max_length: int) -> Wi
         StaleArtefactError: the tokenizer differs from the one that prepared the data.
     """
     words = read_label_table(url).words
-    found = described(require_parts_of_names(words.titles, pattern), words)
+    found = described_parts(require_parts_of_names(words.titles, pattern), words)
     tokenizer = load_tokenizer_of(dataset.manifest.tokenizer, url)
     labels = np.fromiter(found.keys(), np.int64, len(found))
     return WithNames(dataset, TextEncoder(tokenizer, max_length).encode(list(found.values())), labels)
@@ -99,7 +99,7 @@ def require_parts_of_names(names: Sequence[str], pattern: str) -> dict[int, str]
     return found
 
 
-def described(parts: Mapping[int, str], words: LabelTitles) -> dict[int, str]:
+def described_parts(parts: Mapping[int, str], words: LabelTitles) -> dict[int, str]:
     """The texts of labels: the parts of their names, each with its label's description if it has one."""
     return {label: with_description(part, words.descriptions[label]) for label, part in parts.items()}
 

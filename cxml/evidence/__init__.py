@@ -5,7 +5,7 @@ Input: a prepared data set and a trained cascade with its tree.
 1. Sources, each of which satisfies `Source`: `WordSource`, a linear model of whole texts over the cascade's tree;
    `NeighbourSource`, the nearest training texts in the cascade's feature space, which vote for their labels;
    `NameSource`, the nearest names of labels there.
-2. `pair_up`: the labels that the cascade or a source proposes for a text, with a few features about each.
+2. `candidate_pairs`: the labels that the cascade or a source proposes for a text, with a few features about each.
 3. `choose_combination`: fits a logistic regression over these features on validation texts, or takes the best single
    part if that is better.
 4. `commit_evidence`: writes the folder `evidence` inside the model's folder, with the manifest last.
@@ -18,11 +18,11 @@ from cxml.evidence.combination import (
     CASCADE,
     Combination,
     Pairs,
+    candidate_pairs,
     choose_combination,
     feature_names,
-    pair_up,
     rank,
-    ways_to_score,
+    scoring_methods,
 )
 from cxml.evidence.evidence import Evidence
 from cxml.evidence.files import (
@@ -63,6 +63,7 @@ __all__ = [
     "TextViews",
     "WordModel",
     "WordSource",
+    "candidate_pairs",
     "choose_combination",
     "commit_evidence",
     "evidence_folder",
@@ -72,15 +73,14 @@ __all__ = [
     "load_faiss",
     "nearest_lists",
     "num_lists",
-    "pair_up",
     "rank",
     "read_evidence",
     "read_uncombined",
     "sample_size",
+    "scoring_methods",
     "source_url",
     "train_word_model",
     "unit_rows",
-    "ways_to_score",
     "write_evidence",
     "write_labels",
     "write_lists",

@@ -35,7 +35,7 @@ _SEED = 0
 _FOLDS, _FEW_TEXTS = 5, 2000  # parts for the cross-validation of few texts; of more texts, halves are large enough
 
 
-def ways_to_score(sources: Sequence[str]) -> tuple[str, ...]:
+def scoring_methods(sources: Sequence[str]) -> tuple[str, ...]:
     """The ways to score candidates: each part alone, the mean of all, and the regression."""
     return (CASCADE, *sources, MEAN, LEARNT)
 
@@ -75,7 +75,7 @@ class Combination:
 
     Attributes:
         sources: names of the parts beside the cascade.
-        way: one of `ways_to_score(sources)`.
+        way: one of `scoring_methods(sources)`.
         weights: of the features, float64 [features]; used by the way `learnt`.
         bias: bias of the regression.
         unseen: weights and bias for labels without a train text, see `_fit_unseen`; None if no source can score such
@@ -120,7 +120,7 @@ def cascade_alone(sources: tuple[str, ...]) -> Combination:
     return Combination(sources, CASCADE, np.zeros(len(feature_names(sources))), 0.0, 0, {})
 
 
-def pair_up(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndarray) -> Pairs:
+def candidate_pairs(cascade: Proposals, sources: Sequence[Proposals], frequency: np.ndarray) -> Pairs:
     """The candidates of N texts; `frequency` int64 [L] counts the labels' train texts."""
     num_labels, parts = len(frequency), (cascade, *sources)
     logits = special.logit(np.clip(cascade.scores.astype(np.float64), 0, 1)).clip(-_LOGIT_BOUND, _LOGIT_BOUND)
@@ -166,7 +166,7 @@ def choose_combination(
         true: CSR [N, L].
         inverse_propensity: float64 [L], for the metrics.
         ks: cut-offs of the metrics; the choice uses nDCG at the largest.
-        sources: names of the parts beside the cascade, in the order of `pair_up`.
+        sources: names of the parts beside the cascade, in the order of `candidate_pairs`.
     """
     rows = _held_out_metrics(pairs, true, inverse_propensity, ks, sources)
     resampled = {way: resampled_metrics(each, ks, _RESAMPLES) for way, each in rows.items()}
@@ -175,7 +175,7 @@ def choose_combination(
     if not is_true.any():
         return replace(cascade_alone(sources), num_texts=num_texts, metrics=metrics)
     deciding = f"nDCG@{max(ks)}"
-    *others, learnt = ways_to_score(sources)
+    *others, learnt = scoring_methods(sources)
     best = max(others, key=lambda way: metrics[way][deciding])
     lead = interval(resampled[learnt][deciding] - resampled[best][deciding])
     weights, bias, unseen = _fit(pairs.features, is_true, sources)
@@ -223,7 +223,7 @@ def _held_out_metrics(
     part_of_text[epoch_order(num_texts, _SEED, 0)] = np.arange(num_texts) % (_FOLDS if num_texts < _FEW_TEXTS else 2)
     parts = part_of_text[pairs.rows]
     unlearnt = cascade_alone(sources)
-    logits = {way: unlearnt.score_by(way, pairs) for way in ways_to_score(sources)}
+    logits = {way: unlearnt.score_by(way, pairs) for way in scoring_methods(sources)}
     for part in np.unique(parts):
         own, others = parts == part, parts != part
         if not is_true[others].any():  # no true pair to fit on

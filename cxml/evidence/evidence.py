@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cxml.data import Vocabulary
-from cxml.evidence.combination import CANDIDATES, Combination, Pairs, pair_up, rank
+from cxml.evidence.combination import CANDIDATES, Combination, Pairs, candidate_pairs, rank
 from cxml.evidence.source import LabelSubset, Proposals, Source, TextViews, View
 from cxml.evidence.words import WordSource
 
@@ -71,7 +71,7 @@ class Evidence:
     def pairs(self, texts: TextViews, labels: np.ndarray, scores: np.ndarray, num_candidates: int) -> Pairs:
         """The candidates of N texts, with `num_candidates` from each source; see `combine`."""
         proposed = [source.propose(texts, num_candidates) for source in self.sources]
-        return pair_up(Proposals(labels, scores), proposed, self.frequency)
+        return candidate_pairs(Proposals(labels, scores), proposed, self.frequency)
 
     def restricted(self, subset: LabelSubset) -> Evidence:
         """The evidence of a subset of the labels."""

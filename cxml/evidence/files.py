@@ -20,7 +20,7 @@ import numpy as np
 from cxml import artefacts, storage
 from cxml.artefacts import FileEntry
 from cxml.errors import DataError
-from cxml.evidence.combination import Combination, cascade_alone, feature_names, ways_to_score
+from cxml.evidence.combination import Combination, cascade_alone, feature_names, scoring_methods
 from cxml.evidence.evidence import Evidence
 from cxml.evidence.folder import Folder, write_tensors
 from cxml.evidence.names import read_names
@@ -146,7 +146,7 @@ def _read_combination(folder: Folder, *, is_flat: bool) -> Combination:
     numbers = np.array([*stored.weights, stored.bias, *stored.unseen_weights, stored.unseen_bias])
     count = len(feature_names(stored.sources))
     has_fitting = len(stored.weights) == count and len(stored.unseen_weights) in (0, count)
-    if stored.way not in ways_to_score(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
+    if stored.way not in scoring_methods(stored.sources) or not has_fitting or not np.isfinite(numbers).all():
         raise folder.broken(_COMBINATION, f"does not describe a combination of {count} features")
     unseen = (np.array(stored.unseen_weights), stored.unseen_bias) if stored.unseen_weights else None
     weights = np.array(stored.weights)

@@ -55,7 +55,7 @@ class NameSource:
         return 2 * len(self.index) * self.index.width + self.labels.nbytes + self.index.centres.nbytes
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """See `Source`."""
         return f"the nearest of {len(self.index):,} label names"
 

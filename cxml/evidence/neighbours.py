@@ -66,7 +66,7 @@ class NeighbourSource:
         return 2 * len(self.index) * self.index.width + sum(array.nbytes for array in kept)
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """See `Source`."""
         return f"the votes of the nearest among {len(self.index):,} training texts"
 

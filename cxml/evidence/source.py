@@ -76,7 +76,7 @@ class Source(Protocol):
         ...
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """A short description for a model card."""
         ...
 

@@ -52,7 +52,7 @@ class WordSource:
         return self.model.num_bytes
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """See `Source`."""
         return f"a linear model over {self.width:,} words of the whole texts"
 

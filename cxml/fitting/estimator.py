@@ -13,7 +13,7 @@ from cxml.errors import ConfigError
 from cxml.fitting.packing import pack, unpack
 from cxml.fitting.train import train
 from cxml.prediction import Predictor
-from cxml.prediction.inputs import as_texts
+from cxml.prediction.arguments import as_texts
 
 extras.require("cxml.CascadeClassifier", "", "sklearn")
 

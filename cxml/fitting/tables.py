@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from cxml.errors import ConfigError
 from cxml.formats import NoTextError, guess_columns, is_list, parse_list, split_columns, text_of
-from cxml.prediction.inputs import as_texts, refuse_surrogates
+from cxml.prediction.arguments import as_texts, refuse_surrogates
 
 _MISSING = ("None", "nan", "<NA>")  # values of Arrow and pandas, as strings
 _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'

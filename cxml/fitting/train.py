@@ -60,7 +60,7 @@ def train(
     """
     with _folder(output) as folder:
         config = _config(texts, labels, folder, fields if budget is None else {**fields, "train.budget": budget})
-        _train_apart(config, verbose=verbose)
+        _train_in_subprocess(config, verbose=verbose)
         return Predictor.from_checkpoint(config.output)
 
 
@@ -123,7 +123,7 @@ def _put(values: dict[str, Any], path: list[str], value: object) -> None:
         values[name] = list(value) if isinstance(value, tuple) else value
 
 
-def _train_apart(config: Config, *, verbose: bool) -> None:
+def _train_in_subprocess(config: Config, *, verbose: bool) -> None:
     """Train in a new process.
 
     Raises:
@@ -139,7 +139,7 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
         )  # fmt: skip
         said: deque[str] = deque(maxlen=_TAIL)
         try:
-            _listen(process, said, verbose=verbose)
+            _forward_output(process, said, verbose=verbose)
             code = process.wait()
         except BaseException:  # Ctrl-C in a notebook reaches only its own process
             process.terminate()
@@ -150,7 +150,7 @@ def _train_apart(config: Config, *, verbose: bool) -> None:
         raise CxmlError(last if code == 2 else "".join(said) or last)
 
 
-def _listen(process: subprocess.Popen[str], said: deque[str], *, verbose: bool) -> None:
+def _forward_output(process: subprocess.Popen[str], said: deque[str], *, verbose: bool) -> None:
     """Forward the process's output to standard error until it ends, and keep its last lines."""
     assert process.stderr is not None
     relay = Relay()

@@ -13,7 +13,7 @@ NAMES = (
 )
 
 
-def clusters_switch() -> str:
+def cluster_variable() -> str:
     """The environment variable that enables clusters of several machines."""
     from ray._private import ray_constants  # noqa: PLC0415
 

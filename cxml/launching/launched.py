@@ -31,8 +31,8 @@ _JOBS: dict[str, Callable[..., Any]] = {
 }
 _PLANNED = ("train.budget", "train.steps")  # by an option of the command and its plan; never in Config.auto
 _TIME_LIMIT = "time_limit"
-_FOR_EVER = timedelta(days=365)
-_FAREWELL = timedelta(minutes=1)
+_NO_TIMEOUT = timedelta(days=365)
+_JOIN_TIMEOUT = timedelta(minutes=1)
 
 
 class LaunchedJobs:
@@ -45,8 +45,8 @@ class LaunchedJobs:
             config: the run's config; every rank reads it from the same command line.
         """
         self._config = config
-        self._store, self._rank, self._world_size = next(rendezvous("env://", timeout=_FAREWELL))
-        self._store.set_timeout(_FOR_EVER)
+        self._store, self._rank, self._world_size = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
+        self._store.set_timeout(_NO_TIMEOUT)
         self._calls = 0
 
     @property
@@ -67,8 +67,8 @@ class LaunchedJobs:
         self._call({"job": work.__name__, "chosen": chosen, "selects": selects, "arguments": others})
         return self._join(work, arguments)
 
-    def follow(self) -> int:
-        """Take part in the leader's jobs until it dismisses all ranks. Returns the leader's exit code.
+    def run_as_worker(self) -> int:
+        """Take part in the leader's jobs until it releases all ranks. Returns the leader's exit code.
 
         Ctrl-C on a terminal and a scheduler's SIGUSR1 also reach the leader, which handles them. During a training,
         this process takes part in stopping.
@@ -85,11 +85,11 @@ class LaunchedJobs:
             config = selection_run(config) if call["selects"] else config
             self._join(_JOBS[call["job"]], (config, *call["arguments"]))
 
-    def dismiss(self, exit_code: int) -> None:
+    def release_workers(self, exit_code: int) -> None:
         """Send the leader's last call, and return when all ranks received it, so that the store can close."""
         self._call({"exit": exit_code})
         with contextlib.suppress(dist.DistStoreError):  # a dead rank does not respond
-            self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _FAREWELL)
+            self._store.wait([f"gone/{rank}" for rank in range(1, self._world_size)], _JOIN_TIMEOUT)
 
     def _call(self, call: dict[str, Any]) -> None:
         self._store.set(f"call/{self._calls}", json.dumps(call, default=_plain))

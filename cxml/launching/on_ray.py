@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cxml import ray_cluster, storage
 from cxml.config import Config
 from cxml.errors import WorkerError
-from cxml.parallel import group_patience, loopback_environment
+from cxml.parallel import collective_timeout, loopback_environment
 from cxml.progress import progress_as_lines
 
 _T = TypeVar("_T")
@@ -59,7 +59,7 @@ def run_on_ray(work: Callable[..., _T], arguments: tuple[object, ...], num_worke
             ),
             torch_config=TorchConfig(
                 backend=None if use_gpu else "gloo",
-                timeout_s=int(group_patience(config.train.hang_minutes).total_seconds()),
+                timeout_s=int(collective_timeout(config.train.hang_minutes).total_seconds()),
             ),
             run_config=RunConfig(
                 name=f"cxml-{work.__name__}",

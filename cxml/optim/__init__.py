@@ -10,21 +10,21 @@ Input: a model; the rows of a sharded level, and the candidates that texts are s
 Output: the learning rates of a step, and updated rows.
 """
 
-from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
-from cxml.optim.cpu_kernels import CpuEveryRowKernels, CpuShortlistKernels, wanted_leaves
+from cxml.optim.candidates import WORD_BITS, AllRows, LeafRows, Shortlists
+from cxml.optim.cpu_kernels import CpuAllRowsKernels, CpuShortlistKernels, wanted_leaves
 from cxml.optim.kernels import RowKernels, ShortlistKernels
 from cxml.optim.row_adamw import RowSchedule, RowState, update_rows
 from cxml.optim.row_kernels import best_int8_rows
-from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, pending_decay, settled_weights, update_run
+from cxml.optim.row_tensors import RowTensors, as_array, as_tensor, current_weights, pending_decay, update_run
 from cxml.optim.schedule import Cycle, Schedule, one_cycle, parameter_groups
-from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, best_per_text
+from cxml.optim.torch_kernels import TorchAllRowsKernels, TorchShortlistKernels, best_per_text
 
 __all__ = [
     "WORD_BITS",
-    "CpuEveryRowKernels",
+    "AllRows",
+    "CpuAllRowsKernels",
     "CpuShortlistKernels",
     "Cycle",
-    "EveryRow",
     "LeafRows",
     "RowKernels",
     "RowSchedule",
@@ -33,16 +33,16 @@ __all__ = [
     "Schedule",
     "ShortlistKernels",
     "Shortlists",
-    "TorchEveryRowKernels",
+    "TorchAllRowsKernels",
     "TorchShortlistKernels",
     "as_array",
     "as_tensor",
     "best_int8_rows",
     "best_per_text",
+    "current_weights",
     "one_cycle",
     "parameter_groups",
     "pending_decay",
-    "settled_weights",
     "update_rows",
     "update_run",
     "wanted_leaves",

@@ -95,7 +95,7 @@ class Shortlists:
 
 
 @dataclass(frozen=True)
-class EveryRow:
+class AllRows:
     """B texts, for which all of this rank's R rows are scored.
 
     Attributes:
@@ -111,12 +111,12 @@ class EveryRow:
     shares: Tensor
 
     @staticmethod
-    def join(parts: list[EveryRow]) -> EveryRow:
+    def join(parts: list[AllRows]) -> AllRows:
         """Concatenate the texts of several batches, and renumber them."""
         if len(parts) == 1:
             return parts[0]
         rows, place = torch.cat([part.true_rows for part in parts]).sort(stable=True)
-        return EveryRow(
+        return AllRows(
             features=torch.cat([part.features for part in parts]),
             true_rows=rows,
             true_texts=torch.cat(_renumbered(parts, [part.true_texts for part in parts]))[place],
@@ -124,7 +124,7 @@ class EveryRow:
         )
 
 
-def _renumbered(parts: list[Shortlists] | list[EveryRow], texts: list[Tensor]) -> list[Tensor]:
+def _renumbered(parts: list[Shortlists] | list[AllRows], texts: list[Tensor]) -> list[Tensor]:
     """Renumber texts after those of the preceding parts."""
     ends = accumulate(len(part.features) for part in parts)
     return [own + end - len(part.features) for own, end, part in zip(texts, ends, parts, strict=True)]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxml.data import lengths_to_offsets
 from cxml.model.ranking import NO_KEY, ranking_keys
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.leaf_groups import LeafGroups
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_kernels import (
@@ -37,7 +37,7 @@ _MOST_PREDICTED_ROWS = 65536
 class CpuShortlistKernels:
     """`RowKernels` of shortlists: one pass over each row computes its scores and both gradients, and updates it."""
 
-    updates_in_passing = True
+    fuses_update = True
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, *,
@@ -119,27 +119,27 @@ def _train(
     return torch.from_numpy(sums), torch.tensor(squares.sum())
 
 
-class CpuEveryRowKernels:
+class CpuAllRowsKernels:
     """`RowKernels` of all rows, in chunks whose logits are not kept, like Renee (Jain et al. 2023) and ELMO."""
 
-    updates_in_passing = True
+    fuses_update = True
 
     def loss(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,
         update_scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.loss`."""
         sums = torch.zeros(len(candidates.features), candidates.features.shape[1] + 1)
         row_ids = leaf_rows.row_positions(len(rows.bias)) if update_scale is not None else None
         for chunk in _chunks(rows, candidates, schedule):
-            sums[:, :-1] += (chunk.slopes * chunk.settled) @ chunk.weight
+            sums[:, :-1] += (chunk.slopes * chunk.row_scale) @ chunk.weight
             sums[:, -1] += chunk.losses
             if row_ids is not None and update_scale is not None:
                 chunk.update(rows, schedule, row_ids, update_scale)
         return sums
 
     def squares(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float  # noqa: ARG002
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.squares`."""
         total = torch.zeros((), dtype=torch.float64)
@@ -149,7 +149,7 @@ class CpuEveryRowKernels:
         return total
 
     def update(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float, *,
         factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
@@ -160,7 +160,7 @@ class CpuEveryRowKernels:
             chunk.update(rows, schedule, row_ids, scale * float(factor))
 
     def best(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, k: int,
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
@@ -188,7 +188,7 @@ class _Chunk:
         run: the rows.
         features: float32 [B, D].
         weight: float32 [n, D].
-        settled: float32 [n], pending decay of the rows.
+        row_scale: float32 [n], pending decay of the rows.
         slopes: float32 [B, n], derivatives of the losses by the logits.
         losses: float32 [B].
     """
@@ -196,7 +196,7 @@ class _Chunk:
     run: slice
     features: Tensor
     weight: Tensor
-    settled: Tensor
+    row_scale: Tensor
     slopes: Tensor
     losses: Tensor
 
@@ -214,18 +214,18 @@ class _Chunk:
         )  # fmt: skip
 
 
-def _chunks(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> Iterator[_Chunk]:
+def _chunks(rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> Iterator[_Chunk]:
     """All rows, chunk by chunk."""
     features = candidates.features.float()
     runs = _runs(len(rows.bias), _CHUNK_ROWS)
     cuts = torch.searchsorted(candidates.true_rows, torch.tensor([run.start for run in runs] + [len(rows.bias)]))
     for run, (first, last) in zip(runs, pairwise(cuts.tolist()), strict=True):
-        weight, settled, logits = _score(rows, run, features, schedule, schedule.settled_step)
+        weight, row_scale, logits = _score(rows, run, features, schedule, schedule.scoring_step)
         place = candidates.true_texts[first:last], candidates.true_rows[first:last] - run.start
         losses = F.softplus(logits).sum(1).index_add_(0, place[0], logits[place], alpha=-1) * candidates.shares
         slopes = logits.sigmoid_()
         slopes[place] -= 1
-        yield _Chunk(run, features, weight, settled, slopes.mul_(candidates.shares[:, None]), losses)
+        yield _Chunk(run, features, weight, row_scale, slopes.mul_(candidates.shares[:, None]), losses)
 
 
 def _score(
@@ -233,8 +233,8 @@ def _score(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of a run of n rows: weights float32 [n, D], the decay that they still take [n], logits float32 [B, n]."""
     weight = rows.floats(run)  # bfloat16 products are slow on many processors
-    settled = pending_decay(rows, run, schedule, step)
-    return weight, settled, (features @ weight.T) * settled + rows.bias[run]
+    row_scale = pending_decay(rows, run, schedule, step)
+    return weight, row_scale, (features @ weight.T) * row_scale + rows.bias[run]
 
 
 def _runs(num_rows: int, size: int) -> list[slice]:

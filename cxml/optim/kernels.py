@@ -1,6 +1,6 @@
 """The interface of the kernels for the rows of a sharded level.
 
-There are three implementations for each of `Shortlists` and `EveryRow`: compiled loops for CPUs (`cpu_kernels`), Triton
+There are three implementations for each of `Shortlists` and `AllRows`: compiled loops for CPUs (`cpu_kernels`), Triton
 for accelerators (`triton_kernels`), and plain PyTorch (`torch_kernels`), the reference for tests.
 """
 
@@ -10,11 +10,11 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 
-CandidatesT_contra = TypeVar("CandidatesT_contra", Shortlists, EveryRow, contravariant=True)
+CandidatesT_contra = TypeVar("CandidatesT_contra", Shortlists, AllRows, contravariant=True)
 
 
 class RowKernels(Protocol, Generic[CandidatesT_contra]):
@@ -25,10 +25,10 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
     touched if it is a candidate of a text, even if its gradient is 0.
 
     Attributes:
-        updates_in_passing: whether `loss` can update the rows while scoring them.
+        fuses_update: whether `loss` can update the rows while scoring them.
     """
 
-    updates_in_passing: bool
+    fuses_update: bool
 
     def loss(
         self,
@@ -102,7 +102,7 @@ class RowKernels(Protocol, Generic[CandidatesT_contra]):
             schedule: the last step taken.
             k: rows wanted per text.
             parent_logits: float32 [P], of the pairs' leaves: the probability of a leaf is a factor of its rows' scores.
-                None leaves scores as they are; `EveryRow` has none.
+                None leaves scores as they are; `AllRows` has none.
 
         Returns:
             Keys int64 [S, k], best first, of `cxml.model.ranking.ranking_keys`, padded with `NO_KEY`, and positions

@@ -126,7 +126,7 @@ class RowSchedule:
     log_decay: Tensor = field(default_factory=lambda: torch.zeros(1024, dtype=torch.float64))
 
     @property
-    def settled_step(self) -> int:
+    def scoring_step(self) -> int:
         """The step up to which decay is applied for scoring; that of the current step comes with its update."""
         return max(self.step - 1, 0)
 

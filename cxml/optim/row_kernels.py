@@ -119,7 +119,7 @@ def update_distinct_rows(chosen, gradients, bias_gradients, row_ids, hyperparame
 
 
 @njit(parallel=True)
-def _add_up(sums, text_ptr, text_sums):
+def _segment_sum(sums, text_ptr, text_sums):
     """Each text's sum over the chunks, float32 [B, D + 1]; see `PartialSums`."""
     total = np.zeros((len(text_ptr) - 1, sums.shape[1]), np.float32)
     for t in prange(len(total)):
@@ -167,9 +167,9 @@ def train_groups(
         for g in range(chunks[chunk], chunks[chunk + 1]):
             for r in range(starts[g], ends[g]):
                 # As of the end of the step before: this step's decay comes with its update.
-                settled = pending_decay(last_step[r], log_decay, max(step - 1, 0)) * scale_of(weight, scales, r)
+                row_scale = pending_decay(last_step[r], log_decay, max(step - 1, 0)) * scale_of(weight, scales, r)
                 for d in range(width):
-                    row[d] = to_float(weight[r, d]) * settled
+                    row[d] = to_float(weight[r, d]) * row_scale
                     row_gradient[d] = 0
                 bias_gradient = np.float32(0)
                 word, bit = (r - starts[g]) // 32, (r - starts[g]) % 32
@@ -204,7 +204,7 @@ def train_groups(
                     squares[chunk] += square
                 else:
                     update_row(r, row_gradient, bias_gradient * scale, r + shift[g], hyperparameters, log_decay, rows)
-    return _add_up(sums, partial_sums.text_ptr, partial_sums.text_sums)
+    return _segment_sum(sums, partial_sums.text_ptr, partial_sums.text_sums)
 
 
 @njit
@@ -278,8 +278,8 @@ def best_rows(features, wanted, k, log_decay, step, rows):
                 product = np.float32(0)
                 for d in range(width):
                     product += to_float(weight[r, d]) * features[b, d]
-                settled = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
-                logit = product * settled + bias[r]
+                row_scale = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
+                logit = product * row_scale + bias[r]
                 _offer(keys[b], positions[b], logit, leaf_logits[p], r + shift[p])
     return keys, positions
 
@@ -336,5 +336,5 @@ def score_pairs(features, texts, first_rows, last_rows, logits, log_decay, step,
             product = np.float32(0)
             for d in range(width):
                 product += to_float(weight[r, d]) * features[texts[p], d]
-            settled = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
-            logits[p, r - first_rows[p]] = product * settled + bias[r]
+            row_scale = pending_decay(last_step[r], log_decay, step) * scale_of(weight, scales, r)
+            logits[p, r - first_rows[p]] = product * row_scale + bias[r]

@@ -153,7 +153,7 @@ def pending_decay(rows: RowTensors, run: slice | Tensor, schedule: RowSchedule, 
     return (schedule.log_decay[step] - schedule.log_decay[rows.last_step[run].long()]).exp().float()
 
 
-def settled_weights(rows: RowTensors, schedule: RowSchedule, run: slice = slice(None)) -> Tensor:
+def current_weights(rows: RowTensors, schedule: RowSchedule, run: slice = slice(None)) -> Tensor:
     """Weights at the end of the current step, with pending decay applied: float32 [n, D]."""
     return rows.floats(run) * pending_decay(rows, run, schedule, schedule.step)[:, None]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cxml.fused import is_fused
 from cxml.model.ranking import NO_KEY, pair_keys, ranking_keys
-from cxml.optim.candidates import WORD_BITS, EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import WORD_BITS, AllRows, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors, pending_decay, update_run
 
@@ -43,7 +43,7 @@ class _Scores:
 class TorchShortlistKernels:
     """`RowKernels` of shortlists."""
 
-    updates_in_passing = False
+    fuses_update = False
 
     def loss(
         self, rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists, schedule: RowSchedule, *,
@@ -53,7 +53,7 @@ class TorchShortlistKernels:
         assert update_scale is None, "these kernels update rows after the loss"
         features = candidates.features.float()
         sums = features.new_zeros(len(features), features.shape[1] + 1)
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.settled_step):
+        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.scoring_step):
             slopes, losses = _slopes(candidates, own, scores)
             gradients = torch.einsum("pw,pwd->pd", slopes, scores.weight)
             sums.index_add_(0, scores.texts, torch.cat([gradients, losses.sum(1, keepdim=True)], dim=1))
@@ -98,7 +98,7 @@ class TorchShortlistKernels:
         features = F.pad(candidates.features.float(), (0, 1), value=1.0)
         gradients = features.new_zeros(len(rows.bias), features.shape[1])
         touches = torch.zeros(len(rows.bias), dtype=torch.int64, device=features.device)
-        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.settled_step):
+        for own, scores in _scores(rows, leaf_rows, candidates, schedule, schedule.scoring_step):
             slopes, _ = _slopes(candidates, own, scores)
             of_rows = slopes[:, :, None] * features[scores.texts][:, None, :]
             gradients.index_add_(0, scores.rows.flatten(), of_rows.flatten(0, 1))
@@ -106,13 +106,13 @@ class TorchShortlistKernels:
         return gradients, touches
 
 
-class TorchEveryRowKernels:
+class TorchAllRowsKernels:
     """`RowKernels` of all rows."""
 
-    updates_in_passing = False
+    fuses_update = False
 
     def loss(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, *,  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,  # noqa: ARG002
         update_scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.loss`."""
@@ -121,13 +121,13 @@ class TorchEveryRowKernels:
         return torch.cat([slopes @ weight, losses.sum(1, keepdim=True)], dim=1)
 
     def squares(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float  # noqa: ARG002
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.squares`."""
         return (self._gradients(rows, candidates, schedule) * scale).double().square().sum()
 
     def update(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float, *,
         factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
@@ -135,7 +135,7 @@ class TorchEveryRowKernels:
         _replace(rows, schedule, gradients, leaf_rows.row_positions(len(gradients)), is_finite.expand(len(gradients)))
 
     def best(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, k: int,
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
@@ -146,13 +146,13 @@ class TorchEveryRowKernels:
         texts = torch.arange(len(keys), device=keys.device)[:, None].expand_as(keys)
         return best_per_text(len(keys), texts.flatten(), keys.flatten(), positions.flatten(), k)
 
-    def _gradients(self, rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> Tensor:
+    def _gradients(self, rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> Tensor:
         slopes, _, _ = self._slopes(rows, candidates, schedule)
         return slopes.T @ F.pad(candidates.features.float(), (0, 1), value=1.0)
 
-    def _slopes(self, rows: RowTensors, candidates: EveryRow, schedule: RowSchedule) -> tuple[Tensor, Tensor, Tensor]:
+    def _slopes(self, rows: RowTensors, candidates: AllRows, schedule: RowSchedule) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives by the logits and losses, both float32 [B, R], and the weights that were scored [R, D]."""
-        logits, weight = all_logits(rows, candidates, schedule, schedule.settled_step)
+        logits, weight = all_logits(rows, candidates, schedule, schedule.scoring_step)
         truth = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
         truth[candidates.true_texts, candidates.true_rows] = 1
         truth = truth[:, :-1]
@@ -232,7 +232,7 @@ def _slopes(candidates: Shortlists, own: slice, scores: _Scores) -> tuple[Tensor
     return (scores.logits.sigmoid() - truth) * shares, losses
 
 
-def all_logits(rows: RowTensors, candidates: EveryRow, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
+def all_logits(rows: RowTensors, candidates: AllRows, schedule: RowSchedule, step: int) -> tuple[Tensor, Tensor]:
     """Logits float32 [B, R], and the weights with pending decay applied, float32 [R, D]."""
     weight = rows.floats(slice(None)) * pending_decay(rows, slice(None), schedule, step)[:, None]
     return candidates.features.float() @ weight.T + rows.bias, weight

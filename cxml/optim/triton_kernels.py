@@ -1,7 +1,7 @@
 """The Triton kernels of a sharded level, for rows on an accelerator.
 
 The host never waits for the device: the sizes of grids and buffers depend only on tensor shapes. `triton_shortlist` and
-`triton_every_row` document the kernels, `triton_row_ops` their tiles.
+`triton_all_rows` document the kernels, `triton_row_ops` their tiles.
 
 A step reads each touched row's weights once in `loss` and once in `update`, which recomputes the logits and updates the
 rows in the same pass. Logits and gradients of rows are not stored in between. An update of fp8 rows computes the new
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxml.model.ranking import NO_KEY
 from cxml.optim import triton_row_ops
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 from cxml.optim.row_values import RowArrays
@@ -39,7 +39,7 @@ class TritonShortlistKernels:
             have a fixed order.
     """
 
-    updates_in_passing = False
+    fuses_update = False
 
     def __init__(self, *, deterministic: bool = False) -> None:
         self.deterministic = deterministic
@@ -62,7 +62,7 @@ class TritonShortlistKernels:
         triton_row_ops.launch_shortlist_loss(parts, *arguments, True)
         texts, order = candidates.texts.sort(stable=True)
         bounds = torch.searchsorted(texts, torch.arange(num_texts + 1, dtype=texts.dtype, device=texts.device))
-        triton_row_ops.launch_add_up(sums, parts, order, bounds)
+        triton_row_ops.launch_segment_sum(sums, parts, order, bounds)
         return sums
 
     def squares(
@@ -114,7 +114,7 @@ class TritonShortlistKernels:
         return logits, positions
 
 
-class TritonEveryRowKernels:
+class TritonAllRowsKernels:
     """`RowKernels` of all rows.
 
     `loss` takes about 264 x 32 x 4 (D + 1) bytes for partial sums, `squares` and `update` a scratch of 128 bytes per
@@ -124,13 +124,13 @@ class TritonEveryRowKernels:
         deterministic: has no effect, because every sum has a fixed order.
     """
 
-    updates_in_passing = False
+    fuses_update = False
 
     def __init__(self, *, deterministic: bool = False) -> None:
         self.deterministic = deterministic
 
     def loss(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, *,  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, *,  # noqa: ARG002
         update_scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.loss`."""
@@ -143,14 +143,14 @@ class TritonEveryRowKernels:
         shares = min(tiles, max(1, _PROGRAMS // -(-num_texts // triton_row_ops.LEVEL_TEXTS)))
         tiles_per_share = -(-tiles // shares)
         sums = rows.bias.new_empty(-(-tiles // tiles_per_share), num_texts, width + 1)
-        triton_row_ops.launch_every_row_loss(
+        triton_row_ops.launch_all_rows_loss(
             sums, _tensors(rows), _texts(candidates), _bounds(candidates, num_rows, tile), schedule.log_decay,
             schedule.step, tiles_per_share * tile,
         )  # fmt: skip
         return sums.sum(0)
 
     def squares(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float  # noqa: ARG002
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float  # noqa: ARG002
     ) -> Tensor:  # fmt: skip
         """See `RowKernels.squares`."""
         sums = rows.bias.new_zeros(0, dtype=torch.float64)
@@ -158,27 +158,27 @@ class TritonEveryRowKernels:
             slopes = _level_slopes(rows, candidates)
             sums = rows.bias.new_empty(len(slopes), dtype=torch.float64)
             bounds = _bounds(candidates, len(rows.bias), triton_row_ops.LEVEL_ROWS)
-            triton_row_ops.launch_every_row_squares(
+            triton_row_ops.launch_all_rows_squares(
                 sums, slopes, _tensors(rows), _texts(candidates), bounds, schedule.log_decay, schedule.step,
                 scale,
             )  # fmt: skip
         return sums.sum()
 
     def update(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, scale: float, *,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, scale: float, *,
         factor: Tensor, is_finite: Tensor,
     ) -> None:  # fmt: skip
         """See `RowKernels.update`."""
         if len(rows.bias):
             bounds = _bounds(candidates, len(rows.bias), triton_row_ops.LEVEL_ROWS)
-            triton_row_ops.launch_every_row_update(
+            triton_row_ops.launch_all_rows_update(
                 _tensors(rows), _level_slopes(rows, candidates), _texts(candidates), bounds,
                 [leaf_rows.starts, leaf_rows.positions], schedule.log_decay, schedule.step, scale,
                 _hyperparameters(schedule), factor, is_finite,
             )  # fmt: skip
 
     def best(
-        self, rows: RowTensors, leaf_rows: LeafRows, candidates: EveryRow, schedule: RowSchedule, k: int,
+        self, rows: RowTensors, leaf_rows: LeafRows, candidates: AllRows, schedule: RowSchedule, k: int,
         parent_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `RowKernels.best`."""
@@ -190,13 +190,13 @@ class TritonEveryRowKernels:
         for first in range(0, num_rows if num_texts else 0, chunk):
             width = min(chunk, num_rows - first)
             keys = leaf_rows.starts.new_empty(num_texts, width)
-            triton_row_ops.launch_every_row_keys(
+            triton_row_ops.launch_all_rows_keys(
                 keys, _tensors(rows), features, [leaf_rows.starts, leaf_rows.positions], first, schedule.log_decay,
                 schedule.step,
             )  # fmt: skip
             found.append(keys.topk(min(k, width), dim=1).values)
         best = torch.cat(found, dim=1).topk(k, dim=1).values
-        # As in `every_row_keys`, the upper bits are the logits' order, the lower ones positions; a ranking key has the
+        # As in `all_rows_keys`, the upper bits are the logits' order, the lower ones positions; a ranking key has the
         # logits' order twice.
         is_none, order = best == NO_KEY, best >> 32
         positions = 0xFFFFFFFF - (best & 0xFFFFFFFF)
@@ -226,7 +226,7 @@ def _shortlist(
     )
 
 
-def _texts(candidates: EveryRow) -> list[Tensor]:
+def _texts(candidates: AllRows) -> list[Tensor]:
     return [candidates.features.contiguous(), candidates.true_rows, candidates.true_texts, candidates.shares]
 
 
@@ -236,7 +236,7 @@ def _leaf_slopes(rows: RowTensors, leaf_rows: LeafRows, candidates: Shortlists) 
     return rows.bias.new_empty(splits, len(candidates.leaves), triton_row_ops.LEAF_ROWS)
 
 
-def _level_slopes(rows: RowTensors, candidates: EveryRow) -> Tensor:
+def _level_slopes(rows: RowTensors, candidates: AllRows) -> Tensor:
     """Scratch of a tile of rows for each program and text."""
     num_texts = len(candidates.features)
     tiles = -(-len(rows.bias) // triton_row_ops.LEVEL_ROWS)
@@ -244,7 +244,7 @@ def _level_slopes(rows: RowTensors, candidates: EveryRow) -> Tensor:
     return rows.bias.new_empty(programs, num_texts, triton_row_ops.LEVEL_ROWS)
 
 
-def _bounds(candidates: EveryRow, num_rows: int, tile: int) -> Tensor:
+def _bounds(candidates: AllRows, num_rows: int, tile: int) -> Tensor:
     """The index of the first true label of each tile of rows, int64 [tiles + 1]."""
     begins = torch.arange(0, num_rows + tile, tile, device=candidates.true_rows.device)
     return torch.searchsorted(candidates.true_rows, begins.clamp_(max=num_rows))

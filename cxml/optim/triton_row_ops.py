@@ -3,7 +3,7 @@
 Numbers that change in every step are passed by value.
 
 Tensor lists, in this order: `rows` are those of `RowArrays`, `pairs` those of `Shortlists`, `texts` the tensors
-of `EveryRow`, `leaf_rows` those of `LeafRows`. `hyperparameters` are lr, beta1, beta2, epsilon and the largest norm of
+of `AllRows`, `leaf_rows` those of `LeafRows`. `hyperparameters` are lr, beta1, beta2, epsilon and the largest norm of
 a row's gradient.
 """
 
@@ -20,18 +20,24 @@ from torch import Tensor
 from cxml import triton_operators
 from cxml.optim import triton_stand_ins as stand_ins
 from cxml.optim.row_values import RowArrays
-from cxml.optim.triton_every_row import every_row_keys, every_row_loss, every_row_squares, every_row_update
-from cxml.optim.triton_shortlist import add_up, shortlist_loss, shortlist_scores, shortlist_squares, shortlist_update
+from cxml.optim.triton_all_rows import all_rows_keys, all_rows_loss, all_rows_squares, all_rows_update
+from cxml.optim.triton_shortlist import (
+    segment_sum,
+    shortlist_loss,
+    shortlist_scores,
+    shortlist_squares,
+    shortlist_update,
+)
 from cxml.triton_operators import grid, operator
 
 LEAF_ROWS = 16  # rows of a tile of a leaf: the minimum of a matrix product
 LEVEL_ROWS = 32  # rows of a tile of a whole level
 LEVEL_TEXTS = 32
 _TEXTS = 16
-_MOST_PARTS = 4  # see every_row_loss
-_MOST_COLUMNS = 1024  # columns whose gradients a program of every_row_loss keeps
+_MOST_PARTS = 4  # see all_rows_loss
+_MOST_COLUMNS = 1024  # columns whose gradients a program of all_rows_loss keeps
 _SHORTLIST = "Tensor[] rows, Tensor[] pairs, Tensor[] leaf_rows, int most_rows, Tensor log_decay, int step"
-_EVERY_ROW = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step"
+_ALL_ROWS = "Tensor[] rows, Tensor[] texts, Tensor bounds, Tensor log_decay, int step"
 
 
 @operator(f"Tensor(a!) sums, {_SHORTLIST}, bool by_pair", ["sums"], stand_ins.shortlist_loss)
@@ -107,15 +113,17 @@ def launch_shortlist_scores(
     )  # fmt: skip
 
 
-@operator("Tensor(a!) sums, Tensor parts, Tensor order, Tensor bounds", ["sums"], stand_ins.add_up)
-def launch_add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
-    """Write the sums of each text's parts, [S, D + 1], in a fixed order; see `add_up`."""
+@operator("Tensor(a!) sums, Tensor parts, Tensor order, Tensor bounds", ["sums"], stand_ins.segment_sum)
+def launch_segment_sum(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
+    """Write the sums of each text's parts, [S, D + 1], in a fixed order; see `segment_sum`."""
     block = 256
-    grid(add_up, len(sums), triton.cdiv(sums.shape[1], block))(parts, order, bounds, sums, sums.shape[1], BLOCK=block)
+    grid(segment_sum, len(sums), triton.cdiv(sums.shape[1], block))(
+        parts, order, bounds, sums, sums.shape[1], BLOCK=block
+    )
 
 
-@operator(f"Tensor(a!) sums, {_EVERY_ROW}, int rows_per_share", ["sums"], stand_ins.every_row_loss)
-def launch_every_row_loss(
+@operator(f"Tensor(a!) sums, {_ALL_ROWS}, int rows_per_share", ["sums"], stand_ins.all_rows_loss)
+def launch_all_rows_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,
     rows_per_share: int,
 ) -> None:  # fmt: skip
@@ -128,7 +136,7 @@ def launch_every_row_loss(
     # At D 768 on sm_90 the compiler spills with e4m3 rows and 64 columns for features in bfloat16, 128 for float32.
     is_small = weight.dtype == torch.uint8 and features.dtype == torch.bfloat16
     tiles = _tiles(weight, loss_rows(weight), 128 if is_small else 64)
-    grid(every_row_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
+    grid(all_rows_loss, triton.cdiv(len(features), LEVEL_TEXTS), len(sums), triton.cdiv(width, part * parts))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
         len(features), len(bias), rows_per_share, step, shares,
         TEXTS=LEVEL_TEXTS, PART=part, PARTS=parts, **tiles, **_limits(weight, 8, 255),
@@ -136,16 +144,16 @@ def launch_every_row_loss(
 
 
 @operator(
-    f"Tensor(a!) sums, Tensor(b!) slopes, {_EVERY_ROW}, float scale", ["sums", "slopes"], stand_ins.every_row_squares
+    f"Tensor(a!) sums, Tensor(b!) slopes, {_ALL_ROWS}, float scale", ["sums", "slopes"], stand_ins.all_rows_squares
 )
-def launch_every_row_squares(
+def launch_all_rows_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor,
     step: int, scale: float,
 ) -> None:  # fmt: skip
     """Write the sums of squares of the rows' gradients, float64 [programs]; slopes: scratch [programs, B, 32]."""
     features, true_rows, true_texts, shares = texts
     weight, bias, _, _, _, last_step, _, _, scales = rows
-    grid(every_row_squares, len(sums))(
+    grid(all_rows_squares, len(sums))(
         true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
         len(features), len(bias), step, shares, scale,
         TEXTS=LEVEL_TEXTS, **_tiles(weight, LEVEL_ROWS, 32), **_limits(weight, 8, 128),
@@ -155,16 +163,16 @@ def launch_every_row_squares(
 @operator(
     "Tensor(a!)[] rows, Tensor(b!) slopes, Tensor[] texts, Tensor bounds, Tensor[] leaf_rows, Tensor log_decay, "
     "int step, float scale, float[] hyperparameters, Tensor factor, Tensor is_finite",
-    ["rows", "slopes"], stand_ins.every_row_update,
+    ["rows", "slopes"], stand_ins.all_rows_update,
 )  # fmt: skip
-def launch_every_row_update(
+def launch_all_rows_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],
     log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
     is_finite: Tensor,
 ) -> None:  # fmt: skip
     """Update all rows; slopes: scratch float32 [programs, B, 32]."""
     features, true_rows, true_texts, shares = texts
-    grid(every_row_update, len(slopes))(
+    grid(all_rows_update, len(slopes))(
         true_rows, true_texts, bounds, *leaf_rows, features, *rows, log_decay, slopes, factor,
         is_finite.view(torch.uint8), len(features), len(rows[1]), len(leaf_rows[1]), step, shares, scale,
         *_by_value(hyperparameters),
@@ -175,17 +183,17 @@ def launch_every_row_update(
 
 @operator(
     "Tensor(a!) keys, Tensor[] rows, Tensor features, Tensor[] leaf_rows, int first_row, Tensor log_decay, int step",
-    ["keys"], stand_ins.every_row_keys,
+    ["keys"], stand_ins.all_rows_keys,
 )  # fmt: skip
-def launch_every_row_keys(
+def launch_all_rows_keys(
     keys: Tensor, rows: Sequence[Tensor], features: Tensor, leaf_rows: Sequence[Tensor], first_row: int,
     log_decay: Tensor, step: int,
 ) -> None:  # fmt: skip
-    """Write keys int64 [B, width] of the rows from `first_row` on; see `every_row_keys`."""
+    """Write keys int64 [B, width] of the rows from `first_row` on; see `all_rows_keys`."""
     weight, bias, _, _, _, last_step, _, _, scales = rows
     tiles = _tiles(weight, LEVEL_ROWS)
     del tiles["IS_BF16"]
-    grid(every_row_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
+    grid(all_rows_keys, triton.cdiv(keys.shape[1], LEVEL_ROWS), triton.cdiv(len(keys), LEVEL_TEXTS))(
         *leaf_rows, features, weight, bias, last_step, scales, log_decay, keys,
         len(keys), len(bias), len(leaf_rows[1]), first_row, keys.shape[1], step,
         TEXTS=LEVEL_TEXTS, **tiles, **_limits(weight, 8, 255, 3),
@@ -198,7 +206,7 @@ def leaf_splits(most_rows: int) -> int:
 
 
 def loss_rows(weight: Tensor) -> int:
-    """Rows of a tile of `every_row_loss`, chosen to leave registers for the gradients of a program's texts."""
+    """Rows of a tile of `all_rows_loss`, chosen to leave registers for the gradients of a program's texts."""
     return 16 if weight.dtype == torch.float32 else 32
 
 

@@ -53,16 +53,16 @@ def shortlist_loss(
     for first in range(tl.program_id(1) * ROWS, num_rows, tl.num_programs(1) * ROWS):
         is_row = first + tl.arange(0, ROWS) < num_rows
         rows = start + first + tl.arange(0, ROWS)
-        settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+        row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         for begin_text in range(0, num_texts, TEXTS):
             pairs = pair + begin_text + tl.arange(0, TEXTS)
             is_text = begin_text + tl.arange(0, TEXTS) < num_texts
             text = tl.load(texts + pairs, is_text, other=0)
             slopes, losses = _score_tile(
-                start, first, is_row, settled, pairs, text, is_text, shares, truth, features, weight, bias, num_words,
+                start, first, is_row, row_scale, pairs, text, is_text, shares, truth, features, weight, bias, num_words,
                 WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
             )  # fmt: skip
-            slopes *= settled[None, :]
+            slopes *= row_scale[None, :]
             target = (pairs if BY_PAIR else text).to(tl.int64) * (WIDTH + 1)
             tl.atomic_add(sums + target + WIDTH, tl.sum(losses, 1), is_text, sem="relaxed")
             for begin in range(0, WIDTH, BLOCK):
@@ -197,7 +197,7 @@ def shortlist_scores(
     for first in range(tl.program_id(1) * ROWS, width, tl.num_programs(1) * ROWS):
         lanes = first + tl.arange(0, ROWS)
         is_row = lanes < num_rows
-        settled = pending(weight, scales, last_step, log_decay, start + lanes, is_row, step)
+        row_scale = pending(weight, scales, last_step, log_decay, start + lanes, is_row, step)
         own_bias = tl.load(bias + start + lanes, is_row, other=0)
         for begin_text in range(0, num_texts, TEXTS):
             pairs = pair + begin_text + tl.arange(0, TEXTS)
@@ -209,13 +209,13 @@ def shortlist_scores(
             )  # fmt: skip
             cells = pairs.to(tl.int64)[:, None] * width + lanes[None, :]
             inside = is_text[:, None] & (lanes < width)[None, :]
-            tl.store(logits + cells, product * settled[None, :] + own_bias[None, :], inside)
+            tl.store(logits + cells, product * row_scale[None, :] + own_bias[None, :], inside)
             position = tl.where(is_row, shift + lanes, -1)
             tl.store(found + cells, tl.broadcast_to(position[None, :], [TEXTS, ROWS]), inside)
 
 
 @triton.jit
-def add_up(parts, order, bounds, sums, width, BLOCK: tl.constexpr):
+def segment_sum(parts, order, bounds, sums, width, BLOCK: tl.constexpr):
     """Sum the rows of `parts` in a fixed order: sums[s] = sum of parts[order[i]] for bounds[s] <= i < bounds[s + 1]."""
     text = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -241,7 +241,7 @@ def _texts_of_leaf(leaves, pair, num_pairs, num_leaves):
 
 @triton.jit
 def _score_tile(
-    start, first, is_row, settled, pairs, text, is_text, shares, truth, features, weight, bias, num_words,
+    start, first, is_row, row_scale, pairs, text, is_text, shares, truth, features, weight, bias, num_words,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Slopes and losses of a tile of texts and a tile of rows, both float32 [TEXTS, ROWS]."""
@@ -255,7 +255,7 @@ def _score_tile(
     words = tl.load(truth + pairs.to(tl.int64) * num_words + first // 32, is_text, other=0)
     is_true = ((words[:, None] >> (first % 32 + lanes)[None, :]) & 1).to(tl.float32)
     share = tl.load(shares + pairs, is_text, other=0)[:, None]
-    slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], is_true, share)
+    slopes, losses = slopes_and_losses(product * row_scale[None, :] + own_bias[None, :], is_true, share)
     inside = is_text[:, None] & is_row[None, :]
     return tl.where(inside, slopes, 0.0), tl.where(inside, losses, 0.0)
 
@@ -269,14 +269,14 @@ def _write_slopes(
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts of a leaf, [num_texts, ROWS]. Returns their sums by row."""
     rows = start + first + tl.arange(0, ROWS)
-    settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+    row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
     for begin_text in range(0, num_texts, TEXTS):
         places = begin_text + tl.arange(0, TEXTS)
         is_text = places < num_texts
         text = tl.load(texts + pair + places, is_text, other=0)
         slope, _ = _score_tile(
-            start, first, is_row, settled, pair + places, text, is_text, shares, truth, features, weight, bias,
+            start, first, is_row, row_scale, pair + places, text, is_text, shares, truth, features, weight, bias,
             num_words, WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         total += tl.sum(slope, 0)

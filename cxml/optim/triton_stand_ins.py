@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cxml.model.ranking import ranking_keys
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.row_adamw import RowSchedule
 from cxml.optim.row_tensors import RowTensors
 from cxml.optim.row_values import RowArrays
-from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels, all_logits
+from cxml.optim.torch_kernels import TorchAllRowsKernels, TorchShortlistKernels, all_logits
 
 
 def shortlist_loss(
@@ -65,54 +65,52 @@ def shortlist_scores(
     positions.copy_(found[1])
 
 
-def add_up(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
-    """See `triton_row_ops.launch_add_up`."""
+def segment_sum(sums: Tensor, parts: Tensor, order: Tensor, bounds: Tensor) -> None:
+    """See `triton_row_ops.launch_segment_sum`."""
     texts = torch.arange(len(sums)).repeat_interleave(bounds.diff())
     sums.zero_().index_add_(0, texts, parts[order])
 
 
-def every_row_loss(
+def all_rows_loss(
     sums: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor, step: int,  # noqa: ARG001
     rows_per_share: int,  # noqa: ARG001
 ) -> None:  # fmt: skip
-    """See `triton_row_ops.launch_every_row_loss`."""
-    sums.zero_()[0] = TorchEveryRowKernels().loss(
-        _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step)
-    )
+    """See `triton_row_ops.launch_all_rows_loss`."""
+    sums.zero_()[0] = TorchAllRowsKernels().loss(_rows(rows), _no_leaves(), AllRows(*texts), _schedule(log_decay, step))
 
 
-def every_row_squares(
+def all_rows_squares(
     sums: Tensor, slopes: Tensor, rows: Sequence[Tensor], texts: Sequence[Tensor], bounds: Tensor, log_decay: Tensor,  # noqa: ARG001
     step: int, scale: float,
 ) -> None:  # fmt: skip
-    """See `triton_row_ops.launch_every_row_squares`."""
-    sums.zero_()[0] = TorchEveryRowKernels().squares(
-        _rows(rows), _no_leaves(), EveryRow(*texts), _schedule(log_decay, step), scale
+    """See `triton_row_ops.launch_all_rows_squares`."""
+    sums.zero_()[0] = TorchAllRowsKernels().squares(
+        _rows(rows), _no_leaves(), AllRows(*texts), _schedule(log_decay, step), scale
     )
 
 
-def every_row_update(
+def all_rows_update(
     rows: Sequence[Tensor], slopes: Tensor, texts: Sequence[Tensor], bounds: Tensor, leaf_rows: Sequence[Tensor],  # noqa: ARG001
     log_decay: Tensor, step: int, scale: float, hyperparameters: Sequence[float], factor: Tensor,
     is_finite: Tensor,
 ) -> None:  # fmt: skip
-    """See `triton_row_ops.launch_every_row_update`."""
-    TorchEveryRowKernels().update(
-        _rows(rows), _leaves(leaf_rows), EveryRow(*texts), _schedule(log_decay, step, hyperparameters), scale,
+    """See `triton_row_ops.launch_all_rows_update`."""
+    TorchAllRowsKernels().update(
+        _rows(rows), _leaves(leaf_rows), AllRows(*texts), _schedule(log_decay, step, hyperparameters), scale,
         factor=factor, is_finite=is_finite,
     )  # fmt: skip
 
 
-def every_row_keys(
+def all_rows_keys(
     keys: Tensor, rows: Sequence[Tensor], features: Tensor, leaf_rows: Sequence[Tensor], first_row: int,
     log_decay: Tensor, step: int,
 ) -> None:  # fmt: skip
-    """See `triton_row_ops.launch_every_row_keys`."""
+    """See `triton_row_ops.launch_all_rows_keys`."""
     run = slice(first_row, first_row + keys.shape[1])
     chunk = RowTensors(**{name: tensor[run] for name, tensor in vars(_rows(rows)).items()})
     no_labels = torch.zeros(0, dtype=torch.int64)
     logits, _ = all_logits(
-        chunk, EveryRow(features, no_labels, no_labels, torch.zeros(len(features))), _schedule(log_decay, step), step
+        chunk, AllRows(features, no_labels, no_labels, torch.zeros(len(features))), _schedule(log_decay, step), step
     )
     positions = _leaves(leaf_rows).row_positions(len(rows[1]))[run]
     keys.copy_((ranking_keys(logits, logits) >> 32 << 32) + 0xFFFFFFFF - positions)

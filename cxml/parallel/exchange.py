@@ -90,8 +90,8 @@ class Exchange:
         reduce_scatter(own, padded.flatten(0, 1), self.group)
         return own[: sizes[self.rank]].to(rows.device)
 
-    def swap(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """All-to-all: sends rows [sum of sent, ...] in rank order, and returns [sum of received, ...] in rank order."""
+    def all_to_all(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Send rows [sum of sent, ...] in rank order, and return [sum of received, ...] in rank order."""
         if self.size == 1:
             return rows
         moved = rows.to(self._device()).contiguous()

@@ -11,7 +11,7 @@ import numpy as np
 from cxml import extras
 from cxml.accelerators import accelerator_type
 from cxml.config import Config, HeadConfig, OptimConfig
-from cxml.optim import CpuEveryRowKernels, CpuShortlistKernels, RowKernels
+from cxml.optim import CpuAllRowsKernels, CpuShortlistKernels, RowKernels
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.process_group import ranks_per_machine
 from cxml.parallel.row_layout import RowLayout, leaf_offsets_of
@@ -93,8 +93,8 @@ def kernels_for(head: HeadConfig, *, on_device: bool, deterministic: bool = Fals
     """The kernels that a head's settings select. Those of the CPU are always deterministic."""
     scores_all = head.candidates == "all"
     if not on_device:
-        return CpuEveryRowKernels() if scores_all else CpuShortlistKernels()
-    from cxml.optim.triton_kernels import TritonEveryRowKernels, TritonShortlistKernels  # noqa: PLC0415 - optional
+        return CpuAllRowsKernels() if scores_all else CpuShortlistKernels()
+    from cxml.optim.triton_kernels import TritonAllRowsKernels, TritonShortlistKernels  # noqa: PLC0415 - optional
 
-    kind = TritonEveryRowKernels if scores_all else TritonShortlistKernels
+    kind = TritonAllRowsKernels if scores_all else TritonShortlistKernels
     return kind(deterministic=deterministic)

@@ -8,9 +8,11 @@ adds the largest possible change of a weight. Normal training is many orders of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cxml.optim import RowSchedule, RowTensors
 from cxml.optim.row_formats import LARGEST_FP8
@@ -23,42 +25,49 @@ _BLOCK_ROWS = 65536
 class Magnitude:
     """An upper bound of the absolute weights and biases of all rows of a group of ranks, equal on all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange, *, is_adam: bool) -> None:
+        """For rows that the ranks of `exchange` share, with AdamW or plain SGD."""
+        self._exchange, self._is_adam = exchange, is_adam
         self._largest: float | None = None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the rows have been measured."""
-        return self._largest is not None
-
-    def measure(self, rows: RowTensors, exchange: Exchange) -> None:
-        """Set the bound to the largest value of the rows, NaN if one is NaN; a collective call."""
-        own = torch.tensor([_largest(rows)], dtype=torch.float64)
-        self._largest = float(exchange.gather_rows(own, [1] * exchange.size).max())
 
     def forget(self) -> None:
         """Discard the bound, because the rows were replaced."""
         self._largest = None
 
     def admits(
-        self, largest_feature: float, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
+        self,
+        rows: RowTensors,
+        features_BD: Tensor,
+        losses_above: Sequence[Tensor] | None,
+        scale: float,
+        schedule: RowSchedule,
     ) -> bool:
         """Whether logits, gradients, their squares and the updated rows of a step are guaranteed to be finite.
 
-        An admitted step increases the bound. A step that is not admitted must not change any row.
+        An admitted step increases the bound. A step that is not admitted must not change any row. A collective call,
+        whose result is equal on all ranks.
 
         Args:
-            largest_feature: largest absolute feature of the texts of all ranks that share the rows.
-            factor: largest factor of a feature in a row's gradient.
-            width: width of the features.
+            rows: this rank's rows.
+            features_BD: features of this rank's texts.
+            losses_above: losses of the levels above; if one is not finite, the step is not admitted.
+            scale: factor of the rows' gradients.
             schedule: schedule of the current step.
-            is_adam: True for AdamW, False for plain SGD.
         """
-        assert self._largest is not None, "measured before the first step"
+        if self._largest is None:
+            own_rows = torch.tensor([_largest(rows)], dtype=torch.float64)
+            self._largest = float(self._exchange.gather_rows(own_rows, [1] * self._exchange.size).max())
+        own = features_BD.detach().abs().max().item() if features_BD.numel() else 0.0
+        if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
+            own = math.inf  # the maximum over ranks is not defined for NaN
+        # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
+        largest_feature, most_texts = self._exchange.all_reduce_max(own, len(features_BD))
         if not (math.isfinite(largest_feature) and math.isfinite(self._largest)):
             return False
+        width = features_BD.shape[1]
+        factor = scale * (most_texts * self._exchange.size)
         gradient = factor * max(largest_feature, 1.0)  # a bias has a feature of 1
-        change = _most_adam_change(gradient, width, schedule) if is_adam else gradient
+        change = _most_adam_change(gradient, width, schedule) if self._is_adam else gradient
         updated = self._largest + schedule.lr * change
         if width * max(largest_feature * self._largest, gradient * gradient, updated) >= _LIMIT:
             return False
@@ -66,9 +75,7 @@ class Magnitude:
         return True
 
 
-def is_bounded(
-    largest_feature: torch.Tensor, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool
-) -> torch.Tensor:
+def is_bounded(largest_feature: Tensor, factor: float, width: int, schedule: RowSchedule, *, is_adam: bool) -> Tensor:
     """Whether gradients, their squares and the changes of rows are guaranteed to be finite, bool [].
 
     For rows whose logits are known to be finite before the update; see `Magnitude.admits`. `largest_feature` is a

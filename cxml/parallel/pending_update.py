@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cxml.accelerators import host_may_wait
-from cxml.optim import EveryRow, Shortlists
+from cxml.optim import AllRows, Shortlists
 from cxml.parallel.exchange import Exchange
 
 
@@ -25,12 +25,12 @@ class PendingUpdate:
 
     def __init__(self) -> None:
         """Start a step."""
-        self._parts: list[Shortlists | EveryRow] = []
+        self._parts: list[Shortlists | AllRows] = []
         self._scale = 0.0
         self.num_texts = 0
         self.largest_feature: Tensor | None = None
 
-    def add(self, candidates: Shortlists | EveryRow, scale: float) -> None:
+    def add(self, candidates: Shortlists | AllRows, scale: float) -> None:
         """Store a micro-batch; `scale` is the factor of its rows' gradients, the same for all of a step."""
         assert not self._parts or scale == self._scale, "all micro-batches of a step have the same scale"
         self._parts.append(candidates)
@@ -48,7 +48,7 @@ class PendingUpdate:
         """The largest factor of a feature in a row's gradient."""
         return self._scale * self.num_texts
 
-    def take(self, replicas: Exchange) -> tuple[Shortlists | EveryRow, float] | None:
+    def take(self, replicas: Exchange) -> tuple[Shortlists | AllRows, float] | None:
         """The candidates of all micro-batches and of all `replicas` of the rows, and their scale; None without any.
 
         A collective call of the replicas.
@@ -60,14 +60,14 @@ class PendingUpdate:
         return joined
 
 
-def _join(parts: list[Shortlists | EveryRow]) -> Shortlists | EveryRow:
+def _join(parts: list[Shortlists | AllRows]) -> Shortlists | AllRows:
     """Concatenate candidates of one kind."""
     if isinstance(parts[0], Shortlists):
         return Shortlists.join(cast("list[Shortlists]", parts))
-    return EveryRow.join(cast("list[EveryRow]", parts))
+    return AllRows.join(cast("list[AllRows]", parts))
 
 
-def _gather(replicas: Exchange, candidates: Shortlists | EveryRow) -> Shortlists | EveryRow:
+def _gather(replicas: Exchange, candidates: Shortlists | AllRows) -> Shortlists | AllRows:
     """The candidates of all ranks that hold the same rows; a collective call of them."""
     if replicas.size == 1:
         return candidates

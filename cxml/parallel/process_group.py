@@ -76,7 +76,7 @@ def distributed(threads: int = 0, hang_minutes: float = 0.0) -> Iterator[Ranks]:
     if dist.is_initialized():
         yield ranks
         return
-    begin_group(ranks.device, hang_minutes, **_meeting_place(ranks))
+    begin_group(ranks.device, hang_minutes, **_rendezvous_arguments(ranks))
     try:
         yield ranks
     except BaseException as error:
@@ -94,7 +94,7 @@ def begin_group(device: torch.device, hang_minutes: float, **place: Any) -> None
     if _RENDEZVOUS in os.environ or os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost", "::1"):
         os.environ |= loopback_environment()
     backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
-    dist.init_process_group(backend, timeout=group_patience(hang_minutes), **place)
+    dist.init_process_group(backend, timeout=collective_timeout(hang_minutes), **place)
 
 
 def rank_environment(rank: int, world_size: int, folder: str) -> dict[str, str]:
@@ -109,7 +109,7 @@ def rank_environment(rank: int, world_size: int, folder: str) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes, _RENDEZVOUS: folder}
 
 
-def _meeting_place(ranks: Ranks) -> dict[str, Any]:
+def _rendezvous_arguments(ranks: Ranks) -> dict[str, Any]:
     """The rendezvous of torch: a file for `run_workers`; else empty, which uses MASTER_ADDR."""
     folder = os.environ.get(_RENDEZVOUS)
     if folder is None:
@@ -126,7 +126,7 @@ def loopback_environment() -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
-def group_patience(hang_minutes: float) -> timedelta:
+def collective_timeout(hang_minutes: float) -> timedelta:
     """Timeout of collectives; none if `hang_minutes` is 0.
 
     It is longer than that of the guard that prints stacks (`cxml.training.HangGuard`), so that the guard acts first.
@@ -134,10 +134,10 @@ def group_patience(hang_minutes: float) -> timedelta:
     return timedelta(minutes=hang_minutes + 1) if hang_minutes else timedelta(days=365)
 
 
-def set_patience(hang_minutes: float) -> None:
-    """Set `group_patience` for all groups of this process; those of DeepSpeed have torch's default of minutes."""
+def set_collective_timeout(hang_minutes: float) -> None:
+    """Set `collective_timeout` for all groups of this process; those of DeepSpeed have torch's default of minutes."""
     for group in process_groups():
-        set_timeout(group, group_patience(hang_minutes))
+        set_timeout(group, collective_timeout(hang_minutes))
 
 
 def ranks_per_machine() -> int:

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from cxml.accelerators import host_may_wait
 from cxml.data import BatchLimits
-from cxml.optim import EveryRow, Shortlists, best_per_text
+from cxml.model import Leaves
+from cxml.optim import AllRows, Shortlists, best_per_text
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.pairs import Pairs, wanted_pairs
 from cxml.parallel.row_layout import Shard, own_rows
 
-CandidatesT = TypeVar("CandidatesT", Shortlists, EveryRow)
+CandidatesT = TypeVar("CandidatesT", Shortlists, AllRows)
+_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,57 @@ class Dispatch(Generic[CandidatesT]):
     parent_logits: Tensor | None
     combine: Callable[[Tensor], Tensor]
     combine_best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def dispatch_texts(
+    exchange: Exchange,
+    shard: Shard,
+    features_BD: Tensor,
+    leaves: Leaves | None,
+    *,
+    positive_keys: Tensor | None,
+    limits: BatchLimits | None,
+    scores_all: bool,
+    weighted: bool,
+    has_replicas: bool,
+) -> Dispatch[Shortlists] | Dispatch[AllRows]:
+    """Send texts to the owners of what they are scored on; a collective call of the ranks that share the rows.
+
+    Args:
+        exchange: these ranks.
+        shard: this rank's rows.
+        features_BD: features of this rank's texts, on the device of the rows.
+        leaves: the leaves of each text, on any device; None for all leaves.
+        positive_keys: see `dispatch_to_owners`, on any device; None for no true rows.
+        limits: see `dispatch_to_all`.
+        scores_all: whether texts are scored on all rows, regardless of their leaves.
+        weighted: whether to send the logits of the leaves too.
+        has_replicas: see `dispatch_to_owners`.
+    """
+    device = features_BD.device
+    keys = None if positive_keys is None else positive_keys.to(device)
+    if scores_all:
+        share = 1 / min(shard.num_positions, _USUAL_SHORTLIST)
+        return dispatch_to_all(
+            exchange, shard, features_BD, share=share, positive_keys=keys, limits=limits, has_replicas=has_replicas
+        )
+    nodes, mask = _leaf_nodes(shard, leaves, len(features_BD), device)
+    return dispatch_to_owners(
+        exchange, shard, features_BD, nodes, mask_BK=mask, positive_keys=keys,
+        logits_BK=leaves.logits.to(device) if weighted and leaves is not None else None,
+        most_texts=limits.texts if limits else None, has_replicas=has_replicas,
+    )  # fmt: skip
+
+
+def _leaf_nodes(
+    shard: Shard, leaves: Leaves | None, num_texts: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
+    if leaves is None:
+        return torch.arange(len(shard.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
+    if device != leaves.nodes.device:  # one copy to wait for
+        return leaves.nodes.masked_fill(~leaves.mask, -1).to(device), None
+    return leaves.nodes, leaves.mask
 
 
 def dispatch_to_owners(
@@ -107,24 +160,24 @@ def _dispatch_exactly(
     places = goes.cumsum(0)[pairs.owners * num_texts + pairs.texts] - 1
     places -= (text_counts.cumsum(0) - text_counts)[pairs.owners]
     counts = torch.stack([text_counts, pair_counts], dim=1)
-    arriving = exchange.swap(counts, [1] * size, [1] * size)
+    arriving = exchange.all_to_all(counts, [1] * size, [1] * size)
     (texts_out, pairs_out), (texts_in, pairs_in) = counts.T.tolist(), arriving.T.tolist()
 
-    arrived = exchange.swap(_pack(places, pairs), pairs_out, pairs_in)
+    arrived = exchange.all_to_all(_pack(places, pairs), pairs_out, pairs_in)
     firsts = arriving[:, 0].cumsum(0) - arriving[:, 0]
     texts = arrived[:, 0] + firsts.repeat_interleave(arriving[:, 1]).int()
     leaves, order = arrived[:, 1].sort(stable=True)
     arrived = arrived.index_select(0, order)  # whole rows at once, which indexing takes apart
     values = arrived.view(torch.float32)[:, 2].contiguous()
-    features = exchange.swap(features_BD.index_select(0, sent_texts), texts_out, texts_in)
+    features = exchange.all_to_all(features_BD.index_select(0, sent_texts), texts_out, texts_in)
     candidates = Shortlists(features, leaves, texts[order], values, arrived[:, 3:].contiguous())
 
     def combine(sums: Tensor) -> Tensor:
-        back = exchange.swap(sums, texts_in, texts_out)
+        back = exchange.all_to_all(sums, texts_in, texts_out)
         return back.new_zeros(num_texts, *back.shape[1:]).index_add_(0, sent_texts, back)
 
     def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        both = exchange.swap(torch.stack([keys, positions], dim=2), texts_in, texts_out)
+        both = exchange.all_to_all(torch.stack([keys, positions], dim=2), texts_in, texts_out)
         whose = sent_texts[:, None].expand(both.shape[:2])
         return best_per_text(num_texts, whose.flatten(), both[..., 0].flatten(), both[..., 1].flatten(), keys.shape[1])
 
@@ -159,7 +212,7 @@ def _dispatch_padded(
     leaving = packed.new_full((size * num_pairs + num_pairs, packed.shape[1]), -1)
     leaving[place] = packed
     alike = [num_pairs] * size
-    arrived = exchange.swap(leaving[: size * num_pairs], alike, alike)
+    arrived = exchange.all_to_all(leaving[: size * num_pairs], alike, alike)
     source = torch.arange(len(arrived), device=every.device) // num_pairs
     is_there = arrived[:, 1] >= 0
     leaves, order = arrived[:, 1].masked_fill(~is_there, no_leaf).sort(stable=True)
@@ -172,7 +225,7 @@ def _dispatch_padded(
         return exchange.sum_rows(sums, [num_texts] * size)[:own_texts]
 
     def combine_best(keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        both = exchange.swap(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
+        both = exchange.all_to_all(torch.stack([keys, positions], dim=2), [num_texts] * size, [num_texts] * size)
         return _best_of_owners(both.view(size, num_texts, *both.shape[1:])[:, :own_texts])
 
     return Dispatch(candidates, values if sends_logits else None, combine, combine_best)
@@ -187,7 +240,7 @@ def dispatch_to_all(
     positive_keys: Tensor | None = None,
     limits: BatchLimits | None = None,
     has_replicas: bool = False,
-) -> Dispatch[EveryRow]:
+) -> Dispatch[AllRows]:
     """Send texts to all ranks, to be scored on all rows; a collective call of the ranks that share the rows.
 
     Args:
@@ -216,7 +269,7 @@ def dispatch_to_all(
         features_BD, shares = (exchange.gather_rows(values, counts) for values in (features_BD, shares))
     rows = torch.where(keys < 0, shard.num_rows, own_rows(shard, keys.clamp(min=0) % shard.num_positions))
     rows, order = rows.sort(stable=True)
-    candidates = EveryRow(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
+    candidates = AllRows(features_BD, rows, keys.clamp(min=0)[order] // shard.num_positions, shares)
     start = sum(counts[: exchange.rank])
 
     def combine(sums: Tensor) -> Tensor:

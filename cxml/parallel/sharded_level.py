@@ -27,23 +27,22 @@ from cxml.model import Leaves, SelectionRule
 from cxml.model.heads import INITIAL_BIAS
 from cxml.model.ranking import scores_of
 from cxml.optim import (
-    EveryRow,
+    AllRows,
     RowKernels,
     RowSchedule,
     RowTensors,
     ShortlistKernels,
     Shortlists,
-    settled_weights,
+    current_weights,
 )
 from cxml.parallel.exchange import Exchange
 from cxml.parallel.magnitude import Magnitude, is_bounded
 from cxml.parallel.node_selection import best_nodes, choose
 from cxml.parallel.pending_update import PendingUpdate
-from cxml.parallel.routing import Dispatch, dispatch_to_all, dispatch_to_owners
+from cxml.parallel.routing import Dispatch, dispatch_texts, dispatch_to_all
 from cxml.parallel.row_layout import RowLayout, Shard, own_rows
 
 _BLOCK_ROWS = 65536  # rows of a block of an export
-_USUAL_SHORTLIST = 1000  # limits the divisor of a loss over all rows, so that a true row weighs as in a shortlist
 
 
 class ShardedLevel:
@@ -115,10 +114,10 @@ class ShardedLevel:
         )
         # Otherwise the update waits for the end of the step, when all losses and gradients are known.
         waits = not is_last or accumulation > 1 or self.replicas.size > 1 or head.clip_global_norm
-        self._updates_in_passing = kernels.updates_in_passing and not waits
+        self._fuses_update = kernels.fuses_update and not waits
         self._pending = PendingUpdate()
         self._one: Tensor | None = None
-        self._magnitude = Magnitude()
+        self._magnitude = Magnitude(exchange, is_adam=head.optimizer == "adamw")
 
     def initial_bias(self) -> float:
         """The initial bias, which is low because few rows are true for a text.
@@ -157,7 +156,7 @@ class ShardedLevel:
         dispatch = self._dispatch(features_BD, above, positive_keys, limits)
         rows, shard = self._rows_on(dispatch.candidates.features.device)
         kernels, candidates = cast(ShortlistKernels, self._kernels), cast(Shortlists, dispatch.candidates)
-        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.settled_step)
+        scores = kernels.scores(rows, shard.leaf_rows, candidates, self.schedule, self.schedule.scoring_step)
         chosen = choose(cast("Dispatch[Shortlists]", dispatch), *scores, selection)
         return self._loss(features_BD, dispatch, scale, losses_above), chosen.to(features_BD.device)
 
@@ -235,7 +234,7 @@ class ShardedLevel:
         positions = torch.from_numpy(self.layout.positions())
         for start in range(0, self.layout.num_rows if self.replicas.rank == 0 else 0, _BLOCK_ROWS):
             own = slice(start, start + _BLOCK_ROWS)
-            weight, bias = self._settled(own)
+            weight, bias = self._current_rows(own)
             yield {"positions": positions[own].clone(), "weight": weight, "bias": bias.clone()}
 
     def gather_rows(self, is_wanted: bool) -> tuple[Tensor, Tensor]:
@@ -248,7 +247,7 @@ class ShardedLevel:
             own = slice(*np.searchsorted(positions, (start, stop)).tolist())
             block = torch.zeros(stop - start, self._width + 1)
             place = torch.from_numpy(positions[own] - start)
-            block[place, :-1], block[place, -1] = self._settled(own)
+            block[place, :-1], block[place, -1] = self._current_rows(own)
             self.exchange.all_reduce(block)
             if is_wanted:
                 weight[start:stop], bias[start:stop] = block[:, :-1], block[:, -1]
@@ -291,10 +290,10 @@ class ShardedLevel:
         self.schedule.log_decay = self.schedule.log_decay.to(device)
         return self.rows, self._shard_on(device)
 
-    def _settled(self, run: slice) -> tuple[Tensor, Tensor]:
+    def _current_rows(self, run: slice) -> tuple[Tensor, Tensor]:
         """Current weights, float32 [n, D], and biases, float32 [n], of a range of rows, in host memory."""
         self.schedule.log_decay = self.schedule.log_decay.to(self.rows.device)
-        return settled_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
+        return current_weights(self.rows, self.schedule, run).cpu(), self.rows.bias[run].cpu()
 
     def _shard_on(self, device: torch.device) -> Shard:
         """The layout on a device, copied there once."""
@@ -310,48 +309,28 @@ class ShardedLevel:
         limits: BatchLimits | None,
         *,
         weighted: bool = False,
-    ) -> Dispatch[Shortlists] | Dispatch[EveryRow]:
+    ) -> Dispatch[Shortlists] | Dispatch[AllRows]:
         """Send texts to the owners of what they are scored on."""
         features = self._place(features_BD)
         _, shard = self._rows_on(features.device)
-        keys = None if positive_keys is None else positive_keys.to(features.device)
-        if self._scores_all:
-            share = 1 / min(self.layout.num_labels, _USUAL_SHORTLIST)
-            return dispatch_to_all(
-                self.exchange, shard, features,
-                share=share, positive_keys=keys, limits=limits, has_replicas=self.replicas.size > 1,
-            )  # fmt: skip
-        logits = leaves.logits.to(features.device) if weighted and leaves is not None else None
-        nodes, mask = self._wanted(leaves, len(features), features.device)
-        return dispatch_to_owners(
-            self.exchange, shard, features, nodes, mask_BK=mask,
-            positive_keys=keys, logits_BK=logits, most_texts=limits.texts if limits else None,
-            has_replicas=self.replicas.size > 1,
+        return dispatch_texts(
+            self.exchange, shard, features, leaves, positive_keys=positive_keys, limits=limits,
+            scores_all=self._scores_all, weighted=weighted, has_replicas=self.replicas.size > 1,
         )  # fmt: skip
-
-    def _wanted(
-        self, leaves: Leaves | None, num_texts: int, device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """The leaves of each text, int64 [B, K], and which of them count, bool [B, K]; None if all do."""
-        if leaves is None:
-            return torch.arange(len(self.layout.leaf_offsets) - 1, device=device).expand(num_texts, -1), None
-        if device != leaves.nodes.device:  # one copy to wait for
-            return leaves.nodes.masked_fill(~leaves.mask, -1).to(device), None
-        return leaves.nodes, leaves.mask
 
     def _loss(
         self,
         features_BD: Tensor,
-        dispatch: Dispatch[Shortlists] | Dispatch[EveryRow],
+        dispatch: Dispatch[Shortlists] | Dispatch[AllRows],
         scale: float,
         losses_above: Sequence[Tensor] | None,
     ) -> Tensor:
         """The summed loss; the rows are updated, or their update is prepared."""
         candidates, update_scale, is_admitted = dispatch.candidates, None, True
-        if torch.is_grad_enabled() and not self._updates_in_passing:
+        if torch.is_grad_enabled() and not self._fuses_update:
             self._pending.add(candidates, scale)
         elif torch.is_grad_enabled():
-            is_admitted = self._admits(features_BD, losses_above, scale)
+            is_admitted = self._magnitude.admits(self.rows, features_BD, losses_above, scale, self.schedule)
             update_scale = scale if is_admitted else None
         rows, shard = self._rows_on(candidates.features.device)
         sums = self._kernels.loss(rows, shard.leaf_rows, candidates, self.schedule, update_scale=update_scale)
@@ -361,20 +340,7 @@ class ShardedLevel:
             features_BD = features_BD.detach().requires_grad_()  # rows learn from a frozen encoder too
         return _KnownGradient.apply(features_BD, dispatch.combine(sums))
 
-    def _admits(self, features: Tensor, losses_above: Sequence[Tensor] | None, scale: float) -> bool:
-        """Whether the step's update is guaranteed to be finite, equal on all ranks of `exchange`; see `Magnitude`."""
-        if not self._magnitude.is_known:
-            self._magnitude.measure(self.rows, self.exchange)
-        own = features.detach().abs().max().item() if features.numel() else 0.0
-        if math.isnan(own) or (losses_above and not torch.stack(list(losses_above)).isfinite().all()):
-            own = math.inf  # the maximum over ranks is not defined for NaN
-        # One bound for all ranks: of the largest feature, and of the texts if all had as many as the fullest.
-        largest, most_texts = self.exchange.all_reduce_max(own, len(features))
-        num_texts = most_texts * self.exchange.size
-        is_adam = self._optimizer == "adamw"
-        return self._magnitude.admits(largest, scale * num_texts, self._width, self.schedule, is_adam=is_adam)
-
-    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | EveryRow, scale: float) -> Tensor:
+    def _clip_factor(self, rows: RowTensors, shard: Shard, candidates: Shortlists | AllRows, scale: float) -> Tensor:
         """The factor that clips the norm of the gradients of all shards' rows, float32 []."""
         if not self._clip_norm:
             if self._one is None:

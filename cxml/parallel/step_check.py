@@ -39,7 +39,7 @@ class StepCheck:
         """Number of skipped steps up to the last `report`."""
         return self._failures_reported
 
-    def judge(self, losses: Tensor) -> Tensor:
+    def check(self, losses: Tensor) -> Tensor:
         """Whether a step may count so far, bool [].
 
         Args:
@@ -50,7 +50,7 @@ class StepCheck:
         from cxml.parallel import triton_step_ops  # noqa: PLC0415 - optional
 
         is_finite = torch.empty((), dtype=torch.bool, device=losses.device)
-        triton_step_ops.launch_judge_step(is_finite, losses, self._counts, _MOST_IN_A_ROW)
+        triton_step_ops.launch_check_step(is_finite, losses, self._counts, _MOST_IN_A_ROW)
         return is_finite
 
     def count(self, step: int, losses: Tensor, own_losses: Tensor, is_finite: Tensor) -> Tensor:

@@ -69,11 +69,11 @@ _ENGINE_LEVEL = 9
 _CHILDREN = 1  # of the nodes that the level above hands down
 _SHORTLIST = 8  # rows of a shortlist, of one process
 _NO_LEVEL_ABOVE = 2  # every node is wanted: their numbers, for each text
-_EVERY_ROW = 31  # all rows
-_HANDED_DOWN = 11  # by a sharded level of clusters, from the best of each process
+_ALL_ROWS = 31  # all rows
+_SELECTED = 11  # by a sharded level of clusters, from the best of each process
 _EXCHANGED = 27  # of features, pairs and gradients with other processes
 _SHORTLIST_UPDATE = 3
-_EVERY_ROW_UPDATE = 6
+_ALL_ROWS_UPDATE = 6
 _MERGED = 9  # micro-batches of a step, for the update
 
 
@@ -119,8 +119,8 @@ def _of_level(levels: Sequence[LevelKind], number: int, config: Config, ranks: i
         sums = 0 if _has_buckets(config) else 2 * (micro_batches - 1)  # of the gradients of weights and biases
         return own * micro_batches + sums
     if kind.scores_all:
-        return _EVERY_ROW + _EVERY_ROW_UPDATE
-    own = _SHORTLIST + (0 if is_last else _HANDED_DOWN) + (_EXCHANGED if ranks > 1 else 0)
+        return _ALL_ROWS + _ALL_ROWS_UPDATE
+    own = _SHORTLIST + (0 if is_last else _SELECTED) + (_EXCHANGED if ranks > 1 else 0)
     own += 0 if number else _NO_LEVEL_ABOVE
     merged = _MERGED + 2 * micro_batches + micro_batches - 1 if micro_batches > 1 else 0
     return own * micro_batches + merged + _SHORTLIST_UPDATE

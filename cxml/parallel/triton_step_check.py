@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["num_losses", "most_in_a_row"])
-def judge_step(losses, counts, is_finite, num_losses, most_in_a_row, BLOCK: tl.constexpr):
+def check_step(losses, counts, is_finite, num_losses, most_in_a_row, BLOCK: tl.constexpr):
     """Write uint8 []: whether all losses, float32 [num_losses], are finite, with few unsound steps directly before."""
     worst = tl.zeros([BLOCK], tl.int32)
     for first in range(0, num_losses, BLOCK):

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from cxml.parallel.triton_pairs import number_pairs, unpack_pairs
-from cxml.parallel.triton_step_check import count_step, judge_step
+from cxml.parallel.triton_step_check import check_step, count_step
 from cxml.triton_operators import grid, operator
 
 _PAIRS = 128  # at a time
@@ -143,16 +143,16 @@ def launch_unpack_pairs(
     )  # fmt: skip
 
 
-def _judge_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+def _check_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
     is_finite.copy_(losses.isfinite().all() & (counts[0] < most_in_a_row))
 
 
 @operator(
-    "Tensor(a!) is_finite, Tensor losses, Tensor counts, int most_in_a_row", ["is_finite"], _judge_step
+    "Tensor(a!) is_finite, Tensor losses, Tensor counts, int most_in_a_row", ["is_finite"], _check_step
 )  # fmt: skip
-def launch_judge_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
-    """Write bool []; see `judge_step`."""
-    grid(judge_step, 1)(
+def launch_check_step(is_finite: Tensor, losses: Tensor, counts: Tensor, most_in_a_row: int) -> None:
+    """Write bool []; see `check_step`."""
+    grid(check_step, 1)(
         losses, counts, is_finite.view(torch.uint8), len(losses), most_in_a_row, BLOCK=_LOSSES, num_warps=1
     )
 

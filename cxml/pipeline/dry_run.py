@@ -61,7 +61,7 @@ def dry_run(config: Config) -> Plan:
         console.print(f"The encoder reads a text of this width in {rows} windows of {length} tokens")
     seconds = rows * _seconds_per_row(config, rows * plan.steps.texts, length) * facts.num_texts * config.train.epochs
     console.print(
-        f"Estimated training time: {_spoken(seconds / config.train.num_workers)}, from timed steps of the encoder on "
+        f"Estimated training time: {_duration(seconds / config.train.num_workers)}, from timed steps of the encoder on "
         f"this device ({device_name(device_of(0))}), if every process has one like it. Label heads, data preparation "
         "and the tree take additional time."
     )
@@ -118,7 +118,7 @@ def _seconds_per_row(config: Config, size: int, length: int) -> float:
     return sorted(times[1:])[_TIMED_STEPS // 2] / size
 
 
-def _spoken(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

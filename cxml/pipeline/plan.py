@@ -23,7 +23,7 @@ from cxml.data import (
     StepRule,
     WindowRule,
     data_url,
-    described,
+    described_parts,
     num_held_out,
     parts_of_names,
     read_label_table,
@@ -291,7 +291,7 @@ def _data_facts(config: Config) -> DataFacts:
         lengths = tokenize(load_tokenizer(config)[0], texts[:_SAMPLE], config.data.max_length).lengths
     num_texts = num_train - num_held_out(num_train, config.train.validation_fraction)
     if config.train.name_texts:
-        names = list(described(parts_of_names(words.titles, config.train.name_texts), words).values())
+        names = list(described_parts(parts_of_names(words.titles, config.train.name_texts), words).values())
         of_names = tokenize(load_tokenizer(config)[0], names[:_SAMPLE], config.data.max_length).lengths
         share = len(lengths) / num_train
         lengths = np.concatenate([lengths, np.resize(of_names, math.ceil(share * len(names)))])

@@ -21,7 +21,7 @@ from cxml.checkpoint import (
     read_checkpoint_manifest,
     read_model_manifest,
 )
-from cxml.config import Config, plain_values, saved_config, shaping, with_values
+from cxml.config import Config, fingerprint_fields, plain_values, saved_config, with_values
 from cxml.console import counted
 from cxml.data import VALIDATION, DataManifest, Ragged, data_url
 from cxml.formats import read_source
@@ -171,7 +171,9 @@ def _fit_levels(config: Config) -> Config:
 def settings_fingerprint(config: Config) -> str:
     """Hash of the inputs of choices besides the machine: the data, and the user's values."""
     data = DataManifest.read(data_url(config)).fingerprint
-    return storage.fingerprint("settings", data, [shaping(config, name) for name in _SECTIONS], sorted(config.auto))
+    return storage.fingerprint(
+        "settings", data, [fingerprint_fields(config, name) for name in _SECTIONS], sorted(config.auto)
+    )
 
 
 def _trained_config(config: Config) -> Config | None:

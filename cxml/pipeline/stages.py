@@ -21,7 +21,7 @@ from rich.console import Console
 
 from cxml import artefacts, storage
 from cxml.checkpoint import model_url
-from cxml.config import Config, shaping
+from cxml.config import Config, fingerprint_fields
 from cxml.console import counted
 from cxml.data import DataManifest, ShardedDataset, data_url
 from cxml.errors import InterruptionError, StaleArtefactError
@@ -151,7 +151,7 @@ def model_fingerprints(config: Config) -> dict[str, str]:
 
 
 def _model_fingerprint(config: Config) -> str:
-    sections = [shaping(config, name) for name in ("model", "head", "optim", "train")]
+    sections = [fingerprint_fields(config, name) for name in ("model", "head", "optim", "train")]
     interval = [config.train.evaluation_interval] if config.train.selects else []  # determines the compared epochs
     return storage.fingerprint("model", *sections, config.seed, _tree_fingerprint(config), *interval)
 
@@ -182,14 +182,16 @@ def _select_epochs(config: Config, resume: str, run_job: RunJob) -> int:
 
     Its evidence is also made here, because choices on validation texts need a model that has not seen them.
     """
-    judged = selection_run(config)
-    stages = stages_of(judged, resume, run_job)
+    selecting = selection_run(config)
+    stages = stages_of(selecting, resume, run_job)
     for name in ("train", "evidence"):
         if name in stages:
-            is_done = stages[name].is_done(judged)
+            is_done = stages[name].is_done(selecting)
             if name == "train" and not is_done:
-                _log.info("Choosing the number of epochs of the final fit on the validation texts: %s", judged.output)
-            make_stage(judged, name, stages[name], is_done=is_done)
+                _log.info(
+                    "Choosing the number of epochs of the final fit on the validation texts: %s", selecting.output
+                )
+            make_stage(selecting, name, stages[name], is_done=is_done)
     found = read_selection(config)
     of_epochs = counted(found["epochs"], "epoch")
     _log.info("The final fit on all texts takes %d of %s: %s", found["epoch"], of_epochs, found["reason"])

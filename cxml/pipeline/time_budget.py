@@ -122,7 +122,7 @@ def steps_within_budget(budget: float, used: float, speed: Speed, costs: Costs, 
     return StepBudget(budget, used, training, steps, most, steps / speed.steps_per_epoch, speed, costs)
 
 
-def worth_of_more(is_whole: bool, curve: Sequence[tuple[int, float]], metric: str) -> str:
+def effect_of_more_time(is_whole: bool, curve: Sequence[tuple[int, float]], metric: str) -> str:
     """The expected effect of a larger budget.
 
     Args:
@@ -237,7 +237,7 @@ def budget_report(config: Config) -> dict[str, str]:
     metric = _compared_metric(config, [record["levels"][-1] for record in evaluated])
     curve = [(record["epoch"], record["levels"][-1][metric]) for record in evaluated] if metric else []
     trained = f"trained: {counted(steps, 'step')}, {steps / step_budget.speed.steps_per_epoch:.2f} epochs"
-    return {"plan": f"{step_budget}; {trained}", "more": worth_of_more(steps >= step_budget.most, curve, metric)}
+    return {"plan": f"{step_budget}; {trained}", "more": effect_of_more_time(steps >= step_budget.most, curve, metric)}
 
 
 def _compared_metric(config: Config, evaluations: Sequence[Mapping[str, float]]) -> str:

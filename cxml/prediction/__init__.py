@@ -3,8 +3,9 @@
 Input: a run, a checkpoint or an exported folder, and texts.
 
 1. `load_parts` reads the `Parts`: model, tree, label rows, names and tokenizer.
-2. `Predictor` tokenises texts, sorts them into batches of similar lengths, and runs the model.
-3. `Ranker` ranks the labels of each text.
+2. `Predictor` checks its arguments (`arguments`).
+3. `CascadeRunner` tokenises texts, sorts them into batches of similar lengths, and runs the model.
+4. `Ranker` ranks the labels of each text.
 
 Output: `Predictions`: label ids, names and scores.
 

@@ -59,7 +59,7 @@ def _evidence(parts: Parts) -> list[str]:
         return []
     texts = evidence.combination.num_texts
     return [
-        *(f"- beside the cascade, {source.described}" for source in evidence.sources),
+        *(f"- beside the cascade, {source.description}" for source in evidence.sources),
         f"- their weights were learnt on {counted(texts, 'validation text')}",
     ]
 

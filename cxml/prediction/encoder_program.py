@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from cxml import storage
 from cxml.config import Config
 from cxml.errors import ConfigError, CxmlError
+from cxml.evidence import Evidence
 from cxml.model import TappedEncoder
 
 _CLOSE = 1e-4
@@ -47,6 +48,18 @@ def refuse_windows(config: Config, field: str, value: object) -> None:
     if config.tokens_at_once < config.data.max_length:
         problem = f"does not support the windows of {config.model.window} tokens of this model"
         raise ConfigError(field, value, problem, "Use only the form cxml, which `cxml.Predictor` reads.")
+
+
+def refuse_evidence(evidence: Evidence | None, field: str, value: object) -> None:
+    """Raise an error for a model with evidence, which exported programs do not support.
+
+    Raises:
+        ConfigError: the model has evidence; names the field of the export, its value, and the remedy.
+    """
+    if evidence is not None:
+        problem = f"does not support the {' and '.join(evidence.names)} of this model"
+        remedy = "Load the model with evidence=False (python -m cxml.export --no-evidence) to export only the cascade."
+        raise ConfigError(field, value, problem, remedy)
 
 
 def encoder_program(encoder: TappedEncoder, *, labels_only: bool = False) -> ExportedProgram:

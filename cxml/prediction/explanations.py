@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch.nn import functional
 from cxml.data import Batch
 from cxml.model import CascadeXML, LevelPrediction
 from cxml.model.ranking import probabilities
-from cxml.prediction.results import ExplainedLabel, PathNode
+from cxml.prediction.results import ExplainedLabel, PathNode, Predictions
 from cxml.tree import LabelTree
 
 
@@ -54,6 +57,23 @@ def explain_batch(
         [explained(row, place) for place in range(labels.shape[1]) if labels[row, place] >= 0]
         for row in range(len(labels))
     ]
+
+
+def in_ranking(
+    explained: Sequence[Sequence[ExplainedLabel]], ranking: Predictions, label_ids: np.ndarray
+) -> list[list[ExplainedLabel]]:
+    """The explained labels of each text in the order of a ranking, with its label ids, names, titles and scores.
+
+    Args:
+        explained: of each text, see `explain_batch`; contains all labels of the ranking.
+        ranking: labels of the same texts.
+        label_ids: id of each label of the tree, int64 [L].
+    """
+    found = []
+    for row, labels in enumerate(explained):
+        by_id = {int(label_ids[label.label]): label for label in labels}
+        found.append([replace(by_id[best.label], **vars(best)) for best in ranking[row]])
+    return found
 
 
 def _quotient(logits: Tensor, divisor_logits: Tensor) -> np.ndarray:

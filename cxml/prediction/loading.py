@@ -1,15 +1,31 @@
-"""The parts of a model at a place, in the form in which it is to predict."""
+"""Find a model, locally or on the hub, and load its parts in the number format and with the weights for prediction."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from cxml import storage
 from cxml.errors import ConfigError
 from cxml.parallel import Exchange
 from cxml.prediction.export import is_exported, read_exported
+from cxml.prediction.hub import download, is_repository_name
 from cxml.prediction.packed_rows import RowFormat
-from cxml.prediction.parts import Parts, read_parts
+from cxml.prediction.parts import Parts, no_model, read_parts, refuse_file
 from cxml.prediction.rare_labels import adjust_logits, weigh_labels
+
+
+def find_exported(name: str, revision: str | None) -> str:
+    """The location of an exported model: `name` itself, or the local copy of the hub repository `name`.
+
+    Raises:
+        DataError: there is no exported model; describes what the location contains.
+    """
+    refuse_file(name, is_for_export=True)
+    if is_exported(name):
+        return name
+    if storage.exists(name) or not is_repository_name(name):
+        raise no_model(name, is_for_export=True)
+    return download(name, revision)
 
 
 def load_parts(

@@ -25,7 +25,7 @@ _LOWEST = float("-inf")
 
 
 @dataclass(frozen=True)
-class _HandedDown:
+class _SelectedClusters:
     """Clusters whose children are scored: nodes int64 [B, K], mask bool [B, K], their own logits [B, K]."""
 
     nodes: str
@@ -85,7 +85,7 @@ def _every_logit(graph: Graph, rows: PackedRows, features: str) -> str:
     return graph.add("Add", graph.add("Mul", products, scale) if scale else products, bias)
 
 
-def _best_leaves(graph: Graph, parts: Parts, features: Sequence[str]) -> _HandedDown:
+def _best_leaves(graph: Graph, parts: Parts, features: Sequence[str]) -> _SelectedClusters:
     """The clusters that the last cluster level passes on."""
     above = None
     for level, size in enumerate(parts.model.shortlist_sizes[: len(parts.tree.offsets)]):
@@ -101,7 +101,7 @@ def _best_leaves(graph: Graph, parts: Parts, features: Sequence[str]) -> _Handed
             own = graph.add("Where", shortlist.mask, own, _LOWEST)
             logits, slots = graph.best(own, graph.add("Min", [size], graph.width(own)))
             nodes = graph.at(shortlist.nodes, slots)
-        above = _HandedDown(nodes, graph.add("Not", graph.add("IsInf", logits)), logits)
+        above = _SelectedClusters(nodes, graph.add("Not", graph.add("IsInf", logits)), logits)
     assert above is not None, "there are clusters"
     return above
 
@@ -115,7 +115,7 @@ def _stored(graph: Graph, level: str, name: str, head: LevelHead) -> str:
 
 
 def _best_of_shortlist(
-    graph: Graph, parts: Parts, features: str, leaves: _HandedDown, k: str
+    graph: Graph, parts: Parts, features: str, leaves: _SelectedClusters, k: str
 ) -> tuple[str, str]:  # fmt: skip
     """The logits of the scores of the k best labels below the leaves, and their positions in tree order."""
     shortlist = _children(graph, parts.tree.offsets[-1], "children", leaves)
@@ -162,7 +162,7 @@ def _floats(graph: Graph, weight: str, number_format: RowFormat) -> str:
     )
 
 
-def _children(graph: Graph, offsets: np.ndarray, name: str, above: _HandedDown) -> _Shortlist:
+def _children(graph: Graph, offsets: np.ndarray, name: str, above: _SelectedClusters) -> _Shortlist:
     """All children of the chosen clusters; see `cxml.model.shortlist.children_of`."""
     stored = graph.stored(name, np.asarray(offsets, np.int64), "int64")
     starts = graph.add("Gather", stored, above.nodes)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 
+from cxml.errors import ConfigError
 from cxml.evidence import CANDIDATES as EVIDENCE_CANDIDATES
 from cxml.evidence import Evidence, TextViews
 from cxml.metrics import Calibration, Thresholds
 from cxml.model.ranking import probabilities
+from cxml.prediction.parts import Parts
 from cxml.prediction.rare_labels import CANDIDATES, weigh_logits
 
 
@@ -30,6 +33,43 @@ class Ranker:
     label_weights: np.ndarray | None
     evidence: Evidence | None
     calibration: Calibration | None
+
+    @classmethod
+    def of(cls, parts: Parts, label_ids: np.ndarray, *, calibrated: bool) -> Ranker:
+        """The ranker of a model, with or without the calibration of its scores.
+
+        Raises:
+            ConfigError: the model has no calibration.
+        """
+        calibration = parts.decisions.calibration if calibrated else None
+        if calibrated and calibration is None:
+            problem = "this model has no calibration of its scores"
+            remedy = "Evaluate a run that has validation texts (train.validation_fraction): python -m cxml.evaluate."
+            raise ConfigError("calibrated", calibrated, problem, remedy)
+        return cls(label_ids, parts.label_weights, parts.evidence, calibration)
+
+    def words_of(self, texts: Sequence[str]) -> sparse.csr_matrix | None:
+        """Tf-idf of N whole texts, CSR float32 [N, F]; None if no source reads words."""
+        vocabulary = None if self.evidence is None else self.evidence.vocabulary
+        return None if vocabulary is None else vocabulary.of_texts(texts)
+
+    def new_views(self, words: sparse.csr_matrix | None, num_texts: int) -> TextViews:
+        """The inputs of the sources for N texts; features that a source reads are zeros, to be filled in.
+
+        Raises:
+            ConfigError: a source reads words, which are missing or have another shape than [N, F].
+        """
+        if self.evidence is None:
+            return TextViews(words)
+        num_words, width = self.evidence.width("words"), self.evidence.width("features")
+        if num_words is not None and (words is None or words.shape != (num_texts, num_words)):
+            wanted = num_texts, num_words
+            found = "tokens alone" if words is None else f"words of the shape {words.shape}"
+            raise ConfigError(
+                "words", None, f"the model needs the words of whole texts, {wanted}, but got {found}",
+                "Give the texts to `predict`, or load the model with evidence=False.",
+            )  # fmt: skip
+        return TextViews(words, None if width is None else np.zeros((num_texts, width), np.float32))
 
     def num_of_cascade(self, wanted: int) -> int:
         """The number of the cascade's best labels needed to rank the model's `wanted` best."""
@@ -50,7 +90,7 @@ class Ranker:
         own_order = self.label_weights is not None or (isinstance(least, Thresholds) and len(least.own) > 0)
         return min((max(k, CANDIDATES) if own_order else k) + spare, len(self.label_ids))
 
-    def ranked(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rank(self, labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Label ids and the logits of their scores, both [N, K], in ranking order."""
         ids = np.where(labels >= 0, self.label_ids[np.maximum(labels, 0)], -1)
         if self.label_weights is None:
@@ -58,7 +98,7 @@ class Ranker:
         weighted, order = weigh_logits(ids, logits, self.label_weights)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(weighted, order, 1)
 
-    def decided(
+    def apply_threshold(
         self, labels: np.ndarray, scores: np.ndarray, least: Thresholds | float | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels that reach the threshold, first, and their scores, after `calibration`; both [N, K]."""
@@ -76,7 +116,7 @@ class Ranker:
         return np.take_along_axis(labels, order, 1), np.take_along_axis(scores, order, 1)
 
 
-def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
+def lookup_logits(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """The logits of labels [N, K'] looked up in unique nodes [N, K] with logits; -inf for missing labels."""
     width = 2 + max(labels.max(initial=-1), nodes.max(initial=-1))
     wanted, known = (each + 1 + width * np.arange(len(each))[:, None] for each in (labels, nodes))
@@ -86,7 +126,7 @@ def looked_up(labels: np.ndarray, nodes: np.ndarray, logits: np.ndarray) -> np.n
     return np.where(is_known, logits.ravel()[order][places], np.float32(-np.inf))
 
 
-def without(
+def drop_excluded(
     labels: np.ndarray, scores: np.ndarray, excluded: Mapping[int, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each row's labels without the excluded ones, left-aligned."""

@@ -42,6 +42,23 @@ def restrict(parts: Parts, labels: np.ndarray) -> Parts:
     )  # fmt: skip
 
 
+def renumber_labels(parts: Parts, label_ids: np.ndarray) -> Parts:
+    """The parts of a restricted model with the facts of its own labels only, numbered as in its tree.
+
+    Args:
+        parts: the result of `restrict`, or a whole model.
+        label_ids: id of each label of `parts.tree` in the names, titles, weights and decisions, sorted int64 [L].
+    """
+    ids, weights = label_ids.tolist(), parts.label_weights
+    return replace(
+        parts,
+        names=[parts.names[label] for label in ids],
+        titles=None if parts.titles is None else [parts.titles[label] for label in ids],
+        label_weights=None if weights is None else weights[label_ids],
+        decisions=parts.decisions.renumbered(label_ids),
+    )
+
+
 def _kept_nodes(tree: LabelTree, positions: np.ndarray) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
     """Nodes of each cluster level with a kept label position, and the children ranges of kept nodes."""
     kept, offsets = [], []

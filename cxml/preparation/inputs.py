@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from cxml import storage, urls
 from cxml.artefacts import MANIFEST
-from cxml.config import Config, shaping
+from cxml.config import Config, fingerprint_fields
 from cxml.data import DataManifest, TokenizerInfo, data_url, read_label_table
 from cxml.data.schema import FORMAT_VERSION
 from cxml.errors import StaleArtefactError
@@ -112,7 +112,7 @@ class Inputs:
 def gather_inputs(config: Config, source: dict[str, Any] | None = None) -> Inputs:
     """The inputs of `config`; `source` replaces the facts of raw files that no longer exist."""
     config = with_length(config)
-    settings = shaping(config, "data")
+    settings = fingerprint_fields(config, "data")
     # Included even if false, because a manifest without it is from a version that read digits as numbers.
     settings["source"]["label_ids"] = config.data.source.label_ids
     settings["source"]["label_separator"] = config.data.source.separator  # as in data sets of releases without `auto`

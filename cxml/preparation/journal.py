@@ -29,7 +29,7 @@ _AGAIN = "Delete the folder .progress and prepare the data again."
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanResult:
     """The result of the first pass over the raw data.
 
     Attributes:
@@ -85,13 +85,13 @@ class PreparationJournal:
         storage.write_json(storage.join(self._folder, _INPUTS), wanted)
         return False
 
-    def save_scan(self, scan: Scan) -> None:
+    def save_scan(self, scan: ScanResult) -> None:
         """Store the result of the first pass."""
         artefacts.write_sealed_table(self._vocabulary_file, scan.vocabulary.table())
         facts = {"rows": scan.rows, "skipped": scan.skipped, "labels": dataclasses.asdict(scan.labels)}
         storage.write_json(storage.join(self._folder, _SCAN), facts)
 
-    def load_scan(self) -> Scan | None:
+    def load_scan(self) -> ScanResult | None:
         """The result of the first pass, if it has finished.
 
         Raises:
@@ -108,7 +108,7 @@ class PreparationJournal:
             raise DataError(file, problem, _AGAIN)
         artefacts.verify_file(self._url, facts.labels, _AGAIN)
         table = artefacts.read_sealed_table(self._vocabulary_file, (VOCABULARY_SCHEMA,), _AGAIN)
-        return Scan(facts.rows, facts.skipped, facts.labels, Vocabulary.of_table(table))
+        return ScanResult(facts.rows, facts.skipped, facts.labels, Vocabulary.of_table(table))
 
     def stem(self, split: str, number: int) -> str:
         """The common prefix of the files of a staged block."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from cxml import storage
 from cxml.artefacts import MANIFEST
 from cxml.config import Config, with_values
@@ -13,6 +15,9 @@ from cxml.preparation.tokenizing import tokenize
 
 _FIELD = "data.max_length"
 _SAMPLE = 20_000  # texts whose lengths are measured
+_SHARE = 0.99
+_MULTIPLE = 8  # efficient for matrix units, and limits the number of different batch lengths
+_LEAST = 16
 
 
 def with_length(config: Config, source: Reader | None = None) -> Config:
@@ -38,14 +43,29 @@ def with_length(config: Config, source: Reader | None = None) -> Config:
 def _by_the_texts(config: Config, source: Reader) -> int:
     # Importing transformers takes seconds, which workers avoid.
     from cxml.data.pretrained import load_pretrained_tokenizer  # noqa: PLC0415
-    from cxml.settings import longest_possible, longest_text, words_may_read_texts  # noqa: PLC0415
+    from cxml.settings import longest_possible, words_may_read_texts  # noqa: PLC0415
 
     model = config.model
     tokenizer = load_pretrained_tokenizer(model.encoder, trust_remote_code=model.trust_remote_code)
     texts = list(_some_texts(source))
     reads_rest = words_may_read_texts(config, len(texts), has_validation=VALIDATION in source.splits)
     longest = longest_possible(model, tokenizer.model_max_length, words_read_the_rest=reads_rest)
-    return longest_text(tokenize(tokenizer, texts, longest).lengths, longest) if texts else longest
+    return covering_length(tokenize(tokenizer, texts, longest).lengths, longest) if texts else longest
+
+
+def covering_length(lengths: np.ndarray, longest: int) -> int:
+    """The length that 99 % of the texts do not exceed, rounded up to a multiple of 8.
+
+    The longest percent of the texts costs more than it helps: it would make the batches that contain such a text
+    several times as wide. Texts of a few words get at least 16 tokens, to leave room for longer texts later.
+
+    Args:
+        lengths: tokens of some texts, special ones included, at least one.
+        longest: maximum tokens of the encoder.
+    """
+    long = float(np.quantile(lengths, _SHARE, method="higher"))
+    rounded = _MULTIPLE * -(-int(long) // _MULTIPLE)
+    return min(max(rounded, _LEAST), longest)
 
 
 def _some_texts(source: Reader) -> Iterator[str]:

@@ -27,7 +27,7 @@ from cxml.formats.reader import show
 from cxml.preparation.choice import open_engine
 from cxml.preparation.engines import PreparationEngine
 from cxml.preparation.inputs import Inputs, gather_inputs, is_prepared, uses_labels_file
-from cxml.preparation.journal import FOLDER, PreparationJournal, Scan
+from cxml.preparation.journal import FOLDER, PreparationJournal, ScanResult
 from cxml.preparation.lengths import with_length
 from cxml.preparation.staging import read_label_counts, read_term_counts
 from cxml.preparation.work import BlockStager, RawRows, ShardMaker, SplitEnd, Ticket, Tickets
@@ -125,7 +125,7 @@ def describe_labels(names: Sequence[str], frequency: np.ndarray, num_texts: int)
 
 def _scan(
     config: Config, source: TitledReader, tokenizer_rules: str, engine: PreparationEngine, journal: PreparationJournal
-) -> Scan:
+) -> ScanResult:
     """The first pass: stage missing blocks, then add up the counts of all blocks."""
     from cxml.settings import fit_to_labels  # noqa: PLC0415 - it imports transformers, which workers need not wait for
 
@@ -148,12 +148,12 @@ def _scan(
             _log.warning("%s: skipped %s: %s", split, counted(count, "row"), reason)
         if not rows[split]:
             raise no_texts(split, config.data.source.path)
-    frequency, vocabulary = _add_up(config, journal, len(names), rows["train"])
+    frequency, vocabulary = _total_counts(config, journal, len(names), rows["train"])
     labels = write_labels(data_url(config), names, frequency, source.label_titles())
-    return Scan(rows, skipped, labels, vocabulary)
+    return ScanResult(rows, skipped, labels, vocabulary)
 
 
-def _add_up(
+def _total_counts(
     config: Config, journal: PreparationJournal, num_labels: int, num_texts: int
 ) -> tuple[np.ndarray, Vocabulary]:
     """Texts of each label, int64 [L], and the vocabulary, from the train split only."""
@@ -170,7 +170,7 @@ def _add_up(
 
 
 def _make_shards(
-    config: Config, engine: PreparationEngine, scan: Scan, journal: PreparationJournal
+    config: Config, engine: PreparationEngine, scan: ScanResult, journal: PreparationJournal
 ) -> dict[str, tuple[ShardInfo, ...]]:
     """The second pass: write missing shards. Returns all shards."""
     rows = config.data.shard_rows
@@ -200,7 +200,7 @@ def _other_shards(config: Config, split: str) -> DataError:
     return DataError(data_url(config), f"the shards of split {split} differ from the scan", remedy)
 
 
-def _manifest(url: str, inputs: Inputs, scan: Scan, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
+def _manifest(url: str, inputs: Inputs, scan: ScanResult, splits: dict[str, tuple[ShardInfo, ...]]) -> DataManifest:
     return DataManifest(
         version=FORMAT_VERSION,
         fingerprint=inputs.fingerprint,

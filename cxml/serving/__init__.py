@@ -10,7 +10,8 @@ Input: HTTP requests.
 
 Output: labels as JSON.
 
-`front` is the thread of the HTTP server. `running` starts, stops and reloads all of it. Only `ray_engine` imports Ray.
+`http_server` runs the HTTP server in a thread. `running` starts, stops and reloads all of it. Only `ray_engine` imports
+Ray.
 """
 
 from cxml.serving.options import ServeOptions

@@ -15,7 +15,7 @@ from cxml import urls
 from cxml.errors import CxmlError, WorkerError
 from cxml.operating_system import RELOAD_SIGNAL, has_terminal, return_freed_memory
 from cxml.serving.addresses import bind, require_loopback, url_of
-from cxml.serving.front import Front
+from cxml.serving.http_server import HttpServer
 from cxml.serving.models import Model, ServedModel, ServingEngine
 from cxml.serving.options import ServeOptions
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_BETWEEN_CHECKS = 5.0
 
-Event = Literal["reload", "front ended"]
+Event = Literal["reload", "server ended"]
 
 
 def serve_until_signalled(
@@ -55,14 +55,14 @@ def serve_until_signalled(
     with opened as engine:
         # After Ray, which sets its own handlers at start, and before the server reports that it is ready.
         _take_signals(events)
-        front = Front(served, options, sockets, ended=lambda: events.put("front ended"))
+        server = HttpServer(served, options, sockets, ended=lambda: events.put("server ended"))
         try:
-            front.start()
+            server.start()
             _serve(engine.load(), served)
             _log.info("Serving %s at %s (web page, /predict, /openapi.json)", served.name, address)
             _watch(engine, served, options, events, address)
         finally:
-            front.end()
+            server.end()
             if not engine.is_lost():
                 served.replace(None)
 
@@ -81,7 +81,7 @@ def _watch(
             event = events.get(timeout=_SECONDS_BETWEEN_CHECKS)
         except Empty:
             continue
-        if event == "front ended":
+        if event == "server ended":
             raise WorkerError(f"{address}: the HTTP server ended. See its log for the reason.")
         _load_again(engine, served)
 

@@ -9,7 +9,7 @@ Input: a config whose `auto` names such fields, and the training data.
 Output: a config without open fields, and the list of choices. `table` shows them, and `record` keeps them for a resumed
 run.
 
-`longest_text` is separate, because it is needed before the texts are tokenised.
+`data.max_length` must be set before, because the texts are tokenised with it.
 """
 
 from cxml.settings.choose import Choice, choose, choose_by_length, fit_to_labels
@@ -22,7 +22,6 @@ from cxml.settings.gather import (
     machine_facts,
     prepared_facts,
 )
-from cxml.settings.lengths import longest_text
 from cxml.settings.record import add_to_record, read_budget, read_record, write_budget, write_record
 from cxml.settings.rules import words_may_read_texts
 from cxml.settings.table import choices_table
@@ -41,7 +40,6 @@ __all__ = [
     "facts_of",
     "fit_to_labels",
     "longest_possible",
-    "longest_text",
     "machine_facts",
     "prepared_facts",
     "read_budget",

@@ -12,16 +12,15 @@ Input: a config, a prepared data set and a label tree.
 Output: a saved model, and its metrics.
 """
 
-from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.epoch_selection import (
     Selection,
-    judged_run,
     keep_selection,
     read_selection,
     selection_run,
     selection_url,
     train_texts_of,
+    validated_run,
 )
 from cxml.training.evaluate_job import evaluate_run
 from cxml.training.evaluation import evaluate, level_truths, predict_split
@@ -33,24 +32,25 @@ from cxml.training.evidence import (
     remove_evidence,
 )
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, Pacer, StepReport, fit
-from cxml.training.pace import Pace, smoothed, steps_in_time
+from cxml.training.loop import Callback, StepLimit, StepReport, fit
 from cxml.training.precision import precision_here, with_precision
+from cxml.training.run_length import RunLength, smoothed, steps_in_time
 from cxml.training.setting_up import set_up, splits_batches
 from cxml.training.speed import Speed, measure_speed
 from cxml.training.step import train_step
+from cxml.training.time_limit import AdaptiveStepLimit, TimeLimit
 from cxml.training.tracked import ending_lost_runs, require_trackers, track_report
 from cxml.training.train_job import train
 
 __all__ = [
-    "BudgetPacer",
+    "AdaptiveStepLimit",
     "Callback",
     "CheckpointCallback",
     "HangGuard",
-    "Pace",
-    "Pacer",
+    "RunLength",
     "Selection",
     "Speed",
+    "StepLimit",
     "StepReport",
     "StopSignal",
     "TimeLimit",
@@ -61,7 +61,6 @@ __all__ = [
     "evaluate_run",
     "evidence_url",
     "fit",
-    "judged_run",
     "keep_selection",
     "level_truths",
     "measure_speed",
@@ -81,5 +80,6 @@ __all__ = [
     "train",
     "train_step",
     "train_texts_of",
+    "validated_run",
     "with_precision",
 ]

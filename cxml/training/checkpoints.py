@@ -13,7 +13,7 @@ import torch.distributed as dist
 from cxml.checkpoint import Progress, Saver, TrainingState, checkpoints_url
 from cxml.console import counted
 from cxml.errors import CxmlError
-from cxml.parallel import group_patience
+from cxml.parallel import collective_timeout
 from cxml.training.interruption import HangGuard, StopSignal
 from cxml.training.loop import Callback, StepReport
 from cxml.training.trackers import JsonlTracker
@@ -47,7 +47,7 @@ class CheckpointCallback(Callback):
         """
         self._config = state.config.checkpoint
         self._saver = Saver(checkpoints_url(state.config), self._config, state.ranks)
-        self._group = dist.new_group(backend="gloo", timeout=group_patience(state.config.train.hang_minutes))
+        self._group = dist.new_group(backend="gloo", timeout=collective_timeout(state.config.train.hang_minutes))
         self._state = state
         self._stop, self._guard = stop, guard
         self._figures = figures

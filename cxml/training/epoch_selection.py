@@ -30,33 +30,36 @@ class Selection:
         epoch: its number, counted from 1; 0 if none was evaluated yet.
         step: completed optimiser steps at its end.
         value: its metric.
-        waited: evaluations since then without an improvement.
+        wait_count: evaluations since then without an improvement.
     """
 
     epoch: int = 0
     step: int = 0
     value: float = 0.0
-    waited: int = 0
+    wait_count: int = 0
 
     def after(self, epoch: int, step: int, value: float) -> Selection:
         """The selection after one more evaluation; ties keep the first epoch, which needs less training."""
         if not self.epoch or value > self.value:
             return Selection(epoch, step, value)
-        return dataclasses.replace(self, waited=self.waited + 1)
+        return dataclasses.replace(self, wait_count=self.wait_count + 1)
 
-    def has_waited(self, patience: int) -> bool:
-        """Whether to stop training; a patience of 0 never stops."""
-        return 0 < patience <= self.waited
+    def should_stop(self, patience: int) -> bool:
+        """Whether to stop training after `patience` evaluations without an improvement; 0 never stops."""
+        return 0 < patience <= self.wait_count
 
     def state_dict(self) -> dict[str, float]:
         """State for a checkpoint; empty before the first evaluation."""
-        return dataclasses.asdict(self) if self.epoch else {}
+        if not self.epoch:
+            return {}
+        return {"epoch": self.epoch, "step": self.step, "value": self.value, "waited": self.wait_count}
 
     @classmethod
     def from_state(cls, state: Mapping[str, float]) -> Selection:
         """Restore the result of `state_dict`."""
-        counts = {name: int(state[name]) for name in ("epoch", "step", "waited") if state}
-        return cls(**counts, value=float(state["value"])) if state else cls()
+        if not state:
+            return cls()
+        return cls(int(state["epoch"]), int(state["step"]), float(state["value"]), int(state["waited"]))
 
 
 def selection_run(config: Config) -> Config:
@@ -76,7 +79,7 @@ def selection_run(config: Config) -> Config:
     )
 
 
-def judged_run(config: Config) -> Config:
+def validated_run(config: Config) -> Config:
     """The run whose model is evaluated on the validation texts: this run, or the inner run of a final fit."""
     return selection_run(config) if config.train.keep == "refit" else config
 
@@ -103,11 +106,11 @@ def write_selection(config: Config, found: Selection, *, last_epoch: int, num_te
         num_texts: number of validation texts.
         fingerprint: fingerprint of the model's inputs.
     """
-    metric, waited = config.train.keep_by, found.waited
+    metric = config.train.keep_by
     texts, epochs = counted(num_texts, "validation text"), counted(last_epoch, "epoch")
     reason = f"{metric} {found.value:.2f} on {texts}, the best of {epochs}"
-    if last_epoch < config.train.epochs and found.has_waited(config.train.patience):
-        reason += f"; training stopped after {counted(waited, 'evaluation')} without a better one"
+    if last_epoch < config.train.epochs and found.should_stop(config.train.patience):
+        reason += f"; training stopped after {counted(found.wait_count, 'evaluation')} without a better one"
     values = {
         "fingerprint": fingerprint, "epoch": found.epoch, "epochs": config.train.epochs, "metric": metric,
         "value": found.value, "reason": reason,
@@ -129,7 +132,7 @@ def read_selection(config: Config) -> dict[str, Any]:
     Raises:
         DataError: it is missing or damaged.
     """
-    url, own = (selection_url(output) for output in (judged_run(config).output, config.output))
+    url, own = (selection_url(output) for output in (validated_run(config).output, config.output))
     if not storage.exists(url) and storage.exists(own):
         url = own
     try:

@@ -39,7 +39,7 @@ from cxml.prediction import (
     write_scores,
 )
 from cxml.training.decision_report import Ranked, decision_report, num_candidates
-from cxml.training.epoch_selection import judged_run
+from cxml.training.epoch_selection import validated_run
 from cxml.training.evaluation import (
     Predict,
     SplitPrediction,
@@ -106,13 +106,15 @@ def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks:
 
     If that model was deleted after the final fit, the stored thresholds and calibration do not change.
     """
-    judged = judged_run(config)
-    if judged is config:
+    validated = validated_run(config)
+    if validated is config:
         return _choose_decisions(config, predict_texts, ranks)
-    if has_model(model_url(judged)):
-        return _choose_decisions(config, _predict_texts_by(judged, tree, run_evidence(judged, tree), ranks), ranks)
+    if has_model(model_url(validated)):
+        return _choose_decisions(
+            config, _predict_texts_by(validated, tree, run_evidence(validated, tree), ranks), ranks
+        )
     if ranks.is_first:
-        _log.warning("%s is gone: thresholds and calibration stay as they were chosen there", judged.output)
+        _log.warning("%s is gone: thresholds and calibration stay as they were chosen there", validated.output)
     return read_run_decisions(config.output, model_identity(model_url(config)), tree.num_labels)
 
 

@@ -159,23 +159,23 @@ def complete_evidence(config: Config, fingerprint: str) -> None:
             commit_evidence(evidence_url(config), combination, fingerprint)
 
 
-def _combine_as(judged: Config, config: Config, tree: LabelTree, fingerprint: str) -> None:
+def _combine_as(validated: Config, config: Config, tree: LabelTree, fingerprint: str) -> None:
     """Copy the combination of another run, and commit the folder.
 
     Args:
-        judged: the run whose combination and sources were tuned on validation texts.
+        validated: the run whose combination and sources were tuned on validation texts.
         config: a run that was also trained on these texts.
         tree: tree of both runs.
         fingerprint: fingerprint of the evidence's inputs.
     """
-    of_judged = read_evidence(evidence_url(judged), tree)
+    of_validated = read_evidence(evidence_url(validated), tree)
     own = read_uncombined(evidence_url(config), tree, config.evidence.sources)
-    for tuned, source in zip(of_judged.sources, own.sources, strict=True):
+    for tuned, source in zip(of_validated.sources, own.sources, strict=True):
         if isinstance(source, NeighbourSource | NameSource):
             assert isinstance(tuned, type(source))
             url = source_url(evidence_url(config), source.name)
             write_lists(url, source.index.centres, tuned.parameters)
-    commit_evidence(evidence_url(config), of_judged.combination, fingerprint)
+    commit_evidence(evidence_url(config), of_validated.combination, fingerprint)
 
 
 def no_validation_texts(field: str, value: object) -> ConfigError:
@@ -285,7 +285,7 @@ def _choose(
     for way, metrics in chosen.metrics.items():
         shown = "  ".join(f"{name} {metrics[name]:.2f}" for name in ("P@1", "P@3", "P@5", "PSP@5", "nDCG@5"))
         _log.info("Evidence, %s: %-10s %s", counted(len(rows), "validation text"), way, shown)
-    _log.info("Evidence: labels are ranked by %s", _spoken(chosen.way))
+    _log.info("Evidence: labels are ranked by %s", _method_text(chosen.way))
     return chosen
 
 
@@ -303,7 +303,7 @@ def _tuned(config: Config, evidence: Evidence, texts: TextViews, true: sparse.cs
     return dataclasses.replace(evidence, sources=tuple(sources))
 
 
-def _spoken(way: str) -> str:
+def _method_text(way: str) -> str:
     usual = {
         "learnt": "the learnt combination of all parts",
         "mean": "the mean of all parts, the best on validation texts",

@@ -19,7 +19,7 @@ from cxml.operating_system import return_free_memory
 from cxml.optim import Schedule
 from cxml.parallel import Engine, Ranks
 from cxml.training.flops import Utilisation
-from cxml.training.pace import Pace
+from cxml.training.run_length import RunLength
 from cxml.training.step import train_step
 
 
@@ -127,12 +127,12 @@ class Callback:
         return progress
 
 
-class Pacer(Callback):
+class StepLimit(Callback):
     """Determines the length of the run; this class never changes it."""
 
-    def __init__(self, pace: Pace) -> None:
-        """Start with a pace; a resumed run uses that of its checkpoint."""
-        self.pace = pace
+    def __init__(self, run_length: RunLength) -> None:
+        """Start with a length; a resumed run uses that of its checkpoint."""
+        self.run_length = run_length
 
 
 def fit(
@@ -141,13 +141,13 @@ def fit(
     schedule: Schedule,
     ranks: Ranks,
     *,
-    pacer: Pacer,
+    step_limit: StepLimit,
     record_every: int,
     callbacks: Sequence[Callback],
     start: Progress | None = None,
     utilisation: Utilisation | None = None,
 ) -> bool:
-    """Train for the pacer's number of steps, with a record every `record_every` steps.
+    """Train for the number of steps of `step_limit`, with a record every `record_every` steps.
 
     The last epoch may be partial; the callbacks at the end of epochs are called for it too.
 
@@ -156,7 +156,7 @@ def fit(
         loader: the batches.
         schedule: learning rates.
         ranks: the ranks of this process.
-        pacer: the length of the run; one of the callbacks.
+        step_limit: the length of the run; one of the callbacks.
         record_every: steps between records.
         callbacks: callbacks in the order of their calls.
         start: progress of a resumed run.
@@ -167,15 +167,15 @@ def fit(
         stop.
     """
     start = start or Progress()
-    recorder = _Recorder(engine, ranks, pacer, start, utilisation)
+    recorder = _Recorder(engine, ranks, step_limit, start, utilisation)
     first_epoch, first_step = divmod(start.step, loader.steps_per_epoch)
     try:
         epochs_done = math.ceil(start.step / loader.steps_per_epoch)
         ended = _end_epoch(callbacks, epochs_done) if start.before_epoch_end else _ended(callbacks)
         if ended is not None:
-            return ended or start.step >= pacer.pace.total
+            return ended or start.step >= step_limit.run_length.total
         for epoch in itertools.count(first_epoch):
-            if epoch * loader.steps_per_epoch + first_step >= pacer.pace.total:
+            if epoch * loader.steps_per_epoch + first_step >= step_limit.run_length.total:
                 return True
             engine.train()
             for callback in callbacks:
@@ -184,11 +184,11 @@ def fit(
             steps_before = epoch * loader.steps_per_epoch + first_step
             for step, micro_batches in enumerate(loader.epoch(epoch, first_step), start=steps_before):
                 recorder.stop_waiting()
-                cycle = schedule.apply(pacer.pace.position(step))
+                cycle = schedule.apply(step_limit.run_length.position(step))
                 level_losses = train_step(engine, micro_batches, ranks, step + 1)
                 recorder.add(level_losses, micro_batches)
                 steps_done = step + 1
-                is_last = steps_done >= pacer.pace.total
+                is_last = steps_done >= step_limit.run_length.total
                 is_epoch_end = is_last or steps_done % loader.steps_per_epoch == 0
                 if steps_done % record_every == 0 or is_epoch_end:
                     engine.step_check.report(is_last=is_last)
@@ -227,11 +227,11 @@ class _Recorder:
     """Accumulates losses, times and tokens between records; synchronises with the device only for a record."""
 
     def __init__(
-        self, engine: Engine, ranks: Ranks, pacer: Pacer, start: Progress, utilisation: Utilisation | None
+        self, engine: Engine, ranks: Ranks, step_limit: StepLimit, start: Progress, utilisation: Utilisation | None
     ) -> None:
         self._engine = engine
         self._ranks = ranks
-        self._pacer = pacer
+        self._step_limit = step_limit
         self._first_step = start.step
         self._utilisation = utilisation
         self._process = psutil.Process()
@@ -248,14 +248,14 @@ class _Recorder:
         self._texts = 0
         self._tokens = self._computed_tokens = 0  # of this rank; without padding, and with it
         self._flops = 0.0
-        self._waited = 0.0
+        self._data_wait_seconds = 0.0
         self._began = time.perf_counter()
 
     def start_waiting(self) -> None:
         self._wait_began = time.perf_counter()
 
     def stop_waiting(self) -> None:
-        self._waited += time.perf_counter() - self._wait_began
+        self._data_wait_seconds += time.perf_counter() - self._wait_began
 
     def restart_clock(self) -> None:
         """Exclude the time of callbacks at an epoch's end; every epoch ends with a report."""
@@ -294,14 +294,14 @@ class _Recorder:
         memory = device_memory(self._ranks.device)
         report = StepReport(
             step=step,
-            total_steps=self._pacer.pace.total,
+            total_steps=self._step_limit.run_length.total,
             epoch=epoch,
             level_losses=tuple(losses),
             lr_factor=lr_factor,
             samples_per_second=self._texts / seconds,
             tokens_per_second=tokens / seconds,
             padding=1 - tokens / max(1.0, computed_tokens),
-            data_wait=self._waited / seconds,
+            data_wait=self._data_wait_seconds / seconds,
             memory_gib=self._process.memory_info().rss / 2**30,
             seconds=self._training_seconds,
             device_memory_gib=memory and memory[0] / 2**30,

@@ -18,7 +18,7 @@ from cxml.parallel import Ranks
 _log = logging.getLogger(__name__)
 
 
-def settle_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> Config:
+def resolve_precision(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> Config:
     """The config with a `train.precision` other than `auto`; a collective call.
 
     A resumed run keeps the format of its checkpoint, also on another machine. A new run uses bf16 if every process

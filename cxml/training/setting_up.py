@@ -13,10 +13,10 @@ from cxml.config import Config
 from cxml.data import TextRows, TrainLoader, data_url, padded_lengths, window_rule, with_names
 from cxml.model import build_model
 from cxml.optim import Schedule
-from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, set_patience, sharded_levels
+from cxml.parallel import Exchange, Ranks, ShardedLevel, build_engine, set_collective_timeout, sharded_levels
 from cxml.training.centroids import start_from_centroids
 from cxml.training.epoch_selection import train_texts_of
-from cxml.training.precision import settle_precision
+from cxml.training.precision import resolve_precision
 from cxml.tree import LabelTree, tree_url
 
 _MOST_LENGTHS = 8  # matrix products for this many lengths fit into oneDNN's cache, see `cxml.accelerators.bound_caches`
@@ -30,7 +30,7 @@ def set_up(config: Config, ranks: Ranks, offered: Sequence[str] = ()) -> tuple[T
         ranks: the ranks of this process.
         offered: the checkpoints to resume from, best first; without any, the weights are those of a new run.
     """
-    is_new, config = not offered, settle_precision(config, ranks, offered)
+    is_new, config = not offered, resolve_precision(config, ranks, offered)
     if config.train.deterministic:
         use_deterministic_algorithms()
     return set_up_on(
@@ -64,7 +64,7 @@ def set_up_on(
         model.encoder.recompute_activations()
     model.encoder.splits_batches = splits_batches(config, ranks.device)
     engine = build_engine(model, config.train, config.optim, ranks)
-    set_patience(config.train.hang_minutes)  # including groups that were created above
+    set_collective_timeout(config.train.hang_minutes)  # including groups that were created above
     torch.manual_seed(config.seed + ranks.rank)  # and each rank draws its own dropout
     schedule = Schedule(
         cast(torch.optim.Optimizer, engine.optimizer),

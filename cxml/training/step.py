@@ -43,7 +43,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], ranks: Ranks, step: i
         level_losses = own_losses if level_losses is None else level_losses + own_losses
         if number == len(micro_batches):
             everywhere = _all_losses(level_losses, model.is_bounded(), ranks)
-            is_finite = engine.step_check.judge(everywhere)
+            is_finite = engine.step_check.check(everywhere)
         is_finite = take_step(engine, is_finite)
     assert is_finite is not None, "a step has a micro-batch"
     assert everywhere is not None, "a step has a last micro-batch"

@@ -25,14 +25,14 @@ from cxml.config import Config
 from cxml.console import set_up_logging
 from cxml.optim import Schedule
 from cxml.parallel import Ranks, distributed, gathered_state_dict
-from cxml.training.budget_pacer import BudgetPacer, TimeLimit
 from cxml.training.checkpoints import CheckpointCallback
 from cxml.training.epoch_selection import write_selection
 from cxml.training.flops import utilisation
 from cxml.training.interruption import HangGuard, StopSignal
-from cxml.training.loop import Callback, Pacer, ReturnMemory, fit
-from cxml.training.pace import Pace
+from cxml.training.loop import Callback, ReturnMemory, StepLimit, fit
+from cxml.training.run_length import RunLength
 from cxml.training.setting_up import set_up
+from cxml.training.time_limit import AdaptiveStepLimit, TimeLimit
 from cxml.training.tracked import tracking
 from cxml.training.trackers import ConsoleTracker, JsonlTracker, TensorBoardTracker
 from cxml.training.validation import EvaluateDuringTraining
@@ -79,9 +79,9 @@ def train_in_group(
     start = resume(state, offered) or Progress()
     fingerprint = fingerprints[config.train.precision]
     spent = start.used_seconds + time.monotonic() - began
-    pacer = _pacer(state, start, dataclasses.replace(end, used=spent) if isinstance(end, TimeLimit) else end)
+    step_limit = _step_limit(state, start, dataclasses.replace(end, used=spent) if isinstance(end, TimeLimit) else end)
     with tracking(config, start, is_first=ranks.is_first) as tracked:
-        if not _fit(state, schedule, start, pacer, tracked=tracked, fingerprint=fingerprint):
+        if not _fit(state, schedule, start, step_limit, tracked=tracked, fingerprint=fingerprint):
             tracked.is_stopped = True
             return False
         weights = gathered_state_dict(state.engine, ranks) | gathered_clusters(state.model, ranks)
@@ -94,18 +94,24 @@ def train_in_group(
     return True
 
 
-def _pacer(state: TrainingState, start: Progress, end: int | TimeLimit | None) -> Pacer:
-    """The pacer of the run: for a number of epochs, from `end` or the config, or for a time limit."""
+def _step_limit(state: TrainingState, start: Progress, end: int | TimeLimit | None) -> StepLimit:
+    """The step limit of the run: for a number of epochs, from `end` or the config, or for a time limit."""
     train, steps_per_epoch = state.config.train, state.loader.steps_per_epoch
     most = (end if isinstance(end, int) else train.epochs) * steps_per_epoch
-    pace = Pace.from_state(start.pace, min(train.steps or most, most))
+    run_length = RunLength.from_state(start.run_length, min(train.steps or most, most))
     if isinstance(end, TimeLimit):
-        return BudgetPacer(pace, state.ranks, end, steps_per_epoch=steps_per_epoch)
-    return Pacer(pace)
+        return AdaptiveStepLimit(run_length, state.ranks, end, steps_per_epoch=steps_per_epoch)
+    return StepLimit(run_length)
 
 
 def _fit(
-    state: TrainingState, schedule: Schedule, start: Progress, pacer: Pacer, *, tracked: Callback, fingerprint: str
+    state: TrainingState,
+    schedule: Schedule,
+    start: Progress,
+    step_limit: StepLimit,
+    *,
+    tracked: Callback,
+    fingerprint: str,
 ) -> bool:
     """Train to the end or until a stop signal. Returns whether training finished, so the weights are the model's."""
     config, ranks = state.config, state.ranks
@@ -113,10 +119,10 @@ def _fit(
     guard = HangGuard(config.train.hang_minutes)
     records = _records(state, start) if ranks.is_first else None
     trackers = _trackers(state, records, tracked)
-    callbacks = [guard, pacer, *trackers, *([ReturnMemory()] if ranks.device.type == "cpu" else [])]
+    callbacks = [guard, step_limit, *trackers, *([ReturnMemory()] if ranks.device.type == "cpu" else [])]
     evaluation = None
     if config.train.evaluation_interval and config.train.keep != "refit":  # the final fit has no validation texts
-        evaluation = EvaluateDuringTraining(state, start, pacer, trackers, figures)
+        evaluation = EvaluateDuringTraining(state, start, step_limit, trackers, figures)
         callbacks.append(evaluation)
     selecting = evaluation if config.train.keep == "best" else None
     if start.selection:
@@ -132,7 +138,7 @@ def _fit(
             stack.callback(checkpoints.close)
         is_finished = fit(
             state.engine, state.loader, schedule, ranks,
-            pacer=pacer, record_every=config.log.every_steps, callbacks=callbacks, start=start,
+            step_limit=step_limit, record_every=config.log.every_steps, callbacks=callbacks, start=start,
             utilisation=utilisation(state.model, config, ranks.device),
         )  # fmt: skip
     if is_finished and selecting is not None:

@@ -14,7 +14,7 @@ from cxml.model import LevelPrediction
 from cxml.parallel import value_of_first
 from cxml.training.epoch_selection import Selection
 from cxml.training.evaluation import evaluate, propensity_weights
-from cxml.training.loop import Callback, Evaluation, Pacer
+from cxml.training.loop import Callback, Evaluation, StepLimit
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class EvaluateDuringTraining(Callback):
     """
 
     def __init__(
-        self, state: TrainingState, start: Progress, pacer: Pacer, trackers: Sequence[Callback],
+        self, state: TrainingState, start: Progress, step_limit: StepLimit, trackers: Sequence[Callback],
         figures: dict[str, float],
     ) -> None:  # fmt: skip
         """Create the callback.
@@ -34,7 +34,7 @@ class EvaluateDuringTraining(Callback):
         Args:
             state: state of the run.
             start: progress of the run.
-            pacer: length of the run.
+            step_limit: length of the run.
             trackers: callbacks that receive each evaluation.
             figures: filled with the metrics of the last evaluation.
         """
@@ -52,9 +52,9 @@ class EvaluateDuringTraining(Callback):
         self._step = start.step
         self.selection = Selection.from_state(start.selection)
         self.last_epoch = start.step // state.loader.steps_per_epoch
-        self._pacer = pacer
+        self._step_limit = step_limit
         self._steps_per_epoch = state.loader.steps_per_epoch
-        self._settle_end()
+        self._check_patience()
 
     @property
     def num_texts(self) -> int:
@@ -74,7 +74,7 @@ class EvaluateDuringTraining(Callback):
         """Evaluate if this epoch is due. An epoch that may become the model is always evaluated."""
         train = self._config.train
         self.last_epoch = epoch
-        is_last = self._step >= self._pacer.pace.total
+        is_last = self._step >= self._step_limit.run_length.total
         if epoch % train.evaluation_interval and not (train.selects and is_last):
             return
         self._engine.eval()
@@ -99,13 +99,13 @@ class EvaluateDuringTraining(Callback):
     def _select(self, epoch: int, value: float) -> None:
         """Compare with earlier epochs, using the first rank's value so that all ranks make the same decision."""
         self.selection = self.selection.after(epoch, self._step, value_of_first(value))
-        self._settle_end()
+        self._check_patience()
         if self._ranks.is_first:
             best = self.selection
             _log.info("Best by %s so far: %.2f after epoch %d", self._config.train.keep_by, best.value, best.epoch)
 
-    def _settle_end(self) -> None:
-        self.is_finished = self.selection.has_waited(self._config.train.patience)
+    def _check_patience(self) -> None:
+        self.is_finished = self.selection.should_stop(self._config.train.patience)
 
     @torch.no_grad()  # not inference_mode: ZeRO-3 would keep its tensors for training
     def _predict(self, batch: Batch, k: int) -> list[LevelPrediction]:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from cxml import ray_cluster, storage, urls
-from cxml.config import Config, TreeConfig, shaping
+from cxml.config import Config, TreeConfig, fingerprint_fields
 from cxml.data import ShardedDataset, data_url, read_label_table
 from cxml.tree.distributed import BuildJournal
 from cxml.tree.kmeans import build_tree
@@ -80,7 +80,7 @@ def tree_settings(config: Config) -> dict[str, Any]:
         *(name for name in _WALK if not tree.walk_length),
         *(name for name in _NAMES if tree.name_features == "none"),
     ]
-    with_sizes = {**shaping(config, "tree"), "level_sizes": list(tree.sizes)}
+    with_sizes = {**fingerprint_fields(config, "tree"), "level_sizes": list(tree.sizes)}
     settings = {key: value for key, value in with_sizes.items() if key not in unused}
     return {**settings, "encoder": config.model.encoder} if tree.name_features == "encoder" else settings
 

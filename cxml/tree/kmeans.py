@@ -172,14 +172,14 @@ def _split_by_all(
     work = make_work.py_func(end - start, columns, pool.threads)
     node = Node(rows, start, end - start, middle - start, columns, work)
     alone = node._replace(work=work._replace(sums=work.sums[:1]))
-    if kernels.climb_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
+    if kernels.refine_with_sample(alone, seed_of_node(seed, start, end), limits) < node.count:
         kernels.clear(node)
-        _climb_by_all(node, limits, pool)
+        _refine_with_pool(node, limits, pool)
     reorder(node, order)
 
 
-def _climb_by_all(node: Node, limits: Limits, pool: ThreadPool) -> None:
-    """Like `two_means.climb`, bit-identical, with rows and columns distributed over the threads."""
+def _refine_with_pool(node: Node, limits: Limits, pool: ThreadPool) -> None:
+    """Like `two_means.refine`, bit-identical, with rows and columns distributed over the threads."""
     work, parts = node.work, pool.parts(node.count)
     keys = work.keys[: node.count]
     blocks = [(at, min(node.columns, at + COLUMN_BLOCK)) for at in range(0, node.columns, COLUMN_BLOCK)]
@@ -192,13 +192,13 @@ def _climb_by_all(node: Node, limits: Limits, pool: ThreadPool) -> None:
         tasks = zip(parts, ties_left.tolist(), work.sums, strict=True)
         moved = pool.run(kernels.move, [(node, *part, threshold, ties, sums) for part, ties, sums in tasks])
         squares = np.zeros(2)
-        for more in pool.run(kernels.own_masses, [(node, *part) for part in parts]):
+        for more in pool.run(kernels.folded_squares, [(node, *part) for part in parts]):
             squares += more
         for more in pool.run(kernels.column_squares, [(work.sums, *block) for block in blocks]):
             squares += more
         lengths = np.sqrt(squares)
         last, mean_cosine = mean_cosine, lengths.sum() / node.count
-        pool.run(kernels.point, [(work.sums, *block, lengths, work.direction) for block in blocks])
+        pool.run(kernels.set_direction, [(work.sums, *block, lengths, work.direction) for block in blocks])
         if sum(moved) == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
             break
 

@@ -22,7 +22,7 @@ from cxml.config import TreeConfig
 from cxml.jit import cached_njit
 from cxml.tree.label_features import keep_largest
 from cxml.tree.thread_pool import ThreadPool, default_threads
-from cxml.tree.two_means import mix
+from cxml.tree.two_means import splitmix64
 
 _PARTS_PER_THREAD = 4
 
@@ -101,14 +101,14 @@ def _walk(
     paths: _Paths, start: int, length: int, restart: float, seed: int, visits: np.ndarray, touched: np.ndarray
 ) -> int:
     """Count the visits of one label's walk; `touched` lists the visited labels. Returns their number."""
-    own_seed, at, count = np.int64(mix(seed, start)), start, 0
+    own_seed, at, count = np.int64(splitmix64(seed, start)), start, 0
     stays = paths.text_starts[start] == paths.text_starts[start + 1]
     for step in range(length):
-        if stays or np.float64(mix(own_seed, 3 * step) >> np.uint64(11)) * 2.0**-53 < restart:
+        if stays or np.float64(splitmix64(own_seed, 3 * step) >> np.uint64(11)) * 2.0**-53 < restart:
             at = start
         else:
-            text = _pick(paths.text_starts, paths.texts, at, mix(own_seed, 3 * step + 1))
-            at = _pick(paths.label_starts, paths.labels, text, mix(own_seed, 3 * step + 2))
+            text = _pick(paths.text_starts, paths.texts, at, splitmix64(own_seed, 3 * step + 1))
+            at = _pick(paths.label_starts, paths.labels, text, splitmix64(own_seed, 3 * step + 2))
         if visits[at] == 0:
             touched[count] = at
             count += 1

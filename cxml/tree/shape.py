@@ -94,7 +94,7 @@ def plan_splits(num_labels: int, level_sizes: Sequence[int]) -> SplitPlan:
     bounds = np.array([0, num_labels], dtype=np.int64)
     for size in level_sizes:
         labels_per_node = np.diff(bounds)
-        children = deal_children(labels_per_node, size)
+        children = distribute_children(labels_per_node, size)
         offsets.append(np.concatenate([[0], np.cumsum(children)]))
         bounds = _share_labels(bounds, children, offsets[-1])
         splits.extend(_halvings(offsets[-1], bounds))
@@ -104,7 +104,7 @@ def plan_splits(num_labels: int, level_sizes: Sequence[int]) -> SplitPlan:
     return SplitPlan(offsets=tuple(offsets), splits=table[np.lexsort((-table[:, 2], table[:, 0]))])
 
 
-def deal_children(labels_per_node: np.ndarray, total: int) -> np.ndarray:
+def distribute_children(labels_per_node: np.ndarray, total: int) -> np.ndarray:
     """Distribute `total` children over nodes, int64 [n], minimising the largest cluster below any node.
 
     Every node starts with one child. Each further child goes to the node with the most labels per child (ties: the

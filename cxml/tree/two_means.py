@@ -2,7 +2,7 @@
 
 Each pass scores every row against the difference of the two centroids, assigns the `num_left` rows with the best scores
 to the left side (ties in row order) and the others to the right, and moves rows that changed sides from one sum to the
-other. Nodes first climb with a sample of their rows, so few passes over all rows are needed.
+other. Nodes are first refined on a sample of their rows, so few passes over all rows are needed.
 
 A split is bit-identical for the same seed on any number of threads. Row values are multiples of 1 / GRID and at most 1,
 so float64 sums of up to 2**29 rows are exact, and the order in which threads add them does not matter. Every other sum
@@ -101,7 +101,7 @@ def make_work(rows: int, columns: int, chunks: int) -> Work:
 
 
 @cached_njit(nogil=True)
-def mix(seed: int, value: int) -> np.uint64:
+def splitmix64(seed: int, value: int) -> np.uint64:
     """A pseudo-random uint64 from two integers (the splitmix64 finaliser)."""
     z = np.uint64(seed) + (np.uint64(value) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -112,22 +112,22 @@ def mix(seed: int, value: int) -> np.uint64:
 @cached_njit(nogil=True)
 def seed_of_node(seed: int, start: int, end: int) -> int:
     """A seed, int64, from the tree's seed and the bounds of the node's rows."""
-    return np.int64(mix(mix(seed, start), end))
+    return np.int64(splitmix64(splitmix64(seed, start), end))
 
 
 @cached_njit(nogil=True)
 def split(node: Node, seed: int, limits: Limits) -> None:
     """Choose a side for each row of the node: `node.work.sides`."""
-    if climb_with_sample(node, seed, limits) < node.count:
+    if refine_with_sample(node, seed, limits) < node.count:
         clear(node)
-        climb(node, limits)
+        refine(node, limits)
 
 
 @cached_njit(nogil=True)
-def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
+def refine_with_sample(node: Node, seed: int, limits: Limits) -> int:
     """Compute `direction` from a sample, the first rows, if the node has many.
 
-    The best of a few starts on a part of the sample is climbed there, and then with the whole sample. The first rows
+    The best of a few starts on a part of the sample is refined there, and then on the whole sample. The first rows
     are a random sample, because rows start in random order and splits keep their order. Returns the size of the sample.
     If it is the whole node, the sides are final.
     """
@@ -138,14 +138,14 @@ def climb_with_sample(node: Node, seed: int, limits: Limits) -> int:
     for turn in range(_TRIALS):
         trial_seed = seed_of_node(seed, turn, 0)
         _choose_seeds(few, trial_seed)
-        mean_cosine = climb(few, trial)
+        mean_cosine = refine(few, trial)
         if mean_cosine > best:
             best, best_seed = mean_cosine, trial_seed
     _choose_seeds(few, best_seed)
     if few.count < sample.count:
-        climb(few, Limits(limits.max_iterations, patient))
+        refine(few, Limits(limits.max_iterations, patient))
         sample.work.sides[few.count : sample.count] = NEITHER
-    climb(sample, Limits(limits.max_iterations, patient if sample.count < node.count else limits.tolerance))
+    refine(sample, Limits(limits.max_iterations, patient if sample.count < node.count else limits.tolerance))
     return sample.count
 
 
@@ -162,7 +162,7 @@ def sample_size(count: int) -> int:
 
 
 @cached_njit(nogil=True)
-def climb(node: Node, limits: Limits) -> float:
+def refine(node: Node, limits: Limits) -> float:
     """Run passes from `direction` on until the gain is too small. Returns the mean cosine of rows and centroids."""
     work, columns = node.work, node.columns
     keys, sums = work.keys[: node.count], work.sums[0]
@@ -172,13 +172,13 @@ def climb(node: Node, limits: Limits) -> float:
         threshold = kth_largest(keys, node.num_left, work.scratch)
         above, _ties = count_keys(keys, threshold)
         moved = move(node, 0, node.count, threshold, node.num_left - above, sums)
-        left, right = own_masses(node, 0, node.count)
+        left, right = folded_squares(node, 0, node.count)
         for start in range(0, columns, COLUMN_BLOCK):
             more_left, more_right = column_squares(work.sums, start, min(columns, start + COLUMN_BLOCK))
             left, right = left + more_left, right + more_right
         lengths[LEFT], lengths[RIGHT] = np.sqrt(left), np.sqrt(right)
         last, mean_cosine = mean_cosine, (lengths[LEFT] + lengths[RIGHT]) / node.count
-        point(work.sums, 0, columns, lengths, work.direction)
+        set_direction(work.sums, 0, columns, lengths, work.direction)
         if moved == 0 or mean_cosine - last < limits.tolerance * mean_cosine:
             break
     return mean_cosine
@@ -197,11 +197,11 @@ def _choose_seeds(node: Node, seed: int) -> None:
     matrix, work = node.matrix, node.work
     clear(node)
     work.direction[: node.columns] = 0
-    left = np.int64(mix(seed, 0) % np.uint64(node.count))
+    left = np.int64(splitmix64(seed, 0) % np.uint64(node.count))
     _add_seed(node, left, LEFT, 1)
     right, least = np.int64(-1), np.float32(np.inf)
     for turn in range(_SEED_CANDIDATES):
-        candidate = (left + 1 + np.int64(mix(seed, turn + 1) % np.uint64(node.count - 1))) % node.count
+        candidate = (left + 1 + np.int64(splitmix64(seed, turn + 1) % np.uint64(node.count - 1))) % node.count
         similarity = _dot(matrix, node.first + candidate, work.direction)
         if similarity < least:
             least, right = similarity, candidate
@@ -280,7 +280,7 @@ def move(node: Node, start: int, stop: int, threshold: float, ties_left: int, su
 
 
 @cached_njit(nogil=True)
-def own_masses(node: Node, start: int, stop: int) -> tuple[float, float]:
+def folded_squares(node: Node, start: int, stop: int) -> tuple[float, float]:
     """Contribution of the folded columns of rows start..stop to the squared length of each sum."""
     left, right = 0.0, 0.0
     for i in range(start, stop):
@@ -306,7 +306,7 @@ def column_squares(sums: np.ndarray, start: int, stop: int) -> tuple[float, floa
 
 
 @cached_njit(nogil=True)
-def point(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, direction: np.ndarray) -> None:
+def set_direction(sums: np.ndarray, start: int, stop: int, lengths: np.ndarray, direction: np.ndarray) -> None:
     """Set columns start..stop of `direction` from the sums and their lengths."""
     scales = _inverse(lengths)
     for column in range(start, stop):

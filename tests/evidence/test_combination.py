@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse, special
 from sklearn.linear_model import LogisticRegression
 
-from cxml.evidence import Proposals, choose_combination, pair_up, rank, ways_to_score
+from cxml.evidence import Proposals, candidate_pairs, choose_combination, rank, scoring_methods
 from cxml.evidence.combination import cascade_alone, feature_names
 from cxml.evidence.logistic import fit_logistic
 from cxml.metrics import metric_sums
@@ -44,9 +44,9 @@ def ndcg(pairs, logits, true):
 @pytest.mark.parametrize(("of_cascade", "of_words"), [(3, 0), (0, 3), (2, 2), (3, 1)])
 def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascade, of_words):
     cascade, words, true = synthetic(of_cascade, of_words)
-    chosen = choose_combination(pair_up(cascade, [words], FREQUENCY), true, WEIGHTS, KS, sources=("words",))
+    chosen = choose_combination(candidate_pairs(cascade, [words], FREQUENCY), true, WEIGHTS, KS, sources=("words",))
     cascade, words, true = synthetic(of_cascade, of_words, seed=1)
-    pairs = pair_up(cascade, [words], FREQUENCY)
+    pairs = candidate_pairs(cascade, [words], FREQUENCY)
     parts = [ndcg(pairs, chosen.score_by(way, pairs), true) for way in ("cascade", "words")]
     assert ndcg(pairs, chosen.score(pairs), true) >= max(parts) - 0.5
     if of_cascade == of_words:
@@ -57,12 +57,12 @@ def test_what_is_chosen_is_not_worse_than_the_best_part_on_other_texts(of_cascad
 def test_what_few_texts_choose_is_on_average_no_worse_than_any_fixed_way(num_texts):
     sources = ("words", "names")
     *parts, true = synthetic(2, 1.5, 0.5, seed=1)
-    pairs = pair_up(parts[0], parts[1:], FREQUENCY)
+    pairs = candidate_pairs(parts[0], parts[1:], FREQUENCY)
     found = []
     for seed in range(10, 26):
         *few, few_true = synthetic(2, 1.5, 0.5, seed=seed, num_texts=num_texts)
-        chosen = choose_combination(pair_up(few[0], few[1:], FREQUENCY), few_true, WEIGHTS, KS, sources=sources)
-        ways = [chosen.way, *ways_to_score(sources)]
+        chosen = choose_combination(candidate_pairs(few[0], few[1:], FREQUENCY), few_true, WEIGHTS, KS, sources=sources)
+        ways = [chosen.way, *scoring_methods(sources)]
         found.append([ndcg(pairs, chosen.score_by(way, pairs), true) for way in ways])
     of_choice, *of_ways = np.mean(found, 0)
     assert of_choice >= max(of_ways) - 0.5
@@ -70,7 +70,7 @@ def test_what_few_texts_choose_is_on_average_no_worse_than_any_fixed_way(num_tex
 
 def test_its_scores_are_probabilities():
     cascade, words, true = synthetic(2, 2, seed=3)
-    pairs = pair_up(cascade, [words], FREQUENCY)
+    pairs = candidate_pairs(cascade, [words], FREQUENCY)
     chosen = choose_combination(pairs, true, WEIGHTS, KS, sources=("words",))
     assert chosen.way == "learnt"
     probability = special.expit(chosen.score(pairs))
@@ -90,7 +90,10 @@ def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
 
     frequency = np.empty_like(FREQUENCY)
     frequency[ids] = FREQUENCY
-    plain, changed = pair_up(cascade, [words], FREQUENCY), pair_up(moved(cascade), [moved(words)], frequency)
+    plain, changed = (
+        candidate_pairs(cascade, [words], FREQUENCY),
+        candidate_pairs(moved(cascade), [moved(words)], frequency),
+    )
     features = {
         (row, ids[label]): each for row, label, each in zip(plain.rows, plain.labels, plain.features, strict=True)
     }
@@ -102,7 +105,7 @@ def test_the_order_of_proposals_texts_and_label_ids_does_not_matter():
 def test_a_part_that_proposes_nothing_is_known_as_such():
     cascade = Proposals(np.array([[1, -1], [-1, -1]]), np.array([[0.9, 0], [0, 0]], np.float32))
     words = Proposals(np.array([[2, 1], [0, -1]]), np.array([[-0.1, -3], [-1, -np.inf]], np.float32))
-    pairs = pair_up(cascade, [words], np.array([3, 0, 7]))
+    pairs = candidate_pairs(cascade, [words], np.array([3, 0, 7]))
     assert list(zip(pairs.rows.tolist(), pairs.labels.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
     features = dict(zip(FEATURES, pairs.features.T, strict=True))
     np.testing.assert_allclose(features["cascade"], [special.logit(0.9), special.logit(0.9), 0], rtol=1e-5)
@@ -117,7 +120,7 @@ def test_a_part_that_proposes_nothing_is_known_as_such():
 
 def test_single_parts_rank_as_they_did_alone():
     cascade, words, _ = synthetic(2, 1, num_texts=50)
-    pairs = pair_up(cascade, [words], FREQUENCY)
+    pairs = candidate_pairs(cascade, [words], FREQUENCY)
     for way, part in (("cascade", cascade), ("words", words)):
         logits = cascade_alone(("words",)).score_by(way, pairs)
         np.testing.assert_array_equal(rank(pairs, logits, 50, 15)[0], part.labels)
@@ -127,10 +130,10 @@ def test_single_parts_rank_as_they_did_alone():
 def test_three_sources_are_combined_no_worse_than_the_best_part_on_other_texts(strengths):
     names = ("words", "neighbours", "names")
     cascade, *sources, true = synthetic(*strengths)
-    chosen = choose_combination(pair_up(cascade, sources, FREQUENCY), true, WEIGHTS, KS, sources=names)
-    assert set(chosen.metrics) == set(ways_to_score(names)) == {"cascade", *names, "mean", "learnt"}
+    chosen = choose_combination(candidate_pairs(cascade, sources, FREQUENCY), true, WEIGHTS, KS, sources=names)
+    assert set(chosen.metrics) == set(scoring_methods(names)) == {"cascade", *names, "mean", "learnt"}
     cascade, *sources, true = synthetic(*strengths, seed=1)
-    pairs = pair_up(cascade, sources, FREQUENCY)
+    pairs = candidate_pairs(cascade, sources, FREQUENCY)
     alone = [ndcg(pairs, chosen.score_by(way, pairs), true) for way in ("cascade", *names)]
     assert ndcg(pairs, chosen.score(pairs), true) >= max(alone) - 0.5
     if min(strengths) > 0:
@@ -139,10 +142,10 @@ def test_three_sources_are_combined_no_worse_than_the_best_part_on_other_texts(s
 
 def test_each_way_of_a_single_part_ranks_by_it_alone_wherever_it_stands():
     cascade, *sources, _ = synthetic(1, 2, 1, num_texts=50)
-    pairs, unlearnt = pair_up(cascade, sources, FREQUENCY), cascade_alone(("neighbours", "names"))
+    pairs, unlearnt = candidate_pairs(cascade, sources, FREQUENCY), cascade_alone(("neighbours", "names"))
     for way, part in zip(("cascade", "neighbours", "names"), (cascade, *sources), strict=True):
         np.testing.assert_array_equal(rank(pairs, unlearnt.score_by(way, pairs), 50, 15)[0], part.labels)
-    swapped = pair_up(cascade, sources[::-1], FREQUENCY)
+    swapped = candidate_pairs(cascade, sources[::-1], FREQUENCY)
     columns = {feature: number for number, feature in enumerate(feature_names(("names", "neighbours")))}
     for own, feature in zip(pairs.features.T, feature_names(("neighbours", "names")), strict=True):
         np.testing.assert_array_equal(swapped.features[:, columns[feature]], own)
@@ -153,7 +156,7 @@ def test_each_way_of_a_single_part_ranks_by_it_alone_wherever_it_stands():
 
 def test_the_regression_is_that_of_scikit_learn():
     cascade, *sources, true = synthetic(1, 2, 1, seed=4, num_texts=300)
-    pairs = pair_up(cascade, sources, FREQUENCY)
+    pairs = candidate_pairs(cascade, sources, FREQUENCY)
     is_true = np.asarray(true[pairs.rows, pairs.labels]).ravel() > 0
     weights, bias = fit_logistic(pairs.features, is_true)
     mean, scale = pairs.features.mean(0), pairs.features.std(0)
@@ -165,17 +168,17 @@ def test_the_regression_is_that_of_scikit_learn():
 @pytest.mark.filterwarnings("error")
 def test_where_validation_texts_have_nothing_to_learn_from_the_cascade_alone_ranks():
     cascade, words, true = synthetic(2, 2, num_texts=10)
-    pairs = pair_up(cascade, [words], FREQUENCY)
+    pairs = candidate_pairs(cascade, [words], FREQUENCY)
     none_true = sparse.csr_matrix(true.shape)
     chosen = choose_combination(pairs, none_true, WEIGHTS, KS, sources=("words",))
     assert chosen.way == "cascade"
-    assert set(chosen.metrics) == set(ways_to_score(["words"]))
+    assert set(chosen.metrics) == set(scoring_methods(["words"]))
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_validation_text_gives_finite_weights():
     cascade, words, true = synthetic(3, 3, num_texts=1)
-    pairs = pair_up(cascade, [words], FREQUENCY)
+    pairs = candidate_pairs(cascade, [words], FREQUENCY)
     chosen = choose_combination(pairs, true, WEIGHTS, KS, sources=("words",))
     assert np.isfinite([*chosen.weights, chosen.bias]).all()
     assert np.isfinite([value for each in chosen.metrics.values() for value in each.values()]).all()

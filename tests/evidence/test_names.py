@@ -19,11 +19,11 @@ from cxml.evidence import (
     NameSource,
     Proposals,
     TextViews,
+    candidate_pairs,
     choose_combination,
     indexed,
     list_centres,
     nearest_lists,
-    pair_up,
     rank,
     unit_rows,
     write_lists,
@@ -133,7 +133,7 @@ FREQUENCY = np.where(IS_SEEN, np.arange(NUM_LABELS), 0)
 def recall_of_unseen(combination, seed=7):
     """Of true labels without train texts, the share among the five best."""
     cascade, names, true = problem(seed, np.ones(NUM_LABELS, bool))
-    pairs = pair_up(cascade, [names], FREQUENCY)
+    pairs = candidate_pairs(cascade, [names], FREQUENCY)
     labels, _ = rank(pairs, combination.score(pairs), true.shape[0], 5)
     found = np.zeros(true.shape)
     rows = np.repeat(np.arange(len(labels)), (labels >= 0).sum(1))
@@ -144,7 +144,7 @@ def recall_of_unseen(combination, seed=7):
 @pytest.mark.parametrize("may_be_true", [IS_SEEN, np.ones(NUM_LABELS, bool)], ids=["never", "sometimes"])
 def test_labels_without_train_texts_are_ranked_also_where_validation_texts_never_have_them(may_be_true):
     cascade, names, true = problem(0, may_be_true)
-    pairs = pair_up(cascade, [names], FREQUENCY)
+    pairs = candidate_pairs(cascade, [names], FREQUENCY)
     chosen = choose_combination(pairs, true, np.ones(NUM_LABELS), KS, sources=("names",))
     assert chosen.way == "learnt"
     assert recall_of_unseen(chosen) > 0.9

@@ -78,7 +78,7 @@ def test_the_report_has_the_combination_and_the_cascade_alone(run, texts):
 def test_words_beyond_the_encoders_length_count(predictor, run):
     known = "anemia due to iron deficiency " * 20
     other = known + "neutropenia agranulocytosis"
-    assert predictor._encode([known]).values.tolist() == predictor._encode([other]).values.tolist()
+    assert predictor._cascade.encode([known]).values.tolist() == predictor._cascade.encode([other]).values.tolist()
     scores = [predictor.predict([text], 249) for text in (known, other)]
     agranulocytosis = next(i for i, name in enumerate(predictor.names) if name.startswith("D70 "))
     before, after = (dict(zip(each.labels[0], each.scores[0], strict=True)).get(agranulocytosis, 0) for each in scores)
@@ -179,9 +179,9 @@ def test_an_onnx_export_is_refused_with_the_remedy(predictor, tmp_path):
 
 def test_tokens_without_words_are_refused_and_with_words_predicted_as_their_texts(predictor, texts):
     with pytest.raises(ConfigError, match="evidence=False"):
-        predictor.predict_tokens(predictor._encode(texts[:2]), 5)
-    words = predictor.parts.evidence.vocabulary.of_texts(texts[:2])
-    assert_same(predictor.predict_tokens(predictor._encode(texts[:2]), 5, words=words), predictor.predict(texts[:2]))
+        predictor.predict_tokens(predictor._cascade.encode(texts[:2]), 5)
+    tokens, words = predictor._cascade.encode(texts[:2]), predictor.parts.evidence.vocabulary.of_texts(texts[:2])
+    assert_same(predictor.predict_tokens(tokens, 5, words=words), predictor.predict(texts[:2]))
 
 
 def test_a_run_without_validation_texts_is_refused_before_it_begins(run, tmp_path):

@@ -16,7 +16,7 @@ import cxml
 from cxml.errors import ConfigError, CxmlError
 from cxml.fitting.tables import rows_of
 from cxml.fitting.train import _config
-from cxml.prediction.inputs import indicators_of
+from cxml.prediction.arguments import indicators_of
 
 TEXTS = [f"{fruit} and {fruit} {i}" for i in range(8) for fruit in ("apple", "pear", "plum")]
 LABELS = [[fruit, "fruit"] for _ in range(8) for fruit in ("apples", "pears", "plums")]

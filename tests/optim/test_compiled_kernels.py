@@ -19,7 +19,7 @@ import dataclasses, json, sys
 from compiled_kernels import launches_of
 from support.ahead_of_time import compile_launch
 launches = [next(launches_of(name, 768, ["fp32, AdamW"])) for name in sys.argv[1:]]
-*_, fp8_rows_and_bf16_features = launches_of("every_row_loss", 768, ["fp8, SGD"])
+*_, fp8_rows_and_bf16_features = launches_of("all_rows_loss", 768, ["fp8, SGD"])
 for _, launch in (*launches, fp8_rows_and_bf16_features):
     print(json.dumps(launch.options | dataclasses.asdict(compile_launch(launch, 90)) | {"name": launch.name}))
 """
@@ -35,8 +35,8 @@ for name, launch in launches.items():
 AT_A_TIME = {  # programs on a multiprocessor, whose registers are the limit
     "shortlist_loss": 4,
     "shortlist_update": 4,
-    "every_row_loss": 1,
-    "every_row_update": 2,
+    "all_rows_loss": 1,
+    "all_rows_update": 2,
 }
 
 
@@ -57,7 +57,7 @@ def compiled(cache, program, *arguments):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton compiles on Linux only")
 def test_training_rows_of_768_columns_spills_nothing_and_leaves_room_for_other_programs(tmp_path):
     found = compiled(tmp_path, PROGRAM, *AT_A_TIME)
-    assert [kernel["name"] for kernel in found] == [*AT_A_TIME, "every_row_loss"]
+    assert [kernel["name"] for kernel in found] == [*AT_A_TIME, "all_rows_loss"]
     for kernel in found:
         assert kernel["spilled"] == 0, kernel
         assert kernel["shared"] <= 100 * 1024

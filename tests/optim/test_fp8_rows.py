@@ -13,7 +13,7 @@ from support.row_problems import (
     assert_near,
     assert_same_rows,
     assert_same_sums,
-    make_every_row,
+    make_all_rows,
     make_leaf_rows,
     make_rows,
     make_shortlists,
@@ -21,14 +21,14 @@ from support.row_problems import (
 )  # fmt: skip
 
 from cxml.optim import (
-    CpuEveryRowKernels,
+    CpuAllRowsKernels,
     CpuShortlistKernels,
     RowSchedule,
     RowState,
     RowTensors,
-    TorchEveryRowKernels,
+    TorchAllRowsKernels,
     TorchShortlistKernels,
-    settled_weights,
+    current_weights,
     update_rows,
     update_run,
 )
@@ -37,7 +37,7 @@ from cxml.optim.row_formats import NEAREST_FP8, to_float32, to_fp8
 CPU = torch.device("cpu")
 CASES = {
     "shortlists": (CpuShortlistKernels(), TorchShortlistKernels(), make_shortlists),
-    "every row": (CpuEveryRowKernels(), TorchEveryRowKernels(), make_every_row),
+    "every row": (CpuAllRowsKernels(), TorchAllRowsKernels(), make_all_rows),
 }
 
 
@@ -107,7 +107,7 @@ def test_compiled_rows_are_rounded_bit_for_bit_as_in_torch():
     np.testing.assert_array_equal(one_by_one.weight, in_runs.weight)
     np.testing.assert_array_equal(one_by_one.scale, in_runs.scale)
     gap = np.abs(values.numpy()) / 8 + one_by_one.scale[:, None] * 2.0**-9
-    assert (np.abs(settled_weights(RowTensors.of(one_by_one, CPU), schedule).numpy() - values.numpy()) <= gap).all()
+    assert (np.abs(current_weights(RowTensors.of(one_by_one, CPU), schedule).numpy() - values.numpy()) <= gap).all()
 
 
 @pytest.mark.parametrize("case", CASES)

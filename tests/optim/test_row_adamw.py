@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxml.optim import RowSchedule, RowState, RowTensors, settled_weights, update_rows
+from cxml.optim import RowSchedule, RowState, RowTensors, current_weights, update_rows
 
 ROWS, WIDTH, DECAY, BETA2, EPSILON = 12, 6, 0.1, 0.999, 1e-8
 
@@ -62,7 +62,7 @@ def test_after_any_steps_every_row_is_where_the_dense_schedule_puts_it(sequence,
         update_rows(state, schedule, rows=rows, gradients=gradients, bias_gradients=bias_gradients, row_ids=rows)
         oracle.step(lr, beta1, rows, gradients, bias_gradients)
     np.testing.assert_allclose(
-        settled_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy(),
+        current_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy(),
         oracle.weight,
         rtol=1e-4,
         atol=2e-6,
@@ -84,7 +84,7 @@ def run(weights, num_steps, gradient, lr=1e-3, clip=0.0):
             bias_gradients=np.zeros(ROWS, np.float32),
             row_ids=rows,
         )
-    return settled_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy()
+    return current_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy()
 
 
 def test_rows_touched_at_every_step_equal_torch_adamw():
@@ -104,7 +104,7 @@ def test_rows_touched_at_every_step_equal_torch_adamw():
         zeros = np.zeros(ROWS, np.float32)
         update_rows(state, schedule, rows=rows, gradients=gradients, bias_gradients=zeros, row_ids=rows)
     np.testing.assert_allclose(
-        settled_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy(),
+        current_weights(RowTensors.of(state, torch.device("cpu")), schedule).numpy(),
         weight.detach().numpy(),
         rtol=1e-5,
         atol=1e-6,

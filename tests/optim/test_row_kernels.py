@@ -22,7 +22,7 @@ from support.row_problems import (
     assert_same_rows,
     assert_same_sums,
     bits_of,
-    make_every_row,
+    make_all_rows,
     make_leaf_rows,
     make_rows,
     make_shortlists,
@@ -35,11 +35,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cxml.accelerators import device_of
 from cxml.model.ranking import NO_KEY, scores_of
 from cxml.optim import RowSchedule, RowState, RowTensors
-from cxml.optim.torch_kernels import TorchEveryRowKernels, TorchShortlistKernels
+from cxml.optim.torch_kernels import TorchAllRowsKernels, TorchShortlistKernels
 
 # Module and classes of each kind, and where it runs.
 KINDS = {
-    "triton": ("cxml.optim.triton_kernels", "TritonShortlistKernels", "TritonEveryRowKernels", device_of(0)),
+    "triton": ("cxml.optim.triton_kernels", "TritonShortlistKernels", "TritonAllRowsKernels", device_of(0)),
 }
 NEEDS = {"triton": "triton"}
 # Every format at one width. Another width is another number of the same blocks, so there a run of the suite has two.
@@ -55,7 +55,7 @@ class Kind:
     """Kernels of both candidates and where they run."""
 
     shortlists: object
-    every_row: object
+    all_rows: object
     device: torch.device
 
 
@@ -67,16 +67,16 @@ def kind(request):
 def make_kind(name, **options):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    module, shortlists, every_row, device = KINDS[name]
+    module, shortlists, all_rows, device = KINDS[name]
     module = importlib.import_module(module)
-    return Kind(getattr(module, shortlists)(**options), getattr(module, every_row)(**options), device)
+    return Kind(getattr(module, shortlists)(**options), getattr(module, all_rows)(**options), device)
 
 
 def cases(kind):
     """Kernels, their reference and what makes their candidates."""
     return [
         (kind.shortlists, TorchShortlistKernels(), make_shortlists),
-        (kind.every_row, TorchEveryRowKernels(), make_every_row),
+        (kind.all_rows, TorchAllRowsKernels(), make_all_rows),
     ]
 
 
@@ -197,12 +197,12 @@ def test_best_rows_of_shortlists_are_those_of_plain_torch(kind, width, form, wei
 @pytest.mark.parametrize("chunk", [2**24, 64 * NUM_TEXTS, 1])
 @pytest.mark.parametrize("form", ["fp32", "bf16"])
 def test_best_of_all_rows_are_those_of_plain_torch(kind, form, chunk, monkeypatch):
-    module = importlib.import_module(type(kind.every_row).__module__)
+    module = importlib.import_module(type(kind.all_rows).__module__)
     monkeypatch.setattr(module, "_KEYS_AT_ONCE", chunk, raising=False)
     rows, schedule = make_rows(384, form, kind.device)
     for k in (5, NUM_ROWS + 3):
-        arguments = (rows, make_leaf_rows(kind.device), make_every_row(384, kind.device), schedule, k)
-        (keys, positions), expected = kind.every_row.best(*arguments), TorchEveryRowKernels().best(*arguments)
+        arguments = (rows, make_leaf_rows(kind.device), make_all_rows(384, kind.device), schedule, k)
+        (keys, positions), expected = kind.all_rows.best(*arguments), TorchAllRowsKernels().best(*arguments)
         assert torch.equal(positions, expected[1])
         assert torch.equal(keys == NO_KEY, expected[0] == NO_KEY)
         torch.testing.assert_close(scores_of(keys), scores_of(expected[0]), rtol=1e-5, atol=1e-5)
@@ -311,8 +311,8 @@ def test_each_call_launches_one_kernel_and_asks_the_host_for_nothing(call, deter
     """On tensors without data, where a number that the host asks for would be an error."""
     kind = make_kind("triton", deterministic=deterministic)
     expected = {
-        "shortlist": {"loss": ["shortlist_loss"] + ["add_up"] * deterministic, "best": ["shortlist_scores"]},
-        "every_row": {"best": ["every_row_keys"]},
+        "shortlist": {"loss": ["shortlist_loss"] + ["segment_sum"] * deterministic, "best": ["shortlist_scores"]},
+        "all_rows": {"best": ["all_rows_keys"]},
     }
     device = torch.device("cpu")
     for (kernels, _, make), name in zip(cases(kind), expected, strict=True):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxml.accelerators import device_of
-from cxml.optim import RowSchedule, RowState, RowTensors, settled_weights, update_rows, update_run
+from cxml.optim import RowSchedule, RowState, RowTensors, current_weights, update_rows, update_run
 
 DEVICE = device_of(0)
 ROWS, WIDTH = 11, 7
@@ -45,8 +45,8 @@ def test_runs_of_rows_take_the_same_updates_as_rows_one_by_one(optimizer, weight
             )  # fmt: skip
     # A weight may be rounded the other way where the two differ in the last bit of a float32.
     tolerance = {"fp32": 1e-5, "fp8": 2**-3}.get(weights, 2**-7)
-    found = settled_weights(tensors, schedule).cpu().numpy()
-    expected = settled_weights(RowTensors.of(one_by_one, torch.device("cpu")), schedule).numpy()
+    found = current_weights(tensors, schedule).cpu().numpy()
+    expected = current_weights(RowTensors.of(one_by_one, torch.device("cpu")), schedule).numpy()
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-6)
     assert (np.abs(found - expected) <= 1e-5 * np.abs(expected) + 1e-7).mean() > 0.9
     np.testing.assert_allclose(tensors.bias.cpu(), one_by_one.bias, rtol=1e-5, atol=1e-7)

@@ -92,7 +92,7 @@ def test_the_check_of_a_step_is_that_of_plain_torch(device, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr("cxml.parallel.step_check.is_fused", lambda _, own=check: own is fused)
                 losses = torch.tensor(numbers, device=check._counts.device)
-                is_finite = check.judge(losses)
+                is_finite = check.check(losses)
                 told = check.count(step, losses, losses / 2, is_finite)
                 both.append([is_finite.tolist(), told.tolist(), check._counts.tolist(), str(check._losses.tolist())])
         assert both[0] == both[1]

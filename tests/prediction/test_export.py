@@ -139,7 +139,7 @@ def test_the_exported_encoder_gives_the_same_features(run, tmp_path, texts):
     assert export.main([run[0].output, str(tmp_path / "out"), "--encoder-program", str(tmp_path / "encoder.pt2")]) == 0
     predictor = Predictor.from_pretrained(str(tmp_path / "out"))
     program = torch.export.load(tmp_path / "encoder.pt2").module()
-    tokens = predictor._encoder.encode(texts[:1])
+    tokens = predictor._cascade.encode(texts[:1])
     ids = torch.from_numpy(tokens.values.astype(np.int64))[None]
     last = program(ids, torch.ones_like(ids))[-1]
     np.testing.assert_allclose(last.detach().numpy(), predictor.embed(texts[:1]), atol=1e-5)

@@ -191,7 +191,7 @@ def test_the_encoder_alone_gives_the_features_of_every_level(written):
     session = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["features_0", "features_1", "features_2"]
     predictor = Predictor(parts, device="cpu", precision="fp32")
-    ids = np.array([predictor._encoder.encode(TEXTS[:1]).values], np.int64)
+    ids = np.array([predictor._cascade.encode(TEXTS[:1]).values], np.int64)
     last = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[-1]
     np.testing.assert_allclose(last, predictor.embed(TEXTS[:1]), atol=1e-5)
 

@@ -54,7 +54,7 @@ def test_a_wide_beam_finds_the_best_labels_of_all(predictor, texts):
     everything = predictor.predict(texts[:20], k=7, beam=(8, 32))
     model = predictor.model
     with torch.inference_mode():
-        tokens = predictor._encoder.encode(texts[:20])
+        tokens = predictor._cascade.encode(texts[:20])
         for row in range(20):
             ids = torch.from_numpy(tokens.slice(row, row + 1).values.astype(np.int64))[None]
             features = model.encoder(ids, torch.ones_like(ids))

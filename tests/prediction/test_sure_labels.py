@@ -38,7 +38,7 @@ def by_hand(predictor, texts):
     own, scores = [], []
     with torch.inference_mode():
         for text in texts:
-            ids = torch.from_numpy(predictor._encoder.encode([text]).values.astype(np.int64))[None]
+            ids = torch.from_numpy(predictor._cascade.encode([text]).values.astype(np.int64))[None]
             features = model.encoder(ids, torch.ones_like(ids))
             leaf = model.cluster_heads[1](features[1], None)[0].numpy()
             logits = parts.rows.floats(slice(None)).astype(np.float64) @ features[2][0].double().numpy()

@@ -45,7 +45,7 @@ def test_a_gpu_that_is_not_there_is_refused(output):
 def test_the_local_engine_imports_neither_ray_nor_deepspeed_nor_what_only_training_needs(output):
     program = """
 import sys
-from cxml.serving import ServeOptions, front, running
+from cxml.serving import ServeOptions, http_server, running
 from cxml.serving.local_engine import LocalEngine
 from cxml.serving.local_engine import LocalEngine
 from cxml.serving.models import ModelSpec

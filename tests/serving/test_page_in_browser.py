@@ -7,7 +7,7 @@ import json
 
 import pytest
 from support.browser import needs_browser, page_in_browser
-from support.served import TOKEN, fronted
+from support.served import TOKEN, http_server_for
 
 import cxml
 from cxml.serving import ServeOptions
@@ -75,7 +75,7 @@ def test_a_title_stands_beside_the_name_where_it_says_more():
         found = [{"label": i, "name": name, "score": 0.5, "title": title} for i, (name, title) in enumerate(labels)]
         return json.dumps({"predictions": [found]}).encode()
 
-    with fronted(answer, ServeOptions()) as (port, _), page_in_browser() as (page, complaints):
+    with http_server_for(answer, ServeOptions()) as (port, _), page_in_browser() as (page, complaints):
         page.goto(f"http://127.0.0.1:{port}")
         page.get_by_label("Text").fill(TEXT)
         page.get_by_role("button", name="Predict labels").click()

@@ -17,6 +17,7 @@ from rich.console import Console
 from cxml.config import CHOOSABLE, config_from_dict, plain_values
 from cxml.data import StepOrder, StepRule, num_held_out, require_parts
 from cxml.model.encoder import parse_taps
+from cxml.preparation.lengths import covering_length
 from cxml.settings import (
     Choice,
     EncoderFacts,
@@ -25,7 +26,6 @@ from cxml.settings import (
     choices_table,
     choose,
     fit_to_labels,
-    longest_text,
 )
 from cxml.tree.shape import check_level_sizes, level_sizes_for
 
@@ -156,7 +156,7 @@ def test_known_sets_get_the_levels_of_their_published_configs(labels, sizes):
 def test_the_longest_text_is_a_multiple_of_8_that_cuts_one_text_in_a_hundred_or_what_the_encoder_reads(
     lengths, longest
 ):
-    found = longest_text(np.array(lengths), longest)
+    found = covering_length(np.array(lengths), longest)
     assert found <= longest
     if found < longest:
         assert found % 8 == 0

@@ -5,7 +5,7 @@ import torch
 
 from cxml.config import OptimConfig
 from cxml.model import Leaves
-from cxml.optim import TorchEveryRowKernels, TorchShortlistKernels
+from cxml.optim import TorchAllRowsKernels, TorchShortlistKernels
 from cxml.parallel import Exchange, RowLayout, ShardedLevel, distributed, kernels_for, make_level
 
 WIDTH, LR, STEPS = 5, 1e-2, 4
@@ -14,7 +14,7 @@ WIDTH, LR, STEPS = 5, 1e-2, 4
 def level_of(kind, layout, width, exchange, head, optim, **options):
     """A sharded level with kernels of one kind: `cpu`, `torch` (the plain reference) or `triton`."""
     is_cpu, scores_all = kind == "cpu", head.candidates == "all"
-    plain = TorchEveryRowKernels() if scores_all else TorchShortlistKernels()
+    plain = TorchAllRowsKernels() if scores_all else TorchShortlistKernels()
     kernels = plain if kind == "torch" else kernels_for(head, on_device=not is_cpu)
     return ShardedLevel(layout, width, exchange, head, optim, kernels=kernels, on_device=not is_cpu, **options)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from cxml.optim import RowSchedule, RowState, RowTensors
-from cxml.optim.candidates import EveryRow, LeafRows, Shortlists
+from cxml.optim.candidates import AllRows, LeafRows, Shortlists
 from cxml.optim.row_formats import NEAREST_FP8, to_fp8
 
 WIDTHS = (384, 768, 1024)
@@ -86,7 +86,7 @@ def make_shortlists(width, device, *, seed=1, dtype=torch.float32, wants=WANTS):
     return Shortlists(*(tensor.contiguous().to(device) for tensor in vars(found).values()))
 
 
-def make_every_row(width, device, *, seed=1, dtype=torch.float32):
+def make_all_rows(width, device, *, seed=1, dtype=torch.float32):
     """Texts with true labels: one row that all share, random rows, and rows of another rank; one text is padding."""
     rng = np.random.default_rng(seed)
     pairs = {(7, text) for text in range(NUM_TEXTS)}
@@ -95,8 +95,8 @@ def make_every_row(width, device, *, seed=1, dtype=torch.float32):
     true_rows, true_texts = torch.tensor(sorted(pairs)).T.contiguous()
     shares = torch.full((NUM_TEXTS,), 0.02)
     shares[4] = 0
-    found = EveryRow(make_features(rng, width).to(dtype), true_rows, true_texts.contiguous(), shares)
-    return EveryRow(*(tensor.to(device) for tensor in vars(found).values()))
+    found = AllRows(make_features(rng, width).to(dtype), true_rows, true_texts.contiguous(), shares)
+    return AllRows(*(tensor.to(device) for tensor in vars(found).values()))
 
 
 def update(kernels, rows, leaf_rows, candidates, schedule, *, is_finite=True, factor=FACTOR):

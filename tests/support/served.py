@@ -63,21 +63,21 @@ class AnswersBy:
 
 
 @contextmanager
-def fronted(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
+def http_server_for(answer: Any, options: ServeOptions) -> Iterator[tuple[int, Any]]:
     """Run the HTTP server in this process, without a model. `answer` answers. Yields its port and the server."""
     from cxml.serving.addresses import bind
-    from cxml.serving.front import Front
+    from cxml.serving.http_server import HttpServer
     from cxml.serving.models import ServedModel
 
     sockets = bind("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
-    front = Front(ServedModel("a model", AnswersBy(answer), "ready"), options, sockets)
-    front.start()
+    server = HttpServer(ServedModel("a model", AnswersBy(answer), "ready"), options, sockets)
+    server.start()
     try:
         wait_until(lambda: is_listening(port), "the server does not listen")
-        yield port, front
+        yield port, server
     finally:
-        front.end()
+        server.end()
 
 
 @contextmanager

@@ -37,14 +37,14 @@ from cxml.pipeline.time_budget import (
     Costs,
     budget_report,
     costly_sources,
+    effect_of_more_time,
     make_step_budget,
     steps_within_budget,
-    worth_of_more,
 )
 from cxml.settings import write_budget
 from cxml.settings.rules import BY_LENGTH
 from cxml.stopping import OutOfTime, interrupting_after
-from cxml.training import Pace, Speed, TimeLimit, budget_pacer, smoothed, steps_in_time, train
+from cxml.training import RunLength, Speed, TimeLimit, smoothed, steps_in_time, time_limit, train
 
 SECONDS = st.floats(0.001, 100.0)
 
@@ -88,23 +88,23 @@ def test_a_budget_that_leaves_no_time_says_how_much_is_needed():
 
 @given(st.integers(1, 5000), st.lists(st.floats(0.2, 3.0), max_size=20))
 def test_the_schedule_rises_evenly_to_its_end_however_often_the_total_changes(planned, factors):
-    pace = Pace.of(planned)
+    run_length = RunLength.of(planned)
     for factor in factors:
-        step = pace.next_look
-        if step >= pace.total:
+        step = run_length.next_adjustment
+        if step >= run_length.total:
             break
-        pace = pace.after(step, max(step + 1, round(step + factor * (pace.total - step))))
-    assert Pace.from_state(json.loads(json.dumps(pace.state())), 1) == pace
-    positions = [pace.position(step) for step in range(0, pace.total + 1, max(1, pace.total // 50))]
+        run_length = run_length.after(step, max(step + 1, round(step + factor * (run_length.total - step))))
+    assert RunLength.from_state(json.loads(json.dumps(run_length.state())), 1) == run_length
+    positions = [run_length.position(step) for step in range(0, run_length.total + 1, max(1, run_length.total // 50))]
     assert positions[0] == 0
     assert all(a < b for a, b in itertools.pairwise(positions))
-    assert pace.position(pace.total) == pytest.approx(planned)
-    assert len(pace.turns) <= len(factors) + 1
+    assert run_length.position(run_length.total) == pytest.approx(planned)
+    assert len(run_length.plans) <= len(factors) + 1
 
 
 @given(st.integers(1, 2000))
 def test_without_a_change_of_plan_the_schedule_is_the_step_itself(total):
-    assert [Pace.of(total).position(step) for step in range(total)] == list(range(total))
+    assert [RunLength.of(total).position(step) for step in range(total)] == list(range(total))
 
 
 @given(st.integers(0, 100), st.floats(-50, 500), SECONDS, st.integers(1, 400))
@@ -121,16 +121,16 @@ def test_steps_in_time_are_as_many_as_the_time_left_holds(step, left, per_step, 
 def test_a_speed_that_drifts_is_followed_until_the_time_is_over(drift, change, planned):
     """A training whose steps take another time than was measured, and from its middle on a third one."""
     late_drift = drift * change
-    seconds, pace, used = float(planned), Pace.of(planned), 0.0
+    seconds, run_length, used = float(planned), RunLength.of(planned), 0.0
     step, recent, estimate = 0, [], None
-    while step < pace.total:
+    while step < run_length.total:
         took = drift if step < planned / 2 else late_drift
         step, used = step + 1, used + took
         recent.append(took)
-        if step == pace.next_look and step < pace.total:
+        if step == run_length.next_adjustment and step < run_length.total:
             estimate = smoothed(estimate, sum(recent) / len(recent))
             total = steps_in_time(step, seconds_left=seconds - used, seconds_per_step=estimate, most=10**6)
-            pace, recent = pace.after(step, total), []
+            run_length, recent = run_length.after(step, total), []
     assert used == pytest.approx(seconds, rel=0.1, abs=3 * max(drift, late_drift))
 
 
@@ -162,10 +162,10 @@ def test_a_source_that_takes_too_much_of_the_time_is_left_out_unless_the_user_wa
 
 
 def test_the_worth_of_more_time_is_stated_as_far_as_it_is_known():
-    assert "no effect" in worth_of_more(True, [], "P@1")
-    assert "unknown" in worth_of_more(False, [(1, 50.0)], "P@1")
-    assert "likely to improve it further" in worth_of_more(False, [(1, 50.0), (2, 60.0)], "P@1")
-    assert "unlikely" in worth_of_more(False, [(1, 50.0), (2, 49.0)], "P@1")
+    assert "no effect" in effect_of_more_time(True, [], "P@1")
+    assert "unknown" in effect_of_more_time(False, [(1, 50.0)], "P@1")
+    assert "likely to improve it further" in effect_of_more_time(False, [(1, 50.0), (2, 60.0)], "P@1")
+    assert "unlikely" in effect_of_more_time(False, [(1, 50.0), (2, 49.0)], "P@1")
 
 
 # Real trainings
@@ -191,17 +191,17 @@ def train_by_clock(jobs):
     from cxml.training import loop
     from cxml.training.train_job import train_in_group
 
-    real, finished, step = budget_pacer.BudgetPacer.__init__, [], loop.train_step
+    real, finished, step = time_limit.AdaptiveStepLimit.__init__, [], loop.train_step
     with distributed(threads=1) as ranks:
         for config, limit, clock, stop in jobs:
 
             def begin(self, *arguments, clock=clock, **options):
                 real(self, *arguments, **{**options, "clock": clock})
 
-            budget_pacer.BudgetPacer.__init__ = begin
+            time_limit.AdaptiveStepLimit.__init__ = begin
             loop.train_step = _signalling(step, stop, ranks.rank)
             finished.append(train_in_group(config, FINGERPRINTS, ranks, "auto", limit))
-    budget_pacer.BudgetPacer.__init__, loop.train_step = real, step
+    time_limit.AdaptiveStepLimit.__init__, loop.train_step = real, step
     return finished
 
 

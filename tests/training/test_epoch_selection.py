@@ -39,8 +39,8 @@ def test_the_first_of_the_best_values_is_taken_and_evaluations_since_are_counted
     for epoch, value in enumerate(values, start=1):
         found = Selection.from_state(json.loads(json.dumps(found.after(epoch, 10 * epoch, value).state_dict())))
     assert found.epoch == (values.index(max(values)) + 1 if values else 0)
-    assert found.waited == (len(values) - found.epoch if values else 0)
-    assert found.has_waited(patience) == (patience > 0 and found.waited >= patience)
+    assert found.wait_count == (len(values) - found.epoch if values else 0)
+    assert found.should_stop(patience) == (patience > 0 and found.wait_count >= patience)
 
 
 def write_texts(folder):

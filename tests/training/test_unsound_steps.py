@@ -14,7 +14,7 @@ from cxml.checkpoint import Progress
 from cxml.config import HeadConfig
 from cxml.parallel import Ranks, StepCheck
 from cxml.parallel.plain_engine import PlainEngine
-from cxml.training import Pace, Pacer, loop, train_step
+from cxml.training import RunLength, StepLimit, loop, train_step
 
 CPU = torch.device("cpu")
 RANKS = Ranks(rank=0, world_size=1, local_rank=0, device=CPU)
@@ -70,7 +70,7 @@ def test_a_fault_in_the_features_of_any_level_changes_no_row_of_any(head, level,
 
 def test_the_mean_loss_of_a_record_is_that_of_the_steps_that_counted():
     engine, _, step = training(HeadConfig(shard_from=1))
-    recorder = loop._Recorder(engine, RANKS, Pacer(Pace.of(10)), Progress(), None)
+    recorder = loop._Recorder(engine, RANKS, StepLimit(RunLength.of(10)), Progress(), None)
     batch = make_batch([[0]], 1, limits_of([[[0]]]))
     first = step(1)
     recorder.add(first, [batch])

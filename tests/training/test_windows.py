@@ -137,7 +137,7 @@ def test_a_saved_model_cuts_texts_as_its_training_did(configs, reports, word, te
 
 
 def test_features_of_a_text_rest_on_all_of_its_windows(predictor, texts):
-    encoder, tokens = predictor.model.encoder, predictor._encode(texts)
+    encoder, tokens = predictor.model.encoder, predictor._cascade.encode(texts)
     row = int(tokens.lengths.argmax())
     own = tokens.slice(row, row + 1).values.astype(np.int64)
     count = -(-(len(own) - 2) // (WINDOW - 2))

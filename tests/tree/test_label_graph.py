@@ -24,7 +24,7 @@ def walk(**settings) -> TreeConfig:
     return TreeConfig(**{"walk_length": 50, "walk_top_k": 5, **settings})
 
 
-def mix(seed, value):
+def splitmix64(seed, value):
     """The splitmix64 finaliser, in Python's integers."""
     z = (seed + (value + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
@@ -38,15 +38,15 @@ def literal_row(dense, label, tree, seed):
     verbose = frequency > tree.walk_max_frequency if tree.walk_max_frequency else np.zeros(len(frequency), bool)
     if verbose[label] or frequency[label] == 0:
         return {label: 1.0}
-    own, at, visits = mix(seed, label), label, {}
+    own, at, visits = splitmix64(seed, label), label, {}
     for step in range(tree.walk_length):
-        if (mix(own, 3 * step) >> 11) * 2.0**-53 < tree.walk_restart:
+        if (splitmix64(own, 3 * step) >> 11) * 2.0**-53 < tree.walk_restart:
             at = label
         else:
             texts = np.flatnonzero(dense[:, at])
-            text = texts[mix(own, 3 * step + 1) % len(texts)]
+            text = texts[splitmix64(own, 3 * step + 1) % len(texts)]
             others = np.flatnonzero((dense[text] > 0) & ~verbose)
-            at = int(others[mix(own, 3 * step + 2) % len(others)])
+            at = int(others[splitmix64(own, 3 * step + 2) % len(others)])
         visits[at] = visits.get(at, 0) + 1
     best = sorted(visits, key=lambda each: (-visits[each], each))[: tree.walk_top_k]
     norm = sum(visits[each] ** 2 for each in best) ** 0.5

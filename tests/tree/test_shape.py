@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxml.errors import ConfigError
-from cxml.tree.shape import deal_children, plan_splits
+from cxml.tree.shape import distribute_children, plan_splits
 
 
 @st.composite
@@ -76,7 +76,7 @@ def test_children_go_one_by_one_to_the_node_with_the_most_labels_per_child(label
         scale = np.lcm.reduce(expected)
         per_child = [(size * (scale // count), size) for size, count in zip(labels, expected, strict=True)]
         expected[per_child.index(max(per_child))] += 1
-    assert deal_children(np.array(labels), total).tolist() == expected
+    assert distribute_children(np.array(labels), total).tolist() == expected
 
 
 @pytest.mark.parametrize(("num_labels", "sizes"), [(5, [6]), (5, [2, 6]), (9, [4, 4]), (9, [4, 2]), (9, [0])])

@@ -41,7 +41,7 @@ def test_passes_from_the_same_seeds_split_as_brute_force_does(seed, passes):
     node = make_node(dense, num_left)
     two_means._choose_seeds(node, seed)
     seeds = (int(np.flatnonzero(node.work.sides == LEFT)[0]), int(np.flatnonzero(node.work.sides == RIGHT)[0]))
-    two_means.climb(node, Limits(passes, -np.inf))
+    two_means.refine(node, Limits(passes, -np.inf))
     expected = brute_force(dense, num_left, seeds, passes)
     assert ((node.work.sides == LEFT) == expected).all()
 
@@ -52,7 +52,7 @@ def test_the_mean_cosine_is_that_of_rows_and_centroids_and_never_falls():
     for passes in range(1, 12):
         node = make_node(dense, 100)
         two_means._choose_seeds(node, 5)
-        mean_cosine = two_means.climb(node, Limits(passes, -np.inf))
+        mean_cosine = two_means.refine(node, Limits(passes, -np.inf))
         rows = dense / np.linalg.norm(dense, axis=1, keepdims=True)
         sides = node.work.sides
         expected = sum(np.linalg.norm(rows[sides == side].sum(axis=0)) for side in (LEFT, RIGHT)) / 200
@@ -65,11 +65,11 @@ def test_a_split_is_no_worse_than_the_best_of_its_starts_after_their_trial():
     dense = np.random.default_rng(2).random((500, 40)).astype(np.float32) ** 4
     node = make_node(dense, 250)
     two_means.split(node, 3, Limits(20, 1e-4))
-    final = two_means.climb(node, Limits(1, 0.0))
+    final = two_means.refine(node, Limits(1, 0.0))
     trials = []
     for turn in range(4):
         two_means._choose_seeds(node, two_means.seed_of_node(3, turn, 0))
-        trials.append(two_means.climb(node, Limits(2, 0.0)))
+        trials.append(two_means.refine(node, Limits(2, 0.0)))
     assert final >= max(trials) - 1e-6
 
 

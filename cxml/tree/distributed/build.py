@@ -52,7 +52,7 @@ def order_labels(
         count = config.tree.num_workers or cpus
         _tell_plan(job, count, dataset)
         with Fleet(job, count, cpus) as fleet:
-            carry_out(job, fleet, splits, order)
+            make_splits(job, fleet, splits, order)
     return order
 
 
@@ -70,7 +70,7 @@ def make_job(config: Config, dataset: ShardedDataset, tree_url: str) -> Job:
     return dataclasses.replace(job, num_name_features=features.shape[1])
 
 
-def carry_out(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> None:
+def make_splits(job: Job, fleet: Fleet, splits: np.ndarray, order: np.ndarray) -> None:
     """Make missing parts and carry out `splits`, int64 [n, 3]; `order`, int32 [L], is updated in place."""
     for kind in job.kinds:
         _make_parts(kind, job, fleet)

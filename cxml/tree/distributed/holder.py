@@ -81,7 +81,7 @@ class RowHolder:
         """Climb with the first rows of a node of `count` rows. Returns the direction, whole or in slices."""
         sample = _join(pieces)
         work = make_work.py_func(len(sample.own), self._columns, 1)
-        kernels.climb_with_sample(Node(sample, 0, count, num_left, self._columns, work), seed, self._limits)
+        kernels.refine_with_sample(Node(sample, 0, count, num_left, self._columns, work), seed, self._limits)
         slices = [work.direction[start:stop] for start, stop in self._slices]
         return slices if len(slices) > 1 else slices[0]
 
@@ -107,7 +107,7 @@ class RowHolder:
         moved = kernels.move(self._node, 0, self._node.count, threshold, ties_left, sums)
         return [moved, *(sums[start:stop] for start, stop in self._slices)]
 
-    def add_up(self, *sums: np.ndarray) -> list[tuple[float, float]]:
+    def reduce_sums(self, *sums: np.ndarray) -> list[tuple[float, float]]:
         """Add up the sums of all workers in this slice. Returns the squared lengths of its blocks of columns."""
         stop = len(sums[0])
         self._total = np.zeros((1, stop, 2))
@@ -116,10 +116,10 @@ class RowHolder:
         blocks = [(at, min(stop, at + COLUMN_BLOCK)) for at in range(0, stop, COLUMN_BLOCK)]
         return [kernels.column_squares(self._total, *block) for block in blocks]
 
-    def point(self, lengths: np.ndarray) -> np.ndarray:
+    def direction_slice(self, lengths: np.ndarray) -> np.ndarray:
         """The direction in this worker's slice."""
         direction = np.empty(len(self._total[0]), np.float32)
-        kernels.point(self._total, 0, len(direction), np.array(lengths), direction)
+        kernels.set_direction(self._total, 0, len(direction), np.array(lengths), direction)
         return direction
 
     def propose(self) -> tuple[np.ndarray, int]:

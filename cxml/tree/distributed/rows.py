@@ -50,7 +50,7 @@ class HeldRows:
 
     def split(self, start: int, middle: int, end: int) -> None:
         """Split the node of positions start..end, and store the new order of its labels."""
-        proposals = self._until_it_works(lambda: self._climb(start, middle, end))
+        proposals = self._retry(lambda: self._refine(start, middle, end))
         sides = [np.split(labels, [num_left]) for labels, num_left in proposals]
         self.order[start:end] = np.concatenate([left for left, _ in sides] + [right for _, right in sides])
         BuildJournal(self._job.tree_url).save_split(start, end, self.order[start:end])
@@ -71,8 +71,8 @@ class HeldRows:
             self.order[splits[0, 0] : splits[0, 2]] = labels
             yield
 
-    def _climb(self, start: int, middle: int, end: int) -> list[tuple[np.ndarray, int]]:
-        """Like `kmeans._climb_by_all`, bit-identical, with rows and columns distributed over the workers."""
+    def _refine(self, start: int, middle: int, end: int) -> list[tuple[np.ndarray, int]]:
+        """Like `kmeans._refine_with_pool`, bit-identical, with rows and columns distributed over the workers."""
         actors, settings = self._fleet.actors, self._job.settings
         count, num_left = end - start, middle - start
         firsts, counts = self._places(start, end)
@@ -88,14 +88,14 @@ class HeldRows:
                 actor.move.options(num_returns=returns).remote(threshold, ties)
                 for actor, ties in zip(actors, ties_left, strict=True)
             ]
-            totals = [actor.add_up.remote(*[sums[1 + i] for sums in sent]) for i, actor in enumerate(actors)]
+            totals = [actor.reduce_sums.remote(*[sums[1 + i] for sums in sent]) for i, actor in enumerate(actors)]
             squares = np.zeros(2)
             for blocks in ray.get(totals):
                 for more in blocks:
                     squares += more
             lengths = np.sqrt(squares)
             last, mean_cosine = mean_cosine, lengths.sum() / count
-            direction = [actor.point.remote(lengths) for actor in actors]
+            direction = [actor.direction_slice.remote(lengths) for actor in actors]
             moved = sum(ray.get([sums[0] for sums in sent]))
             if moved == 0 or mean_cosine - last < settings.tolerance * mean_cosine:
                 break
@@ -144,11 +144,9 @@ class HeldRows:
 
     def _ask(self, call: Callable[[ActorHandle, int], ray.ObjectRef]) -> list[Any]:
         """The results of all workers for an idempotent call."""
-        return self._until_it_works(
-            lambda: ray.get([call(actor, number) for number, actor in enumerate(self._fleet.actors)])
-        )
+        return self._retry(lambda: ray.get([call(actor, number) for number, actor in enumerate(self._fleet.actors)]))
 
-    def _until_it_works(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
+    def _retry(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the action returns
         while True:
             try:
                 return action()

@@ -20,7 +20,7 @@ from cxml.data import Ragged
 from cxml.data.terms import TermRows, Vocabulary
 from cxml.data.writer import write_labels
 from cxml.errors import CxmlError, DataError
-from cxml.preparation.journal import PreparationJournal, Scan
+from cxml.preparation.journal import PreparationJournal, ScanResult
 from cxml.preparation.staging import (
     StagedBlock,
     read_label_counts,
@@ -47,7 +47,9 @@ def begin_preparation(folder: Path) -> None:
         write_staged(journal.stem(split, 0), block)
         journal.record_staged(split, 0, 2)
     labels = write_labels(str(folder), ["x", "y", "z"], np.array([1, 1, 1]))
-    journal.save_scan(Scan({"train": 2, "test": 2}, {"train": {}, "test": {}}, labels, Vocabulary(["a"], np.ones(1))))
+    journal.save_scan(
+        ScanResult({"train": 2, "test": 2}, {"train": {}, "test": {}}, labels, Vocabulary(["a"], np.ones(1)))
+    )
 
 
 def read_preparation(folder: Path) -> list[object]:

@@ -7,7 +7,7 @@ import socket
 
 import httpx
 import pytest
-from support.served import TOKEN, fronted
+from support.served import TOKEN, http_server_for
 
 from cxml.errors import ConfigError
 from cxml.serving import ServeOptions
@@ -78,7 +78,7 @@ def status_of(port, *headers, version=b"HTTP/1.1"):
 
 @pytest.fixture(scope="module")
 def port():
-    with fronted(answer, ServeOptions()) as (port, _):
+    with http_server_for(answer, ServeOptions()) as (port, _):
         yield port
 
 
@@ -131,7 +131,7 @@ def test_a_host_in_the_target_is_not_served(port, target):
 
 @pytest.mark.parametrize("options", [ServeOptions(token=TOKEN), ServeOptions(allow_anyone=True)])
 def test_with_a_token_or_if_everyone_may_ask_the_host_is_any(options):
-    with fronted(answer, options) as (port, _):
+    with http_server_for(answer, options) as (port, _):
         assert status_of(port, b"Host: models.example.com", b"Origin: https://models.example.com") == 200
 
 

@@ -14,7 +14,7 @@ import threading
 import httpx
 import pytest
 from support.launching import wait_until
-from support.served import TOKEN, fronted, is_listening
+from support.served import TOKEN, http_server_for, is_listening
 
 from cxml.serving import ServeOptions
 
@@ -29,7 +29,7 @@ async def answer(asked):
 
 @pytest.fixture(scope="module")
 def port():
-    with fronted(answer, OPTIONS) as (port, _):
+    with http_server_for(answer, OPTIONS) as (port, _):
         yield port
 
 
@@ -138,12 +138,12 @@ def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for_either(port):
 @pytest.mark.parametrize("slow", [b"POST /predict HT", head(b"Authorization: " + BEARER, length=1000) + b"{"])
 def test_more_slow_clients_than_connections_do_not_keep_others_out(slow):
     patient = dataclasses.replace(OPTIONS, head_timeout_s=60, body_timeout_s=60)
-    with fronted(answer, patient) as (port, front), contextlib.ExitStack() as stack:
+    with http_server_for(answer, patient) as (port, server), contextlib.ExitStack() as stack:
         for _ in range(700):
             stack.enter_context(connect(port)).sendall(slow)
         assert is_served(port)
         assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
-        assert len(front._server.server_state.connections) <= 501
+        assert len(server._server.server_state.connections) <= 501
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_an_answer_that_nobody_reads_does_not_keep_its_connection():
     async def long_answer(asked):
         return b"x" * 30_000_000
 
-    with fronted(long_answer, dataclasses.replace(OPTIONS, timeout_s=1.0)) as (port, front):
-        connections = front._server.server_state.connections
+    with http_server_for(long_answer, dataclasses.replace(OPTIONS, timeout_s=1.0)) as (port, server):
+        connections = server._server.server_state.connections
         with connect(port) as connection:
             connection.sendall(head(b"Authorization: " + BEARER) + BODY)
             assert status_of(connection) == 200
@@ -218,7 +218,7 @@ def test_bytes_of_all_requests_together_are_limited():
 
     options = ServeOptions(token=TOKEN, max_texts=1, max_characters=4_000_000, body_timeout_s=120, timeout_s=120)
     body = b'{"texts": ["' + b"a" * 4_000_000 + b'"' + b" " * 30_000_000 + b"]}"
-    with fronted(slow, options) as (port, _), contextlib.ExitStack() as stack:
+    with http_server_for(slow, options) as (port, _), contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connect(port)) for _ in range(6)]
         senders = [
             threading.Thread(target=one.sendall, args=(head(b"Authorization: " + BEARER, length=len(body)) + body,))
@@ -242,10 +242,10 @@ def test_told_to_end_it_refuses_new_clients_and_answers_those_that_wait():
         await asyncio.to_thread(release.wait)
         return await answer(asked)
 
-    with fronted(slow, OPTIONS) as (port, front), connect(port) as connection, connect(port) as idle:
+    with http_server_for(slow, OPTIONS) as (port, server), connect(port) as connection, connect(port) as idle:
         connection.sendall(head(b"Authorization: " + BEARER) + BODY)
         assert waits.wait(30)
-        ending = threading.Thread(target=front.end)
+        ending = threading.Thread(target=server.end)
         ending.start()
         wait_until(lambda: not is_listening(port), "it still listens")
         assert status_of(idle) is None
@@ -272,7 +272,7 @@ def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
         threading.Timer(1.0, may_answer.set).start()  # while it ends
         raise Told
 
-    with fronted(wait, OPTIONS) as (port, front), connect(port) as connection:
+    with http_server_for(wait, OPTIONS) as (port, server), connect(port) as connection:
         connection.sendall(head(b"Authorization: " + BEARER) + BODY)
         assert asked.wait(30)
         before = signal.signal(signal.SIGUSR2, told)
@@ -282,6 +282,6 @@ def test_told_to_end_while_nothing_else_happens_it_answers_those_that_wait():
                 threading.Event().wait(30)
         finally:
             signal.signal(signal.SIGUSR2, before)
-        front.end()
+        server.end()
         assert may_answer.is_set()
         assert status_of(connection) == 200

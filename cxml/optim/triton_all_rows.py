@@ -1,11 +1,11 @@
-"""Triton kernels that score texts on every row of a rank.
+"""Triton kernels that score texts on all rows of a rank.
 
-`every_row_loss` has the structure of fused attention: a program processes a tile of TEXTS and a share of the rows, and
+`all_rows_loss` has the structure of fused attention: a program processes a tile of TEXTS and a share of the rows, and
 keeps the gradient of its texts' features on chip, in up to four parts of PART columns, while it iterates over its rows.
 The programs of one share run concurrently, so rows are read from memory once. Each writes its own sums, which are added
 afterwards in a fixed order.
 
-In `every_row_squares` and `every_row_update` a program processes a tile of ROWS and iterates over all texts. The
+In `all_rows_squares` and `all_rows_update` a program processes a tile of ROWS and iterates over all texts. The
 gradient of a block of columns needs the slopes of all texts, the derivatives of the losses by the logits, so these are
 stored in a scratch of [texts, ROWS] float32 per program, which each tile overwrites.
 
@@ -35,7 +35,7 @@ _CHANGING = ["num_texts", "num_rows", "num_leaves", "rows_per_share", "step", "f
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_loss(
+def all_rows_loss(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, sums,
     num_texts, num_rows, rows_per_share, step, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
@@ -56,13 +56,13 @@ def every_row_loss(
     for first_row in range(begin_row, end_row, ROWS):
         rows = first_row + tl.arange(0, ROWS)
         is_row = rows < num_rows
-        settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+        row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
         slopes, losses = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+            first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         loss += tl.sum(losses, 1)
-        slopes *= settled[None, :]
+        slopes *= row_scale[None, :]
         row = load_block(weight, first_row, is_row, first_column, WIDTH, PART, ROWS)
         part0 += dot(slopes, row, IS_BF16)
         if PARTS > 1:
@@ -87,7 +87,7 @@ def every_row_loss(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_squares(
+def all_rows_squares(
     true_rows, true_texts, bounds, features, weight, bias, last_step, scales, log_decay, slopes, sums,
     num_texts, num_rows, step, shares, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
@@ -111,7 +111,7 @@ def every_row_squares(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_update(
+def all_rows_update(
     true_rows, true_texts, bounds, starts, positions, features,
     weight, bias, moment, second, bias_moments, last_step, updates, compensation, scales,
     log_decay, slopes, factor, is_finite,
@@ -171,7 +171,7 @@ def every_row_update(
 
 
 @triton.jit(do_not_specialize=_CHANGING)
-def every_row_keys(
+def all_rows_keys(
     starts, positions, features, weight, bias, last_step, scales, log_decay, keys,
     num_texts, num_rows, num_leaves, first_row, width, step,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr,
@@ -190,8 +190,8 @@ def every_row_keys(
         weight, begin_row, is_row, features, texts, is_text, WIDTH, BLOCK, ROWS, TEXTS,
         IS_BF16=tl.constexpr(False), IS_EXACT=tl.constexpr(True),
     )  # fmt: skip
-    settled = pending(weight, scales, last_step, log_decay, rows, is_row, step)
-    logits = product * settled[None, :] + tl.load(bias + rows, is_row, other=0)[None, :]
+    row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, step)
+    logits = product * row_scale[None, :] + tl.load(bias + rows, is_row, other=0)[None, :]
     bits = tl.where(logits == 0, 0.0, logits).to(tl.int32, bitcast=True)
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) << 32
     low = 0xFFFFFFFF - _positions_of(rows, starts, positions, num_leaves)
@@ -227,7 +227,7 @@ def _either(a, b):
 
 @triton.jit
 def _score_tile(
-    first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+    first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TEXTS: tl.constexpr, IS_BF16: tl.constexpr,
 ):  # fmt: skip
     """Slopes and losses of a tile of texts and a tile of rows, both float32 [TEXTS, ROWS]."""
@@ -247,7 +247,7 @@ def _score_tile(
     truth = ((words[:, None] >> tl.arange(0, ROWS)[None, :]) & 1).to(tl.float32)
     own_bias = tl.load(bias + rows, is_row, other=0)
     share = tl.load(shares + texts, is_text, other=0)[:, None]
-    slopes, losses = slopes_and_losses(product * settled[None, :] + own_bias[None, :], truth, share)
+    slopes, losses = slopes_and_losses(product * row_scale[None, :] + own_bias[None, :], truth, share)
     inside = is_text[:, None] & is_row[None, :]
     return tl.where(inside, slopes, 0.0), tl.where(inside, losses, 0.0)
 
@@ -261,13 +261,13 @@ def _write_slopes(
 ):  # fmt: skip
     """Write the slopes of a tile of rows for all texts, [num_texts, ROWS]. Returns their sums by row."""
     rows = first_row + tl.arange(0, ROWS)
-    settled = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
+    row_scale = pending(weight, scales, last_step, log_decay, rows, is_row, tl.maximum(step - 1, 0))
     total = tl.zeros([ROWS], tl.float32)
     for begin_text in range(0, num_texts, TEXTS):
         texts = begin_text + tl.arange(0, TEXTS)
         is_text = texts < num_texts
         slope, _ = _score_tile(
-            first_row, is_row, settled, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
+            first_row, is_row, row_scale, texts, is_text, true_rows, true_texts, bounds, features, weight, bias, shares,
             WIDTH, BLOCK, ROWS, TEXTS, IS_BF16,
         )  # fmt: skip
         total += tl.sum(slope, 0)

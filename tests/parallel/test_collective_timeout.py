@@ -8,7 +8,7 @@ import time
 import pytest
 from support.runs import make_encoder, prepare_with_tree, small_config
 
-from cxml.parallel import distributed, run_workers, set_patience
+from cxml.parallel import distributed, run_workers, set_collective_timeout
 
 
 def wait_for_a_late_rank(hang_minutes):
@@ -20,7 +20,7 @@ def wait_for_a_late_rank(hang_minutes):
     with distributed(threads=1) as ranks:
         group = dist.new_group(timeout=timedelta(seconds=2))
         dist.barrier(group=group)
-        set_patience(hang_minutes)
+        set_collective_timeout(hang_minutes)
         time.sleep(4 * ranks.rank)
         total = torch.ones(1)
         dist.all_reduce(total, group=group)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from cxml.checkpoint import Progress
 from cxml.parallel import Ranks, value_of_first
-from cxml.training.loop import Pacer
-from cxml.training.pace import Pace, smoothed, steps_in_time
+from cxml.training.loop import StepLimit
+from cxml.training.run_length import RunLength, smoothed, steps_in_time
 
 _log = logging.getLogger(__name__)
 
@@ -33,26 +33,26 @@ class TimeLimit:
     used: float = 0.0
 
 
-class BudgetPacer(Pacer):
+class AdaptiveStepLimit(StepLimit):
     """Keeps a run within its time limit by adapting the number of steps to the measured speed.
 
     The first rank's clock decides. Steps and the work at the ends of epochs are timed separately.
     """
 
     def __init__(
-        self, pace: Pace, ranks: Ranks, limit: TimeLimit, *, steps_per_epoch: int,
+        self, run_length: RunLength, ranks: Ranks, limit: TimeLimit, *, steps_per_epoch: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Create a pacer.
+        """Create a step limit.
 
         Args:
-            pace: pace of the run so far.
+            run_length: length of the run so far.
             ranks: the ranks of this process.
             limit: the time limit of the training.
             steps_per_epoch: optimiser steps per epoch.
             clock: returns the time in seconds.
         """
-        super().__init__(pace)
+        super().__init__(run_length)
         self._ranks = ranks
         self._seconds, self._most, self._steps_per_epoch = limit.seconds, limit.most, steps_per_epoch
         self._clock = clock
@@ -80,14 +80,14 @@ class BudgetPacer(Pacer):
             self._end_began = None
 
     def on_step_end(self, progress: Progress) -> None:
-        """Adjust the pace if it is due."""
+        """Adjust the number of steps if it is due."""
         now = self._clock()
         self._in_steps, self._step_began = self._in_steps + now - self._step_began, now
         self._num_steps += 1
-        if progress.step == self.pace.next_look and progress.step < self.pace.total:
-            self._turn(progress.step)
+        if progress.step == self.run_length.next_adjustment and progress.step < self.run_length.total:
+            self._adjust(progress.step)
 
-    def _turn(self, step: int) -> None:
+    def _adjust(self, step: int) -> None:
         self._per_step = smoothed(self._per_step, self._in_steps / self._num_steps)
         at_ends = self._end_seconds / self._steps_per_epoch
         own = steps_in_time(
@@ -95,9 +95,9 @@ class BudgetPacer(Pacer):
             seconds_per_step=max(self._per_step + at_ends, 1e-9), most=self._most,
         )  # fmt: skip
         total = value_of_first(own)
-        if self._ranks.is_first and total != self.pace.total:
-            _log.info("Steps in the time limit: %d instead of %d; done: %d", total, self.pace.total, step)
-        self.pace = self.pace.after(step, total)
+        if self._ranks.is_first and total != self.run_length.total:
+            _log.info("Steps in the time limit: %d instead of %d; done: %d", total, self.run_length.total, step)
+        self.run_length = self.run_length.after(step, total)
         self._in_steps, self._num_steps = 0.0, 0
 
     def on_epoch_end(self, epoch: int) -> None:  # noqa: ARG002
@@ -106,4 +106,4 @@ class BudgetPacer(Pacer):
 
     def describe(self, progress: Progress) -> Progress:
         """Add the current plan and the used time."""
-        return dataclasses.replace(progress, pace=self.pace.state(), used_seconds=self.used_seconds)
+        return dataclasses.replace(progress, run_length=self.run_length.state(), used_seconds=self.used_seconds)

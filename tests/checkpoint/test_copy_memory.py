@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cxml.checkpoint import Saver, ShardReader, Snapshot, list_checkpoints
 from cxml.checkpoint.manifest import RunState
 from cxml.checkpoint.pieces import Pieces
-from cxml.checkpoint.saver import Room, find_room, least_room
+from cxml.checkpoint.saver import CopyMemory, find_copy_memory, least_copy_memory
 from cxml.config import CheckpointConfig
 from cxml.operating_system import free_in_groups
 from cxml.parallel import Ranks, distributed, run_workers
@@ -34,7 +34,7 @@ def test_there_is_room_if_and_only_if_every_machine_has_room_for_all_of_its_rank
         <= 0.8 * min(free for name, _, free in ranks if name == one)
         for one in machines
     )
-    assert least_room(ranks).is_enough == expected
+    assert least_copy_memory(ranks).is_enough == expected
 
 
 def group_files(folder, limit, used, active=0, inactive=0, *, version=2):
@@ -88,7 +88,7 @@ def agree(folder):
         free = (10 * GIB, 999)[ranks.rank]
         saver = Saver(folder, CheckpointConfig(keep_last=9), ranks, free_memory=lambda: free)
         group = dist.new_group(backend="gloo")
-        room = find_room(600, free, group)
+        room = find_copy_memory(600, free, group)
         tensor = torch.full((100,), float(ranks.rank))
         saver.start(snapshot(tensor))
         was_busy = saver.is_busy
@@ -101,7 +101,7 @@ def agree(folder):
 
 def test_one_rank_without_memory_makes_them_all_write_while_training_waits(tmp_path):
     found = run_workers(agree, (str(tmp_path),), 2)
-    assert found == [(Room(1200, 999), False)] * 2
+    assert found == [(CopyMemory(1200, 999), False)] * 2
     reader = ShardReader(list_checkpoints(str(tmp_path))[0].url)
     assert [reader.tensor(f"labels/{rank}").unique().tolist() for rank in (0, 1)] == [[0.0], [1.0]]
 

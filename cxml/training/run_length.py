@@ -5,56 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LOOKS = 16  # adjustments of a uniform run, besides those near its end, each after half of the remaining steps
+_ADJUSTMENTS = 16  # adjustments of a uniform run, besides those near its end, each after half of the remaining steps
 
 
 @dataclass(frozen=True)
-class Pace:
+class RunLength:
     """The planned length of a run, and its changes.
 
     Attributes:
-        turns: (step, total) pairs, sorted by step, starting at 0: from `step` on, the plan had `total` steps.
+        plans: (step, total) pairs, sorted by step, starting at 0: from `step` on, the plan had `total` steps.
     """
 
-    turns: tuple[tuple[int, int], ...]
+    plans: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, total: int) -> Pace:
+    def of(cls, total: int) -> RunLength:
         """A run of `total` steps."""
         return cls(((0, total),))
 
     @classmethod
-    def from_state(cls, state: Sequence[Sequence[int]], total: int) -> Pace:
+    def from_state(cls, state: Sequence[Sequence[int]], total: int) -> RunLength:
         """Restore the result of `state`; a run of `total` steps if it is empty."""
         return cls(tuple((int(step), int(steps)) for step, steps in state)) if state else cls.of(total)
 
     def state(self) -> list[list[int]]:
         """The state for a checkpoint."""
-        return [list(turn) for turn in self.turns]
+        return [list(plan) for plan in self.plans]
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.turns[-1][1]
+        return self.plans[-1][1]
 
     @property
-    def next_look(self) -> int:
-        """The step after which the pace is adjusted next."""
-        step, total = self.turns[-1]
-        return step + max(1, min((total - step) // 2, self.turns[0][1] // _LOOKS))
+    def next_adjustment(self) -> int:
+        """The step after which the length is adjusted next."""
+        step, total = self.plans[-1]
+        return step + max(1, min((total - step) // 2, self.plans[0][1] // _ADJUSTMENTS))
 
-    def after(self, step: int, total: int) -> Pace:
-        """A pace with another total from `step` on, which is later than the steps of all turns."""
-        assert self.turns[-1][0] < step < total, (self.turns, step, total)
-        return Pace((*self.turns, (step, total)))
+    def after(self, step: int, total: int) -> RunLength:
+        """A run with another total from `step` on, which is later than the steps of all plans."""
+        assert self.plans[-1][0] < step < total, (self.plans, step, total)
+        return RunLength((*self.plans, (step, total)))
 
     def position(self, step: int) -> float:
         """The position of the schedule before a step, in steps of the first plan.
 
-        It increases linearly in each turn, such that it reaches the end of the first plan with the turn's last step.
+        It increases linearly in each plan, so that it reaches the end of the first plan at the last step of each.
         """
-        planned = self.turns[0][1]
-        begun = [turn for turn in self.turns if turn[0] <= step]
+        planned = self.plans[0][1]
+        begun = [plan for plan in self.plans if plan[0] <= step]
         place = 0.0
         for (start, total), (stop, _) in zip(begun, [*begun[1:], (step, 0)], strict=True):
             place += (planned - place) * (stop - start) / (total - start)

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, get_args
 
 import numpy as np
@@ -169,6 +169,19 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
             raise ConfigError(f"labels[{position}]", _shown(label), "is not a label of this model", _remedy_for(label))
         found.add(ids[0])
     return np.array(sorted(found), np.int64)
+
+
+def as_names_of_texts(labels: Sequence[Iterable[str] | str], num_texts: int) -> list[list[str]]:
+    """Label names of each text, given as several names or one.
+
+    Raises:
+        ConfigError: there are no texts, or `labels` has another number of items.
+    """
+    names = [[each] if isinstance(each, str) else [str(name) for name in each] for each in labels]
+    if len(names) != num_texts or not names:
+        problem = f"has labels for {len(names)} texts, but there are {num_texts} texts"
+        raise ConfigError("labels", f"{len(names)} items", problem, "Give the labels of each text.")
+    return names
 
 
 def as_precision(precision: object) -> PrecisionChoice:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cxml.serving.options import ServeOptions
 
 
-class Front(threading.Thread):
+class HttpServer(threading.Thread):
     """The HTTP server. It answers while the main thread loads models and waits for signals.
 
     An event signals its end: in Python 3.11, a signal that interrupts `Thread.join` marks the thread as ended.
