@@ -24,9 +24,15 @@ from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
 from cxml.formats.files import VALIDATION_NAMES, without_compression
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
-from cxml.formats.table_columns import find_separator, guess_columns, log_once, unread_texts
+from cxml.formats.table_columns import (
+    find_separator,
+    guess_columns,
+    log_once,
+    unread_texts,
+    warn_of_repeated_texts,
+)
 from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_rows
-from cxml.formats.text_columns import JOIN
+from cxml.formats.text_columns import JOIN, split_columns
 from cxml.urls import path_of
 
 _log = logging.getLogger(__name__)
@@ -163,6 +169,9 @@ def _files_by_split(source: SourceConfig) -> tuple[dict[str, list[str]], bool]:
     train = splits["train"] or splits[""]
     if not train:
         raise DataError(path, "contains no table to train on", "Use a name such as train.csv.")
+    if splits["train"] and splits[""]:
+        others = ", ".join(map(posixpath.basename, splits[""]))[:500]
+        log_once(f"{path}: not read, because their names have no split as other names do: {others}", logging.WARNING)
     files = {"train": train, "test": splits["test"]}
     return {**files, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else files, are_inside
 
@@ -224,11 +233,22 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
 
 
 def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
-    """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma."""
+    """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma.
+
+    Warns if texts are repeated in these rows.
+    """
     if source.label_separator not in ("auto", ",") or source.label_ids:
         return source.separator, False
-    rows = islice(_rows(url, source, {source.labels_column: "data.source.labels_column"}), _FIRST_ROWS)
-    cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
+    texts = split_columns(source.text_column, column_names(url, form_of(url), _MEND))
+    columns = {source.labels_column: "data.source.labels_column", **dict.fromkeys(texts, "data.source.text_column")}
+    rows = islice(_rows(url, source, columns), _FIRST_ROWS)
+    found = [
+        (hash(tuple(map(str, map(row.get, texts)))), row.get(source.labels_column))
+        for _, row in rows
+        if not isinstance(row, Problem)
+    ]
+    cells = [cell for _, cell in found]
+    warn_of_repeated_texts(url, [text for text, _ in found], cells)
     return find_separator(url, cells, source.label_separator)
 
 

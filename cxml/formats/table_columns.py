@@ -119,6 +119,20 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
     return chosen, chosen != _COMMA
 
 
+def warn_of_repeated_texts(url: str, texts: Sequence[object], cells: Sequence[object]) -> None:
+    """Warn if the table `url` has a row for each label of a text, given the texts and labels of its first rows."""
+    labels_of: dict[object, set[str]] = {}
+    for text, cell in zip(texts, cells, strict=True):
+        labels_of.setdefault(text, set()).add(str(cell))
+    num_repeated = sum(len(labels) > 1 for labels in labels_of.values())
+    if num_repeated > len(labels_of) / 10:
+        log_once(
+            f"{url}: {num_repeated:,} of {counted(len(labels_of), 'text')} in the first rows occur again with other "
+            "labels. Every row is a text of its own. If it has one of several labels, write all of them into one row.",
+            logging.WARNING,
+        )
+
+
 def recurring_separator(cells: Iterable[object]) -> str | None:
     """The separator, a comma or another, whose names recur in other combinations; None if there is none."""
     names = _names_by_separator((_COMMA, *SEPARATORS), set(_strings(cells)))
@@ -137,9 +151,9 @@ def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> di
 
 def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
     log_once(
-        f"{url}: labels are separated by ',', which makes {counted(num_names, 'name')} of {num_cells:,} different "
-        "cells in the first rows. If commas are parts of names, set data.source.label_separator to the separator, or "
-        "to a character that does not occur, such as '|'.",
+        f"{url}: labels are separated by ',', which makes {counted(num_names, 'name')}, more than the {num_cells:,} "
+        "different cells in the first rows. If commas are parts of names, set data.source.label_separator to the "
+        "separator, or to a character that does not occur, such as '|'.",
         logging.WARNING,
     )
 

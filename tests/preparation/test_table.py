@@ -487,3 +487,21 @@ def test_a_test_file_without_labels_is_refused_with_the_remedy(tmp_path):
     write_csv(tmp_path / "test.csv", columns=("text", "id"))
     with pytest.raises(DataError, match=r"test\.csv.*has no column 'labels'.*move files of texts without labels"):
         read_source(source(tmp_path))
+
+
+def test_files_that_are_not_read_are_told(tmp_path, caplog):
+    for name in ("train.csv", "test.csv", "holdout.csv"):
+        write_csv(tmp_path / name)
+    read_source(source(tmp_path))
+    assert "not read, because their names have no split as other names do: holdout.csv" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_row_for_each_label_of_a_text_is_told(tmp_path, caplog, suffix):
+    rows = [{"title": f"t{i}", "body": "b", "label": label} for i in range(10) for label in ("x", f"n{i % 3}")]
+    write_records(tmp_path / f"once{suffix}", rows[::2])
+    write_records(tmp_path / f"again{suffix}", rows)
+    read_source(source(tmp_path / f"once{suffix}"))
+    assert "occur again" not in caplog.text
+    read_source(source(tmp_path / f"again{suffix}"))
+    assert "10 of 10 texts in the first rows occur again with other labels" in caplog.text
