@@ -35,8 +35,6 @@ from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_row
 from cxml.formats.text_columns import JOIN, split_columns
 from cxml.urls import path_of
 
-_log = logging.getLogger(__name__)
-
 _SPLITS = rf"(train|test|{'|'.join(VALIDATION_NAMES)})"
 _SPLIT_FIRST = re.compile(rf"{_SPLITS}(?![a-z])", re.IGNORECASE)
 _SPLIT_INSIDE = re.compile(rf"(?:.*[^a-z])?{_SPLITS}(?:ing)?(?![a-z])", re.IGNORECASE)
@@ -58,9 +56,10 @@ class TableReader(ColumnReader):
         self._is_cut = not files["test"]
         first = files["train"][0]
         given = source.text_column
-        source = _with_columns(source, first)
+        names = column_names(first, form_of(first), _MEND)
+        source = _with_columns(source, first, names)
         self._has_title = source.text_column != given and JOIN in source.text_column
-        separator, self._is_preferred = _find_separator(source, first)
+        separator, self._is_preferred = _find_separator(source, first, names)
         super().__init__(dataclasses.replace(source, label_separator=separator), files)
         if files["train"] != [source.path]:
             self._columns[source.labels_column] += ", or move files of texts without labels to another folder"
@@ -104,7 +103,8 @@ class TableReader(ColumnReader):
         fraction, seed = self._source.test_fraction, self._source.split_seed
         is_test = held_out_with_few_labels_alone(concatenate(labels), fraction, seed)
         num_test = int(is_test.sum())
-        _log.info("No file is named test: using %d of %d rows as the test split", num_test, len(is_test))
+        path = self._source.path
+        log_once(f"{path}: no file is named test, so {num_test} of {len(is_test)} rows are the test split")
         if not 0 < num_test < len(is_test):
             problem = f"leaves a split of {len(is_test)} rows empty"
             remedy = "Add rows, or a file such as test.csv."
@@ -213,9 +213,9 @@ def _split_of(name: str, pattern: re.Pattern[str]) -> str:
     return found if found in ("train", "test", "") else VALIDATION
 
 
-def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
-    """The source with the columns of texts and labels in the table `url`."""
-    columns = [name for name in column_names(url, form_of(url), _MEND) if name not in ("", source.id_column)]
+def _with_columns(source: SourceConfig, url: str, names: Sequence[str]) -> SourceConfig:
+    """The source with the columns of texts and labels in the table `url`, which has the columns `names`."""
+    columns = [name for name in names if name not in ("", source.id_column)]
     text, labels = guess_columns(columns, source.text_column, source.labels_column)
     for value, field in ((text, "text_column"), (labels, "labels_column")):
         if value is None:
@@ -232,14 +232,14 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     return dataclasses.replace(source, text_column=text, labels_column=labels)
 
 
-def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
+def _find_separator(source: SourceConfig, url: str, names: Sequence[str]) -> tuple[str, bool]:
     """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma.
 
     Warns if texts are repeated in these rows.
     """
     if source.label_separator not in ("auto", ",") or source.label_ids:
         return source.separator, False
-    texts = split_columns(source.text_column, column_names(url, form_of(url), _MEND))
+    texts = split_columns(source.text_column, names)
     columns = {source.labels_column: "data.source.labels_column", **dict.fromkeys(texts, "data.source.text_column")}
     rows = islice(_rows(url, source, columns), _FIRST_ROWS)
     found = [

@@ -472,6 +472,7 @@ def test_commas_in_names_of_single_labels_are_told(tmp_path, caplog):
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("rows.csv", "", "is empty"), ("rows.csv", "\n\ntext,labels\na,b\n", "names no columns"),
     ("rows.jsonl", "{}\n{}\n", "names no columns"), ("rows.json", "[]", "has no rows"),
+    ("rows.csv", "text,labels\n", "has no rows"), ("rows.csv", "text,labels\na,\n", "no row has a label"),
     ("rows.json", '{\n"data": []}', "Write one list of objects, or an object per line"),
     ("rows.csv.zip", "PK", "Unpack archives"), ("rows.xlsx", "PK", "save sheets as CSV"),
     ("rows.csv", "text,tags\na,<x><y>\n", "a list in an unknown notation"),
