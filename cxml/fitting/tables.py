@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cxml.errors import ConfigError
-from cxml.formats import NoTextError, guess_columns, is_list, parse_list, split_columns, text_of
+from cxml.formats import (
+    NoTextError,
+    guess_columns,
+    is_list,
+    parse_list,
+    recurring_separator,
+    split_columns,
+    text_of,
+)
 from cxml.prediction.arguments import as_texts, refuse_surrogates
+
+_log = logging.getLogger(__name__)
 
 _MISSING = ("None", "nan", "<NA>")  # values of Arrow and pandas, as strings
 _LABELS_WANTED = 'Give for each text a label or a list of labels, such as [["shoes", "sports"], ["hats"]]'
@@ -38,15 +49,18 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
         texts: N strings in a type that `Predictor.predict` accepts; or, without `labels`, a pandas DataFrame or an
             Arrow table with a column of texts and one of labels, called `text` and `labels` or by another usual name.
         labels: one or several names for each text, in a list, array, Series or Arrow array. Numbers become names.
+            Strings in the column of a table are split where a separator is found; others are one name.
 
     Raises:
         ConfigError: texts and labels do not match, or a text has no label. The message names its position.
     """
+    separator = None
     if labels is None:
         texts, labels = _columns(texts)
+        separator = _separator(labels)
     found = as_texts(texts)
     refuse_surrogates(found)
-    names = [_names(each, position) for position, each in enumerate(_plain(labels))]
+    names = [_names(each, position, separator) for position, each in enumerate(_plain(labels))]
     if len(found) != len(names):
         problem = f"{len(found)} texts have {len(names)} labels or lists of labels"
         raise ConfigError("labels", f"{len(names)} items", problem, f"{_LABELS_WANTED}.")
@@ -58,11 +72,14 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
 def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     """The texts and labels of a DataFrame or Arrow table, by the usual names of columns."""
     columns = getattr(table, "column_names", None) or getattr(table, "columns", ())
-    names = [name for name in columns if isinstance(name, str)]
-    text, labels = guess_columns(names, "text", "labels") if names else (None, None)
+    names = [name for name in columns if isinstance(name, str) and name]
+    text, labels = guess_columns(names) if names else (None, None)
     if text is None or labels is None:
         remedy = "Pass labels, or a table with the columns text and labels, or the path of such a table."
         raise ConfigError("labels", names or None, "is missing, or the columns of the table are ambiguous", remedy)
+    for name in (*split_columns(text, names), labels):
+        if names.count(name) > 1:
+            raise ConfigError("texts", name, "is the name of several columns", "Rename or remove one of them.")
     parts = {name: table[name] for name in split_columns(text, names)}
     return (_joined(parts) if len(parts) > 1 else parts[text]), table[labels]
 
@@ -91,10 +108,20 @@ def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
     return list(labels)
 
 
-def _names(item: Any, position: int) -> list[str]:  # noqa: ANN401
-    """The names of one text's labels."""
+def _separator(labels: Any) -> str | None:  # noqa: ANN401
+    """The separator of labels in the column of a table; None if there is none."""
+    separator = recurring_separator(_plain(labels))
+    if separator is not None:
+        _log.warning("labels are separated by %r. To keep them whole, pass lists of names.", separator)
+    return separator
+
+
+def _names(item: Any, position: int, separator: str | None) -> list[str]:  # noqa: ANN401
+    """The names of one text's labels, which `separator` separates in a string."""
     if isinstance(item, str) and is_list(item):
         several = parse_list(item)  # such as ['a', 'b'], from a CSV file of pandas
+    elif isinstance(item, str) and separator is not None:
+        several = [name.strip() for name in item.split(separator) if name.strip()]
     else:
         several = [item] if isinstance(item, str | int | np.integer) else item
     if not isinstance(several, list | tuple | set | frozenset | np.ndarray):

@@ -20,7 +20,7 @@ from cxml.formats.numbers import parse_count
 from cxml.formats.raw import RawDataset, RawSplit
 from cxml.formats.reader import SPLITS, Problem, RawChunk, Reader
 from cxml.formats.sources import no_texts, open_source, read_source, require_texts, source_facts
-from cxml.formats.table_columns import guess_columns
+from cxml.formats.table_columns import guess_columns, recurring_separator
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 from cxml.formats.texts import STDIN, TextChunk, TextSource, read_texts
 from cxml.formats.titled import TitledReader
@@ -29,5 +29,5 @@ __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "NoTextError", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader",
     "TextChunk", "TextSource", "TitledReader", "find_labels_file", "guess_columns", "is_list", "no_texts",
     "open_source", "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "require_texts", "source_facts", "split_columns", "text_of",
+    "recurring_separator", "require_texts", "source_facts", "split_columns", "text_of",
 ]  # fmt: skip

@@ -31,7 +31,8 @@ class ColumnReader(RecordReader):
         super().__init__(source.path, files, names_file, source.separator)
         self._source = source
         first = files["train"][0]
-        names = column_names(first, form_of(first), _MEND) if JOIN in source.text_column else ()
+        is_plain = source.text_column == source.text_column.strip() and JOIN not in source.text_column
+        names = () if is_plain else column_names(first, form_of(first), _MEND)
         self._text_columns = split_columns(source.text_column, names)
         self._columns = dict.fromkeys(self._text_columns, "data.source.text_column")
         self._columns[source.labels_column] = "data.source.labels_column"

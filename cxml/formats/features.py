@@ -13,8 +13,9 @@ from cxml import storage
 from cxml.data import most_bytes
 from cxml.errors import DataError
 from cxml.formats.rows import require_column
+from cxml.urls import path_of
 
-_WRITE_AGAIN = "Write it again."
+_WRITE_AGAIN = "Write it again: as Parquet, or with datasets.Dataset.save_to_disk."
 _METADATA = b"huggingface"
 
 
@@ -24,7 +25,7 @@ def stored_schema(url: str) -> pa.Schema:
     Raises:
         DataError: the file is neither.
     """
-    is_parquet = url.endswith(".parquet")
+    is_parquet = path_of(url).lower().endswith(".parquet")
     try:
         with storage.open_read(url) as stream:
             return pq.read_schema(stream) if is_parquet else pa.ipc.open_stream(stream).schema

@@ -74,7 +74,7 @@ def without_compression(url: str) -> str:
     """The path of a file without a compression suffix."""
     path = path_of(url)
     stem, extension = posixpath.splitext(path)
-    return stem if extension in _COMPRESSIONS else path
+    return stem if extension.lower() in _COMPRESSIONS else path
 
 
 def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
@@ -87,7 +87,7 @@ def read_content(url: str, block_bytes: int = 4 << 20) -> Iterator[bytes]:
         while block := sys.stdin.buffer.read(block_bytes):
             yield block
         return
-    compression = _COMPRESSIONS.get(posixpath.splitext(path_of(url))[1])
+    compression = _COMPRESSIONS.get(posixpath.splitext(path_of(url))[1].lower())
     with storage.open_read(url) as stream:
         if compression is None:
             while block := stream.read(block_bytes):

@@ -20,7 +20,8 @@ from cxml.console import counted
 from cxml.formats.reader import show
 
 _LIST_AS_TEXT = re.compile(
-    r"""[\[{].*[\]}] | \[\s*['"].* | [\w.]*\(\s*['"\[{(].*\) | (?:set|frozenset|list|tuple|dict)\(\)""",
+    r"""[\[{].*[\]}] | \[\s*['"].* | [\w.]*\(\s*['"\[{(].*\) | (?:set|frozenset|list|tuple|dict)\(\)
+    | <[^<>]+>(?:<[^<>]+>)+""",  # the last one: tags of Stack Exchange
     re.DOTALL | re.VERBOSE,
 )
 _BRACKETS = ("[]", "{}")

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 FIELD = "data.source.labels_file"
 _STEMS = ("label_names", "labels")
-_DELIMITERS = {".tsv": "\t", ".csv": None}  # None: found in the first line
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
 _SUFFIXES = (*_DELIMITERS, ".jsonl", ".parquet")
 _IDS = ("id", "label_id", "code", "key", "identifier")
 _TITLES = ("name", "title", "label_name", "label_title", "term")

@@ -147,16 +147,18 @@ class RecordReader(ABC):
         if self._names_file:
             return read_names(self._names_file, are_unique=posixpath.basename(self._names_file).startswith(NAMES_FILE))
         texts_of: Counter[str] = Counter()
-        num_texts, first_problem = 0, None
+        num_rows, num_texts, first_problem = 0, 0, None
         for url in (url for urls in self._files.values() for url in urls):
             for record in self.records(url):
+                num_rows += 1
                 texts_of.update({str(label) for label in record.labels})
                 num_texts += bool(record.labels)
                 first_problem = first_problem or record.problem
         if not texts_of and first_problem:
             raise first_problem.error()
         if not texts_of:
-            raise DataError(self._files["train"][0], "no row has a label", "Check data.source.labels_column.")
+            problem = "no row has a label" if num_rows else "has no rows"
+            raise DataError(self._files["train"][0], problem, "Check the file and data.source.labels_column.")
         if are_multi_hot(texts_of, num_texts):
             problem = "every row has the labels 0 and 1: multi-hot lists, with a 0 or 1 for each label"
             raise DataError(self._files["train"][0], problem, "Write the names of the true labels.")

@@ -13,7 +13,8 @@ from cxml.errors import DataError
 from cxml.formats.lines import LONGEST_LINE, read_filled_lines
 from cxml.formats.reader import Problem
 
-_DELIMITERS = (",", ";", "\t", "|")  # of fields in CSV files; the first counts if several divide a line equally
+_DELIMITERS = (",", ";", "\t", "|")  # of fields; the first counts if several divide a line equally
+_EXCEL_DELIMITER = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)  # a line before the columns, written for Excel
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -43,7 +44,7 @@ def read_objects(url: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | 
 class CsvRows:
     """The rows of a CSV file after its line of column names.
 
-    Quoted fields may span lines. A broken row is reported as a problem.
+    Quoted fields may span lines. A broken row is reported as a problem. The first line can be `sep=;`, as for Excel.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class CsvRows:
         columns: Mapping[str, str],
         remedy: str,
         *,
-        delimiter: str | None = None,
+        delimiter: str = ",",
         unnamed: Sequence[str] = (),
     ) -> None:
         """Read the column names.
@@ -61,7 +62,7 @@ class CsvRows:
             url: the file; `-` is standard input.
             columns: required unique columns, each with its setting.
             remedy: remedy of a row's problem.
-            delimiter: delimiter of fields; None: a comma, or a semicolon, tab or bar if the first line has no comma.
+            delimiter: delimiter of fields; if the first line does not contain it, a comma, semicolon, tab or bar.
             unnamed: names for the columns of a file without a line of column names.
 
         Raises:
@@ -73,7 +74,10 @@ class CsvRows:
         csv.field_size_limit(LONGEST_LINE)  # per process; the default limit is 131,072 characters
         lines = self._lines()
         first_line = next(lines, "")
-        delimiter = delimiter or _delimiter_of(first_line)
+        excel = _EXCEL_DELIMITER.fullmatch(first_line)
+        self._num_before = 1 if excel else 0
+        first_line = next(lines, "") if excel else first_line
+        delimiter = excel[1] if excel else _delimiter_of(first_line, delimiter)
         self._rows = csv.reader(chain([first_line] if first_line else [], lines), strict=True, delimiter=delimiter)
         try:
             first = list(unnamed) or next(self._rows, None)
@@ -96,7 +100,7 @@ class CsvRows:
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, str] | Problem]]:
         """The first line of each row, and its fields by column or its problem."""
         while True:
-            line = self._rows.line_num + 1
+            line = self._line + 1
             try:
                 row = next(self._rows)
             except StopIteration:
@@ -104,7 +108,7 @@ class CsvRows:
             except csv.Error as error:
                 yield line, Problem(self._url, line, "not valid CSV", self._remedy, f" ({error})")
                 continue
-            unreadable = [self._broken.pop(n) for n in range(line, self._rows.line_num + 1) if n in self._broken]
+            unreadable = [self._broken.pop(n) for n in range(line, self._line + 1) if n in self._broken]
             if unreadable:
                 yield line, unreadable[0]
             elif len(row) != len(self._header):
@@ -112,6 +116,11 @@ class CsvRows:
                 yield line, Problem(self._url, line, what, self._remedy, f": {len(row)}")
             else:
                 yield line, dict(zip(self._header, row, strict=True))
+
+    @property
+    def _line(self) -> int:
+        """The last line of the file that was read."""
+        return self._num_before + self._rows.line_num
 
     def _lines(self) -> Iterator[str]:
         """Lines with their ends; lines that are not UTF-8 are recorded."""
@@ -121,10 +130,10 @@ class CsvRows:
             yield line + "\n"
 
 
-def _delimiter_of(line: str) -> str:
-    """The delimiter of the fields of a CSV file's first line."""
-    numbers = {each: _num_fields(line, each) for each in _DELIMITERS}
-    return max(numbers, key=lambda each: numbers[each]) if numbers[","] < 2 else ","
+def _delimiter_of(line: str, usual: str) -> str:
+    """The delimiter of the fields of a CSV file's first line: `usual` if it occurs."""
+    numbers = {each: _num_fields(line, each) for each in (usual, *_DELIMITERS)}
+    return usual if numbers[usual] > 1 else max(numbers, key=lambda each: numbers[each])
 
 
 def _num_fields(line: str, delimiter: str) -> int:

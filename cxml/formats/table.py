@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -22,16 +22,22 @@ from cxml.config import SourceConfig
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
-from cxml.formats.files import VALIDATION_NAMES
+from cxml.formats.files import VALIDATION_NAMES, without_compression
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
-from cxml.formats.table_columns import find_separator, guess_columns, log_once, unread_texts
+from cxml.formats.table_columns import (
+    find_separator,
+    guess_columns,
+    log_once,
+    unread_texts,
+    warn_of_repeated_texts,
+)
 from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_rows
-from cxml.formats.text_columns import JOIN
+from cxml.formats.text_columns import JOIN, split_columns
 from cxml.urls import path_of
 
-_log = logging.getLogger(__name__)
-
-_SPLIT = re.compile(rf"(train|test|{'|'.join(VALIDATION_NAMES)})(?![a-z])", re.IGNORECASE)
+_SPLITS = rf"(train|test|{'|'.join(VALIDATION_NAMES)})"
+_SPLIT_FIRST = re.compile(rf"{_SPLITS}(?![a-z])", re.IGNORECASE)
+_SPLIT_INSIDE = re.compile(rf"(?:.*[^a-z])?{_SPLITS}(?:ing)?(?![a-z])", re.IGNORECASE)
 _NO_TABLES = ("dataset_info.json", "dataset_dict.json", "state.json")  # metadata of Hugging Face datasets
 _FIRST_ROWS = 10_000
 _MEND = f"Correct or remove the row. {LEAVE_OUT}"
@@ -46,24 +52,30 @@ class TableReader(ColumnReader):
         Raises:
             DataError: the path has no table, or the columns of texts and labels are ambiguous.
         """
-        files = _files_by_split(source)
+        files, self._are_inside = _files_by_split(source)
         self._is_cut = not files["test"]
         first = files["train"][0]
         given = source.text_column
-        source = _with_columns(source, first)
+        names = column_names(first, form_of(first), _MEND)
+        source = _with_columns(source, first, names)
         self._has_title = source.text_column != given and JOIN in source.text_column
-        separator, self._is_preferred = _find_separator(source, first)
+        separator, self._is_preferred = _find_separator(source, first, names)
         super().__init__(dataclasses.replace(source, label_separator=separator), files)
-        if files["train"] == [source.path]:
+        if files["train"] != [source.path]:
+            self._columns[source.labels_column] += ", or move files of texts without labels to another folder"
+        else:
             self._folder = posixpath.dirname(source.path)
 
     def facts(self) -> dict[str, Any]:
         """See `Reader.facts`. Includes choices that earlier versions made differently.
 
-        These are a separator that was preferred to commas, and a title that is joined with a text.
+        These are a separator that was preferred to commas, a title that is joined with a text, and splits that are not
+        at the beginning of the files' names.
         """
+        splits = {"splits": [len(urls) for urls in self._files.values()]} if self._are_inside else {}
         separator = {"label_separator": self._source.separator} if self._is_preferred else {}
-        return super().facts() | separator | ({"text_column": self._source.text_column} if self._has_title else {})
+        title = {"text_column": self._source.text_column} if self._has_title else {}
+        return super().facts() | splits | separator | title
 
     def records(self, url: str) -> Iterator[Any]:
         """The rows of one file."""
@@ -91,7 +103,8 @@ class TableReader(ColumnReader):
         fraction, seed = self._source.test_fraction, self._source.split_seed
         is_test = held_out_with_few_labels_alone(concatenate(labels), fraction, seed)
         num_test = int(is_test.sum())
-        _log.info("No file is named test: using %d of %d rows as the test split", num_test, len(is_test))
+        path = self._source.path
+        log_once(f"{path}: no file is named test, so {num_test} of {len(is_test)} rows are the test split")
         if not 0 < num_test < len(is_test):
             problem = f"leaves a split of {len(is_test)} rows empty"
             remedy = "Add rows, or a file such as test.csv."
@@ -135,23 +148,40 @@ def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -
     return is_test
 
 
-def _files_by_split(source: SourceConfig) -> dict[str, list[str]]:
-    """The tables of a source by the split in their names; without one named train, all others are the train split."""
+def _files_by_split(source: SourceConfig) -> tuple[dict[str, list[str]], bool]:
+    """The tables of a source by the split in their names; without one named train, all others are the train split.
+
+    The second value is true if splits are in the names, but none is at the beginning.
+    """
     path = source.path
     sizes = storage.file_sizes(path)
     names = [name for name in sorted(sizes) if _is_table(name or posixpath.basename(path_of(path)))]
     names = [name for name in names if not name or not _is_labels_file(storage.join(path, name), source)]
+    names = _without_compressed_copies(names)
     if not names:
         problem = "does not exist" if not sizes else f"contains no table ({', '.join(FORMS)})"
-        raise DataError(path, problem, "Set data.source.path to a file or a folder of files.")
+        remedy = "Set data.source.path to a table or a folder of tables. Unpack archives, and save sheets as CSV."
+        raise DataError(path, problem, remedy)
     splits: dict[str, list[str]] = {"train": [], "test": [], VALIDATION: [], "": []}
-    for name in names:
-        splits[_split_of(name)].append(storage.join(path, name) if name else path)
+    found, are_inside = _splits_of(names)
+    for name, split in zip(names, found, strict=True):
+        splits[split].append(storage.join(path, name) if name else path)
     train = splits["train"] or splits[""]
     if not train:
         raise DataError(path, "contains no table to train on", "Use a name such as train.csv.")
-    found = {"train": train, "test": splits["test"]}
-    return {**found, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else found
+    if splits["train"] and splits[""]:
+        others = ", ".join(map(posixpath.basename, splits[""]))[:500]
+        log_once(f"{path}: not read, because their names have no split as other names do: {others}", logging.WARNING)
+    files = {"train": train, "test": splits["test"]}
+    return {**files, VALIDATION: splits[VALIDATION]} if splits[VALIDATION] else files, are_inside
+
+
+def _without_compressed_copies(names: Sequence[str]) -> list[str]:
+    """The files without those that are also there decompressed."""
+    copies = [name for name in names if (plain := without_compression(name)) != name and plain in names]
+    for name in copies:
+        log_once(f"{name} is not read, because the folder also contains {without_compression(name)}", logging.WARNING)
+    return [name for name in names if name not in copies]
 
 
 def _is_labels_file(url: str, source: SourceConfig) -> bool:
@@ -167,22 +197,32 @@ def _is_table(name: str) -> bool:
     return not is_hidden and parts[-1] not in _NO_TABLES and form_of(name) in FORMS
 
 
-def _split_of(name: str) -> str:
-    """The split at the start of the name of a file or of a parent folder; empty if there is none."""
-    found = next((match[1].lower() for part in name.split("/") if (match := _SPLIT.match(part))), "")
+def _splits_of(names: Sequence[str]) -> tuple[list[str], bool]:
+    """The split of each file, and whether it is inside the names; empty for files without one.
+
+    Names such as reviews-test.csv or testing.csv count if no name begins with train or test, and one is of training.
+    """
+    first, inside = ([_split_of(name, pattern) for name in names] for pattern in (_SPLIT_FIRST, _SPLIT_INSIDE))
+    are_inside = not {"train", "test"} & set(first) and "train" in inside
+    return (inside if are_inside else first), are_inside
+
+
+def _split_of(name: str, pattern: re.Pattern[str]) -> str:
+    """The split in the name of a file or of a parent folder; empty if there is none."""
+    found = next((match[1].lower() for part in name.split("/") if (match := pattern.match(part))), "")
     return found if found in ("train", "test", "") else VALIDATION
 
 
-def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
-    """The source with the columns of texts and labels in the table `url`."""
-    columns = [name for name in column_names(url, form_of(url), _MEND) if name != source.id_column]
+def _with_columns(source: SourceConfig, url: str, names: Sequence[str]) -> SourceConfig:
+    """The source with the columns of texts and labels in the table `url`, which has the columns `names`."""
+    columns = [name for name in names if name not in ("", source.id_column)]
     text, labels = guess_columns(columns, source.text_column, source.labels_column)
     for value, field in ((text, "text_column"), (labels, "labels_column")):
         if value is None:
             kind = field.split("_")[0]
             problem = f"has the columns {', '.join(map(repr, columns))[:500]}; the column of the {kind} is ambiguous"
             several = ", or several to join, such as title+abstract" if value is text else ""
-            raise DataError(url, problem, f"Set data.source.{field}{several}.")
+            raise DataError(url, problem, f"Set data.source.{field}{several}. The first row must name the columns.")
     assert text is not None
     assert labels is not None
     unread = unread_texts(columns, text)
@@ -192,12 +232,23 @@ def _with_columns(source: SourceConfig, url: str) -> SourceConfig:
     return dataclasses.replace(source, text_column=text, labels_column=labels)
 
 
-def _find_separator(source: SourceConfig, url: str) -> tuple[str, bool]:
-    """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma."""
+def _find_separator(source: SourceConfig, url: str, names: Sequence[str]) -> tuple[str, bool]:
+    """`find_separator` for the first rows of the table `url`, if the config leaves the separator open or is a comma.
+
+    Warns if texts are repeated in these rows.
+    """
     if source.label_separator not in ("auto", ",") or source.label_ids:
         return source.separator, False
-    rows = islice(_rows(url, source, {source.labels_column: "data.source.labels_column"}), _FIRST_ROWS)
-    cells = (row.get(source.labels_column) for _, row in rows if not isinstance(row, Problem))
+    texts = split_columns(source.text_column, names)
+    columns = {source.labels_column: "data.source.labels_column", **dict.fromkeys(texts, "data.source.text_column")}
+    rows = islice(_rows(url, source, columns), _FIRST_ROWS)
+    found = [
+        (hash(tuple(map(str, map(row.get, texts)))), row.get(source.labels_column))
+        for _, row in rows
+        if not isinstance(row, Problem)
+    ]
+    cells = [cell for _, cell in found]
+    warn_of_repeated_texts(url, [text for text, _ in found], cells)
     return find_separator(url, cells, source.label_separator)
 
 

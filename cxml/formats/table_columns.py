@@ -25,30 +25,35 @@ _LABELS = (
     ("keywords", "subjects", "genres", "genre", "topic", "class", "targets", "target"),
     ("keyword", "subject", "code", "terms", "descriptors", "annotations", "concepts", "mesh_terms"),
 )
+_KEYS = ("id", "index", "key", "uid", "uuid", "unnamed:_0")
+"""Usual names of keys, which are never the other column of a table of two."""
 _DEFAULTS = SourceConfig(kind="icd10cm")
 _COMMA = ","
 
 
-def guess_columns(columns: Sequence[str], text: str, labels: str) -> tuple[str | None, str | None]:
+def guess_columns(
+    columns: Sequence[str], text: str = _DEFAULTS.text_column, labels: str = _DEFAULTS.labels_column
+) -> tuple[str | None, str | None]:
     """The columns of texts and labels; None where the choice is ambiguous.
 
     A given column is kept. A default that is missing is replaced by the only column with a usual name, or, in a table
-    of two columns, by the other one.
+    of two columns, by the other one, unless its name is that of a key.
 
     Args:
-        columns: all columns of the table but that of its keys.
+        columns: all named columns of the table but that of its keys.
         text: `data.source.text_column`.
         labels: `data.source.labels_column`.
     """
-    texts = guess_text_column(columns, text)
+    texts = _text_column(columns, text)
     found = _known(columns, labels, _DEFAULTS.labels_column, _LABELS)
     if len(columns) == 2 and (texts is None) != (found is None):
-        (other,) = set(columns) - {texts, found}
-        return texts or other, found or other
+        other = next((name for name in columns if name not in (*split_columns(texts or "", columns), found)), None)
+        if other is not None and _plain(other) not in _KEYS:
+            return texts or other, found or other
     return texts, found
 
 
-def guess_text_column(columns: Sequence[str], text: str = _DEFAULTS.text_column) -> str | None:
+def _text_column(columns: Sequence[str], text: str) -> str | None:
     """The column of texts, preceded by that of their titles (`title+abstract`); None where the choice is ambiguous."""
     found = _known(columns, text, _DEFAULTS.text_column, _TEXTS)
     if found is None or found == text:
@@ -90,13 +95,17 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
         cells: cells of its first rows.
         setting: `data.source.label_separator`: `auto` or a comma.
     """
-    texts = {cell for cell in cells if isinstance(cell, str) and not is_list(cell)}
-    names = {each: count for each in SEPARATORS if (count := _num_names(each, texts)) < len(texts)}
+    strings = _strings(cells)
+    texts = set(strings)
+    names = _names_by_separator(SEPARATORS, texts)
     has_commas = any(_COMMA in text for text in texts)
     if has_commas or not names:
         names = {_COMMA: _num_names(_COMMA, texts), **names}
     best = min(names, key=lambda separator: names[separator])
     if best == _COMMA:
+        are_single = names[_COMMA] > len(texts) and len(strings) >= 2 * len(texts)  # whole cells recur, not names
+        if setting == "auto" and are_single:
+            _warn_of_commas_in_names(url, names[_COMMA], len(texts))
         return _COMMA, False
     if not has_commas:
         log_once(f"{url}: labels are separated by {best!r}")
@@ -108,6 +117,45 @@ def find_separator(url: str, cells: Iterable[object], setting: str) -> tuple[str
         logging.WARNING,
     )
     return chosen, chosen != _COMMA
+
+
+def warn_of_repeated_texts(url: str, texts: Sequence[object], cells: Sequence[object]) -> None:
+    """Warn if the table `url` has a row for each label of a text, given the texts and labels of its first rows."""
+    labels_of: dict[object, set[str]] = {}
+    for text, cell in zip(texts, cells, strict=True):
+        labels_of.setdefault(text, set()).add(str(cell))
+    num_repeated = sum(len(labels) > 1 for labels in labels_of.values())
+    if num_repeated > len(labels_of) / 10:
+        log_once(
+            f"{url}: {num_repeated:,} of {counted(len(labels_of), 'text')} in the first rows occur again with other "
+            "labels. Every row is a text of its own. If it has one of several labels, write all of them into one row.",
+            logging.WARNING,
+        )
+
+
+def recurring_separator(cells: Iterable[object]) -> str | None:
+    """The separator, a comma or another, whose names recur in other combinations; None if there is none."""
+    names = _names_by_separator((_COMMA, *SEPARATORS), set(_strings(cells)))
+    return min(names, key=lambda separator: names[separator], default=None)
+
+
+def _strings(cells: Iterable[object]) -> list[str]:
+    """The strings that are not lists written as text."""
+    return [cell for cell in cells if isinstance(cell, str) and not is_list(cell)]
+
+
+def _names_by_separator(separators: Iterable[str], texts: Collection[str]) -> dict[str, int]:
+    """The number of names that each separator gives, if it gives fewer than there are texts."""
+    return {each: count for each in separators if (count := _num_names(each, texts)) < len(texts)}
+
+
+def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
+    log_once(
+        f"{url}: labels are separated by ',', which makes {counted(num_names, 'name')}, more than the {num_cells:,} "
+        "different cells in the first rows. If commas are parts of names, set data.source.label_separator to the "
+        "separator, or to a character that does not occur, such as '|'.",
+        logging.WARNING,
+    )
 
 
 def _num_names(separator: str, texts: Collection[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from cxml.errors import DataError
@@ -14,8 +15,10 @@ from cxml.formats.parquet_rows import read_parquet
 from cxml.formats.reader import CHUNK_ROWS, Problem
 from cxml.formats.rows import CsvRows, read_objects
 
+_FIRST_OBJECTS = 1000
+_JSON_WANTED = "Write one list of objects, or an object per line."
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
-_DELIMITERS = {".csv": None, ".tsv": "\t"}  # None: found in the first line
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
 
 Row = Mapping[str, Any] | Problem
 
@@ -26,7 +29,7 @@ def form_of(url: str) -> str:
 
 
 def column_names(url: str, form: str, remedy: str) -> list[str]:
-    """Names of a table's columns; for JSON, those of the first row.
+    """Names of a table's columns; for JSON, those of the first 1,000 rows.
 
     Args:
         url: the file.
@@ -34,17 +37,26 @@ def column_names(url: str, form: str, remedy: str) -> list[str]:
         remedy: remedy for the problem of a row.
 
     Raises:
-        DataError: the file is broken or has no rows.
+        DataError: the file is broken, or has no columns or rows.
     """
+    names = _column_names(url, form, remedy)
+    if not any(names):
+        raise DataError(url, "is empty, or its first row names no columns", "Check the file.")
+    return names
+
+
+def _column_names(url: str, form: str, remedy: str) -> list[str]:
     if form in (".parquet", ".arrow"):
         return stored_schema(url).names
     if form in _DELIMITERS:
         return CsvRows(url, {}, remedy, delimiter=_DELIMITERS[form]).header
-    for _, row in _json_rows(url, form, remedy):
-        if isinstance(row, Problem):
-            raise row.error()
-        return list(row)
-    raise DataError(url, "has no rows", "Check the file.")
+    rows = [row for _, row in islice(_json_rows(url, form, remedy), _FIRST_OBJECTS)]
+    names = dict.fromkeys(name for row in rows if not isinstance(row, Problem) for name in row)
+    if rows and not names and isinstance(rows[0], Problem):
+        raise rows[0].error()
+    if not rows:
+        raise DataError(url, "has no rows", "Check the file.")
+    return list(names)
 
 
 def table_rows(
@@ -70,11 +82,15 @@ def table_rows(
         for number, row in read(url, columns, CHUNK_ROWS):
             yield number, {**row, class_column: _named(row[class_column], names)} if class_column else row
     else:
-        yield from _json_rows(url, form, remedy)
+        for number, row in _json_rows(url, form, remedy):
+            if isinstance(row, Problem) or not isinstance(row.get(class_column), int):
+                yield number, row
+            else:
+                yield number, {**row, class_column: _named(row[class_column], None)}
 
 
 def _named(cell: object, names: list[str] | None) -> object:
-    """Convert a cell of class numbers to a list of names; other cells are not changed."""
+    """Convert a cell of class numbers to a list of names, or of numbers without `names`; keep other cells."""
     labels = [cell] if isinstance(cell, int) else cell
     if names is None or not isinstance(labels, list):
         return labels
@@ -83,16 +99,17 @@ def _named(cell: object, names: list[str] | None) -> object:
 
 def _json_rows(url: str, form: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
     """The objects of JSON lines, or of one JSON list, numbered from 1."""
-    if form != ".json" or not _begins_a_list(url):
+    if form != ".json":
         yield from read_objects(url, remedy)
+        return
+    if not _begins_a_list(url):
+        yield from read_objects(url, f"{_JSON_WANTED} {remedy}")
         return
     try:
         rows = json.loads(b"".join(read_content(url)))
         json.dumps(rows, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            url, f"not valid JSON ({str(error)[:200]})", "Write a list of objects, or JSON lines."
-        ) from error
+        raise DataError(url, f"not valid JSON ({str(error)[:200]})", _JSON_WANTED) from error
     for number, row in enumerate(rows, start=1):
         yield number, row if isinstance(row, dict) else Problem(url, number, "not a JSON object", remedy)
 

@@ -17,9 +17,9 @@ def split_columns(value: str, names: Collection[str] = ()) -> tuple[str, ...]:
 
     Args:
         value: the setting.
-        names: columns of the table, if they are known. One of them can contain the plus sign itself.
+        names: columns of the table, if they are known. They can contain blanks or the plus sign themselves.
     """
-    return (value,) if value in names else tuple(part.strip() for part in value.split(JOIN))
+    return (value,) if value in names else tuple(part if part in names else part.strip() for part in value.split(JOIN))
 
 
 def text_of(row: Mapping[str, Any], columns: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from cxml.errors import ConfigError, DataError
 from cxml.formats.files import STDIN
 from cxml.formats.lines import read_lines
 from cxml.formats.reader import Problem
-from cxml.formats.table_columns import guess_text_column, log_once
+from cxml.formats.table_columns import guess_columns, log_once
 from cxml.formats.table_rows import column_names, form_of, table_rows
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 
@@ -109,8 +109,10 @@ def _text_columns(source: TextSource, form: str) -> tuple[str, ...]:
     """The columns of the text in the file; those of standard input cannot be looked up before it is read."""
     if source.url == STDIN:
         return split_columns(source.text_column)
-    names = [name for name in column_names(source.url, form, _MEND) if name != source.id_column]
-    column = guess_text_column(names, source.text_column) or (names[0] if len(names) == 1 else source.text_column)
+    columns = column_names(source.url, form, _MEND)
+    names = [name for name in columns if name not in ("", source.id_column)]
+    is_only = len(names) == 1 and "" not in columns[1:]  # the first column can be an index without a name
+    column = guess_columns(names, source.text_column)[0] or (names[0] if is_only else source.text_column)
     if column != source.text_column:
         log_once(f"{source.url}: texts are in the column {column!r}")
     return split_columns(column, names)

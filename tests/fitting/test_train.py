@@ -93,6 +93,8 @@ def test_a_script_without_a_main_guard_trains(tmp_path, encoder):
         (pa.table({"text": ["a", "b"], "labels": [["x"], ["y"]]}), None, [["x"], ["y"]]),
         (pd.DataFrame({"essay": ["a", "b"], "tags": ["x", "y"]}), None, [["x"], ["y"]]),
         (["a", "b"], pd.Series(["['x', 'y, z']", '["x"]']), [["x", "y, z"], ["x"]]),
+        (pd.DataFrame({"": [0, 1], "essay": ["a", "b"], "tags": ["x", "y"]}), None, [["x"], ["y"]]),
+        (["a", "b"], ["x, y", "x"], [["x, y"], ["x"]]),
         (("a", "b"), [1, np.int64(2)], [["1"], ["2"]]),
         (["a", "b"], [{"z", "y", "x"}, frozenset({2, 1})], [["x", "y", "z"], ["1", "2"]]),
     ],
@@ -101,6 +103,17 @@ def test_rows_of_lists_arrays_series_and_tables_have_their_texts_and_label_names
     found, names = rows_of(texts, labels)
     assert found == ["a", "b"]
     assert [list(own) for own in names] == expected
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pa.table])
+@pytest.mark.parametrize("separator", [", ", ";", " | "])
+def test_labels_in_a_string_are_split_in_a_table_in_memory_as_in_a_file(make, separator, caplog):
+    labels = [[f"n{i % 4}", f"m{i % 5}"] for i in range(20)]
+    table = make({"text": ["a"] * 20, "labels": [separator.join(own) for own in labels]})
+    assert rows_of(table, None)[1] == labels
+    assert "labels are separated by" in caplog.text
+    whole = [f"Arts{separator}Crafts {i % 3}" for i in range(20)]
+    assert rows_of(make({"text": ["a"] * 20, "labels": whole}), None)[1] == [[name] for name in whole]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
@@ -127,6 +140,8 @@ def test_titles_and_texts_of_a_table_are_joined(make, missing):
         ([], [], "texts.*are empty"),
         (["a"], ["['x' 'y']"], r"labels\[0\].*neither a label nor a list"),
         (pd.DataFrame({"essay": ["a"], "kind": ["x"]}), None, "labels.*ambiguous"),
+        (pd.DataFrame([["a", "b", "x"]], columns=["text", "text", "tags"]), None, "texts.*text.*several columns"),
+        (pd.DataFrame([["a", "x", "y"]], columns=["text", "labels", "labels"]), None, "labels.*several columns"),
         (pd.DataFrame({"title": [1], "abstract": ["x"], "tags": ["x"]}), None, r"texts\[0\].*'title' is not a string"),
     ],
 )

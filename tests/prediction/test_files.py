@@ -221,12 +221,32 @@ def test_broken_input_is_named_with_its_line(tmp_path, name, content, words):
         ("a.ndjson", '{"body": "one", "headline": null}', "one"),
         ("a.csv", "essay\none\n", "one"),
         ("a.csv", "text,title\none,two\n", "one"),
+        ("a.csv", ",essay\n0,one\n", "one"),
+        ("a.csv", "utterance,label\none,two\n", "one"),
+        ("a.csv", " title , abstract ,id\none,two,3\n", "one two"),
+        ("a.csv", "sep=;\ntext;id\none;two\n", "one"),
+        ("a.tsv", "text,id\none,two\n", "one"),
+        ("A.CSV", "text\none\n", "one"),
+        ("a.jsonl", '{"abstract": "one"}\n', "one"),
     ],
 )
 def test_columns_of_texts_are_found_as_in_training(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content)
     (chunk,) = read_texts(TextSource(url=str(tmp_path / name)), 10)
     assert chunk.texts == [expected]
+
+
+def test_a_line_above_the_names_of_columns_is_not_read_as_the_name_of_the_only_one(tmp_path):
+    (tmp_path / "a.csv").write_text("My export,,\nid,text,labels\n1,one,x\n")
+    with pytest.raises(DataError, match=r"line 1: has no column 'text', only My export"):
+        list(read_texts(TextSource(url=str(tmp_path / "a.csv")), 10))
+
+
+def test_rows_of_json_can_have_other_keys_than_the_first(tmp_path):
+    rows = [{"title": "one"}, {"title": "two", "abstract": "three"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (chunk,) = read_texts(TextSource(url=str(tmp_path / "a.jsonl")), 10)
+    assert chunk.texts == ["one", "two three"]
 
 
 @pytest.mark.parametrize("form", ["json", "parquet", "arrow"])

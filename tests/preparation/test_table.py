@@ -363,3 +363,146 @@ def test_data_prepared_by_another_separator_are_other_data(tmp_path):
     )
     assert guessed != set_to_commas  # the settings are the same
     assert set_to_commas == semicolons  # the settings differ
+
+
+@pytest.mark.parametrize("names", [
+    ("my_train.csv", "my_test.csv", "my_dev.csv"),
+    ("training.csv", "testing.csv", "valid.csv"),
+    ("set/reviews-Train-1.csv", "set/reviews-Test-1.csv", "set/reviews-val.csv"),
+])  # fmt: skip
+def test_splits_can_be_anywhere_in_the_names_if_no_name_begins_with_one(tmp_path, names):
+    parts = dict(zip(("train", "test", "validation"), (ROWS[:20], ROWS[20:30], ROWS[30:]), strict=True))
+    for name, rows in zip(names, parts.values(), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_csv(tmp_path / name, rows)
+    found = pairs(read_source(source(tmp_path)))
+    assert found == {split: {text: sorted(labels) for text, labels in rows} for split, rows in parts.items()}
+
+
+@pytest.mark.parametrize("names", [("latest.csv", "trains.csv"), ("blood-test.csv", "other.csv")])
+def test_words_in_names_are_not_splits_without_a_file_of_training(tmp_path, names):
+    write_csv(tmp_path / names[0], ROWS[:20])
+    write_csv(tmp_path / names[1], ROWS[20:])
+    assert len(pairs(read_source(source(tmp_path, test_fraction=0.25)))["test"]) == 10
+
+
+def test_splits_inside_of_names_make_other_data(tmp_path):
+    for name in ("a_train.csv", "a_test.csv"):
+        write_csv(tmp_path / name)
+    assert source_facts(source(tmp_path))["splits"] == [1, 1]
+
+
+def test_a_compressed_copy_of_a_file_is_not_read_again(tmp_path, caplog):
+    write_gzip(tmp_path / "train.csv.gz")
+    write_csv(tmp_path / "train.csv")
+    raw = read_source(source(tmp_path))
+    assert sum(len(split.texts) for split in raw.splits.values()) == len(ROWS)
+    assert "train.csv.gz is not read" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ROWS.CSV", "ROWS.CSV.GZ", "ROWS.PARQUET", "Rows.Jsonl"])
+def test_upper_case_in_the_name_of_a_file_makes_no_difference(tmp_path, name):
+    WRITERS[next(each for each in WRITERS if each == name.lower())](tmp_path / name.lower())
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    found = pairs(read_source(source(tmp_path / name)))
+    assert found["train"] | found["test"] == {text: sorted(labels) for text, labels in ROWS}
+
+
+@pytest.mark.parametrize("delimiter", [";", ",", "\t"])
+def test_the_delimiter_that_a_file_gives_excel_is_no_row(tmp_path, delimiter):
+    write_csv(tmp_path / "rows.csv", delimiter=delimiter)
+    content = (tmp_path / "rows.csv").read_bytes()
+    (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbfsep=" + delimiter.encode() + b"\r\n" + content)
+    found = pairs(read_source(source(tmp_path / "rows.csv")))
+    assert found["train"] | found["test"] == {text: sorted(labels) for text, labels in ROWS}
+    with (tmp_path / "rows.csv").open("a") as file:
+        file.write("short\n")
+    with pytest.raises(DataError, match=f"line {len(ROWS) + 3}: the number of columns"):
+        read_source(source(tmp_path / "rows.csv"))
+
+
+def test_a_tsv_file_without_tabs_has_other_delimiters(tmp_path):
+    write_csv(tmp_path / "rows.tsv")
+    found = pairs(read_source(source(tmp_path / "rows.tsv")))
+    assert found["train"] | found["test"] == {text: sorted(labels) for text, labels in ROWS}
+
+
+@pytest.mark.parametrize("columns", [(" text ", " labels"), (" Title ", "tags "), ("Text", " LABELS ")])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_blanks_around_the_names_of_columns_make_no_difference(tmp_path, suffix, columns):
+    text, labels = columns
+    write_records(tmp_path / f"rows{suffix}", [{text: f"a{i}", "essay": "x", labels: "y"} for i in range(10)])
+    assert all_texts(read_source(source(tmp_path / f"rows{suffix}"))) == {f"a{i}" for i in range(10)}
+    write_records(tmp_path / f"rows{suffix}", [{" title ": f"a{i}", " body": "x", labels: "y"} for i in range(10)])
+    assert all_texts(read_source(source(tmp_path / f"rows{suffix}"))) == {f"a{i} x" for i in range(10)}
+
+
+@pytest.mark.parametrize("columns", [
+    ("id", "text"), ("title", "abstract"), ("text", "text"), ("ID", "labels"), ("labels", "labels"),
+])  # fmt: skip
+def test_a_key_a_title_or_a_repeated_column_is_not_the_other_of_two_columns(tmp_path, columns):
+    write_csv(tmp_path / "rows.csv", columns=columns)
+    with pytest.raises(DataError, match=r"ambiguous.*The first row must name the columns"):
+        read_source(source(tmp_path / "rows.csv"))
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".json"])
+def test_columns_of_json_are_those_of_many_rows(tmp_path, form):
+    rows = [{"title": "t"}, {"other": 1}, *({"title": f"t{i}", "abstract": f"a{i}", "tags": ["x"]} for i in range(9))]
+    lines = map(json.dumps, rows)
+    (tmp_path / f"rows{form}").write_text(f"[{','.join(lines)}]" if form == ".json" else "\n".join(lines))
+    kept = read_source(source(tmp_path / f"rows{form}"), on_error="skip")
+    assert all_texts(kept) == {f"t{i} a{i}" for i in range(9)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_an_integer_is_a_label_in_every_form(tmp_path, suffix):
+    write_records(tmp_path / f"rows{suffix}", [{"text": f"a{i}", "label": i % 3} for i in range(12)])
+    assert read_source(source(tmp_path / f"rows{suffix}")).label_names == ["0", "1", "2"]
+
+
+def test_commas_in_names_of_single_labels_are_told(tmp_path, caplog):
+    names = ["Arts, Crafts & Sewing", "Clothing, Shoes", "Books"]
+    write_csv(tmp_path / "rows.csv", [(f"text {i}", [names[i % 3]]) for i in range(40)])
+    assert "Crafts & Sewing" in read_source(source(tmp_path / "rows.csv")).label_names
+    assert "If commas are parts of names, set data.source.label_separator" in caplog.text
+    assert read_source(source(tmp_path / "rows.csv", label_separator="|")).label_names == sorted(names)
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("rows.csv", "", "is empty"), ("rows.csv", "\n\ntext,labels\na,b\n", "names no columns"),
+    ("rows.jsonl", "{}\n{}\n", "names no columns"), ("rows.json", "[]", "has no rows"),
+    ("rows.csv", "text,labels\n", "has no rows"), ("rows.csv", "text,labels\na,\n", "no row has a label"),
+    ("rows.json", '{\n"data": []}', "Write one list of objects, or an object per line"),
+    ("rows.csv.zip", "PK", "Unpack archives"), ("rows.xlsx", "PK", "save sheets as CSV"),
+    ("rows.csv", "text,tags\na,<x><y>\n", "a list in an unknown notation"),
+])  # fmt: skip
+def test_files_that_are_no_tables_are_refused_with_the_remedy(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        read_source(source(tmp_path / name))
+
+
+def test_a_test_file_without_labels_is_refused_with_the_remedy(tmp_path):
+    write_csv(tmp_path / "train.csv")
+    write_csv(tmp_path / "test.csv", columns=("text", "id"))
+    with pytest.raises(DataError, match=r"test\.csv.*has no column 'labels'.*move files of texts without labels"):
+        read_source(source(tmp_path))
+
+
+def test_files_that_are_not_read_are_told(tmp_path, caplog):
+    for name in ("train.csv", "test.csv", "holdout.csv"):
+        write_csv(tmp_path / name)
+    read_source(source(tmp_path))
+    assert "not read, because their names have no split as other names do: holdout.csv" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_row_for_each_label_of_a_text_is_told(tmp_path, caplog, suffix):
+    rows = [{"title": f"t{i}", "body": "b", "label": label} for i in range(10) for label in ("x", f"n{i % 3}")]
+    write_records(tmp_path / f"once{suffix}", rows[::2])
+    write_records(tmp_path / f"again{suffix}", rows)
+    read_source(source(tmp_path / f"once{suffix}"))
+    assert "occur again" not in caplog.text
+    read_source(source(tmp_path / f"again{suffix}"))
+    assert "10 of 10 texts in the first rows occur again with other labels" in caplog.text
