@@ -369,10 +369,10 @@ def test_blank_lines_of_filters_are_left_out(exported, tmp_path, capsysbinary):
 
 
 def test_a_missing_column_is_refused_with_the_options_that_name_columns(exported, tmp_path, capsys):
-    (tmp_path / "texts.csv").write_text("body\na text\n")
+    (tmp_path / "texts.csv").write_text("essay,remark\na text,another\n")
     assert predict.main([exported, str(tmp_path / "texts.csv")]) == 2
     error = capsys.readouterr().err
-    assert "has no column 'text', only body" in error
+    assert "has no column 'text', only essay, remark" in error
     assert "--text-column" in error
 
 
