@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -17,6 +18,8 @@ from rich.console import Console
 from cxml import urls
 from cxml.errors import StorageError
 
+_log = logging.getLogger(__name__)
+
 
 def table_console(log_width: int) -> Console:
     """A console for tables, as wide as the terminal, or with `log_width` columns without a terminal."""
@@ -27,6 +30,12 @@ def table_console(log_width: int) -> Console:
 def counted(number: int, noun: str) -> str:
     """A number of things for people, such as `1 text` and `2,000 train texts`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+@functools.cache
+def log_once(message: str, level: int = logging.INFO) -> None:
+    """Log a message once per process, although the code that finds its reason runs more than once."""
+    _log.log(level, "%s", message)
 
 
 def escape_unprintable() -> None:

@@ -19,6 +19,7 @@ from cxml.formats import (
     parse_list,
     recurring_separator,
     split_columns,
+    split_names,
     text_of,
 )
 from cxml.prediction.arguments import as_texts, refuse_surrogates
@@ -54,13 +55,14 @@ def rows_of(texts: Any, labels: Any) -> tuple[list[str], list[list[str]]]:  # no
     Raises:
         ConfigError: texts and labels do not match, or a text has no label. The message names its position.
     """
-    separator = None
-    if labels is None:
+    is_table = labels is None
+    if is_table:
         texts, labels = _columns(texts)
-        separator = _separator(labels)
     found = as_texts(texts)
     refuse_surrogates(found)
-    names = [_names(each, position, separator) for position, each in enumerate(_plain(labels))]
+    items = _plain(labels)
+    separator = _separator(items) if is_table else None
+    names = [_names(each, position, separator) for position, each in enumerate(items)]
     if len(found) != len(names):
         problem = f"{len(found)} texts have {len(names)} labels or lists of labels"
         raise ConfigError("labels", f"{len(names)} items", problem, f"{_LABELS_WANTED}.")
@@ -77,10 +79,11 @@ def _columns(table: Any) -> tuple[Any, Any]:  # noqa: ANN401
     if text is None or labels is None:
         remedy = "Pass labels, or a table with the columns text and labels, or the path of such a table."
         raise ConfigError("labels", names or None, "is missing, or the columns of the table are ambiguous", remedy)
-    for name in (*split_columns(text, names), labels):
+    of_text = split_columns(text, names)
+    for name in (*of_text, labels):
         if names.count(name) > 1:
             raise ConfigError("texts", name, "is the name of several columns", "Rename or remove one of them.")
-    parts = {name: table[name] for name in split_columns(text, names)}
+    parts = {name: table[name] for name in of_text}
     return (_joined(parts) if len(parts) > 1 else parts[text]), table[labels]
 
 
@@ -108,9 +111,9 @@ def _plain(labels: Any) -> list[Any]:  # noqa: ANN401
     return list(labels)
 
 
-def _separator(labels: Any) -> str | None:  # noqa: ANN401
+def _separator(labels: Sequence[object]) -> str | None:
     """The separator of labels in the column of a table; None if there is none."""
-    separator = recurring_separator(_plain(labels))
+    separator = recurring_separator(labels)
     if separator is not None:
         _log.warning("labels are separated by %r. To keep them whole, pass lists of names.", separator)
     return separator
@@ -121,7 +124,7 @@ def _names(item: Any, position: int, separator: str | None) -> list[str]:  # noq
     if isinstance(item, str) and is_list(item):
         several = parse_list(item)  # such as ['a', 'b'], from a CSV file of pandas
     elif isinstance(item, str) and separator is not None:
-        several = [name.strip() for name in item.split(separator) if name.strip()]
+        several = split_names(item, separator)
     else:
         several = [item] if isinstance(item, str | int | np.integer) else item
     if not isinstance(several, list | tuple | set | frozenset | np.ndarray):

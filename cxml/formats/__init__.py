@@ -13,7 +13,7 @@ Output: `Block`s in bounded memory, or all rows as a `RawDataset` (`read_source`
 
 from cxml.formats.blocks import Block, read_blocks
 from cxml.formats.cleaning import Cleaner
-from cxml.formats.label_text import is_list, parse_list
+from cxml.formats.label_text import is_list, parse_list, split_names
 from cxml.formats.labels_file import find_labels_file
 from cxml.formats.lines import read_all_lines
 from cxml.formats.numbers import parse_count
@@ -29,5 +29,5 @@ __all__ = [
     "SPLITS", "STDIN", "Block", "Cleaner", "NoTextError", "Problem", "RawChunk", "RawDataset", "RawSplit", "Reader",
     "TextChunk", "TextSource", "TitledReader", "find_labels_file", "guess_columns", "is_list", "no_texts",
     "open_source", "parse_count", "parse_list", "read_all_lines", "read_blocks", "read_source", "read_texts",
-    "recurring_separator", "require_texts", "source_facts", "split_columns", "text_of",
+    "recurring_separator", "require_texts", "source_facts", "split_columns", "split_names", "text_of",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cxml.config import SourceConfig
@@ -24,16 +24,28 @@ class ColumnReader(RecordReader):
     suffix = ""
     remedy_for_ids = " If labels are ids into that file, set data.source.label_ids to true."
 
-    def __init__(self, source: SourceConfig, files: dict[str, list[str]] | None = None) -> None:
-        """`files`: files of each split; None: files named after a split."""
+    def __init__(
+        self,
+        source: SourceConfig,
+        files: dict[str, list[str]] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        """Find the columns to read.
+
+        Args:
+            source: the raw data.
+            files: files of each split; None: files named after a split.
+            columns: all columns of the first train file; None: read from it if they are needed.
+        """
         files = files or find_splits(source.path, self.suffix)
         names_file = require_file(source.path, [NAMES_FILE]) if source.label_ids else find_names(source.path)
         super().__init__(source.path, files, names_file, source.separator)
         self._source = source
-        first = files["train"][0]
         is_plain = source.text_column == source.text_column.strip() and JOIN not in source.text_column
-        names = () if is_plain else column_names(first, form_of(first), _MEND)
-        self._text_columns = split_columns(source.text_column, names)
+        if columns is None and not is_plain:
+            first = files["train"][0]
+            columns = column_names(first, form_of(first), _MEND)
+        self._text_columns = split_columns(source.text_column, columns or ())
         self._columns = dict.fromkeys(self._text_columns, "data.source.text_column")
         self._columns[source.labels_column] = "data.source.labels_column"
         if source.id_column:

@@ -87,6 +87,11 @@ def _split(cell: str, separator: str | None) -> list[Any]:
     if is_list(cell) or may_be_tuple:
         remedy = 'Write it as JSON, such as ["a", "b"], or join the names with the separator.'
         raise NoLabelsError("a list in an unknown notation", f": {show(cell)}", remedy)
+    return split_names(cell, separator)
+
+
+def split_names(cell: str, separator: str | None) -> list[str]:
+    """The names between separators, without surrounding blanks and without empty ones; None separates at blanks."""
     return [name.strip() for name in cell.split(separator) if name.strip()]
 
 
@@ -103,14 +108,11 @@ def parse_list(cell: str) -> list[Any] | None:
     try:
         labels = _json_list(cell)
         labels = _python_list(cell) if labels is None else labels
-        "".join(filter(_is_string, labels or ())).encode()  # fails for half of a surrogate pair
+        for label in labels or ():
+            str(label).encode()  # fails for half of a surrogate pair
     except (ValueError, RecursionError, SyntaxError, tokenize.TokenError):
         return None
     return labels
-
-
-def _is_string(label: object) -> bool:
-    return isinstance(label, str)
 
 
 def _json_list(cell: str) -> list[Any] | None:

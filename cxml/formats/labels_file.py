@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 from cxml import storage
 from cxml.config import SourceConfig
+from cxml.console import log_once
 from cxml.errors import DataError
 from cxml.formats.features import stored_schema
 from cxml.formats.files import without_compression
-from cxml.formats.parquet_rows import read_parquet
-from cxml.formats.reader import CHUNK_ROWS, Problem, show
+from cxml.formats.reader import Problem, show
 from cxml.formats.rows import CsvRows, read_objects
+from cxml.formats.table_rows import DELIMITERS, Row, form_of, table_rows
 from cxml.urls import path_of
 
 _log = logging.getLogger(__name__)
 
 FIELD = "data.source.labels_file"
 _STEMS = ("label_names", "labels")
-_DELIMITERS = {".tsv": "\t", ".csv": ","}
-_SUFFIXES = (*_DELIMITERS, ".jsonl", ".parquet")
+_SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 _IDS = ("id", "label_id", "code", "key", "identifier")
 _TITLES = ("name", "title", "label_name", "label_title", "term")
 _EITHER = "label"  # the id beside a title, the title beside an id
@@ -92,7 +90,8 @@ def find_labels_file(source: SourceConfig) -> str | None:
     try:
         _columns_of(found[0])
     except UnclearColumnsError as error:
-        warn_once(f"{found[0]} is not used for the titles of labels: it {error.problem}. {error.remedy}")
+        problem = f"{found[0]} is not used for the titles of labels: it {error.problem}. {error.remedy}"
+        log_once(problem, logging.WARNING)
         return None
     return found[0]
 
@@ -100,7 +99,7 @@ def find_labels_file(source: SourceConfig) -> str | None:
 def _named(url: str) -> str:
     if not storage.exists(url):
         raise DataError(url, "does not exist", f"Check {FIELD}, or leave it empty to use none.")
-    if _form(url) not in _SUFFIXES:
+    if form_of(url) not in _SUFFIXES:
         problem = "has an unknown file extension for a labels file"
         raise DataError(url, problem, f"Use one of {', '.join(_SUFFIXES)}, optionally compressed (.gz, .zst, .bz2).")
     _columns_of(url)
@@ -109,18 +108,12 @@ def _named(url: str) -> str:
 
 def _lying_in(source: SourceConfig) -> list[str]:
     """Files in the source's folder with the name of a labels file; none if the source is a file or package."""
-    is_file = source.kind == "table" and bool(_form(source.path))
+    is_file = source.kind == "table" and bool(form_of(source.path))
     if not source.path or is_file:
         return []
     names = {f"{stem}{suffix}" for stem in _STEMS for suffix in _SUFFIXES}
     files = storage.list_files(source.path, "label")
     return [url for url in files if posixpath.basename(without_compression(url)) in names]
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Log a warning once per process, because sources are opened more than once."""
-    _log.warning("%s", message)
 
 
 def read_labels_file(url: str) -> dict[str, LabelEntry]:
@@ -156,24 +149,18 @@ def _words(cell: object) -> str:
     return " ".join(cell.split()) if isinstance(cell, str) else ""
 
 
-def _form(url: str) -> str:
-    return posixpath.splitext(without_compression(url))[1].lower()
-
-
-def _rows(url: str, columns: _Columns) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
-    form = _form(url)
-    if form == ".parquet":
-        return read_parquet(url, columns.read, CHUNK_ROWS)
-    if form == ".jsonl":
-        return read_objects(url, _MEND)
-    return iter(CsvRows(url, columns.read, _MEND, delimiter=_DELIMITERS[form], unnamed=columns.unnamed))
+def _rows(url: str, columns: _Columns) -> Iterator[tuple[int, Row]]:
+    form = form_of(url)
+    if form not in DELIMITERS:
+        return table_rows(url, form, columns.read, _MEND)
+    return iter(CsvRows(url, columns.read, _MEND, delimiter=DELIMITERS[form], unnamed=columns.unnamed))
 
 
 def _columns_of(url: str) -> _Columns:
     """The columns of a labels file. Raises `UnclearColumnsError`, or `DataError` if it is unreadable."""
-    form = _form(url)
-    if form in _DELIMITERS:
-        first = CsvRows(url, {}, _MEND, delimiter=_DELIMITERS[form]).header
+    form = form_of(url)
+    if form in DELIMITERS:
+        first = CsvRows(url, {}, _MEND, delimiter=DELIMITERS[form]).header
         return _guessed(first) or _in_order(url, first)
     names = stored_schema(url).names if form == ".parquet" else _keys_of_first(url)
     columns = _guessed(names)

@@ -19,18 +19,13 @@ import numpy as np
 
 from cxml import storage
 from cxml.config import SourceConfig
+from cxml.console import log_once
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
 from cxml.formats.files import VALIDATION_NAMES, without_compression
 from cxml.formats.reader import LEAVE_OUT, Problem, RawChunk
-from cxml.formats.table_columns import (
-    find_separator,
-    guess_columns,
-    log_once,
-    unread_texts,
-    warn_of_repeated_texts,
-)
+from cxml.formats.table_columns import find_separator, guess_columns, unread_texts, warn_of_repeated_texts
 from cxml.formats.table_rows import FORMS, Row, column_names, form_of, table_rows
 from cxml.formats.text_columns import JOIN, split_columns
 from cxml.urls import path_of
@@ -60,7 +55,7 @@ class TableReader(ColumnReader):
         source = _with_columns(source, first, names)
         self._has_title = source.text_column != given and JOIN in source.text_column
         separator, self._is_preferred = _find_separator(source, first, names)
-        super().__init__(dataclasses.replace(source, label_separator=separator), files)
+        super().__init__(dataclasses.replace(source, label_separator=separator), files, names)
         if files["train"] != [source.path]:
             self._columns[source.labels_column] += ", or move files of texts without labels to another folder"
         else:
@@ -178,10 +173,14 @@ def _files_by_split(source: SourceConfig) -> tuple[dict[str, list[str]], bool]:
 
 def _without_compressed_copies(names: Sequence[str]) -> list[str]:
     """The files without those that are also there decompressed."""
-    copies = [name for name in names if (plain := without_compression(name)) != name and plain in names]
-    for name in copies:
-        log_once(f"{name} is not read, because the folder also contains {without_compression(name)}", logging.WARNING)
-    return [name for name in names if name not in copies]
+    present, kept = frozenset(names), []
+    for name in names:
+        plain = without_compression(name)
+        if plain != name and plain in present:
+            log_once(f"{name} is not read, because the folder also contains {plain}", logging.WARNING)
+        else:
+            kept.append(name)
+    return kept
 
 
 def _is_labels_file(url: str, source: SourceConfig) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Collection, Iterable, Sequence
 
 from cxml.config import SourceConfig
-from cxml.console import counted
+from cxml.console import counted, log_once
 from cxml.formats.label_text import SEPARATORS, is_list
 from cxml.formats.text_columns import JOIN, split_columns
-
-_log = logging.getLogger(__name__)
 
 _LONG_TEXTS = ("content", "body", "document", "sentence", "abstract", "description")
 _OTHER_TEXTS = ("article", "full_text", "fulltext", "passage", "paragraph", "review", "comment", "message", "post")
@@ -161,9 +158,3 @@ def _warn_of_commas_in_names(url: str, num_names: int, num_cells: int) -> None:
 def _num_names(separator: str, texts: Collection[str]) -> int:
     """The number of different names between separators."""
     return len({name.strip() for text in texts for name in text.split(separator)})
-
-
-@functools.cache
-def log_once(text: str, level: int = logging.INFO) -> None:
-    """Log a message once, even if a run opens its source several times."""
-    _log.log(level, "%s", text)

@@ -18,7 +18,7 @@ from cxml.formats.rows import CsvRows, read_objects
 _FIRST_OBJECTS = 1000
 _JSON_WANTED = "Write one list of objects, or an object per line."
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # another one counts if it does not occur in the first line
 
 Row = Mapping[str, Any] | Problem
 
@@ -48,8 +48,8 @@ def column_names(url: str, form: str, remedy: str) -> list[str]:
 def _column_names(url: str, form: str, remedy: str) -> list[str]:
     if form in (".parquet", ".arrow"):
         return stored_schema(url).names
-    if form in _DELIMITERS:
-        return CsvRows(url, {}, remedy, delimiter=_DELIMITERS[form]).header
+    if form in DELIMITERS:
+        return CsvRows(url, {}, remedy, delimiter=DELIMITERS[form]).header
     rows = [row for _, row in islice(_json_rows(url, form, remedy), _FIRST_OBJECTS)]
     names = dict.fromkeys(name for row in rows if not isinstance(row, Problem) for name in row)
     if rows and not names and isinstance(rows[0], Problem):
@@ -74,27 +74,27 @@ def table_rows(
     Raises:
         DataError: the file is broken or lacks a column.
     """
-    if form in _DELIMITERS:
-        yield from CsvRows(url, columns, remedy, delimiter=_DELIMITERS[form])
+    names = None
+    if form in DELIMITERS:
+        rows = iter(CsvRows(url, columns, remedy, delimiter=DELIMITERS[form]))
     elif form in (".parquet", ".arrow"):
         names = class_names(stored_schema(url), class_column) if class_column else None
         read = read_parquet if form == ".parquet" else read_arrow
-        for number, row in read(url, columns, CHUNK_ROWS):
-            yield number, {**row, class_column: _named(row[class_column], names)} if class_column else row
+        rows = read(url, columns, CHUNK_ROWS)
     else:
-        for number, row in _json_rows(url, form, remedy):
-            if isinstance(row, Problem) or not isinstance(row.get(class_column), int):
-                yield number, row
-            else:
-                yield number, {**row, class_column: _named(row[class_column], None)}
+        rows = _json_rows(url, form, remedy)
+    for number, row in rows:
+        yield number, _with_names(row, class_column, names) if class_column else row
 
 
-def _named(cell: object, names: list[str] | None) -> object:
-    """Convert a cell of class numbers to a list of names, or of numbers without `names`; keep other cells."""
-    labels = [cell] if isinstance(cell, int) else cell
-    if names is None or not isinstance(labels, list):
-        return labels
-    return [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
+def _with_names(row: Row, column: str, names: list[str] | None) -> Row:
+    """A row with the names of its class numbers in `column`, or their list without `names`; others are not copied."""
+    if isinstance(row, Problem) or column not in row:
+        return row
+    labels = [row[column]] if isinstance(row[column], int) else row[column]
+    if names is not None and isinstance(labels, list):
+        labels = [names[each] if isinstance(each, int) and 0 <= each < len(names) else each for each in labels]
+    return row if labels is row[column] else {**row, column: labels}
 
 
 def _json_rows(url: str, form: str, remedy: str) -> Iterator[tuple[int, dict[str, Any] | Problem]]:

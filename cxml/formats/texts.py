@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from cxml import storage
+from cxml.console import log_once
 from cxml.errors import ConfigError, DataError
 from cxml.formats.files import STDIN
 from cxml.formats.lines import read_lines
 from cxml.formats.reader import Problem
-from cxml.formats.table_columns import guess_columns, log_once
+from cxml.formats.table_columns import guess_columns
 from cxml.formats.table_rows import column_names, form_of, table_rows
 from cxml.formats.text_columns import NoTextError, split_columns, text_of
 

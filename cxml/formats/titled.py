@@ -9,9 +9,10 @@ from typing import Any
 
 from cxml import storage
 from cxml.config import SourceConfig
+from cxml.console import log_once
 from cxml.data import LabelTitles
 from cxml.errors import ConfigError, DataError
-from cxml.formats.labels_file import FIELD, LabelEntry, read_labels_file, warn_once
+from cxml.formats.labels_file import FIELD, LabelEntry, read_labels_file
 from cxml.formats.reader import RawChunk, Reader, show
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class TitledReader:
         problem = f"has none of the labels of the texts, such as {show(name)}; its first id is {first}"
         if self._source.labels_file != "auto" or self._source.unseen_labels:
             raise DataError(self._file, problem, f"Use the same label ids as in the texts, or correct {FIELD}.")
-        warn_once(f"{self._file} is not used for the titles of labels: it {problem}.")
+        log_once(f"{self._file} is not used for the titles of labels: it {problem}.", logging.WARNING)
 
     def _unseen(self, entries: dict[str, LabelEntry], names: list[str]) -> list[str]:
         """Labels of the file without a text, if they are to be added."""

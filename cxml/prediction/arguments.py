@@ -175,7 +175,7 @@ def as_names_of_texts(labels: Sequence[Iterable[str] | str], num_texts: int) -> 
     """Label names of each text, given as several names or one.
 
     Raises:
-        ConfigError: there are no texts, or `labels` has another number of items.
+        ConfigError: there are no texts, or the numbers of texts and labels differ.
     """
     names = [[each] if isinstance(each, str) else [str(name) for name in each] for each in labels]
     if len(names) != num_texts or not names:

@@ -18,7 +18,7 @@ def find_exported(name: str, revision: str | None) -> str:
     """The location of an exported model: `name` itself, or the local copy of the hub repository `name`.
 
     Raises:
-        DataError: there is no exported model; describes what the location contains.
+        DataError: the location contains no exported model. The message describes its content.
     """
     refuse_file(name, is_for_export=True)
     if is_exported(name):

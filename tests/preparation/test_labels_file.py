@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cxml.config import SourceConfig
+from cxml.console import log_once
 from cxml.errors import ConfigError, DataError
 from cxml.formats import open_source, read_source, source_facts
-from cxml.formats.labels_file import read_labels_file, warn_once
+from cxml.formats.labels_file import read_labels_file
 
 ENTRIES = {"10": ("boat", "It floats."), "9": ("barge", ""), "x-1": ("Ünits, of measure", 'Says "metre".')}
 ROWS = [(f"text {i}", ["10", "9"] if i % 2 else ["9", "x-1"]) for i in range(6)]
@@ -25,7 +26,7 @@ ROWS = [(f"text {i}", ["10", "9"] if i % 2 else ["9", "x-1"]) for i in range(6)]
 
 @pytest.fixture(autouse=True)
 def fresh_warnings():
-    warn_once.cache_clear()
+    log_once.cache_clear()
 
 
 def write_rows(folder, rows=ROWS):
