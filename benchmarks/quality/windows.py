@@ -7,7 +7,8 @@ A share of the training texts is used, and a fifth of it is held out; the test t
 of each way is such that all ways compute about as many tokens, padding included, as --passes epochs of the most
 expensive way. Options of `python -m cxml.train` that follow hold for every run. Finished runs are not repeated. The
 benchmark prints the metrics of the held-out texts, the epochs, and the CPU seconds of the whole run: tree, training,
-prediction. The last line is JSON: P@5 of the best windows against that of the best first tokens.
+prediction. For runs with evidence, it also prints the metrics of the cascade alone. The last line is JSON: P@5 of the
+best windows against that of the best first tokens.
 """
 
 from __future__ import annotations
@@ -74,14 +75,16 @@ def tokens_of_an_epoch(words: list[str]) -> float:
 
 
 def measure(words: list[str], epochs: int, folder: Path, seed: int) -> list[float]:
-    """METRICS and CPU seconds of a run, which is trained if it is not finished."""
+    """METRICS, those of the cascade alone, and CPU seconds of a run, which is trained if it is not finished."""
     own = ["--train.epochs", str(epochs), "--seed", str(seed), "--output", str(folder / f"seed-{seed}")]
     began = cpu_seconds()
-    labels = run(config_of("windows", [*words, *own]))["levels"][-1]
+    found = run(config_of("windows", [*words, *own]))
     file = folder / f"seed-{seed}" / SECONDS
     if not file.exists():
         file.write_text(f"{cpu_seconds() - began:.1f}")
-    return [*(labels[name] for name in METRICS), float(file.read_text())]
+    whole = found["levels"][-1]
+    alone = found["evidence"]["cascade"] if "evidence" in found else whole
+    return [*(metrics[name] for metrics in (whole, alone) for name in METRICS), float(file.read_text())]
 
 
 def cpu_seconds() -> float:
@@ -91,10 +94,15 @@ def cpu_seconds() -> float:
 
 
 def report(found: dict[str, np.ndarray], epochs: dict[str, int], costs: dict[str, float]) -> None:
-    """Print the table and the closing line. `found` has METRICS and CPU seconds, [seeds, 6], of each way."""
+    """Print the table and the closing line. `found` has a row per seed, as `measure` returns it, of each way."""
     table = Table("", *METRICS, "CPU s", "epochs", "tokens of an epoch")
+    num_metrics = len(METRICS)
     for name, values in found.items():
-        table.add_row(name, *cells(values, signed=False), str(epochs[name]), f"{costs[name]:,.0f}")
+        whole, alone, seconds = np.split(values, [num_metrics, 2 * num_metrics], axis=1)
+        cost = str(epochs[name]), f"{costs[name]:,.0f}"
+        table.add_row(name, *cells(np.hstack([whole, seconds]), signed=False), *cost)
+        if (alone != whole).any():
+            table.add_row(f"{name}, cascade alone", *cells(alone, signed=False))
     Console(width=140).print(table)
     best = {
         kind: max(float(values[:, METRICS.index("P@5")].mean()) for name, values in found.items() if kind in name)

@@ -67,7 +67,7 @@ def wait_for_a_checkpoint(output, step, log, process=None):
     wait_until(is_there, "no checkpoint came")
 
 
-def wait_until(is_so, otherwise, seconds=200):
+def wait_until(is_so, otherwise, seconds=400):
     """Poll until `is_so` returns true. Fails with the message `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not is_so():
