@@ -15,7 +15,7 @@ import torch.distributed as dist
 from cxml.accelerators import device_memory
 from cxml.checkpoint import Progress
 from cxml.data import Batch, TrainLoader
-from cxml.operating_system import return_free_memory
+from cxml.operating_system import return_freed_memory
 from cxml.optim import Schedule
 from cxml.parallel import Engine, Ranks
 from cxml.training.flops import Utilisation
@@ -330,7 +330,7 @@ def _finite(norm: torch.Tensor | float | None) -> float | None:
     return float(norm) if norm is not None and math.isfinite(norm) else None
 
 
-_EVERY_STEPS = 50
+_EVERY_STEPS = 20
 
 
 class ReturnMemory(Callback):
@@ -341,6 +341,6 @@ class ReturnMemory(Callback):
     """
 
     def on_step_end(self, progress: Progress) -> None:
-        """Every 50 steps."""
+        """Every 20 steps."""
         if progress.step % _EVERY_STEPS == 0:
-            return_free_memory()
+            return_freed_memory()

@@ -9,7 +9,7 @@ import sys
 import psutil
 import pytest
 
-from cxml.operating_system import return_free_memory
+from cxml.operating_system import return_freed_memory
 
 PIECE, PIECES = 64 << 10, 3200  # below what the C library maps apart
 
@@ -25,6 +25,6 @@ def test_memory_that_is_free_between_pieces_in_use_goes_back_to_the_system():
     del pieces
     gc.collect()
     before = resident()
-    return_free_memory()
+    return_freed_memory()
     assert before - resident() > PIECE * PIECES / 2
     assert not any(last)
