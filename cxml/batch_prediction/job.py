@@ -16,6 +16,7 @@ from cxml.formats import STDIN, TextSource
 from cxml.prediction import (
     RowFormat,
     as_threshold,
+    decisions_as_json,
     model_identity,
     read_decisions,
 )
@@ -71,6 +72,8 @@ class PredictionJob:
         for field, number in (("k", self.k), ("part-rows", self.part_rows), ("batch-size", self.batch_size)):
             if number < 1:
                 raise ConfigError(f"--{field}", number, "must be at least 1", "Leave it out.")
+        if not self.output:
+            raise ConfigError("--output", self.output, "is empty", "Give a folder, or leave it out to print.")
         if self.explain and (self.format != "jsonl" or self.excluded):
             raise ConfigError("--explain", True, "needs --format jsonl, and excludes --excluded", "Leave one out.")
 
@@ -82,6 +85,8 @@ class PredictionJob:
 def begin(job: PredictionJob) -> frozenset[int]:
     """Write the fingerprint of a job into its output folder, or find it there.
 
+    The fingerprint of another job is replaced if that job stopped before its first part, as on a broken row.
+
     Returns:
         The parts that are done.
 
@@ -91,7 +96,8 @@ def begin(job: PredictionJob) -> frozenset[int]:
     """
     is_stream = job.source.url == STDIN
     require_files(job)
-    as_threshold(job.threshold, read_decisions(job.model))  # validated before any write
+    decisions = read_decisions(job.model)
+    as_threshold(job.threshold, decisions)  # validated before any write
     facts = None if is_stream else [storage.size(job.source.url), storage.sha256(job.source.url)]
     settings = {name: value for name, value in asdict(job).items() if name not in ("output", "batch_size")}
     for name, before in (("precision", None), ("threshold", None), ("calibrated", False)):
@@ -99,17 +105,20 @@ def begin(job: PredictionJob) -> frozenset[int]:
             del settings[name]  # folders of earlier releases do not have it
     settings = json.loads(urls.masked(json.dumps(settings)))  # credentials may change between starts
     filters = [storage.sha256(file) for file in (job.allowed, job.excluded) if file]
-    fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model))
+    uses_decisions = job.calibrated or isinstance(job.threshold, str)
+    # A new evaluation of a run chooses them again, without changing the identity of the model.
+    chosen = [decisions_as_json(decisions).decode()] if uses_decisions else []
+    fingerprint = storage.fingerprint("predictions", settings, facts, filters, model_identity(job.model), *chosen)
     file = storage.join(job.output, _FINGERPRINT_FILE)
-    if storage.exists(file):
+    names = storage.file_sizes(job.output)
+    done = frozenset(int(match[1]) for match in map(_PART.match, names) if match)
+    if _FINGERPRINT_FILE in names:
         found = artefacts.read_json(file, _ELSEWHERE).get("fingerprint")
-        if is_stream or found != fingerprint:
+        if (is_stream or found != fingerprint) and (done or artefacts.MANIFEST in names):
             raise StaleArtefactError(f"{job.output} has predictions with another model, input or setting. {_ELSEWHERE}")
-    elif storage.file_sizes(job.output):
+    elif names:
         raise DataError(job.output, "is a folder with other content", _ELSEWHERE)
     storage.write_json(file, {"fingerprint": fingerprint})
-    names = [_PART.match(name) for name in storage.file_sizes(job.output)]
-    done = frozenset(int(match[1]) for match in names if match)
     if done:
         _log.info("Already finished: %s", counted(len(done), "part"))
     return done

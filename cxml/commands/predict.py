@@ -43,9 +43,9 @@ class PredictCommand:
     """Format of the texts; `auto` depends on the file name."""
     text_column: str = "text"
     """Column with the text, or several to join, such as title+abstract. If the file has no column `text`, its only
-    column or the one with a usual name is used."""
+    column or the one with a usual name is used. Not for .txt files."""
     id_column: str = ""
-    """Column with a key that is copied to the predictions; empty: none."""
+    """Column with a key that is copied to the predictions; empty: none. Not for .txt files."""
     k: int = 5
     """Maximum number of labels per text."""
     threshold: str = ""

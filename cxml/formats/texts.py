@@ -34,9 +34,9 @@ class TextSource:
             input.
         form: `text` has one text per line, the others one row per text; `auto` uses the file name, and is `text` for
             standard input.
-        text_column: column of the text, or several to join, such as `title+abstract`, except for `text`. If a file
+        text_column: column of the text, or several to join, such as `title+abstract`; not for `text`. If a file
             lacks the default, its only column or the one with a usual name is used, as in `data.source.kind: table`.
-        id_column: column of a key to include in the predictions; empty: none.
+        id_column: column of a key to include in the predictions, not for `text`; empty: none.
     """
 
     url: str
@@ -72,9 +72,11 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
 
     Raises:
         DataError: the file is missing, or a row has no text; names the line.
-        ConfigError: the form is unknown, or cannot be read from standard input.
+        ConfigError: the form is unknown, has no columns although one is named, or cannot be read from standard input.
     """
     form = source.resolved_form
+    if form == "text":
+        _refuse_columns(source)
     if form not in _FROM_STDIN and source.url == STDIN:
         raise ConfigError("--form", form, "cannot be read from standard input", "Give a file.")
     if source.url != STDIN and not storage.exists(source.url):
@@ -83,8 +85,19 @@ def read_texts(source: TextSource, rows: int) -> Iterator[TextChunk]:
     first = 0
     while chunk := list(itertools.islice(found, min(rows, sys.maxsize))):
         keys, texts = zip(*chunk, strict=True)
-        yield TextChunk(first, list(texts), list(keys) if source.id_column and form != "text" else None)
+        yield TextChunk(first, list(texts), list(keys) if source.id_column else None)
         first += len(texts)
+
+
+def _refuse_columns(source: TextSource) -> None:
+    """Raise `ConfigError` for a named column, because plain lines have none."""
+    for option, column, default in (
+        ("--text-column", source.text_column, TextSource.text_column),
+        ("--id-column", source.id_column, TextSource.id_column),
+    ):
+        if column != default:
+            remedy = "Leave it out, or set --form to the form of the table."
+            raise ConfigError(option, column, "a file with one text per line has no columns", remedy)
 
 
 def _lines(source: TextSource) -> Iterator[tuple[str, str]]:

@@ -24,10 +24,10 @@ from cxml.accelerators import device_of
 from cxml.config import Config, plain_values, with_values
 from cxml.operating_system import STOP_SIGNALS
 from cxml.parallel import begin_group
-from cxml.training import TimeLimit, complete_evidence, evaluate_run, measure_speed, selection_run, train
+from cxml.training import TimeLimit, complete_evidence, decide_run, evaluate_run, measure_speed, selection_run, train
 
 _JOBS: dict[str, Callable[..., Any]] = {
-    job.__name__: job for job in (measure_speed, train, complete_evidence, evaluate_run)
+    job.__name__: job for job in (measure_speed, train, complete_evidence, decide_run, evaluate_run)
 }
 _PLANNED = ("train.budget", "train.steps")  # by an option of the command and its plan; never in Config.auto
 _TIME_LIMIT = "time_limit"

@@ -29,6 +29,7 @@ from cxml.pipeline.stages import (
     drop_unwanted_evidence,
     is_model_current,
     make_baseline,
+    make_decisions,
     make_report,
     make_stage,
     report_url,
@@ -84,7 +85,7 @@ def run(
 def make_model(
     config: Config, run_job: RunJob = run_workers, began: float | None = None, *, has_test: bool = True
 ) -> Config:
-    """Run the unfinished stages up to the model, without an evaluation; errors as in `run`.
+    """Run the unfinished stages up to the model and its thresholds, without an evaluation; errors as in `run`.
 
     Args:
         config: the run's config.
@@ -99,7 +100,9 @@ def make_model(
     stages["prepare"] = dataclasses.replace(stages["prepare"], make=functools.partial(prepare, has_test=has_test))
     with locked(config.output):
         wanted: dict[StageName, Stage] = {name: stages[name] for name in stages if name not in ("baseline", "evaluate")}
-        return _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
+        config = _make_stages(config, (), wanted, run_job, time.monotonic() if began is None else began)
+        make_decisions(config, run_job)
+        return config
 
 
 def _run_stages(

@@ -20,16 +20,17 @@ from typing import Literal
 from rich.console import Console
 
 from cxml import artefacts, storage
-from cxml.checkpoint import model_url
+from cxml.checkpoint import has_model, model_url
 from cxml.config import Config, fingerprint_fields
 from cxml.console import counted
-from cxml.data import DataManifest, ShardedDataset, data_url
+from cxml.data import DataManifest, ShardedDataset, data_url, validation_texts
 from cxml.errors import InterruptionError, StaleArtefactError
 from cxml.evidence import evidence_folder
 from cxml.launching import RunJob
 from cxml.metrics import metric_sums
 from cxml.pipeline.plan import plan_run
 from cxml.pipeline.time_budget import budget_report, time_limit
+from cxml.prediction import model_identity, read_run_decisions
 from cxml.preparation import is_prepared, prepare
 from cxml.report import linear_baseline
 from cxml.storage.locks import locked
@@ -37,6 +38,7 @@ from cxml.training import (
     TimeLimit,
     begin_evidence,
     complete_evidence,
+    decide_run,
     ending_lost_runs,
     evaluate_run,
     evidence_url,
@@ -45,6 +47,7 @@ from cxml.training import (
     selection_run,
     track_report,
     train,
+    validated_run,
     with_precision,
 )
 from cxml.training.evaluation import propensity_weights
@@ -274,7 +277,19 @@ def make_baseline(config: Config) -> None:
     storage.write_json(baseline_url(config), {"fingerprint": fingerprint, "metrics": metrics})
 
 
-# evaluate
+# decisions and evaluation
+
+
+def make_decisions(config: Config, run_job: RunJob) -> None:
+    """Choose the model's thresholds and calibration on the validation texts, unless the output has them.
+
+    Without validation texts, or if the model that selected the epochs is gone, there is nothing to choose them with.
+    """
+    has_texts = validation_texts(data_url(config), config.train.validation_fraction) is not None
+    if not has_texts or not has_model(model_url(validated_run(config))):
+        return
+    if not read_run_decisions(config.output, model_identity(model_url(config)), None).num_texts:
+        run_job(decide_run, (config,), config.train.num_workers)
 
 
 def report_url(config: Config) -> str:

@@ -155,7 +155,7 @@ def make_step_budget(config: Config, fitted: Config, clock: BudgetClock, run_job
         fitted: the config without open fields.
         clock: clock of the run.
         run_job: starts the processes of a training.
-        evaluates: whether the run ends with an evaluation.
+        evaluates: whether the run ends with an evaluation on the test split; if not, it predicts the validation texts.
 
     Raises:
         ConfigError: the budget leaves no time to train.
@@ -191,7 +191,8 @@ def _measure(config: Config, clock: BudgetClock, run_job: RunJob, *, evaluates: 
     """
     left = clock.left
     most = _MEASURED * max(left, 0.0)
-    jobs = 1 + evaluates + bool(config.evidence.sources)  # that follow
+    predicts = evaluates or _num_validation(config) > 0
+    jobs = 1 + predicts + bool(config.evidence.sources)  # that follow
     limit = (left + jobs * most) / (1 + jobs)
     is_launched = "WORLD_SIZE" in os.environ
     start, in_steps = max(limit - most, 0.0), min(_TIMED * max(left, 0.0), _MOST_TIMED)
@@ -281,7 +282,8 @@ def _source_seconds(config: Config, speed: Speed) -> dict[str, float]:
 def _costs(config: Config, speed: Speed, job: float, sources: Mapping[str, float], *, evaluates: bool) -> Costs:
     """The times of a run besides steps, at the measured speed; `sources` has the seconds of each."""
     manifest, validation = DataManifest.read(data_url(config)), _num_validation(config)
-    after = job + (manifest.rows("test") + validation) * speed.text_seconds if evaluates else 0.0
+    predicted = (manifest.rows("test") if evaluates else 0) + validation
+    after = job + predicted * speed.text_seconds if predicted else 0.0
     if sources:
         after += job + validation * speed.text_seconds + sum(sources.values())
     interval, evaluated = config.train.evaluation_interval, validation or manifest.rows("test")

@@ -21,6 +21,7 @@ from cxml.errors import ConfigError
 
 _WANTED = 'Give a sequence of strings, one per text, such as ["first text", "second text"]'
 _SHORT = 80
+_NAMES_WANTED = 'Give for each text a label name or a list of them, such as [["shoes", "sports"], ["hats"]]'
 _LABELS_WANTED = "Give ids or names of the model's labels"
 
 
@@ -171,17 +172,37 @@ def as_label_ids(labels: object, names: Sequence[str], known: np.ndarray) -> np.
     return np.array(sorted(found), np.int64)
 
 
-def as_names_of_texts(labels: Sequence[Iterable[str] | str], num_texts: int) -> list[list[str]]:
-    """Label names of each text, given as several names or one.
+def as_names_of_texts(labels: object, num_texts: int) -> list[list[str]]:
+    """Label names of each text, given as several names or one; numbers become names, as in training.
+
+    Args:
+        labels: a list, generator, NumPy array [N] or [N, m], pandas Series or Arrow array.
+        num_texts: N.
 
     Raises:
-        ConfigError: there are no texts, or the numbers of texts and labels differ.
+        ConfigError: it is not such a sequence, there are no texts, the numbers of texts and labels differ, or an item
+            is not a name or a list of names; names the item's position.
     """
-    names = [[each] if isinstance(each, str) else [str(name) for name in each] for each in labels]
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    items = _items(values, "labels", f"{_NAMES_WANTED}.")
+    names = [_names(each, f"labels[{position}]") for position, each in enumerate(items)]
     if len(names) != num_texts or not names:
         problem = f"has labels for {len(names)} texts, but there are {num_texts} texts"
         raise ConfigError("labels", f"{len(names)} items", problem, "Give the labels of each text.")
     return names
+
+
+def as_cutoffs(ks: object) -> list[int]:
+    """The cut-offs k of metrics.
+
+    Raises:
+        ConfigError: it is not a sequence of integers of 1 or more, or is empty.
+    """
+    remedy = "Give a list of numbers from 1, such as [1, 3, 5]."
+    cutoffs = [as_whole_number("ks", k) for k in _items(ks, "ks", remedy)]
+    if not cutoffs:
+        raise ConfigError("ks", cutoffs, "is empty", remedy)
+    return cutoffs
 
 
 def as_precision(precision: object) -> PrecisionChoice:
@@ -234,6 +255,19 @@ def _can_name_a_file(url: str) -> bool:
         return b"\0" not in os.fsencode(url)
     except UnicodeEncodeError:
         return False
+
+
+def _names(item: object, field: str) -> list[str]:
+    """The names of one text's labels."""
+    several = [item] if isinstance(item, str | int | np.integer) else item
+    if isinstance(several, bytes | bytearray | Mapping) or not isinstance(several, Iterable):
+        raise ConfigError(field, _shown(item), "is neither a label name nor a list of them", f"{_NAMES_WANTED}.")
+    names = list(several)
+    for name in names:
+        if not isinstance(name, str | int | np.integer):
+            problem = f"contains {_article(type(name).__name__)}, not only label names"
+            raise ConfigError(field, _shown(item), problem, f"{_NAMES_WANTED}.")
+    return [str(name) for name in names]
 
 
 def _plain(text: object, field: str) -> str:

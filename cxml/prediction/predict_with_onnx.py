@@ -27,6 +27,8 @@ class Model:
 
     def predict(self, texts: list[str], k: int = 5) -> list[list[tuple[str, float]]]:
         """The k best labels of each text, best first, each with its score in [0, 1]."""
+        if not texts:
+            return []
         encodings = self.tokenizer.encode_batch(texts)
         ids = np.array([each.ids or [self.pad_id] for each in encodings], np.int64)
         mask = np.array([each.attention_mask or [1] for each in encodings], np.int64)

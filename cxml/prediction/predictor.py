@@ -224,17 +224,17 @@ class Predictor:
 
         Args:
             texts: N texts, see `predict`.
-            labels: for each text the names of its labels, or one name. Names that the model does not have count as
-                misses.
+            labels: for each text the names of its labels, or one name, in a list, array, Series or Arrow array. Names
+                that the model does not have count as misses.
             ks: the cut-offs.
 
         Returns:
             P@k, RP@k, recall@k and nDCG@k in percent, by name.
 
         Raises:
-            ConfigError: the numbers of labels and texts differ, there are no texts, or a k is invalid.
+            ConfigError: the numbers of labels and texts differ, there are no texts, or an item or a k is invalid.
         """
-        cutoffs = [arguments.as_whole_number("ks", k) for k in ks]
+        cutoffs = arguments.as_cutoffs(ks)
         found = self.predict(texts, max(cutoffs))
         true = arguments.indicators_of(arguments.as_names_of_texts(labels, len(found)), self.names)
         return metric_sums(found.labels, true, cutoffs).result()

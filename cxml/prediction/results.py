@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ class Predictions:
 
     labels: np.ndarray
     scores: np.ndarray
-    names: Sequence[str]
-    titles: Sequence[str] | None = None
+    names: Sequence[str] = field(repr=False)  # up to millions
+    titles: Sequence[str] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -15,6 +15,7 @@ from cxml.errors import ConfigError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+_MOST_PORT = 65535
 _HOST = re.compile(rb"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(rb"https?://(.+)")
 
@@ -23,8 +24,10 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Bind sockets to every address of a host, without listening yet.
 
     Raises:
-        ConfigError: no address of the host belongs to this machine, or the port is in use.
+        ConfigError: no address of the host belongs to this machine, the port is in use, or it is not a port.
     """
+    if not 0 <= port <= _MOST_PORT:
+        raise ConfigError("--port", port, "is not a port", f"Choose one up to {_MOST_PORT}, or 0 for a free one.")
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -40,14 +43,29 @@ def bind(host: str, port: int) -> list[socket.socket]:
             one.bind((address[0], port_of_first, *address[2:]))
         except OSError as error:
             one.close()
-            if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
+            if error.errno == errno.EADDRNOTAVAIL:
                 continue  # localhost resolves to ::1 even on machines without IPv6
             _close(sockets)
-            raise ConfigError("--port", port, f"cannot listen on it ({error})", "Choose another port.") from error
+            raise _cannot_listen(port, error) from error
         sockets.append(one)
     if not sockets:
         raise ConfigError("--host", host, "is not an address of this machine", "Use one, such as 127.0.0.1.")
     return sockets
+
+
+def listen(sockets: list[socket.socket]) -> None:
+    """Listen on bound sockets. Several processes can bind a port as long as none of them listens.
+
+    Raises:
+        ConfigError: another process listens already; the sockets are closed.
+    """
+    try:
+        for one in sockets:
+            one.listen()
+    except OSError as error:
+        port = sockets[0].getsockname()[1]
+        _close(sockets)
+        raise _cannot_listen(port, error) from error
 
 
 def require_loopback(sockets: list[socket.socket], host: str) -> None:
@@ -68,6 +86,10 @@ def url_of(bound: socket.socket) -> str:
     """The URL of a bound socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _cannot_listen(port: int, error: OSError) -> ConfigError:
+    return ConfigError("--port", port, f"cannot listen on it ({error})", "Choose another port.")
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 from cxml import urls
 from cxml.errors import CxmlError, WorkerError
 from cxml.operating_system import RELOAD_SIGNAL, has_terminal, return_freed_memory
-from cxml.serving.addresses import bind, require_loopback, url_of
+from cxml.serving.addresses import bind, listen, require_loopback, url_of
 from cxml.serving.http_server import HttpServer
 from cxml.serving.models import Model, ServedModel, ServingEngine
 from cxml.serving.options import ServeOptions
@@ -55,6 +55,7 @@ def serve_until_signalled(
     with opened as engine:
         # After Ray, which sets its own handlers at start, and before the server reports that it is ready.
         _take_signals(events)
+        listen(sockets)
         server = HttpServer(served, options, sockets, ended=lambda: events.put("server ended"))
         try:
             server.start()

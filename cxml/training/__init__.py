@@ -7,7 +7,8 @@ Input: a config, a prepared data set and a label tree.
 2. `fit` takes the steps. Callbacks log, evaluate, save checkpoints and detect hangs.
 3. `train` saves the model with the weights of the last epoch, or of the best one on validation texts.
 4. `begin_evidence` and `complete_evidence` add sources of labels to a saved model.
-5. `evaluate_run` predicts the test split, distributed over the ranks.
+5. `evaluate_run` predicts the test split, distributed over the ranks. It also chooses thresholds on the validation
+   texts, as `decide_run` does without a test split.
 
 Output: a saved model, and its metrics.
 """
@@ -22,7 +23,7 @@ from cxml.training.epoch_selection import (
     train_texts_of,
     validated_run,
 )
-from cxml.training.evaluate_job import evaluate_run
+from cxml.training.evaluate_job import decide_run, evaluate_run
 from cxml.training.evaluation import evaluate, level_truths, predict_split
 from cxml.training.evidence import (
     begin_evidence,
@@ -56,6 +57,7 @@ __all__ = [
     "TimeLimit",
     "begin_evidence",
     "complete_evidence",
+    "decide_run",
     "ending_lost_runs",
     "evaluate",
     "evaluate_run",

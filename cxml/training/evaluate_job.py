@@ -101,6 +101,18 @@ def evaluate_run(config: Config) -> dict[str, Any]:
         return report
 
 
+def decide_run(config: Config) -> None:
+    """Choose thresholds and calibration of the saved model of `config`, without an evaluation on the test split.
+
+    Runs in every process of the job. The model that selected the number of epochs must exist, if the run has one.
+    """
+    with distributed(config.train.threads_per_worker) as ranks:
+        set_up_logging(is_main=ranks.is_first)
+        tree, validated = LabelTree.load(tree_url(config)), validated_run(config)
+        predict_texts = _predict_texts_by(validated, tree, run_evidence(validated, tree), ranks)
+        _choose_decisions(config, predict_texts, ranks)
+
+
 def _decide(config: Config, tree: LabelTree, predict_texts: PredictTexts, ranks: Ranks) -> Decisions:
     """Thresholds and calibration of the run's model, chosen with a model that was not trained on the validation texts.
 

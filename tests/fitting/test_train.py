@@ -59,6 +59,21 @@ def test_given_fields_win_and_the_rest_is_chosen_and_kept(trained):
     assert config.model.classifier_start == "centroids"
 
 
+@pytest.mark.parametrize("keep", ["last", "refit"])
+def test_thresholds_and_calibration_are_chosen_on_texts_that_are_held_out(keep, tmp_path, encoder):
+    held_out = {"train.keep": keep, "train.validation_fraction": 0.5}
+    call = {"output": tmp_path, "model": {"encoder": encoder}, "verbose": False, **QUICK, **held_out}
+    model = cxml.train(TEXTS * 2, LABELS * 2, **call)
+    best = model.predict(TEXTS, 4)
+    least = model.parts.decisions.thresholds["micro-f1"].shared
+    found = model.predict(TEXTS, 4, threshold="micro-f1")
+    np.testing.assert_array_equal(found.labels >= 0, best.scores >= least)
+    assert cxml.Predictor.from_checkpoint(tmp_path, calibrated=True).calibrated
+    chosen_at = (tmp_path / "decisions.json").stat().st_mtime_ns
+    cxml.train(TEXTS * 2, LABELS * 2, **call)
+    assert (tmp_path / "decisions.json").stat().st_mtime_ns == chosen_at
+
+
 def test_the_same_call_again_finds_its_model_and_other_texts_are_refused(trained, encoder):
     model, output = trained
     again = cxml.train(TEXTS, LABELS, output=output, model={"encoder": encoder}, verbose=False, **QUICK)

@@ -14,13 +14,16 @@ from support.runs import make_encoder, small_config
 from support.small_runs import run_all
 
 import cxml
+from cxml.batch_prediction import PredictionJob, predict_file
 from cxml.checkpoint import list_checkpoints
 from cxml.commands import predict
 from cxml.config import config_to_dict
 from cxml.data import ShardedDataset, data_url, read_label_table, train_texts, validation_texts
-from cxml.errors import ConfigError, DataError
-from cxml.metrics import ScoredPairs, calibration, label_counts, metric_sums, micro_f1_threshold
+from cxml.errors import ConfigError, DataError, StaleArtefactError
+from cxml.formats import TextSource
+from cxml.metrics import ScoredPairs, Thresholds, calibration, label_counts, metric_sums, micro_f1_threshold
 from cxml.parallel import run_workers
+from cxml.prediction import model_identity, write_run_decisions
 from cxml.prediction.decisions import DECISIONS_FILE, decisions_as_json, parse_decisions
 from cxml.serving.batching import PredictRequest, answer_together
 
@@ -214,6 +217,30 @@ def test_the_command_takes_thresholds_by_number_and_name(decided, lines_of, tmp_
         assert [[label["name"] for label in row] for row in rows] == [
             [label.name for label in expected[row]] for row in range(len(lines_of))
         ]
+
+
+def test_parts_of_a_file_are_not_mixed_with_those_of_thresholds_chosen_before(decided, tmp_path):
+    config, _, predictor = decided
+    (tmp_path / "texts.txt").write_text("a text\n")
+    named, by_number = (
+        PredictionJob(
+            model=config.output, source=TextSource(url=str(tmp_path / "texts.txt")), threshold=threshold,
+            output=str(tmp_path / str(threshold)),
+        )
+        for threshold in ("micro-f1", 0.3)
+    )  # fmt: skip
+    file = Path(config.output, DECISIONS_FILE)
+    before = file.read_bytes()
+    for job in (named, by_number):
+        predict_file(job)
+    chosen_again = dataclasses.replace(predictor.parts.decisions, thresholds={"micro-f1": Thresholds(0.9)})
+    try:
+        write_run_decisions(config.output, model_identity(config.output), chosen_again)
+        assert predict_file(by_number) == 1
+        with pytest.raises(StaleArtefactError, match="another model, input or setting"):
+            predict_file(named)
+    finally:
+        file.write_bytes(before)
 
 
 def test_the_command_refuses_an_unknown_threshold_with_the_known_ones(decided, tmp_path, capsysbinary):

@@ -68,7 +68,8 @@ def read_predictions(folder, form):
 
 @pytest.mark.parametrize("form", ["txt.gz", "jsonl", "csv", "parquet"])
 def test_every_form_gives_the_same_texts_in_order(tmp_path, texts, form):
-    source = TextSource(url=write_texts(tmp_path, form, texts), text_column="body", id_column="key")
+    columns = {} if form == "txt.gz" else {"text_column": "body", "id_column": "key"}
+    source = TextSource(url=write_texts(tmp_path, form, texts), **columns)
     chunks = list(read_texts(source, 10))
     assert [chunk.first for chunk in chunks] == [0, 10, 20]
     assert [text for chunk in chunks for text in chunk.texts] == texts
@@ -106,6 +107,29 @@ def test_a_stopped_job_goes_on_with_the_parts_that_are_missing(run, tmp_path, te
     assert predict_file(job) == 25
     again = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     assert again == {**whole, "part-00002.jsonl": b"kept"}
+
+
+@pytest.mark.parametrize("column", ["--text-column", "--id-column"])
+def test_columns_of_a_file_without_columns_are_refused(run, tmp_path, texts, column, capsys):
+    source = write_texts(tmp_path, "txt.gz", texts[:3])
+    assert predict.main([run[0].output, source, column, "body"]) == 2
+    assert f"ConfigError: {column} = 'body': a file with one text per line has no columns" in capsys.readouterr().err
+
+
+def test_a_job_that_stopped_at_a_broken_row_starts_again_with_the_corrected_file(run, tmp_path):
+    source, output = tmp_path / "texts.txt", tmp_path / "out"
+    source.write_bytes(b"fine\n\xff\n")
+    job = PredictionJob(model=run[0].output, source=TextSource(url=str(source)), output=str(output), part_rows=10)
+    with pytest.raises(DataError, match="line 2"):
+        predict_file(job)
+    source.write_bytes(b"fine\ncorrected\n")
+    assert predict_file(job) == 2
+
+
+def test_an_output_without_a_name_is_refused(run, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("a text")
+    assert predict.main([run[0].output, str(tmp_path / "texts.txt"), "--output", ""]) == 2
+    assert "ConfigError: --output = '': is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", ["k", "texts", "filter"])

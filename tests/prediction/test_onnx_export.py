@@ -175,7 +175,9 @@ def test_the_example_predicts_where_neither_cxml_nor_torch_can_be_imported(writt
         "from pathlib import Path\n"
         "example = runpy.run_path(sys.argv[1])\n"
         "texts = json.loads(sys.argv[2])\n"
-        "print(json.dumps(example['Model'](Path(sys.argv[1]).parent).predict(texts, 4)))\n"
+        "model = example['Model'](Path(sys.argv[1]).parent)\n"
+        "assert model.predict([]) == []\n"
+        "print(json.dumps(model.predict(texts, 4)))\n"
     )
     command = [sys.executable, "-c", script, str(folder / "onnx/predict.py"), json.dumps(TEXTS)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -128,6 +130,46 @@ def test_unknown_labels_are_refused(predictor):
             predictor.restricted_to(labels)
     with pytest.raises(ConfigError, match="is empty"):
         predictor.restricted_to([])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [["a name"], ["a name", "other"]], (["a name"], ("a name", "other")), np.array(["a name", "other"]),
+        np.array([["a name", "other"]] * 2), pd.Series([["a name"], []], index=[5, 5]), pa.array(["a name", "other"]),
+        pa.chunked_array([[["a name"]], [["other"]]]), (own for own in ["a name", {"other"}]), [3, np.int64(4)],
+    ],
+)  # fmt: skip
+def test_labels_to_evaluate_with_come_in_any_container_of_names(predictor, labels):
+    names = predictor.names
+    assert predictor.evaluate(["a text"] * 2, labels, ks=(1,))["P@1"] == 0
+    assert not {"a name", "other", "3", "4"} & set(names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ks", "problem"),
+    [
+        (None, (1,), r"labels = None: must be a flat sequence"),
+        ("a name", (1,), r"labels .* is one string"),
+        (pd.DataFrame({"labels": ["a"]}), (1,), r"labels .* must be a flat sequence"),
+        ([None], (1,), r"labels\[0\] = None: is neither a label name"),
+        ([float("nan")], (1,), r"labels\[0\] = nan: is neither a label name"),
+        ([b"a name"], (1,), r"labels\[0\] .* is neither a label name"),
+        ([["a name", None]], (1,), r"labels\[0\] .* contains a NoneType"),
+        ([["a name"], ["other"]], (1,), r"2 texts, but there are 1 texts"),
+        (["a name"], (), r"ks .* is empty"),
+        (["a name"], 5, r"ks = 5: must be a flat sequence"),
+    ],
+)
+def test_impossible_labels_and_cutoffs_of_an_evaluation_are_refused(predictor, labels, ks, problem):
+    with pytest.raises(ConfigError, match=problem):
+        predictor.evaluate(["a text"], labels, ks=ks)
+
+
+def test_a_printed_result_does_not_list_the_names_of_all_labels(predictor):
+    found = predictor.predict(["a text"], k=1)
+    assert "scores" in repr(found)
+    assert not any(name in repr(found) for name in found.names)
 
 
 def test_no_texts_are_no_predictions(predictor):
