@@ -220,6 +220,21 @@ def test_a_run_of_a_version_that_kept_no_choices_goes_on_with_what_it_trained_wi
     )
 
 
+def test_an_unfinished_final_fit_keeps_what_its_epoch_was_selected_with(refitted, tmp_path):
+    config = copied(refitted[0], tmp_path / "run")
+    shutil.rmtree(model_url(config))
+    selected = Path(config.output, "selection", "model", "manifest.json")
+    manifest = json.loads(selected.read_text())
+    manifest["config"]["optim"]["encoder_lr"] = 1.23e-4  # as on another machine, or by another version's rules
+    selected.write_text(json.dumps(manifest))
+    Path(config.output, "settings.json").unlink()  # as after a start with other settings
+    found = resolved(config)
+    assert (found.train.keep, found.optim.encoder_lr) == ("refit", 1.23e-4)
+    others = CHOOSABLE.keys() - {"optim.encoder_lr"}
+    assert plain_values(found, others) == plain_values(load_config(f"{config.output}/config.yaml"), others)
+    assert resolved(with_values(config, {"train.keep": "last"})).optim.encoder_lr != 1.23e-4
+
+
 def test_a_damaged_record_is_refused_by_name(tmp_path, raw, encoder):
     config = mine(tmp_path, raw, encoder)
     prepare(config)
