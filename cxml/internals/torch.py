@@ -32,17 +32,21 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 def norms(tensors: list[Tensor]) -> Tensor:
     """The L2 norm of each of n tensors, [n]; one launch for all on an accelerator."""
+    if not tensors:
+        return torch.zeros(0)
     return torch.stack(torch._foreach_norm(tensors))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def scale_all(tensors: list[Tensor], factor: Tensor | float) -> None:
     """Multiply each tensor in place by a factor, a number or []; one launch for all on an accelerator."""
-    torch._foreach_mul_(tensors, factor)  # pyright: ignore[reportPrivateImportUsage]
+    if tensors:
+        torch._foreach_mul_(tensors, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy each source into its target, which may have another dtype; one launch for all on an accelerator."""
-    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
+    if targets:
+        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def compile_for_any_batch(states: Tensor) -> None:

@@ -22,7 +22,8 @@ from cxml.optim.row_adamw import RowSchedule
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Groups for AdamW with the peak `lr`, without frozen parameters and empty groups.
 
-    Weight matrices have weight decay; biases and norm weights, all one-dimensional, do not.
+    Weight matrices have weight decay; biases and norm weights, all one-dimensional, do not. If the encoder is frozen
+    and all classifiers are sharded rows, there is one empty group, because AdamW requires a group.
     """
     peaks = {
         "encoder": (config.encoder_lr, config.encoder_weight_decay),
@@ -40,7 +41,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             ]
             if params:
                 groups.append({"params": params, "lr": lr, "weight_decay": decay if decays else 0.0})
-    return groups
+    return groups or [{"params": [], "lr": config.encoder_lr, "weight_decay": 0.0}]
 
 
 _START = 1 / 10  # initial learning rate relative to the peak

@@ -76,6 +76,8 @@ class Engine(Protocol):
 def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks: Ranks) -> Engine:
     """Wrap `model` in an engine with AdamW: DeepSpeed's for ZeRO stages from 1 on, else a plain one.
 
+    A frozen encoder whose classifiers are all sharded rows leaves ZeRO no state to partition, so the engine is plain.
+
     The process group must exist.
 
     Scale a loss summed over texts by `engine.averages_over / texts of the step` before `engine.backward`.
@@ -89,9 +91,10 @@ def build_engine(model: nn.Module, train: TrainConfig, optim: OptimConfig, ranks
         parameter_groups(model.to(ranks.device), optim),
         betas=(optim.beta1_high, optim.beta2), eps=optim.epsilon, fused=True,
     )  # fmt: skip
-    if train.zero_stage and extras.is_installed("deepspeed"):
+    has_state = any(group["params"] for group in optimizer.param_groups)
+    if train.zero_stage and has_state and extras.is_installed("deepspeed"):
         return _deepspeed_engine(model, optimizer, train, ranks)
-    if train.zero_stage:
+    if train.zero_stage and has_state:
         _log.info("DeepSpeed is not installed: training one process in plain PyTorch; train.zero_stage has no effect")
     return PlainEngine(
         model, optimizer, StepCheck(ranks.device), accumulation=train.accumulation, clipping=train.gradient_clipping,

@@ -40,6 +40,7 @@ from cxml.settings import (
     write_budget,
     write_record,
 )
+from cxml.training import selection_run
 from cxml.tree import fit_levels
 
 _log = logging.getLogger(__name__)
@@ -131,10 +132,17 @@ def _fitted(config: Config) -> tuple[Config, list[Choice]]:
 
 
 def _choose_or_keep(config: Config) -> tuple[Config, list[Choice]]:
-    """Choose from the prepared data, but keep the values of an existing model or checkpoint without a record."""
+    """Choose from the prepared data, but keep the values of an existing model or checkpoint without a record.
+
+    A run that makes a final fit has begun with the run that selects its epoch.
+    """
     trained = _trained_config(config)
     if trained is None:
-        return _choose(config)
+        fitted, choices = _choose(config)
+        trained = _trained_config(selection_run(fitted)) if fitted.train.keep == "refit" else None
+        if trained is None:
+            return fitted, choices
+        trained = with_values(trained, {"train.keep": "refit"})
     values = plain_values(trained, config.auto)
     choices = [Choice(name, value, "the value that the run was trained with") for name, value in values.items()]
     return _taking(config, choices), choices

@@ -98,3 +98,8 @@ def test_groups_keep_encoder_and_heads_apart_and_hold_every_trained_parameter_on
         id(model.head.bias): (1e-3, 0),
     }
     assert sum(len(group["params"]) for group in groups) == len(settings)
+
+
+def test_a_model_without_trained_parameters_has_one_empty_group():
+    model = torch.nn.Linear(3, 3).requires_grad_(False)
+    torch.optim.AdamW(parameter_groups(model, PAPER)).step()

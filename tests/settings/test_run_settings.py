@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.runs import make_encoder
+from support.runs import make_encoder, read_losses
 
 from cxml import pipeline
 from cxml.checkpoint import model_url, read_model_manifest, require_start
@@ -69,6 +69,14 @@ def mine(output, raw, encoder, **sections):
 def test_a_run_without_settings_trains_a_model_that_knows_its_texts(trained):
     found = Predictor.from_checkpoint(trained.output).predict(["apple and pear 5", "violin and drum 7"], k=1)
     assert [found[row][0].name for row in range(2)] == ["fruit", "music"]
+
+
+@pytest.mark.parametrize("train", [{}, {"precision": "bf16", "accumulation": 2}, {"zero_stage": 3}], ids=str)
+def test_a_frozen_encoder_without_a_tree_trains_only_the_label_rows(tmp_path, raw, encoder, train):
+    model = {"freeze_layers": 2, "classifier_start": "fresh"}
+    pipeline.run(mine(tmp_path, raw, encoder, model=model, train=train, log={"every_steps": 1}), run_job=run_here)
+    losses = np.ravel(read_losses(tmp_path))
+    assert losses[-5:].mean() < 0.9 * losses[:5].mean()
 
 
 def test_what_was_chosen_is_kept_with_its_reasons_and_as_a_config_to_train_with(trained):
@@ -210,6 +218,21 @@ def test_a_run_of_a_version_that_kept_no_choices_goes_on_with_what_it_trained_wi
     assert plain_values(resolved(left_out), CHOOSABLE.keys() - {"tree.level_sizes"}) == plain_values(
         fixed, CHOOSABLE.keys() - {"tree.level_sizes"}
     )
+
+
+def test_an_unfinished_final_fit_keeps_what_its_epoch_was_selected_with(refitted, tmp_path):
+    config = copied(refitted[0], tmp_path / "run")
+    shutil.rmtree(model_url(config))
+    selected = Path(config.output, "selection", "model", "manifest.json")
+    manifest = json.loads(selected.read_text())
+    manifest["config"]["optim"]["encoder_lr"] = 1.23e-4  # as on another machine, or by another version's rules
+    selected.write_text(json.dumps(manifest))
+    Path(config.output, "settings.json").unlink()  # as after a start with other settings
+    found = resolved(config)
+    assert (found.train.keep, found.optim.encoder_lr) == ("refit", 1.23e-4)
+    others = CHOOSABLE.keys() - {"optim.encoder_lr"}
+    assert plain_values(found, others) == plain_values(load_config(f"{config.output}/config.yaml"), others)
+    assert resolved(with_values(config, {"train.keep": "last"})).optim.encoder_lr != 1.23e-4
 
 
 def test_a_damaged_record_is_refused_by_name(tmp_path, raw, encoder):
