@@ -19,7 +19,7 @@ import numpy as np
 
 from cxml import storage
 from cxml.config import SourceConfig
-from cxml.console import log_once
+from cxml.console import counted, log_once
 from cxml.data import VALIDATION, Ragged, concatenate, epoch_order
 from cxml.errors import ConfigError, DataError
 from cxml.formats.columns import ColumnReader
@@ -92,7 +92,10 @@ class TableReader(ColumnReader):
     @cached_property
     def _is_test(self) -> np.ndarray:
         """The held-out rows of all files, bool [N]."""
-        labels = [chunk.labels for chunk in super().chunks("train")]
+        labels, texts = [], []
+        for chunk in super().chunks("train"):
+            labels.append(chunk.labels)
+            texts.append(np.fromiter(map(hash, chunk.texts), np.int64, len(chunk.texts)))
         if not labels:
             raise DataError(self._source.path, "has no rows", "Check the files.")
         fraction, seed = self._source.test_fraction, self._source.split_seed
@@ -104,7 +107,20 @@ class TableReader(ColumnReader):
             problem = f"leaves a split of {len(is_test)} rows empty"
             remedy = "Add rows, or a file such as test.csv."
             raise ConfigError("data.source.test_fraction", fraction, problem, remedy)
+        _warn_of_shared_texts(path, np.concatenate(texts), is_test)
         return is_test
+
+
+def _warn_of_shared_texts(path: str, texts: np.ndarray, is_test: np.ndarray) -> None:
+    """Warn if more than one in a hundred test texts is also a train text. Given hashes [N] and the split, bool [N]."""
+    num_test = int(is_test.sum())
+    num_shared = int(np.isin(texts[is_test], texts[~is_test]).sum())
+    if num_shared > num_test / 100:
+        log_once(
+            f"{path}: {num_shared:,} of {counted(num_test, 'test text')} are equal to a train text, so the metrics are "
+            "higher than those of new texts. Remove repeated rows, or write the test texts to a file such as test.csv.",
+            logging.WARNING,
+        )
 
 
 def held_out_with_few_labels_alone(labels: Ragged, fraction: float, seed: int) -> np.ndarray:

@@ -506,3 +506,15 @@ def test_a_row_for_each_label_of_a_text_is_told(tmp_path, caplog, suffix):
     assert "occur again" not in caplog.text
     read_source(source(tmp_path / f"again{suffix}"))
     assert "10 of 10 texts in the first rows occur again with other labels" in caplog.text
+
+
+@pytest.mark.parametrize(("copies", "is_told"), [(1, False), (2, True)])
+def test_texts_in_both_parts_of_a_split_are_told(tmp_path, caplog, copies, is_told):
+    write_csv(tmp_path / "rows.csv", ROWS * copies)
+    with caplog.at_level("WARNING"):
+        raw = read_source(source(tmp_path / "rows.csv", test_fraction=0.25))
+    texts = {name: split.texts for name, split in raw.splits.items()}
+    num_shared = sum(text in texts["train"] for text in texts["test"])
+    assert (num_shared > 0) == is_told
+    told = f"{num_shared} of {len(texts['test'])} test texts are equal to a train text"
+    assert (told in caplog.text) == is_told
