@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support.mutations import make_checksums_fit
 from support.runs import make_encoder, read_losses
 
 from cxml import pipeline
@@ -227,6 +228,7 @@ def test_an_unfinished_final_fit_keeps_what_its_epoch_was_selected_with(refitted
     manifest = json.loads(selected.read_text())
     manifest["config"]["optim"]["encoder_lr"] = 1.23e-4  # as on another machine, or by another version's rules
     selected.write_text(json.dumps(manifest))
+    make_checksums_fit(selected.parent)
     Path(config.output, "settings.json").unlink()  # as after a start with other settings
     found = resolved(config)
     assert (found.train.keep, found.optim.encoder_lr) == ("refit", 1.23e-4)
